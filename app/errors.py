@@ -1,0 +1,69 @@
+"""Errors meant for a person.
+
+Each one says what happened and what to do next, in a sentence that reads the same on a page, on
+the command line and in the API. `status` is the HTTP status; the command line exits with 1.
+"""
+
+
+class TastemakerError(Exception):
+    """Something went wrong that the person can act on."""
+
+    status = 400
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class NotFound(TastemakerError):
+    status = 404
+
+
+class Conflict(TastemakerError):
+    """The request is well formed but contradicts what is stored (a taken name, a stale version)."""
+
+    status = 409
+
+
+class Invalid(TastemakerError):
+    """A value outside its range, or of the wrong shape."""
+
+    status = 422
+
+
+class Unavailable(TastemakerError):
+    """Try again later: the database is busy, or something needed is not there yet."""
+
+    status = 503
+
+
+class StorageFull(TastemakerError):
+    status = 507
+
+
+class BadImage(TastemakerError):
+    """One file that cannot be used; the others go on."""
+
+    status = 422
+
+
+class CheckpointError(TastemakerError):
+    """A file that is not a head this program can load."""
+
+    status = 422
+
+
+class EncoderUnavailable(TastemakerError):
+    """The encoder's weights are not on this machine and could not be downloaded."""
+
+    status = 503
+
+
+class NotTrainable(TastemakerError):
+    """The labels at hand cannot train a head."""
+
+    status = 409
