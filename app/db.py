@@ -1,0 +1,106 @@
+"""The database: one engine, its pragmas, and two kinds of session.
+
+A *read* session sees one snapshot and never writes. A *write* session takes the write lock at once
+(`BEGIN IMMEDIATE`), because a deferred transaction that reads first and writes later fails with
+"database is locked" however long the busy timeout is. Functions take a session and never commit;
+the `with` block that opened the session commits.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, create_engine
+
+from app.config import Settings
+from app.errors import Unavailable
+
+try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
+    import pysqlite3.dbapi2 as sqlite
+except ImportError:  # no wheel for this platform; `tastemaker doctor` warns
+    sqlite = sqlite3
+
+BUSY_SECONDS = 5.0
+
+# One writer at a time inside a process: SQLite's busy handler sleeps and is not fair, so threads
+# that queue on a lock here wait less than threads that race for the file lock.
+_write_lock = threading.Lock()
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Engine for the configured database. SQLite gets WAL, `synchronous=FULL`, foreign keys and a
+    busy timeout on every connection, and explicit transaction control."""
+    url = settings.database
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        module=sqlite,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=20,
+        max_overflow=20,
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32768",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        mode = connection.get_execution_options().get("begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session on one consistent snapshot. Nothing it does is kept."""
+    with Session(engine, expire_on_commit=False, autoflush=False) as session:
+        yield session  # closing rolls back, and leaves what was read usable
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session that holds the write lock from its first statement and commits at the end.
+
+    Raises `Unavailable` when another process keeps the lock longer than the busy timeout; nothing
+    was changed then.
+    """
+    with _write_lock:
+        session = Session(
+            engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False, autoflush=True
+        )
+        try:
+            yield session
+            session.commit()
+        except OperationalError as error:
+            session.rollback()
+            if is_locked(error):
+                raise Unavailable(
+                    "The database is busy with another change; nothing was saved.",
+                    "Try again in a few seconds.",
+                ) from error
+            raise
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+
+def is_locked(error: OperationalError) -> bool:
+    return "locked" in str(error.orig) or "busy" in str(error.orig)
+
+
+def sqlite_version() -> tuple[int, ...]:
+    """Version of the SQLite library in use, e.g. (3, 53, 4)."""
+    return tuple(int(part) for part in sqlite.sqlite_version.split("."))

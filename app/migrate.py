@@ -1,0 +1,87 @@
+"""Bring the database to the newest schema: back up, upgrade in one transaction, check.
+
+Alembic's batch mode rebuilds a table by dropping the old one, and with foreign keys on that
+cascade-deletes every row that refers to it: hand scores included. So keys are off while it runs,
+and `foreign_key_check` must come back empty before anything is committed.
+"""
+
+import logging
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy import Engine
+
+from app.config import Settings, shipped
+from app.db import make_engine, sqlite
+from app.errors import TastemakerError
+from app.tables import now
+
+log = logging.getLogger(__name__)
+
+
+def migrate(settings: Settings) -> Engine:
+    """Engine on a database of the newest schema, creating or upgrading it first. Safe to call from
+    several processes at once. Raises `TastemakerError` when the database is newer than this
+    program; it is left alone then."""
+    settings.make_folders()
+    engine = make_engine(settings)
+    script = ScriptDirectory(str(shipped("migrations")))
+    head = script.get_current_head()
+    with FileLock(settings.root / "migrate.lock", timeout=120):
+        current = current_revision(engine)
+        if current == head:
+            return engine
+        known = {revision.revision for revision in script.walk_revisions()}
+        if current is not None and current not in known:
+            raise TastemakerError(
+                f"The database is of a newer version of Tastemaker (schema {current}); "
+                "nothing was changed.",
+                "Start the newer program, or point TASTEMAKER_HOME at another folder.",
+            )
+        if current is not None and engine.dialect.name == "sqlite":
+            backup = settings.backups / f"before-{head}-{now():%Y%m%d-%H%M%S}.db"
+            back_up_database(settings.root / "tastemaker.db", backup)
+            log.info("backed up the database to %s before upgrading it", backup)
+        upgrade(engine, "head")
+    return engine
+
+
+def upgrade(engine: Engine, revision: str) -> None:
+    """Run the migrations up to `revision` in one transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(shipped("migrations")))
+    is_sqlite = engine.dialect.name == "sqlite"
+    with engine.connect().execution_options(begin="IMMEDIATE") as connection:
+        if is_sqlite:  # a no-op inside a transaction, so before it
+            connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+        try:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, revision)
+                if is_sqlite:
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                    if broken:
+                        raise TastemakerError(
+                            f"The upgrade would have left {len(broken)} rows without their "
+                            "parent; the database is unchanged.",
+                            "Please report this together with the output of `tastemaker doctor`.",
+                        )
+        finally:
+            if is_sqlite:
+                connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+
+
+def current_revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def back_up_database(source: Path, target: Path) -> None:
+    """Consistent copy of a live SQLite database (SQLite's online backup API)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite.connect(source) as original, sqlite.connect(target) as copy:
+        original.backup(copy)
