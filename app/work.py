@@ -1,0 +1,87 @@
+"""What the code of a job sees of its job: the payload, progress, a log, guarded writing.
+
+The job's code runs in a spawned child. Progress and log lines travel over a pipe to the worker,
+which writes them (and the heartbeat) to the job's row; results are written by the child itself, in
+transactions that check the fence first.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from app import db, jobs
+from app.config import Settings
+from app.tables import Job
+
+REPORT_SECONDS = 0.2
+
+
+class Work:
+    """One running job. `emit` takes typed events: ("progress", fields) and ("log", line)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        job: Job,
+        claim: jobs.Claim,
+        emit: Callable[[str, Any], None],
+    ) -> None:
+        self.settings, self.engine = settings, engine
+        self.payload, self.claim, self.attempt = job.payload, claim, job.attempts
+        self.project_id = job.project_id or 0  # 0: of no project
+        self._emit = emit
+        self._fields: dict[str, Any] = {}
+        self._reported = 0.0
+        self._stage: tuple[float, int] = (time.monotonic(), 0)
+
+    def stage(self, message: str, total: int = 0) -> None:
+        """Begin a part of the work with its own count; the rate is measured from here."""
+        self._stage = (time.monotonic(), 0)
+        self.log(message)
+        self._fields.update(message=message, done=0, total=total, rate=0.0)
+        self._report()
+
+    def progress(
+        self,
+        done: int,
+        total: int | None = None,
+        message: str | None = None,
+        curve: dict[str, Any] | None = None,
+    ) -> None:
+        """Say how far it is. Cheap: at most five reports a second leave the process."""
+        began, first = self._stage
+        elapsed = time.monotonic() - began
+        self._fields.update(done=done, rate=(done - first) / elapsed if elapsed > 0.2 else 0.0)
+        if total is not None:
+            self._fields["total"] = total
+        if message is not None:
+            self._fields["message"] = message
+        if curve is not None:
+            self._fields["curve"] = curve
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._report()
+
+    def log(self, line: str) -> None:
+        self._emit("log", line)
+
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        self._emit("progress", self._fields)
+        self._fields = {}
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A write transaction that begins by checking that the job is still ours."""
+        with db.writing(self.engine) as session:
+            jobs.guard(session, self.claim)
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with db.reading(self.engine) as session:
+            yield session
