@@ -1,0 +1,311 @@
+"""Which unlabelled images teach most: pure arrays in, row numbers and reason codes out.
+
+A model that learns only from what it finds best, or only from what it finds doubtful, distorts its
+own training set. A batch therefore mixes images unlike anything labelled (diverse), images near
+the threshold (drawn at random, more often the nearer), and a control drawn uniformly, which alone
+measures the model without bias. The caller decides what may be picked, by boolean masks over the
+library; nothing outside `candidates` is ever picked by a rule that looks at the model.
+
+Scores, labels, thresholds and standard deviations are in score units, 0–1. Everything is
+deterministic given its seed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+Reason = Literal["diverse", "threshold", "control", "suspected_fp", "suspected_fn", "cold_start"]
+Side = Literal["fp", "fn"]
+Array = NDArray[Any]
+Rows = NDArray[np.intp]
+
+# Distances to 3,000 labels for each of 100,000 images cost over a second; a random tenth holds as
+# many different images, and costs 0.1 s.
+DIVERSITY_SAMPLE = 10_000
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of a batch; they need not add up to 1."""
+
+    diverse: float = 0.6
+    threshold: float = 0.2
+    control: float = 0.2
+
+    def counts(self, total: int) -> dict[Reason, int]:
+        """`total` images in these shares, by largest remainder."""
+        shares = np.array([self.diverse, self.threshold, self.control], float)
+        if shares.min() < 0 or not shares.sum() > 0:
+            raise ValueError(f"shares must be positive: {self}")
+        exact = total * shares / shares.sum()
+        counts = np.floor(exact).astype(int)
+        counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+        diverse, threshold, control = counts.tolist()
+        return {"diverse": diverse, "threshold": threshold, "control": control}
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One image of a batch: its row in the library and why it is shown."""
+
+    row: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Unlabelled images that are probably on the other side of the threshold, likeliest first.
+
+    `probability` (m,) that the label is on the other side; `neighbour` (m,) is the library row of
+    the nearest labelled image, `neighbour_score` its label, and `closeness` how near it is: 1 for
+    an exact twin, 0.14 at the usual distance between neighbours, 0 for a stranger.
+    """
+
+    rows: Rows
+    probability: Array
+    neighbour: Rows
+    neighbour_score: Array
+    closeness: Array
+
+
+def mixed(
+    features: Array,
+    candidates: Array,
+    control: Array,
+    count: int,
+    *,
+    labelled: Array,
+    scores: Array | None,
+    sd: Array | None,
+    threshold: float = 0.5,
+    mix: Mix | None = None,
+    seed: int = 0,
+) -> list[Pick]:
+    """A batch of up to `count` different images, in an order that tells nothing.
+
+    `features` (N, k) as in `ridge.Projection`; `candidates` and `control` (N,) are boolean masks
+    and may overlap; `labelled` are the rows that have a label; `scores` and `sd` (N,) come from the
+    live model, None while there is none: then diverse and threshold give way to a cold start.
+    Where control or threshold run short, diverse images make up for it, and control for those.
+    """
+    quota = (mix or Mix()).counts(count)
+    # The control has its own stream: it is the same draw whatever the model says.
+    control_rng, threshold_rng, diverse_rng, order_rng = np.random.default_rng(seed).spawn(4)
+    free = np.array(candidates, bool)
+    picks: list[Pick] = []
+
+    def take(rows: Rows, reason: Reason) -> None:
+        picks.extend(Pick(int(row), reason) for row in rows)
+        free[rows] = False
+
+    shuffled = control_rng.permutation(np.flatnonzero(control))
+    take(shuffled[: quota["control"]], "control")
+
+    if scores is None or sd is None or len(labelled) == 0:
+        take(cold_start(features, free, count - len(picks), diverse_rng), "cold_start")
+    else:
+        near = near_threshold(scores, sd, free, quota["threshold"], threshold, threshold_rng)
+        take(near, "threshold")
+        centres = np.concatenate([np.asarray(labelled, np.intp), [pick.row for pick in picks]])
+        centres = centres.astype(np.intp)
+        take(diverse(features, centres, free, count - len(picks), diverse_rng), "diverse")
+
+    if len(picks) < count:
+        taken = {pick.row for pick in picks}
+        more = [row for row in shuffled if row not in taken]
+        take(np.array(more[: count - len(picks)], np.intp), "control")
+    return [picks[i] for i in order_rng.permutation(len(picks))]
+
+
+def near_threshold(
+    scores: Array,
+    sd: Array,
+    candidates: Array,
+    count: int,
+    threshold: float,
+    rng: np.random.Generator,
+    *,
+    width: float = 1.0,
+    floor: float = 0.1,
+) -> Rows:
+    """Up to `count` candidates drawn without replacement, p ∝ exp(−z²/2·width²) + floor with
+    z = (score − threshold)/sd.
+
+    Adding Gumbel noise to the log weights and keeping the top is the same as drawing one after
+    another (Efraimidis & Spirakis 2006; Kool et al. 2019).
+    """
+    rows = np.flatnonzero(candidates)
+    z = (scores[rows] - threshold) / sd[rows]
+    keys = np.log(np.exp(-(z**2) / (2 * width**2)) + floor) + rng.gumbel(size=len(rows))
+    return rows[np.argsort(-keys, kind="stable")[:count]]
+
+
+def diverse(
+    features: Array,
+    centres: Array,
+    candidates: Array,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    sample: int = DIVERSITY_SAMPLE,
+) -> Rows:
+    """Up to `count` candidates by largest-cluster maximum distance (LCMD; Holzmüller et al. 2023).
+
+    Every candidate belongs to its nearest centre (row numbers of labelled and picked images). The
+    next pick is the farthest member of the cluster with the largest sum of squared distances, and
+    becomes a centre itself. Looks at a random `sample` of the candidates.
+    """
+    rows = _sample(np.flatnonzero(candidates), sample, rng)
+    count = min(count, len(rows))
+    if count <= 0:
+        return np.empty(0, np.intp)
+    if len(centres) == 0:
+        return cold_start(features, candidates, count, rng, sample=sample)
+    points = np.asarray(features[rows], np.float32)
+    nearest, distance = _nearest(points, np.asarray(features[centres], np.float32))
+    sums = np.bincount(nearest, distance, minlength=len(centres) + count)
+    left = np.ones(len(rows), bool)
+
+    picked = np.empty(count, np.intp)
+    for i in range(count):
+        members = np.flatnonzero((nearest == np.argmax(sums)) & left)
+        if len(members) == 0:  # only copies of centres are left
+            members = np.flatnonzero(left)
+        farthest = members[np.argmax(distance[members])]
+        picked[i], left[farthest] = farthest, False
+
+        to_new = np.square(points - points[farthest]).sum(1)
+        moved = to_new < distance
+        nearest[moved], distance[moved] = len(centres) + i, to_new[moved]
+        distance[farthest] = 0.0
+        sums = np.bincount(nearest, distance, minlength=len(sums))
+    return rows[picked]
+
+
+def cold_start(
+    features: Array,
+    candidates: Array,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    sample: int = DIVERSITY_SAMPLE,
+) -> Rows:
+    """Up to `count` candidates to begin with, when nothing is labelled: the most central image of
+    each k-means cluster, largest cluster first. Looks at a random `sample` of the candidates."""
+    rows = _sample(np.flatnonzero(candidates), sample, rng)
+    count = min(count, len(rows))
+    if count <= 0:
+        return np.empty(0, np.intp)
+    points = np.asarray(features[rows], np.float32)
+    middles = points[rng.choice(len(points), count, replace=False)]
+    for _ in range(8):  # the clusters need only be sensible, not converged
+        nearest, distance = _nearest(points, middles)
+        sizes = np.bincount(nearest, minlength=count)
+        sums = np.zeros((count, points.shape[1]), np.float32)
+        np.add.at(sums, nearest, points)
+        filled = sizes > 0
+        middles[filled] = sums[filled] / sizes[filled, None]
+
+    nearest, distance = _nearest(points, middles)
+    by_distance = np.argsort(distance, kind="stable")
+    clusters, first = np.unique(nearest[by_distance], return_index=True)
+    medoids = by_distance[first]
+    medoids = medoids[np.argsort(-np.bincount(nearest)[clusters], kind="stable")]
+    others = rng.permutation(np.setdiff1d(np.arange(len(rows)), medoids))  # for empty clusters
+    return rows[np.concatenate([medoids, others])[:count]]
+
+
+def suspected(
+    side: Side,
+    features: Array,
+    scores: Array,
+    sd: Array,
+    candidates: Array,
+    *,
+    labelled: Array,
+    labels: Array,
+    threshold: float = 0.5,
+    limit: int = 200,
+) -> Suspects:
+    """Unlabelled false positives ("fp": predicted pass) or negatives ("fn") that the evidence
+    points to, likeliest first, at most `limit`.
+
+    The prediction f ± sd of an image is corrected by its nearest labelled image, whose label y'
+    the same fit misses by y' − f': at closeness c = exp(−2 (d/m)²), with d its distance and m the
+    median distance between labelled neighbours, the label is expected at f + c (y' − f'), give or
+    take sd √(1 − c²/2). So an image predicted at 78 % beside a twin scored 2 is suspected, and a
+    merely doubtful image less so.
+    """
+    predicted_pass = scores >= threshold
+    rows = np.flatnonzero(candidates & (predicted_pass if side == "fp" else ~predicted_pass))
+    labelled, labels = np.asarray(labelled, np.intp), np.asarray(labels, np.float64)
+    if len(rows) == 0 or len(labelled) == 0:
+        none = np.empty(0)
+        return Suspects(rows[:0], none, rows[:0], none, none)
+
+    known = np.asarray(features[labelled], np.float32)
+    nearest, distance = _nearest(np.asarray(features[rows], np.float32), known)
+    closeness = np.exp(-2 * distance / _usual_square(known))
+    surprise = labels[nearest] - scores[labelled[nearest]]
+    expected = scores[rows] + closeness * surprise
+    z = (expected - threshold) / (sd[rows] * np.sqrt(1 - closeness**2 / 2))
+    probability = ndtr(-z if side == "fp" else z)
+    best = np.argsort(-probability, kind="stable")[:limit]
+    return Suspects(
+        rows=rows[best],
+        probability=probability[best],
+        neighbour=labelled[nearest[best]],
+        neighbour_score=labels[nearest[best]],
+        closeness=closeness[best],
+    )
+
+
+def disagreements(
+    side: Side,
+    out_of_group: Array,
+    labels: Array,
+    uncertainty: Array | float,
+    *,
+    threshold: float = 0.5,
+) -> Rows:
+    """Positions among the labelled images that the model gets wrong, worst first.
+
+    False positive: label < threshold ≤ prediction; false negative: prediction < threshold ≤ label;
+    ranked by |prediction − label| / uncertainty. The predictions must never have seen the label.
+    """
+    passed, truth = out_of_group >= threshold, labels >= threshold
+    wrong = np.flatnonzero(passed & ~truth if side == "fp" else ~passed & truth)
+    size = (np.abs(out_of_group - labels) / uncertainty)[wrong]
+    return wrong[np.argsort(-size, kind="stable")]
+
+
+def _sample(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+    return rows if len(rows) <= count else np.sort(rng.choice(rows, count, replace=False))
+
+
+def _nearest(points: Array, centres: Array) -> tuple[Rows, Array]:
+    """Index of the nearest centre and the squared distance to it, per point."""
+    squares, turned = np.square(centres).sum(1), -2 * centres.T
+    nearest, distance = np.empty(len(points), np.intp), np.empty(len(points), np.float32)
+    for start in range(0, len(points), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        products = points[part] @ turned
+        products += squares
+        nearest[part] = products.argmin(1)
+        # Anew for the winner: the expanded square cancels badly for twins.
+        distance[part] = np.square(points[part] - centres[nearest[part]]).sum(1)
+    return nearest, distance
+
+
+def _usual_square(known: Array) -> float:
+    """Squared median distance from a labelled image to its nearest labelled neighbour."""
+    if len(known) < 2:
+        return 1.0
+    squares = np.square(known).sum(1)
+    apart = squares[:, None] + squares - 2 * (known @ known.T)
+    np.fill_diagonal(apart, np.inf)
+    return float(max(np.median(apart.min(1)), 1e-12))
