@@ -1,0 +1,1 @@
+"""The pages and the JSON API. Nothing here, nor anything it imports, loads torch."""

@@ -1,0 +1,120 @@
+"""Charts drawn on the server as SVG: histogram, distribution, loss curve, interval.
+
+Each says in its title, for a screen reader, what it shows. Colours come from the stylesheet by
+class (`r0`…`r10` is the score ramp), so there is no inline style for the CSP to forbid.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+SCORES = 11
+
+
+def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:
+    """How often each score 0–10 was given: one bar a score, in the colours of the scale."""
+    width, height, gap = 22, 56, 4
+    most = max([*counts, 1])
+    parts = []
+    for score, number in enumerate(counts):
+        x = score * width
+        tall = max(2.0, height * number / most) if number else 0.0
+        parts.append(
+            f'<rect class="bar r{score}" x="{x}" y="{height - tall:.1f}" '
+            f'width="{width - gap}" height="{tall:.1f}" rx="2"/>'
+            f'<text class="tick" x="{x + (width - gap) / 2:g}" y="{height + 14}" '
+            f'text-anchor="middle">{score}</text>'
+        )
+    told = ", ".join(f"{n} × {score}" for score, n in enumerate(counts) if n) or "none yet"
+    base = f'<path class="axis" d="M0 {height + 0.5}H{SCORES * width - gap}"/>'
+    return _svg(SCORES * width - gap, height + 18, f"{title}: {told}.", base + "".join(parts))
+
+
+def distribution(counts: Sequence[int], threshold: float, title: str = "Predictions") -> Markup:
+    """How the predictions of a version spread over 0–100 %, with the threshold as a line."""
+    n, height = max(len(counts), 1), 56
+    wide = 240 / n
+    most = max([*counts, 1])
+    bars = "".join(
+        f'<rect class="bar r{min(10, round((i + 0.5) * 10 / n))}" x="{i * wide:g}" '
+        f'y="{height - max(1.0, height * c / most):.1f}" width="{wide - 2:g}" '
+        f'height="{max(1.0, height * c / most):.1f}" rx="1"/>'
+        for i, c in enumerate(counts)
+        if c
+    )
+    x = 240 * threshold
+    lines = (
+        f'<path class="axis" d="M0 {height + 0.5}H240"/>'
+        f'<path class="threshold" d="M{x:g} 0V{height}"/>'
+        f'<text class="tick" x="0" y="{height + 14}">0</text>'
+        f'<text class="tick" x="{x:g}" y="{height + 14}" text-anchor="middle">'
+        f"{100 * threshold:.0f} %</text>"
+        f'<text class="tick" x="240" y="{height + 14}" text-anchor="end">100 %</text>'
+    )
+    above = sum(c for i, c in enumerate(counts) if (i + 0.5) / n >= threshold)
+    told = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
+    return _svg(240, height + 18, told, bars + lines)
+
+
+def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> Markup:
+    """Training and validation loss (mean absolute error, 0–1) over the steps; empty without."""
+    series = {name: _points(curve, name) for name in ("train", "validation")}
+    drawn = [point for points in series.values() for point in points]
+    if len(drawn) < 2:
+        return Markup("")
+    width, height, left = 320, 96, 44
+    low, high = min(y for _, y in drawn), max(y for _, y in drawn)
+    first, last = min(x for x, _ in drawn), max(x for x, _ in drawn)
+    span, steps = (high - low) or 1e-9, (last - first) or 1
+
+    def place(point: tuple[float, float]) -> str:
+        x = left + (width - left - 4) * (point[0] - first) / steps
+        return f"{x:.1f},{4 + (height - 8) * (high - point[1]) / span:.1f}"
+
+    lines = "".join(
+        f'<polyline class="line {name}" points="{" ".join(map(place, points))}"/>'
+        for name, points in series.items()
+        if points
+    )
+    frame = (
+        f'<path class="axis" d="M{left - 4} 4V{height - 4}H{width}"/>'
+        f'<text class="tick" x="{left - 8}" y="13" text-anchor="end">{high:.3f}</text>'
+        f'<text class="tick" x="{left - 8}" y="{height - 4}" text-anchor="end">{low:.3f}</text>'
+        f'<text class="tick" x="{left}" y="{height + 12}">{first:g}</text>'
+        f'<text class="tick" x="{width}" y="{height + 12}" text-anchor="end">{last:g} steps</text>'
+    )
+    told = "; ".join(
+        f"{name} from {points[0][1]:.3f} to {points[-1][1]:.3f}"
+        for name, points in series.items()
+        if points
+    )
+    return _svg(width, height + 16, f"{title}: {told}.", frame + lines)
+
+
+def interval(value: float, low: float, high: float, limit: float = 4.0) -> Markup:
+    """A mean error and its interval on a scale from 0 to `limit` points."""
+    width = 120
+
+    def x(number: float) -> float:
+        return 2 + (width - 4) * min(max(number, 0.0), limit) / limit
+
+    told = f"{value:.2f} points, 95 % interval {low:.2f} to {high:.2f}."
+    shapes = (
+        f'<path class="axis" d="M2 8H{width - 2}"/>'
+        f'<path class="whisker" d="M{x(low):.1f} 4V12M{x(low):.1f} 8H{x(high):.1f}'
+        f'M{x(high):.1f} 4V12"/><circle class="dot" cx="{x(value):.1f}" cy="8" r="3"/>'
+    )
+    return _svg(width, 16, told, shapes)
+
+
+def _points(curve: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
+    pairs = zip(curve.get("step", []), curve.get(name, []), strict=False)
+    return [(float(x), float(y)) for x, y in pairs if y is not None]
+
+
+def _svg(width: float, height: float, title: str, inside: str) -> Markup:
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" role="img"><title>{escape(title)}</title>{inside}</svg>'
+    )

@@ -1,0 +1,55 @@
+"""What an endpoint asks for: settings, a snapshot to read from, the person, the project.
+
+Reading goes through a dependency. Writing does not: an endpoint opens `writing(engine)` itself and
+leaves the block before it answers, so a score is on disk before it looks saved. As a dependency,
+the write lock would be taken in one thread of the pool and the endpoint would need a second one;
+with as many waiting writers as the pool has threads, nobody could ever go on.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from app import projects
+from app.config import Settings
+from app.db import reading
+from app.tables import Annotator, Project
+
+# SQLite's integers end at 2⁶³ − 1; a larger id is simply not there.
+Id = Annotated[int, Path(ge=1, lt=2**63)]
+
+
+def settings_of(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def engine_of(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def read_session(request: Request) -> Iterator[Session]:
+    with reading(engine_of(request)) as session:
+        yield session
+
+
+SettingsDep = Annotated[Settings, Depends(settings_of)]
+EngineDep = Annotated[Engine, Depends(engine_of)]
+Reader = Annotated[Session, Depends(read_session, scope="function")]
+
+
+def the_person(session: Reader, settings: SettingsDep) -> Annotator:
+    """Whoever scores in this installation; `create_app` has made sure that the row exists."""
+    return projects.annotator(session, settings.annotator)
+
+
+def the_project(project_id: Id, session: Reader) -> Project:
+    return projects.get(session, project_id)
+
+
+ThePerson = Annotated[Annotator, Depends(the_person)]
+TheProject = Annotated[Project, Depends(the_project)]

@@ -1,0 +1,39 @@
+"""Pictures, as the re-encoded derivatives that the import made; never the file itself."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from sqlmodel import select
+
+from app.errors import NotFound
+from app.files import THUMB, VIEW, thumb_path
+from app.tables import Image
+from app.web.deps import Id, Reader, SettingsDep
+
+router = APIRouter(include_in_schema=False)
+
+# An image's bytes never change under its id, so neither do these.
+HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
+
+
+@router.get("/images/{image_id}/thumb")
+def thumb(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+    return derivative(image_id, session, settings, THUMB)
+
+
+@router.get("/images/{image_id}/view")
+def view(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+    return derivative(image_id, session, settings, VIEW)
+
+
+def derivative(image_id: int, session: Reader, settings: SettingsDep, size: int) -> Response:
+    sha256 = session.exec(select(Image.sha256).where(Image.id == image_id)).first()
+    if sha256 is None:
+        raise NotFound("This image is not in the library.")
+    try:
+        content = thumb_path(settings.thumbs, sha256, size).read_bytes()
+    except FileNotFoundError:
+        raise NotFound("There is no picture to show for this image.") from None
+    return Response(content, media_type="image/webp", headers=HEADERS)

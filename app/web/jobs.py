@@ -1,0 +1,66 @@
+"""Background work: what runs, how fast, how long still, and what went wrong."""
+
+from fastapi import APIRouter, Request, Response
+from sqlmodel import Session
+
+from app import jobs
+from app.db import writing
+from app.tables import Job, Project
+from app.web.deps import EngineDep, Id, Reader
+from app.web.render import by_htmx, render, see_other, shell
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/jobs")
+def page(request: Request, session: Reader) -> Response:
+    context = {"jobs": jobs.recent(session)}
+    return render(request, "jobs.html", None, shell(session, here="jobs") | context)
+
+
+@router.get("/jobs/list")
+def listing(request: Request, session: Reader) -> Response:
+    return render(request, "jobs.html", "list", {"jobs": jobs.recent(session)})
+
+
+@router.get("/jobs/{job_id}")
+def job_page(request: Request, session: Reader, job_id: Id) -> Response:
+    job = jobs.get(session, job_id)
+    project = session.get(Project, job.project_id) if job.project_id else None
+    return render(
+        request, "job.html", None, shell(session, project, "jobs") | job_context(session, job)
+    )
+
+
+@router.get("/jobs/{job_id}/progress")
+def progress(request: Request, session: Reader, job_id: Id) -> Response:
+    job = jobs.get(session, job_id)
+    return render(request, "job.html", "job", job_context(session, job))
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, engine: EngineDep, job_id: Id) -> Response:
+    with writing(engine) as session:
+        job = jobs.cancel(session, job_id)
+        context = job_context(session, job)
+    return render(request, "job.html", "job", context) if by_htmx(request) else back_to(job)
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(request: Request, engine: EngineDep, job_id: Id) -> Response:
+    with writing(engine) as session:
+        job = jobs.retry(session, job_id)
+        context = job_context(session, job)
+    return render(request, "job.html", "job", context) if by_htmx(request) else back_to(job)
+
+
+def job_context(session: Session, job: Job) -> dict[str, object]:
+    return {
+        "job": job,
+        "log": jobs.log_of(session, job.id or 0),
+        "result_project": job.result.get("project_id") or job.project_id,
+    }
+
+
+def back_to(job: Job) -> Response:
+    return see_other(f"/jobs/{job.id}")

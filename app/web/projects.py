@@ -1,0 +1,71 @@
+"""The first page: every project, how to make one, and the sample library for the curious."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlmodel import Session, col
+
+from app import demo, images, jobs, projects, versions
+from app.db import writing
+from app.encoders import known_encoders
+from app.tables import CollectionImage, Job, Project
+from app.web.deps import EngineDep, Id, Reader, SettingsDep
+from app.web.render import go, render, see_other, shell
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+def first(request: Request, session: Reader) -> Response:
+    every = projects.every(session)
+    return render(
+        request, "projects.html", None,
+        shell(session, here="projects") | {
+            "cards": [card(session, project) for project in every],
+            "images": images.count(session),
+            "encoders": known_encoders(),
+            "default_encoder": projects.DEFAULT_ENCODER,
+            "demo_job": unfinished_demo(session),
+        },
+    )  # fmt: skip
+
+
+@router.post("/projects")
+def create(
+    engine: EngineDep,
+    name: Annotated[str, Form()] = "",
+    encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
+) -> Response:
+    with writing(engine) as session:
+        project = projects.create(session, name, encoder=encoder)
+    return see_other(f"/projects/{project.id}/add")
+
+
+@router.get("/projects/{project_id}")
+def project(project_id: Id) -> Response:
+    return see_other(f"/projects/{project_id}/score")
+
+
+@router.post("/demo")
+def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
+    """Queue the sample library, and watch it being made."""
+    with writing(engine) as session:
+        job = unfinished_demo(session) or demo.request_demo(session, settings)
+    return go(request, f"/jobs/{job.id}")
+
+
+def unfinished_demo(session: Session) -> Job | None:
+    waiting = jobs.unfinished(session, "demo")
+    return waiting[0] if waiting else None
+
+
+def card(session: Session, project: Project) -> dict[str, object]:
+    """What the first page shows of one project."""
+    active = versions.active(session, project)
+    newest = session.exec(
+        projects.image_ids(project.id or 0, "pool")
+        .order_by(col(CollectionImage.image_id))
+        .limit(4)
+    ).all()
+    measured = (active.metrics.get("holdout") or {}) if active else {}
+    return projects.summary(session, project) | {"pictures": newest, "measured": measured}

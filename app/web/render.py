@@ -1,0 +1,171 @@
+"""One way to render: `render(request, page, block, context)`.
+
+A page is a template; its blocks are its fragments. The view picks the block, never the client.
+Errors go through here as well: the same sentence as a page, as a toast or as JSON.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2_fragments import render_block
+from markupsafe import Markup
+from sqlmodel import Session, col, func, select
+
+from app.config import shipped
+from app.errors import TastemakerError
+from app.jobs import seconds_left
+from app.tables import Job, Project
+from app.web import charts
+
+SPACE = " "  # thin, unbreakable: between a number and its unit, and between thousands
+
+
+def render(
+    request: Request,
+    page: str,
+    block: str | tuple[str, ...] | None,
+    context: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """A whole page (`block=None`) or some of its blocks, one after the other."""
+    values = {"request": request, "fragment": block is not None, **context}
+    if block is None:
+        body = environment().get_template(page).render(values)
+    else:
+        blocks = (block,) if isinstance(block, str) else block
+        body = "\n".join(render_block(environment(), page, name, values) for name in blocks)
+    return HTMLResponse(body, status, dict(headers or {}))
+
+
+def shell(session: Session, project: Project | None = None, here: str = "") -> dict[str, Any]:
+    """What the frame around every page shows: the projects, where we are, how much is running."""
+    names = session.exec(select(Project.id, Project.name).order_by(col(Project.id))).all()
+    running = select(func.count()).where(col(Job.state).in_(("queued", "running")))
+    return {
+        "projects": names,
+        "project": project,
+        "here": here,
+        "running": int(session.exec(running).one()),
+    }
+
+
+def by_htmx(request: Request) -> bool:
+    return request.headers.get("hx-request") == "true"
+
+
+def for_program(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+def see_other(path: str) -> RedirectResponse:
+    """After a POST: look at that page now."""
+    return RedirectResponse(path, status_code=303)
+
+
+def go(request: Request, path: str) -> Response:
+    """Leave for another page, by htmx or without it."""
+    return Response(headers={"HX-Redirect": path}) if by_htmx(request) else see_other(path)
+
+
+def answer(request: Request, error: TastemakerError) -> Response:
+    """An error as the asker can read it: JSON under /api, a toast for htmx, else a page."""
+    headers = {"Retry-After": "2"} if error.status == 503 else {}
+    if for_program(request):
+        body = {"error": error.message, "hint": error.hint}
+        return JSONResponse(body, error.status, headers)
+    if by_htmx(request):
+        headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped
+        context = {"toast": {"text": error.message, "hint": error.hint, "wrong": True}}
+        return render(
+            request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
+        )
+    page = {"error": error, "project": None, "here": ""}
+    return render(request, "error.html", None, page, status=error.status, headers=headers)
+
+
+# --- how things are written ----------------------------------------------------------------------
+
+
+def percent(value: float | None) -> str:
+    """0.783 → “78 %”."""
+    return "–" if value is None else f"{100 * value:.0f}{SPACE}%"
+
+
+def points(value: float | None, digits: int = 2) -> str:
+    """Points of 0–10: a mean error, a difference."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def score(value: float | None) -> str:
+    """7.0 → “7”; a median between two people may be 6.5."""
+    return "–" if value is None else f"{value:g}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}".replace(",", SPACE)
+
+
+def size(value: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f}{SPACE}{unit}" if unit == "bytes" else f"{value:.1f}{SPACE}{unit}"
+        value /= 1000
+    return f"{value:.1f}{SPACE}GB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f}{SPACE}s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}{SPACE}min {seconds % 60:.0f}{SPACE}s"
+    return f"{seconds // 3600:.0f}{SPACE}h {seconds % 3600 // 60:.0f}{SPACE}min"
+
+
+def when(at: datetime | None) -> Markup | str:
+    """A point in time, in UTC; databases hand it back without its zone."""
+    if at is None:
+        return "–"
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return Markup('<time datetime="{}" title="UTC">{}</time>').format(
+        at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M")
+    )
+
+
+@lru_cache(maxsize=32)
+def asset(name: str) -> str:
+    """Address of a static file, with a hash of its content so that it may be cached for good."""
+    content = (shipped("static") / name).read_bytes()
+    return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(shipped("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "percent": percent, "points": points, "score": score, "count": count, "size": size,
+        "duration": duration, "when": when,
+    }  # fmt: skip
+    templates.globals |= {
+        "asset": asset, "charts": charts, "seconds_left": seconds_left,
+    }  # fmt: skip
+    # As globals, macros are at hand in a page and in a block rendered alone.
+    templates.globals["parts"] = templates.get_template("_partials/parts.html").module
+    templates.globals["icon"] = templates.get_template("_partials/icons.html").module.icon  # type: ignore[attr-defined]
+    return templates
