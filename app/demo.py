@@ -112,7 +112,7 @@ def _correct_slips(work: Work, project: Project, rater: Annotator, truth: dict[i
 
 def _second_round(work: Work, project: Project, rater: Annotator, truth: dict[int, int]) -> None:
     """The rater answers what the Mixed queue asks, a batch at a time."""
-    from app import resident  # scipy's linear algebra: not for the web process, which imports us
+    from app import resident  # loads scipy: not for the web process, which imports us
 
     work.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
     with work.reading() as session:

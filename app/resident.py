@@ -21,8 +21,9 @@ from app.config import Settings
 from app.errors import NotTrainable
 from app.predictions import LIVE_ROW, write_live
 from app.ridge import Projection, Ridge, fit_ridge, posterior_sd, project
-from app.selection import mixed, suspected
+from app.selection import Side, mixed, suspected
 from app.tables import Embedding, Image, Label, Project, ScoreEvent
+from app.work import tie_to_parent
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +32,20 @@ REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
 SUSPECTS = 200
 TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
-PROJECTION_STALE = 1.1  # projected anew when the library has grown by a tenth
 
 
-@dataclass
+@dataclass(frozen=True)
 class Library:
-    """A project's embedded images in memory, rows ascending by image id."""
+    """A project's embedded images in memory, rows ascending by image id, and what about them does
+    not change with a score. `stamp` tells whether it is still what the database holds."""
 
+    stamp: tuple[int, int]
     ids: np.ndarray
     x: np.ndarray
     groups: np.ndarray
-    group_names: dict[str, int]
-    projection: Projection | None = None
-    projected_rows: int = 0
+    holdout: np.ndarray
+    shown: np.ndarray  # in a pool collection, with pixels
+    projection: Projection
 
 
 @dataclass
@@ -58,8 +60,6 @@ class Watched:
 
 def main(settings: Settings) -> None:
     """Entry point of the process; ends with its parent."""
-    from app.worker import tie_to_parent
-
     tie_to_parent()
     engine = db.make_engine(settings)
     watched: dict[int, Watched] = {}
@@ -96,104 +96,97 @@ def refit(
     settings: Settings, engine: Engine, project_id: int, seen: Watched | None = None
 ) -> dict[str, Any]:
     """Fit the live model of a project on the scores as they stand, and replace its live files.
-    Returns the facts written beside the array."""
+    Returns the facts written beside the array; nothing while no image is embedded."""
     seen = seen or Watched()
     began = time.monotonic()
     with db.reading(engine) as session:
         found = projects.get(session, project_id)
         event_high = scores.highest_event(session, found)
         library = seen.library = _library(session, found, seen.library)
-        labels = {
-            label.image_id: label
-            for label in session.exec(select(Label).where(Label.project_id == project_id))
-        }
-        spoken_of = set(
-            session.exec(
-                scores.standing_events()
-                .with_only_columns(ScoreEvent.image_id)
-                .where(ScoreEvent.project_id == project_id)
-            )
-        )
-        pool = set(session.exec(projects.image_ids(project_id, "pool")))
-        with_pixels = set(
-            session.exec(
-                select(Image.id).where(Image.kind != "vector", col(Image.id).in_(
-                    projects.image_ids(project_id, "pool"))
-                )
-            )
-        )  # fmt: skip
-    if not len(library.ids):
+        labels = session.execute(
+            select(Label.image_id, Label.value).where(Label.project_id == project_id)
+        ).all()
+        spoken_of = session.exec(
+            scores.standing_events()
+            .with_only_columns(ScoreEvent.image_id)
+            .where(ScoreEvent.project_id == project_id)
+        ).all()
+    if library is None:
         return {}
-    holdout = _holdout_rows(found, library)
     values = np.full(len(library.ids), np.nan)
-    for at, image_id in enumerate(library.ids.tolist()):
-        if image_id in labels:
-            values[at] = labels[image_id].value / 10
-    train = np.flatnonzero(~np.isnan(values) & ~holdout)
-    shown = np.array([i in pool and i in with_pixels for i in library.ids.tolist()], bool)
-    free = shown & ~np.array([i in spoken_of for i in library.ids.tolist()], bool)
+    for at, value in _rows_of(library, dict(labels)).items():
+        values[at] = value / 10
+    train = np.flatnonzero(~np.isnan(values) & ~library.holdout)
+    free = library.shown & ~np.isin(library.ids, spoken_of)
 
     ridge, rows = _fit(library, values, train)
     facts = {
         "event_high": event_high,
         "labels": len(train),
-        "seconds": 0.0,
-        "queue": _queue(found, library, rows, train, values, free, holdout, event_high, ridge),
-        "suspected": _suspects(found, library, rows, train, values, free & ~holdout, ridge),
+        "queue": _queue(found, library, rows, train, free, event_high, ridge),
+        "suspected": _suspects(found, library, rows, train, values, free, ridge),
         "noise": ridge.noise if ridge else None,
         "penalty": ridge.penalty if ridge else None,
+        "seconds": round(time.monotonic() - began, 4),
     }
-    facts["seconds"] = round(time.monotonic() - began, 4)
     write_live(settings, project_id, rows, facts)
     return facts
 
 
-def _library(session: Any, found: Project, known: Library | None) -> Library:
-    """The project's matrix; what is in memory is kept, only new rows are read."""
-    ids = np.array(
-        session.exec(
-            select(Embedding.image_id)
-            .where(
-                Embedding.encoder_id == found.encoder_id,
-                col(Embedding.image_id).in_(projects.image_ids(found.id)),
-            )
-            .order_by(col(Embedding.image_id))
-        ).all(),
-        np.int64,
-    )
-    if known is not None and np.array_equal(known.ids, ids):
-        return known
-    fresh = ids if known is None else np.setdiff1d(ids, known.ids)
+def _rows_of(library: Library, values: dict[int, float]) -> dict[int, float]:
+    """The same values by row instead of image id, leaving out images without an embedding."""
+    wanted = np.array(sorted(values), np.int64)
+    at = np.searchsorted(library.ids, wanted)
+    inside = at < len(library.ids)
+    inside[inside] = library.ids[at[inside]] == wanted[inside]
+    return {int(a): values[int(i)] for a, i in zip(at[inside], wanted[inside], strict=True)}
+
+
+def _library(session: Any, found: Project, known: Library | None) -> Library | None:
+    """The project's matrix. What is in memory is kept; only new rows are read."""
     assert found.encoder_id is not None
-    fresh_ids, fresh_x = embeddings.matrix(session, found.encoder_id, fresh.tolist())
-    all_ids, x = fresh_ids, fresh_x.astype(np.float32)
+    mine = projects.image_ids(found.id)
+    counts = select(func.count(), func.coalesce(func.max(Embedding.image_id), 0)).where(
+        Embedding.encoder_id == found.encoder_id, col(Embedding.image_id).in_(mine)
+    )
+    count, newest = session.execute(counts).one()
+    if known is not None and known.stamp == (count, newest):
+        return known
+    if not count:
+        return None
+    facts = session.execute(
+        select(Image.id, Image.source_group, Image.kind)
+        .join(Embedding, col(Embedding.image_id) == Image.id)
+        .where(Embedding.encoder_id == found.encoder_id, col(Image.id).in_(mine))
+        .order_by(col(Image.id))
+    ).all()
+    ids = np.array([image_id for image_id, _, _ in facts], np.int64)
+    pool = session.exec(projects.image_ids(found.id, "pool").distinct()).all()
+    with_pixels = np.array([kind != "vector" for _, _, kind in facts], bool)
+    names, groups = np.unique([group for _, group, _ in facts], return_inverse=True)
+    held = np.array([projects.on_holdout_side(found, str(name)) for name in names], bool)
+    x = _vectors(session, found.encoder_id, ids, known)
+    return Library(
+        stamp=(count, newest),
+        ids=ids,
+        x=x,
+        groups=groups,
+        holdout=held[groups],
+        shown=np.isin(ids, pool) & with_pixels,
+        projection=project(x),
+    )
+
+
+def _vectors(session: Any, encoder_id: int, ids: np.ndarray, known: Library | None) -> np.ndarray:
+    """(N, D) float32 in the order of `ids`, read from the database where not in memory yet."""
+    fresh = ids if known is None else np.setdiff1d(ids, known.ids)
+    fresh_ids, vectors = embeddings.matrix(session, encoder_id, fresh.tolist())
+    x = np.empty((len(ids), vectors.shape[1]), np.float32)
+    x[np.searchsorted(ids, fresh_ids)] = vectors
     if known is not None:
         kept = np.isin(known.ids, ids)
-        all_ids = np.concatenate([known.ids[kept], fresh_ids])
-        x = np.concatenate([known.x[kept], x])
-        order = np.argsort(all_ids, kind="stable")
-        all_ids, x = all_ids[order], x[order]
-    group_of = dict(
-        session.execute(
-            select(Image.id, Image.source_group).where(
-                col(Image.id).in_(projects.image_ids(found.id))
-            )
-        ).all()
-    )
-    names = {n: i for i, n in enumerate(sorted({group_of[i] for i in all_ids.tolist()}))}
-    groups = np.array([names[group_of[i]] for i in all_ids.tolist()], np.int64)
-    library = Library(all_ids, x, groups, names)
-    if len(all_ids):
-        library.projection = project(x)
-        library.projected_rows = len(all_ids)
-    return library
-
-
-def _holdout_rows(found: Project, library: Library) -> np.ndarray:
-    side = np.zeros(len(library.group_names), bool)
-    for name, number in library.group_names.items():
-        side[number] = projects.on_holdout_side(found, name)
-    return side[library.groups]
+        x[np.searchsorted(ids, known.ids[kept])] = known.x[kept]
+    return x
 
 
 def _fit(
@@ -207,7 +200,6 @@ def _fit(
         ridge = fit_ridge(library.x[train], values[train], library.groups[train])
     except NotTrainable:
         return None, rows
-    assert library.projection is not None
     rows["score"] = ridge.predict(library.x)
     rows["score"][train] = ridge.out_of_group
     rows["uncertainty"] = posterior_sd(library.projection, train, ridge, rows["score"])
@@ -219,17 +211,14 @@ def _queue(
     library: Library,
     rows: np.ndarray,
     train: np.ndarray,
-    values: np.ndarray,
     free: np.ndarray,
-    holdout: np.ndarray,
     event_high: int,
     ridge: Ridge | None,
 ) -> list[dict[str, Any]]:
     """What to show next. A model chooses among images off the hold-out side only; random control
     is drawn from all of them."""
-    assert library.projection is not None
     picks = mixed(
-        library.projection.features, free & ~holdout, free, BATCH,
+        library.projection.features, free & ~library.holdout, free, BATCH,
         labelled=train,
         scores=rows["score"] if ridge else None,
         sd=rows["uncertainty"] if ridge else None,
@@ -256,37 +245,45 @@ def _suspects(
     rows: np.ndarray,
     train: np.ndarray,
     values: np.ndarray,
-    candidates: np.ndarray,
+    free: np.ndarray,
     ridge: Ridge | None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Unlabelled images that are probably on the other side of the threshold."""
     if ridge is None:
         return {}
-    assert library.projection is not None
-    found_by_kind = {}
-    for kind, side in (("false-positives", "fp"), ("false-negatives", "fn")):
-        s = suspected(
-            side, library.projection.features, rows["score"], rows["uncertainty"], candidates,  # type: ignore[arg-type]
-            labelled=train, labels=values[train], threshold=found.threshold, limit=SUSPECTS,
-        )  # fmt: skip
-        found_by_kind[kind] = [
-            {
-                "image_id": int(library.ids[row]),
-                "why": f"suspected_{side}",
-                "score": float(rows["score"][row]),
-                "uncertainty": float(rows["uncertainty"][row]),
-                "probability": float(probability),
-            }
-            | (
-                {
-                    "neighbour": int(library.ids[neighbour]),
-                    "neighbour_label": round(float(10 * label), 1),
-                }
-                if closeness >= TWIN
-                else {}
-            )
-            for row, probability, neighbour, label, closeness in zip(
-                s.rows, s.probability, s.neighbour, s.neighbour_score, s.closeness, strict=True
-            )
-        ]
-    return found_by_kind
+    return {
+        "false-positives": _suspected("fp", found, library, rows, train, values, free),
+        "false-negatives": _suspected("fn", found, library, rows, train, values, free),
+    }
+
+
+def _suspected(
+    side: Side,
+    found: Project,
+    library: Library,
+    rows: np.ndarray,
+    train: np.ndarray,
+    values: np.ndarray,
+    free: np.ndarray,
+) -> list[dict[str, Any]]:
+    s = suspected(
+        side, library.projection.features, rows["score"], rows["uncertainty"],
+        free & ~library.holdout, labelled=train, labels=values[train],
+        threshold=found.threshold, limit=SUSPECTS,
+    )  # fmt: skip
+    suspects = []
+    for row, probability, neighbour, label, closeness in zip(
+        s.rows, s.probability, s.neighbour, s.neighbour_score, s.closeness, strict=True
+    ):
+        suspect = {
+            "image_id": int(library.ids[row]),
+            "why": f"suspected_{side}",
+            "score": float(rows["score"][row]),
+            "uncertainty": float(rows["uncertainty"][row]),
+            "probability": float(probability),
+        }
+        if closeness >= TWIN:
+            suspect["neighbour"] = int(library.ids[neighbour])
+            suspect["neighbour_label"] = round(float(10 * label), 1)
+        suspects.append(suspect)
+    return suspects

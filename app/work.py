@@ -5,9 +5,14 @@ which writes them (and the heartbeat) to the job's row; results are written by t
 transactions that check the fence first.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from sqlalchemy import Engine
@@ -85,3 +90,16 @@ class Work:
     def reading(self) -> Iterator[Session]:
         with db.reading(self.engine) as session:
             yield session
+
+
+def tie_to_parent() -> None:
+    """End this process when its parent ends, even if that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us

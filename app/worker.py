@@ -26,12 +26,12 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
-from app import db, jobs
+from app import db, jobs, resident
 from app.config import Settings
 from app.errors import TastemakerError
 from app.migrate import migrate
 from app.tables import Job
-from app.work import Work
+from app.work import Work, tie_to_parent
 
 log = logging.getLogger(__name__)
 
@@ -88,19 +88,6 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     except BaseException as error:  # whatever it is, it must reach the job's page
         work.log(traceback.format_exc(limit=8))
         pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
-
-
-def tie_to_parent() -> None:
-    """End this process when its parent ends, even if that was killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us
 
 
 # --- the worker --------------------------------------------------------------------------------
@@ -272,8 +259,6 @@ class Resident:
             self.process = None
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
-            from app import resident
-
             self.process = spawn.Process(
                 target=resident.main, args=(self.settings,), name="tastemaker-resident"
             )

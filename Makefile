@@ -1,0 +1,50 @@
+# Everything a newcomer needs. Each target does its own set-up, and is quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench browser clean
+
+help:
+	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
+	@echo "make test    run the whole test suite"
+	@echo "make check   lint, types, layers, fast tests (under a minute)"
+	@echo "make bench   measure speed; the figures go to bench/RESULTS.md"
+	@echo "make clean   remove the environment and caches"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(READY)
+	$(BIN)/tastemaker serve --port $(PORT)
+
+test: $(READY) browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
+
+bench: $(READY) browser
+	$(BIN)/python -m bench
+
+# A browser for the tests: one that is installed, else Debian's, else Playwright's own.
+browser: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
+	test -e $(VENV)/.browser || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	{ $(BIN)/python -m playwright install chromium && touch $(VENV)/.browser; }
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

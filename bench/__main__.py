@@ -1,0 +1,67 @@
+"""`python -m bench [NAME …]`: run the benchmarks and keep the newest figures in RESULTS.md."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+NAMES = ("live", "training", "scoring", "keys", "web", "stamps")
+
+
+def machine() -> str:
+    model = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text())
+        model = found[1] if found else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB, Python {platform.python_version()}"
+
+
+def main() -> None:
+    names = sys.argv[1:] or NAMES
+    sections = _sections()
+    for name in names:
+        if name not in NAMES:
+            sys.exit(f"There is no benchmark {name!r}: {', '.join(NAMES)}")
+        print(f"--- {name}", flush=True)
+        ran = subprocess.run(
+            [sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE, text=True
+        )
+        if ran.returncode:
+            sys.exit(f"{name} failed; its old figures were kept")
+        text = ran.stdout
+        print(text, flush=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        about = Path(__file__).with_name(f"{name}.py").read_text().split('"""')[1].splitlines()[0]
+        sections[name] = (
+            f"## {name}\n\n{about}\n\n`python -m bench {name}`, {datetime.date.today()}, "
+            f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text.strip()}\n"
+        )
+        body = "\n".join(sections[key] for key in NAMES if key in sections)
+        RESULTS.write_text(f"{HEAD}\n{body}")
+
+
+HEAD = """# Benchmark results
+
+The newest run of each benchmark. Every one measures its peer or its physical limit beside the
+program in the same run; quote the ratios, the machines are noisy. Timings never fail a test.
+"""
+
+
+def _sections() -> dict[str, str]:
+    """What RESULTS.md holds already, by benchmark."""
+    if not RESULTS.exists():
+        return {}
+    parts = re.split(r"(?m)^(?=## )", RESULTS.read_text())
+    return {part.split(None, 2)[1]: part for part in parts if part.startswith("## ")}
+
+
+if __name__ == "__main__":
+    main()

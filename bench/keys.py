@@ -1,0 +1,230 @@
+"""Key press → next image painted, and the time to record a score, in a real browser.
+
+    python -m bench keys [--images 100000] [--keys 200]
+
+The worker runs as usual, so the live model is refitted behind the keys. Beside it, in the same
+browser and run: the floor, a static page that swaps preloaded pictures and posts to a bare server.
+"""
+
+import argparse
+import http.server
+import json
+import shutil
+import tempfile
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+from bench.library import make_library, serving
+
+# From the key event to the second animation frame after the new picture is in the page: the
+# browser has put it on the screen by then.
+WATCH = """
+() => {
+  window.painted = [];
+  let pressed = null;
+  const shown = () => document.querySelector('#stage [data-image]')?.dataset.image;
+  let before = shown();
+  addEventListener('keydown', () => { pressed = performance.now(); }, true);
+  new MutationObserver(async () => {
+    const now = shown();
+    if (pressed === null || now === undefined || now === before) return;
+    before = now;
+    const since = pressed;
+    const picture = document.querySelector('#stage img');
+    if (picture) await picture.decode().catch(() => {});
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      window.painted.push(performance.now() - since);
+    }));
+  }).observe(document.querySelector('#stage'), { childList: true, subtree: true });
+}
+"""
+
+
+def percentiles(milliseconds: list[float]) -> str:
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return f"{p50:.1f} / {p95:.1f}"
+
+
+def press(page: Page, keys: int, pause: float) -> list[float]:
+    """Press `keys` digits, `pause` seconds apart; milliseconds from each to its painted image."""
+    page.evaluate(WATCH)
+    for number in range(keys):
+        page.keyboard.press(str(number % 10))
+        page.wait_for_function(f"window.painted.length >= {number + 1}", timeout=10_000)
+        page.wait_for_timeout(1000 * pause)
+    return page.evaluate("window.painted")
+
+
+def at_a_pace(page: Page, url: str, project: int, seconds: float, per_second: float) -> dict:
+    """Keys at an even pace, whatever the page does: how many were pressed, saved, on which
+    image."""
+    before = _events(url, project)
+    shown = []
+    end, due = time.monotonic() + seconds, time.monotonic()
+    while time.monotonic() < end:
+        value = len(shown) % 10
+        shown.append(
+            (
+                int(page.evaluate("document.querySelector('#stage [data-image]').dataset.image")),
+                value,
+            )
+        )
+        page.keyboard.press(str(value))
+        due += 1 / per_second
+        time.sleep(max(0.0, due - time.monotonic()))
+    page.wait_for_function("document.querySelector('#outbox').hidden", timeout=30_000)
+    saved = _events(url, project)[len(before) :]
+    return {
+        "pressed": len(shown),
+        "saved": len(saved),
+        "on the right image": sum(a == b for a, b in zip(shown, saved, strict=False)),
+    }
+
+
+def _events(url: str, project: int) -> list[tuple[int, int]]:
+    answer = urllib.request.urlopen(f"{url}/api/v1/projects/{project}/scores?limit=100000")
+    return [(e["image_id"], e["value"]) for e in reversed(json.load(answer))]
+
+
+def posts(url: str, project: int, first_image: int, clients: int, each: int) -> list[float]:
+    """Milliseconds of score requests by several clients at once."""
+
+    def one(client: int) -> list[float]:
+        took = []
+        for number in range(each):
+            image = first_image + client * each + number
+            body = json.dumps({"image_id": image, "value": number % 11}).encode()
+            request = urllib.request.Request(
+                f"{url}/api/v1/projects/{project}/scores", body,
+                {"Content-Type": "application/json"},
+            )  # fmt: skip
+            began = time.perf_counter()
+            urllib.request.urlopen(request).read()
+            took.append(1000 * (time.perf_counter() - began))
+        return took
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [t for took in pool.map(one, range(clients)) for t in took]
+
+
+# --- the floor ---------------------------------------------------------------------------------
+
+FLOOR = """<!doctype html><div id="stage"></div><script>
+const pictures = [...Array(COUNT).keys()].map(i => {
+  const p = new Image(); p.src = `/${i}.webp`; p.dataset.image = i; return p; });
+const stage = document.querySelector('#stage');
+let at = 0;
+stage.replaceChildren(pictures[0]);
+Promise.all(pictures.map(p => p.decode())).then(() => { document.body.dataset.ready = 1; });
+addEventListener('keydown', async (event) => {
+  if (WAIT) await fetch('/score', { method: 'POST', body: event.key });
+  stage.replaceChildren(pictures[++at % COUNT]);
+  if (!WAIT) fetch('/score', { method: 'POST', body: event.key });
+});
+</script>"""
+
+
+def floor(page: Page, pictures: list[Path], keys: int, pause: float, wait: bool) -> list[float]:
+    """The same presses on a static page with every picture decoded; `wait`: swap only after the
+    server answered."""
+    text = FLOOR.replace("COUNT", str(len(pictures))).replace("WAIT", "true" if wait else "false")
+
+    class Bare(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, content: bytes, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            name = self.path.strip("/").removesuffix(".webp")
+            if name.isdigit():
+                self.answer(pictures[int(name)].read_bytes(), "image/webp")
+            else:
+                self.answer(text.encode(), "text/html")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.answer(b"{}", "application/json")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bare)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.wait_for_selector("body[data-ready]", state="attached")
+        return press(page, keys, pause)
+    finally:
+        server.shutdown()
+
+
+def main(words: list[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(prog="python -m bench keys")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--keys", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    given = parser.parse_args(words)
+    home = Path(tempfile.mkdtemp(prefix="tastemaker-bench-"))
+    try:
+        project = make_library(home, given.images, given.labels)
+        with serving(home, 8899) as (url, _, _), sync_playwright() as playwright:
+            _live_model(home, project)
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            )
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.goto(f"{url}/projects/{project}/score")
+            page.wait_for_selector("#stage img")
+            page.wait_for_timeout(1000)
+            ours = press(page, given.keys, 0.25)
+            page.wait_for_function("document.querySelector('#outbox').hidden")
+            pace = at_a_pace(page, url, project, given.seconds, 4.0)
+            one = posts(url, project, given.images // 2, 1, 200)
+            ten = posts(url, project, given.images // 2 + 1000, 10, 50)
+            views = sorted((home / "seen").rglob("*-1280.webp"))[:50]
+            swap = floor(page, views, given.keys, 0.25, wait=False)
+            waits = floor(page, views, given.keys, 0.25, wait=True)
+            browser.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return "\n".join(
+        [
+            f"{given.images:,} images, {given.labels:,} labels, the live model being refitted "
+            f"behind; p50 / p95 in ms.",
+            "",
+            "| what | ours | goal (p95) | floor of the same run |",
+            "|---|---|---|---|",
+            f"| key → next image painted | {percentiles(ours)} | 50 | swap {percentiles(swap)}; "
+            f"swap after the POST {percentiles(waits)} |",
+            f"| score POST, one client | {percentiles(one)} | 5 | |",
+            f"| score POST, ten clients | {percentiles(ten)} | 25 | |",
+            f"| keys at 4 a second for {given.seconds:g} s | {pace['pressed']} pressed, "
+            f"{pace['saved']} saved, {pace['on the right image']} on the right image | all | |",
+        ]
+    )
+
+
+def _live_model(home: Path, project: int) -> None:
+    """Wait until the resident process has written its first live model."""
+    end = time.monotonic() + 120
+    while not (home / "live" / f"{project}.json").exists():
+        if time.monotonic() > end:
+            raise RuntimeError("no live model appeared")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    print(main())
