@@ -12,7 +12,6 @@ import io
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -67,12 +66,16 @@ def unpack(archive: Path, into: Path, limits: ArchiveLimits | None = None) -> Un
             return _unpack_members(file, into, limits, archive.stat().st_size)
     except BaseException as error:
         shutil.rmtree(into, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _disk_is_full(error):
             raise StorageFull(
                 f"The disk is full: {archive.name} was not unpacked.",
                 "Free some space, then add it again.",
             ) from error
         raise
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class _CappedFile(io.FileIO):
@@ -93,12 +96,18 @@ class _CappedFile(io.FileIO):
 
 @contextlib.contextmanager
 def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
-    with _CappedFile(archive) as file:
+    try:
+        file = _CappedFile(archive)
+    except OSError as error:
+        raise Invalid(f"{archive.name} cannot be read: {error.strerror}.") from error
+    with file:
         file.cap = max(limits.directory_bytes, 2 * PIECE)
         looks_like_zip = file.read(4) == b"PK\x03\x04"
         try:
             members = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        except Invalid:
+            raise
+        except Exception as error:  # hostile bytes make zipfile raise nearly anything
             if looks_like_zip:
                 raise Invalid(
                     f"{archive.name} is cut short or damaged: its directory is missing.",
@@ -141,7 +150,11 @@ def _unpack_members(
             size = _copy(archive, member, stored, limits, budget)
         except _MemberTooLarge:
             reason = f"it has more than the {limits.entry_bytes / PIECE:.0f} MB allowed"
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
+        except (Invalid, MemoryError):
+            raise
+        except Exception as error:  # a wrong checksum, bad deflate data, an offset below zero …
+            if _disk_is_full(error):
+                raise
             reason = "it is damaged inside the archive"
         if reason:
             stored.unlink(missing_ok=True)
@@ -172,9 +185,9 @@ def clean_name(name: str) -> str:
 
     It is never used to write; but it is shown, and its folders may carry scores (`07_good/a.jpg`).
     """
-    parts = name.split("\0")[0].replace("\\", "/").split("/")
-    plain = [part for part in parts if part not in ("", ".", "..") and not part.endswith(":")]
-    return "/".join("".join(c for c in part if c.isprintable()) for part in plain)
+    printable = "".join(c for c in name.split("\0")[0] if c.isprintable())
+    parts = printable.replace("\\", "/").split("/")
+    return "/".join(p for p in parts if p not in ("", ".", "..") and not p.endswith(":"))
 
 
 def _why_unwanted(name: str) -> str:

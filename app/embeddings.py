@@ -16,7 +16,7 @@ from sqlmodel import Session, col, func, select
 
 from app import images, projects
 from app.encoders import embed_files, load, parse
-from app.errors import Conflict, Invalid, NotFound, TastemakerError
+from app.errors import Conflict, Invalid, NotFound
 from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project
 from app.work import Work
 
@@ -184,7 +184,7 @@ def store_vectors(
     for image_id, vector in vectors:
         half = vector.astype("<f2")
         if not np.isfinite(half).all():
-            raise TastemakerError(f"The vector of image {image_id} does not fit float16.")
+            raise Invalid(f"The vector of image {image_id} does not fit float16.")
         rows.append({"image_id": image_id, "encoder_id": encoder_id, "vector": half.tobytes()})
     if rows:
         postgres = session.get_bind().dialect.name == "postgresql"

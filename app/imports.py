@@ -38,8 +38,9 @@ from app.tables import Collection, Image, ImagePath, Job, Project, SetAside
 from app.work import Work
 
 CHUNK = 64  # rows written in one transaction
-IMPORTED = "imported"  # the annotator of scores that came with the files
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
+
+Beside = tuple[str, Path]  # a sidecar's name (an upload is stored under another one), its place
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,12 @@ class Found:
     name: str
     staged: bool = False
     score: int | None = None
-    sidecars: tuple[Path, ...] = ()
+    sidecars: tuple[Beside, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What people know it by: its path, or for uploads its name."""
+        return self.name if self.staged else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -184,15 +190,12 @@ def import_files(
     crash: known files are skipped."""
     settings = work.settings
     staging = settings.incoming / payload["staging"] if "staging" in payload else None
+    if staging is not None and not staging.exists():
+        work.log("an earlier attempt had imported everything")
+        return Tally().as_dict() | {"collection": payload["collection"]}
     unpacked: list[Path] = []
     tally = Tally()
     try:
-        with work.writing() as session:
-            collection = images.collection_named(session, payload["collection"])
-            project = session.get(Project, project_id) if project_id else None
-            if project is not None:
-                projects.add_collection(session, project, collection, payload["role"])
-        target = Target(collection, project, queue_embedding and project is not None)
         work.stage("Looking for pictures")
         found = list(_find(work, payload, staging, unpacked, tally))
         if not found:
@@ -200,6 +203,12 @@ def import_files(
                 "No picture was found, so nothing was imported.",
                 tally.first_reason or "JPEG, PNG, WebP and GIF files are looked for.",
             )
+        with work.writing() as session:
+            collection = images.collection_named(session, payload["collection"])
+            project = session.get(Project, project_id) if project_id else None
+            if project is not None:
+                projects.add_collection(session, project, collection, payload["role"])
+        target = Target(collection, project, queue_embedding and project is not None)
         _import(work, found, target, tally)
         _mark_missing(work, payload.get("paths", []))
     finally:
@@ -227,22 +236,21 @@ def _find(
     suffixes = IMAGE_SUFFIXES | {".npy"} if with_scores else IMAGE_SUFFIXES
     entries: list[tuple[Path, str, bool]] = []
     uploads: dict[str, Path] = {}
-    if staging is not None:
-        uploads = {name: staging / stored for stored, name in payload["files"]}
-        entries = [(path, name, True) for name, path in uploads.items()]
+    if staging is not None:  # two may have come from different folders under one name
+        entries = [(staging / stored, name, True) for stored, name in payload["files"]]
+        uploads = {name: path for path, name, _ in entries}
     for given in map(Path, payload.get("paths", [])):
         if given.is_dir():
-            walked = (
-                Path(folder) / name
-                for folder, folders, names in os.walk(given)
-                if folders.sort() is None
-                for name in sorted(names)
-            )
+            walked = _walk(given, besides=work.settings.root)
             entries += [(path, str(path.relative_to(given)), False) for path in walked]
         else:
             entries.append((given, given.name, False))
     for path, name, staged in entries:
         suffix = Path(name).suffix.lower()
+        if not _can_be_stored(name):
+            shown = os.fsencode(path).decode("utf-8", "replace")
+            _set_aside(work, shown, "Its name is not in UTF-8; rename it.", tally)
+            continue
         if suffix == ".zip":
             into = work.settings.incoming / f"unpacked-{work.claim.job_id}-{len(unpacked)}"
             shutil.rmtree(into, ignore_errors=True)
@@ -263,6 +271,22 @@ def _find(
             score = _score_of(name) if with_scores else None
             sidecars = _sidecars(name, uploads) if staged else _sidecars_on_disk(path)
             yield Found(path, name, staged, score, sidecars)
+
+
+def _walk(folder: Path, besides: Path) -> Iterator[Path]:
+    """Every file below, in a fixed order; nothing of the app's own folder `besides`."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if Path(here, name) != besides)
+        yield from (Path(here, name) for name in sorted(names))
+
+
+def _can_be_stored(text: str) -> bool:
+    """Whether the database can hold it: file names are bytes, and may be no text at all."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _import(work: Work, found: list[Found], target: Target, tally: Tally) -> None:
@@ -289,7 +313,7 @@ def _import(work: Work, found: list[Found], target: Target, tally: Tally) -> Non
         for path, outcome in pool.map(task, by_path):
             item = by_path[path]
             if isinstance(outcome, BadImage):
-                _set_aside(work, item.name if item.staged else str(path), str(outcome), tally)
+                _set_aside(work, item.shown, str(outcome), tally)
             else:
                 waiting.append((item, outcome))
             if len(waiting) >= size:
@@ -374,14 +398,14 @@ def _place(
         row.image_id, row.state = image.id, "present"
         row.size, row.mtime_ns = status.st_size, status.st_mtime_ns
         session.add(row)
-    aside = session.exec(select(SetAside).where(SetAside.path == str(item.path))).first()
+    aside = session.exec(select(SetAside).where(SetAside.path == item.shown)).first()
     if aside is not None:  # it was mended
         session.delete(aside)
     images.put_in_collection(session, target.collection.id, image.id)
     if not fresh:
         tally.known += 1
     if item.score is not None and target.project is not None:
-        person = projects.annotator(session, IMPORTED, stand_in=True)
+        person = projects.annotator(session, projects.IMPORTED, stand_in=True)
         tally.scored += scores.record_many(
             session, target.project, person, [(image.id, item.score)], origin="import"
         )
@@ -412,25 +436,27 @@ def _write_vectors(work: Work, batch: list[Found], target: Target, tally: Tally)
     for item in batch:
         try:
             vector = read_vector(item.path)
+            with work.writing() as session:
+                _write_vector(session, target.project.id, item, vector, target, tally)
         except Invalid as error:
-            _set_aside(work, str(item.path), str(error), tally)
-            continue
-        with work.writing() as session:
-            project = session.get(Project, target.project.id)
-            assert project is not None
-            encoder = declare_encoder(session, project, vector.size)
-            sha256 = _vector_hash(vector, encoder.fingerprint)
-            image = images.by_sha256(session, sha256)
-            fresh = image is None
-            if image is None:
-                image = Image(
-                    sha256=sha256, kind="vector", name=item.path.name, source_group=sha256[:16]
-                )
-                session.add(image)
-                session.flush()
-                tally.added += 1
-            store_vectors(session, encoder.id, [(image.id, vector)])
-            _place(session, item, image, target, tally, fresh=fresh)
+            _set_aside(work, item.shown, str(error), tally)
+
+
+def _write_vector(
+    session: Session, project_id: int, item: Found, vector: np.ndarray, target: Target, tally: Tally
+) -> None:
+    encoder = declare_encoder(session, projects.get(session, project_id), vector.size)
+    sha256 = _vector_hash(vector, encoder.fingerprint)
+    image = images.by_sha256(session, sha256)
+    fresh = image is None
+    if image is None:
+        name = Path(item.name).name
+        image = Image(sha256=sha256, kind="vector", name=name, source_group=sha256[:16])
+        session.add(image)
+        session.flush()
+    store_vectors(session, encoder.id, [(image.id, vector)])
+    tally.added += fresh
+    _place(session, item, image, target, tally, fresh=fresh)
 
 
 def _vector_hash(vector: np.ndarray, fingerprint: str) -> str:
@@ -441,7 +467,7 @@ def read_vector(path: Path) -> np.ndarray:
     """An `.npy` of shape (1, D) or (D,), finite. Never unpickles. Raises `Invalid`."""
     try:
         vector = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # its header may claim anything
         raise Invalid(f"“{path.name}” is not a plain .npy array.") from error
     vector = np.squeeze(vector)
     if vector.ndim != 1 or not 2 <= vector.size <= 65536 or vector.dtype.kind != "f":
@@ -498,20 +524,20 @@ class Sidecar:
     source: str | None = None
 
 
-def read_sidecars(paths: Iterable[Path]) -> Sidecar:
+def read_sidecars(files: Iterable[Beside]) -> Sidecar:
     """Tags from `.txt` (comma-separated, as kohya and the boorus write them) and from `.json`
     ({"tags": […] or "a b c", "source": "…"}). One that cannot be read is no reason to refuse the
     picture."""
     tags: list[str] = []
     source = None
-    for path in paths:
+    for name, path in files:
         text = _small_text(path)
-        if not path.name.endswith(".json"):
+        if not name.endswith(".json"):
             tags += [tag for tag in re.split(r"[,\n]", text) if tag.strip()]
             continue
         try:
             data = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(data, dict):
             continue
@@ -521,9 +547,10 @@ def read_sidecars(paths: Iterable[Path]) -> Sidecar:
         if isinstance(named, dict):
             named = [tag for group in named.values() if isinstance(group, list) for tag in group]
         if isinstance(named, list):
-            tags += [tag for tag in named if isinstance(tag, str)]
-        if isinstance(data.get("source"), str) and data["source"].strip():
-            source = data["source"].strip()
+            tags += [tag for tag in named if isinstance(tag, str) and _can_be_stored(tag)]
+        said = data.get("source")
+        if isinstance(said, str) and said.strip() and _can_be_stored(said):
+            source = said.strip()
     return Sidecar(tuple(tags), source)
 
 
@@ -533,12 +560,12 @@ def _sidecar_names(name: str) -> list[str]:
     return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
 
 
-def _sidecars(name: str, siblings: dict[str, Path]) -> tuple[Path, ...]:
-    return tuple(siblings[n] for n in _sidecar_names(name) if n in siblings)
+def _sidecars(name: str, siblings: dict[str, Path]) -> tuple[Beside, ...]:
+    return tuple((n, siblings[n]) for n in _sidecar_names(name) if n in siblings)
 
 
-def _sidecars_on_disk(path: Path) -> tuple[Path, ...]:
-    return tuple(Path(n) for n in _sidecar_names(str(path)) if Path(n).is_file())
+def _sidecars_on_disk(path: Path) -> tuple[Beside, ...]:
+    return tuple((n, Path(n)) for n in _sidecar_names(str(path)) if Path(n).is_file())
 
 
 def _small_text(path: Path) -> str:

@@ -21,6 +21,7 @@ from app.tables import (
 )
 
 DEFAULT_ENCODER = "efficientnet_lite0/bundled"
+IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
 
 
 def create(
@@ -34,13 +35,7 @@ def create(
     recipe: str = "auto",
 ) -> Project:
     """A new project. Never loads the encoder's weights; its name is only checked for form."""
-    name = " ".join(name.split())
-    if not 1 <= len(name) <= 80:
-        raise Invalid("A project needs a name of 1 to 80 characters.", "Choose another name.")
-    if any(not c.isprintable() for c in name) or "/" in name or "\\" in name or "@" in name:
-        raise Invalid(
-            f"The name “{name}” cannot be used.", "Leave out slashes, @ and control characters."
-        )
+    name = usable_name(name)
     if kind != "score":
         raise Invalid(
             f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
@@ -62,18 +57,29 @@ def create(
     return project
 
 
+def usable_name(name: str) -> str:
+    """A project's name with its spaces tidied. Raises `Invalid` for one that cannot be used."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 80:
+        raise Invalid("A project needs a name of 1 to 80 characters.", "Choose another name.")
+    if any(not c.isprintable() for c in name) or "/" in name or "\\" in name or "@" in name:
+        raise Invalid(
+            f"The name “{name}” cannot be used.", "Leave out slashes, @ and control characters."
+        )
+    return name
+
+
 def find(session: Session, name: str) -> Project | None:
-    """Names are told apart without regard to case."""
-    return session.exec(
-        select(Project).where(func.lower(Project.name) == name.strip().lower())
-    ).first()
+    """Names are told apart without regard to case (SQLite's `lower` knows only ASCII)."""
+    wanted = " ".join(name.split()).casefold()
+    return next((p for p in every(session) if p.name.casefold() == wanted), None)
 
 
 def named(session: Session, name: str) -> Project:
     """The project of that name (or `#id`). Raises `NotFound` with the names there are."""
     project = find(session, name)
-    if project is None and name.lstrip("#").isdigit():
-        project = session.get(Project, int(name.lstrip("#")))
+    if project is None:
+        project = next((p for p in every(session) if name.strip().lstrip("#") == str(p.id)), None)
     if project is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Project.name)).all())
         raise NotFound(
@@ -101,6 +107,7 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
     if fields.get("recipe", project.recipe) not in ("auto", "ridge", "city96"):
         raise Invalid(f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge or city96.")
     if "name" in fields:
+        fields["name"] = usable_name(fields["name"])
         other = find(session, fields["name"])
         if other is not None and other.id != project.id:
             raise Conflict(f"A project named “{fields['name']}” exists already.")

@@ -278,7 +278,7 @@ def _mistakes(project: Project, version: Version, kind: str) -> Any:
 
 def _reviewed_since(project: Project, version: Version) -> Any:
     return (
-        select(ScoreEvent.id)
+        scores.standing_events()
         .where(
             ScoreEvent.project_id == project.id,
             ScoreEvent.image_id == Label.image_id,

@@ -31,6 +31,9 @@ POLL_SECONDS = 0.25
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
 SUSPECTS = 200
+SUSPECT_SECONDS = (
+    10.0  # between two searches for suspects, which compare every image with every label
+)
 TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
 
 
@@ -55,7 +58,8 @@ class Watched:
     stamp: tuple[int, int] = (0, 0)
     at: float = 0.0
     library: Library | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    suspected_at: float = -SUSPECT_SECONDS
+    suspects: dict[str, Any] = field(default_factory=dict)
 
 
 def main(settings: Settings) -> None:
@@ -120,11 +124,14 @@ def refit(
     free = library.shown & ~np.isin(library.ids, spoken_of)
 
     ridge, rows = _fit(library, values, train)
+    if began - seen.suspected_at >= SUSPECT_SECONDS:
+        seen.suspects = _suspects(found, library, rows, train, values, free, ridge)
+        seen.suspected_at = began
     facts = {
         "event_high": event_high,
         "labels": len(train),
         "queue": _queue(found, library, rows, train, free, event_high, ridge),
-        "suspected": _suspects(found, library, rows, train, values, free, ridge),
+        "suspected": seen.suspects,
         "noise": ridge.noise if ridge else None,
         "penalty": ridge.penalty if ridge else None,
         "seconds": round(time.monotonic() - began, 4),
@@ -197,7 +204,7 @@ def _fit(
     rows["image_id"], rows["labelled"] = library.ids, ~np.isnan(values)
     rows["score"] = rows["uncertainty"] = np.nan
     try:
-        ridge = fit_ridge(library.x[train], values[train], library.groups[train])
+        ridge = fit_ridge(library.x[train], values[train], library.groups[train], link="identity")
     except NotTrainable:
         return None, rows
     rows["score"] = ridge.predict(library.x)

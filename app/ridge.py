@@ -249,17 +249,21 @@ def _check(x: Array, y: Array, members: list[Array]) -> None:
             "All scores are the same, so there is nothing to tell apart.",
             "Score images that you like more or less than these.",
         )
-    if len(members) == 1:
+    if sum(len(same_size) for same_size in members) == 1:
         raise NotTrainable(
             "All scored images are versions of one picture.", "Score other pictures too."
         )
 
 
 def _members(groups: ArrayLike | None, n: int) -> list[Array]:
-    """Row indices of every group; every row by itself when there are no groups."""
+    """Row indices of every group, groups of equal size stacked: a list of (groups, size).
+
+    Without groups every row is one by itself.
+    """
     keys = np.arange(n) if groups is None else np.asarray(groups)
     order = np.argsort(keys, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+    starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)[1:]
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
 def _principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
@@ -285,7 +289,8 @@ def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[
     """(I − H_gg)⁻¹ residuals_g of every group g, for every penalty: (n, penalties)."""
     out = np.empty_like(residuals)
     shrink = shrink.astype(z.dtype)
-    for size, same_size in _by_size(members):
+    for same_size in members:
+        size = same_size.shape[1]
         first, second = np.triu_indices(size)
         # H has an entry per pair of rows, so all groups and penalties share one matrix product.
         at_once = max(1, ROWS_AT_ONCE // len(first))
@@ -303,15 +308,6 @@ def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[
             right = residuals[rows].swapaxes(1, 2)[..., None]
             out[rows] = np.linalg.solve(system, right)[..., 0].swapaxes(1, 2)
     return out
-
-
-def _by_size(members: list[Array]) -> list[tuple[int, Array]]:
-    """Groups of equal size stacked: (size, row indices (groups, size))."""
-    sizes = np.array([len(group) for group in members])
-    return [
-        (int(size), np.stack([group for group in members if len(group) == size]))
-        for size in np.unique(sizes)
-    ]
 
 
 def _squares(rows: Array) -> Array:

@@ -36,7 +36,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+                json.dumps(row, ensure_ascii=False).encode()  # half a character is no text
+            except (ValueError, RecursionError) as error:
                 raise Invalid(f"Line {number} of {file.name} is not JSON.") from error
             if not isinstance(row, dict):
                 raise Invalid(f"Line {number} of {file.name} is not an object.")
@@ -44,7 +45,10 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         return rows
     if file.suffix.lower() != ".csv":
         raise Invalid(f"{file.name} has no known ending.", "Use .csv or .jsonl.")
-    return list(csv.DictReader(io.StringIO(text)))
+    try:
+        return list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise Invalid(f"{file.name} cannot be read as CSV: {error}.") from error
 
 
 def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, int]:
@@ -65,7 +69,9 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                     raise Invalid("It holds no score.")
                 image = images.find_by_reference(session, _bare(str(reference)))
                 value = scores.parse_score(row["score"])
-                person = projects.annotator(session, str(row.get("annotator") or "imported"))
+                name = str(row.get("annotator") or projects.IMPORTED)
+                stand_in = name == projects.IMPORTED
+                person = projects.annotator(session, name, stand_in=stand_in)
                 recorded += scores.record_many(
                     session, project, person, [(image.id, value)], origin="import"
                 )

@@ -42,7 +42,7 @@ def parse_score(value: Any) -> int:
         number = float(text)
     except ValueError:
         number = -1.0
-    if isinstance(value, bool) or not number.is_integer() or not 0 <= number <= 10:
+    if isinstance(value, bool) or "_" in text or not number.is_integer() or not 0 <= number <= 10:
         raise Invalid(f"“{text[:40]}” is not a score.", "A score is a whole number from 0 to 10.")
     return int(number)
 
@@ -116,6 +116,9 @@ def undo(
     if key is not None:
         before = session.exec(select(ScoreEvent).where(ScoreEvent.key == key)).first()
         if before is not None:
+            same = (before.project_id, before.annotator_id, before.kind)
+            if same != (project.id, person.id, "undo"):
+                raise Conflict("This request key was used for another score.", "Reload the page.")
             return Recorded(before, fresh=False)
     if event_id is not None:
         event = session.get(ScoreEvent, event_id)
@@ -131,6 +134,8 @@ def undo(
     ).first()
     if newest is None:
         raise NotFound("There is nothing to undo.", "You have not scored anything here yet.")
+    if event_id is not None and newest.id < event_id:
+        raise Conflict("This score was taken back already.", "Nothing was changed.")
     if event_id is not None and newest.id != event_id:
         raise Conflict("Something newer was scored since.", "Undo that first.")
     together = [newest]

@@ -168,6 +168,7 @@ def diverse(
     points = np.asarray(features[rows], np.float32)
     nearest, distance = _nearest(points, np.asarray(features[centres], np.float32))
     sums = np.bincount(nearest, distance, minlength=len(centres) + count)
+    squares = np.square(points).sum(1)
     left = np.ones(len(rows), bool)
 
     picked = np.empty(count, np.intp)
@@ -178,7 +179,7 @@ def diverse(
         farthest = members[np.argmax(distance[members])]
         picked[i], left[farthest] = farthest, False
 
-        to_new = np.square(points - points[farthest]).sum(1)
+        to_new = np.maximum(squares + squares[farthest] - 2 * (points @ points[farthest]), 0)
         moved = to_new < distance
         nearest[moved], distance[moved] = len(centres) + i, to_new[moved]
         distance[farthest] = 0.0

@@ -225,7 +225,7 @@ class ScoreEvent(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("kind IN ('set', 'undo', 'skip', 'flag')", name="kind"),
         CheckConstraint(
-            "(kind = 'set' AND value BETWEEN 0 AND 10) OR (kind <> 'set' AND value IS NULL)",
+            "(kind = 'set') = (value IS NOT NULL) AND coalesce(value, 0) BETWEEN 0 AND 10",
             name="value",
         ),
         CheckConstraint("(kind = 'undo') = (undoes IS NOT NULL)", name="undoes"),

@@ -28,7 +28,7 @@ from sqlalchemy import Engine
 
 from app import db, jobs, resident
 from app.config import Settings
-from app.errors import TastemakerError
+from app.errors import TastemakerError, Unavailable
 from app.migrate import migrate
 from app.tables import Job
 from app.work import Work, tie_to_parent
@@ -84,7 +84,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     except jobs.LostJob:
         pipe.send(("lost", None))
     except TastemakerError as error:
-        pipe.send(("failed" if error.status != 503 else "crashed", str(error)))
+        pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
     except BaseException as error:  # whatever it is, it must reach the job's page
         work.log(traceback.format_exc(limit=8))
         pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))

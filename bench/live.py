@@ -3,10 +3,11 @@
     python -m bench.live [--threads 2] [--repeats 5]
 
 Times every part of one refit: the ridge with its leave-one-out and 40 penalties, the predictions
-of the whole library, their uncertainty, a mixed batch of 60, and the ranking of the library by
-score. Beside it, measured in the same run, the least that any such refit must do: one pass of a
-matrix-vector product over the library, and LAPACK's eigendecomposition of the Gram matrix. Times
-are the best of several runs: on a shared machine the others measure the neighbours.
+of the whole library, their uncertainty, the ranking of the library by score, and a mixed batch of
+60; `cpu` is the processor time of one whole refit, all threads together. Beside it, measured in
+the same run, the least that any such refit must do: one matrix-vector product over the library,
+and LAPACK's eigendecomposition of the Gram matrix. Times are the best of several runs: on a shared
+machine the others measure the neighbours.
 """
 
 import argparse
@@ -67,9 +68,9 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[str, 
         parts[name] = min(taken, parts.get(name, taken))
         return result
 
-    totals = []
+    totals, processor = [], []
     for seed in range(repeats):
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.process_time()
         ridge = timed("fit", fit_ridge, x[labelled], y[labelled], link="identity")
         scores = timed("predict", ridge.predict, x)
         sd = timed("uncertainty", posterior_sd, projection, labelled, ridge, scores)
@@ -78,18 +79,20 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[str, 
         live = {"labelled": labelled, "scores": scores, "sd": sd}
         timed("batch", mixed, projection.features, *masks, BATCH, **live, seed=seed)
         totals.append(time.perf_counter() - start)
+        processor.append(time.process_time() - started)
         timed("matrix-vector product", np.matmul, wide, weights)
         timed("eigendecomposition", eigh, gram, driver="evd", check_finite=False)
-    parts["total"] = min(totals)
+    parts["total"], parts["cpu"] = min(totals), min(processor)
     parts["limit"] = parts["matrix-vector product"] + parts["eigendecomposition"]
     return parts
 
 
 def main() -> None:
-    columns = ["fit", "predict", "uncertainty", "rank", "batch", "total", "limit"]
+    columns = ["fit", "predict", "uncertainty", "rank", "batch", "total", "cpu", "limit"]
     print(
         f"Live refit and reorder, {options.threads} threads, {len(PENALTIES)} penalties, "
         f"float16 library, best of {options.repeats}; milliseconds.\n"
+        f"Load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.\n"
     )
     print("| features | images | labels | " + " | ".join(columns) + " | total ÷ limit |")
     print("|--:" * (len(columns) + 4) + "|")

@@ -22,18 +22,19 @@ from app.tables import Annotator, Project
 Id = Annotated[int, Path(ge=1, lt=2**63)]
 
 
-def settings_of(request: Request) -> Settings:
+# These two only look something up; as plain functions each would cost a trip to a thread.
+async def settings_of(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def engine_of(request: Request) -> Engine:
+async def engine_of(request: Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
 
 
 def read_session(request: Request) -> Iterator[Session]:
-    with reading(engine_of(request)) as session:
+    with reading(request.app.state.engine) as session:
         yield session
 
 

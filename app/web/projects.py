@@ -63,9 +63,7 @@ def card(session: Session, project: Project) -> dict[str, object]:
     """What the first page shows of one project."""
     active = versions.active(session, project)
     newest = session.exec(
-        projects.image_ids(project.id or 0, "pool")
-        .order_by(col(CollectionImage.image_id))
-        .limit(4)
+        projects.image_ids(project.id or 0, "pool").order_by(col(CollectionImage.image_id)).limit(4)
     ).all()
     measured = (active.metrics.get("holdout") or {}) if active else {}
     return projects.summary(session, project) | {"pictures": newest, "measured": measured}

@@ -105,6 +105,11 @@ def points(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def signed(value: float | None) -> str:
+    """A difference: “+0.12”, “−0.05”."""
+    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+
+
 def score(value: float | None) -> str:
     """7.0 → “7”; a median between two people may be 6.5."""
     return "–" if value is None else f"{value:g}"
@@ -133,12 +138,12 @@ def duration(seconds: float | None) -> str:
 
 
 def when(at: datetime | None) -> Markup | str:
-    """A point in time, in UTC; databases hand it back without its zone."""
+    """A point in time, on this machine's clock. Databases hand it back in UTC without its zone."""
     if at is None:
         return "–"
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    return Markup('<time datetime="{}" title="UTC">{}</time>').format(
-        at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M")
+    at = (at.replace(tzinfo=UTC) if at.tzinfo is None else at).astimezone()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"), at.tzname(), at.strftime("%Y-%m-%d %H:%M")
     )
 
 
@@ -159,8 +164,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "percent": percent, "points": points, "score": score, "count": count, "size": size,
-        "duration": duration, "when": when,
+        "percent": percent, "points": points, "signed": signed, "score": score, "count": count,
+        "size": size, "duration": duration, "when": when,
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "seconds_left": seconds_left,

@@ -104,9 +104,6 @@ class Doors:
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             await self.app(scope, request.receive, send_guarded)
-        except TooLarge as error:
-            if not started:
-                await answer(request, error)(scope, receive, send_guarded)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
@@ -136,6 +133,8 @@ class Doors:
                     "Programs use /api/v1 with Content-Type: application/json.",
                 ),
             )
+        if is_limited(request.scope) and _announced(request) > MAX_BODY:
+            return answer(request, too_large())
         return None
 
     async def _without_login(self, request: Request) -> Response | None:
@@ -220,9 +219,23 @@ def address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+def is_limited(scope: Scope) -> bool:
+    """Uploads have their own, larger limit."""
+    return not scope["path"].endswith("/add/files")
+
+
+def too_large() -> TooLarge:
+    return TooLarge("This request is larger than any form here.", "Send less at once.")
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
 def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Count the body and stop beyond the limit; uploads have their own, larger one."""
-    if scope["path"].endswith("/add/files"):
+    """Count the body, whatever was announced, and stop beyond the limit."""
+    if not is_limited(scope):
         return receive
     seen = 0
 
@@ -231,7 +244,7 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MAX_BODY:
-            raise TooLarge("This request is larger than any form here.", "Send less at once.")
+            raise too_large()
         return message
 
     return counted

@@ -23,7 +23,8 @@ def page(request: Request, session: Reader, project: TheProject) -> Response:
     numbers = {version.id or 0: version.number for version in every}
     context = {
         "versions": [
-            {"row": v, "figures": figures(v), "parent": numbers.get(v.parent_id or 0)} for v in every
+            {"row": v, "figures": figures(v), "parent": numbers.get(v.parent_id or 0)}
+            for v in every
         ],
         "labelled": labelled(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,

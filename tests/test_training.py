@@ -1,0 +1,363 @@
+"""Training end to end on small sets: who trains, who judges, and that nobody peeks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app import metrics, training
+from app.errors import Invalid, NotTrainable
+from app.heads import Scorer, load_checkpoint, save_checkpoint
+from app.ridge import fit_ridge
+from app.training import TrainingSet, recipe_named, train
+
+QUICK = recipe_named("city96", samples=320, batch=32, folds=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The steps here are tiny: a second thread would only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def labelled(n=80, features=6, seed=0, holdout=0.25, truth=None):
+    """Random embeddings, each its own source, scored by a rule of the embedding."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, features)).astype(np.float32)
+    rule = truth or (lambda v: 1 / (1 + np.exp(-v[:, 0] - 0.5 * v[:, 1])))
+    return TrainingSet(
+        image_ids=np.arange(n),
+        x=x,
+        y=np.clip(rule(x), 0, 1).astype(np.float32),
+        groups=np.arange(n),
+        holdout=np.arange(n) < holdout * n,
+    )
+
+
+# ---------------------------------------------------------------- what cannot train
+
+
+def test_no_label_is_refused():
+    with pytest.raises(NotTrainable, match="No image is scored"):
+        train(labelled(0))
+
+
+def test_one_label_is_refused():
+    with pytest.raises(NotTrainable, match="Only one image"):
+        train(labelled(1, holdout=0))
+
+
+def test_equal_labels_are_refused():
+    data = labelled()
+    with pytest.raises(NotTrainable, match="same score of 7"):
+        train(replace(data, y=np.full(80, 0.7, np.float32)))
+
+
+def test_labels_that_differ_in_the_hold_out_only_are_refused():
+    data = labelled()
+    with pytest.raises(NotTrainable, match="Outside the hold-out all scores are the same"):
+        train(replace(data, y=np.where(data.holdout, data.y, 0.5).astype(np.float32)))
+
+
+def test_embeddings_with_nan_are_refused():
+    data = labelled()
+    data.x[[3, 9], 2] = np.nan
+    with pytest.raises(NotTrainable, match="embeddings of 2 scored images"):
+        train(data)
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, np.nan])
+def test_scores_out_of_range_are_refused(value):
+    data = labelled()
+    data.y[5] = value
+    with pytest.raises(NotTrainable, match="outside their range"):
+        train(data)
+
+
+def test_versions_of_one_picture_are_refused():
+    data = labelled(holdout=0)
+    with pytest.raises(NotTrainable, match="versions of one picture"):
+        train(replace(data, groups=np.zeros(80, int)))
+
+
+def test_a_set_that_is_all_hold_out_is_refused():
+    data = labelled()
+    with pytest.raises(NotTrainable, match="only 1 may train"):
+        train(replace(data, holdout=np.arange(80) > 0))
+
+
+def test_parts_of_different_length_are_refused():
+    data = labelled()
+    with pytest.raises(Invalid, match="differ in length"):
+        replace(data, y=data.y[:-1])
+
+
+# ---------------------------------------------------------------- small sets
+
+
+@pytest.mark.parametrize("recipe", [recipe_named("auto"), QUICK])
+def test_two_labels_are_enough(recipe):
+    data = labelled(2, holdout=0)
+    trained = train(data, recipe)
+    assert np.isfinite(trained.honest).all()
+    assert trained.metrics["folds"] == 2
+    assert trained.metrics["holdout"]["n"] == 0
+    assert (trained.uncertainty(data.x) >= training.UNCERTAINTY_FLOOR).all()
+
+
+def test_fewer_groups_than_folds_give_fewer_folds():
+    data = labelled(30, holdout=0)
+    trained = train(replace(data, groups=np.arange(30) % 3), recipe_named("ridge", folds=5))
+    assert len(trained.members) == trained.recipe.folds == 3
+    assert set(trained.fold_of_group.values()) == {0, 1, 2}
+
+
+# ---------------------------------------------------------------- near-duplicates, folds
+
+
+def same_partition(a, b):
+    return len(np.unique(a)) == len(np.unique(b)) == len(set(zip(a, b, strict=True)))
+
+
+def test_near_twins_are_united_across_chunks_and_others_are_not():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(600, 16)).astype(np.float32)
+    x[599] = x[0] + 0.005  # three in a row, the far ends in different chunks of rows
+    x[300] = x[599] + 0.005
+    got = training.merge_near_duplicates(x, np.arange(600))
+    expected = np.arange(600)
+    expected[[300, 599]] = 0
+    assert same_partition(got, expected)
+
+
+def test_uniting_keeps_the_groups_that_were_given():
+    x = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+    x[7] = x[30]
+    groups = np.arange(40) // 4 + 1000
+    got = training.merge_near_duplicates(x, groups)
+    assert same_partition(got, np.where(groups == groups[30], groups[7], groups))
+
+
+def test_many_copies_of_everything_do_not_hide_the_twins():
+    """With each image there twice the median distance between all images would be nil."""
+    x = np.random.default_rng(2).normal(size=(50, 8)).astype(np.float32)
+    got = training.merge_near_duplicates(np.vstack([x, x, x + 1e-4]), np.arange(150))
+    assert same_partition(got, np.tile(np.arange(50), 3))
+
+
+def test_identical_images_are_one_group():
+    assert len(set(training.merge_near_duplicates(np.ones((700, 4), "f"), np.arange(700)))) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_uniting_does_not_depend_on_the_order(seed):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(30, 3)).astype(np.float32)
+    x[15:] = x[:15] + random.normal(size=(15, 3)) * random.choice([0.01, 1.0], (15, 1))
+    order = random.permutation(30)
+    got = training.merge_near_duplicates(x, np.arange(30))
+    shuffled = training.merge_near_duplicates(x[order], np.arange(30))
+    assert same_partition(got[order], shuffled)
+
+
+@given(
+    st.lists(st.integers(0, 25), min_size=1, max_size=200),
+    st.integers(2, 8),
+    st.integers(0, 99),
+)
+def test_folds_keep_groups_whole_and_are_balanced(groups, folds, seed):
+    groups = np.array(groups)
+    fold = training.deal_folds(groups, folds, seed)
+    assert all(len(set(fold[groups == g])) == 1 for g in set(groups))
+    load = np.bincount(fold, minlength=folds)
+    assert load.max() - load.min() <= np.bincount(groups).max()
+    assert np.array_equal(fold, training.deal_folds(groups, folds, seed))
+
+
+def test_every_label_trains_or_measures_or_stands_aside():
+    data = labelled()
+    data.x[70] = data.x[0] + 1e-4  # a twin of a hold-out image
+    split = train(data, recipe_named("ridge")).split
+    assert (split.train.astype(int) + split.holdout + split.aside == 1).all()
+    assert np.flatnonzero(split.aside).tolist() == [70]
+    assert not set(split.groups[split.train]) & set(split.groups[split.holdout])
+    assert ((split.fold >= 0) == split.train).all()
+
+
+# ---------------------------------------------------------------- nobody peeks
+
+
+def test_the_hold_out_has_no_say_in_the_head():
+    data = labelled()
+    other = replace(data, y=np.where(data.holdout, 1 - data.y, data.y))
+    for recipe in (recipe_named("auto"), QUICK):
+        a, b = train(data, recipe).tensors, train(other, recipe).tensors
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_fold_has_no_say_in_its_own_out_of_fold_scores():
+    data = labelled()
+    before = train(data, QUICK)
+    mine = before.split.fold == 0
+    after = train(replace(data, y=np.where(mine, 1 - data.y, data.y)), QUICK)
+    assert np.array_equal(before.oof[mine], after.oof[mine])
+    assert not np.allclose(before.oof[before.split.fold == 1], after.oof[before.split.fold == 1])
+
+
+def test_ridge_is_out_of_group_exactly():
+    data = labelled(holdout=0)
+    groups = np.arange(80) // 2
+    trained = train(replace(data, groups=groups), recipe_named("ridge"))
+    penalty_was_chosen_by = fit_ridge(data.x, data.y, groups)
+    assert np.allclose(trained.oof, penalty_was_chosen_by.out_of_group, atol=1e-6)
+
+
+def test_library_images_of_a_trained_group_are_scored_by_the_member_that_never_saw_it():
+    data = labelled()
+    trained = train(data, recipe_named("ridge"))
+    x = np.random.default_rng(9).normal(size=(3, 6)).astype(np.float32)
+    known = int(data.groups[~data.holdout][0])
+    held = int(data.groups[data.holdout][0])
+    got = trained.scores(x, np.array([known, held, -1]))
+    assert got[0] == trained.members[trained.fold_of_group[known]](x[:1])[0]
+    assert np.array_equal(got[1:], Scorer(trained.tensors)(x)[1:])
+    assert held not in trained.fold_of_group
+
+
+# ---------------------------------------------------------------- what is published
+
+
+@pytest.mark.parametrize("recipe", [recipe_named("ridge"), QUICK])
+def test_the_published_numbers_are_those_of_the_exported_file(recipe, tmp_path):
+    data = labelled()
+    trained = train(data, recipe)
+    save_checkpoint(tmp_path / "v.safetensors", trained.tensors, {})
+    scores = Scorer(load_checkpoint(tmp_path / "v.safetensors", features=6))(data.x)
+    assert np.array_equal(scores, trained.final)
+    held = data.holdout
+    assert trained.metrics["holdout"]["mae"]["value"] == metrics.mae(data.y[held], scores[held])
+    assert trained.metrics["holdout"]["n"] == 20
+    assert trained.metrics["trained_on"] == 60
+    assert np.array_equal(trained.honest[held], scores[held])
+    assert np.array_equal(trained.honest[~held], trained.oof[~held])
+
+
+def test_a_ridge_head_exports_without_loss():
+    data = labelled(holdout=0)
+    trained = train(data, recipe_named("ridge"))
+    expected = fit_ridge(data.x, data.y, data.groups).predict(data.x)
+    assert np.abs(trained.final - expected).max() < 1e-5
+
+
+def test_training_twice_gives_the_same_bytes_and_leaves_the_random_state_alone():
+    data = labelled()
+    torch.manual_seed(1)
+    undisturbed = torch.rand(1)
+    torch.manual_seed(1)
+    first = train(data, QUICK)
+    assert torch.equal(torch.rand(1), undisturbed)
+    second, other = train(data, QUICK), train(data, replace(QUICK, seed=5))
+    assert all(np.array_equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
+    assert np.array_equal(first.oof, second.oof, equal_nan=True)
+    assert first.metrics == second.metrics
+    assert not np.array_equal(first.tensors["up.0.weight"], other.tensors["up.0.weight"])
+
+
+# ---------------------------------------------------------------- which recipe
+
+
+def test_auto_takes_ridge_below_300_labels_without_trying_the_other():
+    trained = train(labelled(), recipe_named("auto"))
+    assert trained.kind == trained.recipe.name == "ridge"
+    assert trained.metrics["choice"]["asked"] == "auto"
+    assert "60 labels" in trained.metrics["choice"]["why"]
+    assert trained.loss_curve == []
+
+
+def test_auto_takes_the_large_head_where_taste_is_not_a_straight_line():
+    data = labelled(400, truth=lambda v: np.abs(v[:, 0]) / 2, holdout=0.2)
+    trained = train(data, recipe_named("auto", samples=8192, batch=64, folds=2))
+    assert trained.kind == trained.recipe.name == "city96"
+    duel = trained.metrics["choice"]["city96_minus_ridge"]
+    assert duel["verdict"] == "better"
+    assert duel["high"] < 0
+    assert duel["n"] == 320
+    linear = train(data, recipe_named("ridge")).metrics["holdout"]["mae"]
+    assert trained.metrics["holdout"]["mae"]["high"] < linear["low"]
+
+
+def test_auto_keeps_ridge_where_the_large_head_is_not_better():
+    random = np.random.default_rng(3)
+    data = labelled(400, truth=lambda v: 0.5 + 0.1 * v[:, 0] + 0.2 * random.normal(size=len(v)))
+    trained = train(data, recipe_named("auto", samples=640, batch=64, folds=2))
+    assert trained.kind == "ridge"
+    assert trained.metrics["choice"]["city96_minus_ridge"]["verdict"] != "better"
+
+
+def test_recipes_have_names_and_records():
+    recipe = recipe_named("city96", folds=3, seed=9)
+    assert training.recipe_from({**recipe.as_dict(), "from_the_future": 1}) == recipe
+    with pytest.raises(Invalid, match="'forest'"):
+        recipe_named("forest")
+    with pytest.raises(Invalid, match="'depth'"):
+        recipe_named("ridge", depth=3)
+    with pytest.raises(Invalid, match="two folds or more"):
+        recipe_named("ridge", folds=1)
+
+
+# ---------------------------------------------------------------- on the way
+
+
+@pytest.mark.parametrize("recipe", [recipe_named("ridge"), QUICK])
+def test_progress_only_rises_and_arrives(recipe):
+    seen = []
+    train(labelled(), recipe, progress=lambda done, total, message: seen.append((done, total)))
+    body = seen[1:]  # the first one says that near-duplicates are being looked for
+    assert [done for done, _ in body] == sorted(done for done, _ in body)
+    assert len({total for _, total in body}) == 1
+    assert body[-1][0] == body[-1][1]
+
+
+def test_raising_in_the_progress_callback_stops_the_training():
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, message):
+        if "city96" in message:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(labelled(), QUICK, progress=stop)
+
+
+def test_the_loss_curve_falls_and_the_rate_ends_near_nothing():
+    trained = train(labelled(90), recipe_named("city96", samples=1920, batch=32, folds=2))
+    curve = trained.loss_curve
+    assert 10 <= len(curve) <= 200
+    assert [point["step"] for point in curve] == sorted({point["step"] for point in curve})
+    assert curve[-1]["step"] == 60
+    assert curve[-1]["train"] < curve[0]["train"] / 2
+    assert curve[-1]["inner"] < curve[0]["inner"]
+    assert curve[-1]["lr"] < 1e-5 < max(point["lr"] for point in curve)
+
+
+def test_small_sets_see_fewer_samples():
+    recipe = recipe_named("city96")
+    assert training.samples_for(recipe, 300) == 18_000
+    assert training.samples_for(recipe, 3000) == recipe.samples
+
+
+def test_uncertainty_is_the_members_disagreement_and_the_noise():
+    trained = train(labelled(), recipe_named("ridge"))
+    x = np.zeros((3, 6), np.float32)
+    split = (training.Constant(0.2), training.Constant(0.6))
+    doubtful = replace(trained, members=split, noise=0.3)
+    assert doubtful.uncertainty(x) == pytest.approx(np.sqrt(0.2**2 + 0.3**2))
+    assert replace(trained, members=split[:1], noise=0.0).uncertainty(x) == pytest.approx(0.01)

@@ -1,0 +1,160 @@
+"""Uploads: streamed to the incoming folder, never decoded, never trusted with a path."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlmodel import select
+from web_world import World, make_world, settings_in
+
+from app.db import reading
+from app.errors import TastemakerError
+from app.tables import Job
+from app.web.add import Upload
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path / "home", images=0, max_upload_mb=1)
+
+
+def the_jobs(world: World) -> list[Job]:
+    with reading(world.engine) as session:
+        return list(session.exec(select(Job)).all())
+
+
+def incoming(world: World) -> list[Path]:
+    return sorted(path for path in world.settings.incoming.rglob("*"))
+
+
+def test_files_arrive_byte_for_byte_under_numbers_of_our_own(world: World) -> None:
+    contents = [secrets.token_bytes(70_000), b"", b"not a picture at all"]
+    names = ["a.jpg", "../../evil.png", "c\\d:e.zip"]
+    files = [("files", (n, c)) for n, c in zip(names, contents, strict=True)]
+    answer = world.client.post(f"{world.at}/add/files", files=files, data={"collection": "Holiday"})
+    assert answer.status_code == 303 and answer.headers["location"] == f"{world.at}/score"
+    (job,) = the_jobs(world)
+    folder = world.settings.incoming / job.payload["staging"]
+    stored = [(folder / number).read_bytes() for number, _ in job.payload["files"]]
+    assert stored == contents
+    assert [number for number, _ in job.payload["files"]] == ["000000", "000001", "000002"]
+    assert job.payload["collection"] == "Holiday" and job.project_id == world.project_id
+    assert not list(world.settings.root.parent.glob("evil*"))
+
+
+def test_with_a_script_the_answer_is_where_to_go(world: World) -> None:
+    answer = world.client.post(
+        f"{world.at}/add/files", files={"files": ("a.png", b"x")}, headers={"HX-Request": "true"}
+    )
+    assert answer.headers["hx-redirect"] == f"{world.at}/score"
+
+
+def test_an_upload_above_the_cap_leaves_nothing_behind(world: World) -> None:
+    big = {"files": ("a.png", b"x" * (2**20 + 1))}
+    answer = world.client.post(f"{world.at}/add/files", files=big)
+    assert answer.status_code == 413 and "1 MB" in answer.text
+
+    def unannounced():  # chunked: no Content-Length to believe
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield b"x" * 65536
+        yield b"\r\n--b--\r\n"
+
+    answer = world.client.post(
+        f"{world.at}/add/files", content=unannounced(),
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+    )  # fmt: skip
+    assert answer.status_code == 413
+    assert the_jobs(world) == [] and incoming(world) == []
+
+
+def test_a_full_disk_refuses_with_507_before_anything_is_taken(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+    world.settings.min_free_gb = 10**9
+    answer = world.client.post(f"{world.at}/add/files", files={"files": ("a.png", b"x")})
+    assert answer.status_code == 507
+    assert the_jobs(world) == [] and incoming(world) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=b", b""),
+        ("multipart/form-data; boundary=b", b"--b\r\nnonsense"),
+        ("multipart/form-data; boundary=b",
+         b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\ncut sho'),
+        ("multipart/form-data; boundary=b",
+         b'--b\r\nContent-Disposition: form-data; name="f"; filename=""\r\n\r\n\r\n--b--\r\n'),
+        ("multipart/form-data", b"x"),
+        ("application/x-www-form-urlencoded", b"files=x"),
+    ],
+)  # fmt: skip
+def test_a_broken_or_empty_upload_is_refused_and_leaves_nothing(
+    world: World, kind: str, body: bytes
+) -> None:
+    answer = world.client.post(
+        f"{world.at}/add/files", content=body, headers={"Content-Type": kind}
+    )
+    assert answer.status_code == 422
+    assert the_jobs(world) == [] and incoming(world) == []
+
+
+def test_an_upload_to_a_project_that_is_not_there_is_refused(world: World) -> None:
+    answer = world.client.post("/projects/99/add/files", files={"files": ("a.png", b"x")})
+    assert answer.status_code == 404 and incoming(world) == []
+
+
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.binary(max_size=400), st.lists(st.integers(1, 60), max_size=12))
+def test_however_the_body_is_cut_into_pieces_the_file_is_the_same(
+    tmp_path: Path, content: bytes, cuts: list[int]
+) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
+    body += content.replace(b"\r\n--b", b"") + b"\r\n--b--\r\n"
+    here = tmp_path / secrets.token_hex(8)
+    upload = Upload("multipart/form-data; boundary=b", here, settings_in(tmp_path))
+    for cut in cuts:
+        upload.write(body[:cut])
+        body = body[cut:]
+    upload.write(body)
+    upload.finish()
+    assert (here / "000000").read_bytes() == content.replace(b"\r\n--b", b"")
+
+
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.binary(max_size=300))
+def test_any_bytes_at_all_give_files_or_one_sentence(tmp_path: Path, body: bytes) -> None:
+    upload = Upload(
+        "multipart/form-data; boundary=b", tmp_path / secrets.token_hex(8), settings_in(tmp_path)
+    )
+    try:
+        upload.write(b"--b\r\n" + body)
+        upload.finish()
+    except TastemakerError as error:
+        assert str(error)
+    upload.discard()
+
+
+def test_a_folder_is_added_by_its_path(world: World, tmp_path: Path) -> None:
+    from web_world import drawn
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    drawn(1).save(folder / "one.png")
+    answer = world.client.post(f"{world.at}/add/folder", data={"folder": f" {folder} "})
+    assert answer.status_code == 303
+    (job,) = the_jobs(world)
+    assert job.kind == "import" and job.project_id == world.project_id
+    page = world.client.get(f"{world.at}/score").text
+    assert "The first images are on their way" in page
+
+
+@pytest.mark.parametrize("folder", ["", "/nowhere/at/all", "a\0b", "relative/none"])
+def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, folder: str) -> None:
+    answer = world.client.post(f"{world.at}/add/folder", data={"folder": folder})
+    assert 400 <= answer.status_code < 500 and "<h1" in answer.text
+    assert the_jobs(world) == []

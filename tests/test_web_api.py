@@ -1,0 +1,118 @@
+"""The JSON API: the same things as the pages, with the same sentences."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from web_world import World, add_job, add_version, events, make_world, score_some
+
+API = "/api/v1"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path, images=8)
+
+
+def test_it_describes_itself_and_lists_only_its_own_routes(world: World) -> None:
+    paths = world.client.get(f"{API}/openapi.json").json()["paths"]
+    assert f"{API}/projects/{{project_id}}/scores" in paths
+    assert all(path.startswith(API) for path in paths)
+    assert world.client.get("/docs").status_code == 404
+
+
+def test_projects_are_made_and_listed(world: World) -> None:
+    made = world.client.post(f"{API}/projects", json={"name": "City"})
+    assert made.status_code == 201
+    names = [project["name"] for project in world.client.get(f"{API}/projects").json()]
+    assert names == ["Anime", "City"]
+    again = world.client.post(f"{API}/projects", json={"name": "city"})
+    assert again.status_code == 409 and set(again.json()) == {"error", "hint"}
+
+
+def test_the_queue_leaves_out_what_the_asker_holds(world: World) -> None:
+    first = world.client.get(f"{API}{world.at}/queue?n=3").json()
+    held = [card["image_id"] for card in first]
+    rest = world.client.get(
+        f"{API}{world.at}/queue", params={"n": 8, "exclude": ",".join(map(str, held))}
+    ).json()
+    assert len(rest) == 5 and not {card["image_id"] for card in rest} & set(held)
+    assert first[0]["view"] == f"/images/{held[0]}/view" and first[0]["reason"]
+
+
+@pytest.mark.parametrize("query", ["n=0", "n=51", "queue=best", "exclude=a", "exclude=1;2", "n=x"])
+def test_a_queue_that_makes_no_sense_is_refused(world: World, query: str) -> None:
+    answer = world.client.get(f"{API}{world.at}/queue?{query}")
+    assert answer.status_code in (404, 422) and set(answer.json()) == {"error", "hint"}
+
+
+def test_a_score_answers_with_its_event_and_a_repeat_with_the_same(world: World) -> None:
+    body = {"image_id": 2, "value": 7, "key": "k-00000001", "expected": 0}
+    answers = [world.client.post(f"{API}{world.at}/scores", json=body).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0] == {"event_id": 1, "saved": True, "image_id": 2, "counts": {"labelled": 1}}
+    assert events(world) == [(2, "set", 7)]
+
+
+def test_ten_copies_at_once_are_one_score(world: World) -> None:
+    body = {"image_id": 2, "value": 7, "key": "k-00000001", "expected": 0}
+    ids: list[int] = []
+
+    def send() -> None:
+        answer = world.client.post(f"{API}{world.at}/scores", json=body)
+        ids.append(answer.json()["event_id"])
+
+    threads = [threading.Thread(target=send) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ids == [1] * 10 and len(events(world)) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"image_id": 1}, {"image_id": 1, "value": 11}, {"image_id": 1, "value": -1},
+     {"image_id": 1, "value": 5.5}, {"image_id": 1, "value": "5"}, {"image_id": 1, "value": True},
+     {"image_id": 1, "value": 5, "kind": "skip"}, {"image_id": 1, "value": 5, "kind": "undo"},
+     {"image_id": 1, "value": 5, "origin": "import"}, {"image_id": 1, "value": 5, "at": "1970"},
+     {"image_id": 1, "value": 5, "key": "short"}, {"image_id": 2**70, "value": 5},
+     {"image_id": 999, "value": 5}, [], "5", None],
+)  # fmt: skip
+def test_a_bad_score_is_refused_in_one_sentence_and_changes_nothing(
+    world: World, body: object
+) -> None:
+    answer = world.client.post(f"{API}{world.at}/scores", json=body)
+    assert answer.status_code in (404, 422)
+    assert answer.json()["error"] and "hint" in answer.json()
+    assert events(world) == []
+
+
+def test_undo_answers_with_the_card_and_takes_only_the_newest(world: World) -> None:
+    score_some(world, [3, 8])
+    assert world.client.post(f"{API}{world.at}/undo", json={"event_id": 1}).status_code == 409
+    answer = world.client.post(f"{API}{world.at}/undo", json={"event_id": 2}).json()
+    assert answer["image_id"] == 2 and answer["undoes"] == 2
+    assert answer["card"]["label"] is None and answer["counts"] == {"labelled": 1}
+
+
+def test_versions_jobs_and_training(world: World) -> None:
+    version_id = add_version(world, 0, {})
+    job_id = add_job(world)
+    (version,) = world.client.get(f"{API}{world.at}/versions").json()
+    assert version["version"] == "v1.0" and version["mae"] == 1.32
+    assert world.client.post(f"{API}/versions/{version_id}/activate").json()["active"] is True
+    job = world.client.get(f"{API}/jobs/{job_id}").json()
+    assert job["state"] == "running" and job["seconds_left"] > 0 and "fence" not in job
+    assert world.client.post(f"{API}/jobs/{job_id}/cancel").json()["cancel_requested"] is True
+    score_some(world, [1, 9, 4])
+    queued = world.client.post(f"{API}{world.at}/train", json={"recipe": "ridge"})
+    assert queued.status_code == 202 and queued.json()["kind"] == "train"
+
+
+def test_review_lists_the_mistakes(world: World) -> None:
+    score_some(world, [2, 9])
+    add_version(world, 1, {1: 0.78, 2: 0.2})
+    wrong = world.client.get(f"{API}{world.at}/review/false-positives").json()
+    assert [card["image_id"] for card in wrong["cards"]] == [1] and wrong["version"] == "v1.1"
+    assert world.client.get(f"{API}{world.at}/review/best").status_code == 422

@@ -1,0 +1,292 @@
+"""The pages in a real Chromium: keys, the outbox, no script at all, the CSP, axe."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from web_world import World, add_job, add_version, events, full_world, make_world, score_some
+
+pytestmark = pytest.mark.browser
+
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        installed = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def serving(world: World) -> Iterator[str]:
+    """The application on a port of its own. Yields its address."""
+    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="error"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def and_tell(*args: object, **kwargs: object) -> None:
+        await startup(*args, **kwargs)
+        started.set()
+
+    server.startup = and_tell
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://localhost:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@contextmanager
+def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
+    """A page that fails the test on a script error or a CSP report."""
+    context = chromium.new_context(viewport=DESKTOP, **options)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "console",
+        lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
+    )
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def shown_image(page: Page) -> int:
+    """The id of the picture on the screen, once it is there to be seen."""
+    for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
+        image = page.evaluate(
+            "(image => image?.naturalWidth > 0 ? Number(image.dataset.image) : 0)"
+            "(document.querySelector('#stage img'))"
+        )
+        if image:
+            return int(image)
+        page.wait_for_timeout(10)
+    raise AssertionError("no picture was shown")
+
+
+def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | None]]:
+    """Wait until so many events are stored."""
+    for _ in range(200):
+        if len(stored := events(world)) >= number:
+            return stored
+        page.wait_for_timeout(25)
+    raise AssertionError(f"only {events(world)} was stored")
+
+
+def test_each_key_scores_the_image_that_is_seen(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=18)
+    keys = ["0", "1", "5", "9", "-", "Shift+Digit0", "Numpad7", "NumpadSubtract", "4"]
+    values = [0, 1, 5, 9, 10, 10, 7, 10, 4]
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        seen = []
+        for key in keys:
+            seen.append(shown_image(page))
+            page.keyboard.press(key)
+        stored = saved(page, world, len(keys))
+        assert stored == [(i, "set", v) for i, v in zip(seen, values, strict=True)]
+        assert len(set(seen)) == len(keys)
+        expect(page.locator("#previous-score")).to_contain_text("4")
+        expect(page.locator("#strip")).to_contain_text("9")
+
+
+def test_undo_brings_the_image_back_and_skip_moves_on(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=10)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        first = shown_image(page)
+        page.keyboard.press("3")
+        assert shown_image(page) != first
+        page.keyboard.press("Backspace")
+        assert shown_image(page) == first
+        page.keyboard.press("8")
+        second = shown_image(page)
+        page.keyboard.press("Space")
+        assert shown_image(page) not in (first, second)
+        stored = saved(page, world, 4)
+        assert stored == [(first, "set", 3), (first, "undo", None), (first, "set", 8),
+                          (second, "skip", None)]  # fmt: skip
+        page.reload()
+        shown_image(page)
+        page.keyboard.press("Control+z")  # what was said before the page was opened
+        expect(page.locator(f"#stage [data-image='{second}']")).to_be_visible()
+        assert saved(page, world, 5)[-1] == (second, "undo", None)
+
+
+def test_a_held_key_scores_once(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=6)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        shown_image(page)
+        for _ in range(4):
+            page.keyboard.down("6")  # without a key up in between: repeats
+        page.keyboard.up("6")
+        saved(page, world, 1)
+        page.keyboard.press("Control+7")
+        page.wait_for_timeout(100)
+        assert len(events(world)) == 1
+
+
+def test_scores_wait_while_the_server_does_not_answer_and_survive_a_reload(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=14)
+    lost: list[str] = []
+
+    def lose_the_answer(route: Route) -> None:
+        """The worst case for a resend: the server did save it, and the answer never came."""
+        if not lost:
+            lost.append(str(route.fetch().status))
+        route.abort()
+
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        page.route("**/api/v1/**/scores", lose_the_answer)
+        seen = []
+        for key in "258":
+            seen.append(shown_image(page))
+            page.keyboard.press(key)
+        expect(page.locator("#outbox")).to_contain_text("3 scores waiting to be saved")
+        page.reload()
+        expect(page.locator("#outbox")).to_contain_text("3 scores waiting to be saved")
+        assert shown_image(page) not in seen
+        page.unroute("**/api/v1/**/scores")
+        page.evaluate("dispatchEvent(new Event('online'))")
+        expect(page.locator("#outbox")).to_be_hidden()
+        assert lost == ["200"]
+        assert events(world) == [(i, "set", v) for i, v in zip(seen, (2, 5, 8), strict=True)]
+
+
+def test_a_score_made_elsewhere_meanwhile_is_kept_and_both_are_told(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=6)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        image_id = shown_image(page)
+        score_some(world, [9], first=image_id)
+        page.keyboard.press("2")
+        expect(page.locator("#toast")).to_contain_text("9 there, 2 here")
+        assert events(world) == [(image_id, "set", 9)]
+
+
+def test_the_prediction_comes_after_the_key_unless_the_project_says_otherwise(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=6)
+    add_version(world, 1, dict.fromkeys(range(1, 7), 0.78))
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        shown_image(page)
+        assert "78" not in page.locator("main").inner_text()
+        page.keyboard.press("5")
+        expect(page.locator("#previous-said")).to_contain_text("78 %")
+        page.goto(f"{address}{world.at}/settings")
+        page.get_by_label("Show the prediction before I score").check()
+        page.get_by_role("button", name="Save").click()
+        page.goto(f"{address}{world.at}/score")
+        expect(page.locator("#this-said")).to_contain_text("78 %")
+
+
+def test_scoring_works_without_a_script(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=5)
+    with serving(world) as address, browsing(chromium, java_script_enabled=False) as page:
+        page.goto(f"{address}{world.at}/score")
+
+        def shown() -> int:
+            return int(page.locator("#stage [data-image]").get_attribute("data-image") or 0)
+
+        first = shown()
+        page.get_by_role("button", name="Score 7").click()
+        second = shown()
+        assert second != first
+        page.get_by_role("button", name="Skip").click()
+        assert shown() not in (first, second)
+        page.get_by_role("button", name="Undo").click()
+        assert shown() == second
+        assert events(world) == [(first, "set", 7), (second, "skip", None), (second, "undo", None)]
+
+
+def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_undone_from_the_toast(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = full_world(tmp_path)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        card = page.locator("[data-card]:focus")
+        image_id = int((card.get_attribute("id") or "").removeprefix("card-"))
+        page.keyboard.press("8")
+        expect(page.locator("#toast")).to_contain_text("Saved 8")
+        expect(page.locator(f"#card-{image_id} .verdict")).to_contain_text("you say 8")
+        assert page.locator(f"#card-{image_id}:focus").count() == 1
+        assert events(world)[-1] == (image_id, "set", 8)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator("#toast")).to_contain_text("Taken back")
+        assert events(world)[-1] == (image_id, "undo", None)
+        expect(page.locator(f"#card-{image_id} .verdict")).not_to_contain_text("8")
+
+
+def test_names_with_markup_are_inert(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=2)
+    from app.db import writing
+    from app.tables import Image
+
+    with writing(world.engine) as session:
+        for image_id in (1, 2):
+            image = session.get(Image, image_id)
+            assert image is not None
+            image.name = '"><img src=x onerror=window.hit=1><b hx-get="/jobs" hx-trigger="load">'
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        shown_image(page)
+        page.keyboard.press("5")
+        saved(page, world, 1)
+        assert page.evaluate("window.hit") is None
+        assert page.locator("b[hx-get]").count() == 0
+        expect(page.locator("#this-name")).to_contain_text("onerror")
+
+
+def test_every_page_is_accessible_and_fits_in_both_themes(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = full_world(tmp_path / "full")
+    add_job(world, "failed", error="The worker stopped while it ran. It was tried 3 times.")
+    add_job(world, "running")
+    bare = make_world(tmp_path / "bare", images=0, admin_password="x")
+    at = world.at
+    pages = ["/", f"{at}/score", f"{at}/review/false-positives", f"{at}/versions", f"{at}/add",
+             f"{at}/settings", "/jobs", "/jobs/2", "/jobs/3", "/nothing"]  # fmt: skip
+    with serving(world) as full_address, serving(bare) as bare_address:
+        for scheme, size in (("dark", DESKTOP), ("light", PHONE)):
+            with browsing(chromium, color_scheme=scheme) as page:
+                page.set_viewport_size(size)
+                for path in pages:
+                    check_page(page, full_address + path, size["width"])
+                check_page(page, f"{bare_address}/login", size["width"])
+                page.get_by_label("Password").fill("x")
+                page.get_by_role("button", name="Sign in").click()
+                expect(page.get_by_role("heading", name="Projects")).to_be_visible()
+                for path in (f"{at}/score", f"{at}/review", f"{at}/versions", "/jobs"):
+                    check_page(page, bare_address + path, size["width"])
+
+
+def check_page(page: Page, address: str, width: int) -> None:
+    page.goto(address)
+    found = Axe().run(page).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == [], address
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, address

@@ -1,0 +1,406 @@
+"""The pages over HTTP: what they show, what their forms do, and how they say that something is
+wrong."""
+
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+from web_world import (
+    World,
+    add_job,
+    add_version,
+    client_of,
+    events,
+    full_world,
+    make_world,
+    score_some,
+    settings_in,
+)
+
+from app import jobs
+from app.db import reading, writing
+from app.main import create_app
+from app.tables import Job, Label, Project, Version
+
+HTMX = {"HX-Request": "true"}
+
+
+class Forms(HTMLParser):
+    """Every form of a page: its address and what it would send without a press of a button."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.found.append((given["action"], {}))
+        elif tag == "input" and self.found and "name" in given:
+            self.found[-1][1][given["name"]] = given.get("value", "")
+
+    def to(self, part: str) -> tuple[str, dict[str, str]]:
+        return next(form for form in self.found if part in form[0])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path, images=6)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Only looked at, never changed."""
+    return full_world(tmp_path_factory.mktemp("full"))
+
+
+def label(world: World, image_id: int) -> float | None:
+    with reading(world.engine) as session:
+        row = session.get(Label, (world.project_id, image_id))
+        return None if row is None else row.value
+
+
+# --- the first page ------------------------------------------------------------------------------
+
+
+def test_the_empty_first_page_says_what_to_do_first(tmp_path: Path) -> None:
+    client = client_of(create_app(settings_in(tmp_path)))
+    page = client.get("/").text
+    assert "Make the sample library" in page
+    assert [action for action, _ in Forms(page).found] == ["/demo", "/projects"]
+
+
+def test_the_sample_library_is_one_job_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    client = client_of(create_app(settings_in(tmp_path)))
+    first = client.post("/demo")
+    assert first.status_code == 303
+    assert client.post("/demo").headers["location"] == first.headers["location"]
+    assert "It is being made" in client.get("/").text
+
+
+def test_a_new_project_leads_to_adding_images(world: World) -> None:
+    answer = world.client.post("/projects", data={"name": "  City  photos "})
+    assert answer.status_code == 303
+    page = world.client.get(answer.headers["location"])
+    assert page.status_code == 200 and "City photos" in page.text
+
+
+@pytest.mark.parametrize(("name", "status"), [("anime", 409), ("", 422), ("a/b", 422)])
+def test_a_bad_project_name_gives_one_sentence_and_no_project(
+    world: World, name: str, status: int
+) -> None:
+    answer = world.client.post("/projects", data={"name": name})
+    assert answer.status_code == status and "name" in answer.text
+    with reading(world.engine) as session:
+        assert len(session.exec(select(Project)).all()) == 1
+
+
+# --- scoring -------------------------------------------------------------------------------------
+
+
+def test_a_score_without_a_script_is_saved_and_the_next_image_comes(world: World) -> None:
+    page = world.client.get(f"{world.at}/score").text
+    action, fields = Forms(page).to("/score")
+    answer = world.client.post(action, data=fields | {"value": "7"})
+    assert answer.status_code == 303
+    image_id = int(action.split("/")[4])
+    assert label(world, image_id) == 7
+    following = world.client.get(answer.headers["location"]).text
+    assert Forms(following).to("/score")[0] != action
+    assert "your score" in following
+
+
+def test_the_same_form_sent_twice_is_one_score(world: World) -> None:
+    action, fields = Forms(world.client.get(f"{world.at}/score").text).to("/score")
+    for _ in range(3):
+        assert world.client.post(action, data=fields | {"value": "4"}).status_code == 303
+    assert len(events(world)) == 1
+
+
+@pytest.mark.parametrize("value", ["11", "-1", "5.5", "", "ten", "NaN", "1e400"])
+def test_what_is_no_score_changes_nothing(world: World, value: str) -> None:
+    answer = world.client.post(f"{world.at}/images/1/score", data={"value": value})
+    assert answer.status_code == 422 and "from 0 to 10" in answer.text
+    assert events(world) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status"),
+    [
+        ("images/999/score", {"value": "5"}, 404),
+        ("images/1/score", {"value": "5", "queue": "best"}, 422),
+        ("images/1/score", {"value": "5", "origin": "import"}, 422),
+        ("images/1/score", {"value": "5", "expected": "many"}, 422),
+        ("images/99999999999999999999/score", {"value": "5"}, 404),
+        ("undo", {}, 404),
+    ],
+)
+def test_a_request_that_makes_no_sense_changes_nothing(
+    world: World, path: str, data: dict[str, str], status: int
+) -> None:
+    assert world.client.post(f"{world.at}/{path}", data=data).status_code == status
+    assert events(world) == []
+
+
+def test_two_tabs_get_one_score_and_one_answer_with_both_values(world: World) -> None:
+    fields = {"expected": "0", "origin": "queue"}
+    first = world.client.post(f"{world.at}/images/1/score", data=fields | {"value": "9"})
+    second = world.client.post(f"{world.at}/images/1/score", data=fields | {"value": "2"})
+    assert (first.status_code, second.status_code) == (303, 409)
+    assert "9 there, 2 here" in second.text
+    assert label(world, 1) == 9
+
+
+def test_undo_shows_the_image_again(world: World) -> None:
+    world.client.post(f"{world.at}/images/3/score", data={"value": "9"})
+    answer = world.client.post(f"{world.at}/undo", data={"queue": "mixed"})
+    assert label(world, 3) is None
+    page = world.client.get(answer.headers["location"]).text
+    assert Forms(page).to("/score")[0] == f"{world.at}/images/3/score"
+
+
+def test_the_page_of_an_empty_project_leads_to_adding(tmp_path: Path) -> None:
+    bare = make_world(tmp_path, images=0)
+    assert f'href="{bare.at}/add"' in bare.client.get(f"{bare.at}/score").text
+
+
+def test_a_page_that_waits_for_images_reloads_when_the_first_is_in(world: World) -> None:
+    answer = world.client.get(f"{world.at}/score/waiting", headers=HTMX)
+    assert answer.headers["hx-refresh"] == "true"
+    score_some(world, [5] * 6)
+    page = world.client.get(f"{world.at}/score").text
+    assert "Everything here is scored" in page
+    assert "hx-refresh" not in world.client.get(f"{world.at}/score/waiting").headers
+
+
+def test_many_people_writing_at_once_never_wait_for_each_other_forever(world: World) -> None:
+    """More writers than the server has threads: with the write lock held by a dependency, the
+    holder would wait for a thread and the threads for the lock."""
+    answers: list[int] = []
+
+    def write(number: int) -> None:
+        data = {"value": str(number % 11), "key": f"key-{number:04d}"}
+        path = f"{world.at}/images/{number % 6 + 1}/score"
+        answers.append(world.client.post(path, data=data).status_code)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(60)]
+    with world.client:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert answers == [303] * 60
+    assert len(events(world)) == 60
+
+
+# --- review --------------------------------------------------------------------------------------
+
+
+def test_review_shows_what_was_predicted_and_what_was_said(full: World) -> None:
+    page = full.client.get(f"{full.at}/review/false-positives").text
+    assert "picture-000.jpg" in page and "predicted <b>78" in page and "you said 2" in page
+    page = full.client.get(f"{full.at}/review/false-negatives").text
+    assert "picture-003.jpg" in page and "picture-000.jpg" not in page
+
+
+def test_a_correction_answers_with_the_card_and_an_undo(tmp_path: Path) -> None:
+    world = full_world(tmp_path)
+    path = f"{world.at}/images/1/score"
+    data = {"value": "8", "queue": "false-positives", "origin": "review"}
+    answer = world.client.post(path, data=data, headers=HTMX)
+    assert answer.status_code == 200 and "<html" not in answer.text
+    assert 'id="card-1"' in answer.text and 'hx-swap-oob="true"' in answer.text
+    action, fields = Forms(answer.text).to("/undo")
+    taken_back = world.client.post(action, data=fields, headers=HTMX)
+    assert "Taken back" in taken_back.text and label(world, 1) == 2
+
+
+def test_a_correction_without_a_script_comes_back_with_an_undo(tmp_path: Path) -> None:
+    world = full_world(tmp_path)
+    data = {"value": "8", "queue": "false-positives", "origin": "review"}
+    answer = world.client.post(f"{world.at}/images/1/score", data=data)
+    page = world.client.get(answer.headers["location"]).text
+    action, fields = Forms(page).to("/undo")
+    assert world.client.post(action, data=fields).status_code == 303
+    assert label(world, 1) == 2
+
+
+def test_review_before_the_first_version_says_what_to_do(world: World) -> None:
+    assert "Train a first version" in world.client.get(f"{world.at}/review/false-positives").text
+    assert world.client.get(f"{world.at}/review/best").status_code == 404
+
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+def test_the_versions_page_says_what_was_measured_on_what(full: World) -> None:
+    page = full.client.get(f"{full.at}/versions").text
+    assert "Measured on 60 hold-out images" in page
+    assert "1.22" in page and "1.08–1.60" in page
+    assert "Better than v1.0" in page
+
+
+def test_a_figure_that_is_only_out_of_fold_says_so(world: World) -> None:
+    metrics = {
+        "images": 40, "holdout": {"n": 0, "mae": None},
+        "out_of_fold": {"n": 40, "mae": 1.5, "mae_low": 1.2, "mae_high": 1.9, "fp_rate": 0.2,
+                        "fn_rate": None, "spearman": 0.5},
+    }  # fmt: skip
+    add_version(world, 0, {}, metrics=metrics, curve={})
+    page = world.client.get(f"{world.at}/versions").text
+    assert "Measured out-of-fold" in page and "there is no hold-out yet" in page
+
+
+def test_both_files_download_under_the_name_of_project_and_version(full: World) -> None:
+    answer = full.client.get("/versions/2/checkpoint")
+    assert answer.content == b"the head of v1.1"
+    assert 'filename="Anime-v1.1.safetensors"' in answer.headers["content-disposition"]
+    answer = full.client.get("/versions/2/config")
+    assert 'filename="Anime-v1.1.config.json"' in answer.headers["content-disposition"]
+
+
+def test_an_altered_file_is_not_handed_out(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+    version_id = add_version(world, 0, {})
+    (world.settings.checkpoints / "Anime-v1.0.safetensors").write_bytes(b"something else")
+    answer = world.client.get(f"/versions/{version_id}/checkpoint")
+    assert answer.status_code >= 400 and b"something else" not in answer.content
+
+
+def test_activating_moves_the_mark(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+    first, second = add_version(world, 0, {}), add_version(world, 1, {})
+    assert world.client.post(f"/versions/{first}/activate").status_code == 303
+    with reading(world.engine) as session:
+        rows = session.exec(select(Version.id).where(Version.active)).all()
+    assert rows == [first] != [second]
+
+
+def test_train_queues_one_job_and_shows_it(world: World) -> None:
+    score_some(world, [1, 9, 5, 3])
+    answer = world.client.post(f"{world.at}/train", data={"note": "first"}, headers=HTMX)
+    assert 'id="training"' in answer.text and "<html" not in answer.text
+    assert "waiting for the worker" in answer.text
+    page = world.client.get(f"{world.at}/versions").text
+    assert 'http-equiv="refresh"' in page  # without a script
+    with reading(world.engine) as session:
+        (job,) = session.exec(select(Job).where(Job.kind == "train")).all()
+    assert job.payload["note"] == "first"
+
+
+def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:
+    page = world.client.post(f"{world.at}/train")
+    toast = world.client.post(f"{world.at}/train", headers=HTMX)
+    assert page.status_code == toast.status_code == 409
+    assert "nothing to learn from" in page.text and "nothing to learn from" in toast.text
+    assert "<html" not in toast.text and toast.headers["hx-reswap"] == "none"
+    program = world.client.post(f"/api/v1{world.at}/train", json={})
+    assert "nothing to learn from" in program.json()["error"]
+    with reading(world.engine) as session:
+        assert session.exec(select(Job)).all() == []
+
+
+def test_a_running_training_shows_its_bar_rate_and_time_left(world: World) -> None:
+    job_id = add_job(world)
+    page = world.client.get(f"{world.at}/versions/training?job_id={job_id}").text
+    assert 'value="640"' in page and "120 a second" in page and "11" in page and "<svg" in page
+    with writing(world.engine) as session:
+        jobs.get(session, job_id).state = "done"
+    answer = world.client.get(f"{world.at}/versions/training?job_id={job_id}")
+    assert answer.headers["hx-refresh"] == "true"
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_job_says_what_is_safe_and_can_be_retried(world: World) -> None:
+    job_id = add_job(world, "failed", error="The disk is full.")
+    page = world.client.get(f"/jobs/{job_id}").text
+    assert "The disk is full." in page and "Your scores" in page and "fitting fold 1 of 5" in page
+    assert world.client.post(f"/jobs/{job_id}/retry").status_code == 303
+    assert world.client.post(f"/jobs/{job_id}/retry").status_code == 409
+    with reading(world.engine) as session:
+        assert jobs.get(session, job_id).state == "queued"
+
+
+def test_cancel_stops_a_waiting_job_and_asks_a_running_one(world: World) -> None:
+    waiting, running = add_job(world, "queued"), add_job(world, "running")
+    assert "cancelled" in world.client.post(f"/jobs/{waiting}/cancel", headers=HTMX).text
+    assert "Stopping" in world.client.post(f"/jobs/{running}/cancel", headers=HTMX).text
+    assert world.client.get("/jobs/99").status_code == 404
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_settings_are_kept(world: World) -> None:
+    data = {
+        "name": "Toons",
+        "threshold": "62,5 %",
+        "recipe": "ridge",
+        "show_prediction_first": "true",
+    }
+    answer = world.client.post(f"{world.at}/settings", data=data)
+    page = world.client.get(answer.headers["location"]).text
+    assert "Settings saved" in page and 'value="62.5"' in page and 'value="Toons"' in page
+    with reading(world.engine) as session:
+        project = world.project(session)
+        assert project.threshold == 0.625 and project.show_prediction_first
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"threshold": "0"}, {"threshold": "100"}, {"threshold": "nan"}, {"threshold": "half"},
+     {"name": ""}, {"name": "a/b"}, {"name": "x" * 81}, {"recipe": "magic"}],
+)  # fmt: skip
+def test_bad_settings_change_nothing(world: World, fields: dict[str, str]) -> None:
+    data = {"name": "Anime", "threshold": "50", "recipe": "auto"} | fields
+    assert world.client.post(f"{world.at}/settings", data=data).status_code == 422
+    with reading(world.engine) as session:
+        project = world.project(session)
+        assert (project.name, project.threshold, project.recipe) == ("Anime", 0.5, "auto")
+
+
+# --- what holds for all --------------------------------------------------------------------------
+
+
+def test_no_page_has_an_inline_script_or_style(full: World) -> None:
+    paths = ["/", f"{full.at}/score", f"{full.at}/review/false-positives", f"{full.at}/versions",
+             f"{full.at}/add", f"{full.at}/settings", "/jobs", "/jobs/1", "/nothing"]  # fmt: skip
+    for path in paths:
+        text = full.client.get(path).text
+        assert " style=" not in text and "<style" not in text and " onclick" not in text, path
+        assert text.count("<script") == text.count("<script src="), path
+        assert "hx-on" not in text and "js:" not in text, path
+
+
+def test_an_unknown_page_is_a_404_in_every_form(world: World) -> None:
+    assert "no such page" in world.client.get("/nothing").text
+    assert world.client.get("/projects/x/score").status_code == 404
+    assert world.client.get("/projects/99/score").status_code == 404
+    assert world.client.get("/api/v1/nothing").json()["error"] == "There is no such page."
+    assert world.client.get("/projects").status_code == 405
+
+
+def test_a_busy_database_is_a_503_that_keeps_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.BUSY_SECONDS", 0.05)
+    other = make_engine_with_short_wait(world)
+    world.app.state.engine = other
+    with reading(world.engine) as session:
+        session.connection().exec_driver_sql("ROLLBACK")
+        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        answer = world.client.post(f"{world.at}/images/1/score", data={"value": "5"})
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
+    assert "nothing was saved" in answer.text
+    assert events(world) == []
+
+
+def make_engine_with_short_wait(world: World) -> object:
+    from app.db import make_engine
+
+    return make_engine(world.settings)

@@ -1,0 +1,231 @@
+"""A small real world for the tests of the pages: a migrated SQLite file, pictures drawn on the
+spot, and rows as the jobs would have left them."""
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from PIL import Image as Picture
+from PIL import ImageDraw
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from app import projects, scores
+from app.config import Settings
+from app.db import reading, writing
+from app.files import THUMB, VIEW, make_thumbnails, thumb_path
+from app.main import create_app
+from app.migrate import migrate
+from app.tables import (
+    Collection,
+    CollectionImage,
+    EncoderRow,
+    Image,
+    Job,
+    JobLog,
+    Prediction,
+    Project,
+    Version,
+    now,
+)
+
+ORIGIN = "http://localhost"
+OWN_PAGE = {"Origin": ORIGIN}
+
+
+@dataclass
+class World:
+    settings: Settings
+    app: FastAPI
+    engine: Engine
+    client: TestClient
+    project_id: int
+
+    def project(self, session: Session) -> Project:
+        return projects.get(session, self.project_id)
+
+    @property
+    def at(self) -> str:
+        return f"/projects/{self.project_id}"
+
+
+def settings_in(home: Path, **fields: object) -> Settings:
+    return Settings(_env_file=None, home=home, min_free_gb=0, **fields)
+
+
+def client_of(app: FastAPI, **kwargs: object) -> TestClient:
+    """A browser on our own pages: same-origin, and it does not follow redirects."""
+    return TestClient(
+        app, base_url=ORIGIN, headers=OWN_PAGE, follow_redirects=False,
+        raise_server_exceptions=False, **kwargs,
+    )  # fmt: skip
+
+
+def make_world(home: Path, images: int = 12, **fields: object) -> World:
+    """An application with one project, “Anime”, and so many images in its pool."""
+    settings = settings_in(home, **fields)
+    settings.make_folders()
+    shutil.copy(migrated(), settings.root / "tastemaker.db")
+    app = create_app(settings)
+    engine = app.state.engine
+    with writing(engine) as session:
+        project = projects.create(session, "Anime", holdout_share=0.0)
+        collection = Collection(name="Pictures")
+        session.add(collection)
+        session.flush()
+        projects.add_collection(session, project, collection)
+        for number in range(images):
+            add_image(session, settings, collection, number)
+        project_id = project.id
+    return World(settings, app, engine, client_of(app), project_id)
+
+
+@lru_cache(maxsize=1)
+def migrated() -> Path:
+    """A database of the newest schema with nothing in it, made once: migrating takes longer than
+    most tests."""
+    settings = settings_in(Path(tempfile.mkdtemp(prefix="tastemaker-tests-")))
+    migrate(settings).dispose()  # the last connection to close folds the log into the file
+    return settings.root / "tastemaker.db"
+
+
+def add_image(session: Session, settings: Settings, collection: Collection, number: int) -> Image:
+    sha256 = hashlib.sha256(f"picture {number}".encode()).hexdigest()
+    image = Image(
+        sha256=sha256, kind="file", name=f"picture-{number:03d}.jpg", format="JPEG", width=960,
+        height=640, bytes=1000 + number, source_group=sha256[:16],
+    )  # fmt: skip
+    session.add(image)
+    session.flush()
+    session.add(CollectionImage(collection_id=collection.id, image_id=image.id))
+    for size, content in thumbnails(number):
+        path = thumb_path(settings.thumbs, sha256, size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return image
+
+
+@lru_cache(maxsize=64)
+def thumbnails(number: int) -> tuple[tuple[int, bytes], ...]:
+    """(size, WebP) of a picture, drawn once."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_thumbnails(drawn(number), Path(folder), "0" * 64)
+        return tuple((s, thumb_path(Path(folder), "0" * 64, s).read_bytes()) for s in (THUMB, VIEW))
+
+
+def drawn(number: int) -> Picture.Image:
+    """A landscape of sorts, in a colour of its own."""
+    hue = (37 * number) % 360
+    size = (960, 640) if number % 3 else (640, 900)
+    picture = Picture.new("RGB", size, f"hsl({hue}, 40%, 55%)")
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, size[1] * 0.65, *size), fill=f"hsl({(hue + 60) % 360}, 35%, 35%)")
+    pen.ellipse((size[0] * 0.6, 60, size[0] * 0.6 + 140, 200), fill=f"hsl({hue}, 80%, 85%)")
+    return picture
+
+
+def score_some(world: World, values: list[int], first: int = 1) -> None:
+    with writing(world.engine) as session:
+        project = world.project(session)
+        person = projects.annotator(session, world.settings.annotator)
+        for image_id, value in enumerate(values, first):
+            scores.record(session, project, image_id, person, "set", value, origin="queue")
+
+
+def add_version(world: World, minor: int, predicted: dict[int, float], **fields: object) -> int:
+    """A published version whose out-of-fold predictions are `predicted` (image id → 0–1)."""
+    measured = {
+        "n": 60, "mae": 1.32 - minor / 10, "mae_low": 1.08, "mae_high": 1.6, "spearman": 0.71,
+        "fp_rate": 0.18, "fn_rate": 0.22,
+    }  # fmt: skip
+    metrics = {
+        "images": 240 + 80 * minor,
+        "holdout": measured,
+        "out_of_fold": measured,
+        "label_histogram": [2, 5, 14, 25, 31, 36, 44, 38, 22, 14, 9],
+        "prediction_histogram": [
+            0, 1, 3, 9, 14, 22, 30, 41, 55, 61, 66, 58, 40, 31, 22, 12, 6, 2, 0, 0,
+        ],
+        "versus_parent": None if minor == 0 else {
+            "verdict": "better", "difference": -0.1, "low": -0.18, "high": -0.02, "n": 60,
+        },
+        "aside": 0,
+    }  # fmt: skip
+    steps = list(range(0, 2001, 100))
+    curve = {
+        "step": steps,
+        "train": [0.3 * 0.9**i + 0.06 for i in range(len(steps))],
+        "validation": [0.26 * 0.9**i + 0.11 for i in range(len(steps))],
+        "lr": [1e-4] * len(steps),
+    }
+    name = f"Anime-v1.{minor}.safetensors"
+    content = f"the head of v1.{minor}".encode()
+    (world.settings.checkpoints / name).write_bytes(content)
+    (world.settings.checkpoints / f"Anime-v1.{minor}.config.json").write_text('{"arch": "score"}')
+    with writing(world.engine) as session:
+        encoder = session.get(EncoderRow, 1) or EncoderRow(
+            fingerprint="a" * 64, name="efficientnet_lite0/bundled", dim=1280
+        )
+        session.add(encoder)
+        session.flush()
+        row = Version(
+            project_id=world.project_id, minor=minor, state="ready", active=minor == 1,
+            made_by=f"test {minor}", encoder_id=encoder.id, file=name,
+            sha256=hashlib.sha256(content).hexdigest(), bytes=len(content),
+            recipe={"name": "city96", "samples": 100_000, "learning_rate": 0.0001},
+            activation="better than v1.0", parent_id=1 if minor else None,
+            **{"event_high": 0, "metrics": metrics, "curve": curve, **fields},
+        )  # fmt: skip
+        session.add(row)
+        session.flush()
+        for image_id, score in predicted.items():
+            session.add(
+                Prediction(
+                    version_id=row.id, image_id=image_id, score=score, out_of_fold=score,
+                    uncertainty=0.1,
+                )
+            )  # fmt: skip
+        return row.id
+
+
+def add_job(world: World, state: str = "running", kind: str = "train", **fields: object) -> int:
+    with writing(world.engine) as session:
+        values = {
+            "project_id": world.project_id, "done": 640, "total": 2000, "rate": 120.0,
+            "message": "fitting fold 2 of 5", "attempts": 1, "started_at": now(),
+            "curve": {"step": [0, 1, 2], "train": [0.3, 0.2, 0.15], "validation": [0.3, 0.22, 0.2]},
+        }  # fmt: skip
+        job = Job(kind=kind, title="Train “Anime”", state=state, **(values | fields))
+        session.add(job)
+        session.flush()
+        for line in ("read 240 labels", "fitting fold 1 of 5", "fitting fold 2 of 5"):
+            session.add(JobLog(job_id=job.id, line=line))
+        return job.id
+
+
+def full_world(home: Path, **fields: object) -> World:
+    """Scores, two versions, mistakes of both kinds, a finished and a failed job."""
+    world = make_world(home, images=30, **fields)
+    score_some(world, [2, 3, 8, 9, 1, 7, 6, 5, 4, 10, 0, 6, 7, 2, 8, 5, 5, 6, 3, 7, 4])
+    wrong = {1: 0.78, 2: 0.66, 3: 0.31, 4: 0.22, 5: 0.71}
+    predicted = {image_id: wrong.get(image_id, 0.5) for image_id in range(1, 31)}
+    add_version(world, 0, {})
+    add_version(world, 1, predicted, event_high=21)
+    add_job(world, "done", result={"version": "v1.1"}, finished_at=now(), rate=0.0)
+    return world
+
+
+def events(world: World) -> list[tuple[int, str, int | None]]:
+    """(image id, kind, value) of everything said, oldest first."""
+    from sqlmodel import select
+
+    from app.tables import ScoreEvent
+
+    with reading(world.engine) as session:
+        rows = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()
+    return [(row.image_id, row.kind, row.value) for row in rows]
