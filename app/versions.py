@@ -16,11 +16,12 @@ from typing import Any
 
 from sqlmodel import Session, col, delete, func, select, update
 
+from app import jobs
 from app.config import Settings
 from app.errors import Conflict, NotFound
 from app.faults import reach
 from app.files import publish_exclusive, require_free_space, sha256_of, sync_folder, write_atomic
-from app.tables import EncoderRow, Prediction, Project, Version, VersionLabel, now
+from app.tables import EncoderRow, Job, Prediction, Project, Version, VersionLabel, now
 from app.work import Work
 
 # --- finding -----------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def verify(settings: Settings, version: Version) -> Path:
 
 def base_name(project: Project) -> str:
     """The project's name as the first part of its file names."""
-    return re.sub(r"[^\w.-]+", "-", project.name, flags=re.ASCII).strip("-.") or "Project"
+    return re.sub(r"[^\w.]+", "-", project.name, flags=re.ASCII).strip("-.") or "Project"
 
 
 # --- publishing --------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ def begin(
         version = session.exec(select(Version).where(Version.made_by == made_by)).first()
         if version is not None:
             return version
+        _forget_given_up(session, project_id)
         major = session.exec(
             select(func.max(Version.major)).where(Version.project_id == project_id)
         ).one()
@@ -151,6 +153,17 @@ def begin(
             session.add(VersionLabel(version_id=version.id, **label))
     reach("publish.begun")
     return version
+
+
+def _forget_given_up(session: Session, project_id: int) -> None:
+    """Remove the rows of jobs that ended without a version, so that they leave no gap in the
+    numbers. Such a job, if it is tried again, begins anew."""
+    building = select(Version).where(Version.project_id == project_id, Version.state == "building")
+    for version in session.exec(building).all():
+        job = session.get(Job, int(version.made_by.split()[1].rstrip(":")))
+        if job is None or job.state in jobs.FINISHED:
+            session.delete(version)
+    session.flush()
 
 
 def write_file(

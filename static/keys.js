@@ -73,35 +73,32 @@ function scoring(page) {
   let last = 0, sending = false, asking = false, pause = 500;
 
   function picture(card) {
-    if (!pictures.has(card.image_id)) {
-      const image = card.view ? new Image() : document.createElement("p");
-      image.dataset.image = card.image_id;
-      if (card.view) {
-        image.alt = card.name;
-        image.src = card.view;
-        image.ready = image.decode().then(() => true, () => false);
-      } else {
-        image.className = "no-pixels";
-        image.textContent = "A vector without a picture";
-        image.ready = Promise.resolve(true);
-      }
-      image.ready.then((ok) => { image.good = ok; });
-      pictures.set(card.image_id, image);
-    }
-    return pictures.get(card.image_id);
+    if (pictures.has(card.image_id)) return pictures.get(card.image_id);
+    const image = card.view ? new Image() : document.createElement("p");
+    image.dataset.image = card.image_id;
+    if (card.view) Object.assign(image, { alt: card.name, src: card.view });
+    else Object.assign(image, { className: "no-pixels", textContent: "A vector without a picture" });
+    image.ready = card.view ? image.decode().then(() => true, () => false) : Promise.resolve(true);
+    image.ready.then((ok) => { image.good = ok; });
+    pictures.set(card.image_id, image);
+    return image;
   }
 
   function show() {
     const card = cards[0];
     seen = null;
-    if (!card) return empty();
+    if (!card) {
+      stage.replaceChildren();
+      return outbox.all(project).length || refill(true);
+    }
     const image = picture(card);
     stage.replaceChildren(image);
     if (image.good) seen = card;
     else image.ready.then((ok) => {
       if (cards[0] !== card) return;
-      if (ok) seen = card;
-      else retryPicture(card, image);
+      if (ok) return void (seen = card);
+      image.alt = "This picture cannot be loaded. Trying again; you can skip it.";
+      setTimeout(() => pictures.delete(card.image_id) && cards[0] === card && show(), 2000);
     });
     describe(card);
     cards.slice(1, 1 + DECODED).forEach(picture);
@@ -109,15 +106,6 @@ function scoring(page) {
       if (!cards.slice(0, 1 + DECODED).some((held) => held.image_id === id)) pictures.delete(id);
     }
     refill();
-  }
-
-  function retryPicture(card, image) {
-    image.alt = "This picture cannot be loaded. Trying again; you can skip it.";
-    setTimeout(() => {
-      if (cards[0] !== card) return;
-      pictures.delete(card.image_id);
-      show();
-    }, 2000);
   }
 
   function describe(card) {
@@ -137,24 +125,14 @@ function scoring(page) {
 
   /* Blind first: what the model thought, and why the image was shown, come after the key. */
   function showPrevious(card, value) {
-    const thumb = byId("previous-picture"), score = byId("previous-score");
+    const thumb = byId("previous-picture"), chip = document.createElement("span");
     byId("previous").hidden = false;
     thumb.hidden = !card.thumb;
     if (card.thumb) thumb.src = card.thumb;
-    if (value === null) score.textContent = "skipped";
-    else {
-      const chip = document.createElement("span");
-      chip.className = `chip r${value}`;
-      chip.textContent = value;
-      score.replaceChildren(chip, " your score");
-    }
+    Object.assign(chip, { className: `chip r${value}`, textContent: value });
+    byId("previous-score").replaceChildren(...(value === null ? ["skipped"] : [chip, " your score"]));
     byId("previous-said").textContent = prediction(card);
     byId("previous-reason").textContent = card.reason;
-  }
-
-  function empty() {
-    stage.replaceChildren();
-    if (outbox.all(project).length === 0) refill(true);
   }
 
   /* Keep some cards in hand. Without any left, and nothing more to score, the server's page says
@@ -176,20 +154,19 @@ function scoring(page) {
     } catch { /* not reachable: the outbox says so */ } finally { asking = false; }
   }
 
-  function stamp() { return (last = Math.max(last + 1, Date.now())); }
-
   function put(entry) {
-    outbox.put({ ...entry, project, key: newKey(), at: stamp() });
-    send();
+    const key = newKey();
+    last = Math.max(last + 1, Date.now());
+    outbox.put({ ...entry, project, key, at: last });
+    return key;
   }
 
   function say(kind, value) {
     const card = kind === "skip" ? cards[0] : seen;
     if (!card) return;
-    const entry = { kind, value, project, key: newKey(), at: stamp(), image_id: card.image_id,
-      expected: card.event_id, queue, origin: card.origin, reason: card.reason };
-    outbox.put(entry);
-    said.push({ card, key: entry.key });
+    const { image_id, event_id: expected, origin, reason } = card;
+    const key = put({ kind, value, image_id, expected, queue, origin, reason });
+    said.push({ card, key });
     cards.shift();
     showPrevious(card, value);
     show();
@@ -198,10 +175,12 @@ function scoring(page) {
 
   function undo() {
     const back = said.pop();
-    if (!back) return put({ kind: "undo" });
-    cards.unshift(back.card);
-    show();
-    put({ kind: "undo", of: back.key, event_id: back.event_id ?? null });
+    put({ kind: "undo", of: back?.key, event_id: back?.event_id });
+    if (back) {
+      cards.unshift(back.card);
+      show();
+    }
+    send();
   }
 
   /* Send the outbox, oldest first; what is refused for good is dropped and told. */
@@ -225,9 +204,8 @@ function scoring(page) {
   /* Whether the entry is settled: saved, or refused for good. */
   async function post(entry) {
     const undoing = entry.kind === "undo";
-    const { key, kind, value, image_id, expected, queue, origin, reason, event_id } = entry;
-    const body = undoing ? { key, event_id: event_id ?? null }
-      : { key, kind, value, image_id, expected, queue, origin, reason };
+    const { project, at, of, event_id, ...rest } = entry;
+    const body = undoing ? { key: entry.key, event_id } : rest;
     let answer, told;
     try {
       answer = await fetch(`${api}/${undoing ? "undo" : "scores"}`, {
@@ -235,6 +213,7 @@ function scoring(page) {
       });
       told = await answer.json();
     } catch { return false; }
+    if (answer.status === 401) tell(told.error, "Sign in in another tab; the scores wait here.");
     if (answer.status === 401 || answer.status === 429 || answer.status >= 500) return false;
     if (answer.ok) settled(entry, told);
     else {
@@ -287,10 +266,10 @@ function scoring(page) {
     event.preventDefault();
     say("set", Number(event.submitter.value));
   });
-  byId("skip").addEventListener("submit", (event) => { event.preventDefault(); say("skip", null); });
-  byId("undo").addEventListener("submit", (event) => { event.preventDefault(); undo(); });
-  addEventListener("online", send);
-  addEventListener("pageshow", send);
+  for (const [form, act] of [["skip", () => say("skip", null)], ["undo", undo]]) {
+    byId(form).addEventListener("submit", (event) => { event.preventDefault(); act(); });
+  }
+  for (const moment of ["online", "pageshow"]) addEventListener(moment, send);
   show();
   count();
 }
@@ -305,8 +284,7 @@ function reviewing(grid) {
     return key === "ArrowDown" ? at + columns : key === "ArrowUp" ? at - columns : null;
   };
   document.addEventListener("keydown", (event) => {
-    if (event.repeat && !event.key.startsWith("Arrow")) return;
-    if (typing(event.target)) return;
+    if (typing(event.target) || (event.repeat && !event.key.startsWith("Arrow"))) return;
     const cards = [...grid.querySelectorAll("[data-card]")];
     const card = event.target.closest("[data-card]");
     const value = scoreOf(event);

@@ -1,10 +1,11 @@
-/* The upload form of the Add page: the same form, sent with a bar, a rate and an ETA. */
+/* The upload form of the Add page: the same form, sent with a bar, a rate and an ETA.
+   `byId` and `tell` are those of keys.js. */
 "use strict";
 
 function uploading(form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const bar = document.getElementById("upload-progress"), begun = Date.now(), request = new XMLHttpRequest();
+    const bar = byId("upload-progress"), begun = Date.now(), request = new XMLHttpRequest();
     const [meter, text] = [bar.querySelector("progress"), bar.querySelector("p")];
     bar.hidden = false;
     request.upload.onprogress = ({ loaded, total }) => {
@@ -30,14 +31,4 @@ function uploading(form) {
   });
 }
 
-/* A toast, as the server would have sent it. */
-function tell(text, hint = "") {
-  const box = document.createElement("div");
-  const line = document.createElement("p");
-  box.className = "toast wrong";
-  line.textContent = `${text} ${hint}`;
-  box.append(line);
-  document.getElementById("toast").replaceChildren(box);
-}
-
-uploading(document.getElementById("upload"));
+uploading(byId("upload"));

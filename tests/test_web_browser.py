@@ -241,6 +241,23 @@ def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_undone_from_the_t
         expect(page.locator(f"#card-{image_id} .verdict")).not_to_contain_text("8")
 
 
+def test_pictures_are_sent_with_a_bar_and_a_refusal_keeps_the_page(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path / "home", images=0, max_upload_mb=1)
+    small, big = tmp_path / "small.png", tmp_path / "big.png"
+    small.write_bytes(b"x" * 1000)
+    big.write_bytes(b"x" * (2**20 + 1))
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/add")
+        page.set_input_files("input[type=file]", big)
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#toast")).to_contain_text("larger than the 1 MB allowed")
+        page.set_input_files("input[type=file]", small)
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_text("The first images are on their way")).to_be_visible()
+
+
 def test_names_with_markup_are_inert(chromium: Browser, tmp_path: Path) -> None:
     world = make_world(tmp_path, images=2)
     from app.db import writing

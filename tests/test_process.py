@@ -1,0 +1,69 @@
+"""Processes and packaging: the web process stays light, a wheel works away from its checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import environment
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
+    program = """
+import sys, json
+from fastapi.testclient import TestClient
+from app.config import Settings
+from app.main import create_app
+client = TestClient(create_app(Settings()), base_url="http://localhost",
+                    headers={"Origin": "http://localhost"})
+made = client.post("/api/v1/projects", json={"name": "light"})
+assert made.status_code == 201, made.text
+for page in ("/", "/projects/1/score", "/projects/1/review/false-positives",
+             "/projects/1/versions", "/projects/1/add", "/projects/1/settings", "/jobs"):
+    assert client.get(page).status_code == 200, page
+client.post("/demo")
+client.post("/projects/1/train")
+print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "sklearn", "skimage")
+                  if m in sys.modules]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment(tmp_path / "home"), cwd=ROOT,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == []
+
+
+@pytest.mark.slow
+def test_a_wheel_serves_its_pages_outside_the_checkout(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("tastemaker-*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    program = """
+from pathlib import Path
+import app
+assert Path(app.__file__).is_relative_to(Path.cwd()), app.__file__
+from fastapi.testclient import TestClient
+from app.config import Settings
+from app.main import create_app
+client = TestClient(create_app(Settings()), base_url="http://localhost")
+assert client.get("/").status_code == 200
+assert client.get("/static/app.css").status_code == 200
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(tmp_path / "home", PYTHONPATH=str(site)) | {"PATH": os.environ["PATH"]},
+        cwd=site, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr

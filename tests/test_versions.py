@@ -1,0 +1,441 @@
+"""A version is old or new, never in between, and its numbers are those of its file."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from app import db, doctor, embeddings, jobs, projects, retraining, scores, versions
+from app.config import Settings
+from app.errors import Conflict, NotFound, NotTrainable
+from app.migrate import migrate
+from app.tables import Image, Label, Prediction, Project, Version, VersionLabel
+from tests.conftest import add_images, environment, forward
+
+POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
+
+# Runs train jobs named on its input, each in a fork of its own that a fault may kill. The fork is
+# made after the imports and before any arithmetic, so it starts at once and shares nothing.
+FORGE = """
+import os, sys
+from pathlib import Path
+import app.heads, app.metrics, app.training
+from app import db, faults, retraining
+from app.config import Settings
+from tests.conftest import work_on
+print("ready", flush=True)
+for line in sys.stdin:
+    home, job_id, fault = line.split()
+    child = os.fork()
+    if child == 0:
+        faults._wanted = "" if fault == "-" else fault
+        settings = Settings(home=Path(home), min_free_gb=0, _env_file=None)
+        engine = db.make_engine(settings)
+        result = retraining.run(work_on(settings, engine, int(job_id)))
+        print(result["version"], flush=True)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        print("killed" if os.WIFSIGNALED(status) else "crashed", flush=True)
+"""
+
+
+class Home:
+    """One home folder with the sample project, and its open database."""
+
+    def __init__(self, root: Path) -> None:
+        self.settings = Settings(home=root, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+        self.engine: Engine = migrate(self.settings)
+
+    def project(self, session: Session) -> Project:
+        return projects.named(session, "Sample")
+
+    def request(self) -> int:
+        with db.writing(self.engine) as session:
+            return retraining.request_training(session, self.settings, self.project(session)).id
+
+    def hand_back(self) -> None:
+        """What a worker does when it starts."""
+        with db.writing(self.engine) as session:
+            jobs.requeue_orphans(session, counts=False)
+
+    def listed(self) -> list[str]:
+        with db.reading(self.engine) as session:
+            return [v.number for v in versions.listing(session, self.project(session))]
+
+    def get(self, number: str) -> Version:
+        with db.reading(self.engine) as session:
+            return versions.named(session, self.project(session), number)
+
+    def damage(self) -> list[str]:
+        return [f.what for f in doctor.examine(self.settings) if f.level == "damage"]
+
+    def predictions(self, number: str) -> dict[int, Prediction]:
+        version = self.get(number)
+        with db.reading(self.engine) as session:
+            rows = session.exec(select(Prediction).where(Prediction.version_id == version.id))
+            return {row.image_id: row for row in rows}
+
+    def saw(self, number: str) -> dict[int, tuple[float, str, int | None]]:
+        """The labels a version saw: image id -> value, side, fold."""
+        version = self.get(number)
+        with db.reading(self.engine) as session:
+            rows = session.exec(select(VersionLabel).where(VersionLabel.version_id == version.id))
+            return {row.image_id: (row.value, row.side, row.fold) for row in rows}
+
+    def matrix(self) -> tuple[list[int], np.ndarray]:
+        with db.reading(self.engine) as session:
+            ids, x = embeddings.project_matrix(session, self.project(session))
+        return ids.tolist(), x.astype(np.float32)
+
+    def tensors(self, number: str) -> dict[str, np.ndarray]:
+        return load_file(versions.verify(self.settings, self.get(number)))
+
+
+class Forge:
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, cwd=Path(__file__).parent.parent, env=environment(Path("unused")),
+        )  # fmt: skip
+        assert self._answer() == "ready"
+
+    def run(self, home: Home, job_id: int, fault: str = "-") -> str:
+        assert self.process.stdin is not None
+        print(home.settings.root, job_id, fault, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def train(self, home: Home) -> str:
+        return self.run(home, home.request())
+
+
+@pytest.fixture(scope="module")
+def forge() -> Iterator[Forge]:
+    forge = Forge()
+    yield forge
+    forge.process.stdin.close()  # type: ignore[union-attr]
+    forge.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    forge: Forge, sample_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Home]:
+    """The sample project after one more training that nothing disturbed. Read only."""
+    root = tmp_path_factory.mktemp("undisturbed") / "home"
+    shutil.copytree(sample_home, root)
+    home = Home(root)
+    assert forge.train(home) == "v1.2"
+    yield home
+    home.engine.dispose()
+
+
+@pytest.fixture
+def home(sample: Path) -> Iterator[Home]:
+    home = Home(sample)
+    yield home
+    home.engine.dispose()
+
+
+# --- killed while publishing -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_of_publishing_it_ends_as_if_nothing_had_happened(
+    home: Home, forge: Forge, undisturbed: Home
+) -> None:
+    job_id = home.request()
+    with db.writing(home.engine) as session:  # said while it trains: not of this version
+        person = projects.annotator(session, "me")
+        image = session.exec(select(Image.id)).first()
+        assert image is not None
+        scores.record(session, home.project(session), image, person, "set", 0)
+    for point in POINTS:
+        assert forge.run(home, job_id, f"publish.{point}") == "killed", point
+        there = home.listed()
+        if point == "ready":
+            assert there == ["v1.2", "v1.1", "v1.0"]
+        else:
+            assert there == ["v1.1", "v1.0"], f"half a version is shown after {point}"
+            assert home.get("active").number == "v1.1"
+            with pytest.raises(NotFound):
+                home.get("v1.2")
+        versions.verify(home.settings, home.get("active"))
+        assert home.damage() == []
+        home.hand_back()
+    assert forge.run(home, job_id) == "v1.2"
+    assert home.listed() == ["v1.2", "v1.1", "v1.0"]
+
+    ours, theirs = home.get("v1.2"), undisturbed.get("v1.2")
+    assert home.saw("v1.2") == undisturbed.saw("v1.2")
+    assert ours.metrics == theirs.metrics
+    assert ours.sha256 == theirs.sha256
+    assert (ours.active, ours.activation, ours.event_high) == (
+        theirs.active, theirs.activation, theirs.event_high,
+    )  # fmt: skip
+    mine, others = home.predictions("v1.2"), undisturbed.predictions("v1.2")
+    assert {i: (p.score, p.out_of_fold, p.uncertainty) for i, p in mine.items()} == {
+        i: (p.score, p.out_of_fold, p.uncertainty) for i, p in others.items()
+    }
+    folder = versions.checkpoint_path(home.settings, ours).parent
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"Sample-v1.{minor}.{end}" for minor in range(3) for end in ("config.json", "safetensors")
+    ), "something was left behind"
+
+
+@pytest.mark.slow
+def test_a_file_that_a_killed_attempt_left_behind_is_not_taken_for_the_version(
+    home: Home, forge: Forge, undisturbed: Home
+) -> None:
+    left = home.settings.checkpoints / home.get("v1.1").file.replace("v1.1", "v1.2")
+    left.write_bytes(b"half of something")
+    part = left.with_name(f".{left.name}.1.part")
+    part.write_bytes(b"half of something else")
+    assert forge.train(home) == "v1.2"
+    assert home.get("v1.2").sha256 == undisturbed.get("v1.2").sha256
+    assert not part.exists()
+    assert home.damage() == []
+
+
+# --- what a version says of itself -------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["v1.0", "v1.1", "v1.2"])
+def test_predictions_and_metrics_are_those_of_the_exported_file(
+    undisturbed: Home, number: str
+) -> None:
+    tensors = undisturbed.tensors(number)
+    assert len(tensors) == 16
+    ids, x = undisturbed.matrix()
+    said = dict(zip(ids, forward(tensors, x).tolist(), strict=True))
+    stored = undisturbed.predictions(number)
+    assert stored.keys() == said.keys(), "every image of the project is predicted"
+    assert max(abs(stored[i].score - said[i]) for i in ids) < 1e-5
+
+    labels = undisturbed.saw(number)
+    holdout = {i: value / 10 for i, (value, side, _) in labels.items() if side == "holdout"}
+    version = undisturbed.get(number)
+    measured = version.metrics["holdout"]
+    assert measured["n"] == len(holdout) > 20
+    errors = [abs(said[i] - y) for i, y in holdout.items()]
+    assert measured["mae"] == pytest.approx(10 * np.mean(errors), abs=1e-4)
+    passed = {i for i in holdout if said[i] >= 0.5}
+    liked = {i for i in holdout if holdout[i] >= 0.5}
+    assert measured["fp_rate"] == pytest.approx(len(passed - liked) / len(passed))
+    assert measured["fn_rate"] == pytest.approx(len(liked - passed) / len(liked))
+    assert measured["mae_low"] < measured["mae"] < measured["mae_high"]
+    assert version.metrics["images"] == sum(side == "train" for _, side, _ in labels.values())
+
+
+@pytest.mark.slow
+def test_the_sidecar_and_the_metadata_name_the_encoder_and_the_version(undisturbed: Home) -> None:
+    version = undisturbed.get("v1.2")
+    config = json.loads(versions.config_path(undisturbed.settings, version).read_text())
+    assert (config["name"], config["rev"], config["labels"]) == ("Sample", "v1.2", None)
+    assert config["model_params"] == {"features": 1280, "hidden": 1024, "outputs": 1}
+    assert config["sha256"] == version.sha256
+    with db.reading(undisturbed.engine) as session:
+        shown = versions.as_json(session, undisturbed.settings, version)
+    assert config["encoder"]["fingerprint"] == shown["encoder_fingerprint"]
+    assert (shown["version"], shown["parent"], shown["active"]) == ("v1.2", "v1.1", True)
+
+
+@pytest.mark.slow
+def test_labels_are_the_ones_of_the_moment_and_a_photograph_is_on_one_side_and_in_one_fold(
+    undisturbed: Home,
+) -> None:
+    saw = undisturbed.saw("v1.2")
+    with db.reading(undisturbed.engine) as session:
+        project = undisturbed.project(session)
+        event_high = undisturbed.get("v1.2").event_high
+        labels = scores.labels_at(session, project, event_high)
+        group_of = dict(session.execute(select(Image.id, Image.source_group)).all())
+    assert {i: value for i, (value, _, _) in saw.items()} == pytest.approx(
+        {i: label.value for i, label in labels.items()}
+    )
+    sides, folds = defaultdict(set), defaultdict(set)
+    for image_id, (_, side, fold) in saw.items():
+        sides[group_of[image_id]].add(side == "train")
+        assert (fold is None) == (side != "train")
+        assert (side == "train") <= (not labels[image_id].holdout)
+        assert (side == "holdout") == labels[image_id].measures
+        if fold is not None:
+            folds[group_of[image_id]].add(fold)
+    assert all(len(s) == 1 for s in sides.values())
+    assert all(len(f) == 1 for f in folds.values()) and len(set.union(*folds.values())) == 5
+
+    trained = set(folds)
+    for image_id, row in undisturbed.predictions("v1.2").items():
+        assert (row.out_of_fold is not None) == (group_of[image_id] in trained), (
+            "relatives of a trained image, scored or not, are judged out-of-fold; others need not"
+        )
+
+
+@pytest.mark.slow
+def test_out_of_fold_predictions_come_from_a_head_that_never_saw_the_fold(
+    home: Home, forge: Forge, undisturbed: Home
+) -> None:
+    before = undisturbed.saw("v1.2")
+    scrambled = [i for i, (_, _, fold) in before.items() if fold == 0]
+    with db.writing(home.engine) as session:
+        project = home.project(session)
+        person = projects.annotator(session, "liar")
+        lies = [(i, round(10 - before[i][0])) for i in scrambled]
+        scores.record_many(session, project, person, lies, origin="queue")
+    assert forge.train(home) == "v1.2"
+    after = home.saw("v1.2")
+    assert {i for i, (_, _, fold) in after.items() if fold == 0} == set(scrambled)
+    old, new = undisturbed.predictions("v1.2"), home.predictions("v1.2")
+    for image_id in scrambled:
+        assert new[image_id].out_of_fold == pytest.approx(old[image_id].out_of_fold, abs=1e-6)
+    assert np.mean([abs(new[i].score - old[i].score) for i in scrambled]) > 0.02
+    others = [i for i, (_, _, fold) in before.items() if fold == 1]
+    moved = [abs(new[i].out_of_fold - old[i].out_of_fold) for i in others]  # type: ignore[operator]
+    assert np.mean(moved) > 0.01, "the heads of the other folds did see the lies"
+
+
+# --- activation and numbers --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
+    home: Home, forge: Forge
+) -> None:
+    random = np.random.default_rng(0)
+    with db.writing(home.engine) as session:
+        project = home.project(session)
+        person = projects.annotator(session, "somebody at random")
+        ids = session.exec(
+            select(Label.image_id).where(Label.project_id == project.id, ~col(Label.holdout))
+        ).all()
+        told = [(i, int(random.integers(0, 11))) for i in ids]
+        scores.record_many(session, project, person, told, origin="queue")
+    assert forge.train(home) == "v1.2"
+    new, active = home.get("v1.2"), home.get("active")
+    assert active.number == "v1.1" and not new.active
+    assert new.metrics["versus_parent"]["verdict"] == "worse"
+    assert new.metrics["versus_parent"]["low"] > 0
+    assert new.activation == f"not activated: worse than v1.1 on {new.metrics['holdout']['n']} " + (
+        "hold-out images"
+    )
+    with db.writing(home.engine) as session:
+        versions.activate(session, versions.get(session, new.id))
+    assert home.get("active").number == "v1.2", "a person may think otherwise"
+    with db.reading(home.engine) as session:
+        assert len(session.exec(select(Version).where(Version.active)).all()) == 1
+
+
+def test_the_first_version_is_active_whatever_it_is_and_better_is_said_with_its_numbers(
+    sample_home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sample_home, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    first, second = home.get("v1.0"), home.get("v1.1")
+    assert first.activation == "the first version" and first.metrics["versus_parent"] is None
+    assert second.parent_id == first.id
+    duel = second.metrics["versus_parent"]
+    verdict = "better" if duel["high"] < 0 else "worse" if duel["low"] > 0 else None
+    assert duel["verdict"] == (verdict or duel["verdict"])
+    assert (duel["verdict"] in ("better", "worse")) == (verdict is not None)
+    assert second.active == (verdict != "worse")
+    assert first.active == (not second.active)
+
+
+@pytest.mark.slow
+def test_a_cancelled_training_leaves_no_gap_in_the_numbers(
+    home: Home, forge: Forge, undisturbed: Home
+) -> None:
+    job_id = home.request()
+    assert forge.run(home, job_id, "publish.linked") == "killed"
+    with db.writing(home.engine) as session:
+        jobs.cancel(session, job_id)
+        jobs.requeue_orphans(session)
+        assert jobs.get(session, job_id).state == "cancelled"
+    assert forge.train(home) == "v1.2"
+    assert home.get("v1.2").sha256 == undisturbed.get("v1.2").sha256
+    assert home.damage() == []
+
+
+# --- files that are not what was published -----------------------------------------------------
+
+
+def test_an_altered_or_missing_file_is_not_given_out_and_doctor_says_so(home: Home) -> None:
+    v0, v1 = home.get("v1.0"), home.get("v1.1")
+    path = versions.verify(home.settings, v1)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Conflict, match=r"v1\.1 was altered") as altered:
+        versions.verify(home.settings, v1)
+    assert "restore" in altered.value.hint.lower()
+    versions.checkpoint_path(home.settings, v0).unlink()
+    with pytest.raises(NotFound, match=r"v1\.0 is missing"):
+        versions.verify(home.settings, v0)
+    assert len(home.damage()) == 2
+
+
+def test_versions_are_found_by_number_with_or_without_v_and_by_being_active(home: Home) -> None:
+    active = home.get("active").number
+    assert home.get("v1.0").id == home.get("1.0").id
+    assert home.get(active).active
+    with pytest.raises(NotFound, match=r"no version v9.9.*v1.1, v1.0"):
+        home.get("v9.9")
+
+
+# --- what cannot train -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([], "No image is scored yet"),
+        ([5], "Only one image is scored"),
+        ([5, 5, 5, 5], "All 4 scored images have the same score"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused_at_once(
+    settings: Settings, engine: Engine, values: list[int], sentence: str
+) -> None:
+    with pytest.raises(NotTrainable, match=sentence), db.writing(engine) as session:
+        project = projects.create(session, "P", holdout_share=0)
+        person = projects.annotator(session, "me")
+        for image, value in zip(add_images(session, len(values)), values, strict=True):
+            scores.record(session, project, image.id, person, "set", value)
+        retraining.request_training(session, settings, project)
+    with db.reading(engine) as session:
+        assert jobs.recent(session) == []
+
+
+def test_scores_on_the_holdout_side_alone_cannot_train(settings: Settings, engine: Engine) -> None:
+    with pytest.raises(NotTrainable, match="Outside the hold-out"), db.writing(engine) as session:
+        project = projects.create(session, "P", holdout_share=0.5)
+        person = projects.annotator(session, "me")
+        for n, image in enumerate(add_images(session, 30)):
+            if projects.on_holdout_side(project, image.source_group):
+                scores.record(session, project, image.id, person, "set", n % 11)
+        retraining.request_training(session, settings, project)
+
+
+def test_file_names_made_of_project_names_stay_plain() -> None:
+    def named(name: str) -> Any:
+        return versions.base_name(Project(name=name))
+
+    assert named("CityAesthetics - Anime") == "CityAesthetics-Anime"
+    assert named("../../etc") == "etc"
+    assert named("日本") == "Project"
+    assert named("a*b?[c]") == "a-b-c"
