@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from app.errors import Conflict, Invalid, StorageFull
-from app.files import IMAGE_SUFFIXES
+from app.pictures import IMAGE_SUFFIXES
 
 SIDECARS = frozenset({".txt", ".json"})
 WANTED = IMAGE_SUFFIXES | SIDECARS | {".npy"}

@@ -15,7 +15,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
 
 from app import images, projects
-from app.encoders import embed_files, load, parse
+from app.encode_files import embed_files
+from app.encoders import load, parse
 from app.errors import Conflict, Invalid, NotFound
 from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project
 from app.work import Work

@@ -24,16 +24,11 @@ from sqlmodel import Session, col, select
 from app import images, jobs, projects, scores
 from app.archives import unpack
 from app.config import Settings
+from app.decode_pool import DecodePool
 from app.embeddings import declare_encoder, store_vectors
 from app.errors import BadImage, Invalid, NotFound, TastemakerError
-from app.files import (
-    IMAGE_SUFFIXES,
-    DecodePool,
-    Examined,
-    Limits,
-    ingest,
-    require_free_space,
-)
+from app.files import require_free_space
+from app.pictures import IMAGE_SUFFIXES, Examined, Limits, ingest
 from app.tables import Collection, Image, ImagePath, Job, Project, SetAside
 from app.work import Work
 

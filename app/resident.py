@@ -55,7 +55,7 @@ class Library:
 class Watched:
     """What was true when a project was last refitted."""
 
-    stamp: tuple[int, int] = (0, 0)
+    stamp: tuple[float, ...] = ()
     at: float = 0.0
     library: Library | None = None
     suspected_at: float = -SUSPECT_SECONDS
@@ -87,10 +87,11 @@ def look_around(settings: Settings, engine: Engine, watched: dict[int, Watched])
         seen.stamp, seen.at = stamp, time.monotonic()
 
 
-def _stamp(session: Any, found: Project) -> tuple[int, int]:
-    """Newest score event, newest embedding: the live model depends on nothing else."""
+def _stamp(session: Any, found: Project) -> tuple[float, ...]:
+    """Newest score event, newest embedding, threshold: what the live model and its picks follow."""
     newest = select(func.max(Embedding.image_id)).where(Embedding.encoder_id == found.encoder_id)
-    return scores.highest_event(session, found), int(session.exec(newest).one() or 0)
+    last = int(session.exec(newest).one() or 0)
+    return scores.highest_event(session, found), last, found.threshold
 
 
 # --- one refit ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from sqlmodel import Session, col, select
 
 from app import embeddings, jobs, predictions, projects, scores, versions
+from app.checkpoints import load_checkpoint, save_checkpoint, sidecar
 from app.config import Settings
 from app.errors import CheckpointError, NotTrainable
 from app.files import require_free_space
@@ -224,8 +225,6 @@ def _tell(work: Work, done: int, total: int, message: str, curve: Any = None) ->
 
 def _save(path: Path, *, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     """Write the checkpoint, read it back as a stranger would, and compare every number."""
-    from app.heads import load_checkpoint, save_checkpoint
-
     sha256 = save_checkpoint(path, tensors, metadata)
     read = load_checkpoint(path)
     if any(
@@ -238,10 +237,8 @@ def _save(path: Path, *, tensors: dict[str, np.ndarray], metadata: dict[str, str
 def _predict(
     work: Work, project: Project, version: Version, trained: Any, group_names: dict[str, int]
 ) -> None:
-    """What the published file says about every image of the project, row by row."""
-    from app.heads import Scorer, load_checkpoint
-
-    scorer = Scorer(load_checkpoint(versions.checkpoint_path(work.settings, version)))
+    """What the published file says about every image of the project, row by row. The file was
+    read back and holds exactly the tensors that speak here."""
     versions.discard_predictions(work, version)
     with work.reading() as session:
         ids, x = embeddings.project_matrix(session, project)
@@ -250,14 +247,15 @@ def _predict(
     work.stage("Predicting every image", len(ids))
     for start in range(0, len(ids), 4096):
         part = slice(start, start + 4096)
-        rows = x[part].astype(np.float32)
-        honest = trained.scores(rows, groups[part])
-        known = np.isin(groups[part], list(trained.fold_of_group))
+        score, out_of_fold, spread = trained.predict(x[part].astype(np.float32), groups[part])
         predictions.write(
-            work, version.id, ids[part], scorer(rows),
-            np.where(known, honest, np.nan), trained.uncertainty(rows),
-            progress=lambda done, start=start: work.progress(start + done, len(ids)),
+            work, version.id, ids[part], score, out_of_fold, spread,
+            progress=functools.partial(_count, work, start, len(ids)),
         )  # fmt: skip
+
+
+def _count(work: Work, before: int, total: int, done: int) -> None:
+    work.progress(before + done, total)
 
 
 # --- judging it --------------------------------------------------------------------------------
@@ -268,7 +266,7 @@ def _against_active(
 ) -> dict[str, Any] | None:
     """The new file against the active version's file on the same hold-out images, paired; None
     where there is nothing to compare with."""
-    from app.heads import Scorer, load_checkpoint
+    from app.heads import Scorer
     from app.metrics import compare
 
     with work.reading() as session:
@@ -372,8 +370,6 @@ def _metadata(project: Project, version: Version, encoder: EncoderRow) -> dict[s
 def _config(
     project: Project, version: Version, encoder: EncoderRow, features: int, sha256: str
 ) -> dict[str, Any]:
-    from app.heads import sidecar
-
     return sidecar(
         versions.base_name(project),
         version.number,

@@ -87,7 +87,7 @@ def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
     """One row per image and annotator whose score stands, in the order they were given."""
     with db.reading(engine) as session:
         project = projects.named(session, project_name)
-        events = session.exec(
+        events = session.execute(
             scores.standing_events()
             .add_columns(Image, Annotator.name)
             .join(Image, col(Image.id) == scores.ScoreEvent.image_id)

@@ -15,11 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from app.checkpoints import Checkpoint, load_checkpoint
 from app.config import Settings
-from app.encoders import embed_files, load, parse
+from app.encode_files import embed_files
+from app.encoders import load, parse
 from app.errors import Conflict, Invalid, NotFound
-from app.files import IMAGE_SUFFIXES, Limits, write_atomic
-from app.heads import Checkpoint, Scorer, load_checkpoint
+from app.files import write_atomic
+from app.heads import Scorer
+from app.pictures import IMAGE_SUFFIXES, Limits
 
 Precision = Literal["fp32", "fast"]
 

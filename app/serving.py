@@ -1,6 +1,7 @@
 """`tastemaker serve`: the web process, and a worker beside it that is restarted when it dies."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
         keeper.start()
     shown = f"[{host}]" if ":" in host else host
     print(f"Tastemaker is at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
+    # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         server.run(sockets=[listening])
     finally:
@@ -48,7 +51,9 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket, bound before anything is started so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol must be named: asyncio sets TCP_NODELAY only then, and without it every answer
+    # waits 40 ms for the client's delayed acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

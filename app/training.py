@@ -12,32 +12,38 @@ others by the final head.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from app import metrics
+from app.checkpoints import Array, Tensors
 from app.errors import Invalid, NotTrainable
-from app.heads import City96, Scorer, Tensors, fold_standardisation, linear_head, tensors_of
+from app.folds import Rows, Split, fold_of_group, split_rows
+from app.heads import City96, Scorer, fold_standardisation, linear_head, tensors_of
 from app.ridge import fit_ridge
 
-Array = NDArray[np.float32]
-Rows = NDArray[np.bool_]
 Member = Callable[[NDArray[Any]], Array]
-Progress = Callable[[int, int, str], None]
+Curve = list[dict[str, float]]
 
-NEAR = 0.13  # near-duplicate: closer than this share of the median nearest-neighbour distance
 FEWEST_FOR_CITY96 = 300  # below this many labels linear heads win: do not even try
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
+
+
+class Progress(Protocol):
+    """Hears how far the training is; `curve` is the loss curve so far, whenever it has grown."""
+
+    def __call__(
+        self, done: int, total: int, message: str, curve: Curve | None = None, /
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -96,21 +102,6 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Who trains: every row is exactly one of `train`, `holdout`, `aside` (masks of shape (n,)).
-
-    `aside` would train, but is a near-duplicate of a hold-out image. `groups` are the united
-    groups; `fold` is the fold of a training row, and -1 elsewhere.
-    """
-
-    train: Rows
-    holdout: Rows
-    aside: Rows
-    groups: NDArray[np.intp]
-    fold: NDArray[np.intp]
-
-
-@dataclass(frozen=True)
 class Fit:
     """One fitted architecture, before it is known whether it is published.
 
@@ -122,7 +113,7 @@ class Fit:
     tensors: Tensors
     oof: Array
     members: tuple[Member, ...]
-    loss_curve: list[dict[str, float]]
+    loss_curve: Curve
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,7 @@ class Trained:
     fold_of_group: dict[int, int]
     members: tuple[Member, ...]
     noise: float
-    loss_curve: list[dict[str, float]]
+    loss_curve: Curve
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -151,36 +142,28 @@ class Trained:
         """(n,) for every label, the score by a head that never saw it nor a near-duplicate."""
         return np.where(self.split.train, self.oof, self.final)
 
-    def scores(
-        self,
-        x: NDArray[Any],
-        groups: NDArray[np.integer] | None = None,
-        precision: Literal["fp32", "fast"] = "fp32",
-    ) -> Array:
-        """Scores (N,) of other images. Those of a trained group (a crop of a labelled photograph,
-        say) are scored by the member that never saw that group."""
-        out = Scorer(self.tensors, precision)(x)
-        if groups is not None:
-            folds = np.array([self.fold_of_group.get(int(g), -1) for g in groups])
-            for fold, member in enumerate(self.members):
-                rows = np.flatnonzero(folds == fold)
-                if len(rows):
-                    out[rows] = member(x[rows])
-        return out
+    def predict(self, x: NDArray[Any], groups: NDArray[np.integer]) -> tuple[Array, Array, Array]:
+        """(score, out-of-fold score, uncertainty) of N other images, each (N,) in score units.
 
-    def uncertainty(self, x: NDArray[Any]) -> Array:
-        """(N,) standard deviation of label − score, in score units, never below 0.01.
-
-        The members' disagreement, scaled as a jackknife over folds (they share most of their
+        The score is that of the exported tensors. Images of a trained group (a crop of a labelled
+        photograph, say) also have the score by the member that never saw that group; the others
+        have NaN there. The uncertainty is a standard deviation of label − score, never below 0.01:
+        the members' disagreement, scaled as a jackknife over folds (they share most of their
         labels, so their plain spread is too small), plus the noise of the labels themselves.
         """
         said = np.stack([member(x) for member in self.members])
+        fold = np.array([self.fold_of_group.get(group, -1) for group in groups.tolist()], np.intp)
+        out_of_fold = np.where(fold >= 0, said[fold, np.arange(len(x))], np.nan)
         disagreement = (len(said) - 1) * said.var(axis=0)
-        total = np.sqrt(disagreement + self.noise**2)
-        return np.maximum(total, UNCERTAINTY_FLOOR).astype(np.float32)
+        spread = np.maximum(np.sqrt(disagreement + self.noise**2), UNCERTAINTY_FLOOR)
+        return self._scorer(x), out_of_fold, spread.astype(np.float32)
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.tensors)
 
 
-def _silent(done: int, total: int, message: str) -> None:
+def _silent(done: int, total: int, message: str, curve: Curve | None = None) -> None:
     pass
 
 
@@ -196,14 +179,16 @@ def train(
 ) -> Trained:
     """Train a head on a data set by a recipe.
 
-    `progress(done_samples, total_samples, message)` is called several times a second and may
-    raise, which stops the training. Raises NotTrainable with a sentence for the person. The same
-    data, recipe and machine give the same bytes.
+    `progress` is called several times a second, with samples as the unit, and may raise, which
+    stops the training. Raises NotTrainable with a sentence for the person. The same data, recipe
+    and machine give the same bytes.
     """
     recipe = recipe or Recipe()
     check(data)
     progress(0, 1, "Looking for near-duplicates")
-    split = split_rows(data, recipe)
+    split = split_rows(
+        data.x, data.y, data.groups, data.holdout, folds=recipe.folds, seed=recipe.seed
+    )
 
     fit, choice = _fit(data, split, recipe, progress)
 
@@ -217,7 +202,7 @@ def train(
         split=split,
         oof=oof,
         final=final,
-        fold_of_group=_fold_of_group(data.groups, split),
+        fold_of_group=fold_of_group(data.groups, split),
         members=fit.members,
         noise=float(np.sqrt(np.mean((fit.oof - data.y[split.train]) ** 2))),
         loss_curve=fit.loss_curve,
@@ -270,124 +255,6 @@ def _measure(
         "holdout": measured(split.holdout, trained.final),
         "out_of_fold": measured(split.train, trained.oof),
     }
-
-
-# ---------------------------------------------------------------- who trains, and who judges
-
-
-def split_rows(data: TrainingSet, recipe: Recipe) -> Split:
-    """Unite near-duplicates, withhold the hold-out and its twins, deal the rest into folds."""
-    groups = merge_near_duplicates(data.x, data.groups)
-    holdout = np.asarray(data.holdout, bool)
-    touched = np.isin(groups, groups[holdout])
-    train = ~touched
-    aside = touched & ~holdout
-
-    labels = data.y[train]
-    if len(labels) < 2:
-        raise NotTrainable(
-            f"Of {len(data.y)} scored images only {len(labels)} may train: the others are the "
-            "hold-out, or near-duplicates of it.",
-            "Score a few more images, then train again.",
-        )
-    if labels.min() == labels.max():
-        raise NotTrainable(
-            "Outside the hold-out all scores are the same, so there is nothing to tell apart.",
-            "Score images that you like more, or less.",
-        )
-    apart = len(np.unique(groups[train]))
-    if apart < 2:
-        raise NotTrainable(
-            "All scored images are versions of one picture.", "Score other pictures too."
-        )
-    fold = np.full(len(groups), -1)
-    fold[train] = deal_folds(groups[train], min(recipe.folds, apart), recipe.seed)
-    return Split(train, holdout, aside, groups, fold)
-
-
-def merge_near_duplicates(x: Array, groups: NDArray[np.integer]) -> NDArray[np.intp]:
-    """Groups (n,) as 0, 1, …, after uniting those that hold near-duplicates of each other.
-
-    Two rows of x (n, D) are near-duplicates when their distance is below 0.13 × the median
-    distance from a row to its nearest neighbour (the rule of cleanlab). That neighbour is looked
-    for outside the row's group and beyond its obvious twins, or else a library in which every
-    picture is there twice would have a median of almost nothing. Memory is bounded: 256 rows are
-    compared at a time; the median comes from 2,048 rows when n is larger.
-    """
-    labels = np.unique(groups, return_inverse=True)[1].ravel()
-    n = len(x)
-    if n < 2:
-        return labels
-    x = np.ascontiguousarray(x, np.float32)
-    same = np.unique(x.view(np.dtype((np.void, x.strides[0]))).ravel(), return_inverse=True)[1]
-    labels = _united(labels, *_pairs_with_first(same.ravel()))
-
-    x = x - x.mean(axis=0)  # distances stay, and rounding shrinks
-    squares = np.einsum("ij,ij->i", x, x)
-    some = np.arange(n) if n <= 2048 else np.random.default_rng(0).choice(n, 2048, replace=False)
-    nearest = []
-    for rows in np.array_split(some, -(-len(some) // 256)):
-        distances = squares[rows, None] + squares - 2 * (x[rows] @ x.T)
-        distances[labels[rows, None] == labels] = np.inf
-        nearest.append(_beyond_twins(np.partition(distances, min(4, n - 1), axis=1)[:, :5]))
-    known = np.concatenate(nearest)
-    known = known[np.isfinite(known)]
-    if not len(known):  # one group only
-        return labels
-    reach = NEAR**2 * np.median(known)
-
-    for start in range(0, n, 256):
-        stop = min(start + 256, n)
-        distances = squares[start:stop, None] + squares[start:] - 2 * (x[start:stop] @ x[start:].T)
-        i, j = np.nonzero(distances < reach)
-        labels = _united(labels, start + i, start + j)
-    return labels
-
-
-def _beyond_twins(squared: Array) -> Array:
-    """Of each row's five smallest squared distances, the first that is no twin's: one that is at
-    least 0.13 × the fifth distance. Infinite where the row has no neighbour."""
-    squared = np.maximum(squared, 0)
-    fifth = np.where(np.isfinite(squared), squared, 0).max(axis=1, keepdims=True)
-    return np.where(squared >= NEAR**2 * fifth, squared, np.inf).min(axis=1)
-
-
-def _pairs_with_first(keys: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Each row beside the first row of the same key."""
-    first = np.unique(keys, return_index=True)[1]
-    return np.arange(len(keys)), first[keys]
-
-
-def _united(labels: NDArray[np.intp], i: NDArray[np.intp], j: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Labels after uniting the groups of the rows i with those of the rows j."""
-    apart = labels[i] != labels[j]
-    if not apart.any():
-        return labels
-    count = int(labels.max()) + 1
-    edges = (np.ones(int(apart.sum()), np.int8), (labels[i][apart], labels[j][apart]))
-    component = connected_components(coo_array(edges, shape=(count, count)), directed=False)[1]
-    return component[labels].astype(np.intp)
-
-
-def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.intp]:
-    """A fold (n,) for every row; whole groups, largest first, each to the emptiest fold."""
-    names, at, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    shuffled = np.random.default_rng(seed).permutation(len(names))
-    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
-    load = [0] * folds
-    fold = np.empty(len(names), np.intp)
-    for group in order:
-        emptiest = load.index(min(load))
-        fold[group] = emptiest
-        load[emptiest] += int(sizes[group])
-    return fold[at.ravel()]
-
-
-def _fold_of_group(groups: NDArray[np.integer], split: Split) -> dict[int, int]:
-    trained = split.train
-    return {
-        int(g): int(f) for g, f in zip(groups[trained], split.fold[trained], strict=True)
-    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- which architecture
@@ -487,7 +354,7 @@ def fit_city96(
     batch = min(recipe.batch, max(32, len(y) // 2), len(y))  # small sets need the steps
     steps = max(1, round(samples / batch))
     total = steps * batch * (folds + 1)
-    tick = _Ticker(progress, total)
+    tick = _Ticker(progress, total, "Training the city96 head")
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(recipe.seed)
@@ -500,7 +367,7 @@ def fit_city96(
             for h in heads
         ]  # fmt: skip
         order = [_batches(rows, batch, steps, recipe.seed + k) for k, rows in enumerate(seen)]
-        curve = _Curve(steps)
+        curve = _LossCurve(steps)
         for step in range(steps):
             lr = recipe.lr * schedule(step, steps)
             for head, optimiser, batches in zip(heads, optimisers, order, strict=True):
@@ -511,9 +378,10 @@ def fit_city96(
                 loss.backward()
                 optimiser.step()
                 curve.saw(float(loss.detach()))
-                tick(batch, "Training the city96 head")
+                tick(batch)
             if curve.due(step):
                 curve.add(step, lr, _inner_loss(heads[:-1], inputs, targets, fold))
+                tick.show(list(curve.points))
 
     fitted = [fold_standardisation(tensors_of(h), mean, scale) for h in heads]
     members = tuple(Scorer(tensors) for tensors in fitted[:-1])
@@ -564,13 +432,13 @@ def _inner_loss(
     return float(np.mean(errors))
 
 
-class _Curve:
+class _LossCurve:
     """The loss curve, at most 40 points; losses in points of 0-10."""
 
     def __init__(self, steps: int) -> None:
         self.every = max(1, -(-steps // 40))
         self.last = steps - 1
-        self.points: list[dict[str, float]] = []
+        self.points: Curve = []
         self.recent: list[float] = []
 
     def saw(self, loss: float) -> None:
@@ -586,17 +454,20 @@ class _Curve:
 
 
 class _Ticker:
-    """Adds up samples and reports them, at most eight times a second."""
+    """Adds up samples and reports them, at most eight times a second; the curve at once."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done, self.last = progress, total, 0, 0.0
+    def __init__(self, progress: Progress, total: int, message: str) -> None:
+        self.progress, self.total, self.message = progress, total, message
+        self.done, self.last = 0, 0.0
 
-    def __call__(self, samples: int, message: str) -> None:
+    def __call__(self, samples: int) -> None:
         self.done += samples
-        now = time.monotonic()
-        if now - self.last >= 0.125 or self.done >= self.total:
-            self.last = now
-            self.progress(self.done, self.total, message)
+        if time.monotonic() - self.last >= 0.125 or self.done >= self.total:
+            self.show(None)
+
+    def show(self, curve: Curve | None) -> None:
+        self.last = time.monotonic()
+        self.progress(self.done, self.total, self.message, curve)
 
 
 def recipe_from(record: Mapping[str, Any]) -> Recipe:

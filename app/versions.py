@@ -17,6 +17,7 @@ from typing import Any
 from sqlmodel import Session, col, delete, func, select, update
 
 from app import jobs
+from app.checkpoints import sidecar_path
 from app.config import Settings
 from app.errors import Conflict, NotFound
 from app.faults import reach
@@ -91,8 +92,7 @@ def checkpoint_path(settings: Settings, version: Version) -> Path:
 
 
 def config_path(settings: Settings, version: Version) -> Path:
-    path = checkpoint_path(settings, version)
-    return path.with_name(path.name.removesuffix(".safetensors") + ".config.json")
+    return sidecar_path(checkpoint_path(settings, version))
 
 
 def verify(settings: Settings, version: Version) -> Path:

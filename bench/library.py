@@ -16,8 +16,8 @@ from sqlmodel import Session
 from app import projects, scores
 from app.config import Settings
 from app.db import writing
-from app.files import THUMB, VIEW, Limits, ingest, thumb_path
 from app.migrate import migrate
+from app.pictures import THUMB, VIEW, Limits, ingest, thumb_path
 from app.samples import make_sample_library
 from app.tables import Collection, CollectionImage, Embedding, EncoderRow, Image
 

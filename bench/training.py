@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from app import metrics
-from app.heads import HIDDEN, City96
-from app.training import Recipe, TrainingSet, fit_city96, recipe_named, split_rows, train
+from app.checkpoints import HIDDEN
+from app.folds import split_rows
+from app.heads import City96
+from app.training import Recipe, TrainingSet, fit_city96, recipe_named, train
 
 WIDTH = 768  # of the embeddings in the speed test: CLIP ViT-L/14
 PEER_SAMPLES = 100_000
@@ -76,7 +78,9 @@ def peer(data: TrainingSet, rows: np.ndarray, samples: int, planned: int) -> tup
 def ours(data: TrainingSet, samples: int) -> float:
     """Samples per second over all members, from the first batch to the finished tensors."""
     recipe = recipe_named("city96", samples=samples)
-    split = split_rows(data, recipe)
+    split = split_rows(
+        data.x, data.y, data.groups, data.holdout, folds=recipe.folds, seed=recipe.seed
+    )
     start = time.perf_counter()
     fit = fit_city96(data, split, recipe)
     members = len(fit.members) + 1

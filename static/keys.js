@@ -1,10 +1,8 @@
 /* Keyboard scoring with an outbox, and keys on the review cards.
-
    A score is first put into the outbox (localStorage, with an idempotency key), then the next image
    is shown, then the outbox is sent, oldest first. What the server did not answer for stays there,
    is seen to wait, survives a reload, and is sent again under the same key. */
 "use strict";
-
 const byId = (id) => document.getElementById(id);
 
 /* The digit that a key means: both number rows by their key, 10 by minus or Shift+0. */
@@ -40,7 +38,6 @@ function newKey() {
 }
 
 /* --- the outbox: one entry of localStorage per thing said, so that tabs cannot lose each other's */
-
 const outbox = {
   prefix: "tastemaker:outbox:",
   all(project) {
@@ -59,8 +56,7 @@ const outbox = {
 
 function scoring(page) {
   const project = page.dataset.project, queue = page.dataset.queue;
-  const showFirst = page.dataset.showFirst === "1";
-  const HOLD = 8, DECODED = 3;
+  const showFirst = page.dataset.showFirst === "1", HOLD = 8, DECODED = 3;
   const api = `/api/v1/projects/${project}`;
   const stage = byId("stage"), note = byId("outbox");
   const pictures = new Map(); // image id → its <img>, decoded or on its way
@@ -69,36 +65,36 @@ function scoring(page) {
   // After a reload, what still waits to be saved must not be asked for again.
   const cards = JSON.parse(page.dataset.cards).filter(
     (card) => !waiting().some((entry) => entry.image_id === card.image_id));
-  let seen = null; // the card whose picture is on the screen: the only one a key can be about
   let last = 0, sending = false, asking = false, pause = 500;
 
   function picture(card) {
     if (pictures.has(card.image_id)) return pictures.get(card.image_id);
-    const image = card.view ? new Image() : document.createElement("p");
+    const sent = stage.querySelector(`img[data-image="${card.image_id}"]`); // by the server
+    const image = sent ?? document.createElement(card.view ? "img" : "p");
     image.dataset.image = card.image_id;
-    if (card.view) Object.assign(image, { alt: card.name, src: card.view });
-    else Object.assign(image, { className: "no-pixels", textContent: "A vector without a picture" });
+    if (!card.view) image.textContent = "A vector without a picture";
+    else if (!sent) Object.assign(image, { alt: card.name, src: card.view });
     image.ready = card.view ? image.decode().then(() => true, () => false) : Promise.resolve(true);
-    image.ready.then((ok) => { image.good = ok; });
     pictures.set(card.image_id, image);
     return image;
   }
 
   function show() {
     const card = cards[0];
-    seen = null;
     if (!card) {
       stage.replaceChildren();
       return outbox.all(project).length || refill(true);
     }
     const image = picture(card);
     stage.replaceChildren(image);
-    if (image.good) seen = card;
-    else image.ready.then((ok) => {
-      if (cards[0] !== card) return;
-      if (ok) return void (seen = card);
+    image.ready.then((ok) => {
+      if (ok || cards[0] !== card) return;
       image.alt = "This picture cannot be loaded. Trying again; you can skip it.";
-      setTimeout(() => pictures.delete(card.image_id) && cards[0] === card && show(), 2000);
+      setTimeout(() => {
+        pictures.delete(card.image_id);
+        image.remove();
+        if (cards[0] === card) show();
+      }, 2000);
     });
     describe(card);
     cards.slice(1, 1 + DECODED).forEach(picture);
@@ -162,8 +158,9 @@ function scoring(page) {
   }
 
   function say(kind, value) {
-    const card = kind === "skip" ? cards[0] : seen;
-    if (!card) return;
+    const card = cards[0], image = card && picture(card);
+    // Only a picture that is there to be seen can be scored; any can be skipped.
+    if (!card || (kind === "set" && card.view && !(image.complete && image.naturalWidth))) return;
     const { image_id, event_id: expected, origin, reason } = card;
     const key = put({ kind, value, image_id, expected, queue, origin, reason });
     said.push({ card, key });

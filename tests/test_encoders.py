@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from app import encoders
-from app.encoders import BUNDLED, embed_files, known_encoders, load, parse
+from app import encode_files, encoders
+from app.encode_files import embed_files
+from app.encoders import BUNDLED, known_encoders, load, parse
 from app.errors import BadImage, EncoderUnavailable, Invalid
 from tests import pictures
 
@@ -399,7 +400,7 @@ def test_no_pictures_give_no_vectors():
 
 
 def test_the_quickest_batch_size_is_found_and_kept():
-    sizes = encoders._BatchSize((1, 4, 16))
+    sizes = encode_files._BatchSize((1, 4, 16))
     seconds = {1: 0.02, 4: 0.05, 16: 0.4}
     for _ in range(9):
         size = sizes.next()

@@ -14,8 +14,20 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from app import files
+from app.decode_pool import DecodePool
 from app.errors import BadImage, Conflict, StorageFull
-from app.files import THUMB, VIEW, DecodePool, Examined, Limits, decode, ingest
+from app.pictures import (
+    THUMB,
+    VIEW,
+    Examined,
+    Limits,
+    decode,
+    examine,
+    hamming,
+    ingest,
+    perceptual_hash,
+    thumb_path,
+)
 from tests import pictures
 
 
@@ -82,9 +94,7 @@ def test_free_space_is_asked_of_the_disk_even_for_a_folder_to_come(tmp_path):
 
 def test_content_is_stored_by_its_hash():
     assert files.content_path(Path("r"), "abcdef", ".jpg") == Path("r/ab/cdef.jpg")
-    assert files.thumb_path(Path("r"), "abcdef", THUMB) != files.thumb_path(
-        Path("r"), "abcdef", VIEW
-    )
+    assert thumb_path(Path("r"), "abcdef", THUMB) != thumb_path(Path("r"), "abcdef", VIEW)
 
 
 # ---- decoding what is odd
@@ -124,7 +134,7 @@ def test_of_an_animation_the_first_frame_is_taken(format):
 
 
 def test_a_phones_double_jpeg_is_a_jpeg(tmp_path):
-    examined = files.examine(pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()))
+    examined = examine(pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()))
     assert (examined.format, examined.width, examined.height) == ("JPEG", 96, 64)
 
 
@@ -234,7 +244,7 @@ def test_ingesting_says_what_the_picture_is_and_leaves_two_clean_thumbnails(tmp_
     assert (examined.bytes, examined.format) == (path.stat().st_size, "JPEG")
     assert b"SecretCameraMaker" in path.read_bytes()
     for size in (THUMB, VIEW):
-        content = files.thumb_path(tmp_path / "thumbs", examined.sha256, size).read_bytes()
+        content = thumb_path(tmp_path / "thumbs", examined.sha256, size).read_bytes()
         assert b"SecretCameraMaker" not in content
         assert b"EXIF" not in content and b"ICCP" not in content
         with Image.open(io.BytesIO(content)) as thumb:
@@ -249,7 +259,7 @@ def test_a_large_turned_photograph_keeps_its_true_size_and_shape(tmp_path):
     examined = ingest(path, tmp_path)
     assert (examined.width, examined.height) == (3001, 1999)
     for size in (THUMB, VIEW):
-        with Image.open(files.thumb_path(tmp_path, examined.sha256, size)) as thumb:
+        with Image.open(thumb_path(tmp_path, examined.sha256, size)) as thumb:
             assert max(thumb.size) == size
             assert abs(thumb.width / thumb.height - 3001 / 1999) < 0.01
             apart = pixels(thumb.convert("RGB")) - pixels(
@@ -261,7 +271,7 @@ def test_a_large_turned_photograph_keeps_its_true_size_and_shape(tmp_path):
 def test_a_panorama_has_no_side_of_zero_pixels(tmp_path):
     path = pictures.write(tmp_path / "a.png", pictures.encoded(Image.new("RGB", (4000, 2))))
     examined = ingest(path, tmp_path)
-    with Image.open(files.thumb_path(tmp_path, examined.sha256, THUMB)) as thumb:
+    with Image.open(thumb_path(tmp_path, examined.sha256, THUMB)) as thumb:
         assert thumb.size == (320, 1)
 
 
@@ -270,7 +280,7 @@ def test_the_perceptual_hash_is_that_of_imagehash():
     for seed in range(5):
         noise = np.random.default_rng(seed).integers(0, 255, (60, 80, 3)).astype(np.uint8)
         picture = Image.fromarray(noise)
-        ours = files.perceptual_hash(picture) & (2**64 - 1)
+        ours = perceptual_hash(picture) & (2**64 - 1)
         assert f"{ours:016x}" == str(imagehash.phash(picture))
 
 
@@ -279,10 +289,9 @@ def test_near_duplicates_have_near_hashes_and_others_do_not():
     coarse = rng.integers(0, 255, (2, 6, 8, 3)).astype(np.uint8)
     one, other = (Image.fromarray(c).resize((320, 240), Image.Resampling.BICUBIC) for c in coarse)
     again = decode(pictures.encoded(one.resize((200, 150)), "JPEG", quality=30))
-    hashed = files.perceptual_hash
-    assert files.hamming(hashed(one), hashed(again)) <= 6
-    assert files.hamming(hashed(one), hashed(other)) > 16
-    assert -(2**63) <= hashed(one) < 2**63
+    assert hamming(perceptual_hash(one), perceptual_hash(again)) <= 6
+    assert hamming(perceptual_hash(one), perceptual_hash(other)) > 16
+    assert -(2**63) <= perceptual_hash(one) < 2**63
 
 
 # ---- the pool
@@ -371,7 +380,7 @@ def test_a_bug_in_the_task_is_not_hidden(pool):
 
 ORPHANAGE = """
 import os, sys, time
-from app.files import DecodePool
+from app.decode_pool import DecodePool
 
 def report(_):
     return os.getpid()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
-from app import heads
+from app import checkpoints, heads
 from app.errors import CheckpointError, Invalid
 
 WEIGHTS = {
@@ -78,7 +78,7 @@ def test_the_module_has_exactly_the_sixteen_tensors(head):
     expected = {f"{name}.weight": shape for name, shape in WEIGHTS.items()}
     expected |= {f"{name}.bias": shape[:1] for name, shape in WEIGHTS.items()}
     assert {name: value.shape for name, value in head.items()} == expected
-    assert heads.layout(768) == expected
+    assert checkpoints.layout(768) == expected
     assert sum(value.size for value in head.values()) == 4_077_825
 
 
@@ -218,8 +218,8 @@ def test_an_unknown_link_is_refused():
 
 def test_a_saved_head_comes_back_bit_by_bit_with_its_metadata(head, tmp_path):
     path = tmp_path / "Base-v1.8.safetensors"
-    sha256 = heads.save_checkpoint(path, head, {"project": "Base", "version": "v1.8"})
-    read = heads.load_checkpoint(path, features=768)
+    sha256 = checkpoints.save_checkpoint(path, head, {"project": "Base", "version": "v1.8"})
+    read = checkpoints.load_checkpoint(path, features=768)
     assert read.sha256 == sha256
     assert (read.features, read.hidden, read.outputs) == (768, 1024, 1)
     assert read.metadata == {"project": "Base", "version": "v1.8"}
@@ -230,7 +230,7 @@ def test_a_saved_head_comes_back_bit_by_bit_with_its_metadata(head, tmp_path):
 
 def test_the_same_head_gives_the_same_bytes(small_head, tmp_path):
     hashes = {
-        heads.save_checkpoint(tmp_path / f"{i}.safetensors", tensors, {"a": "1"})
+        checkpoints.save_checkpoint(tmp_path / f"{i}.safetensors", tensors, {"a": "1"})
         for i, tensors in enumerate([small_head, dict(reversed(small_head.items()))])
     }
     assert len(hashes) == 1
@@ -238,7 +238,7 @@ def test_the_same_head_gives_the_same_bytes(small_head, tmp_path):
 
 def test_a_strange_head_is_not_saved(small_head, tmp_path):
     with pytest.raises(CheckpointError, match="lacks 1 of the 16"):
-        heads.save_checkpoint(
+        checkpoints.save_checkpoint(
             tmp_path / "x.safetensors", {k: v for k, v in small_head.items() if k != "down.5.bias"},
             {},
         )  # fmt: skip
@@ -248,19 +248,19 @@ def test_a_strange_head_is_not_saved(small_head, tmp_path):
 def test_half_precision_files_load(small_head, tmp_path):
     half = {name: value.astype(np.float16) for name, value in small_head.items()}
     save_file(half, tmp_path / "half.safetensors")
-    read = heads.load_checkpoint(tmp_path / "half.safetensors").tensors
+    read = checkpoints.load_checkpoint(tmp_path / "half.safetensors").tensors
     assert all(np.array_equal(read[name], half[name].astype(np.float32)) for name in half)
 
     import safetensors.torch
 
     brain = {name: torch.from_numpy(value).bfloat16() for name, value in small_head.items()}
     safetensors.torch.save_file(brain, tmp_path / "brain.safetensors")
-    read = heads.load_checkpoint(tmp_path / "brain.safetensors").tensors
+    read = checkpoints.load_checkpoint(tmp_path / "brain.safetensors").tensors
     assert all(np.array_equal(read[name], brain[name].float().numpy()) for name in brain)
 
 
 def test_the_sidecar_of_a_score_is_what_the_original_reads(tmp_path):
-    config = heads.sidecar("Base", "v1.8", features=768, encoder="ViT-L-14")
+    config = checkpoints.sidecar("Base", "v1.8", features=768, encoder="ViT-L-14")
     assert json.loads(json.dumps(config)) == {
         "name": "Base",
         "rev": "v1.8",
@@ -269,12 +269,12 @@ def test_the_sidecar_of_a_score_is_what_the_original_reads(tmp_path):
         "model_params": {"features": 768, "hidden": 1024, "outputs": 1},
         "encoder": "ViT-L-14",
     }
-    path = heads.sidecar_path(tmp_path / "Base-v1.8.safetensors")
+    path = checkpoints.sidecar_path(tmp_path / "Base-v1.8.safetensors")
     assert path.name == "Base-v1.8.config.json"
 
 
 def test_the_sidecar_of_classes_names_them():
-    config = heads.sidecar("Base", "v1.0", features=768, labels=["Pass", "JPEG"])
+    config = checkpoints.sidecar("Base", "v1.0", features=768, labels=["Pass", "JPEG"])
     assert config["arch"] == "class"
     assert config["labels"] == {"0": "Pass", "1": "JPEG"}
     assert config["model_params"]["outputs"] == 2
@@ -282,7 +282,7 @@ def test_the_sidecar_of_classes_names_them():
 
 def test_the_sidecar_keeps_its_own_keys():
     with pytest.raises(Invalid, match="'arch'"):
-        heads.sidecar("Base", "v1.0", features=768, arch="other")
+        checkpoints.sidecar("Base", "v1.0", features=768, arch="other")
 
 
 # ---------------------------------------------------------------- files that nobody vouches for
@@ -291,7 +291,7 @@ def test_the_sidecar_keeps_its_own_keys():
 def refused(path, data: bytes, match: str, **options):
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=match) as caught:
-        heads.load_checkpoint(path, **options)
+        checkpoints.load_checkpoint(path, **options)
     assert caught.value.message.endswith(".")
 
 
@@ -314,7 +314,7 @@ def taken_apart(tensors) -> tuple[dict, bytes]:
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     for suspect in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be read"):
-            heads.load_checkpoint(suspect)
+            checkpoints.load_checkpoint(suspect)
 
 
 def test_an_empty_file_is_refused(path):
@@ -338,7 +338,7 @@ def test_a_pytorch_zip_is_refused(path, small_head):
 
 
 def test_a_file_over_the_cap_is_refused(path, small_head, monkeypatch):
-    monkeypatch.setattr(heads, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(checkpoints, "MAX_FILE_BYTES", 2**20)
     refused(path, save(small_head), "larger than 1 MB")
 
 
@@ -468,7 +468,7 @@ def test_no_damage_gives_anything_but_a_clear_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damage") / "x.safetensors"
     path.write_bytes(good[:at] + damage + good[at + len(damage) :])
     try:
-        read = heads.load_checkpoint(path)
+        read = checkpoints.load_checkpoint(path)
     except CheckpointError as error:
         assert str(error)
     else:
@@ -478,5 +478,5 @@ def test_no_damage_gives_anything_but_a_clear_error(tmp_path_factory, data):
 def random_head_once(cache=[]):  # noqa: B006
     """Made once: hypothesis asks for it at every example."""
     if not cache:
-        cache.append({n: np.zeros(s, np.float16) for n, s in heads.layout(1).items()})
+        cache.append({n: np.zeros(s, np.float16) for n, s in checkpoints.layout(1).items()})
     return cache[0]

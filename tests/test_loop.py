@@ -1,7 +1,7 @@
 """The whole loop by hand: sample library, scores by keyboard, training, review, correction,
 training again, download."""
 
-import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,49 +24,64 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, tmp_path: Path) -> N
         lambda message: errors.append(message.text) if message.type == "error" else None,
     )
     with serving(tmp_path / "home") as url:
-        # The first page is empty and offers the sample library with one click.
+        # The first page is empty and offers the sample project with one click.
         page.goto(url)
-        page.get_by_role("button", name="sample", exact=False).first.click()
-        project = page.get_by_role("link", name="Sample", exact=False).first
-        expect(project).to_be_visible(timeout=TRAINING)
-        page.goto(f"{url}/projects/1/score")
+        page.get_by_role("button", name="sample").click()
+        page.get_by_role("link", name="See the versions").click(timeout=TRAINING)
+        expect(page.get_by_role("heading", name="v1.1")).to_be_visible()
+        page.get_by_role("link", name="Score", exact=True).click()
 
-        # Twenty scores by keyboard; every one lands on the image that was shown.
-        shown = []
+        # Twenty scores by keyboard; every one is saved, for the image that was on the screen.
+        page.wait_for_function("document.querySelector('#stage img')?.decode().then(() => true)")
+        given = []
         for number in range(20):
-            image = page.locator("[data-card]").first
-            shown.append(image.get_attribute("data-image-id"))
+            shown = page.locator("#stage img[data-image]")
+            image = shown.get_attribute("data-image")
+            given.append((int(image or 0), number % 11))
             page.keyboard.press("-" if number % 11 == 10 else str(number % 11))
-            expect(image).not_to_have_attribute("data-image-id", shown[-1] or "")
-        assert len(set(shown)) == 20
-        page.wait_for_function("() => !document.body.dataset.pending")
-        api = page.request.get(f"{url}/api/v1/projects/1/scores?limit=20").json()
-        recorded = [(str(e["image_id"]), e["value"]) for e in reversed(api)]
-        assert recorded == [(image_id, n % 11) for n, image_id in enumerate(shown)]
+            expect(shown).not_to_have_attribute("data-image", image or "")
+            expect(page.locator("#previous-score")).to_contain_text(str(number % 11))
+        assert len({image for image, _ in given}) == 20
+        page.wait_for_function("!Object.keys(localStorage).some(k => k.includes('outbox'))")
+        assert given == saved(page, url)[:20][::-1]
 
-        # Train: progress, then v1.2 with honest numbers.
-        page.goto(f"{url}/projects/1/versions")
+        # Train: progress is shown, then v1.2 with a number that was measured on the hold-out.
+        page.get_by_role("link", name="Versions", exact=True).click()
         page.get_by_role("button", name="Train").click()
-        expect(page.get_by_text("v1.2").first).to_be_visible(timeout=TRAINING)
+        expect(page.get_by_role("progressbar").first).to_be_visible()
+        newest = page.locator("article.version").first
+        expect(newest.get_by_role("heading", name="v1.2")).to_be_visible(timeout=TRAINING)
+        expect(newest).to_contain_text("hold-out images that never trained")
 
-        # The false positives: correct the first one in place.
-        page.goto(f"{url}/projects/1/review/false-positives")
-        first = page.locator("[data-card]").first
-        corrected = first.get_attribute("data-image-id")
-        first.get_by_role("button", name="9", exact=True).click()
-        expect(page.get_by_role("status")).to_contain_text("9")
-        latest = page.request.get(f"{url}/api/v1/projects/1/scores?limit=1").json()[0]
-        assert (str(latest["image_id"]), latest["value"]) == (corrected, 9)
+        # The false positives: correct the first one where it stands.
+        page.get_by_role("link", name="Review", exact=True).click()
+        card = page.locator("[data-card]").first
+        name = card.get_attribute("id") or ""
+        card.get_by_role("button", name="9", exact=True).click()
+        expect(page.locator(f"#{name}")).to_contain_text("you say 9")
+        assert saved(page, url)[0] == (int(name.removeprefix("card-")), 9)
 
-        # Train again and download both files.
-        page.goto(f"{url}/projects/1/versions")
+        # Train again, and download both files.
+        page.get_by_role("link", name="Versions", exact=True).click()
         page.get_by_role("button", name="Train").click()
-        expect(page.get_by_text("v1.3").first).to_be_visible(timeout=TRAINING)
+        newest = page.locator("article.version").first
+        expect(newest.get_by_role("heading", name="v1.3")).to_be_visible(timeout=TRAINING)
         with page.expect_download() as download:
-            page.get_by_role("link", name="safetensors").first.click()
+            newest.get_by_role("link", name="safetensors").click()
         assert download.value.suggested_filename == "Sample-v1.3.safetensors"
-        tensors = load(io.BytesIO(Path(download.value.path()).read_bytes()).getvalue())
+        tensors = load(Path(download.value.path()).read_bytes())
         assert len(tensors) == 16
         assert tensors["up.0.weight"].shape == (1024, 1280)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+        with page.expect_download() as download:
+            newest.get_by_role("link", name="config.json").click()
+        config = json.loads(Path(download.value.path()).read_text())
+        assert config["rev"] == "v1.3"
+        assert config["model_params"] == {"features": 1280, "hidden": 1024, "outputs": 1}
     assert not errors
+
+
+def saved(page: Page, url: str) -> list[tuple[int, int]]:
+    """(image id, value) of what this person scored, newest first."""
+    events = page.request.get(f"{url}/api/v1/projects/1/scores?limit=100").json()
+    return [(event["image_id"], event["value"]) for event in events]

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.files import decode
+from app.pictures import decode
 from app.samples import (
     APPEAL,
     HARM,

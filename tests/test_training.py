@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import metrics, training
+from app.checkpoints import load_checkpoint, save_checkpoint
 from app.errors import Invalid, NotTrainable
-from app.heads import Scorer, load_checkpoint, save_checkpoint
+from app.folds import deal_folds, merge_near_duplicates
+from app.heads import Scorer
 from app.ridge import fit_ridge
 from app.training import TrainingSet, recipe_named, train
 
@@ -108,7 +110,8 @@ def test_two_labels_are_enough(recipe):
     assert np.isfinite(trained.honest).all()
     assert trained.metrics["folds"] == 2
     assert trained.metrics["holdout"]["n"] == 0
-    assert (trained.uncertainty(data.x) >= training.UNCERTAINTY_FLOOR).all()
+    _, _, uncertainty = trained.predict(data.x, data.groups)
+    assert (uncertainty >= training.UNCERTAINTY_FLOOR).all()
 
 
 def test_fewer_groups_than_folds_give_fewer_folds():
@@ -130,7 +133,7 @@ def test_near_twins_are_united_across_chunks_and_others_are_not():
     x = random.normal(size=(600, 16)).astype(np.float32)
     x[599] = x[0] + 0.005  # three in a row, the far ends in different chunks of rows
     x[300] = x[599] + 0.005
-    got = training.merge_near_duplicates(x, np.arange(600))
+    got = merge_near_duplicates(x, np.arange(600))
     expected = np.arange(600)
     expected[[300, 599]] = 0
     assert same_partition(got, expected)
@@ -140,19 +143,19 @@ def test_uniting_keeps_the_groups_that_were_given():
     x = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
     x[7] = x[30]
     groups = np.arange(40) // 4 + 1000
-    got = training.merge_near_duplicates(x, groups)
+    got = merge_near_duplicates(x, groups)
     assert same_partition(got, np.where(groups == groups[30], groups[7], groups))
 
 
 def test_many_copies_of_everything_do_not_hide_the_twins():
     """With each image there twice the median distance between all images would be nil."""
     x = np.random.default_rng(2).normal(size=(50, 8)).astype(np.float32)
-    got = training.merge_near_duplicates(np.vstack([x, x, x + 1e-4]), np.arange(150))
+    got = merge_near_duplicates(np.vstack([x, x, x + 1e-4]), np.arange(150))
     assert same_partition(got, np.tile(np.arange(50), 3))
 
 
 def test_identical_images_are_one_group():
-    assert len(set(training.merge_near_duplicates(np.ones((700, 4), "f"), np.arange(700)))) == 1
+    assert len(set(merge_near_duplicates(np.ones((700, 4), "f"), np.arange(700)))) == 1
 
 
 @settings(max_examples=25, deadline=None)
@@ -162,8 +165,8 @@ def test_uniting_does_not_depend_on_the_order(seed):
     x = random.normal(size=(30, 3)).astype(np.float32)
     x[15:] = x[:15] + random.normal(size=(15, 3)) * random.choice([0.01, 1.0], (15, 1))
     order = random.permutation(30)
-    got = training.merge_near_duplicates(x, np.arange(30))
-    shuffled = training.merge_near_duplicates(x[order], np.arange(30))
+    got = merge_near_duplicates(x, np.arange(30))
+    shuffled = merge_near_duplicates(x[order], np.arange(30))
     assert same_partition(got[order], shuffled)
 
 
@@ -174,11 +177,11 @@ def test_uniting_does_not_depend_on_the_order(seed):
 )
 def test_folds_keep_groups_whole_and_are_balanced(groups, folds, seed):
     groups = np.array(groups)
-    fold = training.deal_folds(groups, folds, seed)
+    fold = deal_folds(groups, folds, seed)
     assert all(len(set(fold[groups == g])) == 1 for g in set(groups))
     load = np.bincount(fold, minlength=folds)
     assert load.max() - load.min() <= np.bincount(groups).max()
-    assert np.array_equal(fold, training.deal_folds(groups, folds, seed))
+    assert np.array_equal(fold, deal_folds(groups, folds, seed))
 
 
 def test_every_label_trains_or_measures_or_stands_aside():
@@ -225,9 +228,10 @@ def test_library_images_of_a_trained_group_are_scored_by_the_member_that_never_s
     x = np.random.default_rng(9).normal(size=(3, 6)).astype(np.float32)
     known = int(data.groups[~data.holdout][0])
     held = int(data.groups[data.holdout][0])
-    got = trained.scores(x, np.array([known, held, -1]))
-    assert got[0] == trained.members[trained.fold_of_group[known]](x[:1])[0]
-    assert np.array_equal(got[1:], Scorer(trained.tensors)(x)[1:])
+    score, out_of_fold, _ = trained.predict(x, np.array([known, held, -1]))
+    assert np.array_equal(score, Scorer(trained.tensors)(x))
+    assert out_of_fold[0] == trained.members[trained.fold_of_group[known]](x)[0]
+    assert np.isnan(out_of_fold[1:]).all()
     assert held not in trained.fold_of_group
 
 
@@ -318,7 +322,7 @@ def test_recipes_have_names_and_records():
 @pytest.mark.parametrize("recipe", [recipe_named("ridge"), QUICK])
 def test_progress_only_rises_and_arrives(recipe):
     seen = []
-    train(labelled(), recipe, progress=lambda done, total, message: seen.append((done, total)))
+    train(labelled(), recipe, progress=lambda done, total, *_: seen.append((done, total)))
     body = seen[1:]  # the first one says that near-duplicates are being looked for
     assert [done for done, _ in body] == sorted(done for done, _ in body)
     assert len({total for _, total in body}) == 1
@@ -329,12 +333,26 @@ def test_raising_in_the_progress_callback_stops_the_training():
     class Stop(Exception):
         pass
 
-    def stop(done, total, message):
+    def stop(done, total, message, curve=None):
         if "city96" in message:
             raise Stop
 
     with pytest.raises(Stop):
         train(labelled(), QUICK, progress=stop)
+
+
+def test_the_loss_curve_is_shown_as_it_grows():
+    shown = []
+
+    def draw(done, total, message, curve=None):
+        if curve is not None:
+            shown.append((done / total, curve))
+
+    trained = train(labelled(), QUICK, progress=draw)
+    assert [len(curve) for _, curve in shown] == list(range(1, len(trained.loss_curve) + 1))
+    assert all(curve == trained.loss_curve[: len(curve)] for _, curve in shown)
+    steps = trained.loss_curve[-1]["step"]
+    assert [done for done, _ in shown] == [curve[-1]["step"] / steps for _, curve in shown]
 
 
 def test_the_loss_curve_falls_and_the_rate_ends_near_nothing():
@@ -359,5 +377,7 @@ def test_uncertainty_is_the_members_disagreement_and_the_noise():
     x = np.zeros((3, 6), np.float32)
     split = (training.Constant(0.2), training.Constant(0.6))
     doubtful = replace(trained, members=split, noise=0.3)
-    assert doubtful.uncertainty(x) == pytest.approx(np.sqrt(0.2**2 + 0.3**2))
-    assert replace(trained, members=split[:1], noise=0.0).uncertainty(x) == pytest.approx(0.01)
+    strangers = np.full(3, -1)
+    assert doubtful.predict(x, strangers)[2] == pytest.approx(np.sqrt(0.2**2 + 0.3**2))
+    sure = replace(trained, members=split[:1], noise=0.0)
+    assert sure.predict(x, strangers)[2] == pytest.approx(0.01)

@@ -1,5 +1,6 @@
 """The pages in a real Chromium: keys, the outbox, no script at all, the CSP, axe."""
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def shown_image(page: Page) -> int:
     """The id of the picture on the screen, once it is there to be seen."""
     for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
         image = page.evaluate(
-            "(image => image?.naturalWidth > 0 ? Number(image.dataset.image) : 0)"
+            "(image => image?.complete && image.naturalWidth ? Number(image.dataset.image) : 0)"
             "(document.querySelector('#stage img'))"
         )
         if image:
@@ -307,3 +308,18 @@ def check_page(page: Page, address: str, width: int) -> None:
     found = Axe().run(page).response["violations"]
     assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == [], address
     assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+
+
+def test_a_picture_that_does_not_load_cannot_be_scored_until_it_does(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=3)
+    with serving(world) as address, browsing(chromium) as page:
+        page.route("**/view", lambda route: route.abort())
+        page.goto(f"{address}{world.at}/score")
+        expect(page.locator("#stage img")).to_have_attribute("alt", re.compile("cannot be loaded"))
+        page.keyboard.press("5")
+        page.unroute("**/view")
+        image_id = shown_image(page)  # it is tried again
+        page.keyboard.press("6")
+        assert saved(page, world, 1) == [(image_id, "set", 6)]

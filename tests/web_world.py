@@ -18,9 +18,9 @@ from sqlmodel import Session
 from app import projects, scores
 from app.config import Settings
 from app.db import reading, writing
-from app.files import THUMB, VIEW, make_thumbnails, thumb_path
 from app.main import create_app
 from app.migrate import migrate
+from app.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from app.tables import (
     Collection,
     CollectionImage,

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from app import jobs, projects, queues, retraining, versions
+from app import jobs, projects, queues, retraining, scores, versions
 from app.db import reading, writing
 from app.errors import Invalid
 from app.tables import Job
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject
-from app.web.score import Said, card_json, known_queue, labelled, say, take_back
+from app.web.score import Said, card_json, known_queue, say, take_back
 
 router = APIRouter(prefix="/api/v1")
 
@@ -100,6 +100,29 @@ def next_images(
     return [card_json(card) for card in cards]
 
 
+@router.get("/projects/{project_id}/scores")
+def list_scores(
+    session: Reader,
+    project: TheProject,
+    person: ThePerson,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+) -> list[dict[str, Any]]:
+    """What you said that still stands, newest first."""
+    return [
+        {
+            "event_id": event.id,
+            "image_id": image.id,
+            "sha256": image.sha256,
+            "kind": event.kind,
+            "value": event.value,
+            "origin": event.origin,
+            "reason": event.reason,
+            "at": event.at.isoformat(),
+        }
+        for event, image in scores.recent(session, project, person, limit)
+    ]
+
+
 @router.post("/projects/{project_id}/scores")
 def record_score(
     engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewScore
@@ -107,12 +130,8 @@ def record_score(
     """Record a score, a skip or a flag. It is on disk when this answers."""
     said = Said(body.kind, body.value, body.key, body.expected, body.origin, body.reason)
     event = say(engine, settings, project_id, body.image_id, said)
-    with reading(engine) as session:
-        counts = {"labelled": labelled(session, project_id)}
     # A ready response: a dict would be validated in a thread first, on the way of every score.
-    return JSONResponse(
-        {"event_id": event.id, "saved": True, "image_id": event.image_id, "counts": counts}
-    )
+    return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
 
 
 @router.post("/projects/{project_id}/undo")
@@ -129,7 +148,6 @@ def undo_score(
             "undoes": event.undoes,
             "saved": True,
             "image_id": event.image_id,
-            "counts": {"labelled": labelled(session, project_id)},
             "card": card_json(queues.card_for(session, settings, project, person, event.image_id)),
         }
 

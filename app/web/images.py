@@ -5,7 +5,7 @@ from fastapi.responses import Response
 from sqlmodel import select
 
 from app.errors import NotFound
-from app.files import THUMB, VIEW, thumb_path
+from app.pictures import THUMB, VIEW, thumb_path
 from app.tables import Image
 from app.web.deps import Id, Reader, SettingsDep
 

@@ -1,0 +1,299 @@
+"""The job table: who may work on what, and who may write."""
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from app import db, jobs, projects
+from app.config import Settings
+from app.errors import Conflict, NotFound
+from app.tables import Job
+
+
+def enqueue(engine: Engine, kind: str = "train", **payload: Any) -> int:
+    with db.writing(engine) as session:
+        return jobs.enqueue(session, kind, kind, payload).id
+
+
+def seen(engine: Engine, job_id: int) -> Job:
+    with db.reading(engine) as session:
+        return jobs.get(session, job_id)
+
+
+def claim(engine: Engine, kinds: set[str] | None = None) -> jobs.Claim | None:
+    with db.writing(engine) as session:
+        taken = jobs.claim_next(session, kinds)
+    return taken[1] if taken else None
+
+
+def must_claim(engine: Engine) -> jobs.Claim:
+    taken = claim(engine)
+    assert taken is not None
+    return taken
+
+
+# --- claiming ----------------------------------------------------------------------------------
+
+
+def test_jobs_are_taken_in_the_order_they_came_and_each_once(engine: Engine) -> None:
+    ids = [enqueue(engine, n=n) for n in range(5)]
+    taken = [must_claim(engine).job_id for _ in ids]
+    assert taken == ids
+    assert claim(engine) is None
+
+
+def test_a_lane_takes_only_its_kinds(engine: Engine) -> None:
+    enqueue(engine, "train")
+    wanted = enqueue(engine, "embed")
+    assert claim(engine, {"import"}) is None
+    assert claim(engine, {"embed", "import"}) == jobs.Claim(wanted, 1)
+    assert claim(engine, set()) is None
+
+
+def test_twenty_claimers_at_once_never_get_the_same_job(engine: Engine, settings: Settings) -> None:
+    ids = {enqueue(engine, n=n) for n in range(12)}
+    start, got = threading.Barrier(20), []
+
+    def work() -> None:
+        own = db.make_engine(settings)  # as another process would
+        start.wait(10)
+        while (taken := claim(own)) is not None:
+            got.append(taken)
+        own.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(taken.job_id for taken in got) == sorted(ids)
+    assert {taken.fence for taken in got} == {1}
+    assert {seen(engine, job_id).attempts for job_id in ids} == {1}
+
+
+def test_a_particular_job_is_taken_only_while_it_is_queued(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    with db.writing(engine) as session:
+        assert jobs.claim(session, job_id) is not None
+    with db.writing(engine) as session:
+        assert jobs.claim(session, job_id) is None
+        with pytest.raises(NotFound, match="no job 99"):
+            jobs.claim(session, 99)
+
+
+def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Engine) -> None:
+    with db.writing(engine) as session:
+        project = projects.create(session, "P")
+        first = jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id
+        assert jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id == first
+        others = [
+            jobs.enqueue(session, "embed", "E", {"a": 2}, project.id, once=True).id,
+            jobs.enqueue(session, "embed", "E", {"a": 1}, None, once=True).id,
+            jobs.enqueue(session, "train", "E", {"a": 1}, project.id, once=True).id,
+            jobs.enqueue(session, "embed", "E", {"a": 1}, project.id).id,
+        ]
+        assert len({first, *others}) == 5
+        jobs.claim(session, first)
+        running_is_no_longer_waiting = jobs.enqueue(
+            session, "train", "E", {"a": 1}, project.id, once=True
+        )
+        assert running_is_no_longer_waiting.id == others[2]
+    with db.writing(engine) as session:
+        again = jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id
+        assert again == others[3], "what runs may have looked already; what waits has not"
+
+
+# --- the fence ---------------------------------------------------------------------------------
+
+
+def test_a_worker_that_lost_its_job_can_write_nothing(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    stale = must_claim(engine)
+    with db.writing(engine) as session:
+        jobs.requeue_orphans(session)
+    fresh = must_claim(engine)
+    assert (fresh.job_id, fresh.fence) == (job_id, stale.fence + 1)
+    for attempt in (
+        lambda s: jobs.guard(s, stale),
+        lambda s: jobs.report(s, stale, done=5),
+        lambda s: jobs.finish(s, stale, {"from": "the grave"}),
+        lambda s: jobs.fail(s, stale, "no"),
+        lambda s: jobs.cancelled(s, stale),
+        lambda s: jobs.give_back(s, stale, "no"),
+    ):
+        with pytest.raises(jobs.LostJob), db.writing(engine) as session:
+            projects.create(session, "half-done")  # in the same transaction: it must vanish too
+            attempt(session)
+    job = seen(engine, job_id)
+    assert (job.state, job.done, job.result, job.error) == ("running", 0, {}, "")
+    with db.reading(engine) as session:
+        assert projects.every(session) == []
+    with db.writing(engine) as session:
+        jobs.finish(session, fresh, {"from": "the living"})
+    assert seen(engine, job_id).result == {"from": "the living"}
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "cancelled"])
+def test_an_ended_job_takes_no_more_writes_even_from_its_own_worker(
+    engine: Engine, end: str
+) -> None:
+    job_id = enqueue(engine)
+    ours = must_claim(engine)
+    with db.writing(engine) as session:
+        if end == "done":
+            jobs.finish(session, ours, {})
+        elif end == "failed":
+            jobs.fail(session, ours, "broken")
+        else:
+            jobs.cancelled(session, ours)
+    with pytest.raises(jobs.LostJob), db.writing(engine) as session:
+        jobs.report(session, ours, done=1)
+    job = seen(engine, job_id)
+    assert job.state == end and job.finished_at is not None
+
+
+# --- ending ------------------------------------------------------------------------------------
+
+
+def test_a_queued_job_is_cancelled_at_once_and_never_claimed(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    with db.writing(engine) as session:
+        jobs.cancel(session, job_id)
+    assert seen(engine, job_id).state == "cancelled"
+    assert claim(engine) is None
+
+
+def test_a_running_job_hears_of_its_cancelling_and_is_not_queued_again(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    ours = must_claim(engine)
+    with db.writing(engine) as session:
+        assert jobs.report(session, ours) is False
+        jobs.cancel(session, job_id)
+    assert seen(engine, job_id).state == "running"
+    with db.writing(engine) as session:
+        assert jobs.report(session, ours) is True
+        assert jobs.give_back(session, ours, "killed") == "cancelled"
+    assert seen(engine, job_id).state == "cancelled"
+
+
+def test_a_cancelled_job_whose_worker_died_is_not_taken_up_again(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    must_claim(engine)
+    with db.writing(engine) as session:
+        jobs.cancel(session, job_id)
+    with db.writing(engine) as session:
+        assert jobs.requeue_orphans(session) == [job_id]
+    assert seen(engine, job_id).state == "cancelled"
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "cancelled"])
+def test_an_ended_job_cannot_be_cancelled(engine: Engine, end: str) -> None:
+    job_id = enqueue(engine)
+    ours = must_claim(engine)
+    with db.writing(engine) as session:
+        jobs._update(session, ours, state=end)
+    with pytest.raises(Conflict, match=f"already ended \\({end}\\)"), db.writing(engine) as session:
+        jobs.cancel(session, job_id)
+    assert seen(engine, job_id).cancel_requested is False
+
+
+def test_only_a_failed_or_cancelled_job_is_tried_again_and_with_a_clean_slate(
+    engine: Engine,
+) -> None:
+    job_id = enqueue(engine)
+    for state in ("queued", "running", "done"):
+        if state == "running":
+            ours = must_claim(engine)
+        if state == "done":
+            with db.writing(engine) as session:
+                jobs.finish(session, ours, {})
+        with pytest.raises(Conflict, match=state), db.writing(engine) as session:
+            jobs.retry(session, job_id)
+    other = enqueue(engine)
+    ours = must_claim(engine)
+    with db.writing(engine) as session:
+        jobs.cancel(session, other)
+        jobs.cancelled(session, ours)
+        jobs.retry(session, other)
+    job = seen(engine, other)
+    assert (job.state, job.attempts, job.error, job.cancel_requested) == ("queued", 0, "", False)
+    assert must_claim(engine).fence == ours.fence + 1, "an old worker stays locked out"
+
+
+def test_the_third_death_is_the_last_and_says_so(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    for attempt in (1, 2, 3):
+        must_claim(engine)
+        assert seen(engine, job_id).attempts == attempt
+        with db.writing(engine) as session:
+            jobs.requeue_orphans(session)
+    job = seen(engine, job_id)
+    assert job.state == "failed"
+    assert job.error == "The worker stopped while it ran. It was tried 3 times."
+    assert claim(engine) is None
+    with db.reading(engine) as session:
+        lines = [entry.line for entry in jobs.log_of(session, job_id)]
+    assert len(lines) == 3
+
+
+def test_an_orderly_stop_is_no_fault_of_the_job(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    for _ in range(10):
+        must_claim(engine)
+        with db.writing(engine) as session:
+            jobs.requeue_orphans(session, [job_id], counts=False)
+    assert (seen(engine, job_id).state, seen(engine, job_id).attempts) == ("queued", 0)
+
+
+def test_only_the_named_orphans_are_given_back(engine: Engine) -> None:
+    first, second = enqueue(engine, n=1), enqueue(engine, n=2)
+    must_claim(engine)
+    must_claim(engine)
+    with db.writing(engine) as session:
+        assert jobs.requeue_orphans(session, [second]) == [second]
+    assert (seen(engine, first).state, seen(engine, second).state) == ("running", "queued")
+
+
+# --- what the pages show -----------------------------------------------------------------------
+
+
+def test_a_new_attempt_begins_its_count_anew_and_clears_the_old_error(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    ours = must_claim(engine)
+    with db.writing(engine) as session:
+        jobs.report(session, ours, done=50, total=100, rate=10.0, message="half-way")
+    job = seen(engine, job_id)
+    assert (jobs.seconds_left(job), job.heartbeat) == (5.0, 2)
+    assert jobs.elapsed(job) is not None
+    with db.writing(engine) as session:
+        jobs.give_back(session, ours, "killed")
+    assert jobs.seconds_left(seen(engine, job_id)) is None
+    must_claim(engine)
+    job = seen(engine, job_id)
+    assert (job.done, job.total, job.error, job.rate) == (0, 0, "", 0.0)
+
+
+def test_unfinished_jobs_come_first_then_the_newest(engine: Engine) -> None:
+    ids = [enqueue(engine, n=n) for n in range(4)]
+    for end in (jobs.finish, jobs.finish):
+        ours = must_claim(engine)
+        with db.writing(engine) as session:
+            end(session, ours, {})
+    with db.reading(engine) as session:
+        assert [job.id for job in jobs.recent(session)] == [ids[3], ids[2], ids[1], ids[0]]
+        assert [job.id for job in jobs.recent(session, 1)] == [ids[3]]
+        assert [job.id for job in jobs.unfinished(session, "train")] == ids[2:]
+        assert jobs.unfinished(session, "embed") == []
+
+
+def test_the_log_keeps_its_newest_lines_in_order_and_none_too_long(engine: Engine) -> None:
+    job_id = enqueue(engine)
+    with db.writing(engine) as session:
+        for n in range(30):
+            jobs.log(session, job_id, f"line {n}")
+        jobs.log(session, job_id, "x" * 10_000)
+    with db.reading(engine) as session:
+        lines = [entry.line for entry in jobs.log_of(session, job_id, 3)]
+    assert lines[:2] == ["line 28", "line 29"] and len(lines[2]) == 2000

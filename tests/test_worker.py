@@ -1,0 +1,381 @@
+"""Whatever is killed, and whenever: the pages answer, the work gets done, once."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import Session, col, delete, func, select
+
+from app import db, embeddings, jobs, predictions, projects, retraining, scores, versions, worker
+from app.config import Settings
+from app.migrate import migrate
+from app.tables import Embedding, Job, Project
+from app.worker import Worker
+from tests.conftest import environment, free_port, running, until
+
+
+def settings_in(home: Path) -> Settings:
+    return Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+
+
+def sample_project(session: Session) -> Project:
+    return projects.named(session, "Sample")
+
+
+def seen(engine: Engine, job_id: int) -> Job:
+    with db.reading(engine) as session:
+        return jobs.get(session, job_id)
+
+
+def log_of(engine: Engine, job_id: int) -> str:
+    with db.reading(engine) as session:
+        return "\n".join(entry.line for entry in jobs.log_of(session, job_id))
+
+
+def request_training(settings: Settings, engine: Engine) -> int:
+    with db.writing(engine) as session:
+        return retraining.request_training(session, settings, sample_project(session)).id
+
+
+# --- under `tastemaker serve` ------------------------------------------------------------------
+
+
+def worker_of(server: psutil.Process) -> psutil.Process | None:
+    """The live worker of a server, once it has started its resident model process."""
+    for child in server.children():
+        try:
+            if child.cmdline()[-1] == "worker" and child.children():
+                return child
+        except psutil.Error:
+            pass
+    return None
+
+
+def children(process: psutil.Process) -> dict[int, psutil.Process]:
+    """Its spawned processes (not the little helper that multiprocessing keeps)."""
+    found = {}
+    for child in process.children():
+        try:
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found[child.pid] = child
+        except psutil.Error:
+            pass
+    return found
+
+
+@pytest.mark.slow
+def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets_done(
+    sample: Path,
+) -> None:
+    settings = settings_in(sample)
+    engine = migrate(settings)
+    port = free_port()
+    with running(sample, "serve", "--port", str(port)) as process:
+        server = psutil.Process(process.pid)
+
+        def answers() -> bool:
+            for page in ("healthz", "projects/1/score", "projects/1/versions"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as got:
+                    assert got.status == 200
+            return True
+
+        def kill_the_worker(at_work: psutil.Process) -> psutil.Process:
+            """Its children must not outlive it, the pages must not notice, another comes."""
+            below = at_work.children(recursive=True)
+            assert below
+            at_work.kill()
+            assert answers()
+            until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+            return until(
+                lambda: (new := worker_of(server)) and new.pid != at_work.pid and new,
+                30,
+                "for the next worker",
+            )
+
+        def in_phase(job_id: int, phase: str) -> bool:
+            job = seen(engine, job_id)
+            assert job.state in ("queued", "running"), job.state
+            return job.state == "running" and phase in job.message
+
+        at_work = until(lambda: worker_of(server), 30, "for the worker")
+        assert answers()
+
+        # queued: the worker is stopped in its tracks before it can see the job
+        at_work.suspend()
+        first = request_training(settings, engine)
+        assert seen(engine, first).state == "queued"
+        at_work = kill_the_worker(at_work)
+        # loading: claimed, and the child has said nothing yet
+        until(lambda: in_phase(first, ""), 30, "for the claim")
+        at_work = kill_the_worker(at_work)
+        # training
+        until(lambda: in_phase(first, "Training"), 30, "for the training")
+        at_work = kill_the_worker(at_work)
+        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 60, "for v1.2")
+        assert (done.result["version"], done.attempts) == ("v1.2", 3)
+
+        # the job's own process is killed; then the worker while it predicts
+        resident = set(children(at_work))
+        second_job = request_training(settings, engine)
+        child = until(lambda: set(children(at_work)) - resident, 30, "for the child")
+        psutil.Process(child.pop()).kill()
+        until(lambda: seen(engine, second_job).attempts == 2, 30, "for the second attempt")
+        assert "signal 9" in log_of(engine, second_job)
+        until(lambda: in_phase(second_job, "Predicting"), 30, "for the predictions")
+        at_work = kill_the_worker(at_work)
+        second = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "worker"], env=environment(sample),
+            cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 60, "for v1.3")
+        assert (done.result["version"], done.attempts) == ("v1.3", 3)
+        with db.reading(engine) as session:
+            listed = versions.listing(session, sample_project(session))
+            before, after = listed[2], listed[:2]
+            for version in after:
+                assert version.metrics["holdout"] == before.metrics["holdout"]
+                assert version.metrics["out_of_fold"] == before.metrics["out_of_fold"]
+                versions.verify(settings, version)
+
+        # the resident model process is killed, and comes back to see the next score
+        for child_process in children(at_work).values():
+            child_process.kill()
+        with db.writing(engine) as session:
+            project = sample_project(session)
+            image = project_images(session, project)[0]
+            person = projects.annotator(session, "me")
+            event = scores.record(session, project, image, person, "set", 5).event.id
+        until(lambda: live_event(settings) == event, 30, "for the live model")
+
+        assert second.wait(30) == 1, "one worker is enough"
+        assert second.stderr is not None
+        assert "Another worker is running" in " ".join(second.stderr.read().split())
+
+        # an orderly end hands the work back, and counts no attempt
+        last = request_training(settings, engine)
+        until(lambda: in_phase(last, ""), 30, "for the claim")
+    assert process.returncode == 0
+    job = seen(engine, last)
+    assert (job.state, job.attempts) == ("queued", 0)
+    engine.dispose()
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def project_images(session: Session, project: Project) -> list[int]:
+    return sorted(set(session.exec(projects.image_ids(project.id))))
+
+
+def live_event(settings: Settings) -> int:
+    live = predictions.read_live(settings, 1)
+    return live.facts["event_high"] if live else 0
+
+
+# --- one job, its child, its end ---------------------------------------------------------------
+
+
+class Bench:
+    """A worker whose ticks the test gives."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.engine = settings, migrate(settings)
+        self.worker = Worker(settings, self.engine)
+
+    def until(self, condition: Any, seconds: float = 60, what: str = "") -> Any:
+        def tick_and_look() -> Any:
+            self.worker.tick()
+            return condition()
+
+        return until(tick_and_look, seconds, what)
+
+    def ended(self, job_id: int) -> Job:
+        return self.until(
+            lambda: (j := seen(self.engine, job_id)).state in jobs.FINISHED and j, 90, "for its end"
+        )
+
+    def enqueue(self, kind: str, payload: dict[str, Any] | None = None, project: int = 1) -> int:
+        with db.writing(self.engine) as session:
+            return jobs.enqueue(session, kind, kind.title(), payload, project).id
+
+
+@pytest.fixture
+def bench(sample: Path) -> Iterator[Bench]:
+    bench = Bench(settings_in(sample))
+    yield bench
+    bench.worker.stop()
+    bench.engine.dispose()
+
+
+@pytest.fixture
+def empty_bench(settings: Settings) -> Iterator[Bench]:
+    bench = Bench(settings)
+    yield bench
+    bench.worker.stop()
+    bench.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_log(
+    empty_bench: Bench,
+) -> None:
+    with db.writing(empty_bench.engine) as session:
+        project_id = projects.create(session, "P").id
+    job_id = empty_bench.enqueue("import", {"paths": 5}, project_id)
+    job = empty_bench.ended(job_id)
+    assert (job.state, job.attempts) == ("failed", 3)
+    assert "TypeError" in job.error and "tried 3 times" in job.error
+    said = log_of(empty_bench.engine, job_id)
+    assert said.count("Traceback") == 3 and "The job is queued." in said
+
+    with db.writing(empty_bench.engine) as session:
+        jobs.retry(session, job_id)
+    assert seen(empty_bench.engine, job_id).attempts == 0
+
+
+@pytest.mark.slow
+def test_what_the_person_must_mend_is_not_tried_again(empty_bench: Bench) -> None:
+    with db.writing(empty_bench.engine) as session:
+        project_id = projects.create(session, "P").id
+    payload = {"event_high": 0, "seed": 0, "recipe": "auto", "note": ""}
+    job = empty_bench.ended(empty_bench.enqueue("train", payload, project_id))
+    assert (job.state, job.attempts) == ("failed", 1)
+    assert job.error.startswith("No image is embedded yet.")
+
+
+@pytest.mark.slow
+def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
+    bench: Bench, sample_home: Path
+) -> None:
+    with db.writing(bench.engine) as session:
+        project = sample_project(session)
+        assert project.encoder_id is not None
+        encoder_id = project.encoder_id
+        everything, there = embeddings.matrix(session, encoder_id)
+        gone = everything[:200].tolist()
+        session.execute(delete(Embedding).where(col(Embedding.image_id).in_(gone)))
+    kept = len(everything) - 200
+
+    def stored() -> int:
+        with db.reading(bench.engine) as session:
+            return session.exec(select(func.count()).select_from(Embedding)).one()
+
+    job_id = bench.enqueue("embed")
+    bench.until(lambda: stored() > kept, 60, "for the first vectors")
+    (at_work,) = bench.worker.running
+    at_work.process.kill()
+    at_work.process.join()
+    survived = stored()
+    assert survived > kept
+    bench.until(lambda: seen(bench.engine, job_id).attempts == 2, 30, "for the second attempt")
+    bench.until(lambda: stored() > survived, 60, "for more vectors")
+    with db.writing(bench.engine) as session:
+        jobs.cancel(session, job_id)
+    job = bench.until(
+        lambda: (j := seen(bench.engine, job_id)).state != "running" and j, 8, "for the cancel"
+    )
+    assert job.state == "cancelled" and not bench.worker.running
+
+    # What is there is whole and right; nothing is there twice; the others did not move.
+    with db.reading(bench.engine) as session:
+        ids, now_there = embeddings.matrix(session, encoder_id)
+    assert len(set(ids.tolist())) == len(ids) < len(everything)
+    at = np.searchsorted(everything, ids)
+    assert np.array_equal(everything[at], ids)
+    unmoved = ~np.isin(ids, gone)
+    assert np.array_equal(now_there[unmoved], there[at][unmoved])
+    assert np.allclose(now_there, there[at], rtol=0.02, atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_cancelled_training_leaves_the_versions_as_they_were(bench: Bench) -> None:
+    job_id = request_training(bench.settings, bench.engine)
+    bench.until(lambda: "Training" in seen(bench.engine, job_id).message, 60, "for the training")
+    with db.writing(bench.engine) as session:
+        jobs.cancel(session, job_id)
+    assert bench.ended(job_id).state == "cancelled"
+    with db.reading(bench.engine) as session:
+        listed = [v.number for v in versions.listing(session, sample_project(session))]
+    assert listed == ["v1.1", "v1.0"]
+
+
+def test_each_kind_has_one_lane_and_an_orderly_stop_hands_the_work_back(
+    empty_bench: Bench,
+) -> None:
+    with db.writing(empty_bench.engine) as session:
+        for name in ("P", "Q"):
+            projects.create(session, name)
+    ids = [empty_bench.enqueue(kind) for kind in ("embed", "embed", "train", "train")]
+    empty_bench.worker.tick()
+    started = [running.claim.job_id for running in empty_bench.worker.running]
+    assert started == [ids[0], ids[2]]
+    states = [seen(empty_bench.engine, job_id).state for job_id in ids]
+    assert states == ["running", "queued", "running", "queued"]
+    processes = [running.process for running in empty_bench.worker.running]
+    empty_bench.worker.stop()
+    assert not any(process.is_alive() for process in processes)
+    assert [seen(empty_bench.engine, i).attempts for i in ids] == [0, 0, 0, 0]
+    assert {seen(empty_bench.engine, i).state for i in ids} == {"queued"}
+
+
+def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> None:
+    job_id = empty_bench.enqueue("embed", project=None)  # type: ignore[arg-type]
+    empty_bench.worker.tick()
+    (ours,) = empty_bench.worker.running
+    ours.process.kill()  # it cannot end the job before it is taken from us
+    ours.process.join()
+    with db.writing(empty_bench.engine) as session:
+        jobs.requeue_orphans(session)
+        taken = jobs.claim(session, job_id)
+    assert taken is not None
+    empty_bench.worker._attend(ours)
+    assert not empty_bench.worker.running
+    job = seen(empty_bench.engine, job_id)
+    assert (job.state, job.fence) == ("running", taken[1].fence)
+
+
+def test_only_a_heart_that_stands_still_is_taken_for_dead(
+    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
+    elsewhere = [empty_bench.enqueue("train", {"n": n}, None) for n in range(2)]  # type: ignore[arg-type]
+    with db.writing(empty_bench.engine) as session:
+        claims = [jobs.claim(session, job_id)[1] for job_id in elsewhere]  # type: ignore[index]
+    empty_bench.worker.reap()
+    for _ in range(3):
+        with db.writing(empty_bench.engine) as session:
+            jobs.report(session, claims[0])
+        empty_bench.worker.reap()
+    assert [seen(empty_bench.engine, i).state for i in elsewhere] == ["running", "queued"]
+
+
+def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(
+    settings: Settings, engine: Engine
+) -> None:
+    assert not worker.is_running(settings)
+    with worker.the_lock(settings):
+        assert worker.is_running(settings)
+    assert not worker.is_running(settings)
+
+
+@pytest.mark.slow
+def test_a_worker_alone_ends_when_told_to_and_takes_its_children_along(settings: Settings) -> None:
+    with running(settings.root, "worker") as process:
+        here = psutil.Process(process.pid)
+        until(lambda: here.children(), 30, "for the resident")
+        below = here.children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
