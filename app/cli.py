@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -57,6 +58,11 @@ def main() -> None:
         app()
     except TastemakerError as error:
         err.print(f"[red]{_plain(error.message)}[/red] {_plain(error.hint)}".rstrip())
+        sys.exit(1)
+    except ValidationError as error:  # of the settings: nothing else is validated on this way
+        first = error.errors()[0]
+        name = f"{Settings.model_config['env_prefix']}{first['loc'][0]}".upper()
+        err.print(f"[red]{name} cannot be used:[/red] {_plain(first['msg'])}.")
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("Stopped. What was finished is kept.")

@@ -183,7 +183,8 @@ def store_vectors(
     """Write (image id, (D,) float) pairs; those that are there stay as they are."""
     rows = []
     for image_id, vector in vectors:
-        half = vector.astype("<f2")
+        with np.errstate(over="ignore"):  # told below, in words
+            half = vector.astype("<f2")
         if not np.isfinite(half).all():
             raise Invalid(f"The vector of image {image_id} does not fit float16.")
         rows.append({"image_id": image_id, "encoder_id": encoder_id, "vector": half.tobytes()})

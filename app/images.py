@@ -33,6 +33,15 @@ def count(session: Session) -> int:
     return int(session.exec(select(func.count()).select_from(Image)).one())
 
 
+def is_text(name: str) -> bool:
+    """Whether it can be stored and printed: file names are bytes, and need not be text at all."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 # --- where the bytes are -----------------------------------------------------------------------
 
 

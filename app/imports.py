@@ -242,7 +242,7 @@ def _find(
             entries.append((given, given.name, False))
     for path, name, staged in entries:
         suffix = Path(name).suffix.lower()
-        if not _can_be_stored(name):
+        if not images.is_text(name):
             shown = os.fsencode(path).decode("utf-8", "replace")
             _set_aside(work, shown, "Its name is not in UTF-8; rename it.", tally)
             continue
@@ -273,15 +273,6 @@ def _walk(folder: Path, besides: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if Path(here, name) != besides)
         yield from (Path(here, name) for name in sorted(names))
-
-
-def _can_be_stored(text: str) -> bool:
-    """Whether the database can hold it: file names are bytes, and may be no text at all."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _import(work: Work, found: list[Found], target: Target, tally: Tally) -> None:
@@ -542,9 +533,9 @@ def read_sidecars(files: Iterable[Beside]) -> Sidecar:
         if isinstance(named, dict):
             named = [tag for group in named.values() if isinstance(group, list) for tag in group]
         if isinstance(named, list):
-            tags += [tag for tag in named if isinstance(tag, str) and _can_be_stored(tag)]
+            tags += [tag for tag in named if isinstance(tag, str) and images.is_text(tag)]
         said = data.get("source")
-        if isinstance(said, str) and said.strip() and _can_be_stored(said):
+        if isinstance(said, str) and said.strip() and images.is_text(said):
             source = said.strip()
     return Sidecar(tuple(tags), source)
 

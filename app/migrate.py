@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Engine
+from sqlalchemy.exc import DatabaseError
 
 from app.config import Settings, shipped
 from app.db import make_engine, sqlite
@@ -27,7 +28,13 @@ def migrate(settings: Settings) -> Engine:
     """Engine on a database of the newest schema, creating or upgrading it first. Safe to call from
     several processes at once. Raises `TastemakerError` when the database is newer than this
     program; it is left alone then."""
-    settings.make_folders()
+    try:
+        settings.make_folders()
+    except OSError as error:
+        raise TastemakerError(
+            f"The folder {settings.root} cannot be used: {error.strerror}.",
+            "Point TASTEMAKER_HOME at a folder you may write to.",
+        ) from error
     engine = make_engine(settings)
     script = ScriptDirectory(str(shipped("migrations")))
     head = script.get_current_head()
@@ -76,8 +83,18 @@ def upgrade(engine: Engine, revision: str) -> None:
 
 
 def current_revision(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    """The schema's revision, None for an empty database. Raises `TastemakerError` for a file that
+    is no database."""
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except DatabaseError as error:
+        if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
+            raise
+        raise TastemakerError(
+            f"{engine.url.database} is not a database, or is damaged; it was left alone.",
+            "Put a backup in its place; there may be one in the folder `backups` beside it.",
+        ) from error
 
 
 def back_up_database(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from sqlmodel import col
 from app import db, images, projects, scores
 from app.errors import Invalid, NotFound, TastemakerError
 from app.files import write_atomic
+from app.spreadsheets import bare, inert
 from app.tables import Annotator, Image
 
 COLUMNS = ("sha256", "path", "score", "annotator", "scored_at")
@@ -67,9 +68,9 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                     raise Invalid("It names no image.", "A column sha256 or path is needed.")
                 if row.get("score") in (None, ""):
                     raise Invalid("It holds no score.")
-                image = images.find_by_reference(session, _bare(str(reference)))
+                image = images.find_by_reference(session, bare(str(reference)))
                 value = scores.parse_score(row["score"])
-                name = str(row.get("annotator") or projects.IMPORTED)
+                name = _bare(str(row.get("annotator") or projects.IMPORTED))
                 stand_in = name == projects.IMPORTED
                 person = projects.annotator(session, name, stand_in=stand_in)
                 recorded += scores.record_many(
@@ -117,20 +118,10 @@ def write_scores(rows: list[dict[str, Any]], to: Path | None) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     for row in rows:
-        writer.writerow(row | {key: _inert(row[key]) for key in ("path", "annotator")})
+        writer.writerow(row | {key: inert(row[key]) for key in ("path", "annotator")})
     if to is None:
         sys.stdout.write(text.getvalue())
     elif to.suffix.lower() == ".csv":
         write_atomic(to, text.getvalue().encode())
     else:
         raise Invalid(f"{to.name} has no known ending.", "Use .csv or .jsonl.")
-
-
-def _inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return "'" + cell if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _bare(cell: str) -> str:
-    """What `_inert` quoted."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in ("=", "+", "-", "@", "\t", "\r") else cell

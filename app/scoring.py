@@ -1,30 +1,43 @@
 """Score pictures or embeddings from outside the library with one head, and filter by the result.
 
-The pass is streamed: whatever the size of the source, memory holds one batch.
+    rows = score_source(folder, read_model(file), settings)
+    write(out, within(rows, 60, 100), model)
+
+Rows travel in tables of some thousands, never as one object each, so that a hundred million of
+them pass through in bounded memory, in the order of the source. A table has the columns of SCHEMA.
 """
 
-import csv
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 
-from app.checkpoints import Checkpoint, load_checkpoint
+from app.checkpoints import Checkpoint, load_checkpoint, sidecar_path
 from app.config import Settings
+from app.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
 from app.encode_files import embed_files
-from app.encoders import load, parse
-from app.errors import Conflict, Invalid, NotFound
-from app.files import write_atomic
+from app.encoders import Encoder, load, parse
+from app.errors import BadImage, Conflict, Invalid, NotFound
 from app.heads import Scorer
 from app.pictures import IMAGE_SUFFIXES, Limits
 
 Precision = Literal["fp32", "fast"]
+OnError = Callable[[str, str], None]  # path, reason
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+SCHEMA = pa.schema(
+    [("path", pa.string()), ("aesthetic_score", pa.float32()), ("percent", pa.float32())]
+)
+PICTURES_AT_ONCE = 32
+ROWS_HELD = 65536  # what `best` holds beyond the rows it was asked for
 
 
 @dataclass(frozen=True)
@@ -38,18 +51,6 @@ class Model:
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One row of the answer: the path as found under the source, the score in [0, 1]."""
-
-    path: str
-    score: float
-
-    @property
-    def percent(self) -> float:
-        return round(100 * self.score, 2)
-
-
 def read_model(path: Path) -> Model:
     """A head from a file that nobody vouches for. The encoder it needs is taken from the file's
     metadata, else from its sidecar. Raises `CheckpointError`, `NotFound`."""
@@ -59,15 +60,18 @@ def read_model(path: Path) -> Model:
     if checkpoint.outputs != 1:
         raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
     said = dict(checkpoint.metadata)
-    sidecar = path.with_name(path.name.removesuffix(".safetensors") + ".config.json")
-    if "encoder" not in said and sidecar.is_file():
+    beside = sidecar_path(path)
+    if "encoder" not in said and beside.is_file():
         try:
-            beside = json.loads(sidecar.read_text(encoding="utf-8")).get("encoder", {})
-            said |= {"encoder": beside["name"], "encoder_fingerprint": beside["fingerprint"]}
+            encoder = json.loads(beside.read_text(encoding="utf-8")).get("encoder", {})
+            said |= {"encoder": encoder["name"], "encoder_fingerprint": encoder["fingerprint"]}
         except (ValueError, TypeError, KeyError, AttributeError, OSError):
             pass  # a sidecar of another make: the person can name the encoder
     name = f"{said['project']}@{said['version']}" if "project" in said else path.stem
     return Model(path, name, said.get("encoder"), said.get("encoder_fingerprint"), checkpoint)
+
+
+# --- scoring -----------------------------------------------------------------------------------
 
 
 def score_source(
@@ -77,51 +81,57 @@ def score_source(
     *,
     encoder: str | None = None,
     precision: Precision = "fp32",
-    on_error: Callable[[str, str], None] = lambda path, reason: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Scored]:
-    """Score a folder (all its folders too), one picture, or an `.npy` of embeddings (N, D).
+    on_error: OnError = lambda path, reason: None,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[pa.Table]:
+    """Score a folder (all its folders too), one picture, or a file of embeddings, in its order.
 
-    Pictures come in the order they get done; `on_error(path, reason)` hears of those that cannot
-    be used. Raises before the first row when the source or the encoder cannot be used at all.
+    `on_error(path, reason)` hears of the rows that cannot be used. Raises before the first row
+    when the source or the encoder cannot be used at all, and after the last if none was of use.
     """
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
     scorer = Scorer(model.checkpoint, precision)
-    if source.suffix.lower() == ".npy" and source.is_file():
-        return _score_vectors(source, scorer, progress)
-    return _score_pictures(source, scorer, model, settings, encoder, on_error, progress)
+    if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
+        rows = _score_embeddings(source, scorer, on_error, progress)
+    else:
+        rows = _score_pictures(source, scorer, model, settings, encoder, on_error, progress)
+    return _some(rows, source)
 
 
-def _score_vectors(
-    source: Path, scorer: Scorer, progress: Callable[[int, int], None]
-) -> Iterator[Scored]:
-    try:
-        x = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise Invalid(f"{source.name} is not a plain .npy array.") from error
-    if x.ndim == 1:
-        x = x[None]
-    if x.ndim != 2 or x.dtype.kind != "f" or not len(x):
+def _some(tables: Iterable[pa.Table], source: Path) -> Iterator[pa.Table]:
+    """The same tables; `Invalid` at the end if there was no row in them."""
+    rows = 0
+    for table in tables:
+        rows += len(table)
+        yield table
+    if not rows:
+        raise Invalid(f"Nothing in {source.name or source} could be scored.")
+
+
+def _score_embeddings(
+    source: Path, scorer: Scorer, on_error: OnError, progress: Progress
+) -> Iterator[pa.Table]:
+    embeddings = open_embeddings(source)
+    if embeddings.dim != scorer.features:
         raise Invalid(
-            f"{source.name} holds an array of shape {x.shape}, type {x.dtype}.",
-            "Rows of floating-point embeddings, (N, D), are needed.",
-        )
-    if x.shape[1] != scorer.features:
-        raise Invalid(
-            f"{source.name} holds vectors of {x.shape[1]} values; this head reads "
+            f"{source.name} holds vectors of {embeddings.dim} values; this head reads "
             f"{scorer.features}.",
             "Embed them with the encoder the head was trained on.",
         )
-    return _vector_rows(x, scorer, progress)
 
+    def tables() -> Iterator[pa.Table]:
+        done = 0
+        for paths, x in embeddings.blocks:
+            scores = scorer(x)
+            strange = np.isnan(scores)
+            for path in paths.filter(pa.array(strange)).to_pylist():
+                on_error(path, "The embedding holds values that are not finite numbers.")
+            yield _table(paths, scores).filter(pa.array(~strange))
+            done += len(x)
+            progress(done, embeddings.rows)
 
-def _vector_rows(
-    x: np.ndarray, scorer: Scorer, progress: Callable[[int, int], None]
-) -> Iterator[Scored]:
-    for start in range(0, len(x), 65536):
-        scores = scorer(x[start : start + 65536])
-        for row, score in enumerate(scores.tolist(), start):
-            yield Scored(str(row), score)
-        progress(start + len(scores), len(x))
+    return tables()
 
 
 def _score_pictures(
@@ -130,26 +140,60 @@ def _score_pictures(
     model: Model,
     settings: Settings,
     encoder_name: str | None,
-    on_error: Callable[[str, str], None],
-    progress: Callable[[int, int], None],
-) -> Iterator[Scored]:
+    on_error: OnError,
+    progress: Progress,
+) -> Iterator[pa.Table]:
+    base, paths = _pictures_in(source)
+    encoder = _encoder_for(model, encoder_name)
+    names = [str(path.relative_to(base)) for path in paths]
+
+    def tables() -> Iterator[pa.Table]:
+        indices: list[int] = []
+        vectors: list[np.ndarray] = []
+
+        def table() -> pa.Table:
+            scored = _table(pa.array([names[i] for i in indices]), scorer(np.stack(vectors)))
+            indices.clear()
+            vectors.clear()
+            return scored
+
+        for index, vector in _in_order(
+            encoder, paths, Limits.of(settings), lambda i, error: on_error(names[i], str(error))
+        ):
+            indices.append(index)
+            vectors.append(vector)
+            progress(index + 1, len(paths))
+            if len(indices) == PICTURES_AT_ONCE:
+                yield table()
+        if indices:
+            yield table()
+        progress(len(paths), len(paths))
+
+    return tables()
+
+
+def _pictures_in(source: Path) -> tuple[Path, list[Path]]:
+    """The folder that paths are told from, and the pictures; one picture is its own folder's."""
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Check the path.")
     if source.is_file():
         if source.suffix.lower() not in IMAGE_SUFFIXES:
             raise Invalid(f"{source.name} is not a picture.", "JPEG, PNG, WebP or GIF.")
-        base, paths = source.parent, [source]
-    else:
-        base = source
-        paths = sorted(
-            Path(folder) / name
-            for folder, _, names in os.walk(source)
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES
-        )
-        if not paths:
-            raise Invalid(f"There is no picture in {source}.", "JPEG, PNG, WebP or GIF.")
-    wanted = encoder_name or model.encoder
+        return source.parent, [source]
+    paths = sorted(
+        Path(folder) / name
+        for folder, _, names in os.walk(source)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not paths:
+        raise Invalid(f"There is no picture in {source}.", "JPEG, PNG, WebP or GIF.")
+    return source, paths
+
+
+def _encoder_for(model: Model, name: str | None) -> Encoder:
+    """The encoder the head was trained on, loaded; an encoder that differs is refused."""
+    wanted = name or model.encoder
     if wanted is None:
         raise Invalid(
             f"{model.path.name} does not say which encoder it needs.",
@@ -162,106 +206,104 @@ def _score_pictures(
             "its scores would be wrong.",
             f"Fingerprint {encoder.fingerprint} here, {model.fingerprint} wanted.",
         )
-    if encoder.dim != scorer.features:
+    if encoder.dim != model.checkpoint.features:
         raise Invalid(
-            f"{wanted} gives {encoder.dim} values; {model.path.name} reads {scorer.features}.",
+            f"{wanted} gives {encoder.dim} values; {model.path.name} reads "
+            f"{model.checkpoint.features}.",
             "Name the encoder the head was trained on with --encoder.",
         )
-    return _picture_rows(paths, base, encoder, scorer, Limits.of(settings), on_error, progress)
+    return encoder
 
 
-def _picture_rows(
-    paths: list[Path],
-    base: Path,
-    encoder: Any,
-    scorer: Scorer,
-    limits: Limits,
-    on_error: Callable[[str, str], None],
-    progress: Callable[[int, int], None],
-) -> Iterator[Scored]:
-    done = 0
+def _in_order(
+    encoder: Encoder, paths: list[Path], limits: Limits, on_error: Callable[[int, BadImage], object]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, vector) in the order of `paths`; what is done too early waits for its turn."""
+    finished: dict[int, np.ndarray | None] = {}
+    turn = 0
 
-    def failed(index: int, error: Exception) -> None:
-        nonlocal done
-        done += 1
-        on_error(str(paths[index].relative_to(base)), str(error))
+    def set_aside(index: int, error: BadImage) -> None:
+        finished[index] = None
+        on_error(index, error)
 
-    for index, vector in embed_files(encoder, paths, limits=limits, on_error=failed):
-        done += 1
-        yield Scored(str(paths[index].relative_to(base)), float(scorer(vector[None])[0]))
-        progress(done, len(paths))
+    def due() -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal turn
+        while turn in finished:
+            vector = finished.pop(turn)
+            if vector is not None:
+                yield turn, vector
+            turn += 1
+
+    for index, vector in embed_files(encoder, paths, limits=limits, on_error=set_aside):
+        finished[index] = vector
+        yield from due()
+    yield from due()
 
 
-# --- what to do with the scores ----------------------------------------------------------------
+def _table(paths: pa.Array, scores: np.ndarray) -> pa.Table:
+    percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
+    return pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
 
 
-def within(rows: list[Scored], low: float, high: float, top: int | None) -> list[Scored]:
-    """Rows of `low` ≤ percent ≤ `high`, best first, at most `top`."""
+# --- choosing among the rows -------------------------------------------------------------------
+
+
+def check_limits(low: float, high: float, top: int | None) -> None:
+    """`Invalid` unless these can be limits of a percentage and of a number of rows."""
     if not 0 <= low <= high <= 100:
         raise Invalid("--min and --max are percentages with 0 ≤ min ≤ max ≤ 100.")
     if top is not None and top < 1:
         raise Invalid("--top is a number of at least 1.")
-    kept = [row for row in rows if low <= 100 * row.score <= high]
-    return sorted(kept, key=lambda row: (-row.score, row.path))[:top]
 
 
-def write_rows(path: Path, rows: list[Scored], model: Model) -> None:
-    """Write path, aesthetic_score (0–1) and percent as `.parquet`, `.csv` or `.jsonl`, all or
-    nothing. The model's name is in the metadata (Parquet) or in every row (the others)."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        table = pa.table(
-            {
-                "path": pa.array([row.path for row in rows], pa.string()),
-                "aesthetic_score": pa.array([row.score for row in rows], pa.float32()),
-                "percent": pa.array([row.percent for row in rows], pa.float32()),
-            },
-            metadata={"model": model.name, "model_sha256": model.checkpoint.sha256},
-        )
-        write_atomic(path, lambda handle: pq.write_table(table, handle))
-    elif suffix == ".csv":
-        write_atomic(path, lambda handle: handle.write(_csv(rows, model).encode()))
-    elif suffix == ".jsonl":
-        lines = "".join(json.dumps(as_dict(row) | {"model": model.name}) + "\n" for row in rows)
-        write_atomic(path, lines.encode())
-    else:
-        raise Invalid(f"{path.name} has no known ending.", "Use .parquet, .csv or .jsonl.")
+def within(tables: Iterable[pa.Table], low: float, high: float) -> Iterator[pa.Table]:
+    """Only the rows of `low` ≤ percentage ≤ `high`, compared before it is rounded."""
+    for table in tables:
+        percent = 100 * table["aesthetic_score"].to_numpy().astype(np.float64)
+        yield table.filter(pa.array((low <= percent) & (percent <= high)))
 
 
-def as_dict(row: Scored) -> dict[str, Any]:
-    return {"path": row.path, "aesthetic_score": row.score, "percent": row.percent}
+def best(tables: Iterable[pa.Table], most: int | None = None) -> pa.Table:
+    """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
+    a few times as many."""
+    held: list[pa.Table] = [SCHEMA.empty_table()]
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += len(table)
+        if most is not None and rows > 2 * most + ROWS_HELD:
+            held = [_ranked(held, most)]
+            rows = most
+    return _ranked(held, most)
 
 
-def _csv(rows: list[Scored], model: Model) -> str:
-    import io
-
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["path", "aesthetic_score", "percent", "model"])
-    for row in rows:
-        writer.writerow([inert(row.path), f"{row.score:.6f}", row.percent, inert(model.name)])
-    return text.getvalue()
+def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:
+    joined = pa.concat_tables(tables)
+    order = pc.sort_indices(joined, [("aesthetic_score", "descending")])  # a stable sort
+    return joined.take(order[:most]).combine_chunks()
 
 
-def inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return "'" + cell if re.match(r"[=+\-@\t\r]", cell) else cell
+# --- copying -----------------------------------------------------------------------------------
 
 
-def copy_rows(rows: list[Scored], source: Path, into: Path, *, keep: bool) -> int:
-    """Copy the pictures of `rows` into a folder, keeping the folder structure or not. A name that
-    is taken gets a number; nothing is overwritten. Returns how many were copied."""
-    base = source if source.is_dir() else source.parent
-    if into.resolve() == base.resolve() or base.resolve() in into.resolve().parents:
+def check_target(source: Path, into: Path) -> None:
+    """`Invalid` where copies would become part of the source."""
+    base = (source if source.is_dir() else source.parent).resolve()
+    if into.resolve() == base or base in into.resolve().parents:
         raise Invalid("The folder to copy into lies inside the source.", "Choose another one.")
+
+
+def copy_pictures(paths: Iterable[str], source: Path, into: Path, *, keep: bool) -> int:
+    """Copy pictures, named by their `paths` under the source, into a folder, keeping the folder
+    structure or not. A name that is taken gets a number; nothing is overwritten. Returns how many
+    were copied."""
+    check_target(source, into)
+    base = source if source.is_dir() else source.parent
     into.mkdir(parents=True, exist_ok=True)
     copied = 0
-    for row in rows:
-        origin = base / row.path
-        target = into / (row.path if keep else origin.name)
+    for path in paths:
+        origin = base / path
+        target = into / (path if keep else origin.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         number = 1
         while target.exists():
@@ -270,3 +312,8 @@ def copy_rows(rows: list[Scored], source: Path, into: Path, *, keep: bool) -> in
         shutil.copy2(origin, target)
         copied += 1
     return copied
+
+
+def as_dicts(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as `--json` prints them."""
+    return table.to_pylist()

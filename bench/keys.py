@@ -52,12 +52,21 @@ def percentiles(milliseconds: list[float]) -> str:
     return f"{p50:.1f} / {p95:.1f}"
 
 
+def wait(page: Page, condition: str, seconds: float = 30.0) -> None:
+    """Ask again and again: the page's content security policy forbids Playwright's own waiting."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        if time.monotonic() > end:
+            raise RuntimeError(f"waited in vain for {condition}")
+        page.wait_for_timeout(5)
+
+
 def press(page: Page, keys: int, pause: float) -> list[float]:
     """Press `keys` digits, `pause` seconds apart; milliseconds from each to its painted image."""
     page.evaluate(WATCH)
     for number in range(keys):
         page.keyboard.press(str(number % 10))
-        page.wait_for_function(f"window.painted.length >= {number + 1}", timeout=10_000)
+        wait(page, f"window.painted.length > {number}")
         page.wait_for_timeout(1000 * pause)
     return page.evaluate("window.painted")
 
@@ -79,7 +88,7 @@ def at_a_pace(page: Page, url: str, project: int, seconds: float, per_second: fl
         page.keyboard.press(str(value))
         due += 1 / per_second
         time.sleep(max(0.0, due - time.monotonic()))
-    page.wait_for_function("document.querySelector('#outbox').hidden", timeout=30_000)
+    wait(page, "document.querySelector('#outbox').hidden")
     saved = _events(url, project)[len(before) :]
     return {
         "pressed": len(shown),
@@ -190,7 +199,7 @@ def main(words: list[str] | None = None) -> str:
             page.wait_for_selector("#stage img")
             page.wait_for_timeout(1000)
             ours = press(page, given.keys, 0.25)
-            page.wait_for_function("document.querySelector('#outbox').hidden")
+            wait(page, "document.querySelector('#outbox').hidden")
             pace = at_a_pace(page, url, project, given.seconds, 4.0)
             one = posts(url, project, given.images // 2, 1, 200)
             ten = posts(url, project, given.images // 2 + 1000, 10, 50)

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load
 
-from tests.conftest import serving
+from tests.conftest import serving, until
 
 TRAINING = 120_000  # milliseconds that a training may take on a busy machine
 
@@ -32,17 +32,17 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, tmp_path: Path) -> N
         page.get_by_role("link", name="Score", exact=True).click()
 
         # Twenty scores by keyboard; every one is saved, for the image that was on the screen.
-        page.wait_for_function("document.querySelector('#stage img')?.decode().then(() => true)")
         given = []
         for number in range(20):
             shown = page.locator("#stage img[data-image]")
+            expect(shown).to_have_js_property("complete", True)
             image = shown.get_attribute("data-image")
             given.append((int(image or 0), number % 11))
             page.keyboard.press("-" if number % 11 == 10 else str(number % 11))
             expect(shown).not_to_have_attribute("data-image", image or "")
             expect(page.locator("#previous-score")).to_contain_text(str(number % 11))
         assert len({image for image, _ in given}) == 20
-        page.wait_for_function("!Object.keys(localStorage).some(k => k.includes('outbox'))")
+        until(lambda: page.evaluate("!Object.keys(localStorage).some(k => k.includes('outbox'))"))
         assert given == saved(page, url)[:20][::-1]
 
         # Train: progress is shown, then v1.2 with a number that was measured on the hold-out.
@@ -57,7 +57,7 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, tmp_path: Path) -> N
         page.get_by_role("link", name="Review", exact=True).click()
         card = page.locator("[data-card]").first
         name = card.get_attribute("id") or ""
-        card.get_by_role("button", name="9", exact=True).click()
+        card.get_by_role("button", name="Score 9", exact=True).click()
         expect(page.locator(f"#{name}")).to_contain_text("you say 9")
         assert saved(page, url)[0] == (int(name.removeprefix("card-")), 9)
 

@@ -102,7 +102,7 @@ def grown(sample: Path) -> Iterator[Sitting]:
             .where(Prediction.version_id == version.id, ~col(Label.holdout))
             .order_by(col(Prediction.score))
         ).all()
-        for value, wrong in ((9, by_score[:6]), (1, by_score[-6:])):
+        for value, wrong in ((9, by_score[:15]), (1, by_score[-15:])):
             for image_id in wrong:
                 scores.record(session, sitting.project, image_id, sitting.me, "set", value)
     sitting.refit()

@@ -1,0 +1,665 @@
+"""The command line is a contract: names, options, exit codes, JSON shapes."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+from safetensors.numpy import load_file, save_file
+from sqlmodel import select
+
+from app import cli, db, embeddings, projects
+from app.checkpoints import layout
+from app.config import Settings
+from app.migrate import migrate
+from app.tables import Image, Job, Label, ScoreEvent
+from tests.conftest import add_images, forward
+from tests.pictures import truncated, write
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """What it said on stderr, without its line breaks."""
+        return " ".join(self.err.split())
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process, in the home folder of this test."""
+    monkeypatch.setenv("TASTEMAKER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TASTEMAKER_MIN_FREE_GB", "0")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: Any) -> Said:
+        monkeypatch.setattr(sys, "argv", ["tastemaker", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+def fails(said: Said, *sentences: str) -> None:
+    """One sentence or two on stderr, exit code 1, and nothing on stdout."""
+    assert (said.code, said.out) == (1, ""), said
+    assert "Traceback" not in said.err
+    for sentence in sentences:
+        assert sentence in said.sentence
+
+
+def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, (*words, name))
+
+
+COMMANDS = list(every_command(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_refuses_an_unknown_option(
+    run: Run, words: tuple[str, ...]
+) -> None:
+    said = run(*words, "--help")
+    assert said.code == 0 and "Usage:" in said.out
+    refused = run(*words, "--no-such-option")
+    assert refused.code == 2 and "No such option" in refused.err
+
+
+def test_the_promised_commands_are_there() -> None:
+    promised = (
+        "serve", "worker", "demo", "project create", "project list", "project show", "import",
+        "scores import", "scores export", "embed", "train", "versions list", "versions show",
+        "versions activate", "versions export", "score", "stats", "doctor",
+    )  # fmt: skip
+    assert {tuple(name.split()) for name in promised} <= set(COMMANDS)
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").out.startswith("tastemaker 0.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train"],
+        ["stats"],
+        ["project", "create"],
+        ["score", "x"],
+        ["serve", "--port", "many"],
+        ["serve", "--port", "70000"],
+        ["import", ".", "--scores-from-folders"],
+        ["score", "x", "--model", "y", "--precision", "double"],
+        ["score", "x", "--model", "y", "--top", "many"],
+        ["versions", "export", "P", "v1.0", "x", "--format", "laion"],
+        ["nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
+    assert run(*words).code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["project", "show", "Nope"],
+        ["stats", "-p", "Nope"],
+        ["train", "-p", "Nope"],
+        ["versions", "list", "-p", "Nope"],
+        ["versions", "show", "Nope", "v1.0"],
+        ["scores", "export", "-p", "Nope"],
+        ["embed", "-p", "Nope"],
+        ["score", "x.npy", "--model", "Nope@v1.0"],
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_project_is_named_with_those_there_are(run: Run, words: list[str]) -> None:
+    run("project", "create", "Ästhetik")
+    fails(run(*words), "There is no project “Nope”.", "“Ästhetik”")
+
+
+# --- projects ----------------------------------------------------------------------------------
+
+
+def test_projects_are_made_listed_and_shown(run: Run) -> None:
+    assert run("project", "list").out.startswith("There is no project yet")
+    made = run("project", "create", " City  Ästhetics ", "--encoder", "ViT-L-14-quickgelu/openai")
+    assert (made.code, made.err) == (0, "")
+    listed = run("project", "list", "--json").json
+    assert [project["name"] for project in listed] == ["City Ästhetics"]
+    assert listed[0]["encoder"] == "ViT-L-14-quickgelu/openai" and listed[0]["kind"] == "score"
+    for name in ("city ästhetics", "CITY ÄSTHETICS", "#1"):
+        assert run("project", "show", name, "--json").json == listed[0]
+    assert "City Ästhetics" in run("project", "list").out
+    fails(run("project", "create", "CITY ästhetics"), "exists already")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x" * 81], ["  "], ["a/b"], ["a@b"], ["a\nb\x00"], ["ok", "--encoder", "no slash"],
+        ["ok", "--threshold", "1.5"], ["ok", "--threshold", "nan"], ["ok", "--kind", "class"],
+    ],
+)  # fmt: skip
+def test_a_project_that_cannot_be_is_refused_and_none_is_made(run: Run, words: list[str]) -> None:
+    fails(run("project", "create", *words))
+    assert run("project", "list", "--json").json == []
+
+
+def test_a_setting_that_is_nonsense_is_told_in_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASTEMAKER_MIN_FREE_GB", "lots")
+    fails(run("project", "list"), "TASTEMAKER_MIN_FREE_GB")
+
+
+def test_a_home_that_cannot_be_made_is_told_in_a_sentence(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(tmp_path / "file", b"")
+    monkeypatch.setenv("TASTEMAKER_HOME", str(tmp_path / "file" / "home"))
+    fails(run("project", "list"), str(tmp_path / "file"))
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Any]:
+    """Five images, one with a name that a spreadsheet would take for a formula."""
+    settings = Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    engine = migrate(settings)
+    with db.writing(engine) as session:
+        project = projects.create(session, "P", holdout_share=0)
+        images = add_images(session, 5)
+        from app.images import find_collection
+
+        projects.add_collection(session, project, find_collection(session, "Pictures"))
+        images[0].name = '=cmd|"/c calc"!A1.png'
+        images[1].name = images[2].name = "double.png"
+        session.add_all(images)
+    yield engine
+    engine.dispose()
+
+
+def events(engine: Any) -> int:
+    with db.reading(engine) as session:
+        return len(session.exec(select(ScoreEvent)).all())
+
+
+def hashes(engine: Any) -> list[str]:
+    with db.reading(engine) as session:
+        return list(session.exec(select(Image.sha256).order_by(Image.id)))  # type: ignore[arg-type]
+
+
+def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
+    run: Run, library: Any, tmp_path: Path
+) -> None:
+    known = hashes(library)
+    rows = [(known[0], 3, "me"), (known[0], 8, "=evil()"), (known[1], 0, "me"), (known[4], 10, "")]
+    lines = "".join(f"{sha},{score},{name}\n" for sha, score, name in rows)
+    write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
+    assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
+        "recorded": 4, "unchanged": 0,
+    }  # fmt: skip
+    assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
+
+    printed = run("scores", "export", "-p", "P")
+    table = list(csv.DictReader(printed.out.splitlines()))
+    assert list(table[0]) == ["sha256", "path", "score", "annotator", "scored_at"]
+    assert len(table) == 4 and table[0]["path"].startswith("'=cmd")
+    assert table[1]["annotator"] == "'=evil()"
+    as_json = run("scores", "export", "-p", "P", "--json").json
+    assert as_json[0]["path"].startswith("=cmd") and as_json[0]["score"] == 3
+
+    for name in ("out.csv", "out.jsonl"):
+        assert run("scores", "export", "-p", "P", "--out", name).code == 0
+        run("project", "create", f"Copy of {name}")
+        back = run("scores", "import", name, "-p", f"Copy of {name}", "--json")
+        assert back.json == {"recorded": 4, "unchanged": 0}
+        again = run("scores", "export", "-p", f"Copy of {name}", "--json").json
+        for one, other in zip(as_json, again, strict=True):
+            for key in ("sha256", "path", "score", "annotator"):
+                assert one[key] == other[key]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "sha256,score\n{0},5\n{1},11\n", "Row 2 of a.csv: “11” is not a score."),
+        ("a.csv", "sha256,score\n{0},5\n{1},\n", "Row 2 of a.csv: It holds no score."),
+        ("a.csv", "sha256,score\n{0},5\n,5\n", "Row 2 of a.csv: It names no image."),
+        ("a.csv", "sha256,score\n{0},5\nnope,5\n", "Row 2 of a.csv: There is no image “nope”"),
+        ("a.csv", "name,score\ndouble.png,5\n", "Several images are called “double.png”."),
+        ("a.csv", "", "a.csv holds no row."),
+        ("a.csv", "sha256,score\n", "a.csv holds no row."),
+        ("a.csv", b"\xff\xfe\x00", "not a text file in UTF-8"),
+        ("a.csv", 'sha256,score\n{0},"' + "x" * 200_000, "cannot be read as CSV"),
+        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n{broken\n', "Line 2 of a.jsonl is not JSON."),
+        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n[5]\n', "Line 2 of a.jsonl is not an object"),
+        ("a.jsonl", '{"sha256": "{0}", "score": true}\n', "“True” is not a score."),
+        ("a.jsonl", '{"sha256": "{0}", "score": 3.5}\n', "“3.5” is not a score."),
+        ("a.jsonl", '{"sha256": "\\ud800", "score": 5}\n', "Line 1 of a.jsonl is not JSON."),
+        ("a.jsonl", "[" * 100_000, "Line 1 of a.jsonl is not JSON."),
+        ("a.txt", "sha256,score\n{0},5\n", "a.txt has no known ending."),
+    ],
+)
+def test_with_one_bad_row_nothing_is_recorded(
+    run: Run, library: Any, tmp_path: Path, name: str, content: Any, sentence: str
+) -> None:
+    if isinstance(content, str):
+        known = hashes(library)
+        content = content.replace("{0}", known[0]).replace("{1}", known[1]).encode()
+    write(tmp_path / name, content)
+    fails(run("scores", "import", name, "-p", "P"), sentence)
+    assert events(library) == 0
+    fails(run("scores", "import", "nowhere.csv", "-p", "P"), "no file")
+
+
+def test_scores_without_a_name_are_a_stand_in_s_and_give_way_to_a_person(
+    run: Run, library: Any, tmp_path: Path
+) -> None:
+    known = hashes(library)
+    write(tmp_path / "a.csv", f"sha256,score\n{known[0]},2\n{known[1]},2\n".encode())
+    write(tmp_path / "b.csv", f"sha256,score,annotator\n{known[0]},9,me\n".encode())
+    run("scores", "import", "a.csv", "-p", "P")
+    run("scores", "import", "b.csv", "-p", "P")
+    with db.reading(library) as session:
+        values = {label.image_id: label.value for label in session.exec(select(Label))}
+    assert sorted(values.values()) == [2, 9]
+
+
+def test_stats_draws_the_histogram(run: Run, library: Any, tmp_path: Path) -> None:
+    known = hashes(library)
+    lines = [f"{sha},{score}" for sha, score in zip(known, (3, 3, 10), strict=False)]
+    write(tmp_path / "a.csv", "\n".join(["sha256,score", *lines]).encode())
+    run("scores", "import", "a.csv", "-p", "P")
+    text = run("stats", "-p", "P").out.splitlines()
+    assert text[0] == "5 images in dataset." and text[-1] == "raw -    2 " + "|" * 40
+    assert text[4] == "  3 -    2 " + "|" * 40 and text[1] == "  0 -    0"
+    shown = run("stats", "-p", "P", "--json").json
+    assert (shown["scores"]["3"], shown["raw"]) == (2, 2)
+
+
+# --- serving -----------------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_told_with_another_to_choose(run: Run) -> None:
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        somebody.listen()
+        port = somebody.getsockname()[1]
+        fails(run("serve", "--port", port), f"Port {port}", f"--port {port + 1}")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::"])
+def test_an_address_for_others_needs_a_password(run: Run, host: str) -> None:
+    fails(run("serve", "--host", host), "no password is set", "TASTEMAKER_ADMIN_PASSWORD")
+
+
+# --- bad imports and encoders that are not there -------------------------------------------------
+
+
+def test_an_import_of_nothing_usable_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    run("project", "create", "P")
+    (tmp_path / "empty").mkdir()
+    fails(run("import", "empty", "-p", "P"), "There is no picture in “empty”.")
+    fails(run("import", "nowhere", "-p", "P"), "There is no file or folder “nowhere”.")
+    fails(run("import", "home", "-p", "P"), "own folder")
+    fails(run("embed", "--collection", "nope"), "no collection")
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_here_are_told_once_and_the_images_are_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    made = run("project", "create", "P", "--encoder", "ViT-B-32-quickgelu/openai")
+    assert made.code == 0, "making a project loads nothing"
+    from tests.test_imports import png
+
+    for seed in range(3):
+        write(tmp_path / "pictures" / f"{seed}.png", png(seed))
+    said = run("import", "pictures", "-p", "P")
+    fails(said, "ViT-B-32-quickgelu/openai")
+    settings = Settings(home=tmp_path / "home", _env_file=None)  # type: ignore[call-arg]
+    engine = migrate(settings)
+    with db.reading(engine) as session:
+        assert len(session.exec(select(Image)).all()) == 3
+        assert session.exec(select(embeddings.Embedding)).all() == []
+        assert session.exec(select(embeddings.EncoderRow)).all() == []
+        (embed,) = session.exec(select(Job).where(Job.kind == "embed")).all()
+        assert (embed.state, embed.attempts) == ("failed", 1)
+        assert embed.error in said.sentence
+    engine.dispose()
+
+
+# --- versions ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def done(sample: Path, run: Run) -> Run:
+    """The command line in a copy of the sample project's home."""
+    return run
+
+
+def test_versions_are_listed_with_the_promised_keys(done: Run, tmp_path: Path) -> None:
+    listed = done("versions", "list", "-p", "sample", "--json").json
+    assert [version["version"] for version in listed] == ["v1.0", "v1.1"]
+    assert [version["active"] for version in listed].count(True) == 1
+    for version in listed:
+        assert {"version", "active", "images", "mae", "fp_rate", "fn_rate", "file", "sha256"} <= (
+            version.keys()
+        )
+        assert 0 < version["mae"] < 10 and 0 <= version["fp_rate"] <= 1
+        assert Path(version["file"]).is_file() and len(version["sha256"]) == 64
+    shown = done("versions", "show", "Sample", "1.1", "--json").json
+    assert shown == listed[1]
+    table = done("versions", "list", "-p", "Sample").out
+    assert "v1.0" in table and "v1.1" in table
+    fails(done("versions", "show", "Sample", "v9.9"), "There are: v1.1, v1.0.")
+
+    assert done("versions", "activate", "Sample", "v1.0").code == 0
+    assert done("versions", "show", "Sample", "active", "--json").json["version"] == "v1.0"
+    assert done("versions", "export", "Sample", "v1.1", tmp_path / "out").code == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["Sample-v1.1.config.json", "Sample-v1.1.safetensors"]
+    exported = load_file(tmp_path / "out" / "Sample-v1.1.safetensors")
+    assert {name: value.shape for name, value in exported.items()} == layout(1280)
+
+
+def test_doctor_is_content_with_the_sample_and_fails_when_something_is_damaged(
+    done: Run, sample: Path
+) -> None:
+    sound = done("doctor", "--json")
+    assert sound.code == 0
+    assert {finding["level"] for finding in sound.json} <= {"ok", "warning"}
+    (sample / "checkpoints" / "1" / "Sample-v1.0.safetensors").write_bytes(b"not it")
+    hurt = done("doctor", "--json")
+    assert hurt.code == 1
+    (damage,) = [finding for finding in hurt.json if finding["level"] == "damage"]
+    assert "v1.0 was altered" in damage["what"] and damage["hint"]
+    assert done("doctor").code == 1
+    fails(done("versions", "export", "Sample", "v1.0", "out"), "altered")
+    assert not Path("out").exists()
+
+
+def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "home" / "tastemaker.db", b"this is no database" * 1000)
+    for words in (["doctor"], ["project", "list"]):
+        fails(run(*words), "not a database")
+
+
+# --- scoring -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head with all its layers at work, of 24 features, as a stranger may have made it."""
+    random = np.random.default_rng(3)
+    tensors = {
+        name: random.normal(0, 0.7 / np.sqrt(shape[-1]), shape).astype(np.float32)
+        for name, shape in layout(24).items()
+    }
+    path = tmp_path_factory.mktemp("head") / "strange.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = np.random.default_rng(4).normal(0, 3, (300, 24)).astype(np.float32)
+    path = tmp_path_factory.mktemp("vectors") / "x.npy"
+    np.save(path, rows)
+    return path
+
+
+@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("fast", 2e-3)])
+def test_scores_agree_with_an_independent_forward_pass(
+    run: Run, head: Path, vectors: Path, precision: str, off: float
+) -> None:
+    said = run("score", vectors, "--model", head, "--precision", precision, "--json")
+    assert said.code == 0
+    rows = {int(row["path"]): row["aesthetic_score"] for row in said.json}
+    truth = forward(load_file(head), np.load(vectors))
+    assert sorted(rows) == list(range(300)) and truth.std() > 0.05
+    assert max(abs(rows[i] - truth[i]) for i in rows) < off
+    best_first = [row["aesthetic_score"] for row in said.json]
+    assert best_first == sorted(best_first, reverse=True)
+
+
+@pytest.mark.parametrize("number", ["v1.0", "active"])
+def test_a_published_version_scores_stored_vectors_as_its_file_says(
+    done: Run, sample: Path, tmp_path: Path, number: str
+) -> None:
+    settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    engine = migrate(settings)
+    with db.reading(engine) as session:
+        _, x = embeddings.project_matrix(session, projects.named(session, "Sample"))
+    np.save(tmp_path / "x.npy", x)
+    file = done("versions", "show", "Sample", number, "--json").json["file"]
+    truth = forward(load_file(file), x)
+    for precision, off in (("fp32", 1e-5), ("fast", 2e-3)):
+        words = ("--model", f"sample@{number}", "--precision", precision, "--json")
+        for row in done("score", "x.npy", *words).json:
+            assert abs(row["aesthetic_score"] - truth[int(row["path"])]) < off
+            assert row["percent"] == round(100 * row["aesthetic_score"], 2)
+    engine.dispose()
+
+
+def test_results_are_filtered_and_written_in_three_forms(
+    run: Run, head: Path, vectors: Path, tmp_path: Path
+) -> None:
+    truth = 100 * forward(load_file(head), np.load(vectors))
+    low, high = np.quantile(truth, [0.3, 0.8]).tolist()
+    words = ("score", vectors, "--model", head, "--min", low, "--max", high)
+    passed = run(*words, "--json").json
+    assert {int(row["path"]) for row in passed} == set(
+        np.flatnonzero((truth >= low) & (truth <= high)).tolist()
+    )
+    best = run(*words, "--top", 5, "--json").json
+    assert best == passed[:5]
+    printed = run(*words, "--top", 2).out.splitlines()
+    assert len(printed) == 2 and printed[0].split() == [
+        f"{best[0]['percent']:.2f}", "%", best[0]["path"],
+    ]  # fmt: skip
+
+    for ending in ("parquet", "csv", "jsonl"):
+        assert run(*words, "--top", 5, "--out", f"deep/er/o.{ending}").code == 0
+    table = pq.read_table(tmp_path / "deep/er/o.parquet")
+    assert table.column_names == ["path", "aesthetic_score", "percent"]
+    assert table.schema.metadata[b"model"] == b"strange"
+    assert table["path"].to_pylist() == [row["path"] for row in best]
+    rows = list(csv.DictReader((tmp_path / "deep/er/o.csv").open()))
+    lines = [json.loads(line) for line in (tmp_path / "deep/er/o.jsonl").open()]
+    for rows_of_a_form in (rows, lines, table.to_pylist()):
+        assert [row["path"] for row in rows_of_a_form] == [row["path"] for row in best]
+        assert [float(row["aesthetic_score"]) for row in rows_of_a_form] == pytest.approx(
+            [row["aesthetic_score"] for row in best], abs=1e-6
+        )
+    assert {row["model"] for row in (*rows, *lines)} == {"strange"}
+    fails(run(*words, "--out", "o.xlsx"), "no known ending")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--min", 60, "--max", 40], "min ≤ max"),
+        (["--min", -1], "0 ≤ min"),
+        (["--max", 101], "max ≤ 100"),
+        (["--min", "nan"], "percentages"),
+        (["--top", 0], "at least 1"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(
+    run: Run, head: Path, vectors: Path, words: list[Any], sentence: str
+) -> None:
+    fails(run("score", vectors, "--model", head, *words), sentence)
+
+
+def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
+    run: Run, head: Path, tmp_path: Path
+) -> None:
+    def scored(array: Any, **options: Any) -> Said:
+        np.save(tmp_path / "x.npy", array, **options)
+        return run("score", "x.npy", "--model", head, "--json")
+
+    fails(scored(np.ones((3, 25), np.float32)), "vectors of 25 values; this head reads 24")
+    fails(scored(np.ones((3, 24), int)), "type int64")
+    fails(scored(np.ones((2, 3, 24), np.float32)), "shape (2, 3, 24)")
+    fails(scored(np.array([{}], object), allow_pickle=True), "not a plain .npy array")
+    write(tmp_path / "x.npy", b"")
+    fails(run("score", "x.npy", "--model", head), "not a plain .npy array")
+    rows = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float16)
+    rows[1, 3], rows[4, 0] = np.nan, np.inf
+    said = scored(rows)
+    assert [row["path"] for row in sorted(said.json, key=lambda row: row["path"])] == [
+        "0", "2", "3",
+    ]  # fmt: skip
+    assert "set aside 1:" in said.err and "set aside 4:" in said.err
+    assert len(scored(rows[0]).json) == 1, "a single vector may come without its axis"
+
+
+def test_a_file_that_is_no_head_is_refused(
+    run: Run, head: Path, vectors: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "pickle.safetensors", pickle.dumps({"up.0.weight": Bomb()}))
+    Bomb.went_off = False
+    for name in ("pickle", "nowhere", "short"):
+        if name == "short":
+            tensors = load_file(head)
+            del tensors["down.5.bias"]
+            save_file(tensors, tmp_path / "short.safetensors")
+        fails(run("score", vectors, "--model", f"{name}.safetensors"), name)
+    assert not Bomb.went_off
+    fails(run("score", "nowhere", "--model", head), "There is no file or folder nowhere.")
+    write(tmp_path / "notes.txt", b"text")
+    fails(run("score", "notes.txt", "--model", head), "not a picture")
+    write(tmp_path / "a.png", b"bad")
+    fails(run("score", "a.png", "--model", head), "does not say which encoder", "--encoder")
+    assert run("score", vectors, "--model", head, "--copy", "out").code == 2
+
+
+class Bomb:
+    went_off = False
+
+    def __reduce__(self) -> Any:
+        return (setattr, (Bomb, "went_off", True))
+
+
+@pytest.mark.slow
+def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
+    done: Run, sample: Path, tmp_path: Path
+) -> None:
+    stored = sorted(path for path in (sample / "images").rglob("*") if path.is_file())[:6]
+    source = tmp_path / "pictures"
+    for number, path in enumerate(stored):
+        place = source / ("deep/er" if number % 2 else "") / f"same{path.suffix}"
+        place = place.with_stem("same" if number < 2 else f"=n{number}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    write(source / "bad.jpg", truncated())
+    with open(os.fsencode(source) + b"/\xff.png", "wb") as file:  # noqa: PTH123
+        file.write(stored[0].read_bytes())
+    words = ("score", source, "--model", "Sample@v1.1", "--json", "--out", "o.csv")
+    said = done(*words, "--copy", "kept", "--keep")
+    assert said.code == 0
+    assert "set aside bad.jpg" in said.err and "not in UTF-8" in said.err
+    rows = {row["path"]: row["aesthetic_score"] for row in said.json}
+    assert len(rows) == 6 and all(not Path(path).is_absolute() for path in rows)
+    assert {str(p.relative_to("kept")) for p in Path("kept").rglob("*.*")} == set(rows)
+    with (tmp_path / "o.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert all(row["path"][0] != "=" and row["model"] == "Sample@v1.1" for row in table)
+
+    # the same pictures, as the library knows them: embedded then, scored by the file
+    settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    engine = migrate(settings)
+    file_of = done("versions", "show", "Sample", "v1.1", "--json").json["file"]
+    with db.reading(engine) as session:
+        project = projects.named(session, "Sample")
+        assert project.encoder_id is not None
+        by_hash = {path.parent.name + path.stem: number for number, path in enumerate(stored)}
+        known = {
+            by_hash[image.sha256]: image.id
+            for image in session.exec(select(Image))
+            if image.sha256 in by_hash
+        }
+        _, x = embeddings.matrix(session, project.encoder_id, [known[n] for n in range(6)])
+        order = sorted(range(6), key=lambda n: known[n])
+    truth = dict(zip(order, forward(load_file(file_of), x).tolist(), strict=True))
+    for path, score in rows.items():
+        number = int(Path(path).stem[2:]) if "=n" in path else int("deep" in path)
+        assert abs(score - truth[number]) < 0.01, "the stored vector is rounded to float16"
+    engine.dispose()
+
+    # the wrong encoder, by its fingerprint
+    changed = load_file(file_of)
+    metadata = {"encoder": "efficientnet_lite0/bundled", "encoder_fingerprint": "f" * 64}
+    save_file(changed, tmp_path / "other.safetensors", metadata=metadata)
+    fails(done("score", source, "--model", "other.safetensors"), "its scores would be wrong")
+
+
+def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Path) -> None:
+    from app.errors import Invalid
+    from app.scoring import Scored, copy_rows
+
+    source = tmp_path / "pictures"
+    for name in ("a/x.png", "b/x.png", "x.png"):
+        write(source / name, name.encode())
+    rows = [Scored(name, 0.5) for name in ("a/x.png", "b/x.png", "x.png")]
+    assert copy_rows(rows, source, tmp_path / "flat", keep=False) == 3
+    assert copy_rows(rows[:1], source, tmp_path / "flat", keep=False) == 1
+    kept = {path.name: path.read_text() for path in (tmp_path / "flat").iterdir()}
+    assert sorted(kept) == ["x-1.png", "x-2.png", "x-3.png", "x.png"]
+    assert sorted(kept.values()) == ["a/x.png", "a/x.png", "b/x.png", "x.png"]
+    for into in (source, source / "deeper"):
+        with pytest.raises(Invalid, match="inside the source"):
+            copy_rows(rows, source, into, keep=True)
+
+
+# --- the loop by hand --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_training_needs_no_worker_and_tells_what_it_published(done: Run) -> None:
+    made = done("train", "-p", "Sample", "--note", "by hand", "--recipe", "ridge", "--json")
+    assert made.code == 0
+    assert (made.json["version"], made.json["note"], made.json["parent"]) == (
+        "v1.2", "by hand", "v1.1",
+    )  # fmt: skip
+    fails(done("train", "-p", "Sample", "--recipe", "magic"), "There is no recipe “magic”.")
+    run_empty = done("project", "create", "Empty")
+    assert run_empty.code == 0
+    fails(done("train", "-p", "Empty"), "No image is scored yet")

@@ -1,0 +1,665 @@
+"""Files come in whole, once, with what lies beside them; a bad one never stops the rest."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from sqlalchemy import Engine
+from sqlmodel import func, select
+
+from app import db, images, imports, jobs, projects, scores
+from app.config import Settings
+from app.decode_pool import DecodePool
+from app.embeddings import matrix
+from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from app.tables import (
+    Annotator,
+    Collection,
+    CollectionImage,
+    EncoderRow,
+    Image,
+    ImagePath,
+    Job,
+    Label,
+    Project,
+    SetAside,
+    Tag,
+)
+from tests.conftest import environment, until, work_on
+from tests.pictures import encoded, truncated, write
+
+
+def noise(seed: int, size: int = 48) -> Picture.Image:
+    """A picture unlike any other seed's, to the eye and to the perceptual hash."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Picture.fromarray(coarse).resize((size, size), Picture.Resampling.BICUBIC)
+
+
+def png(seed: int) -> bytes:
+    return encoded(noise(seed))
+
+
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[DecodePool]:
+    with DecodePool(workers=2) as pool:
+        yield pool
+
+
+class Desk:
+    """A folder of pictures, a project, and the import that a worker's child would run."""
+
+    def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
+        self.settings, self.engine, self.folder = settings, engine, folder
+        self.read: list[Path] = []  # every file that was opened as a picture
+        with db.writing(engine) as session:
+            self.project = projects.create(session, "Desk")
+        folder.mkdir()
+
+    def put(self, name: str, content: bytes | str) -> Path:
+        return write(self.folder / name, content.encode() if isinstance(content, str) else content)
+
+    def bring_in(self, *paths: str | Path, project: Project | None = None, **options: Any) -> Any:
+        """Import the folder, or the named places; the job's result."""
+        with db.writing(self.engine) as session:
+            job = imports.request_import(
+                session, self.settings, paths or [self.folder], project=project or self.project,
+                **options,
+            )  # fmt: skip
+        return self.run(job.id)
+
+    def upload(self, *files: tuple[str, bytes]) -> Any:
+        """Import uploads as the web process stages them: under numbers, with their names."""
+        staging = self.settings.incoming / "staged"
+        for number, (_, content) in enumerate(files):
+            write(staging / f"{number:06d}", content)
+        with db.writing(self.engine) as session:
+            job = imports.request_upload_import(
+                session, self.settings, staging,
+                [(f"{number:06d}", name) for number, (name, _) in enumerate(files)],
+                project=self.project,
+            )  # fmt: skip
+        return self.run(job.id)
+
+    def run(self, job_id: int) -> Any:
+        work = work_on(self.settings, self.engine, job_id)
+        result = imports.run(work)
+        with db.writing(self.engine) as session:
+            jobs.finish(session, work.claim, result)
+        return result
+
+    def all(self, table: Any, *conditions: Any) -> list[Any]:
+        with db.reading(self.engine) as session:
+            return list(session.exec(select(table).where(*conditions)))
+
+    def image(self, content: bytes) -> Image:
+        import hashlib
+
+        with db.reading(self.engine) as session:
+            found = images.by_sha256(session, hashlib.sha256(content).hexdigest())
+        assert found is not None
+        return found
+
+    def tags(self, content: bytes) -> set[str]:
+        return {row.tag for row in self.all(Tag, Tag.image_id == self.image(content).id)}
+
+    def paths(self) -> dict[str, str]:
+        """File name -> state of every path that is known."""
+        return {Path(row.path).name: row.state for row in self.all(ImagePath)}
+
+    def reasons(self) -> dict[str, str]:
+        return {Path(row.path).name: row.reason for row in self.all(SetAside)}
+
+
+@pytest.fixture
+def desk(
+    settings: Settings, engine: Engine, tmp_path: Path, decoders: DecodePool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:  # fmt: skip
+    desk = Desk(settings, engine, tmp_path / "pictures")
+
+    class Shared:
+        """The import's pool of decoders, started once for all tests."""
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __enter__(self) -> "Shared":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def map(self, task: Callable[[Any], Any], items: Iterable[Path]) -> Iterator[Any]:
+            items = list(items)
+            desk.read += items
+            return decoders.map(task, items)
+
+    monkeypatch.setattr(imports, "DecodePool", Shared)
+    return desk
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_a_folder_comes_in_with_all_its_folders_and_doubles_are_one_image_with_every_path(
+    desk: Desk,
+) -> None:
+    for seed, name in enumerate(["a.png", "deep/b.PNG", "deep/er/c d é 日本.png"]):
+        desk.put(name, png(seed))
+    desk.put("deep/again.png", png(0))
+    desk.put("notes.md", "not a picture")
+    result = desk.bring_in()
+    assert (result["added"], result["known"], result["set_aside"]) == (3, 1, 0)
+    assert len(desk.all(Image)) == len(desk.all(CollectionImage)) == 3
+    assert desk.paths() == dict.fromkeys(
+        ["a.png", "b.PNG", "c d é 日本.png", "again.png"], "present"
+    )
+    twice = desk.image(png(0))
+    with db.reading(desk.engine) as session:
+        found = images.source_paths(session, desk.settings, twice)
+        assert {path.name for path in found} == {"a.png", "again.png"}
+        assert images.source_path(session, desk.settings, twice).read_bytes() == png(0)
+        assert projects.pool_size(session, desk.project) == 3
+    assert (twice.kind, twice.format, twice.width, twice.height) == ("file", "PNG", 48, 48)
+    assert len(list(desk.settings.thumbs.rglob("*.webp"))) == 6, "two sizes each"
+    assert not list(desk.settings.images.rglob("*.*")), "scanned files stay where they are"
+
+
+def test_one_bad_file_in_sixty_is_set_aside_with_its_reason_and_the_rest_is_done(
+    desk: Desk,
+) -> None:
+    for seed in range(59):
+        desk.put(f"{seed:02d}.png", png(seed))
+    desk.put("30-bad.jpg", truncated())
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (59, 1)
+    assert desk.reasons().keys() == {"30-bad.jpg"}
+    assert "cut short" in desk.reasons()["30-bad.jpg"] and "30-bad.jpg" in result["first_reason"]
+
+    desk.put("30-bad.jpg", encoded(noise(99), "JPEG"))  # mended
+    assert desk.bring_in()["added"] == 1
+    assert desk.reasons() == {}
+
+
+def test_odd_things_with_a_picture_s_name_are_set_aside_and_never_waited_for(desk: Desk) -> None:
+    desk.put("good.png", png(1))
+    desk.put("empty.png", b"")
+    desk.put("text.jpg", "only text " * 50)
+    (desk.folder / "nowhere.png").symlink_to(desk.folder / "gone.png")
+    (desk.folder / "folder.png").mkdir()
+    os.mkfifo(desk.folder / "pipe.png")
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (1, 4)
+    assert desk.reasons().keys() == {"empty.png", "text.jpg", "nowhere.png", "pipe.png"}
+
+
+def test_a_name_that_is_no_text_is_set_aside_like_any_bad_file(desk: Desk) -> None:
+    desk.put("good.png", png(1))
+    strange = os.fsencode(desk.folder) + b"/\xff\xfe.png"
+    with open(strange, "wb") as file:  # noqa: PTH123  a path of bytes
+        file.write(png(2))
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (1, 1)
+    assert "not in UTF-8" in result["first_reason"]
+
+
+def test_importing_again_reads_only_what_is_new_or_changed(desk: Desk) -> None:
+    for seed in range(3):
+        desk.put(f"{seed}.png", png(seed))
+    desk.bring_in()
+    assert len(desk.read) == 3
+    desk.read.clear()
+    assert desk.bring_in()["known"] == 3
+    assert desk.read == []
+    new = desk.put("new.png", png(7))
+    touched = desk.folder / "1.png"
+    os.utime(touched, ns=(1, 1))
+    result = desk.bring_in()
+    assert (result["added"], result["known"]) == (1, 3)
+    assert sorted(desk.read) == sorted([new, touched])
+    assert len(desk.all(Image)) == 4
+
+
+def test_a_moved_file_is_found_again_and_its_old_place_is_missing(desk: Desk) -> None:
+    desk.put("old/a.png", png(1))
+    desk.put("b.png", png(2))
+    desk.bring_in()
+    (desk.folder / "new").mkdir()
+    (desk.folder / "old/a.png").rename(desk.folder / "new/moved.png")
+    result = desk.bring_in()
+    assert (result["added"], len(desk.all(Image))) == (0, 2)
+    assert desk.paths() == {"a.png": "missing", "b.png": "present", "moved.png": "present"}
+    with db.reading(desk.engine) as session:
+        image = images.by_sha256(session, desk.image(png(1)).sha256)
+        assert image is not None
+        assert images.shown_path(session, image) == str(desk.folder / "new/moved.png")
+    (desk.folder / "b.png").unlink()
+    desk.bring_in()
+    assert desk.paths()["b.png"] == "missing"
+    with db.reading(desk.engine) as session, pytest.raises(NotFound, match="gone, or was changed"):
+        images.source_path(session, desk.settings, desk.image(png(2)))
+    desk.put("b.png", png(2))
+    desk.bring_in()
+    assert desk.paths()["b.png"] == "present"
+
+
+def test_a_changed_file_is_another_image_and_the_scores_stay_with_the_old_one(
+    desk: Desk,
+) -> None:
+    path = desk.put("a.png", png(1))
+    desk.bring_in()
+    old = desk.image(png(1))
+    with db.writing(desk.engine) as session:
+        person = projects.annotator(session, "me")
+        scores.record(session, desk.project, old.id, person, "set", 9)
+    path.write_bytes(png(2))
+    with db.reading(desk.engine) as session, pytest.raises(NotFound):
+        images.source_path(session, desk.settings, old)  # other bytes are never taken for it
+    assert desk.bring_in()["added"] == 1
+    assert [label.image_id for label in desk.all(Label)] == [old.id]
+    with db.reading(desk.engine) as session:
+        found = images.source_path(session, desk.settings, desk.image(png(2)))
+        assert found == path
+        assert images.source_paths(session, desk.settings, old) == []
+
+
+def test_the_same_folder_in_two_collections_is_one_set_of_images(desk: Desk) -> None:
+    desk.put("a.png", png(1))
+    desk.bring_in(collection="One")
+    with db.writing(desk.engine) as session:
+        other = projects.create(session, "Other")
+    desk.bring_in(collection="Two", role="test-run", project=other)
+    assert len(desk.all(Image)) == 1 and len(desk.all(CollectionImage)) == 2
+    with db.reading(desk.engine) as session:
+        assert projects.pool_size(session, other) == 0, "a test run feeds no queue"
+    with pytest.raises(Invalid, match="no role"):
+        desk.bring_in(role="pol")
+
+
+def test_what_can_be_seen_at_once_is_refused_at_once_and_changes_nothing(
+    desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "texts" / "a.txt", b"text")
+    inside = write(desk.settings.images / "ab" / "c.png", png(1))
+    for given, sentence in {
+        str(tmp_path / "nothing"): "no file or folder",
+        "\0": "no file or folder",
+        str(tmp_path / "empty"): "no picture",
+        str(tmp_path / "texts"): "no picture",
+        str(tmp_path / "texts/a.txt"): "not a picture",
+        str(desk.settings.root): "own folder",
+        str(inside): "own folder",
+        "": "own folder|no picture|no file",
+    }.items():
+        if given == "":
+            continue
+        with pytest.raises(TastemakerError, match=sentence):
+            desk.bring_in(given)
+    with pytest.raises(Invalid, match="Nothing to import"), db.writing(desk.engine) as session:
+        imports.request_import(session, desk.settings, [])
+    assert desk.all(Job) == desk.all(Collection) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_refused(desk: Desk) -> None:
+    desk.put("a.png", png(1))
+    desk.folder.chmod(0)
+    try:
+        with pytest.raises(Invalid, match="cannot be read"):
+            desk.bring_in()
+    finally:
+        desk.folder.chmod(0o755)
+
+
+def test_a_folder_around_tastemaker_s_own_is_imported_without_it(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.put("a.png", png(1))
+    write(desk.settings.images / "ab" / "stored.png", png(2))
+    result = desk.bring_in(tmp_path)
+    assert result["added"] == 1
+    assert desk.bring_in(tmp_path)["added"] == 0, "thumbnails are not taken for pictures"
+
+
+def test_a_full_disk_refuses_imports_before_they_begin(desk: Desk) -> None:
+    desk.put("a.png", png(1))
+    desk.settings.min_free_gb = 1e9
+    with pytest.raises(StorageFull):
+        desk.bring_in()
+    assert desk.all(Job) == []
+
+
+# --- what lies beside --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "tags"),
+    [
+        (".txt", "1girl, solo,  long hair ,", {"1girl", "solo", "long hair"}),
+        (".png.txt", "solo, solo\nsolo", {"solo"}),
+        (".txt", "{{masterpiece}}, sky", {"{{masterpiece}}", "sky"}),
+        (".json", {"tags": "1girl, long hair"}, {"1girl", "long hair"}),
+        (".json", {"tags": "1girl long_hair"}, {"1girl", "long_hair"}),
+        (".json", {"tags": ["a", "b c", 5, None]}, {"a", "b c"}),
+        (".png.json", {"tag_string": "sky cloud"}, {"sky", "cloud"}),
+        (".json", {"tags": {"general": ["sky"], "artist": ["x"], "meta": 5}}, {"sky", "x"}),
+        (".json", {"tags": None}, set()),
+        (".json", {"tags": ["\ud800 half a character", "whole"]}, {"whole"}),
+        (".json", ["not an object"], set()),
+        (".json", "{ broken", set()),
+        (".json", "[" * 100_000, set()),
+        (".txt", "x" * 1000, {"x" * 100}),
+        (".txt", "", set()),
+    ],
+)
+def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_picture(
+    tmp_path: Path, engine: Engine, suffix: str, content: Any, tags: set[str]
+) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    path = write(tmp_path / "beside", text.encode())
+    sidecar = imports.read_sidecars([("a" + suffix, path)])
+    with db.writing(engine) as session:
+        image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")
+        session.add(image)
+        session.flush()
+        images.add_tags(session, image.id, sidecar.tags)
+    with db.reading(engine) as session:
+        assert set(session.exec(select(Tag.tag))) == tags
+
+
+def test_sidecars_are_found_by_name_beside_files_and_among_uploads(desk: Desk) -> None:
+    desk.put("one.png", png(1))
+    desk.put("one.txt", "sky")
+    desk.put("one.png.json", '{"tags": ["cloud"]}')
+    desk.put("two.png", png(2))
+    desk.bring_in()
+    assert desk.tags(png(1)) == {"sky", "cloud"} and desk.tags(png(2)) == set()
+    desk.upload(
+        ("three.png", png(3)), ("three.json", b'{"tags": ["tree"], "source": "s"}'),
+        ("three.txt", b"wood"),
+    )  # fmt: skip
+    assert desk.tags(png(3)) == {"tree", "wood"}
+    assert desk.image(png(3)).source_group == "source:s"
+
+
+def test_relatives_share_a_group_strangers_do_not(desk: Desk) -> None:
+    original, other = noise(1, 256), noise(2, 256)
+    for name, content in {
+        "a.png": encoded(original),
+        "b.jpg": encoded(original, "JPEG", quality=60),
+        "c.webp": encoded(original.resize((200, 200)), "WEBP", quality=80),
+        "d.png": encoded(other),
+        "flat1.png": encoded(Picture.new("RGB", (40, 40), "red")),
+        "flat2.png": encoded(Picture.new("RGB", (50, 40), "blue")),
+        "crop1.png": png(11),
+        "crop2.png": png(12),
+    }.items():
+        desk.put(name, content)
+    for name in ("crop1", "crop2"):
+        desk.put(f"{name}.json", '{"source": "one photograph"}')
+    desk.bring_in()
+    group = {Path(i.name).stem: i.source_group for i in desk.all(Image)}
+    assert group["a"] == group["b"] == group["c"]
+    assert group["crop1"] == group["crop2"] == "source:one photograph"
+    assert len(set(group.values())) == 5
+
+
+# --- score-named folders -----------------------------------------------------------------------
+
+
+def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
+    for seed, name in enumerate(
+        [
+            "00/a.png",
+            "7/b.png",
+            "10_best of all/c.png",
+            "03-x/deeper/d.png",
+            "loose.png",
+            "2021/e.png",
+        ]
+    ):
+        desk.put(name, png(seed))
+    result = desk.bring_in(scores_from_folders=True)
+    assert (result["added"], result["scored"]) == (6, 4)
+    names = {image.id: image.name for image in desk.all(Image)}
+    assert {names[label.image_id]: label.value for label in desk.all(Label)} == {
+        "a.png": 0, "b.png": 7, "c.png": 10, "d.png": 3,
+    }  # fmt: skip
+    assert [(a.name, a.stand_in) for a in desk.all(Annotator)] == [("imported", True)]
+    assert desk.bring_in(scores_from_folders=True)["scored"] == 0, "they say nothing new"
+    with db.writing(desk.engine) as session:
+        me = projects.annotator(session, "me")
+        scores.record(session, desk.project, desk.image(png(0)).id, me, "set", 8)
+    desk.bring_in(scores_from_folders=True)
+    mine = next(label for label in desk.all(Label) if label.image_id == desk.image(png(0)).id)
+    assert mine.value == 8, "what a person said stands above what the files say"
+
+
+def test_a_folder_whose_number_is_no_score_refuses_the_whole_and_changes_nothing(
+    desk: Desk,
+) -> None:
+    desk.put("05_ok/a.png", png(1))
+    desk.put("12_x/b.png", png(2))
+    with pytest.raises(Invalid, match="“12” is not a score"):
+        desk.bring_in(scores_from_folders=True)
+    assert desk.all(Image) == desk.all(Label) == desk.all(Collection) == []
+    assert desk.bring_in(collection="Again")["added"] == 2, "without scores they are welcome"
+
+
+def npy(array: Any, **options: Any) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_set_aside(
+    desk: Desk,
+) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(4, 16)).astype(np.float32)
+    desk.put("03_x/a.npy", npy(rows[0][None]))
+    desk.put("08/b.npy", npy(rows[1]))
+    desk.put("08/same as b.npy", npy(rows[1][None]))
+    desk.put("08/half.npy", npy(rows[2].astype(np.float16)))
+    desk.put("08/wide.npy", npy(random.normal(size=17)))
+    desk.put("08/two.npy", npy(rows[:2]))
+    desk.put("08/nan.npy", npy(np.full(16, np.nan)))
+    desk.put("08/huge.npy", npy(np.full(16, 1e30)))
+    desk.put("08/whole.npy", npy(np.arange(16)))
+    desk.put("08/text.npy", "no array")
+    desk.put("08/empty.npy", b"")
+    desk.put("08/claims.npy", npy(rows[3])[:60].replace(b"(16,)", b"(9999999999999,)"))
+    desk.put("08/pickled.npy", npy(np.array([Evil()], object), allow_pickle=True))
+    Evil.ran = False
+    result = desk.bring_in(scores_from_folders=True)
+    assert not Evil.ran, "a pickle was opened"
+    assert (result["added"], result["known"], result["scored"]) == (3, 1, 3)
+    assert desk.reasons().keys() == {
+        "wide.npy", "two.npy", "nan.npy", "huge.npy", "whole.npy", "text.npy", "empty.npy",
+        "claims.npy", "pickled.npy",
+    }  # fmt: skip
+    assert "17 values" in desk.reasons()["wide.npy"]
+    (encoder,) = desk.all(EncoderRow)
+    assert (encoder.declared, encoder.dim, encoder.name) == (True, 16, desk.project.encoder)
+    with db.reading(desk.engine) as session:
+        ids, x = matrix(session, encoder.id)
+        assert session.get(Project, desk.project.id).encoder_id == encoder.id  # type: ignore[union-attr]
+    assert sorted(x[:, 0].tolist()) == sorted(rows[:3, 0].astype(np.float16).tolist())
+    assert {image.kind for image in desk.all(Image)} == {"vector"} and len(ids) == 3
+
+
+class Evil:
+    ran = False
+
+    def __reduce__(self) -> Any:
+        return (setattr, (Evil, "ran", True))
+
+
+def test_vectors_never_mix_with_those_the_project_makes_itself(desk: Desk) -> None:
+    desk.put("05/a.npy", npy(np.ones(16)))
+    with db.writing(desk.engine) as session:
+        own = EncoderRow(fingerprint="own", name="efficientnet_lite0/bundled", dim=16)
+        session.add(own)
+        session.flush()
+        projects.pin_encoder(session, projects.get(session, desk.project.id), own)
+    with pytest.raises(Conflict, match="never mix"):
+        desk.bring_in(scores_from_folders=True)
+    assert desk.all(Image) == []
+
+
+# --- uploads and zips --------------------------------------------------------------------------
+
+
+def test_uploads_keep_their_names_and_their_bytes_even_when_two_share_one(desk: Desk) -> None:
+    result = desk.upload(
+        ("IMG_1.png", png(1)), ("IMG_1.png", png(2)), ('"><img onerror=x>.png', png(3)),
+        ("../../up.png", png(4)), ("bad.png", b"bad"), ("notes.doc", b"?"),
+    )  # fmt: skip
+    assert (result["added"], result["set_aside"]) == (4, 1)
+    assert sorted(image.name for image in desk.all(Image)) == sorted(
+        ["IMG_1.png", "IMG_1.png", Path('"><img onerror=x>.png').name, "up.png"]
+    )
+    assert desk.reasons().keys() == {"bad.png"}
+    assert {image.kind for image in desk.all(Image)} == {"upload"}
+    with db.reading(desk.engine) as session:
+        for seed in range(1, 5):
+            image = desk.image(png(seed))
+            path = images.source_path(session, desk.settings, image)
+            assert path.read_bytes() == png(seed)
+            assert desk.settings.images in path.parents
+            assert images.shown_path(session, image) == image.name
+    assert not (desk.settings.incoming / "staged").exists()
+
+
+def test_an_upload_of_a_scanned_file_is_that_image_and_is_kept_once_the_file_is_gone(
+    desk: Desk,
+) -> None:
+    path = desk.put("a.png", png(1))
+    desk.bring_in()
+    assert desk.upload(("b.png", png(1)))["known"] == 1
+    assert not list(desk.settings.images.rglob("*.png"))
+    path.unlink()
+    desk.upload(("b.png", png(1)))
+    with db.reading(desk.engine) as session:
+        assert images.source_path(session, desk.settings, desk.image(png(1))).is_file()
+
+
+def test_an_upload_job_that_had_finished_before_the_crash_loses_nothing(desk: Desk) -> None:
+    assert desk.upload(("a.png", png(1)))["added"] == 1
+    with db.writing(desk.engine) as session:  # its staging is gone; its end was never written
+        job = desk.all(Job, Job.kind == "import")[0]
+        again = jobs.enqueue(session, "import", job.title, job.payload, job.project_id).id
+    assert desk.run(again)["set_aside"] == 0
+    assert desk.reasons() == {} and len(desk.all(Image)) == 1
+
+
+def test_a_zip_comes_in_with_its_sidecars_and_writes_nothing_outside(
+    desk: Desk, tmp_path: Path
+) -> None:
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../../escaped.png", png(1))
+        file.writestr("/absolute.png", png(2))
+        file.writestr("07/c.png", png(3))
+        file.writestr("07/c.json", '{"tags": ["sky"]}')
+        file.writestr("readme.md", "hello")
+    before = sorted(tmp_path.rglob("*escaped*"))
+    result = desk.bring_in(archive)
+    assert result["added"] == 3 and sorted(tmp_path.rglob("*escaped*")) == before
+    assert sorted(image.name for image in desk.all(Image)) == [
+        "absolute.png", "c.png", "escaped.png",
+    ]  # fmt: skip
+    assert desk.tags(png(3)) == {"sky"}
+    assert list(desk.settings.incoming.iterdir()) == [], "nothing unpacked is left"
+    with db.reading(desk.engine) as session:
+        assert images.source_path(session, desk.settings, desk.image(png(3))).is_file()
+
+
+def test_a_zip_with_a_link_is_set_aside_whole_and_its_neighbours_come_in(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.put("good.png", png(1))
+    with zipfile.ZipFile(desk.folder / "evil.zip", "w") as file:
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "/etc/passwd")
+        file.writestr("honest.png", png(2))
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (1, 1)
+    assert "link" in desk.reasons()["evil.zip"]
+
+
+def test_a_job_in_which_nothing_can_be_used_fails_with_the_first_reason(desk: Desk) -> None:
+    desk.put("bad.png", b"bad")
+    with pytest.raises(Invalid, match=r"None of the 1 files.*bad\.png: The file is not a JPEG"):
+        desk.bring_in()
+
+
+def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Desk) -> None:
+    for seed in range(9):
+        desk.put(f"{seed}.png", png(seed))
+    desk.bring_in()
+    assert [job.kind for job in desk.all(Job)] == ["import", "embed"]
+    with db.writing(desk.engine) as session:
+        job = imports.request_import(session, desk.settings, [desk.folder], collection="Bare")
+    desk.run(job.id)
+    assert [job.kind for job in desk.all(Job)].count("embed") == 1
+
+
+# --- killed ------------------------------------------------------------------------------------
+
+IMPORT = """
+import sys
+from pathlib import Path
+from app import imports
+from app.config import Settings
+from app.migrate import migrate
+from tests.conftest import work_on
+
+if __name__ == "__main__":
+    settings = Settings(home=Path(sys.argv[1]), min_free_gb=0, _env_file=None)
+    imports.CHUNK = 8
+    imports.run(work_on(settings, migrate(settings), int(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
+    desk: Desk, tmp_path: Path
+) -> None:
+    for seed in range(150):
+        desk.put(f"{seed:03d}.png", png(seed))
+    script = write(tmp_path / "import.py", IMPORT.encode())
+    with db.writing(desk.engine) as session:
+        job_id = imports.request_import(
+            session, desk.settings, [desk.folder], project=desk.project
+        ).id
+
+    def known() -> int:
+        with db.reading(desk.engine) as session:
+            return session.exec(select(func.count()).select_from(Image)).one()
+
+    here = environment(desk.settings.root, PYTHONPATH=str(Path(__file__).parent.parent))
+    process = subprocess.Popen([sys.executable, script, desk.settings.root, str(job_id)], env=here)
+    until(lambda: known() >= 4, 60, "for the first images")
+    process.kill()
+    process.wait()
+    half = known()
+    assert 4 <= half < 150, "it was to be killed in the middle"
+    with db.writing(desk.engine) as session:
+        assert session.connection().exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        jobs.requeue_orphans(session)
+    desk.run(job_id)
+    assert known() == len(desk.all(CollectionImage)) == len(desk.all(ImagePath)) == 150
+    assert {image.name for image in desk.all(Image)} == {f"{n:03d}.png" for n in range(150)}
+    assert len(desk.read) <= 150 - half, "what was known was not read again"
+    assert len(list(desk.settings.thumbs.rglob("*.webp"))) == 300

@@ -1,0 +1,218 @@
+"""The schema grows and no score is lost on the way."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import OperationalError
+from sqlmodel import SQLModel, func, select
+
+from app import config, db, migrate, projects, scores
+from app.config import Settings
+from app.errors import TastemakerError
+from app.tables import Image, Label, ScoreEvent
+from tests.conftest import add_images, environment
+
+NEXT = '''"""a column for the tests; and the trap: a table that scores refer to is rebuilt"""
+
+import os
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{parent}"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("image", recreate="always") as batch:
+        batch.add_column(sa.Column("camera", sa.String(), server_default="", nullable=False))
+    {then}
+'''
+
+
+def newest() -> str:
+    (script,) = sorted((config.PACKAGE.parent / "migrations" / "versions").glob("*.py"))[-1:]
+    return script.stem.split("_")[0]
+
+
+def write_next(root: Path, then: str = "pass", revision: str = "9999") -> Path:
+    """The program's migrations with one more."""
+    folder = root / "migrations"
+    shutil.copytree(config.PACKAGE.parent / "migrations", folder)
+    text = NEXT.format(revision=revision, parent=newest(), then=then)
+    (folder / "versions" / f"{revision}_next.py").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def populated(settings: Settings) -> Iterator[Engine]:
+    """Five images, three scores, one of them undone."""
+    engine = migrate.migrate(settings)
+    with db.writing(engine) as session:
+        project = projects.create(session, "P")
+        person = projects.annotator(session, "me")
+        for value, image in enumerate(add_images(session, 5)[:3]):
+            scores.record(session, project, image.id, person, "set", value)
+        scores.undo(session, project, person)
+    yield engine
+    engine.dispose()
+
+
+def counts(engine: Engine) -> tuple[int, int, int]:
+    with db.reading(engine) as session:
+        images, events, labels = (
+            session.exec(select(func.count()).select_from(table)).one()
+            for table in (Image, ScoreEvent, Label)
+        )
+    return images, events, labels
+
+
+WHOLE = (5, 4, 2)
+
+
+def columns(engine: Engine) -> set[str]:
+    return {column["name"] for column in inspect(engine).get_columns("image")}
+
+
+def test_a_fresh_home_gets_the_newest_schema_and_a_second_start_changes_nothing(
+    settings: Settings,
+) -> None:
+    engine = migrate.migrate(settings)
+    assert migrate.current_revision(engine) == newest()
+    before = (settings.root / "tastemaker.db").stat().st_size
+    migrate.migrate(settings).dispose()
+    assert (settings.root / "tastemaker.db").stat().st_size == before
+    assert list(settings.backups.iterdir()) == [], "there was nothing to back up"
+    with engine.connect() as connection:
+        for pragma, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}.items():
+            assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+    engine.dispose()
+
+
+def test_models_and_migrations_agree_but_for_indexes_on_expressions(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, SQLModel.metadata)
+    left = [
+        difference
+        for difference in differences
+        if not (
+            difference[0].endswith("_index") and difference[1].name.startswith("ix_image_phash")
+        )
+    ]
+    assert left == []
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+        there = dict(row for row in rows if row[1])
+    assert all(f"ix_image_phash{i}" in there for i in range(4))
+    for table in SQLModel.metadata.tables.values():
+        for rule in table.constraints:
+            if type(rule).__name__ == "CheckConstraint":
+                said = " ".join(str(rule.sqltext).split())  # type: ignore[attr-defined]
+                assert said in " ".join(there[table.name].split()), f"{table.name}: {said}"
+
+
+def test_rebuilding_the_image_table_keeps_every_score_and_a_backup_is_made_first(
+    settings: Settings, populated: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_next(tmp_path)
+    monkeypatch.setattr(migrate, "shipped", lambda name: folder)
+    upgraded = migrate.migrate(settings)
+    assert migrate.current_revision(upgraded) == "9999" and "camera" in columns(upgraded)
+    assert counts(upgraded) == WHOLE
+    with upgraded.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    (backup,) = settings.backups.iterdir()
+    assert backup.name.startswith("before-9999-")
+    upgraded.dispose()
+    with db.sqlite.connect(backup) as old:
+        assert old.execute("SELECT count(*) FROM score_event").fetchone() == (4,)
+        assert old.execute("SELECT version_num FROM alembic_version").fetchone() == (newest(),)
+        assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize(
+    ("then", "error"),
+    [
+        ("raise RuntimeError('half-way')", RuntimeError),
+        ("op.execute('SELECT nonsense')", OperationalError),
+        ("op.execute('DELETE FROM image WHERE id = 1')", TastemakerError),
+    ],
+)
+def test_an_upgrade_that_fails_or_would_lose_rows_changes_nothing(
+    settings: Settings, populated: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    then: str, error: type[Exception],
+) -> None:  # fmt: skip
+    folder = write_next(tmp_path, then)
+    with monkeypatch.context() as patched:
+        patched.setattr(migrate, "shipped", lambda name: folder)
+        with pytest.raises(error):
+            migrate.migrate(settings)
+    assert migrate.current_revision(populated) == newest() and "camera" not in columns(populated)
+    assert counts(populated) == WHOLE
+    assert len(list(settings.backups.iterdir())) == 1
+    migrate.migrate(settings).dispose()  # and the old program still works
+
+
+MIGRATE = """
+import sys
+from pathlib import Path
+from app import migrate
+from app.config import Settings
+
+migrate.shipped = lambda name: Path(sys.argv[2])
+migrate.migrate(Settings(home=Path(sys.argv[1]), _env_file=None))
+"""
+
+
+def test_killed_in_the_middle_of_an_upgrade_the_old_state_stands(
+    settings: Settings, populated: Engine, tmp_path: Path
+) -> None:
+    folder = write_next(tmp_path, "os.kill(os.getpid(), 9)")
+    populated.dispose()
+    here = Path(__file__).parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-c", MIGRATE, settings.root, folder], cwd=here,
+        env=environment(settings.root),
+    )  # fmt: skip
+    assert ended.returncode == -signal.SIGKILL
+    assert "camera" not in columns(populated) and counts(populated) == WHOLE
+    with populated.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    migrate.migrate(settings).dispose()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(settings: Settings, populated: Engine) -> None:
+    with db.writing(populated) as session:
+        session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '7777'")
+    with pytest.raises(TastemakerError, match=r"newer version of Tastemaker \(schema 7777\)"):
+        migrate.migrate(settings)
+    assert migrate.current_revision(populated) == "7777"
+    assert counts(populated) == WHOLE and not list(settings.backups.iterdir())
+
+
+def bring_up_to_date(home: str) -> tuple[str | None, int]:
+    settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
+    engine = migrate.migrate(settings)
+    return migrate.current_revision(engine), os.getpid()
+
+
+def test_processes_that_start_at_once_agree(settings: Settings) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        found = pool.map(bring_up_to_date, [str(settings.home)] * 6, chunksize=1)
+    assert {revision for revision, _ in found} == {newest()}
+    engine = migrate.migrate(settings)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == 1
+    engine.dispose()
