@@ -7,7 +7,7 @@ done hands it to the running worker, or does it itself when none runs.
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -478,57 +478,90 @@ def versions_export(
 
 @app.command()
 def score(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder, picture, or .npy.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder, picture, or embeddings: .npy, .parquet.")
+    ],
     model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],
     low: Annotated[float, typer.Option("--min", help="Lowest percentage.")] = 0.0,
     high: Annotated[float, typer.Option("--max", help="Highest percentage.")] = 100.0,
     copy: Annotated[Path | None, typer.Option(help="Copy what passes into this folder.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the folder structure.")] = False,
-    top: Annotated[int | None, typer.Option(help="Only the N best.")] = None,
+    top: Annotated[int | None, typer.Option(help="Only the N best, best first.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help=".parquet, .csv or .jsonl.")] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, or fast (bf16, 2e-3 off).")] = "fp32",
     as_json: AsJson = False,
 ) -> None:
     """Score pictures or embeddings, and filter by the result."""
-    from app import scoring
+    from app import score_tables, scoring
+    from app.embedding_files import EMBEDDING_SUFFIXES
 
     if precision not in ("fp32", "fast"):
         raise typer.BadParameter("fp32 or fast", param_hint="--precision")
-    if copy is not None and source.suffix.lower() == ".npy":
+    if copy is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
         raise typer.BadParameter("embeddings are no pictures to copy", param_hint="--copy")
-    if to is not None and to.suffix.lower() not in (".parquet", ".csv", ".jsonl"):
-        raise Invalid(f"{to.name} has no known ending.", "Use .parquet, .csv or .jsonl.")
-    scoring.within([], low, high, top)  # refuse bad limits before the work
+    score_tables.check_limits(low, high, top)
+    if to is not None:
+        score_tables.check_ending(to)
+        if to.resolve() == source.resolve():
+            raise Invalid("--out names the source itself.", "Choose another name.")
+    if copy is not None:
+        scoring.check_target(source, copy)
     settings = Settings()
     chosen = scoring.read_model(_model_path(settings, model))
-    failed: list[tuple[str, str]] = []
-    with _bar() as bar:
+    kept: list[Any] = []
+    written = 0
+    with _bar() as bar, _set_aside() as tell:
         task = bar.add_task("Scoring", total=None)
-        rows = list(
-            scoring.score_source(
-                source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
-                on_error=lambda path, reason: failed.append((path, reason)),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        rows = scoring.score_source(
+            source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
+            on_error=tell,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    for path, reason in failed:
-        err.print(f"set aside {_plain(path)}: {_plain(reason)}")
-    if not rows:
-        raise Invalid("None of the pictures could be scored.")
-    rows = scoring.within(rows, low, high, top)
-    if to is not None:
-        scoring.write_rows(to, rows, chosen)
+        rows = score_tables.within(rows, low, high)
+        if top is not None:
+            rows = iter([score_tables.best(rows, top)])
+        if to is not None:  # as they come; all are held in memory only where they are wanted after
+            wanted = copy is not None or as_json
+            rows = _kept(rows, kept) if wanted else rows
+            written = score_tables.write(to, rows, chosen.about)
+            rows = iter(kept)
+        ranked = score_tables.best(rows)
     if copy is not None:
-        copied = scoring.copy_rows(rows, source, copy, keep=keep)
+        paths = ranked["path"].to_pylist()
+        copied = scoring.copy_pictures(paths, source, copy, keep=keep)
         err.print(f"{copied} pictures copied into {copy}.")
     if as_json:
-        print_json([scoring.as_dict(row) for row in rows])
+        print_json(score_tables.as_dicts(ranked))
     elif to is None:
-        for row in rows:
-            print(f"{row.percent:6.2f} %  {row.path}")
+        for row in score_tables.as_dicts(ranked):
+            print(f"{row['percent']:6.2f} %  {row['path']}")
     else:
-        out.print(f"{len(rows)} rows written to {to}.")
+        out.print(f"{written} rows written to {to}.")
+
+
+def _kept(tables: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
+    for table in tables:
+        kept.append(table)
+        yield table
+
+
+@contextmanager
+def _set_aside(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+    """Tell on stderr what could not be used, each as it comes; beyond `most`, how many more."""
+    count = 0
+
+    def tell(path: str, reason: str) -> None:
+        nonlocal count
+        count += 1
+        if count <= most:
+            err.print(f"set aside {_plain(path)}: {_plain(reason)}")
+
+    try:
+        yield tell
+    finally:
+        if count > most:
+            err.print(f"and {count - most} more set aside")
 
 
 def _model_path(settings: Settings, model: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import col, func, select
+from threadpoolctl import threadpool_limits
 
 from app import db, embeddings, projects, scores
 from app.config import Settings
@@ -23,7 +24,7 @@ from app.predictions import LIVE_ROW, write_live
 from app.ridge import Projection, Ridge, fit_ridge, posterior_sd, project
 from app.selection import Side, mixed, suspected
 from app.tables import Embedding, Image, Label, Project, ScoreEvent
-from app.work import tie_to_parent
+from app.work import settle_in
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class Watched:
 
 def main(settings: Settings) -> None:
     """Entry point of the process; ends with its parent."""
-    tie_to_parent()
+    settle_in()
+    threadpool_limits(1)  # on two busy cores a second thread costs more time than it saves
     engine = db.make_engine(settings)
     watched: dict[int, Watched] = {}
     while True:

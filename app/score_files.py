@@ -70,7 +70,7 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                     raise Invalid("It holds no score.")
                 image = images.find_by_reference(session, bare(str(reference)))
                 value = scores.parse_score(row["score"])
-                name = _bare(str(row.get("annotator") or projects.IMPORTED))
+                name = bare(str(row.get("annotator") or projects.IMPORTED))
                 stand_in = name == projects.IMPORTED
                 person = projects.annotator(session, name, stand_in=stand_in)
                 recorded += scores.record_many(

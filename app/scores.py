@@ -298,13 +298,17 @@ def _append(session: Session, event: ScoreEvent) -> int:
     return int(session.connection().execute(table.insert(), values).inserted_primary_key[0])
 
 
-def _write_label(session: Session, label: Label) -> None:
-    values = label.model_dump()
+@functools.cache
+def _upsert_label(dialect: str) -> Any:
+    insert = (postgres_insert if dialect == "postgresql" else sqlite_insert)(Label)
     key = ("project_id", "image_id")
-    postgres = session.get_bind().dialect.name == "postgresql"
-    insert = (postgres_insert if postgres else sqlite_insert)(Label).values(values)
-    changed = {name: insert.excluded[name] for name in values if name not in key}
-    session.connection().execute(insert.on_conflict_do_update(index_elements=key, set_=changed))
+    changed = {name: insert.excluded[name] for name in Label.model_fields if name not in key}
+    return insert.on_conflict_do_update(index_elements=key, set_=changed)
+
+
+def _write_label(session: Session, label: Label) -> None:
+    statement = _upsert_label(session.get_bind().dialect.name)
+    session.connection().execute(statement, label.model_dump())
     known = session.identity_map.get(identity_key(Label, (label.project_id, label.image_id)))
     if known is not None:
         session.expire(known)

@@ -1,10 +1,9 @@
-"""Score pictures or embeddings from outside the library with one head, and filter by the result.
+"""Score pictures or embeddings from outside the library with one head.
 
     rows = score_source(folder, read_model(file), settings)
-    write(out, within(rows, 60, 100), model)
+    write(out, within(rows, 60, 100), model.about)
 
-Rows travel in tables of some thousands, never as one object each, so that a hundred million of
-them pass through in bounded memory, in the order of the source. A table has the columns of SCHEMA.
+Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
 """
 
 import json
@@ -13,11 +12,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from app.checkpoints import Checkpoint, load_checkpoint, sidecar_path
@@ -27,17 +25,15 @@ from app.encode_files import embed_files
 from app.encoders import Encoder, load, parse
 from app.errors import BadImage, Conflict, Invalid, NotFound
 from app.heads import Scorer
+from app.images import is_text
 from app.pictures import IMAGE_SUFFIXES, Limits
+from app.score_tables import table
 
 Precision = Literal["fp32", "fast"]
 OnError = Callable[[str, str], None]  # path, reason
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
-SCHEMA = pa.schema(
-    [("path", pa.string()), ("aesthetic_score", pa.float32()), ("percent", pa.float32())]
-)
 PICTURES_AT_ONCE = 32
-ROWS_HELD = 65536  # what `best` holds beyond the rows it was asked for
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,11 @@ class Model:
     encoder: str | None
     fingerprint: str | None
     checkpoint: Checkpoint
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a file of scores says of the model that gave them."""
+        return {"model": self.name, "model_sha256": self.checkpoint.sha256}
 
 
 def read_model(path: Path) -> Model:
@@ -71,9 +72,6 @@ def read_model(path: Path) -> Model:
     return Model(path, name, said.get("encoder"), said.get("encoder_fingerprint"), checkpoint)
 
 
-# --- scoring -----------------------------------------------------------------------------------
-
-
 def score_source(
     source: Path,
     model: Model,
@@ -84,29 +82,23 @@ def score_source(
     on_error: OnError = lambda path, reason: None,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[pa.Table]:
-    """Score a folder (all its folders too), one picture, or a file of embeddings, in its order.
+    """Score a folder (all its folders too), one picture, or a file of embeddings.
 
-    `on_error(path, reason)` hears of the rows that cannot be used. Raises before the first row
-    when the source or the encoder cannot be used at all, and after the last if none was of use.
+    `on_error(path, reason)` hears of what cannot be used. Raises before the first row when the
+    source or the encoder cannot be used at all, and after the last when nothing was of use.
     """
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     scorer = Scorer(model.checkpoint, precision)
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        rows = _score_embeddings(source, scorer, on_error, progress)
-    else:
-        rows = _score_pictures(source, scorer, model, settings, encoder, on_error, progress)
-    return _some(rows, source)
+        return _score_embeddings(source, scorer, on_error, progress)
+    base, paths = _pictures_in(source, on_error)
+    network = _encoder_for(model, encoder)
+    limits = Limits.of(settings)
+    return _score_pictures(base, paths, network, limits, scorer, on_error, progress)
 
 
-def _some(tables: Iterable[pa.Table], source: Path) -> Iterator[pa.Table]:
-    """The same tables; `Invalid` at the end if there was no row in them."""
-    rows = 0
-    for table in tables:
-        rows += len(table)
-        yield table
-    if not rows:
-        raise Invalid(f"Nothing in {source.name or source} could be scored.")
+# --- embeddings --------------------------------------------------------------------------------
 
 
 def _score_embeddings(
@@ -121,74 +113,47 @@ def _score_embeddings(
         )
 
     def tables() -> Iterator[pa.Table]:
-        done = 0
+        done = scored = 0
         for paths, x in embeddings.blocks:
-            scores = scorer(x)
-            strange = np.isnan(scores)
-            for path in paths.filter(pa.array(strange)).to_pylist():
-                on_error(path, "The embedding holds values that are not finite numbers.")
-            yield _table(paths, scores).filter(pa.array(~strange))
-            done += len(x)
+            rows = table(paths, scorer(x))
+            strange = np.isnan(rows["aesthetic_score"].to_numpy())
+            if strange.any():
+                for path in paths.filter(pa.array(strange)).to_pylist():
+                    on_error(path, "The embedding holds values that are not finite numbers.")
+                rows = rows.filter(pa.array(~strange))
+            done, scored = done + len(x), scored + len(rows)
+            yield rows
             progress(done, embeddings.rows)
+        if not scored:
+            raise Invalid("None of the embeddings could be scored.")
 
     return tables()
 
 
-def _score_pictures(
-    source: Path,
-    scorer: Scorer,
-    model: Model,
-    settings: Settings,
-    encoder_name: str | None,
-    on_error: OnError,
-    progress: Progress,
-) -> Iterator[pa.Table]:
-    base, paths = _pictures_in(source)
-    encoder = _encoder_for(model, encoder_name)
-    names = [str(path.relative_to(base)) for path in paths]
-
-    def tables() -> Iterator[pa.Table]:
-        indices: list[int] = []
-        vectors: list[np.ndarray] = []
-
-        def table() -> pa.Table:
-            scored = _table(pa.array([names[i] for i in indices]), scorer(np.stack(vectors)))
-            indices.clear()
-            vectors.clear()
-            return scored
-
-        for index, vector in _in_order(
-            encoder, paths, Limits.of(settings), lambda i, error: on_error(names[i], str(error))
-        ):
-            indices.append(index)
-            vectors.append(vector)
-            progress(index + 1, len(paths))
-            if len(indices) == PICTURES_AT_ONCE:
-                yield table()
-        if indices:
-            yield table()
-        progress(len(paths), len(paths))
-
-    return tables()
+# --- pictures ----------------------------------------------------------------------------------
 
 
-def _pictures_in(source: Path) -> tuple[Path, list[Path]]:
-    """The folder that paths are told from, and the pictures; one picture is its own folder's."""
+def _pictures_in(source: Path, on_error: OnError) -> tuple[Path, list[Path]]:
+    """The folder that paths are told from, and the pictures in it, sorted."""
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Check the path.")
-    if source.is_file():
-        if source.suffix.lower() not in IMAGE_SUFFIXES:
-            raise Invalid(f"{source.name} is not a picture.", "JPEG, PNG, WebP or GIF.")
-        return source.parent, [source]
-    paths = sorted(
-        Path(folder) / name
-        for folder, _, names in os.walk(source)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES
-    )
-    if not paths:
-        raise Invalid(f"There is no picture in {source}.", "JPEG, PNG, WebP or GIF.")
-    return source, paths
+    if source.is_dir():
+        base = source
+        found = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
+    else:
+        base, found = source.parent, [source]
+    pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not pictures:
+        wrong = "is not a picture" if source.is_file() else "holds no picture"
+        raise Invalid(f"{source.name or source} {wrong}.", "JPEG, PNG, WebP or GIF.")
+    named = []
+    for path in pictures:
+        if is_text(str(path)):
+            named.append(path)
+        else:
+            shown = os.fsencode(path.relative_to(base)).decode("utf-8", "replace")
+            on_error(shown, "Its name is not in UTF-8; rename it.")
+    return base, sorted(named)
 
 
 def _encoder_for(model: Model, name: str | None) -> Encoder:
@@ -215,10 +180,43 @@ def _encoder_for(model: Model, name: str | None) -> Encoder:
     return encoder
 
 
+def _score_pictures(
+    base: Path,
+    paths: list[Path],
+    encoder: Encoder,
+    limits: Limits,
+    scorer: Scorer,
+    on_error: OnError,
+    progress: Progress,
+) -> Iterator[pa.Table]:
+    def told(index: int) -> str:
+        return str(paths[index].relative_to(base))
+
+    def set_aside(index: int, error: BadImage) -> None:
+        on_error(told(index), str(error))
+
+    scored = 0
+    for vectors in _batches(_in_order(encoder, paths, limits, set_aside)):
+        scored += len(vectors)
+        yield table(
+            pa.array([told(index) for index, _ in vectors], pa.string()),
+            scorer(np.stack([vector for _, vector in vectors])),
+        )
+        progress(vectors[-1][0] + 1, len(paths))
+    if not scored:
+        raise Invalid("None of the pictures could be scored.")
+
+
+Vector = tuple[int, np.ndarray]  # index into the paths, (D,) float32
+
+
 def _in_order(
-    encoder: Encoder, paths: list[Path], limits: Limits, on_error: Callable[[int, BadImage], object]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, vector) in the order of `paths`; what is done too early waits for its turn."""
+    encoder: Encoder,
+    paths: list[Path],
+    limits: Limits,
+    on_error: Callable[[int, BadImage], None],
+) -> Iterator[Vector]:
+    """The vectors in the order of `paths`; what is done too early waits for its turn."""
     finished: dict[int, np.ndarray | None] = {}
     turn = 0
 
@@ -226,7 +224,7 @@ def _in_order(
         finished[index] = None
         on_error(index, error)
 
-    def due() -> Iterator[tuple[int, np.ndarray]]:
+    def due() -> Iterator[Vector]:
         nonlocal turn
         while turn in finished:
             vector = finished.pop(turn)
@@ -237,57 +235,26 @@ def _in_order(
     for index, vector in embed_files(encoder, paths, limits=limits, on_error=set_aside):
         finished[index] = vector
         yield from due()
-    yield from due()
+    yield from due()  # the last ones may have waited for one that was set aside
 
 
-def _table(paths: pa.Array, scores: np.ndarray) -> pa.Table:
-    percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
-    return pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
+def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
+    """As many at a time as are scored at once: a large head is slow with one."""
+    batch: list[Vector] = []
+    for vector in vectors:
+        batch.append(vector)
+        if len(batch) == PICTURES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-# --- choosing among the rows -------------------------------------------------------------------
-
-
-def check_limits(low: float, high: float, top: int | None) -> None:
-    """`Invalid` unless these can be limits of a percentage and of a number of rows."""
-    if not 0 <= low <= high <= 100:
-        raise Invalid("--min and --max are percentages with 0 ≤ min ≤ max ≤ 100.")
-    if top is not None and top < 1:
-        raise Invalid("--top is a number of at least 1.")
-
-
-def within(tables: Iterable[pa.Table], low: float, high: float) -> Iterator[pa.Table]:
-    """Only the rows of `low` ≤ percentage ≤ `high`, compared before it is rounded."""
-    for table in tables:
-        percent = 100 * table["aesthetic_score"].to_numpy().astype(np.float64)
-        yield table.filter(pa.array((low <= percent) & (percent <= high)))
-
-
-def best(tables: Iterable[pa.Table], most: int | None = None) -> pa.Table:
-    """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
-    a few times as many."""
-    held: list[pa.Table] = [SCHEMA.empty_table()]
-    rows = 0
-    for table in tables:
-        held.append(table)
-        rows += len(table)
-        if most is not None and rows > 2 * most + ROWS_HELD:
-            held = [_ranked(held, most)]
-            rows = most
-    return _ranked(held, most)
-
-
-def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:
-    joined = pa.concat_tables(tables)
-    order = pc.sort_indices(joined, [("aesthetic_score", "descending")])  # a stable sort
-    return joined.take(order[:most]).combine_chunks()
-
-
-# --- copying -----------------------------------------------------------------------------------
+# --- copying what passes -----------------------------------------------------------------------
 
 
 def check_target(source: Path, into: Path) -> None:
-    """`Invalid` where copies would become part of the source."""
+    """`Invalid` where the copies would become part of the source."""
     base = (source if source.is_dir() else source.parent).resolve()
     if into.resolve() == base or base in into.resolve().parents:
         raise Invalid("The folder to copy into lies inside the source.", "Choose another one.")
@@ -312,8 +279,3 @@ def copy_pictures(paths: Iterable[str], source: Path, into: Path, *, keep: bool)
         shutil.copy2(origin, target)
         copied += 1
     return copied
-
-
-def as_dicts(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as `--json` prints them."""
-    return table.to_pylist()

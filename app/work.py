@@ -5,6 +5,7 @@ which writes them (and the heartbeat) to the job's row; results are written by t
 transactions that check the fence first.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from app.config import Settings
 from app.tables import Job
 
 REPORT_SECONDS = 0.2
+NICENESS = 5
 
 
 class Work:
@@ -92,8 +94,11 @@ class Work:
             yield session
 
 
-def tie_to_parent() -> None:
-    """End this process when its parent ends, even if that was killed."""
+def settle_in() -> None:
+    """Make this process a good background one: it yields to the web process, which people wait
+    for, and ends when its parent ends, even if that was killed."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(NICENESS)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -31,7 +31,7 @@ from app.config import Settings
 from app.errors import TastemakerError, Unavailable
 from app.migrate import migrate
 from app.tables import Job
-from app.work import Work, tie_to_parent
+from app.work import Work, settle_in
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Running:
 
 def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     """Entry point of a job's process: run the handler, send how it ended."""
-    tie_to_parent()
+    settle_in()
     engine = db.make_engine(settings)
     with db.reading(engine) as session:
         job = jobs.get(session, job_id)

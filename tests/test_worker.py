@@ -52,7 +52,7 @@ def worker_of(server: psutil.Process) -> psutil.Process | None:
     """The live worker of a server, once it has started its resident model process."""
     for child in server.children():
         try:
-            if child.cmdline()[-1] == "worker" and child.children():
+            if child.cmdline()[-1:] == ["worker"] and child.children():
                 return child
         except psutil.Error:
             pass
