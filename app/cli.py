@@ -68,7 +68,7 @@ def main() -> None:
         err.print("Stopped. What was finished is kept.")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader of our output went away
+        sys.stdout = None  # the reader of our output went away
         sys.exit(0)
 
 

@@ -8,7 +8,6 @@ goes on behind while people score.
 
 import functools
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,13 +28,12 @@ from app.embeddings import declare_encoder, store_vectors
 from app.errors import BadImage, Invalid, NotFound, TastemakerError
 from app.files import require_free_space
 from app.pictures import IMAGE_SUFFIXES, Examined, Limits, ingest
+from app.sidecars import Beside, beside_among, beside_on_disk, read_sidecars
 from app.tables import Collection, Image, ImagePath, Job, Project, SetAside
 from app.work import Work
 
 CHUNK = 64  # rows written in one transaction
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
-
-Beside = tuple[str, Path]  # a sidecar's name (an upload is stored under another one), its place
 
 
 @dataclass(frozen=True)
@@ -261,10 +259,10 @@ def _find(
             for member, stored in members.items():
                 if Path(member).suffix.lower() in suffixes:
                     score = _score_of(member) if with_scores else None
-                    yield Found(stored, member, True, score, _sidecars(member, members))
+                    yield Found(stored, member, True, score, beside_among(member, members))
         elif suffix in suffixes:
             score = _score_of(name) if with_scores else None
-            sidecars = _sidecars(name, uploads) if staged else _sidecars_on_disk(path)
+            sidecars = beside_among(name, uploads) if staged else beside_on_disk(path)
             yield Found(path, name, staged, score, sidecars)
 
 
@@ -499,68 +497,6 @@ def _mark_missing(work: Work, roots: list[str]) -> None:
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-# --- what lies beside a file -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    tags: tuple[str, ...] = ()
-    source: str | None = None
-
-
-def read_sidecars(files: Iterable[Beside]) -> Sidecar:
-    """Tags from `.txt` (comma-separated, as kohya and the boorus write them) and from `.json`
-    ({"tags": […] or "a b c", "source": "…"}). One that cannot be read is no reason to refuse the
-    picture."""
-    tags: list[str] = []
-    source = None
-    for name, path in files:
-        text = _small_text(path)
-        if not name.endswith(".json"):
-            tags += [tag for tag in re.split(r"[,\n]", text) if tag.strip()]
-            continue
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(data, dict):
-            continue
-        named = data.get("tags", data.get("tag_string", []))
-        if isinstance(named, str):
-            named = named.split("," if "," in named else None)
-        if isinstance(named, dict):
-            named = [tag for group in named.values() if isinstance(group, list) for tag in group]
-        if isinstance(named, list):
-            tags += [tag for tag in named if isinstance(tag, str) and images.is_text(tag)]
-        said = data.get("source")
-        if isinstance(said, str) and said.strip() and images.is_text(said):
-            source = said.strip()
-    return Sidecar(tuple(tags), source)
-
-
-def _sidecar_names(name: str) -> list[str]:
-    """`a/b.png` may have `a/b.txt`, `a/b.png.txt` and the same with `.json` beside it."""
-    bare = str(Path(name).with_suffix(""))
-    return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
-
-
-def _sidecars(name: str, siblings: dict[str, Path]) -> tuple[Beside, ...]:
-    return tuple((n, siblings[n]) for n in _sidecar_names(name) if n in siblings)
-
-
-def _sidecars_on_disk(path: Path) -> tuple[Beside, ...]:
-    return tuple((n, Path(n)) for n in _sidecar_names(str(path)) if Path(n).is_file())
-
-
-def _small_text(path: Path) -> str:
-    try:
-        if path.is_file() and path.stat().st_size <= 2**18:
-            return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        pass
-    return ""
 
 
 def _score_of(name: str) -> int | None:

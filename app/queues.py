@@ -145,7 +145,7 @@ def _at_random(
             batch = session.execute(
                 select(Image.id, Image.sha256)
                 .where(Image.sha256 > cursor, Image.kind != "vector")
-                .where(True if from_start else Image.sha256 < start)  # type: ignore[arg-type]
+                .where(True if from_start else Image.sha256 < start)
                 .where(_in_pool(project), ~_said_something(project, person), ~_has_label(project))
                 .order_by(col(Image.sha256))
                 .limit(n + len(taken))
@@ -165,7 +165,7 @@ def _unseen(session: Session, project: Project, person: Annotator, ids: list[int
         ~_said_something(project, person),
         ~_has_label(project),
     )
-    return set(session.exec(query).all())  # type: ignore[arg-type]
+    return set(session.exec(query).all())
 
 
 def _in_pool(project: Project) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam
+from sqlalchemy import select as select_columns
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import aliased
@@ -257,7 +258,7 @@ class Said(NamedTuple):
 @functools.cache
 def _events_on() -> Any:
     return (
-        select(
+        select_columns(
             col(ScoreEvent.id), col(ScoreEvent.annotator_id), col(ScoreEvent.kind),
             col(ScoreEvent.value), col(ScoreEvent.undoes), col(ScoreEvent.origin),
             col(Annotator.stand_in),
@@ -295,7 +296,9 @@ def _append(session: Session, event: ScoreEvent) -> int:
     session.flush()
     table = ScoreEvent.__table__  # type: ignore[attr-defined]
     values = event.model_dump(exclude={"id"})
-    return int(session.connection().execute(table.insert(), values).inserted_primary_key[0])
+    written = session.connection().execute(table.insert(), values)
+    assert written.inserted_primary_key is not None
+    return int(written.inserted_primary_key[0])
 
 
 @functools.cache

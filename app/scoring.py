@@ -23,7 +23,7 @@ from app.config import Settings
 from app.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
 from app.encode_files import embed_files
 from app.encoders import Encoder, load, parse
-from app.errors import BadImage, Conflict, Invalid, NotFound
+from app.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
 from app.heads import Scorer
 from app.images import is_text
 from app.pictures import IMAGE_SUFFIXES, Limits
@@ -57,7 +57,10 @@ def read_model(path: Path) -> Model:
     metadata, else from its sidecar. Raises `CheckpointError`, `NotFound`."""
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Name a .safetensors file or PROJECT@v1.0.")
-    checkpoint = load_checkpoint(path)
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
     if checkpoint.outputs != 1:
         raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
     said = dict(checkpoint.metadata)

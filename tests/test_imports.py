@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
-from app import db, images, imports, jobs, projects, scores
+from app import db, images, imports, jobs, projects, scores, sidecars
 from app.config import Settings
 from app.decode_pool import DecodePool
 from app.embeddings import matrix
@@ -364,7 +364,7 @@ def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_pictur
 ) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
     path = write(tmp_path / "beside", text.encode())
-    sidecar = imports.read_sidecars([("a" + suffix, path)])
+    sidecar = sidecars.read_sidecars([("a" + suffix, path)])
     with db.writing(engine) as session:
         image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")
         session.add(image)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import Engine
-from sqlmodel import col, delete, select
+from sqlmodel import col, delete, func, select
 
 from app import db, predictions, projects, queues, resident, scores, versions
 from app.config import Settings
@@ -100,7 +100,7 @@ def grown(sample: Path) -> Iterator[Sitting]:
             select(Prediction.image_id)
             .join(Label, col(Label.image_id) == Prediction.image_id)
             .where(Prediction.version_id == version.id, ~col(Label.holdout))
-            .order_by(col(Prediction.score))
+            .order_by(func.coalesce(Prediction.out_of_fold, Prediction.score))
         ).all()
         for value, wrong in ((9, by_score[:15]), (1, by_score[-15:])):
             for image_id in wrong:

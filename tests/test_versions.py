@@ -316,14 +316,13 @@ def test_out_of_fold_predictions_come_from_a_head_that_never_saw_the_fold(
 def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
     home: Home, forge: Forge
 ) -> None:
-    random = np.random.default_rng(0)
     with db.writing(home.engine) as session:
         project = home.project(session)
-        person = projects.annotator(session, "somebody at random")
-        ids = session.exec(
-            select(Label.image_id).where(Label.project_id == project.id, ~col(Label.holdout))
+        person = projects.annotator(session, "somebody of the opposite taste")
+        labels = session.exec(
+            select(Label).where(Label.project_id == project.id, ~col(Label.holdout))
         ).all()
-        told = [(i, int(random.integers(0, 11))) for i in ids]
+        told = [(label.image_id, round(10 - label.value)) for label in labels]
         scores.record_many(session, project, person, told, origin="queue")
     assert forge.train(home) == "v1.2"
     new, active = home.get("v1.2"), home.get("active")

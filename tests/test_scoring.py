@@ -1,0 +1,462 @@
+"""Scoring what lies outside the library: embeddings and pictures, in bounded memory, in order."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from app import scoring
+from app.checkpoints import layout, save_checkpoint
+from app.config import Settings
+from app.embedding_files import BLOCK, open_embeddings
+from app.encoders import BUNDLED
+from app.errors import CheckpointError, Conflict, Invalid, NotFound
+from app.score_tables import as_dicts, best, table, within, write
+from app.scoring import Model, read_model, score_source
+from tests import pictures
+from tests.conftest import environment, forward
+
+FEATURES = 8
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def head_of(features: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A head with all its layers at work, whose scores spread over most of 0–1."""
+    random = np.random.default_rng(seed)
+    tensors = {
+        name: random.normal(0, 1.4 / np.sqrt(shape[-1]), shape).astype(np.float32)
+        for name, shape in layout(features).items()
+    }
+    return tensors | {"down.5.bias": np.zeros(1, np.float32)}
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, np.ndarray]:
+    return head_of(FEATURES)
+
+
+@pytest.fixture(scope="module")
+def file(tensors: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "Mine-v1.3.safetensors"
+    save_checkpoint(path, tensors, {"project": "Mine", "version": "v1.3"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(file: Path) -> Model:
+    return read_model(file)
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2 * BLOCK + 100, FEATURES)).astype(np.float32)
+
+
+def scored(source: Path, model: Model, **options: Any) -> pa.Table:
+    return pa.concat_tables(score_source(source, model, Settings(_env_file=None), **options))  # type: ignore[call-arg]
+
+
+def saved(path: Path, x: Any) -> Path:
+    np.save(path, x)
+    return path
+
+
+def lists(x: np.ndarray, kind: str = "list") -> pa.Array:
+    flat = pa.array(x.ravel())
+    if kind == "fixed":
+        return pa.FixedSizeListArray.from_arrays(flat, x.shape[1])
+    many = {"list": pa.ListArray, "large": pa.LargeListArray}[kind]
+    offset = np.int32 if kind == "list" else np.int64
+    return many.from_arrays(np.arange(0, x.size + 1, x.shape[1], dtype=offset), flat)
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
+def test_an_array_of_any_float_type_is_scored_in_its_own_order(
+    tmp_path: Path, tensors: dict[str, np.ndarray], model: Model, x: np.ndarray, dtype: str
+) -> None:
+    rows = scored(saved(tmp_path / "x.npy", x.astype(dtype)), model)
+    assert rows["path"].to_pylist() == [str(number) for number in range(len(x))]
+    truth = forward(tensors, x.astype(dtype).astype(np.float64))
+    assert np.abs(rows["aesthetic_score"].to_numpy() - truth).max() < 1e-5
+    assert np.abs(rows["percent"].to_numpy() - 100 * truth).max() < 0.0061
+    assert truth.std() > 0.1
+
+
+def test_an_array_stored_by_columns_is_scored_as_one_stored_by_rows(
+    tmp_path: Path, model: Model, x: np.ndarray
+) -> None:
+    by_rows = scored(saved(tmp_path / "rows.npy", x), model)
+    assert scored(saved(tmp_path / "columns.npy", np.asfortranarray(x)), model).equals(by_rows)
+
+
+@pytest.mark.parametrize("kind", ["list", "large", "fixed"])
+@pytest.mark.parametrize("name", ["path", "image_path", None])
+def test_a_parquet_file_is_scored_under_its_own_paths(
+    tmp_path: Path, tensors: dict[str, np.ndarray], model: Model, x: np.ndarray,
+    kind: str, name: str | None,
+) -> None:  # fmt: skip
+    columns = {"caption": pa.array([""] * len(x)), "anything": lists(x, kind)}
+    paths = [f"a/{number}.jpg" for number in range(len(x))]
+    if name:
+        columns[name] = pa.array(paths)
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=5000)
+    rows = scored(tmp_path / "x.parquet", model)
+    assert rows["path"].to_pylist() == (paths if name else [str(n) for n in range(len(x))])
+    assert np.abs(rows["aesthetic_score"].to_numpy() - forward(tensors, x)).max() < 1e-5
+
+
+def test_of_several_columns_of_lists_the_one_called_embedding_is_scored(
+    tmp_path: Path, model: Model, x: np.ndarray
+) -> None:
+    both = {"other": lists(-x), "embedding": lists(x)}
+    pq.write_table(pa.table(both), tmp_path / "both.parquet")
+    assert scored(tmp_path / "both.parquet", model).equals(
+        scored(saved(tmp_path / "x.npy", x), model)
+    )
+    pq.write_table(pa.table({"a": lists(x), "b": lists(x)}), tmp_path / "which.parquet")
+    with pytest.raises(Invalid, match=r"several columns of embeddings: a, b\."):
+        score_source(tmp_path / "which.parquet", model, Settings())
+
+
+def test_what_is_missing_or_not_finite_is_set_aside_and_the_rest_is_scored(
+    tmp_path: Path, model: Model, x: np.ndarray
+) -> None:
+    rows: list[Any] = x[:6].tolist()
+    rows[1] = None
+    rows[4][2] = float("inf")
+    paths = ["a", "b", None, "d", "e", "f"]
+    embedding = pa.array(rows, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"path": paths, "embedding": embedding}), tmp_path / "x.parquet")
+    told: list[str] = []
+    got = scored(tmp_path / "x.parquet", model, on_error=lambda path, reason: told.append(path))
+    assert got["path"].to_pylist() == ["a", "2", "d", "f"], "a row without path has its number"
+    assert told == ["b", "e"]
+    with pytest.raises(Invalid, match="None of the embeddings"):
+        scored(saved(tmp_path / "x.npy", np.full((3, FEATURES), np.nan, np.float32)), model)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"path": ["a"]}, "no column of embeddings"),
+        ({"embedding": [[1, 2]]}, "no column of embeddings"),
+        ({"embedding": pa.array([None], pa.list_(pa.float32()))}, "holds no embedding"),
+        ({"embedding": pa.array([], pa.list_(pa.float32()))}, "holds no embedding"),
+        ({"embedding": [[0.5] * 3]}, "vectors of 3 values; this head reads 8"),
+    ],
+)
+def test_a_parquet_file_without_fitting_embeddings_is_refused_before_the_first_row(
+    tmp_path: Path, model: Model, columns: dict[str, Any], sentence: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(Invalid, match=sentence):
+        score_source(tmp_path / "x.parquet", model, Settings())
+
+
+def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, model: Model) -> None:
+    np.savez(tmp_path / "zip.npz", a=np.ones(3))
+    for name, content, sentence in (
+        ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
+        ("b.npy", b"\x93NUMPY", "not a plain .npy"),
+        ("c.npy", (tmp_path / "zip.npz").read_bytes(), "not a plain .npy"),
+    ):
+        with pytest.raises(Invalid, match=sentence):
+            score_source(pictures.write(tmp_path / name, content), model, Settings())
+    for array in (np.ones((0, FEATURES), "f"), np.float32(1), np.ones((2, 2, FEATURES), "f")):
+        with pytest.raises(Invalid, match="Rows of floating-point embeddings"):
+            score_source(saved(tmp_path / "x.npy", array), model, Settings())
+    pq.write_table(pa.table({"e": [[0.5] * FEATURES, [0.5]]}), tmp_path / "ragged.parquet")
+    with pytest.raises(Invalid, match=r"Row 1 of ragged.parquet holds 1 values"):
+        scored(tmp_path / "ragged.parquet", model)
+
+
+def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.ndarray) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"e": lists(x)}), path, row_group_size=1024, compression="zstd",
+                   use_dictionary=False)  # fmt: skip
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20_000] = bytes(20_000)
+    path.write_bytes(content)
+    with pytest.raises(Invalid, match="is damaged after row"):
+        scored(path, model)
+
+    short = saved(tmp_path / "x.npy", x)
+    rows = score_source(short, model, Settings())
+    next(rows)
+    short.write_bytes(short.read_bytes()[: 100 * FEATURES * 4])
+    with pytest.raises(Invalid, match="not a plain .npy array"):
+        list(rows)
+
+
+MEASURE = """
+import resource, sys, time
+import numpy as np
+from app import scoring
+from app.config import Settings
+from app.score_tables import best, within, write
+from pathlib import Path
+source, file, out, top = sys.argv[1:]
+model = scoring.read_model(Path(file))
+settings = Settings(torch_threads=2)
+
+def pages(): # ours alone: what the kernel keeps of a file is not counted, what we map of it is
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024
+
+rows = scoring.score_source(Path(source), model, settings, precision="fast")
+first = next(rows)
+before = most = pages()
+def watched():
+    global most
+    yield first
+    for table in rows:
+        most = max(most, pages())
+        yield table
+tables = watched()
+print(write(Path(out), [best(tables, int(top))] if int(top) else tables, model.about), most - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "top"), [("npy", 0), ("npy", 1000), ("parquet", 0)])
+def test_memory_stays_bounded_whatever_the_size_of_the_file(
+    tmp_path: Path, form: str, top: int
+) -> None:
+    """300 MB of embeddings pass through while the process grows by a sixth of that at most."""
+    features, rows = 512, 300_000
+    random = np.random.default_rng(0)
+    block = random.standard_normal((10_000, features), np.float32).astype(np.float16)
+    source = tmp_path / f"x.{form}"
+    if form == "npy":
+        mapped = np.lib.format.open_memmap(source, "w+", np.float16, (rows, features))
+        for start in range(0, rows, len(block)):
+            mapped[start : start + len(block)] = block
+        mapped.flush()
+        del mapped
+    else:
+        column = pa.table({"embedding": lists(block, "fixed")})
+        with pq.ParquetWriter(source, column.schema, use_dictionary=False) as writer:
+            writer.write_table(pa.concat_tables([column] * 30), row_group_size=rows)
+    # A linear head, so that the arithmetic takes no time.
+    linear = head_of(features) | {
+        "up.1.long.4.weight": np.zeros((1024, 1024), np.float32),
+        "up.1.long.4.bias": np.zeros(1024, np.float32),
+    }
+    linear["down.0.weight"] = np.where(np.arange(1024) < 16, linear["down.0.weight"], 0).astype("f")
+    save_checkpoint(tmp_path / "m.safetensors", linear, {})
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, source, tmp_path / "m.safetensors",
+         tmp_path / "o.parquet", str(top)],
+        cwd=Path(__file__).parent.parent, env=environment(tmp_path / "home"),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    written, grown = map(int, ran.stdout.split())
+    assert source.stat().st_size > 290e6
+    assert written == (top or rows)
+    assert grown < 50, f"{grown} MB"
+
+
+# ---------------------------------------------------------------- the model
+
+
+def test_a_model_names_itself_and_its_encoder_from_metadata_or_sidecar(
+    tmp_path: Path, tensors: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "Other.safetensors"
+    save_checkpoint(path, tensors, {})
+    assert (read_model(path).name, read_model(path).encoder) == ("Other", None)
+    for content in ("{", "[]", '{"encoder": "text"}', '{"encoder": {}}'):
+        (tmp_path / "Other.config.json").write_text(content)
+        assert read_model(path).encoder is None
+    beside = {"encoder": {"name": BUNDLED, "fingerprint": "abc"}}
+    (tmp_path / "Other.config.json").write_text(json.dumps(beside))
+    assert (read_model(path).encoder, read_model(path).fingerprint) == (BUNDLED, "abc")
+
+
+def test_what_is_no_model_of_scores_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        read_model(tmp_path / "nowhere.safetensors")
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors: The file is too short"):
+        read_model(pictures.write(tmp_path / "bad.safetensors", b""))
+    classes = {name: np.zeros(shape, "f") for name, shape in layout(4, 2).items()}
+    save_checkpoint(tmp_path / "two.safetensors", classes, {})
+    with pytest.raises(Invalid, match="tells 2 classes apart"):
+        read_model(tmp_path / "two.safetensors")
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.fixture(scope="module")
+def for_pictures(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
+    save_checkpoint(path, head_of(1280), {"encoder": BUNDLED})
+    return read_model(path)
+
+
+@pytest.mark.slow
+def test_a_folder_is_scored_in_the_order_of_its_paths_past_bad_files(
+    tmp_path: Path, for_pictures: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "PICTURES_AT_ONCE", 4)
+    for number in range(11):
+        place = tmp_path / "in" / ("deep" if number % 3 else "") / f"{number:02}.png"
+        pictures.write(place, pictures.encoded(pictures.scene(seed=number)))
+    for name in ("00-first.jpg", "deep/05-between.jpg", "zz-last.jpg"):
+        pictures.write(tmp_path / "in" / name, pictures.truncated())
+    pictures.write(tmp_path / "in" / "notes.txt", b"not looked at")
+    told: list[str] = []
+    seen: list[tuple[int, int]] = []
+    got = scored(
+        tmp_path / "in", for_pictures, on_error=lambda path, reason: told.append(path),
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    paths = got["path"].to_pylist()
+    assert paths == [str(path) for path in sorted(map(Path, paths))] and len(paths) == 11
+    assert sorted(told) == ["00-first.jpg", "deep/05-between.jpg", "zz-last.jpg"]
+    assert seen == sorted(seen) and {total for _, total in seen} == {14}
+    one = scored(tmp_path / "in" / "00.png", for_pictures)
+    assert one["path"].to_pylist() == ["00.png"]
+    score_of = dict(zip(paths, got["aesthetic_score"].to_pylist(), strict=True))
+    assert one["aesthetic_score"][0].as_py() == pytest.approx(score_of["00.png"], abs=1e-4)
+    assert len({round(score, 6) for score in score_of.values()}) > 5
+
+
+@pytest.mark.slow
+def test_the_encoder_must_be_the_one_the_head_was_trained_on(
+    tmp_path: Path, model: Model, for_pictures: Model
+) -> None:
+    picture = pictures.write(tmp_path / "a.png", pictures.encoded(pictures.scene()))
+    with pytest.raises(Invalid, match="does not say which encoder"):
+        score_source(picture, model, Settings())
+    with pytest.raises(Invalid, match="gives 1280 values; Mine-v1.3.safetensors reads 8"):
+        score_source(picture, model, Settings(), encoder=BUNDLED)
+    strange = Model(for_pictures.path, "Other", BUNDLED, "f" * 16, for_pictures.checkpoint)
+    with pytest.raises(Conflict, match="not the encoder Other was trained on"):
+        score_source(picture, strange, Settings())
+    with pytest.raises(Invalid, match="None of the pictures"):
+        scored(pictures.write(tmp_path / "bad.png", pictures.truncated()), for_pictures)
+    with pytest.raises(Invalid, match="holds no picture"):
+        (tmp_path / "empty").mkdir()
+        score_source(tmp_path / "empty", for_pictures, Settings())
+
+
+# ---------------------------------------------------------------- choosing
+
+
+def tables_of(scores: list[float], size: int) -> Iterator[pa.Table]:
+    for start in range(0, len(scores), size):
+        part = np.array(scores[start : start + size], np.float32)
+        numbers = pa.array(np.arange(start, start + len(part))).cast(pa.string())
+        yield table(numbers, part)
+
+
+@examples(max_examples=60, deadline=None)
+@given(
+    scores=st.lists(st.integers(0, 20).map(lambda n: n / 20), max_size=60),
+    size=st.integers(1, 9),
+    most=st.integers(1, 12),
+)
+def test_the_best_are_those_of_a_full_sort_and_of_equal_ones_the_first(
+    scores: list[float], size: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.score_tables.ROW_GROUP", 3)
+        got = best(tables_of(scores, size), most)
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:most]
+    assert got["path"].to_pylist() == [str(row) for row in order]
+    assert best(tables_of(scores, size))["path"].to_pylist()[:most] == got["path"].to_pylist()
+
+
+def test_limits_are_compared_before_rounding() -> None:
+    (rows,) = within(tables_of([0.29999, 0.3001, 0.5, 0.50004, 0.6], 9), 30, 50)
+    assert rows["path"].to_pylist() == ["1", "2"]
+
+
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_what_is_written_is_read_back_in_order_with_the_model_s_name(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.score_tables.ROW_GROUP", 10)
+    scores = np.random.default_rng(0).random(37).astype(np.float32)
+    paths = [f"ä/{n}.png" for n in range(36)] + ["=cmd.png"]
+    rows = table(pa.array(paths), scores)
+    parts = [rows.slice(start, 4) for start in range(0, 37, 4)]
+    out = tmp_path / "new" / f"o.{form}"
+    assert write(out, parts, {"model": "Mine@v1.3", "model_sha256": "0"}) == 37
+    if form == "parquet":
+        assert pq.read_table(out).to_pylist() == rows.to_pylist()
+        assert pq.ParquetFile(out).num_row_groups == 4
+        assert pq.read_schema(out).metadata[b"model"] == b"Mine@v1.3"
+        return
+    with out.open(encoding="utf-8", newline="") as handle:
+        read = list(csv.DictReader(handle)) if form == "csv" else [*map(json.loads, handle)]
+    assert {row["model"] for row in read} == {"Mine@v1.3"}
+    assert [row["path"].lstrip("'") for row in read] == paths
+    assert form == "jsonl" or read[-1]["path"] == "'=cmd.png"
+    assert [float(row["percent"]) for row in read] == [row["percent"] for row in as_dicts(rows)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_an_interrupted_run_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, model: Model, x: np.ndarray, form: str
+) -> None:
+    out = pictures.write(tmp_path / f"o.{form}", b"of last week")
+    source = saved(tmp_path / "x.npy", x)
+
+    def interrupted() -> Iterator[pa.Table]:
+        yield next(score_source(source, model, Settings()))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(out, interrupted(), model.about)
+    assert out.read_bytes() == b"of last week"
+    nothing = saved(tmp_path / "x.npy", np.full((9, FEATURES), np.nan, np.float32))
+    with pytest.raises(Invalid, match="None of the embeddings"):
+        write(out, score_source(nothing, model, Settings()), model.about)
+    assert out.read_bytes() == b"of last week"
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, "x.npy"}
+
+
+def test_an_unknown_ending_is_refused_before_any_work(tmp_path: Path) -> None:
+    def never() -> Iterator[pa.Table]:
+        raise AssertionError("asked for a row")
+        yield
+
+    with pytest.raises(Invalid, match="no known ending"):
+        write(tmp_path / "o.xlsx", never(), {"model": "m"})
+
+
+def test_an_opened_file_says_how_much_it_holds(tmp_path: Path, x: np.ndarray) -> None:
+    one = open_embeddings(saved(tmp_path / "one.npy", x[0]))
+    assert (one.rows, one.dim) == (1, FEATURES)
+    pq.write_table(pa.table({"e": lists(x)}), tmp_path / "x.parquet")
+    many = open_embeddings(tmp_path / "x.parquet")
+    assert (many.rows, many.dim) == x.shape
+    assert np.array_equal(np.concatenate([block for _, block in many.blocks]), x)
