@@ -96,9 +96,15 @@ def request_import(
     resolved = []
     for given in paths:
         path = Path(given).expanduser()
-        if "\0" in str(given) or not path.exists():
+        try:
+            there = "\0" not in str(given) and path.exists()
+            wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
+            readable = there and os.access(path, wanted, effective_ids=True)
+        except PermissionError:  # a folder on the way there
+            there, readable = True, False
+        if not there:
             raise NotFound(f"There is no file or folder “{given}”.", "Check the path.")
-        if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        if not readable:
             raise Invalid(f"“{given}” cannot be read.", "Check its permissions.")
         path = path.resolve()
         if path == settings.root or settings.root in path.parents:

@@ -6,12 +6,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import uvicorn
 
 from app.config import Settings
 from app.errors import TastemakerError
 
+SHORTEST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
+LIVED_WELL = 60.0  # seconds after which its end says nothing about the next one
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -80,7 +83,7 @@ class WorkerKeeper:
         self._thread.start()
 
     def _keep(self) -> None:
-        pause = 0.5
+        pause = SHORTEST_PAUSE
         while not self._stopping.is_set():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "worker"],
@@ -89,7 +92,10 @@ class WorkerKeeper:
             )
             if self._stopping.is_set():
                 self._process.terminate()
+            began = time.monotonic()
             self._process.wait()
+            if time.monotonic() - began > LIVED_WELL:
+                pause = SHORTEST_PAUSE
             self._stopping.wait(pause)
             pause = min(pause * 2, 10.0)
 

@@ -560,8 +560,10 @@ def test_a_file_that_is_no_head_is_refused(
     del tensors["down.5.bias"]
     save_file(tensors, tmp_path / "short.safetensors")
     for name, sentence in {
-        "pickle": "safetensors", "short": "lacks 1 of the 16 tensors", "nowhere": "There is no file",
-    }.items():  # fmt: skip
+        "pickle": "safetensors",
+        "short": "lacks 1 of the 16 tensors",
+        "nowhere": "There is no file",
+    }.items():
         fails(run("score", vectors, "--model", f"{name}.safetensors"), sentence)
     assert not Bomb.went_off
     fails(run("score", "nowhere", "--model", head), "There is no file or folder nowhere.")

@@ -307,15 +307,24 @@ def test_what_can_be_seen_at_once_is_refused_at_once_and_changes_nothing(
     assert desk.all(Job) == desk.all(Collection) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_refused(desk: Desk) -> None:
+def test_a_folder_that_may_not_be_read_is_refused(desk: Desk, tmp_path: Path) -> None:
     desk.put("a.png", png(1))
-    desk.folder.chmod(0)
-    try:
-        with pytest.raises(Invalid, match="cannot be read"):
-            desk.bring_in()
-    finally:
-        desk.folder.chmod(0o755)
+    inner = desk.folder / "inner"
+    inner.mkdir()
+    me, closed = os.geteuid(), desk.folder
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)  # the way there is open
+    closed.chmod(0)
+    with db.writing(desk.engine) as session:
+        try:
+            if me == 0:  # root may read everything: be nobody for a moment
+                os.seteuid(65534)
+            for given in (closed, inner):
+                with pytest.raises(Invalid, match="cannot be read"):
+                    imports.request_import(session, desk.settings, [given])
+        finally:
+            os.seteuid(me)
+            closed.chmod(0o755)
 
 
 def test_a_folder_around_tastemaker_s_own_is_imported_without_it(

@@ -69,7 +69,7 @@ def label(world: World, image_id: int) -> float | None:
 def test_the_empty_first_page_says_what_to_do_first(tmp_path: Path) -> None:
     client = client_of(create_app(settings_in(tmp_path)))
     page = client.get("/").text
-    assert "Make the sample library" in page
+    assert "Make the sample project" in page
     assert [action for action, _ in Forms(page).found] == ["/demo", "/projects"]
 
 

@@ -1,14 +1,14 @@
-"""The first page: every project, how to make one, and the sample library for the curious."""
+"""The first page: every project, how to make one, and the sample project for the curious."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from app import demo, images, jobs, projects, versions
 from app.db import writing
 from app.encoders import known_encoders
-from app.tables import CollectionImage, Job, Project
+from app.tables import Image, Job, Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep
 from app.web.render import go, render, see_other, shell
 
@@ -26,6 +26,7 @@ def first(request: Request, session: Reader) -> Response:
             "encoders": known_encoders(),
             "default_encoder": projects.DEFAULT_ENCODER,
             "demo_job": unfinished_demo(session),
+            "has_sample": projects.find(session, demo.PROJECT) is not None,
         },
     )  # fmt: skip
 
@@ -48,7 +49,7 @@ def project(project_id: Id) -> Response:
 
 @router.post("/demo")
 def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
-    """Queue the sample library, and watch it being made."""
+    """Queue the sample project, and watch it being made."""
     with writing(engine) as session:
         job = unfinished_demo(session) or demo.request_demo(session, settings)
     return go(request, f"/jobs/{job.id}")
@@ -62,8 +63,11 @@ def unfinished_demo(session: Session) -> Job | None:
 def card(session: Session, project: Project) -> dict[str, object]:
     """What the first page shows of one project."""
     active = versions.active(session, project)
-    newest = session.exec(
-        projects.image_ids(project.id or 0, "pool").order_by(col(CollectionImage.image_id)).limit(4)
+    some = session.exec(  # the order of the hashes is a random one that stays
+        select(Image.id)
+        .where(col(Image.id).in_(projects.image_ids(project.id, "pool")), Image.kind != "vector")
+        .order_by(col(Image.sha256))
+        .limit(4)
     ).all()
     measured = (active.metrics.get("holdout") or {}) if active else {}
-    return projects.summary(session, project) | {"pictures": newest, "measured": measured}
+    return projects.summary(session, project) | {"pictures": some, "measured": measured}
