@@ -319,12 +319,16 @@ def embed(
 ) -> None:
     """Embed the images that have no embedding yet."""
     from app import images, projects
+    from app.embeddings import declared
 
     with database() as (settings, engine):
         with db.writing(engine) as session:
-            chosen = [projects.named(session, project)] if project else projects.every(session)
+            if project:
+                chosen = [projects.named(session, project)]
+            else:  # those whose vectors came from outside have nothing to embed
+                chosen = [p for p in projects.every(session) if not declared(session, p)]
             if not chosen:
-                raise Invalid("There is no project yet.", "tastemaker project create NAME")
+                raise Invalid("There is no project to embed.", "tastemaker project create NAME")
             payload = (
                 {"collection_id": images.find_collection(session, collection).id}
                 if collection

@@ -70,6 +70,12 @@ def declare_encoder(session: Session, project: Project, dim: int) -> EncoderRow:
     return row
 
 
+def declared(session: Session, project: Project) -> bool:
+    """Whether the project's vectors came from outside."""
+    row = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
+    return row is not None and row.declared
+
+
 def missing(encoder_id: int, project_id: int | None, collection_id: int | None = None) -> Any:
     """Select of the images with pixels that have no vector under this encoder yet, in a project's
     collections, one collection, or the whole library."""
@@ -108,8 +114,8 @@ def embed_project(work: Work, project_id: int, collection_id: int | None = None)
     torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
     with work.reading() as session:
         project = projects.get(session, project_id)
-        pinned = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
-    if pinned is not None and pinned.declared:
+        from_outside = declared(session, project)
+    if from_outside:
         raise Conflict(
             f"The vectors of “{project.name}” came from outside; pictures cannot be embedded "
             "among them.",

@@ -16,6 +16,7 @@ neighbouring layer without changing the function.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -183,6 +184,7 @@ class Scorer:
     """
 
     CHUNK = 1024  # large enough for the matrix kernels, small enough to stay in cache
+    FEW = 256  # rows up to which all threads share each matrix product
 
     def __init__(
         self,
@@ -224,10 +226,30 @@ class Scorer:
                 "Use the encoder that the head was trained on.",
             )
         scores = np.empty((len(x), self.outputs), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(x), self.CHUNK):
-                chunk = torch.from_numpy(np.array(x[start : start + self.CHUNK]))
-                scores[start : start + self.CHUNK] = self._activate(self._z(chunk)).numpy()
+        threads = torch.get_num_threads()
+        lanes = threads if len(x) > self.FEW else 1
+        step = max(1, min(self.CHUNK, -(-len(x) // lanes)))
+
+        def score(start: int) -> None:
+            with torch.inference_mode():
+                chunk = torch.from_numpy(np.array(x[start : start + step]))
+                scores[start : start + step] = self._activate(self._z(chunk)).numpy()
+
+        starts = range(0, len(x), step)
+        if lanes == 1:
+            for start in starts:
+                score(start)
+            return self._shaped(scores)
+        # Each thread takes whole chunks: where all share every matrix product, they wait for each
+        # other at each, and a machine that is busy otherwise loses two thirds of its speed.
+        try:
+            with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as run:
+                list(run.map(score, starts))
+        finally:
+            torch.set_num_threads(threads)  # else threads started later would inherit the 1
+        return self._shaped(scores)
+
+    def _shaped(self, scores: Array) -> Array:
         return scores[:, 0] if self.outputs == 1 else scores
 
     def _z(self, x: Tensor) -> Tensor:

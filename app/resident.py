@@ -23,18 +23,17 @@ from app.errors import NotTrainable
 from app.predictions import LIVE_ROW, write_live
 from app.ridge import Projection, Ridge, fit_ridge, posterior_sd, project
 from app.selection import Side, mixed, suspected
-from app.tables import Embedding, Image, Label, Project, ScoreEvent
+from app.tables import Embedding, Image, Job, Label, Project, ScoreEvent
 from app.work import settle_in
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
+PATIENCE = 10  # while only embeddings arrive, a refit may take this share of the time (1 ÷ 10)
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
 SUSPECTS = 200
-SUSPECT_SECONDS = (
-    10.0  # between two searches for suspects, which compare every image with every label
-)
+SUSPECT_SECONDS = 10.0  # between two searches, which compare every image with every label
 TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
 
 
@@ -52,15 +51,36 @@ class Library:
     projection: Projection
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """All that the live model and its picks follow."""
+
+    event: int  # the newest score event
+    threshold: float
+    embedding: int  # the newest image that is embedded
+    arrival: int  # the newest finished job: it may have brought images or vectors
+
+
 @dataclass
 class Watched:
-    """What was true when a project was last refitted."""
+    """What was true when a project was last refitted, and how long that took."""
 
-    stamp: tuple[float, ...] = ()
+    stamp: Stamp | None = None
     at: float = 0.0
+    took: float = 0.0
     library: Library | None = None
     suspected_at: float = -SUSPECT_SECONDS
     suspects: dict[str, Any] = field(default_factory=dict)
+
+    def is_due(self, stamp: Stamp) -> bool:
+        if stamp == self.stamp:
+            return False
+        said = self.stamp is None or (stamp.event, stamp.threshold) != (
+            self.stamp.event,
+            self.stamp.threshold,
+        )
+        rest = REST_SECONDS if said else max(REST_SECONDS, PATIENCE * self.took)
+        return time.monotonic() - self.at >= rest
 
 
 def main(settings: Settings) -> None:
@@ -83,17 +103,23 @@ def look_around(settings: Settings, engine: Engine, watched: dict[int, Watched])
         found = [(p.id, _stamp(session, p)) for p in projects.every(session) if p.encoder_id]
     for project_id, stamp in found:
         seen = watched.setdefault(project_id, Watched())
-        if stamp == seen.stamp or time.monotonic() - seen.at < REST_SECONDS:
-            continue
-        refit(settings, engine, project_id, seen)
-        seen.stamp, seen.at = stamp, time.monotonic()
+        if seen.is_due(stamp):
+            began = time.monotonic()
+            refit(settings, engine, project_id, seen)
+            seen.stamp, seen.at, seen.took = stamp, time.monotonic(), time.monotonic() - began
 
 
-def _stamp(session: Any, found: Project) -> tuple[float, ...]:
-    """Newest score event, newest embedding, threshold: what the live model and its picks follow."""
-    newest = select(func.max(Embedding.image_id)).where(Embedding.encoder_id == found.encoder_id)
-    last = int(session.exec(newest).one() or 0)
-    return scores.highest_event(session, found), last, found.threshold
+def _stamp(session: Any, found: Project) -> Stamp:
+    embedded = select(func.max(Embedding.image_id)).where(Embedding.encoder_id == found.encoder_id)
+    finished = select(func.max(Job.id)).where(
+        Job.state == "done", col(Job.kind).in_(("import", "embed"))
+    )
+    return Stamp(
+        event=scores.highest_event(session, found),
+        threshold=found.threshold,
+        embedding=int(session.exec(embedded).one() or 0),
+        arrival=int(session.exec(finished).one() or 0),
+    )
 
 
 # --- one refit ---------------------------------------------------------------------------------

@@ -230,6 +230,7 @@ class ScoreEvent(SQLModel, table=True):
         ),
         CheckConstraint("(kind = 'undo') = (undoes IS NOT NULL)", name="undoes"),
         Index("ix_score_event_image", "project_id", "image_id", "annotator_id"),
+        Index("ix_score_event_project", "project_id", "id"),
         Index("ix_score_event_person", "project_id", "annotator_id", "id"),
     )
 

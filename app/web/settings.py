@@ -38,7 +38,7 @@ def change(
         projects.change(
             session,
             projects.get(session, project_id),
-            name=clean_name(name),
+            name=name,
             threshold=share(threshold),
             recipe=recipe,
             show_prediction_first=show_prediction_first,
@@ -54,15 +54,3 @@ def share(percent: str) -> float:
         raise Invalid(
             f"“{percent[:20]}” is not a percentage.", "Type a number such as 50."
         ) from None
-
-
-def clean_name(name: str) -> str:
-    """The same rule as for a new project."""
-    name = " ".join(name.split())
-    if not 1 <= len(name) <= 80:
-        raise Invalid("A project needs a name of 1 to 80 characters.", "Choose another name.")
-    if any(not c.isprintable() or c in "/\\@" for c in name):
-        raise Invalid(
-            f"The name “{name}” cannot be used.", "Leave out slashes, @ and control characters."
-        )
-    return name

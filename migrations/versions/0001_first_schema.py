@@ -272,6 +272,7 @@ def upgrade() -> None:
         ["project_id", "image_id", "annotator_id"],
         unique=False,
     )
+    op.create_index("ix_score_event_project", "score_event", ["project_id", "id"], unique=False)
     op.create_index(
         "ix_score_event_person", "score_event", ["project_id", "annotator_id", "id"], unique=False
     )

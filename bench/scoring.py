@@ -1,0 +1,219 @@
+"""How fast a head scores embeddings and pictures, beside what the machine could do at best.
+
+    python -m bench.scoring [--rows 200000] [--pictures 200] [--rounds 3]
+
+Embeddings go from an `.npy` of float16 to a Parquet file, as `tastemaker score` does it, through a
+city96 head of random weights (nothing in it can be left out, as it can in a linear one). The limit
+is its four large matrix products in bfloat16 and nothing else; the peer is the original's loop,
+one embedding at a time through the torch module. Pictures are those of the sample library; their
+limit is the processor time of decoding and encoding one, spread over all threads without a gap.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+
+from app.checkpoints import HIDDEN, save_checkpoint
+from app.config import Settings
+from app.encoders import BUNDLED, load, parse
+from app.heads import City96, fold_platt, module_of, tensors_of
+from app.pictures import decode
+from app.samples import make_sample_library
+from app.score_tables import write
+from app.scoring import Model, Precision, read_model, score_source
+
+WIDTH = 768  # of the embeddings: CLIP ViT-L/14
+BATCH = 1024
+
+
+def make_model(folder: Path, features: int, encoder: str = "") -> Model:
+    """A city96 head of random weights whose scores spread, as a file."""
+    torch.manual_seed(0)
+    tensors = fold_platt(tensors_of(City96(features)), 8.0, 0.0)
+    path = folder / f"random-{features}.safetensors"
+    save_checkpoint(path, tensors, {"encoder": encoder} if encoder else {})
+    return read_model(path)
+
+
+def make_embeddings(path: Path, rows: int) -> None:
+    random = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(path, "w+", np.float16, (rows, WIDTH))
+    for start in range(0, rows, 8192):
+        part = x[start : start + 8192]
+        part[:] = random.standard_normal(part.shape, np.float32)
+
+
+def products(model: Model, dtype: torch.dtype) -> Callable[[int], None]:
+    """The large matrix products of so many rows, on data that lie in the caches; every thread has
+    its own, so that none waits for another."""
+    names = ("up.0", "up.1.long.0", "up.1.long.2", "up.1.long.4")
+    first, *rest = (
+        torch.from_numpy(np.array(model.checkpoint.tensors[f"{name}.weight"])).to(dtype)
+        for name in names
+    )
+    x, hidden = torch.randn(BATCH, WIDTH).to(dtype), torch.randn(BATCH, HIDDEN).to(dtype)
+    threads = torch.get_num_threads()
+
+    def batch(_: int) -> None:
+        with torch.inference_mode():
+            F.linear(x, first)
+            for weight in rest:
+                F.linear(hidden, weight)
+
+    def run(rows: int) -> None:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(batch, range(rows // BATCH)))
+        torch.set_num_threads(threads)
+
+    return run
+
+
+def one_at_a_time(source: Path, model: Model) -> Callable[[int], None]:
+    """The original's loop: each embedding alone through the module, its score taken to Python."""
+    module, x = module_of(model.checkpoint.tensors), np.load(source, mmap_mode="r")
+
+    def run(rows: int) -> None:
+        with torch.inference_mode():
+            for row in range(rows):
+                z = module(torch.from_numpy(np.array(x[row : row + 1], np.float32)))
+                float((torch.tanh(z) + 1) / 2)
+
+    return run
+
+
+class Clock:
+    """Seconds spent in one kind of work that takes turns with others, and the rows it did."""
+
+    def __init__(self) -> None:
+        self.rows, self.seconds = 0, 0.0
+
+    def __call__(self, work: Callable[[int], None], rows: int) -> None:
+        start = time.perf_counter()
+        work(rows)
+        self.seconds += time.perf_counter() - start
+        self.rows += rows
+
+    @property
+    def rate(self) -> float:
+        return self.rows / self.seconds
+
+
+def taking_turns(
+    source: Path, model: Model, precision: Precision, others: dict[str, tuple[Callable, int]]
+) -> dict[str, Clock]:
+    """File to Parquet, interrupted after every block for some of the other work, so that whatever
+    else the machine does meets all alike. `others`: name -> (work, rows a turn)."""
+    for work, rows in others.values():
+        work(rows)  # the first run also pays for what is set up once
+    clocks = {name: Clock() for name in others}
+
+    def interrupted() -> Iterator[pa.Table]:
+        for table in score_source(source, model, Settings(), precision=precision):
+            for name, (work, rows) in others.items():
+                clocks[name](work, rows)
+            yield table
+
+    whole = Clock()
+    whole(
+        lambda _: write(source.with_suffix(".parquet"), interrupted(), model.about) and None,
+        len(np.load(source, mmap_mode="r")),
+    )
+    whole.seconds -= sum(clock.seconds for clock in clocks.values())
+    return {"ours": whole, **clocks}
+
+
+def embeddings(folder: Path, rows: int) -> None:
+    model = make_model(folder, WIDTH)
+    print(f"{rows:,} × {WIDTH} float16, {torch.get_num_threads()} threads; the program, the limit "
+          "and the loop take turns, block by block.\n")  # fmt: skip
+    print("| precision | file → Parquet, per second | matrix products alone | share of the limit "
+          "| one at a time | ratio |")  # fmt: skip
+    print("|---|--:|--:|--:|--:|--:|")
+    kinds: tuple[tuple[Precision, torch.dtype, int], ...] = (
+        ("fast", torch.bfloat16, rows),
+        ("fp32", torch.float32, rows // 5),  # takes five to ten times as long
+    )
+    for precision, dtype, many in kinds:
+        source = folder / f"{precision}.npy"
+        make_embeddings(source, many)
+        others = {
+            "limit": (products(model, dtype), 8 * BATCH),
+            "peer": (one_at_a_time(source, model), 50),
+        }
+        clocks = taking_turns(source, model, precision, others)
+        ours, limit, peer = (clocks[name].rate for name in ("ours", "limit", "peer"))
+        print(f"| {precision} | {ours:,.0f} | {limit:,.0f} ({str(dtype)[6:]}) | {ours / limit:.0%} "
+              f"| {peer:,.0f} | {ours / peer:.1f} |", flush=True)  # fmt: skip
+
+
+def cpu_time(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def pictures(folder: Path, count: int, rounds: int) -> None:
+    """A folder through `score_source`, beside the cost of each picture on one thread."""
+    samples = make_sample_library(folder / "pictures", count)
+    paths = [sample.path for sample in samples]
+    encoder, threads = load(parse(BUNDLED)), torch.get_num_threads()
+    model = make_model(folder, encoder.dim, BUNDLED)
+    model = replace(model, fingerprint=encoder.fingerprint)
+
+    def alone() -> tuple[float, float]:
+        """CPU seconds per picture of decoding, and of encoding at the best batch size."""
+        torch.set_num_threads(1)
+        some = paths[:: max(1, count // 48)][:48]
+        ready = [encoder.preprocess(decode(path)) for path in some]
+        decoding = cpu_time(lambda: [encoder.preprocess(decode(path)) for path in some])
+        encoding = min(
+            cpu_time(lambda size=size: encoder.encode(np.stack(ready[:size]))) / size
+            for size in (1, 2, 4, 8, 16) * 2
+        )
+        torch.set_num_threads(threads)
+        return decoding / len(some), encoding
+
+    def whole() -> tuple[float, float]:
+        """Wall and CPU seconds per picture of the folder, the encoder being loaded."""
+        tables = score_source(folder / "pictures", model, Settings())
+        wall, cpu = time.perf_counter(), time.process_time()
+        scored = sum(map(len, tables))
+        return (time.perf_counter() - wall) / scored, (time.process_time() - cpu) / scored
+
+    whole()
+    runs = [(*whole(), *alone()) for _ in range(rounds)]
+    wall, cpu, decoding, encoding = np.median(runs, axis=0)
+    limit = threads / (decoding + encoding)
+    print(f"\nA folder of {count} pictures, {BUNDLED} in float32, median of {rounds} rounds.\n")
+    print("| what | pictures/s | processor time a picture | share of the limit |")
+    print("|---|--:|--:|--:|")
+    print(f"| {threads} cores ÷ (decoding + encoding) | {limit:.1f} | {1000 * decoding:.1f} + "
+          f"{1000 * encoding:.1f} ms | |")  # fmt: skip
+    print(f"| the folder | {1 / wall:.1f} | {1000 * cpu:.1f} ms | {1 / wall / limit:.0%} by the "
+          f"clock, {(decoding + encoding) / cpu:.0%} by processor time |")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3, help="of the pictures")
+    given = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory(prefix="tastemaker-bench-") as folder:
+        embeddings(Path(folder), given.rows)
+        pictures(Path(folder), given.pictures, given.rounds)
+
+
+if __name__ == "__main__":
+    main()
