@@ -115,6 +115,28 @@ def test_fast_scores_agree_to_2e_3_and_keep_apart(x):
     assert len(np.unique(got)) > 4000
 
 
+def test_fast_scores_need_no_fused_layers(x, monkeypatch):
+    mild = random_head(spread=4.0)
+    quickest = heads.Scorer(mild, "fast")(x)
+    monkeypatch.setattr(heads, "_fuses", lambda: False)
+    plain = heads.Scorer(mild, "fast")(x)
+    assert np.abs(plain - score(mild, x)).max() < 2e-3
+    assert np.abs(plain - quickest).max() < 2e-3
+
+
+def test_scores_do_not_depend_on_the_number_of_threads_and_leave_it_alone(head, x):
+    before = torch.get_num_threads()
+    try:
+        scores = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            scores.append(heads.Scorer(head)(x))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(scores[0] - scores[1]).max() < 1e-6
+
+
 def test_classes_give_a_softmax(x):
     head = random_head(outputs=3)
     z = forward(head, x)

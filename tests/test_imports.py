@@ -312,8 +312,9 @@ def test_a_folder_that_may_not_be_read_is_refused(desk: Desk, tmp_path: Path) ->
     inner = desk.folder / "inner"
     inner.mkdir()
     me, closed = os.geteuid(), desk.folder
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)  # the way there is open
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == me and folder != Path(folder.anchor):
+            folder.chmod(folder.stat().st_mode | 0o055)  # the way there is open
     closed.chmod(0)
     with db.writing(desk.engine) as session:
         try:
