@@ -110,11 +110,11 @@ def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
         except Exception as error:  # hostile bytes make zipfile raise nearly anything
             if looks_like_zip:
                 raise Invalid(
-                    f"{archive.name} is cut short or damaged: its directory is missing.",
+                    "The archive is cut short or damaged: its directory is missing.",
                     "Add the archive again.",
                 ) from error
             raise Invalid(
-                f"{archive.name} is not a zip archive.", "Add a .zip, a folder or the files."
+                "This is not a zip archive.", "Add a .zip, a folder or the files."
             ) from error
         with members:
             yield members

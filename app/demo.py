@@ -30,13 +30,20 @@ FIRST_ROUND, SECOND_ROUND, SLIPS = 150, 80, 8
 
 def request_demo(session: Session, settings: Settings) -> Job:
     """Queue the making of the sample project; if it was made before, its finished job."""
-    done = session.exec(
-        select(Job).where(Job.kind == "demo", Job.state == "done").order_by(col(Job.id).desc())
-    ).first()
-    if done is not None and projects.find(session, PROJECT) is not None:
+    done = made(session)
+    if done is not None:
         return done
     require_free_space(settings.root, settings.min_free_gb)
     return jobs.enqueue(session, "demo", "Make the sample project", once=True)
+
+
+def made(session: Session) -> Job | None:
+    """The job that made the sample project, if the project is still there under any name."""
+    done = session.exec(
+        select(Job).where(Job.kind == "demo", Job.state == "done").order_by(col(Job.id).desc())
+    ).first()
+    there = done is not None and session.get(Project, done.result.get("project_id")) is not None
+    return done if there else None
 
 
 def run(work: Work) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from app.errors import Invalid
 
 EMBEDDING_SUFFIXES = frozenset({".npy", ".parquet"})
-BLOCK = 8192  # rows
+BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
 PATH_COLUMNS = ("path", "image_path")
 EMBEDDING_COLUMNS = ("embedding", "image_embedding", "emb", "vector")
 

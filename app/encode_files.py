@@ -103,24 +103,33 @@ def embed_files(
 class _BatchSize:
     """Finds, on the real data, the batch size with the least time per picture, then keeps it.
 
-    Every candidate is timed three times (the first run of a shape also pays for its set-up) and
-    judged by its best. Shared by the lanes, hence the lock.
+    The candidates are tried from the smallest up, until one is clearly worse than the best so far:
+    batches that outgrow the cache only get slower. Each is timed twice (the first run of a shape
+    also pays for its set-up) and judged by its best. Shared by the lanes, hence the lock.
     """
+
+    TRIES = 2
+    WORSE = 1.25
 
     def __init__(self, candidates: Sequence[int]) -> None:
         self._times: dict[int, list[float]] = {size: [] for size in candidates}
-        self._handed_out = itertools.cycle(candidates)
         self._lock = threading.Lock()
 
     def next(self) -> int:
         with self._lock:
-            if len(self._times) == 1 or all(len(times) >= 3 for times in self._times.values()):
-                return min(self._times, key=lambda size: min(self._times[size], default=0.0))
-            return next(size for size in self._handed_out if size in self._times)
+            quickest, least = 1, float("inf")
+            for size, times in self._times.items():
+                if len(times) < self.TRIES:
+                    return size
+                if min(times) > self.WORSE * least:
+                    break
+                if min(times) < least:
+                    quickest, least = size, min(times)
+            return quickest
 
     def record(self, size: int, seconds: float) -> None:
         with self._lock:
-            if size in self._times and len(self._times[size]) < 3:
+            if size in self._times and len(self._times[size]) < self.TRIES:
                 self._times[size].append(seconds / size)
 
     def cap(self, size: int) -> None:

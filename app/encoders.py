@@ -16,6 +16,7 @@ torch, open_clip and timm are imported where they are needed: the web process re
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -121,6 +122,23 @@ def parse(name: str) -> EncoderSpec:
     canonical = f"{identity}@{weights}" if weights else identity
     dim = next((known.dim for known in KNOWN if known.name == identity), None)
     return EncoderSpec(canonical, model, tag or None, weights, dim)
+
+
+def check_architecture(spec: EncoderSpec) -> None:
+    """Raise `Invalid` for a model that open_clip does not have, without importing it: its models
+    are the names of the files in its folder of configurations."""
+    found = importlib.util.find_spec("open_clip")
+    if spec.name == BUNDLED or found is None or found.origin is None:
+        return
+    models = [path.stem for path in Path(found.origin).parent.glob("model_configs/*.json")]
+    if models and spec.model not in models:
+        raise _no_such_model(spec.model, models)
+
+
+def _no_such_model(model: str, models: list[str]) -> Invalid:
+    near = difflib.get_close_matches(model, models, n=3, cutoff=0.4)
+    hint = f"Near it: {', '.join(near)}." if near else f"The bundled one is called {BUNDLED}."
+    return Invalid(f"open_clip has no model “{model}”.", hint)
 
 
 def _nearest(name: str) -> str:
@@ -254,8 +272,7 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
     import open_clip
 
     if open_clip.get_model_config(spec.model) is None:
-        near = difflib.get_close_matches(spec.model, open_clip.list_models(), n=3, cutoff=0.4)
-        raise Invalid(f"open_clip has no model “{spec.model}”.", f"Near it: {', '.join(near)}.")
+        raise _no_such_model(spec.model, open_clip.list_models())
     published = _published(spec)
     weights = spec.weights or _from_hub(spec, published)
     if not weights.is_file():

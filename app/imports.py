@@ -92,6 +92,7 @@ def request_import(
 ) -> Job:
     """Queue the import of files and folders on this machine. What can be seen at once is refused
     at once: nothing there, not readable, a folder without a single picture."""
+    projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
     resolved = []
     for given in paths:

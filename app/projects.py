@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlmodel import Session, col, func, select
 
-from app.encoders import parse
+from app.encoders import check_architecture, parse
 from app.errors import Conflict, Invalid, NotFound
 from app.tables import (
     Annotator,
@@ -47,7 +47,7 @@ def create(
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
-    parse(encoder)
+    check_architecture(parse(encoder))
     project = Project(
         name=name, kind=kind, encoder=encoder, threshold=threshold, recipe=recipe,
         holdout_share=holdout_share, seed=secrets.randbelow(2**31),
@@ -120,12 +120,16 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
 # --- what a project is made of -----------------------------------------------------------------
 
 
+def check_role(role: str) -> None:
+    if role not in ("pool", "test-run"):
+        raise Invalid(f"There is no role “{role}”.", "A collection is a pool or a test-run.")
+
+
 def add_collection(
     session: Session, project: Project, collection: Collection, role: str = "pool"
 ) -> None:
     """Use a collection in a project, as `pool` (feeds the queues) or as `test-run`."""
-    if role not in ("pool", "test-run"):
-        raise Invalid(f"There is no role “{role}”.", "A collection is a pool or a test-run.")
+    check_role(role)
     link = session.get(ProjectCollection, (project.id, collection.id))
     if link is None:
         link = ProjectCollection(project_id=project.id, collection_id=collection.id)

@@ -126,9 +126,8 @@ def describe(pick: dict[str, Any]) -> str:
         return "typical of a part of your images"
     if why in ("suspected_fp", "suspected_fn"):
         if pick.get("neighbour_label") is not None:
-            return f"predicted {percent} %, you scored a near-twin {pick['neighbour_label']:g}"
-        side = "fail" if why == "suspected_fp" else "pass"
-        return f"predicted {percent} %, but may well {side}"
+            return f"you scored a near-twin {pick['neighbour_label']:g}"
+        return f"may well {'fail' if why == 'suspected_fp' else 'pass'}, going by what you scored"
     return why
 
 
@@ -300,8 +299,18 @@ def _suspects(
     return [
         (pick["image_id"], "review", describe(pick))
         for pick in picks
-        if pick["image_id"] in still_open
+        if pick["image_id"] in still_open and _still_predicted(live, project, kind, pick)
     ]
+
+
+def _still_predicted(
+    live: predictions.Live, project: Project, kind: str, pick: dict[str, Any]
+) -> bool:
+    """The suspects are searched for less often than the model is refitted: whether this one is
+    still predicted on the side that made it one."""
+    said = live.of(pick["image_id"])
+    passes = said is not None and said[0] >= project.threshold
+    return passes == (kind == "false-positives")
 
 
 def _count(session: Session, query: Any) -> int:

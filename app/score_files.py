@@ -65,7 +65,10 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
             try:
                 reference = row.get("sha256") or row.get("path") or row.get("name")
                 if not reference:
-                    raise Invalid("It names no image.", "A column sha256 or path is needed.")
+                    raise Invalid(
+                        f"It names no image; its columns are {', '.join(map(str, row))}."[:200],
+                        "A column sha256 or path is needed.",
+                    )
                 if row.get("score") in (None, ""):
                     raise Invalid("It holds no score.")
                 image = images.find_by_reference(session, bare(str(reference)))

@@ -147,8 +147,8 @@ def embeddings(folder: Path, rows: int) -> None:
         source = folder / f"{precision}.npy"
         make_embeddings(source, many)
         others = {
-            "limit": (products(model, dtype), 8 * BATCH),
-            "peer": (one_at_a_time(source, model), 50),
+            "peer": (one_at_a_time(source, model), 200),
+            "limit": (products(model, dtype), 32 * BATCH),
         }
         clocks = taking_turns(source, model, precision, others)
         ours, limit, peer = (clocks[name].rate for name in ("ours", "limit", "peer"))

@@ -258,7 +258,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     [
         ("a.csv", "sha256,score\n{0},5\n{1},11\n", "Row 2 of a.csv: “11” is not a score."),
         ("a.csv", "sha256,score\n{0},5\n{1},\n", "Row 2 of a.csv: It holds no score."),
-        ("a.csv", "sha256,score\n{0},5\n,5\n", "Row 2 of a.csv: It names no image."),
+        ("a.csv", "sha256,score\n{0},5\n,5\n", "Row 2 of a.csv: It names no image"),
         ("a.csv", "sha256,score\n{0},5\nnope,5\n", "Row 2 of a.csv: There is no image “nope”"),
         ("a.csv", "name,score\ndouble.png,5\n", "Several images are called “double.png”."),
         ("a.csv", "", "a.csv holds no row."),

@@ -402,9 +402,19 @@ def test_no_pictures_give_no_vectors():
 def test_the_quickest_batch_size_is_found_and_kept():
     sizes = encode_files._BatchSize((1, 4, 16))
     seconds = {1: 0.02, 4: 0.05, 16: 0.4}
-    for _ in range(9):
+    for _ in range(6):
         size = sizes.next()
         sizes.record(size, seconds[size])
     assert [sizes.next() for _ in range(5)] == [4] * 5
     sizes.cap(3)
     assert sizes.next() == 1
+
+
+def test_batch_sizes_beyond_one_that_is_clearly_worse_are_not_tried():
+    sizes = encode_files._BatchSize((1, 2, 4, 8))
+    per_picture = {1: 0.010, 2: 0.009, 4: 0.013}
+    tried = []
+    for _ in range(9):
+        tried.append(sizes.next())
+        sizes.record(tried[-1], per_picture[tried[-1]] * tried[-1])
+    assert tried == [1, 1, 2, 2, 4, 4, 2, 2, 2]

@@ -303,7 +303,7 @@ def test_nothing_held_out_is_ever_in_a_review_and_suspects_are_unlabelled(
     assert len({card.image_id for card in page.cards}) == len(page.cards)
     for card in page.cards[page.labelled :]:
         assert card.image_id in to_show and card.label is None
-        assert card.predicted_by == "live model" and card.reason.startswith("predicted ")
+        assert card.predicted_by == "live model" and card.reason.startswith(("may well ", "you scored a near-twin "))
         assert card.origin == "review"
 
 
@@ -394,7 +394,7 @@ def test_reasons_are_words_for_a_person() -> None:
     said = queues.describe(pick | {"why": "threshold"})
     assert said == "close to your threshold: 78 % ± 10"
     near = pick | {"why": "suspected_fp", "neighbour": 2, "neighbour_label": 2.0}
-    assert queues.describe(near) == "predicted 78 %, you scored a near-twin 2"
+    assert queues.describe(near) == "you scored a near-twin 2"
     for why in ("diverse", "cold_start", "suspected_fp", "suspected_fn"):
         assert "_" not in queues.describe(pick | {"why": why})
 
