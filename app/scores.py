@@ -139,7 +139,7 @@ def undo(
         .limit(1)
     ).first()
     if newest is None:
-        raise NotFound("There is nothing to undo.", "You have not scored anything here yet.")
+        raise NotFound("Nothing more to take back.")
     if event_id is not None and newest.id < event_id:
         raise Conflict("This score was taken back already.", "Nothing was changed.")
     if event_id is not None and newest.id != event_id:

@@ -15,20 +15,33 @@ function scoreOf(event) {
   return place ? Number(place[1]) : null;
 }
 
+function takesBack(event) {
+  return event.key === "Backspace" || (event.key === "z" && (event.ctrlKey || event.metaKey));
+}
+
 function typing(target) {
   return target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]") !== null;
 }
 
+/* Something went wrong. It stays until it is closed, or until something said later is saved. */
+let toldAt = 0;
+
 function tell(text, hint = "") {
-  const box = document.createElement("div");
-  box.className = "toast wrong";
-  const line = document.createElement("p");
-  const strong = document.createElement("strong");
+  const box = document.createElement("div"), line = document.createElement("p");
+  const strong = document.createElement("strong"), close = document.createElement("button");
   strong.textContent = text;
   line.append(strong, " ", hint);
-  box.append(line);
+  Object.assign(close, { className: "quiet", type: "button", textContent: "Close" });
+  close.dataset.close = "";
+  box.className = "toast wrong";
+  box.append(line, close);
   byId("toast").replaceChildren(box);
+  toldAt = Date.now();
 }
+
+byId("toast").addEventListener("click", (event) => {
+  if (event.target.closest("[data-close]")) byId("toast").replaceChildren();
+});
 
 /* randomUUID exists only on https and localhost. */
 function newKey() {
@@ -57,6 +70,7 @@ const outbox = {
 function scoring(page) {
   const project = page.dataset.project, queue = page.dataset.queue;
   const showFirst = page.dataset.showFirst === "1", HOLD = 8, DECODED = 3;
+  const SEEN = 120; // milliseconds that a picture is on the screen before a score can mean it
   const api = `/api/v1/projects/${project}`;
   const stage = byId("stage"), note = byId("outbox");
   const pictures = new Map(); // image id → its <img>, decoded or on its way
@@ -65,7 +79,7 @@ function scoring(page) {
   // After a reload, what still waits to be saved must not be asked for again.
   const cards = JSON.parse(page.dataset.cards).filter(
     (card) => !waiting().some((entry) => entry.image_id === card.image_id));
-  let last = 0, sending = false, asking = false, pause = 500;
+  let last = 0, seeing = 0, sending = false, asking = false, pause = 500;
 
   function picture(card) {
     if (pictures.has(card.image_id)) return pictures.get(card.image_id);
@@ -74,13 +88,16 @@ function scoring(page) {
     image.dataset.image = card.image_id;
     if (!card.view) image.textContent = "A vector without a picture";
     else if (!sent) Object.assign(image, { alt: card.name, src: card.view });
-    image.ready = card.view ? image.decode().then(() => true, () => false) : Promise.resolve(true);
+    image.ready = !card.view ? Promise.resolve(true)
+      : image.decode().catch(() => {}).then(() => image.complete && image.naturalWidth > 0);
     pictures.set(card.image_id, image);
     return image;
   }
 
   function show() {
     const card = cards[0];
+    clearTimeout(seeing);
+    delete page.dataset.ready;
     if (!card) {
       stage.replaceChildren();
       return outbox.all(project).length || refill(true);
@@ -88,13 +105,11 @@ function scoring(page) {
     const image = picture(card);
     stage.replaceChildren(image);
     image.ready.then((ok) => {
-      if (ok || cards[0] !== card) return;
-      image.alt = "This picture cannot be loaded. Trying again; you can skip it.";
-      setTimeout(() => {
-        pictures.delete(card.image_id);
-        image.remove();
-        if (cards[0] === card) show();
-      }, 2000);
+      if (cards[0] !== card) return;
+      if (!ok) return retry(card);
+      requestAnimationFrame(() => {
+        seeing = setTimeout(() => { if (cards[0] === card) page.dataset.ready = card.image_id; }, SEEN);
+      });
     });
     describe(card);
     cards.slice(1, 1 + DECODED).forEach(picture);
@@ -102,6 +117,17 @@ function scoring(page) {
       if (!cards.slice(0, 1 + DECODED).some((held) => held.image_id === id)) pictures.delete(id);
     }
     refill();
+  }
+
+  function retry(card) {
+    const sentence = document.createElement("p");
+    sentence.textContent = "This picture cannot be loaded. Trying again; you can skip it.";
+    sentence.dataset.image = card.image_id;
+    stage.replaceChildren(sentence);
+    setTimeout(() => {
+      pictures.delete(card.image_id);
+      if (cards[0] === card) show();
+    }, 2000);
   }
 
   function describe(card) {
@@ -120,9 +146,11 @@ function scoring(page) {
   }
 
   /* Blind first: what the model thought, and why the image was shown, come after the key. */
-  function showPrevious(card, value) {
+  function showPrevious() {
+    byId("previous").hidden = said.length === 0;
+    if (said.length === 0) return;
+    const { card, value } = said.at(-1);
     const thumb = byId("previous-picture"), chip = document.createElement("span");
-    byId("previous").hidden = false;
     thumb.hidden = !card.thumb;
     if (card.thumb) thumb.src = card.thumb;
     Object.assign(chip, { className: `chip r${value}`, textContent: value });
@@ -158,26 +186,43 @@ function scoring(page) {
   }
 
   function say(kind, value) {
-    const card = cards[0], image = card && picture(card);
-    // Only a picture that is there to be seen can be scored; any can be skipped.
-    if (!card || (kind === "set" && card.view && !(image.complete && image.naturalWidth))) return;
+    const card = cards[0];
+    // Only a picture that was there to be seen can be scored; any can be skipped.
+    if (!card || (kind === "set" && page.dataset.ready !== String(card.image_id))) return ignore();
     const { image_id, event_id: expected, origin, reason } = card;
     const key = put({ kind, value, image_id, expected, queue, origin, reason });
-    said.push({ card, key });
+    said.push({ card, value, key });
     cards.shift();
-    showPrevious(card, value);
+    showPrevious();
     show();
     send();
   }
 
+  /* A key that came too early says so, or it would look lost. */
+  function ignore() {
+    byId("scale").classList.add("ignored");
+    setTimeout(() => byId("scale").classList.remove("ignored"), SEEN);
+  }
+
   function undo() {
     const back = said.pop();
-    put({ kind: "undo", of: back?.key, event_id: back?.event_id });
-    if (back) {
-      cards.unshift(back.card);
-      show();
-    }
+    put({ kind: "undo", of: back?.key, event_id: back?.event_id, back: back?.card.image_id });
+    showPrevious();
+    if (back) bring(back.card);
     send();
+  }
+
+  /* Put an image in front, and take it from wherever else it waited. */
+  function bring(card) {
+    withdraw(card.image_id);
+    cards.unshift(card);
+    show();
+  }
+
+  function withdraw(image_id) {
+    const at = cards.findIndex((card) => card.image_id === image_id);
+    if (at >= 0) cards.splice(at, 1);
+    return at >= 0;
   }
 
   /* Send the outbox, oldest first; what is refused for good is dropped and told. */
@@ -201,7 +246,7 @@ function scoring(page) {
   /* Whether the entry is settled: saved, or refused for good. */
   async function post(entry) {
     const undoing = entry.kind === "undo";
-    const { project, at, of, event_id, ...rest } = entry;
+    const { project, at, of, back, event_id, ...rest } = entry;
     const body = undoing ? { key: entry.key, event_id } : rest;
     let answer, told;
     try {
@@ -215,7 +260,7 @@ function scoring(page) {
     if (answer.ok) settled(entry, told);
     else {
       tell(told.error, told.hint);
-      forget(entry);
+      await (undoing ? keep(entry) : forget(entry, answer.status === 409));
     }
     return true;
   }
@@ -228,17 +273,34 @@ function scoring(page) {
         if (later.of === entry.key) outbox.put({ ...later, event_id: told.event_id });
       }
     } else if (!entry.of && told.card && !cards.some((c) => c.image_id === told.image_id)) {
-      cards.unshift({ ...told.card, origin: "queue" });
-      show();
+      bring({ ...told.card, origin: "queue" });
     }
+    if (entry.at > toldAt) byId("toast").querySelector(".wrong")?.remove();
     document.body.dispatchEvent(new Event("scored"));
   }
 
-  /* A score that was refused needs no undo. */
-  function forget(entry) {
+  /* A refused score needs no undo. Where another one was there before it, the image comes back,
+     knowing of that one, so that it can be scored again at once. */
+  async function forget(entry, again) {
     const at = said.findIndex((s) => s.key === entry.key);
     if (at >= 0) said.splice(at, 1);
     outbox.all(project).filter((later) => later.of === entry.key).forEach((later) => outbox.remove(later));
+    showPrevious();
+    if (!again) return;
+    try {
+      const answer = await fetch(`${api}/images/${entry.image_id}`);
+      const { origin, reason } = entry;
+      if (answer.ok) bring({ ...(await answer.json()), origin, reason });
+    } catch { /* not reachable: the image comes again by the queue */ }
+  }
+
+  /* A refused undo: its score stands, so the image that came back for it goes again. What this
+     page remembers is not the newest any more; the next undo leaves that to the server. */
+  function keep(entry) {
+    said.length = 0;
+    showPrevious();
+    const shown = cards[0]?.image_id === entry.back;
+    if (entry.back && withdraw(entry.back) && shown) show();
   }
 
   function count() {
@@ -251,10 +313,9 @@ function scoring(page) {
   document.addEventListener("keydown", (event) => {
     if (event.repeat || typing(event.target)) return;
     const value = scoreOf(event);
-    const undoing = event.key === "Backspace" || (event.key === "z" && (event.ctrlKey || event.metaKey));
     const onControl = event.target.closest("a, button, summary") !== null;
     if (value !== null) say("set", value);
-    else if (undoing) undo();
+    else if (takesBack(event)) undo();
     else if (event.key === " " && !onControl) say("skip", null);
     else return;
     event.preventDefault();
@@ -286,6 +347,7 @@ function reviewing(grid) {
     const card = event.target.closest("[data-card]");
     const value = scoreOf(event);
     if (card && value !== null) card.querySelector(`button[value="${value}"]`).click();
+    else if (takesBack(event)) byId("toast").querySelector("[data-undo] button")?.click();
     else {
       const next = step(cards, card ? cards.indexOf(card) : -1, event.key);
       if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;

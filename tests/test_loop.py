@@ -37,6 +37,7 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, tmp_path: Path) -> N
             shown = page.locator("#stage img[data-image]")
             expect(shown).to_have_js_property("complete", True)
             image = shown.get_attribute("data-image")
+            expect(page.locator("#score")).to_have_attribute("data-ready", image or "")
             given.append((int(image or 0), number % 11))
             page.keyboard.press("-" if number % 11 == 10 else str(number % 11))
             expect(shown).not_to_have_attribute("data-image", image or "")

@@ -303,7 +303,9 @@ def test_nothing_held_out_is_ever_in_a_review_and_suspects_are_unlabelled(
     assert len({card.image_id for card in page.cards}) == len(page.cards)
     for card in page.cards[page.labelled :]:
         assert card.image_id in to_show and card.label is None
-        assert card.predicted_by == "live model" and card.reason.startswith(("may well ", "you scored a near-twin "))
+        assert card.predicted_by == "live model" and card.reason.startswith(
+            ("may well ", "you scored a near-twin ")
+        )
         assert card.origin == "review"
 
 

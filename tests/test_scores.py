@@ -263,7 +263,7 @@ def test_undo_goes_back_step_by_step_and_then_says_that_there_is_nothing(desk: D
     assert desk.value(0) == 3
     desk.undo()
     assert desk.label(0) is None
-    with pytest.raises(NotFound, match="nothing to undo"):
+    with pytest.raises(NotFound, match="Nothing more to take back"):
         desk.undo()
     assert desk.events() == 6  # three said, three taken back; none forgotten
 

@@ -326,3 +326,23 @@ def test_the_api_takes_the_password_as_user_admin_and_counts_wrong_ones(tmp_path
 )  # fmt: skip
 def test_after_signing_in_one_stays_on_this_site(asked: str, given: str) -> None:
     assert local_path(asked) == given
+
+
+def test_behind_a_password_no_page_is_kept_by_the_browser(tmp_path: Path) -> None:
+    guarded = make_world(tmp_path / "guarded", images=0, admin_password=PASSWORD)
+    assert guarded.client.get("/login").headers["cache-control"] == "no-store"
+    open_to_all = make_world(tmp_path / "open", images=0)
+    assert open_to_all.client.get("/").headers["cache-control"] == "private, no-cache"
+
+
+def test_an_error_shows_no_project_to_a_stranger(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0, admin_password=PASSWORD)
+    strange = world.client.get(f"{world.at}/score", headers={"Host": "evil.example"})
+    assert strange.status_code == 403 and "Anime" not in strange.text
+
+
+def test_head_is_answered_like_get(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=1)
+    for path in ("/", f"{world.at}/score", "/images/1/thumb", "/static/app.css", "/healthz"):
+        assert world.client.head(path).status_code == world.client.get(path).status_code == 200
+    assert world.client.head("/nothing").status_code == 404

@@ -156,5 +156,8 @@ def test_a_folder_is_added_by_its_path(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["", "/nowhere/at/all", "a\0b", "relative/none"])
 def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, folder: str) -> None:
     answer = world.client.post(f"{world.at}/add/folder", data={"folder": folder})
-    assert 400 <= answer.status_code < 500 and "<h1" in answer.text
+    assert 400 <= answer.status_code < 500 and 'role="alert"' in answer.text
+    assert f'href="{world.at}/score"' in answer.text  # the page is still the project's
+    if folder.isprintable():
+        assert f'name="folder" value="{folder}"' in answer.text
     assert the_jobs(world) == []

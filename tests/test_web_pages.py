@@ -22,7 +22,8 @@ from web_world import (
 from app import jobs
 from app.db import reading, writing
 from app.main import create_app
-from app.tables import Job, Label, Project, Version
+from app.tables import Job, Label, Project, Version, now
+from app.web.versions import activation
 
 HTMX = {"HX-Request": "true"}
 
@@ -93,7 +94,8 @@ def test_a_bad_project_name_gives_one_sentence_and_no_project(
     world: World, name: str, status: int
 ) -> None:
     answer = world.client.post("/projects", data={"name": name})
-    assert answer.status_code == status and "name" in answer.text
+    assert answer.status_code == status and 'role="alert"' in answer.text
+    assert Forms(answer.text).to("/projects")[1]["name"] == name
     with reading(world.engine) as session:
         assert len(session.exec(select(Project)).all()) == 1
 
@@ -212,7 +214,9 @@ def test_a_correction_answers_with_the_card_and_an_undo(tmp_path: Path) -> None:
     data = {"value": "8", "queue": "false-positives", "origin": "review"}
     answer = world.client.post(path, data=data, headers=HTMX)
     assert answer.status_code == 200 and "<html" not in answer.text
-    assert 'id="card-1"' in answer.text and 'hx-swap-oob="true"' in answer.text
+    for part in ("verdict-1", "scale-1", "counts"):
+        assert f'id="{part}" hx-swap-oob="true"' in answer.text
+    assert "predicted" not in answer.text.partition("<form")[0]  # the card keeps what it showed
     action, fields = Forms(answer.text).to("/undo")
     taken_back = world.client.post(action, data=fields, headers=HTMX)
     assert "Taken back" in taken_back.text and label(world, 1) == 2
@@ -303,6 +307,31 @@ def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:
         assert session.exec(select(Job)).all() == []
 
 
+@pytest.mark.parametrize(
+    ("why", "versus", "told"),
+    [
+        ("the first version", None, "Made active because: the first version."),
+        ("better than v1.0 on 60 hold-out images", {"verdict": "better"}, ""),
+        ("not activated: worse than v1.0", {"verdict": "worse"}, "It was not made active."),
+        ("chosen by hand", {"verdict": "worse"}, "Made active because: chosen by hand."),
+    ],
+)
+def test_the_reason_for_activating_is_told_where_it_adds_something(
+    why: str, versus: dict[str, str] | None, told: str
+) -> None:
+    version = Version(activation=why, metrics={"versus_parent": versus})
+    assert activation(version) == told
+
+
+def test_train_says_how_many_scores_are_missing(world: World) -> None:
+    assert "Two scores that train are needed" in world.client.get(f"{world.at}/versions").text
+    score_some(world, [3])
+    assert "One more score that trains is" in world.client.get(f"{world.at}/versions").text
+    score_some(world, [8], first=2)
+    page = world.client.get(f"{world.at}/versions").text
+    assert "needed first" not in page and '<button class="primary">Train' in page
+
+
 def test_a_running_training_shows_its_bar_rate_and_time_left(world: World) -> None:
     job_id = add_job(world)
     page = world.client.get(f"{world.at}/versions/training?job_id={job_id}").text
@@ -324,6 +353,36 @@ def test_a_failed_job_says_what_is_safe_and_can_be_retried(world: World) -> None
     assert world.client.post(f"/jobs/{job_id}/retry").status_code == 409
     with reading(world.engine) as session:
         assert jobs.get(session, job_id).state == "queued"
+
+
+def test_what_an_import_set_aside_is_told_where_its_images_are_scored(world: World) -> None:
+    result = {"added": 1, "known": 2, "set_aside": 4, "scored": 0, "first_reason": "a.txt: no"}
+    job_id = add_job(world, "done", "import", result=result, finished_at=now())
+    for path in (f"{world.at}/score", "/jobs", f"/jobs/{job_id}"):
+        assert "1 new, 2 known already, 4 set aside" in world.client.get(path).text, path
+    assert f'href="/jobs/{job_id}"' in world.client.get(f"{world.at}/score").text
+
+
+def test_a_failed_embedding_is_told_with_a_retry(world: World) -> None:
+    job_id = add_job(world, "failed", "embed", error="The weights are missing.")
+    page = world.client.get(f"{world.at}/score").text
+    assert "Embedding failed" in page and "The weights are missing." in page
+    assert Forms(page).to(f"/jobs/{job_id}/retry") and "embedding: 0 of 6" not in page
+    world.client.post(f"/jobs/{job_id}/retry")
+    assert "Embedding failed" not in world.client.get(f"{world.at}/score").text
+
+
+def test_a_page_that_watches_a_job_is_loaded_anew_when_it_ends(world: World) -> None:
+    job_id = add_job(world, "running", "demo")
+    for path in (f"/jobs/{job_id}/progress", "/jobs/list"):
+        assert "hx-refresh" not in world.client.get(path, headers=HTMX).headers
+    with writing(world.engine) as session:
+        job = jobs.get(session, job_id)
+        job.state, job.result = "done", {"project_id": world.project_id}
+    for path in (f"/jobs/{job_id}/progress", "/jobs/list"):
+        assert world.client.get(path, headers=HTMX).headers["hx-refresh"] == "true"
+    page = world.client.get(f"/jobs/{job_id}").text
+    assert page.index("Score images") < page.index("See the versions")
 
 
 def test_cancel_stops_a_waiting_job_and_asks_a_running_one(world: World) -> None:
@@ -364,6 +423,18 @@ def test_bad_settings_change_nothing(world: World, fields: dict[str, str]) -> No
         assert (project.name, project.threshold, project.recipe) == ("Anime", 0.5, "auto")
 
 
+def test_a_threshold_outside_its_range_is_told_in_percent_and_the_form_is_kept(
+    world: World,
+) -> None:
+    data = {"name": "Toons", "threshold": "100", "recipe": "ridge"}
+    answer = world.client.post(f"{world.at}/settings", data=data)
+    assert answer.status_code == 422
+    assert "The threshold lies between 1 and 99 percent." in answer.text
+    assert 'value="Toons"' in answer.text and 'value="100"' in answer.text
+    assert '<option value="ridge" selected>' in answer.text
+    assert f'href="{world.at}/score"' in answer.text
+
+
 # --- what holds for all --------------------------------------------------------------------------
 
 
@@ -375,6 +446,18 @@ def test_no_page_has_an_inline_script_or_style(full: World) -> None:
         assert " style=" not in text and "<style" not in text and " onclick" not in text, path
         assert text.count("<script") == text.count("<script src="), path
         assert "hx-on" not in text and "js:" not in text, path
+
+
+def test_an_error_keeps_the_navigation_and_leads_back(world: World) -> None:
+    answer = world.client.get(
+        f"{world.at}/review/best", headers={"Referer": f"http://localhost{world.at}/versions?x=1"}
+    )
+    assert answer.status_code == 404 and "<h1" in answer.text
+    assert f'href="{world.at}/settings"' in answer.text
+    assert f'class="button" href="{world.at}/versions?x=1"' in answer.text
+    for elsewhere in ("http://evil.example/x", "http://localhost//evil.example/x"):
+        answer = world.client.get("/nothing", headers={"Referer": elsewhere})
+        assert "evil" not in answer.text and "To the first page" in answer.text
 
 
 def test_an_unknown_page_is_a_404_in_every_form(world: World) -> None:

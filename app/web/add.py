@@ -7,22 +7,24 @@ that is the import job's work, in a process that may die of it.
 import secrets
 import shutil
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Form, Request, Response
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 from sqlalchemy import Engine
+from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from app import imports, projects
 from app.config import Settings
 from app.db import reading, writing
-from app.errors import Invalid
+from app.errors import Invalid, TastemakerError
 from app.files import require_free_space
+from app.tables import Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
-from app.web.render import go, render, see_other, shell
+from app.web.render import by_htmx, go, render, see_other, shell
 from app.web.security import TooLarge
 
 router = APIRouter(include_in_schema=False)
@@ -34,8 +36,36 @@ LOOK_AT_DISK_EVERY = 256 * 2**20
 
 @router.get("/projects/{project_id}/add")
 def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
-    context = {"max_upload_mb": settings.max_upload_mb}
-    return render(request, "add.html", None, shell(session, project, "add") | context)
+    return add_page(request, session, settings, project)
+
+
+def add_page(
+    request: Request,
+    session: Session,
+    settings: Settings,
+    project: Project,
+    folder: str = "",
+    folder_error: TastemakerError | None = None,
+    files_error: TastemakerError | None = None,
+) -> Response:
+    """With an error, the sentence stands beside its form, and what was typed is kept."""
+    error = folder_error or files_error
+    context = {
+        "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
+        "files_error": files_error,
+    }  # fmt: skip
+    frame = shell(session, project, "add")
+    status = error.status if error else 200
+    return render(request, "add.html", None, frame | context, status=status)
+
+
+def refused(
+    request: Request, engine: Engine, settings: Settings, project_id: int, **given: Any
+) -> Response:
+    """The Add page again, after an error."""
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        return add_page(request, session, settings, project, **given)
 
 
 @router.post("/projects/{project_id}/add/folder")
@@ -47,11 +77,14 @@ def add_folder(
     folder: Annotated[str, Form()] = "",
 ) -> Response:
     """Import a folder on this machine, recursively; the files stay where they are."""
-    if not folder.strip():
-        raise Invalid("No folder was named.", "Type its full path, for example /home/me/Pictures.")
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        imports.request_import(session, settings, [folder.strip()], project=project)
+    try:
+        if not folder.strip():
+            raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
+        with writing(engine) as session:
+            project = projects.get(session, project_id)
+            imports.request_import(session, settings, [folder.strip()], project=project)
+    except TastemakerError as error:
+        return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
 
 
@@ -61,6 +94,19 @@ async def add_files(
 ) -> Response:
     """Take uploaded files. The one endpoint that is `async`, because only so can a body be read as
     it comes; whatever touches the disk runs in a thread."""
+    try:
+        await take_files(request, engine, settings, project_id)
+    except TastemakerError as error:
+        if by_htmx(request):
+            raise
+        return await run_in_threadpool(
+            refused, request, engine, settings, project_id, files_error=error
+        )
+    return go(request, f"/projects/{project_id}/score")
+
+
+async def take_files(request: Request, engine: Engine, settings: Settings, project_id: int) -> None:
+    """Stream the body to the disk and queue its import; whatever is refused leaves nothing."""
     await run_in_threadpool(check_room, engine, settings, project_id)
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > settings.max_upload_mb * 2**20:
@@ -75,7 +121,6 @@ async def add_files(
     except BaseException:
         await run_in_threadpool(upload.discard)
         raise
-    return go(request, f"/projects/{project_id}/score")
 
 
 def check_room(engine: Engine, settings: Settings, project_id: int) -> None:

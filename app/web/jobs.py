@@ -20,6 +20,9 @@ def page(request: Request, session: Reader) -> Response:
 
 @router.get("/jobs/list")
 def listing(request: Request, session: Reader) -> Response:
+    """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
+    if not jobs.unfinished(session):
+        return Response(headers={"HX-Refresh": "true"})
     return render(request, "jobs.html", "list", {"jobs": jobs.recent(session)})
 
 
@@ -34,7 +37,11 @@ def job_page(request: Request, session: Reader, job_id: Id) -> Response:
 
 @router.get("/jobs/{job_id}/progress")
 def progress(request: Request, session: Reader, job_id: Id) -> Response:
+    """Asked every second while the job runs; then the page is loaded anew, for its frame counts
+    the unfinished jobs."""
     job = jobs.get(session, job_id)
+    if job.state in jobs.FINISHED:
+        return Response(headers={"HX-Refresh": "true"})
     return render(request, "job.html", "job", job_context(session, job))
 
 

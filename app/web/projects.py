@@ -6,8 +6,9 @@ from fastapi import APIRouter, Form, Request, Response
 from sqlmodel import Session, col, select
 
 from app import demo, images, jobs, projects, versions
-from app.db import writing
+from app.db import reading, writing
 from app.encoders import known_encoders
+from app.errors import TastemakerError
 from app.tables import Image, Job, Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep
 from app.web.render import go, render, see_other, shell
@@ -17,6 +18,17 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def first(request: Request, session: Reader) -> Response:
+    return first_page(request, session)
+
+
+def first_page(
+    request: Request,
+    session: Session,
+    name: str = "",
+    encoder: str = projects.DEFAULT_ENCODER,
+    error: TastemakerError | None = None,
+) -> Response:
+    """With an `error`, the form for a new project comes back as it was filled in."""
     every = projects.every(session)
     return render(
         request, "projects.html", None,
@@ -24,21 +36,29 @@ def first(request: Request, session: Reader) -> Response:
             "cards": [card(session, project) for project in every],
             "images": images.count(session),
             "encoders": known_encoders(),
-            "default_encoder": projects.DEFAULT_ENCODER,
+            "name": name,
+            "chosen": encoder,
+            "error": error,
             "demo_job": unfinished_demo(session),
-            "has_sample": projects.find(session, demo.PROJECT) is not None,
+            "has_sample": demo.made(session) is not None,
         },
+        status=error.status if error else 200,
     )  # fmt: skip
 
 
 @router.post("/projects")
 def create(
+    request: Request,
     engine: EngineDep,
     name: Annotated[str, Form()] = "",
     encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
 ) -> Response:
-    with writing(engine) as session:
-        project = projects.create(session, name, encoder=encoder)
+    try:
+        with writing(engine) as session:
+            project = projects.create(session, name, encoder=encoder)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            return first_page(request, session, name, encoder, error)
     return see_other(f"/projects/{project.id}/add")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
 from app.config import shipped
+from app.db import reading
 from app.errors import TastemakerError
 from app.jobs import seconds_left
 from app.tables import Job, Project
@@ -88,8 +90,24 @@ def answer(request: Request, error: TastemakerError) -> Response:
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
-    page = {"error": error, "project": None, "here": ""}
-    return render(request, "error.html", None, page, status=error.status, headers=headers)
+    page = {"error": error, "back": came_from(request), "project": None, "here": ""}
+    # Only a request that was let in has been routed: strangers see no project's name.
+    named = request.path_params.get("project_id", "")
+    project_id = int(named) if named.isdecimal() and len(named) < 19 else 0
+    with reading(request.app.state.engine) as session:
+        if project := session.get(Project, project_id):
+            page |= shell(session, project)
+        return render(request, "error.html", None, page, status=error.status, headers=headers)
+
+
+def came_from(request: Request) -> str:
+    """The page of ours that led to this request, as a path; empty if there is none to go back
+    to."""
+    there = urlsplit(request.headers.get("referer", ""))
+    path = there.path + (f"?{there.query}" if there.query else "")
+    ours = there.netloc == request.headers.get("host") and path.startswith("/")
+    loops = request.method == "GET" and there.path == request.url.path
+    return path if ours and not loops and not path.startswith("//") else ""
 
 
 # --- how things are written ----------------------------------------------------------------------
@@ -137,13 +155,35 @@ def duration(seconds: float | None) -> str:
     return f"{seconds // 3600:.0f}{SPACE}h {seconds % 3600 // 60:.0f}{SPACE}min"
 
 
-def when(at: datetime | None) -> Markup | str:
+def outcome(job: Job) -> str:
+    """What a job that ended well has brought, in words."""
+    if job.state != "done":
+        return ""
+    brought: dict[str, Any] = {"added": 0, "known": 0, "set_aside": 0, "scored": 0} | job.result
+    aside = f"{count(brought['set_aside'])} set aside"
+    if job.kind == "import":
+        scored = f", {count(brought['scored'])} with a score" if brought["scored"] else ""
+        new, known = count(brought["added"]), count(brought["known"])
+        return f"{new} new, {known} known already, {aside}{scored}"
+    if job.kind == "embed":
+        return f"{count(brought.get('embedded', 0))} embedded, {aside}"
+    if job.kind == "train" and "version" in brought:
+        kept = brought.get("active") is False
+        return f"{brought['version']} is published{', but not made active' if kept else ''}"
+    if job.kind == "demo" and "versions" in brought:
+        return f"The project “{brought['project']}” with the versions {brought['versions']}"
+    return ""
+
+
+def when(at: datetime | None, seconds: bool = False) -> Markup | str:
     """A point in time, on this machine's clock. Databases hand it back in UTC without its zone."""
     if at is None:
         return "–"
     at = (at.replace(tzinfo=UTC) if at.tzinfo is None else at).astimezone()
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        at.isoformat(timespec="seconds"), at.tzname(), at.strftime("%Y-%m-%d %H:%M")
+        at.isoformat(timespec="seconds"),
+        at.tzname(),
+        at.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"),
     )
 
 
@@ -166,6 +206,7 @@ def environment() -> Environment:
     templates.filters |= {
         "percent": percent, "points": points, "signed": signed, "score": score, "count": count,
         "size": size, "duration": duration, "when": when,
+        "outcome": outcome,
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "seconds_left": seconds_left,

@@ -213,7 +213,8 @@ def review_card(
     request: Request, engine: Engine, settings: Settings, project_id: int, image_id: int,
     queue: str, saved: ScoreEvent | None,
 ) -> Response:  # fmt: skip
-    """One card of a review page as it is now, with a toast that can take the change back."""
+    """What changes on a review page: the verdict and the form of one card, and the counts, with a
+    toast that can take the change back. The card keeps the prediction it was shown with."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
         person = projects.annotator(session, settings.annotator)
@@ -227,9 +228,10 @@ def review_card(
             }  # fmt: skip
         context = {
             "project": project, "kind": queue, "toast": toast, "changed": saved is not None,
-            "card": card,
+            "card": card, "review": queues.review(session, settings, project, person, queue, n=0),
         }  # fmt: skip
-        return render(request, "review.html", ("card", "toast"), context)
+        blocks = ("verdict", "correction", "counts", "toast")
+        return render(request, "review.html", blocks, context)
 
 
 # --- what the page shows -------------------------------------------------------------------------
@@ -271,10 +273,15 @@ def strip(
     session: Session, settings: Settings, project: Project, person: Annotator
 ) -> dict[str, Any]:
     """The session strip: pace, histogram, progress of the import and the embedding."""
+    progress = queues.progress(session, settings, project)
+    embedding = newest_job(session, project, "embed")
+    stopped = embedding is not None and embedding.state in ("failed", "cancelled")
     return {
         "sitting": sitting(session, project, person),
         "histogram": scores.histogram(session, project),
-        "progress": queues.progress(session, settings, project),
+        "progress": progress,
+        "imported": imported(session, project),
+        "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
         "importing": importing(session, project),
         "enough": ENOUGH_TO_TRAIN,
     }
@@ -285,6 +292,23 @@ def importing(session: Session, project: Project) -> Job | None:
     kinds = ("import", "demo")
     running = [job for job in jobs.unfinished(session, project_id=project.id) if job.kind in kinds]
     return running[0] if running else None
+
+
+def imported(session: Session, project: Project) -> Job | None:
+    """The newest import, for a while after it left files aside."""
+    job = newest_job(session, project, "import")
+    if job is None or job.finished_at is None or now() - zoned(job.finished_at) > PAUSE:
+        return None
+    return job if job.state == "done" and job.result.get("set_aside") else None
+
+
+def newest_job(session: Session, project: Project, kind: str) -> Job | None:
+    return session.exec(
+        select(Job)
+        .where(Job.project_id == project.id, Job.kind == kind)
+        .order_by(col(Job.id).desc())
+        .limit(1)
+    ).first()
 
 
 def sitting(session: Session, project: Project, person: Annotator) -> Sitting:

@@ -95,7 +95,8 @@ class Doors:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _add_headers(scope, MutableHeaders(scope=message))
+                private = bool(self.settings.admin_password)
+                _add_headers(scope, MutableHeaders(scope=message), private)
             await send(message)
 
         request = Request(scope, _limited(scope, receive))
@@ -103,7 +104,8 @@ class Doors:
             refusal = self._refusal(request) or await self._without_login(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
-            await self.app(scope, request.receive, send_guarded)
+            inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self.app(inner, request.receive, send_guarded)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
@@ -250,7 +252,8 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     return counted
 
 
-def _add_headers(scope: Scope, headers: MutableHeaders) -> None:
+def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:
+    """`private`: behind a password, where no page may stay readable after signing out."""
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     if scope["path"].startswith("/static/"):
@@ -258,7 +261,7 @@ def _add_headers(scope: Scope, headers: MutableHeaders) -> None:
         cache = "public, max-age=31536000, immutable" if lasting else "no-cache"
         headers.setdefault("Cache-Control", cache)
     else:
-        headers.setdefault("Cache-Control", "private, no-cache")
+        headers.setdefault("Cache-Control", "no-store" if private else "private, no-cache")
         headers.add_vary_header("HX-Request")
 
 

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import FileResponse
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from app import jobs, projects, retraining, versions
 from app.db import writing
 from app.errors import NotFound
-from app.tables import Job, Project, Version
+from app.tables import Job, Label, Project, Version
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, render, see_other, shell
-from app.web.score import ENOUGH_TO_TRAIN, labelled
+from app.web.score import ENOUGH_TO_TRAIN, labelled, newest_job
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,10 +23,16 @@ def page(request: Request, session: Reader, project: TheProject) -> Response:
     numbers = {version.id or 0: version.number for version in every}
     context = {
         "versions": [
-            {"row": v, "figures": figures(v), "parent": numbers.get(v.parent_id or 0)}
+            {
+                "row": v,
+                "figures": figures(v),
+                "parent": numbers.get(v.parent_id or 0),
+                "activation": activation(v),
+            }
             for v in every
         ],
         "labelled": labelled(session, project.id or 0),
+        "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
     }
@@ -43,7 +49,7 @@ def training_progress(
         raise NotFound("There is no such training.")
     if job.state in ("done", "cancelled"):
         return Response(headers={"HX-Refresh": "true"})
-    return render(request, "versions.html", "training", {"project": project, "job": job})
+    return render(request, "versions.html", "training", training_context(session, project, job))
 
 
 @router.post("/projects/{project_id}/train")
@@ -57,8 +63,9 @@ def train(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         job = retraining.request_training(session, settings, project, note=note[:500].strip())
+        context = training_context(session, project, job)
     if by_htmx(request):
-        return render(request, "versions.html", "training", {"project": project, "job": job})
+        return render(request, "versions.html", "training", context)
     return see_other(f"/projects/{project_id}/versions")
 
 
@@ -95,17 +102,31 @@ def file_name(session: Session, version: Version) -> str:
     return f"{versions.base_name(project)}-{version.number}"
 
 
+def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
+    return {"project": project, "job": job, "trainable": trainable(session, project.id or 0)}
+
+
+def trainable(session: Session, project_id: int) -> int:
+    """How many labels a head can learn from: all but those of the hold-out."""
+    training = (Label.project_id == project_id, ~col(Label.holdout))
+    return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())
+
+
+def activation(version: Version) -> str:
+    """Why the version was made active or not, where the comparison shown does not say it."""
+    why = version.activation
+    if why.startswith("not activated"):
+        return "It was not made active."
+    compared = bool(version.metrics.get("versus_parent")) and why != "chosen by hand"
+    return "" if compared or not why else f"Made active because: {why}."
+
+
 def training(session: Session, project: Project) -> Job | None:
     """The training to show: the one that runs, or the newest if it failed."""
     running = jobs.unfinished(session, "train", project.id)
     if running:
         return running[0]
-    newest = session.exec(
-        select(Job)
-        .where(Job.project_id == project.id, Job.kind == "train")
-        .order_by(col(Job.id).desc())
-        .limit(1)
-    ).first()
+    newest = newest_job(session, project, "train")
     return newest if newest is not None and newest.state == "failed" else None
 
 
