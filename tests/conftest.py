@@ -31,6 +31,13 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the sample project, or the program as a process, is not for `make check`."""
+    for item in items:
+        if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
