@@ -123,7 +123,8 @@ def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
 def _unpack_members(
     archive: zipfile.ZipFile, into: Path, limits: ArchiveLimits, packed_bytes: int
 ) -> Unpacked:
-    members = [member for member in archive.infolist() if not member.is_dir()]
+    # Not `is_dir()`, which stumbles over a member without a name.
+    members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     if len(members) > limits.entries:
         raise Invalid(
             f"The archive holds {len(members):,} files, more than the {limits.entries:,} allowed.",

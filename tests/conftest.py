@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -25,6 +26,11 @@ from app.config import Settings
 from app.migrate import migrate
 from app.tables import Image
 from app.work import Work
+
+# Continuous integration tries the same cases every time; at a desk, new ones.
+hypothesis.settings.register_profile("steady", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("steady")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
