@@ -1,0 +1,42 @@
+"""`tastemaker train`."""
+
+from typing import Annotated
+
+import typer
+
+from app import db
+from app.cli.terminal import AsJson, ProjectName, database, finish_jobs, out, print_json
+from app.cli.versions import quality
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    project: ProjectName,
+    note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
+    recipe: Annotated[str | None, typer.Option(help="auto, ridge or city96.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the version is published.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a new version on the scores as they stand now."""
+    from app import projects, versions
+    from app.retraining import request_training
+    from app.worker import is_running
+
+    with database() as (settings, engine):
+        with db.writing(engine) as session:
+            chosen = projects.named(session, project)
+            job_id = request_training(session, settings, chosen, note, recipe).id
+        if not wait and is_running(settings):
+            if as_json:
+                return print_json({"job": job_id})
+            out.print(f"Job {job_id} is queued.")
+            return None
+        result = finish_jobs(settings, engine, [job_id])[0].result
+        with db.reading(engine) as session:
+            shown = versions.as_json(session, settings, versions.get(session, result["version_id"]))
+    if as_json:
+        return print_json(shown)
+    out.print(f"{shown['version']} is published: {quality(shown)}. {shown['activation']}.")
+    return None

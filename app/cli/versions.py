@@ -1,0 +1,107 @@
+"""`tastemaker versions …`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from app import db
+from app.cli.terminal import AsJson, ProjectName, database, out, print_json
+
+app = typer.Typer(help="List, show, activate, export versions.", no_args_is_help=True)
+
+
+@app.command("list")
+def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
+    """List the versions of a project, oldest first."""
+    from app import projects, versions
+
+    with database() as (settings, engine), db.reading(engine) as session:
+        chosen = projects.named(session, project)
+        found = [
+            versions.as_json(session, settings, version)
+            for version in reversed(versions.listing(session, chosen))
+        ]
+    if as_json:
+        return print_json(found)
+    table = Table("version", "", "images", "MAE", "FP", "FN", "n", "recipe", "note")
+    for v in found:
+        holdout = v["metrics"].get("holdout", {})
+        table.add_row(
+            v["version"], "active" if v["active"] else "", str(v["images"]),
+            _number(v["mae"], "{:.2f}"), _number(v["fp_rate"], "{:.0%}"),
+            _number(v["fn_rate"], "{:.0%}"), str(holdout.get("n", 0)),
+            v["recipe"].get("name", ""), v["note"],
+        )  # fmt: skip
+    out.print(table if found else "No version yet: tastemaker train --project NAME")
+    return None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+@app.command("show")
+def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
+    """Show one version."""
+    from app import projects, versions
+
+    with database() as (settings, engine), db.reading(engine) as session:
+        chosen = versions.named(session, projects.named(session, project), version)
+        shown = versions.as_json(session, settings, chosen)
+    if as_json:
+        return print_json(shown)
+    out.print(f"{shown['version']}: {quality(shown)}")
+    for key in ("active", "activation", "images", "note", "parent", "encoder", "file", "sha256"):
+        out.print(f"{key:12} {shown[key]}")
+    return None
+
+
+@app.command("activate")
+def versions_activate(project: str, version: str) -> None:
+    """Make a version the active one."""
+    from app import projects, versions
+
+    with database() as (settings, engine), db.writing(engine) as session:
+        chosen = versions.named(session, projects.named(session, project), version)
+        versions.verify(settings, chosen)
+        versions.activate(session, chosen)
+    out.print(f"{chosen.number} is active.")
+
+
+@app.command("export")
+def versions_export(
+    project: str,
+    version: str,
+    folder: Path,
+    layout: Annotated[str, typer.Option("--format", help="city96.")] = "city96",
+) -> None:
+    """Copy a version's checkpoint and sidecar into a folder."""
+    from app import projects, versions
+    from app.files import write_atomic
+
+    if layout != "city96":
+        raise typer.BadParameter("Only the city96 layout can be exported.", param_hint="--format")
+    with database() as (settings, engine), db.reading(engine) as session:
+        chosen = versions.named(session, projects.named(session, project), version)
+        source = versions.verify(settings, chosen)
+        config = versions.config_path(settings, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (source, config):
+        write_atomic(folder / path.name, path.read_bytes())
+        out.print(str(folder / path.name))
+
+
+def quality(version: dict[str, Any]) -> str:
+    """The numbers of a version in a line, saying what they were measured on."""
+    for name, part in (("hold-out", "holdout"), ("out-of-fold", "out_of_fold")):
+        numbers = version["metrics"].get(part) or {}
+        if numbers.get("mae") is not None:
+            interval = (
+                f" ({numbers['mae_low']:.2f}–{numbers['mae_high']:.2f})"
+                if numbers.get("mae_low") is not None
+                else ""
+            )
+            return f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
+    return "not measured yet"
