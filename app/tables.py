@@ -57,6 +57,7 @@ class Image(SQLModel, table=True):
         CheckConstraint("kind IN ('file', 'upload', 'vector')", name="kind"),
         CheckConstraint("length(sha256) = 64", name="sha256"),
         Index("ix_image_group", "source_group"),
+        Index("ix_image_name", "name", "id"),
         *(
             Index(f"ix_image_phash{i}", text(f"((phash >> {16 * i}) & 65535)"))
             for i in range(4)
@@ -94,6 +95,8 @@ class ImagePath(SQLModel, table=True):
 
 
 class Tag(SQLModel, table=True):
+    """A word about an image: from its folder, from a text file beside it, or given by hand."""
+
     __tablename__ = "image_tag"
     __table_args__ = (Index("ix_image_tag_tag", "tag", "image_id"),)
 
@@ -180,7 +183,11 @@ class Project(SQLModel, table=True):
         CheckConstraint("threshold > 0 AND threshold < 1", name="threshold"),
         CheckConstraint("holdout_share >= 0 AND holdout_share <= 0.5", name="holdout_share"),
         CheckConstraint("length(name) BETWEEN 1 AND 80", name="name"),
-    )
+        CheckConstraint("aggregate IN ('median', 'mean', 'lowest', 'highest', 'newest')",
+                        name="aggregate"),
+        CheckConstraint("auto_train_every >= 0", name="auto_train_every"),
+        CheckConstraint("auto_train_drift >= 0", name="auto_train_drift"),
+    )  # fmt: skip
 
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
@@ -196,6 +203,11 @@ class Project(SQLModel, table=True):
         sa_column=Column(JSON, nullable=False),
     )
     show_prediction_first: bool = False
+    aggregate: str = Field(default="median", description="How several people make one label.")
+    auto_train_every: int = Field(default=0, description="Train after so many scores; 0: never.")
+    auto_train_drift: float = Field(
+        default=0.0, description="Train once the live error differs by so many points; 0: never."
+    )
     created_at: datetime = Field(default_factory=now)
 
 
@@ -208,13 +220,29 @@ class ProjectCollection(SQLModel, table=True):
     role: str = "pool"
 
 
+class RemovedImage(SQLModel, table=True):
+    """An image taken out of a project by a person. Its file, scores and other projects stay."""
+
+    __tablename__ = "removed_image"
+
+    project_id: int = _cascade("project.id", primary_key=True)
+    image_id: int = _cascade("image.id", primary_key=True)
+    at: datetime = Field(default_factory=now)
+
+
 class Annotator(SQLModel, table=True):
     """Somebody who scores. A `stand_in` (scores that came with files, a scripted rater) counts
-    only for images that no person has scored."""
+    only for images that no person has scored. `keys` maps actions to this person's own keys."""
+
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
 
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     stand_in: bool = False
+    role: str = "annotator"
+    password_hash: str = Field(default="", description="argon2id; empty: cannot sign in.")
+    disabled: bool = False
+    keys: dict[str, Any] = _json()
 
 
 class ScoreEvent(SQLModel, table=True):
@@ -245,6 +273,28 @@ class ScoreEvent(SQLModel, table=True):
     origin: str = Field(default="queue", description="control, queue, review, import, api …")
     reason: str = Field(default="", description="Why the image was shown, as told to the person.")
     note: str = ""
+    key: str | None = Field(default=None, unique=True, description="Idempotency key.")
+    at: datetime = Field(default_factory=now)
+
+
+class Comparison(SQLModel, table=True):
+    """Which of two images one person finds better, in the order it was said. Append-only, like
+    scores: an undo is a row that names the row it takes back."""
+
+    __table_args__ = (
+        CheckConstraint("verdict IN ('first', 'second', 'equal', 'undo')", name="verdict"),
+        CheckConstraint("(verdict = 'undo') = (undoes IS NOT NULL)", name="undoes"),
+        CheckConstraint("first_id <> second_id", name="two_images"),
+        Index("ix_comparison_project", "project_id", "annotator_id", "id"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = _cascade("project.id", nullable=False)
+    annotator_id: int = Field(foreign_key="annotator.id")
+    first_id: int = Field(foreign_key="image.id")
+    second_id: int = Field(foreign_key="image.id")
+    verdict: str
+    undoes: int | None = Field(default=None, foreign_key="comparison.id", unique=True)
     key: str | None = Field(default=None, unique=True, description="Idempotency key.")
     at: datetime = Field(default_factory=now)
 
@@ -335,6 +385,71 @@ class Prediction(SQLModel, table=True):
     uncertainty: float
 
 
+# --- what a version must do, and where it is tried ----------------------------------------------
+
+
+class Slice(SQLModel, table=True):
+    """Images of a project that have something in common: a tag (`{"tag": …}`), a saved filter of
+    the library (`{"filter": {…}}`), or nearness to a text (`{"prompt": …, "share": …}`)."""
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('tag', 'filter', 'prompt')", name="kind"),
+        CheckConstraint("length(name) BETWEEN 1 AND 120", name="name"),
+        UniqueConstraint("project_id", "name"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = _cascade("project.id", nullable=False)
+    name: str
+    kind: str = "tag"
+    definition: dict[str, Any] = _json()
+    created_at: datetime = Field(default_factory=now)
+
+
+class Expectation(SQLModel, table=True):
+    """What a slice must score: “real-life photos: mean at most 10 %”. `value` is in [0, 1]."""
+
+    __table_args__ = (
+        CheckConstraint("measure IN ('mean', 'pass_rate')", name="measure"),
+        CheckConstraint("bound IN ('at most', 'at least')", name="bound"),
+        CheckConstraint("value BETWEEN 0 AND 1", name="value"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = _cascade("project.id", nullable=False)
+    slice_id: int = _cascade("slice.id", nullable=False)
+    measure: str = "mean"
+    bound: str = "at most"
+    value: float
+    blocks: bool = Field(default=False, description="A version that misses it is not activated.")
+
+
+class TestRun(SQLModel, table=True):
+    """A version tried on a collection. `summary` is what was seen when it finished."""
+
+    __tablename__ = "test_run"
+    __table_args__ = (Index("ix_test_run_project", "project_id", "id"),)
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = _cascade("project.id", nullable=False)
+    version_id: int = _cascade("version.id", nullable=False)
+    collection_id: int = _cascade("collection.id", nullable=False)
+    job_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("job.id", ondelete="SET NULL"))
+    )
+    summary: dict[str, Any] = _json()
+    created_at: datetime = Field(default_factory=now)
+
+
+class TestRunScore(SQLModel, table=True):
+    """A score that was given while looking at a test run."""
+
+    __tablename__ = "test_run_score"
+
+    test_run_id: int = _cascade("test_run.id", primary_key=True)
+    event_id: int = _cascade("score_event.id", primary_key=True)
+
+
 # --- work --------------------------------------------------------------------------------------
 
 
@@ -373,6 +488,28 @@ class Job(SQLModel, table=True):
     finished_at: datetime | None = None
 
 
+class Question(SQLModel, table=True):
+    """Something the web process asks the resident model process: the score of a dropped picture,
+    the vector of a text. Both sides forget it soon after."""
+
+    __table_args__ = (
+        CheckConstraint("state IN ('asked', 'answered', 'failed')", name="state"),
+        Index("ix_question_state", "state", "id"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    kind: str
+    project_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("project.id", ondelete="CASCADE"))
+    )
+    payload: dict[str, Any] = _json()
+    blob: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    state: str = "asked"
+    answer: dict[str, Any] = _json()
+    error: str = ""
+    asked_at: datetime = Field(default_factory=now)
+
+
 class JobLog(SQLModel, table=True):
     __tablename__ = "job_log"
     __table_args__ = (Index("ix_job_log_job", "job_id", "id"),)
@@ -389,5 +526,8 @@ class LoginSession(SQLModel, table=True):
     __tablename__ = "login_session"
 
     token_sha256: str = Field(primary_key=True)
+    annotator_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("annotator.id", ondelete="CASCADE"))
+    )
     created_at: datetime = Field(default_factory=now)
     expires_at: datetime
