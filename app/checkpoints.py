@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,21 +155,48 @@ def load_checkpoint(path: Path, *, features: int | None = None) -> Checkpoint:
     width of the embeddings it must take. Raises CheckpointError with one sentence otherwise.
     Nothing is unpickled, and nothing larger than 256 MB is read.
     """
-    data = _read_capped(Path(path))
-    entries, body = _parse_header(data)
-    metadata = _checked_metadata(entries.pop("__metadata__", None))
-    _check_names(entries)
-    tensors = _read_tensors(entries, body)
+    read = read_safetensors(Path(path), _check_names)
+    tensors = read.tensors
     width, outputs = check_layout(tensors)
     if features is not None and width != features:
         raise CheckpointError(
             f"This head takes embeddings of {width} numbers, but the encoder gives {features}.",
             "Use it with the encoder it was trained on.",
         )
+    check_finite(tensors)
+    return Checkpoint(tensors, read.metadata, width, outputs, read.sha256)
+
+
+def check_finite(tensors: Mapping[str, Array]) -> None:
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise CheckpointError(f"The tensor {name} holds values that are not finite numbers.")
-    return Checkpoint(tensors, metadata, width, outputs, hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class SafeFile:
+    """A safetensors file of any layout: its tensors as float32, metadata, hash of the bytes."""
+
+    tensors: Tensors
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read_safetensors(
+    path: Path, check_names: Callable[[Mapping[str, Any]], None] = lambda names: None
+) -> SafeFile:
+    """Read the tensors of a small file that nobody vouches for; `check_names` may refuse them by
+    their names before any is read. CheckpointError otherwise, with one sentence."""
+    data = _read_capped(path)
+    entries, body = _parse_header(data)
+    metadata = _checked_metadata(entries.pop("__metadata__", None))
+    check_names(entries)
+    return SafeFile(_read_tensors(entries, body), metadata, hashlib.sha256(data).hexdigest())
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names a safetensors file gives its tensors. Raises CheckpointError."""
+    return _parse_header(_read_capped(path))[0].keys() - {"__metadata__"}
 
 
 def _read_capped(path: Path) -> bytes:

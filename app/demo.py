@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlmodel import Session, col, select
 
-from app import embeddings, jobs, projects, queues, retraining, scores
+from app import embeddings, jobs, projects, queues, retraining, reviews, scores, slices
 from app.config import Settings
 from app.files import require_free_space
 from app.imports import import_files
@@ -21,11 +21,29 @@ from app.work import Work
 PROJECT = "Sample"
 RATER = "scripted rater"
 PICTURES = 320
-# The hold-out is drawn by photograph, not by picture: with some twenty photographs, a tenth would
-# be two of them, and say nothing.
-HOLDOUT_SHARE = 0.3
-SEED = 11
+# The hold-out is drawn by photograph, not by picture: with twenty photographs, a tenth would be two
+# of them, and say nothing. This seed holds out six, of which the others have something to tell: no
+# head learns from one portrait what to make of the only galaxy.
+HOLDOUT_SHARE = 0.4
+SEED = 58
 FIRST_ROUND, SECOND_ROUND, SLIPS = 150, 80, 8
+
+# What the author of such a project would write in its model card, and hold every version to.
+CARD = {
+    "goals": "Pick the photographs worth keeping: a clean picture of a subject one likes to look "
+    "at. A few good ones may be lost, but what passes should be worth a look.",
+    "biases": "- Against damage of any kind: blur, noise, JPEG blocks, wrong exposure, writing\n"
+    "- Against pages of text and microscope pictures, however clean\n"
+    "- For portraits, animals and space",
+    "issues": "- It has seen some twenty photographs in many variants; a subject that is not among "
+    "them may surprise it\n- Its rater is a formula with noise, not a person",
+    "scope": "A sample that shows how the program works. It says nothing about anybody's taste.",
+}
+EXPECTED = (
+    ("document", "at most", 0.35),
+    ("noise", "at most", 0.45),
+    ("original", "at least", 0.4),
+)
 
 
 def request_demo(session: Session, settings: Settings) -> Job:
@@ -55,7 +73,7 @@ def run(work: Work) -> dict[str, Any]:
         project = projects.find(session, PROJECT) or projects.create(
             session, PROJECT, holdout_share=HOLDOUT_SHARE
         )
-        project.seed = SEED
+        project.seed, project.card = SEED, project.card or CARD
         rater = projects.annotator(session, RATER, stand_in=True)
     import_files(
         work,
@@ -66,8 +84,10 @@ def run(work: Work) -> dict[str, Any]:
         },
         project.id,
         queue_embedding=False,
+        in_order=True,  # draws go by the ids: so the sample is the same every time
     )  # fmt: skip
     embeddings.embed_project(work, project.id)
+    _expect(work, project)
 
     truth = _truth(work, samples)
     _first_round(work, project, rater, truth)
@@ -78,18 +98,33 @@ def run(work: Work) -> dict[str, Any]:
     return {"project_id": project.id, "project": PROJECT, "versions": f"{first} and {second}"}
 
 
+def _expect(work: Work, project: Project) -> None:
+    """State what some tags should score on average, as their slices' expectations."""
+    with work.writing() as session:
+        project = projects.get(session, project.id)
+        if slices.listing(session, project):
+            return
+        for tag, bound, value in EXPECTED:
+            row = slices.add(session, project, "tag", {"tag": tag})
+            slices.expect(session, project, row.id, "mean", bound, value)
+
+
 def _truth(work: Work, samples: list[Sample]) -> dict[int, int]:
-    """Image id -> the rater's score."""
+    """Image id -> the rater's score, in the order of the file names."""
     wanted = {sample.path.name: sample.score for sample in samples}
     with work.reading() as session:
-        rows = session.execute(select(Image.id, Image.name).where(col(Image.name).in_(wanted)))
+        rows = session.execute(
+            select(Image.id, Image.name)
+            .where(col(Image.name).in_(wanted))
+            .order_by(col(Image.name))
+        )
         return {image_id: wanted[name] for image_id, name in rows}
 
 
 def _first_round(work: Work, project: Project, rater: Annotator, truth: dict[int, int]) -> None:
     """Pictures drawn at random are scored; a few keys are missed by far."""
     random = np.random.default_rng(SEED)
-    drawn = random.permutation(sorted(truth))[:FIRST_ROUND].tolist()
+    drawn = random.permutation(list(truth))[:FIRST_ROUND].tolist()
     slips = set(drawn[:: FIRST_ROUND // SLIPS])
     with work.writing() as session:
         project = projects.get(session, project.id)
@@ -107,8 +142,8 @@ def _correct_slips(work: Work, project: Project, rater: Annotator, truth: dict[i
     """Look through both review queues and mend what was mistyped."""
     with work.writing() as session:
         project = projects.get(session, project.id)
-        for kind in queues.REVIEWS:
-            page = queues.review(session, work.settings, project, rater, kind)
+        for kind in reviews.REVIEWS:
+            page = reviews.review(session, work.settings, project, rater, kind)
             for card in page.cards:
                 if card.label is not None and abs(card.label - truth[card.image_id]) >= 2:
                     scores.record(

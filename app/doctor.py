@@ -5,9 +5,8 @@ from typing import Literal
 
 from sqlmodel import Session, col, select
 
-from app import db, images, projects, scores, versions
+from app import db, file_checks, images, projects, scores, versions
 from app.config import Settings
-from app.errors import TastemakerError
 from app.files import free_space
 from app.migrate import migrate
 from app.tables import Image, ImagePath, Label, SetAside
@@ -102,11 +101,26 @@ def _checkpoints(session: Session, settings: Settings) -> list[Finding]:
     findings = []
     for project in projects.every(session):
         for version in versions.listing(session, project):
-            try:
-                versions.verify(settings, version)
-                findings.append(Finding("ok", f"“{project.name}” {version.number} is intact."))
-            except TastemakerError as error:
-                findings.append(Finding("damage", f"“{project.name}”: {error.message}", error.hint))
+            name = f"“{project.name}” {version.number}"
+            state = file_checks.look(session, settings, version)
+            if not state.intact:
+                hint = f"{file_checks.SAFE} {file_checks.WAY_OUT}"
+                findings.append(Finding("damage", f"“{project.name}”: {state.told}", hint))
+                continue
+            proof = file_checks.prove(session, settings, version)
+            if not proof.holds:
+                findings.append(
+                    Finding("warning", f"{name} is not in the original's format. {proof.why}")
+                )
+            elif not proof.sidecar:
+                findings.append(
+                    Finding(
+                        "warning", f"The .config.json of {name} is missing or names another file.",
+                        "Restore it from a backup; the checkpoint itself is intact.",
+                    )
+                )  # fmt: skip
+            else:
+                findings.append(Finding("ok", f"{name} is intact."))
     return findings
 
 

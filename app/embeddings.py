@@ -14,11 +14,11 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
 
-from app import images, projects
+from app import images, jobs, projects
 from app.encode_files import embed_files
 from app.encoders import load, parse
 from app.errors import Conflict, Invalid, NotFound
-from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project
+from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project, Version
 from app.work import Work
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
@@ -103,8 +103,22 @@ def missing(encoder_id: int, project_id: int | None, collection_id: int | None =
 
 
 def run(work: Work) -> dict[str, Any]:
-    """Embed what is missing for the job's project, or for one collection of it."""
-    return embed_project(work, work.project_id, work.payload.get("collection_id"))
+    """Embed what is missing for the job's project, or for one collection of it; the active version
+    is then asked about the new images."""
+    done = embed_project(work, work.project_id, work.payload.get("collection_id"))
+    if done["embedded"]:
+        with work.writing() as session:
+            _queue_predictions(session, projects.get(session, work.project_id))
+    return done
+
+
+def _queue_predictions(session: Session, project: Project) -> None:
+    active = select(Version.id).where(
+        Version.project_id == project.id, Version.state == "ready", col(Version.active)
+    )
+    if session.exec(active).first() is not None:
+        title = f"Predict the new images of “{project.name}”"
+        jobs.enqueue(session, "predict", title, {}, project.id, once=True)
 
 
 def embed_project(work: Work, project_id: int, collection_id: int | None = None) -> dict[str, Any]:

@@ -161,12 +161,13 @@ class Encoder:
         weights_sha256: str,
         dtype: Dtype,
         device: str,
+        read: "Callable[[str], torch.Tensor] | None" = None,
     ) -> None:
         import torch
 
         self.spec, self.name, self.dtype, self.device = spec, spec.name, dtype, device
         self.preprocessing = preprocessing
-        self._forward = forward
+        self._forward, self._read = forward, read
         self._weights_sha256 = weights_sha256
         self._torch_dtype = getattr(torch, dtype)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
@@ -194,7 +195,7 @@ class Encoder:
         """An RGB picture → (size, size, 3) uint8. The mode is converted before resizing: a
         palette picture would be resized by nearest neighbour."""
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        return np.array(_fitted(picture, self.preprocessing))
+        return np.array(fitted(picture, self.preprocessing))
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """(n, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised."""
@@ -207,8 +208,30 @@ class Encoder:
             normal = ((pixels.float() - self._mean) / self._std).to(self._torch_dtype)
             return self._forward(normal).float().cpu().numpy()
 
+    def encode_text(self, text: str) -> np.ndarray:
+        """A text → (dim,) float32 in the space of the pictures. Raises `Invalid` for an encoder
+        that knows no words, `EncoderUnavailable` without its tokenizer."""
+        import torch
 
-def _fitted(picture: Image.Image, how: Preprocessing) -> Image.Image:
+        if self._read is None:
+            raise no_words(self.name)
+        with torch.inference_mode():
+            return self._read(text)[0].float().cpu().numpy()
+
+
+def reads_text(name: str) -> bool:
+    """Whether an encoder has a text tower, so that its images can be searched by words."""
+    return parse(name).name != BUNDLED
+
+
+def no_words(name: str) -> Invalid:
+    return Invalid(
+        f"{name} knows no words, so its images cannot be searched by text.",
+        "A project on a CLIP encoder can; here, search by a similar image or by tag.",
+    )
+
+
+def fitted(picture: Image.Image, how: Preprocessing) -> Image.Image:
     """Resize and cut, with the roundings of torchvision, which these networks were trained with."""
     filter = Image.Resampling[how.interpolation.upper()]
     if how.resize_mode == "squash":
@@ -236,7 +259,25 @@ def load(spec: EncoderSpec, dtype: Dtype = "float32", device: str | None = None)
     sha256 = _hash_of_weights(tower)  # before the cast: the hash is of the weights as published
     network.eval().requires_grad_(False)
     network.to(device, getattr(torch, dtype)).to(memory_format=torch.channels_last)
-    return Encoder(spec, forward, preprocessing, sha256, dtype, device)
+    read = None if spec.name == BUNDLED else _reader(spec, network, device)
+    return Encoder(spec, forward, preprocessing, sha256, dtype, device, read)
+
+
+def _reader(spec: EncoderSpec, model: Any, device: str) -> "Callable[[str], torch.Tensor] | None":
+    """The text tower of an open_clip model, with its tokenizer fetched at the first use."""
+    import open_clip
+
+    tokenizers: list[Any] = []
+
+    def read(text: str) -> "torch.Tensor":
+        if not tokenizers:
+            try:
+                tokenizers.append(open_clip.get_tokenizer(spec.model))
+            except Exception as error:  # some come from the hub, and fail as its downloads do
+                raise _unavailable(spec, f"its tokenizer is missing: {error}"[:200]) from error
+        return model.encode_text(tokenizers[0]([text]).to(device))
+
+    return read if hasattr(model, "encode_text") else None
 
 
 Loaded = tuple["torch.nn.Module", "torch.nn.Module", Callable[..., Any], Preprocessing]

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +47,18 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             Path(name).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def sweep_unfinished(root: Path, hours: float = 1.0) -> int:
+    """Remove what `write_atomic` left below `root` when its process was killed: temporary files
+    that nobody has written to for so long. Returns how many."""
+    before, swept = time.time() - 3600 * hours, 0
+    for leftover in root.rglob(".*.part"):
+        with contextlib.suppress(OSError):  # finished, or swept, by somebody else meanwhile
+            if leftover.is_file() and leftover.stat().st_mtime < before:
+                leftover.unlink()
+                swept += 1
+    return swept
 
 
 def publish_exclusive(temporary: Path, final: Path) -> None:

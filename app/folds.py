@@ -7,18 +7,40 @@ head. So whatever resembles each other stays together: in one fold, on one side 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from app.errors import NotTrainable
+from app.errors import Invalid, NotTrainable
 
 Array = NDArray[np.float32]
 Rows = NDArray[np.bool_]
 
 NEAR = 0.13  # near-duplicate: closer than this share of the median nearest-neighbour distance
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Labelled images as the numeric code wants them, all in the same order.
+
+    image_ids (n,); x (n, D) float32 embeddings; y (n,) scores in 0-1; groups (n,) integers, equal
+    for images of one source; holdout (n,) True where the label only ever measures.
+    """
+
+    image_ids: NDArray[Any]
+    x: Array
+    y: Array
+    groups: NDArray[np.integer]
+    holdout: Rows
+
+    def __post_init__(self) -> None:
+        n = len(self.y)
+        lengths = (len(self.image_ids), len(self.x), len(self.groups), len(self.holdout))
+        if any(length != n for length in lengths) or (n and self.x.ndim != 2):
+            raise Invalid("The parts of a training set differ in length.")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from app.checkpoints import HIDDEN, Array, Checkpoint, Tensors, check_layout, layout, times
@@ -130,17 +130,27 @@ def linear_head(
         raise Invalid(f"A linear head has the link 'logit' or 'identity', not {link!r}.")
     w = np.asarray(weights, np.float64) / np.asarray(scale, np.float64)
     b = float(bias) - float(w @ np.asarray(mean, np.float64))
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in layout(w.size).items()}
-
-    # `long` is all zero, so the trunk is r = ReLU(up.0(x)): a bank of hinges ReLU(±(s − knot)).
-    # Their weighted sum goes through `down.0`, and the pair (t, −t) carries it past the LeakyReLU:
-    # LeakyReLU(t) − LeakyReLU(−t) = (1 + 0.01)·t.
     knots, signs, slopes, constant = _logit_hinges() if link == "identity" else _plain_hinges()
-    used = len(knots)
-    tensors["up.0.weight"][:used] = signs[:, None] * w
-    tensors["up.0.bias"][:used] = signs * (b - knots)
-    tensors["down.0.weight"][0, :used] = slopes
-    tensors["down.0.bias"][0] = constant
+    return mlp_head(signs[:, None] * w, signs * (b - knots), slopes, constant)
+
+
+def mlp_head(
+    inner: ArrayLike, inner_bias: ArrayLike, outer: ArrayLike, outer_bias: float
+) -> Tensors:
+    """The head whose logit is outer·ReLU(inner·x + inner_bias) + outer_bias, exact up to rounding.
+
+    inner (H, features) with H ≤ 1024, inner_bias (H,), outer (H,). `long` stays zero, so the trunk
+    is r = ReLU(up.0(x)): a bank of hinges. Their weighted sum t goes through `down.0`, and the pair
+    (t, −t) carries it past the LeakyReLU: LeakyReLU(t) − LeakyReLU(−t) = (1 + 0.01)·t.
+    """
+    used, features = np.shape(inner)
+    if used > HIDDEN:
+        raise Invalid(f"The layout holds {HIDDEN} hidden units, not {used}.")
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in layout(features).items()}
+    tensors["up.0.weight"][:used] = inner
+    tensors["up.0.bias"][:used] = inner_bias
+    tensors["down.0.weight"][0, :used] = outer
+    tensors["down.0.bias"][0] = outer_bias
     tensors["down.1.weight"][:2, 0] = 1, -1
     tensors["down.4.weight"][0, :2] = 1 / (1 + NECK_SLOPE), -1 / (1 + NECK_SLOPE)
     tensors["down.5.weight"][0, 0] = 0.5  # z is half the logit
@@ -270,6 +280,12 @@ class Scorer:
 
     def _activate(self, z: Tensor) -> Tensor:
         return torch.sigmoid(2 * z) if self.outputs == 1 else torch.softmax(z, dim=1)
+
+
+def as_score(said: Array) -> Array:
+    """What a head says as one number per image: (N,) scores as they are; of class probabilities
+    (N, K), how sure it is that the image is anything but class 0, the default."""
+    return said if said.ndim == 1 else 1 - said[:, 0]
 
 
 def _layer(

@@ -59,6 +59,7 @@ class Target:
     collection: Collection
     project: Project | None
     embeds: bool
+    in_order: bool
 
 
 @dataclass
@@ -94,6 +95,22 @@ def request_import(
     at once: nothing there, not readable, a folder without a single picture."""
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
+    resolved = usable_paths(settings, paths, with_vectors=scores_from_folders)
+    name = collection or free_name(resolved[0])
+    payload = {
+        "paths": [str(path) for path in resolved], "collection": name, "role": role,
+        "scores_from_folders": scores_from_folders,
+    }  # fmt: skip
+    return jobs.enqueue(
+        session, "import", f"Import “{name}”", payload, project.id if project else None, once=True
+    )
+
+
+def usable_paths(
+    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
+) -> list[Path]:
+    """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
+    at once not to work."""
     resolved = []
     for given in paths:
         path = Path(given).expanduser()
@@ -112,7 +129,7 @@ def request_import(
             raise Invalid(
                 f"“{given}” lies in Tastemaker's own folder.", "Import the original files."
             )
-        suffixes = IMAGE_SUFFIXES | {".npy"} if scores_from_folders else IMAGE_SUFFIXES
+        suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
         if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
             raise Invalid(
                 f"There is no picture in “{given}”.",
@@ -125,14 +142,7 @@ def request_import(
         resolved.append(path)
     if not resolved:
         raise Invalid("Nothing to import was named.", "Name a folder or files.")
-    name = collection or _free_name(resolved[0])
-    payload = {
-        "paths": [str(path) for path in resolved], "collection": name, "role": role,
-        "scores_from_folders": scores_from_folders,
-    }  # fmt: skip
-    return jobs.enqueue(
-        session, "import", f"Import “{name}”", payload, project.id if project else None, once=True
-    )
+    return resolved
 
 
 def request_upload_import(
@@ -171,7 +181,8 @@ def _holds_any(folder: Path, suffixes: frozenset[str], seconds: float = 2.0) -> 
     return False
 
 
-def _free_name(path: Path) -> str:
+def free_name(path: Path) -> str:
+    """What a collection made from this path is called."""
     return path.name if path.is_dir() else path.parent.name or "Images"
 
 
@@ -184,10 +195,16 @@ def run(work: Work) -> dict[str, Any]:
 
 
 def import_files(
-    work: Work, payload: dict[str, Any], project_id: int, *, queue_embedding: bool
+    work: Work,
+    payload: dict[str, Any],
+    project_id: int,
+    *,
+    queue_embedding: bool,
+    in_order: bool = False,
 ) -> dict[str, Any]:
     """Import what `payload` names: `paths`, or `staging` with `files`. Safe to run again after a
-    crash: known files are skipped."""
+    crash: known files are skipped. With `in_order`, images get their ids in the order of the files
+    rather than as they are decoded; a slow file then holds up the others."""
     settings = work.settings
     staging = settings.incoming / payload["staging"] if "staging" in payload else None
     if staging is not None and not staging.exists():
@@ -208,7 +225,8 @@ def import_files(
             project = session.get(Project, project_id) if project_id else None
             if project is not None:
                 projects.add_collection(session, project, collection, payload["role"])
-        target = Target(collection, project, queue_embedding and project is not None)
+        embeds = queue_embedding and project is not None
+        target = Target(collection, project, embeds, in_order)
         _import(work, found, target, tally)
         _mark_missing(work, payload.get("paths", []))
     finally:
@@ -301,7 +319,8 @@ def _import(work: Work, found: list[Found], target: Target, tally: Tally) -> Non
     with DecodePool(workers=2, limits=Limits.of(work.settings)) as pool:
         waiting: list[tuple[Found, Examined]] = []
         size = 4  # small at first: the first images are to be scored at once
-        for path, outcome in pool.map(task, by_path):
+        outcomes = pool.map(task, by_path)
+        for path, outcome in _as_listed(by_path, outcomes) if target.in_order else outcomes:
             item = by_path[path]
             if isinstance(outcome, BadImage):
                 _set_aside(work, item.shown, str(outcome), tally)
@@ -321,6 +340,17 @@ def _import(work: Work, found: list[Found], target: Target, tally: Tally) -> Non
         work.progress(done)
     if pictures and target.embeds:
         _queue_embedding(work, target.project)
+
+
+def _as_listed(
+    paths: Iterable[Path], outcomes: Iterator[tuple[Path, Examined | BadImage]]
+) -> Iterator[tuple[Path, Examined | BadImage]]:
+    """The outcomes in the order of the paths, which they come in nearly anyway."""
+    early: dict[Path, Examined | BadImage] = {}
+    for path in paths:
+        while path not in early:
+            early.update([next(outcomes)])
+        yield path, early.pop(path)
 
 
 def _split_unchanged(
@@ -393,6 +423,7 @@ def _place(
     if aside is not None:  # it was mended
         session.delete(aside)
     images.put_in_collection(session, target.collection.id, image.id)
+    images.add_tags(session, image.id, folder_tags(item.name, scored=item.score is not None))
     if not fresh:
         tally.known += 1
     if item.score is not None and target.project is not None:
@@ -504,6 +535,12 @@ def _mark_missing(work: Work, roots: list[str]) -> None:
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def folder_tags(name: str, *, scored: bool = False) -> list[str]:
+    """The folders below the imported one that a file lies in; not those that give a score."""
+    folders = Path(name).parts[:-1]
+    return [part for part in folders if not (scored and SCORE_FOLDER.match(part))]
 
 
 def _score_of(name: str) -> int | None:

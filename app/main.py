@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
@@ -13,11 +13,33 @@ from app import __version__, projects
 from app.config import Settings, shipped
 from app.db import is_locked, writing
 from app.errors import Invalid, NotFound, TastemakerError, Unavailable
+from app.full_size import FullSize
 from app.migrate import migrate
-from app.web import add, api, images, jobs, login, review, score, settings, versions
+from app.web import (
+    add,
+    api,
+    compare,
+    grid,
+    images,
+    jobs,
+    library,
+    login,
+    pairs,
+    people,
+    publish,
+    review,
+    score,
+    settings,
+    slices,
+    test_runs,
+    try_it,
+    versions,
+)
 from app.web import projects as first
 from app.web.render import answer
-from app.web.security import Doors, FailedTries
+from app.web.roles import allowed
+from app.web.security import Doors
+from app.web.who import FailedTries
 
 
 def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
@@ -29,21 +51,50 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     config = config or Settings()
     engine = migrate(config)
     with writing(engine) as session:
-        projects.annotator(session, config.annotator)
+        annotator_id = projects.annotator(session, config.annotator).id
     app = FastAPI(
         title="Tastemaker",
         version=__version__,
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # Swagger's page needs a CDN and inline scripts
         redoc_url=None,
+        dependencies=[Depends(allowed)],
     )
     app.state.settings, app.state.engine = config, engine
-    app.state.failed_tries = FailedTries()
-    app.add_middleware(
-        Doors, settings=config, engine=engine, tries=app.state.failed_tries, served_on=served_on
-    )
-    for page in (first, login, score, review, versions, add, jobs, settings, images, api):
+    app.state.full_size = FullSize(config)
+    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedTries()
+    app.add_middleware(Doors, settings=config, engine=engine, served_on=served_on)
+    for page in (
+        first,
+        login,
+        score,
+        review,
+        versions,
+        add,
+        jobs,
+        settings,
+        people,
+        grid,
+        pairs,
+        images,
+        api,
+    ):
         app.include_router(page.router)
+    for page in (test_runs, try_it):
+        app.include_router(page.router)
+        app.include_router(page.api)
+    app.include_router(people.api)
+    app.include_router(grid.api)
+    app.include_router(library.router)
+    app.include_router(library.api)
+    app.include_router(pairs.api)
+    app.include_router(score.api)
+    app.include_router(settings.api)
+    app.include_router(review.api)
+    for about_versions in (compare, slices, publish):
+        app.include_router(about_versions.router)
+        app.include_router(about_versions.api)
+    app.include_router(versions.api)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)

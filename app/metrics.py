@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+
+from app.quantiles import normal_cdf, t_quantile
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], float]
@@ -57,6 +58,13 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.difference.as_dict(), "verdict": self.verdict}
+
+    def flat(self) -> dict[str, Any]:
+        """{verdict, difference, low, high, n}, as stored with a version."""
+        d = self.difference
+        return {
+            "verdict": self.verdict, "difference": d.value, "low": d.low, "high": d.high, "n": d.n,
+        }  # fmt: skip
 
 
 # ---------------------------------------------------------------- the metrics
@@ -120,6 +128,58 @@ def bracket_mae(
     return rows
 
 
+def bracket_errors(
+    y: ArrayLike, p: ArrayLike, edges: Sequence[float] = DEFAULT_BRACKETS
+) -> list[dict[str, Any]]:
+    """As `bracket_mae`, without intervals: {from, to, mae, bias, n}, errors in points."""
+    y, p = _pair(y, p)
+    at = np.clip(np.searchsorted(edges, y, side="right") - 1, 0, len(edges) - 2)
+    rows = []
+    for i, (low, high) in enumerate(pairwise(edges)):
+        apart = 10 * (p - y)[at == i]
+        n = len(apart)
+        rows.append({
+            "from": low, "to": high, "n": n,
+            "mae": float(np.abs(apart).mean()) if n else None,
+            "bias": float(apart.mean()) if n else None,
+        })  # fmt: skip
+    return rows
+
+
+def calibration_curve(y: ArrayLike, p: ArrayLike, bins: int = 10) -> list[dict[str, Any]]:
+    """Mean prediction beside mean label (0-1) of the images predicted within each tenth of the
+    scale: {from, to, predicted, labelled, n}. Tenths without an image are left out."""
+    y, p = _pair(y, p)
+    at = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        {
+            "from": i / bins, "to": (i + 1) / bins, "predicted": float(p[at == i].mean()),
+            "labelled": float(y[at == i].mean()), "n": int((at == i).sum()),
+        }
+        for i in np.unique(at).tolist()
+    ]  # fmt: skip
+
+
+def coverage(y: ArrayLike, p: ArrayLike, uncertainty: ArrayLike) -> dict[str, float | None]:
+    """Share of labels within score ± z·uncertainty, where a normal error would be 50, 80 and 95 %
+    of the time; None without labels."""
+    y, p, u = (np.asarray(v, np.float64).ravel() for v in (y, p, uncertainty))
+    apart = np.abs(y - p)
+    return {
+        name: float(np.mean(apart <= z * u)) if len(y) else None
+        for name, z in (("50", 0.674490), ("80", 1.281552), ("95", 1.959964))
+    }
+
+
+def percentiles(scores: ArrayLike) -> dict[str, float]:
+    """Percentile → score, over predictions in [0, 1]; empty without any."""
+    values = np.asarray(scores, np.float64).ravel()
+    at = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+    if not len(values):
+        return {}
+    return {str(q): float(v) for q, v in zip(at, np.percentile(values, at), strict=True)}
+
+
 def histogram(scores: ArrayLike) -> list[int]:
     """Eleven counts: how many scores in [0, 1] are nearest to 0, 1, … 10 points."""
     values = np.asarray(scores, np.float64).ravel()
@@ -162,9 +222,22 @@ def summary(
         "fn_rate": measured(_share(~passed, labelled), int(labelled.sum())),
         "error_at_threshold": measured(_share(passed != labelled, everything), len(y)),
         "brackets": bracket_mae(y, p, brackets, keys),
+        "calibration_curve": calibration_curve(y, p),
         "labelled_histogram": histogram(y),
         "predicted_histogram": histogram(p),
     }
+
+
+def flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """{"mae": {value, low, high, n}} as mae, mae_low, mae_high, mae_n: the form that is stored."""
+    flattened: dict[str, Any] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict) and "value" in value:
+            flattened[key] = value["value"]
+            flattened |= {f"{key}_{part}": value[part] for part in ("low", "high", "n")}
+        else:
+            flattened[key] = value
+    return flattened
 
 
 # ---------------------------------------------------------------- doubt
@@ -198,10 +271,25 @@ def estimate(
     if not len(values):
         return Estimate(value, None, None, n)
 
-    reach = np.sqrt(count / (count - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    tail = stats.norm.cdf(-reach)
+    reach = np.sqrt(count / (count - 1)) * t_quantile((1 + CONFIDENCE) / 2, count - 1)
+    tail = normal_cdf(-reach)
     low, high = np.quantile(values, [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n)
+
+
+def mean_error(
+    y: ArrayLike,
+    p: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """MAE in points of 0-10, with its interval."""
+    y, p = np.asarray(y, np.float64).ravel(), np.asarray(p, np.float64).ravel()
+    return estimate(
+        _weighted_mae(y, p), _keys(groups, len(y)), len(y), resamples=resamples, seed=seed
+    )
 
 
 def compare(
@@ -227,13 +315,68 @@ def compare(
     keys = _keys(keys[known], len(points))
     difference = estimate(_mean(points), keys, len(points), resamples=resamples, seed=seed)
 
-    enough = len(np.unique(keys)) >= FEWEST_GROUPS
-    verdict: Verdict = "no difference shown"
-    if enough and difference.high is not None and difference.high < 0:
-        verdict = "better"
-    elif enough and difference.low is not None and difference.low > 0:
-        verdict = "worse"
-    return Comparison(difference, verdict)
+    return Comparison(difference, _verdict(difference, keys))
+
+
+def paired(
+    y: ArrayLike,
+    new: ArrayLike,
+    old: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    threshold: float = 0.5,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Every metric of two heads on the same labels: name -> {new, old, difference {value, low,
+    high, n}, verdict}. The difference is new − old within each resample, so what both find hard
+    cancels. Triples with a missing number are left out."""
+    y, new, old = (np.asarray(v, np.float64).ravel() for v in (y, new, old))
+    known = np.isfinite(y) & np.isfinite(new) & np.isfinite(old)
+    keys = _keys(_keys(groups, len(y))[known], int(known.sum()))
+    y, new, old = y[known], new[known], old[known]
+    passes, everything = y >= threshold, np.ones(len(y), bool)
+
+    def statistics(p: Floats) -> dict[str, Statistic]:
+        passed = p >= threshold
+        return {
+            "mae": _weighted_mae(y, p),
+            "error_at_threshold": _share(passed != passes, everything),
+            "fp_rate": _share(~passes, passed),
+            "fn_rate": _share(~passed, passes),
+            "spearman": _weighted_spearman(y, p),
+            "auc": _weighted_auc(passes, p),
+        }
+
+    rows: dict[str, dict[str, Any]] = {}
+    after, before = statistics(new), statistics(old)
+    for name in after:
+        difference = estimate(
+            _minus(after[name], before[name]), keys, len(y), resamples=resamples, seed=seed
+        )
+        rows[name] = {
+            "new": _number(after[name](_ones(y))),
+            "old": _number(before[name](_ones(y))),
+            "difference": difference.as_dict(),
+            "verdict": _verdict(difference, keys, lower_is_better=name not in ("spearman", "auc")),
+        }
+    return rows
+
+
+def _minus(one: Statistic, other: Statistic) -> Statistic:
+    return lambda w: one(w) - other(w)
+
+
+def _verdict(
+    difference: Estimate, keys: NDArray[np.intp], *, lower_is_better: bool = True
+) -> Verdict:
+    if len(np.unique(keys)) < FEWEST_GROUPS or difference.low is None or difference.high is None:
+        return "no difference shown"
+    if difference.high < 0:
+        return "better" if lower_is_better else "worse"
+    if difference.low > 0:
+        return "worse" if lower_is_better else "better"
+    return "no difference shown"
 
 
 # ---------------------------------------------------------------- metrics as functions of weights

@@ -71,7 +71,7 @@ def decode(source: Path | bytes, limits: Limits | None = None) -> Image.Image:
     wrong: not one of the formats, too large, cut short, damaged.
     """
     content = source if isinstance(source, bytes) else _read(source, limits or Limits())
-    return _decode(content, limits or Limits())[0]
+    return decode_with_facts(content, limits or Limits())[0]
 
 
 def _read(path: Path, limits: Limits) -> bytes:
@@ -93,7 +93,7 @@ def _read(path: Path, limits: Limits) -> bytes:
     )
 
 
-def _decode(
+def decode_with_facts(
     content: bytes, limits: Limits, at_least: int | None = None
 ) -> tuple[Image.Image, str, tuple[int, int]]:
     """(upright RGB picture, format, full size after orientation).
@@ -262,7 +262,7 @@ def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
     """
     for size in (VIEW, THUMB):
         target = thumb_path(root, sha256, size)
-        picture = _shrunk(picture, size)  # the small one is made from the large one: 4× cheaper
+        picture = shrunk(picture, size)  # the small one is made from the large one: 4× cheaper
         if not target.exists():
             buffer = io.BytesIO()
             picture.save(
@@ -274,8 +274,8 @@ def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
 def _look(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
     """Facts about a picture, and the picture itself at VIEW size or a little above."""
     content = _read(path, limits)
-    picture, format, size = _decode(content, limits, at_least=VIEW)
-    picture = _shrunk(picture, VIEW)
+    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
+    picture = shrunk(picture, VIEW)
     sha256 = hashlib.sha256(content).hexdigest()
     return Examined(sha256, len(content), format, *size, perceptual_hash(picture)), picture
 
@@ -285,7 +285,7 @@ def thumb_path(root: Path, sha256: str, size: int) -> Path:
     return content_path(root, sha256, f"-{size}.webp")
 
 
-def _shrunk(picture: Image.Image, long_side: int) -> Image.Image:
+def shrunk(picture: Image.Image, long_side: int) -> Image.Image:
     """The picture with its long side at most `long_side` pixels, no side below one."""
     scale = long_side / max(picture.size)
     if scale >= 1:

@@ -2,10 +2,14 @@
 
 import hashlib
 import secrets
+from itertools import pairwise
 from typing import Any
 
-from sqlmodel import Session, col, func, select
+from sqlalchemy import union
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, and_, col, func, select
 
+from app import counts
 from app.encoders import check_architecture, parse
 from app.errors import Conflict, Invalid, NotFound
 from app.tables import (
@@ -13,14 +17,18 @@ from app.tables import (
     Collection,
     CollectionImage,
     EncoderRow,
+    Image,
     Label,
     Project,
     ProjectCollection,
+    RemovedImage,
     ScoreEvent,
     Version,
 )
 
 DEFAULT_ENCODER = "efficientnet_lite0/bundled"
+AGGREGATES = ("median", "mean", "lowest", "highest", "newest")  # of several people's scores
+MOST_BETWEEN_TRAININGS = 100_000
 IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
 
 
@@ -101,11 +109,23 @@ def every(session: Session) -> list[Project]:
 
 
 def change(session: Session, project: Project, **fields: Any) -> Project:
-    """Change settings: `name`, `threshold`, `show_prediction_first`, `recipe`."""
+    """Change settings: `name`, `threshold`, `show_prediction_first`, `recipe`, `brackets`,
+    `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
     if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
         raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
-    if fields.get("recipe", project.recipe) not in ("auto", "ridge", "city96"):
-        raise Invalid(f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge or city96.")
+    if fields.get("recipe", project.recipe) not in ("auto", "ridge", "mlp", "city96"):
+        raise Invalid(f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge, mlp or city96.")
+    if fields.get("aggregate", project.aggregate) not in AGGREGATES:
+        raise Invalid(
+            f"“{fields['aggregate']}” is no way to make one label of several scores.",
+            f"Use one of {', '.join(AGGREGATES)}.",
+        )
+    if "auto_train_every" in fields:
+        fields["auto_train_every"] = usable_count(fields["auto_train_every"])
+    if "auto_train_drift" in fields:
+        fields["auto_train_drift"] = usable_drift(fields["auto_train_drift"])
+    if "brackets" in fields:
+        fields["brackets"] = usable_brackets(fields["brackets"])
     if "name" in fields:
         fields["name"] = usable_name(fields["name"])
         other = find(session, fields["name"])
@@ -115,6 +135,52 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
         setattr(project, field, value)
     session.add(project)
     return project
+
+
+def usable_count(value: Any) -> int:
+    """After how many new scores a project trains by itself. Raises `Invalid`."""
+    text = str(value).strip()
+    if not text.isascii() or not text.isdecimal() or not int(text) <= MOST_BETWEEN_TRAININGS:
+        raise Invalid(
+            "Training by itself begins after a whole number of new scores, at most "
+            f"{MOST_BETWEEN_TRAININGS:,}.",
+            "50 is a good number; 0 turns it off.",
+        )
+    return int(text)
+
+
+def usable_drift(value: Any) -> float:
+    """By how many points the live error may differ before a project trains. Raises `Invalid`."""
+    try:
+        points = float(value)
+    except (TypeError, ValueError):
+        points = -1.0
+    if not 0 <= points <= 10:
+        raise Invalid(
+            "The drift is a number of points between 0 and 10.",
+            "0.5 is a good one; 0 turns it off.",
+        )
+    return points
+
+
+def usable_brackets(value: Any) -> list[list[Any]]:
+    """Brackets as [lower end in 0–1, name], rising from 0, names tidied. Raises `Invalid`."""
+    try:
+        brackets = [(float(low), " ".join(str(name).split())) for low, name in value]
+    except (TypeError, ValueError):
+        brackets = []
+    lows = [low for low, _ in brackets]
+    if not 1 <= len(brackets) <= 20:
+        raise Invalid("A project has 1 to 20 brackets, each with a lower end and a name.")
+    if lows[0] != 0 or not all(a < b < 1 for a, b in pairwise(lows)):
+        raise Invalid(
+            "The brackets must rise: the first begins at 0 %, each later one above the one before "
+            "it and below 100 %.",
+            "Put them in order and leave none out.",
+        )
+    if any(not 1 <= len(name) <= 80 or not name.isprintable() for _, name in brackets):
+        raise Invalid("A bracket needs a name of 1 to 80 characters.", "Name every bracket.")
+    return [list(bracket) for bracket in brackets]
 
 
 # --- what a project is made of -----------------------------------------------------------------
@@ -139,26 +205,108 @@ def add_collection(
 
 
 def image_ids(project_id: int, role: str | None = None) -> Any:
-    """Select of the ids of a project's images: all, or those used as `pool` or `test-run`. An
-    image in two collections appears twice."""
+    """Select of the ids of a project's images: all, or those used as `pool` or `test-run`; never
+    those that were taken out of it. An image in two collections appears twice."""
     query = (
         select(CollectionImage.image_id)
         .join(
             ProjectCollection,
             col(ProjectCollection.collection_id) == CollectionImage.collection_id,
         )
-        .where(ProjectCollection.project_id == project_id)
+        .where(
+            ProjectCollection.project_id == project_id,
+            ~is_removed(project_id, CollectionImage.image_id),
+        )
     )
     return query if role is None else query.where(ProjectCollection.role == role)
 
 
+def is_removed(project_id: int, image_id: Any) -> Any:
+    """Condition: a person took the image with that id (a column) out of the project."""
+    return (
+        select(RemovedImage.image_id)
+        .where(RemovedImage.project_id == project_id, RemovedImage.image_id == image_id)
+        .exists()
+    )
+
+
+def removed_ids(session: Session, project_id: int) -> set[int]:
+    """The images that were taken out of a project. Their scores are kept, and do not count."""
+    removed = select(RemovedImage.image_id).where(RemovedImage.project_id == project_id)
+    return set(session.exec(removed))
+
+
+def is_member(
+    project_id: int, image_id: Any, role: str | None = None, *, removed_too: bool = False
+) -> Any:
+    """Condition: the image with that id (a column) is one of the project's, of any role or one."""
+    member, link = aliased(CollectionImage), aliased(ProjectCollection)
+    inside = (
+        select(member.image_id)
+        .join(link, col(link.collection_id) == member.collection_id)
+        .where(link.project_id == project_id, member.image_id == image_id)
+        .where(True if role is None else link.role == role)
+        .exists()
+    )
+    return inside if removed_too else and_(inside, ~is_removed(project_id, image_id))
+
+
+def size(session: Session, project: Project, role: str | None = None) -> int:
+    """How many images a project has, or uses as `pool` or `test-run`. A large number may be some
+    seconds old (`counts`)."""
+    key = ("size", str(session.get_bind().engine.url), project.id, role)
+    return counts.patiently(key, lambda: _size(session, project.id, role), _is_large)
+
+
 def pool_size(session: Session, project: Project, *, unlabelled: bool = False) -> int:
-    """How many images feed the project's queues; or, of these, how many have no label yet."""
-    ids = image_ids(project.id, "pool")
-    if unlabelled:
-        labelled = select(Label.image_id).where(Label.project_id == project.id)
-        ids = ids.where(col(CollectionImage.image_id).not_in(labelled))
-    return int(session.exec(select(func.count()).select_from(ids.distinct().subquery())).one())
+    """How many images feed the project's queues; or, of these, how many have no label yet. A large
+    number may be some seconds old (`counts`)."""
+    if not unlabelled:
+        return size(session, project, "pool")
+    key = ("unlabelled", str(session.get_bind().engine.url), project.id)
+    return counts.patiently(key, lambda: _unlabelled(session, project.id), _is_large)
+
+
+def sample(session: Session, project: Project, count: int) -> list[int]:
+    """So many of a project's images, drawn at random, and the same ones again: in the order of
+    their hash, images come at random. Of a small project, all."""
+    mine = is_member(project.id, Image.id)
+    start = f"{project.seed * 2654435761 % 2**32:08x}"
+    found: list[int] = []
+    for where in (col(Image.sha256) >= start, col(Image.sha256) < start):
+        drawn = select(Image.id).where(where, mine).order_by(col(Image.sha256))
+        found += session.exec(drawn.limit(count - len(found)))
+    return found
+
+
+def _is_large(count: int) -> bool:
+    return count > counts.LARGE
+
+
+def _size(session: Session, project_id: int, role: str | None) -> int:
+    used = select(ProjectCollection.collection_id).where(ProjectCollection.project_id == project_id)
+    used = used if role is None else used.where(ProjectCollection.role == role)
+    members: list[Any] = [
+        select(CollectionImage.image_id).where(CollectionImage.collection_id == collection_id)
+        for collection_id in session.exec(used.order_by(col(ProjectCollection.collection_id)))
+    ]
+    if not members:
+        return 0
+    # Each comes sorted from its index; `union` merges them, and an image in two counts once.
+    everything: Any = union(*members) if len(members) > 1 else members[0]
+    inside = session.execute(select(func.count()).select_from(everything.subquery())).scalar_one()
+    removed = select(func.count()).where(
+        RemovedImage.project_id == project_id,
+        is_member(project_id, RemovedImage.image_id, role, removed_too=True),
+    )
+    return int(inside) - int(session.exec(removed).one())
+
+
+def _unlabelled(session: Session, project_id: int) -> int:
+    labelled = select(func.count()).where(
+        Label.project_id == project_id, is_member(project_id, Label.image_id, "pool")
+    )
+    return _size(session, project_id, "pool") - int(session.exec(labelled).one())
 
 
 def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotator:

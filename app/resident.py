@@ -1,9 +1,9 @@
 """The resident model process: embeddings in memory, the live model refitted after every few
-scores, and with it the queue.
+scores, and with it the queues. It also answers what the web process asks of a network.
 
 For each project it notices new score events and new embeddings, fits the ridge on the labels that
 may train, judges every labelled image by the fit without its group, every other one by the whole
-fit, decides what to show next and whom to suspect, and replaces the project's live files.
+fit, decides what to show next and what to doubt, and replaces the project's live files.
 """
 
 import logging
@@ -14,41 +14,27 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 from threadpoolctl import threadpool_limits
 
-from app import db, embeddings, projects, scores
+from app import answers, db, in_memory, picks, projects, scores
 from app.config import Settings
 from app.errors import NotTrainable
-from app.predictions import LIVE_ROW, write_live
-from app.ridge import Projection, Ridge, fit_ridge, posterior_sd, project
-from app.selection import Side, mixed, suspected
-from app.tables import Embedding, Image, Job, Label, Project, ScoreEvent
+from app.in_memory import Library
+from app.picks import Fitted
+from app.predictions import LIVE_ROW, read_live, write_live
+from app.ridge import Ridge, fit_ridge, posterior_sd
+from app.tables import Embedding, Job, Label, ProjectCollection, RemovedImage, ScoreEvent
 from app.work import settle_in
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
-PATIENCE = 10  # while only embeddings arrive, a refit may take this share of the time (1 ÷ 10)
-BATCH = 64  # picks decided at once; the next refit replaces those not shown
-SUSPECTS = 200
-SUSPECT_SECONDS = 10.0  # between two searches, which compare every image with every label
-TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
-
-
-@dataclass(frozen=True)
-class Library:
-    """A project's embedded images in memory, rows ascending by image id, and what about them does
-    not change with a score. `stamp` tells whether it is still what the database holds."""
-
-    stamp: tuple[int, int]
-    ids: np.ndarray
-    x: np.ndarray
-    groups: np.ndarray
-    holdout: np.ndarray
-    shown: np.ndarray  # in a pool collection, with pixels
-    projection: Projection
+SEARCH_SECONDS = 10.0  # between two searches, which compare every image with every label
+# While only embeddings arrive, refits may take this share of the time (1 ÷ 10); searches always.
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -59,28 +45,38 @@ class Stamp:
     threshold: float
     embedding: int  # the newest image that is embedded
     arrival: int  # the newest finished job: it may have brought images or vectors
+    removed: int  # images taken out of the project
+    pools: int  # collections that feed the queues
 
 
 @dataclass
 class Watched:
-    """What was true when a project was last refitted, and how long that took."""
+    """What was true when a project was last refitted, and how long that took. `lists` are what
+    the last search found; it is `owed` when scores came in since."""
 
     stamp: Stamp | None = None
     at: float = 0.0
     took: float = 0.0
     library: Library | None = None
-    suspected_at: float = -SUSPECT_SECONDS
-    suspects: dict[str, Any] = field(default_factory=dict)
+    ridge: Ridge | None = None
+    lists: dict[str, Any] = field(default_factory=dict)
+    searched_at: float = -SEARCH_SECONDS
+    search_took: float = 0.0
+    owed: bool = False
 
     def is_due(self, stamp: Stamp) -> bool:
         if stamp == self.stamp:
-            return False
+            return self.owed and self.may_search()
         said = self.stamp is None or (stamp.event, stamp.threshold) != (
             self.stamp.event,
             self.stamp.threshold,
         )
         rest = REST_SECONDS if said else max(REST_SECONDS, PATIENCE * self.took)
         return time.monotonic() - self.at >= rest
+
+    def may_search(self) -> bool:
+        rest = max(SEARCH_SECONDS, PATIENCE * self.search_took)
+        return time.monotonic() - self.searched_at >= rest
 
 
 def main(settings: Settings) -> None:
@@ -89,6 +85,7 @@ def main(settings: Settings) -> None:
     threadpool_limits(1)  # on two busy cores a second thread costs more time than it saves
     engine = db.make_engine(settings)
     watched: dict[int, Watched] = {}
+    answers.start(settings, engine, watched)
     while True:
         try:
             look_around(settings, engine, watched)
@@ -109,16 +106,22 @@ def look_around(settings: Settings, engine: Engine, watched: dict[int, Watched])
             seen.stamp, seen.at, seen.took = stamp, time.monotonic(), time.monotonic() - began
 
 
-def _stamp(session: Any, found: Project) -> Stamp:
+def _stamp(session: Session, found: projects.Project) -> Stamp:
     embedded = select(func.max(Embedding.image_id)).where(Embedding.encoder_id == found.encoder_id)
     finished = select(func.max(Job.id)).where(
         Job.state == "done", col(Job.kind).in_(("import", "embed"))
+    )
+    removed = select(func.count()).where(RemovedImage.project_id == found.id)
+    pools = select(func.count()).where(
+        ProjectCollection.project_id == found.id, ProjectCollection.role == "pool"
     )
     return Stamp(
         event=scores.highest_event(session, found),
         threshold=found.threshold,
         embedding=int(session.exec(embedded).one() or 0),
         arrival=int(session.exec(finished).one() or 0),
+        removed=int(session.exec(removed).one()),
+        pools=int(session.exec(pools).one()),
     )
 
 
@@ -135,7 +138,7 @@ def refit(
     with db.reading(engine) as session:
         found = projects.get(session, project_id)
         event_high = scores.highest_event(session, found)
-        library = seen.library = _library(session, found, seen.library)
+        library = seen.library = in_memory.load(session, found, seen.library)
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
         ).all()
@@ -147,82 +150,47 @@ def refit(
     if library is None:
         return {}
     values = np.full(len(library.ids), np.nan)
-    for at, value in _rows_of(library, dict(labels)).items():
+    for at, value in library.rows_of(dict(labels)).items():
         values[at] = value / 10
     train = np.flatnonzero(~np.isnan(values) & ~library.holdout)
-    free = library.shown & ~np.isin(library.ids, spoken_of)
-
     ridge, rows = _fit(library, values, train)
-    if began - seen.suspected_at >= SUSPECT_SECONDS:
-        seen.suspects = _suspects(found, library, rows, train, values, free, ridge)
-        seen.suspected_at = began
-    facts = {
+    seen.ridge = ridge
+    fitted = Fitted(
+        found, library, ridge, rows, values, train,
+        free=library.shown & ~np.isin(library.ids, spoken_of),
+        seed=(found.seed + event_high) % 2**32,
+    )  # fmt: skip
+    at_once = picks.at_once(fitted)
+    seen.owed = not seen.may_search()
+    if not seen.owed:
+        seen.searched_at = time.monotonic()
+        seen.lists = picks.at_leisure(fitted)
+        seen.search_took = time.monotonic() - seen.searched_at
+    facts = at_once | seen.lists | {
         "event_high": event_high,
         "labels": len(train),
-        "queue": _queue(found, library, rows, train, free, event_high, ridge),
-        "suspected": seen.suspects,
+        "errors": _errors(settings, project_id, rows["score"][train], values[train]),
         "noise": ridge.noise if ridge else None,
         "penalty": ridge.penalty if ridge else None,
         "seconds": round(time.monotonic() - began, 4),
-    }
+    }  # fmt: skip
     write_live(settings, project_id, rows, facts)
     return facts
 
 
-def _rows_of(library: Library, values: dict[int, float]) -> dict[int, float]:
-    """The same values by row instead of image id, leaving out images without an embedding."""
-    wanted = np.array(sorted(values), np.int64)
-    at = np.searchsorted(library.ids, wanted)
-    inside = at < len(library.ids)
-    inside[inside] = library.ids[at[inside]] == wanted[inside]
-    return {int(a): values[int(i)] for a, i in zip(at[inside], wanted[inside], strict=True)}
-
-
-def _library(session: Any, found: Project, known: Library | None) -> Library | None:
-    """The project's matrix. What is in memory is kept; only new rows are read."""
-    assert found.encoder_id is not None
-    mine = projects.image_ids(found.id)
-    counts = select(func.count(), func.coalesce(func.max(Embedding.image_id), 0)).where(
-        Embedding.encoder_id == found.encoder_id, col(Embedding.image_id).in_(mine)
-    )
-    count, newest = session.execute(counts).one()
-    if known is not None and known.stamp == (count, newest):
-        return known
-    if not count:
-        return None
-    facts = session.execute(
-        select(Image.id, Image.source_group, Image.kind)
-        .join(Embedding, col(Embedding.image_id) == Image.id)
-        .where(Embedding.encoder_id == found.encoder_id, col(Image.id).in_(mine))
-        .order_by(col(Image.id))
-    ).all()
-    ids = np.array([image_id for image_id, _, _ in facts], np.int64)
-    pool = session.exec(projects.image_ids(found.id, "pool").distinct()).all()
-    with_pixels = np.array([kind != "vector" for _, _, kind in facts], bool)
-    names, groups = np.unique([group for _, group, _ in facts], return_inverse=True)
-    held = np.array([projects.on_holdout_side(found, str(name)) for name in names], bool)
-    x = _vectors(session, found.encoder_id, ids, known)
-    return Library(
-        stamp=(count, newest),
-        ids=ids,
-        x=x,
-        groups=groups,
-        holdout=held[groups],
-        shown=np.isin(ids, pool) & with_pixels,
-        projection=project(x),
-    )
-
-
-def _vectors(session: Any, encoder_id: int, ids: np.ndarray, known: Library | None) -> np.ndarray:
-    """(N, D) float32 in the order of `ids`, read from the database where not in memory yet."""
-    fresh = ids if known is None else np.setdiff1d(ids, known.ids)
-    fresh_ids, vectors = embeddings.matrix(session, encoder_id, fresh.tolist())
-    x = np.empty((len(ids), vectors.shape[1]), np.float32)
-    x[np.searchsorted(ids, fresh_ids)] = vectors
-    if known is not None:
-        kept = np.isin(known.ids, ids)
-        x[np.searchsorted(ids, known.ids[kept])] = known.x[kept]
-    return x
+def _errors(
+    settings: Settings, project_id: int, predicted: np.ndarray, values: np.ndarray
+) -> list[dict[str, float]]:
+    """How the live model's mean error (points of 0–10, on labels each predicted without itself)
+    went as labels came in, oldest first: an entry every `ERROR_STEP` labels, and the newest."""
+    before = read_live(settings, project_id)
+    kept = [e for e in (before.facts.get("errors", []) if before else ()) if e["kept"]]
+    kept = [e for e in kept if e["labels"] < len(values)][-ERRORS_KEPT:]  # fewer after an undo
+    if not len(values) or np.isnan(predicted).any():
+        return kept
+    due = not kept or len(values) - kept[-1]["labels"] >= ERROR_STEP
+    error = round(float(10 * np.abs(predicted - values).mean()), 4)
+    return [*kept, {"labels": len(values), "error": error, "kept": due}]
 
 
 def _fit(
@@ -240,86 +208,3 @@ def _fit(
     rows["score"][train] = ridge.out_of_group
     rows["uncertainty"] = posterior_sd(library.projection, train, ridge, rows["score"])
     return ridge, rows
-
-
-def _queue(
-    found: Project,
-    library: Library,
-    rows: np.ndarray,
-    train: np.ndarray,
-    free: np.ndarray,
-    event_high: int,
-    ridge: Ridge | None,
-) -> list[dict[str, Any]]:
-    """What to show next. A model chooses among images off the hold-out side only; random control
-    is drawn from all of them."""
-    picks = mixed(
-        library.projection.features, free & ~library.holdout, free, BATCH,
-        labelled=train,
-        scores=rows["score"] if ridge else None,
-        sd=rows["uncertainty"] if ridge else None,
-        threshold=found.threshold,
-        seed=(found.seed + event_high) % 2**32,
-    )  # fmt: skip
-    return [
-        {"image_id": int(library.ids[pick.row]), "why": pick.reason}
-        | (
-            {
-                "score": float(rows["score"][pick.row]),
-                "uncertainty": float(rows["uncertainty"][pick.row]),
-            }
-            if ridge
-            else {}
-        )
-        for pick in picks
-    ]
-
-
-def _suspects(
-    found: Project,
-    library: Library,
-    rows: np.ndarray,
-    train: np.ndarray,
-    values: np.ndarray,
-    free: np.ndarray,
-    ridge: Ridge | None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Unlabelled images that are probably on the other side of the threshold."""
-    if ridge is None:
-        return {}
-    return {
-        "false-positives": _suspected("fp", found, library, rows, train, values, free),
-        "false-negatives": _suspected("fn", found, library, rows, train, values, free),
-    }
-
-
-def _suspected(
-    side: Side,
-    found: Project,
-    library: Library,
-    rows: np.ndarray,
-    train: np.ndarray,
-    values: np.ndarray,
-    free: np.ndarray,
-) -> list[dict[str, Any]]:
-    s = suspected(
-        side, library.projection.features, rows["score"], rows["uncertainty"],
-        free & ~library.holdout, labelled=train, labels=values[train],
-        threshold=found.threshold, limit=SUSPECTS,
-    )  # fmt: skip
-    suspects = []
-    for row, probability, neighbour, label, closeness in zip(
-        s.rows, s.probability, s.neighbour, s.neighbour_score, s.closeness, strict=True
-    ):
-        suspect = {
-            "image_id": int(library.ids[row]),
-            "why": f"suspected_{side}",
-            "score": float(rows["score"][row]),
-            "uncertainty": float(rows["uncertainty"][row]),
-            "probability": float(probability),
-        }
-        if closeness >= TWIN:
-            suspect["neighbour"] = int(library.ids[neighbour])
-            suspect["neighbour_label"] = round(float(10 * label), 1)
-        suspects.append(suspect)
-    return suspects

@@ -7,18 +7,22 @@ trains on exactly the same set, with the same seed, and measures the same.
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlmodel import Session, col, select
 
-from app import embeddings, jobs, predictions, projects, scores, versions
+from app import embeddings, jobs, predictions, projects, scores, slices, versions
 from app.checkpoints import load_checkpoint, save_checkpoint, sidecar
 from app.config import Settings
 from app.errors import CheckpointError, NotTrainable
 from app.files import require_free_space
+from app.recipes import recipe_named
 from app.tables import EncoderRow, Image, Job, Label, Project, Version, VersionLabel
 from app.work import Work
+
+if TYPE_CHECKING:
+    from app.folds import TrainingSet
 
 # --- asking for it -----------------------------------------------------------------------------
 
@@ -29,26 +33,33 @@ def request_training(
     project: Project,
     note: str = "",
     recipe: str | None = None,
+    major: bool = False,
 ) -> Job:
-    """Queue a training on the labels as they stand now. What cannot train is refused at once."""
+    """Queue a training on the labels as they stand now. What cannot train is refused at once.
+    `major` begins a new series, v2.0 after v1.4: for a new meaning of the scale."""
+    if project.kind != "score":
+        raise NotTrainable(
+            f"“{project.name}” holds a classifier made elsewhere; only scores can be learned.",
+            "Make another project to train on scores.",
+        )
     recipe = recipe or project.recipe
-    if recipe not in ("auto", "ridge", "city96"):
-        raise NotTrainable(f"There is no recipe “{recipe}”.", "Use auto, ridge or city96.")
+    recipe_named(recipe)
     require_free_space(settings.root, settings.min_free_gb)
     check_trainable(session, project)
     payload = {
         "event_high": scores.highest_event(session, project),
-        "seed": project.seed, "recipe": recipe, "note": note.strip()[:500],
+        "seed": project.seed, "recipe": recipe, "note": note.strip()[:500], "major": major,
     }  # fmt: skip
     return jobs.enqueue(session, "train", f"Train “{project.name}”", payload, project.id, once=True)
 
 
 def check_trainable(session: Session, project: Project) -> None:
     """`NotTrainable` when the labels at hand cannot train anything."""
-    values = session.exec(
-        select(Label.value).where(Label.project_id == project.id, ~col(Label.holdout))
-    ).all()
-    everything = session.exec(select(Label.value).where(Label.project_id == project.id)).all()
+    counts = select(Label.value).where(
+        Label.project_id == project.id, ~projects.is_removed(project.id, Label.image_id)
+    )
+    values = session.exec(counts.where(~col(Label.holdout))).all()
+    everything = session.exec(counts).all()
     more = "Score a few more images, then train again."
     if not everything:
         raise NotTrainable("No image is scored yet, so there is nothing to learn from.", more)
@@ -80,6 +91,7 @@ def run(work: Work) -> dict[str, Any]:
         seed=work.payload["seed"],
         recipe=work.payload["recipe"],
         note=work.payload["note"],
+        major=work.payload.get("major", False),
     )
     return {"version": version.number, "version_id": version.id, "active": version.active}
 
@@ -93,15 +105,17 @@ def train_and_publish(
     seed: int,
     recipe: str,
     note: str,
+    major: bool = False,
 ) -> Version:
     """Train on the labels as they stood at `event_high` and publish the result. Doing it again
     under the same `made_by` finishes what was begun, or gives what was made."""
     import torch
 
-    from app.training import recipe_named, train
+    from app import judging
+    from app.training import train
 
     torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
-    version = _freeze(work, project_id, made_by, event_high, seed, recipe, note)
+    version = _freeze(work, project_id, made_by, event_high, seed, recipe, note, major)
     if version.state == "ready":
         return version
     with work.reading() as session:
@@ -128,7 +142,10 @@ def train_and_publish(
         functools.partial(_config, project, version, encoder, data.x.shape[1]),
     )
     _predict(work, project, version, trained, group_names)
-    duel = _against_active(work, project, version, data, trained)
+    work.stage("Measuring it")
+    duel = judging.against_active(work, version, data, trained)
+    with work.reading() as session:
+        report = slices.check(session, version, frozen=True)
     versions.make_ready(
         work,
         version,
@@ -143,10 +160,10 @@ def train_and_publish(
                 trained.split.fold, strict=True,
             )
         ],
-        metrics=_metrics(work, version, data, trained, duel),
+        metrics=judging.stored_metrics(work, version, data, trained, duel) | report.as_dict(),
         curve=_curve(trained.loss_curve),
         recipe=trained.recipe.as_dict() | {"choice": trained.metrics["choice"]},
-        activation=_activation(version, duel),
+        activation=_activation(version, duel, report),
     )  # fmt: skip
     work.log(f"published {path.name}")
     with work.reading() as session:
@@ -154,8 +171,9 @@ def train_and_publish(
 
 
 def _freeze(
-    work: Work, project_id: int, made_by: str, event_high: int, seed: int, recipe: str, note: str
-) -> Version:
+    work: Work, project_id: int, made_by: str, event_high: int, seed: int, recipe: str, note: str,
+    major: bool,
+) -> Version:  # fmt: skip
     """The version row, with the labels of that moment copied into its own rows."""
     with work.reading() as session:
         project = projects.get(session, project_id)
@@ -166,8 +184,14 @@ def _freeze(
         version = session.exec(select(Version).where(Version.made_by == made_by)).first()
         if version is not None:
             return version
-        labels = scores.labels_at(session, project, event_high)
+        removed = projects.removed_ids(session, project_id)
+        labels = {
+            image_id: label
+            for image_id, label in scores.labels_at(session, project, event_high).items()
+            if image_id not in removed
+        }
         embedded, _ = embeddings.matrix(session, project.encoder_id, labels)
+        series = versions.next_major(session, project_id) if major else None
     rows = [labels[image_id] for image_id in embedded.tolist()]
     without = len(labels) - len(rows)
     if without:
@@ -188,17 +212,17 @@ def _freeze(
             }
             for label in rows
         ],
-        encoder_id=project.encoder_id, event_high=event_high, seed=seed, note=note,
+        major=series, encoder_id=project.encoder_id, event_high=event_high, seed=seed, note=note,
         recipe={"name": recipe},
     )  # fmt: skip
 
 
-def _training_set(session: Session, version: Version) -> tuple[Any, dict[str, int]]:
+def _training_set(session: Session, version: Version) -> tuple["TrainingSet", dict[str, int]]:
     """The frozen labels as arrays, and the numbers given to source groups.
 
     Labels on the hold-out side that somebody picked rather than drew neither train nor measure;
     they stay out altogether."""
-    from app.training import TrainingSet
+    from app.folds import TrainingSet
 
     rows = session.execute(
         select(VersionLabel.image_id, VersionLabel.value, VersionLabel.side, Image.source_group)
@@ -261,35 +285,13 @@ def _count(work: Work, before: int, total: int, done: int) -> None:
 # --- judging it --------------------------------------------------------------------------------
 
 
-def _against_active(
-    work: Work, project: Project, version: Version, data: Any, trained: Any
-) -> dict[str, Any] | None:
-    """The new file against the active version's file on the same hold-out images, paired; None
-    where there is nothing to compare with."""
-    from app.heads import Scorer
-    from app.metrics import compare
-
-    with work.reading() as session:
-        current = versions.active(session, project)
-    rows = trained.split.holdout
-    if current is None or current.encoder_id != version.encoder_id or not rows.any():
-        return None
-    scorer = Scorer(load_checkpoint(versions.verify(work.settings, current)))
-    comparison = compare(
-        np.abs(trained.final[rows] - data.y[rows]),
-        np.abs(scorer(data.x[rows]) - data.y[rows]),
-        trained.split.groups[rows],
-    )
-    difference = comparison.difference
-    return {
-        "version": current.number, "verdict": comparison.verdict, "difference": difference.value,
-        "low": difference.low, "high": difference.high, "n": difference.n,
-    }  # fmt: skip
-
-
-def _activation(version: Version, duel: dict[str, Any] | None) -> tuple[bool, str]:
+def _activation(
+    version: Version, duel: dict[str, Any] | None, report: slices.Report
+) -> tuple[bool, str]:
     if version.parent_id is None:
         return True, "the first version"
+    if report.blocking:
+        return False, "not activated: " + "; ".join(check.missed for check in report.blocking)
     if duel is None:
         return True, "not compared: no hold-out label yet"
     against = f"than {duel['version']} on {duel['n']} hold-out images"
@@ -298,48 +300,6 @@ def _activation(version: Version, duel: dict[str, Any] | None) -> tuple[bool, st
     if duel["verdict"] == "better":
         return True, f"better {against}"
     return True, f"not shown to be worse {against}"
-
-
-def _metrics(
-    work: Work, version: Version, data: Any, trained: Any, duel: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The numbers of the version page; every one with its n, and its 95 % interval if known."""
-    from app.metrics import histogram
-
-    with work.reading() as session:
-        predicted = session.execute(
-            select(predictions.Prediction.score).where(
-                predictions.Prediction.version_id == version.id
-            )
-        ).scalars()
-        said = np.fromiter(predicted, np.float64)
-    trained_on = trained.split.train
-    return {
-        "images": int(trained_on.sum()),
-        "kind": trained.kind,
-        "aside": trained.metrics["aside"],
-        "groups": trained.metrics["groups"],
-        "folds": trained.metrics["folds"],
-        "noise": trained.noise,
-        "holdout": _flat(trained.metrics["holdout"]),
-        "out_of_fold": _flat(trained.metrics["out_of_fold"]),
-        "label_histogram": histogram(data.y),
-        "prediction_histogram": np.histogram(said, bins=20, range=(0, 1))[0].tolist(),
-        "predicted": len(said),
-        "versus_parent": duel,
-    }
-
-
-def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """{"mae": {value, low, high, n}} as mae, mae_low, mae_high, mae_n."""
-    flat: dict[str, Any] = {}
-    for key, value in summary.items():
-        if isinstance(value, dict) and "value" in value:
-            flat[key] = value["value"]
-            flat |= {f"{key}_{part}": value[part] for part in ("low", "high", "n")}
-        else:
-            flat[key] = value
-    return flat
 
 
 def _curve(points: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -2,14 +2,15 @@
 
 `score_event` is the truth and only ever grows. `label` is derived from it in the same transaction:
 for each person the newest event that was not undone counts, and where several people scored an
-image the median is its label (stand-ins count only where no person spoke). `rebuild_labels`
-derives all of them anew.
+image, the project's `aggregate` of their scores is its label (stand-ins count only where no person
+spoke). `rebuild_labels` derives all of them anew.
 """
 
 import functools
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam
@@ -22,7 +23,7 @@ from sqlmodel import Session, col, delete, func, select
 
 from app.errors import Conflict, Invalid, NotFound, TastemakerError
 from app.projects import on_holdout_side
-from app.tables import Annotator, Image, Label, Project, ScoreEvent
+from app.tables import Annotator, Image, Label, Project, RemovedImage, ScoreEvent, now
 
 # Events of these origins were drawn without a look at any model or at the picture; only such
 # labels may judge a version.
@@ -67,12 +68,14 @@ def record(
     key: str | None = None,
     group: str | None = None,
     expected: int | None = None,
+    at: datetime | None = None,
 ) -> Recorded:
     """Append what a person said: `set` (with a value), `skip` or `flag`.
 
     `key` makes a repeated request harmless: the first answer is given again. `expected` is the id
     of the newest event of this person on this image that the page knew of (0: none); another one
-    means that the score was changed elsewhere meanwhile, and `Conflict` names both values.
+    means that the score was changed elsewhere meanwhile, and `Conflict` names both values. `at`
+    is when it was said, where that was not now: scores brought in from a file keep their time.
     """
     if kind not in ("set", "skip", "flag"):
         raise Invalid(f"“{kind}” is not something one can say about an image.")
@@ -81,13 +84,18 @@ def record(
     if value is not None:
         value = parse_score(value)
     if key is not None:
-        before = session.exec(select(ScoreEvent).where(ScoreEvent.key == key)).first()
+        before = _with_key(session, key)
         if before is not None:
             same = (before.project_id, before.image_id, before.annotator_id, before.kind)
             if same != (project.id, image_id, person.id, kind) or before.value != value:
                 raise Conflict("This request key was used for another score.", "Reload the page.")
             return Recorded(before, fresh=False)
-    source_group = _source_group(session, image_id)
+    source_group, removed = _image(session, project.id, image_id)
+    if removed and origin != "import":
+        raise NotFound(
+            "This image was taken out of the project meanwhile; nothing was saved.",
+            "Go on with the next one.",
+        )
     said = standing_on(session, project.id, image_id)
     if expected is not None:
         newest = next((e for e in reversed(said) if e.annotator_id == person.id), None)
@@ -101,6 +109,7 @@ def record(
     event = ScoreEvent(
         project_id=project.id, image_id=image_id, annotator_id=person.id, kind=kind, value=value,
         origin=origin, reason=reason[:300], note=note[:2000], key=key, event_group=group,
+        at=at or now(),
     )  # fmt: skip
     event.id = _append(session, event)
     if kind == "set":
@@ -120,7 +129,7 @@ def undo(
     an older one.
     """
     if key is not None:
-        before = session.exec(select(ScoreEvent).where(ScoreEvent.key == key)).first()
+        before = _with_key(session, key)
         if before is not None:
             same = (before.project_id, before.annotator_id, before.kind)
             if same != (project.id, person.id, "undo"):
@@ -283,20 +292,51 @@ def _standing(said: list[Said]) -> list[Said]:
     return [event for event in said if event.kind != "undo" and event.id not in undone]
 
 
-def _source_group(session: Session, image_id: int) -> str:
-    query = select(col(Image.source_group)).where(col(Image.id) == image_id)
-    found = session.connection().execute(query).scalar_one_or_none()
+@functools.cache
+def _image_facts() -> Any:
+    removed = (
+        select_columns(col(RemovedImage.image_id))
+        .where(
+            col(RemovedImage.project_id) == bindparam("project"),
+            col(RemovedImage.image_id) == col(Image.id),
+        )
+        .exists()
+    )
+    return select_columns(col(Image.source_group), removed).where(
+        col(Image.id) == bindparam("image")
+    )
+
+
+def _image(session: Session, project_id: int, image_id: int) -> tuple[str, bool]:
+    """The source group of an image, and whether it was taken out of the project."""
+    facts = {"project": project_id, "image": image_id}
+    found = session.connection().execute(_image_facts(), facts).one_or_none()
     if found is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
-    return str(found)
+    return str(found[0]), bool(found[1])
+
+
+@functools.cache
+def _id_of_key() -> Any:
+    return select_columns(col(ScoreEvent.id)).where(col(ScoreEvent.key) == bindparam("key"))
+
+
+def _with_key(session: Session, key: str) -> ScoreEvent | None:
+    """The event of an idempotency key: nearly always none, which a bare look-up finds cheapest."""
+    found = session.connection().execute(_id_of_key(), {"key": key}).scalar_one_or_none()
+    return None if found is None else session.get(ScoreEvent, found)
+
+
+@functools.cache
+def _insert_event() -> Any:
+    return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]
 
 
 def _append(session: Session, event: ScoreEvent) -> int:
     """Write an event; returns its id."""
     session.flush()
-    table = ScoreEvent.__table__  # type: ignore[attr-defined]
     values = event.model_dump(exclude={"id"})
-    written = session.connection().execute(table.insert(), values)
+    written = session.connection().execute(_insert_event(), values)
     assert written.inserted_primary_key is not None
     return int(written.inserted_primary_key[0])
 
@@ -324,7 +364,7 @@ def derive_label(session: Session, project: Project, image_id: int) -> None:
     """Make the label of one image agree with its events; gone when nobody's score stands."""
     said = standing_on(session, project.id, image_id)
     if any(event.kind == "set" for event in said):
-        source_group = _source_group(session, image_id)
+        source_group, _ = _image(session, project.id, image_id)
         _write_label(session, _label_from(project, image_id, source_group, said))
         return
     label = session.get(Label, (project.id, image_id))
@@ -371,17 +411,36 @@ def _label_from(project: Project, image_id: int, source_group: str, said: Iterab
     scored = [event for event in said if event.kind == "set"]
     by_people = [event for event in scored if not event.stand_in]
     per_person = {event.annotator_id: event for event in by_people or scored}
+    by_age = sorted(per_person.values(), key=lambda event: event.id)
     holdout = on_holdout_side(project, source_group)
     return Label(
         project_id=project.id,
         image_id=image_id,
-        value=float(statistics.median(event.value or 0 for event in per_person.values())),
+        value=aggregate(project.aggregate, [event.value or 0 for event in by_age]),
         annotators=len(per_person),
         event_id=max(event.id for event in per_person.values()),
         holdout=holdout,
         # How the image came to be scored at all decides; a later correction does not change that.
         measures=holdout and scored[0].origin in UNBIASED_ORIGINS,
     )
+
+
+AGGREGATES = {
+    "median": "Median: the middle score; one outlier changes little",
+    "mean": "Mean: everybody counts alike",
+    "lowest": "Lowest: an image passes only if everybody lets it pass",
+    "highest": "Highest: one person in favour is enough",
+    "newest": "Newest: whoever scored last has the final word",
+}
+
+
+def aggregate(how: str, values: list[int]) -> float:
+    """One label from several people's scores, oldest first."""
+    if how == "newest":
+        return float(values[-1])
+    if how in ("lowest", "highest"):
+        return float(min(values) if how == "lowest" else max(values))
+    return float(statistics.fmean(values) if how == "mean" else statistics.median(values))
 
 
 def rebuild_labels(session: Session, project: Project) -> int:
@@ -403,6 +462,7 @@ def record_many(
     *,
     origin: str,
     group: str | None = None,
+    at: datetime | None = None,
 ) -> int:
     """Record (image id, score) pairs, leaving out those that already say the same."""
     written = 0
@@ -410,6 +470,6 @@ def record_many(
         newest = newest_event(session, project, image_id, person)
         if newest is not None and newest.kind == "set" and newest.value == value:
             continue
-        record(session, project, image_id, person, "set", value, origin=origin, group=group)
+        record(session, project, image_id, person, "set", value, origin=origin, group=group, at=at)
         written += 1
     return written

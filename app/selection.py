@@ -1,16 +1,19 @@
 """Which unlabelled images teach most: pure arrays in, row numbers and reason codes out.
 
 A model that learns only from what it finds best, or only from what it finds doubtful, distorts its
-own training set. A batch therefore mixes images unlike anything labelled (diverse), images near
-the threshold (drawn at random, more often the nearer), and a control drawn uniformly, which alone
-measures the model without bias. The caller decides what may be picked, by boolean masks over the
-library; nothing outside `candidates` is ever picked by a rule that looks at the model.
+own training set. A batch therefore mixes images near the threshold (drawn at random, more often
+the nearer, and the more a label of it would teach), a control drawn uniformly, which alone measures
+the model without bias, and, where asked for, images unlike anything labelled (diverse). The caller
+decides what may be picked, by boolean masks over the library; nothing outside `candidates` is ever
+picked by a rule that looks at the model.
 
 Scores, labels, thresholds and standard deviations are in score units, 0–1. Everything is
 deterministic given its seed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,17 +26,25 @@ Array = NDArray[Any]
 Rows = NDArray[np.intp]
 
 # Distances to 3,000 labels for each of 100,000 images cost over a second; a random tenth holds as
-# many different images, and costs 0.1 s.
+# many different images, and costs 0.1 s. The same tenth is enough to weigh what a label teaches.
 DIVERSITY_SAMPLE = 10_000
+LESSON_SAMPLE = 10_000
 ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of a batch; they need not add up to 1."""
+    """Shares of a batch; they need not add up to 1.
 
-    diverse: float = 0.6
-    threshold: float = 0.2
+    The replay chose them (docs/decisions/0010). Four images of five are drawn near the threshold by
+    what a label of each would teach, for that is what lowers the error there. One in five is
+    control: it feeds the hold-out, and with one in ten the rest of the scale is learned worse. A
+    share of diverse images for their own sake (LCMD) made both errors worse, once the draw near the
+    threshold weighs the lessons; they stand in where too few images are left to draw from.
+    """
+
+    diverse: float = 0.0
+    threshold: float = 0.8
     control: float = 0.2
 
     def counts(self, total: int) -> dict[Reason, int]:
@@ -81,6 +92,7 @@ def mixed(
     labelled: Array,
     scores: Array | None,
     sd: Array | None,
+    penalty: float | None = None,
     threshold: float = 0.5,
     mix: Mix | None = None,
     seed: int = 0,
@@ -90,6 +102,8 @@ def mixed(
     `features` (N, k) as in `ridge.Projection`; `candidates` and `control` (N,) are boolean masks
     and may overlap; `labelled` are the rows that have a label; `scores` and `sd` (N,) come from the
     live model, None while there is none: then diverse and threshold give way to a cold start.
+    `penalty` is that model's too; without it the draw near the threshold is blind to what a label
+    would teach.
     Where control or threshold run short, diverse images make up for it, and control for those.
     """
     quota = (mix or Mix()).counts(count)
@@ -108,11 +122,19 @@ def mixed(
     if scores is None or sd is None or len(labelled) == 0:
         take(cold_start(features, free, count - len(picks), diverse_rng), "cold_start")
     else:
-        near = near_threshold(scores, sd, free, quota["threshold"], threshold, threshold_rng)
+
+        def known() -> Rows:  # what is labelled, or will be when it has been shown
+            return np.concatenate([labelled, [pick.row for pick in picks]]).astype(np.intp)
+
+        worth = None
+        if penalty is not None:
+            doubt = np.exp(-(((scores - threshold) / sd) ** 2) / 2) + 1e-3
+            worth = partial(lessons, features, known(), doubt, penalty=penalty)
+        near = near_threshold(
+            scores, sd, free, quota["threshold"], threshold, threshold_rng, worth=worth
+        )
         take(near, "threshold")
-        centres = np.concatenate([np.asarray(labelled, np.intp), [pick.row for pick in picks]])
-        centres = centres.astype(np.intp)
-        take(diverse(features, centres, free, count - len(picks), diverse_rng), "diverse")
+        take(diverse(features, known(), free, count - len(picks), diverse_rng), "diverse")
 
     if len(picks) < count:
         taken = {pick.row for pick in picks}
@@ -129,19 +151,57 @@ def near_threshold(
     threshold: float,
     rng: np.random.Generator,
     *,
-    width: float = 1.0,
-    floor: float = 0.1,
+    width: float = 0.15,
+    floor: float = 0.01,
+    worth: Callable[[Rows], Array] | None = None,
 ) -> Rows:
-    """Up to `count` candidates drawn without replacement, p ∝ exp(−z²/2·width²) + floor with
-    z = (score − threshold)/sd.
+    """Up to `count` candidates drawn without replacement, p ∝ (exp(−z²/2·width²) + floor) · worth
+    with z = (score − threshold)/sd, and `worth` a function of rows, > 0, such as `lessons`.
 
     Adding Gumbel noise to the log weights and keeping the top is the same as drawing one after
-    another (Efraimidis & Spirakis 2006; Kool et al. 2019).
+    another (Efraimidis & Spirakis 2006; Kool et al. 2019). Only the likeliest LESSON_SAMPLE rows
+    are asked for their worth: it differs too little to bring another one forward.
     """
     rows = np.flatnonzero(candidates)
+    if count <= 0 or len(rows) == 0:
+        return rows[:0]
     z = (scores[rows] - threshold) / sd[rows]
-    keys = np.log(np.exp(-(z**2) / (2 * width**2)) + floor) + rng.gumbel(size=len(rows))
+    far = np.log(floor) if floor > 0 else -np.inf
+    keys = np.logaddexp(-(z**2) / (2 * width**2), far) + rng.gumbel(size=len(rows))
+    if worth is not None:
+        if len(rows) > LESSON_SAMPLE:
+            likeliest = np.argpartition(-keys, LESSON_SAMPLE)[:LESSON_SAMPLE]
+            rows, keys = rows[likeliest], keys[likeliest]
+        keys = keys + np.log(worth(rows))
     return rows[np.argsort(-keys, kind="stable")[:count]]
+
+
+def lessons(
+    features: Array, labelled: Rows, doubt: Array, rows: Rows, *, penalty: float
+) -> NDArray[np.float32]:
+    """How much a label of each of `rows` would teach: (m,), > 0, the fall in the variance of the
+    head's predictions, averaged over the library with the weights `doubt` (N,), > 0.
+
+    A ridge of this penalty on the labelled rows has the posterior covariance S = (ZᵀZ + λ)⁻¹ in
+    units of the noise (see `ridge.posterior_sd`). A label at x lowers the variance at x' by
+    (xᵀSx')² ÷ (1 + xᵀSx): on average xᵀSMSx ÷ (1 + xᵀSx), with M the weighted mean of x'x'ᵀ (Cohn
+    1996; Yu, Bi & Tresp 2006). A stranger teaches little, for it speaks for no one else; nor does
+    the twin of a labelled image. M is taken from at most LESSON_SAMPLE rows spread over the
+    library.
+    """
+    centre = features[labelled].mean(0)
+    known = (features[labelled] - centre).astype(np.float64)
+    precision = known.T @ known
+    precision[np.diag_indices_from(precision)] += penalty
+    covariance = np.linalg.inv(precision).astype(np.float32)
+
+    every = -(-len(features) // LESSON_SAMPLE)
+    others, weights = features[::every] - centre, np.asarray(doubt[::every], np.float32)
+    of_all = (others * weights[:, None]).T @ others / weights.sum()
+    x = features[rows] - centre
+    seen = x @ covariance
+    gain = np.einsum("ij,ij->i", seen @ of_all, seen)
+    return np.maximum(gain, np.float32(1e-30)) / (1 + np.einsum("ij,ij->i", seen, x))
 
 
 def diverse(
@@ -306,7 +366,10 @@ def _usual_square(known: Array) -> float:
     """Squared median distance from a labelled image to its nearest labelled neighbour."""
     if len(known) < 2:
         return 1.0
-    squares = np.square(known).sum(1)
-    apart = squares[:, None] + squares - 2 * (known @ known.T)
-    np.fill_diagonal(apart, np.inf)
-    return float(max(np.median(apart.min(1)), 1e-12))
+    squares, nearest = np.square(known).sum(1), np.empty(len(known), np.float32)
+    for start in range(0, len(known), ROWS_AT_ONCE):
+        part = slice(start, min(start + ROWS_AT_ONCE, len(known)))
+        apart = squares[part, None] + squares - 2 * (known[part] @ known.T)
+        apart[np.arange(len(apart)), np.arange(part.start, part.stop)] = np.inf
+        nearest[part] = apart.min(1)
+    return max(float(np.median(nearest)), 1e-12)

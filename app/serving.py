@@ -10,6 +10,7 @@ import time
 
 import uvicorn
 
+from app import file_checks
 from app.config import Settings
 from app.errors import TastemakerError
 
@@ -41,6 +42,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
     if keeper:
         keeper.start()
     shown = f"[{host}]" if ":" in host else host
+    file_checks.look_over(application.state.engine, settings)
     print(f"Tastemaker is at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -208,6 +208,7 @@ class Project(SQLModel, table=True):
     auto_train_drift: float = Field(
         default=0.0, description="Train once the live error differs by so many points; 0: never."
     )
+    card: dict[str, Any] = _json()  # what its model card says in the author's own words
     created_at: datetime = Field(default_factory=now)
 
 
@@ -260,7 +261,12 @@ class ScoreEvent(SQLModel, table=True):
         Index("ix_score_event_image", "project_id", "image_id", "annotator_id"),
         Index("ix_score_event_project", "project_id", "id"),
         Index("ix_score_event_person", "project_id", "annotator_id", "id"),
-    )
+        Index(
+            "ix_score_event_aside", "project_id", "kind", "image_id",
+            sqlite_where=text("kind IN ('skip', 'flag')"),
+            postgresql_where=text("kind IN ('skip', 'flag')"),
+        ),
+    )  # fmt: skip
 
     id: int = Field(default=None, primary_key=True)
     project_id: int = _cascade("project.id", nullable=False)
@@ -376,7 +382,11 @@ class Prediction(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
         Index("ix_prediction_score", "version_id", "score"),
-    )
+        Index(
+            "ix_prediction_honest",
+            "version_id", text("coalesce(out_of_fold, score)"), "image_id",
+        ),
+    )  # fmt: skip
 
     version_id: int = _cascade("version.id", primary_key=True)
     image_id: int = _cascade("image.id", primary_key=True)
@@ -493,7 +503,7 @@ class Question(SQLModel, table=True):
     the vector of a text. Both sides forget it soon after."""
 
     __table_args__ = (
-        CheckConstraint("state IN ('asked', 'answered', 'failed')", name="state"),
+        CheckConstraint("state IN ('asked', 'taken', 'answered', 'failed')", name="state"),
         Index("ix_question_state", "state", "id"),
     )
 

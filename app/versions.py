@@ -120,30 +120,36 @@ def base_name(project: Project) -> str:
 
 
 def begin(
-    work: Work, project_id: int, made_by: str, labels: list[dict[str, Any]], **fields: Any
+    work: Work,
+    project_id: int,
+    made_by: str,
+    labels: list[dict[str, Any]],
+    *,
+    major: int | None = None,
+    **fields: Any,
 ) -> Version:
     """The row of the version that this job step makes, with the labels it shall see: the one an
-    earlier attempt began, or a new one with the next minor number. `building` rows are seen by
-    nobody."""
+    earlier attempt began, or a new one with the next minor number. Majors begin at 1; 0 is for
+    heads that were not trained here, which have no parent. `building` rows are seen by nobody."""
     with work.writing() as session:
         version = session.exec(select(Version).where(Version.made_by == made_by)).first()
         if version is not None:
             return version
         _forget_given_up(session, project_id)
-        major = session.exec(
-            select(func.max(Version.major)).where(Version.project_id == project_id)
-        ).one()
+        if major is None:
+            newest = select(func.max(Version.major)).where(Version.project_id == project_id)
+            major = session.exec(newest).one() or 1
         highest = session.exec(
             select(func.max(Version.minor)).where(
-                Version.project_id == project_id, Version.major == (major or 1)
+                Version.project_id == project_id, Version.major == major
             )
         ).one()
         project = session.get(Project, project_id)
         assert project is not None
-        parent = active(session, project)
+        parent = active(session, project) if major else None
         minor = 0 if highest is None else highest + 1
         version = Version(
-            project_id=project_id, major=major or 1, minor=minor, made_by=made_by,
+            project_id=project_id, major=major, minor=minor, made_by=made_by,
             parent_id=parent.id if parent else None, **fields,
         )  # fmt: skip
         version.file = f"{project_id}/{base_name(project)}-{version.number}.safetensors"
@@ -153,6 +159,12 @@ def begin(
             session.add(VersionLabel(version_id=version.id, **label))
     reach("publish.begun")
     return version
+
+
+def next_major(session: Session, project_id: int) -> int:
+    """The first number of the series after the newest: 2 after v1.4, 1 where nothing is."""
+    newest = select(func.max(Version.major)).where(Version.project_id == project_id)
+    return (session.exec(newest).one() or 0) + 1
 
 
 def _forget_given_up(session: Session, project_id: int) -> None:

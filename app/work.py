@@ -24,7 +24,8 @@ from app.config import Settings
 from app.tables import Job
 
 REPORT_SECONDS = 0.2
-NICENESS = 5
+NICENESS = 5  # people wait for the web process first, then for the live model, last for a job
+JOB_NICENESS = 10
 
 
 class Work:
@@ -94,11 +95,11 @@ class Work:
             yield session
 
 
-def settle_in() -> None:
+def settle_in(niceness: int = NICENESS) -> None:
     """Make this process a good background one: it yields to the web process, which people wait
     for, and ends when its parent ends, even if that was killed."""
     with contextlib.suppress(AttributeError, OSError):
-        os.nice(NICENESS)
+        os.nice(niceness)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

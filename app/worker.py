@@ -26,12 +26,12 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
-from app import db, jobs, resident
+from app import auto_train, db, file_checks, files, jobs, resident
 from app.config import Settings
 from app.errors import TastemakerError, Unavailable
 from app.migrate import migrate
 from app.tables import Job
-from app.work import Work, settle_in
+from app.work import JOB_NICENESS, Work, settle_in
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,16 @@ HANDLERS = {
     "embed": "app.embeddings:run",
     "train": "app.retraining:run",
     "demo": "app.demo:run",
+    "predict": "app.predictions:run",
+    "test-run": "app.test_runs:run",
+    "adopt": "app.foreign:run",
 }
 
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 30.0
 KILL_AFTER_SECONDS = 5.0
+AUTO_TRAIN_SECONDS = 5.0
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -72,7 +76,7 @@ class Running:
 
 def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     """Entry point of a job's process: run the handler, send how it ended."""
-    settle_in()
+    settle_in(JOB_NICENESS)
     engine = db.make_engine(settings)
     with db.reading(engine) as session:
         job = jobs.get(session, job_id)
@@ -301,6 +305,8 @@ def run_forever(settings: Settings) -> None:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
+        if parent is None:  # else the web process does it
+            file_checks.look_over(engine, settings)
 
         def stop(*_: Any) -> None:
             scheduler.shutdown(wait=False)
@@ -313,6 +319,10 @@ def run_forever(settings: Settings) -> None:
         scheduler.add_job(worker.reap, "interval", seconds=5)
         scheduler.add_job(resident.tend, "interval", seconds=1)
         scheduler.add_job(watch_parent, "interval", seconds=1)
+        scheduler.add_job(files.sweep_unfinished, args=(settings.root,))  # once, beside the rest
+        scheduler.add_job(
+            auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+        )
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         resident.tend()

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-NAMES = ("live", "training", "scoring", "keys", "web", "stamps")
+NAMES = (
+    "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
+    "try_it", "stamps",
+)  # fmt: skip
 
 
 def machine() -> str:

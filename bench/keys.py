@@ -1,6 +1,7 @@
-"""Key press → next image painted, and the time to record a score, in a real browser.
+"""Scoring in a real browser: key → next image painted, the time to record a score, how much of an
+hour is the person's, and how soon a folder of photos can be scored.
 
-    python -m bench keys [--images 100000] [--keys 200]
+    python -m bench keys [--images 100000] [--keys 200] [--photos 1000]
 
 The worker runs as usual, so the live model is refitted behind the keys. Beside it, in the same
 browser and run: the floor, a static page that swaps preloaded pictures and posts to a bare server.
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from app.samples import make_sample_library
 from bench.library import make_library, serving
 
 # From the key event to the second animation frame after the new picture is in the page: the
@@ -45,6 +48,23 @@ WATCH = """
   }).observe(document.querySelector('#stage'), { childList: true, subtree: true });
 }
 """
+
+# From the key event until the page takes the next key as meant for the next image.
+WATCH_READY = """
+() => {
+  window.ready = [];
+  let pressed = null;
+  addEventListener('keydown', () => { pressed = performance.now(); }, true);
+  new MutationObserver(() => {
+    if (pressed === null || !document.querySelector('#score').dataset.ready) return;
+    window.ready.push(performance.now() - pressed);
+    pressed = null;
+  }).observe(document.querySelector('#score'),
+             { attributes: true, attributeFilter: ['data-ready'] });
+}
+"""
+PER_HOUR = 1500
+STAGE_SEEN = 120  # milliseconds that static/stage.js leaves for looking before a key counts
 
 
 def percentiles(milliseconds: list[float]) -> str:
@@ -95,6 +115,57 @@ def at_a_pace(page: Page, url: str, project: int, seconds: float, per_second: fl
         "saved": len(saved),
         "on the right image": sum(a == b for a, b in zip(shown, saved, strict=False)),
     }
+
+
+def like_a_person(page: Page, images: int) -> tuple[list[float], float]:
+    """Score so many images at the pace of `PER_HOUR`. Milliseconds that the software made the
+    person wait after each key, and the share of the time that was theirs."""
+    page.evaluate(WATCH_READY)
+    began = due = time.monotonic()
+    for number in range(images):
+        due += 3600 / PER_HOUR
+        page.wait_for_timeout(max(0.0, 1000 * (due - time.monotonic())))
+        page.keyboard.press("0123456789-"[3 * number % 11])
+        wait(page, f"window.ready.length > {number}")
+    waited = page.evaluate("window.ready")
+    return waited, 1 - sum(waited) / (1000 * (time.monotonic() - began))
+
+
+def first_score(page: Page, photos: int, port: int) -> tuple[int, float, float]:
+    """From an empty installation to the first score of a folder of photographs: what a person does,
+    and the seconds from handing over the folder to the first picture and to the saved score."""
+    home = Path(tempfile.mkdtemp(prefix="tastemaker-first-"))
+    try:
+        folder = home / "photos"
+        _photographs(folder, photos)
+        with serving(home / "home", port) as (url, _, _):
+            page.goto(url)
+            page.get_by_label("Name").first.fill("Photos")
+            page.keyboard.press("Enter")  # the first action: a project
+            page.get_by_label("Full path").fill(str(folder))
+            began = time.monotonic()
+            page.keyboard.press("Enter")  # the second: the folder
+            page.locator("#score[data-ready]").wait_for(state="attached", timeout=60_000)
+            seen = time.monotonic() - began
+            page.keyboard.press("7")  # the third: a score
+            end = time.monotonic() + 30
+            while not _events(url, 1):
+                if time.monotonic() > end:
+                    raise RuntimeError("the first score was not saved")
+                time.sleep(0.01)
+            return 3, seen, time.monotonic() - began
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _photographs(folder: Path, count: int) -> None:
+    """So many JPEGs of about a megapixel, each of another width, from a few real photographs."""
+    folder.mkdir(parents=True)
+    samples = make_sample_library(folder.parent / "samples", 20)
+    sources = [Image.open(sample.path).convert("RGB") for sample in samples]
+    for number in range(count):
+        photo = sources[number % len(sources)].resize((1200 + number % 97, 900))
+        photo.save(folder / f"photo-{number:04d}.jpg", quality=85)
 
 
 def _events(url: str, project: int) -> list[tuple[int, int]]:
@@ -185,6 +256,8 @@ def main(words: list[str] | None = None) -> str:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--person", type=int, default=100, help="images scored at a human pace")
     given = parser.parse_args(words)
     home = Path(tempfile.mkdtemp(prefix="tastemaker-bench-"))
     try:
@@ -200,12 +273,14 @@ def main(words: list[str] | None = None) -> str:
             page.wait_for_timeout(1000)
             ours = press(page, given.keys, 0.25)
             wait(page, "document.querySelector('#outbox').hidden")
+            waited, own = like_a_person(page, given.person)
             pace = at_a_pace(page, url, project, given.seconds, 4.0)
             one = posts(url, project, given.images // 2, 1, 200)
             ten = posts(url, project, given.images // 2 + 1000, 10, 50)
             views = sorted((home / "seen").rglob("*-1280.webp"))[:50]
             swap = floor(page, views, given.keys, 0.25, wait=False)
             waits = floor(page, views, given.keys, 0.25, wait=True)
+            actions, to_see, to_save = first_score(page, given.photos, 8897)
             browser.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -222,6 +297,13 @@ def main(words: list[str] | None = None) -> str:
             f"| score POST, ten clients | {percentiles(ten)} | 25 | |",
             f"| keys at 4 a second for {given.seconds:g} s | {pace['pressed']} pressed, "
             f"{pace['saved']} saved, {pace['on the right image']} on the right image | all | |",
+            f"| {PER_HOUR:,} images an hour: key → the next key counts | {percentiles(waited)} | "
+            f"| of which {STAGE_SEEN} are for looking |",
+            f"| the person's share of that time | {own:.1%} | > 90 % | |",
+            f"| a folder of {given.photos:,} photos: actions to the first score "
+            f"| {actions} | 3 | |",
+            f"| … seconds to the first picture, to the first saved score | {to_see:.1f}, "
+            f"{to_save:.1f} | 5 | |",
         ]
     )
 

@@ -74,7 +74,7 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[int, 
         sd = timed("uncertainty", posterior_sd, projection, labelled, ridge, scores)
         timed("rank", np.argsort, scores)
         masks = candidates, candidates
-        live = {"labelled": labelled, "scores": scores, "sd": sd}
+        live = {"labelled": labelled, "scores": scores, "sd": sd, "penalty": ridge.penalty}
         timed("batch", mixed, projection.features, *masks, BATCH, **live, seed=seed)
         took("total", time.perf_counter() - start)
         took("cpu", time.process_time() - started)

@@ -1,5 +1,5 @@
 /* The upload form of the Add page: the same form, sent with a bar, a rate and an ETA.
-   `byId` and `tell` are those of keys.js. */
+   `byId` and `tell` are those of page.js. */
 "use strict";
 
 function uploading(form) {
@@ -31,4 +31,4 @@ function uploading(form) {
   });
 }
 
-uploading(byId("upload"));
+if (byId("upload")) uploading(byId("upload")); // a page may hold no form yet

@@ -198,3 +198,42 @@ def test_equal_heads_and_empty_sets_show_no_difference():
     empty = metrics.compare([], [])
     assert empty.verdict == "no difference shown"
     assert empty.difference.value is None
+
+
+# ---------------------------------------------------------------- what predictions mean
+
+
+@given(scores)
+def test_the_calibration_curve_holds_every_image_once(pairs):
+    y, p = columns(pairs)
+    curve = metrics.calibration_curve(y, p)
+    assert sum(row["n"] for row in curve) == len(y)
+    assert all(row["from"] - 1e-9 <= row["predicted"] <= row["to"] + 1e-9 for row in curve)
+    total = sum(row["n"] * row["labelled"] for row in curve)
+    assert total == pytest.approx(y.sum())
+
+
+def test_normal_errors_are_covered_as_often_as_promised():
+    random = np.random.default_rng(0)
+    sigma = random.uniform(0.05, 0.2, 20_000)
+    covered = metrics.coverage(random.normal(0, sigma), np.zeros(20_000), sigma)
+    assert covered == pytest.approx({"50": 0.5, "80": 0.8, "95": 0.95}, abs=0.01)
+    assert metrics.coverage([], [], []) == {"50": None, "80": None, "95": None}
+
+
+def test_bracket_errors_are_the_brackets_without_their_intervals():
+    random = np.random.default_rng(3)
+    y, p = random.integers(0, 11, 80) / 10, random.random(80)
+    for short, full in zip(metrics.bracket_errors(y, p), metrics.bracket_mae(y, p), strict=True):
+        assert short["n"] == full["mae"]["n"]
+        assert short["mae"] == pytest.approx(full["mae"]["value"])
+        assert short["bias"] == pytest.approx(full["bias"])
+
+
+def test_percentiles_rise_from_the_lowest_to_the_highest():
+    scores = np.random.default_rng(1).random(500)
+    found = metrics.percentiles(scores)
+    assert list(found) == ["0", "1", "5", "10", "25", "50", "75", "90", "95", "99", "100"]
+    assert list(found.values()) == sorted(found.values())
+    assert (found["0"], found["100"]) == (scores.min(), scores.max())
+    assert metrics.percentiles([]) == {}

@@ -14,6 +14,7 @@ from app.selection import (
     cold_start,
     disagreements,
     diverse,
+    lessons,
     mixed,
     near_threshold,
     suspected,
@@ -39,21 +40,91 @@ def test_the_threshold_draw_follows_its_probabilities():
     expected = np.exp(-(np.array([0, 1, 2, -4]) ** 2) / 2) + 0.1
     rng = np.random.default_rng(0)
     everyone = np.ones(4, bool)
-    first = [near_threshold(scores, sd, everyone, 1, 0.5, rng)[0] for _ in range(4000)]
+    first = [
+        near_threshold(scores, sd, everyone, 1, 0.5, rng, width=1.0, floor=0.1)[0]
+        for _ in range(4000)
+    ]
     counts = np.bincount(first, minlength=4)
     assert chisquare(counts, 4000 * expected / expected.sum()).pvalue > 0.001
+
+
+def test_the_threshold_draw_is_proportional_to_what_a_label_is_worth():
+    scores, sd, worth = np.full(3, 0.5), np.ones(3), np.array([1.0, 2.0, 5.0])
+    rng = np.random.default_rng(1)
+    asked = {"floor": 0.0, "worth": lambda rows: worth[rows]}
+    first = [
+        near_threshold(scores, sd, np.ones(3, bool), 1, 0.5, rng, **asked)[0] for _ in range(4000)
+    ]
+    assert chisquare(np.bincount(first, minlength=3), 500 * worth).pvalue > 0.001
 
 
 def test_the_threshold_draw_is_stochastic_and_reaches_everything():
     scores, sd = np.linspace(0, 1, 200), np.full(200, 0.1)
     draws = [
         set(near_threshold(scores, sd, np.ones(200, bool), 20, 0.5, np.random.default_rng(s)))
-        for s in range(60)
+        for s in range(150)
     ]
     assert len(set().union(*draws)) > 180  # the floor: no image is out of reach
     assert max(len(a & b) for a, b in pairwise(draws)) < 20
     near = np.mean([np.mean([abs(scores[r] - 0.5) < 0.1 for r in draw]) for draw in draws])
-    assert near > 0.35  # 20 % of the images lie there
+    assert near > 0.45  # 20 % of the images lie there
+
+
+def test_without_a_floor_far_images_come_last_and_none_is_lost():
+    scores = np.concatenate([np.full(10, 0.5), np.full(30, 1.0)])
+    drawn = near_threshold(
+        scores, np.full(40, 0.01), np.ones(40, bool), 40, 0.5, np.random.default_rng(0), floor=0.0
+    )
+    assert set(drawn[:10]) == set(range(10)) and len(set(drawn)) == 40
+
+
+# --------------------------------------------------------------------------- what a label teaches
+
+
+def test_a_lesson_is_the_fall_in_the_weighted_variance_over_the_library():
+    points, doubt, _ = library(80, 6)
+    labelled, rows = np.arange(30), np.arange(40, 60)
+    taught = lessons(points, labelled, doubt, rows, penalty=2.0)
+    centre = points[labelled].mean(0)
+    z, x = points[labelled] - centre, points - centre
+    precision = z.T @ z + 2.0 * np.eye(6)
+    before = np.einsum("ij,jk,ik->i", x, np.linalg.inv(precision), x)
+    for row, lesson in zip(rows, taught, strict=True):
+        more = np.linalg.inv(precision + np.outer(x[row], x[row]))
+        after = np.einsum("ij,jk,ik->i", x, more, x)
+        assert lesson == pytest.approx(np.average(before - after, weights=doubt), rel=1e-3)
+
+
+def test_strangers_and_twins_of_labels_teach_less_than_those_who_speak_for_many():
+    rng = np.random.default_rng(3)
+    crowd = 3 * np.eye(8)[1] + 0.3 * rng.normal(size=(200, 8))
+    points = np.concatenate([0.3 * rng.normal(size=(100, 8)), crowd]).astype(np.float32)
+    points[99] = 3 * np.eye(8)[5]  # alone in its direction
+    points[98] = points[0]
+    taught = lessons(points, np.arange(50), np.ones(300), np.array([98, 99, 150]), penalty=1.0)
+    assert taught[2] > 5 * taught[1] and taught[2] > 5 * taught[0] and taught.min() > 0
+
+
+def test_a_mixed_batch_prefers_what_teaches_more():
+    rng = np.random.default_rng(3)
+    crowd = 3 * np.eye(8)[1] + 0.3 * rng.normal(size=(100, 8))
+    points = np.concatenate([0.3 * rng.normal(size=(200, 8)), crowd]).astype(np.float32)
+    free = mask(300, range(50, 300))
+    call = {"labelled": np.arange(50), "scores": np.full(300, 0.5), "sd": np.full(300, 0.1)}
+    share = {}
+    for penalty in (None, 1.0):
+        picks = mixed(points, free, free, 40, mix=Mix(0, 1, 0), penalty=penalty, **call)
+        share[penalty] = np.mean([pick.row >= 200 for pick in picks])
+    assert share[1.0] > 0.8 > 0.6 > share[None]
+
+
+def test_a_large_library_is_weighed_by_a_part_of_it():
+    points, scores, sd = library(25_000, 4)
+    everyone = mask(25_000, range(50, 25_000))
+    picks = mixed(
+        points, everyone, everyone, 50, labelled=np.arange(50), scores=scores, sd=sd, penalty=1.0
+    )
+    assert len({pick.row for pick in picks}) == 50
 
 
 # --------------------------------------------------------------------------- diverse
@@ -175,8 +246,9 @@ def test_the_order_within_a_batch_tells_nothing():
     with_order = []
     for seed in range(80):
         picks = mixed(
-            points, everyone, everyone, 30, labelled=np.arange(9), scores=scores, sd=sd, seed=seed
-        )
+            points, everyone, everyone, 30, labelled=np.arange(9), scores=scores, sd=sd, seed=seed,
+            mix=Mix(0.4, 0.4, 0.2),
+        )  # fmt: skip
         for place, pick in enumerate(picks):
             places[pick.reason].append(place)
         with_order.append(np.corrcoef(np.arange(30), [scores[pick.row] for pick in picks])[0, 1])

@@ -1,11 +1,13 @@
 """A version is old or new, never in between, and its numbers are those of its file."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,23 @@ from safetensors.numpy import load_file
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from app import db, doctor, embeddings, jobs, projects, retraining, scores, versions
+from app import (
+    db,
+    doctor,
+    embeddings,
+    file_checks,
+    jobs,
+    projects,
+    retraining,
+    scores,
+    slices,
+    versions,
+)
+from app.checkpoints import save_checkpoint
 from app.config import Settings
 from app.errors import Conflict, NotFound, NotTrainable
 from app.migrate import migrate
-from app.tables import Image, Label, Prediction, Project, Version, VersionLabel
+from app.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
 from tests.conftest import add_images, environment, forward
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
@@ -372,7 +386,125 @@ def test_a_cancelled_training_leaves_no_gap_in_the_numbers(
     assert home.damage() == []
 
 
+@pytest.mark.slow
+def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_why(
+    home: Home, forge: Forge, undisturbed: Home
+) -> None:
+    with db.writing(home.engine) as session:
+        project = home.project(session)
+        for defined in slices.listing(session, project):
+            slices.remove(session, defined)
+        row = slices.add(session, project, "tag", {"tag": "noise"})
+        slices.expect(session, project, row.id, "mean", "at most", 0.01, blocks=True)
+        slices.expect(session, project, row.id, "pass_rate", "at most", 1.0)
+    assert forge.train(home) == "v1.2"
+    new, active = home.get("v1.2"), home.get("active")
+    assert active.number == "v1.1" and not new.active
+    assert new.activation.startswith("not activated: “noise”: mean prediction ")
+    assert new.activation.endswith("expected at most 1 %")
+    missed, met = new.metrics["expectations"]
+    assert (missed["met"], missed["blocks"], met["met"], met["blocks"]) == (
+        False,
+        True,
+        True,
+        False,
+    )
+    (told,) = new.metrics["slices"]
+    noisy = {
+        i: p.score if p.out_of_fold is None else p.out_of_fold
+        for i, p in home.predictions("v1.2").items()
+        if i in set(tagged(home, "noise"))
+    }
+    assert told["images"] == len(noisy) > 40
+    assert missed["value"] == pytest.approx(np.mean(list(noisy.values())))
+    assert new.sha256 == undisturbed.get("v1.2").sha256, "only its activation is another"
+
+
+def tagged(home: Home, tag: str) -> list[int]:
+    with db.reading(home.engine) as session:
+        return list(session.exec(select(Tag.image_id).where(Tag.tag == tag)))
+
+
+@pytest.mark.slow
+def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
+    home: Home, forge: Forge
+) -> None:
+    with db.writing(home.engine) as session:
+        project = home.project(session)
+        job_id = retraining.request_training(session, home.settings, project, major=True).id
+    assert forge.run(home, job_id) == "v2.0"
+    assert forge.train(home) == "v2.1"
+    assert home.listed() == ["v2.1", "v2.0", "v1.1", "v1.0"]
+
+
+def test_two_who_activate_at_once_leave_one_active_version(home: Home) -> None:
+    chosen = [home.get("v1.0").id, home.get("v1.1").id] * 8
+
+    def choose(version_id: int) -> None:
+        with db.writing(home.engine) as session:
+            versions.activate(session, versions.get(session, version_id))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(choose, chosen))
+    with db.reading(home.engine) as session:
+        assert len(session.exec(select(Version).where(Version.active)).all()) == 1
+
+
 # --- files that are not what was published -----------------------------------------------------
+
+
+def test_what_happened_to_a_file_is_told_at_the_start_and_by_doctor(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert file_checks.damaged(home.engine, home.settings) == []
+    one, other = (versions.verify(home.settings, home.get(n)) for n in ("v1.0", "v1.1"))
+    kept = one.read_bytes(), other.read_bytes()
+
+    def told() -> str:
+        caplog.clear()
+        file_checks.look_over(home.engine, home.settings).join()
+        found = [record.getMessage() for record in caplog.records]
+        assert len(found) == len(home.damage()) == 1
+        with pytest.raises((Conflict, NotFound)):
+            versions.verify(home.settings, home.get("v1.1"))
+        return found[0]
+
+    other.write_bytes(kept[0])
+    assert "v1.1 now holds the file of v1.0" in told()
+    other.write_bytes(kept[1][:-4096])
+    assert "v1.1 was cut short: " in told()
+    flipped = bytearray(kept[1])
+    flipped[-1] ^= 1
+    other.write_bytes(flipped)
+    assert "v1.1 was altered after publishing" in told()
+    status = other.stat()
+    flipped[-1] ^= 3
+    other.write_bytes(flipped)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "altered" in told(), "an old time does not hide a new content"
+    other.unlink()
+    assert "v1.1 is missing" in told() and "active version" in told()
+    other.write_bytes(kept[1])
+    assert file_checks.damaged(home.engine, home.settings) == []
+
+
+def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
+    with db.reading(home.engine) as session:
+        proof = file_checks.prove(session, home.settings, home.get("v1.1"))
+    assert proof.holds and proof.sidecar and proof.tensors == 16 and proof.images == 32
+    assert proof.largest is not None and proof.largest < 1e-5
+    tensors = home.tensors("v1.1")
+    x = home.matrix()[1][:50].astype(np.float64)
+    assert np.abs(file_checks.forward(tensors, x) - forward(tensors, x)).max() < 1e-12
+
+    path = versions.checkpoint_path(home.settings, home.get("v1.1"))
+    save_checkpoint(path, tensors | {"down.5.bias": tensors["down.5.bias"] + 1}, {})
+    with db.reading(home.engine) as session:
+        proof = file_checks.prove(session, home.settings, home.get("v1.1"))
+    assert not proof.holds and "differ" in proof.why and not proof.sidecar
+    path.write_bytes(b"not a head at all")
+    with db.reading(home.engine) as session:
+        assert not file_checks.prove(session, home.settings, home.get("v1.1")).holds
 
 
 def test_an_altered_or_missing_file_is_not_given_out_and_doctor_says_so(home: Home) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web import charts
+from app.web import charts, plots
 
 SVG = re.compile(r'(height|x|y|width|cx)="(-?[\d.]+)"')
 
@@ -60,3 +60,81 @@ def test_an_interval_says_its_numbers_and_stops_at_the_frame() -> None:
     root = ET.fromstring(charts.interval(1.25, 1.0, 9.0))
     assert root.findtext("title") == "1.25 points, 95 % interval 1.00 to 9.00."
     assert "118.0" in ET.tostring(root).decode()
+
+
+# --- the larger ones -----------------------------------------------------------------------------
+
+shares = st.floats(0, 1)
+groups = st.fixed_dictionaries(
+    {"predicted": shares, "labelled": st.none() | shares, "n": st.integers(0, 10**6)}
+)
+
+
+def drawn(text: str) -> ET.Element:
+    assert "nan" not in text and "style" not in text and "inf" not in text
+    return ET.fromstring(text)
+
+
+@given(st.lists(groups, max_size=12), st.floats(0.01, 0.99))
+def test_a_calibration_plot_has_a_dot_for_each_group_that_is_known(
+    curve: list[dict], threshold: float
+) -> None:
+    text = plots.calibration(curve, threshold)
+    known = [row for row in curve if row["n"] and row["labelled"] is not None]
+    assert bool(text) == bool(known)
+    if text:
+        assert len(drawn(text).findall("circle")) == len(known)
+
+
+@given(st.lists(st.tuples(shares, shares), max_size=60), st.floats(0.01, 0.99), st.booleans())
+def test_a_scatter_draws_every_point_once_and_cells_where_there_are_more(
+    points: list[tuple[float, float]], threshold: float, more: bool
+) -> None:
+    cells = [[0, 3], [1, 0]]
+    how = {"images": len(points) + 4 * more, "points": points, "cells": cells, "mean_change": 0.1}
+    text = plots.scatter(how, threshold, "v1.0", "v1.1")
+    if not how["images"]:
+        assert text == ""
+        return
+    root = drawn(text)
+    dots = [p.attrib["d"].count("M") for p in root.iter("path") if "dots" in p.attrib["class"]]
+    assert sum(dots) == len(points)
+    assert len([r for r in root.iter("rect") if r.attrib["class"] == "cell"]) == 2 * more
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=40),
+    st.floats(0.01, 0.99),
+)
+def test_a_shift_stays_in_its_frame(counts: list[tuple[int, int]], threshold: float) -> None:
+    old, new = [a for a, _ in counts], [b for _, b in counts]
+    text = plots.shift(old, new, threshold, "v1.0", "v1.1")
+    drawn(text)
+    assert all(-0.01 <= float(value) <= 345 for _, value in SVG.findall(text))
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"from": shares, "to": shares, "bias": st.none() | st.floats(-10, 10)}
+        ),
+        max_size=8,
+    )
+)
+def test_bias_has_a_bar_for_each_bracket_that_holds_labels(brackets: list[dict]) -> None:
+    known = [row for row in brackets if row["bias"] is not None]
+    text = plots.bias(brackets)
+    assert bool(text) == bool(known)
+    if text:
+        assert len(drawn(text).findall("rect")) == len(known)
+
+
+def test_a_learning_curve_shows_the_noise_it_cannot_go_below_and_takes_gaps() -> None:
+    curve = {"labels": [50, 100], "mae": [2.0, 1.5], "mae_low": [1.8, None], "noise_floor": 0.9}
+    root = drawn(plots.learning_curve(curve))
+    assert "noise of the scores themselves is 0.90" in (root.findtext("title") or "")
+    assert len(root.findall("circle")) == 2 and len(root.findall("polygon")) == 1
+    for few in ({}, {"labels": [50], "mae": [2.0]}, {"labels": [1, 2], "mae": [1.0]}):
+        assert plots.learning_curve(few) == ""
+    assert plots.learning_rate({"step": [0, 1], "lr": [None, 0.1]}) == ""
+    assert "at most 0.1" in plots.learning_rate({"step": [0, 1], "lr": [0.1, 0.0]})

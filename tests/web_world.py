@@ -177,9 +177,12 @@ def add_version(world: World, minor: int, predicted: dict[int, float], **fields:
             project_id=world.project_id, minor=minor, state="ready", active=minor == 1,
             made_by=f"test {minor}", encoder_id=encoder.id, file=name,
             sha256=hashlib.sha256(content).hexdigest(), bytes=len(content),
-            recipe={"name": "city96", "samples": 100_000, "learning_rate": 0.0001},
-            activation="better than v1.0", parent_id=1 if minor else None,
-            **{"event_high": 0, "metrics": metrics, "curve": curve, **fields},
+            parent_id=1 if minor else None,
+            **{
+                "recipe": {"name": "city96", "samples": 100_000, "learning_rate": 0.0001},
+                "activation": "better than v1.0", "event_high": 0, "metrics": metrics,
+                "curve": curve, **fields,
+            },
         )  # fmt: skip
         session.add(row)
         session.flush()

@@ -12,7 +12,18 @@ import typer
 from pydantic import ValidationError
 
 from app import __version__
-from app.cli import filtering, images, learning, projects, running, scores, versions
+from app.cli import (
+    filtering,
+    images,
+    learning,
+    projects,
+    publish,
+    replay,
+    running,
+    scores,
+    users,
+    versions,
+)
 from app.cli.terminal import err, plain
 from app.config import Settings
 from app.errors import TastemakerError
@@ -24,12 +35,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (running.app, images.app, scores.top, learning.app, filtering.app):
+for commands in (
+    running.app,
+    images.app,
+    scores.top,
+    learning.app,
+    filtering.app,
+    replay.app,
+    publish.top,
+):
     app.add_typer(commands)
 for name, commands in {
-    "project": projects.app, "scores": scores.app, "versions": versions.app,
+    "project": projects.app, "scores": scores.app, "versions": versions.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(commands, name=name)
+versions.app.add_typer(publish.app)
+scores.app.add_typer(publish.labels)
 
 
 def main() -> None:

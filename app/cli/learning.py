@@ -15,7 +15,10 @@ app = typer.Typer()
 def train(
     project: ProjectName,
     note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
-    recipe: Annotated[str | None, typer.Option(help="auto, ridge or city96.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="auto, ridge, mlp or city96.")] = None,
+    major: Annotated[
+        bool, typer.Option("--major", help="Begin a new series: v2.0 after v1.4.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the version is published.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +30,7 @@ def train(
     with database() as (settings, engine):
         with db.writing(engine) as session:
             chosen = projects.named(session, project)
-            job_id = request_training(session, settings, chosen, note, recipe).id
+            job_id = request_training(session, settings, chosen, note, recipe, major).id
         if not wait and is_running(settings):
             if as_json:
                 return print_json({"job": job_id})

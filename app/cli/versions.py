@@ -1,15 +1,14 @@
 """`tastemaker versions …`"""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.table import Table
 
 from app import db
-from app.cli.terminal import AsJson, ProjectName, database, out, print_json
+from app.cli.terminal import AsJson, ProjectName, database, out, plain, print_json
 
-app = typer.Typer(help="List, show, activate, export versions.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare, activate, export versions.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -58,39 +57,31 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
     return None
 
 
+@app.command("diff")
+def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False) -> None:
+    """What changed from one version to another: errors, flips, slices, labels."""
+    from app import comparing, projects
+
+    with database() as (_, engine), db.reading(engine) as session:
+        both = comparing.pair(session, projects.named(session, project), older, newer)
+        told = comparing.diff(session, both)
+    if as_json:
+        return print_json(told)
+    out.print("\n".join(plain(line) for line in comparing.in_words(told)))
+    return None
+
+
 @app.command("activate")
 def versions_activate(project: str, version: str) -> None:
     """Make a version the active one."""
-    from app import projects, versions
+    from app import predictions, projects, versions
 
     with database() as (settings, engine), db.writing(engine) as session:
         chosen = versions.named(session, projects.named(session, project), version)
         versions.verify(settings, chosen)
         versions.activate(session, chosen)
+        predictions.catch_up(session, chosen)
     out.print(f"{chosen.number} is active.")
-
-
-@app.command("export")
-def versions_export(
-    project: str,
-    version: str,
-    folder: Path,
-    layout: Annotated[str, typer.Option("--format", help="city96.")] = "city96",
-) -> None:
-    """Copy a version's checkpoint and sidecar into a folder."""
-    from app import projects, versions
-    from app.files import write_atomic
-
-    if layout != "city96":
-        raise typer.BadParameter("Only the city96 layout can be exported.", param_hint="--format")
-    with database() as (settings, engine), db.reading(engine) as session:
-        chosen = versions.named(session, projects.named(session, project), version)
-        source = versions.verify(settings, chosen)
-        config = versions.config_path(settings, chosen)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (source, config):
-        write_atomic(folder / path.name, path.read_bytes())
-        out.print(str(folder / path.name))
 
 
 def quality(version: dict[str, Any]) -> str:

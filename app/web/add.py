@@ -154,14 +154,24 @@ class Upload:
     """A multipart body on its way to the disk.
 
     Invariant: every file part lies under a number of our own choosing in `staging`, and `files`
-    pairs that number with the name it came with. The name is never used as a path.
+    pairs that number with the name it came with. The name is never used as a path. More than
+    `most_bytes` (0: what the settings allow) raises `beyond`.
     """
 
-    def __init__(self, content_type: str, staging: Path, settings: Settings) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        staging: Path,
+        settings: Settings,
+        most_bytes: int = 0,
+        beyond: TooLarge | None = None,
+    ) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or b"boundary" not in options:
             raise Invalid("This is not an upload of files.", "Use the form on the Add page.")
         self.staging, self.settings = staging, settings
+        self._most_bytes = most_bytes or settings.max_upload_mb * 2**20
+        self._beyond = beyond or too_large(settings)
         self.files: list[tuple[str, str]] = []
         self.fields: dict[str, str] = {}
         self._seen = self._next_look = 0
@@ -187,8 +197,8 @@ class Upload:
     def write(self, chunk: bytes) -> None:
         """Raises `TooLarge`, `StorageFull`, or `Invalid` for a malformed body."""
         self._seen += len(chunk)
-        if self._seen > self.settings.max_upload_mb * 2**20:
-            raise too_large(self.settings)
+        if self._seen > self._most_bytes:
+            raise self._beyond
         if self._seen >= self._next_look:
             require_free_space(self.settings.incoming, self.settings.min_free_gb)
             self._next_look = self._seen + LOOK_AT_DISK_EVERY
@@ -198,11 +208,11 @@ class Upload:
             except MultipartParseError:
                 raise Invalid("The upload is malformed; nothing of it was kept.") from None
 
-    def finish(self) -> None:
-        """Raises `Invalid` when the body ended too early or brought no file."""
+    def finish(self, least: int = 1) -> None:
+        """Raises `Invalid` when the body ended too early or brought fewer files than `least`."""
         if not self._ended:
             raise Invalid("The upload was cut short; nothing of it was kept.", "Send it again.")
-        if not self.files:
+        if len(self.files) < least:
             raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
 
     def discard(self) -> None:

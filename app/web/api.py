@@ -10,11 +10,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from app import jobs, projects, queues, retraining, scores, versions
+from app import jobs, predictions, projects, queues, retraining, scores, versions
 from app.db import reading, writing
 from app.errors import Invalid
 from app.tables import Job
-from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject
+from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.score import Said, card_json, known_queue, say, take_back
 
 router = APIRouter(prefix="/api/v1")
@@ -42,8 +42,9 @@ class NewScore(Body):
     key: str | None = Field(default=None, min_length=8, max_length=80)
     expected: int | None = None
     queue: str = Field(default="mixed", max_length=40)
-    origin: Literal["control", "queue", "review"] = "queue"
+    origin: Literal["control", "queue", "review", "re-ask"] = "queue"
     reason: str = Field(default="", max_length=300)
+    note: str = Field(default="", max_length=2000)
 
 
 class NewUndo(Body):
@@ -55,7 +56,7 @@ class NewUndo(Body):
 
 class NewTraining(Body):
     note: str = Field(default="", max_length=500)
-    recipe: Literal["auto", "ridge", "city96"] | None = None
+    recipe: Literal["auto", "ridge", "mlp", "city96"] | None = None
 
 
 # --- projects ------------------------------------------------------------------------------------
@@ -90,13 +91,16 @@ def next_images(
     project: TheProject,
     person: ThePerson,
     queue: str = "mixed",
+    collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     n: Annotated[int, Query(ge=1, le=MAX_CARDS)] = 4,
     exclude: str = "",
 ) -> list[dict[str, Any]]:
-    """The next images to score, each with the reason why. `exclude`: ids held already, by comma."""
+    """The next images to score, each with the reason why. `exclude`: ids held already, by comma;
+    `collection`: which one, for the queue of that name."""
     cards = queues.next_cards(
-        session, settings, project, person, known_queue(queue), n=n, exclude=ids(exclude)
-    )
+        session, settings, project, person, known_queue(queue), n=n, exclude=ids(exclude),
+        collection_id=collection or None,
+    )  # fmt: skip
     return [card_json(card) for card in cards]
 
 
@@ -124,25 +128,23 @@ def list_scores(
 
 
 @router.post("/projects/{project_id}/scores")
-def record_score(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewScore
-) -> JSONResponse:
+def record_score(engine: EngineDep, who: WhoDep, project_id: Id, body: NewScore) -> JSONResponse:
     """Record a score, a skip or a flag. It is on disk when this answers."""
-    said = Said(body.kind, body.value, body.key, body.expected, body.origin, body.reason)
-    event = say(engine, settings, project_id, body.image_id, said)
+    said = Said(body.kind, body.value, body.key, body.expected, body.origin, body.reason, body.note)
+    event = say(engine, who, project_id, body.image_id, said)
     # A ready response: a dict would be validated in a thread first, on the way of every score.
     return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
 
 
 @router.post("/projects/{project_id}/undo")
 def undo_score(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewUndo
+    engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id, body: NewUndo
 ) -> dict[str, Any]:
     """Take back the newest event. Answers with the image it was about, as a card."""
-    event = take_back(engine, settings, project_id, body.event_id, body.key)
+    event = take_back(engine, who, project_id, body.event_id, body.key)
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        person = projects.annotator(session, settings.annotator)
+        person = who.person(session)
         return {
             "event_id": event.id,
             "undoes": event.undoes,
@@ -158,27 +160,6 @@ def show_image(
 ) -> dict[str, Any]:
     """One image as a card: its label, what the model thinks, why it would be shown."""
     return card_json(queues.card_for(session, settings, project, person, image_id))
-
-
-@router.get("/projects/{project_id}/review/{kind}")
-def show_review(
-    session: Reader,
-    settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
-    kind: str,
-    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
-    n: Annotated[int, Query(ge=1, le=MAX_CARDS)] = 48,
-) -> dict[str, Any]:
-    if kind not in queues.REVIEWS:
-        raise Invalid(f"There is no review “{kind[:40]}”.", f"Use {' or '.join(queues.REVIEWS)}.")
-    review = queues.review(session, settings, project, person, kind, after=after, n=n)
-    return {
-        "cards": [card_json(card) for card in review.cards],
-        "labelled": review.labelled,
-        "suspected": review.suspected,
-        "version": review.version,
-    }
 
 
 # --- versions ------------------------------------------------------------------------------------
@@ -208,7 +189,9 @@ def train(
 def activate_version(engine: EngineDep, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
     with writing(engine) as session:
         version = versions.get(session, version_id)
+        versions.verify(settings, version)
         versions.activate(session, version)
+        predictions.catch_up(session, version)
         return versions.as_json(session, settings, version)
 
 

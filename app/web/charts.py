@@ -1,4 +1,4 @@
-"""Charts drawn on the server as SVG: histogram, distribution, loss curve, interval.
+"""Small charts drawn on the server as SVG: histogram, distribution, loss curve, interval.
 
 Each says in its title, for a screen reader, what it shows. Colours come from the stylesheet by
 class (`r0`…`r10` is the score ramp), so there is no inline style for the CSP to forbid.
@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 SCORES = 11
+SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
 
 
 def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:
@@ -28,7 +29,7 @@ def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:
         )
     told = ", ".join(f"{n} × {score}" for score, n in enumerate(counts) if n) or "none yet"
     base = f'<path class="axis" d="M0 {height + 0.5}H{SCORES * width - gap}"/>'
-    return _svg(SCORES * width - gap, height + 18, f"{title}: {told}.", base + "".join(parts))
+    return svg(SCORES * width - gap, height + 18, f"{title}: {told}.", base + "".join(parts))
 
 
 def distribution(counts: Sequence[int], threshold: float, title: str = "Predictions") -> Markup:
@@ -54,7 +55,7 @@ def distribution(counts: Sequence[int], threshold: float, title: str = "Predicti
     )
     above = sum(c for i, c in enumerate(counts) if (i + 0.5) / n >= threshold)
     told = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
-    return _svg(240, height + 18, told, bars + lines)
+    return svg(240, height + 18, told, bars + lines)
 
 
 def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> Markup:
@@ -89,7 +90,7 @@ def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> 
         for name, points in series.items()
         if points
     )
-    return _svg(width, height + 16, f"{title}: {told}.", frame + lines)
+    return svg(width, height + 16, f"{title}: {told}.", frame + lines)
 
 
 def interval(value: float, low: float, high: float, limit: float = 4.0) -> Markup:
@@ -105,7 +106,34 @@ def interval(value: float, low: float, high: float, limit: float = 4.0) -> Marku
         f'<path class="whisker" d="M{x(low):.1f} 4V12M{x(low):.1f} 8H{x(high):.1f}'
         f'M{x(high):.1f} 4V12"/><circle class="dot" cx="{x(value):.1f}" cy="8" r="3"/>'
     )
-    return _svg(width, 16, told, shapes)
+    return svg(width, 16, told, shapes)
+
+
+def marker(score: float, threshold: float, spread: float | None = None) -> Markup:
+    """Where a score in [0, 1] stands on the scale, with the threshold; `spread` is its standard
+    deviation."""
+    width, top, tall = 320, 12, 16
+
+    def x(share: float) -> float:
+        return width * min(max(share, 0.0), 1.0)
+
+    cells = "".join(
+        f'<rect class="bar r{i}" x="{x(i / SCORES):.2f}" y="{top}" '
+        f'width="{width / SCORES + 0.2:.2f}" height="{tall}"/>'
+        for i in range(SCORES)
+    )
+    reach = ""
+    if spread is not None:
+        low, high = x(score - spread), x(score + spread)
+        reach = f'<path class="whisker" d="M{low:.1f} 6H{high:.1f}M{low:.1f} 3V9M{high:.1f} 3V9"/>'
+    shapes = (
+        f'{cells}<path class="threshold" d="M{x(threshold):.1f} {top - 4}V{top + tall + 4}"/>{reach}'
+        f'<circle class="dot" cx="{x(score):.1f}" cy="6" r="5"/>'
+        f'<path class="needle" d="M{x(score):.1f} 6V{top + tall}"/>'
+    )
+    side = "at or above" if score >= threshold else "below"
+    told = f"{100 * score:.0f} %, {side} the threshold of {100 * threshold:.0f} %."
+    return svg(width, top + tall + 5, told, shapes)
 
 
 def _points(curve: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
@@ -113,7 +141,8 @@ def _points(curve: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in pairs if y is not None]
 
 
-def _svg(width: float, height: float, title: str, inside: str) -> Markup:
+def svg(width: float, height: float, title: str, inside: str) -> Markup:
+    """A drawing with its title, which is what a screen reader says of it."""
     return Markup(
         f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" role="img"><title>{escape(title)}</title>{inside}</svg>'

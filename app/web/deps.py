@@ -17,6 +17,7 @@ from app import projects
 from app.config import Settings
 from app.db import reading
 from app.tables import Annotator, Project
+from app.web.who import Who
 
 # SQLite's integers end at 2⁶³ − 1; a larger id is simply not there.
 Id = Annotated[int, Path(ge=1, lt=2**63)]
@@ -43,9 +44,17 @@ EngineDep = Annotated[Engine, Depends(engine_of)]
 Reader = Annotated[Session, Depends(read_session, scope="function")]
 
 
-def the_person(session: Reader, settings: SettingsDep) -> Annotator:
-    """Whoever scores in this installation; `create_app` has made sure that the row exists."""
-    return projects.annotator(session, settings.annotator)
+async def who_asks(request: Request) -> Who:
+    who: Who = request.state.who
+    return who
+
+
+WhoDep = Annotated[Who, Depends(who_asks)]
+
+
+def the_person(session: Reader, who: WhoDep) -> Annotator:
+    """Whose scores a request shows. An endpoint that writes asks `who.person(session)` itself."""
+    return who.person(session)
 
 
 def the_project(project_id: Id, session: Reader) -> Project:

@@ -1,13 +1,16 @@
 """Pictures, as the re-encoded derivatives that the import made; never the file itself."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlmodel import select
 
+from app import images
+from app.db import reading
 from app.errors import NotFound
+from app.full_size import FullSize
 from app.pictures import THUMB, VIEW, thumb_path
 from app.tables import Image
-from app.web.deps import Id, Reader, SettingsDep
+from app.web.deps import EngineDep, Id, Reader, SettingsDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,6 +29,17 @@ def thumb(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
 @router.get("/images/{image_id}/view")
 def view(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
     return derivative(image_id, session, settings, VIEW)
+
+
+@router.get("/images/{image_id}/full")
+def full(request: Request, image_id: Id, engine: EngineDep, settings: SettingsDep) -> Response:
+    """At 100 %, made from the file when first asked for."""
+    with reading(engine) as session:  # not held while the picture is decoded
+        image = images.get(session, image_id)
+        source = images.source_path(session, settings, image)
+    maker: FullSize = request.app.state.full_size
+    content = maker.of(source, image.sha256).read_bytes()
+    return Response(content, media_type="image/webp", headers=HEADERS)
 
 
 def derivative(image_id: int, session: Reader, settings: SettingsDep, size: int) -> Response:

@@ -1,13 +1,15 @@
-"""Signing in and out, where an admin password is set."""
+"""Signing in and out, where this server has a password; choosing who scores, where it has none."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app.db import writing
-from app.web import security
+from app import accounts
+from app.db import reading, writing
+from app.errors import Invalid
+from app.web import who
 from app.web.deps import EngineDep, SettingsDep
-from app.web.render import render, see_other
+from app.web.render import came_from, render, see_other
 
 router = APIRouter(include_in_schema=False)
 
@@ -16,8 +18,7 @@ router = APIRouter(include_in_schema=False)
 def page(request: Request, settings: SettingsDep, next: str = "/") -> Response:
     if not settings.admin_password:
         return see_other("/")
-    context = {"project": None, "here": "login", "next": security.local_path(next), "wrong": False}
-    return render(request, "login.html", None, context)
+    return _page(request, who.local_path(next))
 
 
 @router.post("/login")
@@ -25,35 +26,60 @@ def sign_in(
     request: Request,
     settings: SettingsDep,
     engine: EngineDep,
+    name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "/",
 ) -> Response:
     if not settings.admin_password:
         return see_other("/")
-    next = security.local_path(next)
-    who = security.address(request)
-    if not security.right_password(settings, request.app.state.failed_tries, who, password):
-        context = {"project": None, "here": "login", "next": next, "wrong": True}
-        return render(request, "login.html", None, context, status=401)
+    next = who.local_path(next)
+    known = who.by_password(request, name, password)
+    if known is None:
+        return _page(request, next, name=name, wrong=True)
     with writing(engine) as session:
-        security.sign_out(session, request.cookies.get(security.COOKIE, ""))
-        token = security.sign_in(session)
+        who.sign_out(session, request.cookies.get(who.COOKIE, ""))
+        token = who.sign_in(session, known)
     response = see_other(next)
-    response.set_cookie(
-        security.COOKIE,
-        token,
-        max_age=int(security.SIGNED_IN_FOR.total_seconds()),
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
+    _set_cookie(request, response, who.COOKIE, token)
     return response
 
 
 @router.post("/logout")
 def sign_out(request: Request, engine: EngineDep) -> Response:
     with writing(engine) as session:
-        security.sign_out(session, request.cookies.get(security.COOKIE, ""))
+        who.sign_out(session, request.cookies.get(who.COOKIE, ""))
     response = see_other("/login")
-    response.delete_cookie(security.COOKIE, httponly=True, samesite="lax")
+    response.delete_cookie(who.COOKIE, httponly=True, samesite="lax")
     return response
+
+
+@router.post("/person")
+def choose(
+    request: Request, settings: SettingsDep, engine: EngineDep, name: Annotated[str, Form()] = ""
+) -> Response:
+    """From now on this browser scores as that person. Only where nobody signs in."""
+    if settings.admin_password:
+        raise Invalid("People sign in here.", "Sign out, then in again under the other name.")
+    with reading(engine) as session:
+        person = accounts.named(session, name)
+        if person.disabled:
+            raise Invalid(f"“{person.name}” does not score here any more.", "Choose another name.")
+    response = see_other(came_from(request) or "/")
+    _set_cookie(request, response, who.CHOSEN, str(person.id))
+    return response
+
+
+def _page(request: Request, next: str, name: str = "", wrong: bool = False) -> Response:
+    context = {"project": None, "here": "login", "next": next, "name": name, "wrong": wrong}
+    return render(request, "login.html", None, context, status=401 if wrong else 200)
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    response.set_cookie(
+        name,
+        value,
+        max_age=int(who.SIGNED_IN_FOR.total_seconds()),
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )

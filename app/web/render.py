@@ -19,12 +19,13 @@ from jinja2_fragments import render_block
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
+from app import keymap
 from app.config import shipped
 from app.db import reading
 from app.errors import TastemakerError
 from app.jobs import seconds_left
 from app.tables import Job, Project
-from app.web import charts
+from app.web import charts, plots
 
 SPACE = " "  # thin, unbreakable: between a number and its unit, and between thousands
 
@@ -123,9 +124,15 @@ def points(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = 2) -> str:
     """A difference: “+0.12”, “−0.05”."""
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    """A share that may be small: “11 %”, “0.4 %”."""
+    small = value is not None and 0 < value < 0.0995
+    return f"{100 * value:.1f}{SPACE}%" if value and small else percent(value)
 
 
 def score(value: float | None) -> str:
@@ -170,6 +177,10 @@ def outcome(job: Job) -> str:
     if job.kind == "train" and "version" in brought:
         kept = brought.get("active") is False
         return f"{brought['version']} is published{', but not made active' if kept else ''}"
+    if job.kind == "adopt" and "version" in brought:
+        return f"{brought['version']} is imported{', and active' if brought.get('active') else ''}"
+    if job.kind in ("predict", "test-run"):
+        return f"{count(brought.get('predicted', brought.get('n', 0)))} images predicted"
     if job.kind == "demo" and "versions" in brought:
         return f"The project “{brought['project']}” with the versions {brought['versions']}"
     return ""
@@ -204,12 +215,12 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "percent": percent, "points": points, "signed": signed, "score": score, "count": count,
+        "percent": percent, "points": points, "signed": signed, "share": share, "score": score, "count": count,
         "size": size, "duration": duration, "when": when,
-        "outcome": outcome,
+        "outcome": outcome, "key": keymap.shown,
     }  # fmt: skip
     templates.globals |= {
-        "asset": asset, "charts": charts, "seconds_left": seconds_left,
+        "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module

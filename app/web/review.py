@@ -1,23 +1,26 @@
 """Review: what the model gets wrong, or a label does; corrected where it is seen."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from app import queues
+from app import predictions, reviews
 from app.errors import NotFound
 from app.tables import ScoreEvent
 from app.web.deps import Id, Reader, SettingsDep, ThePerson, TheProject
 from app.web.render import render, see_other, shell
+from app.web.score import card_json
 
 router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
 
 PER_PAGE = 48
 
 
 @router.get("/projects/{project_id}/review")
 def first(project_id: Id) -> Response:
-    return see_other(f"/projects/{project_id}/review/{next(iter(queues.REVIEWS))}")
+    return see_other(f"/projects/{project_id}/review/{next(iter(reviews.REVIEWS))}")
 
 
 @router.get("/projects/{project_id}/review/{kind}")
@@ -28,16 +31,15 @@ def page(
     project: TheProject,
     person: ThePerson,
     kind: str,
-    after: int = 0,
+    after: Annotated[str, Query(max_length=80)] = "",
     saved: int = 0,
     undone: bool = False,
 ) -> Response:
-    """`after` is how many cards were shown before this page; `saved` and `undone` tell what a form
-    without a script has just done."""
-    if kind not in queues.REVIEWS:
-        raise NotFound(f"There is no review “{kind[:40]}”.", "Choose one from the menu.")
-    after = max(0, after)
-    review = queues.review(session, settings, project, person, kind, after=after, n=PER_PAGE)
+    """`after` is the place in the list behind which this page begins; `saved` and `undone` tell
+    what a form without a script has just done."""
+    known_review(kind)
+    n = PER_PAGE // 2 if kind == "contradictions" else PER_PAGE  # a pair shows two pictures
+    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
     toast: dict[str, Any] | None = None
     if undone:
         toast = {"text": "Taken back."}
@@ -47,8 +49,31 @@ def page(
             "queue": kind,
         }  # fmt: skip
     context = {
-        "reviews": queues.REVIEWS, "kind": kind, "review": review, "after": after,
-        "more": after + PER_PAGE < review.labelled + review.suspected, "per_page": PER_PAGE,
-        "toast": toast,
+        "reviews": reviews.REVIEWS, "kind": kind, "review": review, "after": after,
+        "live": predictions.read_live(settings, project.id) is not None, "toast": toast,
     }  # fmt: skip
     return render(request, "review.html", None, shell(session, project, "review") | context)
+
+
+@api.get("/projects/{project_id}/review/{kind}")
+def show_review(
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    kind: str,
+    after: Annotated[str, Query(max_length=80)] = "",
+    n: Annotated[int, Query(ge=1, le=50)] = PER_PAGE,
+) -> dict[str, Any]:
+    """A page of a review list, each card with the reason why. `next` is what to give as `after`
+    for the next page; contradictions come as pairs of cards."""
+    known_review(kind)
+    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
+    return asdict(review) | {"cards": [card_json(card) for card in review.cards]}
+
+
+def known_review(kind: str) -> None:
+    if kind not in reviews.REVIEWS:
+        raise NotFound(
+            f"There is no review “{kind[:40]}”.", f"There are: {', '.join(reviews.REVIEWS)}."
+        )

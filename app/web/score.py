@@ -1,34 +1,52 @@
 """Scoring: one image, one key, the next image.
 
-Every button here is a real form, so the page works without a script. `keys.js` does the same
+Every button here is a real form, so the page works without a script. `score.js` does the same
 through the JSON API: it shows the next image at once and saves behind it.
 """
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy import Engine
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from app import jobs, projects, queues, scores
+from app import keymap, projects, queues, reviews, scores
+from app.agreement import RE_ASK
+from app.cards import Card, card_for
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid
-from app.queues import Card
-from app.tables import Annotator, Job, Label, Project, ScoreEvent, now
-from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject
+from app.pictures import VIEW
+from app.tables import Annotator, Collection, Project, ProjectCollection, ScoreEvent, now
+from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
+from app.web.sitting import ENOUGH_TO_TRAIN, PAUSE, labelled, newest_job, strip, zoned
+from app.web.who import Who
+
+__all__ = ["ENOUGH_TO_TRAIN", "labelled", "newest_job"]
 
 router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
 
 CARDS_AHEAD = 8  # what the page holds; its first three pictures are decoded ahead
-ENOUGH_TO_TRAIN = 20
-PAUSE = timedelta(minutes=30)  # a longer one begins a new sitting
-ORIGINS = ("control", "queue", "review")  # what a page may say; imports have their own door
+ORIGINS = ("control", "queue", "review", RE_ASK)  # what a page may say; imports have their own door
+
+
+EMPTY = {
+    "start": "It is for the very first scores; the other queues know more by now.",
+    "false-positives": "No score, and no suspicion, lies on that wrong side of the threshold.",
+    "false-negatives": "No score, and no suspicion, lies on that wrong side of the threshold.",
+    "near-threshold": "The model is not in doubt about any image that has no score yet.",
+    "doubtful": "No score of yours surprises the model.",
+    "contradictions": "No two images that look alike have scores far apart.",
+    "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
+    "flagged": "Flag an image while scoring to find it here again.",
+    "skipped": "You have skipped nothing, or looked at all of it again.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,14 +59,16 @@ class Said:
     expected: int | None
     origin: str
     reason: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
-class Sitting:
-    """A stretch of scoring without a long pause. `per_hour` is None while it is too short."""
+class Step:
+    """Neighbouring scores that share a bracket of the scale: `first`–`last` of 0–10."""
 
-    images: int
-    per_hour: float | None
+    first: int
+    last: int
+    name: str
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -62,18 +82,26 @@ def page(
     project: TheProject,
     person: ThePerson,
     queue: str = "mixed",
+    collection: int = 0,
     image: int = 0,
 ) -> Response:
     """The next image; `image` names one to show first (after an undo)."""
     queue = known_queue(queue)
     cards = queues.next_cards(
-        session, settings, project, person, queue, n=CARDS_AHEAD, exclude=[image]
-    )
+        session, settings, project, person, queue, n=CARDS_AHEAD, exclude=[image],
+        collection_id=collection or None,
+    )  # fmt: skip
     if image > 0:
-        cards = [queues.card_for(session, settings, project, person, image), *cards]
+        cards = [card_for(session, settings, project, person, image), *cards]
     context = {
-        "queues": queues.QUEUES,
+        "keys": keymap.of(person),
+        "key_actions": keymap.DOES,
+        "scale": steps(project.brackets),
+        "choices": choices(session, project),
         "queue": queue,
+        "collection": collection,
+        "chosen": queues.QUEUES[queue],
+        "empty": EMPTY,
         "card": cards[0] if cards else None,
         "cards": json.dumps([card_json(card) for card in cards]),
         "previous": previous_card(session, settings, project, person),
@@ -104,12 +132,19 @@ def waiting(
     project: TheProject,
     person: ThePerson,
     queue: str = "mixed",
+    collection: int = 0,
 ) -> Response:
     """Asked every second by a page without an image: reload once there is one."""
     queue = known_queue(queue)
-    if queues.next_cards(session, settings, project, person, queue, n=1):
+    if queues.next_cards(
+        session, settings, project, person, queue, n=1, collection_id=collection or None
+    ):
         return Response(headers={"HX-Refresh": "true"})
-    context = {"project": project, "queue": queue, **strip(session, settings, project, person)}
+    context = {
+        "project": project, "queue": queue, "collection": collection,
+        "chosen": queues.QUEUES[queue], "empty": EMPTY,
+        **strip(session, settings, project, person),
+    }  # fmt: skip
     return render(request, "score.html", "nothing", context)
 
 
@@ -121,17 +156,19 @@ def score(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
+    who: WhoDep,
     project_id: Id,
     image_id: Id,
     value: Annotated[str, Form()] = "",
     key: Annotated[str, Form()] = "",
     expected: Annotated[int | None, Form()] = None,
     queue: Annotated[str, Form()] = "mixed",
+    page: Annotated[str, Form()] = "",
     origin: Annotated[str, Form()] = "queue",
     reason: Annotated[str, Form()] = "",
 ) -> Response:
     said = Said("set", scores.parse_score(value), key or None, expected, origin, reason)
-    return told(request, engine, settings, project_id, image_id, said, queue)
+    return told(request, engine, settings, who, project_id, image_id, said, queue, page)
 
 
 @router.post("/projects/{project_id}/images/{image_id}/skip")
@@ -139,16 +176,39 @@ def skip(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
+    who: WhoDep,
     project_id: Id,
     image_id: Id,
     key: Annotated[str, Form()] = "",
     expected: Annotated[int | None, Form()] = None,
     queue: Annotated[str, Form()] = "mixed",
+    page: Annotated[str, Form()] = "",
     origin: Annotated[str, Form()] = "queue",
     reason: Annotated[str, Form()] = "",
 ) -> Response:
     said = Said("skip", None, key or None, expected, origin, reason)
-    return told(request, engine, settings, project_id, image_id, said, queue)
+    return told(request, engine, settings, who, project_id, image_id, said, queue, page)
+
+
+@router.post("/projects/{project_id}/images/{image_id}/flag")
+def flag(
+    engine: EngineDep,
+    who: WhoDep,
+    project_id: Id,
+    image_id: Id,
+    note: Annotated[str, Form(max_length=2000)] = "",
+    key: Annotated[str, Form()] = "",
+    expected: Annotated[int | None, Form()] = None,
+    queue: Annotated[str, Form()] = "mixed",
+    page: Annotated[str, Form()] = "",
+    origin: Annotated[str, Form()] = "queue",
+    reason: Annotated[str, Form()] = "",
+) -> Response:
+    """Mark an image for a later look. It stays on the screen: it can be scored as well."""
+    said = Said("flag", None, key or None, expected, origin, reason, note.strip())
+    queue = known_queue(queue)
+    say(engine, who, project_id, image_id, said)
+    return see_other(f"{score_page(project_id, queue, page)}&image={image_id}")
 
 
 @router.post("/projects/{project_id}/undo")
@@ -156,69 +216,71 @@ def undo(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
+    who: WhoDep,
     project_id: Id,
     event_id: Annotated[int | None, Form()] = None,
     key: Annotated[str, Form()] = "",
     queue: Annotated[str, Form()] = "mixed",
+    page: Annotated[str, Form()] = "",
 ) -> Response:
-    event = take_back(engine, settings, project_id, event_id, key or None)
-    if queue in queues.REVIEWS:
+    event = take_back(engine, who, project_id, event_id, key or None)
+    if queue in reviews.REVIEWS and not page.startswith("score"):
         if by_htmx(request):
-            return review_card(request, engine, settings, project_id, event.image_id, queue, None)
+            return review_card(
+                request, engine, settings, who, project_id, event.image_id, queue, None
+            )
         return see_other(f"/projects/{project_id}/review/{queue}?undone=1")
-    return see_other(f"/projects/{project_id}/score?queue={queue}&image={event.image_id}")
+    return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
 
 
-def say(
-    engine: Engine, settings: Settings, project_id: int, image_id: int, said: Said
-) -> ScoreEvent:
+def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> ScoreEvent:
     """Record what was said, in one transaction, committed when this returns."""
     if said.origin not in ORIGINS:
         raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        person = projects.annotator(session, settings.annotator)
+        person = who.person(session)
         return scores.record(
             session, project, image_id, person, said.kind, said.value, origin=said.origin,
-            reason=said.reason, key=said.key, expected=said.expected,
+            reason=said.reason, note=said.note, key=said.key, expected=said.expected,
         ).event  # fmt: skip
 
 
 def take_back(
-    engine: Engine, settings: Settings, project_id: int, event_id: int | None, key: str | None
+    engine: Engine, who: Who, project_id: int, event_id: int | None, key: str | None
 ) -> ScoreEvent:
     """Undo the newest thing said (`event_id`: only if it is that one). Returns the inverse."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        person = projects.annotator(session, settings.annotator)
-        return scores.undo(session, project, person, event_id, key).event
+        return scores.undo(session, project, who.person(session), event_id, key).event
 
 
 def told(
-    request: Request, engine: Engine, settings: Settings, project_id: int, image_id: int,
-    said: Said, queue: str,
+    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
+    image_id: int, said: Said, queue: str, page: str,
 ) -> Response:  # fmt: skip
-    """Record, then go back to the page it was said on."""
-    if queue not in queues.REVIEWS:
+    """Record, then go back to the page it was said on: `page` is “score”, or a review's."""
+    reviewing = queue in reviews.REVIEWS and not page.startswith("score")
+    if not reviewing:
         queue = known_queue(queue)
-    event = say(engine, settings, project_id, image_id, said)
-    if queue in queues.QUEUES:
-        return see_other(f"/projects/{project_id}/score?queue={queue}")
+    event = say(engine, who, project_id, image_id, said)
+    if not reviewing:
+        return see_other(score_page(project_id, queue, page))
     if by_htmx(request):
-        return review_card(request, engine, settings, project_id, image_id, queue, event)
+        return review_card(request, engine, settings, who, project_id, image_id, queue, event)
     return see_other(f"/projects/{project_id}/review/{queue}?saved={event.id}")
 
 
 def review_card(
-    request: Request, engine: Engine, settings: Settings, project_id: int, image_id: int,
-    queue: str, saved: ScoreEvent | None,
+    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
+    image_id: int, queue: str, saved: ScoreEvent | None,
 ) -> Response:  # fmt: skip
     """What changes on a review page: the verdict and the form of one card, and the counts, with a
     toast that can take the change back. The card keeps the prediction it was shown with."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        person = projects.annotator(session, settings.annotator)
-        card = queues.card_for(session, settings, project, person, image_id)
+        person = who.person(session)
+        card = card_for(session, settings, project, person, image_id)
         if saved is None:
             toast: dict[str, Any] = {"text": "Taken back."}
         else:
@@ -228,10 +290,17 @@ def review_card(
             }  # fmt: skip
         context = {
             "project": project, "kind": queue, "toast": toast, "changed": saved is not None,
-            "card": card, "review": queues.review(session, settings, project, person, queue, n=0),
+            "card": card, "review": reviews.review(session, settings, project, person, queue, n=0),
         }  # fmt: skip
         blocks = ("verdict", "correction", "counts", "toast")
         return render(request, "review.html", blocks, context)
+
+
+def score_page(project_id: int, queue: str, page: str) -> str:
+    """The address to go on scoring at; a form of the page for one collection says `score:ID`."""
+    collection = page.removeprefix("score:")
+    kept = f"&collection={collection}" if queue == "collection" and collection.isdecimal() else ""
+    return f"/projects/{project_id}/score?queue={queue}{kept}"
 
 
 # --- what the page shows -------------------------------------------------------------------------
@@ -243,13 +312,44 @@ def known_queue(queue: str) -> str:
     return queue
 
 
+def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
+    """The queues to choose from as (queue, name, collection): the last one once for each of the
+    project's collections, where there is more than one."""
+    found = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
+    pools = session.execute(
+        select(Collection.id, Collection.name)
+        .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
+        .where(ProjectCollection.project_id == project.id, ProjectCollection.role == "pool")
+        .order_by(col(Collection.name))
+    ).all()
+    if len(pools) > 1:
+        found += [("collection", name, collection_id) for collection_id, name in pools]
+    return found
+
+
 def card_json(card: Card) -> dict[str, Any]:
-    """A card for programs and for keys.js, with the addresses of its pictures."""
+    """A card for programs and for the scripts of the pages, with the addresses of its pictures.
+    `full` is there only where `view` shows less than the file holds."""
+    at = f"/images/{card.image_id}"
+    larger = max(card.width, card.height) > VIEW
     pictures = {
-        "view": f"/images/{card.image_id}/view" if card.has_pixels else None,
-        "thumb": f"/images/{card.image_id}/thumb" if card.has_pixels else None,
+        "view": f"{at}/view" if card.has_pixels else None,
+        "thumb": f"{at}/thumb" if card.has_pixels else None,
+        "full": f"{at}/full" if card.has_pixels and larger else None,
     }
     return asdict(card) | pictures
+
+
+def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:
+    """The scores 0–10 under the brackets ([from 0–1, name], ascending) that they fall into. A
+    bracket too narrow to hold a whole score has none."""
+    found = []
+    for number, (start, name) in enumerate(brackets):
+        end = brackets[number + 1][0] if number + 1 < len(brackets) else 1.01
+        inside = [v for v in range(11) if start - 1e-9 <= v / 10 < end - 1e-9]
+        if inside:
+            found.append(Step(inside[0], inside[-1], str(name)))
+    return found
 
 
 def previous_card(
@@ -265,83 +365,41 @@ def previous_card(
     ).first()
     if event is None or now() - zoned(event.at) > PAUSE:
         return None
-    card = queues.card_for(session, settings, project, person, event.image_id)
+    card = card_for(session, settings, project, person, event.image_id)
     return {"card": card, "value": event.value, "reason": event.reason or card.reason}
 
 
-def strip(
-    session: Session, settings: Settings, project: Project, person: Annotator
-) -> dict[str, Any]:
-    """The session strip: pace, histogram, progress of the import and the embedding."""
-    progress = queues.progress(session, settings, project)
-    embedding = newest_job(session, project, "embed")
-    stopped = embedding is not None and embedding.state in ("failed", "cancelled")
-    return {
-        "sitting": sitting(session, project, person),
-        "histogram": scores.histogram(session, project),
-        "progress": progress,
-        "imported": imported(session, project),
-        "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
-        "importing": importing(session, project),
-        "enough": ENOUGH_TO_TRAIN,
-    }
+# --- for programs --------------------------------------------------------------------------------
 
 
-def importing(session: Session, project: Project) -> Job | None:
-    """The job that brings images in at the moment, if any."""
-    kinds = ("import", "demo")
-    running = [job for job in jobs.unfinished(session, project_id=project.id) if job.kind in kinds]
-    return running[0] if running else None
-
-
-def imported(session: Session, project: Project) -> Job | None:
-    """The newest import, for a while after it left files aside."""
-    job = newest_job(session, project, "import")
-    if job is None or job.finished_at is None or now() - zoned(job.finished_at) > PAUSE:
-        return None
-    return job if job.state == "done" and job.result.get("set_aside") else None
-
-
-def newest_job(session: Session, project: Project, kind: str) -> Job | None:
-    return session.exec(
-        select(Job)
-        .where(Job.project_id == project.id, Job.kind == kind)
-        .order_by(col(Job.id).desc())
-        .limit(1)
-    ).first()
-
-
-def sitting(session: Session, project: Project, person: Annotator) -> Sitting:
-    """How many images were scored since the last long pause, and how fast."""
-    times = session.exec(
+@api.get("/projects/{project_id}/history")
+def history(
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    before: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    n: Annotated[int, Query(ge=1, le=50)] = 12,
+) -> list[dict[str, Any]]:
+    """The images you scored or skipped, newest first, as cards with what you said; `before` is the
+    event of the oldest one at hand. An image that was scored again is listed once."""
+    query = (
         scores.standing_events()
-        .with_only_columns(ScoreEvent.at)
         .where(
             ScoreEvent.project_id == project.id,
             ScoreEvent.annotator_id == person.id,
-            ScoreEvent.kind == "set",
-            ScoreEvent.origin != "import",
+            col(ScoreEvent.kind).in_(("set", "skip")),
         )
         .order_by(col(ScoreEvent.id).desc())
-        .limit(5000)
-    ).all()
-    later = now()
-    count = 0
-    begun = later
-    for at in times:
-        if later - zoned(at) > PAUSE:
-            break
-        later = begun = zoned(at)
-        count += 1
-    hours = (now() - begun) / timedelta(hours=1)
-    return Sitting(count, count / hours if count >= 5 and hours > 0 else None)
-
-
-def labelled(session: Session, project_id: int) -> int:
-    count = select(func.count()).select_from(Label).where(Label.project_id == project_id)
-    return int(session.exec(count).one())
-
-
-def zoned(at: datetime) -> datetime:
-    """Databases hand times back without their zone; they are UTC."""
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+        .limit(n)
+    )
+    found: dict[int, dict[str, Any]] = {}
+    for event in session.exec(query.where(ScoreEvent.id < before) if before else query):
+        if event.image_id not in found:
+            card = card_for(session, settings, project, person, event.image_id)
+            told = {"reason": event.reason or card.reason}
+            found[event.image_id] = {
+                "event_id": event.id, "kind": event.kind, "value": event.value,
+                "card": card_json(card) | told,
+            }  # fmt: skip
+    return list(found.values())

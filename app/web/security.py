@@ -5,32 +5,20 @@ must be one of ours (or a name that was pointed at 127.0.0.1 would do), a reques
 something must come from our own pages, and nothing is shared across origins.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import ipaddress
 import logging
-import secrets
-import threading
-import time
-from collections import deque
-from datetime import timedelta
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import Engine
-from sqlmodel import Session, col, delete, select
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
-from app.db import reading
 from app.errors import TastemakerError
-from app.tables import LoginSession, now
+from app.web import who
 from app.web.render import answer, by_htmx, for_program
 
 log = logging.getLogger(__name__)
@@ -38,9 +26,8 @@ log = logging.getLogger(__name__)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
-COOKIE = "tastemaker_session"
-SIGNED_IN_FOR = timedelta(days=30)
 MAX_BODY = 2**20  # of anything but an upload, which counts for itself
+UPLOADS = ("/add/files", "/test-runs", "/try", "/predict", "/heads")
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -67,10 +54,6 @@ class TooLarge(TastemakerError):
     status = 413
 
 
-class TooManyTries(TastemakerError):
-    status = 429
-
-
 class Unexpected(TastemakerError):
     status = 500
 
@@ -78,10 +61,9 @@ class Unexpected(TastemakerError):
 class Doors:
     """ASGI middleware around the whole application, so that no route can be forgotten."""
 
-    def __init__(
-        self, app: ASGIApp, settings: Settings, engine: Engine, tries: "FailedTries", served_on: str
-    ) -> None:
-        self.app, self.settings, self.engine, self.tries = app, settings, engine, tries
+    def __init__(self, app: ASGIApp, settings: Settings, engine: Engine, served_on: str) -> None:
+        self.app, self.settings, self.engine = app, settings, engine
+        self.basic = who.BasicLogins()
         self.hosts = known_hosts(settings, served_on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +83,7 @@ class Doors:
 
         request = Request(scope, _limited(scope, receive))
         try:
-            refusal = self._refusal(request) or await self._without_login(request)
+            refusal = self._refusal(request) or await self._let_in(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -139,21 +121,28 @@ class Doors:
             return answer(request, too_large())
         return None
 
-    async def _without_login(self, request: Request) -> Response | None:
+    async def _let_in(self, request: Request) -> Response | None:
+        """None where the request may go on; `state.who` then says who asks."""
         path = request.url.path
-        if not self.settings.admin_password or path in OPEN_PATHS or path.startswith("/static/"):
+        if not self.settings.admin_password:
+            request.state.who = who.owner(request)
             return None
-        if await run_sync(signed_in, self.engine, request.cookies.get(COOKIE, "")):
+        if path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        own, token = request.app.state.annotator_id, request.cookies.get(who.COOKIE, "")
+        request.state.who = await run_sync(who.of_session, self.engine, token, own)
+        if request.state.who is not None:
             return None
         challenge = {}
         if for_program(request):
             authorization = request.headers.get("authorization", "")
             if authorization:
                 try:
-                    if basic_login(self.settings, self.tries, address(request), authorization):
-                        return None
-                except TooManyTries as error:
+                    request.state.who = await run_sync(self.basic.who, request, authorization)
+                except who.TooManyTries as error:
                     return answer(request, error)
+                if request.state.who is not None:
+                    return None
             challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
         elif by_htmx(request):
             return Response(status_code=401, headers={"HX-Redirect": "/login"})
@@ -217,13 +206,9 @@ def from_our_own_pages(request: Request) -> bool:
     return parts.scheme in ("http", "https") and same
 
 
-def address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
 def is_limited(scope: Scope) -> bool:
-    """Uploads have their own, larger limit."""
-    return not scope["path"].endswith("/add/files")
+    """Uploads have their own, larger limits."""
+    return not scope["path"].endswith(UPLOADS)
 
 
 def too_large() -> TooLarge:
@@ -263,98 +248,3 @@ def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:
     else:
         headers.setdefault("Cache-Control", "no-store" if private else "private, no-cache")
         headers.add_vary_header("HX-Request")
-
-
-# --- signing in ----------------------------------------------------------------------------------
-
-
-class FailedTries:
-    """Wrong passwords by address. After `limit` of them within `window` seconds, no further try
-    from there is looked at."""
-
-    def __init__(self, limit: int = 10, window: float = 600.0, clock: Any = time.monotonic) -> None:
-        self.limit, self.window, self.clock = limit, window, clock
-        self._lock = threading.Lock()
-        self._failed: dict[str, deque[float]] = {}
-
-    def check(self, who: str) -> None:
-        """Raises `TooManyTries`."""
-        with self._lock:
-            self._forget()
-            if len(self._failed.get(who, ())) >= self.limit:
-                raise TooManyTries(
-                    "Too many wrong passwords from this address.",
-                    "Wait ten minutes, then try again.",
-                )
-
-    def add(self, who: str) -> None:
-        with self._lock:
-            self._failed.setdefault(who, deque(maxlen=self.limit)).append(self.clock())
-
-    def _forget(self) -> None:
-        oldest = self.clock() - self.window
-        for who, times in list(self._failed.items()):
-            while times and times[0] < oldest:
-                times.popleft()
-            if not times:
-                del self._failed[who]
-
-
-def right_password(settings: Settings, tries: FailedTries, who: str, password: str) -> bool:
-    """Compare in constant time. Raises `TooManyTries`."""
-    tries.check(who)
-    given, kept = (_digest(p) for p in (password, settings.admin_password))
-    if settings.admin_password and hmac.compare_digest(given, kept):
-        return True
-    tries.add(who)
-    return False
-
-
-def basic_login(settings: Settings, tries: FailedTries, who: str, authorization: str) -> bool:
-    """HTTP Basic as user `admin`, for programs. Raises `TooManyTries`."""
-    kind, _, encoded = authorization.partition(" ")
-    if kind.lower() != "basic":
-        return False
-    try:
-        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return False
-    return right_password(settings, tries, who, password) and user == "admin"
-
-
-def signed_in(engine: Engine, token: str) -> bool:
-    """Whether the cookie's value names a session that has not ended."""
-    if not token:
-        return False
-    with reading(engine) as session:
-        row = session.exec(
-            select(LoginSession).where(
-                LoginSession.token_sha256 == _digest(token).hex(),
-                col(LoginSession.expires_at) > now(),
-            )
-        ).first()
-    return row is not None
-
-
-def sign_in(session: Session) -> str:
-    """A new signed-in session. Returns the cookie's value, which is stored only as a hash."""
-    token = secrets.token_urlsafe(32)
-    session.execute(delete(LoginSession).where(col(LoginSession.expires_at) <= now()))
-    session.add(LoginSession(token_sha256=_digest(token).hex(), expires_at=now() + SIGNED_IN_FOR))
-    return token
-
-
-def sign_out(session: Session, token: str) -> None:
-    gone = col(LoginSession.token_sha256) == _digest(token).hex()
-    session.execute(delete(LoginSession).where(gone))
-
-
-def local_path(path: str) -> str:
-    """A page of this site to go on to after signing in, and nothing else."""
-    parts = urlsplit(path)
-    plain = not parts.scheme and not parts.netloc and "\\" not in path and path.isprintable()
-    return path if plain and path.startswith("/") and not path.startswith("//") else "/"
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

@@ -1,24 +1,43 @@
-"""Versions: train, compare, download, activate."""
+"""Versions: the list with its training, one version's page, its files, activating it."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlmodel import Session, col, func, select
 
-from app import jobs, projects, retraining, versions
+from app import (
+    exports,
+    file_checks,
+    jobs,
+    predictions,
+    projects,
+    retraining,
+    sheets,
+    slices,
+    version_facts,
+    versions,
+)
+from app.config import Settings
 from app.db import writing
 from app.errors import NotFound
-from app.tables import Job, Label, Project, Version
+from app.tables import EncoderRow, Job, Label, Project, Version
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, render, see_other, shell
 from app.web.score import ENOUGH_TO_TRAIN, labelled, newest_job
 
 router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+ON_A_SHEET = 24  # tiles on the page; a downloaded sheet holds DOWNLOADED
+DOWNLOADED = 100
+
+
+# --- the list ------------------------------------------------------------------------------------
 
 
 @router.get("/projects/{project_id}/versions")
-def page(request: Request, session: Reader, project: TheProject) -> Response:
+def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
     every = versions.listing(session, project)
     numbers = {version.id or 0: version.number for version in every}
     context = {
@@ -28,6 +47,8 @@ def page(request: Request, session: Reader, project: TheProject) -> Response:
                 "figures": figures(v),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
+                "file": file_checks.look(session, settings, v),
+                "expectations": expected(v),
             }
             for v in every
         ],
@@ -35,6 +56,8 @@ def page(request: Request, session: Reader, project: TheProject) -> Response:
         "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
+        "safe": file_checks.SAFE,
+        "way_out": file_checks.WAY_OUT,
     }
     return render(request, "versions.html", None, shell(session, project, "versions") | context)
 
@@ -59,22 +82,87 @@ def train(
     settings: SettingsDep,
     project_id: Id,
     note: Annotated[str, Form()] = "",
+    major: Annotated[bool, Form()] = False,
 ) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        job = retraining.request_training(session, settings, project, note=note[:500].strip())
+        job = retraining.request_training(
+            session, settings, project, note=note[:500].strip(), major=major
+        )
         context = training_context(session, project, job)
     if by_htmx(request):
         return render(request, "versions.html", "training", context)
     return see_other(f"/projects/{project_id}/versions")
 
 
+def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
+    return {"project": project, "job": job, "trainable": trainable(session, project.id or 0)}
+
+
+def trainable(session: Session, project_id: int) -> int:
+    """How many labels a head can learn from: all but those of the hold-out."""
+    training = (Label.project_id == project_id, ~col(Label.holdout))
+    return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())
+
+
+def training(session: Session, project: Project) -> Job | None:
+    """The training to show: the one that runs, or the newest if it failed."""
+    running = jobs.unfinished(session, "train", project.id)
+    if running:
+        return running[0]
+    newest = newest_job(session, project, "train")
+    return newest if newest is not None and newest.state == "failed" else None
+
+
+# --- one version ---------------------------------------------------------------------------------
+
+
+@router.get("/versions/{version_id}")
+def one(request: Request, session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    encoder = session.get(EncoderRow, version.encoder_id)
+    context = {
+        "version": version,
+        "encoder": encoder,
+        "figures": version_facts.figures(version),
+        "measured_on": version_facts.measured_on(version),
+        "measured": version.metrics.get(version_facts.measured_on(version)) or {},
+        "recipe": version_facts.recipe_in_words(version),
+        "spreads": version_facts.spreads(session, project, version),
+        "sides": version_facts.sides(session, version),
+        "activation": version.activation,
+        "file": file_checks.look(session, settings, version),
+        "proof": file_checks.prove(session, settings, version),
+        "close": file_checks.CLOSE,
+        "safe": file_checks.SAFE,
+        "way_out": file_checks.WAY_OUT,
+        "report": slices.check(session, version),
+        "editable": False,
+        "sheets": [
+            (name, title, sheets.tiles(session, project, version, name, ON_A_SHEET))
+            for name, title in sheets.SHEETS.items()
+        ],
+        **version_facts.neighbours(session, project, version),
+    }
+    return render(request, "version.html", None, shell(session, project, "versions") | context)
+
+
 @router.post("/versions/{version_id}/activate")
-def activate(engine: EngineDep, version_id: Id) -> Response:
+def activate(engine: EngineDep, settings: SettingsDep, version_id: Id) -> Response:
+    version = activate_checked(engine, settings, version_id)
+    return see_other(f"/projects/{version.project_id}/versions#{version.number}")
+
+
+def activate_checked(engine: EngineDep, settings: Settings, version_id: int) -> Version:
+    """Make a version the active one, or go back to it: in one transaction, and only while its file
+    is the one that was published."""
     with writing(engine) as session:
         version = versions.get(session, version_id)
+        versions.verify(settings, version)
         versions.activate(session, version)
-    return see_other(f"/projects/{version.project_id}/versions#{version.number}")
+        predictions.catch_up(session, version)
+    return version
 
 
 @router.get("/versions/{version_id}/checkpoint")
@@ -89,12 +177,44 @@ def checkpoint(session: Reader, settings: SettingsDep, version_id: Id) -> Respon
 
 @router.get("/versions/{version_id}/config")
 def config(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """The sidecar, with what became known since: percentiles, parent, calibration."""
     version = versions.get(session, version_id)
-    path = versions.config_path(settings, version)
-    if not path.is_file():
-        raise NotFound(f"The configuration of {version.number} is missing on the disk.")
+    part = exports.config(session, settings, version)
     name = f"{file_name(session, version)}.config.json"
-    return FileResponse(path, media_type="application/json", filename=name)
+    return attached(b"".join(part.pieces()), "application/json", name)
+
+
+@router.get("/versions/{version_id}/training-set.csv")
+def training_set_csv(session: Reader, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    content = version_facts.training_csv(session, version)
+    return attached(content, "text/csv", f"{file_name(session, version)}.training-set.csv")
+
+
+@router.get("/versions/{version_id}/training-set.jsonl")
+def training_set_jsonl(session: Reader, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    content = version_facts.training_jsonl(session, version)
+    name = f"{file_name(session, version)}.training-set.jsonl"
+    return attached(content, "application/jsonl", name)
+
+
+@router.get("/versions/{version_id}/sheets/{sheet}")
+def sheet(session: Reader, settings: SettingsDep, version_id: Id, sheet: str) -> Response:
+    """A contact sheet as a PNG to keep or to send."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    shown = sheets.tiles(session, project, version, sheet, DOWNLOADED)
+    if not shown:
+        raise NotFound(f"{version.number} has predicted nothing yet.", "Train again.")
+    title = f"{project.name} {version.number}: {sheets.SHEETS[sheet].lower()} {len(shown)}"
+    content = sheets.draw(settings, shown, title)
+    return attached(content, "image/png", f"{file_name(session, version)}-{sheet}.png")
+
+
+def attached(content: str | bytes, media_type: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def file_name(session: Session, version: Version) -> str:
@@ -102,39 +222,70 @@ def file_name(session: Session, version: Version) -> str:
     return f"{versions.base_name(project)}-{version.number}"
 
 
-def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
-    return {"project": project, "job": job, "trainable": trainable(session, project.id or 0)}
-
-
-def trainable(session: Session, project_id: int) -> int:
-    """How many labels a head can learn from: all but those of the hold-out."""
-    training = (Label.project_id == project_id, ~col(Label.holdout))
-    return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())
+# --- in words ------------------------------------------------------------------------------------
 
 
 def activation(version: Version) -> str:
     """Why the version was made active or not, where the comparison shown does not say it."""
     why = version.activation
-    if why.startswith("not activated"):
+    if why.startswith("not activated: worse"):
         return "It was not made active."
+    if why.startswith("not activated: "):
+        return f"It was not made active: {why.removeprefix('not activated: ')}."
     compared = bool(version.metrics.get("versus_parent")) and why != "chosen by hand"
     return "" if compared or not why else f"Made active because: {why}."
-
-
-def training(session: Session, project: Project) -> Job | None:
-    """The training to show: the one that runs, or the newest if it failed."""
-    running = jobs.unfinished(session, "train", project.id)
-    if running:
-        return running[0]
-    newest = newest_job(session, project, "train")
-    return newest if newest is not None and newest.state == "failed" else None
 
 
 def figures(version: Version) -> dict[str, Any]:
     """The measurement to show, and what it was made on: the hold-out, or out-of-fold while there
     is none (`measured_on` is empty when there is neither)."""
-    for where in ("holdout", "out_of_fold"):
-        measured = version.metrics.get(where) or {}
-        if measured.get("mae") is not None:
-            return {"measured_on": where, **measured}
-    return {"measured_on": ""}
+    where = version_facts.measured_on(version)
+    return {"measured_on": where, **(version.metrics.get(where) or {})}
+
+
+def expected(version: Version) -> dict[str, Any]:
+    """How many expectations the version met when it was published, and those it missed."""
+    told = [slices.Checked(**row) for row in version.metrics.get("expectations") or []]
+    held = [check for check in told if check.met is not None]
+    return {
+        "n": len(held),
+        "met": sum(check.met is True for check in held),
+        "missed": [check.missed for check in held if check.missed],
+    }
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+@api.get("/versions/{version_id}")
+def show_version(session: Reader, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+    """All that the version's page shows: metrics, recipe, slices, what its file proved."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    return versions.as_json(session, settings, version) | {
+        "measured_on": version_facts.measured_on(version),
+        "figures": [figure.as_dict() for figure in version_facts.figures(version)],
+        "recipe_in_words": version_facts.recipe_in_words(version),
+        "curve": version.curve,
+        "labels": version_facts.sides(session, version),
+        "predictions": [s.as_dict() for s in version_facts.spreads(session, project, version)],
+        "file_state": file_checks.look(session, settings, version).as_dict(),
+        "format": file_checks.prove(session, settings, version).as_dict(),
+        **slices.check(session, version).as_dict(),
+    }
+
+
+@api.get("/versions/{version_id}/training-set")
+def show_training_set(session: Reader, version_id: Id) -> list[dict[str, Any]]:
+    """The exact labels the version saw: sha256, path, score, side (train, holdout, aside), fold."""
+    return list(version_facts.training_set(session, versions.get(session, version_id)))
+
+
+@api.get("/versions/{version_id}/sheets/{sheet}")
+def show_sheet(
+    session: Reader, version_id: Id, sheet: str, n: Annotated[int, Query(ge=1, le=200)] = 100
+) -> list[dict[str, Any]]:
+    """The images a version puts at the `top`, at the `bottom`, or around the `threshold`."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    return [tile.as_dict() for tile in sheets.tiles(session, project, version, sheet, n)]

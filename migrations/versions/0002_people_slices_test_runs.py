@@ -9,6 +9,15 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.create_index("ix_image_name", "image", ["name", "id"])
+    op.create_index(
+        "ix_score_event_aside", "score_event", ["project_id", "kind", "image_id"],
+        sqlite_where=sa.text("kind IN ('skip', 'flag')"),
+        postgresql_where=sa.text("kind IN ('skip', 'flag')"),
+    )  # fmt: skip
+    op.create_index(
+        "ix_prediction_honest", "prediction",
+        ["version_id", sa.text("coalesce(out_of_fold, score)"), "image_id"],
+    )  # fmt: skip
     with op.batch_alter_table("project") as batch:
         batch.add_column(
             sa.Column("aggregate", sa.String(), server_default="median", nullable=False)
@@ -19,6 +28,7 @@ def upgrade() -> None:
         batch.add_column(
             sa.Column("auto_train_drift", sa.Float(), server_default="0", nullable=False)
         )
+        batch.add_column(sa.Column("card", sa.JSON(), server_default="{}", nullable=False))
         batch.create_check_constraint(
             op.f("ck_project_aggregate"),
             "aggregate IN ('median', 'mean', 'lowest', 'highest', 'newest')",
@@ -142,7 +152,7 @@ def upgrade() -> None:
         sa.Column("error", sa.String(), nullable=False),
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "state IN ('asked', 'answered', 'failed')", name=op.f("ck_question_state")
+            "state IN ('asked', 'taken', 'answered', 'failed')", name=op.f("ck_question_state")
         ),
         _to("question", "project_id", "project", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_question")),

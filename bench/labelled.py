@@ -1,0 +1,140 @@
+"""Labelled sets of real pictures for the learning benchmarks, made on this machine.
+
+Photographs are those of scikit-image and scikit-learn, cut into tiles that do not overlap; stamps
+are Debian's `tuxpaint-stamps-default`. Each picture is there several times, spoiled in measured
+ways as in the sample library, and scored by the sample library's formula: appeal of the subject,
+less the harm of the treatment, with noise of 0.6 points. Variants of one picture share a group.
+Digits are scikit-learn's, scored by their value. The vectors are kept in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from app import encoders, samples
+from app.training import TrainingSet
+
+CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+TREATMENTS = tuple(dict.fromkeys(name for name, _, _ in samples.PLAN))
+TILE = 120  # pixels
+
+# A pretended taste: how much its bearer likes each subject folder of the stamps (0–10).
+TASTE = {
+    "animals": 9, "plants": 8, "food": 6, "space": 9.5, "seasonal": 5, "people": 7,
+    "household": 3.5, "hobbies": 4, "vehicles": 5, "symbols": 1.5, "naturalforces": 8,
+    "clothes": 2.5, "medical": 1.5, "military": 2, "sports": 4, "town": 5.5, "cartoon": 4,
+}  # fmt: skip
+
+Picture = tuple[int, float, Image.Image]  # number of the original, how much it is liked, itself
+
+
+def load(name: str) -> TrainingSet:
+    """`digits`, `photographs` or `stamps`; no row is hold-out yet (see `holding_out`)."""
+    if name == "digits":
+        data = load_digits()
+        x, y = data.data / 16, data.target / 9
+        return _as_set(x, y, np.arange(len(y)))
+    kept = CACHE / f"{name}.npz"
+    if not kept.exists():
+        CACHE.mkdir(exist_ok=True)
+        pictures, variants = SOURCES[name]
+        x, y, groups = _spoiled_and_embedded(pictures(), variants)
+        np.savez(kept, x=x, y=y, groups=groups)
+    with np.load(kept) as file:
+        return _as_set(file["x"], file["y"], file["groups"])
+
+
+def available() -> list[str]:
+    return ["digits", "photographs", *(["stamps"] if STAMPS.is_dir() else [])]
+
+
+def _as_set(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> TrainingSet:
+    n = len(y)
+    return TrainingSet(
+        image_ids=np.arange(n),
+        x=x.astype(np.float32),
+        y=y.astype(np.float32),
+        groups=groups,
+        holdout=np.zeros(n, bool),
+    )
+
+
+def _photographs() -> Iterator[Picture]:
+    number = 0
+    for photograph in samples.PHOTOGRAPHS:
+        for picture in samples._prints(photograph):
+            across, down = (min(7, max(1, side // TILE)) for side in picture.size)
+            wide, high = picture.width // across, picture.height // down
+            for i in range(across * down):
+                left, top = i % across * wide, i // across * high
+                tile = picture.crop((left, top, left + wide, top + high))
+                yield number, samples.APPEAL[photograph.subject], tile
+                number += 1
+
+
+def _stamps() -> Iterator[Picture]:
+    for number, path in enumerate(sorted(STAMPS.rglob("*.png"))):
+        with Image.open(path) as stamp:
+            stamp = stamp.convert("RGBA")
+            stamp.thumbnail((320, 320))
+            ground = Image.new("RGBA", stamp.size, "white")
+            picture = Image.alpha_composite(ground, stamp).convert("RGB")
+        yield number, TASTE.get(path.relative_to(STAMPS).parts[0], 5), picture
+
+
+# The pictures of a set, and how many variants of each make at least 4,000.
+SOURCES: dict[str, tuple[Callable[[], Iterator[Picture]], int]] = {
+    "photographs": (_photographs, 12),
+    "stamps": (_stamps, 6),
+}
+
+
+def _spoiled_and_embedded(
+    pictures: Iterator[Picture], variants: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every picture as it is and in `variants` − 1 spoiled ways: x (n, 1280), y and groups (n,)."""
+    encoder = encoders.load(encoders.parse(encoders.BUNDLED), "bfloat16")
+    x, y, groups, batch = [], [], [], []
+    for number, liked, picture in pictures:
+        for variant in range(variants):
+            rng = np.random.default_rng((number, variant))
+            treatment = TREATMENTS[variant % len(TREATMENTS)]
+            degree = float(rng.uniform(0.05, 1))
+            spoiled = samples._treated(picture, treatment, degree, rng)
+            with Image.open(io.BytesIO(spoiled)) as read:
+                batch.append(encoder.preprocess(read.convert("RGB")))
+            score = liked * (1 - samples.HARM[treatment] * degree)
+            y.append(np.clip(round(score + rng.normal(0, samples.RATER_NOISE)), 0, 10) / 10)
+            groups.append(number)
+            if len(batch) == 16:
+                x.append(encoder.encode(np.stack(batch)))
+                batch.clear()
+    if batch:
+        x.append(encoder.encode(np.stack(batch)))
+    return np.concatenate(x).astype(np.float16), np.array(y), np.array(groups)
+
+
+def holding_out(data: TrainingSet, labels: int, seed: int, share: float = 0.25) -> TrainingSet:
+    """`labels` rows that train and a random `share` of the whole set, by groups, that measures.
+
+    The hold-out of a seed is the same however many labels train."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(np.unique(data.groups))
+    held = np.isin(data.groups, names[: round(share * len(names))])
+    drawn = rng.permutation(np.flatnonzero(~held))[:labels]
+    rows = np.sort(np.concatenate([np.flatnonzero(held), drawn]))
+    return TrainingSet(
+        image_ids=data.image_ids[rows],
+        x=data.x[rows],
+        y=data.y[rows],
+        groups=data.groups[rows],
+        holdout=held[rows],
+    )

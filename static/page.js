@@ -1,0 +1,37 @@
+/* What every page has: saying that something went wrong, and names for requests. */
+"use strict";
+const byId = (id) => document.getElementById(id);
+
+/* Something went wrong. It stays until it is closed, or until something said later is saved. */
+let toldAt = 0;
+
+function tell(text, hint = "") {
+  const box = document.createElement("div"), line = document.createElement("p");
+  const strong = document.createElement("strong"), close = document.createElement("button");
+  strong.textContent = text;
+  line.append(strong, " ", hint);
+  Object.assign(close, { className: "quiet", type: "button", textContent: "Close" });
+  close.dataset.close = "";
+  box.className = "toast wrong";
+  box.append(line, close);
+  byId("toast").replaceChildren(box);
+  toldAt = Date.now();
+}
+
+byId("toast").addEventListener("click", (event) => {
+  if (event.target.closest("[data-close]")) byId("toast").replaceChildren();
+});
+
+/* Dialogs open and close by buttons that name them. */
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) byId(opener.dataset.dialog).showModal();
+  if (event.target.closest("[data-close-dialog]")) event.target.closest("dialog").close();
+});
+
+/* randomUUID exists only on https and localhost. */
+function newKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,175 @@
+"""Many images at once: by mouse, by keyboard alone, without a script; and one undo for all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from playwright.sync_api import Page, expect
+from sqlmodel import Session, select
+from test_web_browser import browsing, chromium, saved, serving  # noqa: F401
+from web_world import World, events, make_world
+
+from app import batches, projects, scores
+from app.batches import Chosen
+from app.db import reading, writing
+from app.errors import Invalid
+from app.tables import Label
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path, images=12)
+
+
+@pytest.fixture
+def page(world: World, chromium) -> Iterator[Page]:  # noqa: F811
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}{world.at}/score/grid")
+        yield page
+
+
+def labels(session: Session) -> dict[int, float]:
+    return dict(session.execute(select(Label.image_id, Label.value)).all())
+
+
+# --- recording -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sets(st.integers(1, 6), min_size=1), st.integers(0, 10)), max_size=5))
+def test_undoing_every_batch_leaves_what_was_before(said: list[tuple[set[int], int]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as home:
+        world = make_world(Path(home), images=6)
+        with writing(world.engine) as session:
+            project, person = world.project(session), projects.annotator(session, "me")
+            states = [labels(session)]
+            for number, (images, value) in enumerate(said):
+                chosen = [Chosen(image) for image in images]
+                batches.record_batch(session, project, person, chosen, "set", value, f"k{number}")
+                session.expire_all()
+                states.append(labels(session))
+            for number, (images, _) in reversed(list(enumerate(said))):
+                inverse = scores.undo(session, project, person).event
+                undone = batches.taken_back_with(session, inverse)
+                assert {event.image_id for event in undone} == images
+                session.expire_all()
+                assert labels(session) == states[number]
+        world.engine.dispose()
+
+
+def test_the_same_batch_twice_changes_nothing_the_second_time(world: World) -> None:
+    for _ in range(2):
+        answer = world.client.post(
+            f"/api/v1{world.at}/batches",
+            json={"images": [{"image_id": 1}, {"image_id": 2}], "value": 7, "key": "a-long-key"},
+        )
+        assert answer.status_code == 200 and set(answer.json()["events"]) == {"1", "2"}
+    assert events(world) == [(1, "set", 7), (2, "set", 7)]
+
+
+def test_what_was_scored_elsewhere_or_is_gone_is_left_out_and_the_others_are_saved(
+    world: World,
+) -> None:
+    world.client.post(f"/api/v1{world.at}/scores", json={"image_id": 1, "value": 3})
+    asked = [{"image_id": i, "expected": 0} for i in (1, 2, 999)]
+    answer = world.client.post(
+        f"/api/v1{world.at}/batches", json={"images": asked, "value": 7, "key": "a-long-key"}
+    ).json()
+    assert set(answer["events"]) == {"2"} and set(answer["refused"]) == {"1", "999"}
+    assert "3 there, 7 here" in answer["refused"]["1"]
+    with reading(world.engine) as session:
+        assert labels(session) == {1: 3.0, 2: 7.0}
+
+
+def test_nothing_selected_too_much_and_nonsense_are_refused(world: World) -> None:
+    at = f"{world.at}/score/grid"
+    one = "1:0:queue:x"
+    for form in ({"value": "7"}, {"image": "1", "value": "7"}, {"image": one, "value": "11"},
+                 {"image": "1:0:import:x", "value": "7"}, {"image": one}):  # fmt: skip
+        assert world.client.post(at, data=form).status_code == 422, form
+    with writing(world.engine) as session, pytest.raises(Invalid):
+        batches.record_batch(
+            session, world.project(session), projects.annotator(session, "me"),
+            [Chosen(i) for i in range(1, batches.MOST + 2)], "set", 5, "key",
+        )  # fmt: skip
+    assert events(world) == []
+
+
+# --- in the browser ------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_selected_tiles_are_scored_by_one_key_and_taken_back_by_one(
+    world: World, page: Page
+) -> None:
+    tiles = page.locator("[data-tile]")
+    tiles.nth(0).click()
+    tiles.nth(4).click(modifiers=["Shift"])
+    expect(page.locator("#chosen")).to_have_text("5 selected")
+    page.keyboard.press("2")
+    stored = saved(page, world, 5)
+    assert [value for _, _, value in stored] == [2] * 5
+    expect(tiles.nth(0).locator(".chip")).to_have_text("2")
+    expect(page.locator("#chosen")).to_have_text("Select images")
+    page.keyboard.press("Backspace")
+    saved(page, world, 10)
+    expect(page.locator(".tile .chip")).to_have_count(0)
+    with reading(world.engine) as session:
+        assert labels(session) == {}
+    tiles.nth(1).click()
+    page.keyboard.press("-")
+    assert saved(page, world, 11)[-1][2] == 10, "the tile knows what was said and taken back"
+
+
+@pytest.mark.browser
+def test_the_keyboard_alone_selects_scores_corrects_and_undoes(world: World, page: Page) -> None:
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chosen")).to_have_text("2 selected")
+    page.keyboard.press("9")
+    assert [value for _, _, value in saved(page, world, 2)] == [9, 9]
+    page.keyboard.press("Space")
+    page.keyboard.press("4")
+    corrected = saved(page, world, 3)
+    assert corrected[-1] == (corrected[1][0], "set", 4)
+    page.keyboard.press("Control+a")
+    expect(page.locator("#chosen")).to_have_text("10 selected")
+    page.keyboard.press("Escape")
+    expect(page.locator("#chosen")).to_have_text("Select images")
+
+
+@pytest.mark.browser
+def test_dragging_selects_what_it_passes(world: World, page: Page) -> None:
+    first, third = (page.locator("[data-tile]").nth(n).bounding_box() for n in (0, 2))
+    page.mouse.move(first["x"] + 60, first["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(third["x"] + 60, third["y"] + 60, steps=8)
+    page.mouse.up()
+    expect(page.locator("#chosen")).to_have_text("3 selected")
+
+
+@pytest.mark.browser
+def test_without_a_script_tiles_are_check_boxes_and_buttons_score_them(
+    world: World,
+    chromium,  # noqa: F811
+) -> None:
+    with serving(world) as at, browsing(chromium, java_script_enabled=False) as page:
+        page.goto(f"{at}{world.at}/score/grid")
+        boxes = page.locator("[data-tile] input")
+        boxes.nth(0).check()
+        boxes.nth(1).check()
+        page.get_by_role("button", name="Score 6").click()
+        expect(page.get_by_text("Saved 2.")).to_be_visible()
+        assert [value for _, _, value in events(world)] == [6, 6]
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_text("Taken back.")).to_be_visible()
+        boxes.nth(0).check()
+        page.get_by_role("button", name="Skip").click()
+        assert events(world)[-1][1] == "skip"

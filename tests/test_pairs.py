@@ -1,0 +1,147 @@
+"""Comparing two: its own events, the order that follows from them, and the page by keys."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from sqlmodel import func, select
+from test_web_browser import browsing, chromium, serving  # noqa: F401
+from web_world import World, make_world, score_some
+
+from app import comparisons, projects
+from app.comparisons import Said
+from app.db import reading, writing
+from app.errors import Conflict, NotFound
+from app.tables import Comparison, Label
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = make_world(tmp_path, images=8)
+    score_some(world, [7, 7, 7, 7, 2, 1])
+    return world
+
+
+def stored(world: World) -> list[tuple[int, int, str]]:
+    with reading(world.engine) as session:
+        rows = session.exec(select(Comparison).order_by(Comparison.id)).all()
+    return [(row.first_id, row.second_id, row.verdict) for row in rows]
+
+
+# --- the order -----------------------------------------------------------------------------------
+
+
+def test_the_order_recovers_known_strengths() -> None:
+    random = np.random.default_rng(0)
+    true = np.exp(random.normal(0, 1, 12))
+    pairs = []
+    for _ in range(1500):
+        a, b = random.choice(12, 2, replace=False)
+        won = random.random() < true[a] / (true[a] + true[b])
+        pairs.append(Said(int(a), int(b), float(won)))
+    ranked = comparisons.order(range(12), pairs)
+    found = np.array([next(r.strength for r in ranked if r.image_id == i) for i in range(12)])
+    assert np.corrcoef(np.log(found), np.log(true))[0, 1] > 0.97
+    assert sum(r.met for r in ranked) == 3000
+
+
+def test_an_equal_pair_stays_equal_and_one_loss_is_not_the_end() -> None:
+    even = comparisons.order([1, 2], [Said(1, 2, 0.5)])
+    assert even[0].strength == pytest.approx(even[1].strength)
+    winner, loser = comparisons.order([1, 2], [Said(1, 2, 1.0)])
+    assert (winner.image_id, loser.image_id) == (1, 2)
+    assert 0.1 < loser.strength < 1 < winner.strength < 10
+
+
+def test_the_next_pair_is_new_and_brings_in_who_met_nobody() -> None:
+    pairs: list[Said] = []
+    ids = list(range(6))
+    for _ in range(15):
+        pair = comparisons.next_pair(comparisons.order(ids, pairs), pairs, seed=3)
+        assert pair is not None
+        assert frozenset(pair) not in {frozenset((p.first_id, p.second_id)) for p in pairs}
+        pairs.append(Said(*pair, share=1.0 if pair[0] > pair[1] else 0.0))
+        if len(pairs) == 3:
+            assert {i for p in pairs for i in (p.first_id, p.second_id)} == set(ids)
+    assert comparisons.next_pair(comparisons.order(ids, pairs), pairs, seed=3) is None
+    assert [r.image_id for r in comparisons.order(ids, pairs)] == ids[::-1]
+
+
+# --- recording -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_an_undo_is_a_row_and_the_same_key_says_nothing_new(
+    world: World,
+) -> None:
+    with writing(world.engine) as session:
+        project, me = world.project(session), projects.annotator(session, "me")
+        first = comparisons.record(session, project, me, 1, 2, "first", "a-long-key")
+        again = comparisons.record(session, project, me, 1, 2, "first", "a-long-key")
+        assert again.id == first.id
+        with pytest.raises(Conflict):
+            comparisons.record(session, project, me, 1, 3, "first", "a-long-key")
+        comparisons.record(session, project, me, 3, 4, "equal")
+        comparisons.undo(session, project, me)
+        assert comparisons.said(session, project) == [Said(1, 2, 1.0)]
+        with pytest.raises(NotFound):
+            comparisons.undo(session, project, projects.annotator(session, "somebody else"))
+    assert [verdict for _, _, verdict in stored(world)] == ["first", "equal", "undo"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"first_id": 1, "second_id": 1, "verdict": "first"},
+     {"first_id": 1, "second_id": 999, "verdict": "first"},
+     {"first_id": 1, "second_id": 2, "verdict": "undo"}],
+)  # fmt: skip
+def test_nonsense_is_refused_and_nothing_is_stored(world: World, body: dict[str, object]) -> None:
+    assert world.client.post(f"/api/v1{world.at}/comparisons", json=body).status_code in (404, 422)
+    assert stored(world) == []
+
+
+def test_the_api_gives_the_order_and_leaves_the_labels_alone(world: World) -> None:
+    at = f"/api/v1{world.at}/comparisons"
+    shown = world.client.get(at).json()
+    assert shown["low"] == 7 and len(shown["order"]) == 4 and shown["next"]
+    world.client.post(at, json={"first_id": 3, "second_id": 1, "verdict": "first"})
+    assert world.client.get(at).json()["order"][0]["image_id"] == 3
+    assert world.client.post(f"{at}/undo").json()["undoes"] == 1
+    with reading(world.engine) as session:
+        assert session.exec(select(func.count()).select_from(Label)).one() == 6
+
+
+# --- in the browser ------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_arrows_decide_space_is_even_and_backspace_brings_the_pair_back(
+    world: World,
+    chromium,  # noqa: F811
+) -> None:
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}{world.at}/score/pairs")
+        for number, (key, verdict) in enumerate(
+            [("ArrowLeft", "first"), ("ArrowRight", "second"), ("Space", "equal")], 1
+        ):
+            shown = page.locator("[name=first_id]").get_attribute("value")
+            page.wait_for_timeout(200)  # a pair that just appeared takes no key yet
+            page.keyboard.press(key)
+            expect(page.get_by_text(f"{number} pairs compared")).to_be_visible()
+            assert stored(world)[-1][0] == int(shown) and stored(world)[-1][2] == verdict
+        page.keyboard.press("Backspace")
+        expect(page.get_by_text("2 pairs compared")).to_be_visible()
+        assert page.locator("[name=first_id]").get_attribute("value") == shown
+        assert stored(world)[-1][2] == "undo"
+
+
+@pytest.mark.browser
+def test_without_a_script_the_pictures_are_buttons(world: World, chromium) -> None:  # noqa: F811
+    with serving(world) as at, browsing(chromium, java_script_enabled=False) as page:
+        page.goto(f"{at}{world.at}/score/pairs")
+        page.locator(".contestant").first.click()
+        expect(page.get_by_text("1 pairs compared")).to_be_visible()
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_text("0 pairs compared")).to_be_visible()
+        page.goto(f"{at}{world.at}/score/pairs?low=10")
+        expect(page.get_by_text("There are not two images to compare")).to_be_visible()
