@@ -31,7 +31,7 @@ def contradictions(
     features: Array, labels: Array, groups: Array, *, limit: int = 100
 ) -> list[Contradiction]:
     """At most `limit` pairs among the labelled images, the largest gap first, nearest first among
-    equals. `features` (n, k), `labels` (n,) in [0, 1], `groups` (n,) equal for images of one source.
+    equals. `features` (n, k), `labels` (n,) in [0, 1], `groups` (n,) equal for one source.
     An image is in one pair only, or one slip would fill the list. Memory is bounded; the work is
     n²k."""
     points = np.ascontiguousarray(features, np.float32)

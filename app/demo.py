@@ -5,6 +5,7 @@ slips of the finger), v1.0 is trained, the review queues show the slips, which a
 Mixed queue asks for more, v1.1 is trained. A part stays unscored: that is for the visitor.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,10 @@ def run(work: Work) -> dict[str, Any]:
     truth = _truth(work, samples)
     _first_round(work, project, rater, truth)
     first = _train(work, project, "first", "scores of pictures drawn at random")
+    refit = _live_model(work, project)
+    refit()
     _correct_slips(work, project, rater, truth)
-    _second_round(work, project, rater, truth)
+    _second_round(work, project, rater, truth, refit)
     second = _train(work, project, "second", "slips corrected, and what the Mixed queue asked for")
     return {"project_id": project.id, "project": PROJECT, "versions": f"{first} and {second}"}
 
@@ -139,7 +142,7 @@ def _first_round(work: Work, project: Project, rater: Annotator, truth: dict[int
 
 
 def _correct_slips(work: Work, project: Project, rater: Annotator, truth: dict[int, int]) -> None:
-    """Look through both review queues and mend what was mistyped."""
+    """Look through the review lists and mend what was mistyped."""
     with work.writing() as session:
         project = projects.get(session, project.id)
         for kind in reviews.REVIEWS:
@@ -152,15 +155,27 @@ def _correct_slips(work: Work, project: Project, rater: Annotator, truth: dict[i
                     )  # fmt: skip
 
 
-def _second_round(work: Work, project: Project, rater: Annotator, truth: dict[int, int]) -> None:
-    """The rater answers what the Mixed queue asks, a batch at a time."""
+def _live_model(work: Work, project: Project) -> Callable[[], object]:
+    """What refits it, with the images held in memory from one time to the next."""
     from app import resident  # loads scipy: not for the web process, which imports us
 
+    seen = resident.Watched()
+    return lambda: resident.refit(work.settings, work.engine, project.id, seen)
+
+
+def _second_round(
+    work: Work,
+    project: Project,
+    rater: Annotator,
+    truth: dict[int, int],
+    refit: Callable[[], object],
+) -> None:
+    """The rater answers what the Mixed queue asks, a batch at a time."""
     work.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
     with work.reading() as session:
         asked = _labelled(session, project) - FIRST_ROUND
     while asked < SECOND_ROUND:
-        resident.refit(work.settings, work.engine, project.id)
+        refit()
         with work.writing() as session:
             project = projects.get(session, project.id)
             n = min(20, SECOND_ROUND - asked)

@@ -154,9 +154,9 @@ def fit_by_descent(
 
 
 def schedule_for(recipe: Recipe, n: int) -> tuple[int, int]:
-    """Batch and number of steps for n labels. Small sets need the steps, so half of them is the
-    largest batch; large ones are seen at least a few times."""
-    batch = min(recipe.batch, max(32, n // 2), n)
+    """Batch and number of steps for n labels. Small sets need the steps, so a quarter of them is
+    the largest batch; large ones are seen at least a few times."""
+    batch = min(recipe.batch, max(32, n // 4), n)
     samples = max(min(recipe.samples, recipe.passes * n), FEWEST_PASSES * n)
     return batch, max(1, round(samples / batch))
 

@@ -111,7 +111,8 @@ def _labels_saved(
     keys = np.unique(split.groups[held], return_inverse=True)[1].ravel()
     count = int(keys.max()) + 1
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    low, high = np.quantile([needed(times[keys].astype(float)) for times in draws], [0.025, 0.975])
+    again = sorted(needed(times[keys].astype(float)) for times in draws)
+    low, high = again[round(0.025 * RESAMPLES)], again[round(0.975 * RESAMPLES) - 1]
     value = needed(np.ones(len(held)))
     if not high <= FARTHEST * sizes[-1]:
         return unknown(

@@ -114,7 +114,9 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
     if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
         raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
     if fields.get("recipe", project.recipe) not in ("auto", "ridge", "mlp", "city96"):
-        raise Invalid(f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge, mlp or city96.")
+        raise Invalid(
+            f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge, mlp or city96."
+        )
     if fields.get("aggregate", project.aggregate) not in AGGREGATES:
         raise Invalid(
             f"“{fields['aggregate']}” is no way to make one label of several scores.",

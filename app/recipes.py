@@ -44,15 +44,15 @@ class Recipe:
 
     name: Name = "auto"
     samples: int = 100_000
-    passes: int = 20
+    passes: int = 70
     batch: int = 1024
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.01
     beta2: float = 0.999
     ema: float = 0.1
     early_stop: bool = True
     folds: int = 5
-    loss: Literal["l1", "huber"] = "huber"
+    loss: Literal["l1", "huber"] = "l1"
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
     """The recipe of that name, with some values changed. Invalid names the alternatives."""
     if name not in NAMES:
         raise Invalid(
-            f"There is no recipe {name!r}.", f"Choose {', '.join(NAMES[:-1])} or {NAMES[-1]}."
+            f"There is no recipe “{name}”.", f"Choose {', '.join(NAMES[:-1])} or {NAMES[-1]}."
         )
     if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
         raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")

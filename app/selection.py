@@ -36,11 +36,11 @@ ROWS_AT_ONCE = 4096
 class Mix:
     """Shares of a batch; they need not add up to 1.
 
-    The replay chose them (docs/decisions/0010). Four images of five are drawn near the threshold by
-    what a label of each would teach, for that is what lowers the error there. One in five is
-    control: it feeds the hold-out, and with one in ten the rest of the scale is learned worse. A
-    share of diverse images for their own sake (LCMD) made both errors worse, once the draw near the
-    threshold weighs the lessons; they stand in where too few images are left to draw from.
+    The replay chose them: the table, and the two of five sets on which they save nothing, are in
+    docs/decisions/0010. Four images of five are drawn near the threshold by what a label of each
+    would teach, for that is what lowers the error there. One in five is control: the hold-out feeds
+    on it. Diverse images (LCMD) have no share of their own, because a large one raised the error at
+    the threshold; they stand in where too few images are left to draw from.
     """
 
     diverse: float = 0.0

@@ -120,7 +120,7 @@ def test_the_version_is_told(run: Run) -> None:
         ["import", ".", "--scores-from-folders"],
         ["score", "x", "--model", "y", "--precision", "double"],
         ["score", "x", "--model", "y", "--top", "many"],
-        ["versions", "export", "P", "v1.0", "x", "--format", "laion"],
+        ["versions", "export", "P", "v1.0", "x", "--format", "onnx"],
         ["nonsense"],
     ],
     ids=" ".join,
@@ -412,7 +412,7 @@ def test_doctor_is_content_with_the_sample_and_fails_when_something_is_damaged(
     hurt = done("doctor", "--json")
     assert hurt.code == 1
     (damage,) = [finding for finding in hurt.json if finding["level"] == "damage"]
-    assert "v1.0 was altered" in damage["what"] and damage["hint"]
+    assert "v1.0 was cut short" in damage["what"] and damage["hint"]
     assert done("doctor").code == 1
     fails(done("versions", "export", "Sample", "v1.0", "out"), "altered")
     assert not Path("out").exists()

@@ -588,7 +588,7 @@ def test_a_zip_comes_in_with_its_sidecars_and_writes_nothing_outside(
     assert sorted(image.name for image in desk.all(Image)) == [
         "absolute.png", "c.png", "escaped.png",
     ]  # fmt: skip
-    assert desk.tags(png(3)) == {"sky"}
+    assert desk.tags(png(3)) == {"07", "sky"}, "its folder in the zip, and its sidecar"
     assert list(desk.settings.incoming.iterdir()) == [], "nothing unpacked is left"
     with db.reading(desk.engine) as session:
         assert images.source_path(session, desk.settings, desk.image(png(3))).is_file()

@@ -64,8 +64,8 @@ class Sitting:
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
 
-    def refit(self) -> None:
-        resident.refit(self.settings, self.engine, self.project.id)
+    def refit(self, seen: resident.Watched | None = None) -> None:
+        resident.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
         with db.reading(self.engine) as session:
@@ -135,7 +135,8 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
 ) -> None:
     with db.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
-    young.refit()
+    seen = resident.Watched()
+    young.refit(seen)
     held_out, to_show = young.held_out(), young.open()
     shown: Counter[int] = Counter()
     origins: Counter[str] = Counter()
@@ -157,7 +158,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
         else:
             young.say(card.image_id, int(random.integers(0, 11)), origin=card.origin)
         if sum(shown.values()) % 30 == 0:
-            young.refit()
+            young.refit(seen)
     assert set(shown) == to_show, "the pool is empty at the end, skipped ones included"
     assert shown.most_common(1)[0][1] == 1, "no image came twice"
     assert origins["queue"] > 0 and origins["control"] > 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 from sqlalchemy import Engine, update
 from sqlmodel import Session, select
 
@@ -354,8 +355,6 @@ def test_noise_comes_from_pairs_of_blind_scores_only(desk: Desk) -> None:
 
 @given(st.integers(5, 2000))
 def test_the_noise_interval_ends_at_quantiles_of_chi_square(degrees: int) -> None:
-    from scipy.stats import chi2
-
     for z, share in ((agreement.Z95, 0.975), (-agreement.Z95, 0.025)):
         exact = chi2.ppf(share, degrees)
         assert agreement._chi_square(degrees, z) == pytest.approx(exact, rel=0.05)

@@ -437,7 +437,7 @@ def test_the_loss_curve_falls_and_the_rate_ends_near_nothing():
 
 def test_small_sets_see_fewer_samples():
     recipe = recipe_named("city96", samples=100_000, passes=20, batch=500)
-    assert schedule_for(recipe, 1000) == (500, 40)
+    assert schedule_for(recipe, 1000) == (250, 80)
     assert schedule_for(recipe, 10_000) == (500, 200)
     assert schedule_for(recipe, 50_000) == (500, 300)  # three passes through a set so large
     assert schedule_for(recipe, 60) == (32, 38)

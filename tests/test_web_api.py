@@ -115,4 +115,4 @@ def test_review_lists_the_mistakes(world: World) -> None:
     add_version(world, 1, {1: 0.78, 2: 0.2})
     wrong = world.client.get(f"{API}{world.at}/review/false-positives").json()
     assert [card["image_id"] for card in wrong["cards"]] == [1] and wrong["version"] == "v1.1"
-    assert world.client.get(f"{API}{world.at}/review/best").status_code == 422
+    assert world.client.get(f"{API}{world.at}/review/best").status_code == 404

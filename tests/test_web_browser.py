@@ -1,6 +1,5 @@
 """The pages in a real Chromium: keys, the outbox, no script at all, the CSP, axe."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 from web_world import World, add_version, events, full_world, make_world, score_some
 
 pytestmark = pytest.mark.browser
@@ -16,13 +15,10 @@ pytestmark = pytest.mark.browser
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        installed = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+@pytest.fixture(scope="session")
+def chromium(browser: Browser) -> Browser:
+    """The one browser of the run: two drivers in one process do not get along."""
+    return browser
 
 
 @contextmanager
@@ -446,10 +442,10 @@ def test_zooming_shows_more_and_the_arrows_move_the_picture(
         before = page.locator("#stage img").bounding_box()
         page.keyboard.press("z")
         zoomed = page.locator("#stage img").bounding_box()
-        assert before and zoomed and zoomed["width"] > before["width"]
-        page.keyboard.press("ArrowRight")
+        assert before and zoomed and zoomed["height"] > before["height"]
+        page.keyboard.press("ArrowDown")
         moved = page.locator("#stage img").bounding_box()
-        assert moved and moved["x"] < zoomed["x"]
+        assert moved and moved["y"] < zoomed["y"]
         assert shown_image(page) == image_id
         page.keyboard.press("Escape")
         assert page.locator("#stage img").bounding_box() == before

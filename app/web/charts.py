@@ -127,7 +127,8 @@ def marker(score: float, threshold: float, spread: float | None = None) -> Marku
         low, high = x(score - spread), x(score + spread)
         reach = f'<path class="whisker" d="M{low:.1f} 6H{high:.1f}M{low:.1f} 3V9M{high:.1f} 3V9"/>'
     shapes = (
-        f'{cells}<path class="threshold" d="M{x(threshold):.1f} {top - 4}V{top + tall + 4}"/>{reach}'
+        f"{cells}{reach}"
+        f'<path class="threshold" d="M{x(threshold):.1f} {top - 4}V{top + tall + 4}"/>'
         f'<circle class="dot" cx="{x(score):.1f}" cy="6" r="5"/>'
         f'<path class="needle" d="M{x(score):.1f} 6V{top + tall}"/>'
     )

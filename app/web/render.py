@@ -215,7 +215,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "percent": percent, "points": points, "signed": signed, "share": share, "score": score, "count": count,
+        "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
+        "count": count,
         "size": size, "duration": duration, "when": when,
         "outcome": outcome, "key": keymap.shown,
     }  # fmt: skip
