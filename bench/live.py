@@ -4,7 +4,8 @@
 
 Times every part of one refit: the ridge with its leave-one-out and 40 penalties, the predictions
 of the whole library, their uncertainty, the ranking of the library by score, and a mixed batch of
-60; `cpu` is the processor time of one whole refit, all threads together. Beside it, measured in
+60; `cpu` is the processor time of one whole refit, all threads together, and `search` the lists
+made at leisure (suspects, doubtful labels, contradictions), which are no part of it. Beside it, in
 the same run, the least that any such refit must do: one matrix-vector product over the library,
 and LAPACK's eigendecomposition of the Gram matrix. One and two threads of the linear algebra take
 turns. Times are the best of several runs: on a shared machine the others measure the neighbours.
@@ -18,8 +19,11 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from app.ridge import PENALTIES, ROWS_AT_ONCE, fit_ridge, posterior_sd, project
-from app.selection import mixed
+from app.contradictions import contradictions
+from app.doubtful import doubts
+from app.picks import MOST_SUSPECTED
+from app.ridge import PENALTIES, ROWS_AT_ONCE, Ridge, fit_ridge, posterior_sd, project
+from app.selection import mixed, suspected
 
 GOAL = 1.0  # seconds, for 3,000 labels and 100,000 images
 BATCH = 60
@@ -27,6 +31,7 @@ THREADS = (1, 2)
 PARTS = ("fit", "predict", "uncertainty", "rank", "batch")
 SIZES = ((10_000, 3_000), (100_000, 300), (100_000, 3_000))  # images, labels
 FEATURES = (768, 1280)
+HUGE = (768, 1_000_000, 3_000)  # features, images, labels: to see how the cost grows
 
 
 def library(images: int, features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +83,7 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[int, 
         timed("batch", mixed, projection.features, *masks, BATCH, **live, seed=seed)
         took("total", time.perf_counter() - start)
         took("cpu", time.process_time() - started)
+        timed("search", searches, projection.features, ridge, scores, sd, labelled, y[labelled])
         timed("product", np.matmul, wide, weights)
         timed("eigh", eigh, gram, driver="evd", check_finite=False)
 
@@ -90,26 +96,43 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[int, 
     return best
 
 
+def searches(
+    features: np.ndarray, ridge: Ridge, scores: np.ndarray, sd: np.ndarray, labelled: np.ndarray,
+    labels: np.ndarray,
+) -> None:  # fmt: skip
+    """What the resident process looks for at most every ten seconds."""
+    candidates = np.zeros(len(scores), bool)
+    candidates[np.random.default_rng(0).permutation(len(scores))[:MOST_SUSPECTED]] = True
+    candidates[labelled] = False
+    for side in ("fp", "fn"):
+        suspected(side, features, scores, sd, candidates, labelled=labelled, labels=labels)
+    groups = np.arange(len(labelled))
+    doubts(features[labelled], labels, groups, ridge)
+    contradictions(features[labelled], labels, groups)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    columns = [*PARTS, "total", "cpu", "limit"]
+    columns = [*PARTS, "total", "cpu", "limit", "search"]
     print(f"{len(PENALTIES)} penalties, float16 library, best of {repeats}; milliseconds.\n")
     print("| features | images | labels | threads | " + " | ".join(columns) + " | total ÷ limit |")
     print("|--:" * (len(columns) + 5) + "|")
     totals = {}
-    for features in FEATURES:
-        x, y = library(max(images for images, _ in SIZES), features)
-        for images, labels in SIZES:
-            for threads, parts in refit(x[:images], y[:images], labels, repeats).items():
-                shown = " | ".join(f"{1000 * parts[name]:.0f}" for name in columns)
-                ratio = parts["total"] / parts["limit"]
-                print(
-                    f"| {features} | {images:,} | {labels:,} | {threads} | {shown} | {ratio:.1f} |",
-                    flush=True,
-                )
-                totals[features, images, labels, threads] = parts["total"]
+    for features, images, labels, times in (
+        *((features, *size, repeats) for features in FEATURES for size in SIZES),
+        (*HUGE, 2),
+    ):
+        x, y = library(images, features)
+        for threads, parts in refit(x, y, labels, times).items():
+            shown = " | ".join(f"{1000 * parts[name]:.0f}" for name in columns)
+            ratio = parts["total"] / parts["limit"]
+            print(
+                f"| {features} | {images:,} | {labels:,} | {threads} | {shown} | {ratio:.1f} |",
+                flush=True,
+            )
+            totals[features, images, labels, threads] = parts["total"]
     print()
     for features in FEATURES:
         seconds = {threads: totals[features, *SIZES[-1], threads] for threads in THREADS}

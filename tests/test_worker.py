@@ -1,8 +1,10 @@
 """Whatever is killed, and whenever: the pages answer, the work gets done, once."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,21 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 
-from app import db, embeddings, jobs, predictions, projects, retraining, scores, versions, worker
+from app import (
+    db,
+    embeddings,
+    files,
+    jobs,
+    predictions,
+    projects,
+    retraining,
+    scores,
+    versions,
+    worker,
+)
 from app.config import Settings
 from app.migrate import migrate
-from app.tables import Embedding, Job, Project
+from app.tables import Embedding, Job, Project, Version
 from app.worker import Worker
 from tests.conftest import environment, free_port, running, until
 
@@ -381,3 +394,40 @@ def test_a_worker_alone_ends_when_told_to_and_takes_its_children_along(settings:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+
+
+def test_what_a_killed_write_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "thumbs" / "ab"
+    folder.mkdir(parents=True)
+    old, young, finished = folder / ".x1.part", folder / ".x2.part", folder / "ab.webp"
+    for path in (old, young, finished):
+        path.write_bytes(b"half")
+    for path in (old, finished):
+        os.utime(path, (time.time() - 7200,) * 2)
+    assert files.sweep_unfinished(tmp_path) == 1
+    assert (old.exists(), young.exists(), finished.exists()) == (False, True, True)
+    assert files.sweep_unfinished(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.slow
+def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
+    settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    engine = migrate(settings)
+    with db.writing(engine) as session:
+        project = projects.named(session, "Sample")
+        projects.change(session, project, auto_train_every=2, recipe="ridge")
+        person = projects.annotator(session, "me")
+        images = session.exec(projects.image_ids(project.id)).all()[:2]
+        for image_id in images:
+            scores.record(session, project, image_id, person, "set", 6)
+
+    def made() -> Version | None:
+        with db.reading(engine) as session:
+            newest = select(Version).order_by(col(Version.id).desc()).limit(1)
+            version = session.exec(newest).one()
+            return version if version.state == "ready" and version.number == "v1.2" else None
+
+    with running(sample, "worker"):
+        version = until(made, 60, "for v1.2")
+    assert version.note == "by itself: 2 new scores"
+    engine.dispose()

@@ -229,7 +229,7 @@ def undo(
             return review_card(
                 request, engine, settings, who, project_id, event.image_id, queue, None
             )
-        return see_other(f"/projects/{project_id}/review/{queue}?undone=1")
+        return see_other(review_page(project_id, queue, page, "undone=1"))
     return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
 
 
@@ -259,7 +259,8 @@ def told(
     request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
     image_id: int, said: Said, queue: str, page: str,
 ) -> Response:  # fmt: skip
-    """Record, then go back to the page it was said on: `page` is “score”, or a review's."""
+    """Record, then go back to the page it was said on: `page` is “score”, or the
+    place in a review list."""
     reviewing = queue in reviews.REVIEWS and not page.startswith("score")
     if not reviewing:
         queue = known_queue(queue)
@@ -268,7 +269,7 @@ def told(
         return see_other(score_page(project_id, queue, page))
     if by_htmx(request):
         return review_card(request, engine, settings, who, project_id, image_id, queue, event)
-    return see_other(f"/projects/{project_id}/review/{queue}?saved={event.id}")
+    return see_other(review_page(project_id, queue, page, f"saved={event.id}"))
 
 
 def review_card(
@@ -294,6 +295,12 @@ def review_card(
         }  # fmt: skip
         blocks = ("verdict", "correction", "counts", "toast")
         return render(request, "review.html", blocks, context)
+
+
+def review_page(project_id: int, kind: str, page: str, done: str) -> str:
+    """The address of a review list at the place that its form named, telling what was done."""
+    place = str(reviews.place(page.removeprefix("after:"))) if page.startswith("after:") else ""
+    return f"/projects/{project_id}/review/{kind}?{done}" + (f"&after={place}" if place else "")
 
 
 def score_page(project_id: int, queue: str, page: str) -> str:
