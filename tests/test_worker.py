@@ -132,7 +132,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         # training
         until(lambda: in_phase(first, "Training"), 30, "for the training")
         at_work = kill_the_worker(at_work)
-        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 60, "for v1.2")
+        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 150, "for v1.2")
         assert (done.result["version"], done.attempts) == ("v1.2", 3)
 
         # the job's own process is killed; then the worker while it predicts
@@ -150,7 +150,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
             [sys.executable, "-m", "app.cli", "worker"], env=environment(sample),
             cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 60, "for v1.3")
+        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 150, "for v1.3")
         assert (done.result["version"], done.attempts) == ("v1.3", 3)
         with db.reading(engine) as session:
             listed = versions.listing(session, sample_project(session))
