@@ -160,22 +160,23 @@ def refit(
         free=library.shown & ~np.isin(library.ids, spoken_of),
         seed=(found.seed + event_high) % 2**32,
     )  # fmt: skip
-    at_once = picks.at_once(fitted)
-    seen.owed = not seen.may_search()
-    if not seen.owed:
-        seen.searched_at = time.monotonic()
-        seen.lists = picks.at_leisure(fitted)
-        seen.search_took = time.monotonic() - seen.searched_at
-    facts = at_once | seen.lists | {
+    facts = picks.at_once(fitted) | {
         "event_high": event_high,
         "labels": len(train),
         "errors": _errors(settings, project_id, rows["score"][train], values[train]),
         "noise": ridge.noise if ridge else None,
         "penalty": ridge.penalty if ridge else None,
         "seconds": round(time.monotonic() - began, 4),
-    }  # fmt: skip
-    write_live(settings, project_id, rows, facts)
-    return facts
+    }
+    seen.owed = not seen.may_search()
+    if seen.owed or seen.lists:  # the queues need not wait for the search
+        write_live(settings, project_id, rows, facts | seen.lists)
+    if not seen.owed:
+        seen.searched_at = time.monotonic()
+        seen.lists = picks.at_leisure(fitted)
+        seen.search_took = time.monotonic() - seen.searched_at
+        write_live(settings, project_id, rows, facts | seen.lists)
+    return facts | seen.lists
 
 
 def _errors(

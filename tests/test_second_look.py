@@ -12,7 +12,17 @@ from scipy.stats import chi2
 from sqlalchemy import Engine, update
 from sqlmodel import Session, select
 
-from app import agreement, db, neighbours, projects, queues, resident, reviews, scores
+from app import (
+    agreement,
+    db,
+    neighbours,
+    predictions,
+    projects,
+    queues,
+    resident,
+    reviews,
+    scores,
+)
 from app.config import Settings
 from app.contradictions import contradictions
 from app.errors import Invalid
@@ -419,3 +429,33 @@ def test_relatives_may_differ_when_they_are_no_twins() -> None:
     apart = contradictions(x, y, groups)
     groups[1] = 0
     assert len(contradictions(x, y, groups)) >= len(apart)
+
+
+# --- the pace of the searches --------------------------------------------------------------------
+
+
+def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk) -> None:
+    watched: dict[int, resident.Watched] = {}
+
+    def look() -> tuple[int, float]:
+        """The newest event that the queues know of, and when was searched last."""
+        resident.look_around(desk.settings, desk.engine, watched)
+        live = predictions.read_live(desk.settings, desk.project.id)
+        assert live is not None
+        return live.facts["event_high"], watched[desk.project.id].searched_at
+
+    desk.score(range(100))
+    _, first = look()
+    seen = watched[desk.project.id]
+    desk.score(range(100, 110))
+    seen.at -= resident.REST_SECONDS
+    event, second = look()
+    assert event == 110 and second == first, "the queues follow at once, the search rests"
+    assert look() == (event, first)
+    seen.searched_at -= resident.SEARCH_SECONDS
+    assert look()[1] > first, "made up for"
+    settled = look()
+    seen.searched_at -= resident.SEARCH_SECONDS
+    assert look()[1] == settled[1] - resident.SEARCH_SECONDS, "nothing new: nothing to search"
+    seen.owed, seen.search_took = True, 60.0
+    assert not seen.is_due(seen.stamp), "a long search rests ten times as long"  # type: ignore[arg-type]
