@@ -23,8 +23,9 @@ PROJECT = "Sample"
 RATER = "scripted rater"
 PICTURES = 320
 # The hold-out is drawn by photograph, not by picture: with twenty photographs, a tenth would be two
-# of them, and say nothing. This seed holds out six, of which the others have something to tell: no
-# head learns from one portrait what to make of the only galaxy.
+# of them, and say nothing. Seed and share were chosen after looking at the numbers of many: with six
+# photographs most draws hold out a subject that the others say nothing about. So the sample's numbers
+# show what the pages look like; they are no evidence of how well the program learns.
 HOLDOUT_SHARE = 0.4
 SEED = 58
 FIRST_ROUND, SECOND_ROUND, SLIPS = 150, 80, 8
@@ -37,7 +38,8 @@ CARD = {
     "- Against pages of text and microscope pictures, however clean\n"
     "- For portraits, animals and space",
     "issues": "- It has seen some twenty photographs in many variants; a subject that is not among "
-    "them may surprise it\n- Its rater is a formula with noise, not a person",
+    "them may surprise it\n- Its rater is a formula with noise, not a person\n- Which photographs "
+    "are held out was chosen so that the sample's numbers look ordinary: they prove nothing",
     "scope": "A sample that shows how the program works. It says nothing about anybody's taste.",
 }
 EXPECTED = (
