@@ -23,9 +23,9 @@ PROJECT = "Sample"
 RATER = "scripted rater"
 PICTURES = 320
 # The hold-out is drawn by photograph, not by picture: with twenty photographs, a tenth would be two
-# of them, and say nothing. Seed and share were chosen after looking at the numbers of many: with six
-# photographs most draws hold out a subject that the others say nothing about. So the sample's numbers
-# show what the pages look like; they are no evidence of how well the program learns.
+# of them, and say nothing. Seed and share were chosen after looking at the numbers of many: most
+# draws of six photographs hold out a subject that the others say nothing about. So the sample's
+# numbers show what the pages look like; they are no evidence of how well the program learns.
 HOLDOUT_SHARE = 0.4
 SEED = 58
 FIRST_ROUND, SECOND_ROUND, SLIPS = 150, 80, 8
