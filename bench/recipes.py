@@ -20,9 +20,10 @@ from app.descent import fit_by_descent
 from app.folds import TrainingSet, split_rows
 from app.linear import fit_linear
 from app.recipes import recipe_named
-from app.training import FEWEST_FOR_DESCENT, Trained, duel_of_members, finish
+from app.training import FEWEST_FOR_DESCENT, Trained, duel_of_members, errs_less, finish
 from bench import labelled
 
+FIRST_SEED = 10  # the rule of `auto` was settled while looking at earlier ones
 LABELS = (30, 100, 300, 1000, 3000)
 RECIPES = ("ridge", "mlp", "city96")
 
@@ -36,7 +37,7 @@ def heads(data: TrainingSet, seed: int) -> dict[str, Trained]:
     made = {name: finish(data, split, fit) for name, fit in fits.items()}
     enough = split.train.sum() >= FEWEST_FOR_DESCENT
     duel = duel_of_members(data, split, fits["city96"], fits["ridge"])
-    made["auto"] = made["city96" if enough and duel.verdict == "better" else "ridge"]
+    made["auto"] = made["city96" if enough and errs_less(duel) else "ridge"]
     return made
 
 
@@ -58,7 +59,7 @@ def main() -> None:
 def row(name: str, whole: TrainingSet, labels: int, seeds: int) -> None:
     errors: dict[str, list[np.ndarray]] = {}
     groups, large, stretched = [], 0, 0
-    for seed in range(seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         data = labelled.holding_out(whole, labels, seed)
         held = data.holdout
         if (~held).sum() < labels:
