@@ -33,6 +33,7 @@ DROPOUT = 0.1  # of the city96 head
 HIDDEN = 256  # units of the small MLP
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
 FEWEST_PASSES = 3  # through a set so large that the recipe's samples do not go round
+FEWEST_INNER, ENOUGH_INNER = 4, 16  # groups that tell a member when to stop
 POINTS = 20  # of the loss curve, at most; and so often is early stopping considered
 
 Weights = dict[str, Tensor]
@@ -134,6 +135,10 @@ def fit_by_descent(
         torch.manual_seed(recipe.seed)
         for k in range(folds + 1):
             rows = np.flatnonzero(fold != k)  # no row has the fold of the last: it sees everything
+            inner = rows[:0]
+            if k < folds and recipe.early_stop:
+                inner = inner_rows(rows, groups, recipe.seed + k)
+                rows = np.setdiff1d(rows, inner)
             start = None
             if architecture.starts_linear:
                 start = ridge_or_none(standard[rows], y[rows], groups[rows])
@@ -141,7 +146,7 @@ def fit_by_descent(
             judged = np.flatnonzero(fold == k)[:256]
             learners.append(
                 _Learner(architecture, weights, recipe, steps, batch, inputs, targets, rows,
-                         judged, recipe.seed + k)
+                         inner, judged, recipe.seed + k)
             )  # fmt: skip
 
     curve = _descend(learners, steps, batch, progress, f"Training the {recipe.name} head")
@@ -159,6 +164,17 @@ def schedule_for(recipe: Recipe, n: int) -> tuple[int, int]:
     batch = min(recipe.batch, max(32, n // 4), n)
     samples = max(min(recipe.samples, recipe.passes * n), FEWEST_PASSES * n)
     return batch, max(1, round(samples / batch))
+
+
+def inner_rows(rows: NDArray[np.intp], groups: NDArray[np.integer], seed: int) -> NDArray[np.intp]:
+    """A tenth of a member's rows, by whole groups, that tells it when to stop. Of small sets up to
+    a quarter, because a handful of labels says nothing; none where even that would be one."""
+    names = np.unique(groups[rows])
+    count = max(len(names) // 10, min(len(names) // 4, ENOUGH_INNER))
+    if count < FEWEST_INNER:
+        return rows[:0]
+    drawn = np.random.default_rng(seed).choice(names, count, replace=False)
+    return rows[np.isin(groups[rows], drawn)]
 
 
 def share_of_rate(step: int, steps: int) -> float:
@@ -195,7 +211,7 @@ def _descend(
                 curve.append(_point(learners, stop, steps))
                 _keep_the_best(learners)
                 seen = sum(learner.seen for learner in learners)
-                over = learners[0].recipe.early_stop and _is_past_its_best(curve)
+                over = all(learner.finished for learner in learners[:-1])
                 progress(total if over else seen, total, message, list(curve))
                 if over:
                     break
@@ -240,20 +256,20 @@ def _point(learners: list[_Learner], step: int, steps: int) -> dict[str, float]:
 def _keep_the_best(learners: list[_Learner]) -> None:
     """Let each learner remember its weights if this was the best moment so far.
 
-    When that is, a member is told by the folds of the *others*, so that no error on its own fold
-    decides what it says there; the final head by all of them.
+    A member is told by its own inner rows, and ends once their error has not fallen for a quarter
+    of the way. Nothing else may tell it: every other learner has seen the fold that it left out,
+    and would hand on what it learned there. The final head, which nobody judges out-of-fold, is
+    told by what the members say of the folds they left out.
     """
-    inner = np.array([learner.inner for learner in learners[:-1]])  # (members, points)
-    for k, learner in enumerate(learners):
-        others = inner[np.arange(len(inner)) != k].mean(axis=0)
-        if not learner.recipe.early_stop or others[-1] <= others.min():
-            learner.keep()
-
-
-def _is_past_its_best(curve: Curve) -> bool:
-    """Whether the error on the folds left out has not fallen for a quarter of the way."""
-    inner = [point["inner"] for point in curve]
-    return len(inner) - 1 - int(np.argmin(inner)) >= POINTS // 4
+    *members, final = learners
+    for member in members:
+        if not member.stops_early or member.own[-1] <= min(member.own):
+            member.keep()
+        elif len(member.own) - 1 - int(np.argmin(member.own)) >= POINTS // 4:
+            member.finished = True
+    left_out = np.array([member.inner for member in members]).mean(axis=0)
+    if not final.recipe.early_stop or left_out[-1] <= left_out.min():
+        final.keep()
 
 
 class _Learner:
@@ -273,14 +289,15 @@ class _Learner:
         inputs: Tensor,
         targets: Tensor,
         rows: NDArray[np.intp],
+        own_inner: NDArray[np.intp],
         judged: NDArray[np.intp],
         seed: int,
     ) -> None:
         self.architecture, self.recipe, self.steps = architecture, recipe, steps
         self.inputs, self.targets = inputs, targets
-        self.judged = torch.from_numpy(judged)
+        self.own_inner, self.judged = torch.from_numpy(own_inner), torch.from_numpy(judged)
         self.random = torch.Generator().manual_seed(seed)
-        self.batches = batches(torch.from_numpy(rows), batch, self.random)
+        self.batch, self.batches = batch, batches(torch.from_numpy(rows), batch, self.random)
         self.master = weights
         self.average: Weights | None = None
         self.working = {
@@ -294,13 +311,18 @@ class _Learner:
             list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay,
             betas=(0.9, recipe.beta2), fused=True,
         )  # fmt: skip
-        self.seen, self.stopped = 0, False
+        self.seen, self.stopped, self.finished = 0, False, False
         self.recent: list[float] = []
-        self.inner: list[float] = []
+        self.inner: list[float] = []  # errors on the fold left out, and on the inner rows
+        self.own: list[float] = []
         self.kept: dict[str, Array] = {}
 
     def walk(self, start: int, stop: int) -> None:
         """Take the steps from `start` up to `stop`, then look at the fold left out."""
+        if self.finished:
+            self.inner.append(self.inner[-1])
+            self.seen += (stop - start) * self.batch  # as done as if it had walked on
+            return
         self.recent.clear()
         with torch.enable_grad():
             for step in range(start, stop):
@@ -324,7 +346,13 @@ class _Learner:
                 self.recent.append(float(loss.detach()))
                 self.seen += len(rows)
         if len(self.judged):
-            self.inner.append(self.judge())
+            self.inner.append(self.error_on(self.judged))
+        if self.stops_early:
+            self.own.append(self.error_on(self.own_inner))
+
+    @property
+    def stops_early(self) -> bool:
+        return len(self.own_inner) > 0
 
     def _average(self, step: int) -> None:
         """Exponential moving average of the weights over about the last tenth of the steps."""
@@ -338,13 +366,13 @@ class _Learner:
             for name, value in self.master.items():
                 self.average[name].lerp_(value, 1 / span)
 
-    def judge(self) -> float:
-        """Mean |score − label| (0-1) on the fold that was left out."""
+    def error_on(self, rows: Tensor) -> float:
+        """Mean |score − label| (0-1) on rows that it does not learn from."""
         held = self.average or self.master
         narrow = {name: held[name].to(self.working[name].dtype) for name in held}
         with torch.no_grad():
-            logit = self.architecture.logit(narrow, self.inputs[self.judged], None)
-            return float(F.l1_loss(torch.sigmoid(logit), self.targets[self.judged]))
+            logit = self.architecture.logit(narrow, self.inputs[rows], None)
+            return float(F.l1_loss(torch.sigmoid(logit), self.targets[rows]))
 
     def keep(self) -> None:
         """Remember the weights as they are now."""

@@ -38,8 +38,9 @@ class Recipe:
     `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
     of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
     1 at 7e-6, at equal samples. `ema` is the span of the average of the weights, as a share of
-    the steps; with `early_stop` the weights of the moment count at which the folds left out were
-    predicted best.
+    the steps; with `early_stop` the weights of the moment count at which labels were predicted best
+    that the head does not learn from: for a member a tenth of its own, for the final head the
+    folds that the members left out.
     """
 
     name: Name = "auto"
