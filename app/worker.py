@@ -105,9 +105,16 @@ class Worker:
         self.settings, self.engine = settings, engine
         self.running: list[Running] = []
         self._seen: dict[int, tuple[int, float]] = {}  # job -> (heartbeat, when it last moved)
+        self._turn = threading.Lock()  # the clock ticks in a thread of its own
+        self._stopped = False
 
     def tick(self) -> None:
         """Listen to the children, then start what is queued."""
+        with self._turn:
+            if not self._stopped:
+                self._tick()
+
+    def _tick(self) -> None:
         for running in list(self.running):
             self._attend(running)
         free = set(HANDLERS) - {running.kind for running in self.running}
@@ -233,7 +240,13 @@ class Worker:
                 jobs.requeue_orphans(session, dead)
 
     def stop(self) -> None:
-        """End the children; their jobs go back to the queue untouched by the attempt."""
+        """End the children; their jobs go back to the queue untouched by the attempt. Nothing is
+        started after this."""
+        with self._turn:
+            self._stopped = True
+            self._end_children()
+
+    def _end_children(self) -> None:
         for running in self.running:
             running.process.terminate()
         for running in self.running:
