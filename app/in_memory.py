@@ -20,7 +20,7 @@ class Library:
     is still what the database holds.
     """
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, ...]
     ids: np.ndarray
     x: np.ndarray
     groups: np.ndarray
@@ -43,13 +43,10 @@ def load(session: Session, found: Project, known: Library | None) -> Library | N
     kept; only new rows are read."""
     assert found.encoder_id is not None
     mine = projects.image_ids(found.id)
-    counts = select(func.count(), func.coalesce(func.max(Embedding.image_id), 0)).where(
-        Embedding.encoder_id == found.encoder_id, col(Embedding.image_id).in_(mine)
-    )
-    count, newest = session.execute(counts).one()
-    if known is not None and known.stamp == (count, newest):
+    stamp = _stamp(session, found)
+    if known is not None and known.stamp == stamp:
         return known
-    if not count:
+    if not stamp[0]:
         return None
     facts = session.execute(
         select(Image.id, Image.source_group, Image.kind)
@@ -64,7 +61,7 @@ def load(session: Session, found: Project, known: Library | None) -> Library | N
     held = np.array([projects.on_holdout_side(found, str(name)) for name in names], bool)
     x = _vectors(session, found.encoder_id, ids, known)
     return Library(
-        stamp=(count, newest),
+        stamp=stamp,
         ids=ids,
         x=x,
         groups=groups,
@@ -72,6 +69,18 @@ def load(session: Session, found: Project, known: Library | None) -> Library | N
         shown=np.isin(ids, pool) & with_pixels,
         projection=project(x),
     )
+
+
+def _stamp(session: Session, found: Project) -> tuple[int, ...]:
+    """How many images are embedded and how many places the pool has, each with the sum of the ids:
+    one taken out for another brought back, or moved into the pool, changes a sum."""
+    embedded = select(func.count(), func.coalesce(func.sum(Embedding.image_id), 0)).where(
+        Embedding.encoder_id == found.encoder_id,
+        col(Embedding.image_id).in_(projects.image_ids(found.id)),
+    )
+    pool = projects.image_ids(found.id, "pool").subquery()
+    in_pool = select(func.count(), func.coalesce(func.sum(pool.c.image_id), 0)).select_from(pool)
+    return tuple(int(n) for query in (embedded, in_pool) for n in session.execute(query).one())
 
 
 def _vectors(

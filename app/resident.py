@@ -45,7 +45,7 @@ class Stamp:
     threshold: float
     embedding: int  # the newest image that is embedded
     arrival: int  # the newest finished job: it may have brought images or vectors
-    removed: int  # images taken out of the project
+    removed: int  # the ids of the images taken out of the project, added up
     pools: int  # collections that feed the queues
 
 
@@ -111,7 +111,7 @@ def _stamp(session: Session, found: projects.Project) -> Stamp:
     finished = select(func.max(Job.id)).where(
         Job.state == "done", col(Job.kind).in_(("import", "embed"))
     )
-    removed = select(func.count()).where(RemovedImage.project_id == found.id)
+    removed = select(func.sum(RemovedImage.image_id)).where(RemovedImage.project_id == found.id)
     pools = select(func.count()).where(
         ProjectCollection.project_id == found.id, ProjectCollection.role == "pool"
     )
@@ -120,7 +120,7 @@ def _stamp(session: Session, found: projects.Project) -> Stamp:
         threshold=found.threshold,
         embedding=int(session.exec(embedded).one() or 0),
         arrival=int(session.exec(finished).one() or 0),
-        removed=int(session.exec(removed).one()),
+        removed=int(session.exec(removed).one() or 0),
         pools=int(session.exec(pools).one()),
     )
 

@@ -15,6 +15,7 @@ from sqlmodel import Session, select
 from app import (
     agreement,
     db,
+    in_memory,
     neighbours,
     predictions,
     projects,
@@ -29,6 +30,7 @@ from app.errors import Invalid
 from app.second_look import RE_ASK_AFTER, RE_ASK_EVERY
 from app.tables import (
     Annotator,
+    CollectionImage,
     Embedding,
     EncoderRow,
     Image,
@@ -429,6 +431,41 @@ def test_relatives_may_differ_when_they_are_no_twins() -> None:
     apart = contradictions(x, y, groups)
     groups[1] = 0
     assert len(contradictions(x, y, groups)) >= len(apart)
+
+
+# --- what the live model holds in memory ----------------------------------------------------------
+
+
+def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk: Desk) -> None:
+    """None of these changes how many images there are, nor which is the newest."""
+    first, second, third = desk.ids[:3]
+    with db.writing(desk.engine) as session:
+        other = projects.Collection(name="Only tried")
+        session.add(other)
+        session.flush()
+        projects.add_collection(session, desk.project, other, "test-run")
+        out_of_pool = select(CollectionImage).where(CollectionImage.image_id == third)
+        session.delete(session.exec(out_of_pool).one())
+        session.add(CollectionImage(collection_id=other.id, image_id=third))
+        session.add(RemovedImage(project_id=desk.project.id, image_id=first))
+
+    def held(known: in_memory.Library | None) -> in_memory.Library:
+        with db.reading(desk.engine) as session:
+            found = in_memory.load(session, desk.project, known)
+        assert found is not None
+        return found
+
+    before = held(None)
+    assert held(before) is before, "nothing changed"
+    assert first not in before.ids and not before.shown[before.ids == third].any()
+    with db.writing(desk.engine) as session:
+        session.delete(session.get(RemovedImage, (desk.project.id, first)))
+        session.add(RemovedImage(project_id=desk.project.id, image_id=second))
+        session.add(CollectionImage(collection_id=1, image_id=third))
+    after = held(before)
+    assert first in after.ids and second not in after.ids
+    assert after.shown[after.ids == third].all()
+    assert (after.x[after.ids == first] == desk.x[0]).all()
 
 
 # --- the pace of the searches --------------------------------------------------------------------
