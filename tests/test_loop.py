@@ -74,8 +74,9 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, tmp_path: Path) -> N
         assert len(tensors) == 16
         assert tensors["up.0.weight"].shape == (1024, 1280)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+        newest.get_by_role("link", name="Open v1.3").click()
         with page.expect_download() as download:
-            newest.get_by_role("link", name="config.json").click()
+            page.get_by_role("link", name="config.json").click()
         config = json.loads(Path(download.value.path()).read_text())
         assert config["rev"] == "v1.3"
         assert config["model_params"] == {"features": 1280, "hidden": 1024, "outputs": 1}
