@@ -24,7 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from sqlalchemy import Engine
@@ -389,20 +389,20 @@ class Answering:
         }  # fmt: skip
 
 
-class Kept(OrderedDict[Hashable, T]):
+class Kept(Generic[T]):
     """The things used last, at most `most` of them."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()
         self.most = most
+        self._held: OrderedDict[Hashable, T] = OrderedDict()
 
-    def get(self, key: Hashable, load: Callable[[], T]) -> T:  # type: ignore[override]
-        if key not in self:
-            while len(self) >= self.most:  # before loading: two encoders need not fit in memory
-                self.popitem(last=False)
-            self[key] = load()
-        self.move_to_end(key)
-        return self[key]
+    def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        if key not in self._held:
+            while len(self._held) >= self.most:  # before loading: two need not fit in memory
+                self._held.popitem(last=False)
+            self._held[key] = load()
+        self._held.move_to_end(key)
+        return self._held[key]
 
 
 # --- small matters -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, delete, func, select
 
 from app import images, library, projects, scores
+from app.db import rows_changed
 from app.errors import Invalid
 from app.library import Filter
 from app.tables import (
@@ -121,7 +122,7 @@ def move(session: Session, from_id: int, to_id: int, ids: Sequence[int]) -> int:
     gone = delete(CollectionImage).where(
         col(CollectionImage.collection_id) == from_id, col(CollectionImage.image_id).in_(ids)
     )
-    return int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+    return rows_changed(session, gone)
 
 
 # --- in the project or not -----------------------------------------------------------------------
@@ -147,4 +148,4 @@ def restore(session: Session, project: Project, ids: Sequence[int]) -> int:
     back = delete(RemovedImage).where(
         col(RemovedImage.project_id) == project.id, col(RemovedImage.image_id).in_(ids)
     )
-    return int(session.execute(back).rowcount)  # type: ignore[attr-defined]
+    return rows_changed(session, back)

@@ -8,7 +8,7 @@ and the longer it took the longer.
 
 import time
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 LARGE = 50_000  # from here on a count may be old
 LEAST_SECONDS = 10.0
@@ -16,7 +16,7 @@ PATIENCE = 60  # a count that is asked for all the time may take 1 ÷ 60 of the 
 MOST_KEPT = 1000
 
 T = TypeVar("T")
-_kept: dict[Hashable, tuple[object, float]] = {}
+_kept: dict[Hashable, tuple[Any, float]] = {}
 
 
 def patiently(key: Hashable, count: Callable[[], T], large: Callable[[T], bool]) -> T:
@@ -24,7 +24,8 @@ def patiently(key: Hashable, count: Callable[[], T], large: Callable[[T], bool])
     `large`."""
     known = _kept.get(key)
     if known is not None and time.monotonic() < known[1]:
-        return known[0]  # type: ignore[return-value]
+        kept: T = known[0]
+        return kept
     began = time.monotonic()
     value = count()
     took = time.monotonic() - began

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import CursorResult, Engine, event
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, create_engine
 
@@ -104,3 +104,9 @@ def is_locked(error: OperationalError) -> bool:
 def sqlite_version() -> tuple[int, ...]:
     """Version of the SQLite library in use, e.g. (3, 53, 4)."""
     return tuple(int(part) for part in sqlite.sqlite_version.split("."))
+
+
+def rows_changed(session: Session, statement: Any) -> int:
+    """Run an UPDATE or DELETE; how many rows it met."""
+    result: CursorResult[Any] = session.execute(statement)  # type: ignore[assignment]
+    return int(result.rowcount)

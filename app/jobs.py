@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
+from app.db import rows_changed
 from app.errors import Conflict, NotFound
 from app.tables import Job, JobLog, now
 
@@ -207,12 +208,12 @@ def elapsed(job: Job, at: datetime | None = None) -> float | None:
 
 
 def _update(session: Session, claim: Claim, **fields: Any) -> None:
-    changed = session.execute(
+    statement = (
         update(Job)
         .where(col(Job.id) == claim.job_id, col(Job.fence) == claim.fence)
         .where(col(Job.state) == "running")
         .values(**fields)
         .execution_options(synchronize_session=False)
     )
-    if changed.rowcount != 1:  # type: ignore[attr-defined]
+    if rows_changed(session, statement) != 1:
         raise LostJob(f"job {claim.job_id} is no longer ours (fence {claim.fence})")

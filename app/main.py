@@ -41,6 +41,11 @@ from app.web.roles import allowed
 from app.web.security import Doors
 from app.web.who import FailedTries
 
+PAGES = (
+    first, login, score, grid, pairs, review, library, images, versions, compare, slices, publish,
+    test_runs, try_it, add, people, settings, jobs, api,
+)  # fmt: skip
+
 
 def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     """The application on the configured database, which is created or upgraded first.
@@ -64,37 +69,10 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.state.full_size = FullSize(config)
     app.state.annotator_id, app.state.failed_tries = annotator_id, FailedTries()
     app.add_middleware(Doors, settings=config, engine=engine, served_on=served_on)
-    for page in (
-        first,
-        login,
-        score,
-        review,
-        versions,
-        add,
-        jobs,
-        settings,
-        people,
-        grid,
-        pairs,
-        images,
-        api,
-    ):
-        app.include_router(page.router)
-    for page in (test_runs, try_it):
-        app.include_router(page.router)
-        app.include_router(page.api)
-    app.include_router(people.api)
-    app.include_router(grid.api)
-    app.include_router(library.router)
-    app.include_router(library.api)
-    app.include_router(pairs.api)
-    app.include_router(score.api)
-    app.include_router(settings.api)
-    app.include_router(review.api)
-    for about_versions in (compare, slices, publish):
-        app.include_router(about_versions.router)
-        app.include_router(about_versions.api)
-    app.include_router(versions.api)
+    for page in PAGES:
+        for router in (page.router, getattr(page, "api", None)):
+            if router is not None:
+                app.include_router(router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)

@@ -27,7 +27,14 @@ from app.tables import (
 )
 
 DEFAULT_ENCODER = "efficientnet_lite0/bundled"
-AGGREGATES = ("median", "mean", "lowest", "highest", "newest")  # of several people's scores
+# How several people's scores make one label.
+AGGREGATES = {
+    "median": "Median: the middle score; one outlier changes little",
+    "mean": "Mean: everybody counts alike",
+    "lowest": "Lowest: an image passes only if everybody lets it pass",
+    "highest": "Highest: one person in favour is enough",
+    "newest": "Newest: whoever scored last has the final word",
+}
 MOST_BETWEEN_TRAININGS = 100_000
 IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
 

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Engine, update
 from sqlmodel import Session, col, delete, func, select
 
-from app.db import reading, writing
+from app.db import reading, rows_changed, writing
 from app.errors import Invalid, TastemakerError, Unavailable
 from app.tables import Question, now
 
@@ -169,13 +169,13 @@ def fail(engine: Engine, question_id: int, error: TastemakerError) -> bool:
 
 def _settle(engine: Engine, question_id: int, **values: Any) -> bool:
     with writing(engine) as session:
-        settled = session.execute(
+        statement = (
             update(Question)
             .where(col(Question.id) == question_id, col(Question.state) == "taken")
             .values(**values, blob=None)
             .execution_options(synchronize_session=False)
         )
-        return bool(settled.rowcount == 1)  # type: ignore[attr-defined]
+        return rows_changed(session, statement) == 1
 
 
 def take_up_again(engine: Engine) -> None:
@@ -190,4 +190,4 @@ def take_up_again(engine: Engine) -> None:
 def sweep(session: Session) -> int:
     """Remove what askers left behind; returns how many."""
     gone = delete(Question).where(col(Question.asked_at) < now() - FORGET_AFTER)
-    return int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+    return rows_changed(session, gone)

@@ -425,15 +425,6 @@ def _label_from(project: Project, image_id: int, source_group: str, said: Iterab
     )
 
 
-AGGREGATES = {
-    "median": "Median: the middle score; one outlier changes little",
-    "mean": "Mean: everybody counts alike",
-    "lowest": "Lowest: an image passes only if everybody lets it pass",
-    "highest": "Highest: one person in favour is enough",
-    "newest": "Newest: whoever scored last has the final word",
-}
-
-
 def aggregate(how: str, values: list[int]) -> float:
     """One label from several people's scores, oldest first."""
     if how == "newest":

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, delete, func, select
 
 from app import counts, projects
+from app.db import rows_changed
 from app.errors import Invalid
 from app.images import MAX_TAG_LENGTH, is_text
 from app.tables import Project, Tag
@@ -116,4 +117,4 @@ def _pairs(session: Session, image_ids: Iterable[int], names: list[str]) -> int:
 def remove(session: Session, image_ids: Iterable[int], names: Iterable[str]) -> int:
     """Take these tags away from images; returns how many were there."""
     gone = delete(Tag).where(col(Tag.image_id).in_(list(image_ids)), col(Tag.tag).in_(list(names)))
-    return int(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+    return rows_changed(session, gone)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlmodel import and_, col, select
+from sqlmodel import col, select
 
 from app import projects, reasons, scores
 from app.asking import Asking, batches
@@ -105,16 +105,4 @@ def _open(asking: Asking) -> tuple[Any, ...]:
 
 
 def _in_pool(asking: Asking) -> Any:
-    return (
-        select(CollectionImage.image_id)
-        .join(
-            ProjectCollection,
-            and_(
-                col(ProjectCollection.collection_id) == CollectionImage.collection_id,
-                col(ProjectCollection.project_id) == asking.project.id,
-                col(ProjectCollection.role) == "pool",
-            ),
-        )
-        .where(CollectionImage.image_id == Image.id)
-        .exists()
-    )
+    return projects.is_member(asking.project.id, Image.id, "pool", removed_too=True)

@@ -219,3 +219,9 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
     return browser_type_launch_args | {
         "args": ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
     }
+
+
+@pytest.fixture(scope="session")
+def chromium(browser: Any) -> Any:
+    """The one browser of the run: two drivers in one process do not get along."""
+    return browser

@@ -9,12 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 from starlette.routing import Route
 from test_security import every_route
-from test_web_browser import DESKTOP, PHONE, browsing, chromium, serving
+from test_web_browser import DESKTOP, PHONE, browsing, serving
 from web_world import World, add_job, full_world, make_world
 
 from app import queues, reviews
-
-__all__ = ["chromium"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

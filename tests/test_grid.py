@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, expect
 from sqlmodel import Session, select
-from test_web_browser import browsing, chromium, saved, serving  # noqa: F401
+from test_web_browser import browsing, saved, serving
 from web_world import World, events, make_world
 
 from app import batches, projects, scores
@@ -24,7 +24,7 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def page(world: World, chromium) -> Iterator[Page]:  # noqa: F811
+def page(world: World, chromium) -> Iterator[Page]:
     with serving(world) as at, browsing(chromium) as page:
         page.goto(f"{at}{world.at}/score/grid")
         yield page
@@ -158,7 +158,7 @@ def test_dragging_selects_what_it_passes(world: World, page: Page) -> None:
 @pytest.mark.browser
 def test_without_a_script_tiles_are_check_boxes_and_buttons_score_them(
     world: World,
-    chromium,  # noqa: F811
+    chromium,
 ) -> None:
     with serving(world) as at, browsing(chromium, java_script_enabled=False) as page:
         page.goto(f"{at}{world.at}/score/grid")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from sqlmodel import func, select
-from test_web_browser import browsing, chromium, serving  # noqa: F401
+from test_web_browser import browsing, serving
 from web_world import World, make_world, score_some
 
 from app import comparisons, projects
@@ -117,7 +117,7 @@ def test_the_api_gives_the_order_and_leaves_the_labels_alone(world: World) -> No
 @pytest.mark.browser
 def test_arrows_decide_space_is_even_and_backspace_brings_the_pair_back(
     world: World,
-    chromium,  # noqa: F811
+    chromium,
 ) -> None:
     with serving(world) as at, browsing(chromium) as page:
         page.goto(f"{at}{world.at}/score/pairs")
@@ -136,7 +136,7 @@ def test_arrows_decide_space_is_even_and_backspace_brings_the_pair_back(
 
 
 @pytest.mark.browser
-def test_without_a_script_the_pictures_are_buttons(world: World, chromium) -> None:  # noqa: F811
+def test_without_a_script_the_pictures_are_buttons(world: World, chromium) -> None:
     with serving(world) as at, browsing(chromium, java_script_enabled=False) as page:
         page.goto(f"{at}{world.at}/score/pairs")
         page.locator(".contestant").first.click()

@@ -15,12 +15,6 @@ pytestmark = pytest.mark.browser
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="session")
-def chromium(browser: Browser) -> Browser:
-    """The one browser of the run: two drivers in one process do not get along."""
-    return browser
-
-
 @contextmanager
 def serving(world: World) -> Iterator[str]:
     """The application on a port of its own. Yields its address."""

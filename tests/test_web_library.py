@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from sqlmodel import select
-from test_web_browser import DESKTOP, PHONE, browsing, chromium, serving
+from test_web_browser import DESKTOP, PHONE, browsing, serving
 from web_world import World, events, full_world, make_world, score_some
 
 from app import bulk, library, projects, questions, scores, tags
@@ -20,8 +20,6 @@ from app.db import reading, writing
 from app.errors import Unavailable
 from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
 from app.web import library as pages
-
-__all__ = ["chromium"]  # a fixture of the browser tests
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image as Picture
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
-from test_web_browser import browsing, chromium, serving
+from test_web_browser import browsing, serving
 from web_world import World, add_version, events, make_world, score_some
 
 from app import images, slices
@@ -24,8 +24,6 @@ from app.tables import Expectation, Job, Slice, VersionLabel
 
 HTMX = {"HX-Request": "true"}
 API = "/api/v1"
-
-__all__ = ["chromium"]  # a fixture
 
 OLD = {i: 0.2 + 0.02 * i for i in range(1, 21)}
 NEW = OLD | {2: 0.9, 3: 0.8, 4: 0.7, 18: 0.1, 19: 0.2}

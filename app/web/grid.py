@@ -63,14 +63,14 @@ def score(
     engine: EngineDep,
     who: WhoDep,
     project_id: Id,
-    image: Annotated[list[str], Form(max_length=batches.MOST)] = [],  # noqa: B006
+    image: Annotated[list[str] | None, Form(max_length=batches.MOST)] = None,
     value: Annotated[str, Form()] = "",
     key: Annotated[str, Form(max_length=60)] = "",
     queue: Annotated[str, Form()] = "mixed",
 ) -> Response:
     """The form without a script: the chosen images, and a score or “skip”."""
     queue = known_queue(queue)
-    chosen = [_chosen(text) for text in image]
+    chosen = [_chosen(text) for text in image or ()]
     batch = _record(engine, who, project_id, chosen, value, key or secrets.token_hex(16))
     told = f"saved={len(batch.events)}&refused={len(batch.refused)}"
     return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{told}")

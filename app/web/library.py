@@ -122,14 +122,15 @@ def view_of(pairs: list[tuple[str, str]]) -> View:
 _answers: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
 
 
-def nearest(engine: Engine, project: Project, newest: int, view: View) -> list[int]:
+def nearest(engine: Engine, project: Project, view: View) -> list[int]:
     """Ids in the order of their likeness, as the resident process says. The answer is kept while
     a person pages through it. Raises what the asking raises."""
     kind = "text" if view.text else "similar"
     payload: dict[str, Any] = {"text": view.text} if view.text else {"image_id": view.like}
-    key = (str(engine.url), project.id, kind, view.text or view.like, newest)
-    if view.after and key in _answers:
-        return _answers[key]
+    key = (str(engine.url), project.id, kind, view.text or view.like)
+    known = _answers.get(key) if view.after else None
+    if known is not None:
+        return known
     answer = questions.ask(
         engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
     )
@@ -150,7 +151,7 @@ def find(
             f"The encoder {project.encoder} knows pictures only, so it cannot look for words.",
             "Search by file name, by tag, or by a similar image.",
         )
-    return browsing.among(session, found, nearest(engine, project, 0, view), view.after, n)
+    return browsing.among(session, found, nearest(engine, project, view), view.after, n)
 
 
 # --- pages ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
-from app import accounts, people, scores
+from app import accounts, people, projects
 from app.agreement import teacher_noise
 from app.db import reading, writing
 from app.errors import NotFound, TastemakerError
@@ -126,7 +126,7 @@ def _page(
     context = {
         "agreement": found,
         "noise": {h.person_id: _noise(session, project, h.person_id) for h in found.habits},
-        "aggregate": scores.AGGREGATES[project.aggregate],
+        "aggregate": projects.AGGREGATES[project.aggregate],
         "people": [about(person) for person in accounts.every(session)],
         "me": who.person(session).id,
         "is_admin": who.is_admin,

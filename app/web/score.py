@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import BaseModel, Field
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
@@ -151,64 +152,53 @@ def waiting(
 # --- what people do ------------------------------------------------------------------------------
 
 
+class Saying(BaseModel):
+    """The fields of every form that says something about an image (`parts.about`)."""
+
+    value: str = ""
+    note: str = Field(default="", max_length=2000)
+    key: str = ""
+    expected: int | None = None
+    queue: str = "mixed"
+    page: str = ""
+    origin: str = "queue"
+    reason: str = ""
+
+    def said(self, kind: str) -> Said:
+        value = scores.parse_score(self.value) if kind == "set" else None
+        note = self.note.strip() if kind == "flag" else ""
+        return Said(kind, value, self.key or None, self.expected, self.origin, self.reason, note)
+
+
+SayingForm = Annotated[Saying, Form()]
+
+
 @router.post("/projects/{project_id}/images/{image_id}/score")
 def score(
-    request: Request,
-    engine: EngineDep,
-    settings: SettingsDep,
-    who: WhoDep,
-    project_id: Id,
-    image_id: Id,
-    value: Annotated[str, Form()] = "",
-    key: Annotated[str, Form()] = "",
-    expected: Annotated[int | None, Form()] = None,
-    queue: Annotated[str, Form()] = "mixed",
-    page: Annotated[str, Form()] = "",
-    origin: Annotated[str, Form()] = "queue",
-    reason: Annotated[str, Form()] = "",
-) -> Response:
-    said = Said("set", scores.parse_score(value), key or None, expected, origin, reason)
-    return told(request, engine, settings, who, project_id, image_id, said, queue, page)
+    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    image_id: Id, form: SayingForm,
+) -> Response:  # fmt: skip
+    said = form.said("set")
+    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
 
 
 @router.post("/projects/{project_id}/images/{image_id}/skip")
 def skip(
-    request: Request,
-    engine: EngineDep,
-    settings: SettingsDep,
-    who: WhoDep,
-    project_id: Id,
-    image_id: Id,
-    key: Annotated[str, Form()] = "",
-    expected: Annotated[int | None, Form()] = None,
-    queue: Annotated[str, Form()] = "mixed",
-    page: Annotated[str, Form()] = "",
-    origin: Annotated[str, Form()] = "queue",
-    reason: Annotated[str, Form()] = "",
-) -> Response:
-    said = Said("skip", None, key or None, expected, origin, reason)
-    return told(request, engine, settings, who, project_id, image_id, said, queue, page)
+    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    image_id: Id, form: SayingForm,
+) -> Response:  # fmt: skip
+    said = form.said("skip")
+    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
 
 
 @router.post("/projects/{project_id}/images/{image_id}/flag")
 def flag(
-    engine: EngineDep,
-    who: WhoDep,
-    project_id: Id,
-    image_id: Id,
-    note: Annotated[str, Form(max_length=2000)] = "",
-    key: Annotated[str, Form()] = "",
-    expected: Annotated[int | None, Form()] = None,
-    queue: Annotated[str, Form()] = "mixed",
-    page: Annotated[str, Form()] = "",
-    origin: Annotated[str, Form()] = "queue",
-    reason: Annotated[str, Form()] = "",
+    engine: EngineDep, who: WhoDep, project_id: Id, image_id: Id, form: SayingForm
 ) -> Response:
     """Mark an image for a later look. It stays on the screen: it can be scored as well."""
-    said = Said("flag", None, key or None, expected, origin, reason, note.strip())
-    queue = known_queue(queue)
-    say(engine, who, project_id, image_id, said)
-    return see_other(f"{score_page(project_id, queue, page)}&image={image_id}")
+    queue = known_queue(form.queue)
+    say(engine, who, project_id, image_id, form.said("flag"))
+    return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}")
 
 
 @router.post("/projects/{project_id}/undo")

@@ -20,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
 
 RECIPES = {
-    "auto": "Automatic: ridge, unless a larger head proves better",
+    "auto": "Automatic: ridge or City96, whichever errs less on images it has not seen",
     "ridge": "Ridge: a linear head, best with few labels",
     "mlp": "Small network: the linear head and a layer that corrects it",
     "city96": "City96: the full network of the original predictor",
@@ -266,7 +266,7 @@ def shown(
     keys = keymap.of(person)
     fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
     context = {
-        "recipes": RECIPES, "aggregates": scores.AGGREGATES, "given": given, "saved": saved,
+        "recipes": RECIPES, "aggregates": projects.AGGREGATES, "given": given, "saved": saved,
         "rows": [*given["brackets"], *[("", "")] * SPARE_ROWS], "suggests": given["brackets"]
         != as_typed(project)["brackets"] and error is None, "error": error,
         "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
