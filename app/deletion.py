@@ -8,13 +8,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from app import jobs, predictions, projects
+from app import jobs, projects
 from app.config import Settings
 from app.db import writing
 from app.errors import Conflict, Invalid
 from app.files import write_atomic
-from app.score_files import labels_of, score_bytes
+from app.scoring.score_files import labels_of, score_bytes
 from app.tables import now
+from app.versioning import predictions
 
 
 def delete_project(settings: Settings, engine: Engine, project_id: int, typed: str) -> Path:

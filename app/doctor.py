@@ -5,11 +5,13 @@ from typing import Literal
 
 from sqlmodel import Session, col, select
 
-from app import db, file_checks, images, projects, scores, versions
+from app import db, images, projects
 from app.config import Settings
 from app.files import free_space
 from app.migrate import migrate
+from app.scoring import scores
 from app.tables import Image, ImagePath, Label, SetAside
+from app.versioning import file_checks, versions
 from app.worker import is_running
 
 Level = Literal["ok", "warning", "damage"]

@@ -15,8 +15,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
 
 from app import images, jobs, projects
-from app.encode_files import embed_files
-from app.encoders import load, parse
+from app.encoding.encode_files import embed_files
+from app.encoding.encoders import load, parse
 from app.errors import Conflict, Invalid, NotFound
 from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project, Version
 from app.work import Work

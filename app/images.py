@@ -8,7 +8,7 @@ from sqlmodel import Session, col, func, or_, select, text
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
 from app.files import content_path
-from app.pictures import SUFFIXES, hamming
+from app.media.pictures import SUFFIXES, hamming
 from app.tables import Collection, CollectionImage, Image, ImagePath, SetAside, Tag
 
 # Perceptual hashes this close (of 64 bits) are one picture saved twice. With at most 3 differing

@@ -13,7 +13,7 @@ from app import __version__, projects
 from app.config import Settings, shipped
 from app.db import is_locked, writing
 from app.errors import Invalid, NotFound, TastemakerError, Unavailable
-from app.full_size import FullSize
+from app.media.full_size import FullSize
 from app.migrate import migrate
 from app.web import (
     add,

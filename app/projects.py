@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, col, func, select
 
 from app import counts
-from app.encoders import check_architecture, parse
+from app.encoding.encoders import check_architecture, parse
 from app.errors import Conflict, Invalid, NotFound
 from app.tables import (
     Annotator,

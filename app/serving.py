@@ -10,9 +10,9 @@ import time
 
 import uvicorn
 
-from app import file_checks
 from app.config import Settings
 from app.errors import TastemakerError
+from app.versioning import file_checks
 
 SHORTEST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
 LIVED_WELL = 60.0  # seconds after which its end says nothing about the next one

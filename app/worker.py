@@ -26,11 +26,14 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
-from app import auto_train, db, file_checks, files, jobs, resident
+from app import db, files, jobs
 from app.config import Settings
 from app.errors import TastemakerError, Unavailable
 from app.migrate import migrate
+from app.resident import model_process
+from app.retraining import auto_train
 from app.tables import Job
+from app.versioning import file_checks
 from app.work import JOB_NICENESS, Work, settle_in
 
 log = logging.getLogger(__name__)
@@ -38,13 +41,13 @@ log = logging.getLogger(__name__)
 # What each kind of job runs, by name: the modules import torch, which only children pay for.
 # Each kind has one lane: a long embedding does not hold up an import, nor a training.
 HANDLERS = {
-    "import": "app.imports:run",
+    "import": "app.intake.imports:run",
     "embed": "app.embeddings:run",
-    "train": "app.retraining:run",
-    "demo": "app.demo:run",
-    "predict": "app.predictions:run",
-    "test-run": "app.test_runs:run",
-    "adopt": "app.foreign:run",
+    "train": "app.retraining.retrain:run",
+    "demo": "app.sample.demo:run",
+    "predict": "app.versioning.predictions:run",
+    "test-run": "app.reviewing.test_runs:run",
+    "adopt": "app.publishing.foreign:run",
 }
 
 TICK_SECONDS = 0.2
@@ -277,7 +280,7 @@ class Resident:
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
             self.process = spawn.Process(
-                target=resident.main, args=(self.settings,), name="tastemaker-resident"
+                target=model_process.main, args=(self.settings,), name="tastemaker-resident"
             )
             self.process.start()
 

@@ -21,9 +21,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
-from app.doubtful import doubts
-from app.ridge import fit_ridge, project
-from app.training import TrainingSet
+from app.learning.doubtful import doubts
+from app.learning.ridge import fit_ridge, project
+from app.learning.training import TrainingSet
 from bench.labelled import available, load
 
 LABELS, SEEDS, SLIPS, FOLDS = 1000, 8, 0.1, 5

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from app.samples import make_sample_library
+from app.sample.samples import make_sample_library
 from bench.library import make_library, serving
 
 # From the key event to the second animation frame after the new picture is in the page: the

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from sqlmodel import Session
 
-from app import projects, scores
+from app import projects
 from app.config import Settings
 from app.db import writing
+from app.media.pictures import THUMB, VIEW, Limits, ingest, thumb_path
 from app.migrate import migrate
-from app.pictures import THUMB, VIEW, Limits, ingest, thumb_path
-from app.samples import make_sample_library
+from app.sample.samples import make_sample_library
+from app.scoring import scores
 from app.tables import Collection, CollectionImage, Embedding, EncoderRow, Image
 
 DIM = 768

@@ -18,10 +18,9 @@ from sqlmodel import Session
 from app import projects
 from app.config import Settings
 from app.db import writing
+from app.media.pictures import Limits, ingest
 from app.migrate import migrate
-from app.pictures import Limits, ingest
-from app.predictions import LIVE_ROW, write_live
-from app.samples import make_sample_library
+from app.sample.samples import make_sample_library
 from app.tables import (
     Collection,
     CollectionImage,
@@ -34,6 +33,7 @@ from app.tables import (
     Version,
     now,
 )
+from app.versioning.predictions import LIVE_ROW, write_live
 from bench.library import serving
 
 COUNT, LABELS, ROUNDS, GOAL = 1_000_000, 20_000, 20, 150.0

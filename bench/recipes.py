@@ -15,12 +15,12 @@ import argparse
 
 import numpy as np
 
-from app import metrics
-from app.descent import fit_by_descent
-from app.folds import TrainingSet, split_rows
-from app.linear import fit_linear
-from app.recipes import recipe_named
-from app.training import FEWEST_FOR_DESCENT, Trained, duel_of_members, errs_less, finish
+from app.learning import metrics
+from app.learning.descent import fit_by_descent
+from app.learning.folds import TrainingSet, split_rows
+from app.learning.linear import fit_linear
+from app.learning.recipes import recipe_named
+from app.learning.training import FEWEST_FOR_DESCENT, Trained, duel_of_members, errs_less, finish
 from bench import labelled
 
 FIRST_SEED = 10  # the rule of `auto` was settled while looking at earlier ones

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.labelled_sets import read_file
-from app.replay import LabelledSet, Plan, planned, replay
-from app.replay_report import report
+from app.replay.labelled_sets import read_file
+from app.replay.report import report
+from app.replay.runs import LabelledSet, Plan, planned, replay
 from bench import labelled
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
@@ -100,8 +100,8 @@ def _liked(
 
 
 def _embed(liked: list[tuple[Path, str, float]], to: Path) -> None:
-    from app.encode_files import embed_files
-    from app.encoders import BUNDLED, load, parse
+    from app.encoding.encode_files import embed_files
+    from app.encoding.encoders import BUNDLED, load, parse
 
     encoder = load(parse(BUNDLED), "bfloat16")
     x = np.full((len(liked), encoder.dim), np.nan, np.float32)

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from app import metrics
-from app.checkpoints import HIDDEN
-from app.descent import fit_by_descent
-from app.folds import TrainingSet, split_rows
-from app.heads import City96
-from app.recipes import Recipe, recipe_named
-from app.training import train
+from app.learning import metrics
+from app.learning.checkpoints import HIDDEN
+from app.learning.descent import fit_by_descent
+from app.learning.folds import TrainingSet, split_rows
+from app.learning.heads import City96
+from app.learning.recipes import Recipe, recipe_named
+from app.learning.training import train
 
 WIDTH = 768  # of the embeddings in the speed test: CLIP ViT-L/14
 PEER_SAMPLES = 100_000

@@ -12,7 +12,8 @@ from test_security import every_route
 from test_web_browser import DESKTOP, PHONE, browsing, serving
 from web_world import World, add_job, full_world, make_world
 
-from app import queues, reviews
+from app.asking import queues
+from app.reviewing import reviews
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

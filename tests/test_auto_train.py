@@ -5,12 +5,14 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import auto_train, db, jobs, projects, scores
-from app.auto_train import Drift
+from app import db, jobs, projects
 from app.config import Settings
 from app.errors import Invalid
-from app.predictions import LIVE_ROW, write_live
+from app.retraining import auto_train
+from app.retraining.auto_train import Drift
+from app.scoring import scores
 from app.tables import EncoderRow, Job, Label, Project, Version
+from app.versioning.predictions import LIVE_ROW, write_live
 from tests.conftest import add_images
 
 

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from app import cli, db, embeddings, projects
-from app.checkpoints import layout
 from app.config import Settings
+from app.learning.checkpoints import layout
 from app.migrate import migrate
 from app.tables import Image, Job, Label, ScoreEvent
 from tests.conftest import add_images, forward
@@ -639,7 +639,7 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
 
 def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Path) -> None:
     from app.errors import Invalid
-    from app.scoring import copy_pictures
+    from app.filtering.scorer import copy_pictures
 
     source = tmp_path / "pictures"
     for name in ("a/x.png", "b/x.png", "x.png"):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sqlmodel import select
 from web_world import World, add_version, make_world, score_some
 
-from app import comparing, metrics, quantiles
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
+from app.learning import metrics, quantiles
+from app.retraining import comparing
 from app.tables import EncoderRow, RemovedImage, Version, VersionLabel
 
 OLD = {1: 0.1, 2: 0.9, 3: 0.4, 4: 0.6, 5: 0.45, 6: 0.55, 7: 0.2, 8: 0.8}

@@ -8,7 +8,7 @@ import typer.main
 
 from app.cli import app
 from app.config import Settings
-from app.encoders import parse
+from app.encoding.encoders import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

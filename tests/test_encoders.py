@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from app import encode_files, encoders
-from app.encode_files import embed_files
-from app.encoders import BUNDLED, known_encoders, load, parse
+from app.encoding import encode_files, encoders
+from app.encoding.encode_files import embed_files
+from app.encoding.encoders import BUNDLED, known_encoders, load, parse
 from app.errors import BadImage, EncoderUnavailable, Invalid
 from tests import pictures
 
@@ -121,7 +121,7 @@ def test_a_wrong_name_gets_a_sentence_that_leads_to_a_right_one(name, sentence):
 
 def test_names_are_checked_without_torch():
     code = (
-        "import sys; from app.encoders import parse; parse('ViT-L-14-quickgelu/openai');"
+        "import sys; from app.encoding.encoders import parse; parse('ViT-L-14-quickgelu/openai');"
         "print([m for m in ('torch', 'open_clip', 'timm') if m in sys.modules])"
     )
     here = Path(__file__).parent.parent

@@ -17,27 +17,20 @@ import pytest
 from safetensors.numpy import save_file
 from sqlmodel import select
 
-from app import (
-    db,
-    embeddings,
-    exports,
-    imports,
-    laion,
-    percentiles,
-    prediction_files,
-    projects,
-    retraining,
-    score_files,
-    scores,
-    versions,
-)
-from app.checkpoints import load_checkpoint
+from app import db, embeddings, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
-from app.heads import Scorer, linear_head
+from app.intake import imports
+from app.learning import laion
+from app.learning.checkpoints import load_checkpoint
+from app.learning.heads import Scorer, linear_head
 from app.migrate import migrate
+from app.publishing import exports
+from app.retraining import retrain
+from app.scoring import score_files, scores
 from app.spreadsheets import bare, inert
 from app.tables import Image, Label, Prediction, ScoreEvent, Version
+from app.versioning import percentiles, prediction_files, versions
 from tests.conftest import work_on
 from tests.test_foreign import (
     L14,
@@ -78,8 +71,8 @@ def scored(home: Home) -> Home:
 @pytest.fixture
 def trained(scored: Home) -> tuple[Home, Version]:
     with db.writing(scored.engine) as session:
-        job = retraining.request_training(session, scored.settings, scored.project(session))
-    result = retraining.run(work_on(scored.settings, scored.engine, job.id))
+        job = retrain.request_training(session, scored.settings, scored.project(session))
+    result = retrain.run(work_on(scored.settings, scored.engine, job.id))
     with db.reading(scored.engine) as session:
         return scored, versions.get(session, result["version_id"])
 

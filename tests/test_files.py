@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from app import files
-from app.decode_pool import DecodePool
 from app.errors import BadImage, Conflict, StorageFull
-from app.pictures import (
+from app.media.decode_pool import DecodePool
+from app.media.pictures import (
     THUMB,
     VIEW,
     Examined,

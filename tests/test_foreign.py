@@ -14,12 +14,16 @@ from safetensors.numpy import save_file
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from app import db, embeddings, exports, foreign, jobs, laion, projects, retraining, versions
-from app.checkpoints import layout
+from app import db, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import CheckpointError, Conflict, Invalid, NotTrainable, TastemakerError
-from app.scores import record
+from app.learning import laion
+from app.learning.checkpoints import layout
+from app.publishing import exports, foreign
+from app.retraining import retrain
+from app.scoring.scores import record
 from app.tables import Job, Prediction, Project, Version
+from app.versioning import versions
 from tests.conftest import add_images, work_on
 
 L14, L14_336 = "ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai"
@@ -219,7 +223,7 @@ def test_a_class_project_says_that_it_cannot_be_trained(home: Home, tmp_path: Pa
     save_file(random_head(2), tmp_path / "k.safetensors")
     home.adopt(tmp_path / "k.safetensors", encoder=L14_336)
     with db.writing(home.engine) as session, pytest.raises(NotTrainable, match="classifier"):
-        retraining.request_training(session, home.settings, home.project(session))
+        retrain.request_training(session, home.settings, home.project(session))
 
 
 def test_a_laion_head_scores_as_its_own_layers_do_and_leaves_to_the_byte(
@@ -273,8 +277,8 @@ def test_the_next_trained_version_is_v1_0_with_the_import_as_its_parent(
         person = projects.annotator(session, "me")
         for image_id in range(1, 13):
             record(session, project, image_id, person, "set", image_id % 11, origin="queue")
-        job = retraining.request_training(session, home.settings, project)
-    result = retraining.run(work_on(home.settings, home.engine, job.id))
+        job = retrain.request_training(session, home.settings, project)
+    result = retrain.run(work_on(home.settings, home.engine, job.id))
     with db.reading(home.engine) as session:
         version = versions.get(session, result["version_id"])
         parent = session.get(Version, version.parent_id)

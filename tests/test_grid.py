@@ -11,10 +11,11 @@ from sqlmodel import Session, select
 from test_web_browser import browsing, saved, serving
 from web_world import World, events, make_world
 
-from app import batches, projects, scores
-from app.batches import Chosen
+from app import projects
 from app.db import reading, writing
 from app.errors import Invalid
+from app.scoring import batches, scores
+from app.scoring.batches import Chosen
 from app.tables import Label
 
 

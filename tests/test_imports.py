@@ -15,11 +15,13 @@ from PIL import Image as Picture
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
-from app import db, images, imports, jobs, projects, scores, sidecars
+from app import db, images, jobs, projects
 from app.config import Settings
-from app.decode_pool import DecodePool
 from app.embeddings import matrix
 from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from app.intake import imports, sidecars
+from app.media.decode_pool import DecodePool
+from app.scoring import scores
 from app.tables import (
     Annotator,
     Collection,
@@ -630,7 +632,7 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
 IMPORT = """
 import sys
 from pathlib import Path
-from app import imports
+from app.intake import imports
 from app.config import Settings
 from app.migrate import migrate
 from tests.conftest import work_on

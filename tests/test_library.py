@@ -15,13 +15,14 @@ from sqlalchemy import Engine, insert
 from sqlalchemy.dialects import sqlite
 from sqlmodel import Session, col, select
 
-from app import browsing, bulk, counts, db, images, library, migrate, projects, scores, tags
-from app.browsing import Order
+from app import counts, db, images, migrate, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
-from app.imports import folder_tags
-from app.library import Filter
-from app.predictions import LIVE_ROW, write_live
+from app.intake.imports import folder_tags
+from app.library import browsing, bulk, filters, tags
+from app.library.browsing import Order
+from app.library.filters import Filter
+from app.scoring import scores
 from app.tables import (
     Annotator,
     Collection,
@@ -36,6 +37,7 @@ from app.tables import (
     Tag,
     Version,
 )
+from app.versioning.predictions import LIVE_ROW, write_live
 
 COUNT = 90
 NAMES = ("cat", "dog", "Sunset", "100%_sure")
@@ -140,7 +142,7 @@ class Made:
             and _inside(None if said is None else float(np.float32(said)), *(
                 None if end is None else float(np.float32(end)) for end in (low, high)
             ))
-            and (not asked.said or library.SAID[asked.said] in fact["said"])
+            and (not asked.said or filters.SAID[asked.said] in fact["said"])
             and asked.name.lower() in fact["name"].lower()
             and (asked.relatives is None or fact["group"] == self.facts[asked.relatives]["group"])
         )  # fmt: skip
@@ -166,7 +168,7 @@ def maybe(strategy: Any) -> Any:
 
 
 tenths = st.integers(0, 10).map(lambda n: n / 10)
-filters = st.builds(
+any_filter = st.builds(
     Filter,
     collection=maybe(st.sampled_from([1, 2])),
     tags=st.sampled_from([(), (), ("sea",), ("sea", "sky"), ("nowhere",)]),
@@ -187,11 +189,11 @@ orders = st.builds(Order, st.sampled_from(list(browsing.SORTS)), st.booleans())
 # --- a filter is one thing in three forms --------------------------------------------------------
 
 
-@given(asked=filters)
+@given(asked=any_filter)
 def test_a_filter_survives_the_address_and_the_slice(asked: Filter) -> None:
-    assert library.from_dict(asked.as_dict()) == asked
-    assert library.from_pairs(parse_qsl(asked.as_query())) == asked
-    assert library.from_pairs(asked.as_pairs()) == asked
+    assert filters.from_dict(asked.as_dict()) == asked
+    assert filters.from_pairs(parse_qsl(asked.as_query())) == asked
+    assert filters.from_pairs(asked.as_pairs()) == asked
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_a_filter_survives_the_address_and_the_slice(asked: Filter) -> None:
 )  # fmt: skip
 def test_a_value_that_means_nothing_is_refused_in_words(query: str) -> None:
     with pytest.raises(Invalid, match=r"\w+"):
-        library.from_pairs(parse_qsl(query))
+        filters.from_pairs(parse_qsl(query))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_value_that_means_nothing_is_refused_in_words(query: str) -> None:
 )  # fmt: skip
 def test_a_saved_filter_that_means_nothing_is_refused(saved: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
-        library.from_dict(saved)
+        filters.from_dict(saved)
 
 
 def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
@@ -222,28 +224,28 @@ def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
         project = made.project(session)
         for asked in ({"collection": made.homes[2]}, {"version": "v9.9"}, {"relatives": 10**6}):
             with pytest.raises(NotFound):
-                library.filtered_ids(session, project, asked)
+                filters.filtered_ids(session, project, asked)
 
 
 # --- the same images everywhere ------------------------------------------------------------------
 
 
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(asked=filters)
+@given(asked=any_filter)
 def test_a_filter_selects_exactly_what_it_says(made: Made, asked: Filter) -> None:
     with db.reading(made.engine) as session:
         project = made.project(session)
         if asked.version == "live" and asked.by_prediction:
             with pytest.raises(Invalid, match="live model"):
-                library.filtered_ids(session, project, asked)
+                filters.filtered_ids(session, project, asked)
             return
-        ids = session.exec(library.filtered_ids(session, project, asked)).all()
+        ids = session.exec(filters.filtered_ids(session, project, asked)).all()
     assert sorted(ids) == sorted(made.meant(asked)), "each once, and no other"
 
 
 @tries(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    asked=filters, order=orders, gather=st.sampled_from([0, 5, 5000]),
+    asked=any_filter, order=orders, gather=st.sampled_from([0, 5, 5000]),
     walk=st.sampled_from([20, 20_000]), n=st.sampled_from([12, 60]),
 )  # fmt: skip
 def test_paging_shows_every_image_once_and_in_order_by_every_way(
@@ -254,7 +256,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
         patch.setattr(browsing, "GATHER", gather)
         patch.setattr(browsing, "WALK", walk)
         patch.setattr(browsing, "WALK_NAMES", walk)
-        found = library.scope(session, made.project(session), asked, made.settings)
+        found = filters.scope(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, n)
     keys = {i: key_of(made, i, order, asked) for i in made.meant(asked)}
     expected = [i for i, key in keys.items() if key is not None]
@@ -263,7 +265,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
 
 
 def paged(
-    session: Session, found: library.Scope, order: Order, n: int, together: bool = False
+    session: Session, found: filters.Scope, order: Order, n: int, together: bool = False
 ) -> list[int]:
     shown: list[int] = []
     after = ""
@@ -291,7 +293,7 @@ def key_of(made: Made, i: int, order: Order, asked: Filter) -> Any:
 
 
 @tries(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
-@given(asked=filters, order=orders, gather=st.sampled_from([0, 5000]))
+@given(asked=any_filter, order=orders, gather=st.sampled_from([0, 5000]))
 def test_of_near_duplicates_that_agree_the_first_stands_for_all(
     made: Made, asked: Filter, order: Order, gather: int
 ) -> None:
@@ -299,7 +301,7 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
         return
     with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
-        found = library.scope(session, made.project(session), asked, made.settings)
+        found = filters.scope(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, 25, together=True)
     first: dict[str, int] = {}
     for i in sorted(made.meant(asked)):
@@ -310,12 +312,12 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
 
 
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(asked=filters, gather=st.sampled_from([0, 5000]))
+@given(asked=any_filter, gather=st.sampled_from([0, 5000]))
 def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: int) -> None:
     with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         project = made.project(session)
-        found = library.scope(session, project, asked, made.settings)
+        found = filters.scope(session, project, asked, made.settings)
         counted = browsing.count(session, project, found)
     if counted is None:
         assert asked.removed and asked.by_prediction
@@ -326,7 +328,7 @@ def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: i
 def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
     with db.reading(engine) as session:
-        found = library.scope(session, made.project(session), Filter(), settings)
+        found = filters.scope(session, made.project(session), Filter(), settings)
         first = browsing.find(session, found, Order(), n=10)
         rest = browsing.find(session, found, Order(), first.after, 10)
     with db.writing(engine) as session:
@@ -344,7 +346,7 @@ def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: E
 @pytest.mark.parametrize("after", ["x", "1~", "nan~3", "inf~3", "0.5~-1", "~", "1e999~2", "0.5"])
 def test_a_place_that_is_none_is_refused(made: Made, after: str) -> None:
     with db.reading(made.engine) as session, pytest.raises(Invalid):
-        found = library.scope(session, made.project(session), Filter(), made.settings)
+        found = filters.scope(session, made.project(session), Filter(), made.settings)
         browsing.find(session, found, Order("predicted"), after)
 
 
@@ -352,7 +354,7 @@ def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Mad
     answers = [int(i) for i in np.random.default_rng(3).permutation(COUNT) + 1]
     asked = Filter(tags=("sea",))
     with db.reading(made.engine) as session:
-        found = library.scope(session, made.project(session), asked, made.settings)
+        found = filters.scope(session, made.project(session), asked, made.settings)
         shown, after = [], ""
         while True:
             stretch = browsing.among(session, found, answers, after, 6)
@@ -380,7 +382,7 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
     order = Order(by, descending)
     cursor = ("m" if by == "name" else 0.5, 40)
     with db.reading(made.engine) as session:
-        found = library.scope(session, made.project(session), asked, made.settings)
+        found = filters.scope(session, made.project(session), asked, made.settings)
         statement = browsing.walked(found, order, cursor, None, 61, together=True)
         plan = plan_of(session, statement)
         end = plan_of(session, browsing.walk_end(found, order, cursor, 20_000))
@@ -399,8 +401,8 @@ def test_gathering_begins_at_the_narrow_index_and_looks_the_rest_up(
 ) -> None:
     asked = Filter(tags=("sea",), label_min=3, predicted_min=0.4)
     with db.reading(made.engine) as session:
-        found = library.scope(session, made.project(session), asked, made.settings)
-        narrow = library.sources(found)[source]
+        found = filters.scope(session, made.project(session), asked, made.settings)
+        narrow = filters.sources(found)[source]
         plan = plan_of(session, browsing.gathered(found, Order(by), narrow, together=True))
     scans = [step for step in plan if step.startswith("SCAN")]
     assert len(scans) <= 1, plan
@@ -433,7 +435,7 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
         assert projects.size(session, project) == before[0] - 5
         assert projects.pool_size(session, project) == before[1] - 5
         assert projects.pool_size(session, project, unlabelled=True) == unlabelled
-        shown = session.exec(library.filtered_ids(session, project, {"removed": True})).all()
+        shown = session.exec(filters.filtered_ids(session, project, {"removed": True})).all()
         assert set(ids) <= set(shown)
         assert bulk.restore(session, project, ids) == 5
         assert projects.size(session, project) == before[0]
@@ -515,7 +517,7 @@ def test_images_move_between_collections_and_none_is_lost(
         assert new.name == "Best of"
         assert bulk.move(session, made.homes[0], new.id, ids) == 10
         assert bulk.move(session, made.homes[0], new.id, ids) == 0
-        inside = session.exec(library.filtered_ids(session, project, {"collection": new.id})).all()
+        inside = session.exec(filters.filtered_ids(session, project, {"collection": new.id})).all()
         assert sorted(inside) == ids
         assert projects.size(session, project) == len(made.meant(Filter()))
         with pytest.raises(Invalid):
@@ -565,23 +567,23 @@ def test_a_filter_is_saved_under_a_name_and_replaced_under_the_same(
     made = Made(settings, engine)
     with db.writing(engine) as session:
         project = made.project(session)
-        library.save(session, project, " At  sea ", Filter(tags=("sea",)))
-        row = library.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
+        filters.save(session, project, " At  sea ", Filter(tags=("sea",)))
+        row = filters.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
         assert row.definition == {"filter": {"tags": ["sea"], "scored": True}}
-        assert [(r.name, f) for r, f in library.saved(session, project)] == [
+        assert [(r.name, f) for r, f in filters.saved(session, project)] == [
             ("At sea", Filter(tags=("sea",), scored=True))
         ]
         for name, asked in (("", Filter(scored=True)), ("all", Filter())):
             with pytest.raises(Invalid):
-                library.save(session, project, name, asked)
+                filters.save(session, project, name, asked)
         with pytest.raises(Invalid, match="live model"):
-            library.save(session, project, "x", Filter(version="live", predicted_min=0.5))
+            filters.save(session, project, "x", Filter(version="live", predicted_min=0.5))
         session.add(Expectation(project_id=project.id, slice_id=row.id, value=0.1))
         session.flush()
         with pytest.raises(Conflict):
-            library.forget(session, project, row.id)
+            filters.forget(session, project, row.id)
         with pytest.raises(NotFound):
-            library.forget(session, projects.named(session, "Other"), row.id)
+            filters.forget(session, projects.named(session, "Other"), row.id)
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel, func, select
 
-from app import config, db, migrate, projects, scores
+from app import config, db, migrate, projects
 from app.config import Settings
 from app.errors import TastemakerError
+from app.scoring import scores
 from app.tables import Image, Label, ScoreEvent
 from tests.conftest import add_images, environment
 

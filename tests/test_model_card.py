@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from app import model_card, projects, scores, slices, versions
+from app import projects
 from app.db import reading, writing
 from app.errors import Invalid
-from app.model_card import Bullets, Own, Section, Table, Verbatim, Words, markdown, sparkline
+from app.library import slices
+from app.publishing import model_card
+from app.publishing.model_card import (
+    Bullets,
+    Own,
+    Section,
+    Table,
+    Verbatim,
+    Words,
+    markdown,
+    sparkline,
+)
+from app.scoring import scores
 from app.tables import Label, Version
+from app.versioning import versions
 from tests.test_foreign import random_head
 from tests.web_world import World, add_version, client_of, full_world, make_world, score_some
 

@@ -9,10 +9,11 @@ from sqlmodel import func, select
 from test_web_browser import browsing, serving
 from web_world import World, make_world, score_some
 
-from app import comparisons, projects
-from app.comparisons import Said
+from app import projects
 from app.db import reading, writing
 from app.errors import Conflict, NotFound
+from app.scoring import comparisons
+from app.scoring.comparisons import Said
 from app.tables import Comparison, Label
 
 

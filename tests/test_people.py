@@ -10,9 +10,10 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 from web_world import World, client_of, make_world
 
-from app import accounts, people, projects, scores
+from app import accounts, projects
 from app.db import reading, writing
 from app.errors import Conflict, Invalid, NotFound
+from app.scoring import people, scores
 from app.tables import Annotator, Label, Project
 from app.web import roles
 from tests.conftest import add_images, environment

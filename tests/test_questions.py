@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import questions
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, NotFound, TastemakerError, Unavailable
+from app.resident import questions
 from app.tables import Question, now
 
 

@@ -12,25 +12,18 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import col, delete, func, select
 
-from app import (
-    db,
-    embeddings,
-    images,
-    predictions,
-    projects,
-    queues,
-    reasons,
-    resident,
-    reviews,
-    scores,
-    versions,
-)
+from app import db, embeddings, images, projects
+from app.asking import queues, reasons
 from app.config import Settings
-from app.demo import RATER
 from app.errors import NotFound
+from app.learning.ridge import fit_ridge, half_scale
 from app.migrate import migrate
-from app.ridge import fit_ridge, half_scale
+from app.resident import model_process
+from app.reviewing import reviews
+from app.sample.demo import RATER
+from app.scoring import scores
 from app.tables import Annotator, CollectionImage, Image, Label, Prediction
+from app.versioning import predictions, versions
 from tests.conftest import add_images
 
 MISTAKES = ("false-positives", "false-negatives")
@@ -64,8 +57,8 @@ class Sitting:
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
 
-    def refit(self, seen: resident.Watched | None = None) -> None:
-        resident.refit(self.settings, self.engine, self.project.id, seen)
+    def refit(self, seen: model_process.Watched | None = None) -> None:
+        model_process.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
         with db.reading(self.engine) as session:
@@ -135,7 +128,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
 ) -> None:
     with db.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
-    seen = resident.Watched()
+    seen = model_process.Watched()
     young.refit(seen)
     held_out, to_show = young.held_out(), young.open()
     shown: Counter[int] = Counter()
@@ -389,13 +382,13 @@ def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Si
 
 
 def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: Sitting) -> None:
-    watched: dict[int, resident.Watched] = {}
+    watched: dict[int, model_process.Watched] = {}
 
     def refitted() -> bool:
         for seen in watched.values():
             seen.at = -1e9  # its rest is over
         before = (young.settings.live / "1.json").stat().st_ino
-        resident.look_around(young.settings, young.engine, watched)
+        model_process.look_around(young.settings, young.engine, watched)
         return (young.settings.live / "1.json").stat().st_ino != before
 
     assert refitted() and not refitted()

@@ -12,7 +12,7 @@ from trained_world import DIM, TASTE, Trained, taste, vectors
 from web_world import make_world, thumbnails
 
 from app import db
-from app.pictures import thumb_path
+from app.media.pictures import thumb_path
 from app.tables import Image
 from tests.conftest import serving
 

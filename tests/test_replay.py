@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import db, embeddings, images, projects, scores
+from app import db, embeddings, images, projects
 from app.config import Settings
 from app.errors import Invalid
-from app.labelled_sets import read_collection, read_file
+from app.learning.ridge import fit_ridge
 from app.migrate import migrate
-from app.replay import STRATEGIES, LabelledSet, Plan, Run, planned, replay, split, strategy
-from app.replay_report import chart, report, table
-from app.ridge import fit_ridge
+from app.replay.labelled_sets import read_collection, read_file
+from app.replay.report import chart, report, table
+from app.replay.runs import STRATEGIES, LabelledSet, Plan, Run, planned, replay, split, strategy
+from app.scoring import scores
 from tests.conftest import add_images
 from tests.test_cli import run as run  # the command line in this process
 

@@ -10,7 +10,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge as Peer
 
 from app.errors import NotTrainable
-from app.ridge import Ridge, fit_ridge, from_link, half_scale, posterior_sd, project, to_link
+from app.learning.ridge import (
+    Ridge,
+    fit_ridge,
+    from_link,
+    half_scale,
+    posterior_sd,
+    project,
+    to_link,
+)
 
 
 def data(n, features, seed=0, noise=0.3):

@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.pictures import decode
-from app.samples import (
+from app.media.pictures import decode
+from app.sample.samples import (
     APPEAL,
     HARM,
     LONG_SIDE,

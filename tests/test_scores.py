@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, func, select
 
-from app import db, jobs, migrate, projects, scores
+from app import db, jobs, migrate, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound, Unavailable
+from app.scoring import scores
 from app.tables import Annotator, Image, Label, Project, ScoreEvent
 from tests.conftest import add_images
 

@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from app import embedding_files, scoring
-from app.checkpoints import layout, save_checkpoint
 from app.config import Settings
-from app.embedding_files import open_embeddings
-from app.encoders import BUNDLED
+from app.encoding import embedding_files
+from app.encoding.embedding_files import open_embeddings
+from app.encoding.encoders import BUNDLED
 from app.errors import CheckpointError, Conflict, Invalid, NotFound
-from app.score_tables import as_dicts, best, table, within, write
-from app.scoring import Model, read_model, score_source
+from app.filtering import scorer
+from app.filtering.score_tables import as_dicts, best, table, within, write
+from app.filtering.scorer import Model, read_model, score_source
+from app.learning.checkpoints import layout, save_checkpoint
 from tests import pictures
 from tests.conftest import environment, forward
 
@@ -223,11 +224,11 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.nd
 MEASURE = """
 import sys
 from pathlib import Path
-from app import scoring
 from app.config import Settings
-from app.score_tables import best, write
+from app.filtering import scorer
+from app.filtering.score_tables import best, write
 source, file, out, top = sys.argv[1:]
-model, sizes = scoring.read_model(Path(file)), []
+model, sizes = scorer.read_model(Path(file)), []
 
 def megabytes():
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024
@@ -238,7 +239,7 @@ def watched(tables):
         yield table
 
 settings = Settings(torch_threads=2)
-tables = watched(scoring.score_source(Path(source), model, settings, precision="fast"))
+tables = watched(scorer.score_source(Path(source), model, settings, precision="fast"))
 written = write(Path(out), [best(tables, int(top))] if int(top) else tables, model.about)
 print(written, max(sizes) - sizes[0])
 """
@@ -327,7 +328,7 @@ def for_pictures(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_a_folder_is_scored_in_the_order_of_its_paths_past_bad_files(
     tmp_path: Path, for_pictures: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PICTURES_AT_ONCE", 4)
+    monkeypatch.setattr(scorer, "PICTURES_AT_ONCE", 4)
     for number in range(11):
         place = tmp_path / "in" / ("deep" if number % 3 else "") / f"{number:02}.png"
         pictures.write(place, pictures.encoded(pictures.scene(seed=number)))
@@ -390,7 +391,7 @@ def test_the_best_are_those_of_a_full_sort_and_of_equal_ones_the_first(
     scores: list[float], size: int, most: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.score_tables.ROW_GROUP", 3)
+        patch.setattr("app.filtering.score_tables.ROW_GROUP", 3)
         got = best(tables_of(scores, size), most)
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:most]
     assert got["path"].to_pylist() == [str(row) for row in order]
@@ -409,7 +410,7 @@ def test_limits_are_compared_before_rounding() -> None:
 def test_what_is_written_is_read_back_in_order_with_the_model_s_name(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.score_tables.ROW_GROUP", 10)
+    monkeypatch.setattr("app.filtering.score_tables.ROW_GROUP", 10)
     scores = np.random.default_rng(0).random(37).astype(np.float32)
     paths = [f"ä/{n}.png" for n in range(36)] + ["=cmd.png"]
     rows = table(pa.array(paths), scores)

@@ -12,22 +12,15 @@ from scipy.stats import chi2
 from sqlalchemy import Engine, update
 from sqlmodel import Session, select
 
-from app import (
-    agreement,
-    db,
-    in_memory,
-    neighbours,
-    predictions,
-    projects,
-    queues,
-    resident,
-    reviews,
-    scores,
-)
+from app import db, projects
+from app.asking import queues
+from app.asking.second_look import RE_ASK_AFTER, RE_ASK_EVERY
 from app.config import Settings
-from app.contradictions import contradictions
 from app.errors import Invalid
-from app.second_look import RE_ASK_AFTER, RE_ASK_EVERY
+from app.learning.contradictions import contradictions
+from app.resident import in_memory, model_process
+from app.reviewing import reviews
+from app.scoring import agreement, neighbours, scores
 from app.tables import (
     Annotator,
     CollectionImage,
@@ -40,6 +33,7 @@ from app.tables import (
     Version,
     now,
 )
+from app.versioning import predictions
 from tests.conftest import add_images
 
 DIM = 24
@@ -90,7 +84,7 @@ class Desk:
             session.execute(update(ScoreEvent).values(at=now() - timedelta(hours=hours)))
 
     def refit(self) -> None:
-        resident.refit(self.settings, self.engine, self.project.id)
+        model_process.refit(self.settings, self.engine, self.project.id)
 
     def next(self, queue: str, n: int = 8, **more: object) -> list[queues.Card]:
         with db.reading(self.engine) as session:
@@ -472,11 +466,11 @@ def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk:
 
 
 def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk) -> None:
-    watched: dict[int, resident.Watched] = {}
+    watched: dict[int, model_process.Watched] = {}
 
     def look() -> tuple[int, float]:
         """The newest event that the queues know of, and when was searched last."""
-        resident.look_around(desk.settings, desk.engine, watched)
+        model_process.look_around(desk.settings, desk.engine, watched)
         live = predictions.read_live(desk.settings, desk.project.id)
         assert live is not None
         return live.facts["event_high"], watched[desk.project.id].searched_at
@@ -485,14 +479,14 @@ def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk
     _, first = look()
     seen = watched[desk.project.id]
     desk.score(range(100, 110))
-    seen.at -= resident.REST_SECONDS
+    seen.at -= model_process.REST_SECONDS
     event, second = look()
     assert event == 110 and second == first, "the queues follow at once, the search rests"
     assert look() == (event, first)
-    seen.searched_at -= resident.SEARCH_SECONDS
+    seen.searched_at -= model_process.SEARCH_SECONDS
     assert look()[1] > first, "made up for"
     settled = look()
-    seen.searched_at -= resident.SEARCH_SECONDS
-    assert look()[1] == settled[1] - resident.SEARCH_SECONDS, "nothing new: nothing to search"
+    seen.searched_at -= model_process.SEARCH_SECONDS
+    assert look()[1] == settled[1] - model_process.SEARCH_SECONDS, "nothing new: nothing to search"
     seen.owed, seen.search_took = True, 60.0
     assert not seen.is_due(seen.stamp), "a long search rests ten times as long"  # type: ignore[arg-type]

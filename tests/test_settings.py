@@ -84,8 +84,8 @@ def test_every_score_stands_under_exactly_one_step_of_the_scale(cuts: list[int])
 
 def test_another_rule_for_several_people_changes_the_labels_at_once(world: World) -> None:
     score_some(world, [2])
-    from app import scores
     from app.db import writing
+    from app.scoring import scores
 
     with writing(world.engine) as session:
         other = projects.annotator(session, "Ada")

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from sqlmodel import Session, select
 from web_world import World, add_version, make_world, score_some
 
-from app import images, retraining, slices, versions
+from app import images
 from app.db import reading, writing
 from app.errors import Conflict, Invalid, NotFound
+from app.library import slices
+from app.retraining import retrain
 from app.tables import Expectation, Prediction, RemovedImage, Slice, Tag, Version, VersionLabel
+from app.versioning import versions
 
 PREDICTED = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.2, 5: 0.1, 6: 0.6, 7: 0.4, 8: 0.3, 9: 0.5, 10: 0.05}
 
@@ -256,9 +259,9 @@ def told(blocks: bool, met: bool | None = False) -> slices.Report:
 def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active() -> None:
     later, first = Version(parent_id=1), Version(parent_id=None)
     better = {"version": "v1.0", "verdict": "better", "n": 60}
-    assert retraining._activation(later, better, told(blocks=True)) == (
+    assert retrain._activation(later, better, told(blocks=True)) == (
         False, "not activated: “photo”: mean prediction 14 %, expected at most 10 %",
     )  # fmt: skip
-    assert retraining._activation(later, better, told(blocks=False))[0]
-    assert retraining._activation(later, better, told(blocks=True, met=None))[0]
-    assert retraining._activation(first, None, told(blocks=True)) == (True, "the first version")
+    assert retrain._activation(later, better, told(blocks=False))[0]
+    assert retrain._activation(later, better, told(blocks=True, met=None))[0]
+    assert retrain._activation(first, None, told(blocks=True)) == (True, "the first version")

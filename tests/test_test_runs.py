@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import TASTE, Trained, open_trained, taste, trained_home, vectors
 
-from app import db, embeddings, jobs, predictions, projects, test_run_cards, test_runs, versions
+from app import db, embeddings, jobs, projects
+from app.encoding.likeness import cosines, highest
 from app.errors import Conflict, Invalid, NotFound
-from app.likeness import cosines, highest
+from app.reviewing import test_run_cards, test_runs
 from app.tables import (
     Collection,
     Image,
@@ -27,6 +28,7 @@ from app.tables import (
 )
 from app.tables import TestRun as Run
 from app.tables import TestRunScore as RunScore
+from app.versioning import predictions, versions
 from tests.conftest import forward, work_on
 from tests.web_world import drawn
 

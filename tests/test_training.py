@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import metrics, training
-from app.checkpoints import load_checkpoint, save_checkpoint
-from app.descent import ARCHITECTURES, city96_logit, fit_by_descent, schedule_for
 from app.errors import Invalid, NotTrainable
-from app.folds import deal_folds, merge_near_duplicates, split_rows
-from app.heads import City96, Scorer
-from app.linear import Constant, fit_linear
-from app.recipes import recipe_from
-from app.ridge import fit_ridge
-from app.training import TrainingSet, recipe_named, train
+from app.learning import metrics, training
+from app.learning.checkpoints import load_checkpoint, save_checkpoint
+from app.learning.descent import ARCHITECTURES, city96_logit, fit_by_descent, schedule_for
+from app.learning.folds import deal_folds, merge_near_duplicates, split_rows
+from app.learning.heads import City96, Scorer
+from app.learning.linear import Constant, fit_linear
+from app.learning.recipes import recipe_from
+from app.learning.ridge import fit_ridge
+from app.learning.training import TrainingSet, recipe_named, train
 
 QUICK = recipe_named("city96", samples=320, batch=32, folds=2)
 

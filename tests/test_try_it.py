@@ -18,15 +18,17 @@ from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import DIM, Trained, open_trained, trained_home, vectors
 
-from app import db, images, projects, questions, tries, versions
-from app.answers import Answering
+from app import db, images, projects
 from app.config import Settings
-from app.encoders import Preprocessing
+from app.encoding.encoders import Preprocessing
 from app.errors import Conflict, Invalid, NotFound, TastemakerError
+from app.learning.ridge import fit_ridge
 from app.migrate import migrate
-from app.questions import Asked
-from app.ridge import fit_ridge
+from app.resident import questions, tries
+from app.resident.answers import Answering
+from app.resident.questions import Asked
 from app.tables import Image, Job, Label, Prediction, Question
+from app.versioning import versions
 from tests.conftest import forward
 from tests.web_world import drawn, make_world
 
@@ -105,7 +107,7 @@ def file_of(picture: Picture.Image, format: str = "PNG") -> bytes:
 
 
 def vector_of(picture: Picture.Image) -> np.ndarray:
-    from app.encoders import fitted
+    from app.encoding.encoders import fitted
 
     pixels = np.array(fitted(picture.convert("RGB"), HOW))
     vector: np.ndarray = PlainEncoder().encode(pixels[None])[0].astype("<f2").astype(np.float32)
@@ -318,7 +320,7 @@ def test_a_tried_picture_can_be_added_and_is_then_offered_for_scoring(served: Tr
     assert job.payload["files"] == [["000000", "mine.png"]] and job.payload["role"] == "pool"
     waiting = answer.headers["location"]
     assert "being added" in client.get(waiting).text
-    from app import imports
+    from app.intake import imports
 
     served.run(job, imports.run)
     sha256 = waiting.rsplit("/", 1)[1]

@@ -17,23 +17,16 @@ from safetensors.numpy import load_file
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from app import (
-    db,
-    doctor,
-    embeddings,
-    file_checks,
-    jobs,
-    projects,
-    retraining,
-    scores,
-    slices,
-    versions,
-)
-from app.checkpoints import save_checkpoint
+from app import db, doctor, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import Conflict, NotFound, NotTrainable
+from app.learning.checkpoints import save_checkpoint
+from app.library import slices
 from app.migrate import migrate
+from app.retraining import retrain
+from app.scoring import scores
 from app.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
+from app.versioning import file_checks, versions
 from tests.conftest import add_images, environment, forward
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
@@ -43,8 +36,9 @@ POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
 FORGE = """
 import os, sys
 from pathlib import Path
-import app.heads, app.metrics, app.training
-from app import db, faults, retraining
+import app.learning.heads, app.learning.metrics, app.learning.training
+from app import db, faults
+from app.retraining import retrain
 from app.config import Settings
 from tests.conftest import work_on
 print("ready", flush=True)
@@ -55,7 +49,7 @@ for line in sys.stdin:
         faults._wanted = "" if fault == "-" else fault
         settings = Settings(home=Path(home), min_free_gb=0, _env_file=None)
         engine = db.make_engine(settings)
-        result = retraining.run(work_on(settings, engine, int(job_id)))
+        result = retrain.run(work_on(settings, engine, int(job_id)))
         print(result["version"], flush=True)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -76,7 +70,7 @@ class Home:
 
     def request(self) -> int:
         with db.writing(self.engine) as session:
-            return retraining.request_training(session, self.settings, self.project(session)).id
+            return retrain.request_training(session, self.settings, self.project(session)).id
 
     def hand_back(self) -> None:
         """What a worker does when it starts."""
@@ -431,7 +425,7 @@ def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
 ) -> None:
     with db.writing(home.engine) as session:
         project = home.project(session)
-        job_id = retraining.request_training(session, home.settings, project, major=True).id
+        job_id = retrain.request_training(session, home.settings, project, major=True).id
     assert forge.run(home, job_id) == "v2.0"
     assert forge.train(home) == "v2.1"
     assert home.listed() == ["v2.1", "v2.0", "v1.1", "v1.0"]
@@ -549,7 +543,7 @@ def test_labels_that_teach_nothing_are_refused_at_once(
         person = projects.annotator(session, "me")
         for image, value in zip(add_images(session, len(values)), values, strict=True):
             scores.record(session, project, image.id, person, "set", value)
-        retraining.request_training(session, settings, project)
+        retrain.request_training(session, settings, project)
     with db.reading(engine) as session:
         assert jobs.recent(session) == []
 
@@ -561,7 +555,7 @@ def test_scores_on_the_holdout_side_alone_cannot_train(settings: Settings, engin
         for n, image in enumerate(add_images(session, 30)):
             if projects.on_holdout_side(project, image.source_group):
                 scores.record(session, project, image.id, person, "set", n % 11)
-        retraining.request_training(session, settings, project)
+        retrain.request_training(session, settings, project)
 
 
 def test_file_names_made_of_project_names_stay_plain() -> None:

@@ -15,9 +15,12 @@ from sqlmodel import select
 from test_web_browser import DESKTOP, PHONE, browsing, serving
 from web_world import World, events, full_world, make_world, score_some
 
-from app import bulk, library, projects, questions, scores, tags
+from app import projects
 from app.db import reading, writing
 from app.errors import Unavailable
+from app.library import bulk, filters, tags
+from app.resident import questions
+from app.scoring import scores
 from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
 from app.web import library as pages
 
@@ -453,7 +456,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, st
         project = world.project(session)
         tags.add(session, [1, 2, 3], ["sea"])
         bulk.remove(session, project, [20])
-        library.save(session, project, "At sea", library.from_dict({"tags": ["sea"]}))
+        filters.save(session, project, "At sea", filters.from_dict({"tags": ["sea"]}))
     with serving(world) as url:
         yield world, url
 

@@ -17,9 +17,10 @@ from sqlmodel import select
 from test_web_browser import browsing, serving
 from web_world import World, add_version, events, make_world, score_some
 
-from app import images, slices
+from app import images
 from app.db import reading, writing
 from app.errors import Unavailable
+from app.library import slices
 from app.tables import Expectation, Job, Slice, VersionLabel
 
 HTMX = {"HX-Request": "true"}

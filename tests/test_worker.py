@@ -16,21 +16,13 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 
-from app import (
-    db,
-    embeddings,
-    files,
-    jobs,
-    predictions,
-    projects,
-    retraining,
-    scores,
-    versions,
-    worker,
-)
+from app import db, embeddings, files, jobs, projects, worker
 from app.config import Settings
 from app.migrate import migrate
+from app.retraining import retrain
+from app.scoring import scores
 from app.tables import Embedding, Job, Project, Version
+from app.versioning import predictions, versions
 from app.worker import Worker
 from tests.conftest import environment, free_port, running, until
 
@@ -55,7 +47,7 @@ def log_of(engine: Engine, job_id: int) -> str:
 
 def request_training(settings: Settings, engine: Engine) -> int:
     with db.writing(engine) as session:
-        return retraining.request_training(session, settings, sample_project(session)).id
+        return retrain.request_training(session, settings, sample_project(session)).id
 
 
 # --- under `tastemaker serve` ------------------------------------------------------------------

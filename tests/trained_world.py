@@ -9,11 +9,14 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 from web_world import World, client_of, make_world, settings_in
 
-from app import db, images, jobs, projects, retraining, scores, versions
+from app import db, images, jobs, projects
 from app.config import Settings
 from app.embeddings import store_vectors
 from app.main import create_app
+from app.retraining import retrain
+from app.scoring import scores
 from app.tables import EncoderRow, Image, Job, Project, Version
+from app.versioning import versions
 from tests.conftest import work_on
 
 DIM = 24
@@ -45,10 +48,10 @@ class Trained:
 
     def train(self, note: str = "") -> Version:
         with db.writing(self.engine) as session:
-            job = retraining.request_training(
+            job = retrain.request_training(
                 session, self.settings, self.project(session), note=note, recipe="ridge"
             )
-        result = self.run(job, retraining.run)
+        result = self.run(job, retrain.run)
         return self.version(result["version"])
 
     def run(self, job: Job, handler: object) -> dict[str, object]:

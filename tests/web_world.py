@@ -15,12 +15,13 @@ from PIL import ImageDraw
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from app import projects, scores
+from app import projects
 from app.config import Settings
 from app.db import reading, writing
 from app.main import create_app
+from app.media.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from app.migrate import migrate
-from app.pictures import THUMB, VIEW, make_thumbnails, thumb_path
+from app.scoring import scores
 from app.tables import (
     Collection,
     CollectionImage,

@@ -32,8 +32,8 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score pictures or embeddings, and filter by the result."""
-    from app import score_tables, scoring
-    from app.embedding_files import EMBEDDING_SUFFIXES
+    from app.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from app.filtering import score_tables, scorer
 
     if precision not in ("fp32", "fast"):
         raise typer.BadParameter("fp32 or fast", param_hint="--precision")
@@ -45,14 +45,14 @@ def score(
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
     if copy is not None:
-        scoring.check_target(source, copy)
+        scorer.check_target(source, copy)
     settings = Settings()
-    chosen = scoring.read_model(_model_path(settings, model))
+    chosen = scorer.read_model(_model_path(settings, model))
     kept: list[Any] = []
     written = 0
     with progress_bar() as bar, _set_aside() as tell:
         task = bar.add_task("Scoring", total=None)
-        rows = scoring.score_source(
+        rows = scorer.score_source(
             source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
             on_error=tell,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -68,7 +68,7 @@ def score(
         ranked = score_tables.best(rows)
     if copy is not None:
         paths = ranked["path"].to_pylist()
-        copied = scoring.copy_pictures(paths, source, copy, keep=keep)
+        copied = scorer.copy_pictures(paths, source, copy, keep=keep)
         err.print(f"{copied} pictures copied into {copy}.")
     if as_json:
         print_json(score_tables.as_dicts(ranked))
@@ -107,7 +107,8 @@ def _model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
     if "@" not in model or Path(model).is_file():
         return Path(model)
-    from app import projects, versions
+    from app import projects
+    from app.versioning import versions
 
     name, number = model.rsplit("@", 1)
     with database() as (_, engine), db.reading(engine) as session:

@@ -23,8 +23,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a new version on the scores as they stand now."""
-    from app import projects, versions
-    from app.retraining import request_training
+    from app import projects
+    from app.retraining.retrain import request_training
+    from app.versioning import versions
     from app.worker import is_running
 
     with database() as (settings, engine):

@@ -24,7 +24,9 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Print the model card of a version, as Markdown."""
-    from app import model_card, projects, versions
+    from app import projects
+    from app.publishing import model_card
+    from app.versioning import versions
 
     with database() as (settings, engine), db.reading(engine) as session:
         chosen = versions.named(session, projects.named(session, project), version)
@@ -43,7 +45,9 @@ def versions_export(
     layout: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "city96",
 ) -> None:
     """Write a version's files into a folder: the head and its sidecar, a LAION head, or all."""
-    from app import exports, projects, versions
+    from app import projects
+    from app.publishing import exports
+    from app.versioning import versions
 
     if layout not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
@@ -80,7 +84,8 @@ def versions_import(
     """Take a head made elsewhere as version v0.x: a city96 score or class file, a LAION head.
 
     A project of that name is made if there is none and the encoder is known."""
-    from app import foreign, versions
+    from app.publishing import foreign
+    from app.versioning import versions
 
     if config is not None and not config.is_file():
         raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
@@ -112,8 +117,9 @@ def versions_predictions(
     as_json: AsJson = False,
 ) -> None:
     """Write what a version says of every image, or bring such a file back."""
-    from app import prediction_files, projects, versions
+    from app import projects
     from app.files import write_atomic
+    from app.versioning import prediction_files, versions
 
     if to is not None and source is not None:
         raise typer.BadParameter("--out or --from, not both", param_hint="--from")
@@ -146,7 +152,8 @@ def versions_predictions(
 @labels.command("folders")
 def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) -> None:
     """Write the labelled embeddings as folders: data/ENCODER/NN_name/*.npy, NN the score."""
-    from app import exports, projects
+    from app import projects
+    from app.publishing import exports
 
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")

@@ -46,9 +46,9 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
-    from app import labelled_sets
-    from app import replay as replaying
-    from app.replay_report import chart, report, table
+    from app.replay import labelled_sets
+    from app.replay import runs as replaying
+    from app.replay.report import chart, report, table
 
     for path in (to, svg):
         if path is not None and not path.absolute().parent.is_dir():

@@ -50,7 +50,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Make the sample project: pictures, a scripted rater's scores, v1.0 and v1.1."""
-    from app.demo import PROJECT, request_demo
+    from app.sample.demo import PROJECT, request_demo
 
     with database() as (settings, engine):
         with db.writing(engine) as session:

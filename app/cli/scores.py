@@ -15,7 +15,7 @@ top = typer.Typer()
 @app.command("import")
 def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> None:
     """Read scores from CSV or JSON lines: a column `score`, and `sha256` or `path`."""
-    from app.score_files import import_scores
+    from app.scoring.score_files import import_scores
 
     with database() as (_, engine):
         result = import_scores(engine, project, file)
@@ -34,7 +34,7 @@ def scores_export(
     as_json: AsJson = False,
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
-    from app.score_files import export_scores, write_scores
+    from app.scoring.score_files import export_scores, write_scores
 
     with database() as (_, engine):
         rows = export_scores(engine, project)
@@ -49,7 +49,8 @@ def scores_export(
 @top.command()
 def stats(project: ProjectName, as_json: AsJson = False) -> None:
     """Print the histogram of scores."""
-    from app import projects, scores
+    from app import projects
+    from app.scoring import scores
 
     with database() as (_, engine), db.reading(engine) as session:
         chosen = projects.named(session, project)

@@ -14,7 +14,8 @@ app = typer.Typer(help="List, show, compare, activate, export versions.", no_arg
 @app.command("list")
 def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
     """List the versions of a project, oldest first."""
-    from app import projects, versions
+    from app import projects
+    from app.versioning import versions
 
     with database() as (settings, engine), db.reading(engine) as session:
         chosen = projects.named(session, project)
@@ -44,7 +45,8 @@ def _number(value: float | None, form: str) -> str:
 @app.command("show")
 def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
     """Show one version."""
-    from app import projects, versions
+    from app import projects
+    from app.versioning import versions
 
     with database() as (settings, engine), db.reading(engine) as session:
         chosen = versions.named(session, projects.named(session, project), version)
@@ -60,7 +62,8 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
 @app.command("diff")
 def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False) -> None:
     """What changed from one version to another: errors, flips, slices, labels."""
-    from app import comparing, projects
+    from app import projects
+    from app.retraining import comparing
 
     with database() as (_, engine), db.reading(engine) as session:
         both = comparing.pair(session, projects.named(session, project), older, newer)
@@ -74,7 +77,8 @@ def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False)
 @app.command("activate")
 def versions_activate(project: str, version: str) -> None:
     """Make a version the active one."""
-    from app import predictions, projects, versions
+    from app import projects
+    from app.versioning import predictions, versions
 
     with database() as (settings, engine), db.writing(engine) as session:
         chosen = versions.named(session, projects.named(session, project), version)

@@ -17,11 +17,12 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import imports, projects
+from app import projects
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, TastemakerError
 from app.files import require_free_space
+from app.intake import imports
 from app.tables import Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, go, render, see_other, shell

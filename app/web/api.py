@@ -10,10 +10,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from app import jobs, predictions, projects, queues, retraining, scores, versions
+from app import jobs, projects
+from app.asking import queues
 from app.db import reading, writing
 from app.errors import Invalid
+from app.retraining import retrain
+from app.scoring import scores
 from app.tables import Job
+from app.versioning import predictions, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.score import Said, card_json, known_queue, say, take_back
 
@@ -179,7 +183,7 @@ def train(
     """Queue a training; the answer is its job."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        job = retraining.request_training(
+        job = retrain.request_training(
             session, settings, project, note=body.note, recipe=body.recipe
         )
         return job_json(job)

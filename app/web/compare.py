@@ -7,13 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlmodel import Session
 
-from app import comparing, projects, scores, version_facts, versions
-from app.comparing import DIRECTIONS, Flip, Pair
+from app import projects
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
 from app.images import get as get_image
-from app.metrics import FEWEST_GROUPS
+from app.learning.metrics import FEWEST_GROUPS
+from app.retraining import comparing
+from app.retraining.comparing import DIRECTIONS, Flip, Pair
+from app.scoring import scores
 from app.tables import Annotator, Image, Project, ScoreEvent
+from app.versioning import version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
 

@@ -12,10 +12,12 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Engine
 
-from app import batches, keymap, projects, queues, scores
-from app.batches import Batch, Chosen
+from app import keymap, projects
+from app.asking import queues
 from app.db import writing
 from app.errors import Invalid
+from app.scoring import batches, scores
+from app.scoring.batches import Batch, Chosen
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import render, see_other, shell
 from app.web.score import ORIGINS, known_queue, steps

@@ -7,8 +7,8 @@ from sqlmodel import select
 from app import images
 from app.db import reading
 from app.errors import NotFound
-from app.full_size import FullSize
-from app.pictures import THUMB, VIEW, thumb_path
+from app.media.full_size import FullSize
+from app.media.pictures import THUMB, VIEW, thumb_path
 from app.tables import Image
 from app.web.deps import EngineDep, Id, Reader, SettingsDep
 

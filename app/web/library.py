@@ -18,15 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from app import browsing, bulk, keymap, library, projects, questions, scores, tags, tiles, versions
-from app.browsing import Order, Stretch
+from app import keymap, projects
 from app.config import Settings
 from app.db import reading, writing
-from app.encoders import reads_text
+from app.encoding.encoders import reads_text
 from app.errors import Invalid, NotFound, TastemakerError
-from app.library import Filter, Scope
+from app.library import browsing, bulk, filters, tags, tiles
+from app.library.browsing import Order, Stretch
+from app.library.filters import Filter, Scope
+from app.library.tiles import Tile
+from app.resident import questions
+from app.scoring import scores
 from app.tables import Project, Slice
-from app.tiles import Tile
+from app.versioning import versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
 from app.web.who import Who, local_path
@@ -108,7 +112,7 @@ def view_of(pairs: list[tuple[str, str]]) -> View:
     if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
         raise Invalid("“like” is the number of an image.")
     return View(
-        filter=library.from_pairs(pairs),
+        filter=filters.from_pairs(pairs),
         order=ORDERS[sort][1],
         after=said.get("after", "")[:300],
         apart=said.get("apart") == "yes",
@@ -172,7 +176,7 @@ def page(
     """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
     form without a script has just done."""
     view = view_of(list(request.query_params.multi_items()))
-    found = library.scope(session, project, view.filter, settings)
+    found = filters.scope(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
     try:
         stretch = find(session, engine, project, found, view, PER_PAGE)
@@ -209,11 +213,11 @@ def around(
     return {
         "count": counted,
         "size": projects.size(session, project),
-        "collections": library.collections_of(session, project.id),
+        "collections": filters.collections_of(session, project.id),
         "versions": [version.number for version in versions.listing(session, project)],
         "active": versions.active(session, project),
         "common": tags.common(session, project),
-        "saved": library.saved(session, project),
+        "saved": filters.saved(session, project),
         "orders": ORDERS,
         "reads_text": reads_text(project.encoder),
     }
@@ -221,7 +225,7 @@ def around(
 
 def predictor(found: Scope) -> str:
     """Whose predictions are shown."""
-    if found.filter.version == library.LIVE:
+    if found.filter.version == filters.LIVE:
         return "the live model"
     return found.version.number if found.version else ""
 
@@ -254,7 +258,7 @@ def one(
         "facts": facts,
         "image": facts.image,
         "tile": facts.tile,
-        "by": predictor(library.scope(session, project, Filter())),
+        "by": predictor(filters.scope(session, project, Filter())),
         "common": tags.common(session, project),
         "undo": newest if mine else 0,
         "keys": keymap.of(person),
@@ -267,7 +271,7 @@ def one(
 
 def facts_of(session: Session, settings: Settings, project: Project, image_id: int) -> tiles.Facts:
     """Raises `NotFound` for an image that is not the project's."""
-    found = library.scope(session, project, Filter(), settings)
+    found = filters.scope(session, project, Filter(), settings)
     if not bulk.chosen(session, project, [image_id]):
         raise NotFound("This image is not in this project.", "Look for it in the library.")
     return tiles.facts(session, settings, project, found, image_id)
@@ -352,7 +356,7 @@ def the_change(
             )
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            if from_id is not None and from_id not in library.collections_of(session, project_id):
+            if from_id is not None and from_id not in filters.collections_of(session, project_id):
                 raise NotFound("This collection is not part of the project.")
             to_id = bulk.collection_for(session, project, wanted.collection).id
         if wanted.action == "put":
@@ -416,7 +420,7 @@ def changed_tiles(
     """The tiles as they are now, each in its place, and a toast."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        found = library.scope(session, project, view.filter, settings)
+        found = filters.scope(session, project, view.filter, settings)
         here = f"/projects/{project_id}/library?{view.query()}"
         n = result.changed if action == "score" else len(result.chosen)
         context = {
@@ -455,14 +459,14 @@ def save_filter(
 ) -> Response:
     view = view_of(parse_qsl(query))
     with writing(engine) as session:
-        library.save(session, projects.get(session, project_id), name, view.filter)
+        filters.save(session, projects.get(session, project_id), name, view.filter)
     return see_other(_with(f"/projects/{project_id}/library?{view.query()}", {"done": "saved"}))
 
 
 @router.post("/projects/{project_id}/library/filters/{slice_id}/delete")
 def forget_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        library.forget(session, projects.get(session, project_id), slice_id)
+        filters.forget(session, projects.get(session, project_id), slice_id)
     return see_other(f"/projects/{project_id}/library?done=forgotten")
 
 
@@ -544,7 +548,7 @@ def list_images(
     (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
     `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
-    found = library.scope(session, project, view.filter, settings)
+    found = filters.scope(session, project, view.filter, settings)
     stretch = find(session, engine, project, found, view, n)
     counted = None if view.searches else browsing.count(session, project, found)
     return {
@@ -564,7 +568,7 @@ def change_images(
     named = tags.parse(",".join(body.tags)) if body.tags else []
     wanted = Change(
         images=tuple(body.images),
-        filter=library.from_dict(body.filter) if body.filter is not None else None,
+        filter=filters.from_dict(body.filter) if body.filter is not None else None,
         tags=tuple(named),
         **asked,
     )
@@ -620,23 +624,23 @@ def list_tags(session: Reader, project: TheProject, begin: str = "") -> list[dic
 
 @api.get("/projects/{project_id}/filters")
 def list_filters(session: Reader, project: TheProject) -> list[dict[str, Any]]:
-    return [_filter_json(row) for row, _ in library.saved(session, project)]
+    return [_filter_json(row) for row, _ in filters.saved(session, project)]
 
 
 @api.post("/projects/{project_id}/filters", status_code=201)
 def create_filter(engine: EngineDep, project_id: Id, body: NewFilter) -> dict[str, Any]:
     """Save a filter under a name; one of that name is replaced."""
-    asked = library.from_dict(body.filter)
+    asked = filters.from_dict(body.filter)
     with writing(engine) as session:
         return _filter_json(
-            library.save(session, projects.get(session, project_id), body.name, asked)
+            filters.save(session, projects.get(session, project_id), body.name, asked)
         )
 
 
 @api.delete("/projects/{project_id}/filters/{slice_id}", status_code=204)
 def delete_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        library.forget(session, projects.get(session, project_id), slice_id)
+        filters.forget(session, projects.get(session, project_id), slice_id)
     return Response(status_code=204)
 
 

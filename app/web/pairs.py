@@ -7,10 +7,11 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
-from app import comparisons, keymap, projects
-from app.comparisons import Ranked
+from app import keymap, projects
 from app.db import reading, writing
 from app.errors import NotFound
+from app.scoring import comparisons
+from app.scoring.comparisons import Ranked
 from app.tables import Image, Project
 from app.web.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell

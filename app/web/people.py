@@ -7,10 +7,11 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
-from app import accounts, people, projects
-from app.agreement import teacher_noise
+from app import accounts, projects
 from app.db import reading, writing
 from app.errors import NotFound, TastemakerError
+from app.scoring import people
+from app.scoring.agreement import teacher_noise
 from app.tables import Annotator, Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject, WhoDep
 from app.web.render import came_from, render, see_other, shell

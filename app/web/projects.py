@@ -5,11 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from sqlmodel import Session, col, select
 
-from app import demo, images, jobs, projects, versions
+from app import images, jobs, projects
 from app.db import reading, writing
-from app.encoders import known_encoders
+from app.encoding.encoders import known_encoders
 from app.errors import TastemakerError
+from app.sample import demo
 from app.tables import Image, Job, Project
+from app.versioning import versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep
 from app.web.render import go, render, see_other, shell
 

@@ -11,22 +11,16 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import (
-    exports,
-    foreign,
-    jobs,
-    model_card,
-    prediction_files,
-    projects,
-    score_files,
-    versions,
-)
-from app.checkpoints import MAX_FILE_BYTES
+from app import jobs, projects
 from app.config import Settings
 from app.db import reading, writing
-from app.encoders import known_encoders
+from app.encoding.encoders import known_encoders
 from app.errors import Invalid, NotFound, TastemakerError
+from app.learning.checkpoints import MAX_FILE_BYTES
+from app.publishing import exports, foreign, model_card
+from app.scoring import score_files
 from app.tables import Job, Project, Version
+from app.versioning import prediction_files, versions
 from app.web.add import Upload, check_room
 from app.web.api import job_json
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import predictions, reviews
 from app.errors import NotFound
+from app.reviewing import reviews
 from app.tables import ScoreEvent
+from app.versioning import predictions
 from app.web.deps import Id, Reader, SettingsDep, ThePerson, TheProject
 from app.web.render import render, see_other, shell
 from app.web.score import card_json

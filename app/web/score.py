@@ -15,13 +15,16 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from app import keymap, projects, queues, reviews, scores
-from app.agreement import RE_ASK
-from app.cards import Card, card_for
+from app import keymap, projects
+from app.asking import queues
+from app.asking.cards import Card, card_for
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid
-from app.pictures import VIEW
+from app.media.pictures import VIEW
+from app.reviewing import reviews
+from app.scoring import scores
+from app.scoring.agreement import RE_ASK
 from app.tables import Annotator, Collection, Project, ProjectCollection, ScoreEvent, now
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
-from app import keymap, percentiles, projects, scores, versions
+from app import keymap, projects
 from app.db import reading, writing
 from app.deletion import delete_project
 from app.errors import Conflict, Invalid, TastemakerError
+from app.scoring import scores
 from app.tables import Annotator, Project
+from app.versioning import percentiles, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import render, see_other, shell
 

@@ -7,9 +7,13 @@ from typing import Any
 
 from sqlmodel import Session, col, func, select
 
-from app import auto_train, jobs, predictions, queues, scores
+from app import jobs
+from app.asking import queues
 from app.config import Settings
+from app.retraining import auto_train
+from app.scoring import scores
 from app.tables import Annotator, Job, Label, Project, ScoreEvent, now
+from app.versioning import predictions
 
 ENOUGH_TO_TRAIN = 20
 PAUSE = timedelta(minutes=30)  # a longer one begins a new sitting

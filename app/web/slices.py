@@ -9,11 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from app import embeddings, projects, questions, slices, versions
+from app import embeddings, projects
 from app.db import reading, writing
-from app.encoders import reads_text
+from app.encoding.encoders import reads_text
 from app.errors import Conflict, Invalid, TastemakerError
+from app.library import slices
+from app.resident import questions
 from app.tables import Project, Slice, Version
+from app.versioning import versions
 from app.web.deps import EngineDep, Id, Reader, TheProject
 from app.web.render import render, see_other, share, shell
 

@@ -10,13 +10,15 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import jobs, projects, test_run_cards, test_runs, versions
+from app import jobs, projects
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, TastemakerError
+from app.reviewing import test_run_cards, test_runs
+from app.reviewing.test_run_cards import RunCard, Told
+from app.reviewing.test_runs import GRIDS, Source
 from app.tables import Annotator, Project, ScoreEvent, TestRun
-from app.test_run_cards import RunCard, Told
-from app.test_runs import GRIDS, Source
+from app.versioning import versions
 from app.web.add import Upload, check_room
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, go, render, see_other, shell

@@ -19,12 +19,15 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
-from app import imports, predictions, projects, questions, tries, versions
+from app import projects
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, NotFound, TastemakerError
 from app.files import write_atomic
+from app.intake import imports
+from app.resident import questions, tries
 from app.tables import CollectionImage, Image, Project
+from app.versioning import predictions, versions
 from app.web.add import Upload, check_room
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, go, render, see_other, shell

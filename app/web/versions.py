@@ -6,22 +6,15 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlmodel import Session, col, func, select
 
-from app import (
-    exports,
-    file_checks,
-    jobs,
-    predictions,
-    projects,
-    retraining,
-    sheets,
-    slices,
-    version_facts,
-    versions,
-)
+from app import jobs, projects
 from app.config import Settings
 from app.db import writing
 from app.errors import NotFound
+from app.library import slices
+from app.publishing import exports, sheets
+from app.retraining import retrain
 from app.tables import EncoderRow, Job, Label, Project, Version
+from app.versioning import file_checks, predictions, version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, render, see_other, shell
 from app.web.score import ENOUGH_TO_TRAIN, labelled, newest_job
@@ -86,7 +79,7 @@ def train(
 ) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        job = retraining.request_training(
+        job = retrain.request_training(
             session, settings, project, note=note[:500].strip(), major=major
         )
         context = training_context(session, project, job)

@@ -1,0 +1,1 @@
+"""From picture to vector: encoders, and the embeddings they leave behind."""

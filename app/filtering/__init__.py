@@ -1,0 +1,1 @@
+"""A version as a filter over pictures and embeddings outside the library."""

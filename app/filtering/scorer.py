@@ -1,0 +1,284 @@
+"""Score pictures or embeddings from outside the library with one head.
+
+    rows = score_source(folder, read_model(file), settings)
+    write(out, within(rows, 60, 100), model.about)
+
+Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from app.config import Settings
+from app.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
+from app.encoding.encode_files import embed_files
+from app.encoding.encoders import Encoder, load, parse
+from app.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
+from app.filtering.score_tables import table
+from app.images import is_text
+from app.learning.checkpoints import Checkpoint, load_checkpoint, sidecar_path
+from app.learning.heads import Scorer
+from app.media.pictures import IMAGE_SUFFIXES, Limits
+
+Precision = Literal["fp32", "fast"]
+OnError = Callable[[str, str], None]  # path, reason
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+PICTURES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Model:
+    """A head to score with: its file, its name, and the encoder it needs (None: unknown)."""
+
+    path: Path
+    name: str
+    encoder: str | None
+    fingerprint: str | None
+    checkpoint: Checkpoint
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a file of scores says of the model that gave them."""
+        return {"model": self.name, "model_sha256": self.checkpoint.sha256}
+
+
+def read_model(path: Path) -> Model:
+    """A head from a file that nobody vouches for. The encoder it needs is taken from the file's
+    metadata, else from its sidecar. Raises `CheckpointError`, `NotFound`."""
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.", "Name a .safetensors file or PROJECT@v1.0.")
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
+    if checkpoint.outputs != 1:
+        raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
+    said = dict(checkpoint.metadata)
+    beside = sidecar_path(path)
+    if "encoder" not in said and beside.is_file():
+        try:
+            encoder = json.loads(beside.read_text(encoding="utf-8")).get("encoder", {})
+            said |= {"encoder": encoder["name"], "encoder_fingerprint": encoder["fingerprint"]}
+        except (ValueError, TypeError, KeyError, AttributeError, OSError):
+            pass  # a sidecar of another make: the person can name the encoder
+    name = f"{said['project']}@{said['version']}" if "project" in said else path.stem
+    return Model(path, name, said.get("encoder"), said.get("encoder_fingerprint"), checkpoint)
+
+
+def score_source(
+    source: Path,
+    model: Model,
+    settings: Settings,
+    *,
+    encoder: str | None = None,
+    precision: Precision = "fp32",
+    on_error: OnError = lambda path, reason: None,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[pa.Table]:
+    """Score a folder (all its folders too), one picture, or a file of embeddings.
+
+    `on_error(path, reason)` hears of what cannot be used. Raises before the first row when the
+    source or the encoder cannot be used at all, and after the last when nothing was of use.
+    """
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    scorer = Scorer(model.checkpoint, precision)
+    if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
+        return _score_embeddings(source, scorer, on_error, progress)
+    base, paths = _pictures_in(source, on_error)
+    network = _encoder_for(model, encoder)
+    limits = Limits.of(settings)
+    return _score_pictures(base, paths, network, limits, scorer, on_error, progress)
+
+
+# --- embeddings --------------------------------------------------------------------------------
+
+
+def _score_embeddings(
+    source: Path, scorer: Scorer, on_error: OnError, progress: Progress
+) -> Iterator[pa.Table]:
+    embeddings = open_embeddings(source)
+    if embeddings.dim != scorer.features:
+        raise Invalid(
+            f"{source.name} holds vectors of {embeddings.dim} values; this head reads "
+            f"{scorer.features}.",
+            "Embed them with the encoder the head was trained on.",
+        )
+
+    def tables() -> Iterator[pa.Table]:
+        done = scored = 0
+        for paths, x in embeddings.blocks:
+            rows = table(paths, scorer(x))
+            strange = np.isnan(rows["aesthetic_score"].to_numpy())
+            if strange.any():
+                for path in paths.filter(pa.array(strange)).to_pylist():
+                    on_error(path, "The embedding holds values that are not finite numbers.")
+                rows = rows.filter(pa.array(~strange))
+            done, scored = done + len(x), scored + len(rows)
+            yield rows
+            progress(done, embeddings.rows)
+        if not scored:
+            raise Invalid("None of the embeddings could be scored.")
+
+    return tables()
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def _pictures_in(source: Path, on_error: OnError) -> tuple[Path, list[Path]]:
+    """The folder that paths are told from, and the pictures in it, sorted."""
+    if not source.exists():
+        raise NotFound(f"There is no file or folder {source}.", "Check the path.")
+    if source.is_dir():
+        base = source
+        found = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
+    else:
+        base, found = source.parent, [source]
+    pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not pictures:
+        wrong = "is not a picture" if source.is_file() else "holds no picture"
+        raise Invalid(f"{source.name or source} {wrong}.", "JPEG, PNG, WebP or GIF.")
+    named = []
+    for path in pictures:
+        if is_text(str(path)):
+            named.append(path)
+        else:
+            shown = os.fsencode(path.relative_to(base)).decode("utf-8", "replace")
+            on_error(shown, "Its name is not in UTF-8; rename it.")
+    return base, sorted(named)
+
+
+def _encoder_for(model: Model, name: str | None) -> Encoder:
+    """The encoder the head was trained on, loaded; an encoder that differs is refused."""
+    wanted = name or model.encoder
+    if wanted is None:
+        raise Invalid(
+            f"{model.path.name} does not say which encoder it needs.",
+            "Name it with --encoder, as “ViT-L-14-quickgelu/openai”.",
+        )
+    encoder = load(parse(wanted))
+    if model.fingerprint and encoder.fingerprint != model.fingerprint:
+        raise Conflict(
+            f"{wanted} as it is on this machine is not the encoder {model.name} was trained on; "
+            "its scores would be wrong.",
+            f"Fingerprint {encoder.fingerprint} here, {model.fingerprint} wanted.",
+        )
+    if encoder.dim != model.checkpoint.features:
+        raise Invalid(
+            f"{wanted} gives {encoder.dim} values; {model.path.name} reads "
+            f"{model.checkpoint.features}.",
+            "Name the encoder the head was trained on with --encoder.",
+        )
+    return encoder
+
+
+def _score_pictures(
+    base: Path,
+    paths: list[Path],
+    encoder: Encoder,
+    limits: Limits,
+    scorer: Scorer,
+    on_error: OnError,
+    progress: Progress,
+) -> Iterator[pa.Table]:
+    def told(index: int) -> str:
+        return str(paths[index].relative_to(base))
+
+    def set_aside(index: int, error: BadImage) -> None:
+        on_error(told(index), str(error))
+
+    scored = 0
+    for vectors in _batches(_in_order(encoder, paths, limits, set_aside)):
+        scored += len(vectors)
+        yield table(
+            pa.array([told(index) for index, _ in vectors], pa.string()),
+            scorer(np.stack([vector for _, vector in vectors])),
+        )
+        progress(vectors[-1][0] + 1, len(paths))
+    if not scored:
+        raise Invalid("None of the pictures could be scored.")
+
+
+Vector = tuple[int, np.ndarray]  # index into the paths, (D,) float32
+
+
+def _in_order(
+    encoder: Encoder,
+    paths: list[Path],
+    limits: Limits,
+    on_error: Callable[[int, BadImage], None],
+) -> Iterator[Vector]:
+    """The vectors in the order of `paths`; what is done too early waits for its turn."""
+    finished: dict[int, np.ndarray | None] = {}
+    turn = 0
+
+    def set_aside(index: int, error: BadImage) -> None:
+        finished[index] = None
+        on_error(index, error)
+
+    def due() -> Iterator[Vector]:
+        nonlocal turn
+        while turn in finished:
+            vector = finished.pop(turn)
+            if vector is not None:
+                yield turn, vector
+            turn += 1
+
+    for index, vector in embed_files(encoder, paths, limits=limits, on_error=set_aside):
+        finished[index] = vector
+        yield from due()
+    yield from due()  # the last ones may have waited for one that was set aside
+
+
+def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
+    """As many at a time as are scored at once: a large head is slow with one."""
+    batch: list[Vector] = []
+    for vector in vectors:
+        batch.append(vector)
+        if len(batch) == PICTURES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# --- copying what passes -----------------------------------------------------------------------
+
+
+def check_target(source: Path, into: Path) -> None:
+    """`Invalid` where the copies would become part of the source."""
+    base = (source if source.is_dir() else source.parent).resolve()
+    if into.resolve() == base or base in into.resolve().parents:
+        raise Invalid("The folder to copy into lies inside the source.", "Choose another one.")
+
+
+def copy_pictures(paths: Iterable[str], source: Path, into: Path, *, keep: bool) -> int:
+    """Copy pictures, named by their `paths` under the source, into a folder, keeping the folder
+    structure or not. A name that is taken gets a number; nothing is overwritten. Returns how many
+    were copied."""
+    check_target(source, into)
+    base = source if source.is_dir() else source.parent
+    into.mkdir(parents=True, exist_ok=True)
+    copied = 0
+    for path in paths:
+        origin = base / path
+        target = into / (path if keep else origin.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while target.exists():
+            target = target.with_name(f"{origin.stem}-{number}{origin.suffix}")
+            number += 1
+        shutil.copy2(origin, target)
+        copied += 1
+    return copied

@@ -1,0 +1,98 @@
+"""Recipes: what to train and how, and what a fit of one leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, get_args
+
+from numpy.typing import NDArray
+
+from app.errors import Invalid
+from app.learning.checkpoints import Array, Tensors
+
+Kind = Literal["ridge", "mlp", "city96"]
+Name = Literal["auto", "ridge", "mlp", "city96"]
+Member = Callable[[NDArray[Any]], Array]
+Curve = list[dict[str, float]]
+
+NAMES: tuple[str, ...] = get_args(Name)
+
+
+class Progress(Protocol):
+    """Hears how far the training is; `curve` is the loss curve so far, whenever it has grown."""
+
+    def __call__(
+        self, done: int, total: int, message: str, curve: Curve | None = None, /
+    ) -> None: ...
+
+
+def silent(done: int, total: int, message: str, curve: Curve | None = None) -> None:
+    """The progress that nobody hears."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train and how; recorded with every version.
+
+    `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
+    of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
+    1 at 7e-6, at equal samples. `ema` is the span of the average of the weights, as a share of
+    the steps; with `early_stop` the weights of the moment count at which labels were predicted best
+    that the head does not learn from: for a member a tenth of its own, for the final head the
+    folds that the members left out.
+    """
+
+    name: Name = "auto"
+    samples: int = 100_000
+    passes: int = 70
+    batch: int = 1024
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    beta2: float = 0.999
+    ema: float = 0.1
+    early_stop: bool = True
+    folds: int = 5
+    loss: Literal["l1", "huber"] = "l1"
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def recipe_named(name: str, **changes: Any) -> Recipe:
+    """The recipe of that name, with some values changed. Invalid names the alternatives."""
+    if name not in NAMES:
+        raise Invalid(
+            f"There is no recipe “{name}”.", f"Choose {', '.join(NAMES[:-1])} or {NAMES[-1]}."
+        )
+    if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
+        raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")
+    recipe = Recipe(name=name, **changes)  # type: ignore[arg-type]
+    if recipe.folds < 2 or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
+        raise Invalid("A recipe needs two folds or more, and positive samples, batch and lr.")
+    return recipe
+
+
+def recipe_from(record: Mapping[str, Any]) -> Recipe:
+    """The recipe of a recorded version; settings this program does not know are ignored."""
+    known = {f.name for f in fields(Recipe)}
+    return Recipe(**{key: value for key, value in record.items() if key in known})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted architecture, before it is known whether it is published.
+
+    `oof` (trained,) scores by heads that never saw the label nor its group; `members[k]` never saw
+    fold k, and `by_members` is what they say of their own folds: the same as `oof`, except where
+    that comes from an exact formula and rests on more labels. Fits are compared by `by_members`.
+    """
+
+    kind: Kind
+    recipe: Recipe
+    tensors: Tensors
+    oof: Array
+    by_members: Array
+    members: tuple[Member, ...]
+    loss_curve: Curve

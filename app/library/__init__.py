@@ -1,0 +1,1 @@
+"""Everything in a project: filtered, browsed, tagged, cut into slices."""

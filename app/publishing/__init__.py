@@ -1,0 +1,1 @@
+"""What leaves and what comes back: exports, model cards, sheets, heads made elsewhere."""

@@ -1,0 +1,1 @@
+"""The learning benchmark: known labels hidden, and bought back one by one."""

@@ -1,0 +1,1 @@
+"""The model process that stays: the live model, and answers within a breath."""

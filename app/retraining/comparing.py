@@ -1,0 +1,434 @@
+"""Two versions side by side: what changed between an older one, `a`, and a newer one, `b`.
+
+What is compared are predictions by image, so versions of different encoders compare as well. The
+metrics are paired, on the hold-out images that measured both. Flips, the scatter and the
+histograms are about what the two files say, which is what a person who uses them will notice.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Integer, and_, case, literal
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from app.errors import Invalid, NotFound
+from app.learning import metrics
+from app.library import slices
+from app.tables import (
+    EncoderRow,
+    Image,
+    Label,
+    Prediction,
+    Project,
+    RemovedImage,
+    Slice,
+    Version,
+    VersionLabel,
+)
+from app.versioning import versions
+
+DIRECTIONS = {"up": "fail to pass", "down": "pass to fail"}
+GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
+POINTS = 2000
+SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and not by age
+MOST_TAGS = 12  # the largest tags are compared too, where nobody has made slices of them
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two versions of a comparison; `a` is the one that `b` is measured against."""
+
+    project: Project
+    a: Version
+    b: Version
+
+
+def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
+    """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
+    parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
+    two."""
+    there = versions.listing(session, project)
+    if len(there) < 2:
+        raise Invalid(
+            f"“{project.name}” has {'one version' if there else 'no version'}; two are needed.",
+            "Train once more.",
+        )
+    if b:
+        newer = versions.named(session, project, b)
+    else:
+        newer = next((v for v in there if v.active and v.id != there[-1].id), there[0])
+    if a:
+        older = versions.named(session, project, a)
+    else:
+        others = [v for v in there if v.id != newer.id]
+        before = [v for v in others if (v.major, v.minor) < (newer.major, newer.minor)]
+        older = next((v for v in others if v.id == newer.parent_id), (before or others)[0])
+    if older.id == newer.id:
+        raise Invalid(f"{newer.number} is the same as itself.", "Choose two versions.")
+    return Pair(project, older, newer)
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
+    """`{"n", "metrics": {name: {new, old, difference, verdict}}, "why_not"}`: on the hold-out
+    images that measured both versions, by the label that the newer one saw. `why_not` says in
+    words why nothing can be said, where that is so."""
+    mine, theirs = _holdout(session, both.a), _holdout(session, both.b)
+    common = sorted(mine.keys() & theirs.keys())
+    if not common:
+        return {"n": 0, "metrics": {}, "why_not": _why_not(both, mine, theirs)}
+    before, after = _honest(session, both.a, common), _honest(session, both.b, common)
+    common = [i for i in common if i in before and i in after]
+    if not common:
+        why = "Their common hold-out images have no predictions any more."
+        return {"n": 0, "metrics": {}, "why_not": why}
+    groups = dict(
+        session.execute(select(Image.id, Image.source_group).where(col(Image.id).in_(common))).all()
+    )
+    rows = metrics.paired(
+        [theirs[i] / 10 for i in common],
+        [after[i] for i in common],
+        [before[i] for i in common],
+        [groups[i] for i in common],
+        threshold=both.project.threshold,
+    )
+    return {"n": len(common), "metrics": rows, "why_not": ""}
+
+
+def _why_not(both: Pair, mine: dict[int, float], theirs: dict[int, float]) -> str:
+    without = [v.number for v, rows in ((both.a, mine), (both.b, theirs)) if not rows]
+    if without:
+        has = f"{' and '.join(without)} {'have' if len(without) == 2 else 'has'} no hold-out"
+    else:
+        has = "The two share no hold-out image"
+    return f"{has}, so which of them errs less cannot be known. What they say differently is below."
+
+
+def _holdout(session: Session, version: Version) -> dict[int, float]:
+    rows = session.execute(
+        select(VersionLabel.image_id, VersionLabel.value).where(
+            VersionLabel.version_id == version.id, VersionLabel.side == "holdout"
+        )
+    )
+    return dict(rows.all())
+
+
+def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, float]:
+    said: dict[int, float] = {}
+    for start in range(0, len(ids), 5000):
+        rows = session.execute(
+            select(Prediction.image_id, func.coalesce(Prediction.out_of_fold, Prediction.score))
+            .where(Prediction.version_id == version.id)
+            .where(col(Prediction.image_id).in_(ids[start : start + 5000]))
+        )
+        said |= dict(rows.all())
+    return said
+
+
+def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
+    """What each slice (and each of the largest tags) scores under both versions, and whether the
+    newer one errs less on its labels: paired, each label judged by heads that had not seen it."""
+    rows = slices.listing(session, both.project)
+    taken = {row.definition.get("tag") for row in rows}
+    rows += [
+        Slice(id=0, project_id=both.project.id, name=tag, kind="tag", definition={"tag": tag})
+        for tag, _ in slices.tags(session, both.project, MOST_TAGS)
+        if tag not in taken
+    ]
+    if not rows:
+        return []
+    old = slices.said(session, both.project, both.a)
+    new = slices.said(session, both.project, both.b)
+    _, at_old, at_new = np.intersect1d(old.ids, new.ids, return_indices=True)
+    threshold, found = both.project.threshold, []
+    for row in rows:
+        inside = new.among(slices.members(session, both.project, row))[at_new]
+        i, j = at_old[inside], at_new[inside]
+        if not len(i):
+            continue
+        labelled = np.isfinite(new.label[j])
+        y = new.label[j][labelled]
+        duel = metrics.compare(
+            np.abs(new.honest[j][labelled] - y),
+            np.abs(old.honest[i][labelled] - y),
+            new.group[j][labelled],
+            resamples=slices.RESAMPLES,
+        )
+        found.append(
+            {
+                "slice": row.name, "slice_id": row.id or None, "images": len(i),
+                "mean": {"old": float(old.honest[i].mean()), "new": float(new.honest[j].mean())},
+                "pass_rate": {
+                    "old": float((old.honest[i] >= threshold).mean()),
+                    "new": float((new.honest[j] >= threshold).mean()),
+                },
+                "error": duel.as_dict() | {"groups": len(np.unique(new.group[j][labelled]))},
+            }
+        )  # fmt: skip
+    return sorted(found, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
+
+
+# --- what flipped -------------------------------------------------------------------------------
+
+_Old: Any = aliased(Prediction)
+_New: Any = aliased(Prediction)
+
+
+def _both(both: Pair, *columns: Any) -> Any:
+    """Select over the images that both versions predicted and that are still in the project."""
+    removed = select(RemovedImage.image_id).where(
+        RemovedImage.project_id == both.project.id, RemovedImage.image_id == _New.image_id
+    )
+    return (
+        select(*columns)
+        .select_from(_New)
+        .join(_Old, and_(col(_Old.image_id) == _New.image_id, col(_Old.version_id) == both.a.id))
+        .where(_New.version_id == both.b.id, ~removed.exists())
+    )
+
+
+def _flipped(both: Pair, direction: str) -> Any:
+    cut = both.project.threshold
+    if direction == "up":
+        return and_(_Old.score < cut, col(_New.score) >= cut)
+    if direction == "down":
+        return and_(col(_Old.score) >= cut, _New.score < cut)
+    raise Invalid(f"“{direction[:20]}” is no direction.", "Use up or down.")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image on the other side of the threshold now. Predictions are what the files say."""
+
+    image_id: int
+    name: str
+    before: float
+    after: float
+    label: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def flips(
+    session: Session, both: Pair, direction: str, *, after: int = 0, n: int = 48
+) -> list[Flip]:
+    """A page of the images that went up to a pass or down to a fail, furthest first."""
+    moved = _New.score - _Old.score
+    rows = session.execute(
+        _both(both, _New.image_id, Image.name, _Old.score, _New.score, Label.value)
+        .join(Image, col(Image.id) == _New.image_id)
+        .outerjoin(Label, _label_of(both))
+        .where(_flipped(both, direction))
+        .order_by(moved.desc() if direction == "up" else moved, col(_New.image_id))
+        .offset(after)
+        .limit(n)
+    )
+    return [Flip(*row) for row in rows]
+
+
+def flip_of(session: Session, both: Pair, image_id: int) -> Flip:
+    """What the two say of one image, flipped or not. Raises `NotFound`."""
+    row = session.execute(
+        _both(both, _New.image_id, Image.name, _Old.score, _New.score, Label.value)
+        .join(Image, col(Image.id) == _New.image_id)
+        .outerjoin(Label, _label_of(both))
+        .where(_New.image_id == image_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound("One of the two versions has not predicted this image.")
+    return Flip(*row)
+
+
+def flip_counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
+    """For each direction: how many flipped, how many of those are labelled, and how many labels
+    agree with the side they are on now."""
+    cut = 10 * both.project.threshold - 1e-9
+    counts = {}
+    for direction in DIRECTIONS:
+        agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
+        total, labelled, right = session.execute(
+            _both(
+                both,
+                func.count(),
+                func.count(col(Label.value)),
+                func.coalesce(func.sum(case((agrees, 1), else_=0)), 0),
+            )
+            .outerjoin(Label, _label_of(both))
+            .where(_flipped(both, direction))
+        ).one()
+        counts[direction] = {"images": total, "labelled": labelled, "right": int(right)}
+    return counts
+
+
+def _label_of(both: Pair) -> Any:
+    return and_(col(Label.image_id) == _New.image_id, col(Label.project_id) == both.project.id)
+
+
+# --- how everything moved -----------------------------------------------------------------------
+
+
+def moved(session: Session, both: Pair) -> dict[str, Any]:
+    """How the predictions of the common images moved: `cells` (GRID × GRID counts, row by old,
+    column by new score), `points` (old, new), every image up to POINTS, else a sample fixed by
+    the image's id; `old` and `new` histograms (GRID bars each), `images`, the mean change."""
+
+    def cell(score: Any) -> Any:
+        return sql_cast(func.floor(score * (GRID - 1e-9)), Integer)
+
+    before, after = cell(_Old.score), cell(_New.score)
+    cells = np.zeros((GRID, GRID), np.int64)
+    rows = session.execute(_both(both, before, after, func.count()).group_by(before, after))
+    for i, j, count in rows:
+        cells[i, j] = count
+    images = int(cells.sum())
+    sample = _both(both, _Old.score, _New.score)
+    if images > POINTS:
+        # The share that is wanted and a little more, so that sorting stays small.
+        cut = int(2**32 * min(1.0, 1.2 * POINTS / images))
+        mixed = (col(_New.image_id) * literal(SPREAD)) % literal(2**32)
+        sample = sample.where(mixed < cut).order_by(mixed).limit(POINTS)
+    change = session.execute(_both(both, func.avg(_New.score - _Old.score))).scalar_one()
+    return {
+        "images": images,
+        "cells": cells.tolist(),
+        "points": [(float(x), float(y)) for x, y in session.execute(sample)],
+        "old": cells.sum(1).tolist(),
+        "new": cells.sum(0).tolist(),
+        "mean_change": float(change) if change is not None else None,
+    }
+
+
+# --- what was learned in between ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """A label that the newer version saw and the older did not, or saw otherwise, or the reverse:
+    `before` or `after` is None. Values are 0–10."""
+
+    image_id: int
+    name: str
+    before: float | None
+    after: float | None
+
+    @property
+    def kind(self) -> str:
+        if self.before is None:
+            return "added"
+        return "taken back" if self.after is None else "corrected"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"kind": self.kind}
+
+
+def label_changes(
+    session: Session, both: Pair, limit: int | None = None
+) -> tuple[dict[str, int], list[Change]]:
+    """Counts by kind, and the changes themselves: corrected first, the furthest leading."""
+    old, new = _labels(session, both.a), _labels(session, both.b)
+    found = [(i, old.get(i), new.get(i)) for i in old.keys() | new.keys()]
+    found = [row for row in found if row[1] != row[2]]
+    names = _names(session, [row[0] for row in found])
+    changes = [Change(i, names[i], before, after) for i, before, after in found]
+    order = {"corrected": 0, "taken back": 1, "added": 2}
+    changes.sort(key=lambda c: (order[c.kind], -abs((c.after or 0) - (c.before or 0)), c.image_id))
+    counts = {kind: sum(c.kind == kind for c in changes) for kind in order}
+    return counts, changes[:limit]
+
+
+def _labels(session: Session, version: Version) -> dict[int, float]:
+    rows = session.execute(
+        select(VersionLabel.image_id, VersionLabel.value).where(
+            VersionLabel.version_id == version.id
+        )
+    )
+    return dict(rows.all())
+
+
+def _names(session: Session, ids: list[int]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for start in range(0, len(ids), 5000):
+        wanted = col(Image.id).in_(ids[start : start + 5000])
+        rows = session.execute(select(Image.id, Image.name).where(wanted))
+        names |= dict(rows.all())
+    return names
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def encoders_differ(session: Session, both: Pair) -> str:
+    """In words, where the two versions look through different encoders; else empty."""
+    if both.a.encoder_id == both.b.encoder_id:
+        return ""
+    names = [session.get(EncoderRow, v.encoder_id) for v in (both.a, both.b)]
+    one, other = (row.name if row else "an unknown encoder" for row in names)
+    through = f"{both.a.number} sees through {one}, {both.b.number} through {other}"
+    if one == other:
+        through += " with another fingerprint"
+    return f"{through}. They are compared by what they say about the same images."
+
+
+def diff(session: Session, both: Pair, flipped: int = 20) -> dict[str, Any]:
+    """What `versions diff --json` prints; of the flips the `flipped` furthest of each way."""
+    counts, changes = label_changes(session, both)
+    how = moved(session, both)
+    return {
+        "a": both.a.number,
+        "b": both.b.number,
+        "threshold": both.project.threshold,
+        "encoders_differ": encoders_differ(session, both),
+        "holdout": paired_metrics(session, both),
+        "images": how["images"],
+        "mean_change": how["mean_change"],
+        "histogram": {"old": how["old"], "new": how["new"]},
+        "flips": {
+            direction: count
+            | {"first": [f.as_dict() for f in flips(session, both, direction, n=flipped)]}
+            for direction, count in flip_counts(session, both).items()
+        },
+        "slices": slices_moved(session, both),
+        "labels": counts | {"changes": [change.as_dict() for change in changes]},
+    }
+
+
+def in_words(told: dict[str, Any]) -> list[str]:
+    """The lines that `versions diff` prints of a `diff`."""
+    a, b, holdout, labels = told["a"], told["b"], told["holdout"], told["labels"]
+    lines = [told["encoders_differ"]] if told["encoders_differ"] else []
+    if not holdout["n"]:
+        lines.append(holdout["why_not"])
+    for name, row in holdout["metrics"].items():
+        change = row["difference"]
+        if change["value"] is None:
+            continue
+        within = ""
+        if change["low"] is not None:
+            within = f" ({change['low']:+.2f} to {change['high']:+.2f})"
+        values = f"{row['old']:.2f} → {row['new']:.2f}"
+        lines.append(f"{name:20} {values}  {change['value']:+.2f}{within}  {row['verdict']}")
+    if holdout["n"]:
+        lines.append(f"paired, on the {holdout['n']} hold-out images that measured both")
+    for direction, what in DIRECTIONS.items():
+        flip = told["flips"][direction]
+        lines.append(
+            f"{what:20} {flip['images']} of {told['images']} images; "
+            f"{flip['right']} of {flip['labelled']} labels agree with {b}"
+        )
+    for row in told["slices"][:10]:
+        mean = row["mean"]
+        lines.append(
+            f"{row['slice'][:40]:20} mean {100 * mean['old']:.0f} % → {100 * mean['new']:.0f} %, "
+            f"error {row['error']['verdict']}"
+        )
+    lines.append(
+        f"labels from {a} to {b}: {labels['added']} added, {labels['corrected']} corrected, "
+        f"{labels['taken back']} taken back"
+    )
+    return lines

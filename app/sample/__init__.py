@@ -1,0 +1,1 @@
+"""The sample library and its scripted rater."""

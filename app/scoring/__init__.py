@@ -1,0 +1,1 @@
+"""What people say: scores as events, the labels that follow, and how well people agree."""

@@ -1,0 +1,1 @@
+"""Versions and what they say: published files, predictions, checks."""

@@ -1,0 +1,235 @@
+"""What a version's page tells beyond its row: the recipe in words, its metrics in a table, how its
+predictions spread over each collection, and the exact set of labels it saw.
+
+Versions of earlier releases lack some numbers; what is not there is left out.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Integer
+from sqlalchemy import cast as sql_cast
+from sqlmodel import Session, col, func, select
+
+from app.spreadsheets import inert
+from app.tables import (
+    Collection,
+    CollectionImage,
+    Image,
+    ImagePath,
+    Prediction,
+    Project,
+    ProjectCollection,
+    Version,
+    VersionLabel,
+)
+from app.versioning import versions
+
+BARS = 20
+TRAINING_COLUMNS = ("sha256", "path", "score", "side", "fold")
+
+# Name in `metrics`, what a person calls it, its unit (points of 0–10, share, or a bare number),
+# what it is a share of, and whether less of it is better.
+METRICS = (
+    ("mae", "mean error", "points", "distance between prediction and label", True),
+    ("error_at_threshold", "on the wrong side", "share", "of all images, at the threshold", True),
+    ("fp_rate", "false positives", "share", "of predicted passes", True),
+    ("fn_rate", "false negatives", "share", "of labelled passes", True),
+    ("spearman", "rank correlation", "number", "1 is the same order, 0 is none", False),
+    ("auc", "AUC", "number", "chance that a pass is predicted above a fail", False),
+)
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number with its 95 % interval and what it was measured on."""
+
+    name: str
+    label: str
+    unit: str
+    of: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measured_on(version: Version) -> str:
+    """“holdout”, “out_of_fold” while there is no hold-out, or nothing."""
+    for where in ("holdout", "out_of_fold"):
+        if (version.metrics.get(where) or {}).get("mae") is not None:
+            return where
+    return ""
+
+
+def figures(version: Version) -> list[Figure]:
+    """The version's metrics, in the order of METRICS."""
+    told = version.metrics.get(measured_on(version)) or {}
+    return [
+        Figure(
+            name, label, unit, of, told.get(name), told.get(f"{name}_low"),
+            told.get(f"{name}_high"), int(told.get(f"{name}_n", told.get("n", 0)) or 0),
+        )
+        for name, label, unit, of, _ in METRICS
+        if name in told
+    ]  # fmt: skip
+
+
+def recipe_in_words(version: Version) -> str:
+    """How the head was trained, as one would tell a colleague."""
+    recipe, kind = version.recipe, version.metrics.get("kind") or version.recipe.get("name", "")
+    choice = recipe.get("choice") or {}
+    folds = recipe.get("folds") or version.metrics.get("folds")
+    if not recipe.get("name") and not kind:
+        return "It was not trained here."
+    if kind == "ridge":
+        told = (
+            "A linear head (ridge) on the encoder's features, its penalty chosen by "
+            "leave-one-out, written into the layout of the original"
+        )
+    elif kind == "city96":
+        told = "The original's network"
+        if recipe.get("samples"):
+            told += f", {recipe['samples']:,} samples".replace(",", " ")
+        if recipe.get("batch"):
+            told += f" in batches of {recipe['batch']}"
+        rate = recipe.get("lr") or recipe.get("learning_rate")
+        if rate:
+            told += f", learning rate {rate:g}"
+        if recipe.get("loss"):
+            told += f", {str(recipe['loss']).upper()} loss"
+    else:
+        told = f"Recipe “{kind}”"
+    if folds:
+        told += f"; {folds} more heads, each without one {_fraction(folds)} of the labels, give "
+        told += "the predictions that never saw their label"
+    told += "."
+    if choice.get("why"):
+        told += f" Chosen because: {choice['why']}."
+    return told
+
+
+def _fraction(n: int) -> str:
+    names = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 8: "eighth", 10: "tenth"}
+    return names.get(n, f"part in {n}")
+
+
+# --- histograms ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a version's predictions spread over a set of images: BARS counts from 0 to 1."""
+
+    name: str
+    role: str
+    images: int
+    passes: int
+    bars: list[int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def spreads(session: Session, project: Project, version: Version) -> list[Spread]:
+    """Everything first, then each collection of the project."""
+    bar = sql_cast(func.floor(col(Prediction.score) * (BARS - 1e-9)), Integer)
+    said = select(bar, func.count()).where(Prediction.version_id == version.id).group_by(bar)
+    found = [_spread(session, version, project, "Everything", "", said)]
+    rows = session.execute(
+        select(Collection.id, Collection.name, ProjectCollection.role)
+        .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
+        .where(ProjectCollection.project_id == project.id)
+        .order_by(col(ProjectCollection.role), col(Collection.name))
+    ).all()
+    for collection_id, name, role in rows if len(rows) > 1 else []:
+        inside = said.join(
+            CollectionImage, col(CollectionImage.image_id) == Prediction.image_id
+        ).where(CollectionImage.collection_id == collection_id)
+        spread = _spread(session, version, project, name, role, inside)
+        if spread.images:
+            found.append(spread)
+    return found
+
+
+def _spread(
+    session: Session, version: Version, project: Project, name: str, role: str, query: Any
+) -> Spread:
+    bars = [0] * BARS
+    for bar, count in session.execute(query):
+        bars[bar] = count
+    passes = query.with_only_columns(func.count()).group_by(None)
+    passing = session.execute(passes.where(col(Prediction.score) >= project.threshold)).scalar_one()
+    return Spread(name, role, sum(bars), int(passing), bars)
+
+
+# --- the training set ----------------------------------------------------------------------------
+
+
+def sides(session: Session, version: Version) -> dict[str, int]:
+    """How many labels trained, measured (`holdout`), and did neither (`aside`)."""
+    rows = session.execute(
+        select(VersionLabel.side, func.count())
+        .where(VersionLabel.version_id == version.id)
+        .group_by(col(VersionLabel.side))
+    )
+    return {"train": 0, "holdout": 0, "aside": 0} | dict(rows.all())
+
+
+def training_set(session: Session, version: Version) -> Iterator[dict[str, Any]]:
+    """The labels the version saw, frozen when its training began, by image id: `sha256`, `path`
+    (absolute for scanned files, the name for uploads), `score` 0–10, `side`, `fold`."""
+    present = (
+        select(ImagePath.image_id, func.min(ImagePath.path).label("path"))
+        .where(ImagePath.state == "present")
+        .group_by(col(ImagePath.image_id))
+        .subquery()
+    )
+    columns: tuple[Any, ...] = (
+        Image.sha256, func.coalesce(present.c.path, Image.name), VersionLabel.value,
+        VersionLabel.side, VersionLabel.fold,
+    )  # fmt: skip
+    rows = session.execute(
+        select(*columns)
+        .join(Image, col(Image.id) == VersionLabel.image_id)
+        .outerjoin(present, present.c.image_id == VersionLabel.image_id)
+        .where(VersionLabel.version_id == version.id)
+        .order_by(col(VersionLabel.image_id))
+    )
+    for row in rows:
+        yield dict(zip(TRAINING_COLUMNS, row, strict=True))
+
+
+def training_csv(session: Session, version: Version) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, TRAINING_COLUMNS)
+    writer.writeheader()
+    for row in training_set(session, version):
+        writer.writerow(row | {"path": inert(row["path"]), "score": f"{row['score']:g}"})
+    return text.getvalue()
+
+
+def training_jsonl(session: Session, version: Version) -> str:
+    rows = training_set(session, version)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def neighbours(session: Session, project: Project, version: Version) -> dict[str, Version | None]:
+    """The version's `parent`, and the ones `before` and `after` it by number."""
+    there = versions.listing(session, project)
+    at = next((i for i, v in enumerate(there) if v.id == version.id), 0)
+    return {
+        "parent": next((v for v in there if v.id == version.parent_id), None),
+        "after": there[at - 1] if at > 0 else None,
+        "before": there[at + 1] if at + 1 < len(there) else None,
+    }
