@@ -28,7 +28,9 @@ def score(
     top: Annotated[int | None, typer.Option(help="Only the N best, best first.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help=".parquet, .csv or .jsonl.")] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or fast (bf16, 2e-3 off).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
+    ] = "fp32",
     as_json: AsJson = False,
 ) -> None:
     """Score pictures or embeddings, and filter by the result."""
