@@ -102,7 +102,7 @@ def _spoiled_and_embedded(
     pictures: Iterator[Picture], variants: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every picture as it is and in `variants` − 1 spoiled ways: x (n, 1280), y and groups (n,)."""
-    encoder = encoders.load(encoders.parse(encoders.BUNDLED), "bfloat16")
+    encoder = encoders.load(encoders.parse(encoders.BUNDLED))
     x, y, groups, batch = [], [], [], []
     for number, liked, picture in pictures:
         for variant in range(variants):

@@ -103,7 +103,7 @@ def _embed(liked: list[tuple[Path, str, float]], to: Path) -> None:
     from app.encoding.encode_files import embed_files
     from app.encoding.encoders import BUNDLED, load, parse
 
-    encoder = load(parse(BUNDLED), "bfloat16")
+    encoder = load(parse(BUNDLED))
     x = np.full((len(liked), encoder.dim), np.nan, np.float32)
     paths = [path for path, _, _ in liked]
     for at, vector in embed_files(encoder, paths, on_error=lambda at, error: None):
