@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench browser clean
+.PHONY: help run test check lint bench browser clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -28,12 +28,14 @@ run: $(READY)
 test: $(READY) browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: $(READY)
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
 
 bench: $(READY) browser
 	$(BIN)/python -m bench
