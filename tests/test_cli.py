@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from app import cli, db, embeddings, projects
+from app.cli import commands
 from app.config import Settings
 from app.learning.checkpoints import layout
 from app.migrate import migrate
@@ -82,7 +84,7 @@ def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
         yield from every_command(below, (*words, name))
 
 
-COMMANDS = list(every_command(typer.main.get_command(cli.app)))
+COMMANDS = list(every_command(typer.main.get_command(commands.app)))
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -102,6 +104,13 @@ def test_the_promised_commands_are_there() -> None:
         "versions activate", "versions export", "score", "stats", "doctor",
     )  # fmt: skip
     assert {tuple(name.split()) for name in promised} <= set(COMMANDS)
+
+
+def test_a_child_that_imports_its_parents_command_loads_nothing_of_it() -> None:
+    """Every decoding child of `tastemaker import` does, before its first picture."""
+    told = "import sys, app.cli; print({'typer', 'sqlalchemy', 'app.tables'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_version_is_told(run: Run) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from app.cli import app
+from app.cli.commands import app
 from app.config import Settings
 from app.encoding.encoders import parse
 
