@@ -4,11 +4,11 @@ Here the prediction stands before the answer. The lists are walked by the place 
 seen, not by how many were seen: what is answered leaves its list, and nothing behind it is missed.
 """
 
+import math
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlmodel import Session, and_, case, col, func, or_, select
+from sqlmodel import Session, and_, col, func, select
 
 from app import projects
 from app.asking import reasons
@@ -19,7 +19,7 @@ from app.asking.unscored import unseen
 from app.config import Settings
 from app.errors import Invalid, NotFound
 from app.scoring import scores
-from app.tables import Annotator, Image, Label, Prediction, Project, ScoreEvent, Version
+from app.tables import Annotator, Label, Prediction, Project, ScoreEvent, Version
 from app.versioning import predictions, versions
 
 REVIEWS = {
@@ -103,31 +103,28 @@ def review(
     version = versions.active(session, project)
     asking = Asking(session, project, person, live, frozenset())
     begin = place(after)
+    reviewed = 0
     if kind == "doubtful":
         found = _doubtful(asking)
+        reviewed = len(asking.picks("doubtful")) - len(found)
     elif kind == "contradictions":
         found = _contradictions(asking)
     else:
         found = _suspects(asking, kind)
+        if version is not None:
+            wrong = mistakes(session, project, version, kind)
+            done = settled_since(session, project, version) if wrong else frozenset()
+            still_open = [one for one in wrong if one.image_id not in done]
+            reviewed = len(wrong) - len(still_open)
+            found = [(one.place, [one.shown]) for one in still_open] + found
     behind = [(at, shown) for at, shown in found if begin.comes_before(at)]
-    labelled = sum(at.part == LABELLED for at, _ in found)
-    reviewed = 0
-    if version is not None and kind in ("false-positives", "false-negatives"):
-        mistakes = _mistakes(project, version, kind)
-        done = _settled_since(project, version)
-        labelled = _count(session, mistakes.where(~done))
-        reviewed = _count(session, mistakes.where(done))
-        if begin.part == LABELLED:
-            behind = _page(session, mistakes.where(~done), begin, n + 1) + behind
-    elif kind == "doubtful" and live is not None:
-        reviewed = len(asking.picks("doubtful")) - len(found)
     page = behind[:n]
     return Review(
         cards=cards(
             session, settings, project, person, kind,
             [one for _, shown in page for one in shown], version=version,
         ),
-        labelled=labelled,
+        labelled=sum(at.part == LABELLED for at, _ in found),
         suspected=sum(at.part == SUSPECTED for at, _ in found),
         version=version.number if version else "",
         reviewed=reviewed,
@@ -138,65 +135,75 @@ def review(
 # --- labels that a version gets wrong ------------------------------------------------------------
 
 
-def _page(session: Session, mistakes: Any, begin: Place, n: int) -> list[tuple[Place, list[Shown]]]:
-    rank = mistakes.selected_columns[3]
-    behind = or_(rank < begin.rank, and_(rank == begin.rank, col(Label.image_id) > begin.image_id))
-    rows = session.execute(mistakes.where(behind) if begin is not BEGINNING else mistakes)
-    return [
-        (
-            Place(LABELLED, rank, image_id),
-            [Shown(image_id, AGAIN, reasons.mistaken(said, value))],
-        )
-        for image_id, said, value, rank in islice(rows, n)
-    ]
+class Mistake(NamedTuple):
+    """A label on the wrong side of the threshold: what an honest prediction says in [0, 1], the
+    label in 0–10, the standard deviation of the prediction."""
+
+    image_id: int
+    said: float
+    value: float
+    uncertainty: float
+
+    @property
+    def place(self) -> Place:
+        gap = abs(self.said - self.value / 10)
+        rank = gap / self.uncertainty if self.uncertainty > 0 else math.inf
+        return Place(LABELLED, rank, self.image_id)
+
+    @property
+    def shown(self) -> Shown:
+        return Shown(self.image_id, AGAIN, reasons.mistaken(self.said, self.value))
 
 
-def _mistakes(project: Project, version: Version, kind: str) -> Any:
-    """Select of (image id, honest prediction, label, rank) of labelled images on the wrong side
-    of the threshold: FP = y < t ≤ f, FN = f < t ≤ y; rank = |f − y| / uncertainty."""
-    said = func.coalesce(Prediction.out_of_fold, Prediction.score)
+def mistakes(session: Session, project: Project, version: Version, kind: str) -> list[Mistake]:
+    """Labels that a version gets wrong, in the order of the list: FP = y < t ≤ f, FN = f < t ≤ y,
+    ranked by |f − y| / uncertainty."""
+    rows = session.execute(wrong_labels(project, version, kind))
+    found = [Mistake(*row) for row in rows]
+    return sorted(found, key=lambda one: one.place._key())
+
+
+def wrong_labels(project: Project, version: Version, kind: str) -> Any:
+    """Select of `Mistake` rows. It begins at the labels, of which there are far fewer than
+    predictions: as a subquery with a limit they keep every planner from beginning elsewhere. Each
+    prediction is looked up by its key: nothing is added to it so that the index of predictions,
+    which would give half a million for each label, does not seem to fit."""
+    too_high = kind == "false-positives"
     cut = project.threshold
-    if kind == "false-positives":
-        wrong = and_(said >= cut, col(Label.value) < 10 * cut)
-    else:
-        wrong = and_(said < cut, col(Label.value) >= 10 * cut)
-    gap = said - Label.value / 10.0
-    rank = case((gap < 0, -gap), else_=gap) / Prediction.uncertainty
+    label_side = col(Label.value) < 10 * cut if too_high else col(Label.value) >= 10 * cut
+    labels = (
+        select(Label.image_id, Label.value)
+        .where(Label.project_id == project.id, label_side, ~col(Label.holdout))
+        .limit(10**9)
+        .subquery()
+    )
+    said = func.coalesce(Prediction.out_of_fold, Prediction.score)
     return (
-        select(Label.image_id, said, Label.value, rank)
-        .join(Image, col(Image.id) == Label.image_id)
+        select(labels.c.image_id, said, labels.c.value, Prediction.uncertainty)
         .join(
             Prediction,
             and_(
                 col(Prediction.version_id) == version.id,
-                col(Prediction.image_id) == Label.image_id,
+                col(Prediction.image_id) == labels.c.image_id,
             ),
         )
         .where(
-            Label.project_id == project.id,
-            ~col(Label.holdout),
-            wrong,
-            ~projects.is_removed(project.id, Label.image_id),
+            said + 0.0 >= cut if too_high else said + 0.0 < cut,
+            ~projects.is_removed(project.id, labels.c.image_id),
         )
-        .order_by(rank.desc(), col(Label.image_id))
     )
 
 
-def _settled_since(project: Project, version: Version) -> Any:
-    return (
-        scores.standing_events()
-        .where(
-            ScoreEvent.project_id == project.id,
-            ScoreEvent.image_id == Label.image_id,
-            ScoreEvent.origin == AGAIN,
-            col(ScoreEvent.id) > version.event_high,
-        )
-        .exists()
+def settled_since(session: Session, project: Project, version: Version) -> frozenset[int]:
+    """The images that were looked at again since a version was trained: one pass over the events
+    since then, not a search for each label."""
+    query = scores.standing_events().with_only_columns(ScoreEvent.image_id)
+    newer = query.where(
+        ScoreEvent.project_id == project.id,
+        ScoreEvent.origin == AGAIN,
+        col(ScoreEvent.id) > version.event_high,
     )
-
-
-def _count(session: Session, query: Any) -> int:
-    return int(session.exec(select(func.count()).select_from(query.subquery())).one())
+    return frozenset(session.exec(newer))
 
 
 # --- what the live model lists -------------------------------------------------------------------
