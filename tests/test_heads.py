@@ -235,6 +235,69 @@ def test_an_unknown_link_is_refused():
         heads.linear_head(np.ones(3), 0.0, np.zeros(3), np.ones(3), link="probit")
 
 
+# ---------------------------------------------------------------- two heads in one
+
+
+@pytest.fixture(scope="module")
+def with_lane():
+    head = {name: value.copy() for name, value in random_head(features=24).items()}
+    heads.silence_lane(head)
+    return head
+
+
+@settings(max_examples=8, deadline=None)
+@given(random=vectors, share=st.floats(0, 1), bias=st.floats(-4, 4))
+def test_the_logit_of_two_heads_side_by_side_is_the_weighted_sum_of_theirs(
+    with_lane, random, share, bias
+):
+    mean, scale = random.normal(size=24) * 3, random.uniform(0.1, 3, 24)
+    raw = (mean + scale * random.normal(size=(200, 24))).astype(np.float32)
+    line = heads.linear_head(random.normal(size=24) / 3, bias, mean, scale)
+    large = heads.fold_standardisation(with_lane, mean, scale)
+    both = heads.side_by_side(
+        heads.fold_platt(large, share, 0), heads.fold_platt(line, 1 - share, 0)
+    )
+    expected = share * forward(large, raw) + (1 - share) * forward(line, raw)
+    assert np.abs(forward(both, raw) - expected).max() < 1e-5
+    assert np.abs(heads.Scorer(both)(raw) - 1 / (1 + np.exp(-2 * expected[:, 0]))).max() < 1e-5
+    torch_says = heads.module_of(both).double()(torch.from_numpy(raw).double())
+    assert np.abs(torch_says.detach().numpy() - expected).max() < 1e-5
+
+
+def test_a_silent_lane_has_no_slope_and_stays_silent_in_training(with_lane):
+    """With momentum, decay and dropout, in torch's own words."""
+    module = heads.module_of(with_lane).train()
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.1)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 24)).astype(np.float32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(5):
+            optimiser.zero_grad()
+            (torch.tanh(module(x)[:, 0]) - torch.tanh(x[:, 0])).abs().mean().backward()
+            optimiser.step()
+    after = heads.tensors_of(module)
+    moved = [name for name in after if not np.array_equal(after[name], with_lane[name])]
+    assert len(moved) == 16
+    for name, parts in heads.LANE.items():
+        for part in parts:
+            assert not after[name][part].any()
+
+
+@pytest.mark.parametrize("name", sorted(heads.LANE))
+def test_heads_that_share_units_do_not_go_side_by_side(with_lane, name):
+    line = heads.linear_head(np.ones(24), 0.0, np.zeros(24), np.ones(24))
+    for part in heads.LANE[name]:
+        taken = {**with_lane, name: with_lane[name].copy()}
+        taken[name][part] = 1e-3
+        with pytest.raises(Invalid, match="share units"):
+            heads.side_by_side(taken, line)
+
+
+def test_what_is_no_line_does_not_go_beside_a_head(with_lane):
+    with pytest.raises(Invalid, match="share units"):
+        heads.side_by_side(with_lane, with_lane)
+
+
 # ---------------------------------------------------------------- files
 
 

@@ -1,10 +1,10 @@
 """Heads fitted by stochastic gradient descent: the fold members and the final head in step.
 
 Three things make it fast. Batches are large: at batch 1, every sample moves all four million
-weights and their optimiser state through memory. The large matrices are multiplied in bfloat16,
-from a copy of the weights that is made once a step. And every member has a core to itself: its
-matrix products need nobody else's, and while one core waits for memory in the optimiser, another
-one multiplies.
+weights and their optimiser state through memory. The large matrices are multiplied in bfloat16
+where the processor has it (`precision`), from a copy of the weights that is made once a step. And
+every member has a core to itself: its matrix products need nobody else's, and while one core waits
+for memory in the optimiser, another one multiplies.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from app.learning.heads import (
     Scorer,
     fold_standardisation,
     mlp_head,
+    silence_lane,
 )
 from app.learning.linear import ridge_or_none, said_of_own_folds
+from app.learning.precision import matrix_type
 from app.learning.recipes import Curve, Fit, Progress, Recipe, silent
 from app.learning.ridge import Ridge
 
-LARGE = 1 << 16  # weights of at least this many numbers are multiplied in bfloat16
+LARGE = 1 << 16  # weights of at least this many numbers are multiplied in the fast format
 DROPOUT = 0.1  # of the city96 head
 HIDDEN = 256  # units of the small MLP
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
@@ -81,7 +83,11 @@ def city96_logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor
 
 
 def _begin_city96(features: int, start: Ridge | None) -> Weights:
-    return {name: value.detach().clone() for name, value in City96(features).state_dict().items()}
+    """With a silent lane, so that a linear head can be put beside it."""
+    begun = City96(features).state_dict()
+    weights = {name: value.detach().clone() for name, value in begun.items()}
+    silence_lane(weights)
+    return weights
 
 
 def mlp_logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
@@ -133,7 +139,7 @@ def fit_by_descent(
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale <= 1e-6 * np.abs(mean) + 1e-12] = 1  # a constant feature teaches nothing
     standard = (x - mean) / scale
-    inputs = torch.from_numpy(standard).bfloat16()
+    inputs = torch.from_numpy(standard).to(matrix_type())
     targets = torch.from_numpy(np.asarray(y, np.float32))
 
     batch, steps = schedule_for(recipe, len(y))
@@ -388,9 +394,9 @@ class _Learner:
 
 
 def _narrow_type(weights: Weights, name: str) -> torch.dtype:
-    """bfloat16 for the layers whose matrix products are what takes the time."""
+    """The fast format for the layers whose matrix products are what takes the time."""
     matrix = weights[f"{name.rpartition('.')[0]}.weight"]
-    return torch.bfloat16 if matrix.numel() >= LARGE else torch.float32
+    return matrix_type() if matrix.numel() >= LARGE else torch.float32
 
 
 def loss_of(logit: Tensor, target: Tensor, kind: str) -> Tensor:

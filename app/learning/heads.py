@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from app.errors import Invalid
 from app.learning.checkpoints import HIDDEN, Array, Checkpoint, Tensors, check_layout, layout, times
+from app.learning.precision import matrix_type
 
 TRUNK_SLOPE = 0.1  # LeakyReLU inside `long`
 NECK_SLOPE = 0.01  # LeakyReLU between down.1 and down.4
@@ -157,6 +158,52 @@ def mlp_head(
     return tensors
 
 
+# ---------------------------------------------------------------- two heads in one
+
+# Where `linear_head` writes. A head that is nothing there has a lane to spare for a linear one.
+LANE: dict[str, tuple[Any, ...]] = {
+    "up.0.weight": (np.s_[:2],),
+    "up.0.bias": (np.s_[:2],),
+    "up.1.long.0.weight": (np.s_[:, :2],),
+    "up.1.long.4.weight": (np.s_[:2],),
+    "up.1.long.4.bias": (np.s_[:2],),
+    "down.0.weight": (np.s_[0], np.s_[:, :2]),
+    "down.0.bias": (np.s_[0],),
+    "down.1.weight": (np.s_[:2], np.s_[:, 0]),
+    "down.1.bias": (np.s_[:2],),
+    "down.4.weight": (np.s_[0], np.s_[:, :2]),
+    "down.4.bias": (np.s_[0],),
+    "down.5.weight": (np.s_[:, 0],),
+}
+
+
+def silence_lane(weights: Mapping[str, Any]) -> None:
+    """Set the lane of a head (arrays or tensors, in place) to nothing: one pair of hidden units,
+    one pair of neck units and the two rows between and behind them.
+
+    Training leaves it so: a unit that is 0 hands no slope to what follows, and what follows, being
+    0 as well, hands none back. Neither momentum nor decay moves a weight of 0 with a slope of 0.
+    """
+    for name, parts in LANE.items():
+        for part in parts:
+            weights[name][part] = 0
+
+
+def side_by_side(tensors: Mapping[str, Array], line: Mapping[str, Array]) -> Tensors:
+    """The head whose logit is the sum of both logits, exact up to rounding.
+
+    `line` comes from `linear_head` (with the link 'logit') and `tensors` has a silent lane, so that
+    no unit of one meets a unit of the other: the sum of the weights is the sum of the functions.
+    Weigh the two with `fold_platt` before. Raises Invalid where the lane is taken.
+    """
+    taken = any(np.any(tensors[name][part]) for name, parts in LANE.items() for part in parts)
+    beyond = {name: np.array(value) for name, value in line.items()}
+    silence_lane(beyond)
+    if taken or any(value.any() for name, value in beyond.items() if name != "down.5.bias"):
+        raise Invalid("These two heads do not fit beside each other: they share units.")
+    return {name: np.asarray(tensors[name] + line[name], np.float32) for name in tensors}
+
+
 def _plain_hinges() -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """s = ReLU(s) − ReLU(−s)."""
     return np.zeros(2), np.array([1.0, -1.0]), np.array([1.0, -1.0]), 0.0
@@ -189,8 +236,8 @@ class Scorer:
 
     With several outputs it gives (N, outputs) class probabilities. Memory stays bounded whatever N
     is (a memory-mapped array is read chunk by chunk). `precision='fast'` computes the trunk in
-    bfloat16 and the collapsed `down` in float32, about 2e-3 off; an all-bfloat16 head would also
-    tie most scores of a large set.
+    bfloat16, where the processor has it, and the collapsed `down` in float32, about 2e-3 off; an
+    all-bfloat16 head would also tie most scores of a large set.
     """
 
     CHUNK = 512  # large enough for the matrix kernels, small enough to stay in cache
@@ -217,7 +264,7 @@ class Scorer:
             read = narrow.ne(0).any(dim=0)
             first, first_bias, narrow = first[read], first_bias[read], narrow[:, read].contiguous()
 
-        self._dtype = torch.bfloat16 if precision == "fast" and not self._linear else torch.float32
+        self._dtype = matrix_type() if precision == "fast" and not self._linear else torch.float32
         self._first = _layer(first, first_bias, self._dtype)
         self._long = [
             _layer(held[f"{name}.weight"], held[f"{name}.bias"], self._dtype, slope)
@@ -307,10 +354,9 @@ def _layer(
 
 
 def _fuses() -> bool:
-    """Whether this torch and this processor have oneDNN's fused layers in bfloat16."""
+    """Whether this torch offers oneDNN's fused layers."""
     ops = torch.ops.mkldnn
-    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(ops, name) for name in names) and bool(ops._is_mkldnn_bf16_supported())
+    return all(hasattr(ops, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 
 
 def _collapse(held: Mapping[str, Tensor], inner: str, outer: str) -> tuple[Tensor, Tensor]:
