@@ -20,6 +20,7 @@ from app.errors import CheckpointError, Conflict, Invalid, NotTrainable, Tastema
 from app.learning import laion
 from app.learning.checkpoints import layout
 from app.publishing import exports, foreign
+from app.publishing.foreign_files import read_foreign
 from app.retraining import retrain
 from app.scoring.scores import record
 from app.tables import Job, Prediction, Project, Version
@@ -215,7 +216,7 @@ def test_a_class_file_leaves_with_its_labels_and_runs_in_an_independent_loader(
     }
     chances = run_head(load_strictly(out, written["model_params"]["outputs"]), home.x)
     np.testing.assert_allclose(home.said(version), 1 - chances[:, 0], atol=2e-6)
-    again = foreign.read_foreign(out, config=sidecar)
+    again = read_foreign(out, config=sidecar)
     assert again.labels == ("Kind 0", "Kind 1", "Kind 2")
 
 

@@ -14,8 +14,9 @@ from app.db import reading, writing
 from app.errors import Invalid
 from app.library import slices
 from app.publishing import model_card
-from app.publishing.model_card import (
+from app.publishing.card_blocks import (
     Bullets,
+    Card,
     Own,
     Section,
     Table,
@@ -178,7 +179,7 @@ def test_blocks_become_markdown_and_nothing_typed_becomes_markup() -> None:
         Own("**mine** <script>"), Bullets(("one\ntwo",)), Table(("a|b",), (("1|2",),)),
         Verbatim("x  |"),
     )  # fmt: skip
-    text = markdown(model_card.Card("T", (Section(2, "S", blocks),)))
+    text = markdown(Card("T", (Section(2, "S", blocks),)))
     assert text == (
         "# T\n\n## S\n\na \\*star\\* and a_name and \\_this\\_ &lt;i>\n\n*later*\n\n"
         "**mine** &lt;script>\n\n- one two\n\n| a\\|b |\n| --- |\n| 1\\|2 |\n\n```\nx  |\n```\n"

@@ -25,12 +25,12 @@ def card(
 ) -> None:
     """Print the model card of a version, as Markdown."""
     from app import projects
-    from app.publishing import model_card
+    from app.publishing import card_blocks, model_card
     from app.versioning import versions
 
     with database() as (settings, engine), db.reading(engine) as session:
         chosen = versions.named(session, projects.named(session, project), version)
-        text = model_card.markdown(model_card.card_of(session, settings, chosen))
+        text = card_blocks.markdown(model_card.card_of(session, settings, chosen))
     if as_json:
         return print_json({"version": chosen.number, "markdown": text})
     print(text, end="")

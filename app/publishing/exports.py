@@ -32,8 +32,9 @@ from app.errors import Conflict, Invalid, NotFound
 from app.files import sha256_of, write_atomic
 from app.learning import laion
 from app.learning.checkpoints import load_checkpoint
-from app.publishing import model_card, sheets
-from app.publishing.foreign import is_normalised, original_path
+from app.publishing import card_blocks, model_card, sheets
+from app.publishing.fitting import is_normalised
+from app.publishing.foreign import original_path
 from app.scoring import score_files
 from app.tables import EncoderRow, Image, Label, Project, Version
 from app.versioning import percentiles, version_facts, versions
@@ -139,7 +140,7 @@ def laion_file(session: Session, settings: Settings, version: Version) -> Part:
 
 
 def card(session: Session, settings: Settings, version: Version) -> Part:
-    text = model_card.markdown(model_card.card_of(session, settings, version))
+    text = card_blocks.markdown(model_card.card_of(session, settings, version))
     return Part("README.md", text.encode())
 
 

@@ -1,15 +1,11 @@
 """The model card of a version: what it is for, what it gets wrong, what it was made from.
 
-A card is gathered as sections of a few kinds of blocks, of which `markdown` makes a file and the
-page makes HTML. Goals, biases, issues and limits are the author's to write (once per project);
+Goals, biases, issues and limits are the author's to write (once per project);
 whatever can be measured stands beside their words and stays true by itself.
 """
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
 
 from sqlmodel import Session, select
 
@@ -18,6 +14,15 @@ from app.config import Settings
 from app.errors import Invalid
 from app.learning.checkpoints import HIDDEN, layout
 from app.library import slices
+from app.publishing.card_blocks import Block, Bullets, Card, Own, Section, Table, Verbatim, Words
+from app.publishing.card_figures import (
+    best_measured,
+    loss_curve,
+    metrics_of,
+    percent,
+    pull_to_the_middle,
+    with_interval,
+)
 from app.scoring import scores
 from app.tables import EncoderRow, Prediction, Project, Version, VersionLabel
 from app.versioning import percentiles, version_facts, versions
@@ -31,95 +36,6 @@ TEXTS = {
 }
 MOST_CHARACTERS = 8000
 TOP_SHEET = "top-100.png"
-
-# --- what a card is made of --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Words:
-    """A paragraph; `quiet` for what stands in for something missing."""
-
-    text: str
-    quiet: bool = False
-    kind: ClassVar = "words"
-
-
-@dataclass(frozen=True)
-class Own:
-    """What the author wrote, in their own Markdown."""
-
-    text: str
-    kind: ClassVar = "own"
-
-
-@dataclass(frozen=True)
-class Bullets:
-    items: tuple[str, ...]
-    kind: ClassVar = "bullets"
-
-
-@dataclass(frozen=True)
-class Table:
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    kind: ClassVar = "table"
-
-
-@dataclass(frozen=True)
-class Verbatim:
-    """Text whose columns line up."""
-
-    text: str
-    kind: ClassVar = "verbatim"
-
-
-Block = Words | Own | Bullets | Table | Verbatim
-
-
-@dataclass(frozen=True)
-class Section:
-    level: int
-    title: str
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    title: str
-    sections: tuple[Section, ...]
-
-
-def markdown(card: Card) -> str:
-    """The card as a Markdown file."""
-    parts = [f"# {_plain(card.title)}"]
-    for section in card.sections:
-        if section.title:
-            parts.append(f"{'#' * section.level} {_plain(section.title)}")
-        parts += [_block(block) for block in section.blocks]
-    return "\n\n".join(parts) + "\n"
-
-
-def _block(block: Block) -> str:
-    match block:
-        case Words(text, quiet):
-            return f"*{_plain(text)}*" if quiet else _plain(text)
-        case Own(text):
-            return text.replace("<", "&lt;")
-        case Bullets(items):
-            return "\n".join(f"- {_plain(item)}" for item in items)
-        case Table(head, rows):
-            lines = [head, tuple("---" for _ in head), *rows]
-            return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
-        case Verbatim(text):
-            return f"```\n{text}\n```"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: one line, and nothing in it is markup. An underscore
-    inside a word is none."""
-    text = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", " ".join(text.split()))
-    return text.replace("<", "&lt;")
-
 
 # --- the author's words ------------------------------------------------------------------------
 
@@ -161,10 +77,10 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
         Section(3, "Out-of-scope", _said(own["scope"], "The author has not drawn the line yet.")),
         Section(2, "Usecases", _usecases(session, project, version)),
         Section(2, "Training", _training(version, encoder)),
-        Section(3, "Loss curve", _loss(version)),
+        Section(3, "Loss curve", loss_curve(version)),
         Section(3, "Score distribution", _distribution(session, project, version)),
         Section(3, "Version history", (_history(session, project),)),
-        Section(2, "Metrics", _metrics(version)),
+        Section(2, "Metrics", metrics_of(version)),
         Section(2, "Architecture", _architecture(version, encoder)),
         Section(2, "Demo", _demo(version, encoder)),
         Section(2, "Files", (_files(settings, version),)),
@@ -212,13 +128,13 @@ def _issues(own: str, report: slices.Report, version: Version) -> tuple[Block, .
     """The author's, and what the measurements show without anybody's help."""
     seen = [check.missed for check in report.missed]
     seen += [
-        f"{row.name} is under-represented: {_percent(row.training_share)} of the labels, "
-        f"{_percent(row.library_share)} of the library, pass rate {_percent(row.pass_rate)}"
+        f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
+        f"{percent(row.library_share)} of the library, pass rate {percent(row.pass_rate)}"
         for row in report.slices
         if row.under_represented
     ]
     measured, _ = best_measured(version)
-    seen += _pull_to_the_middle(measured)
+    seen += pull_to_the_middle(measured)
     n = version.metrics.get("holdout", {}).get("n") or 0
     if n == 0:
         seen.append("No label was held out, so nothing independent measures it.")
@@ -230,28 +146,13 @@ def _issues(own: str, report: slices.Report, version: Version) -> tuple[Block, .
     return blocks or (Words("None are known.", quiet=True),)
 
 
-def _pull_to_the_middle(measured: dict[str, Any]) -> list[str]:
-    """Regression to the mean: the lowest and highest brackets with enough labels, where their
-    predictions lie a point or more towards the middle."""
-    told = [b for b in measured.get("brackets", []) if _n(b) >= 5 and b.get("bias") is not None]
-    if len(told) < 2:
-        return []
-    low, high = told[0], told[-1]
-    parts = []
-    if low["bias"] >= 1:
-        parts.append(f"those scored {_range(low)} come out {low['bias']:.1f} points too high")
-    if high["bias"] <= -1:
-        parts.append(f"those scored {_range(high)} come out {-high['bias']:.1f} points too low")
-    return [f"Pulls the ends towards the middle: {' and '.join(parts)} on average."] * bool(parts)
-
-
 def _usecases(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
     spread = percentiles.of_version(session, version)
     labels = version.recipe.get("labels")
     meaning = f" The score is how sure it is that an image is not “{labels[0]}”." if labels else ""
     blocks: list[Block] = [
         Words(
-            f"A filter for large sets of images. An image passes from {_percent(project.threshold)}"
+            f"A filter for large sets of images. An image passes from {percent(project.threshold)}"
             f" upwards.{meaning}"
         ),
         Table(("score", "meaning", "share of the library"), _brackets(session, project, version)),
@@ -279,7 +180,7 @@ def _brackets(session: Session, project: Project, version: Version) -> tuple[tup
     for (start, name), end in zip(project.brackets, [*starts[1:], 1.01], strict=True):
         inside = sum(start <= score < end for score in said)
         to = min(end, 1.0)
-        share = _percent(inside / len(said)) if said else "–"
+        share = percent(inside / len(said)) if said else "–"
         rows.append((f"{100 * start:g}–{100 * to:g} %", str(name), share))
     return tuple(rows)
 
@@ -302,43 +203,6 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
         Words(version_facts.recipe_in_words(version)),
         Table(("setting", "value"), tuple(rows)),
     )
-
-
-SPARKS = "▁▂▃▄▅▆▇█"
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Numbers as a line of blocks, the highest as the tallest."""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(SPARKS[round((len(SPARKS) - 1) * (value - low) / span)] for value in values)
-
-
-def _loss(version: Version) -> tuple[Block, ...]:
-    steps = version.curve.get("step") or []
-    if version.major == 0 or len(steps) < 2:
-        why = "It was made elsewhere" if version.major == 0 else "It was solved in closed form"
-        return (Words(f"{why}: there is no curve to draw.", quiet=True),)
-    chosen = sorted({round(i * (len(steps) - 1) / 11) for i in range(12)})
-    series = {name: version.curve.get(name) or [] for name in ("train", "validation", "lr")}
-    lines = [
-        f"{name:10} {sparkline([values[i] for i in chosen])}"
-        for name, values in series.items()
-        if len(values) == len(steps) and None not in values
-    ]
-    rows = tuple(
-        (f"{steps[i]:g}", *(_number(values, i, name) for name, values in series.items()))
-        for i in chosen
-    )
-    return (
-        Verbatim("\n".join(lines)),
-        Table(("step", "training loss", "loss of images left out", "learning rate"), rows),
-    )
-
-
-def _number(values: Sequence[float | None], i: int, name: str) -> str:
-    value = values[i] if i < len(values) else None
-    return "–" if value is None else f"{value:.2e}" if name == "lr" else f"{value:.4f}"
 
 
 def _distribution(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
@@ -370,71 +234,8 @@ def _told(version: Version) -> str:
     images = version.metrics.get("images", 0)
     parts.append(f"{images} training images" if version.major else "made elsewhere")
     if measured:
-        parts.append(f"{on} error {_with_interval(measured, 'mae', points=True)}")
+        parts.append(f"{on} error {with_interval(measured, 'mae', points=True)}")
     return "; ".join(parts)
-
-
-MEASURES = (
-    ("mae", "mean error, points of 0–10", True),
-    ("spearman", "rank correlation", True),
-    ("auc", "chance that a pass ranks above a fail", False),
-    ("fp_rate", "false positives of predicted passes", False),
-    ("fn_rate", "false negatives of labelled passes", False),
-    ("error_at_threshold", "on the wrong side of the threshold", False),
-)
-
-
-def _metrics(version: Version) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    told = {"holdout": "Held-out images", "out_of_fold": "Training images, out-of-fold"}
-    for where, title in (*told.items(), ("all_labels", "All scored images, none of which it saw")):
-        measured = version.metrics.get(where) or {}
-        if measured.get("mae") is None:
-            continue
-        rows = tuple(
-            (
-                name,
-                _with_interval(measured, key, points=points, n=False),
-                str(measured.get(f"{key}_n", measured.get("n", "–"))),
-            )
-            for key, name, points in MEASURES
-            if key in measured
-        )
-        blocks += [Words(f"{title} (95 % intervals):"), Table(("measure", "value", "n"), rows)]
-    measured, on = best_measured(version)
-    brackets = tuple(
-        (_range(b), _estimate(b["mae"]), _signed(b["bias"]), str(_n(b)))
-        for b in measured.get("brackets", [])
-        if _n(b)
-    )
-    if brackets:
-        blocks += [
-            Words(f"By the score given ({on}):"),
-            Table(("scored", "mean error", "prediction − score", "n"), brackets),
-        ]
-    versus = version.metrics.get("versus_parent")
-    if versus:
-        blocks.append(Words(_compared(versus)))
-    return tuple(blocks) or (Words("Nothing was measured: too few labels.", quiet=True),)
-
-
-def _compared(versus: dict[str, Any]) -> str:
-    told = f"{_signed(versus['difference'])} points of error"
-    if versus.get("low") is not None:
-        told += f", {_signed(versus['low'])} to {_signed(versus['high'])}"
-    if versus.get("n"):
-        told += f", {versus['n']} images"
-    return f"Against {versus.get('version', 'the version before')}: {versus['verdict']} ({told})."
-
-
-def best_measured(version: Version) -> tuple[dict[str, Any], str]:
-    """The most honest measurement there is, and what it was made on."""
-    names = {"holdout": "hold-out", "out_of_fold": "out-of-fold", "all_labels": "measured"}
-    for where, name in names.items():
-        measured = version.metrics.get(where) or {}
-        if measured.get("mae") is not None:
-            return measured, name
-    return {}, ""
 
 
 def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
@@ -504,42 +305,3 @@ def _files(settings: Settings, version: Version) -> Block:
     if source := version.recipe.get("source_sha256"):
         rows.append((f"{version.recipe['file']}, as it came", "–", source))
     return Table(("file", "bytes", "SHA-256"), tuple(rows))
-
-
-# --- how numbers are written -------------------------------------------------------------------
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
-
-
-def _n(bracket: dict[str, Any]) -> int:
-    return int(bracket["mae"].get("n") or 0)
-
-
-def _range(bracket: dict[str, Any]) -> str:
-    return f"{10 * bracket['from']:g}–{10 * bracket['to']:g}"
-
-
-def _estimate(estimate: dict[str, Any]) -> str:
-    if estimate.get("value") is None:
-        return "–"
-    if estimate.get("low") is None:
-        return f"{estimate['value']:.2f}"
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
-
-
-def _with_interval(measured: dict[str, Any], key: str, *, points: bool, n: bool = True) -> str:
-    """A number, its interval if known, and (`n`) what it was measured on."""
-    value, low, high = (measured.get(f"{key}{part}") for part in ("", "_low", "_high"))
-    if value is None:
-        return "–"
-    form = (lambda x: f"{x:.2f}") if points else _percent
-    told = form(value)
-    if low is not None and high is not None:
-        told += f" ({form(low)} to {form(high)})"
-    return f"{told} on {measured.get('n', 0)} images" if n else told

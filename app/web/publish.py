@@ -17,7 +17,7 @@ from app.db import reading, writing
 from app.encoding.encoders import known_encoders
 from app.errors import Invalid, NotFound, TastemakerError
 from app.learning.checkpoints import MAX_FILE_BYTES
-from app.publishing import exports, foreign, model_card
+from app.publishing import card_blocks, exports, foreign, model_card
 from app.scoring import score_files
 from app.tables import Job, Project, Version
 from app.versioning import prediction_files, versions
@@ -297,7 +297,7 @@ def show_card(session: Reader, settings: SettingsDep, version_id: Id) -> dict[st
         "version": version.number,
         "sections": [section.title for section in card.sections if section.title],
         "texts": model_card.texts(project),
-        "markdown": model_card.markdown(card),
+        "markdown": card_blocks.markdown(card),
     }
 
 
