@@ -41,9 +41,10 @@ from app.web.roles import allowed
 from app.web.security import Doors
 from app.web.who import FailedTries
 
+# A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    first, login, score, grid, pairs, review, library, images, versions, compare, slices, publish,
-    test_runs, try_it, add, people, settings, jobs, api,
+    api, images, score, first, login, grid, pairs, review, library, versions, compare, slices,
+    publish, test_runs, try_it, add, people, settings, jobs,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import union
 from sqlalchemy.orm import aliased
@@ -328,7 +328,16 @@ def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotat
     return person
 
 
-def on_holdout_side(project: Project, source_group: str) -> bool:
+class Terms(NamedTuple):
+    """What of a project decides the label that follows from what people said."""
+
+    id: int
+    seed: int
+    holdout_share: float
+    aggregate: str
+
+
+def on_holdout_side(project: Project | Terms, source_group: str) -> bool:
     """Whether images of this source group only ever measure versions in this project.
 
     A pure function of the project's seed and the group, so the side never changes, relatives share

@@ -20,11 +20,12 @@ from app.asking import queues
 from app.asking.cards import Card, card_for
 from app.config import Settings
 from app.db import reading, writing
-from app.errors import Invalid
+from app.errors import Invalid, NotFound
 from app.media.pictures import VIEW
 from app.reviewing import reviews
 from app.scoring import scores
 from app.scoring.agreement import RE_ASK
+from app.scoring.scores import Recorded
 from app.tables import Annotator, Collection, Project, ProjectCollection, ScoreEvent, now
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
@@ -226,17 +227,20 @@ def undo(
     return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
 
 
-def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> ScoreEvent:
+def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> Recorded:
     """Record what was said, in one transaction, committed when this returns."""
     if said.origin not in ORIGINS:
         raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
     with writing(engine) as session:
-        project = projects.get(session, project_id)
-        person = who.person(session)
-        return scores.record(
-            session, project, image_id, person, said.kind, said.value, origin=said.origin,
-            reason=said.reason, note=said.note, key=said.key, expected=said.expected,
-        ).event  # fmt: skip
+        try:
+            return scores.record_for(
+                session, project_id, image_id, who.scores_as(session), said.kind, said.value,
+                origin=said.origin, reason=said.reason, note=said.note, key=said.key,
+                expected=said.expected,
+            )  # fmt: skip
+        except NotFound:
+            projects.get(session, project_id)  # it may be the project that is not there
+            raise
 
 
 def take_back(
@@ -267,7 +271,7 @@ def told(
 
 def review_card(
     request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
-    image_id: int, queue: str, saved: ScoreEvent | None,
+    image_id: int, queue: str, saved: Recorded | None,
 ) -> Response:  # fmt: skip
     """What changes on a review page: the verdict and the form of one card, and the counts, with a
     toast that can take the change back. The card keeps the prediction it was shown with."""
