@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 
 from app.learning.ridge import fit_ridge, posterior_sd, project
 from app.learning.selection import (
+    Draw,
     Mix,
     cold_start,
     disagreements,
@@ -41,7 +42,7 @@ def test_the_threshold_draw_follows_its_probabilities():
     rng = np.random.default_rng(0)
     everyone = np.ones(4, bool)
     first = [
-        near_threshold(scores, sd, everyone, 1, 0.5, rng, width=1.0, floor=0.1)[0]
+        near_threshold(scores, sd, everyone, 1, 0.5, rng, draw=Draw(1.0, 0.1))[0]
         for _ in range(4000)
     ]
     counts = np.bincount(first, minlength=4)
@@ -51,11 +52,14 @@ def test_the_threshold_draw_follows_its_probabilities():
 def test_the_threshold_draw_is_proportional_to_what_a_label_is_worth():
     scores, sd, worth = np.full(3, 0.5), np.ones(3), np.array([1.0, 2.0, 5.0])
     rng = np.random.default_rng(1)
-    asked = {"floor": 0.0, "worth": lambda rows: worth[rows]}
-    first = [
-        near_threshold(scores, sd, np.ones(3, bool), 1, 0.5, rng, **asked)[0] for _ in range(4000)
-    ]
-    assert chisquare(np.bincount(first, minlength=3), 500 * worth).pvalue > 0.001
+    for teaching in (0, 1, 2):
+        asked = {"draw": Draw(floor=0.0, teaching=teaching), "worth": lambda rows: worth[rows]}
+        first = [
+            near_threshold(scores, sd, np.ones(3, bool), 1, 0.5, rng, **asked)[0]
+            for _ in range(4000)
+        ]
+        expected = worth**teaching / np.sum(worth**teaching)
+        assert chisquare(np.bincount(first, minlength=3), 4000 * expected).pvalue > 0.001
 
 
 def test_the_threshold_draw_is_stochastic_and_reaches_everything():
@@ -73,8 +77,9 @@ def test_the_threshold_draw_is_stochastic_and_reaches_everything():
 def test_without_a_floor_far_images_come_last_and_none_is_lost():
     scores = np.concatenate([np.full(10, 0.5), np.full(30, 1.0)])
     drawn = near_threshold(
-        scores, np.full(40, 0.01), np.ones(40, bool), 40, 0.5, np.random.default_rng(0), floor=0.0
-    )
+        scores, np.full(40, 0.01), np.ones(40, bool), 40, 0.5, np.random.default_rng(0),
+        draw=Draw(floor=0.0),
+    )  # fmt: skip
     assert set(drawn[:10]) == set(range(10)) and len(set(drawn)) == 40
 
 

@@ -26,9 +26,10 @@ Array = NDArray[Any]
 Rows = NDArray[np.intp]
 
 # Distances to 3,000 labels for each of 100,000 images cost over a second; a random tenth holds as
-# many different images, and costs 0.1 s. The same tenth is enough to weigh what a label teaches.
+# many different images, and costs 0.1 s.
 DIVERSITY_SAMPLE = 10_000
-LESSON_SAMPLE = 10_000
+LESSON_SAMPLE = 2500  # images of a library that stand for all in what a label teaches
+ASKED_PER_PICK = 50  # candidates weighed for each image drawn near the threshold
 ROWS_AT_ONCE = 4096
 
 
@@ -57,6 +58,16 @@ class Mix:
         counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
         diverse, threshold, control = counts.tolist()
         return {"diverse": diverse, "threshold": threshold, "control": control}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the images near the threshold are drawn: with p ∝ (exp(−z²/2·width²) + floor) ·
+    lesson^teaching, see `near_threshold` and `lessons`. Chosen by the replay, as Mix was."""
+
+    width: float = 0.15
+    floor: float = 0.01
+    teaching: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,7 @@ def mixed(
     penalty: float | None = None,
     threshold: float = 0.5,
     mix: Mix | None = None,
+    draw: Draw | None = None,
     seed: int = 0,
 ) -> list[Pick]:
     """A batch of up to `count` different images, in an order that tells nothing.
@@ -106,7 +118,7 @@ def mixed(
     would teach.
     Where control or threshold run short, diverse images make up for it, and control for those.
     """
-    quota = (mix or Mix()).counts(count)
+    quota, draw = (mix or Mix()).counts(count), draw or Draw()
     # The control has its own stream: it is the same draw whatever the model says.
     control_rng, threshold_rng, diverse_rng, order_rng = np.random.default_rng(seed).spawn(4)
     free = np.array(candidates, bool)
@@ -127,12 +139,13 @@ def mixed(
             return np.concatenate([labelled, [pick.row for pick in picks]]).astype(np.intp)
 
         worth = None
-        if penalty is not None:
+        if penalty is not None and draw.teaching > 0:
             doubt = np.exp(-(((scores - threshold) / sd) ** 2) / 2) + 1e-3
             worth = partial(lessons, features, known(), doubt, penalty=penalty)
         near = near_threshold(
-            scores, sd, free, quota["threshold"], threshold, threshold_rng, worth=worth
-        )
+            scores, sd, free, quota["threshold"], threshold, threshold_rng,
+            draw=draw, worth=worth,
+        )  # fmt: skip
         take(near, "threshold")
         take(diverse(features, known(), free, count - len(picks), diverse_rng), "diverse")
 
@@ -151,28 +164,29 @@ def near_threshold(
     threshold: float,
     rng: np.random.Generator,
     *,
-    width: float = 0.15,
-    floor: float = 0.01,
+    draw: Draw | None = None,
     worth: Callable[[Rows], Array] | None = None,
 ) -> Rows:
-    """Up to `count` candidates drawn without replacement, p ∝ (exp(−z²/2·width²) + floor) · worth
-    with z = (score − threshold)/sd, and `worth` a function of rows, > 0, such as `lessons`.
+    """Up to `count` candidates drawn without replacement, p ∝ (exp(−z²/2·width²) + floor) ·
+    worth^teaching with z = (score − threshold)/sd, and `worth` a function of rows, > 0, such as
+    `lessons`.
 
     Adding Gumbel noise to the log weights and keeping the top is the same as drawing one after
-    another (Efraimidis & Spirakis 2006; Kool et al. 2019). Only the likeliest LESSON_SAMPLE rows
-    are asked for their worth: it differs too little to bring another one forward.
+    another (Efraimidis & Spirakis 2006; Kool et al. 2019). Only the ASKED_PER_PICK · `count`
+    likeliest rows are asked for their worth: it differs too little to bring another one forward.
     """
     rows = np.flatnonzero(candidates)
     if count <= 0 or len(rows) == 0:
         return rows[:0]
     z = (scores[rows] - threshold) / sd[rows]
-    far = np.log(floor) if floor > 0 else -np.inf
-    keys = np.logaddexp(-(z**2) / (2 * width**2), far) + rng.gumbel(size=len(rows))
+    draw = draw or Draw()
+    far = np.log(draw.floor) if draw.floor > 0 else -np.inf
+    keys = np.logaddexp(-(z**2) / (2 * draw.width**2), far) + rng.gumbel(size=len(rows))
     if worth is not None:
-        if len(rows) > LESSON_SAMPLE:
-            likeliest = np.argpartition(-keys, LESSON_SAMPLE)[:LESSON_SAMPLE]
+        if len(rows) > (asked := ASKED_PER_PICK * count):
+            likeliest = np.argpartition(-keys, asked)[:asked]
             rows, keys = rows[likeliest], keys[likeliest]
-        keys = keys + np.log(worth(rows))
+        keys = keys + draw.teaching * np.log(worth(rows))
     return rows[np.argsort(-keys, kind="stable")[:count]]
 
 

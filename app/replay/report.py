@@ -31,7 +31,7 @@ def report(data: LabelledSet, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]
     random's last one (null: never); `mae_area_ratio`: its MAE averaged over the curve ÷ random's;
     and the `runs` themselves, from which anyone can refit. Rows are counted from 0.
     """
-    tested = [len(split(data, seed)[0]) for seed in range(plan.seeds)]
+    tested = [len(split(data, seed)[0]) for seed in plan.seed_numbers]
     by_name = {
         name: sorted((r for r in runs if r.strategy == name), key=lambda r: r.seed)
         for name in plan.strategies
@@ -244,13 +244,13 @@ def _panel(strategies: dict[str, Any], key: str, title: str, colour: dict[str, s
         return " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in zip(counts, along, strict=True))
 
     parts = [f'<text y="-18" font-weight="600">{escape(title)}</text>']
-    for value in _ticks(low, high):
+    for value in ticks(low, high):
         number = f"{100 * value:g} %" if key == "error_at_threshold" else f"{value:g}"
         parts.append(
             f'<path class="axis" d="M0 {y(value):.1f}h{WIDTH}"/>'
             f'<text x="-8" y="{y(value) + 4:.1f}" text-anchor="end">{number}</text>'
         )
-    for count in _ticks(first, last):
+    for count in ticks(first, last):
         parts.append(
             f'<text x="{x(count):.1f}" y="{HEIGHT + 20}" text-anchor="middle">{count:g}</text>'
         )
@@ -267,7 +267,7 @@ def _panel(strategies: dict[str, Any], key: str, title: str, colour: dict[str, s
     return "".join(parts)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers in [low, high]."""
     power = 10 ** np.floor(np.log10(max(high - low, 1e-9) / 3))
     step = next(m * power for m in (5, 2, 1) if m * power <= (high - low) / 3 * (1 + 1e-9))

@@ -12,9 +12,10 @@ Scores are in 0–1 here; the report speaks of points of 0–10 and of shares of
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from app.errors import Invalid, NotTrainable
 from app.learning.ridge import Projection, fit_ridge, posterior_sd, project
-from app.learning.selection import Mix, Rows, cold_start, diverse, mixed, near_threshold
+from app.learning.selection import Draw, Mix, Rows, cold_start, diverse, mixed, near_threshold
 
 Array = NDArray[Any]
 
@@ -45,7 +46,7 @@ class LabelledSet:
 @dataclass(frozen=True)
 class Plan:
     """How to replay. `threshold` is in 0–1; the head is refitted after every `batch` labels; the
-    first `start` labels are drawn at random."""
+    first `start` labels are drawn at random. Seeds are counted from `first_seed`."""
 
     strategies: tuple[str, ...] = ("mixed", "random")
     seeds: int = 10
@@ -53,6 +54,11 @@ class Plan:
     threshold: float = 0.5
     batch: int = 25
     start: int = 50
+    first_seed: int = 0
+
+    @property
+    def seed_numbers(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 @dataclass(frozen=True)
@@ -60,29 +66,33 @@ class Pool:
     """What a strategy sees when it is asked for `count` rows: never a hidden label.
 
     `scores` and `sd` (N,) and `penalty` are the live model's, None where the labels so far teach
-    nothing.
+    nothing. `sd` is worked out where it is asked for: that is half the time of a run.
     """
 
     features: Array
     free: NDArray[np.bool_]
     labelled: Rows
     scores: Array | None
-    sd: Array | None
+    doubt: Callable[[], Array] | None
     penalty: float | None
     threshold: float
     count: int
     seed: int
 
+    @cached_property
+    def sd(self) -> Array | None:
+        return None if self.doubt is None else self.doubt()
+
 
 # --- strategies --------------------------------------------------------------------------------
 
 
-def pick_mixed(pool: Pool, mix: Mix | None = None) -> Rows:
-    """The product's own queue."""
+def pick_mixed(pool: Pool, mix: Mix | None = None, draw: Draw | None = None) -> Rows:
+    """The product's own queue, by default with its own shares and its own draw."""
     picks = mixed(
         pool.features, pool.free, pool.free, pool.count,
         labelled=pool.labelled, scores=pool.scores, sd=pool.sd, penalty=pool.penalty,
-        threshold=pool.threshold, mix=mix, seed=pool.seed,
+        threshold=pool.threshold, mix=mix, draw=draw, seed=pool.seed,
     )  # fmt: skip
     return np.array([pick.row for pick in picks], np.intp)
 
@@ -109,34 +119,37 @@ def pick_cold_start(pool: Pool) -> Rows:
     return cold_start(pool.features, pool.free, pool.count, np.random.default_rng(pool.seed))
 
 
-def _greedy(rank: Callable[[Array, Array, float], Array]) -> Callable[[Pool], Rows]:
-    """Takes what ranks highest by (scores, sd, threshold)."""
+def _greedy(rank: Callable[[Pool, Array], Any]) -> Callable[[Pool], Rows]:
+    """Takes what ranks highest, by the pool and the live model's scores."""
 
     def pick(pool: Pool) -> Rows:
-        if pool.scores is None or pool.sd is None:
+        if pool.scores is None:
             return pick_random(pool)
         rows = np.flatnonzero(pool.free)
-        keys = rank(pool.scores[rows], pool.sd[rows], pool.threshold)
+        keys = rank(pool, pool.scores)[rows]
         return rows[np.argsort(-keys, kind="stable")[: pool.count]]
 
     return pick
 
 
-STRATEGIES: dict[str, Callable[[Pool], Rows]] = {
+Pick = Callable[[Pool], Rows]
+
+STRATEGIES: dict[str, Pick] = {
     "mixed": pick_mixed,
     "random": pick_random,
-    "highest": _greedy(lambda scores, sd, threshold: scores),
-    "threshold-greedy": _greedy(lambda scores, sd, threshold: -np.abs(scores - threshold)),
+    "highest": _greedy(lambda pool, scores: scores),
+    "threshold-greedy": _greedy(lambda pool, scores: -np.abs(scores - pool.threshold)),
     "threshold": pick_threshold,
-    "variance": _greedy(lambda scores, sd, threshold: sd),
+    "variance": _greedy(lambda pool, scores: pool.sd),
     "diverse": pick_diverse,
 }
 
 
-def strategy(name: str) -> Callable[[Pool], Rows]:
-    """By name, or as a mix of shares `diverse/threshold/control` such as `20/60/20`."""
-    if name in STRATEGIES:
-        return STRATEGIES[name]
+def strategy(name: str, more: Mapping[str, Pick] | None = None) -> Pick:
+    """By name, from STRATEGIES or `more`, or as a mix of shares `diverse/threshold/control` such
+    as `20/60/20`."""
+    if found := STRATEGIES.get(name) or (more or {}).get(name):
+        return found
     try:
         shares = [float(part) for part in name.split("/")]
         if len(shares) == 3 and min(shares) >= 0 and 0 < sum(shares) < math.inf:
@@ -179,9 +192,16 @@ def split(data: LabelledSet, seed: int) -> tuple[Rows, NDArray[np.bool_]]:
     return np.flatnonzero(tested & labelled), ~tested
 
 
-def run(data: LabelledSet, projection: Projection, plan: Plan, name: str, seed: int) -> Run:
-    """Replay one strategy under one seed."""
-    pick = strategy(name)
+def run(
+    data: LabelledSet,
+    projection: Projection,
+    plan: Plan,
+    name: str,
+    seed: int,
+    more: Mapping[str, Pick] | None = None,
+) -> Run:
+    """Replay one strategy under one seed; `more` strategies besides the program's own."""
+    pick = strategy(name, more)
     test, free = split(data, seed)
     known = np.isfinite(data.scores)
     first = np.random.default_rng((seed, 1)).permutation(np.flatnonzero(free & known))
@@ -191,7 +211,7 @@ def run(data: LabelledSet, projection: Projection, plan: Plan, name: str, seed: 
     draws = np.random.default_rng((seed, 2))
     while True:
         rows = np.array(picks, np.intp)
-        scores, sd, penalty = refit(data, projection, rows)
+        scores, doubt, penalty = refit(data, projection, rows)
         guess = data.scores[rows].mean() if scores is None else scores[test]
         labels.append(len(picks))
         mae.append(10 * float(np.mean(np.abs(guess - data.scores[test]))))
@@ -203,7 +223,7 @@ def run(data: LabelledSet, projection: Projection, plan: Plan, name: str, seed: 
         while (missing := wanted - len(picks)) > 0:
             asked = missing * min(MOST_PASSED, math.ceil(free.sum() / (free & known).sum()))
             pool = Pool(
-                projection.features, free, rows, scores, sd, penalty, plan.threshold,
+                projection.features, free, rows, scores, doubt, penalty, plan.threshold,
                 asked, int(draws.integers(2**31)),
             )  # fmt: skip
             shown = pick(pool)
@@ -219,43 +239,48 @@ def run(data: LabelledSet, projection: Projection, plan: Plan, name: str, seed: 
 
 def refit(
     data: LabelledSet, projection: Projection, rows: Rows
-) -> tuple[Array | None, Array | None, float | None]:
-    """Scores (N,), sd (N,) and penalty of the live head fitted on `rows`, as the resident process
-    makes them: a labelled image is judged by the fit without its group. None while there is
-    nothing to learn."""
+) -> tuple[Array | None, Callable[[], Array] | None, float | None]:
+    """Scores (N,), what works out their sd (N,), and penalty of the live head fitted on `rows`, as
+    the resident process makes them: a labelled image is judged by the fit without its group. None
+    while there is nothing to learn."""
     try:
         ridge = fit_ridge(data.x[rows], data.scores[rows], data.groups[rows], link="identity")
     except NotTrainable:
         return None, None, None
     scores = ridge.predict(data.x)
     scores[rows] = ridge.out_of_group
-    return scores, posterior_sd(projection, rows, ridge, scores), ridge.penalty
+    return scores, partial(posterior_sd, projection, rows, ridge, scores), ridge.penalty
 
 
 # --- all runs ----------------------------------------------------------------------------------
 
 
 def replay(
-    data: LabelledSet, plan: Plan, *, processes: int | None = None
+    data: LabelledSet,
+    plan: Plan,
+    *,
+    processes: int | None = None,
+    more: Mapping[str, Pick] | None = None,
 ) -> Iterator[tuple[int, int, Run]]:
-    """Every strategy under every seed, as they get done: (done, total, run). Seeds are shared out
-    over `processes` (default: the cores, at most one per seed). Raises `Invalid`."""
-    plan = planned(data, plan)
+    """Every strategy under every seed, as they get done: (done, total, run). Runs are shared out
+    over `processes` (default: the cores). The plan may name `more` strategies, which must pickle.
+    Raises `Invalid`."""
+    plan = planned(data, plan, more)
     projection = project(data.x)
-    jobs = [(name, seed) for seed in range(plan.seeds) for name in plan.strategies]
+    jobs = [(name, seed) for seed in plan.seed_numbers for name in plan.strategies]
     workers = min(processes or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         with threadpool_limits(1):
             for done, (name, seed) in enumerate(jobs, 1):
-                yield done, len(jobs), run(data, projection, plan, name, seed)
+                yield done, len(jobs), run(data, projection, plan, name, seed, more)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _settle, (data, projection, plan)) as pool:
+    with ProcessPoolExecutor(workers, context, _settle, (data, projection, plan, more)) as pool:
         for done, finished in enumerate(pool.map(_run_here, jobs), 1):
             yield done, len(jobs), finished
 
 
-_given: tuple[LabelledSet, Projection, Plan]
+_given: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]
 
 
 def _settle(*given: Any) -> None:
@@ -265,16 +290,17 @@ def _settle(*given: Any) -> None:
 
 
 def _run_here(job: tuple[str, int]) -> Run:
-    return run(*_given, *job)
+    data, projection, plan, more = _given
+    return run(data, projection, plan, *job, more)
 
 
-def planned(data: LabelledSet, plan: Plan) -> Plan:
+def planned(data: LabelledSet, plan: Plan, more: Mapping[str, Pick] | None = None) -> Plan:
     """The plan with the budget that every seed can afford: the labels outside its test split.
     Raises `Invalid`, with a sentence for the person, where there is nothing to measure."""
     if not plan.strategies:
         raise Invalid("No strategy is named.", f"There are: {', '.join(STRATEGIES)}.")
     for name in plan.strategies:
-        strategy(name)
+        strategy(name, more)
     if not 0 < plan.threshold < 1:
         raise Invalid("The threshold is a percentage between 0 and 100.", "50 is the default.")
     labelled = np.isfinite(data.scores)
@@ -295,7 +321,7 @@ def planned(data: LabelledSet, plan: Plan) -> Plan:
             "Score images of other sources.",
         )
     affordable = min(
-        count - int(labelled[~split(data, seed)[1]].sum()) for seed in range(plan.seeds)
+        count - int(labelled[~split(data, seed)[1]].sum()) for seed in plan.seed_numbers
     )
     budget = min(plan.budget, affordable)
     if budget <= plan.start:
