@@ -23,6 +23,8 @@ from app.web import (
     images,
     jobs,
     library,
+    library_changes,
+    library_filters,
     login,
     pairs,
     people,
@@ -43,8 +45,9 @@ from app.web.who import FailedTries
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    api, images, score, first, login, grid, pairs, review, library, versions, compare, slices,
-    publish, test_runs, try_it, add, people, settings, jobs,
+    api, images, score, first, login, grid, pairs, review, library, library_changes,
+    library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
+    jobs,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from app import accounts, projects
 from app.db import reading, writing
 from app.errors import Conflict, Invalid, NotFound
 from app.scoring import people, scores
-from app.tables import Annotator, Label, Project
+from app.tables import Annotator, Collection, Label, Project, RemovedImage, ScoreEvent, Tag
 from app.web import roles
 from tests.conftest import add_images, environment
 
@@ -205,6 +205,39 @@ def test_every_route_names_who_may_use_it_and_annotators_get_no_further(guarded:
     assert not may & refused, may & refused
     undecided = {(m, p) for m, p in refused if p not in roles.ADMIN.get(m, ())}
     assert not undecided, f"decide in app/web/roles.py who may: {sorted(undecided)}"
+
+
+def test_an_annotator_scores_from_the_library_in_their_own_name_and_changes_nothing_else(
+    guarded: World,
+) -> None:
+    ada = signed_in(guarded, "Ada")
+    form, api = f"{guarded.at}/library/changes", f"/api/v1{guarded.at}/library"
+    one = ada.post(form, data={"image": "1", "value": "7", "key": "k" * 8})
+    assert one.status_code == 303, one.text
+    both = ada.post(api, json={"action": "score", "images": [2, 3], "value": 4})
+    assert (both.status_code, both.json()["changed"]) == (200, 2)
+    with reading(guarded.engine) as session:
+        me = session.exec(select(Annotator).where(Annotator.name == "Ada")).one()
+        said = {e.image_id: (e.value, e.annotator_id) for e in session.exec(select(ScoreEvent))}
+        assert said == {1: (7, me.id), 2: (4, me.id), 3: (4, me.id)}
+    undone = ada.post(f"{guarded.at}/library/undo", data={"event_id": both.json()["event_id"]})
+    assert undone.status_code == 303
+    with reading(guarded.engine) as session:
+        assert [label.image_id for label in session.exec(select(Label))] == [1]
+        before = [len(session.exec(select(t)).all()) for t in (Tag, Collection, RemovedImage)]
+    for action in ("tag", "untag", "put", "move", "remove", "restore"):
+        asked = {"action": action, "image": "1", "tag": "sea", "collection": "Mine"}
+        assert ada.post(form, data=asked).status_code == 403, action
+        wanted = {"action": action, "images": [1], "tags": ["sea"], "collection": "Mine"}
+        assert ada.post(api, json=wanted).status_code == 403, action
+    with reading(guarded.engine) as session:
+        after = [len(session.exec(select(t)).all()) for t in (Tag, Collection, RemovedImage)]
+    assert after == before
+    for page in (f"{guarded.at}/library", f"{guarded.at}/images/1"):
+        shown = ada.get(page).text
+        assert "Take out of the project" not in shown and 'name="value"' in shown
+        admin = signed_in(guarded, "", "the server's own").get(page).text
+        assert "Take out of the project" in admin
 
 
 def test_without_a_password_on_the_server_a_browser_chooses_who_scores(tmp_path: Path) -> None:

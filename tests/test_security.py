@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def every_route(routes: list[BaseRoute]) -> list[Route | Mount]:
         found += every_route(included.routes) if included else [route]
     assert all(isinstance(route, Route | Mount) for route in found), "an unknown kind of route"
     return found
+
+
+def test_no_two_routes_answer_the_same_request(world: World) -> None:
+    """Of two routes with one method and one address, the second would never be asked."""
+    counted = Counter(
+        (method, re.sub(r"{[^}]*}", "{}", route.path))
+        for route in every_route(world.app.routes)
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    )
+    assert len(counted) > 100
+    assert not [request for request, times in counted.items() if times > 1]
 
 
 def kept(world: World) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from app.library import bulk, filters, tags
 from app.resident import questions
 from app.scoring import scores
 from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
-from app.web import library as pages
+from app.web import library_view as pages
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from app.config import Settings
 from app.db import reading, writing
 from app.main import create_app
 from app.media.pictures import THUMB, VIEW, make_thumbnails, thumb_path
-from app.migrate import migrate
 from app.scoring import scores
 from app.tables import (
     Collection,
@@ -34,6 +33,7 @@ from app.tables import (
     Version,
     now,
 )
+from tests.conftest import migrated
 
 ORIGIN = "http://localhost"
 OWN_PAGE = {"Origin": ORIGIN}
@@ -84,15 +84,6 @@ def make_world(home: Path, images: int = 12, **fields: object) -> World:
             add_image(session, settings, collection, number)
         project_id = project.id
     return World(settings, app, engine, client_of(app), project_id)
-
-
-@lru_cache(maxsize=1)
-def migrated() -> Path:
-    """A database of the newest schema with nothing in it, made once: migrating takes longer than
-    most tests."""
-    settings = settings_in(Path(tempfile.mkdtemp(prefix="tastemaker-tests-")))
-    migrate(settings).dispose()  # the last connection to close folds the log into the file
-    return settings.root / "tastemaker.db"
 
 
 def add_image(session: Session, settings: Settings, collection: Collection, number: int) -> Image:

@@ -6,6 +6,7 @@ A route that is in neither list is closed to them, and a test asks that somebody
 from fastapi import Request
 
 from app.errors import TastemakerError
+from app.web.who import Who
 
 ANNOTATOR = {
     "GET": frozenset(
@@ -79,6 +80,8 @@ ANNOTATOR = {
             "/projects/{project_id}/score/grid/undo",
             "/projects/{project_id}/score/pairs",
             "/projects/{project_id}/score/pairs/undo",
+            "/projects/{project_id}/library/changes",  # scores only; see `library_changes`
+            "/projects/{project_id}/library/undo",
             "/projects/{project_id}/keys",
             "/projects/{project_id}/compare/images/{image_id}/score",
             "/projects/{project_id}/compare/undo",
@@ -93,6 +96,7 @@ ANNOTATOR = {
             "/api/v1/projects/{project_id}/batches/undo",
             "/api/v1/projects/{project_id}/comparisons",
             "/api/v1/projects/{project_id}/comparisons/undo",
+            "/api/v1/projects/{project_id}/library",  # scores only; see `library_changes`
             "/api/v1/keys",
             "/api/v1/projects/{project_id}/predict",
             "/api/v1/projects/{project_id}/test-runs/{run_id}/scores",
@@ -138,7 +142,6 @@ ADMIN = {
             "/api/v1/projects/{project_id}/expectations",
             "/api/v1/projects/{project_id}/filters",
             "/api/v1/projects/{project_id}/heads",
-            "/api/v1/projects/{project_id}/library",
             "/api/v1/projects/{project_id}/settings",
             "/api/v1/projects/{project_id}/slices",
             "/api/v1/projects/{project_id}/slices/{slice_id}/search",
@@ -158,10 +161,8 @@ ADMIN = {
             "/projects/{project_id}/expectations",
             "/projects/{project_id}/expectations/{expectation_id}/remove",
             "/projects/{project_id}/heads",
-            "/projects/{project_id}/library/changes",
             "/projects/{project_id}/library/filters",
             "/projects/{project_id}/library/filters/{slice_id}/delete",
-            "/projects/{project_id}/library/undo",
             "/projects/{project_id}/people",
             "/projects/{project_id}/settings",
             "/projects/{project_id}/slices",
@@ -201,6 +202,12 @@ async def allowed(request: Request) -> None:
     if who is None or who.is_admin:  # None: one of the open doors
         return
     if request.scope["route"].path not in ANNOTATOR.get(request.method, ()):
+        only_admin(who)
+
+
+def only_admin(who: Who) -> None:
+    """For what one route lets only some do. Raises `NotAllowed`."""
+    if not who.is_admin:
         raise NotAllowed(
             "Only the admin can do this here; nothing was changed.",
             "You can score, review and look at everything.",
