@@ -13,7 +13,7 @@ from web_world import World, add_version, make_world, score_some
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
 from app.learning import metrics, quantiles
-from app.retraining import comparing
+from app.retraining import comparing, flips
 from app.tables import EncoderRow, RemovedImage, Version, VersionLabel
 
 OLD = {1: 0.1, 2: 0.9, 3: 0.4, 4: 0.6, 5: 0.45, 6: 0.55, 7: 0.2, 8: 0.8}
@@ -41,53 +41,53 @@ def world(tmp_path: Path) -> World:
 
 def test_without_numbers_the_active_version_is_held_against_its_parent(world: World) -> None:
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         assert (both.a.number, both.b.number) == ("v1.0", "v1.1")
-        back = comparing.pair(session, world.project(session), "v1.1", "v1.0")
+        back = flips.pair(session, world.project(session), "v1.1", "v1.0")
         assert (back.a.number, back.b.number) == ("v1.1", "v1.0")
         with pytest.raises(Invalid, match="same as itself"):
-            comparing.pair(session, world.project(session), "v1.0", "1.0")
+            flips.pair(session, world.project(session), "v1.0", "1.0")
         with pytest.raises(NotFound, match="no version v7"):
-            comparing.pair(session, world.project(session), "v7", "v1.0")
+            flips.pair(session, world.project(session), "v7", "v1.0")
 
 
 def test_one_version_cannot_be_compared(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=1)
     add_version(world, 0, {})
     with reading(world.engine) as session, pytest.raises(Invalid, match="two are needed"):
-        comparing.pair(session, world.project(session))
+        flips.pair(session, world.project(session))
 
 
 def test_flips_are_the_images_on_the_other_side_furthest_first(world: World) -> None:
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
-        up = comparing.flips(session, both, "up")
-        down = comparing.flips(session, both, "down")
+        both = flips.pair(session, world.project(session))
+        up = flips.listing(session, both, "up")
+        down = flips.listing(session, both, "down")
         assert [flip.image_id for flip in up] == [3, 5]
         assert [flip.image_id for flip in down] == [4, 6]
         assert (up[0].before, up[0].after, up[0].label) == (0.4, 0.9, 2.0)
-        assert [f.image_id for f in comparing.flips(session, both, "up", after=1, n=5)] == [5]
+        assert [f.image_id for f in flips.listing(session, both, "up", after=1, n=5)] == [5]
         # 3 is labelled 2, 5 is labelled 9; 4 is labelled 8, 6 has no label
-        assert comparing.flip_counts(session, both) == {
+        assert flips.counts(session, both) == {
             "up": {"images": 2, "labelled": 2, "right": 1},
             "down": {"images": 2, "labelled": 1, "right": 0},
         }
         with pytest.raises(Invalid):
-            comparing.flips(session, both, "sideways")
+            flips.listing(session, both, "sideways")
 
 
 def test_a_flip_is_gone_with_its_image(world: World) -> None:
     with writing(world.engine) as session:
         session.add(RemovedImage(project_id=world.project_id, image_id=3))
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
-        assert [f.image_id for f in comparing.flips(session, both, "up")] == [5]
+        both = flips.pair(session, world.project(session))
+        assert [f.image_id for f in flips.listing(session, both, "up")] == [5]
         assert comparing.moved(session, both)["images"] == 6
 
 
 def test_what_moved_counts_the_images_of_both_and_draws_each(world: World) -> None:
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         how = comparing.moved(session, both)
     common = sorted(OLD.keys() & NEW.keys())
     assert how["images"] == len(common) == sum(how["old"]) == sum(how["new"])
@@ -100,14 +100,14 @@ def test_a_sample_is_fixed_and_no_larger_than_it_may_be(
 ) -> None:
     monkeypatch.setattr(comparing, "POINTS", 4)
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         how, again = comparing.moved(session, both), comparing.moved(session, both)
     assert how == again and 0 < len(how["points"]) <= 4 and how["images"] == 7
 
 
 def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> None:
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         counts, changes = comparing.label_changes(session, both)
     assert counts == {"corrected": 1, "taken back": 1, "added": 2}
     assert [(c.kind, c.image_id, c.before, c.after) for c in changes] == [
@@ -118,7 +118,7 @@ def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> N
 
 def test_metrics_are_paired_on_the_hold_out_of_both(world: World) -> None:
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         told = comparing.paired_metrics(session, both)
     assert told["n"] == 2 and told["why_not"] == ""
     mae = told["metrics"]["mae"]
@@ -133,7 +133,7 @@ def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> N
             row.side = "train"
             session.add(row)
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         told = comparing.diff(session, both)
     assert told["holdout"]["n"] == 0 and told["holdout"]["metrics"] == {}
     assert "v1.0 has no hold-out" in told["holdout"]["why_not"]
@@ -151,7 +151,7 @@ def test_versions_of_different_encoders_compare_by_image_and_say_so(world: World
         assert version is not None
         version.encoder_id = other.id
     with reading(world.engine) as session:
-        told = comparing.diff(session, comparing.pair(session, world.project(session)))
+        told = comparing.diff(session, flips.pair(session, world.project(session)))
     assert "v1.1 through ViT-L-14-quickgelu/openai" in told["encoders_differ"]
     assert told["flips"]["up"]["images"] == 2 and told["holdout"]["n"] == 2
 
@@ -163,7 +163,7 @@ def test_the_largest_tags_are_compared_without_being_made_slices(world: World) -
         for image_id in (3, 4, 5):
             images.add_tags(session, image_id, ["photo"])
     with reading(world.engine) as session:
-        both = comparing.pair(session, world.project(session))
+        both = flips.pair(session, world.project(session))
         (row,) = comparing.slices_moved(session, both)
     assert (row["slice"], row["images"], row["slice_id"]) == ("photo", 3, None)
     assert row["mean"] == {

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from app import projects
 from app.db import reading, writing
 from app.errors import Invalid
-from app.library import slices
+from app.library import expectations, slices
 from app.publishing import model_card
 from app.publishing.card_blocks import (
     Bullets,
@@ -118,8 +118,8 @@ def test_missed_expectations_are_issues_and_all_are_biases(world: World) -> None
             session.add(slices.Tag(image_id=image_id, tag="photo"))
         session.flush()
         photos = slices.add(session, project, "tag", {"tag": "photo"})
-        slices.expect(session, project, photos.id, "mean", "at most", 0.1)
-        slices.expect(session, project, photos.id, "mean", "at least", 0.2)
+        expectations.expect(session, project, photos.id, "mean", "at most", 0.1)
+        expectations.expect(session, project, photos.id, "mean", "at least", 0.2)
     text = card_of(world, 2)
     biases = section(text, "Intentional biases")
     assert "photo: mean prediction at most 10 % (missed: 72 % over 2 images)" in biases

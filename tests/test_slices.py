@@ -13,7 +13,7 @@ from web_world import World, add_version, make_world, score_some
 from app import images
 from app.db import reading, writing
 from app.errors import Conflict, Invalid, NotFound
-from app.library import slices
+from app.library import expectations, slices
 from app.retraining import retrain
 from app.tables import Expectation, Prediction, RemovedImage, Slice, Tag, Version, VersionLabel
 from app.versioning import versions
@@ -45,10 +45,10 @@ def add(world: World, tag: str = "photo", name: str = "") -> int:
         return slices.add(session, world.project(session), "tag", {"tag": tag}, name).id
 
 
-def report(world: World, session: Session) -> slices.Report:
+def report(world: World, session: Session) -> expectations.Report:
     version = versions.active(session, world.project(session))
     assert version is not None
-    return slices.check(session, version)
+    return expectations.check(session, version)
 
 
 # --- what a version makes of a slice --------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_an_empty_slice_has_no_numbers_and_blocks_nothing(world: World) -> None:
     slice_id = add(world)
     with writing(world.engine) as session:
         project = world.project(session)
-        slices.expect(session, project, slice_id, "mean", "at most", 0.1, blocks=True)
+        expectations.expect(session, project, slice_id, "mean", "at most", 0.1, blocks=True)
         for tag in session.exec(select(Tag).where(Tag.tag == "photo")):
             session.delete(tag)
     with reading(world.engine) as session:
@@ -193,7 +193,7 @@ def test_removing_a_slice_removes_what_was_expected_of_it_and_no_image(world: Wo
     slice_id = add(world)
     with writing(world.engine) as session:
         project = world.project(session)
-        slices.expect(session, project, slice_id, "mean", "at most", 0.1)
+        expectations.expect(session, project, slice_id, "mean", "at most", 0.1)
         before = images.count(session)
         slices.remove(session, slices.get(session, project, slice_id))
     with reading(world.engine) as session:
@@ -221,7 +221,7 @@ def test_an_expectation_is_met_or_missed(
 ) -> None:
     slice_id = add(world)
     with writing(world.engine) as session:
-        slices.expect(session, world.project(session), slice_id, measure, bound, value)
+        expectations.expect(session, world.project(session), slice_id, measure, bound, value)
     with reading(world.engine) as session:
         (check,) = report(world, session).expectations
     assert check.met is met and (check.missed == "") == met
@@ -235,25 +235,25 @@ def test_an_expectation_is_met_or_missed(
 def test_what_cannot_be_expected_is_refused(world: World, fields: tuple[str, str, float]) -> None:
     slice_id = add(world)
     with pytest.raises(Invalid), writing(world.engine) as session:
-        slices.expect(session, world.project(session), slice_id, *fields)
+        expectations.expect(session, world.project(session), slice_id, *fields)
 
 
 def test_a_changed_expectation_is_the_same_one(world: World) -> None:
     slice_id, other = add(world), add(world, "manga")
     with writing(world.engine) as session:
         project = world.project(session)
-        stated = slices.expect(session, project, slice_id, "mean", "at most", 0.1, True)
-        slices.expect(session, project, other, "mean", "at least", 0.2, False, stated.id)
+        stated = expectations.expect(session, project, slice_id, "mean", "at most", 0.1, True)
+        expectations.expect(session, project, other, "mean", "at least", 0.2, False, stated.id)
     with reading(world.engine) as session:
-        (row,) = slices.expectations(session, world.project(session))
+        (row,) = expectations.listing(session, world.project(session))
     assert (row.id, row.slice_id, row.bound, row.value, row.blocks) == (
         stated.id, other, "at least", 0.2, False,
     )  # fmt: skip
 
 
-def told(blocks: bool, met: bool | None = False) -> slices.Report:
-    check = slices.Checked(1, 1, "photo", "mean", "at most", 0.1, blocks, 0.14, 9, met)
-    return slices.Report([], [check])
+def told(blocks: bool, met: bool | None = False) -> expectations.Report:
+    check = expectations.Checked(1, 1, "photo", "mean", "at most", 0.1, blocks, 0.14, 9, met)
+    return expectations.Report([], [check])
 
 
 def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active() -> None:

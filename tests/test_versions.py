@@ -21,7 +21,7 @@ from app import db, doctor, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import Conflict, NotFound, NotTrainable
 from app.learning.checkpoints import save_checkpoint
-from app.library import slices
+from app.library import expectations, slices
 from app.migrate import migrate
 from app.retraining import retrain
 from app.scoring import scores
@@ -389,8 +389,8 @@ def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_
         for defined in slices.listing(session, project):
             slices.remove(session, defined)
         row = slices.add(session, project, "tag", {"tag": "noise"})
-        slices.expect(session, project, row.id, "mean", "at most", 0.01, blocks=True)
-        slices.expect(session, project, row.id, "pass_rate", "at most", 1.0)
+        expectations.expect(session, project, row.id, "mean", "at most", 0.01, blocks=True)
+        expectations.expect(session, project, row.id, "pass_rate", "at most", 1.0)
     assert forge.train(home) == "v1.2"
     new, active = home.get("v1.2"), home.get("active")
     assert active.number == "v1.1" and not new.active

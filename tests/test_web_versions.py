@@ -20,7 +20,7 @@ from web_world import World, add_version, events, make_world, score_some
 from app import images
 from app.db import reading, writing
 from app.errors import Unavailable
-from app.library import slices
+from app.library import expectations, slices
 from app.tables import Expectation, Job, Slice, VersionLabel
 
 HTMX = {"HX-Request": "true"}
@@ -228,7 +228,7 @@ def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, st
 
 def test_with_fewer_than_two_versions_the_page_says_what_to_do(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=0)
-    assert "There is none yet" in world.client.get(f"{world.at}/compare").text
+    assert "Add images" in world.client.get(f"{world.at}/compare").text
     add_version(world, 0, {})
     assert "There is only v1.0" in world.client.get(f"{world.at}/compare").text
     assert world.client.get(f"{API}{world.at}/compare").status_code == 422
@@ -423,7 +423,7 @@ def test_axe_finds_nothing_on_the_pages_about_versions(world: World, chromium: B
     with writing(world.engine) as session:
         project = world.project(session)
         row = slices.add(session, project, "tag", {"tag": "photo"})
-        slices.expect(session, project, row.id, "mean", "at most", 0.1, blocks=True)
+        expectations.expect(session, project, row.id, "mean", "at most", 0.1, blocks=True)
     at = world.at
     pages = [f"{at}/versions", "/versions/2", f"{at}/compare", f"{at}/compare?view=up",
              f"{at}/compare?view=labels", f"{at}/slices"]  # fmt: skip

@@ -63,10 +63,10 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
 def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False) -> None:
     """What changed from one version to another: errors, flips, slices, labels."""
     from app import projects
-    from app.retraining import comparing
+    from app.retraining import comparing, flips
 
     with database() as (_, engine), db.reading(engine) as session:
-        both = comparing.pair(session, projects.named(session, project), older, newer)
+        both = flips.pair(session, projects.named(session, project), older, newer)
         told = comparing.diff(session, both)
     if as_json:
         return print_json(told)

@@ -13,7 +13,7 @@ from app import projects
 from app.config import Settings
 from app.errors import Invalid
 from app.learning.checkpoints import HIDDEN, layout
-from app.library import slices
+from app.library import expectations
 from app.publishing.card_blocks import Block, Bullets, Card, Own, Section, Table, Verbatim, Words
 from app.publishing.card_figures import (
     best_measured,
@@ -68,7 +68,7 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
-    own, report = texts(project), slices.check(session, version, frozen=True)
+    own, report = texts(project), expectations.check(session, version, frozen=True)
     sections = [
         Section(2, "", (Words(_in_a_sentence(project, version, encoder)), *_note(version))),
         Section(2, "Design goals", _said(own["goals"], "The author has not written them yet.")),
@@ -107,7 +107,7 @@ def _in_a_sentence(project: Project, version: Version, encoder: EncoderRow) -> s
     )
 
 
-def _biases(own: str, report: slices.Report) -> tuple[Block, ...]:
+def _biases(own: str, report: expectations.Report) -> tuple[Block, ...]:
     held = tuple(_held(check) for check in report.expectations)
     if own:
         return (Own(own), Words("As expectations:"), Bullets(held)) if held else (Own(own),)
@@ -116,7 +116,7 @@ def _biases(own: str, report: slices.Report) -> tuple[Block, ...]:
     return (Words("None were stated, in words or as expectations of slices.", quiet=True),)
 
 
-def _held(check: slices.Checked) -> str:
+def _held(check: expectations.Checked) -> str:
     told = f"{check.slice}: {check.wanted}"
     if check.value is None or check.met is None:
         return f"{told} (no image to tell by)"
@@ -124,7 +124,7 @@ def _held(check: slices.Checked) -> str:
     return f"{told} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
 
 
-def _issues(own: str, report: slices.Report, version: Version) -> tuple[Block, ...]:
+def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Block, ...]:
     """The author's, and what the measurements show without anybody's help."""
     seen = [check.missed for check in report.missed]
     seen += [

@@ -1,74 +1,28 @@
 """Two versions side by side: what changed between an older one, `a`, and a newer one, `b`.
 
 What is compared are predictions by image, so versions of different encoders compare as well. The
-metrics are paired, on the hold-out images that measured both. Flips, the scatter and the
-histograms are about what the two files say, which is what a person who uses them will notice.
+metrics are paired, on the hold-out images that measured both. The scatter and the histograms are
+about what the two files say, which is what a person who uses them will notice.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Integer, and_, case, literal
+from sqlalchemy import Integer, literal
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
-from app.errors import Invalid, NotFound
 from app.learning import metrics
 from app.library import slices
-from app.tables import (
-    EncoderRow,
-    Image,
-    Label,
-    Prediction,
-    Project,
-    RemovedImage,
-    Slice,
-    Version,
-    VersionLabel,
-)
-from app.versioning import versions
+from app.retraining import flips
+from app.retraining.flips import DIRECTIONS, New, Old, Pair, predicted_by_both
+from app.tables import EncoderRow, Image, Prediction, Slice, Version, VersionLabel
 
-DIRECTIONS = {"up": "fail to pass", "down": "pass to fail"}
 GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
 POINTS = 2000
 SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and not by age
 MOST_TAGS = 12  # the largest tags are compared too, where nobody has made slices of them
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The two versions of a comparison; `a` is the one that `b` is measured against."""
-
-    project: Project
-    a: Version
-    b: Version
-
-
-def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
-    """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
-    parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
-    two."""
-    there = versions.listing(session, project)
-    if len(there) < 2:
-        raise Invalid(
-            f"“{project.name}” has {'one version' if there else 'no version'}; two are needed.",
-            "Train once more.",
-        )
-    if b:
-        newer = versions.named(session, project, b)
-    else:
-        newer = next((v for v in there if v.active and v.id != there[-1].id), there[0])
-    if a:
-        older = versions.named(session, project, a)
-    else:
-        others = [v for v in there if v.id != newer.id]
-        before = [v for v in others if (v.major, v.minor) < (newer.major, newer.minor)]
-        older = next((v for v in others if v.id == newer.parent_id), (before or others)[0])
-    if older.id == newer.id:
-        raise Invalid(f"{newer.number} is the same as itself.", "Choose two versions.")
-    return Pair(project, older, newer)
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -173,103 +127,6 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
 
 
-# --- what flipped -------------------------------------------------------------------------------
-
-_Old: Any = aliased(Prediction)
-_New: Any = aliased(Prediction)
-
-
-def _both(both: Pair, *columns: Any) -> Any:
-    """Select over the images that both versions predicted and that are still in the project."""
-    removed = select(RemovedImage.image_id).where(
-        RemovedImage.project_id == both.project.id, RemovedImage.image_id == _New.image_id
-    )
-    return (
-        select(*columns)
-        .select_from(_New)
-        .join(_Old, and_(col(_Old.image_id) == _New.image_id, col(_Old.version_id) == both.a.id))
-        .where(_New.version_id == both.b.id, ~removed.exists())
-    )
-
-
-def _flipped(both: Pair, direction: str) -> Any:
-    cut = both.project.threshold
-    if direction == "up":
-        return and_(_Old.score < cut, col(_New.score) >= cut)
-    if direction == "down":
-        return and_(col(_Old.score) >= cut, _New.score < cut)
-    raise Invalid(f"“{direction[:20]}” is no direction.", "Use up or down.")
-
-
-@dataclass(frozen=True)
-class Flip:
-    """An image on the other side of the threshold now. Predictions are what the files say."""
-
-    image_id: int
-    name: str
-    before: float
-    after: float
-    label: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def flips(
-    session: Session, both: Pair, direction: str, *, after: int = 0, n: int = 48
-) -> list[Flip]:
-    """A page of the images that went up to a pass or down to a fail, furthest first."""
-    moved = _New.score - _Old.score
-    rows = session.execute(
-        _both(both, _New.image_id, Image.name, _Old.score, _New.score, Label.value)
-        .join(Image, col(Image.id) == _New.image_id)
-        .outerjoin(Label, _label_of(both))
-        .where(_flipped(both, direction))
-        .order_by(moved.desc() if direction == "up" else moved, col(_New.image_id))
-        .offset(after)
-        .limit(n)
-    )
-    return [Flip(*row) for row in rows]
-
-
-def flip_of(session: Session, both: Pair, image_id: int) -> Flip:
-    """What the two say of one image, flipped or not. Raises `NotFound`."""
-    row = session.execute(
-        _both(both, _New.image_id, Image.name, _Old.score, _New.score, Label.value)
-        .join(Image, col(Image.id) == _New.image_id)
-        .outerjoin(Label, _label_of(both))
-        .where(_New.image_id == image_id)
-    ).one_or_none()
-    if row is None:
-        raise NotFound("One of the two versions has not predicted this image.")
-    return Flip(*row)
-
-
-def flip_counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
-    """For each direction: how many flipped, how many of those are labelled, and how many labels
-    agree with the side they are on now."""
-    cut = 10 * both.project.threshold - 1e-9
-    counts = {}
-    for direction in DIRECTIONS:
-        agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
-        total, labelled, right = session.execute(
-            _both(
-                both,
-                func.count(),
-                func.count(col(Label.value)),
-                func.coalesce(func.sum(case((agrees, 1), else_=0)), 0),
-            )
-            .outerjoin(Label, _label_of(both))
-            .where(_flipped(both, direction))
-        ).one()
-        counts[direction] = {"images": total, "labelled": labelled, "right": int(right)}
-    return counts
-
-
-def _label_of(both: Pair) -> Any:
-    return and_(col(Label.image_id) == _New.image_id, col(Label.project_id) == both.project.id)
-
-
 # --- how everything moved -----------------------------------------------------------------------
 
 
@@ -281,19 +138,21 @@ def moved(session: Session, both: Pair) -> dict[str, Any]:
     def cell(score: Any) -> Any:
         return sql_cast(func.floor(score * (GRID - 1e-9)), Integer)
 
-    before, after = cell(_Old.score), cell(_New.score)
+    before, after = cell(Old.score), cell(New.score)
     cells = np.zeros((GRID, GRID), np.int64)
-    rows = session.execute(_both(both, before, after, func.count()).group_by(before, after))
+    rows = session.execute(
+        predicted_by_both(both, before, after, func.count()).group_by(before, after)
+    )
     for i, j, count in rows:
         cells[i, j] = count
     images = int(cells.sum())
-    sample = _both(both, _Old.score, _New.score)
+    sample = predicted_by_both(both, Old.score, New.score)
     if images > POINTS:
         # The share that is wanted and a little more, so that sorting stays small.
         cut = int(2**32 * min(1.0, 1.2 * POINTS / images))
-        mixed = (col(_New.image_id) * literal(SPREAD)) % literal(2**32)
+        mixed = (col(New.image_id) * literal(SPREAD)) % literal(2**32)
         sample = sample.where(mixed < cut).order_by(mixed).limit(POINTS)
-    change = session.execute(_both(both, func.avg(_New.score - _Old.score))).scalar_one()
+    change = session.execute(predicted_by_both(both, func.avg(New.score - Old.score))).scalar_one()
     return {
         "images": images,
         "cells": cells.tolist(),
@@ -390,8 +249,8 @@ def diff(session: Session, both: Pair, flipped: int = 20) -> dict[str, Any]:
         "histogram": {"old": how["old"], "new": how["new"]},
         "flips": {
             direction: count
-            | {"first": [f.as_dict() for f in flips(session, both, direction, n=flipped)]}
-            for direction, count in flip_counts(session, both).items()
+            | {"first": [f.as_dict() for f in flips.listing(session, both, direction, n=flipped)]}
+            for direction, count in flips.counts(session, both).items()
         },
         "slices": slices_moved(session, both),
         "labels": counts | {"changes": [change.as_dict() for change in changes]},

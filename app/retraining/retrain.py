@@ -18,7 +18,7 @@ from app.errors import CheckpointError, NotTrainable
 from app.files import require_free_space
 from app.learning.checkpoints import load_checkpoint, save_checkpoint, sidecar
 from app.learning.recipes import recipe_named
-from app.library import slices
+from app.library import expectations
 from app.scoring import scores
 from app.tables import EncoderRow, Image, Job, Label, Project, Version, VersionLabel
 from app.versioning import predictions, versions
@@ -148,7 +148,7 @@ def train_and_publish(
     work.stage("Measuring it")
     duel = judging.against_active(work, version, data, trained)
     with work.reading() as session:
-        report = slices.check(session, version, frozen=True)
+        report = expectations.check(session, version, frozen=True)
     versions.make_ready(
         work,
         version,
@@ -289,7 +289,7 @@ def _count(work: Work, before: int, total: int, done: int) -> None:
 
 
 def _activation(
-    version: Version, duel: dict[str, Any] | None, report: slices.Report
+    version: Version, duel: dict[str, Any] | None, report: expectations.Report
 ) -> tuple[bool, str]:
     if version.parent_id is None:
         return True, "the first version"

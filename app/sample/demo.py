@@ -16,7 +16,7 @@ from app.asking import queues
 from app.config import Settings
 from app.files import require_free_space
 from app.intake.imports import import_files
-from app.library import slices
+from app.library import expectations, slices
 from app.retraining import retrain
 from app.reviewing import reviews
 from app.sample.samples import Sample, make_sample_library
@@ -116,7 +116,7 @@ def _expect(work: Work, project: Project) -> None:
             return
         for tag, bound, value in EXPECTED:
             row = slices.add(session, project, "tag", {"tag": tag})
-            slices.expect(session, project, row.id, "mean", bound, value)
+            expectations.expect(session, project, row.id, "mean", bound, value)
 
 
 def _truth(work: Work, samples: list[Sample]) -> dict[int, int]:

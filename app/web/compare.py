@@ -12,8 +12,8 @@ from app.db import reading, writing
 from app.errors import Invalid, NotFound
 from app.images import get as get_image
 from app.learning.metrics import FEWEST_GROUPS
-from app.retraining import comparing
-from app.retraining.comparing import DIRECTIONS, Flip, Pair
+from app.retraining import comparing, flips
+from app.retraining.flips import DIRECTIONS, Flip, Pair
 from app.scoring import scores
 from app.tables import Annotator, Image, Project, ScoreEvent
 from app.versioning import version_facts, versions
@@ -60,8 +60,8 @@ def page(
     there = versions.listing(session, project)
     context: dict[str, Any] = {"versions": there, "views": VIEWS, "view": view, "both": None}
     if len(there) >= 2:
-        both = comparing.pair(session, project, a, b)
-        counts = comparing.flip_counts(session, both)
+        both = flips.pair(session, project, a, b)
+        counts = flips.counts(session, both)
         labels, changes = comparing.label_changes(session, both, LABELS_SHOWN)
         context |= {
             "both": both, "flips": counts, "labels": labels, "after": after,
@@ -76,8 +76,8 @@ def page(
         elif view == "labels":
             context["changes"] = changes
         else:
-            flips = comparing.flips(session, both, view, after=after, n=PER_PAGE)
-            context["cards"] = [card(session, both, person, view, flip) for flip in flips]
+            shown = flips.listing(session, both, view, after=after, n=PER_PAGE)
+            context["cards"] = [card(session, both, person, view, flip) for flip in shown]
             context["per_page"] = PER_PAGE
     return render(request, "compare.html", None, shell(session, project, "versions") | context)
 
@@ -128,7 +128,7 @@ def correct(
     given = scores.parse_score(value)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        both = comparing.pair(session, project, a, b)
+        both = flips.pair(session, project, a, b)
         get_image(session, image_id)
         event = scores.record(
             session, project, image_id, who.person(session), "set", given, origin="review",
@@ -151,7 +151,7 @@ def undo(
     b, _, view = rest.partition(" ")
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        both = comparing.pair(session, project, a, b)
+        both = flips.pair(session, project, a, b)
         event = scores.undo(session, project, who.person(session), event_id).event
     return corrected(request, engine, who, both, view, 0, event)
 
@@ -172,10 +172,10 @@ def corrected(
     with reading(engine) as session:
         project = projects.get(session, both.project.id)
         person = who.person(session)
-        flip = comparing.flip_of(session, both, event.image_id)
+        flip = flips.one(session, both, event.image_id)
         context = {
             "project": project, "both": both, "view": view, "after": after,
-            "flips": comparing.flip_counts(session, both), "changed": bool(saved),
+            "flips": flips.counts(session, both), "changed": bool(saved),
             "card": card(session, both, person, view, flip),
             "toast": toast(session, project, both, view, saved, not saved),
         }  # fmt: skip
@@ -207,7 +207,7 @@ def show_comparison(
     session: Reader, project: TheProject, a: str = "", b: str = ""
 ) -> dict[str, Any]:
     """Two versions side by side; without numbers, the active one against its parent."""
-    both = comparing.pair(session, project, a, b)
+    both = flips.pair(session, project, a, b)
     points = comparing.moved(session, both)["points"]
     return comparing.diff(session, both) | {"points": points}
 
@@ -224,10 +224,10 @@ def show_flips(
 ) -> dict[str, Any]:
     """A page of the images that went `up` to a pass or `down` to a fail. Correct them through
     `POST …/scores` with the origin `review`."""
-    both = comparing.pair(session, project, a, b)
-    rows = comparing.flips(session, both, direction, after=after, n=n)
+    both = flips.pair(session, project, a, b)
+    rows = flips.listing(session, both, direction, after=after, n=n)
     return {
         "a": both.a.number, "b": both.b.number,
-        "images": comparing.flip_counts(session, both)[direction]["images"],
+        "images": flips.counts(session, both)[direction]["images"],
         "flips": [row.as_dict() for row in rows],
     }  # fmt: skip

@@ -13,7 +13,7 @@ from app import embeddings, projects
 from app.db import reading, writing
 from app.encoding.encoders import reads_text
 from app.errors import Conflict, Invalid, TastemakerError
-from app.library import slices
+from app.library import expectations, slices
 from app.resident import questions
 from app.tables import Project, Slice, Version
 from app.versioning import versions
@@ -45,19 +45,19 @@ def context(
     there = versions.listing(session, project)
     chosen = chosen_version(session, project, number)
     rows = slices.listing(session, project)
-    report = slices.check(session, chosen) if chosen else slices.Report()
+    report = expectations.check(session, chosen) if chosen else expectations.Report()
     return shell(session, project, "versions") | {
         "versions": there,
         "chosen": chosen,
         "rows": [(row, slices.in_words(row)) for row in rows],
         "report": report,
-        "stated": len(slices.expectations(session, project)),
+        "stated": len(expectations.listing(session, project)),
         "lacking": [lacking(row) for row in report.slices if row.under_represented],
         "history": history(there),
         "tags": slices.tags(session, project),
         "reads_text": reads_text(project.encoder),
-        "measures": slices.MEASURES,
-        "bounds": slices.BOUNDS,
+        "measures": expectations.MEASURES,
+        "bounds": expectations.BOUNDS,
         "given": {"form": "", **(given or {})},
         "error": error,
     }
@@ -148,7 +148,7 @@ def expect(
     try:
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            slices.expect(
+            expectations.expect(
                 session, project, slice_id, measure, bound, as_share(value), blocks,
                 expectation_id or None,
             )  # fmt: skip
@@ -161,7 +161,7 @@ def expect(
 def remove_expectation(engine: EngineDep, project_id: Id, expectation_id: Id) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        session.delete(slices.expectation(session, project, expectation_id))
+        session.delete(expectations.get(session, project, expectation_id))
     return see_other(f"/projects/{project_id}/slices#expectations")
 
 
@@ -261,7 +261,7 @@ def list_slices(session: Reader, project: TheProject, version: str = "") -> dict
     if chosen is None:
         rows = slices.listing(session, project)
         return {"version": None, "slices": [slice_json(row) for row in rows], "expectations": []}
-    return {"version": chosen.number} | slices.check(session, chosen).as_dict()
+    return {"version": chosen.number} | expectations.check(session, chosen).as_dict()
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
@@ -291,7 +291,7 @@ def search_slice_again(engine: EngineDep, project_id: Id, slice_id: Id) -> dict[
 def add_expectation(engine: EngineDep, project_id: Id, body: NewExpectation) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return slices.expect(session, project, **body.model_dump()).model_dump()
+        return expectations.expect(session, project, **body.model_dump()).model_dump()
 
 
 @api.put("/projects/{project_id}/expectations/{expectation_id}")
@@ -300,7 +300,7 @@ def change_expectation(
 ) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return slices.expect(
+        return expectations.expect(
             session, project, **body.model_dump(), expectation_id=expectation_id
         ).model_dump()
 

@@ -10,7 +10,7 @@ from app import jobs, projects
 from app.config import Settings
 from app.db import writing
 from app.errors import NotFound
-from app.library import slices
+from app.library import expectations
 from app.publishing import exports, sheets
 from app.retraining import retrain
 from app.tables import EncoderRow, Job, Label, Project, Version
@@ -130,7 +130,7 @@ def one(request: Request, session: Reader, settings: SettingsDep, version_id: Id
         "close": file_checks.CLOSE,
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
-        "report": slices.check(session, version),
+        "report": expectations.check(session, version),
         "editable": False,
         "sheets": [
             (name, title, sheets.tiles(session, project, version, name, ON_A_SHEET))
@@ -238,7 +238,7 @@ def figures(version: Version) -> dict[str, Any]:
 
 def expected(version: Version) -> dict[str, Any]:
     """How many expectations the version met when it was published, and those it missed."""
-    told = [slices.Checked(**row) for row in version.metrics.get("expectations") or []]
+    told = [expectations.Checked(**row) for row in version.metrics.get("expectations") or []]
     held = [check for check in told if check.met is not None]
     return {
         "n": len(held),
@@ -264,7 +264,7 @@ def show_version(session: Reader, settings: SettingsDep, version_id: Id) -> dict
         "predictions": [s.as_dict() for s in version_facts.spreads(session, project, version)],
         "file_state": file_checks.look(session, settings, version).as_dict(),
         "format": file_checks.prove(session, settings, version).as_dict(),
-        **slices.check(session, version).as_dict(),
+        **expectations.check(session, version).as_dict(),
     }
 
 
