@@ -6,7 +6,8 @@ A tenth of the labels of a set of real pictures is replaced by another score, dr
 sides rank the labels with the same regressor (the live ridge) on the same folds (five, shuffled by
 the seed); `live` is what the program really does: without the label's own group, which has no
 folds to be compared on. Average precision, mean over seeds with its 95 % interval; the last column
-pairs the seeds. cleanlab comes with `pip install -e .[bench]`.
+pairs the seeds. The estimator was made on digits, photographs and stamps; nothing was chosen by the
+sets marked *. cleanlab comes with `pip install -e .[bench]`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -23,9 +25,9 @@ from threadpoolctl import threadpool_limits
 
 from app.learning.doubtful import doubts
 from app.learning.ridge import fit_ridge, project
-from app.learning.training import TrainingSet
-from bench.labelled import available, load
+from bench import fresh, labelled
 
+JUDGES = ("handwriting", "emoji")
 LABELS, SEEDS, SLIPS, FOLDS = 1000, 8, 0.1, 5
 METHODS = ("residual", "cleanlab", "ours", "live")
 
@@ -46,18 +48,31 @@ class LiveRidge(BaseEstimator, RegressorMixin):
         return self.ridge.predict(x).astype(float) * self.width + self.low
 
 
+def sets() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Every set that can be made here: name, x (n, D), y (n,) in [0, 1], groups (n,)."""
+    for name in labelled.available():
+        made = labelled.load(name)
+        yield name, made.x, made.y, made.groups
+    for name in JUDGES:
+        if missing := fresh.available()[name]:
+            print(f"| {name}* | not made: {missing} | | | | | |")
+            continue
+        judge = fresh.load(name)
+        yield f"{name}*", judge.x, judge.scores, judge.groups
+
+
 def with_slips(
-    data: TrainingSet, labels: int, seed: int
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, labels: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """So many rows of a set, a tenth of them with a wrong score: x, y, groups, which are wrong."""
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(len(data.y))[:labels])
-    scores = np.round(10 * data.y[rows]).astype(int)
+    rows = np.sort(rng.permutation(len(y))[:labels])
+    scores = np.round(10 * y[rows]).astype(int)
     wrong = rng.permutation(len(rows))[: round(SLIPS * len(rows))]
     scores[wrong] = (scores[wrong] + rng.integers(1, 11, len(wrong))) % 11
     slipped = np.zeros(len(rows), bool)
     slipped[wrong] = True
-    return data.x[rows], scores / 10, data.groups[rows], slipped
+    return x[rows], scores / 10, groups[rows], slipped
 
 
 def rank(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -88,7 +103,7 @@ def interval(values: np.ndarray) -> str:
 
 
 def seconds(labels: int = 3000, features: int = 1280) -> float:
-    """The best of three runs on as many labels as the original had."""
+    """Processor time, the best of three runs on as many labels as the original had."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(labels, features)).astype(np.float32)
     x *= np.arange(1, features + 1) ** -0.5
@@ -96,9 +111,9 @@ def seconds(labels: int = 3000, features: int = 1280) -> float:
     seen, ridge = project(x).features, fit_ridge(x, y, link="identity")
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         doubts(seen, y, np.arange(labels), ridge)
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     return min(took)
 
 
@@ -108,18 +123,20 @@ def main(words: list[str]) -> None:
     seeds = int(words[1]) if len(words) > 1 else SEEDS
     print("| set | labels | " + " | ".join(METHODS) + " | ours − cleanlab |")
     print("|---|--:" + "|--:" * (len(METHODS) + 1) + "|")
-    for name in available():
-        data = load(name)
+    for name, *data in sets():
         found: dict[str, list[float]] = {method: [] for method in METHODS}
         for seed in range(seeds):
-            x, y, groups, slipped = with_slips(data, labels, seed)
+            x, y, groups, slipped = with_slips(*data, labels, seed)
             for method, doubt in rank(x, y, groups, seed).items():
                 found[method].append(average_precision_score(slipped, doubt))
         means = {method: np.array(values) for method, values in found.items()}
         shown = " | ".join(interval(means[method]).lstrip("+") for method in METHODS)
         paired = interval(means["ours"] - means["cleanlab"])
         print(f"| {name} | {labels} | {shown} | {paired} |", flush=True)
-    print(f"\n{seeds} seeds. Beyond the fit, 3,000 labels × 1,280 features take {seconds():.2f} s.")
+    print(
+        f"\n{seeds} seeds; nothing was chosen by the sets marked *. Beyond the fit, 3,000 labels × "
+        f"1,280 features take {seconds():.2f} s of one processor."
+    )
 
 
 if __name__ == "__main__":
