@@ -392,7 +392,7 @@ def _live_in_order(
     """(ids, scores) behind the cursor and inside the range asked for, by score or by id: all there
     are, or a few more than `WALK`. Selecting these costs a tenth of sorting a million."""
     assert found.live is not None
-    ids, said = found.live.rows["image_id"], found.live.rows["score"]
+    ids, said = found.live.ids, found.live.scores
     keep = ~np.isnan(said)
     if found.filter.predicted_min is not None:
         keep &= said >= np.float32(found.filter.predicted_min)
@@ -454,11 +454,11 @@ def _within_live(found: Scope, rows: Sequence[Any]) -> list[Any]:
 def live_scores(live: Live, ids: Iterable[int]) -> np.ndarray:
     """(N,) scores in [0, 1], NaN for images the live model has not seen."""
     wanted = np.asarray(list(ids), np.int64)
-    known = live.rows["image_id"]
+    known = live.ids
     at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
     if not len(known):
         return np.full(len(wanted), np.nan, np.float32)
-    return np.where(known[at] == wanted, live.rows["score"][at], np.float32(np.nan))
+    return np.where(known[at] == wanted, live.scores[at], np.float32(np.nan))
 
 
 # --- cursors -------------------------------------------------------------------------------------

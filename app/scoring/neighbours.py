@@ -6,6 +6,7 @@ finds a dozen candidates (Johnson & Lindenstrauss 1984), whose exact vectors the
 """
 
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from app.tables import Label, Project
 
 AXES = 128
 SHORTLIST = 12  # candidates per image that are compared exactly
+LOOK_AGAIN = 5.0  # seconds
 ROWS_AT_ONCE = 4096
 
 Array = NDArray[np.float32]
@@ -38,7 +40,9 @@ class _Known:
     """Sketches of the labelled images of a project. Labels that go stay in it: a look at the
     label table, which every answer needs anyway, leaves them out."""
 
-    event: int = 0  # labels up to this event are in
+    event: int = 0  # labels up to this event are in, or among those without an embedding
+    without: set[int] = field(default_factory=set)
+    looked_again: float = 0.0  # when embeddings of these were last asked for
     ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     sketch: NDArray[np.float16] = field(default_factory=lambda: np.empty((0, AXES), np.float16))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,28 +101,31 @@ def nearest(
 
 def _learn(session: Session, project: Project, known: _Known) -> None:
     """Sketch what was labelled since the last look. What has no embedding yet is asked for again
-    next time."""
+    after a while: in a library that is still being embedded that may be most of it."""
     assert project.encoder_id is not None
     fresh = session.execute(
         select(Label.image_id, Label.event_id)
         .where(Label.project_id == project.id, Label.event_id > known.event)
         .order_by(col(Label.event_id))
     ).all()
-    if not fresh:
+    todo = set(np.setdiff1d([image_id for image_id, _ in fresh], known.ids).tolist())
+    known.event = fresh[-1][1] if fresh else known.event
+    if known.without and time.monotonic() - known.looked_again >= LOOK_AGAIN:
+        todo |= known.without
+        known.looked_again = time.monotonic()
+    if not todo:
         return
-    labelled_by = dict(fresh)
-    todo = np.setdiff1d(list(labelled_by), known.ids).tolist()
-    without = set(todo)
-    for start in range(0, len(todo), ROWS_AT_ONCE):
+    known.without |= todo
+    wanted = sorted(todo)
+    for start in range(0, len(wanted), ROWS_AT_ONCE):
         ids, vectors = embeddings.matrix(
-            session, project.encoder_id, todo[start : start + ROWS_AT_ONCE]
+            session, project.encoder_id, wanted[start : start + ROWS_AT_ONCE]
         )
         directions = _directions(vectors)
         sketch = (directions @ _axes(directions.shape[1])).astype(np.float16)
         known.ids = np.concatenate([known.ids, ids])
         known.sketch = np.concatenate([known.sketch, sketch])
-        without -= set(ids.tolist())
-    known.event = min((labelled_by[i] - 1 for i in without), default=fresh[-1][1])
+        known.without -= set(ids.tolist())
 
 
 def _directions(vectors: NDArray[np.float16]) -> Array:

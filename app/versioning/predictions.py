@@ -233,10 +233,20 @@ class Live:
     rows: np.ndarray
     facts: dict[str, Any]
 
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """(N,) image ids, side by side: a search in the column of the rows would copy it."""
+        return np.ascontiguousarray(self.rows["image_id"])
+
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """(N,) scores, side by side."""
+        return np.ascontiguousarray(self.rows["score"])
+
     def of(self, image_id: int) -> tuple[float, float] | None:
         """(score, uncertainty) of an image, None if it is not embedded yet."""
-        at = int(np.searchsorted(self.rows["image_id"], image_id))
-        if at >= len(self.rows) or int(self.rows["image_id"][at]) != image_id:
+        at = int(np.searchsorted(self.ids, image_id))
+        if at >= len(self.ids) or int(self.ids[at]) != image_id:
             return None
         row = self.rows[at]
         if np.isnan(row["score"]):
