@@ -45,10 +45,10 @@ def main() -> None:
         about = Path(__file__).with_name(f"{name}.py").read_text().split('"""')[1].splitlines()[0]
         sections[name] = (
             f"## {name}\n\n{about}\n\n`python -m bench {name}`, {datetime.date.today()}, "
-            f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text.strip()}\n"
+            f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text}"
         )
-        body = "\n".join(sections[key] for key in NAMES if key in sections)
-        RESULTS.write_text(f"{HEAD}\n{body}")
+        parts = [HEAD, *(sections[key] for key in NAMES if key in sections)]
+        RESULTS.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 HEAD = """# Benchmark results

@@ -8,6 +8,7 @@ browser and run: the floor, a static page that swaps preloaded pictures and post
 """
 
 import argparse
+import http.client
 import http.server
 import json
 import shutil
@@ -24,6 +25,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from app.sample.samples import make_sample_library
+from bench import bare
 from bench.library import make_library, serving
 
 # From the key event to the second animation frame after the new picture is in the page: the
@@ -173,21 +175,26 @@ def _events(url: str, project: int) -> list[tuple[int, int]]:
     return [(e["image_id"], e["value"]) for e in reversed(json.load(answer))]
 
 
-def posts(url: str, project: int, first_image: int, clients: int, each: int) -> list[float]:
-    """Milliseconds of score requests by several clients at once."""
+def posts(port: int, path: str, first_image: int, clients: int, each: int) -> list[float]:
+    """Milliseconds of score requests by several clients at once, each on one connection that stays
+    open, as a browser's does."""
 
     def one(client: int) -> list[float]:
         took = []
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for number in range(each):
             image = first_image + client * each + number
-            body = json.dumps({"image_id": image, "value": number % 11}).encode()
-            request = urllib.request.Request(
-                f"{url}/api/v1/projects/{project}/scores", body,
-                {"Content-Type": "application/json"},
-            )  # fmt: skip
+            body = json.dumps(
+                {"image_id": image, "value": number % 11, "key": f"bench-{image}", "expected": 0}
+            )
             began = time.perf_counter()
-            urllib.request.urlopen(request).read()
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
             took.append(1000 * (time.perf_counter() - began))
+            if answer.status != 200:
+                raise RuntimeError(f"a score was answered with {answer.status}")
+        connection.close()
         return took
 
     with ThreadPoolExecutor(clients) as pool:
@@ -275,8 +282,12 @@ def main(words: list[str] | None = None) -> str:
             wait(page, "document.querySelector('#outbox').hidden")
             waited, own = like_a_person(page, given.person)
             pace = at_a_pace(page, url, project, given.seconds, 4.0)
-            one = posts(url, project, given.images // 2, 1, 200)
-            ten = posts(url, project, given.images // 2 + 1000, 10, 50)
+            scores = f"/api/v1/projects/{project}/scores"
+            one = posts(8899, scores, given.images // 2, 1, 200)
+            ten = posts(8899, scores, given.images // 2 + 1000, 10, 50)
+            with bare.serving(home / "bare.db", 8896):
+                bare_one = posts(8896, "/scores", 1, 1, 200)
+                bare_ten = posts(8896, "/scores", 1000, 10, 50)
             views = sorted((home / "seen").rglob("*-1280.webp"))[:50]
             swap = floor(page, views, given.keys, 0.25, wait=False)
             waits = floor(page, views, given.keys, 0.25, wait=True)
@@ -293,8 +304,9 @@ def main(words: list[str] | None = None) -> str:
             "|---|---|---|---|",
             f"| key → next image painted | {percentiles(ours)} | 50 | swap {percentiles(swap)}; "
             f"swap after the POST {percentiles(waits)} |",
-            f"| score POST, one client | {percentiles(one)} | 5 | |",
-            f"| score POST, ten clients | {percentiles(ten)} | 25 | |",
+            f"| score POST, one client | {percentiles(one)} | 5 | bare FastAPI, one INSERT, one "
+            f"commit: {percentiles(bare_one)} |",
+            f"| score POST, ten clients | {percentiles(ten)} | 25 | {percentiles(bare_ten)} |",
             f"| keys at 4 a second for {given.seconds:g} s | {pace['pressed']} pressed, "
             f"{pace['saved']} saved, {pace['on the right image']} on the right image | all | |",
             f"| {PER_HOUR:,} images an hour: key → the next key counts | {percentiles(waited)} | "

@@ -20,10 +20,13 @@ from app.config import Settings
 from app.db import writing
 from app.media.pictures import Limits, ingest
 from app.migrate import migrate
+from app.resident.picks import LISTED, PAIRS
+from app.reviewing.reviews import REVIEWS
 from app.sample.samples import make_sample_library
 from app.tables import (
     Collection,
     CollectionImage,
+    Embedding,
     EncoderRow,
     Image,
     Label,
@@ -37,6 +40,7 @@ from app.versioning.predictions import LIVE_ROW, write_live
 from bench.library import serving
 
 COUNT, LABELS, ROUNDS, GOAL = 1_000_000, 20_000, 20, 150.0
+DIM = 768  # of the vectors, which only the labelled images have here
 WORDS_WRITTEN = (
     "anime beach bridge castle cat city cloud desert dog door field fire flower forest garden "
     "girl harbour hill house island lake lamp mountain night ocean park portrait rain river road "
@@ -74,7 +78,7 @@ def make(home: Path, count: int, labels: int) -> None:
     value = np.clip(np.round(10 * said + random.normal(0, 1.5, count)), 0, 10)
     with writing(engine) as session:
         project = projects.create(session, f"{count:,} images")
-        encoder = EncoderRow(fingerprint="bench", name=project.encoder, dim=8)
+        encoder = EncoderRow(fingerprint="bench", name=project.encoder, dim=DIM)
         homes = [Collection(name=name) for name in ("Old", "Photos", "Drawings")]
         session.add_all([encoder, *homes])
         session.flush()
@@ -138,8 +142,52 @@ def make(home: Path, count: int, labels: int) -> None:
     rows["image_id"], rows["labelled"] = np.arange(1, count + 1), is_labelled
     rows["score"] = np.clip(said + random.normal(0, 0.05, count), 0, 1)
     rows["uncertainty"] = 0.1
-    write_live(settings, project_id, rows, {"event_high": len(events), "queue": []})
+    facts = {"event_high": len(events), "queue": []} | lists(rows, labelled, value)
+    write_live(settings, project_id, rows, facts)
+    with writing(engine) as session:
+        vectors = random.normal(size=(labels, DIM)).astype("<f2")
+        _insert(
+            session, Embedding,
+            (
+                {"image_id": int(i) + 1, "encoder_id": 1, "vector": vector.tobytes()}
+                for i, vector in zip(labelled, vectors, strict=True)
+            ),
+        )  # fmt: skip
     engine.dispose()
+
+
+def lists(rows: np.ndarray, labelled: np.ndarray, value: np.ndarray) -> dict[str, Any]:
+    """The live model's lists for Review, as long as the resident process makes them."""
+    ids = (labelled + 1).tolist()
+    said = [round(float(score), 4) for score in rows["score"][labelled]]
+    given = value[labelled].tolist()
+    doubtful = [
+        {"image_id": i, "why": "doubtful", "score": s, "label": v, "quality": n / LISTED}
+        for n, (i, s, v) in enumerate(zip(ids, said, given, strict=True))
+    ]
+    pairs = [
+        {
+            "image_id": ids[n], "why": "contradiction", "label": given[n], "twin": ids[-1 - n],
+            "twin_label": given[-1 - n], "gap": 10 - n / PAIRS,
+        }
+        for n in range(PAIRS)
+    ]  # fmt: skip
+    new = np.flatnonzero(~rows["labelled"])
+    passes = rows["score"][new] >= 0.5
+    suspected = {
+        kind: [
+            {
+                "image_id": int(i) + 1, "why": why, "score": round(float(rows["score"][i]), 4),
+                "probability": 0.9 - n / 1000, "neighbour": ids[n], "neighbour_label": given[n],
+            }
+            for n, i in enumerate(new[side][:LISTED])
+        ]
+        for kind, why, side in (
+            ("false-positives", "suspected_fp", passes),
+            ("false-negatives", "suspected_fn", ~passes),
+        )
+    }  # fmt: skip
+    return {"doubtful": doubtful[:LISTED], "contradictions": pairs, "suspected": suspected}
 
 
 def _images(
@@ -235,10 +283,12 @@ def pages(count: int) -> dict[str, str]:
         "near-duplicates apart": "apart=yes",
     }
     there = {name: f"/library?{query}" for name, query in library.items()}
+    there |= {f"review: {name.lower()}": f"/review/{kind}" for kind, name in REVIEWS.items()}
     return there | {
+        "review: false positives, deep": "/review/false-positives?after=0_2.0_1",
         "one image": f"/images/{count // 2}",
         "the Score page": "/score",
-        "the Review page": "/review/false-positives",
+        "the grid to score in": "/score/grid",
         "the Versions page": "/versions",
     }
 
@@ -265,9 +315,11 @@ def measure(port: int, count: int, rounds: int = ROUNDS) -> dict[str, np.ndarray
 
 
 def report(measured: dict[str, np.ndarray]) -> str:
+    met = sum(float(np.percentile(times, 95)) < GOAL for times in measured.values())
     lines = [
         f"{COUNT:,} images, {LABELS:,} labels, one client, {ROUNDS} visits each; goal: p95 below "
-        f"{GOAL:.0f} ms.",
+        f"{GOAL:.0f} ms, met by {met} of {len(measured)}. The first row is the floor: a page that "
+        "says nothing.",
         "",
         "| page | p50 ms | p95 ms | goal |",
         "|---|---:|---:|---|",
