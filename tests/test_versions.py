@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
+from trained_world import open_trained, trained_home
 
 from app import db, doctor, embeddings, jobs, projects
 from app.config import Settings
@@ -26,7 +27,7 @@ from app.migrate import migrate
 from app.retraining import retrain
 from app.scoring import scores
 from app.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
-from app.versioning import file_checks, versions
+from app.versioning import file_checks, version_facts, versions
 from tests.conftest import add_images, environment, forward
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
@@ -275,9 +276,9 @@ def test_labels_are_the_ones_of_the_moment_and_a_photograph_is_on_one_side_and_i
         event_high = undisturbed.get("v1.2").event_high
         labels = scores.labels_at(session, project, event_high)
         group_of = dict(session.execute(select(Image.id, Image.source_group)).all())
-    assert {i: value for i, (value, _, _) in saw.items()} == pytest.approx(
-        {i: label.value for i, label in labels.items()}
-    )
+    assert {i: value for i, (value, _, _) in saw.items()} == {
+        i: label.value for i, label in labels.items()
+    }, "to the last bit"
     sides, folds = defaultdict(set), defaultdict(set)
     for image_id, (_, side, fold) in saw.items():
         sides[group_of[image_id]].add(side == "train")
@@ -429,6 +430,18 @@ def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
     assert forge.run(home, job_id) == "v2.0"
     assert forge.train(home) == "v2.1"
     assert home.listed() == ["v2.1", "v2.0", "v1.1", "v1.0"]
+
+
+def test_the_training_set_is_frozen_to_the_last_bit(tmp_path: Path) -> None:
+    trained_home(tmp_path / "home")
+    home = open_trained(tmp_path / "home")
+    with db.reading(home.engine) as session:
+        kept = dict(session.execute(select(Label.image_id, Label.value)).all())
+        rows = list(version_facts.training_set(session, home.version()))
+        saw = dict(session.execute(select(VersionLabel.image_id, VersionLabel.value)).all())
+    assert saw == kept and {row["score"] for row in rows} <= set(range(11))
+    sides = [row["side"] for row in rows]
+    assert {"train", "holdout"} <= set(sides) and len(sides) == 80
 
 
 def test_two_who_activate_at_once_leave_one_active_version(home: Home) -> None:

@@ -171,7 +171,7 @@ def _adopt(work: Work, staging: Path, made_by: str) -> Version:
     why = "the first version" if first else "chosen when it was imported"
     active = first or bool(work.payload["activate"])
     versions.make_ready(
-        work, version, labels=[], metrics=metrics, curve={}, recipe=_recipe(head),
+        work, version, sides=[], metrics=metrics, curve={}, recipe=_recipe(head),
         activation=(active, why if active else "not activated: it was only imported"),
     )  # fmt: skip
     work.log(f"published {path.name}")

@@ -152,15 +152,15 @@ def train_and_publish(
     versions.make_ready(
         work,
         version,
-        labels=[
+        sides=[
             {
-                "image_id": int(image_id), "value": float(value) * 10,
+                "image_id": image_id,
                 "side": "train" if train else "holdout" if holdout else "aside",
-                "fold": int(fold) if train else None,
+                "fold": fold if train else None,
             }
-            for image_id, value, train, holdout, fold in zip(
-                data.image_ids, data.y, trained.split.train, trained.split.holdout,
-                trained.split.fold, strict=True,
+            for image_id, train, holdout, fold in zip(
+                data.image_ids.tolist(), trained.split.train, trained.split.holdout,
+                trained.split.fold.tolist(), strict=True,
             )
         ],
         metrics=judging.stored_metrics(work, version, data, trained, duel) | report.as_dict(),

@@ -222,22 +222,23 @@ def write_file(
 def make_ready(
     work: Work,
     version: Version,
-    labels: list[dict[str, Any]],
+    sides: list[dict[str, Any]],
     metrics: dict[str, Any],
     curve: dict[str, Any],
     recipe: dict[str, Any],
     activation: tuple[bool, str],
 ) -> None:
-    """The one transaction that shows the version, with its training set and its numbers, and
-    activates it where `activation` (whether, why) says so."""
+    """The one transaction that shows the version and its numbers, and activates it where
+    `activation` (whether, why) says so. `sides` tells what became of its labels: `image_id`, `side`
+    and `fold`. Their values stay as they were frozen."""
     reach("publish.predicted")
     with work.writing() as session:
         row = session.get(Version, version.id)
         assert row is not None
         if row.state == "ready":
             return
-        for label in labels:  # near-duplicates of the hold-out turned out to be aside
-            session.merge(VersionLabel(version_id=row.id, **label))
+        if sides:  # near-duplicates of the hold-out turned out to be aside
+            session.execute(update(VersionLabel), [{"version_id": row.id} | told for told in sides])
         row.metrics, row.curve, row.recipe = metrics, curve, recipe
         row.state, row.created_at, row.activation = "ready", now(), activation[1]
         session.add(row)
