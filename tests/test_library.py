@@ -19,9 +19,9 @@ from app import counts, db, images, migrate, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
 from app.intake.imports import folder_tags
-from app.library import browsing, bulk, filters, tags
-from app.library.browsing import Order
+from app.library import browsing, bulk, counting, filters, orders, saved_filters, scopes, tags
 from app.library.filters import Filter
+from app.library.orders import Order
 from app.scoring import scores
 from app.tables import (
     Annotator,
@@ -183,7 +183,7 @@ any_filter = st.builds(
     relatives=st.sampled_from([None, None, None, 20, 21]),
     removed=st.sampled_from([False, False, False, True]),
 )
-orders = st.builds(Order, st.sampled_from(list(browsing.SORTS)), st.booleans())
+any_order = st.builds(Order, st.sampled_from(list(orders.SORTS)), st.booleans())
 
 
 # --- a filter is one thing in three forms --------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
         project = made.project(session)
         for asked in ({"collection": made.homes[2]}, {"version": "v9.9"}, {"relatives": 10**6}):
             with pytest.raises(NotFound):
-                filters.filtered_ids(session, project, asked)
+                scopes.filtered_ids(session, project, asked)
 
 
 # --- the same images everywhere ------------------------------------------------------------------
@@ -237,15 +237,15 @@ def test_a_filter_selects_exactly_what_it_says(made: Made, asked: Filter) -> Non
         project = made.project(session)
         if asked.version == "live" and asked.by_prediction:
             with pytest.raises(Invalid, match="live model"):
-                filters.filtered_ids(session, project, asked)
+                scopes.filtered_ids(session, project, asked)
             return
-        ids = session.exec(filters.filtered_ids(session, project, asked)).all()
+        ids = session.exec(scopes.filtered_ids(session, project, asked)).all()
     assert sorted(ids) == sorted(made.meant(asked)), "each once, and no other"
 
 
 @tries(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    asked=any_filter, order=orders, gather=st.sampled_from([0, 5, 5000]),
+    asked=any_filter, order=any_order, gather=st.sampled_from([0, 5, 5000]),
     walk=st.sampled_from([20, 20_000]), n=st.sampled_from([12, 60]),
 )  # fmt: skip
 def test_paging_shows_every_image_once_and_in_order_by_every_way(
@@ -256,7 +256,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
         patch.setattr(browsing, "GATHER", gather)
         patch.setattr(browsing, "WALK", walk)
         patch.setattr(browsing, "WALK_NAMES", walk)
-        found = filters.scope(session, made.project(session), asked, made.settings)
+        found = scopes.scope(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, n)
     keys = {i: key_of(made, i, order, asked) for i in made.meant(asked)}
     expected = [i for i, key in keys.items() if key is not None]
@@ -265,7 +265,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
 
 
 def paged(
-    session: Session, found: filters.Scope, order: Order, n: int, together: bool = False
+    session: Session, found: scopes.Scope, order: Order, n: int, together: bool = False
 ) -> list[int]:
     shown: list[int] = []
     after = ""
@@ -293,7 +293,7 @@ def key_of(made: Made, i: int, order: Order, asked: Filter) -> Any:
 
 
 @tries(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
-@given(asked=any_filter, order=orders, gather=st.sampled_from([0, 5000]))
+@given(asked=any_filter, order=any_order, gather=st.sampled_from([0, 5000]))
 def test_of_near_duplicates_that_agree_the_first_stands_for_all(
     made: Made, asked: Filter, order: Order, gather: int
 ) -> None:
@@ -301,7 +301,7 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
         return
     with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
-        found = filters.scope(session, made.project(session), asked, made.settings)
+        found = scopes.scope(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, 25, together=True)
     first: dict[str, int] = {}
     for i in sorted(made.meant(asked)):
@@ -317,18 +317,18 @@ def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: i
     with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         project = made.project(session)
-        found = filters.scope(session, project, asked, made.settings)
-        counted = browsing.count(session, project, found)
+        found = scopes.scope(session, project, asked, made.settings)
+        counted = counting.count(session, project, found)
     if counted is None:
         assert asked.removed and asked.by_prediction
     else:
-        assert counted == browsing.Count(len(made.meant(asked)))
+        assert counted == counting.Count(len(made.meant(asked)))
 
 
 def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
     with db.reading(engine) as session:
-        found = filters.scope(session, made.project(session), Filter(), settings)
+        found = scopes.scope(session, made.project(session), Filter(), settings)
         first = browsing.find(session, found, Order(), n=10)
         rest = browsing.find(session, found, Order(), first.after, 10)
     with db.writing(engine) as session:
@@ -346,7 +346,7 @@ def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: E
 @pytest.mark.parametrize("after", ["x", "1~", "nan~3", "inf~3", "0.5~-1", "~", "1e999~2", "0.5"])
 def test_a_place_that_is_none_is_refused(made: Made, after: str) -> None:
     with db.reading(made.engine) as session, pytest.raises(Invalid):
-        found = filters.scope(session, made.project(session), Filter(), made.settings)
+        found = scopes.scope(session, made.project(session), Filter(), made.settings)
         browsing.find(session, found, Order("predicted"), after)
 
 
@@ -354,7 +354,7 @@ def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Mad
     answers = [int(i) for i in np.random.default_rng(3).permutation(COUNT) + 1]
     asked = Filter(tags=("sea",))
     with db.reading(made.engine) as session:
-        found = filters.scope(session, made.project(session), asked, made.settings)
+        found = scopes.scope(session, made.project(session), asked, made.settings)
         shown, after = [], ""
         while True:
             stretch = browsing.among(session, found, answers, after, 6)
@@ -382,7 +382,7 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
     order = Order(by, descending)
     cursor = ("m" if by == "name" else 0.5, 40)
     with db.reading(made.engine) as session:
-        found = filters.scope(session, made.project(session), asked, made.settings)
+        found = scopes.scope(session, made.project(session), asked, made.settings)
         statement = browsing.walked(found, order, cursor, None, 61, together=True)
         plan = plan_of(session, statement)
         end = plan_of(session, browsing.walk_end(found, order, cursor, 20_000))
@@ -394,15 +394,15 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
     assert not any("ix_prediction_honest" in step for step in looked_up), plan
 
 
-@pytest.mark.parametrize("by", [*browsing.SORTS])
+@pytest.mark.parametrize("by", [*orders.SORTS])
 @pytest.mark.parametrize("source", range(3))
 def test_gathering_begins_at_the_narrow_index_and_looks_the_rest_up(
     made: Made, by: str, source: int
 ) -> None:
     asked = Filter(tags=("sea",), label_min=3, predicted_min=0.4)
     with db.reading(made.engine) as session:
-        found = filters.scope(session, made.project(session), asked, made.settings)
-        narrow = filters.sources(found)[source]
+        found = scopes.scope(session, made.project(session), asked, made.settings)
+        narrow = scopes.sources(found)[source]
         plan = plan_of(session, browsing.gathered(found, Order(by), narrow, together=True))
     scans = [step for step in plan if step.startswith("SCAN")]
     assert len(scans) <= 1, plan
@@ -435,7 +435,7 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
         assert projects.size(session, project) == before[0] - 5
         assert projects.pool_size(session, project) == before[1] - 5
         assert projects.pool_size(session, project, unlabelled=True) == unlabelled
-        shown = session.exec(filters.filtered_ids(session, project, {"removed": True})).all()
+        shown = session.exec(scopes.filtered_ids(session, project, {"removed": True})).all()
         assert set(ids) <= set(shown)
         assert bulk.restore(session, project, ids) == 5
         assert projects.size(session, project) == before[0]
@@ -517,7 +517,7 @@ def test_images_move_between_collections_and_none_is_lost(
         assert new.name == "Best of"
         assert bulk.move(session, made.homes[0], new.id, ids) == 10
         assert bulk.move(session, made.homes[0], new.id, ids) == 0
-        inside = session.exec(filters.filtered_ids(session, project, {"collection": new.id})).all()
+        inside = session.exec(scopes.filtered_ids(session, project, {"collection": new.id})).all()
         assert sorted(inside) == ids
         assert projects.size(session, project) == len(made.meant(Filter()))
         with pytest.raises(Invalid):
@@ -567,23 +567,23 @@ def test_a_filter_is_saved_under_a_name_and_replaced_under_the_same(
     made = Made(settings, engine)
     with db.writing(engine) as session:
         project = made.project(session)
-        filters.save(session, project, " At  sea ", Filter(tags=("sea",)))
-        row = filters.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
+        saved_filters.save(session, project, " At  sea ", Filter(tags=("sea",)))
+        row = saved_filters.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
         assert row.definition == {"filter": {"tags": ["sea"], "scored": True}}
-        assert [(r.name, f) for r, f in filters.saved(session, project)] == [
+        assert [(r.name, f) for r, f in saved_filters.saved(session, project)] == [
             ("At sea", Filter(tags=("sea",), scored=True))
         ]
         for name, asked in (("", Filter(scored=True)), ("all", Filter())):
             with pytest.raises(Invalid):
-                filters.save(session, project, name, asked)
+                saved_filters.save(session, project, name, asked)
         with pytest.raises(Invalid, match="live model"):
-            filters.save(session, project, "x", Filter(version="live", predicted_min=0.5))
+            saved_filters.save(session, project, "x", Filter(version="live", predicted_min=0.5))
         session.add(Expectation(project_id=project.id, slice_id=row.id, value=0.1))
         session.flush()
         with pytest.raises(Conflict):
-            filters.forget(session, project, row.id)
+            saved_filters.forget(session, project, row.id)
         with pytest.raises(NotFound):
-            filters.forget(session, projects.named(session, "Other"), row.id)
+            saved_filters.forget(session, projects.named(session, "Other"), row.id)
 
 
 # --- counts --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from web_world import World, events, full_world, make_world, score_some
 from app import projects
 from app.db import reading, writing
 from app.errors import Unavailable
-from app.library import bulk, filters, tags
+from app.library import bulk, filters, saved_filters, tags
 from app.resident import questions
 from app.scoring import scores
 from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
@@ -153,7 +153,7 @@ def test_near_duplicates_share_a_tile_that_opens(world: World, at: str) -> None:
             session.add(image)
     page = world.client.get(at)
     assert {3, 9, 12} & set(shown(page.text)) == {3}
-    assert "3 alike" in page.text
+    assert "×3<" in page.text
     assert shown(world.client.get(f"{at}?relatives=3&apart=yes").text) == [12, 9, 3]
     assert {3, 9, 12} <= set(shown(world.client.get(f"{at}?apart=yes").text))
 
@@ -456,7 +456,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, st
         project = world.project(session)
         tags.add(session, [1, 2, 3], ["sea"])
         bulk.remove(session, project, [20])
-        filters.save(session, project, "At sea", filters.from_dict({"tags": ["sea"]}))
+        saved_filters.save(session, project, "At sea", filters.from_dict({"tags": ["sea"]}))
     with serving(world) as url:
         yield world, url
 

@@ -11,22 +11,28 @@ The live model's predictions, and the answers of a search, are arrays in an orde
 their images are checked against the filter as they come.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from sqlalchemy import func, literal, tuple_, union
+from sqlalchemy import func, literal, union
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, col, select
 
-from app import counts, projects
 from app.errors import Invalid
-from app.library.filters import (
-    LIVE,
-    Filter,
+from app.library.filters import LIVE
+from app.library.live_order import live_in_order, within_live
+from app.library.orders import (
+    SORTS,
+    Order,
+    Stretch,
+    beyond,
+    cursor_of,
+    in_order,
+    parse_cursor,
+    up_to,
+)
+from app.library.scopes import (
     Scope,
     Source,
     conditions,
@@ -37,37 +43,12 @@ from app.library.filters import (
     predicted_range,
     sources,
 )
-from app.tables import CollectionImage, Image, Label, Prediction, Project
-from app.versioning.predictions import Live
+from app.tables import CollectionImage, Image, Label, Prediction
 
-SORTS = {
-    "added": "Date added",
-    "predicted": "Prediction",
-    "label": "Score",
-    "disagreement": "Disagreement",
-    "name": "File name",
-}
 GATHER = 5_000  # images that are sorted for one page
 WALK = 20_000  # index rows that are walked for one page
 WALK_NAMES = 200_000  # of names, which are only compared
 CHECKED_AT_ONCE = 500
-SAMPLE = 1000  # images from which the size of a large selection is estimated
-
-
-@dataclass(frozen=True)
-class Order:
-    by: str = "added"
-    descending: bool = True
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Image ids in order; `after` is where the next stretch begins, empty at the end. `short`:
-    the walk ended before the page was full, and there may be more."""
-
-    ids: list[int]
-    after: str = ""
-    short: bool = False
 
 
 def find(
@@ -78,7 +59,7 @@ def find(
     with the filter, only the one that came first. Raises `Invalid` for a cursor that is none."""
     if order.by not in SORTS:
         raise Invalid(f"There is no order “{order.by[:20]}”.", f"Use {' or '.join(SORTS)}.")
-    cursor = _parse(after, order)
+    cursor = parse_cursor(after, order)
     live = found.filter.version == LIVE
     if (live and order.by == "predicted") or (found.by_live and order.by == "added"):
         return _by_live_model(session, found, order, cursor, n, together)
@@ -92,55 +73,17 @@ def find(
 
 def narrowest(session: Session, found: Scope, order: Order | None = None) -> Source | None:
     """An index that holds at most `GATHER` candidates, if the filter has one."""
-    there = sources(found)
-    if found.filter.name and (order is None or order.by != "name"):
-        # Last, as this one reads every name until it has that many.
-        there.append(Source("name", col(Image.id), (name_like(found, Image),)))
-    for source in there:
+    for source in sources(found):
         few = select_columns(source.image_id).where(*source.where).limit(GATHER + 1).subquery()
         if session.execute(select_columns(func.count()).select_from(few)).scalar_one() <= GATHER:
             return source
+    if found.filter.name and (order is None or order.by != "name"):
+        # Last, as this reads every name until it has that many; and once, so by their ids.
+        named = select_columns(col(Image.id)).where(name_like(found, Image)).limit(GATHER + 1)
+        ids = session.execute(named).scalars().all()
+        if len(ids) <= GATHER:
+            return Source("name", col(Image.id), (col(Image.id).in_(ids),))
     return None
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many images agree with a filter; not `exact`: about so many."""
-
-    images: int
-    exact: bool = True
-
-
-def count(session: Session, project: Project, found: Scope) -> Count | None:
-    """Exact where an index of the filter holds few; else estimated from images drawn at random,
-    and None where too few of those agree to say."""
-    asked = found.filter
-    if asked in (Filter(), Filter(version=asked.version)):
-        return Count(projects.size(session, project))
-    narrow = narrowest(session, found, Order("name"))  # without reading every name once more
-    if narrow is None and asked.removed:  # what was taken out is in no sample
-        narrow = next(source for source in sources(found) if source.kind == "removed")
-    if narrow is not None and not found.by_live:
-        everything = gathered(found, Order(), narrow).subquery()
-        many = session.execute(select_columns(func.count()).select_from(everything)).scalar_one()
-        return Count(int(many))
-    if asked.removed:
-        return None
-    size = projects.size(session, project)
-    drawn = counts.patiently(
-        ("sample", str(session.get_bind().engine.url), project.id),
-        lambda: projects.sample(session, project, SAMPLE),
-        lambda ids: size > counts.LARGE,
-    )
-    agree = [(0, image_id) for _, image_id in _checked(session, found, drawn)]
-    hits = len(_within_live(found, agree) if found.by_live else agree)
-    if len(drawn) == size:
-        return Count(hits)
-    if hits < 10:
-        return None
-    about = size * hits / len(drawn)
-    digits = 1 - math.floor(math.log10(about))
-    return Count(int(round(about, digits)), exact=False)
 
 
 # --- gathering -----------------------------------------------------------------------------------
@@ -153,16 +96,16 @@ def _gather(
     statement = gathered(found, order, source, together)
     if cursor is not None:
         key, image_id = statement.selected_columns[:2]
-        statement = statement.where(_beyond(order, key, image_id, cursor))
+        statement = statement.where(beyond(order, key, image_id, cursor))
     inner = statement.subquery()
     key, image_id = inner.c.key, inner.c.image_id
     rows: Sequence[Any] = session.execute(
         select_columns(key, image_id)
-        .order_by(*_in_order(order, key, image_id))
+        .order_by(*in_order(order, key, image_id))
         .limit(None if found.by_live else n + 1)
     ).all()
-    rows = _within_live(found, rows) if found.by_live else rows
-    last = _cursor(order, *rows[n - 1]) if len(rows) > n else ""
+    rows = within_live(found, rows) if found.by_live else rows
+    last = cursor_of(order, *rows[n - 1]) if len(rows) > n else ""
     return Stretch([image_id for _, image_id in rows[:n]], last)
 
 
@@ -209,11 +152,11 @@ def _walk(
     rows = list(session.execute(statement).all())
     stopped = len(rows) == limit  # full, so the walk went no further than the last of them
     last = rows[-1] if stopped else end
-    rows = _within_live(found, rows) if found.by_live else rows
+    rows = within_live(found, rows) if found.by_live else rows
     ids = [row[1] for row in rows[:n]]
     if len(rows) > n:
-        return Stretch(ids, _cursor(order, rows[n - 1][0], rows[n - 1][1]))
-    after = _cursor(order, last[0], last[1]) if last is not None else ""
+        return Stretch(ids, cursor_of(order, rows[n - 1][0], rows[n - 1][1]))
+    after = cursor_of(order, last[0], last[1]) if last is not None else ""
     return Stretch(ids, after, short=bool(after))
 
 
@@ -230,9 +173,9 @@ def walked(
             *where, *named, *conditions(found, image_id), *_first_of_kin(found, image_id, together)
         )
         if cursor is not None:
-            part = part.where(_beyond(order, key, image_id, cursor))
+            part = part.where(beyond(order, key, image_id, cursor))
         if end is not None:
-            part = part.where(_up_to(order, key, image_id, end))
+            part = part.where(up_to(order, key, image_id, end))
         parts.append(part)
     return _merged(order, parts).limit(limit)
 
@@ -243,7 +186,7 @@ def walk_end(found: Scope, order: Order, cursor: tuple[Any, int] | None, rows: i
     for key, image_id, where in _branches(found, order):
         part = select_columns(key.label("key"), image_id.label("image_id")).where(*where)
         if cursor is not None:
-            part = part.where(_beyond(order, key, image_id, cursor))
+            part = part.where(beyond(order, key, image_id, cursor))
         parts.append(part)
     return _merged(order, parts).offset(rows - 1).limit(1)
 
@@ -275,34 +218,9 @@ def _branches(found: Scope, order: Order) -> list[tuple[Any, Any, list[Any]]]:
 def _merged(order: Order, parts: list[Any]) -> Any:
     if len(parts) == 1:
         key, image_id = parts[0].selected_columns
-        return parts[0].order_by(*_in_order(order, key.element, image_id.element))
+        return parts[0].order_by(*in_order(order, key.element, image_id.element))
     both = union(*parts)  # of sorted parts: a merge, which also drops what is in two collections
-    return both.order_by(*_in_order(order, both.selected_columns.key))
-
-
-def _in_order(order: Order, *columns: Any) -> list[Any]:
-    if len(columns) == 2 and order.by == "added":
-        columns = columns[:1]  # the key is the id
-    return [column.desc() if order.descending else column.asc() for column in columns]
-
-
-def _beyond(order: Order, key: Any, image_id: Any, cursor: tuple[Any, int]) -> Any:
-    """Behind the cursor. The key alone is compared too: that is what every index understands."""
-    if order.by == "added":
-        return key < cursor[1] if order.descending else key > cursor[1]
-    pair, there = tuple_(key, image_id), tuple_(literal(cursor[0]), literal(cursor[1]))
-    if order.descending:
-        return and_(key <= cursor[0], pair < there)
-    return and_(key >= cursor[0], pair > there)
-
-
-def _up_to(order: Order, key: Any, image_id: Any, end: tuple[Any, int]) -> Any:
-    if order.by == "added":
-        return key >= end[1] if order.descending else key <= end[1]
-    pair, there = tuple_(key, image_id), tuple_(literal(end[0]), literal(end[1]))
-    if order.descending:
-        return and_(key >= end[0], pair >= there)
-    return and_(key <= end[0], pair <= there)
+    return both.order_by(*in_order(order, both.selected_columns.key))
 
 
 def _first_of_kin(found: Scope, image_id: Any, together: bool) -> list[Any]:
@@ -326,7 +244,7 @@ def among(session: Session, found: Scope, ids: Sequence[int], after: str, n: int
     cursor is a place in that list."""
     start = int(after) if after.isdecimal() and len(after) < 10 else 0
     kept: list[int] = []
-    for place, image_id in _checked(session, found, ids, start):
+    for place, image_id in checked(session, found, ids, start):
         if len(kept) == n:
             return Stretch(kept, str(place))
         kept.append(image_id)
@@ -339,7 +257,7 @@ def _by_live_model(
 ) -> Stretch:  # fmt: skip
     if found.live is None:
         return Stretch([])
-    ids, said = _live_in_order(found, order, cursor)
+    ids, said = live_in_order(found, order, cursor, WALK)
     rows = [(float(key), int(i)) for key, i in zip(said[:WALK], ids[:WALK], strict=True)]
     return _in_turn(session, found, order, rows, len(ids) > WALK, n, together)
 
@@ -362,13 +280,13 @@ def _by_disagreement(
             ),
         )
         .where(col(Label.project_id) == found.project_id, *label_range(found.filter, Label))
-        .order_by(*_in_order(order, gap, col(Label.image_id)))
+        .order_by(*in_order(order, gap, col(Label.image_id)))
         .limit(WALK + 1)
     )
     if cursor is not None:
-        query = query.where(_beyond(order, gap, col(Label.image_id), cursor))
+        query = query.where(beyond(order, gap, col(Label.image_id), cursor))
     rows = [(key, image_id) for key, image_id in session.execute(query)]
-    rows = _within_live(found, rows) if found.by_live else rows
+    rows = within_live(found, rows) if found.by_live else rows
     return _in_turn(session, found, order, rows[:WALK], len(rows) > WALK, n, together)
 
 
@@ -378,46 +296,15 @@ def _in_turn(
 ) -> Stretch:  # fmt: skip
     """A stretch of (key, image id) rows that are in order already; `more` lie behind them."""
     kept: list[int] = []
-    for place, _ in _checked(session, found, [row[1] for row in rows], together=together):
+    for place, _ in checked(session, found, [row[1] for row in rows], together=together):
         if len(kept) == n:
-            return Stretch([rows[at][1] for at in kept], _cursor(order, *rows[kept[-1]]))
+            return Stretch([rows[at][1] for at in kept], cursor_of(order, *rows[kept[-1]]))
         kept.append(place)
-    after = _cursor(order, *rows[-1]) if more else ""
+    after = cursor_of(order, *rows[-1]) if more else ""
     return Stretch([rows[at][1] for at in kept], after, short=bool(after))
 
 
-def _live_in_order(
-    found: Scope, order: Order, cursor: tuple[Any, int] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, scores) behind the cursor and inside the range asked for, by score or by id: all there
-    are, or a few more than `WALK`. Selecting these costs a tenth of sorting a million."""
-    assert found.live is not None
-    ids, said = found.live.ids, found.live.scores
-    keep = ~np.isnan(said)
-    if found.filter.predicted_min is not None:
-        keep &= said >= np.float32(found.filter.predicted_min)
-    if found.filter.predicted_max is not None:
-        keep &= said <= np.float32(found.filter.predicted_max)
-    sign = -1 if order.descending else 1
-    if order.by == "added":
-        if cursor is not None:
-            keep &= sign * ids > sign * cursor[1]
-        at = np.flatnonzero(keep)[::sign][: WALK + 1]
-        return ids[at], said[at]
-    if cursor is not None:
-        there = np.float32(cursor[0])
-        tied = (said == there) & (sign * ids > sign * cursor[1])
-        keep &= (sign * said > sign * there) | tied
-    at = np.flatnonzero(keep)
-    key = sign * said[at]
-    if len(at) > WALK + 1:
-        least = np.partition(key, WALK)[WALK]
-        at = at[key <= least]  # all that tie with the last one too
-    inside = np.lexsort((sign * ids[at], sign * said[at]))
-    return ids[at][inside], said[at][inside]
-
-
-def _checked(
+def checked(
     session: Session, found: Scope, ids: Sequence[int], start: int = 0, together: bool = False
 ) -> Iterator[tuple[int, int]]:
     """(place, image id) of those that agree with the filter, in the order given."""
@@ -437,52 +324,3 @@ def _checked(
             if image_id in agree:
                 yield place, image_id
         start, size = start + size, CHECKED_AT_ONCE
-
-
-def _within_live(found: Scope, rows: Sequence[Any]) -> list[Any]:
-    """Those rows (key, image id, …) whose live prediction lies in the range asked for."""
-    if found.live is None or not rows:
-        return []
-    said = live_scores(found.live, [row[1] for row in rows])
-    low = found.filter.predicted_min or 0.0
-    high = 1.0 if found.filter.predicted_max is None else found.filter.predicted_max
-    with np.errstate(invalid="ignore"):
-        inside = (said >= np.float32(low)) & (said <= np.float32(high))
-    return [row for row, keep in zip(rows, inside, strict=True) if keep]
-
-
-def live_scores(live: Live, ids: Iterable[int]) -> np.ndarray:
-    """(N,) scores in [0, 1], NaN for images the live model has not seen."""
-    wanted = np.asarray(list(ids), np.int64)
-    known = live.ids
-    at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-    if not len(known):
-        return np.full(len(wanted), np.nan, np.float32)
-    return np.where(known[at] == wanted, live.scores[at], np.float32(np.nan))
-
-
-# --- cursors -------------------------------------------------------------------------------------
-
-
-def _cursor(order: Order, key: Any, image_id: int) -> str:
-    """Where a page ended: the id alone, or `key~id`."""
-    return str(image_id) if order.by == "added" else f"{key}~{image_id}"
-
-
-def _parse(text: str, order: Order) -> tuple[Any, int] | None:
-    if not text:
-        return None
-    key, _, image_id = text.rpartition("~")
-    try:
-        if not (image_id.isascii() and image_id.isdecimal() and len(image_id) < 19):
-            raise ValueError(image_id)
-        if order.by == "added":
-            return 0, int(image_id)
-        if order.by == "name":
-            return key, int(image_id)
-        number = float(key)
-        if not math.isfinite(number):
-            raise ValueError(key)
-        return number, int(image_id)
-    except ValueError:
-        raise Invalid("This is not a place in the library.", "Begin from its first page.") from None

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, delete, func, select
 from app import images, projects
 from app.db import rows_changed
 from app.errors import Invalid
-from app.library import filters
+from app.library import scopes
 from app.library.filters import Filter
 from app.scoring import scores
 from app.tables import (
@@ -50,7 +50,7 @@ def chosen(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
 
 def matching(session: Session, project: Project, asked: Filter, most: int = MOST) -> list[int]:
     """All images that agree with a filter. Raises `Invalid` where they are more than `most`."""
-    ids = list(session.exec(filters.filtered_ids(session, project, asked).limit(most + 1)))
+    ids = list(session.exec(scopes.filtered_ids(session, project, asked).limit(most + 1)))
     if len(ids) > most:
         raise Invalid(
             f"More than {most:,} images match; at most so many can be changed at once.",

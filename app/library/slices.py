@@ -18,7 +18,7 @@ from sqlmodel import Session, col, func, select
 from app import images, projects
 from app.errors import Conflict, Invalid, NotFound, TastemakerError
 from app.learning import metrics
-from app.library import filters
+from app.library import scopes
 from app.tables import (
     Image,
     Label,
@@ -96,7 +96,7 @@ def _checked(
         wanted = definition.get("filter")
         if not isinstance(wanted, dict) or not wanted:
             raise Invalid("This filter is empty.", "Filter the library first, then keep that.")
-        filters.filtered_ids(session, project, wanted)  # raises what cannot be filtered by
+        scopes.filtered_ids(session, project, wanted)  # raises what cannot be filtered by
         return {"filter": wanted}
     if kind == "prompt":
         prompt, ids = str(definition.get("prompt", "")).strip(), definition.get("image_ids")
@@ -125,7 +125,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
     wanted: Any = select(Tag.image_id).where(Tag.tag == row.definition.get("tag"))
     if row.kind == "filter":
         try:
-            wanted = filters.filtered_ids(session, project, row.definition.get("filter", {}))
+            wanted = scopes.filtered_ids(session, project, row.definition.get("filter", {}))
         except TastemakerError:
             return np.empty(0, np.int64)
     inner = wanted.subquery()

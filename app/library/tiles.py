@@ -10,8 +10,8 @@ from sqlmodel import Session, col, func, select
 
 from app import images, projects
 from app.config import Settings
-from app.library import browsing, tags
-from app.library.filters import Scope
+from app.library import live_order, tags
+from app.library.scopes import Scope
 from app.scoring import neighbours, scores
 from app.tables import (
     Annotator,
@@ -124,7 +124,7 @@ def _said(session: Session, found: Scope, ids: list[int]) -> dict[int, float]:
         return {image_id: said[0] for image_id, said in by_version.items()}
     if found.live is None:
         return {}
-    live = browsing.live_scores(found.live, ids)
+    live = live_order.live_scores(found.live, ids)
     return {i: float(said) for i, said in zip(ids, live, strict=True) if said == said}
 
 

@@ -17,9 +17,10 @@ from app import keymap, projects
 from app.config import Settings
 from app.encoding.encoders import reads_text
 from app.errors import NotFound, TastemakerError
-from app.library import browsing, bulk, filters, tags, tiles
-from app.library.browsing import Stretch
-from app.library.filters import Filter, Scope
+from app.library import bulk, counting, saved_filters, scopes, tags, tiles
+from app.library.filters import Filter
+from app.library.orders import Stretch
+from app.library.scopes import Scope
 from app.library.tiles import Tile
 from app.tables import Project
 from app.versioning import versions
@@ -50,7 +51,7 @@ def page(
     """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
     form without a script has just done."""
     view = view_of(list(request.query_params.multi_items()))
-    found = filters.scope(session, project, view.filter, settings)
+    found = scopes.scope(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
     try:
         stretch = find(session, engine, project, found, view, PER_PAGE)
@@ -81,17 +82,17 @@ def around(
     session: Session, project: Project, view: View, found: Scope, any_shown: bool
 ) -> dict[str, Any]:
     """What stands around the grid: the counts, and what one can filter by."""
-    counted = None if view.searches else browsing.count(session, project, found)
+    counted = None if view.searches else counting.count(session, project, found)
     if not any_shown and not view.after and not view.searches:
-        counted = browsing.Count(0)
+        counted = counting.Count(0)
     return {
         "count": counted,
         "size": projects.size(session, project),
-        "collections": filters.collections_of(session, project.id),
+        "collections": scopes.collections_of(session, project.id),
         "versions": [version.number for version in versions.listing(session, project)],
         "active": versions.active(session, project),
         "common": tags.common(session, project),
-        "saved": filters.saved(session, project),
+        "saved": saved_filters.saved(session, project),
         "orders": ORDERS,
         "reads_text": reads_text(project.encoder),
     }
@@ -125,7 +126,7 @@ def one(
         "facts": facts,
         "image": facts.image,
         "tile": facts.tile,
-        "by": predictor(filters.scope(session, project, Filter())),
+        "by": predictor(scopes.scope(session, project, Filter())),
         "common": tags.common(session, project),
         "undo": newest if mine else 0,
         "keys": keymap.of(person),
@@ -138,7 +139,7 @@ def one(
 
 def facts_of(session: Session, settings: Settings, project: Project, image_id: int) -> tiles.Facts:
     """Raises `NotFound` for an image that is not the project's."""
-    found = filters.scope(session, project, Filter(), settings)
+    found = scopes.scope(session, project, Filter(), settings)
     if not bulk.chosen(session, project, [image_id]):
         raise NotFound("This image is not in this project.", "Look for it in the library.")
     return tiles.facts(session, settings, project, found, image_id)
@@ -161,9 +162,9 @@ def list_images(
     (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
     `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
-    found = filters.scope(session, project, view.filter, settings)
+    found = scopes.scope(session, project, view.filter, settings)
     stretch = find(session, engine, project, found, view, n)
-    counted = None if view.searches else browsing.count(session, project, found)
+    counted = None if view.searches else counting.count(session, project, found)
     return {
         "images": [_tile_json(t) for t in tiles.tiles(session, project, found, stretch.ids)],
         "next": stretch.after or None,

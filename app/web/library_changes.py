@@ -19,7 +19,7 @@ from app import projects
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
-from app.library import bulk, filters, tags, tiles
+from app.library import bulk, filters, scopes, tags, tiles
 from app.library.filters import Filter
 from app.scoring import scores
 from app.tables import Project
@@ -121,7 +121,7 @@ def the_change(
             )
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            if from_id is not None and from_id not in filters.collections_of(session, project_id):
+            if from_id is not None and from_id not in scopes.collections_of(session, project_id):
                 raise NotFound("This collection is not part of the project.")
             to_id = bulk.collection_for(session, project, wanted.collection).id
         if wanted.action == "put":
@@ -183,7 +183,7 @@ def changed_tiles(
     """The tiles as they are now, each in its place, and a toast."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        found = filters.scope(session, project, view.filter, settings)
+        found = scopes.scope(session, project, view.filter, settings)
         here = f"/projects/{project_id}/library?{view.query()}"
         n = result.changed if action == "score" else len(result.chosen)
         context = {

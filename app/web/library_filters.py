@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app import projects
 from app.db import writing
-from app.library import filters
+from app.library import filters, saved_filters
 from app.tables import Slice
 from app.web.deps import EngineDep, Id, Reader, TheProject
 from app.web.library_changes import with_done
@@ -35,20 +35,20 @@ def save_filter(
 ) -> Response:
     view = view_of(parse_qsl(query))
     with writing(engine) as session:
-        filters.save(session, projects.get(session, project_id), name, view.filter)
+        saved_filters.save(session, projects.get(session, project_id), name, view.filter)
     return see_other(with_done(f"/projects/{project_id}/library?{view.query()}", {"done": "saved"}))
 
 
 @router.post("/projects/{project_id}/library/filters/{slice_id}/delete")
 def forget_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        filters.forget(session, projects.get(session, project_id), slice_id)
+        saved_filters.forget(session, projects.get(session, project_id), slice_id)
     return see_other(f"/projects/{project_id}/library?done=forgotten")
 
 
 @api.get("/projects/{project_id}/filters")
 def list_filters(session: Reader, project: TheProject) -> list[dict[str, Any]]:
-    return [_filter_json(row) for row, _ in filters.saved(session, project)]
+    return [_filter_json(row) for row, _ in saved_filters.saved(session, project)]
 
 
 @api.post("/projects/{project_id}/filters", status_code=201)
@@ -57,14 +57,14 @@ def create_filter(engine: EngineDep, project_id: Id, body: NewFilter) -> dict[st
     asked = filters.from_dict(body.filter)
     with writing(engine) as session:
         return _filter_json(
-            filters.save(session, projects.get(session, project_id), body.name, asked)
+            saved_filters.save(session, projects.get(session, project_id), body.name, asked)
         )
 
 
 @api.delete("/projects/{project_id}/filters/{slice_id}", status_code=204)
 def delete_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        filters.forget(session, projects.get(session, project_id), slice_id)
+        saved_filters.forget(session, projects.get(session, project_id), slice_id)
     return Response(status_code=204)
 
 

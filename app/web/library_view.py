@@ -11,8 +11,9 @@ from sqlmodel import Session
 from app.encoding.encoders import reads_text
 from app.errors import Invalid
 from app.library import browsing, filters
-from app.library.browsing import Order, Stretch
-from app.library.filters import Filter, Scope
+from app.library.filters import Filter
+from app.library.orders import Order, Stretch
+from app.library.scopes import Scope
 from app.resident import questions
 from app.tables import Project
 
