@@ -154,7 +154,8 @@ def cancel(session: Session, job_id: int) -> Job:
 
 
 def retry(session: Session, job_id: int) -> Job:
-    """Queue a failed or cancelled job again, with its attempts counted anew."""
+    """Queue a failed or cancelled job again: it has as many attempts as a new one. How often it was
+    begun in all is its fence, and the log says where it was queued again."""
     job = get(session, job_id)
     if job.state not in ("failed", "cancelled"):
         raise Conflict(
@@ -163,6 +164,7 @@ def retry(session: Session, job_id: int) -> Job:
     job.state, job.attempts, job.error = "queued", 0, ""
     job.cancel_requested, job.finished_at = False, None
     session.add(job)
+    log(session, job_id, "queued again by hand")
     return job
 
 

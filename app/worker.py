@@ -9,6 +9,7 @@ lets go of the lock however the worker ends. So whoever gets the lock knows that
 as running is an orphan, and takes it up at once.
 """
 
+import contextlib
 import importlib
 import logging
 import multiprocessing
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -55,6 +57,7 @@ HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 30.0
 KILL_AFTER_SECONDS = 5.0
 AUTO_TRAIN_SECONDS = 5.0
+SWEEP_HOURS = 24
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -335,7 +338,10 @@ def run_forever(settings: Settings) -> None:
         scheduler.add_job(worker.reap, "interval", seconds=5)
         scheduler.add_job(resident.tend, "interval", seconds=1)
         scheduler.add_job(watch_parent, "interval", seconds=1)
-        scheduler.add_job(files.sweep_unfinished, args=(settings.root,))  # once, beside the rest
+        scheduler.add_job(
+            files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
+            next_run_time=datetime.now(UTC),
+        )  # fmt: skip
         scheduler.add_job(
             auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
         )
@@ -366,7 +372,8 @@ def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -
                 except Timeout:
                     pass
             if owner:
-                worker.tick()
+                with contextlib.suppress(Unavailable):  # a busy database: the next tick tries again
+                    worker.tick()
             pipes = [running.pipe for running in worker.running]
             if pipes:
                 wait(pipes, timeout=TICK_SECONDS)

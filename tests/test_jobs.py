@@ -220,6 +220,10 @@ def test_only_a_failed_or_cancelled_job_is_tried_again_and_with_a_clean_slate(
     job = seen(engine, other)
     assert (job.state, job.attempts, job.error, job.cancel_requested) == ("queued", 0, "", False)
     assert must_claim(engine).fence == ours.fence + 1, "an old worker stays locked out"
+    again = seen(engine, other)
+    assert (again.attempts, again.fence) == (1, 2), "the first of its new attempts, the second ever"
+    with db.reading(engine) as session:
+        assert [e.line for e in jobs.log_of(session, other)] == ["queued again by hand"]
 
 
 def test_the_third_death_is_the_last_and_says_so(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 the API."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -15,12 +16,13 @@ from PIL import Image as Picture
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
 from test_web_browser import browsing, serving
-from web_world import World, add_version, events, make_world, score_some
+from web_world import World, add_job, add_version, events, make_world, score_some
 
 from app import images
 from app.db import reading, writing
 from app.errors import Unavailable
 from app.library import expectations, slices
+from app.retraining import auto_train
 from app.tables import Expectation, Job, Slice, VersionLabel
 
 HTMX = {"HX-Request": "true"}
@@ -397,6 +399,24 @@ def test_a_major_version_is_asked_for_with_a_tick(world: World) -> None:
 
 
 # --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed"])
+def test_the_note_of_a_training_that_ended_without_a_version_is_kept(
+    world: World, state: str
+) -> None:
+    def typed() -> str:
+        page = world.client.get(f"{world.at}/versions").text
+        return html.unescape(re.search(r'name="note"[^>]* value="([^"]*)"', page)[1])
+
+    assert typed() == ""
+    add_job(world, state, payload={"note": "slips <mended> & more"})
+    assert typed() == "slips <mended> & more"
+    add_job(world, state, payload={"note": f"{auto_train.BY_ITSELF}50 new scores"})
+    assert typed() == "", "nobody wrote that one"
+    add_job(world, state, payload={"note": "another"})
+    add_job(world, "done", payload={"note": "another"})
+    assert typed() == "", "it is a version's now"
 
 
 @pytest.mark.browser

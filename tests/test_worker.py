@@ -392,12 +392,14 @@ def test_what_a_killed_write_left_is_swept_and_what_is_being_written_is_not(tmp_
     folder = tmp_path / "thumbs" / "ab"
     folder.mkdir(parents=True)
     old, young, finished = folder / ".x1.part", folder / ".x2.part", folder / "ab.webp"
-    for path in (old, young, finished):
+    upload = folder / "cd.part"  # what keeping an upload is called while it is copied
+    for path in (old, young, finished, upload):
         path.write_bytes(b"half")
-    for path in (old, finished):
+    for path in (old, finished, upload):
         os.utime(path, (time.time() - 7200,) * 2)
-    assert files.sweep_unfinished(tmp_path) == 1
-    assert (old.exists(), young.exists(), finished.exists()) == (False, True, True)
+    assert files.sweep_unfinished(tmp_path) == 2
+    left = [path.exists() for path in (old, upload, young, finished)]
+    assert left == [False, False, True, True]
     assert files.sweep_unfinished(tmp_path / "nowhere") == 0
 
 

@@ -22,6 +22,7 @@ from app.versioning import predictions, versions
 
 ENOUGH_FOR_DRIFT = 20  # new labels, below which a difference of the errors means nothing
 Z95 = 1.96
+BY_ITSELF = "by itself: "  # how the note of such a training begins
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def tick(settings: Settings, engine: Engine) -> list[Job]:
         for project in projects.every(session):
             why = why_now(session, settings, project)
             if why:
-                note = f"by itself: {why}"
+                note = f"{BY_ITSELF}{why}"
                 queued.append(retrain.request_training(session, settings, project, note=note))
     return queued
 

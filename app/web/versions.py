@@ -12,7 +12,7 @@ from app.db import writing
 from app.errors import NotFound
 from app.library import expectations
 from app.publishing import exports, sheets
-from app.retraining import retrain
+from app.retraining import auto_train, retrain
 from app.tables import EncoderRow, Job, Label, Project, Version
 from app.versioning import file_checks, predictions, version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
@@ -49,6 +49,7 @@ def page(request: Request, session: Reader, settings: SettingsDep, project: TheP
         "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
+        "note": note_kept(session, project),
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
     }
@@ -89,7 +90,20 @@ def train(
 
 
 def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
-    return {"project": project, "job": job, "trainable": trainable(session, project.id or 0)}
+    return {
+        "project": project, "job": job, "trainable": trainable(session, project.id or 0),
+        "note": note_kept(session, project),
+    }  # fmt: skip
+
+
+def note_kept(session: Session, project: Project) -> str:
+    """The note of a training that was cancelled or failed, for the next try; empty otherwise, and
+    where it began by itself: then nobody wrote the note."""
+    newest = newest_job(session, project, "train")
+    if newest is None or newest.state not in ("cancelled", "failed"):
+        return ""
+    note = str(newest.payload.get("note", ""))
+    return "" if note.startswith(auto_train.BY_ITSELF) else note
 
 
 def trainable(session: Session, project_id: int) -> int:
