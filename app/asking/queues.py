@@ -16,14 +16,14 @@ from typing import Any
 
 from sqlmodel import Session, case, col, func, select
 
-from app import embeddings, projects
+from app import counts, embeddings, projects
 from app.asking.asker import BATCH, Asking, batches
 from app.asking.cards import Card, Shown, card_for, cards
 from app.asking.second_look import flagged, re_ask_is_due, re_asks, second_look, sides, skipped
 from app.asking.unscored import at_random, collection, fresh
 from app.config import Settings
 from app.errors import NotFound
-from app.tables import Annotator, EncoderRow, Label, Project, SetAside
+from app.tables import Annotator, Label, Project, SetAside
 from app.versioning import predictions
 
 __all__ = ["QUEUES", "Card", "card_for", "next_cards", "progress"]
@@ -138,10 +138,15 @@ def progress(session: Session, settings: Settings, project: Project) -> dict[str
         select(func.count(), func.coalesce(func.sum(case((col(Label.holdout), 1), else_=0)), 0))
         .where(Label.project_id == project.id)
     ).one()  # fmt: skip
-    encoder = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
+    images = projects.pool_size(session, project)
+    embedded = counts.patiently(
+        ("embedded", str(session.get_bind().engine.url), project.id, project.encoder_id),
+        lambda: embeddings.count(session, project.encoder_id, project.id),
+        lambda count: images > counts.LARGE,
+    )
     return {
-        "images": projects.pool_size(session, project),
-        "embedded": embeddings.count(session, encoder.id if encoder else None, project.id),
+        "images": images,
+        "embedded": embedded,
         "labelled": int(labels[0]),
         "holdout_labelled": int(labels[1]),
         "set_aside": int(session.exec(select(func.count()).select_from(SetAside)).one()),
