@@ -1,6 +1,6 @@
 """How many labels the Mixed queue needs for what random labelling reaches with 600.
 
-    python -m bench.replay [--seeds 10] [--rule-seeds 6] [--first-seed 300] [--svg FILE] [SET …]
+    python -m bench.replay [--seeds 10] [--rule-seeds 6] [--first-seed 300] [SET …]
 
 Replays `tastemaker replay` on labelled sets of real pictures. By four of them the queue was chosen:
 scikit-learn's digits by value (raw pixels), photographs and stamps spoiled by degree (see
@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from app.learning.selection import Draw, Mix
+from app.learning.selection import SHARPNESS, Mix
 from app.replay.labelled_sets import read_file
 from app.replay.report import report
-from app.replay.runs import LabelledSet, Pick, Plan, Pool, Rows, Run, pick_mixed, planned, replay
+from app.replay.runs import LabelledSet, Pick, Plan, Run, pick_mixed, planned, replay
 from bench import fresh, labelled, trade_off
+from bench.former_draw import pick_near
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
 CLIP_ART = Path("/usr/share/openclipart/png")
@@ -40,29 +41,12 @@ STRATEGIES = ("0/80/20", "0/60/40", "60/20/20", "random", "highest", "threshold-
 DRAWN = Path(__file__).parents[1] / "docs/trade-off.svg"
 
 
-def pick_widening(pool: Pool, first: Draw, last: Draw, mix: Mix | None = None) -> Rows:
-    """The Mixed queue with a draw that goes from `first`, at 50 labels, to `last`, at 600."""
-    done = min(max(len(pool.labelled) - 50, 0) / 550, 1.0)
-    width, floor = (
-        a * (b / a) ** done for a, b in ((first.width, last.width), (first.floor, last.floor))
-    )
-    return pick_mixed(pool, mix, Draw(width, floor, first.teaching))
-
-
-# What is traded: shares of the batch (diverse/threshold/control), and how sharply the draw keeps
-# to the threshold.
+# What is traded: shares of the batch (diverse/threshold/control), and how images are drawn.
 RULES: dict[str, Pick] = {
-    name: partial(pick_mixed, mix=mix, draw=draw)
-    for name, mix, draw in (
-        ("0/40/60", Mix(0, 0.4, 0.6), None),
-        ("20/60/20", Mix(0.2, 0.6, 0.2), None),
-        ("0/80/20, width 0.3", None, Draw(0.3, 0.02)),
-        ("0/80/20, blind to lessons", None, Draw(teaching=0)),
-    )
-} | {
-    "0/80/20, width 0.1 to 0.6": partial(
-        pick_widening, first=Draw(0.1, 0.005), last=Draw(0.6, 0.05)
-    ),
+    "0/80/20, former draw": pick_near,
+    "0/80/20, by distance alone": partial(pick_near, by_lesson=False),
+    "20/60/20": partial(pick_mixed, mix=Mix(0.2, 0.6, 0.2)),
+    "0/80/20, sharpness 2": partial(pick_mixed, sharpness=2.0),
 }
 
 # Pretended tastes: how much their bearers like what a folder shows (0–10).
@@ -159,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rule-seeds", type=int, default=6)
     parser.add_argument("--first-seed", type=int, default=300)
     parser.add_argument("--budget", type=int, default=600)
+    parser.add_argument("--processes", type=int)
     parser.add_argument("--svg", type=Path, default=DRAWN)
     asked = parser.parse_args()
     wanted = Plan(STRATEGIES, asked.seeds, asked.budget, first_seed=asked.first_seed)
@@ -179,17 +164,20 @@ def main() -> None:
             continue
         data = load(name)
         plan = planned(data, wanted)
-        found[name] = _told(name, replay(data, plan))
+        found[name] = _told(name, replay(data, plan, processes=asked.processes))
         said = report(data, plan, found[name])
         shown = f"{name}*" if name in JUDGES else name
         for strategy in STRATEGIES:
             own = said["strategies"][strategy]
             row = f"| {shown} ({len(data.x):,}) | {strategy} | {_cells(own, said)} |"
             print(row, flush=True)
+            print(row, file=sys.stderr)
     for name in found:  # last, so that a run that is cut short has the table
         data = load(name)
         rules = replace(planned(data, wanted), strategies=tuple(RULES), seeds=asked.rule_seeds)
-        found[name] += _told(f"{name}, rules", replay(data, rules, more=RULES))
+        found[name] += _told(
+            f"{name}, rules", replay(data, rules, processes=asked.processes, more=RULES)
+        )
     kinds = {"chosen by": CHOSEN_BY, "fresh": JUDGES}
     points = {
         kind: trade_off.points({name: found[name] for name in sets if name in found})
@@ -198,8 +186,8 @@ def main() -> None:
     print(
         f"\n### trade-off\n\nMeans over the sets of a kind; {asked.seeds} seeds for the strategies "
         f"above, {asked.rule_seeds} for the rules below them. In bold: no other rule is better in "
-        "one error and no worse in the other. Shares are diverse/threshold/control, drawn near the "
-        f"threshold with width {Draw.width:g} unless said. Drawn in docs/trade-off.svg.\n"
+        "one error and no worse in the other. Shares are diverse/threshold/control, drawn by "
+        f"gain^{SHARPNESS:g} unless said. Drawn in docs/trade-off.svg.\n"
     )
     print(trade_off.table({kind: made for kind, made in points.items() if made}, asked.budget))
     asked.svg.write_text(trade_off.chart(points))

@@ -15,12 +15,14 @@ import pytest
 from app import db, embeddings, images, projects
 from app.config import Settings
 from app.errors import Invalid
-from app.learning.ridge import fit_ridge
+from app.learning.ridge import fit_ridge, posterior_sd
 from app.migrate import migrate
 from app.replay.labelled_sets import read_collection, read_file
 from app.replay.report import chart, report, table
 from app.replay.runs import STRATEGIES, LabelledSet, Plan, Run, planned, replay, split, strategy
 from app.scoring import scores
+from bench.trade_off import chart as front
+from bench.trade_off import points as points_of
 from tests.conftest import add_images
 from tests.test_cli import run as run  # the command line in this process
 
@@ -157,6 +159,40 @@ def test_shares_are_a_strategy() -> None:
             strategy(name)
 
 
+def test_other_strategies_and_other_seeds_may_be_given() -> None:
+    data = labelled_set()
+    plan = Plan(("first rows", "random"), 2, 40, batch=10, start=20, first_seed=7)
+    more = {"first rows": lambda pool: np.flatnonzero(pool.free)[: pool.count]}
+    found = [run for _, _, run in replay(data, plan, processes=1, more=more)]
+    assert {run.seed for run in found} == {7, 8}
+    for one in found:
+        test, free = split(data, one.seed)
+        assert one.test.tolist() == test.tolist()
+        if one.strategy == "first rows":
+            left = np.setdiff1d(np.flatnonzero(free), one.picks[:20])
+            assert one.picks[20:].tolist() == left[:20].tolist()
+    assert report(data, plan, found)["tested"] == len(split(data, 7)[0])
+    with pytest.raises(Invalid, match="no strategy"):
+        planned(data, plan)
+
+
+def test_a_strategy_that_asks_for_no_doubt_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def counted(*given: Any) -> Any:
+        asked.append("sd")
+        return posterior_sd(*given)
+
+    monkeypatch.setattr("app.replay.runs.posterior_sd", counted)
+    data = labelled_set()
+    for name, times in (("random", 0), ("highest", 0), ("variance", 4), ("mixed", 4)):
+        asked.clear()
+        runs(data, Plan((name,), 1, 60, batch=10, start=20))
+        assert len(asked) == times, name
+
+
 # --- the report --------------------------------------------------------------------------------
 
 
@@ -209,6 +245,41 @@ def test_the_chart_is_one_document_with_a_line_and_a_band_for_every_strategy() -
     assert tags.count("polyline") == tags.count("polygon") == 6
     assert "20/60/20" in "".join(drawn.itertext())
     assert not set(tags) & {"script", "image", "use"}
+
+
+# --- the trade-off ------------------------------------------------------------------------------
+
+
+def test_the_trade_off_averages_sets_and_marks_the_rules_that_no_other_beats() -> None:
+    worse = {"random": (2.0, 0.40), "sharp": (2.2, 0.30), "mild": (2.0, 0.36), "bad": (2.2, 0.38)}
+    made = {
+        name: [
+            fake(rule, seed, 3 * [mae * scale], [0.5, error, error * scale])
+            for rule, (mae, error) in worse.items()
+            for seed in range(4)
+        ]
+        for name, scale in (("one", 1.0), ("two", 0.9))
+    }
+    found = {point.rule: point for point in points_of(made)}
+    assert found.keys() == {"sharp", "mild", "bad"}  # random is the measure of the others
+    assert found["sharp"].mae.value == pytest.approx(1.1)
+    assert found["sharp"].error.value == pytest.approx((1.1 / 1.3 + 1.07 / 1.26) / 2)
+    assert found["sharp"].reached.value == 100
+    assert {rule for rule, point in found.items() if point.best} == {"sharp", "mild"}
+    one = found["mild"].error
+    assert one.low == pytest.approx(one.value) == pytest.approx(one.high)  # seeds are alike here
+    drawn = ElementTree.fromstring(front({"chosen by": list(found.values()), "fresh": []}))
+    told = "".join(drawn.itertext())
+    assert "chosen by: sharp, mild" in told and "bad" in told
+
+
+def test_a_rule_that_is_worse_than_random_in_both_is_on_no_front() -> None:
+    runs_of = [fake("random", s, [2, 2, 2], [0.5, 0.4, 0.3]) for s in range(3)]
+    runs_of += [fake("worse", s, [2.1, 2, 2], [0.5, 0.5, 0.3]) for s in range(3)]
+    (point,) = points_of({"set": runs_of})
+    assert not point.best and point.reached.value == 200
+    runs_of += [fake("never", s, [2, 2, 2], [0.5, 0.4, 0.31]) for s in range(2)]  # fewer seeds
+    assert points_of({"set": runs_of})[1].reached.value == np.inf
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -10,12 +10,11 @@ from scipy.stats import chisquare
 
 from app.learning.ridge import fit_ridge, posterior_sd, project
 from app.learning.selection import (
-    Draw,
     Mix,
     cold_start,
     disagreements,
     diverse,
-    lessons,
+    gains,
     mixed,
     near_threshold,
     suspected,
@@ -42,24 +41,11 @@ def test_the_threshold_draw_follows_its_probabilities():
     rng = np.random.default_rng(0)
     everyone = np.ones(4, bool)
     first = [
-        near_threshold(scores, sd, everyone, 1, 0.5, rng, draw=Draw(1.0, 0.1))[0]
+        near_threshold(scores, sd, everyone, 1, 0.5, rng, width=1.0, floor=0.1)[0]
         for _ in range(4000)
     ]
     counts = np.bincount(first, minlength=4)
     assert chisquare(counts, 4000 * expected / expected.sum()).pvalue > 0.001
-
-
-def test_the_threshold_draw_is_proportional_to_what_a_label_is_worth():
-    scores, sd, worth = np.full(3, 0.5), np.ones(3), np.array([1.0, 2.0, 5.0])
-    rng = np.random.default_rng(1)
-    for teaching in (0, 1, 2):
-        asked = {"draw": Draw(floor=0.0, teaching=teaching), "worth": lambda rows: worth[rows]}
-        first = [
-            near_threshold(scores, sd, np.ones(3, bool), 1, 0.5, rng, **asked)[0]
-            for _ in range(4000)
-        ]
-        expected = worth**teaching / np.sum(worth**teaching)
-        assert chisquare(np.bincount(first, minlength=3), 4000 * expected).pvalue > 0.001
 
 
 def test_the_threshold_draw_is_stochastic_and_reaches_everything():
@@ -77,50 +63,78 @@ def test_the_threshold_draw_is_stochastic_and_reaches_everything():
 def test_without_a_floor_far_images_come_last_and_none_is_lost():
     scores = np.concatenate([np.full(10, 0.5), np.full(30, 1.0)])
     drawn = near_threshold(
-        scores, np.full(40, 0.01), np.ones(40, bool), 40, 0.5, np.random.default_rng(0),
-        draw=Draw(floor=0.0),
-    )  # fmt: skip
+        scores, np.full(40, 0.01), np.ones(40, bool), 40, 0.5, np.random.default_rng(0), floor=0.0
+    )
     assert set(drawn[:10]) == set(range(10)) and len(set(drawn)) == 40
 
 
-# --------------------------------------------------------------------------- what a label teaches
+# --------------------------------------------------------------------------- what a label gains
 
 
-def test_a_lesson_is_the_fall_in_the_weighted_variance_over_the_library():
-    points, doubt, _ = library(80, 6)
-    labelled, rows = np.arange(30), np.arange(40, 60)
-    taught = lessons(points, labelled, doubt, rows, penalty=2.0)
-    centre = points[labelled].mean(0)
-    z, x = points[labelled] - centre, points - centre
-    precision = z.T @ z + 2.0 * np.eye(6)
-    before = np.einsum("ij,jk,ik->i", x, np.linalg.inv(precision), x)
-    for row, lesson in zip(rows, taught, strict=True):
-        more = np.linalg.inv(precision + np.outer(x[row], x[row]))
-        after = np.einsum("ij,jk,ik->i", x, more, x)
-        assert lesson == pytest.approx(np.average(before - after, weights=doubt), rel=1e-3)
+def test_a_gain_is_what_a_label_is_expected_to_save_at_the_threshold():
+    """Against the definition, by drawing labels: |f − t| of the images whose side changes."""
+    rng = np.random.default_rng(0)
+    points, _, _ = library(60, 4)
+    labelled, rows, sd = np.arange(20), np.array([30, 41, 52]), np.full(60, 0.2)
+    scores = 0.5 + 0.1 * rng.normal(size=60)
+    found = gains(points, labelled, scores, sd, rows, rng, penalty=2.0, threshold=0.5)
+
+    x = points - points[labelled].mean(0)
+    covariance = np.linalg.inv(x[labelled].T @ x[labelled] + 2.0 * np.eye(4))
+    in_doubt = np.argsort(np.abs(scores - 0.5))[:30]
+    for row, gain in zip(rows, found, strict=True):
+        shared = x[in_doubt] @ covariance @ x[row]
+        surprise = rng.normal(size=(40_000, 1)) / np.sqrt(1 + x[row] @ covariance @ x[row])
+        after = scores[in_doubt] + 0.2 * shared * surprise - 0.5
+        saved = np.where(after * (scores[in_doubt] - 0.5) < 0, np.abs(after), 0).mean()
+        assert gain == pytest.approx(saved, rel=0.05)
 
 
-def test_strangers_and_twins_of_labels_teach_less_than_those_who_speak_for_many():
+def test_strangers_twins_of_labels_and_the_certain_gain_less_than_those_who_speak_for_many():
     rng = np.random.default_rng(3)
-    crowd = 3 * np.eye(8)[1] + 0.3 * rng.normal(size=(200, 8))
-    points = np.concatenate([0.3 * rng.normal(size=(100, 8)), crowd]).astype(np.float32)
+    doubtful = 3 * np.eye(8)[1] + 0.3 * rng.normal(size=(150, 8))
+    certain = 3 * np.eye(8)[2] + 0.3 * rng.normal(size=(150, 8))
+    around = 0.3 * rng.normal(size=(100, 8))
+    points = np.concatenate([around, doubtful, certain]).astype(np.float32)
     points[99] = 3 * np.eye(8)[5]  # alone in its direction
     points[98] = points[0]
-    taught = lessons(points, np.arange(50), np.ones(300), np.array([98, 99, 150]), penalty=1.0)
-    assert taught[2] > 5 * taught[1] and taught[2] > 5 * taught[0] and taught.min() > 0
+    scores = np.repeat([0.5, 0.5, 0.95], [100, 150, 150])
+    found = gains(
+        points, np.arange(50), scores, np.full(400, 0.1), np.array([98, 99, 350, 150]), rng,
+        penalty=1.0, threshold=0.5,
+    )  # fmt: skip
+    assert found[3] > 3 * found[:3].max() and found.min() > 0
 
 
-def test_a_mixed_batch_prefers_what_teaches_more():
+def test_a_mixed_batch_prefers_what_gains_more_by_its_sharpness():
     rng = np.random.default_rng(3)
     crowd = 3 * np.eye(8)[1] + 0.3 * rng.normal(size=(100, 8))
     points = np.concatenate([0.3 * rng.normal(size=(200, 8)), crowd]).astype(np.float32)
     free = mask(300, range(50, 300))
     call = {"labelled": np.arange(50), "scores": np.full(300, 0.5), "sd": np.full(300, 0.1)}
-    share = {}
-    for penalty in (None, 1.0):
-        picks = mixed(points, free, free, 40, mix=Mix(0, 1, 0), penalty=penalty, **call)
-        share[penalty] = np.mean([pick.row >= 200 for pick in picks])
-    assert share[1.0] > 0.8 > 0.6 > share[None]
+    share = []
+    for sharpness in (0.0, 4.0):
+        picks = mixed(
+            points, free, free, 40, mix=Mix(0, 1, 0), penalty=1.0, sharpness=sharpness, **call
+        )
+        share.append(np.mean([pick.row >= 200 for pick in picks]))
+    assert share[1] > 0.8 > 0.6 > share[0]
+
+
+def test_a_teaching_draw_is_proportional_to_the_gain():
+    points, scores, sd = library(12, 3)
+    free, labelled = mask(12, range(8, 12)), np.arange(8)
+    call = {"labelled": labelled, "scores": scores, "sd": sd, "penalty": 1.0, "mix": Mix(0, 1, 0)}
+    first = [
+        mixed(points, free, free, 1, seed=seed, sharpness=1.0, **call)[0].row - 8
+        for seed in range(1000)
+    ]
+    gain = gains(
+        points, labelled, scores, sd, np.arange(8, 12), np.random.default_rng(0),
+        penalty=1.0, threshold=0.5,
+    )  # fmt: skip
+    counts = np.bincount(first, minlength=4)
+    assert chisquare(counts, 1000 * gain / gain.sum()).pvalue > 0.001
 
 
 def test_a_large_library_is_weighed_by_a_part_of_it():
@@ -221,25 +235,28 @@ def test_only_the_control_reaches_outside_the_candidates(seed, count, candidates
     points, scores, sd = library(100, 5, seed)
     picks = mixed(
         points, mask(100, candidates), mask(100, control), count, labelled=np.arange(20),
-        scores=scores if trained else None, sd=sd if trained else None, seed=seed,
+        scores=scores if trained else None, sd=sd if trained else None, penalty=1.0, seed=seed,
     )  # fmt: skip
     rows = [pick.row for pick in picks]
     assert len(rows) == len(set(rows)) == min(count, len(candidates | control))
     for pick in picks:
         assert pick.row in (control if pick.reason == "control" else candidates)
     reasons = {pick.reason for pick in picks}
-    allowed = {"diverse", "threshold"} if trained else {"cold_start"}
+    allowed = {"diverse", "teaching"} if trained else {"cold_start"}
     assert reasons <= allowed | {"control"}
 
 
 def test_a_batch_has_its_shares_and_is_the_same_for_the_same_seed():
     points, scores, sd = library()
     everyone = mask(400, range(50, 400))
-    call = {"labelled": np.arange(50), "scores": scores, "sd": sd, "mix": Mix(0.5, 0.3, 0.2)}
+    call = {
+        "labelled": np.arange(50), "scores": scores, "sd": sd, "penalty": 1.0,
+        "mix": Mix(0.5, 0.3, 0.2),
+    }  # fmt: skip
     picks = mixed(points, everyone, everyone, 60, seed=7, **call)
     reasons = [pick.reason for pick in picks]
     counts = {reason: reasons.count(reason) for reason in set(reasons)}
-    assert counts == {"diverse": 30, "threshold": 18, "control": 12}
+    assert counts == {"diverse": 30, "teaching": 18, "control": 12}
     assert picks == mixed(points, everyone, everyone, 60, seed=7, **call)
     assert picks != mixed(points, everyone, everyone, 60, seed=8, **call)
 
@@ -247,12 +264,12 @@ def test_a_batch_has_its_shares_and_is_the_same_for_the_same_seed():
 def test_the_order_within_a_batch_tells_nothing():
     points, scores, sd = library()
     everyone = np.ones(400, bool)
-    places: dict[str, list[int]] = {"diverse": [], "threshold": [], "control": []}
+    places: dict[str, list[int]] = {"diverse": [], "teaching": [], "control": []}
     with_order = []
     for seed in range(80):
         picks = mixed(
             points, everyone, everyone, 30, labelled=np.arange(9), scores=scores, sd=sd, seed=seed,
-            mix=Mix(0.4, 0.4, 0.2),
+            mix=Mix(0.4, 0.4, 0.2), penalty=1.0,
         )  # fmt: skip
         for place, pick in enumerate(picks):
             places[pick.reason].append(place)
@@ -266,7 +283,7 @@ def test_the_control_is_uniform_and_blind_to_the_model():
     points, scores, sd = library(40)
     everyone, counts = np.ones(40, bool), np.zeros(40)
     for seed in range(600):
-        call = {"labelled": np.arange(2), "seed": seed}
+        call = {"labelled": np.arange(2), "seed": seed, "penalty": 1.0}
         seen = mixed(points, everyone, everyone, 20, scores=scores, sd=sd, **call)
         other = mixed(points, everyone, everyone, 20, scores=1 - scores**2, sd=sd, **call)
         drawn = {pick.row for pick in seen if pick.reason == "control"}
@@ -278,7 +295,7 @@ def test_the_control_is_uniform_and_blind_to_the_model():
 def test_shares_that_cannot_be_met_are_refused():
     with pytest.raises(ValueError, match="positive"):
         Mix(-1, 1, 1).counts(10)
-    assert Mix(1, 1, 1).counts(10) == {"diverse": 4, "threshold": 3, "control": 3}
+    assert Mix(1, 1, 1).counts(10) == {"diverse": 4, "teaching": 3, "control": 3}
 
 
 # --------------------------------------------------------------------------- disagreement

@@ -14,6 +14,9 @@ def describe(pick: dict[str, Any]) -> str:
         return "random control"
     if why == "threshold":
         return f"close to your threshold: {percent} % ± {round(100 * pick['uncertainty'])}"
+    if why == "teaching":
+        sure = f"{percent} % ± {round(100 * pick['uncertainty'])}"
+        return f"a score of it settles most about what passes: {sure}"
     if why == "diverse":
         return "unlike what you have scored so far"
     if why == "cold_start":

@@ -1,26 +1,24 @@
 """Which unlabelled images teach most: pure arrays in, row numbers and reason codes out.
 
 A model that learns only from what it finds best, or only from what it finds doubtful, distorts its
-own training set. A batch therefore mixes images near the threshold (drawn at random, more often
-the nearer, and the more a label of it would teach), a control drawn uniformly, which alone measures
-the model without bias, and, where asked for, images unlike anything labelled (diverse). The caller
-decides what may be picked, by boolean masks over the library; nothing outside `candidates` is ever
-picked by a rule that looks at the model.
+own training set. A batch therefore mixes images drawn at random, more often the more a label of
+each would gain at the threshold, and a control drawn uniformly, which alone measures the model
+without bias, and, where asked for, images unlike anything labelled (diverse). The caller decides
+what may be picked, by boolean masks over the library; nothing outside `candidates` is ever picked
+by a rule that looks at the model.
 
 Scores, labels, thresholds and standard deviations are in score units, 0–1. Everything is
 deterministic given its seed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-Reason = Literal["diverse", "threshold", "control", "suspected_fp", "suspected_fn", "cold_start"]
+Reason = Literal["diverse", "teaching", "control", "suspected_fp", "suspected_fn", "cold_start"]
 Side = Literal["fp", "fn"]
 Array = NDArray[Any]
 Rows = NDArray[np.intp]
@@ -28,8 +26,9 @@ Rows = NDArray[np.intp]
 # Distances to 3,000 labels for each of 100,000 images cost over a second; a random tenth holds as
 # many different images, and costs 0.1 s.
 DIVERSITY_SAMPLE = 10_000
-LESSON_SAMPLE = 2500  # images of a library that stand for all in what a label teaches
-ASKED_PER_PICK = 50  # candidates weighed for each image drawn near the threshold
+ASKED = 2500  # candidates whose gain is worked out, drawn at random where there are more
+DOUBTFUL_SAMPLE = 250  # images, of those in most doubt, that stand for all that a label can gain
+SHARPNESS = 4.0  # how strongly a draw prefers what gains more
 ROWS_AT_ONCE = 4096
 
 
@@ -37,11 +36,9 @@ ROWS_AT_ONCE = 4096
 class Mix:
     """Shares of a batch; they need not add up to 1.
 
-    The replay chose them: the table, and the two of five sets on which they save nothing, are in
-    docs/decisions/0010. Four images of five are drawn near the threshold by what a label of each
-    would teach, for that is what lowers the error there. One in five is control: the hold-out feeds
-    on it. Diverse images (LCMD) have no share of their own, because a large one raised the error at
-    the threshold; they stand in where too few images are left to draw from.
+    The replay chose them (docs/decisions/0010). Most are drawn by what a label of each would gain
+    at the threshold. One in five is control: the hold-out feeds on it. Diverse images (LCMD) have
+    no share of their own; they stand in where too few images are left to draw from.
     """
 
     diverse: float = 0.0
@@ -56,18 +53,8 @@ class Mix:
         exact = total * shares / shares.sum()
         counts = np.floor(exact).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
-        diverse, threshold, control = counts.tolist()
-        return {"diverse": diverse, "threshold": threshold, "control": control}
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How the images near the threshold are drawn: with p ∝ (exp(−z²/2·width²) + floor) ·
-    lesson^teaching, see `near_threshold` and `lessons`. Chosen by the replay, as Mix was."""
-
-    width: float = 0.15
-    floor: float = 0.01
-    teaching: float = 1.0
+        diverse, teaching, control = counts.tolist()
+        return {"diverse": diverse, "teaching": teaching, "control": control}
 
 
 @dataclass(frozen=True)
@@ -106,21 +93,20 @@ def mixed(
     penalty: float | None = None,
     threshold: float = 0.5,
     mix: Mix | None = None,
-    draw: Draw | None = None,
+    sharpness: float = SHARPNESS,
     seed: int = 0,
 ) -> list[Pick]:
     """A batch of up to `count` different images, in an order that tells nothing.
 
     `features` (N, k) as in `ridge.Projection`; `candidates` and `control` (N,) are boolean masks
-    and may overlap; `labelled` are the rows that have a label; `scores` and `sd` (N,) come from the
-    live model, None while there is none: then diverse and threshold give way to a cold start.
-    `penalty` is that model's too; without it the draw near the threshold is blind to what a label
-    would teach.
-    Where control or threshold run short, diverse images make up for it, and control for those.
+    and may overlap; `labelled` are the rows that have a label; `scores` and `sd` (N,) and `penalty`
+    come from the live model, None while there is none: then a cold start stands in for all but the
+    control. Teaching images are drawn with p ∝ gain^sharpness (see `gains`).
+    Where control or teaching run short, diverse images make up for it, and control for those.
     """
-    quota, draw = (mix or Mix()).counts(count), draw or Draw()
+    quota = (mix or Mix()).counts(count)
     # The control has its own stream: it is the same draw whatever the model says.
-    control_rng, threshold_rng, diverse_rng, order_rng = np.random.default_rng(seed).spawn(4)
+    control_rng, teaching_rng, diverse_rng, order_rng = np.random.default_rng(seed).spawn(4)
     free = np.array(candidates, bool)
     picks: list[Pick] = []
 
@@ -131,22 +117,21 @@ def mixed(
     shuffled = control_rng.permutation(np.flatnonzero(control))
     take(shuffled[: quota["control"]], "control")
 
-    if scores is None or sd is None or len(labelled) == 0:
+    if scores is None or sd is None or penalty is None or len(labelled) == 0:
         take(cold_start(features, free, count - len(picks), diverse_rng), "cold_start")
     else:
 
         def known() -> Rows:  # what is labelled, or will be when it has been shown
             return np.concatenate([labelled, [pick.row for pick in picks]]).astype(np.intp)
 
-        worth = None
-        if penalty is not None and draw.teaching > 0:
-            doubt = np.exp(-(((scores - threshold) / sd) ** 2) / 2) + 1e-3
-            worth = partial(lessons, features, known(), doubt, penalty=penalty)
-        near = near_threshold(
-            scores, sd, free, quota["threshold"], threshold, threshold_rng,
-            draw=draw, worth=worth,
-        )  # fmt: skip
-        take(near, "threshold")
+        if quota["teaching"]:
+            rows = _sample(np.flatnonzero(free), ASKED, teaching_rng)
+            gain = gains(
+                features, known(), scores, sd, rows, teaching_rng,
+                penalty=penalty, threshold=threshold,
+            )  # fmt: skip
+            keys = sharpness * np.log(gain) + teaching_rng.gumbel(size=len(rows))
+            take(rows[np.argsort(-keys, kind="stable")[: quota["teaching"]]], "teaching")
         take(diverse(features, known(), free, count - len(picks), diverse_rng), "diverse")
 
     if len(picks) < count:
@@ -154,6 +139,49 @@ def mixed(
         more = [row for row in shuffled if row not in taken]
         take(np.array(more[: count - len(picks)], np.intp), "control")
     return [picks[i] for i in order_rng.permutation(len(picks))]
+
+
+def gains(
+    features: Array,
+    labelled: Rows,
+    scores: Array,
+    sd: Array,
+    rows: Rows,
+    rng: np.random.Generator,
+    *,
+    penalty: float,
+    threshold: float,
+) -> Array:
+    """What a label of each of `rows` would gain at the threshold: (m,), > 0, in score units.
+
+    An image on the wrong side of the threshold costs its distance from it. A ridge of this penalty
+    on the labelled rows has the posterior covariance S = (ZᵀZ + λ)⁻¹ in units of the noise σ (see
+    `ridge.posterior_sd`), so a label at x moves the prediction f of x' by a normal amount of
+    standard deviation s = σ |xᵀSx'| ÷ √(1 + xᵀSx). What that is expected to save is s·ψ(|f − t|/s)
+    with ψ(u) = φ(u) − u·Φ(−u): the knowledge gradient (Frazier, Powell & Dayanik 2008), averaged
+    here over images in doubt. A stranger gains little, for it speaks for no one else; nor does the
+    twin of a labelled image, nor one that resembles only what is certain.
+    """
+    centre = features[labelled].mean(0)
+    known = (features[labelled] - centre).astype(np.float64)
+    precision = known.T @ known
+    precision[np.diag_indices_from(precision)] += penalty
+    covariance = np.linalg.inv(precision).astype(np.float32)
+
+    distance = np.abs(scores - threshold).astype(np.float32)
+    in_doubt = np.argsort(distance / sd, kind="stable")[: -(-len(scores) // 2)]
+    others = _sample(in_doubt, DOUBTFUL_SAMPLE, rng)
+    noise = np.float32(np.sqrt(np.mean(np.square(sd, dtype=np.float64))))
+
+    x = features[rows] - centre
+    seen = x @ covariance
+    own = np.einsum("ij,ij->i", seen, x)
+    moved = np.abs(seen @ (features[others] - centre).T)
+    moved *= (noise / np.sqrt(1 + own))[:, None]
+    np.maximum(moved, np.float32(1e-9), out=moved)
+    away = np.minimum(distance[others] / moved, np.float32(8))
+    saved = moved * (np.exp(-(away**2) / 2) * np.float32(0.3989423) - away * ndtr(-away))
+    return np.maximum(saved.mean(1), 1e-30)
 
 
 def near_threshold(
@@ -164,58 +192,22 @@ def near_threshold(
     threshold: float,
     rng: np.random.Generator,
     *,
-    draw: Draw | None = None,
-    worth: Callable[[Rows], Array] | None = None,
+    width: float = 0.15,
+    floor: float = 0.01,
 ) -> Rows:
-    """Up to `count` candidates drawn without replacement, p ∝ (exp(−z²/2·width²) + floor) ·
-    worth^teaching with z = (score − threshold)/sd, and `worth` a function of rows, > 0, such as
-    `lessons`.
+    """Up to `count` candidates drawn without replacement, p ∝ exp(−z²/2·width²) + floor
+    with z = (score − threshold)/sd.
 
     Adding Gumbel noise to the log weights and keeping the top is the same as drawing one after
-    another (Efraimidis & Spirakis 2006; Kool et al. 2019). Only the ASKED_PER_PICK · `count`
-    likeliest rows are asked for their worth: it differs too little to bring another one forward.
+    another (Efraimidis & Spirakis 2006; Kool et al. 2019).
     """
     rows = np.flatnonzero(candidates)
     if count <= 0 or len(rows) == 0:
         return rows[:0]
     z = (scores[rows] - threshold) / sd[rows]
-    draw = draw or Draw()
-    far = np.log(draw.floor) if draw.floor > 0 else -np.inf
-    keys = np.logaddexp(-(z**2) / (2 * draw.width**2), far) + rng.gumbel(size=len(rows))
-    if worth is not None:
-        if len(rows) > (asked := ASKED_PER_PICK * count):
-            likeliest = np.argpartition(-keys, asked)[:asked]
-            rows, keys = rows[likeliest], keys[likeliest]
-        keys = keys + draw.teaching * np.log(worth(rows))
+    far = np.log(floor) if floor > 0 else -np.inf
+    keys = np.logaddexp(-(z**2) / (2 * width**2), far) + rng.gumbel(size=len(rows))
     return rows[np.argsort(-keys, kind="stable")[:count]]
-
-
-def lessons(
-    features: Array, labelled: Rows, doubt: Array, rows: Rows, *, penalty: float
-) -> NDArray[np.float32]:
-    """How much a label of each of `rows` would teach: (m,), > 0, the fall in the variance of the
-    head's predictions, averaged over the library with the weights `doubt` (N,), > 0.
-
-    A ridge of this penalty on the labelled rows has the posterior covariance S = (ZᵀZ + λ)⁻¹ in
-    units of the noise (see `ridge.posterior_sd`). A label at x lowers the variance at x' by
-    (xᵀSx')² ÷ (1 + xᵀSx): on average xᵀSMSx ÷ (1 + xᵀSx), with M the weighted mean of x'x'ᵀ (Cohn
-    1996; Yu, Bi & Tresp 2006). A stranger teaches little, for it speaks for no one else; nor does
-    the twin of a labelled image. M is taken from at most LESSON_SAMPLE rows spread over the
-    library.
-    """
-    centre = features[labelled].mean(0)
-    known = (features[labelled] - centre).astype(np.float64)
-    precision = known.T @ known
-    precision[np.diag_indices_from(precision)] += penalty
-    covariance = np.linalg.inv(precision).astype(np.float32)
-
-    every = -(-len(features) // LESSON_SAMPLE)
-    others, weights = features[::every] - centre, np.asarray(doubt[::every], np.float32)
-    of_all = (others * weights[:, None]).T @ others / weights.sum()
-    x = features[rows] - centre
-    seen = x @ covariance
-    gain = np.einsum("ij,ij->i", seen @ of_all, seen)
-    return np.maximum(gain, np.float32(1e-30)) / (1 + np.einsum("ij,ij->i", seen, x))
 
 
 def diverse(

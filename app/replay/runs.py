@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from app.errors import Invalid, NotTrainable
 from app.learning.ridge import Projection, fit_ridge, posterior_sd, project
-from app.learning.selection import Draw, Mix, Rows, cold_start, diverse, mixed, near_threshold
+from app.learning.selection import SHARPNESS, Mix, Rows, cold_start, diverse, mixed, near_threshold
 
 Array = NDArray[Any]
 
@@ -87,12 +87,12 @@ class Pool:
 # --- strategies --------------------------------------------------------------------------------
 
 
-def pick_mixed(pool: Pool, mix: Mix | None = None, draw: Draw | None = None) -> Rows:
-    """The product's own queue, by default with its own shares and its own draw."""
+def pick_mixed(pool: Pool, mix: Mix | None = None, sharpness: float = SHARPNESS) -> Rows:
+    """The product's own queue, by default with its own shares."""
     picks = mixed(
         pool.features, pool.free, pool.free, pool.count,
         labelled=pool.labelled, scores=pool.scores, sd=pool.sd, penalty=pool.penalty,
-        threshold=pool.threshold, mix=mix, draw=draw, seed=pool.seed,
+        threshold=pool.threshold, mix=mix, sharpness=sharpness, seed=pool.seed,
     )  # fmt: skip
     return np.array([pick.row for pick in picks], np.intp)
 

@@ -13,7 +13,6 @@ from app.learning.contradictions import contradictions
 from app.learning.doubtful import doubts
 from app.learning.ridge import Ridge
 from app.learning.selection import (
-    Draw,
     Side,
     cold_start,
     disagreements,
@@ -113,7 +112,7 @@ def _near_threshold(fitted: Fitted) -> list[Pick]:
         return []
     rows = near_threshold(
         fitted.rows["score"], fitted.rows["uncertainty"], fitted.candidates, BATCH,
-        fitted.project.threshold, np.random.default_rng(fitted.seed), draw=Draw(floor=0.0),
+        fitted.project.threshold, np.random.default_rng(fitted.seed), floor=0.0,
     )  # fmt: skip
     return [fitted.pick(row, "threshold") for row in rows]
 
