@@ -20,7 +20,7 @@ from sqlmodel import select
 from app import db, embeddings, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
-from app.intake import imports
+from app.intake import imports, requests
 from app.learning import laion
 from app.learning.checkpoints import load_checkpoint
 from app.learning.heads import Scorer, linear_head
@@ -373,7 +373,7 @@ def test_the_originals_folders_come_back_with_every_vector_and_score(
     engine = migrate(other)
     with db.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=L14_336)
-        job = imports.request_import(
+        job = requests.request_import(
             session, other, [tmp_path / "out"], project=project, scores_from_folders=True
         )
     imports.run(work_on(other, engine, job.id))

@@ -19,7 +19,7 @@ from app import db, images, jobs, projects
 from app.config import Settings
 from app.embeddings import matrix
 from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from app.intake import imports, sidecars
+from app.intake import imports, requests, sidecars
 from app.media.decode_pool import DecodePool
 from app.scoring import scores
 from app.tables import (
@@ -71,7 +71,7 @@ class Desk:
     def bring_in(self, *paths: str | Path, project: Project | None = None, **options: Any) -> Any:
         """Import the folder, or the named places; the job's result."""
         with db.writing(self.engine) as session:
-            job = imports.request_import(
+            job = requests.request_import(
                 session, self.settings, paths or [self.folder], project=project or self.project,
                 **options,
             )  # fmt: skip
@@ -83,7 +83,7 @@ class Desk:
         for number, (_, content) in enumerate(files):
             write(staging / f"{number:06d}", content)
         with db.writing(self.engine) as session:
-            job = imports.request_upload_import(
+            job = requests.request_upload_import(
                 session, self.settings, staging,
                 [(f"{number:06d}", name) for number, (name, _) in enumerate(files)],
                 project=self.project,
@@ -305,7 +305,7 @@ def test_what_can_be_seen_at_once_is_refused_at_once_and_changes_nothing(
         with pytest.raises(TastemakerError, match=sentence):
             desk.bring_in(given)
     with pytest.raises(Invalid, match="Nothing to import"), db.writing(desk.engine) as session:
-        imports.request_import(session, desk.settings, [])
+        requests.request_import(session, desk.settings, [])
     assert desk.all(Job) == desk.all(Collection) == []
 
 
@@ -324,7 +324,7 @@ def test_a_folder_that_may_not_be_read_is_refused(desk: Desk, tmp_path: Path) ->
                 os.seteuid(65534)
             for given in (closed, inner):
                 with pytest.raises(Invalid, match="cannot be read"):
-                    imports.request_import(session, desk.settings, [given])
+                    requests.request_import(session, desk.settings, [given])
         finally:
             os.seteuid(me)
             closed.chmod(0o755)
@@ -622,7 +622,7 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
     desk.bring_in()
     assert [job.kind for job in desk.all(Job)] == ["import", "embed"]
     with db.writing(desk.engine) as session:
-        job = imports.request_import(session, desk.settings, [desk.folder], collection="Bare")
+        job = requests.request_import(session, desk.settings, [desk.folder], collection="Bare")
     desk.run(job.id)
     assert [job.kind for job in desk.all(Job)].count("embed") == 1
 
@@ -632,7 +632,7 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
 IMPORT = """
 import sys
 from pathlib import Path
-from app.intake import imports
+from app.intake import imports, requests
 from app.config import Settings
 from app.migrate import migrate
 from tests.conftest import work_on
@@ -652,7 +652,7 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
         desk.put(f"{seed:03d}.png", png(seed))
     script = write(tmp_path / "import.py", IMPORT.encode())
     with db.writing(desk.engine) as session:
-        job_id = imports.request_import(
+        job_id = requests.request_import(
             session, desk.settings, [desk.folder], project=desk.project
         ).id
 

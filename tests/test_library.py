@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 from app import counts, db, images, migrate, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
-from app.intake.imports import folder_tags
+from app.intake.folder_names import folder_tags
 from app.library import browsing, bulk, counting, filters, orders, saved_filters, scopes, tags
 from app.library.filters import Filter
 from app.library.orders import Order

@@ -33,7 +33,7 @@ def import_images(
 ) -> None:
     """Import images, and embed them if a project is named."""
     from app import projects
-    from app.intake.imports import request_import
+    from app.intake.requests import request_import
 
     if scores_from_folders and project is None:
         raise typer.BadParameter("--scores-from-folders needs --project.")

@@ -7,11 +7,8 @@ goes on behind while people score.
 """
 
 import functools
-import hashlib
 import os
-import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,18 +20,18 @@ from sqlmodel import Session, col, select
 from app import images, jobs, projects
 from app.config import Settings
 from app.embeddings import declare_encoder, store_vectors
-from app.errors import BadImage, Invalid, NotFound, TastemakerError
-from app.files import require_free_space
+from app.errors import BadImage, Invalid, TastemakerError
 from app.intake.archives import unpack
+from app.intake.folder_names import folder_tags, score_of
 from app.intake.sidecars import Beside, beside_among, beside_on_disk, read_sidecars
+from app.intake.vectors import read_vector, vector_hash
 from app.media.decode_pool import DecodePool
 from app.media.pictures import IMAGE_SUFFIXES, Examined, Limits, ingest
 from app.scoring import scores
-from app.tables import Collection, Image, ImagePath, Job, Project, SetAside
+from app.tables import Collection, Image, ImagePath, Project, SetAside
 from app.work import Work
 
 CHUNK = 64  # rows written in one transaction
-SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
 
 
 @dataclass(frozen=True)
@@ -77,114 +74,6 @@ class Tally:
             "added": self.added, "known": self.known, "set_aside": self.set_aside,
             "scored": self.scored, "first_reason": self.first_reason,
         }  # fmt: skip
-
-
-# --- asking for an import ----------------------------------------------------------------------
-
-
-def request_import(
-    session: Session,
-    settings: Settings,
-    paths: Iterable[str | Path],
-    *,
-    project: Project | None = None,
-    collection: str | None = None,
-    role: str = "pool",
-    scores_from_folders: bool = False,
-) -> Job:
-    """Queue the import of files and folders on this machine. What can be seen at once is refused
-    at once: nothing there, not readable, a folder without a single picture."""
-    projects.check_role(role)
-    require_free_space(settings.root, settings.min_free_gb)
-    resolved = usable_paths(settings, paths, with_vectors=scores_from_folders)
-    name = collection or free_name(resolved[0])
-    payload = {
-        "paths": [str(path) for path in resolved], "collection": name, "role": role,
-        "scores_from_folders": scores_from_folders,
-    }  # fmt: skip
-    return jobs.enqueue(
-        session, "import", f"Import “{name}”", payload, project.id if project else None, once=True
-    )
-
-
-def usable_paths(
-    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
-) -> list[Path]:
-    """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
-    at once not to work."""
-    resolved = []
-    for given in paths:
-        path = Path(given).expanduser()
-        try:
-            there = "\0" not in str(given) and path.exists()
-            wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
-            readable = there and os.access(path, wanted, effective_ids=True)
-        except PermissionError:  # a folder on the way there
-            there, readable = True, False
-        if not there:
-            raise NotFound(f"There is no file or folder “{given}”.", "Check the path.")
-        if not readable:
-            raise Invalid(f"“{given}” cannot be read.", "Check its permissions.")
-        path = path.resolve()
-        if path == settings.root or settings.root in path.parents:
-            raise Invalid(
-                f"“{given}” lies in Tastemaker's own folder.", "Import the original files."
-            )
-        suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
-        if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
-            raise Invalid(
-                f"There is no picture in “{given}”.",
-                "JPEG, PNG, WebP and GIF files are looked for, in all its folders.",
-            )
-        if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
-            raise Invalid(
-                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
-            )
-        resolved.append(path)
-    if not resolved:
-        raise Invalid("Nothing to import was named.", "Name a folder or files.")
-    return resolved
-
-
-def request_upload_import(
-    session: Session,
-    settings: Settings,
-    staging: Path,
-    files: list[tuple[str, str]],
-    *,
-    project: Project | None = None,
-    collection: str = "Uploads",
-) -> Job:
-    """Queue the import of uploads that lie in `staging` (a folder inside `settings.incoming`) as
-    (stored file name, original name)."""
-    require_free_space(settings.root, settings.min_free_gb)
-    if not files:
-        raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
-    payload = {
-        "staging": staging.name, "files": [list(entry) for entry in files],
-        "collection": collection, "role": "pool", "scores_from_folders": False,
-    }  # fmt: skip
-    return jobs.enqueue(
-        session, "import", f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}", payload,
-        project.id if project else None,
-    )  # fmt: skip
-
-
-def _holds_any(folder: Path, suffixes: frozenset[str], seconds: float = 2.0) -> bool:
-    """Whether any file below has one of the suffixes; True if that takes long to rule out (the
-    job will then find out)."""
-    end = time.monotonic() + seconds
-    for _, _, names in os.walk(folder):
-        if any(Path(name).suffix.lower() in suffixes for name in names):
-            return True
-        if time.monotonic() > end:
-            return True
-    return False
-
-
-def free_name(path: Path) -> str:
-    """What a collection made from this path is called."""
-    return path.name if path.is_dir() else path.parent.name or "Images"
 
 
 # --- the job -----------------------------------------------------------------------------------
@@ -284,10 +173,10 @@ def _find(
                 work.log(f"left out {member}: {reason}")
             for member, stored in members.items():
                 if Path(member).suffix.lower() in suffixes:
-                    score = _score_of(member) if with_scores else None
+                    score = score_of(member) if with_scores else None
                     yield Found(stored, member, True, score, beside_among(member, members))
         elif suffix in suffixes:
-            score = _score_of(name) if with_scores else None
+            score = score_of(name) if with_scores else None
             sidecars = beside_among(name, uploads) if staged else beside_on_disk(path)
             yield Found(path, name, staged, score, sidecars)
 
@@ -469,7 +358,7 @@ def _write_vector(
     session: Session, project_id: int, item: Found, vector: np.ndarray, target: Target, tally: Tally
 ) -> None:
     encoder = declare_encoder(session, projects.get(session, project_id), vector.size)
-    sha256 = _vector_hash(vector, encoder.fingerprint)
+    sha256 = vector_hash(vector, encoder.fingerprint)
     image = images.by_sha256(session, sha256)
     fresh = image is None
     if image is None:
@@ -480,24 +369,6 @@ def _write_vector(
     store_vectors(session, encoder.id, [(image.id, vector)])
     tally.added += fresh
     _place(session, item, image, target, tally, fresh=fresh)
-
-
-def _vector_hash(vector: np.ndarray, fingerprint: str) -> str:
-    return hashlib.sha256(fingerprint.encode() + vector.astype("<f4").tobytes()).hexdigest()
-
-
-def read_vector(path: Path) -> np.ndarray:
-    """An `.npy` of shape (1, D) or (D,), finite. Never unpickles. Raises `Invalid`."""
-    try:
-        vector = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:  # its header may claim anything
-        raise Invalid(f"“{path.name}” is not a plain .npy array.") from error
-    vector = np.squeeze(vector)
-    if vector.ndim != 1 or not 2 <= vector.size <= 65536 or vector.dtype.kind != "f":
-        raise Invalid(f"“{path.name}” holds an array of shape {vector.shape}, not one vector.")
-    if not np.isfinite(vector).all():
-        raise Invalid(f"“{path.name}” holds values that are not numbers.")
-    return vector.astype(np.float32)
 
 
 def _queue_embedding(work: Work, project: Project | None) -> None:
@@ -536,18 +407,3 @@ def _mark_missing(work: Work, roots: list[str]) -> None:
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def folder_tags(name: str, *, scored: bool = False) -> list[str]:
-    """The folders below the imported one that a file lies in; not those that give a score."""
-    folders = Path(name).parts[:-1]
-    return [part for part in folders if not (scored and SCORE_FOLDER.match(part))]
-
-
-def _score_of(name: str) -> int | None:
-    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out."""
-    for part in reversed(Path(name).parts[:-1]):
-        match = SCORE_FOLDER.match(part)
-        if match:
-            return scores.parse_score(int(match[1]))
-    return None

@@ -21,10 +21,9 @@ import signal
 import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sqlalchemy import Engine
@@ -40,20 +39,19 @@ from app.learning.ridge import Ridge
 from app.media.decode_pool import DecodePool
 from app.media.pictures import Limits
 from app.resident import questions, tries
+from app.resident.kept import Kept
+from app.resident.nearest import labelled_neighbours, ranked
 from app.resident.questions import Asked
-from app.tables import EncoderRow, Image, Label, Prediction, Project, Version
+from app.tables import EncoderRow, Image, Prediction, Project, Version
 from app.versioning import predictions, versions
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 QUICK, IDLE = 0.03, 0.2  # seconds between two looks for questions: soon after one, and later
 SWEEP_SECONDS = 60.0
 NICENESS = 1  # on top of the process's own: the live model keeps its pace
 ENCODERS, HEADS = 1, 8  # how many stay loaded
 DECODE_SECONDS = 20
-NEIGHBOURS = 6
 ALIKE = 5  # how many of the nearest images lend a picture their uncertainty
 MOST_IMAGES = 100_000
 MOST_VERSIONS = 20
@@ -195,7 +193,7 @@ class Answering:
             ]
             if question.payload.get("live"):
                 said.append(self._by_live_model(project, vector, nearest))
-            neighbours = _labelled_neighbours(session, project, library.ids, closeness)
+            neighbours = labelled_neighbours(session, project, library.ids, closeness)
         return {"picture": facts, "said": said, "neighbours": neighbours}
 
     def similar(self, question: Asked) -> dict[str, Any]:
@@ -211,7 +209,7 @@ class Answering:
             )
         closeness = cosines(library.x, np.asarray(library.x[at], np.float32))
         closeness[at] = -np.inf  # of course it is like itself
-        return _ranked(library.ids, closeness, question.integer("limit", 48, MOST_IMAGES))
+        return ranked(library.ids, closeness, question.integer("limit", 48, MOST_IMAGES))
 
     def text(self, question: Asked) -> dict[str, Any]:
         wanted = " ".join(str(question.payload.get("text", "")).split())
@@ -223,7 +221,7 @@ class Answering:
                 raise no_words(project.encoder)
             library = self._library(session, project)
         vector = self._encoder(project, row).encode_text(wanted)
-        return _ranked(
+        return ranked(
             library.ids, cosines(library.x, vector), question.integer("limit", 48, MOST_IMAGES)
         )
 
@@ -391,22 +389,6 @@ class Answering:
         }  # fmt: skip
 
 
-class Kept(Generic[T]):
-    """The things used last, at most `most` of them."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._held: OrderedDict[Hashable, T] = OrderedDict()
-
-    def get(self, key: Hashable, load: Callable[[], T]) -> T:
-        if key not in self._held:
-            while len(self._held) >= self.most:  # before loading: two need not fit in memory
-                self._held.popitem(last=False)
-            self._held[key] = load()
-        self._held.move_to_end(key)
-        return self._held[key]
-
-
 # --- small matters -----------------------------------------------------------------------------
 
 
@@ -414,38 +396,6 @@ def bracket(project: Project, score: float) -> str:
     """Name of the bracket that a score in [0, 1] falls into; empty below the lowest."""
     names = [str(name) for low, name in project.brackets if score >= float(low)]
     return names[-1] if names else ""
-
-
-def _ranked(ids: np.ndarray, closeness: np.ndarray, limit: int) -> dict[str, Any]:
-    rows = [row for row in highest(closeness, max(0, limit)) if np.isfinite(closeness[row])]
-    return {
-        "images": [
-            {"image_id": int(ids[row]), "similarity": round(float(closeness[row]), 4)}
-            for row in rows
-        ]
-    }
-
-
-def _labelled_neighbours(
-    session: Session, project: Project, ids: np.ndarray, closeness: np.ndarray
-) -> list[dict[str, Any]]:
-    labels: dict[int, float] = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(Label.project_id == project.id)
-        ).all()
-    )
-    labelled = np.flatnonzero(np.isin(ids, np.fromiter(labels, np.int64, len(labels))))
-    best = labelled[highest(closeness[labelled], NEIGHBOURS)]
-    near = ids[best].tolist()
-    rows = {image.id: image for image in session.exec(select(Image).where(col(Image.id).in_(near)))}
-    return [
-        {
-            "image_id": image_id, "name": rows[image_id].name, "label": labels[image_id],
-            "has_pixels": rows[image_id].kind != "vector",
-            "similarity": round(float(closeness[row]), 4),
-        }
-        for image_id, row in zip(near, best, strict=True)
-    ]  # fmt: skip
 
 
 def _facts(image: Image) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app import embeddings, jobs, projects
 from app.config import Settings
 from app.errors import Conflict, Invalid, NotFound
 from app.files import require_free_space
-from app.intake import imports
+from app.intake import imports, requests
 from app.tables import (
     Collection,
     CollectionImage,
@@ -82,8 +82,8 @@ def request_run(
             told = {"staging": source.staging.name, "files": [list(pair) for pair in source.files]}
             name = source.name or "Test uploads"
         else:
-            path = imports.usable_paths(settings, [source.folder.strip()])[0]
-            told, name = {"paths": [str(path)]}, source.name or imports.free_name(path)
+            path = requests.usable_paths(settings, [source.folder.strip()])[0]
+            told, name = {"paths": [str(path)]}, source.name or requests.free_name(path)
         collection = _own_collection(session, project, name)
         payload["import"] = told | {
             "collection": collection.name, "role": "test-run", "scores_from_folders": False,

@@ -22,7 +22,7 @@ from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, TastemakerError
 from app.files import require_free_space
-from app.intake import imports
+from app.intake import requests
 from app.tables import Project
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, go, render, see_other, shell
@@ -83,7 +83,7 @@ def add_folder(
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            imports.request_import(session, settings, [folder.strip()], project=project)
+            requests.request_import(session, settings, [folder.strip()], project=project)
     except TastemakerError as error:
         return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
@@ -133,7 +133,7 @@ def check_room(engine: Engine, settings: Settings, project_id: int) -> None:
 
 def enqueue(engine: Engine, settings: Settings, project_id: int, upload: "Upload") -> None:
     with writing(engine) as session:
-        imports.request_upload_import(
+        requests.request_upload_import(
             session,
             settings,
             upload.staging,

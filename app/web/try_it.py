@@ -24,7 +24,7 @@ from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, NotFound, TastemakerError
 from app.files import write_atomic
-from app.intake import imports
+from app.intake import requests
 from app.resident import questions, tries
 from app.tables import CollectionImage, Image, Project
 from app.versioning import predictions, versions
@@ -159,7 +159,7 @@ def add(engine: EngineDep, settings: SettingsDep, project_id: Id, token: str) ->
         file = tries.file_path(settings, token)
         shutil.copyfile(file, staging / file.name)
         with writing(engine) as session:
-            imports.request_upload_import(
+            requests.request_upload_import(
                 session, settings, staging, [(file.name, told["name"])],
                 project=projects.get(session, project_id), collection=COLLECTION,
             )  # fmt: skip
