@@ -120,9 +120,10 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
     `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
     if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
         raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
-    if fields.get("recipe", project.recipe) not in ("auto", "ridge", "mlp", "city96"):
+    if fields.get("recipe", project.recipe) not in ("auto", "ridge", "mlp", "city96", "original"):
         raise Invalid(
-            f"There is no recipe “{fields['recipe']}”.", "Use auto, ridge, mlp or city96."
+            f"There is no recipe “{fields['recipe']}”.",
+            "Use auto, ridge, mlp, city96 or original.",
         )
     if fields.get("aggregate", project.aggregate) not in AGGREGATES:
         raise Invalid(

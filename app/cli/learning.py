@@ -15,7 +15,10 @@ app = typer.Typer()
 def train(
     project: ProjectName,
     note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
-    recipe: Annotated[str | None, typer.Option(help="auto, ridge, mlp or city96.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="auto, ridge, mlp, city96, or original (40 minutes or more)."),
+    ] = None,
     major: Annotated[
         bool, typer.Option("--major", help="Begin a new series: v2.0 after v1.4.")
     ] = False,

@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning.checkpoints import Array, Tensors
 
-Kind = Literal["ridge", "mlp", "city96"]
-Name = Literal["auto", "ridge", "mlp", "city96"]
+Kind = Literal["ridge", "mlp", "city96", "blend", "original"]
+Name = Literal["auto", "ridge", "mlp", "city96", "original"]
 Member = Callable[[NDArray[Any]], Array]
 Curve = list[dict[str, float]]
 
 NAMES: tuple[str, ...] = get_args(Name)
+
+# What differs from the defaults of `Recipe`. Two folds, because a head takes so long.
+OWN: dict[str, dict[str, Any]] = {
+    "original": {
+        "batch": 1, "lr": 7e-6, "passes": 100_000, "ema": 0.0, "early_stop": False, "folds": 2,
+    },
+}  # fmt: skip
 
 
 class Progress(Protocol):
@@ -68,7 +75,7 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
         )
     if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
         raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")
-    recipe = Recipe(name=name, **changes)  # type: ignore[arg-type]
+    recipe = Recipe(name=name, **(OWN.get(name, {}) | changes))  # type: ignore[arg-type]
     if recipe.folds < 2 or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
         raise Invalid("A recipe needs two folds or more, and positive samples, batch and lr.")
     return recipe

@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from app.errors import NotTrainable
 from app.learning import metrics
+from app.learning.blending import blend
 from app.learning.calibration import calibrate
 from app.learning.checkpoints import Array, Tensors
 from app.learning.descent import fit_by_descent
 from app.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
 from app.learning.heads import Scorer
 from app.learning.linear import fit_linear
+from app.learning.original import fit_original
 from app.learning.recipes import (
     Curve,
     Fit,
@@ -42,8 +44,14 @@ from app.learning.recipes import (
 
 __all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_from", "recipe_named", "train"]
 
-FEWEST_FOR_DESCENT = 100  # below this many labels linear heads win: do not even try
+FEWEST_FOR_DESCENT = 30  # below this many labels a share of the network could not be fitted
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
+FITS = {
+    "ridge": fit_linear,
+    "mlp": fit_by_descent,
+    "city96": fit_by_descent,
+    "original": fit_original,
+}
 
 
 @dataclass(frozen=True)
@@ -175,39 +183,38 @@ def _choose(
 ) -> tuple[Fit, dict[str, Any]]:
     """The fit to publish, and why it was chosen.
 
-    `auto` takes the one of the two that errs less out-of-fold. Both are judged by their fold
-    members, which saw equally many labels: a fifth fewer than the head that is published, which the
-    large one misses more. So it need not be better beyond doubt. The hold-out has no say: a number
-    that chose the winner could not measure it.
+    `auto` takes both, each with its share of the logit (see `blending`). The shares come from the
+    fold members, which saw equally many labels. The hold-out has no say: a number that chose the
+    head could not measure it.
     """
     n = int(split.train.sum())
     chosen: dict[str, Any] = {"asked": recipe.name}
     if recipe.name != "auto":
-        fit = fit_linear if recipe.name == "ridge" else fit_by_descent
-        return fit(data, split, recipe, progress), {**chosen, "why": "asked for"}
+        return FITS[recipe.name](data, split, recipe, progress), {**chosen, "why": "asked for"}
 
-    linear = fit_linear(data, split, recipe, progress)
+    line = fit_linear(data, split, recipe, progress)
     if n < FEWEST_FOR_DESCENT:
         why = f"{n} labels; below {FEWEST_FOR_DESCENT} the linear head is the safer one"
-        return linear, {**chosen, "why": why}
-    large = fit_by_descent(data, split, replace(recipe, name="city96"), progress)
-    duel = duel_of_members(data, split, large, linear)
-    winner = large if errs_less(duel) else linear
-    why = f"city96 against ridge, out-of-fold: {duel.verdict}, so the smaller error counts"
-    if duel.verdict != "no difference shown":
-        why = f"city96 against ridge, out-of-fold: {duel.verdict}"
-    return winner, {**chosen, "why": why, "city96_minus_ridge": duel.as_dict()}
+        return line, {**chosen, "why": why}
+    network = fit_by_descent(data, split, replace(recipe, name="city96"), progress)
+    fit, found = blend(data, split, network, line)
+    return fit, {**chosen, "why": _why_blended(found), **found}
 
 
-def duel_of_members(data: TrainingSet, split: Split, new: Fit, old: Fit) -> metrics.Comparison:
-    """Two fits on the same folds, by what their members say of the folds they never saw."""
-    y, groups = data.y[split.train], split.groups[split.train]
-    return metrics.compare(np.abs(new.by_members - y), np.abs(old.by_members - y), groups)
-
-
-def errs_less(duel: metrics.Comparison) -> bool:
-    """Whether the new one's error is the smaller one, shown or not."""
-    return duel.difference.value is not None and duel.difference.value < 0
+def _why_blended(found: dict[str, Any]) -> str:
+    """The shares in words, and how the blend compares with either alone."""
+    share = round(100 * found["share"])
+    against = {
+        name: {"better": "errs less than", "worse": "errs more than"}.get(
+            found[f"blend_minus_{name}"]["verdict"], "is not shown to differ from"
+        )
+        for name in ("city96", "ridge")
+    }
+    return (
+        f"the shares, {share} % for the network and {100 - share} % for the linear head, were "
+        "fitted on labels that neither had seen; out-of-fold, the blend "
+        f"{against['city96']} city96 alone and {against['ridge']} ridge alone"
+    )
 
 
 # ---------------------------------------------------------------- honest numbers

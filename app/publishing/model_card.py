@@ -261,6 +261,10 @@ def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
         blocks.append(
             Words("This one is a linear model written in that layout, exactly up to rounding.")
         )
+    if version.metrics.get("kind") == "blend":
+        blocks.append(
+            Words("Part of its units are a linear model, whose output is added to the network's.")
+        )
     if labels:
         blocks.append(
             Table(("class", "name"), tuple((str(i), name) for i, name in enumerate(labels)))

@@ -97,17 +97,21 @@ def recipe_in_words(version: Version) -> str:
             "A linear head (ridge) on the encoder's features, its penalty chosen by "
             "leave-one-out, written into the layout of the original"
         )
-    elif kind == "city96":
+    elif kind in ("city96", "blend", "original"):
         told = "The original's network"
+        if kind == "original":
+            told += ", trained as its author did, one image at a time"
         if recipe.get("samples"):
             told += f", {recipe['samples']:,} samples".replace(",", " ")
-        if recipe.get("batch"):
+        if recipe.get("batch") and kind != "original":
             told += f" in batches of {recipe['batch']}"
         rate = recipe.get("lr") or recipe.get("learning_rate")
         if rate:
             told += f", learning rate {rate:g}"
         if recipe.get("loss"):
             told += f", {str(recipe['loss']).upper()} loss"
+        if kind == "blend":
+            told += _shares_in_words(choice.get("share"))
     else:
         told = f"Recipe “{kind}”"
     if folds:
@@ -117,6 +121,16 @@ def recipe_in_words(version: Version) -> str:
     if choice.get("why"):
         told += f" Chosen because: {choice['why']}."
     return told
+
+
+def _shares_in_words(share: float | None) -> str:
+    """What a blend is: the network's share of the logit, 0-1, and the linear head's."""
+    if share is None:
+        return ", and a linear head (ridge) beside it in the same file"
+    return (
+        ", and a linear head (ridge) beside it in the same file: of the logit, "
+        f"{share:.0%} is the network's and {1 - share:.0%} the linear head's".replace("%", " %")
+    )
 
 
 def _fraction(n: int) -> str:

@@ -60,7 +60,7 @@ class NewUndo(Body):
 
 class NewTraining(Body):
     note: str = Field(default="", max_length=500)
-    recipe: Literal["auto", "ridge", "mlp", "city96"] | None = None
+    recipe: Literal["auto", "ridge", "mlp", "city96", "original"] | None = None
 
 
 # --- projects ------------------------------------------------------------------------------------

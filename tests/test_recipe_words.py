@@ -1,0 +1,36 @@
+"""The recipe of a version, told as one would tell a colleague."""
+
+import pytest
+
+from app.learning.recipes import recipe_named
+from app.tables import Version
+from app.versioning.version_facts import recipe_in_words
+
+
+def told(kind, name="auto", **choice):
+    recipe = recipe_named(name).as_dict() | {"choice": choice}
+    return recipe_in_words(Version(recipe=recipe, metrics={"kind": kind, "folds": recipe["folds"]}))
+
+
+def test_a_blend_tells_its_shares():
+    said = told("blend", share=0.725, why="it errs least")
+    assert "network" in said
+    assert "72 % is the network's and 28 % the linear head's" in said
+    assert "each without one fifth of the labels" in said
+    assert said.endswith("Chosen because: it errs least.")
+
+
+def test_a_blend_without_a_recorded_share_says_what_it_is_all_the_same():
+    assert "a linear head (ridge) beside it" in told("blend")
+
+
+def test_the_original_recipe_is_told_with_its_own_numbers():
+    said = told("original", "original")
+    assert "as its author did, one image at a time" in said
+    assert "100 000 samples, learning rate 7e-06, L1 loss" in said
+    assert "each without one half of the labels" in said
+
+
+@pytest.mark.parametrize("kind", ["ridge", "city96"])
+def test_one_head_alone_tells_of_no_shares(kind):
+    assert "%" not in told(kind)
