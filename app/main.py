@@ -30,6 +30,7 @@ from app.web import (
     people,
     publish,
     review,
+    saying,
     score,
     settings,
     slices,
@@ -45,7 +46,7 @@ from app.web.who import FailedTries
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    api, images, score, first, login, grid, pairs, review, library, library_changes,
+    api, images, score, saying, first, login, grid, pairs, review, library, library_changes,
     library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip

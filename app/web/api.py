@@ -19,7 +19,8 @@ from app.scoring import scores
 from app.tables import Job
 from app.versioning import predictions, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
-from app.web.score import Said, card_json, known_queue, say, take_back
+from app.web.saying import Said, known_queue, say, take_back
+from app.web.score import card_json
 
 router = APIRouter(prefix="/api/v1")
 

@@ -20,7 +20,8 @@ from app.scoring import batches, scores
 from app.scoring.batches import Batch, Chosen
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import render, see_other, shell
-from app.web.score import ORIGINS, known_queue, steps
+from app.web.saying import ORIGINS, known_queue
+from app.web.score import steps
 from app.web.who import Who
 
 router = APIRouter(include_in_schema=False)

@@ -10,35 +10,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
-from pydantic import BaseModel, Field
-from sqlalchemy import Engine
+from fastapi import APIRouter, Query, Request, Response
 from sqlmodel import Session, col, select
 
-from app import keymap, projects
+from app import keymap
 from app.asking import queues
 from app.asking.cards import Card, card_for
 from app.config import Settings
-from app.db import reading, writing
-from app.errors import Invalid, NotFound
 from app.media.pictures import VIEW
-from app.reviewing import reviews
 from app.scoring import scores
-from app.scoring.agreement import RE_ASK
-from app.scoring.scores import Recorded
 from app.tables import Annotator, Collection, Project, ProjectCollection, ScoreEvent, now
-from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
-from app.web.render import by_htmx, render, see_other, shell
-from app.web.sitting import ENOUGH_TO_TRAIN, PAUSE, labelled, newest_job, strip, zoned
-from app.web.who import Who
-
-__all__ = ["ENOUGH_TO_TRAIN", "labelled", "newest_job"]
+from app.web.deps import Reader, SettingsDep, ThePerson, TheProject
+from app.web.render import render, shell
+from app.web.saying import known_queue
+from app.web.sitting import PAUSE, strip, zoned
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
 
 CARDS_AHEAD = 8  # what the page holds; its first three pictures are decoded ahead
-ORIGINS = ("control", "queue", "review", RE_ASK)  # what a page may say; imports have their own door
 
 
 EMPTY = {
@@ -52,19 +42,6 @@ EMPTY = {
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",
 }
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a person says about an image, as a form or the API brings it."""
-
-    kind: str
-    value: int | None
-    key: str | None
-    expected: int | None
-    origin: str
-    reason: str
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,167 +130,7 @@ def waiting(
     return render(request, "score.html", "nothing", context)
 
 
-# --- what people do ------------------------------------------------------------------------------
-
-
-class Saying(BaseModel):
-    """The fields of every form that says something about an image (`parts.about`)."""
-
-    value: str = ""
-    note: str = Field(default="", max_length=2000)
-    key: str = ""
-    expected: int | None = None
-    queue: str = "mixed"
-    page: str = ""
-    origin: str = "queue"
-    reason: str = ""
-
-    def said(self, kind: str) -> Said:
-        value = scores.parse_score(self.value) if kind == "set" else None
-        note = self.note.strip() if kind == "flag" else ""
-        return Said(kind, value, self.key or None, self.expected, self.origin, self.reason, note)
-
-
-SayingForm = Annotated[Saying, Form()]
-
-
-@router.post("/projects/{project_id}/images/{image_id}/score")
-def score(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
-    image_id: Id, form: SayingForm,
-) -> Response:  # fmt: skip
-    said = form.said("set")
-    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
-
-
-@router.post("/projects/{project_id}/images/{image_id}/skip")
-def skip(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
-    image_id: Id, form: SayingForm,
-) -> Response:  # fmt: skip
-    said = form.said("skip")
-    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
-
-
-@router.post("/projects/{project_id}/images/{image_id}/flag")
-def flag(
-    engine: EngineDep, who: WhoDep, project_id: Id, image_id: Id, form: SayingForm
-) -> Response:
-    """Mark an image for a later look. It stays on the screen: it can be scored as well."""
-    queue = known_queue(form.queue)
-    say(engine, who, project_id, image_id, form.said("flag"))
-    return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}")
-
-
-@router.post("/projects/{project_id}/undo")
-def undo(
-    request: Request,
-    engine: EngineDep,
-    settings: SettingsDep,
-    who: WhoDep,
-    project_id: Id,
-    event_id: Annotated[int | None, Form()] = None,
-    key: Annotated[str, Form()] = "",
-    queue: Annotated[str, Form()] = "mixed",
-    page: Annotated[str, Form()] = "",
-) -> Response:
-    event = take_back(engine, who, project_id, event_id, key or None)
-    if queue in reviews.REVIEWS and not page.startswith("score"):
-        if by_htmx(request):
-            return review_card(
-                request, engine, settings, who, project_id, event.image_id, queue, None
-            )
-        return see_other(review_page(project_id, queue, page, "undone=1"))
-    return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
-
-
-def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> Recorded:
-    """Record what was said, in one transaction, committed when this returns."""
-    if said.origin not in ORIGINS:
-        raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
-    with writing(engine) as session:
-        try:
-            return scores.record_for(
-                session, project_id, image_id, who.scores_as(session), said.kind, said.value,
-                origin=said.origin, reason=said.reason, note=said.note, key=said.key,
-                expected=said.expected,
-            )  # fmt: skip
-        except NotFound:
-            projects.get(session, project_id)  # it may be the project that is not there
-            raise
-
-
-def take_back(
-    engine: Engine, who: Who, project_id: int, event_id: int | None, key: str | None
-) -> ScoreEvent:
-    """Undo the newest thing said (`event_id`: only if it is that one). Returns the inverse."""
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        return scores.undo(session, project, who.person(session), event_id, key).event
-
-
-def told(
-    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
-    image_id: int, said: Said, queue: str, page: str,
-) -> Response:  # fmt: skip
-    """Record, then go back to the page it was said on: `page` is “score”, or the
-    place in a review list."""
-    reviewing = queue in reviews.REVIEWS and not page.startswith("score")
-    if not reviewing:
-        queue = known_queue(queue)
-    event = say(engine, who, project_id, image_id, said)
-    if not reviewing:
-        return see_other(score_page(project_id, queue, page))
-    if by_htmx(request):
-        return review_card(request, engine, settings, who, project_id, image_id, queue, event)
-    return see_other(review_page(project_id, queue, page, f"saved={event.id}"))
-
-
-def review_card(
-    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
-    image_id: int, queue: str, saved: Recorded | None,
-) -> Response:  # fmt: skip
-    """What changes on a review page: the verdict and the form of one card, and the counts, with a
-    toast that can take the change back. The card keeps the prediction it was shown with."""
-    with reading(engine) as session:
-        project = projects.get(session, project_id)
-        person = who.person(session)
-        card = card_for(session, settings, project, person, image_id)
-        if saved is None:
-            toast: dict[str, Any] = {"text": "Taken back."}
-        else:
-            toast = {
-                "text": f"Saved {saved.value} for", "name": card.name, "undo": saved.id,
-                "project_id": project.id, "queue": queue,
-            }  # fmt: skip
-        context = {
-            "project": project, "kind": queue, "toast": toast, "changed": saved is not None,
-            "card": card, "review": reviews.review(session, settings, project, person, queue, n=0),
-        }  # fmt: skip
-        blocks = ("verdict", "correction", "counts", "toast")
-        return render(request, "review.html", blocks, context)
-
-
-def review_page(project_id: int, kind: str, page: str, done: str) -> str:
-    """The address of a review list at the place that its form named, telling what was done."""
-    place = str(reviews.place(page.removeprefix("after:"))) if page.startswith("after:") else ""
-    return f"/projects/{project_id}/review/{kind}?{done}" + (f"&after={place}" if place else "")
-
-
-def score_page(project_id: int, queue: str, page: str) -> str:
-    """The address to go on scoring at; a form of the page for one collection says `score:ID`."""
-    collection = page.removeprefix("score:")
-    kept = f"&collection={collection}" if queue == "collection" and collection.isdecimal() else ""
-    return f"/projects/{project_id}/score?queue={queue}{kept}"
-
-
 # --- what the page shows -------------------------------------------------------------------------
-
-
-def known_queue(queue: str) -> str:
-    if queue not in queues.QUEUES:
-        raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {' or '.join(queues.QUEUES)}.")
-    return queue
 
 
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:

@@ -22,7 +22,7 @@ from app.versioning import versions
 from app.web.add import Upload, check_room
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, go, render, see_other, shell
-from app.web.score import take_back
+from app.web.saying import take_back
 from app.web.who import Who
 
 router = APIRouter(include_in_schema=False)

@@ -17,7 +17,7 @@ from app.tables import EncoderRow, Job, Label, Project, Version
 from app.versioning import file_checks, predictions, version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, render, see_other, shell
-from app.web.score import ENOUGH_TO_TRAIN, labelled, newest_job
+from app.web.sitting import ENOUGH_TO_TRAIN, labelled, newest_job
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
