@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,7 @@ from app.retraining import retrain
 from app.scoring import scores
 from app.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
 from app.versioning import file_checks, version_facts, versions
-from tests.conftest import add_images, environment, forward
+from tests.conftest import add_images, environment, forward, free_port, until
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
 
@@ -493,6 +495,63 @@ def test_what_happened_to_a_file_is_told_at_the_start_and_by_doctor(
     assert "v1.1 is missing" in told() and "active version" in told()
     other.write_bytes(kept[1])
     assert file_checks.damaged(home.engine, home.settings) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("serve", "--port"), ("worker",)], ids=["serve", "worker"])
+def test_an_altered_truncated_or_swapped_file_is_told_when_the_program_starts(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """By the process as people start it, on what it prints; the web process gives none of them out,
+    nor anything that has one of them inside."""
+    trained_home(tmp_path / "home")
+    home = open_trained(tmp_path / "home")
+    for _ in range(3):
+        home.train()
+    numbers = ("v1.0", "v1.1", "v1.2", "v1.3")
+    sound, *files = (versions.verify(home.settings, home.version(n)) for n in numbers)
+    altered, truncated, swapped = files
+    content = bytearray(altered.read_bytes())
+    content[-1] ^= 1
+    altered.write_bytes(content)
+    truncated.write_bytes(truncated.read_bytes()[:-4096])
+    swapped.write_bytes(sound.read_bytes())
+    port = str(free_port())
+    command = [*words, port] if words[0] == "serve" else list(words)
+    said = tmp_path / "said"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", *command], stdout=log, stderr=log,
+            env=environment(home.settings.root), cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        try:
+            for sentence in (
+                "v1.1 was altered after publishing", "v1.2 was cut short: ",
+                "v1.3 now holds the file of v1.0. It is the active version.",
+            ):  # fmt: skip
+                until(lambda s=sentence: s in said.read_text(), 60, f"for “{sentence}”")
+            assert "v1.0 " not in said.read_text().replace("the file of v1.0. ", "")
+            if words[0] == "serve":
+                _gives_out_the_sound_one_alone(f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _gives_out_the_sound_one_alone(url: str) -> None:
+    def status(path: str) -> int:
+        try:
+            with urllib.request.urlopen(url + path) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    until(lambda: status("/healthz") == 200, 30, "for the server")
+    for version_id in (1, 2, 3, 4):
+        wanted = 200 if version_id == 1 else 409
+        for path in ("checkpoint", "download"):
+            assert status(f"/versions/{version_id}/{path}") == wanted
+        assert status(f"/api/v1/versions/{version_id}/export?format=city96") == wanted
 
 
 def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
