@@ -406,7 +406,7 @@ def test_reasons_are_words_for_a_person() -> None:
     assert said == "close to your threshold: 78 % ± 10"
     near = pick | {"why": "suspected_fp", "neighbour": 2, "neighbour_label": 2.0}
     assert reasons.describe(near) == "you scored a near-twin 2"
-    for why in ("diverse", "cold_start", "suspected_fp", "suspected_fn"):
+    for why in ("teaching", "diverse", "cold_start", "suspected_fp", "suspected_fn"):
         assert "_" not in reasons.describe(pick | {"why": why})
 
 
