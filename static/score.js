@@ -34,20 +34,33 @@ function scoring(page) {
     zoom.out();
     delete page.dataset.ready;
     delete page.dataset.unseen;
-    describe(card);
     if (!card) {
+      describe(card);
       const left = outbox.all().length;
       if (!left) return refill(true);
       return stage.empty(wasLate ? "Not connected. The next image comes when the server answers again." : "");
     }
-    const line = [...trail, ...cards], here = at ?? trail.length;
     stage.show(card, {
-      around: [...line.slice(here + 1, here + 1 + AHEAD), ...line.slice(Math.max(0, here - BACK), here)],
       seen: () => { page.dataset.ready = card.image_id; },
       unseen: () => { page.dataset.unseen = card.image_id; },
     });
-    stage.fetchAhead(cards);
-    refill();
+    afterPaint(() => {
+      if (current() !== card) return; // another one came meanwhile, and with it its own turn
+      const line = [...trail, ...cards], here = at ?? trail.length;
+      describe(card);
+      stage.keep([card, ...line.slice(here + 1, here + 1 + AHEAD), ...line.slice(Math.max(0, here - BACK), here)]);
+      stage.fetchAhead(cards);
+      refill();
+    });
+  }
+
+  /* First the picture, then the words about it: they would only hold it up. The clock is for a tab
+     in the background, where nothing is painted. */
+  function afterPaint(act) {
+    let due = true;
+    const once = () => { if (due) act(); due = false; };
+    requestAnimationFrame(() => setTimeout(once));
+    setTimeout(once, 100);
   }
 
   function describe(card) {
@@ -71,9 +84,9 @@ function scoring(page) {
 
   function prediction(card) {
     if (card.prediction === null) return "no prediction yet";
-    const spread = card.uncertainty === null ? "" : ` ± ${Math.round(100 * card.uncertainty)}`;
+    const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${Math.round(100 * card.uncertainty)}`;
     const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
-    return `predicted ${Math.round(100 * card.prediction)} %${spread}${by ? ` by ${by}` : ""}`;
+    return `predicted ${Math.round(100 * card.prediction)}\u202f%${spread}${by ? ` by ${by}` : ""}`;
   }
 
   /* Blind first: what the model thought, why the image was shown and what lies near it come after
@@ -95,6 +108,7 @@ function scoring(page) {
     byId("previous-neighbours").replaceChildren(...(card.neighbours ?? []).map((near) => {
       const item = document.createElement("li"), image = document.createElement("img");
       Object.assign(image, { src: `/images/${near.image_id}/thumb`, alt: "", width: 72, height: 56 });
+      image.onerror = () => { image.hidden = true; }; // without a connection: its score is enough
       item.append(image, chip(near.score));
       return item;
     }));

@@ -24,20 +24,25 @@ function makeStage(stage) {
     return image;
   }
 
-  /* Put a card's picture up. `around` stay decoded; `seen` is called once it was there long enough
-     to be judged, `unseen` when there is none to judge. */
-  function show(card, { around, seen, unseen }) {
+  /* Put a card's picture up. `seen` is called once it was there long enough to be judged, `unseen`
+     when there is none to judge. */
+  function show(card, { seen, unseen }) {
     now = card;
     clearTimeout(seeing);
     const image = picture(card);
     if (stage.firstElementChild !== image || stage.childElementCount > 1) stage.replaceChildren(image);
     image.ready.then((ok) => {
       if (now !== card) return;
-      if (!ok) return missing(card, { around, seen, unseen });
+      if (!ok) return missing(card, { seen, unseen });
       requestAnimationFrame(() => { seeing = setTimeout(() => { if (now === card) seen(); }, SEEN); });
     });
-    around.forEach(picture);
-    const kept = new Set([card, ...around].map((held) => held.image_id));
+  }
+
+  /* Have these decoded, and forget the others. Decoding takes the processor from painting, so not
+     before the picture that was asked for is on the screen. */
+  function keep(cards) {
+    cards.forEach(picture);
+    const kept = new Set(cards.map((card) => card.image_id));
     for (const id of pictures.keys()) if (!kept.has(id)) pictures.delete(id);
   }
 
@@ -79,5 +84,5 @@ function makeStage(stage) {
     }
   }
 
-  return { show, empty, fetchAhead, prepare: (cards) => cards.forEach(picture), SEEN };
+  return { show, keep, empty, fetchAhead, prepare: (cards) => cards.forEach(picture), SEEN };
 }

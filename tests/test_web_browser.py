@@ -490,6 +490,25 @@ def test_an_image_removed_meanwhile_is_told_and_left(chromium: Browser, tmp_path
         assert saved(page, world, 1) == [(following, "set", 6)]
 
 
+def test_the_back_button_shows_no_image_that_was_scored_meanwhile(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=8)
+    with serving(world) as url, browsing(chromium) as page:
+        page.goto(f"{url}{world.at}/score")
+        for value in "374":
+            shown_image(page)
+            page.keyboard.press(value)
+        saved(page, world, 3)
+        page.goto(f"{url}{world.at}/library")
+        page.go_back()
+        image = shown_image(page)
+        assert not_said(world, image)
+        page.keyboard.press("9")
+        assert saved(page, world, 4)[-1] == (image, "set", 9)
+        assert page.locator("#toast .wrong").count() == 0
+
+
 def test_a_picture_that_is_gone_says_so_and_can_be_skipped(
     chromium: Browser, tmp_path: Path
 ) -> None:

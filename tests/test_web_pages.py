@@ -156,6 +156,12 @@ def test_two_tabs_get_one_score_and_one_answer_with_both_values(world: World) ->
     assert label(world, 1) == 9
 
 
+@pytest.mark.parametrize("page", ["score", "score/grid", "score/pairs"])
+def test_the_back_button_asks_for_a_page_to_score_on_anew(world: World, page: str) -> None:
+    answer = world.client.get(f"{world.at}/{page}")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+
+
 def test_undo_shows_the_image_again(world: World) -> None:
     world.client.post(f"{world.at}/images/3/score", data={"value": "9"})
     answer = world.client.post(f"{world.at}/undo", data={"queue": "mixed"})
@@ -233,7 +239,7 @@ def test_a_correction_without_a_script_comes_back_with_an_undo(tmp_path: Path) -
 
 
 def test_review_before_the_first_version_says_what_to_do(world: World) -> None:
-    assert "Train a first version" in world.client.get(f"{world.at}/review/false-positives").text
+    assert "train a first version" in world.client.get(f"{world.at}/review/false-positives").text
     assert world.client.get(f"{world.at}/review/best").status_code == 404
 
 

@@ -20,7 +20,7 @@ from app.scoring import batches, scores
 from app.scoring.batches import Batch, Chosen
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import render, see_other, shell
-from app.web.saying import ORIGINS, known_queue
+from app.web.saying import NEVER_STALE, ORIGINS, known_queue
 from app.web.score import steps
 from app.web.who import Who
 
@@ -58,7 +58,8 @@ def page(
         "key": secrets.token_hex(16),
         "toast": _told(saved, refused, undone),
     }
-    return render(request, "grid.html", None, shell(session, project, "score") | context)
+    shown = shell(session, project, "score") | context
+    return render(request, "grid.html", None, shown, headers=NEVER_STALE)
 
 
 @router.post("/projects/{project_id}/score/grid")

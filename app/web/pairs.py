@@ -15,6 +15,7 @@ from app.scoring.comparisons import Ranked
 from app.tables import Image, Project
 from app.web.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
+from app.web.saying import NEVER_STALE
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -28,7 +29,8 @@ def page(
     request: Request, session: Reader, project: TheProject, person: ThePerson, low: Low = None
 ) -> Response:
     context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, low)}
-    return render(request, "pairs.html", None, shell(session, project, "score") | context)
+    shown = shell(session, project, "score") | context
+    return render(request, "pairs.html", None, shown, headers=NEVER_STALE)
 
 
 @router.post("/projects/{project_id}/score/pairs")

@@ -28,6 +28,9 @@ from app.web.who import Who
 
 router = APIRouter(include_in_schema=False)
 
+# The back button shows a page as it was, images that were scored meanwhile among them; so pages to
+# score on are asked for anew.
+NEVER_STALE = {"Cache-Control": "no-store"}
 ORIGINS = ("control", "queue", "review", RE_ASK)  # what a page may say; imports have their own door
 
 

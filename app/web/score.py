@@ -22,7 +22,7 @@ from app.scoring import scores
 from app.tables import Annotator, Collection, Project, ProjectCollection, ScoreEvent, now
 from app.web.deps import Reader, SettingsDep, ThePerson, TheProject
 from app.web.render import render, shell
-from app.web.saying import known_queue
+from app.web.saying import NEVER_STALE, known_queue
 from app.web.sitting import PAUSE, strip, zoned
 
 router = APIRouter(include_in_schema=False)
@@ -90,7 +90,8 @@ def page(
         "key": secrets.token_hex(16),
         **strip(session, settings, project, person),
     }
-    return render(request, "score.html", None, shell(session, project, "score") | context)
+    shown = shell(session, project, "score") | context
+    return render(request, "score.html", None, shown, headers=NEVER_STALE)
 
 
 @router.get("/projects/{project_id}/score/strip")
