@@ -48,14 +48,27 @@ def distribution(counts: Sequence[int], threshold: float, title: str = "Predicti
     lines = (
         f'<path class="axis" d="M0 {height + 0.5}H240"/>'
         f'<path class="threshold" d="M{x:g} 0V{height}"/>'
-        f'<text class="tick" x="0" y="{height + 14}">0</text>'
-        f'<text class="tick" x="{x:g}" y="{height + 14}" text-anchor="middle">'
-        f"{100 * threshold:.0f} %</text>"
-        f'<text class="tick" x="240" y="{height + 14}" text-anchor="end">100 %</text>'
+        + share_ticks(240, height + 14, threshold)
     )
     above = sum(c for i, c in enumerate(counts) if (i + 0.5) / n >= threshold)
     told = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
     return svg(240, height + 18, told, bars + lines)
+
+
+def share_ticks(width: float, y: float, threshold: float) -> str:
+    """Under an axis from 0 to 100 %: its ends and the threshold, which matters more than an end
+    that its label would run into."""
+    name, end = 18, 44  # half of “50 %”, and all of “100 %”, in pixels
+    x = min(max(width * threshold, name), width - name)
+    ticks = (
+        f'<text class="tick" x="{x:g}" y="{y:g}" text-anchor="middle">'
+        f"{100 * threshold:.0f}{SPACE}%</text>"
+    )
+    if x - name > 16:
+        ticks += f'<text class="tick" x="0" y="{y:g}">0</text>'
+    if x + name < width - end:
+        ticks += f'<text class="tick" x="{width:g}" y="{y:g}" text-anchor="end">100{SPACE}%</text>'
+    return ticks
 
 
 def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> Markup:

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app.web.charts import SPACE, svg
+from app.web.charts import SPACE, share_ticks, svg
 
 SIDE = 240  # of a square plot, in pixels
 LEFT, BELOW = 40, 36  # room for its labels
@@ -109,10 +109,7 @@ def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: s
     frame = (
         f'<path class="axis" d="M0 {height + 4.5}H{width}"/>'
         f'<path class="threshold" d="M{cut:g} 0V{height + 4}"/>'
-        f'<text class="tick" x="0" y="{height + 20}">0</text>'
-        f'<text class="tick" x="{cut:g}" y="{height + 20}" text-anchor="middle">'
-        f"{_percent(threshold)}</text>"
-        f'<text class="tick" x="{width}" y="{height + 20}" text-anchor="end">100{SPACE}%</text>'
+        + share_ticks(width, height + 20, threshold)
     )
     passes = [sum(c for i, c in enumerate(bars) if (i + 0.5) / n >= threshold) for bars in
               (old, new)]  # fmt: skip
@@ -177,7 +174,7 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
     low = [v if v is not None else e for v, e in _beside(curve.get("mae_low"), errors)]
     high = [v if v is not None else e for v, e in _beside(curve.get("mae_high"), errors)]
     floor = curve.get("noise_floor")
-    top = max(high) * 1.08 or 1.0
+    top = max(*high, floor or 0.0) * 1.08 or 1.0
     width, height, left = 400, 168, 40
     first, last = min(labels), max(labels)
 

@@ -19,13 +19,14 @@ from jinja2_fragments import render_block
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
-from app import keymap
+from app import keymap, projects
 from app.config import shipped
 from app.db import reading
 from app.errors import TastemakerError
 from app.jobs import seconds_left
-from app.tables import Job, Project
+from app.tables import Job, Label, Project
 from app.web import charts, plots
+from app.web.sitting import ENOUGH_TO_TRAIN
 
 SPACE = " "  # thin, unbreakable: between a number and its unit, and between thousands
 
@@ -59,6 +60,17 @@ def shell(session: Session, project: Project | None = None, here: str = "") -> d
         "here": here,
         "running": int(session.exec(running).one()),
     }
+
+
+def next_step(request: Request, project: Project) -> str:
+    """What a page with nothing to show should send a person to: “add” images, “score” some, or
+    “train”. Asked by the templates, and only where a page is empty."""
+    with reading(request.app.state.engine) as session:
+        if projects.pool_size(session, project) == 0:
+            return "add"
+        some = select(Label.image_id).where(Label.project_id == project.id).limit(ENOUGH_TO_TRAIN)
+        scored = session.exec(select(func.count()).select_from(some.subquery())).one()
+        return "train" if scored >= ENOUGH_TO_TRAIN else "score"
 
 
 def by_htmx(request: Request) -> bool:
@@ -222,6 +234,7 @@ def environment() -> Environment:
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
+        "next_step": next_step, "enough_to_train": ENOUGH_TO_TRAIN,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module
