@@ -61,11 +61,11 @@ def load(name: str) -> TrainingSet:
     if name in labelled.available():
         return labelled.load(name)
     kept = replay.load(name)
-    n = len(kept.y)
+    n = len(kept.x)
     return TrainingSet(
         image_ids=np.arange(n),
         x=kept.x.astype(np.float32),
-        y=kept.y.astype(np.float32),
+        y=kept.scores.astype(np.float32),
         groups=kept.groups,
         holdout=np.zeros(n, bool),
     )

@@ -405,7 +405,7 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     random = np.random.default_rng(4)
     rule = lambda v: 0.5 + 0.1 * np.tanh(v[:, 0]) + 0.1 * np.abs(v[:, 1]) - 0.1  # noqa: E731
     data = labelled(300, truth=lambda v: rule(v) + 0.1 * random.normal(size=len(v)))
-    recipe = recipe_named("auto", samples=3200, batch=64, folds=2)
+    recipe = recipe_named("auto", samples=1600, batch=64, folds=2)
     trained = train(data, recipe)
     assert trained.kind == "blend"
     assert trained.recipe == replace(recipe, name="auto", samples=trained.recipe.samples, batch=56)
@@ -457,14 +457,14 @@ def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
 
 
 def test_the_original_recipe_publishes_like_any_other():
-    data, recipe = labelled(), recipe_named("original", samples=40)
+    data, recipe = labelled(), recipe_named("original", samples=12)
     seen: list[tuple[int, int]] = []
     trained = train(data, recipe, progress=lambda done, total, *_: seen.append((done, total)))
     assert trained.kind == trained.recipe.name == "original"
-    assert (trained.recipe.batch, trained.recipe.lr, trained.recipe.samples) == (1, 7e-6, 40)
+    assert (trained.recipe.batch, trained.recipe.lr, trained.recipe.samples) == (1, 7e-6, 12)
     assert len(trained.members) == 2
     assert [done for done, _ in seen[1:]] == sorted(done for done, _ in seen[1:])
-    assert seen[-1] == (120, 120)
+    assert seen[-1] == (36, 36)
     again = train(data, recipe)
     assert all(np.array_equal(trained.tensors[k], again.tensors[k]) for k in trained.tensors)
     flipped = replace(data, y=np.where(trained.split.fold == 0, 1 - data.y, data.y))
