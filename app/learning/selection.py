@@ -225,10 +225,12 @@ def diverse(
     next pick is the farthest member of the cluster with the largest sum of squared distances, and
     becomes a centre itself. Looks at a random `sample` of the candidates.
     """
-    rows = _sample(np.flatnonzero(candidates), sample, rng)
-    count = min(count, len(rows))
     if count <= 0:
         return np.empty(0, np.intp)
+    rows = _sample(np.flatnonzero(candidates), sample, rng)
+    count = min(count, len(rows))
+    if count == 0:
+        return rows
     if len(centres) == 0:
         return cold_start(features, candidates, count, rng, sample=sample)
     points = np.asarray(features[rows], np.float32)
