@@ -1,6 +1,7 @@
 """Slices are measured on what a version says and must agree with a count by hand; expectations
 are held against every version, and one that blocks keeps it from becoming active."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,27 @@ def test_a_slice_with_few_labels_is_found(tmp_path: Path) -> None:
     assert slices.lacks(0.11, training=6, all_training=300)
     assert not slices.lacks(0.11, training=30, all_training=300)
     assert not slices.lacks(0.11, training=0, all_training=10), "chance would often bring that"
+
+
+def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=120)
+    version_id = add_version(world, 0, {i: 0.1 if i <= 30 else 0.7 for i in range(1, 121)})
+    with writing(world.engine) as session:
+        for image_id in range(1, 121):
+            images.add_tags(session, image_id, ["male" if image_id <= 30 else "female"])
+        for image_id in (1, 2, *range(40, 98)):
+            label = {"version_id": version_id, "image_id": image_id, "value": 5, "side": "train"}
+            session.add(VersionLabel(**label))
+    with reading(world.engine) as session:
+        project, version = world.project(session), versions.get(session, version_id)
+        (row,) = slices.lacking(session, project, version)
+    told = (row.name, row.id, row.library_share, row.training, row.pass_rate)
+    assert told == ("male", 0, 0.25, 2, 0.0)
+    page = world.client.get(f"{world.at}/slices").text
+    sentence = r"male: 3\.3\s% of the training labels, 25\s% of the library, pass rate 0\s%\."
+    assert re.search(sentence, page)
+    told = world.client.get(f"/api/v1{world.at}/slices").json()
+    assert [row["name"] for row in told["under_represented"]] == ["male"] and not told["slices"]
 
 
 @settings(max_examples=60, deadline=None)

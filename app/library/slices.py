@@ -32,6 +32,7 @@ from app.tables import (
 )
 
 MOST_SLICES = 100
+MOST_TAGS = 12  # the largest tags are looked at too, where nobody has made slices of them
 RESAMPLES = 200  # an interval a slice; there may be many on a page
 
 # A slice is named as under-represented when it is at least a hundredth of the library, has less
@@ -290,7 +291,7 @@ def lacks(library_share: float, training: int, all_training: int) -> bool:
     are worth asking for."""
     expected = library_share * all_training
     spread = np.sqrt(expected * (1 - library_share))
-    return (
+    return bool(
         library_share >= NOTICED
         and training < LACKING * expected
         and expected - training > FAR * spread
@@ -309,3 +310,29 @@ def measured(
         measure(row, seen.among(members(session, project, row)), seen, project.threshold)
         for row in rows
     ]
+
+
+def large_tags(session: Session, project: Project) -> list[Slice]:
+    """The project's largest tags that are not slices, as if they were; their ids are 0."""
+    taken = {row.definition.get("tag") for row in listing(session, project)}
+    return [
+        Slice(id=0, project_id=project.id, name=tag, kind="tag", definition={"tag": tag})
+        for tag, _ in tags(session, project, MOST_TAGS)
+        if tag not in taken
+    ]
+
+
+def lacking(session: Session, project: Project, version: Version) -> list[Measured]:
+    """The slices, and the largest tags besides, of which too few labels trained the version; the
+    largest part of the library first."""
+    rows = [*listing(session, project), *large_tags(session, project)]
+    if not rows:
+        return []
+    seen = said(session, project, version)
+    found = []
+    for row in rows:
+        inside = seen.among(members(session, project, row))
+        share = float(inside.mean()) if len(inside) else 0.0
+        if lacks(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
+            found.append(measure(row, inside, seen, project.threshold))
+    return sorted(found, key=lambda row: -row.library_share)

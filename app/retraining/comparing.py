@@ -17,12 +17,11 @@ from app.learning import metrics
 from app.library import slices
 from app.retraining import flips
 from app.retraining.flips import DIRECTIONS, New, Old, Pair, predicted_by_both
-from app.tables import EncoderRow, Image, Prediction, Slice, Version, VersionLabel
+from app.tables import EncoderRow, Image, Prediction, Version, VersionLabel
 
 GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
 POINTS = 2000
 SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and not by age
-MOST_TAGS = 12  # the largest tags are compared too, where nobody has made slices of them
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -87,13 +86,7 @@ def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, flo
 def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
     """What each slice (and each of the largest tags) scores under both versions, and whether the
     newer one errs less on its labels: paired, each label judged by heads that had not seen it."""
-    rows = slices.listing(session, both.project)
-    taken = {row.definition.get("tag") for row in rows}
-    rows += [
-        Slice(id=0, project_id=both.project.id, name=tag, kind="tag", definition={"tag": tag})
-        for tag, _ in slices.tags(session, both.project, MOST_TAGS)
-        if tag not in taken
-    ]
+    rows = slices.listing(session, both.project) + slices.large_tags(session, both.project)
     if not rows:
         return []
     old = slices.said(session, both.project, both.a)

@@ -52,7 +52,7 @@ def context(
         "rows": [(row, slices.in_words(row)) for row in rows],
         "report": report,
         "stated": len(expectations.listing(session, project)),
-        "lacking": [lacking(row) for row in report.slices if row.under_represented],
+        "lacking": [lacking(r) for r in slices.lacking(session, project, chosen)] if chosen else [],
         "history": history(there),
         "tags": slices.tags(session, project),
         "reads_text": reads_text(project.encoder),
@@ -256,12 +256,15 @@ class NewExpectation(Body):
 @api.get("/projects/{project_id}/slices")
 def list_slices(session: Reader, project: TheProject, version: str = "") -> dict[str, Any]:
     """Every slice with its numbers under a version (the active one), and every expectation with
-    whether that version meets it; before the first version, `slices` hold names only."""
+    whether that version meets it; `under_represented` are those, and the largest tags besides, with
+    less than half of their share of the labels. Before a version, `slices` hold names only."""
     chosen = chosen_version(session, project, version)
     if chosen is None:
-        rows = slices.listing(session, project)
-        return {"version": None, "slices": [slice_json(row) for row in rows], "expectations": []}
-    return {"version": chosen.number} | expectations.check(session, chosen).as_dict()
+        rows = [slice_json(row) for row in slices.listing(session, project)]
+        return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
+    lacks = [row.as_dict() for row in slices.lacking(session, project, chosen)]
+    told = expectations.check(session, chosen).as_dict()
+    return {"version": chosen.number} | told | {"under_represented": lacks}
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
