@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import CursorResult, Engine, event
@@ -76,9 +77,7 @@ def writing(engine: Engine) -> Iterator[Session]:
     was changed then.
     """
     with _write_lock:
-        session = Session(
-            engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False, autoflush=True
-        )
+        session = Session(_immediate(engine), expire_on_commit=False, autoflush=True)
         try:
             yield session
             session.commit()
@@ -95,6 +94,12 @@ def writing(engine: Engine) -> Iterator[Session]:
             raise
         finally:
             session.close()
+
+
+@lru_cache(maxsize=8)
+def _immediate(engine: Engine) -> Engine:
+    """The same engine, whose transactions begin with the write lock."""
+    return engine.execution_options(begin="IMMEDIATE")
 
 
 def is_locked(error: OperationalError) -> bool:

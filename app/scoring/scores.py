@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam
+from sqlalchemy import Integer, bindparam, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
@@ -101,8 +101,10 @@ def record_for(
     group: str | None = None,
     expected: int | None = None,
     at: datetime | None = None,
+    otherwise: int | None = None,
 ) -> Recorded:
-    """Append what a person said: `set` (with a value), `skip` or `flag`.
+    """Append what a person said: `set` (with a value), `skip` or `flag`. `otherwise` is whose it
+    is where that person is gone, shut out or a stand-in.
 
     `key` makes a repeated request harmless: the first answer is given again. `expected` is the id
     of the newest event of this person on this image that the page knew of (0: none); another one
@@ -116,16 +118,17 @@ def record_for(
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
     if value is not None:
         value = parse_score(value)
-    scene = _scene_of(session, project_id, image_id, annotator_id, key)
-    if scene is not None and scene.with_key is not None:
+    scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
+    if scene is None:
+        raise NotFound("This image is not in the library.", "It may have been removed; go on.")
+    annotator_id = scene.annotator_id
+    if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)
         assert before is not None, "it was there a statement ago, in this transaction"
         same = (before.project_id, before.image_id, before.annotator_id, before.kind)
         if same != (project_id, image_id, annotator_id, kind) or before.value != value:
             raise Conflict("This request key was used for another score.", "Reload the page.")
         return _again(before)
-    if scene is None:
-        raise NotFound("This image is not in the library.", "It may have been removed; go on.")
     if scene.removed and origin != "import":
         raise NotFound(
             "This image was taken out of the project meanwhile; nothing was saved.",
@@ -247,6 +250,7 @@ class Scene(NamedTuple):
     terms: Terms
     source_group: str
     removed: bool
+    annotator_id: int
     stand_in: bool
     with_key: int | None
     spoken_of: bool
@@ -256,6 +260,10 @@ class Scene(NamedTuple):
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
+    asked: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
+    welcome = select_columns(asked.c.id).where(
+        asked.c.id == bindparam("person"), ~asked.c.stand_in, ~asked.c.disabled
+    )
     event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]
     spoken_of = (
         select_columns(event.c.id)
@@ -265,12 +273,16 @@ def _scene() -> Any:
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Image.source_group), _removed(), col(Annotator.stand_in),
-            _id_of_key().scalar_subquery(), spoken_of,
+            col(Project.aggregate), col(Image.source_group), _removed(), col(Annotator.id),
+            col(Annotator.stand_in), _id_of_key().scalar_subquery(), spoken_of,
         )
         .select_from(Image)
         .join(Project, col(Project.id) == project)
-        .join(Annotator, col(Annotator.id) == bindparam("person"))
+        .join(
+            Annotator,
+            col(Annotator.id)
+            == func.coalesce(welcome.scalar_subquery(), bindparam("otherwise", type_=Integer)),
+        )
         .where(col(Image.id) == image)
     )  # fmt: skip
 
@@ -287,10 +299,14 @@ def _removed() -> Any:
 
 
 def _scene_of(
-    session: Session, project_id: int, image_id: int, annotator_id: int, key: str | None
-) -> Scene | None:
+    session: Session, project_id: int, image_id: int, annotator_id: int, otherwise: int | None,
+    key: str | None,
+) -> Scene | None:  # fmt: skip
     """None where the project, the image or the person is not there."""
-    names = {"project": project_id, "image": image_id, "person": annotator_id, "key": key}
+    names = {
+        "project": project_id, "image": image_id, "person": annotator_id, "key": key,
+        "otherwise": annotator_id if otherwise is None else otherwise,
+    }  # fmt: skip
     row = session.connection().execute(_scene(), names).one_or_none()
     return None if row is None else Scene(Terms(*row[:4]), *row[4:])
 

@@ -128,9 +128,9 @@ def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) ->
     with writing(engine) as session:
         try:
             return scores.record_for(
-                session, project_id, image_id, who.scores_as(session), said.kind, said.value,
+                session, project_id, image_id, who.annotator_id, said.kind, said.value,
                 origin=said.origin, reason=said.reason, note=said.note, key=said.key,
-                expected=said.expected,
+                expected=said.expected, otherwise=who.fallback_id,
             )  # fmt: skip
         except NotFound:
             projects.get(session, project_id)  # it may be the project that is not there

@@ -7,7 +7,6 @@ their own. A session lives in the database under the hash of its cookie, so it c
 
 import base64
 import binascii
-import functools
 import hashlib
 import hmac
 import secrets
@@ -20,8 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from sqlalchemy import Engine, bindparam
-from sqlalchemy import select as select_columns
+from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, select
 
 from app import accounts
@@ -59,18 +57,6 @@ class Who:
             person = session.get(Annotator, self.fallback_id)
         assert person is not None, "create_app made sure of it"
         return person
-
-    def scores_as(self, session: Session) -> int:
-        """The id of `person`, for a request that needs no more of them."""
-        known = session.connection().execute(_welcome(), {"person": self.annotator_id}).first()
-        return self.fallback_id if known is None else self.annotator_id
-
-
-@functools.cache
-def _welcome() -> Any:
-    return select_columns(col(Annotator.id)).where(
-        col(Annotator.id) == bindparam("person"), ~col(Annotator.stand_in), ~col(Annotator.disabled)
-    )
 
 
 def owner(request: Request) -> Who:
