@@ -1,5 +1,6 @@
 """A version is old or new, never in between, and its numbers are those of its file."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from trained_world import open_trained, trained_home
 from app import db, doctor, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import Conflict, NotFound, NotTrainable
-from app.learning.checkpoints import save_checkpoint
+from app.learning.checkpoints import layout, load_checkpoint, save_checkpoint
 from app.library import expectations, slices
 from app.migrate import migrate
 from app.retraining import retrain
@@ -444,6 +445,18 @@ def test_the_training_set_is_frozen_to_the_last_bit(tmp_path: Path) -> None:
     assert saw == kept and {row["score"] for row in rows} <= set(range(11))
     sides = [row["side"] for row in rows]
     assert {"train", "holdout"} <= set(sides) and len(sides) == 80
+
+
+def test_the_same_head_with_the_same_facts_is_the_same_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    head = {name: random.normal(size=shape) for name, shape in layout(24, 1).items()}
+    facts = {f"fact {n}": f"“{n}” <\\" for n in range(12)}
+    path = tmp_path / "head.safetensors"
+    hashes = {save_checkpoint(path, head, facts) for _ in range(8)}
+    assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest()}
+    read = load_checkpoint(path)
+    assert read.metadata == facts and list(read.metadata) == sorted(facts)
+    assert all(np.array_equal(read.tensors[name], np.float32(head[name])) for name in head)
 
 
 def test_two_who_activate_at_once_leave_one_active_version(home: Home) -> None:

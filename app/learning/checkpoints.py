@@ -94,9 +94,21 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Array], metadata: Mapping[
         name: np.ascontiguousarray(tensors[name], np.float32)
         for name in layout(tensors["up.0.weight"].shape[1], tensors["down.5.weight"].shape[0])
     }
-    data = safetensors_bytes(ordered, metadata=dict(metadata))
+    data = _in_one_order(safetensors_bytes(ordered, metadata=dict(metadata)))
     Path(path).write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _in_one_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name. The library writes it in another order
+    every time, and the same head would have another hash."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header = {"__metadata__": dict(sorted(header.pop("__metadata__").items()))} | header
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def sidecar(
