@@ -121,8 +121,11 @@ def _queue_predictions(session: Session, project: Project) -> None:
         jobs.enqueue(session, "predict", title, {}, project.id, once=True)
 
 
-def embed_project(work: Work, project_id: int, collection_id: int | None = None) -> dict[str, Any]:
-    """Embed what is missing. Images that arrive meanwhile are taken too."""
+def embed_project(
+    work: Work, project_id: int, collection_id: int | None = None, batch: int | None = None
+) -> dict[str, Any]:
+    """Embed what is missing. Images that arrive meanwhile are taken too. `batch` fixes how many
+    pictures are encoded at once, which is measured otherwise."""
     import torch
 
     torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
@@ -167,7 +170,8 @@ def embed_project(work: Work, project_id: int, collection_id: int | None = None)
             with work.writing() as session:
                 images.set_aside(session, str(path), str(error), work.claim.job_id)
 
-        for index, vector in embed_files(encoder, [p for _, p in ready], on_error=on_error):
+        files = [path for _, path in ready]
+        for index, vector in embed_files(encoder, files, batch=batch, on_error=on_error):
             pending.append((ready[index][0].id, vector))
             if len(pending) >= CHUNK:
                 embedded += _flush(work, row.id, pending)

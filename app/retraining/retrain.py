@@ -6,6 +6,7 @@ trains on exactly the same set, with the same seed, and measures the same.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +110,11 @@ def train_and_publish(
     recipe: str,
     note: str,
     major: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Version:
     """Train on the labels as they stood at `event_high` and publish the result. Doing it again
-    under the same `made_by` finishes what was begun, or gives what was made."""
+    under the same `made_by` finishes what was begun, or gives what was made. `settings` of the
+    recipe, such as `passes`, replace its own."""
     import torch
 
     from app.learning.training import train
@@ -129,7 +132,7 @@ def train_and_publish(
     work.stage(f"Training {version.number} on {len(data.y)} labels")
     trained = train(
         data,
-        recipe_named(recipe, seed=seed),
+        recipe_named(recipe, seed=seed, **(settings or {})),
         progress=functools.partial(_tell, work),
         threshold=project.threshold,
     )

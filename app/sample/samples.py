@@ -22,6 +22,7 @@ from app.errors import Unavailable
 from app.files import write_atomic
 
 LONG_SIDE = 640  # pixels at most: large enough to see a fault, small enough to be quick
+SMALLEST_CUT = 0.75  # of a photograph's side
 RATER = "scripted rater"
 RATER_NOISE = 0.6  # standard deviation in points; people's own is about 1
 
@@ -174,22 +175,25 @@ def make_sample_library(
 
 
 def _prints(photograph: Photograph) -> list[Image.Image]:
-    """The files of a photograph that are really inside the installed libraries, opened. Read as
-    files, because the libraries' own loaders may try to download what is missing."""
-    pictures = []
+    """The files of a photograph that are really inside the installed libraries, opened, no larger
+    than its cuts need. Read as files, because the libraries' own loaders may try to download what
+    is missing."""
+    pictures, enough = [], round(LONG_SIDE / SMALLEST_CUT)
     for file in photograph.files:
         package, _, rest = file.partition("/")
         found = importlib.util.find_spec(package)
         for root in (found and found.submodule_search_locations) or ():
             if (path := Path(root) / rest).is_file():
                 with Image.open(path) as image:
-                    pictures.append(image.convert("RGB"))
+                    picture = image.convert("RGB")
+                picture.thumbnail((enough, enough), Image.Resampling.LANCZOS)
+                pictures.append(picture)
     return pictures
 
 
 def _cut(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A crop of 75–100 % of the frame per side, at another place every time, never enlarged."""
-    width, height = (round(side * rng.uniform(0.75, 1.0)) for side in picture.size)
+    width, height = (round(side * rng.uniform(SMALLEST_CUT, 1.0)) for side in picture.size)
     left = int(rng.integers(0, picture.width - width + 1))
     top = int(rng.integers(0, picture.height - height + 1))
     cut = picture.crop((left, top, left + width, top + height))

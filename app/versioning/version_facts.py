@@ -97,8 +97,10 @@ def recipe_in_words(version: Version) -> str:
             "A linear head (ridge) on the encoder's features, its penalty chosen by "
             "leave-one-out, written into the layout of the original"
         )
-    elif kind in ("city96", "blend", "original"):
+    elif kind in ("city96", "blend", "original", "mlp"):
         told = "The original's network"
+        if kind == "mlp":
+            told = "A linear head and a small network that corrects it"
         if kind == "original":
             told += ", trained as its author did, one image at a time"
         if recipe.get("samples"):
