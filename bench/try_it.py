@@ -27,7 +27,8 @@ from bench.library import serving
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 LONG_SIDE = 2400
-GOAL = 2.0
+GOAL = 2.0  # seconds until the answer, while a training runs
+MOST_TRAININGS = 20
 
 
 def pictures() -> list[bytes]:
@@ -68,25 +69,36 @@ def state(url: str, job_id: int) -> str:
 
 def during_training(url: str, project: str, files: list[bytes], wanted: int) -> list[float]:
     """Seconds of pictures asked about while a city96 training runs; it is begun again until there
-    are enough."""
+    are enough. What counts is that it ran when the picture was sent."""
     times: list[float] = []
-    while len(times) < wanted:
+    for _ in range(MOST_TRAININGS):
         job = post(f"{project}/train", b'{"recipe": "city96"}')["id"]
         while state(url, job) == "queued":
             time.sleep(0.05)
-        while len(times) < wanted:
-            seconds = ask(project, files[len(times) % len(files)])
-            if state(url, job) != "running":
-                break
-            times.append(seconds)
-    return times
+        while len(times) < wanted and state(url, job) == "running":
+            times.append(ask(project, files[len(times) % len(files)]))
+        ended = wait_for(url, job)
+        if ended != "done":
+            raise SystemExit(f"the training beside the pictures {ended}; nothing was measured")
+        if len(times) == wanted:
+            return times
+    raise SystemExit(f"{MOST_TRAININGS} trainings ended before {wanted} pictures were answered")
+
+
+def wait_for(url: str, job_id: int) -> str:
+    """How a job ended."""
+    while (now := state(url, job_id)) in ("queued", "running"):
+        time.sleep(0.1)
+    return now
 
 
 def row(what: str, times: list[float]) -> str:
     p95 = statistics.quantiles(times, n=20)[-1]
+    within = sum(seconds <= GOAL for seconds in times)
+    met = "met" if within == len(times) else f"missed by {len(times) - within} of {len(times)}"
     return (
         f"| {what} | {len(times)} | {statistics.median(times):.2f} s | {p95:.2f} s "
-        f"| {max(times):.2f} s | {GOAL:.0f} s |"
+        f"| {max(times):.2f} s | each within {GOAL:.0f} s: {met} |"
     )
 
 
