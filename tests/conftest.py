@@ -79,8 +79,9 @@ def add_images(session: Session, count: int, collection: str = "Pictures") -> li
     """So many images without pixels, each of a group of its own, in a collection."""
     home = images.collection_named(session, collection)
     made = []
-    for _ in range(count):
-        sha256 = hashlib.sha256(str(images.count(session)).encode()).hexdigest()
+    known = images.count(session)
+    for number in range(known, known + count):
+        sha256 = hashlib.sha256(str(number).encode()).hexdigest()
         image = Image(
             sha256=sha256, kind="file", name=f"{sha256[:6]}.jpg", source_group=sha256[:16]
         )

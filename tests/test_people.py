@@ -81,6 +81,7 @@ def test_a_short_password_and_an_unknown_role_are_refused(session: Session) -> N
         accounts.add(session, "Ada", SECRET, "king")
 
 
+@pytest.mark.slow
 def test_the_command_line_adds_lists_and_shuts_out(tmp_path: Path) -> None:
     def run(*words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(

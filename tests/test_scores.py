@@ -365,10 +365,8 @@ def test_the_holdout_side_is_frozen_shared_by_a_group_and_of_about_its_share(des
     assert sides[:500] == [projects.on_holdout_side(renamed, f"group {n}") for n in range(500)]
     larger = Project(name="p", seed=7, holdout_share=0.3)
     assert all(projects.on_holdout_side(larger, f"group {n}") for n in range(20_000) if sides[n])
-    other = [
-        projects.on_holdout_side(Project(name="p", seed=8, holdout_share=0.1), f"group {n}")
-        for n in range(20_000)
-    ]
+    reseeded = Project(name="p", seed=8, holdout_share=0.1)
+    other = [projects.on_holdout_side(reseeded, f"group {n}") for n in range(20_000)]
     assert 0.005 < statistics.fmean(a and b for a, b in zip(sides, other, strict=True)) < 0.015
     with db.writing(desk.engine) as session:
         for image in add_images(session, 4):
