@@ -18,12 +18,13 @@ from sqlmodel import Session, col, delete, func, select
 
 from app import db, embeddings, files, jobs, projects, worker
 from app.config import Settings
+from app.errors import Unavailable
 from app.migrate import migrate
 from app.retraining import retrain
 from app.scoring import scores
 from app.tables import Embedding, Job, Project, Version
 from app.versioning import predictions, versions
-from app.worker import Worker
+from app.worker import Worker, run_here
 from tests.conftest import environment, free_port, running, until
 
 
@@ -401,6 +402,21 @@ def test_what_a_killed_write_left_is_swept_and_what_is_being_written_is_not(tmp_
     left = [path.exists() for path in (old, upload, young, finished)]
     assert left == [False, False, True, True]
     assert files.sweep_unfinished(tmp_path / "nowhere") == 0
+
+
+def test_a_busy_database_does_not_end_a_command_that_works_itself(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[int] = []
+
+    def tick(self: Worker) -> None:
+        ticks.append(1)
+        if len(ticks) == 1:
+            raise Unavailable("The database is busy with another change; nothing was saved.")
+
+    monkeypatch.setattr(Worker, "tick", tick)
+    run_here(settings, engine, lambda: len(ticks) == 2)
+    assert len(ticks) == 2
 
 
 @pytest.mark.slow
