@@ -184,9 +184,8 @@ def posts(port: int, path: str, first_image: int, clients: int, each: int) -> li
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for number in range(each):
             image = first_image + client * each + number
-            body = json.dumps(
-                {"image_id": image, "value": number % 11, "key": f"bench-{image}", "expected": 0}
-            )
+            said = {"image_id": image, "value": number % 11, "key": f"bench-{image:08d}"}
+            body = json.dumps(said)
             began = time.perf_counter()
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()

@@ -397,6 +397,38 @@ def test_neighbours_are_the_nearest_labels_by_cosine_and_follow_undo(desk: Desk)
         assert desk.ids[199] not in {n.image_id for n in found(desk.ids[row])}
 
 
+def test_a_label_that_is_embedded_late_becomes_a_neighbour_and_is_not_asked_for_at_every_card(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, key = desk.ids[0], (desk.ids[0], desk.project.encoder_id)
+    with db.writing(desk.engine) as session:
+        session.delete(session.get(Embedding, key))
+    desk.score(range(5))
+    asked: list[int] = []
+    matrix = neighbours.embeddings.matrix
+
+    def counted(session: Session, encoder: int, ids: list[int]) -> object:
+        asked.extend(i for i in ids if i == late)
+        return matrix(session, encoder, ids)
+
+    monkeypatch.setattr(neighbours.embeddings, "matrix", counted)
+
+    def found() -> set[int]:
+        with db.reading(desk.engine) as session:
+            near = neighbours.nearest(session, desk.settings, desk.project, [desk.ids[9]], 5)
+        return {n.image_id for n in near[desk.ids[9]]}
+
+    assert found() == set(desk.ids[1:5])
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: 1e9)
+    found()
+    before = len(asked)
+    assert before >= 2 and found() == set(desk.ids[1:5]) and len(asked) == before
+    with db.writing(desk.engine) as session:
+        session.add(Embedding(image_id=late, encoder_id=key[1] or 0, vector=desk.x[0].tobytes()))
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: 1e9 + neighbours.LOOK_AGAIN)
+    assert late in found()
+
+
 # --- contradictions, the numbers -----------------------------------------------------------------
 
 

@@ -249,10 +249,13 @@ def _doubtful(asking: Asking) -> list[tuple[Place, list[Shown]]]:
 def _contradictions(asking: Asking) -> list[tuple[Place, list[Shown]]]:
     """Pairs of which one image at least was not looked at again, and whose scores are what they
     were when the pair was found."""
+    pairs = [sides(pair) for pair in asking.picks("contradictions")]
+    every_side = [side for both in pairs for side in both]  # an image is in one pair
+    still_open = {one.image_id for one in second_look(asking, every_side)}
     found = []
-    for pair in asking.picks("contradictions"):
-        both = sides(pair)
-        if list(second_look(asking, both)):
+    for both in pairs:
+        pair = both[0]
+        if any(side["image_id"] in still_open for side in both):
             shown = [
                 Shown(side["image_id"], AGAIN, reasons.describe(side), side["twin"])
                 for side in both
