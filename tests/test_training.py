@@ -392,7 +392,7 @@ def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
 
 def test_auto_leans_on_the_line_where_the_network_is_not_better():
     random = np.random.default_rng(3)
-    data = labelled(400, truth=lambda v: 0.5 + 0.1 * v[:, 0] + 0.2 * random.normal(size=len(v)))
+    data = labelled(400, truth=lambda v: 0.5 + 0.1 * v[:, 0] + 0.1 * random.normal(size=len(v)))
     trained = train(data, recipe_named("auto", samples=640, batch=64, folds=2))
     choice = trained.metrics["choice"]
     assert trained.kind in ("blend", "ridge")

@@ -8,6 +8,12 @@ With thirty labels the share that errs least is a lottery: it was 0 or 0.9 on th
 the draw. So every share has a vote that falls with its error, and the mean of the votes counts:
 exponential weights (Dalalyan & Tsybakov, *Aggregation by exponential weighting*, 2008). Few labels
 leave it near a half; many, at the best share.
+
+The members see fewer labels than the published head, and the network misses them more than the
+line: its members erred 10 % more than the network trained on everything, beyond what the line's
+members did (mean of 14 trainings on 30 to 300 labels). So its share has credit, for less than half
+of that, since what is noise in the labels needs none; and beyond 300 labels, where a fifth more
+changes little, no more of it in all.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from app.learning.recipes import Fit, Member
 
 SHARES = np.linspace(0, 1, 41)
 SHARPNESS = 20.0  # a vote falls to 1/e where the errors add up to half a point more
+CREDIT, CREDITED = 0.04, 300  # of the mean error, to a share of 1; for so many labels at most
 EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
 
 
@@ -53,6 +60,7 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
     shares = SHARES[:, None]
     said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
     errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
+    errors -= CREDIT * errors.min() * min(1, CREDITED / len(np.ravel(y))) * SHARES
     votes = np.exp(-SHARPNESS * (errors - errors.min()))
     return round(float(votes @ SHARES / votes.sum()), 2)
 
