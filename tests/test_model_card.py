@@ -27,7 +27,7 @@ from app.publishing.card_blocks import (
 )
 from app.scoring import scores
 from app.tables import Label, Version
-from app.versioning import versions
+from app.versioning import version_facts, versions
 from tests.test_foreign import random_head
 from tests.web_world import World, add_version, client_of, full_world, make_world, score_some
 
@@ -52,6 +52,10 @@ def card_of(world: World, version_id: int) -> str:
         return markdown(model_card.card_of(session, world.settings, version))
 
 
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
 def section(text: str, title: str) -> str:
     """What stands under a heading, up to the next one."""
     return re.split(r"\n#+ ", text.split(f"# {title}\n", 1)[1], maxsplit=1)[0]
@@ -61,14 +65,12 @@ def section(text: str, title: str) -> str:
 
 
 def test_the_card_has_every_section_of_the_original(world: World) -> None:
-    found = set(re.findall(r"^#+ (.+)$", card_of(world, 2), re.MULTILINE))
-    assert found >= HEADINGS | set(PARTS) | {"Metrics", "Files"}
+    assert set(headings(card_of(world, 2))) >= HEADINGS | set(PARTS) | {"Metrics", "Files"}
 
 
 def test_the_example_in_the_docs_has_them_too_and_holds_real_numbers() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    found = set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
-    assert found >= HEADINGS | set(PARTS)
+    assert set(headings(text)) >= HEADINGS | set(PARTS)
     assert "images in dataset." in text and re.search(r"- v1\.0 - .+\n- v1\.1 - ", text)
     assert re.search(r"\| mean error, points of 0–10 \| \d\.\d\d \(", text)
     assert str(Path.home()) not in text and "/tmp" not in text
@@ -158,6 +160,21 @@ def test_the_loss_curve_is_a_line_of_blocks_and_a_table(world: World) -> None:
     told = section(card_of(world, 2), "Loss curve")
     assert re.search(r"train +█[▁-█]+▁\n", told)
     assert "| 0 | 0.3600 | 0.3700 | 1.00e-04 |" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"),
+    [
+        ("mlp", "A linear head and a small network that corrects it"),
+        ("city96", "The original's network"),
+    ],
+)
+def test_a_recipe_is_told_in_words(kind: str, network: str) -> None:
+    recipe = {"name": kind, "samples": 7000, "batch": 44, "lr": 0.002, "loss": "l1", "folds": 5}
+    told = version_facts.recipe_in_words(Version(recipe=recipe, metrics={"kind": kind}))
+    assert told.startswith(
+        f"{network}, 7 000 samples in batches of 44, learning rate 0.002, L1 loss; 5 more heads, "
+    )
 
 
 def test_the_card_says_which_encoder_the_file_needs(world: World) -> None:
@@ -331,4 +348,11 @@ def test_a_program_brings_a_head_in_with_its_sidecar(world: World, tmp_path: Pat
 def test_the_card_of_the_sample_project_is_complete(sample: Path, tastemaker: object) -> None:
     answer = tastemaker("card", "Sample", "v1.1", home=sample)  # type: ignore[operator]
     assert answer.returncode == 0
-    assert set(re.findall(r"^#+ (.+)$", answer.stdout, re.MULTILINE)) >= HEADINGS | set(PARTS)
+    made, kept = answer.stdout, EXAMPLE.read_text(encoding="utf-8")
+    assert headings(made) == headings(kept), "the example in the docs is the card of this program"
+    assert set(headings(made)) >= HEADINGS | set(PARTS)
+    for part in ("Score distribution", "Usecases", "Intentional biases", "Architecture"):
+        assert section(made, part) == section(kept, part), "the sample is the same every time"
+    assert "320 images in dataset.\n  0 - " in section(made, "Score distribution")
+    assert re.search(r"train +[▁-█]+\n", section(made, "Loss curve"))
+    assert "The sheet top-100.png beside this card" in section(made, "Usecases")

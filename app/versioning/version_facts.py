@@ -104,7 +104,8 @@ def recipe_in_words(version: Version) -> str:
         if kind == "original":
             told += ", trained as its author did, one image at a time"
         if recipe.get("samples"):
-            told += f", {recipe['samples']:,} samples".replace(",", " ")
+            samples = f"{recipe['samples']:,}".replace(",", " ")
+            told += f", {samples} samples"
         if recipe.get("batch") and kind != "original":
             told += f" in batches of {recipe['batch']}"
         rate = recipe.get("lr") or recipe.get("learning_rate")
