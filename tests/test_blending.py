@@ -41,6 +41,11 @@ def test_a_head_that_is_always_right_gets_everything(one, other, low, high):
     assert low <= share_of_network(*two_views(one=one, other=other)) <= high
 
 
+def test_a_head_that_adds_next_to_nothing_is_left_out():
+    assert share_of_network(*two_views(one=0.05, other=1.0)) == 1
+    assert share_of_network(*two_views(one=1.0, other=0.05)) == 0
+
+
 def test_the_better_head_gets_more():
     assert share_of_network(*two_views(one=0.2, other=0.6)) > 0.75
 
@@ -51,7 +56,8 @@ def test_a_share_is_a_share_and_few_labels_hardly_move_it(n, seed):
     random = np.random.default_rng(seed)
     network, line = random.random((2, n))
     y = random.integers(0, 11, n) / 10
-    assert 0 <= share_of_network(network, line, y) <= 1
+    share = share_of_network(network, line, y)
+    assert share in (0, 1) or 0.05 <= share <= 0.95
     close = np.clip(network + 0.01, 0, 1)
     assert 0.2 <= share_of_network(network, close, y) <= 0.95
 

@@ -34,6 +34,7 @@ from app.learning.recipes import Fit, Member
 SHARES = np.linspace(0, 1, 41)
 SHARPNESS = 20.0  # a vote falls to 1/e where the errors add up to half a point more
 CREDIT, CREDITED = 0.04, 300  # of the mean error, to a share of 1; for so many labels at most
+LEAST = 0.05  # a smaller share is not worth a second head
 EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
 
 
@@ -55,14 +56,15 @@ def blended(network: ArrayLike, line: ArrayLike, share: float) -> Array:
 
 
 def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float:
-    """The network's share of the logit, 0-1 in hundredths, by the errors of all shares on scores
-    and labels (n,) in 0-1."""
+    """The network's share of the logit, in hundredths, by the errors of all shares on scores and
+    labels (n,) in 0-1: 0, 1, or between LEAST and 1 − LEAST."""
     shares = SHARES[:, None]
     said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
     errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
     errors -= CREDIT * errors.min() * min(1, CREDITED / len(np.ravel(y))) * SHARES
     votes = np.exp(-SHARPNESS * (errors - errors.min()))
-    return round(float(votes @ SHARES / votes.sum()), 2)
+    share = round(float(votes @ SHARES / votes.sum()), 2)
+    return 0.0 if share < LEAST else 1.0 if share > 1 - LEAST else share
 
 
 def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit, dict[str, Any]]:
