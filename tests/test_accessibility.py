@@ -1,45 +1,94 @@
 """Every page there is, found by its route, in both themes, wide and narrow: axe finds nothing, and
 nothing runs out of the window."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
+from sqlmodel import Session
 from starlette.routing import Route
 from test_security import every_route
-from test_web_browser import DESKTOP, PHONE, browsing, serving
-from web_world import World, add_job, full_world, make_world
+from test_web_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image
+from web_world import (
+    World,
+    add_image,
+    add_job,
+    events,
+    full_world,
+    make_world,
+    score_some,
+    thumbnails,
+)
 
+from app import accounts, projects
 from app.asking import queues
-from app.reviewing import reviews
+from app.db import writing
+from app.library import expectations, filters, saved_filters, slices, tags
+from app.media.pictures import VIEW
+from app.resident import tries
+from app.reviewing import reviews, test_runs
+from app.scoring import comparisons
+from app.tables import Collection, Prediction, TestRun, Version
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # What a name in an address may stand for; a page with another name in it must be added here.
 STANDS_FOR = {
     "kind": list(reviews.REVIEWS),
-    "project_id": ["1"], "image_id": ["1"], "version_id": ["2"], "job_id": ["1", "2"],
+    "project_id": ["1"], "image_id": ["1"], "version_id": ["2"], "job_id": ["1", "2", "3"],
+    "run_id": ["1", "2"], "token": ["a" * 32],
+}  # fmt: skip
+# Further addresses of a page, where a choice in the address shows another side of it.
+SIDES = {
+    "/projects/1/score": [f"queue={queue}" for queue in queues.QUEUES],
+    "/projects/1/library": ["scored=yes&sort=disagreement", "tag=none", "removed=yes"],
+    "/projects/1/compare": ["view=labels", "view=up", "view=down"],
+    "/projects/1/test-runs/1": ["part=threshold", "part=bottom"],
+}
+# GET routes that are no page of their own: parts of one, or ways to another. Signing in is a page
+# only where there is a password, and has a test of its own.
+PARTS = {
+    "/jobs/list", "/jobs/{job_id}/progress", "/login", "/projects/{project_id}",
+    "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
+    "/projects/{project_id}/library/tags", "/projects/{project_id}/publish/adopting",
+    "/projects/{project_id}/review", "/projects/{project_id}/score/strip",
+    "/projects/{project_id}/score/waiting", "/projects/{project_id}/test-runs/{run_id}/progress",
+    "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
+    "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
+    "/versions/{version_id}/config", "/versions/{version_id}/download",
+    "/versions/{version_id}/laion", "/versions/{version_id}/predictions.{ending}",
+    "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
+    "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip
 COLOURS = {"runOnly": ["color-contrast"]}
 NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/logout")
 
 
 def pages(world: World) -> list[str]:
-    """The address of every page: GET routes that answer with HTML and are not a part of one."""
-    found = {"/nothing-here", "/login"}
-    for route in every_route(world.app.routes):
-        if not isinstance(route, Route) or "GET" not in route.methods:
-            continue
-        if route.path.startswith(NOT_PAGES):
-            continue
-        for path in filled(route.path):
-            answer = world.client.get(path)
-            if answer.status_code == 200 and "<html" in answer.text:
-                found.add(path)
-    found |= {f"{world.at}/score?queue={queue}" for queue in queues.QUEUES}
+    """The address of every page that this world has: its GET routes that answer with HTML."""
+    found = {"/nothing-here"}
+    for route in page_routes(world):
+        found |= {path for path in filled(route) if is_page(world, path)}
+    for path, asked in SIDES.items():
+        found |= {f"{path}?{query}" for query in asked if is_page(world, f"{path}?{query}")}
     return sorted(found)
+
+
+def page_routes(world: World) -> list[str]:
+    """The path of every GET route that is not known to be something else than a page."""
+    return [
+        route.path for route in every_route(world.app.routes)
+        if isinstance(route, Route) and "GET" in route.methods
+        and not route.path.startswith(NOT_PAGES) and route.path not in PARTS
+    ]  # fmt: skip
+
+
+def is_page(world: World, path: str) -> bool:
+    answer = world.client.get(path)
+    return answer.status_code == 200 and "<html" in answer.text
 
 
 def filled(path: str) -> list[str]:
@@ -54,11 +103,62 @@ def filled(path: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]]:
+    """Every page has something to show, and some of it went wrong."""
     world = full_world(tmp_path_factory.mktemp("full"))
-    add_job(world, "failed", error="The worker stopped while it ran. It was tried 3 times.")
+    failed = add_job(
+        world, "failed", error="The worker stopped while it ran. It was tried 3 times."
+    )
     add_job(world, "running")
+    with writing(world.engine) as session:
+        project = world.project(session)
+        me = projects.annotator(session, world.settings.annotator)
+        accounts.add(session, "Mira", "a long enough password")
+        comparisons.record(session, project, me, 4, 10, "first")
+        saved_filters.save(session, project, "Good ones", filters.Filter(label_min=7))
+        tags.add(session, range(1, 9), ["portrait"])
+        row = slices.add(session, project, "tag", {"tag": "portrait"})
+        expectations.expect(session, project, row.id, "mean", "at most", 0.3)
+        run_tests(session, world, failed)
+    ask_about_a_picture(world)
     with serving(world) as address:
         yield world, address
+
+
+def run_tests(session: Session, world: World, failed: int) -> None:
+    """A test run that is done, and one that failed."""
+    project, version = world.project(session), session.get(Version, 2)
+    others = Collection(name="Holiday")
+    session.add(others)
+    session.flush()
+    projects.add_collection(session, project, others, "test-run")
+    for number in range(40, 46):
+        image = add_image(session, world.settings, others, number)
+        said = {"score": number / 100, "uncertainty": 0.1}
+        session.add(Prediction(version_id=version.id, image_id=image.id, **said))
+    about = {"project_id": project.id, "version_id": version.id, "collection_id": others.id}
+    run = TestRun(**about)
+    session.add(run)
+    session.flush()
+    run.summary = test_runs.summarise(session, project, run, version)
+    session.add(TestRun(job_id=failed, **about))
+
+
+def ask_about_a_picture(world: World) -> None:
+    """What “Try it” keeps once the model has answered."""
+    (token,) = STANDS_FOR["token"]
+    folder = tries.folder(world.settings, token)
+    folder.mkdir(parents=True)
+    tries.view_path(world.settings, token).write_bytes(dict(thumbnails(1))[VIEW])
+    said = {
+        "by": "v1.1", "version_id": 2, "active": True, "score": 0.61, "uncertainty": 0.12,
+        "out_of_fold": None, "bracket": "best",
+    }  # fmt: skip
+    picture = {"image_id": None, "width": 960, "height": 640, "format": "JPEG"}
+    near = {"image_id": 3, "name": "picture-003.jpg", "has_pixels": True, "label": 8,
+            "similarity": 0.83}  # fmt: skip
+    told = {"picture": picture, "said": [said], "neighbours": [near], "project_id": 1,
+            "name": "mine.jpg"}  # fmt: skip
+    tries.keep(world.settings, token, json.loads(json.dumps(told)))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +215,171 @@ def test_open_dialogs_and_menus_are_accessible_too(
         assert Axe().run(page).response["violations"] == []
 
 
-def test_there_are_pages_to_look_at(full: tuple[World, str], tmp_path: Path) -> None:
+def test_signing_in_is_accessible(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0, admin_password="a long enough password")
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}/login")
+        expect(page.locator("[type=password]")).to_be_focused()
+        assert troubles(page) == []
+
+
+def test_no_page_is_forgotten(full: tuple[World, str]) -> None:
+    """A new page is looked at by itself, or somebody says here what stands in its address."""
     world, _ = full
-    found = pages(world)
-    assert len(found) > 20 and f"{world.at}/settings" in found and "/jobs" in found
+    unseen = [
+        route for route in page_routes(world)
+        if not any(is_page(world, path) for path in filled(route))
+    ]  # fmt: skip
+    assert unseen == []
+    routes = {route.path for route in every_route(world.app.routes) if isinstance(route, Route)}
+    assert not PARTS - routes, "these are gone"
+
+
+# --- by keyboard alone ---------------------------------------------------------------------------
+
+
+def focused(page: Page) -> str:
+    """What has the focus, by its id or name."""
+    return str(page.evaluate("document.activeElement.id || document.activeElement.name || ''"))
+
+
+def tab_to(page: Page, selector: str, key: str = "Tab") -> None:
+    """Press Tab until the element has the focus; fails where it cannot be reached."""
+    for _ in range(120):
+        page.keyboard.press(key)
+        if page.evaluate("s => document.activeElement.matches(s)", selector):
+            ring = page.evaluate(
+                "getComputedStyle(document.activeElement).outlineStyle + ' ' +"
+                "getComputedStyle(document.activeElement.closest('label') ?? document.body)"
+                ".outlineStyle"
+            )
+            assert "solid" in ring or "auto" in ring, f"nothing shows that {selector} has the focus"
+            return
+    raise AssertionError(f"{selector} cannot be reached by Tab")
+
+
+def test_scoring_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
+    """Score, look back, correct, flag with a note, zoom, read the keys, and skip: no mouse."""
+    world = make_world(tmp_path, images=12)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        first = shown_image(page)
+        page.keyboard.press("7")
+        second = shown_image(page)
+        page.keyboard.press("ArrowLeft")
+        assert shown_image(page) == first
+        page.keyboard.press("4")
+        assert shown_image(page) == second
+        page.keyboard.press("f")
+        page.keyboard.type("a copy?")
+        page.keyboard.press("Enter")
+        page.keyboard.press("?")
+        expect(page.locator("#all-keys")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#all-keys")).to_be_hidden()
+        page.keyboard.press("z")
+        expect(page.locator("#zoom")).to_have_attribute("aria-pressed", "true")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Space")
+        stored = saved(page, world, 4)
+        assert stored == [(first, "set", 7), (first, "set", 4), (second, "flag", None),
+                          (second, "skip", None)]  # fmt: skip
+
+
+def test_scoring_many_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=12)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score/grid")
+        tab_to(page, "#tiles input")
+        page.keyboard.press("Space")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        expect(page.locator("#tiles input:checked")).to_have_count(2)
+        page.keyboard.press("6")
+        assert sorted(value for _, _, value in saved(page, world, 2)) == [6, 6]
+        page.keyboard.press("Backspace")
+        assert [kind for _, kind, _ in saved(page, world, 4)][2:] == ["undo", "undo"]
+
+
+def test_comparing_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=6)
+    score_some(world, [8] * 6)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score/pairs")
+        told = page.get_by_text("pairs compared so far")
+        for count, key in enumerate(("ArrowLeft", "ArrowRight", "Space"), 1):
+            page.wait_for_timeout(400)  # both pictures have to be seen first
+            page.keyboard.press(key)
+            expect(told).to_contain_text(f"{count} pairs")
+        page.keyboard.press("Backspace")
+        expect(told).to_contain_text("2 pairs")
+
+
+def test_the_library_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
+    """From the list to an image, and a score for two that were selected."""
+    world = make_world(tmp_path, images=6)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/library")
+        tab_to(page, "#shelf a")
+        page.keyboard.press("Enter")
+        expect(page.locator(".image-page")).to_be_visible()
+        page.go_back()
+        for _ in range(2):
+            tab_to(page, "#shelf input:not(:checked)")
+            page.keyboard.press("Space")
+        expect(page.locator("#selected")).to_contain_text("2")
+        tab_to(page, "#changes .score")
+        page.keyboard.press("Enter")
+        assert [value for _, _, value in saved(page, world, 2)] == [0, 0]
+
+
+def test_reviewing_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
+    """The arrows move from card to card, a digit corrects; Tab reaches the buttons as well."""
+    world = full_world(tmp_path)
+    before = len(events(world))
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives")
+        tab_to(page, "[data-card]")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("7")
+        assert saved(page, world, before + 1)[-1][2] == 7
+        expect(page.locator(".verdict.changed")).to_have_count(1)
+        tab_to(page, "[data-card] .score")
+        page.keyboard.press("Enter")
+        assert saved(page, world, before + 2)[-1][2] == 0
+
+
+# --- what a person sits in front of for hours ----------------------------------------------------
+
+WATCH = """
+window.moved = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries())
+    for (const { node, previousRect: was, currentRect: is } of entry.sources)
+      window.moved.push(`${node?.id || node?.className || node?.nodeName} from ${was.x},${was.y} `
+        + `to ${is.x},${is.y}`);
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["wide", "narrow"])
+def test_nothing_moves_while_scoring(
+    chromium: Browser, tmp_path: Path, size: dict[str, int]
+) -> None:
+    """The browser itself tells what changed its place on the screen: nothing does, from the first
+    image to the last, whatever is said of the one before. Only the note that a save is late, which
+    lies over the picture, may come and go."""
+    world = make_world(tmp_path, images=18)
+    with serving(world) as address, browsing(chromium) as page:
+        page.set_viewport_size(size)
+        page.add_init_script(WATCH)
+        page.goto(f"{address}{world.at}/score")
+        shown_image(page)
+        page.evaluate("window.moved.length = 0")
+        for key in ("7", "0", "-", "Space", "3", "Backspace", "5", "9", "1", "4"):
+            shown_image(page)
+            page.keyboard.press(key)
+        saved(page, world, 10)
+        page.wait_for_timeout(300)
+        moved = [what for what in page.evaluate("window.moved") if "outbox" not in what]
+        assert moved == []
