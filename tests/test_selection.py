@@ -134,7 +134,8 @@ def test_a_teaching_draw_is_proportional_to_the_gain():
         penalty=1.0, threshold=0.5,
     )  # fmt: skip
     counts = np.bincount(first, minlength=4)
-    assert chisquare(counts, 1000 * gain / gain.sum()).pvalue > 0.001
+    expected = 1000 * gain.astype(float) / gain.sum(dtype=float)
+    assert chisquare(counts, expected).pvalue > 0.001
 
 
 def test_a_large_library_is_weighed_by_a_part_of_it():
