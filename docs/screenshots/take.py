@@ -105,7 +105,7 @@ def refused(selector: str) -> Act:
 
     def act(page: Page) -> None:
         page.locator(selector).first.click()
-        page.locator(".toast.wrong, main .empty h1").first.wait_for(timeout=60_000)
+        page.locator(".toast.wrong, [role=alert]").first.wait_for(timeout=60_000)
 
     return act
 
@@ -281,7 +281,7 @@ def served(root: Path, kind: str) -> Iterator[str]:
         words = [] if kind == "full" else ["--no-worker"]
         more = {
             "locked": {"TASTEMAKER_ADMIN_PASSWORD": "a long enough password"},
-            "cramped": {"TASTEMAKER_MIN_FREE_GB": "1000000"},
+            "cramped": {"TASTEMAKER_MIN_FREE_GB": "10000"},
         }.get(kind, {})
         if kind == "busy":
             homes.a_training_under_way(home)
