@@ -22,6 +22,7 @@ from app.library import bulk, filters, saved_filters, tags
 from app.resident import questions
 from app.scoring import scores
 from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
+from app.web import library
 from app.web import library_view as pages
 
 
@@ -97,7 +98,7 @@ def test_every_order_has_an_address(world: World, at: str, sort: str) -> None:
 def test_links_without_a_script_lead_through_everything_once(
     world: World, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "PER_PAGE", 7)
+    monkeypatch.setattr(library, "PER_PAGE", 7)
     seen: list[int] = []
     address = f"{at}?sort=predicted-high"
     while address:
@@ -113,7 +114,7 @@ def test_links_without_a_script_lead_through_everything_once(
 def test_htmx_gets_the_next_tiles_alone(
     world: World, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "PER_PAGE", 7)
+    monkeypatch.setattr(library, "PER_PAGE", 7)
     answer = world.client.get(f"{at}?after=24", headers={"HX-Request": "true"})
     assert shown(answer.text) == list(range(23, 16, -1))
     assert "<html" not in answer.text
@@ -171,7 +172,7 @@ def test_a_search_shows_the_nearest_first_and_the_filter_holds(
         return {"images": [{"image_id": i, "similarity": 0.9} for i in (5, 2, 30, 28, 1)]}
 
     monkeypatch.setattr(questions, "ask", ask)
-    monkeypatch.setattr(pages, "PER_PAGE", 2)
+    monkeypatch.setattr(library, "PER_PAGE", 2)
     first = world.client.get(f"{at}?like=7")
     assert shown(first.text) == [5, 2]
     after = re.search(r"\?(like=7&amp;after=\d+)", first.text)
@@ -230,7 +231,7 @@ def test_the_same_form_twice_scores_once(world: World) -> None:
 def test_everything_that_matches_is_changed_on_whatever_page_it_is(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "PER_PAGE", 3)
+    monkeypatch.setattr(library, "PER_PAGE", 3)
     answer = change(world, everything="yes", query="scored=no", action="tag", tag="later, look")
     assert answer.status_code == 303
     assert stored(world, Tag, Tag.image_id, Tag.tag) == {
@@ -549,7 +550,7 @@ def test_scrolling_brings_the_next_tiles(
     chromium: Browser, served: tuple[World, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, url = served
-    monkeypatch.setattr(pages, "PER_PAGE", 12)
+    monkeypatch.setattr(library, "PER_PAGE", 12)
     with browsing(chromium, java_script_enabled=True) as page:
         page.set_viewport_size({"width": 800, "height": 500})
         page.goto(f"{url}{world.at}/library")
