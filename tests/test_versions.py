@@ -74,7 +74,9 @@ class Home:
 
     def request(self) -> int:
         with db.writing(self.engine) as session:
-            return retrain.request_training(session, self.settings, self.project(session)).id
+            return retrain.request_training(
+                session, self.settings, self.project(session), recipe="ridge"
+            ).id
 
     def hand_back(self) -> None:
         """What a worker does when it starts."""
@@ -429,7 +431,9 @@ def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
 ) -> None:
     with db.writing(home.engine) as session:
         project = home.project(session)
-        job_id = retrain.request_training(session, home.settings, project, major=True).id
+        job_id = retrain.request_training(
+            session, home.settings, project, major=True, recipe="ridge"
+        ).id
     assert forge.run(home, job_id) == "v2.0"
     assert forge.train(home) == "v2.1"
     assert home.listed() == ["v2.1", "v2.0", "v1.1", "v1.0"]
