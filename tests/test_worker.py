@@ -47,8 +47,10 @@ def log_of(engine: Engine, job_id: int) -> str:
 
 
 def request_training(settings: Settings, engine: Engine) -> int:
+    """A small network: long enough to be killed in, short enough to wait for."""
     with db.writing(engine) as session:
-        return retrain.request_training(session, settings, sample_project(session)).id
+        project = sample_project(session)
+        return retrain.request_training(session, settings, project, recipe="mlp").id
 
 
 # --- under `tastemaker serve` ------------------------------------------------------------------
@@ -145,12 +147,13 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         )  # fmt: skip
         done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 150, "for v1.3")
         assert (done.result["version"], done.attempts) == ("v1.3", 3)
+        undisturbed = request_training(settings, engine)
+        until(lambda: seen(engine, undisturbed).state == "done", 150, "for v1.4")
         with db.reading(engine) as session:
-            listed = versions.listing(session, sample_project(session))
-            before, after = listed[2], listed[:2]
-            for version in after:
-                assert version.metrics["holdout"] == before.metrics["holdout"]
-                assert version.metrics["out_of_fold"] == before.metrics["out_of_fold"]
+            whole, *killed = versions.listing(session, sample_project(session))[:3]
+            for version in killed:
+                assert version.metrics["holdout"] == whole.metrics["holdout"]
+                assert version.metrics["out_of_fold"] == whole.metrics["out_of_fold"]
                 versions.verify(settings, version)
 
         # the resident model process is killed, and comes back to see the next score
