@@ -263,7 +263,7 @@ function scoring(page) {
     if (act) act.event_id = told.event_id;
     if (entry.kind === "undo") {
       if (entry.blind) { // said before this page was opened: only the server knew what it was
-        bring({ ...told.card, origin: "queue" });
+        bring(told.card);
         show();
       }
       announce("Taken back.");

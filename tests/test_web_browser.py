@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, Route, expect
+from sqlmodel import select
 from web_world import World, add_version, events, full_world, make_world, score_some
+
+from app.db import reading
+from app.tables import ScoreEvent
 
 pytestmark = pytest.mark.browser
 
@@ -115,6 +119,26 @@ def test_undo_brings_the_image_back_and_skip_moves_on(chromium: Browser, tmp_pat
         page.keyboard.press("Control+z")  # what was said before the page was opened
         expect(page.locator(f"#stage [data-image='{second}']")).to_be_visible()
         assert saved(page, world, 5)[-1] == (second, "undo", None)
+
+
+def test_a_control_image_taken_back_after_a_reload_stays_control(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=8)
+    with serving(world) as address, browsing(chromium) as page:
+        page.request.post(
+            f"{address}/api/v1{world.at}/scores",
+            data={"image_id": 5, "kind": "set", "value": 3, "origin": "control"},
+        )
+        page.goto(f"{address}{world.at}/score")
+        assert shown_image(page) != 5
+        page.keyboard.press("Backspace")
+        expect(page.locator("#stage [data-image='5']")).to_be_visible()
+        assert shown_image(page) == 5
+        page.keyboard.press("8")
+        assert saved(page, world, 3)[-1] == (5, "set", 8)
+    with reading(world.engine) as session:
+        assert set(session.exec(select(ScoreEvent.origin))) == {"control"}
 
 
 def test_a_held_key_scores_once(chromium: Browser, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from web_world import (
 from app import jobs
 from app.db import reading, writing
 from app.main import create_app
-from app.tables import Job, Label, Project, Version, now
+from app.tables import Job, Label, Project, ScoreEvent, Version, now
 from app.web.versions import activation
 
 HTMX = {"HX-Request": "true"}
@@ -168,6 +168,41 @@ def test_undo_shows_the_image_again(world: World) -> None:
     assert label(world, 3) is None
     page = world.client.get(answer.headers["location"]).text
     assert Forms(page).to("/score")[0] == f"{world.at}/images/3/score"
+
+
+def origins(world: World) -> list[tuple[str, str]]:
+    """(kind, origin) of everything that was said, oldest first."""
+    with reading(world.engine) as session:
+        rows = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()
+    return [(row.kind, row.origin) for row in rows]
+
+
+def test_an_image_that_was_flagged_first_stays_flagged_when_it_is_scored(world: World) -> None:
+    action, fields = Forms(world.client.get(f"{world.at}/score").text).to("/flag")
+    answer = world.client.post(action, data=fields | {"note": "odd"})
+    page = world.client.get(answer.headers["location"]).text
+    assert "Flagged." in page and "You can still score it." in page
+    assert 'id="previous" hidden' in page, "the prediction comes after the score"
+    action, again = Forms(page).to("/score")
+    assert again["origin"] == fields["origin"] != "review"
+    after = world.client.post(action, data=again | {"value": "6"})
+    assert "Flagged." not in world.client.get(after.headers["location"]).text
+    flagged = world.client.get(f"{world.at}/score?queue=flagged").text
+    assert Forms(flagged).to("/score")[0] == action
+    assert Forms(flagged).to("/score")[1]["origin"] == "review"
+
+
+@pytest.mark.parametrize("origin", ["control", "queue", "re-ask", "review"])
+def test_an_image_that_was_taken_back_is_scored_as_it_came(world: World, origin: str) -> None:
+    said = {"value": "9", "origin": origin, "reason": "drawn at random"}
+    world.client.post(f"{world.at}/images/3/score", data=said)
+    answer = world.client.post(f"{world.at}/undo", data={"queue": "mixed"})
+    action, fields = Forms(world.client.get(answer.headers["location"]).text).to("/score")
+    assert (fields["origin"], fields["reason"]) == (origin, "drawn at random")
+    world.client.post(action, data=fields | {"value": "4"})
+    assert origins(world) == [("set", origin), ("undo", origin), ("set", origin)]
+    told = world.client.post(f"/api/v1{world.at}/undo", json={"key": "a-long-key"}).json()
+    assert told["card"]["origin"] == origin, "and so by the API"
 
 
 def test_the_page_of_an_empty_project_leads_to_adding(tmp_path: Path) -> None:

@@ -55,10 +55,38 @@ class Card:
 def card_for(
     session: Session, settings: Settings, project: Project, person: Annotator, image_id: int
 ) -> Card:
-    """The card of one image, as after a score or for a correction."""
+    """The card of one image, as after a score or for a correction.
+
+    One that this person only flagged just now, or took back, is still as the queue brought it: it
+    keeps where it came from, which decides whether its score may measure a version."""
     images.get(session, image_id)
-    shown = Shown(image_id, "review", _looking_back(session, project, person, image_id))
+    shown = _as_it_came(session, project, person, image_id) or Shown(
+        image_id, "review", _looking_back(session, project, person, image_id)
+    )
     return cards(session, settings, project, person, "one", [shown])[0]
+
+
+def _as_it_came(
+    session: Session, project: Project, person: Annotator, image_id: int
+) -> Shown | None:
+    """None where the newest that this person said of the image, or took back, is an answer."""
+    newest = session.exec(
+        select(ScoreEvent)
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.image_id == image_id,
+            ScoreEvent.annotator_id == person.id,
+        )
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(1)
+    ).first()
+    if newest is not None and newest.undoes is not None:
+        newest = session.get(ScoreEvent, newest.undoes)
+    elif newest is not None and newest.kind != "flag":
+        return None
+    if newest is None or newest.origin == "import":  # no queue brought it
+        return None
+    return Shown(image_id, newest.origin, newest.reason)
 
 
 def cards(

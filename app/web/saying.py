@@ -96,7 +96,7 @@ def flag(
     """Mark an image for a later look. It stays on the screen: it can be scored as well."""
     queue = known_queue(form.queue)
     say(engine, who, project_id, image_id, form.said("flag"))
-    return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}")
+    return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}&flagged=1")
 
 
 @router.post("/projects/{project_id}/undo")

@@ -66,8 +66,10 @@ def page(
     queue: str = "mixed",
     collection: int = 0,
     image: int = 0,
+    flagged: bool = False,
 ) -> Response:
-    """The next image; `image` names one to show first (after an undo)."""
+    """The next image; `image` names one to show first (after an undo). `flagged` tells what a form
+    without a script has just done."""
     queue = known_queue(queue)
     cards = queues.next_cards(
         session, settings, project, person, queue, n=CARDS_AHEAD, exclude=[image],
@@ -86,7 +88,8 @@ def page(
         "empty": EMPTY,
         "card": cards[0] if cards else None,
         "cards": json.dumps([card_json(card) for card in cards]),
-        "previous": previous_card(session, settings, project, person),
+        "previous": previous_card(session, settings, project, person, image),
+        "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,
         "key": secrets.token_hex(16),
         **strip(session, settings, project, person),
     }
@@ -175,13 +178,18 @@ def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:
 
 
 def previous_card(
-    session: Session, settings: Settings, project: Project, person: Annotator
+    session: Session, settings: Settings, project: Project, person: Annotator, image_id: int = 0
 ) -> dict[str, Any] | None:
-    """The image this person spoke about last in this sitting: what they said, what the model
-    thinks, and why it was shown."""
+    """The image this person scored or skipped last in this sitting: what they said, what the model
+    thinks, and why it was shown. Never `image_id`, which is still to be judged blind."""
     event = session.exec(
         scores.standing_events()
-        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.annotator_id == person.id,
+            ScoreEvent.image_id != image_id,
+            col(ScoreEvent.kind).in_(("set", "skip")),
+        )
         .order_by(col(ScoreEvent.id).desc())
         .limit(1)
     ).first()
