@@ -141,6 +141,20 @@ def test_a_program_may_use_the_api_without_an_origin(world: World) -> None:
     assert client.post(f"{world.at}/train", json={}).status_code == 403
 
 
+def test_a_program_sends_files_with_a_header_that_no_page_can_add(world: World) -> None:
+    """A page elsewhere would have to ask before it adds one, and is never told yes."""
+    del (client := client_of(world.app)).headers["Origin"]
+    kind, content = BODIES["multipart"]
+    said = {"Content-Type": kind, "X-Requested-With": "curl"}
+    heads = f"/api/v1{world.at}/heads"
+    assert client.post(heads, content=content, headers={"Content-Type": kind}).status_code == 403
+    assert client.post(heads, content=content, headers=said).status_code == 422
+    evil = said | {"Origin": "http://evil.example"}
+    assert client.post(heads, content=content, headers=evil).status_code == 403
+    page = f"{world.at}/heads"
+    assert client.post(page, content=content, headers=said).status_code == 403
+
+
 def test_no_get_changes_anything(world: World) -> None:
     before = kept(world)
     for method, path in routes(world):

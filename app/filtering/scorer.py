@@ -148,7 +148,7 @@ def _pictures_in(source: Path, on_error: OnError) -> tuple[Path, list[Path]]:
     pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
         wrong = "is not a picture" if source.is_file() else "holds no picture"
-        raise Invalid(f"{source.name or source} {wrong}.", "JPEG, PNG, WebP or GIF.")
+        raise Invalid(f"{source} {wrong}.", "Pictures are JPEG, PNG, WebP or GIF files.")
     named = []
     for path in pictures:
         if is_text(str(path)):

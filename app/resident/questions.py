@@ -90,8 +90,10 @@ def _wait(engine: Engine, question_id: int, timeout: float) -> dict[str, Any]:
         waited = time.monotonic() - began
         if state == "asked" and waited >= min(timeout, PICK_UP_SECONDS):
             raise Unavailable(
-                "The worker is not running, or has only just started: nobody took the question.",
-                "Start it with `tastemaker serve` or `tastemaker worker`, then try again.",
+                f"Nobody took the question within {waited:.0f} seconds: the worker is not running, "
+                "has only just started, or has too much to do.",
+                "If none runs, start one with `tastemaker serve` or `tastemaker worker`; then try "
+                "again.",
             )
         if waited >= timeout:
             raise Unavailable(

@@ -114,7 +114,8 @@ class Doors:
                 request,
                 Refused(
                     "This request did not come from Tastemaker's own pages; nothing was changed.",
-                    "Programs use /api/v1 with Content-Type: application/json.",
+                    "Programs use /api/v1 with Content-Type: application/json, or with an "
+                    "X-Requested-With header where they send files.",
                 ),
             )
         if is_limited(request.scope) and _announced(request) > MAX_BODY:
@@ -190,13 +191,14 @@ def _is_wildcard(name: str) -> bool:
 
 def from_our_own_pages(request: Request) -> bool:
     """Whether an unsafe request may go on. A browser says where it comes from; a request without
-    either header comes from a program, which must speak JSON: that no web page can send without
-    asking first."""
+    either header comes from a program, which must speak JSON, or say with what it asks in
+    X-Requested-With: neither can a web page send elsewhere without asking first."""
     headers = request.headers
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        return for_program(request) and kind == "application/json"
+        declared = kind == "application/json" or "x-requested-with" in headers
+        return for_program(request) and declared
     if site is not None and site not in ("same-origin", "none"):
         return False
     if origin is None:
