@@ -45,6 +45,11 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
     if person is not None and (person.stand_in or person.password_hash or not password):
         raise Conflict(f"“{name}” is a name in use.", "Choose another name.")
+    if person is None:
+        # “Anna” and “anna” would be told apart by nobody who reads a list of them.
+        for taken in session.exec(select(Annotator.name)):
+            if taken.casefold() == name.casefold():
+                raise Conflict(f"“{taken}” is a name in use.", "Choose another name.")
     person = person or Annotator(name=name)
     person.role = role
     if password:

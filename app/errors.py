@@ -9,6 +9,7 @@ class TastemakerError(Exception):
     """Something went wrong that the person can act on."""
 
     status = 400
+    code = ""  # for the scripts of the pages, where the status alone does not say enough
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

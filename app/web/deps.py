@@ -7,9 +7,10 @@ with as many waiting writers as the pool has threads, nobody could ever go on.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -17,10 +18,12 @@ from app import projects
 from app.config import Settings
 from app.db import reading
 from app.tables import Annotator, Project
-from app.web.who import Who
+from app.web.who import Who, is_id
 
 # SQLite's integers end at 2⁶³ − 1; a larger id is simply not there.
 Id = Annotated[int, Path(ge=1, lt=2**63)]
+
+FORM = "application/x-www-form-urlencoded"
 
 
 # These two only look something up; as plain functions each would cost a trip to a thread.
@@ -44,9 +47,17 @@ EngineDep = Annotated[Engine, Depends(engine_of)]
 Reader = Annotated[Session, Depends(read_session, scope="function")]
 
 
-async def who_asks(request: Request) -> Who:
+async def who_asks(
+    request: Request, tastemaker_opened_for: Annotated[int | None, Header()] = None
+) -> Who:
+    """Who asks, and whose page they ask from, where it says so: a script by a header, a form by a
+    field. Another tab may have changed who scores since the page was opened."""
     who: Who = request.state.who
-    return who
+    opened_for = tastemaker_opened_for
+    if opened_for is None and request.headers.get("content-type", "").startswith(FORM):
+        field = (await request.form()).get("opened_for")  # read once, for the endpoint as well
+        opened_for = int(field) if isinstance(field, str) and is_id(field) else None
+    return who if opened_for is None else replace(who, opened_for=opened_for)
 
 
 WhoDep = Annotated[Who, Depends(who_asks)]

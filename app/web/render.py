@@ -19,7 +19,7 @@ from jinja2_fragments import render_block
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
-from app import keymap, projects
+from app import accounts, keymap, projects
 from app.config import shipped
 from app.db import reading
 from app.errors import TastemakerError
@@ -73,6 +73,24 @@ def next_step(request: Request, project: Project) -> str:
         return "train" if scored >= ENOUGH_TO_TRAIN else "score"
 
 
+def scorer(request: Request) -> dict[str, Any]:
+    """Who scores on this page: `id`, `name`, and whether there are `several` who could."""
+    found: dict[str, Any] | None = getattr(request.state, "scorer", None)
+    if found is None:
+        with reading(request.app.state.engine) as session:
+            person = request.state.who.person(session)
+            several = sum(not one.disabled for one in accounts.every(session)) > 1
+            found = {"id": person.id, "name": person.name, "several": several}
+        request.state.scorer = found
+    return found
+
+
+def opened_for(request: Request) -> Markup:
+    """The hidden field of every form that scores: whoever asks later, it is this person's page."""
+    field = '<input type="hidden" name="opened_for" value="{}">'
+    return Markup(field).format(scorer(request)["id"])
+
+
 def by_htmx(request: Request) -> bool:
     return request.headers.get("hx-request") == "true"
 
@@ -96,6 +114,8 @@ def answer(request: Request, error: TastemakerError) -> Response:
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     if for_program(request):
         body = {"error": error.message, "hint": error.hint}
+        if error.code:
+            body["code"] = error.code
         return JSONResponse(body, error.status, headers)
     if by_htmx(request):
         headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped
@@ -234,7 +254,8 @@ def environment() -> Environment:
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
-        "next_step": next_step, "enough_to_train": ENOUGH_TO_TRAIN,
+        "next_step": next_step, "scorer": scorer, "opened_for": opened_for,
+        "enough_to_train": ENOUGH_TO_TRAIN,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module

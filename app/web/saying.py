@@ -126,6 +126,8 @@ def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) ->
     if said.origin not in ORIGINS:
         raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
     with writing(engine) as session:
+        if who.opened_for is not None:
+            who.person(session)  # still the one whose page this is
         try:
             return scores.record_for(
                 session, project_id, image_id, who.annotator_id, said.kind, said.value,

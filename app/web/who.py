@@ -25,7 +25,7 @@ from sqlmodel import Session, col, delete, select
 from app import accounts
 from app.config import Settings
 from app.db import reading
-from app.errors import TastemakerError
+from app.errors import Conflict, TastemakerError
 from app.tables import Annotator, LoginSession, now
 
 COOKIE = "tastemaker_session"
@@ -38,6 +38,12 @@ class TooManyTries(TastemakerError):
     status = 429
 
 
+class SomebodyElse(Conflict):
+    """A page of one person's, sent by another: what it says is neither's to be saved."""
+
+    code = "somebody-else"
+
+
 @dataclass(frozen=True)
 class Who:
     """The person behind a request: the row their scores go under, and what they may do."""
@@ -45,17 +51,27 @@ class Who:
     annotator_id: int
     role: str  # admin or annotator
     fallback_id: int  # the installation's own annotator
+    opened_for: int | None = None  # whose page it came from, where the request says so
 
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
 
     def person(self, session: Session) -> Annotator:
-        """Their row; the installation's own where the chosen one is gone or disabled."""
+        """Their row; the installation's own where the chosen one is gone or disabled. Raises
+        `SomebodyElse` where the page was opened for another."""
         person = session.get(Annotator, self.annotator_id)
         if person is None or person.stand_in or person.disabled:
             person = session.get(Annotator, self.fallback_id)
         assert person is not None, "create_app made sure of it"
+        if self.opened_for not in (None, person.id):
+            opener = session.get(Annotator, self.opened_for)
+            name = opener.name if opener is not None else "somebody else"
+            raise SomebodyElse(
+                f"This page was opened by {name}; you score as {person.name} now. Nothing was"
+                " saved.",
+                f"Reload the page to score as {person.name}, or become {name} again (People).",
+            )
         return person
 
 
@@ -63,7 +79,7 @@ def owner(request: Request) -> Who:
     """Who asks a server without a password."""
     own = request.app.state.annotator_id
     chosen = request.cookies.get(CHOSEN, "")
-    return Who(int(chosen) if _is_id(chosen) else own, "admin", own)
+    return Who(int(chosen) if is_id(chosen) else own, "admin", own)
 
 
 def of_session(engine: Engine, token: str, own: int) -> Who | None:
@@ -214,7 +230,7 @@ def local_path(path: str) -> str:
     return path if plain and path.startswith("/") and not path.startswith("//") else "/"
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     return text.isdecimal() and 0 < len(text) < 19
 
 

@@ -1,0 +1,116 @@
+"""A page belongs to the person it was opened for: what it says is saved as theirs or not at all."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+from web_world import World, events, make_world, score_some
+
+from app import accounts, projects
+from app.db import reading, writing
+from app.errors import Conflict
+from app.tables import Comparison, ScoreEvent
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """“me” opened the pages; then somebody chose Anna in the same browser."""
+    world = make_world(tmp_path, images=8)
+    score_some(world, [7, 7])
+    with writing(world.engine) as session:
+        accounts.add(session, "Anna")
+    return world
+
+
+def become(world: World, name: str) -> None:
+    assert world.client.post("/person", data={"name": name}).status_code == 303
+
+
+def id_of(world: World, name: str) -> int:
+    with reading(world.engine) as session:
+        return accounts.named(session, name).id
+
+
+SAID = [
+    ("scores", {"image_id": 3, "value": 4}),
+    ("scores", {"image_id": 3, "kind": "skip"}),
+    ("scores", {"image_id": 3, "kind": "flag"}),
+    ("undo", {}),
+    ("batches", {"images": [{"image_id": 3}], "value": 4, "key": "a-long-key"}),
+    ("batches/undo", {}),
+    ("comparisons", {"first_id": 1, "second_id": 2, "verdict": "first"}),
+    ("comparisons/undo", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), SAID)
+def test_what_a_page_of_somebody_else_says_is_refused_and_nothing_is_saved(
+    world: World, path: str, body: dict[str, object]
+) -> None:
+    opened_for = {"Tastemaker-Opened-For": str(id_of(world, "me"))}
+    become(world, "Anna")
+    answer = world.client.post(f"/api/v1{world.at}/{path}", json=body, headers=opened_for)
+    assert answer.status_code == 409 and answer.json()["code"] == "somebody-else"
+    assert answer.json()["error"] == (
+        "This page was opened by me; you score as Anna now. Nothing was saved."
+    )
+    assert events(world) == [(1, "set", 7), (2, "set", 7)]
+    with reading(world.engine) as session:
+        assert session.exec(select(Comparison)).all() == []
+
+
+def test_without_a_person_in_the_request_it_is_whoever_asks(world: World) -> None:
+    become(world, "Anna")
+    said = {"image_id": 3, "value": 4}
+    assert world.client.post(f"/api/v1{world.at}/scores", json=said).status_code == 200
+    with reading(world.engine) as session:
+        newest = session.exec(select(ScoreEvent).order_by(ScoreEvent.id.desc())).first()
+        assert newest.annotator_id == accounts.named(session, "Anna").id
+
+
+def test_a_page_of_somebody_shut_out_meanwhile_scores_for_nobody(world: World) -> None:
+    become(world, "Anna")
+    opened_for = {"Tastemaker-Opened-For": str(id_of(world, "Anna"))}
+    said = {"image_id": 3, "value": 4}
+    with writing(world.engine) as session:
+        accounts.disable(session, accounts.named(session, "Anna"))
+    answer = world.client.post(f"/api/v1{world.at}/scores", json=said, headers=opened_for)
+    assert answer.status_code == 409 and len(events(world)) == 2
+
+
+def test_the_forms_of_every_page_that_scores_say_whose_page_it_is(world: World) -> None:
+    pages = ("score", "score/grid", "score/pairs", "images/1")
+    shown = {page: world.client.get(f"{world.at}/{page}").text for page in pages}
+    assert "You score as" in shown["score"] and ">me</a>" in shown["score"]
+    become(world, "Anna")
+    sent = 0
+    for page, text in shown.items():
+        for form in re.findall(r'<form[^>]*method="post".*?</form>', text, re.S):
+            action = re.search(r'action="([^"]*)"', form)[1]
+            if 'name="opened_for"' not in form:
+                assert "/score" not in action and "undo" not in action, (page, action)
+                continue
+            fields = dict(re.findall(r'name="([^"]*)" value="([^"]*)"', form))
+            fields |= {"value": "4", "verdict": "first", "image": "3:0:queue:x"}
+            if action.endswith("/library/changes"):
+                fields["image"] = "1"
+            answer = world.client.post(action, data=fields)
+            assert answer.status_code == 409 and "opened by me" in answer.text, (page, action)
+            sent += 1
+    assert sent >= 9 and len(events(world)) == 2
+    assert ">Anna</a>" in world.client.get(f"{world.at}/score").text
+
+
+def test_who_scores_is_not_said_where_there_is_only_one(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=2)
+    assert "You score as" not in world.client.get(f"{world.at}/score").text
+
+
+def test_a_name_in_other_letters_is_not_another_person(world: World) -> None:
+    with writing(world.engine) as session:
+        for name in ("anna", "ANNA", "Me"):
+            with pytest.raises(Conflict, match="is a name in use"):
+                accounts.add(session, name)
+        assert [one.name for one in accounts.every(session)] == ["me", "Anna"]
+        assert projects.annotator(session, "Anna").name == "Anna"
