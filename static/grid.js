@@ -5,9 +5,7 @@ const grid = byId("grid");
 if (grid) {
   const tiles = [...grid.querySelectorAll("[data-tile]")];
   const boxes = tiles.map((tile) => tile.querySelector("input"));
-  const api = `/api/v1/projects/${grid.dataset.project}`;
   let anchor = -1; // where a range begins
-  let sending = Promise.resolve(); // one request after the other, in the order of the keys
 
   const count = () => {
     const selected = boxes.filter((box) => box.checked).length;
@@ -108,65 +106,58 @@ if (grid) {
     place.replaceChildren(...(said || scored ? [chip] : []));
     if (said) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
   };
-  const post = async (path, body) => {
-    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    // The key makes a repeat harmless, so a lost answer costs nothing but time.
-    let answer = null;
-    for (let tries = 1; !answer; tries += 1) {
-      try {
-        answer = await fetch(api + path, request);
-      } catch (error) {
-        if (tries === 30) throw error;
-        byId("chosen").textContent = "The server does not answer; this is sent again …";
-        await new Promise((again) => setTimeout(again, 2000));
-      }
-    }
-    const told = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw Object.assign(new Error(told.error || "The server could not save this."), { hint: told.hint });
-    return told;
-  };
   const at = (image) => tiles.findIndex((tile) => tile.dataset.tile === String(image));
-  const inOrder = (work) => {
-    sending = sending.then(work).catch((error) => {
-      tell(error instanceof TypeError ? "The server cannot be reached; nothing was saved." : error.message,
-        error.hint || "The selection is still there. Try again.");
-    });
+  const person = { id: Number(grid.dataset.person), name: grid.dataset.personName };
+  const of = newKey(), note = byId("outbox"); // this page among others whose batches wait
+  const outbox = makeOutbox({ project: Number(grid.dataset.project), person, settled, refused, changed });
+  const waiting = () => {
+    const images = new Set(outbox.images().map(String));
+    tiles.forEach((tile) => tile.classList.toggle("late", images.has(tile.dataset.tile)));
+    count();
   };
 
   function say(value) {
     const chosen = boxes.filter((box) => box.checked);
     if (!chosen.length) return tell("No image is selected.", "Click the images first, then press a score.");
-    const key = newKey();
-    chosen.forEach((box) => tiles[boxes.indexOf(box)].classList.add("late"));
-    inOrder(async () => {
-      try {
-        const told = await post("/batches", { images: chosen.map(parts), value, key });
-        for (const [image, event] of Object.entries(told.events)) {
-          knows(boxes[at(image)], event);
-          show(at(image), value);
-          select(at(image), false);
-        }
-        const refused = Object.entries(told.refused);
-        if (refused.length) tell(`${refused.length} of ${chosen.length} were left as they are.`, refused[0][1]);
-        byId("told").textContent = `${value === null ? "Skipped" : `Saved ${value} for`} ${Object.keys(told.events).length} images`;
-      } finally {
-        chosen.forEach((box) => tiles[boxes.indexOf(box)].classList.remove("late"));
-        count();
-      }
-    });
-    return undefined;
+    outbox.put({ kind: "batch", of, images: chosen.map(parts), value });
+    chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
+    waiting();
+    return outbox.send();
   }
 
+  /* What waits to be said goes first, so the newest thing said is the one that is taken back. */
   function takeBack() {
-    inOrder(async () => {
-      const told = await post("/batches/undo", { key: newKey() });
-      for (const [image, event] of Object.entries(told.events)) {
-        if (at(image) < 0) continue;
-        knows(boxes[at(image)], event);
-        show(at(image), told.scores[image], event > 0);
-      }
-      byId("told").textContent = `Taken back for ${Object.keys(told.events).length} images`;
-    });
+    outbox.put({ kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
+    outbox.send();
+  }
+
+  function settled(entry, told) {
+    const events = Object.entries(told.events ?? {});
+    for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
+      knows(boxes[at(image)], event);
+      if (entry.kind === "batch") show(at(image), entry.value);
+      else show(at(image), told.scores[image], event > 0);
+    }
+    reselect(Object.keys(told.refused ?? {}));
+    waiting();
+    const left = Object.values(told.refused ?? {});
+    if (left.length) tell(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
+    const said = { batch: entry.value === null ? "Skipped" : `Saved ${entry.value} for`, "undo-batch": "Taken back for" };
+    byId("told").textContent = said[entry.kind] ? `${said[entry.kind]} ${events.length} images` : "Saved.";
+  }
+
+  const reselect = (images) => images.filter((image) => at(image) >= 0).forEach((image) => select(at(image), true));
+
+  function refused(entry, status, told) {
+    if (entry.kind === "batch") reselect(entry.images.map((one) => one.image_id));
+    waiting();
+    tell(told.error || "The server could not save this.", told.hint);
+  }
+
+  function changed(left, late) {
+    note.hidden = left === 0 || (!late && note.hidden);
+    note.classList.toggle("late", left > 0);
+    note.textContent = `${left} ${left === 1 ? "key" : "keys"} waiting to be saved; nothing is lost.`;
   }
 
   grid.addEventListener("submit", (event) => {
@@ -179,5 +170,7 @@ if (grid) {
   all.hidden = false;
   all.addEventListener("click", selectLeft);
   selectOnly(() => false);
-  count();
+  if (outbox.all().length) changed(outbox.all().length, true); // from before a reload
+  waiting();
+  outbox.send();
 }

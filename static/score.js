@@ -7,6 +7,8 @@ function scoring(page) {
   const project = Number(page.dataset.project), { queue, collection = "" } = page.dataset;
   const showFirst = page.dataset.showFirst === "1", AHEAD = 3, BACK = 2, LOW = 8, FULL = 12;
   const api = `/api/v1/projects/${project}`;
+  const person = { id: Number(page.dataset.person), name: page.dataset.personName };
+  const ask = (path) => fetch(api + path, { headers: { "Tastemaker-Opened-For": person.id } });
   const note = byId("outbox"), flagging = byId("flagging"), place = byId("place");
   const cards = JSON.parse(page.dataset.cards); // to be scored, the first one next
   const trail = []; // spoken about, oldest first
@@ -15,7 +17,7 @@ function scoring(page) {
   let asking = false, oldest = 0, ended = false, looking = null, wasLate = false;
   let labelled = Number(page.dataset.labelled);
 
-  const outbox = makeOutbox({ project, settled, refused, changed });
+  const outbox = makeOutbox({ project, person, settled, refused, changed });
   const stage = makeStage(byId("stage"));
   const current = () => (at === null ? cards[0] : trail[at]);
   const zoom = makeZoom(byId("stage"), {
@@ -38,6 +40,7 @@ function scoring(page) {
       describe(card);
       const left = outbox.all().length;
       if (!left) return refill(true);
+      if (outbox.elsewhere()) return stage.empty("Reload the page to go on scoring.");
       return stage.empty(wasLate ? "Not connected. The next image comes when the server answers again." : "");
     }
     stage.show(card, {
@@ -208,7 +211,7 @@ function scoring(page) {
     looking ??= (async () => {
       try {
         for (let found = 0; !found && !ended; ) {
-          const answer = await fetch(`${api}/history?before=${oldest}&n=12`);
+          const answer = await ask(`/history?before=${oldest}&n=12`);
           if (!answer.ok) return;
           const told = await answer.json();
           ended = told.length === 0;
@@ -233,9 +236,9 @@ function scoring(page) {
     if (asking || cards.length >= LOW) return;
     asking = true;
     try {
-      const waiting = outbox.all().filter((entry) => entry.image_id);
+      const waiting = outbox.images().map((image_id) => ({ image_id }));
       const held = [...new Set([...cards, ...waiting].map((card) => card.image_id))].join(",");
-      const answer = await fetch(`${api}/queue?queue=${queue}&collection=${collection || 0}&n=${FULL}&exclude=${held}`);
+      const answer = await ask(`/queue?queue=${queue}&collection=${collection || 0}&n=${FULL}&exclude=${held}`);
       if (!answer.ok) return;
       const spoken = acts.map((act) => act.card);
       const taken = new Set([...cards, ...spoken, ...waiting].map((card) => card.image_id));
@@ -261,7 +264,11 @@ function scoring(page) {
     }
     const act = acts.find((one) => one.key === entry.key);
     if (act) act.event_id = told.event_id;
-    if (entry.kind === "undo") {
+    if (told.events) { // said on the page for many
+      const left = Object.values(told.refused ?? {});
+      if (left.length) tell(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
+      announce(entry.kind === "batch" ? `Saved for ${Object.keys(told.events).length} images.` : "Taken back.");
+    } else if (entry.kind === "undo") {
       if (entry.blind) { // said before this page was opened: only the server knew what it was
         bring(told.card);
         show();
@@ -279,6 +286,7 @@ function scoring(page) {
 
   async function refused(entry, status, told) {
     tell(told.error, told.hint);
+    if (entry.kind === "batch" || entry.kind === "undo-batch") return;
     if (entry.kind === "undo") return keep(entry);
     const found = acts.findIndex((act) => act.key === entry.key);
     if (found >= 0) acts.splice(found, 1);
@@ -292,7 +300,7 @@ function scoring(page) {
     // it can be scored again at once.
     if (status === 409) {
       try {
-        const answer = await fetch(`${api}/images/${entry.image_id}`);
+        const answer = await ask(`/images/${entry.image_id}`);
         const { origin, reason } = entry;
         if (answer.ok) bring({ ...(await answer.json()), origin, reason });
       } catch { /* not reachable: the image comes again by the queue */ }
@@ -372,7 +380,7 @@ function scoring(page) {
   swiping(byId("stage"), zoom, (way) => (way === "left" ? acting.skip() : back()));
 
   // After a reload, what still waits to be saved must not be asked for again.
-  for (const entry of outbox.all().filter((one) => one.image_id)) withdraw(entry.image_id);
+  outbox.images().forEach(withdraw);
   wasLate = outbox.all().length > 0;
   show();
   older().then(() => { 

@@ -174,3 +174,36 @@ def test_without_a_script_tiles_are_check_boxes_and_buttons_score_them(
         boxes.nth(0).check()
         page.get_by_role("button", name="Skip").click()
         assert events(world)[-1][1] == "skip"
+
+
+@pytest.mark.browser
+def test_what_is_said_offline_waits_in_order_and_survives_leaving(world: World, page: Page) -> None:
+    there, tiles = page.url, page.locator("[data-tile]")
+    page.route("**/api/v1/**", lambda route: route.abort())
+    tiles.nth(0).click()
+    tiles.nth(2).click(modifiers=["Shift"])
+    page.keyboard.press("6")
+    expect(page.locator("#chosen")).to_have_text("Select images")
+    tiles.nth(0).click()
+    tiles.nth(2).click(modifiers=["Shift"])
+    page.keyboard.press("7")  # on second thoughts; the first is not saved yet
+    expect(page.locator("#outbox")).to_contain_text("2 keys waiting to be saved; nothing is lost")
+    page.goto(there.replace("score/grid", "library"))
+    assert events(world) == []
+    page.goto(there)
+    expect(page.locator("#outbox")).to_contain_text("2 keys waiting to be saved")
+    page.unroute("**/api/v1/**")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    assert [value for _, _, value in saved(page, world, 6)] == [6] * 3 + [7] * 3
+    expect(page.locator("#outbox")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_what_waits_from_many_is_sent_by_the_page_for_one(world: World, page: Page) -> None:
+    page.route("**/api/v1/**", lambda route: route.abort())
+    page.locator("[data-tile]").nth(0).click()
+    page.keyboard.press("6")
+    expect(page.locator("#outbox")).to_contain_text("1 key waiting to be saved")
+    page.unroute("**/api/v1/**")
+    page.goto(page.url.replace("/grid", ""))
+    assert [value for _, _, value in saved(page, world, 1)] == [6]

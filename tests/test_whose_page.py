@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, expect
 from sqlmodel import select
+from test_web_browser import browsing, saved, serving, shown_image
 from web_world import World, events, make_world, score_some
 
 from app import accounts, projects
@@ -114,3 +116,29 @@ def test_a_name_in_other_letters_is_not_another_person(world: World) -> None:
                 accounts.add(session, name)
         assert [one.name for one in accounts.every(session)] == ["me", "Anna"]
         assert projects.annotator(session, "Anna").name == "Anna"
+
+
+@pytest.mark.browser
+def test_a_key_in_a_tab_of_somebody_else_waits_until_they_score_again(
+    world: World, chromium: Browser
+) -> None:
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}{world.at}/score")
+        image = shown_image(page)
+        page.context.request.post(f"{at}/person", form={"name": "Anna"}, headers={"Origin": at})
+        page.keyboard.press("4")
+        expect(page.locator("#toast")).to_contain_text("opened by me; you score as Anna now")
+        expect(page.locator("#toast")).to_contain_text("waits here until me scores again")
+        page.reload()  # Anna's page now
+        expect(page.locator("#toast")).to_contain_text("1 score by me waits in this browser")
+        page.keyboard.press(f"{5 if shown_image(page) else 0}")
+        saved(page, world, 3)
+        page.context.request.post(f"{at}/person", form={"name": "me"}, headers={"Origin": at})
+        page.goto(f"{at}{world.at}/score")
+        saved(page, world, 4)
+        with reading(world.engine) as session:
+            said = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()[2:]
+            assert [(one.annotator_id, one.value) for one in said] == [
+                (accounts.named(session, "Anna").id, 5), (accounts.named(session, "me").id, 4),
+            ]  # fmt: skip
+            assert said[1].image_id == image
