@@ -122,10 +122,10 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         assert seen(engine, first).state == "queued"
         at_work = kill_the_worker(at_work)
         # loading: claimed, and the child has said nothing yet
-        until(lambda: in_phase(first, ""), 30, "for the claim")
+        until(lambda: in_phase(first, ""), 60, "for the claim")
         at_work = kill_the_worker(at_work)
         # training
-        until(lambda: in_phase(first, "Training"), 30, "for the training")
+        until(lambda: in_phase(first, "Training"), 90, "for the training")
         at_work = kill_the_worker(at_work)
         done = until(lambda: (j := seen(engine, first)).state == "done" and j, 150, "for v1.2")
         assert (done.result["version"], done.attempts) == ("v1.2", 3)
@@ -284,7 +284,7 @@ def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
             return session.exec(select(func.count()).select_from(Embedding)).one()
 
     job_id = bench.enqueue("embed")
-    bench.until(lambda: stored() > kept, 60, "for the first vectors")
+    bench.until(lambda: stored() > kept, 120, "for the first vectors")
     (at_work,) = bench.worker.running
     at_work.process.kill()
     at_work.process.join()
