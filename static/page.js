@@ -2,7 +2,9 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
 
-/* Something went wrong. It stays until it is closed, or until something said later is saved. */
+/* Something went wrong. It stays until it is closed, until something said later is saved, or until
+   the next key, once there was time to read it. */
+const READ = 1000;
 let toldAt = 0;
 
 function tell(text, hint = "") {
@@ -17,6 +19,19 @@ function tell(text, hint = "") {
   byId("toast").replaceChildren(box);
   toldAt = Date.now();
 }
+
+function quiet() {
+  byId("toast").querySelector(".wrong")?.remove();
+}
+
+// The server's own come by htmx.
+new MutationObserver(() => { if (byId("toast").querySelector(".wrong")) toldAt = Date.now(); })
+  .observe(byId("toast"), { childList: true });
+
+document.addEventListener("keydown", (event) => {
+  const around = ["Tab", "Shift", "Control", "Alt", "Meta"].includes(event.key); // on the way to it
+  if (!around && !event.target.closest("#toast") && Date.now() - toldAt > READ) quiet();
+}, true);
 
 byId("toast").addEventListener("click", (event) => {
   if (event.target.closest("[data-close]")) byId("toast").replaceChildren();

@@ -280,7 +280,7 @@ function scoring(page) {
       announce(next && entry.kind !== "flag"
         ? `${said} Next image, ${labelled + 1} of ${page.dataset.images}: ${next.name}.` : said);
     }
-    if (entry.at > toldAt) byId("toast").querySelector(".wrong")?.remove();
+    if (entry.at > toldAt) quiet();
     document.body.dispatchEvent(new Event("scored"));
   }
 

@@ -437,6 +437,26 @@ def test_an_image_is_flagged_with_a_note_and_still_scored(
         expect(page.locator("#previous-reason")).to_contain_text("look again")
 
 
+def test_an_old_error_goes_with_the_next_key_and_covers_no_keys(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=5)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        shown_image(page)
+        page.keyboard.press("Backspace")
+        toast = page.locator("#toast .wrong")
+        expect(toast).to_contain_text("Nothing more to take back.")
+        said, keys = toast.bounding_box(), page.locator(".legend").bounding_box()
+        scale = page.locator("#scale").bounding_box()
+        assert said and keys and scale
+        assert said["x"] + said["width"] <= keys["x"]
+        assert said["y"] + said["height"] <= scale["y"]
+        page.wait_for_timeout(1200)  # time to read it
+        page.keyboard.press("ArrowLeft")
+        expect(toast).to_have_count(0)
+
+
 def test_a_second_skip_at_once_skips_nothing_unseen(chromium: Browser, tmp_path: Path) -> None:
     world = make_world(tmp_path, images=6)
     with serving(world) as address, browsing(chromium) as page:
