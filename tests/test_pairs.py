@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, Route, expect
 from sqlmodel import func, select
-from test_web_browser import browsing, serving
+from test_web_browser import PHONE, browsing, serving
 from web_world import World, make_world, score_some
 
 from app import projects
@@ -112,6 +112,20 @@ def test_the_api_gives_the_order_and_leaves_the_labels_alone(world: World) -> No
         assert session.exec(select(func.count()).select_from(Label)).one() == 6
 
 
+def test_undo_is_offered_to_whom_it_has_something_to_take_back(world: World) -> None:
+    with writing(world.engine) as session:
+        other = projects.annotator(session, "somebody else")
+        comparisons.record(session, world.project(session), other, 1, 2, "first")
+    page = f"{world.at}/score/pairs"
+    assert "1 pairs compared" in world.client.get(page).text
+    assert "<button disabled>Undo" in world.client.get(page).text
+    said = {"first_id": "3", "second_id": "4", "verdict": "equal"}
+    answer = world.client.post(page, data=said, headers={"HX-Request": "true"})
+    assert "<button >Undo" in answer.text
+    answer = world.client.post(f"{page}/undo", headers={"HX-Request": "true"})
+    assert "<button disabled>Undo" in answer.text
+
+
 # --- in the browser ------------------------------------------------------------------------------
 
 
@@ -146,3 +160,79 @@ def test_without_a_script_the_pictures_are_buttons(world: World, chromium) -> No
         expect(page.get_by_text("0 pairs compared")).to_be_visible()
         page.goto(f"{at}{world.at}/score/pairs?low=10")
         expect(page.get_by_text("There are not two images to compare")).to_be_visible()
+
+
+def shown_pair(page: Page) -> str | None:
+    return page.locator("[name=first_id]").get_attribute("value")
+
+
+@pytest.mark.browser
+def test_a_double_click_judges_one_pair(world: World, chromium) -> None:
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}{world.at}/score/pairs")
+        page.wait_for_timeout(400)
+        box = page.locator(".contestant").first.bounding_box()
+        assert box
+        for _ in range(2):
+            page.mouse.click(box["x"] + 100, box["y"] + 100)
+            page.wait_for_timeout(250)
+        page.wait_for_timeout(300)
+        expect(page.get_by_text("1 pairs compared")).to_be_visible()
+        page.mouse.click(box["x"] + 100, box["y"] + 100)  # meant for the second pair
+        expect(page.get_by_text("2 pairs compared")).to_be_visible()
+        assert len(stored(world)) == 2
+
+
+@pytest.mark.browser
+def test_a_pair_whose_picture_does_not_load_takes_no_key_and_no_click(
+    world: World, chromium
+) -> None:
+    with serving(world) as at, browsing(chromium) as page:
+        lost = True
+
+        def lose(route: Route) -> None:
+            route.abort() if lost else route.continue_()
+
+        page.route("**/images/*/view", lose)
+        page.goto(f"{at}{world.at}/score/pairs")
+        expect(page.locator("#toast")).to_contain_text("does not load")
+        page.wait_for_timeout(300)
+        page.keyboard.press("ArrowLeft")
+        page.locator(".contestant").first.click()
+        page.wait_for_timeout(200)
+        assert stored(world) == []
+        lost = False
+        page.wait_for_timeout(2600)
+        expect(page.locator("#toast .wrong")).to_have_count(0)
+        page.keyboard.press("ArrowLeft")
+        expect(page.get_by_text("1 pairs compared")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_without_a_connection_the_pair_stays_and_the_page_says_so(world: World, chromium) -> None:
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}{world.at}/score/pairs")
+        page.wait_for_timeout(400)
+        first = shown_pair(page)
+        page.context.set_offline(True)
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#toast")).to_contain_text("this pair is not saved")
+        assert shown_pair(page) == first and stored(world) == []
+        page.context.set_offline(False)
+        page.keyboard.press("ArrowLeft")
+        expect(page.get_by_text("1 pairs compared")).to_be_visible()
+        expect(page.locator("#toast .wrong")).to_have_count(0)
+        assert [str(stored(world)[0][0]), stored(world)[0][2]] == [first, "first"]
+
+
+@pytest.mark.browser
+def test_on_a_phone_undo_is_in_sight(world: World, chromium) -> None:
+    with serving(world) as at, browsing(chromium, has_touch=True, is_mobile=True) as page:
+        page.set_viewport_size(PHONE)
+        page.goto(f"{at}{world.at}/score/pairs")
+        undo = page.locator("#pair-undo button").bounding_box()
+        bar = page.locator("nav[aria-label=Pages]").bounding_box()
+        assert undo and bar and undo["y"] + undo["height"] <= bar["y"]
+        page.goto(f"{at}{world.at}/score/grid")
+        expect(page.locator("#grid-help")).to_be_visible()
+        assert page.locator("#grid-help").inner_text() == "Tap the images, then a score."

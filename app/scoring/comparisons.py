@@ -77,12 +77,7 @@ def undo(
     """Take back this person's newest comparison that stands. Returns the row that does it."""
     if (before := _with_key(session, key)) is not None:
         return before
-    newest = session.exec(
-        _standing(project)
-        .where(Comparison.annotator_id == person.id)
-        .order_by(col(Comparison.id).desc())
-        .limit(1)
-    ).first()
+    newest = newest_of(session, project, person)
     if newest is None:
         raise NotFound("Nothing more to take back.")
     inverse = Comparison(
@@ -92,6 +87,17 @@ def undo(
     session.add(inverse)
     session.flush()
     return inverse
+
+
+def newest_of(session: Session, project: Project, person: Annotator) -> Comparison | None:
+    """This person's newest comparison that stands: what `undo` takes back."""
+    found: Comparison | None = session.exec(
+        _standing(project)
+        .where(Comparison.annotator_id == person.id)
+        .order_by(col(Comparison.id).desc())
+        .limit(1)
+    ).first()
+    return found
 
 
 def said(session: Session, project: Project) -> list[Said]:

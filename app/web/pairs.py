@@ -12,7 +12,7 @@ from app.db import reading, writing
 from app.errors import NotFound
 from app.scoring import comparisons
 from app.scoring.comparisons import Ranked
-from app.tables import Image, Project
+from app.tables import Annotator, Image, Project
 from app.web.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
 from app.web.saying import NEVER_STALE
@@ -28,7 +28,7 @@ Low = Annotated[int | None, Query(ge=0, le=10)]
 def page(
     request: Request, session: Reader, project: TheProject, person: ThePerson, low: Low = None
 ) -> Response:
-    context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, low)}
+    context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, person, low)}
     shown = shell(session, project, "score") | context
     return render(request, "pairs.html", None, shown, headers=NEVER_STALE)
 
@@ -76,8 +76,9 @@ def _next(
         return see_other(f"/projects/{project_id}/score/pairs{chosen}")
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        keys = keymap.of(who.person(session))
-        context = {"project": project, "keys": keys, **_facts(session, project, low, pair)}
+        person = who.person(session)
+        facts = _facts(session, project, person, low, pair)
+        context = {"project": project, "keys": keymap.of(person), **facts}
         return render(request, "pairs.html", "pair", context)
 
 
@@ -128,8 +129,9 @@ def undo_comparison(engine: EngineDep, who: WhoDep, project_id: Id) -> dict[str,
 
 
 def _facts(
-    session: Session, project: Project, low: int | None, pair: tuple[int, int] | None = None
-) -> dict[str, Any]:
+    session: Session, project: Project, person: Annotator, low: int | None,
+    pair: tuple[int, int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     low = comparisons.default_low(session, project) if low is None else low
     ids = comparisons.band(session, project, low)
     pairs = comparisons.said(session, project)
@@ -149,5 +151,6 @@ def _facts(
         ],
         "met": len(compared),
         "count": len(pairs),
+        "undoable": comparisons.newest_of(session, project, person) is not None,
         "key": secrets.token_hex(16),
     }
