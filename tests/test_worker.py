@@ -127,7 +127,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         # training
         until(lambda: in_phase(first, "Training"), 90, "for the training")
         at_work = kill_the_worker(at_work)
-        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 150, "for v1.2")
+        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 300, "for v1.2")
         assert (done.result["version"], done.attempts) == ("v1.2", 3)
 
         # the job's own process is killed; then the worker while it predicts
@@ -145,10 +145,10 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
             [sys.executable, "-m", "app.cli", "worker"], env=environment(sample),
             cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 150, "for v1.3")
+        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 300, "for v1.3")
         assert (done.result["version"], done.attempts) == ("v1.3", 3)
         undisturbed = request_training(settings, engine)
-        until(lambda: seen(engine, undisturbed).state == "done", 150, "for v1.4")
+        until(lambda: seen(engine, undisturbed).state == "done", 300, "for v1.4")
         with db.reading(engine) as session:
             whole, *killed = versions.listing(session, sample_project(session))[:3]
             for version in killed:
@@ -441,6 +441,6 @@ def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
             return version if version.state == "ready" and version.number == "v1.2" else None
 
     with running(sample, "worker"):
-        version = until(made, 60, "for v1.2")
+        version = until(made, 240, "for v1.2")
     assert version.note == "by itself: 2 new scores"
     engine.dispose()
