@@ -185,7 +185,9 @@ def test_the_history_goes_back_in_pages_and_lists_an_image_once(world: World) ->
 
 def test_a_flag_carries_its_note_and_goes_back_to_its_image(world: World) -> None:
     answer = world.client.post(f"{world.at}/images/3/flag", data={"note": " look at the hands "})
-    assert answer.headers["location"] == f"{world.at}/score?queue=mixed&image=3"
+    back = answer.headers["location"]
+    assert back == f"{world.at}/score?queue=mixed&image=3&flagged=1"
+    assert "Flagged. You can still score it." in world.client.get(back).text
     assert events(world) == [(3, "flag", None)]
     page = world.client.get(f"{world.at}/score?queue=flagged")
     assert "picture-002.jpg" in page.text
