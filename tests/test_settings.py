@@ -187,7 +187,7 @@ def test_a_flag_carries_its_note_and_goes_back_to_its_image(world: World) -> Non
     answer = world.client.post(f"{world.at}/images/3/flag", data={"note": " look at the hands "})
     back = answer.headers["location"]
     assert back == f"{world.at}/score?queue=mixed&image=3&flagged=1"
-    assert "Flagged. You can still score it." in world.client.get(back).text
+    assert "You can still score it." in world.client.get(back).text
     assert events(world) == [(3, "flag", None)]
     page = world.client.get(f"{world.at}/score?queue=flagged")
     assert "picture-002.jpg" in page.text
