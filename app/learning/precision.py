@@ -11,8 +11,8 @@ import torch
 def matrix_type() -> torch.dtype:
     """The number format for large matrix products: bfloat16 where the processor has it.
 
-    Elsewhere torch takes bfloat16 apart number by number, which is slower than float32 by a factor
-    of five and more; a great many desktop processors are of that kind.
+    Elsewhere torch takes bfloat16 apart number by number: with AVX2 alone, products took three to
+    five times as long as in float32 (docs/decisions/0016).
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return torch.bfloat16 if supported is not None and supported() else torch.float32
