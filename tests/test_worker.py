@@ -139,7 +139,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         assert "signal 9" in log_of(engine, second_job)
         # predicting, or what follows it: on so few images each is over in a moment
         late = ("Predicting", "Measuring")
-        until(lambda: any(in_phase(second_job, phase) for phase in late), 30, "for the end")
+        until(lambda: any(in_phase(second_job, phase) for phase in late), 120, "for the end")
         at_work = kill_the_worker(at_work)
         second = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "worker"], env=environment(sample),
