@@ -314,45 +314,68 @@ def is_running(settings: Settings) -> bool:
 
 
 def run_forever(settings: Settings) -> None:
-    """The `tastemaker worker` command. Raises `Timeout` when another worker is at work."""
+    """The `tastemaker worker` command. Raises `Timeout` when another worker is at work. Under
+    `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
+    server does."""
     engine = migrate(settings)
-    with the_lock(settings).acquire(timeout=10):
-        with db.writing(engine) as session:
-            jobs.requeue_orphans(session)
-        worker, resident = Worker(settings, engine), Resident(settings)
-        scheduler = BlockingScheduler(
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        )
-        parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
-        if parent is None:  # else the web process does it
-            file_checks.look_over(engine, settings)
-
-        def stop(*_: Any) -> None:
-            scheduler.shutdown(wait=False)
-
-        def watch_parent() -> None:
-            if parent is not None and os.getppid() != parent:
-                stop()
-
-        scheduler.add_job(worker.tick, "interval", seconds=TICK_SECONDS)
-        scheduler.add_job(worker.reap, "interval", seconds=5)
-        scheduler.add_job(resident.tend, "interval", seconds=1)
-        scheduler.add_job(watch_parent, "interval", seconds=1)
-        scheduler.add_job(
-            files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
-            next_run_time=datetime.now(UTC),
-        )  # fmt: skip
-        scheduler.add_job(
-            auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
-        )
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        resident.tend()
+    parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
+    lock = the_lock(settings)
+    if _comes_to_hold(lock, parent):
         try:
-            scheduler.start()
+            _run(settings, engine, parent)
         finally:
-            resident.stop()
-            worker.stop()
+            lock.release()
+
+
+def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
+    """Wait for the lock; under a server for as long as that lives. False when it ended first."""
+    while True:
+        try:
+            lock.acquire(timeout=10 if parent is None else 1)
+            return True
+        except Timeout:
+            if parent is None:
+                raise
+            if os.getppid() != parent:
+                return False
+
+
+def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
+    with db.writing(engine) as session:
+        jobs.requeue_orphans(session)
+    worker, resident = Worker(settings, engine), Resident(settings)
+    scheduler = BlockingScheduler(
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    if parent is None:  # else the web process does it
+        file_checks.look_over(engine, settings)
+
+    def stop(*_: Any) -> None:
+        scheduler.shutdown(wait=False)
+
+    def watch_parent() -> None:
+        if parent is not None and os.getppid() != parent:
+            stop()
+
+    scheduler.add_job(worker.tick, "interval", seconds=TICK_SECONDS)
+    scheduler.add_job(worker.reap, "interval", seconds=5)
+    scheduler.add_job(resident.tend, "interval", seconds=1)
+    scheduler.add_job(watch_parent, "interval", seconds=1)
+    scheduler.add_job(
+        files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
+        next_run_time=datetime.now(UTC),
+    )  # fmt: skip
+    scheduler.add_job(
+        auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+    )
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    resident.tend()
+    try:
+        scheduler.start()
+    finally:
+        resident.stop()
+        worker.stop()
 
 
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:

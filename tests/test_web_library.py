@@ -122,7 +122,16 @@ def test_htmx_gets_the_next_tiles_alone(
 
 
 @pytest.mark.parametrize(
-    "query", ["sort=size", "label_min=12", "after=x", "like=abc", "collection=77", "version=v7.7"]
+    "query",
+    [
+        "sort=size",
+        "label_min=12",
+        "after=x",
+        "like=abc",
+        "like=99999",
+        "collection=77",
+        "version=v7.7",
+    ],
 )
 def test_an_address_that_means_nothing_is_answered_in_words(
     world: World, at: str, query: str
@@ -137,6 +146,9 @@ def test_an_address_that_means_nothing_is_answered_in_words(
 
 def test_empty_states_say_what_to_do(world: World, at: str, tmp_path: Path) -> None:
     assert "Nothing matches" in world.client.get(f"{at}?name=nowhere").text
+    assert "is above the highest, 2" in world.client.get(f"{at}?label_min=8&label_max=2").text
+    ranged = world.client.get(f"{at}?predicted_min=80&predicted_max=20").text
+    assert "is above the highest, 20" in ranged
     assert "Nothing was taken out" in world.client.get(f"{at}?removed=yes").text
     empty = make_world(tmp_path / "empty", images=0)
     assert "Add images" in empty.client.get(f"{empty.at}/library").text

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,24 @@ def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(
     with worker.the_lock(settings):
         assert worker.is_running(settings)
     assert not worker.is_running(settings)
+
+
+def test_under_a_server_a_worker_stands_by_until_the_other_ends_or_the_server_does(
+    settings: Settings, engine: Engine
+) -> None:
+    lock = worker.the_lock(settings)
+    gone = -1  # no process has this number
+    other = worker.the_lock(settings)
+    with other:
+        assert not worker._comes_to_hold(lock, gone)
+        with ThreadPoolExecutor() as pool:
+            standing_by = pool.submit(worker._comes_to_hold, lock, os.getppid())
+            with pytest.raises(TimeoutError):
+                standing_by.result(1.5)
+            other.release()
+            assert standing_by.result(30)
+    assert lock.is_locked
+    lock.release()
 
 
 @pytest.mark.slow

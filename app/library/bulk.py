@@ -13,7 +13,7 @@ from sqlmodel import Session, col, delete, func, select
 
 from app import images, projects
 from app.db import rows_changed
-from app.errors import Invalid
+from app.errors import Invalid, NotFound
 from app.library import scopes
 from app.library.filters import Filter
 from app.scoring import scores
@@ -46,6 +46,12 @@ def chosen(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
         )
         mine.update(session.exec(query))
     return [image_id for image_id in wanted if image_id in mine]
+
+
+def must_have(session: Session, project: Project, image_id: int) -> None:
+    """Raises `NotFound` for an image that is not the project's."""
+    if not chosen(session, project, [image_id]):
+        raise NotFound("This image is not in this project.", "Look for it in the library.")
 
 
 def matching(session: Session, project: Project, asked: Filter, most: int = MOST) -> list[int]:

@@ -16,7 +16,7 @@ from sqlmodel import Session
 from app import keymap, projects
 from app.config import Settings
 from app.encoding.encoders import reads_text
-from app.errors import NotFound, TastemakerError
+from app.errors import TastemakerError
 from app.library import bulk, counting, saved_filters, scopes, tags, tiles
 from app.library.filters import Filter
 from app.library.orders import Stretch
@@ -140,8 +140,7 @@ def one(
 def facts_of(session: Session, settings: Settings, project: Project, image_id: int) -> tiles.Facts:
     """Raises `NotFound` for an image that is not the project's."""
     found = scopes.scope(session, project, Filter(), settings)
-    if not bulk.chosen(session, project, [image_id]):
-        raise NotFound("This image is not in this project.", "Look for it in the library.")
+    bulk.must_have(session, project, image_id)
     return tiles.facts(session, settings, project, found, image_id)
 
 

@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from app.encoding.encoders import reads_text
 from app.errors import Invalid
-from app.library import browsing, filters
+from app.library import browsing, bulk, filters
 from app.library.filters import Filter
 from app.library.orders import Order, Stretch
 from app.library.scopes import Scope
@@ -125,6 +125,8 @@ def find(
             f"The encoder {project.encoder} knows pictures only, so it cannot look for words.",
             "Search by file name, by tag, or by a similar image.",
         )
+    if view.like is not None:
+        bulk.must_have(session, project, view.like)
     return browsing.among(session, found, nearest(engine, project, view), view.after, n)
 
 
