@@ -124,7 +124,7 @@ def _ratio(known: Known) -> str:
 
 WIDTH, HEIGHT, LEFT, TOP = 380, 300, 62, 56  # of a panel and of what surrounds it, in pixels
 PER_COLUMN = 5  # rules in a column of the legend
-OUTLIERS = ("highest", "threshold-greedy")  # far off: only in the table
+OUTLIERS = ("highest", "threshold-greedy")  # far to the right: told in words
 
 
 def chart(found: dict[str, list[Point]]) -> str:
@@ -138,10 +138,11 @@ def chart(found: dict[str, list[Point]]) -> str:
     up = _range([p.error for p in every])
     columns = -(-len(rules) // PER_COLUMN)
     width = len(found) * (LEFT + WIDTH) + 24
-    height = TOP + HEIGHT + 66 + 20 * min(PER_COLUMN, len(rules))
+    height = TOP + HEIGHT + 98 + 20 * min(PER_COLUMN, len(rules))
     panels = "".join(
         f'<g transform="translate({LEFT + i * (LEFT + WIDTH)} {TOP})">'
-        f"{_panel(TITLES.get(kind, kind), own, rules, across, up)}</g>"
+        f"{_panel(TITLES.get(kind, kind), own, rules, across, up)}"
+        f'<text y="{height - TOP - 16}">{escape(_far_off(found[kind]))}</text></g>'
         for i, (kind, own) in enumerate(shown.items())
     )
     legend = "".join(
@@ -165,6 +166,11 @@ def chart(found: dict[str, list[Point]]) -> str:
         ".ground{fill:#181818}.front{stroke:#4aa3dc}.best{fill:#1f7fbf}}"
         f'</style><rect class="ground" width="{width}" height="{height}"/>{panels}{legend}</svg>\n'
     )
+
+
+def _far_off(own: list[Point]) -> str:
+    said = [f"{p.rule} {p.mae.value:.3f}, {p.error.value:.3f}" for p in own if p.rule in OUTLIERS]
+    return f"Farther right: {'; '.join(said)}" if said else ""
 
 
 TITLES = {"chosen by": "Sets the queue was chosen by", "fresh": "Sets nothing was chosen by"}
