@@ -253,6 +253,15 @@ def test_markup_in_the_authors_words_stays_text(world: World) -> None:
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
+def test_lists_and_emphasis_in_the_authors_words_are_shown_as_such(world: World) -> None:
+    words = "- no **text**\n- no manga\n\n# loud\n\n[x](javascript:alert(1)) ![y](http://a/b.png)"
+    world.client.post(f"{world.at}/card", data={"goals": words})
+    card = world.client.get(f"{world.at}/publish").text.split('class="own"')[1].split("</div>")[0]
+    assert "<li>no <strong>text</strong></li>" in card
+    assert "# loud" in card and "<h1" not in card
+    assert 'href="javascript' not in card and "<img" not in card
+
+
 def test_a_program_reads_and_writes_the_card(world: World) -> None:
     put = world.client.put(f"/api/v1{world.at}/card", json={"biases": "none"})
     assert put.json() == {"goals": "", "biases": "none", "issues": "", "scope": ""}

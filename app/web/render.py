@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
@@ -230,6 +231,18 @@ def when(at: datetime | None, seconds: bool = False) -> Markup | str:
     )
 
 
+def own_words(text: str) -> Markup:
+    """What a person wrote in Markdown, as HTML: lists, emphasis, links, lines as they were typed.
+    No HTML of theirs, no pictures, and no headings beside those of the page."""
+    return Markup(_markdown().render(text))
+
+
+@lru_cache(maxsize=1)
+def _markdown() -> MarkdownIt:
+    reader = MarkdownIt("commonmark", {"html": False, "breaks": True})
+    return reader.disable(["heading", "lheading", "image"])
+
+
 @lru_cache(maxsize=32)
 def asset(name: str) -> str:
     """Address of a static file, with a hash of its content so that it may be cached for good."""
@@ -250,7 +263,7 @@ def environment() -> Environment:
         "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
         "count": count,
         "size": size, "duration": duration, "when": when,
-        "outcome": outcome, "key": keymap.shown,
+        "own_words": own_words, "outcome": outcome, "key": keymap.shown,
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
