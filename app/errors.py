@@ -30,6 +30,15 @@ class Conflict(TastemakerError):
     status = 409
 
 
+class Stale(Conflict):
+    """Something newer than what the page knew was said of an image; `newest` is its event, 0 where
+    all was taken back. A page that learns it can say the same again, knowingly."""
+
+    def __init__(self, message: str, hint: str, newest: int) -> None:
+        super().__init__(message, hint)
+        self.newest = newest
+
+
 class Invalid(TastemakerError):
     """A value outside its range, or of the wrong shape."""
 

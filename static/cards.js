@@ -1,4 +1,5 @@
-/* A page of cards: the arrows walk over them, a score key corrects the one in focus. */
+/* A page of cards: the arrows walk over them, a score key corrects the one in focus. And the undo
+   key of a page that has run out of them. */
 "use strict";
 
 function walking(grid) {
@@ -25,3 +26,10 @@ function walking(grid) {
 }
 
 if (byId("cards")) walking(byId("cards"));
+
+document.addEventListener("keydown", (event) => {
+  const form = byId("undo-last");
+  if (!form || event.repeat || typing(event.target) || !takesBack(event)) return;
+  event.preventDefault();
+  form.requestSubmit();
+});

@@ -54,6 +54,7 @@ if (grid) {
     if (event.shiftKey && anchor >= 0) range(anchor, at, true);
     else anchor = at;
     tiles[at].classList.toggle("selected", boxes[at].checked);
+    if (event.detail > 0) boxes[at].blur(); // by mouse: the keys are for all that are selected
     count();
   });
   grid.addEventListener("change", (event) => {
@@ -67,8 +68,13 @@ if (grid) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target)) return;
     const here = boxes.indexOf(document.activeElement);
+    if (scoreOf(event) !== null && !event.repeat) {
+      say(scoreOf(event));
+      return event.preventDefault();
+    }
     if (steps[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      const to = here < 0 ? 0 : Math.min(boxes.length - 1, Math.max(0, here + steps[event.key]()));
+      const from = here < 0 ? anchor : here;
+      const to = from < 0 ? 0 : Math.min(boxes.length - 1, Math.max(0, from + steps[event.key]()));
       if (event.shiftKey) { range(anchor < 0 ? to : anchor, to, true); count(); } else anchor = to;
       boxes[to].focus();
       boxes[to].closest("[data-tile]").scrollIntoView({ block: "nearest" });
@@ -77,10 +83,9 @@ if (grid) {
     if (event.repeat) return;
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a") selectLeft();
     else if (event.key === "Escape") { selectOnly(() => false); count(); }
-    else if (scoreOf(event) !== null) say(scoreOf(event));
     else if (takesBack(event)) takeBack();
     else if (event.key === "Enter" && here >= 0) { select(here, !boxes[here].checked); count(); }
-    else if (actionOf(event) === "skip" && here < 0) say(null);
+    else if (actionOf(event) === "skip" && (here < 0 || event.key !== " ")) say(null);
     else return;
     event.preventDefault();
   });

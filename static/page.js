@@ -37,6 +37,18 @@ byId("toast").addEventListener("click", (event) => {
   if (event.target.closest("[data-close]")) byId("toast").replaceChildren();
 });
 
+/* A form is sent once, however often its button is clicked while the answer is on its way. */
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post" || form.hasAttribute("hx-post")) return;
+  if (form.dataset.sent) return event.preventDefault();
+  form.dataset.sent = "1";
+  setTimeout(() => { delete form.dataset.sent; }, 3000); // a download leaves the page where it is
+});
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
 /* Dialogs open and close by buttons that name them. */
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-dialog]");

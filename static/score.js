@@ -10,6 +10,7 @@ function scoring(page) {
   const person = { id: Number(page.dataset.person), name: page.dataset.personName };
   const ask = (path) => fetch(api + path, { headers: { "Tastemaker-Opened-For": person.id } });
   const note = byId("outbox"), flagging = byId("flagging"), place = byId("place");
+  const noteField = flagging.querySelector("input[name=note]");
   const cards = JSON.parse(page.dataset.cards); // to be scored, the first one next
   const trail = []; // spoken about, oldest first
   const acts = []; // what was said since the page was opened, for undo
@@ -334,13 +335,16 @@ function scoring(page) {
 
   const acting = {
     skip: () => say("skip", null), undo, back, forward, zoom: zoom.toggle,
-    flag: () => { flagging.open = true; flagging.querySelector("input[name=note]").focus(); },
+    flag: () => { flagging.open = true; noteField.focus(); },
     help: () => byId("all-keys").showModal(),
   };
 
+  // Opened by mouse as well: what is typed then is the note, and no score.
+  flagging.addEventListener("toggle", () => { if (flagging.open) noteField.focus(); });
+
   function closeFlag() {
     flagging.open = false;
-    flagging.querySelector("input[name=note]").value = "";
+    noteField.value = "";
     document.activeElement?.blur();
   }
 

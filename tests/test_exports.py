@@ -30,7 +30,7 @@ from app.retraining import retrain
 from app.scoring import score_files, scores
 from app.spreadsheets import bare, inert
 from app.tables import Image, Label, Prediction, ScoreEvent, Version
-from app.versioning import percentiles, prediction_files, versions
+from app.versioning import file_checks, percentiles, prediction_files, versions
 from tests.conftest import work_on
 from tests.test_foreign import (
     L14,
@@ -157,6 +157,33 @@ def test_a_damaged_sidecar_is_told_and_not_made_up(trained: tuple[Home, Version]
         path.unlink()
         with pytest.raises(NotFound, match="missing"):
             exports.config(session, home.settings, version)
+
+
+@pytest.mark.parametrize(
+    "said", ["[1]", '{"rev": "v1.0"}', "another encoder", "another number", "another file"]
+)
+def test_an_altered_sidecar_is_in_no_export_and_its_page_says_so(
+    trained: tuple[Home, Version], said: str
+) -> None:
+    home, version = trained
+    path = versions.config_path(home.settings, version)
+    written = json.loads(path.read_text())
+    if said == "another encoder":
+        written["encoder"]["name"] = "open_clip:ViT-L-14@openai"
+    elif said == "another number":
+        written["rev"] = "v7.7"
+    elif said == "another file":
+        written["sha256"] = "0" * 64
+    else:
+        written = json.loads(said)
+    with db.reading(home.engine) as session:
+        assert file_checks.prove(session, home.settings, version).sidecar
+        path.write_text(json.dumps(written))
+        assert not file_checks.prove(session, home.settings, version).sidecar
+        with pytest.raises(Conflict, match="altered"):
+            exports.config(session, home.settings, version)
+        with pytest.raises(Conflict, match="altered"):
+            exports.everything(session, home.settings, version)
 
 
 def test_the_best_tenth_begins_where_a_tenth_of_the_images_lies_above(

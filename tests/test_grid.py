@@ -124,6 +124,9 @@ def test_selected_tiles_are_scored_by_one_key_and_taken_back_by_one(
     tiles.nth(1).click()
     page.keyboard.press("-")
     assert saved(page, world, 11)[-1][2] == 10, "the tile knows what was said and taken back"
+    tiles.nth(2).click()
+    page.keyboard.press("Space")
+    assert saved(page, world, 12)[-1][1:] == ("skip", None), "skips what was clicked"
 
 
 @pytest.mark.browser

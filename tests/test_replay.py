@@ -154,7 +154,7 @@ def test_shares_are_a_strategy() -> None:
     data = labelled_set()
     (found,) = runs(data, Plan(("0/0/100",), 1, 60, batch=10, start=20))
     assert len(set(found.picks.tolist())) == 60
-    for name in ("best", "20/60", "1/2/x", "-1/1/1", "0/0/0", "inf/1/1", "nan/1/1"):
+    for name in ("best", "20/60", "1/2/x", "-1/1/1", "0/0/0", "inf/1/1", "nan/1/1", "20/60/30"):
         with pytest.raises(Invalid, match="no strategy"):
             strategy(name)
 

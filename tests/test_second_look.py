@@ -247,6 +247,16 @@ def test_a_flag_is_dealt_with_by_a_second_look_and_a_new_flag_raises_it_again(de
     assert [card.image_id for card in desk.next("flagged")] == [image_id]
 
 
+def test_a_second_look_that_is_taken_back_leaves_the_flag_to_be_dealt_with(desk: Desk) -> None:
+    image_id = desk.ids[3]
+    desk.say(image_id, None, "flag")
+    (card,) = desk.next("flagged")
+    desk.say(image_id, 5, origin=card.origin)
+    with db.writing(desk.engine) as session:
+        scores.undo(session, desk.project, desk.me)
+    assert [card.image_id for card in desk.next("flagged")] == [image_id]
+
+
 def test_a_skipped_image_comes_back_when_asked_for_and_rests_when_skipped_again(
     desk: Desk,
 ) -> None:

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from sqlmodel import select
 from web_world import World, add_version, events, full_world, make_world, score_some
 
-from app.db import reading
+from app import keymap, projects
+from app.db import reading, writing
 from app.tables import ScoreEvent
 
 pytestmark = pytest.mark.browser
@@ -321,6 +322,41 @@ def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_taken_back(
         expect(page.locator(f"#card-{image_id} .verdict")).not_to_contain_text("8")
 
 
+def test_a_correction_takes_the_persons_own_keys_and_a_second_press_after_a_conflict(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = full_world(tmp_path)
+    with writing(world.engine) as session:
+        me = projects.annotator(session, world.settings.annotator)
+        keymap.change(session, me, {"score-8": "j", "undo": "u"})
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives")
+        card = page.locator("[data-card]").first
+        image_id = int((card.get_attribute("id") or "").removeprefix("card-"))
+        score_some(world, [1], first=image_id)  # elsewhere, meanwhile
+        card.focus()
+        page.keyboard.press("8")  # no longer means anything
+        page.keyboard.press("j")
+        expect(page.locator("#toast")).to_contain_text("1 there, 8 here")
+        page.keyboard.press("j")  # again, and now on purpose
+        expect(page.locator("#toast")).to_contain_text("Saved 8")
+        assert events(world)[-1] == (image_id, "set", 8)
+        page.keyboard.press("u")
+        expect(page.locator("#toast")).to_contain_text("Taken back")
+
+
+def test_the_last_image_of_a_queue_can_be_taken_back(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=1)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/score")
+        image_id = shown_image(page)
+        page.keyboard.press("4")
+        expect(page.get_by_role("heading", name="Everything here is scored")).to_be_visible()
+        page.keyboard.press("Backspace")
+        assert shown_image(page) == image_id
+        assert [kind for _, kind, _ in events(world)] == ["set", "undo"]
+
+
 def test_pictures_are_sent_with_a_bar_and_a_refusal_keeps_the_page(
     chromium: Browser, tmp_path: Path
 ) -> None:
@@ -424,8 +460,9 @@ def test_an_image_is_flagged_with_a_note_and_still_scored(
         page.keyboard.type("7 hands? 3")  # no key scores while typing
         page.keyboard.press("Escape")
         expect(page.locator("#flag")).to_be_hidden()
-        page.keyboard.press("f")
-        page.keyboard.type("look again")
+        page.get_by_text("Flag", exact=False).first.click()  # by mouse: what follows is a note too
+        expect(page.get_by_label("Note, if you like")).to_be_focused()
+        page.keyboard.type("look again, 8")
         page.keyboard.press("Enter")
         expect(page.locator("#place")).to_contain_text("flagged")
         page.keyboard.press("6")

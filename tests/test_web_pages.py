@@ -1,6 +1,7 @@
 """The pages over HTTP: what they show, what their forms do, and how they say that something is
 wrong."""
 
+import re
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -334,6 +335,21 @@ def test_train_queues_one_job_and_shows_it(world: World) -> None:
     with reading(world.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "train")).all()
     assert job.payload["note"] == "first"
+
+
+def test_a_correction_refused_for_a_newer_score_can_be_given_again(world: World) -> None:
+    image_id = 3
+    score_some(world, [7], first=image_id)
+    at = f"{world.at}/images/{image_id}/score"
+    form = {"value": "2", "expected": "0", "queue": "false-positives", "origin": "review"}
+    refused = world.client.post(at, data=form, headers=HTMX)
+    assert refused.status_code == 409 and "7 there, 2 here" in refused.text
+    renewed = re.search(
+        rf'name="expected" id="expected-{image_id}" value="(\d+)" hx-swap-oob="true"', refused.text
+    )
+    assert renewed
+    again = world.client.post(at, data=form | {"expected": renewed[1]}, headers=HTMX)
+    assert again.status_code == 200 and "Saved 2" in again.text
 
 
 def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:

@@ -2,6 +2,7 @@
 spot, and rows as the jobs would have left them."""
 
 import hashlib
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sqlmodel import Session
 from app import projects
 from app.config import Settings
 from app.db import reading, writing
+from app.learning.checkpoints import sidecar
 from app.main import create_app
 from app.media.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from app.scoring import scores
@@ -158,17 +160,21 @@ def add_version(world: World, minor: int, predicted: dict[int, float], **fields:
     name = f"Anime-v1.{minor}.safetensors"
     content = f"the head of v1.{minor}".encode()
     (world.settings.checkpoints / name).write_bytes(content)
-    (world.settings.checkpoints / f"Anime-v1.{minor}.config.json").write_text('{"arch": "score"}')
+    sha256 = hashlib.sha256(content).hexdigest()
     with writing(world.engine) as session:
         encoder = session.get(EncoderRow, 1) or EncoderRow(
             fingerprint="a" * 64, name="efficientnet_lite0/bundled", dim=1280
         )
         session.add(encoder)
         session.flush()
+        told = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+        beside = sidecar("Anime", f"v1.{minor}", features=encoder.dim, encoder=told, sha256=sha256)
+        config = world.settings.checkpoints / f"Anime-v1.{minor}.config.json"
+        config.write_text(json.dumps(beside))
         row = Version(
             project_id=world.project_id, minor=minor, state="ready", active=minor == 1,
             made_by=f"test {minor}", encoder_id=encoder.id, file=name,
-            sha256=hashlib.sha256(content).hexdigest(), bytes=len(content),
+            sha256=sha256, bytes=len(content),
             parent_id=1 if minor else None,
             **{
                 "recipe": {"name": "city96", "samples": 100_000, "learning_rate": 0.0001},

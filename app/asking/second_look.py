@@ -77,13 +77,15 @@ def settled(session: Session, project: Project, ids: list[int]) -> set[int]:
 
 def flagged(asking: Asking) -> Iterator[Shown]:
     """Flags of anybody that nobody has looked at since."""
-    later = aliased(ScoreEvent)
+    later, inverse = aliased(ScoreEvent), aliased(ScoreEvent)
     looked_at = (
         select(later.id)
         .where(
             later.project_id == ScoreEvent.project_id,
             later.image_id == ScoreEvent.image_id,
             later.origin == AGAIN,
+            later.kind != "undo",
+            ~select(inverse.undoes).where(inverse.undoes == later.id).exists(),
             col(later.id) > ScoreEvent.id,
         )
         .exists()

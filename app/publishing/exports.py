@@ -37,7 +37,7 @@ from app.publishing.fitting import is_normalised
 from app.publishing.foreign import original_path
 from app.scoring import score_files
 from app.tables import EncoderRow, Image, Label, Project, Version
-from app.versioning import percentiles, version_facts, versions
+from app.versioning import file_checks, percentiles, version_facts, versions
 from app.versioning.prediction_files import prediction_bytes
 
 PIECE = 2**20  # bytes of a file that are in memory at once
@@ -96,6 +96,11 @@ def config(session: Session, settings: Settings, version: Version) -> Part:
             f"The sidecar of {version.number} was damaged after publishing.",
             "Restore it from a backup; the head itself and the scores are safe.",
         ) from None
+    if not file_checks.describes(session, version, written):
+        raise Conflict(
+            f"The sidecar of {version.number} was altered after publishing.",
+            "Restore it from a backup; the head itself and the scores are safe.",
+        )
     known = written | _known_besides(session, version)
     return Part(
         f"{stem(version)}.config.json", json.dumps(known, indent=2, ensure_ascii=False).encode()

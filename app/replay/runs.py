@@ -152,7 +152,7 @@ def strategy(name: str, more: Mapping[str, Pick] | None = None) -> Pick:
         return found
     try:
         shares = [float(part) for part in name.split("/")]
-        if len(shares) == 3 and min(shares) >= 0 and 0 < sum(shares) < math.inf:
+        if len(shares) == 3 and min(shares) >= 0 and math.isclose(sum(shares), 100):
             return lambda pool: pick_mixed(pool, Mix(*shares))
     except ValueError:
         pass

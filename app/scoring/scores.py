@@ -17,7 +17,7 @@ from sqlalchemy import Integer, bindparam, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
-from app.errors import Conflict, Invalid, NotFound, TastemakerError
+from app.errors import Conflict, Invalid, NotFound, Stale, TastemakerError
 from app.projects import Terms
 from app.scoring.events import (
     Said,
@@ -139,10 +139,11 @@ def record_for(
         newest = next((e for e in reversed(said) if e.annotator_id == annotator_id), None)
         if (newest.id if newest else 0) != expected:
             theirs = "nothing" if newest is None or newest.value is None else newest.value
-            raise Conflict(
+            raise Stale(
                 f"This image was scored elsewhere meanwhile: {theirs} there, "
                 f"{'nothing' if value is None else value} here. The first was kept.",
                 "Score it again if you want to replace it.",
+                newest.id if newest else 0,
             )
     written = _append(
         session,

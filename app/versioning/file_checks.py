@@ -25,7 +25,7 @@ from app.db import reading
 from app.errors import TastemakerError
 from app.files import sha256_of
 from app.learning.checkpoints import Checkpoint, load_checkpoint
-from app.tables import Prediction, Project, Version
+from app.tables import EncoderRow, Prediction, Project, Version
 from app.versioning import versions
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,10 @@ def _stamp(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
+def _stamp_if_there(path: Path) -> Stamp:
+    return _stamp(path) if path.exists() else ()
+
+
 def damaged(engine: Engine, settings: Settings) -> list[str]:
     """A sentence for each version of any project whose file is not the published one. Meant for
     the start of the program; every file is read once."""
@@ -157,7 +161,7 @@ class Proof:
         return asdict(self)
 
 
-_proofs: dict[tuple[int, Stamp], Proof] = {}
+_proofs: dict[tuple[int, Stamp, Stamp], Proof] = {}
 
 
 def prove(session: Session, settings: Settings, version: Version) -> Proof:
@@ -165,7 +169,7 @@ def prove(session: Session, settings: Settings, version: Version) -> Proof:
     the scores of some images from it."""
     path = versions.checkpoint_path(settings, version)
     try:
-        key = (version.id, _stamp(path))
+        key = (version.id, _stamp(path), _stamp_if_there(versions.config_path(settings, version)))
     except OSError:
         return Proof(False, "There is no file to check.")
     if key not in _proofs:
@@ -183,7 +187,7 @@ def _prove(session: Session, settings: Settings, version: Version, path: Path) -
         "parameters": sum(tensor.size for tensor in head.tensors.values()),
         "features": head.features,
         "outputs": head.outputs,
-        "sidecar": _names(versions.config_path(settings, version), version, head),
+        "sidecar": _has_sidecar(session, settings, version, head),
     }
     if head.outputs == 1:
         told |= _recomputed(session, version, head)
@@ -193,17 +197,29 @@ def _prove(session: Session, settings: Settings, version: Version, path: Path) -
     return Proof(True, **told)
 
 
-def _names(config: Path, version: Version, head: Checkpoint) -> bool:
+def _has_sidecar(session: Session, settings: Settings, version: Version, head: Checkpoint) -> bool:
     """Whether the sidecar is there and describes this very file."""
     try:
-        said = json.loads(config.read_bytes())
-        model = said["model_params"]
-        same = (said["rev"], model["features"], model["outputs"]) == (
-            version.number, head.features, head.outputs,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+        said = json.loads(versions.config_path(settings, version).read_bytes())
+    except (OSError, ValueError):
         return False
-    return same and said.get("sha256", head.sha256) == head.sha256
+    if not describes(session, version, said):
+        return False
+    model = said["model_params"]
+    return (model["features"], model["outputs"]) == (head.features, head.outputs)
+
+
+def describes(session: Session, version: Version, said: Any) -> bool:
+    """Whether what a sidecar holds is said of this version: its number, its file, its encoder."""
+    encoder = session.get(EncoderRow, version.encoder_id)
+    assert encoder is not None
+    try:
+        model, named = said["model_params"], said["encoder"]
+        told = (said["rev"], said["sha256"], model["features"], named["name"], named["fingerprint"])
+    except (KeyError, TypeError):
+        return False
+    mine = (version.number, version.sha256, encoder.dim, encoder.name, encoder.fingerprint)
+    return told == mine and "outputs" in model
 
 
 def _recomputed(session: Session, version: Version, head: Checkpoint) -> dict[str, Any]:

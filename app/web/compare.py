@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlmodel import Session
 
-from app import projects
+from app import keymap, projects
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
 from app.images import get as get_image
@@ -19,6 +19,7 @@ from app.tables import Annotator, Image, Project, ScoreEvent
 from app.versioning import version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, render, see_other, shell
+from app.web.saying import NEVER_STALE
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -79,7 +80,8 @@ def page(
             shown = flips.listing(session, both, view, after=after, n=PER_PAGE)
             context["cards"] = [card(session, both, person, view, flip) for flip in shown]
             context["per_page"] = PER_PAGE
-    return render(request, "compare.html", None, shell(session, project, "versions") | context)
+    page = shell(session, project, "versions") | context | {"keys": keymap.of(person)}
+    return render(request, "compare.html", None, page, headers=NEVER_STALE)
 
 
 def numbers(session: Session, both: Pair) -> dict[str, Any]:

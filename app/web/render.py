@@ -23,7 +23,7 @@ from sqlmodel import Session, col, func, select
 from app import accounts, keymap, projects
 from app.config import shipped
 from app.db import reading
-from app.errors import TastemakerError
+from app.errors import Stale, TastemakerError
 from app.jobs import seconds_left
 from app.tables import Job, Label, Project
 from app.web import charts, plots
@@ -120,7 +120,12 @@ def answer(request: Request, error: TastemakerError) -> Response:
         return JSONResponse(body, error.status, headers)
     if by_htmx(request):
         headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped
-        context = {"toast": {"text": error.message, "hint": error.hint, "wrong": True}}
+        toast = {"text": error.message, "hint": error.hint, "wrong": True}
+        context: dict[str, Any] = {"toast": toast}
+        if isinstance(error, Stale) and "image_id" in request.path_params:
+            context["renewed"] = {
+                "image_id": request.path_params["image_id"], "event_id": error.newest,
+            }  # fmt: skip
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )

@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app import keymap
 from app.errors import NotFound
 from app.reviewing import reviews
 from app.tables import ScoreEvent
 from app.versioning import predictions
 from app.web.deps import Id, Reader, SettingsDep, ThePerson, TheProject
 from app.web.render import render, see_other, shell
+from app.web.saying import NEVER_STALE
 from app.web.score import card_json
 
 router = APIRouter(include_in_schema=False)
@@ -52,8 +54,10 @@ def page(
     context = {
         "reviews": reviews.REVIEWS, "kind": kind, "review": review, "after": after,
         "live": predictions.read_live(settings, project.id) is not None, "toast": toast,
+        "keys": keymap.of(person),
     }  # fmt: skip
-    return render(request, "review.html", None, shell(session, project, "review") | context)
+    shown = shell(session, project, "review") | context
+    return render(request, "review.html", None, shown, headers=NEVER_STALE)
 
 
 @api.get("/projects/{project_id}/review/{kind}")

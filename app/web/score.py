@@ -128,7 +128,8 @@ def waiting(
         return Response(headers={"HX-Refresh": "true"})
     context = {
         "project": project, "queue": queue, "collection": collection,
-        "chosen": queues.QUEUES[queue], "empty": EMPTY,
+        "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
+        "previous": previous_card(session, settings, project, person, 0),
         **strip(session, settings, project, person),
     }  # fmt: skip
     return render(request, "score.html", "nothing", context)

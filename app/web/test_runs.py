@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import jobs, projects
+from app import jobs, keymap, projects
 from app.config import Settings
 from app.db import reading, writing
 from app.errors import Invalid, TastemakerError
@@ -22,7 +22,7 @@ from app.versioning import versions
 from app.web.add import Upload, check_room
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
 from app.web.render import by_htmx, go, render, see_other, shell
-from app.web.saying import take_back
+from app.web.saying import NEVER_STALE, take_back
 from app.web.who import Who
 
 router = APIRouter(include_in_schema=False)
@@ -179,9 +179,10 @@ def run_page(
     context = {
         "told": told, "s": told.run.summary, "parts_of": GRIDS, "part": part, "after": after,
         "cards": test_run_cards.cards(session, told, part, person, after, PER_PAGE),
-        "shown": len(shown), "per_page": PER_PAGE, "toast": toast,
+        "shown": len(shown), "per_page": PER_PAGE, "toast": toast, "keys": keymap.of(person),
     }  # fmt: skip
-    return render(request, "test_run.html", None, shell(session, project, "test-runs") | context)
+    page = shell(session, project, "test-runs") | context
+    return render(request, "test_run.html", None, page, headers=NEVER_STALE)
 
 
 @router.get("/projects/{project_id}/test-runs/{run_id}/progress")
