@@ -13,7 +13,7 @@ from web_world import World, add_version, events, full_world, make_world, score_
 
 from app import keymap, projects
 from app.db import reading, writing
-from app.tables import ScoreEvent
+from app.tables import Job, ScoreEvent
 
 pytestmark = pytest.mark.browser
 
@@ -343,6 +343,25 @@ def test_a_correction_takes_the_persons_own_keys_and_a_second_press_after_a_conf
         assert events(world)[-1] == (image_id, "set", 8)
         page.keyboard.press("u")
         expect(page.locator("#toast")).to_contain_text("Taken back")
+
+
+def test_two_clicks_are_one_training(chromium: Browser, tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=6)
+    score_some(world, [1, 9, 5, 3])
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/versions")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(
+            "() => { const train = document.querySelector('.train-form button');"
+            " train.click(); train.click(); }"
+        )
+        expect(page.locator("#training")).to_contain_text("waiting for the worker")
+        with page.expect_response("**/training*"):  # what the page asks next comes after both
+            pass
+        assert sum(url.endswith("/train") for url in asked) == 1
+        with reading(world.engine) as session:
+            assert len(session.exec(select(Job)).all()) == 1
 
 
 def test_the_last_image_of_a_queue_can_be_taken_back(chromium: Browser, tmp_path: Path) -> None:
