@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 
@@ -385,7 +386,8 @@ def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(
 def test_under_a_server_a_worker_stands_by_until_the_other_ends_or_the_server_does(
     settings: Settings, engine: Engine
 ) -> None:
-    lock = worker.the_lock(settings)
+    # Taken in a thread here, and let go of outside it.
+    lock = FileLock(worker.the_lock(settings).lock_file, thread_local=False)
     gone = -1  # no process has this number
     other = worker.the_lock(settings)
     with other:
