@@ -219,6 +219,14 @@ def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
     assert len(told["points"]) == 20
 
 
+def test_a_head_from_elsewhere_is_not_said_to_be_new_to_the_images(world: World) -> None:
+    assert "made elsewhere" not in world.client.get(f"{world.at}/compare").text
+    add_version(world, 2, OLD, major=0)
+    page = world.client.get(f"{world.at}/compare?a=v0.2&b=v1.1").text
+    assert "v0.2 was made elsewhere and may have learned from these images" in page
+    assert "v1.1 was made elsewhere" not in page
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [("a=v1.0&b=v1.0", 422), ("a=v9.9", 404), ("view=magic", 404), ("view=up&after=-1", 422),
