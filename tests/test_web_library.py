@@ -509,6 +509,24 @@ def test_a_range_is_selected_scored_by_a_key_corrected_and_taken_back(
 
 
 @pytest.mark.browser
+def test_a_saved_filter_of_a_long_name_fits_a_phone(
+    chromium: Browser, served: tuple[World, str]
+) -> None:
+    world, url = served
+    with writing(world.engine) as session:
+        asked = filters.from_dict({"tags": ["sea"], "name": "picture"})
+        long = saved_filters.save(session, world.project(session), "w" * 110, asked).id
+    with browsing(chromium) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(f"{url}{world.at}/library?tag=sea&name=picture")
+        page.locator(".save-filter summary").click()
+        expect(page.get_by_role("button", name="Remove the saved filter")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+    with writing(world.engine) as session:
+        saved_filters.forget(session, world.project(session), long)
+
+
+@pytest.mark.browser
 def test_by_keyboard_alone_one_walks_selects_scores_and_opens(
     chromium: Browser, served: tuple[World, str]
 ) -> None:

@@ -102,7 +102,7 @@ def from_dict(data: Mapping[str, Any]) -> Filter:
         predicted_max=_within(said.get("predicted_max"), 1, "predicted_max"),
         version=str(said.get("version") or ACTIVE)[:40],
         said=_one_of(str(said.get("said") or ""), ("", *SAID), "said"),
-        name=" ".join(str(said.get("name") or "").split())[:LONGEST],
+        name=str(said.get("name") or "").strip()[:LONGEST],  # spaces within count
         relatives=_whole(said.get("relatives"), "relatives"),
         removed=bool(said.get("removed")),
     )
