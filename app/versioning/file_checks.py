@@ -206,7 +206,8 @@ def _has_sidecar(session: Session, settings: Settings, version: Version, head: C
     if not describes(session, version, said):
         return False
     model = said["model_params"]
-    return (model["features"], model["outputs"]) == (head.features, head.outputs)
+    told = (said["sha256"], model["features"], model["outputs"])
+    return told == (head.sha256, head.features, head.outputs)
 
 
 def describes(session: Session, version: Version, said: Any) -> bool:
