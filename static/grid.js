@@ -68,8 +68,8 @@ if (grid) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target)) return;
     const here = boxes.indexOf(document.activeElement);
-    if (scoreOf(event) !== null && !event.repeat) {
-      say(scoreOf(event));
+    if (scoreOf(event) !== null) {
+      if (!event.repeat) say(scoreOf(event));
       return event.preventDefault();
     }
     if (steps[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) {

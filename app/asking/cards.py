@@ -70,16 +70,7 @@ def _as_it_came(
     session: Session, project: Project, person: Annotator, image_id: int
 ) -> Shown | None:
     """None where the newest that this person said of the image, or took back, is an answer."""
-    newest = session.exec(
-        select(ScoreEvent)
-        .where(
-            ScoreEvent.project_id == project.id,
-            ScoreEvent.image_id == image_id,
-            ScoreEvent.annotator_id == person.id,
-        )
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(1)
-    ).first()
+    newest = scores.newest_event(session, project, image_id, person, undone_too=True)
     if newest is not None and newest.undoes is not None:
         newest = session.get(ScoreEvent, newest.undoes)
     elif newest is not None and newest.kind != "flag":

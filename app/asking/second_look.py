@@ -77,15 +77,14 @@ def settled(session: Session, project: Project, ids: list[int]) -> set[int]:
 
 def flagged(asking: Asking) -> Iterator[Shown]:
     """Flags of anybody that nobody has looked at since."""
-    later, inverse = aliased(ScoreEvent), aliased(ScoreEvent)
+    later = aliased(ScoreEvent)
     looked_at = (
         select(later.id)
         .where(
             later.project_id == ScoreEvent.project_id,
             later.image_id == ScoreEvent.image_id,
             later.origin == AGAIN,
-            later.kind != "undo",
-            ~select(inverse.undoes).where(inverse.undoes == later.id).exists(),
+            scores.stands(later),
             col(later.id) > ScoreEvent.id,
         )
         .exists()

@@ -83,23 +83,24 @@ def checkpoint(settings: Settings, version: Version) -> Part:
 def config(session: Session, settings: Settings, version: Version) -> Part:
     """The sidecar as it was published, and what is known besides. A loader of the original reads
     the five keys it knows and passes over the others."""
+    way_out = "Restore it from a backup; the head itself and the scores are safe."
     path = versions.config_path(settings, version)
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFound(
             f"The sidecar of {version.number} is missing from the checkpoints folder.",
-            "Restore it from a backup; the head itself and the scores are safe.",
+            way_out,
         ) from None
     except ValueError:
         raise Conflict(
             f"The sidecar of {version.number} was damaged after publishing.",
-            "Restore it from a backup; the head itself and the scores are safe.",
+            way_out,
         ) from None
     if not file_checks.describes(session, version, written):
         raise Conflict(
             f"The sidecar of {version.number} was altered after publishing.",
-            "Restore it from a backup; the head itself and the scores are safe.",
+            way_out,
         )
     known = written | _known_besides(session, version)
     return Part(

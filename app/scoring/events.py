@@ -6,26 +6,37 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, and_, col, func, select
 
 from app.tables import Annotator, Image, Project, ScoreEvent
+
+
+def stands(event: Any = ScoreEvent) -> Any:
+    """Condition: the event (or an alias of the table) is not undone, and is no undo itself."""
+    inverse = aliased(ScoreEvent)
+    taken_back = select(inverse.undoes).where(inverse.undoes == event.id).exists()
+    return and_(event.kind != "undo", ~taken_back)
 
 
 @functools.cache  # building it anew costs more than running it
 def standing_events() -> Any:
     """Select of the events that are not undone (and are not undos)."""
-    inverse = aliased(ScoreEvent)
-    taken_back = select(inverse.undoes).where(inverse.undoes == ScoreEvent.id).exists()
-    return select(ScoreEvent).where(ScoreEvent.kind != "undo", ~taken_back)
+    return select(ScoreEvent).where(stands())
 
 
 def newest_event(
-    session: Session, project: Project, image_id: int, person: Annotator
+    session: Session,
+    project: Project,
+    image_id: int,
+    person: Annotator,
+    *,
+    undone_too: bool = False,
 ) -> ScoreEvent | None:
-    """The event of this person on this image that counts now."""
-    return session.exec(
-        standing_events()
-        .where(
+    """The event of this person on this image that counts now; with `undone_too` the last of all,
+    undos and what they took back among them."""
+    found: Any = select(ScoreEvent) if undone_too else standing_events()
+    newest: ScoreEvent | None = session.exec(
+        found.where(
             ScoreEvent.project_id == project.id,
             ScoreEvent.image_id == image_id,
             ScoreEvent.annotator_id == person.id,
@@ -33,6 +44,7 @@ def newest_event(
         .order_by(col(ScoreEvent.id).desc())
         .limit(1)
     ).first()
+    return newest
 
 
 def highest_event(session: Session, project: Project) -> int:

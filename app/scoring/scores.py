@@ -26,6 +26,7 @@ from app.scoring.events import (
     recent,
     standing_events,
     standing_on,
+    stands,
 )
 from app.scoring.labels import (
     UNBIASED_ORIGINS,
@@ -41,7 +42,7 @@ from app.tables import Annotator, Image, Project, RemovedImage, ScoreEvent, now
 __all__ = [
     "UNBIASED_ORIGINS", "Forbidden", "Recorded", "aggregate", "highest_event", "histogram",
     "histogram_text", "labels_at", "newest_event", "parse_score", "rebuild_labels", "recent",
-    "record", "record_for", "record_many", "standing_events", "undo",
+    "record", "record_for", "record_many", "standing_events", "stands", "undo",
 ]  # fmt: skip
 
 

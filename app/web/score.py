@@ -89,6 +89,7 @@ def page(
         "card": cards[0] if cards else None,
         "cards": json.dumps([card_json(card) for card in cards]),
         "previous": previous_card(session, settings, project, person, image),
+        "undoable": bool(scores.recent(session, project, person, 1)),
         "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,
         "key": secrets.token_hex(16),
         **strip(session, settings, project, person),
@@ -129,7 +130,7 @@ def waiting(
     context = {
         "project": project, "queue": queue, "collection": collection,
         "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
-        "previous": previous_card(session, settings, project, person, 0),
+        "undoable": bool(scores.recent(session, project, person, 1)),
         **strip(session, settings, project, person),
     }  # fmt: skip
     return render(request, "score.html", "nothing", context)
