@@ -1,5 +1,6 @@
 """Training end to end on small sets: who trains, who judges, and that nobody peeks."""
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 
@@ -12,9 +13,15 @@ from hypothesis import strategies as st
 
 from app.errors import Invalid, NotTrainable
 from app.learning import architectures, checkpoints, heads, metrics, training
-from app.learning.architectures import ARCHITECTURES, city96_logit
+from app.learning.architectures import ARCHITECTURES, Architecture, city96_logit
 from app.learning.checkpoints import load_checkpoint, save_checkpoint
-from app.learning.descent import fit_by_descent, schedule_for
+from app.learning.descent import (
+    NOISES,
+    _Learner,
+    fit_by_descent,
+    rate_of_batch,
+    schedule_for,
+)
 from app.learning.folds import deal_folds, merge_near_duplicates, split_rows
 from app.learning.heads import City96, Scorer
 from app.learning.linear import Constant, fit_linear
@@ -391,8 +398,7 @@ def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
 
 
 def test_auto_leans_on_the_line_where_the_network_is_not_better():
-    random = np.random.default_rng(3)
-    data = labelled(400, truth=lambda v: 0.5 + 0.1 * v[:, 0] + 0.1 * random.normal(size=len(v)))
+    data = labelled(400)
     trained = train(data, recipe_named("auto", samples=640, batch=64, folds=2))
     choice = trained.metrics["choice"]
     assert trained.kind in ("blend", "ridge")
@@ -566,16 +572,53 @@ def test_uncertainty_is_the_members_disagreement_and_the_noise():
     assert sure.predict(x, strangers)[2] == pytest.approx(0.01)
 
 
-def test_the_member_that_overfits_is_stopped():
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_stop, monkeypatch):
     """Labels are noise: more training can only make the members worse."""
     random = np.random.default_rng(1)
     data = labelled(80, truth=lambda v: random.random(len(v)), holdout=0)
-    recipe = replace(QUICK, samples=100_000, passes=100)
+    kept = []
+    keep = _Learner.keep
+    monkeypatch.setattr(_Learner, "keep", lambda self: (kept.append(self), keep(self)))
+    recipe = replace(QUICK, samples=100_000, passes=100, early_stop=early_stop)
     fit = fit_by_descent(data, split_of(data), recipe)
-    whole = schedule_for(recipe, 80)[1]
-    assert fit.loss_curve[-1]["step"] < whole
-    best = min(point["inner"] for point in fit.loss_curve)
-    assert 10 * np.abs(fit.oof - data.y).mean() == pytest.approx(best, abs=0.3)
+    inner = [point["inner"] for point in fit.loss_curve]
+    *moments, first, second = kept
+    assert [len(learner.inner) for learner in (first, second)] == [len(inner)] * 2
+    assert 10 * np.abs(fit.oof - data.y).mean() == pytest.approx(inner[-1], abs=0.3)
+    best = [i for i in range(len(inner)) if inner[i] <= min(inner[: i + 1])]
+    assert len(moments) == (len(best) if early_stop else len(inner))
+    assert len(best) < len(inner)
+
+
+@pytest.mark.parametrize("batch, share", [(1024, 1), (256, 1), (64, 0.5), (32, 0.125**0.5)])
+def test_small_batches_take_smaller_steps(batch, share):
+    recipe = recipe_named("city96")
+    assert rate_of_batch(recipe, batch) == pytest.approx(share * recipe.lr)
+
+
+def test_every_image_is_seen_with_other_noise_each_time():
+    seen = []
+
+    def logit(weights, x, noise):
+        if noise is not None:
+            seen.append(x.clone())
+        return x.float() @ weights["line.weight"]
+
+    def begin(features, start):
+        return {"line.weight": torch.zeros(features)}
+
+    x = torch.zeros(8, 6)
+    noises = torch.randn(NOISES + 8 * 6)
+    weights = begin(6, None)
+    learner = _Learner(
+        Architecture(begin, logit, dict), weights, replace(QUICK, noise=0.5), 3, 8, x,
+        torch.full((8,), 0.5), noises, np.arange(8), np.arange(0), 0,
+    )  # fmt: skip
+    learner.walk(0, 3)
+    assert len(seen) == 3
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+    assert (x == 0).all()
 
 
 @pytest.mark.parametrize("name", ["mlp", "city96"])

@@ -5,6 +5,12 @@ weights and their optimiser state through memory. The large matrices are multipl
 where the processor has it (`precision`), from a copy of the weights that is made once a step. And
 every member has a core to itself: its matrix products need nobody else's, and while one core waits
 for memory in the optimiser, another one multiplies.
+
+Two things make it good with few labels. The inputs are in the units of the linear head
+(`half_scale`), not each feature in its own: full standardisation makes as much of the features that
+hardly vary as of those that do. And every image is seen with noise on its features, another one
+each time, which for small noise is a penalty on the slope of the head (Bishop, *Training with noise
+is equivalent to Tikhonov regularization*, 1995).
 """
 
 from __future__ import annotations
@@ -28,11 +34,13 @@ from app.learning.linear import ridge_or_none, said_of_own_folds
 from app.learning.lockstep import Stopped, descend
 from app.learning.precision import matrix_type
 from app.learning.recipes import Fit, Progress, Recipe, silent
+from app.learning.ridge import half_scale
 
 LARGE = 1 << 16  # weights of at least this many numbers are multiplied in the fast format
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
 FEWEST_PASSES = 3  # through a set so large that the recipe's samples do not go round
-FEWEST_INNER, ENOUGH_INNER = 4, 16  # groups that tell a member when to stop
+FULL_RATE = 256  # images in a batch from which on the learning rate is that of the recipe
+NOISES = 1 << 22  # random numbers that all noise is cut from
 
 
 # ---------------------------------------------------------------- the story
@@ -48,8 +56,9 @@ def fit_by_descent(
     x, y, fold = data.x[split.train], data.y[split.train], split.fold[split.train]
     groups = split.groups[split.train]
     folds = int(fold.max()) + 1
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale <= 1e-6 * np.abs(mean) + 1e-12] = 1  # a constant feature teaches nothing
+    mean = x.mean(axis=0)
+    unit = math.sqrt(x.shape[1])  # so that a feature's variance is 1 on average
+    scale = half_scale(x) / np.float32(unit)
     standard = (x - mean) / scale
     inputs = torch.from_numpy(standard).to(matrix_type())
     targets = torch.from_numpy(np.asarray(y, np.float32))
@@ -58,20 +67,18 @@ def fit_by_descent(
     learners = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        noises = recipe.noise * torch.randn(NOISES + batch * x.shape[1])
+        noises = noises.to(inputs.dtype)
         for k in range(folds + 1):
             rows = np.flatnonzero(fold != k)  # no row has the fold of the last: it sees everything
-            inner = rows[:0]
-            if k < folds and recipe.early_stop:
-                inner = inner_rows(rows, groups, recipe.seed + k)
-                rows = np.setdiff1d(rows, inner)
             start = None
             if architecture.starts_linear:
-                start = ridge_or_none(standard[rows], y[rows], groups[rows])
+                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit)
             weights = architecture.begin(x.shape[1], start)
             judged = np.flatnonzero(fold == k)[:256]
             learners.append(
-                _Learner(architecture, weights, recipe, steps, batch, inputs, targets, rows,
-                         inner, judged, recipe.seed + k)
+                _Learner(architecture, weights, recipe, steps, batch, inputs, targets, noises, rows,
+                         judged, recipe.seed + k)
             )  # fmt: skip
 
     curve = descend(learners, steps, batch, progress, f"Training the {recipe.name} head")
@@ -91,15 +98,11 @@ def schedule_for(recipe: Recipe, n: int) -> tuple[int, int]:
     return batch, max(1, round(samples / batch))
 
 
-def inner_rows(rows: NDArray[np.intp], groups: NDArray[np.integer], seed: int) -> NDArray[np.intp]:
-    """A tenth of a member's rows, by whole groups, that tells it when to stop. Of small sets up to
-    a quarter, because a handful of labels says nothing; none where even that would be one."""
-    names = np.unique(groups[rows])
-    count = max(len(names) // 10, min(len(names) // 4, ENOUGH_INNER))
-    if count < FEWEST_INNER:
-        return rows[:0]
-    drawn = np.random.default_rng(seed).choice(names, count, replace=False)
-    return rows[np.isin(groups[rows], drawn)]
+def rate_of_batch(recipe: Recipe, batch: int) -> float:
+    """The largest learning rate: the recipe's, and of batches below 256 less, by the root of their
+    size. A small batch has a noisier slope, and Adam takes steps of one length whatever the slope
+    (Malladi et al., *On the SDEs and scaling rules for adaptive gradient algorithms*, 2022)."""
+    return recipe.lr * min(1.0, math.sqrt(batch / FULL_RATE))
 
 
 def share_of_rate(step: int, steps: int) -> float:
@@ -122,14 +125,14 @@ class _Learner:
         batch: int,
         inputs: Tensor,
         targets: Tensor,
+        noises: Tensor,
         rows: NDArray[np.intp],
-        own_inner: NDArray[np.intp],
         judged: NDArray[np.intp],
         seed: int,
     ) -> None:
         self.architecture, self.recipe, self.steps = architecture, recipe, steps
-        self.inputs, self.targets = inputs, targets
-        self.own_inner, self.judged = torch.from_numpy(own_inner), torch.from_numpy(judged)
+        self.inputs, self.targets, self.noises = inputs, targets, noises
+        self.judged = torch.from_numpy(judged)
         self.random = torch.Generator().manual_seed(seed)
         self.batch, self.batches = batch, batches(torch.from_numpy(rows), batch, self.random)
         self.master = weights
@@ -145,24 +148,20 @@ class _Learner:
             list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay,
             betas=(0.9, recipe.beta2), fused=True,
         )  # fmt: skip
-        self.seen, self.stopped, self.finished = 0, False, False
+        self.highest_rate = rate_of_batch(recipe, batch)
+        self.seen, self.stopped = 0, False
         self.recent: list[float] = []
-        self.inner: list[float] = []  # errors on the fold left out, and on the inner rows
-        self.own: list[float] = []
+        self.inner: list[float] = []  # errors on the fold left out
         self.kept: dict[str, Array] = {}
 
     def walk(self, start: int, stop: int) -> None:
-        if self.finished:
-            self.inner.append(self.inner[-1])
-            self.seen += (stop - start) * self.batch  # as done as if it had walked on
-            return
         self.recent.clear()
         with torch.enable_grad():
             for step in range(start, stop):
                 if self.stopped:
                     raise Stopped
                 rows = next(self.batches)
-                logit = self.architecture.logit(self.working, self.inputs[rows], self.random)
+                logit = self.architecture.logit(self.working, self._noisy(rows), self.random)
                 loss = loss_of(logit, self.targets[rows], self.recipe.loss)
                 names = list(self.working)
                 slopes = torch.autograd.grad(loss, [self.working[name] for name in names])
@@ -178,15 +177,18 @@ class _Learner:
                 self.seen += len(rows)
         if len(self.judged):
             self.inner.append(self.error_on(self.judged))
-        if self.stops_early:
-            self.own.append(self.error_on(self.own_inner))
-
-    @property
-    def stops_early(self) -> bool:
-        return len(self.own_inner) > 0
 
     def rate(self, step: int) -> float:
-        return self.recipe.lr * share_of_rate(step, self.steps)
+        return self.highest_rate * share_of_rate(step, self.steps)
+
+    def _noisy(self, rows: Tensor) -> Tensor:
+        """The inputs of some rows (B, D) with noise, cut from the stock at a random place: to draw
+        that many random numbers anew would cost a tenth of the time."""
+        seen = self.inputs[rows]
+        if self.recipe.noise:
+            at = int(torch.randint(NOISES, (1,), generator=self.random))
+            seen += self.noises[at : at + seen.numel()].view_as(seen)
+        return seen
 
     def _average(self, step: int) -> None:
         """Exponential moving average of the weights over about the last tenth of the steps."""

@@ -56,8 +56,11 @@ def said_of_own_folds(
     return said
 
 
-def ridge_or_none(x: Array, y: Array, groups: NDArray[np.integer]) -> Ridge | None:
-    """A ridge on these labels; None where too little is left to fit one."""
+def ridge_or_none(
+    x: Array, y: Array, groups: NDArray[np.integer], unit: float | None = None
+) -> Ridge | None:
+    """A ridge on these labels; None where too little is left to fit one. With a `unit`, every
+    feature is divided by that number instead of by its `half_scale`."""
     if len(np.unique(groups)) < 2 or y.min() == y.max():
         return None
-    return fit_ridge(x, y, groups)
+    return fit_ridge(x, y, groups, scale=None if unit is None else np.full(x.shape[1], unit))

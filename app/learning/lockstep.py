@@ -11,7 +11,7 @@ import torch
 
 from app.learning.recipes import Curve, Progress, Recipe
 
-POINTS = 20  # of the loss curve, at most; and so often is early stopping considered
+POINTS = 20  # of the loss curve, at most; so often is it asked whether this is the best moment
 
 
 class Stopped(Exception):
@@ -25,13 +25,8 @@ class Learner(Protocol):
     recipe: Recipe
     seen: int  # samples so far
     stopped: bool  # from outside: raise Stopped at the next step
-    finished: bool  # it has stopped early
     recent: list[float]  # losses since the last look
     inner: list[float]  # errors on the fold left out, one a look; the final head has none
-    own: list[float]  # errors on rows of its own that it does not learn from, if `stops_early`
-
-    @property
-    def stops_early(self) -> bool: ...
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -68,11 +63,9 @@ def descend(
                        message)  # fmt: skip
                 curve.append(_point(learners, stop))
                 _keep_the_best(learners)
-                seen = sum(learner.seen for learner in learners)
-                over = all(learner.finished for learner in learners[:-1])
-                progress(total if over else seen, total, message, list(curve))
-                if over:
-                    break
+                progress(sum(k.seen for k in learners), total, message, list(curve))
+            for member in learners[:-1]:
+                member.keep()
     finally:
         torch.set_num_threads(threads)  # else threads started later would inherit the lanes' share
     return curve
@@ -112,19 +105,14 @@ def _point(learners: Sequence[Learner], step: int) -> dict[str, float]:
 
 
 def _keep_the_best(learners: Sequence[Learner]) -> None:
-    """Let each learner remember its weights if this was the best moment so far.
+    """Let the final head remember its weights if this was the best moment so far, by what the
+    members say of the folds they left out.
 
-    A member is told by its own inner rows, and ends once their error has not fallen for a quarter
-    of the way. Nothing else may tell it: every other learner has seen the fold that it left out,
-    and would hand on what it learned there. The final head, which nobody judges out-of-fold, is
-    told by what the members say of the folds they left out.
+    The members themselves are kept as they are at the end. Who could tell one to stop? Not the
+    fold that will judge it, nor the other members: each has seen that fold, and would hand on what
+    it learned there. To keep rows of its own apart for that costs more than it brings.
     """
     *members, final = learners
-    for member in members:
-        if not member.stops_early or member.own[-1] <= min(member.own):
-            member.keep()
-        elif len(member.own) - 1 - int(np.argmin(member.own)) >= POINTS // 4:
-            member.finished = True
     left_out = np.array([member.inner for member in members]).mean(axis=0)
     if not final.recipe.early_stop or left_out[-1] <= left_out.min():
         final.keep()

@@ -52,8 +52,6 @@ def fit_original(
 class OneByOne:
     """One head that sees one image a step, of `rows` of inputs (n, D) and targets (n,) in 0-1."""
 
-    stops_early = False
-
     def __init__(
         self,
         recipe: Recipe,
@@ -72,10 +70,9 @@ class OneByOne:
         self.random = torch.Generator().manual_seed(seed)
         self.order = batches(torch.from_numpy(rows), 1, self.random)
         self.optimiser = torch.optim.AdamW(self.head.parameters(), lr=recipe.lr)
-        self.seen, self.stopped, self.finished = 0, False, False
+        self.seen, self.stopped = 0, False
         self.recent: list[float] = []
         self.inner: list[float] = []
-        self.own: list[float] = []
         self.kept: dict[str, Array] = {}
 
     def rate(self, step: int) -> float:

@@ -21,7 +21,8 @@ NAMES: tuple[str, ...] = get_args(Name)
 # What differs from the defaults of `Recipe`. Two folds, because a head takes so long.
 OWN: dict[str, dict[str, Any]] = {
     "original": {
-        "batch": 1, "lr": 7e-6, "passes": 100_000, "ema": 0.0, "early_stop": False, "folds": 2,
+        "batch": 1, "lr": 7e-6, "passes": 100_000, "ema": 0.0, "noise": 0.0, "early_stop": False,
+        "folds": 2,
     },
 }  # fmt: skip
 
@@ -44,10 +45,10 @@ class Recipe:
 
     `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
     of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
-    1 at 7e-6, at equal samples. `ema` is the span of the average of the weights, as a share of
-    the steps; with `early_stop` the weights of the moment count at which labels were predicted best
-    that the head does not learn from: for a member a tenth of its own, for the final head the
-    folds that the members left out.
+    1 at 7e-6, at equal samples; smaller batches have a smaller rate. `noise` is the standard
+    deviation of what is added to every feature, whose own is 1 on average. `ema` is the span of the
+    average of the weights, as a share of the steps; with `early_stop` those weights of the final
+    head count that it had when the members predicted best what they left out.
     """
 
     name: Name = "auto"
@@ -57,6 +58,7 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 0.01
     beta2: float = 0.999
+    noise: float = 0.5
     ema: float = 0.1
     early_stop: bool = True
     folds: int = 5
