@@ -45,7 +45,8 @@ class Recipe:
 
     `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
     of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
-    1 at 7e-6, at equal samples; smaller batches have a smaller rate. `noise` is the standard
+    1 at 7e-6, at equal samples; smaller batches have a smaller rate. (Of a version, what counts is
+    recorded: samples seen, the batch and its rate.) `noise` is the standard
     deviation of what is added to every feature, whose own is 1 on average. `ema` is the span of the
     average of the weights, as a share of the steps; with `early_stop` those weights of the final
     head count that it had when the members predicted best what they left out.
