@@ -414,7 +414,8 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     recipe = recipe_named("auto", samples=1600, batch=64, folds=2)
     trained = train(data, recipe)
     assert trained.kind == "blend"
-    assert trained.recipe == replace(recipe, name="auto", samples=trained.recipe.samples, batch=56)
+    used = replace(recipe, samples=trained.recipe.samples, batch=56, lr=9.354e-4)
+    assert trained.recipe == used, "what counted: small batches take smaller steps"
     share = trained.metrics["choice"]["share"]
     assert 0 < share < 1
     assert f"{round(100 * share)} % for the network" in trained.metrics["choice"]["why"]
