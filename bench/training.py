@@ -3,6 +3,7 @@
     python -m bench.training                 speed, and quality beside the kept runs of the peer
     python -m bench.training --peer digits   run the peer on a set again: 100,000 samples, a while
     python -m bench.training --short         speed only
+    python -m bench.training --rounds 0 --recipes auto      quality of one recipe only
 
 The peer is the original author's recipe, as the app offers it (`app.learning.original`): one image
 at a time, AdamW at 7e-6, cosine over the steps, L1 on (tanh z + 1)/2, 100,000 samples, inputs as
@@ -171,7 +172,7 @@ def run_peer(name: str, samples: int) -> None:
     print(f"{name}: {samples:,} samples at {rate:,.0f} a second")
 
 
-def quality(name: str, kept: dict[str, Any]) -> None:
+def quality(name: str, kept: dict[str, Any], recipes: list[str]) -> None:
     """Hold-out errors on a set, ours as a user gets them, and the paired differences."""
     data = SETS[name]()
     y, groups = data.y[data.holdout], data.groups[data.holdout]
@@ -196,7 +197,7 @@ def quality(name: str, kept: dict[str, Any]) -> None:
         print(f"| {name} | {mae.value:.2f} | {interval} | {took} | {against} |", flush=True)
 
     row(f"batch-1 loop, {kept['samples']:,} samples (kept run)", theirs, float("nan"))
-    for name in ("auto", "city96", "ridge"):
+    for name in recipes:
         start = time.perf_counter()
         trained = train(data, recipe_named(name))
         took = time.perf_counter() - start
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=SETS, help="run the batch-1 loop to its end, and end")
     parser.add_argument("--samples", type=int, default=PEER_SAMPLES, help="of --peer")
     parser.add_argument("--short", action="store_true", help="speed only")
+    parser.add_argument("--recipes", nargs="+", default=["auto", "city96", "ridge"])
     parser.add_argument("--rounds", type=int, default=3, help="of the speed test")
     parser.add_argument("--peer-steps", type=int, default=150, help="of the batch-1 loop, a round")
     parser.add_argument("--our-samples", type=int, default=PEER_SAMPLES, help="per member, a round")
@@ -217,9 +219,10 @@ def main() -> None:
         return run_peer(args.peer, args.samples)
     if args.threads:
         torch.set_num_threads(args.threads)
-    speed(args.rounds, args.peer_steps, args.our_samples)
+    if args.rounds:
+        speed(args.rounds, args.peer_steps, args.our_samples)
     for name, kept in kept_runs().items() if not args.short else ():
-        quality(name, kept)
+        quality(name, kept, args.recipes)
     return None
 
 
