@@ -86,7 +86,7 @@ def fit_by_descent(
     fitted = [fold_standardisation(architecture.export(k.kept), mean, scale) for k in learners]
     members = tuple(Scorer(tensors) for tensors in fitted[:-1])
     oof = said_of_own_folds(members, x, fold)
-    rate = float(f"{rate_of_batch(recipe, batch):.4g}")
+    rate = float(f"{learners[-1].highest_rate:.4g}")
     used = replace(recipe, samples=learners[-1].seen, batch=batch, lr=rate, folds=folds)
     return Fit(recipe.name, used, fitted[-1], oof, oof, members, curve)
 

@@ -110,7 +110,8 @@ def _keep_the_best(learners: Sequence[Learner]) -> None:
 
     The members themselves are kept as they are at the end. Who could tell one to stop? Not the
     fold that will judge it, nor the other members: each has seen that fold, and would hand on what
-    it learned there. To keep rows of its own apart for that costs more than it brings.
+    it learned there. To keep rows of its own apart for that costs more than it brings, up to 300
+    labels (docs/decisions/0017).
     """
     *members, final = learners
     left_out = np.array([member.inner for member in members]).mean(axis=0)
