@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import Invalid, NotTrainable
-from app.learning import architectures, checkpoints, heads, metrics, training
-from app.learning.architectures import ARCHITECTURES, Architecture, city96_logit
+from app.learning import checkpoints, heads, metrics, original, training
+from app.learning.architectures import ARCHITECTURES, Architecture
 from app.learning.checkpoints import load_checkpoint, save_checkpoint
 from app.learning.descent import (
     NOISES,
     _Learner,
     fit_by_descent,
-    rate_of_batch,
+    largest_rate,
     schedule_for,
 )
 from app.learning.folds import deal_folds, merge_near_duplicates, split_rows
 from app.learning.heads import City96, Scorer
 from app.learning.linear import Constant, fit_linear
-from app.learning.original import OneByOne
-from app.learning.recipes import recipe_from
+from app.learning.original import OneByOne, city96_logit
+from app.learning.recipes import SUBNETWORKS, recipe_from
 from app.learning.ridge import fit_ridge
 from app.learning.training import TrainingSet, recipe_named, train
 
@@ -199,6 +199,13 @@ def test_two_labels_are_enough(recipe):
     assert trained.metrics["holdout"]["n"] == 0
     _, _, uncertainty = trained.predict(data.x, data.groups)
     assert (uncertainty >= training.UNCERTAINTY_FLOOR).all()
+
+
+@pytest.mark.parametrize("labels, folds", [(40, 10), (149, 10), (150, 5)])
+def test_few_labels_are_dealt_into_more_folds(labels, folds):
+    trained = train(labelled(labels, holdout=0), recipe_named("ridge"))
+    assert trained.metrics["folds"] == trained.recipe.folds == folds
+    assert np.bincount(trained.split.fold).max() == -(-labels // folds)
 
 
 def test_fewer_groups_than_folds_give_fewer_folds():
@@ -414,7 +421,7 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     recipe = recipe_named("auto", samples=1600, batch=64, folds=2)
     trained = train(data, recipe)
     assert trained.kind == "blend"
-    used = replace(recipe, samples=trained.recipe.samples, batch=56, lr=9.354e-4)
+    used = replace(recipe, samples=trained.recipe.samples, batch=56, lr=3.742e-3)
     assert trained.recipe == used, "what counted: small batches take smaller steps"
     share = trained.metrics["choice"]["share"]
     assert 0 < share < 1
@@ -437,7 +444,7 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
 def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
     """Its arithmetic, beside torch's own module, optimiser and schedule; without the dropout, whose
     draws are nobody's."""
-    monkeypatch.setattr(architectures, "DROPOUT", 0.0)
+    monkeypatch.setattr(original, "DROPOUT", 0.0)
     data, recipe = labelled(holdout=0), recipe_named("original", samples=12)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     ours = OneByOne(recipe, x, y, np.arange(40), np.arange(40, 80), seed=3)
@@ -501,6 +508,11 @@ def test_recipes_have_names_and_records():
         recipe_named("ridge", depth=3)
     with pytest.raises(Invalid, match="two folds or more"):
         recipe_named("ridge", folds=1)
+    with pytest.raises(Invalid, match="0 or more"):
+        recipe_named("city96", noise=-0.1)
+    for wrong in (0, 3, 32):
+        with pytest.raises(Invalid, match="1, 2, 4, 8 or 16"):
+            recipe_named("city96", subnetworks=wrong)
 
 
 # ---------------------------------------------------------------- on the way
@@ -593,9 +605,12 @@ def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_
 
 
 @pytest.mark.parametrize("batch, share", [(1024, 1), (256, 1), (64, 0.5), (32, 0.125**0.5)])
-def test_small_batches_take_smaller_steps(batch, share):
-    recipe = recipe_named("city96")
-    assert rate_of_batch(recipe, batch) == pytest.approx(share * recipe.lr)
+@pytest.mark.parametrize("subnetworks", [1, 4])
+def test_small_batches_take_smaller_steps_and_narrow_networks_larger_ones(
+    batch, share, subnetworks
+):
+    recipe = recipe_named("city96", subnetworks=subnetworks)
+    assert largest_rate(recipe, batch) == pytest.approx(subnetworks * share * recipe.lr)
 
 
 def test_every_image_is_seen_with_other_noise_each_time():
@@ -604,14 +619,14 @@ def test_every_image_is_seen_with_other_noise_each_time():
     def logit(weights, x, noise):
         if noise is not None:
             seen.append(x.clone())
-        return x.float() @ weights["line.weight"]
+        return (x.float() @ weights["line.weight"]).unsqueeze(0)
 
-    def begin(features, start):
+    def begin(recipe, features, start):
         return {"line.weight": torch.zeros(features)}
 
     x = torch.zeros(8, 6)
     noises = torch.randn(NOISES + 8 * 6)
-    weights = begin(6, None)
+    weights = begin(QUICK, 6, None)
     learner = _Learner(
         Architecture(begin, logit, dict), weights, replace(QUICK, noise=0.5), 3, 8, x,
         torch.full((8,), 0.5), noises, np.arange(8), np.arange(0), 0,
@@ -622,16 +637,32 @@ def test_every_image_is_seen_with_other_noise_each_time():
     assert (x == 0).all()
 
 
-@pytest.mark.parametrize("name", ["mlp", "city96"])
-def test_what_is_exported_is_what_was_trained(name):
-    """The bfloat16 working copy and the float32 file differ by rounding only."""
+@pytest.mark.parametrize("name, parts", [("mlp", 1), *(("city96", n) for n in SUBNETWORKS)])
+def test_what_is_exported_is_what_was_trained(name, parts):
+    """One file, whose logit is the mean over the subnetworks."""
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
-    weights = architecture.begin(6, None)
+    weights = architecture.begin(recipe_named(name, subnetworks=parts), 6, None)
     x = torch.randn(50, 6)
-    said = torch.sigmoid(architecture.logit(weights, x, None)).numpy()
+    logit = architecture.logit(weights, x, None)
+    assert logit.shape == (parts, 50)
+    said = torch.sigmoid(logit.mean(dim=0)).numpy()
     exported = architecture.export({k: v.numpy() for k, v in weights.items()})
     assert np.abs(Scorer(exported)(x.numpy()) - said).max() < 1e-5
+
+
+def test_subnetworks_never_meet_and_leave_the_lane_silent_after_training():
+    """So that the file is an ensemble, and a linear head has room beside it."""
+    data = labelled(60)
+    tensors = train(data, QUICK).tensors
+    for name in ("up.1.long.0", "up.1.long.2", "up.1.long.4", "down.0", "down.1", "down.4"):
+        weight = tensors[f"{name}.weight"]
+        rows, columns = np.indices(weight.shape)
+        own = 4 * rows // weight.shape[0] == 4 * columns // weight.shape[1]
+        assert not weight[~own].any()
+        assert np.mean(weight[own] == 0) < 0.5
+    together = heads.side_by_side(tensors, train(data, recipe_named("ridge")).tensors)
+    assert heads.check_layout(together) == (data.x.shape[1], 1)
 
 
 def test_the_city96_logit_is_that_of_the_module():

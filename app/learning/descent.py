@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.learning.architectures import ARCHITECTURES, Architecture, Weights
+from app.learning.architectures import ARCHITECTURES, Architecture
 from app.learning.checkpoints import Array
+from app.learning.ensemble import Weights
 from app.learning.folds import Split, TrainingSet
 from app.learning.heads import Scorer, fold_standardisation
 from app.learning.linear import ridge_or_none, said_of_own_folds
@@ -36,7 +37,7 @@ from app.learning.precision import matrix_type
 from app.learning.recipes import Fit, Progress, Recipe, silent
 from app.learning.ridge import half_scale
 
-LARGE = 1 << 16  # weights of at least this many numbers are multiplied in the fast format
+LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
 FEWEST_PASSES = 3  # through a set so large that the recipe's samples do not go round
 FULL_RATE = 256  # images in a batch from which on the learning rate is that of the recipe
@@ -74,7 +75,7 @@ def fit_by_descent(
             start = None
             if architecture.starts_linear:
                 start = ridge_or_none(standard[rows], y[rows], groups[rows], unit)
-            weights = architecture.begin(x.shape[1], start)
+            weights = architecture.begin(recipe, x.shape[1], start)
             judged = np.flatnonzero(fold == k)[:256]
             learners.append(
                 _Learner(architecture, weights, recipe, steps, batch, inputs, targets, noises, rows,
@@ -86,7 +87,7 @@ def fit_by_descent(
     fitted = [fold_standardisation(architecture.export(k.kept), mean, scale) for k in learners]
     members = tuple(Scorer(tensors) for tensors in fitted[:-1])
     oof = said_of_own_folds(members, x, fold)
-    rate = float(f"{learners[-1].highest_rate:.4g}")
+    rate = float(f"{learners[-1].largest_rate:.4g}")
     used = replace(recipe, samples=learners[-1].seen, batch=batch, lr=rate, folds=folds)
     return Fit(recipe.name, used, fitted[-1], oof, oof, members, curve)
 
@@ -99,11 +100,14 @@ def schedule_for(recipe: Recipe, n: int) -> tuple[int, int]:
     return batch, max(1, round(samples / batch))
 
 
-def rate_of_batch(recipe: Recipe, batch: int) -> float:
-    """The largest learning rate: the recipe's, and of batches below 256 less, by the root of their
-    size. A small batch has a noisier slope, and Adam takes steps of one length whatever the slope
-    (Malladi et al., *On the SDEs and scaling rules for adaptive gradient algorithms*, 2022)."""
-    return recipe.lr * min(1.0, math.sqrt(batch / FULL_RATE))
+def largest_rate(recipe: Recipe, batch: int) -> float:
+    """The largest learning rate: the recipe's for a network of full width in large batches.
+
+    Narrower ones take larger steps, in proportion (Yang et al., *Tensor Programs V*, 2022). Batches
+    below 256 take smaller ones, by the root of their size: a small batch has a noisier slope, and
+    Adam takes steps of one length whatever the slope (Malladi et al., *On the SDEs and scaling
+    rules for adaptive gradient algorithms*, 2022)."""
+    return recipe.lr * recipe.subnetworks * min(1.0, math.sqrt(batch / FULL_RATE))
 
 
 def share_of_rate(step: int, steps: int) -> float:
@@ -149,7 +153,7 @@ class _Learner:
             list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay,
             betas=(0.9, recipe.beta2), fused=True,
         )  # fmt: skip
-        self.highest_rate = rate_of_batch(recipe, batch)
+        self.largest_rate = largest_rate(recipe, batch)
         self.seen, self.stopped = 0, False
         self.recent: list[float] = []
         self.inner: list[float] = []  # errors on the fold left out
@@ -180,7 +184,7 @@ class _Learner:
             self.inner.append(self.error_on(self.judged))
 
     def rate(self, step: int) -> float:
-        return self.highest_rate * share_of_rate(step, self.steps)
+        return self.largest_rate * share_of_rate(step, self.steps)
 
     def _noisy(self, rows: Tensor) -> Tensor:
         """The inputs of some rows (B, D) with noise, cut from the stock at a random place: to draw
@@ -208,7 +212,7 @@ class _Learner:
         held = self.average or self.master
         narrow = {name: held[name].to(self.working[name].dtype) for name in held}
         with torch.no_grad():
-            logit = self.architecture.logit(narrow, self.inputs[rows], None)
+            logit = self.architecture.logit(narrow, self.inputs[rows], None).mean(dim=0)
             return float(F.l1_loss(torch.sigmoid(logit), self.targets[rows]))
 
     def keep(self) -> None:
@@ -223,12 +227,14 @@ def _narrow_type(weights: Weights, name: str) -> torch.dtype:
 
 
 def loss_of(logit: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean loss of scores sigmoid(logit) against labels in 0-1.
+    """Mean loss of scores sigmoid(logit) (B,), or of several subnetworks (subnetworks, B) each by
+    itself, against labels (B,) in 0-1.
 
     Huber's loss is the square up to one point and the distance beyond, in the units of the
     distance: nobody's scores are surer than a point.
     """
     score = torch.sigmoid(logit)
+    target = target.expand_as(score)
     if kind == "huber":
         return F.huber_loss(score, target, delta=0.1) / 0.1
     return F.l1_loss(score, target)

@@ -19,6 +19,7 @@ from app.errors import Invalid, NotTrainable
 Array = NDArray[np.float32]
 Rows = NDArray[np.bool_]
 
+FEW = 150  # labels below which there are ten folds
 NEAR = 0.13  # near-duplicate: closer than this share of the median nearest-neighbour distance
 
 
@@ -64,14 +65,14 @@ def split_rows(
     groups: NDArray[np.integer],
     holdout: Rows,
     *,
-    folds: int,
+    folds: int | None,
     seed: int,
 ) -> Split:
     """Unite near-duplicates, withhold the hold-out and its twins, deal the rest into folds.
 
     x (n, D) embeddings; y (n,) labels; groups (n,) equal for images of one source; holdout (n,)
-    True where the label only ever measures. There are fewer than `folds` folds where there are
-    fewer groups. Raises NotTrainable.
+    True where the label only ever measures. There are `folds` folds, or by None as many as
+    `folds_for` so many labels; fewer where there are fewer groups. Raises NotTrainable.
     """
     groups = merge_near_duplicates(x, groups)
     holdout = np.asarray(holdout, bool)
@@ -97,8 +98,15 @@ def split_rows(
             "All scored images are versions of one picture.", "Score other pictures too."
         )
     fold = np.full(len(groups), -1)
-    fold[train] = deal_folds(groups[train], min(folds, apart), seed)
+    wanted = folds_for(len(labels)) if folds is None else folds
+    fold[train] = deal_folds(groups[train], min(wanted, apart), seed)
     return Split(train, holdout, aside, groups, fold)
+
+
+def folds_for(labels: int) -> int:
+    """How many folds n labels are dealt into. A member without a fifth of 30 labels is a poor image
+    of the head that has them all; without a tenth it is a better one, and few labels train fast."""
+    return 10 if labels < FEW else 5
 
 
 def merge_near_duplicates(x: Array, groups: NDArray[np.integer]) -> NDArray[np.intp]:

@@ -31,6 +31,7 @@ from app.learning.precision import matrix_type
 
 TRUNK_SLOPE = 0.1  # LeakyReLU inside `long`
 NECK_SLOPE = 0.01  # LeakyReLU between down.1 and down.4
+DROPOUT = 0.1  # before that one, in training
 
 
 class Residual(nn.Module):
@@ -59,7 +60,7 @@ class City96(nn.Module):
         self.down = nn.Sequential(
             nn.Linear(HIDDEN, 128),
             nn.Linear(128, 64),
-            nn.Dropout(0.1),
+            nn.Dropout(DROPOUT),
             nn.LeakyReLU(NECK_SLOPE),
             nn.Linear(64, 32),
             nn.Linear(32, outputs),

@@ -17,13 +17,15 @@ Member = Callable[[NDArray[Any]], Array]
 Curve = list[dict[str, float]]
 
 NAMES: tuple[str, ...] = get_args(Name)
+SUBNETWORKS = (1, 2, 4, 8, 16)  # the narrowest layer of 32 is two wide at least, for the lane
 
 # What differs from the defaults of `Recipe`. Two folds, because a head takes so long.
 OWN: dict[str, dict[str, Any]] = {
     "original": {
         "batch": 1, "lr": 7e-6, "passes": 100_000, "ema": 0.0, "noise": 0.0, "early_stop": False,
-        "folds": 2,
+        "subnetworks": 1, "folds": 2,
     },
+    "mlp": {"subnetworks": 1},
 }  # fmt: skip
 
 
@@ -46,10 +48,12 @@ class Recipe:
     `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
     of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
     1 at 7e-6, at equal samples; smaller batches have a smaller rate. (Of a version, what counts is
-    recorded: samples seen, the batch and its rate.) `noise` is the standard
-    deviation of what is added to every feature, whose own is 1 on average. `ema` is the span of the
-    average of the weights, as a share of the steps; with `early_stop` those weights of the final
-    head count that it had when the members predicted best what they left out.
+    recorded: samples seen, the batch and its rate.) `noise` is the standard deviation of what is
+    added to every feature, whose own is 1 on average. `ema` is the span of the average of the
+    weights, as a share of the steps; with `early_stop` those weights of the final head count that
+    it had when the members predicted best what they left out. The city96 layout is shared out among
+    `subnetworks`, each as much narrower (see `ensemble`). Without `folds`, the number of labels
+    says how many there are.
     """
 
     name: Name = "auto"
@@ -60,9 +64,10 @@ class Recipe:
     weight_decay: float = 0.01
     beta2: float = 0.999
     noise: float = 0.5
+    subnetworks: int = 4
     ema: float = 0.1
     early_stop: bool = True
-    folds: int = 5
+    folds: int | None = None
     loss: Literal["l1", "huber"] = "l1"
     seed: int = 0
 
@@ -79,8 +84,12 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
     if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
         raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")
     recipe = Recipe(name=name, **(OWN.get(name, {}) | changes))  # type: ignore[arg-type]
-    if recipe.folds < 2 or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
+    if (recipe.folds or 2) < 2 or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
         raise Invalid("A recipe needs two folds or more, and positive samples, batch and lr.")
+    if recipe.noise < 0:
+        raise Invalid("The noise of a recipe is a standard deviation: 0 or more.")
+    if recipe.subnetworks not in SUBNETWORKS:
+        raise Invalid(f"A head holds 1, 2, 4, 8 or 16 subnetworks, not {recipe.subnetworks}.")
     return recipe
 
 

@@ -101,6 +101,8 @@ def recipe_in_words(version: Version) -> str:
         told = "The original's network"
         if kind == "mlp":
             told = "A linear head and a small network that corrects it"
+        if (parts := recipe.get("subnetworks", 1)) > 1 and kind != "mlp":
+            told += f", as {parts} narrow ones side by side whose mean counts"
         if kind == "original":
             told += ", trained as its author did, one image at a time"
         if recipe.get("samples"):
