@@ -97,22 +97,24 @@ def ours(data: TrainingSet, samples: int) -> float:
     return members * fit.recipe.samples / (time.perf_counter() - start)
 
 
-def gemm_limit(batch: int) -> float:
+def gemm_limit(batch: int, subnetworks: int) -> float:
     """Samples per second if a training step were nothing but its matrix products, in the number
     format that this machine multiplies fastest: forward, gradient of the inputs and gradient of the
-    weights, for the four large layers."""
+    weights, for the four large layers, which are blocks of so many subnetworks."""
+    own = HIDDEN // subnetworks
     first = torch.randn(batch, WIDTH, dtype=matrix_type())
-    hidden = torch.randn(batch, HIDDEN, dtype=matrix_type())
+    every = torch.randn(batch, HIDDEN, dtype=matrix_type())
+    hidden = torch.randn(subnetworks, batch, own, dtype=matrix_type())
     narrow = torch.randn(HIDDEN, WIDTH, dtype=matrix_type())
-    square = torch.randn(HIDDEN, HIDDEN, dtype=matrix_type())
+    square = torch.randn(subnetworks, own, own, dtype=matrix_type())
 
     def step() -> None:
         F.linear(first, narrow)
-        hidden.T @ first  # the data need no gradient
+        every.T @ first  # the data need no gradient
         for _ in range(3):
-            F.linear(hidden, square)
+            hidden @ square.mT
             hidden @ square
-            hidden.T @ hidden
+            hidden.mT @ hidden
 
     step()
     times = []
@@ -129,19 +131,23 @@ def speed(rounds: int, peer_steps: int, our_samples: int) -> None:
     rows = np.arange(len(data.y))
     peer(data, rows, 20, PEER_SAMPLES)
     ours(data, 1024)
-    loop, mine, limit = [], [], []
+    loop, mine, limit, whole = [], [], [], []
+    parts = Recipe().subnetworks
     for _ in range(rounds):
         loop.append(peer(data, rows, peer_steps, PEER_SAMPLES)[1])
         mine.append(ours(data, our_samples))
-        limit.append(gemm_limit(Recipe().batch))
+        limit.append(gemm_limit(Recipe().batch, parts))
+        whole.append(gemm_limit(Recipe().batch, 1))
     base = float(np.median(loop))
+    kind = str(matrix_type()).removeprefix("torch.")
     print(f"\nTraining the city96 head, {WIDTH} features, {torch.get_num_threads()} threads\n")
     print("| what | samples/s | lowest-highest | against batch 1 |")
     print("|---|---:|---:|---:|")
     for name, rates in (
         ("batch-1 loop", loop),
         ("this program, 5 folds and the final head", mine),
-        (f"matrix products alone, {str(matrix_type()).removeprefix('torch.')}", limit),
+        (f"its matrix products alone, {kind}", limit),
+        (f"those of a head without subnetworks, {kind}", whole),
     ):
         spread = f"{min(rates):,.0f}-{max(rates):,.0f}"
         rate = float(np.median(rates))

@@ -10,9 +10,9 @@ exponential weights (Dalalyan & Tsybakov, *Aggregation by exponential weighting*
 leave it near a half; many, at the best share.
 
 The members see fewer labels than the published head, and the network misses them more than the
-line: its members erred 5 % more than the network trained on everything, beyond what the line's
-members did (mean of 60 trainings on 30 to 300 labels). So its share has credit for that; and beyond
-300 labels, where a fifth more changes little, no more of it in all.
+line. So its share has some credit for that; and beyond 300 labels, where a fifth more changes
+little, no more of it in all. How sharp the votes are, how much credit there is and how small a
+share may be was chosen by trial (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from app.learning.heads import fold_platt, side_by_side
 from app.learning.recipes import Fit, Member
 
 SHARES = np.linspace(0, 1, 41)
-SHARPNESS = 10.0  # a vote falls to 1/e where the errors add up to one point more
-CREDIT, CREDITED = 0.05, 300  # of the mean error, to a share of 1; for so many labels at most
-LEAST = 0.05  # a smaller share is not worth a second head
+SHARPNESS = 4.0  # a vote falls to 1/e where the errors add up to one point more
+CREDIT, CREDITED = 0.02, 300  # of the mean error, to a share of 1; for so many labels at most
+LEAST = 0.15  # a smaller share costs more than it brings
 EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
 
 
