@@ -6,8 +6,8 @@ fold members say of folds they never saw, and the sum is again one head, exactly
 
 With thirty labels the share that errs least is a lottery: it was 0 or 0.9 on the same digits, by
 the draw. So every share has a vote that falls with its error, and the mean of the votes counts:
-exponential weights (Dalalyan & Tsybakov, *Aggregation by exponential weighting*, 2008). Few labels
-leave it near a half; many, at the best share.
+exponential weights, whose rate falls with √n (Cesa-Bianchi & Lugosi, *Prediction, Learning, and
+Games*, 2006). Few labels leave it near a half; many, at the best share.
 
 The members see fewer labels than the published head, and the network misses them more than the
 line. So its share has some credit for that; and beyond 300 labels, where a fifth more changes
@@ -31,7 +31,7 @@ from app.learning.heads import fold_platt, side_by_side
 from app.learning.recipes import Fit, Member
 
 SHARES = np.linspace(0, 1, 41)
-SHARPNESS = 4.0  # a vote falls to 1/e where the errors add up to one point more
+SHARPNESS = 40.0  # over √n: a vote falls to 1/e where n errors add up to √n / 4 points more
 CREDIT, CREDITED = 0.02, 300  # of the mean error, to a share of 1; for so many labels at most
 LEAST = 0.15  # a smaller share costs more than it brings
 EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
@@ -61,7 +61,7 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
     said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
     errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
     errors -= CREDIT * errors.min() * min(1, CREDITED / len(np.ravel(y))) * SHARES
-    votes = np.exp(-SHARPNESS * (errors - errors.min()))
+    votes = np.exp(-SHARPNESS / np.sqrt(len(np.ravel(y))) * (errors - errors.min()))
     share = round(float(votes @ SHARES / votes.sum()), 2)
     return 0.0 if share < LEAST else 1.0 if share > 1 - LEAST else share
 
