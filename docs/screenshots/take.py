@@ -53,17 +53,32 @@ def scored(*keys: str) -> Act:
             page.keyboard.press(key)
         ready(page)
         page.wait_for_timeout(600)  # the card of the previous image fills itself
+        waited(page, "!Object.keys(localStorage).some(key => key.includes('outbox'))")
 
     return act
 
 
 def ready(page: Page) -> None:
     """Wait until the picture on the screen may be scored."""
-    for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
-        if page.locator("#score").get_attribute("data-ready"):
+    waited(page, "document.querySelector('#score').dataset.ready")
+
+
+def settled(page: Page) -> None:
+    """Wait until every picture on the screen is there."""
+    waited(
+        page,
+        "[...document.images].every(image => image.complete || !image.checkVisibility()"
+        " || image.getBoundingClientRect().top > innerHeight)",
+    )
+
+
+def waited(page: Page, truth: str) -> None:
+    """Until an expression is true on the page, or a minute is over."""
+    for _ in range(1200):  # wait_for_function needs eval, which the CSP forbids
+        if page.evaluate(truth):
             return
-        page.wait_for_timeout(10)
-    raise AssertionError("no picture was shown")
+        page.wait_for_timeout(50)
+    raise AssertionError(f"still not so: {truth}")
 
 
 def pressed(*keys: str) -> Act:
@@ -307,6 +322,7 @@ def photograph(
         for scheme in schemes:
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.wait_for_timeout(250)
+            settled(page)
             taken = page.screenshot(full_page=whole)
             if for_docs:
                 path = folder / f"{shot.name}-{size}.webp"
