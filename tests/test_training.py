@@ -26,7 +26,7 @@ from app.learning.folds import deal_folds, merge_near_duplicates, split_rows
 from app.learning.heads import City96, Scorer
 from app.learning.linear import Constant, fit_linear
 from app.learning.original import OneByOne, city96_logit
-from app.learning.recipes import SUBNETWORKS, recipe_from
+from app.learning.recipes import SUBNETWORKS
 from app.learning.ridge import fit_ridge
 from app.learning.training import TrainingSet, recipe_named, train
 
@@ -499,9 +499,7 @@ def test_the_original_recipe_can_be_stopped_at_any_step():
         train(labelled(), recipe_named("original", samples=100_000), progress=stop)
 
 
-def test_recipes_have_names_and_records():
-    recipe = recipe_named("city96", folds=3, seed=9)
-    assert recipe_from({**recipe.as_dict(), "from_the_future": 1}) == recipe
+def test_recipes_have_names_and_sensible_settings():
     with pytest.raises(Invalid, match="forest"):
         recipe_named("forest")
     with pytest.raises(Invalid, match="'depth'"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, get_args
 
@@ -91,12 +91,6 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
     if recipe.subnetworks not in SUBNETWORKS:
         raise Invalid(f"A head holds 1, 2, 4, 8 or 16 subnetworks, not {recipe.subnetworks}.")
     return recipe
-
-
-def recipe_from(record: Mapping[str, Any]) -> Recipe:
-    """The recipe of a recorded version; settings this program does not know are ignored."""
-    known = {f.name for f in fields(Recipe)}
-    return Recipe(**{key: value for key, value in record.items() if key in known})
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,11 @@ from app.learning.recipes import (
     Member,
     Progress,
     Recipe,
-    recipe_from,
     recipe_named,
     silent,
 )
 
-__all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_from", "recipe_named", "train"]
+__all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_named", "train"]
 
 FEWEST_FOR_DESCENT = 30  # below this many labels a share of the network could not be fitted
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
