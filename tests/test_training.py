@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import Invalid, NotTrainable
-from app.learning import checkpoints, heads, metrics, original, training
+from app.learning import checkpoints, heads, metrics, training
 from app.learning.architectures import ARCHITECTURES, Architecture
 from app.learning.checkpoints import load_checkpoint, save_checkpoint
 from app.learning.descent import (
@@ -444,7 +444,7 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
 def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
     """Its arithmetic, beside torch's own module, optimiser and schedule; without the dropout, whose
     draws are nobody's."""
-    monkeypatch.setattr(original, "DROPOUT", 0.0)
+    monkeypatch.setattr(heads, "DROPOUT", 0.0)
     data, recipe = labelled(holdout=0), recipe_named("original", samples=12)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     ours = OneByOne(recipe, x, y, np.arange(40), np.arange(40, 80), seed=3)
@@ -504,8 +504,12 @@ def test_recipes_have_names_and_sensible_settings():
         recipe_named("forest")
     with pytest.raises(Invalid, match="'depth'"):
         recipe_named("ridge", depth=3)
-    with pytest.raises(Invalid, match="two folds or more"):
-        recipe_named("ridge", folds=1)
+    for few in (-1, 0, 1):
+        with pytest.raises(Invalid, match="two folds or more"):
+            recipe_named("ridge", folds=few)
+    for whole in ("mlp", "original"):
+        with pytest.raises(Invalid, match="cannot be divided"):
+            recipe_named(whole, subnetworks=4)
     with pytest.raises(Invalid, match="0 or more"):
         recipe_named("city96", noise=-0.1)
     for wrong in (0, 3, 32):

@@ -60,8 +60,9 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
     shares = SHARES[:, None]
     said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
     errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
-    errors -= CREDIT * errors.min() * min(1, CREDITED / len(np.ravel(y))) * SHARES
-    votes = np.exp(-SHARPNESS / np.sqrt(len(np.ravel(y))) * (errors - errors.min()))
+    n = said.shape[1]
+    errors -= CREDIT * errors.min() * min(1, CREDITED / n) * SHARES
+    votes = np.exp(-SHARPNESS / np.sqrt(n) * (errors - errors.min()))
     share = round(float(votes @ SHARES / votes.sum()), 2)
     return 0.0 if share < LEAST else 1.0 if share > 1 - LEAST else share
 

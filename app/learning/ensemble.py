@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.linalg import block_diag
 from torch import Tensor
 
 from app.learning.checkpoints import Array, Tensors, layout
-from app.learning.heads import DROPOUT, NECK_SLOPE, TRUNK_SLOPE, silence_lane
+from app.learning.heads import silence_lane, training_logit
 
 FIRST, LAST = "up.0", "down.5"  # all subnetworks see every feature, and say one number each
 
@@ -49,16 +48,7 @@ def logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
         weight = w[f"{name}.weight"]
         return torch.baddbmm(w[f"{name}.bias"], x.to(weight.dtype), weight.mT)
 
-    u = layer("up.0", x.expand(len(w["up.0.weight"]), -1, -1))
-    h = F.leaky_relu_(layer("up.1.long.0", u), TRUNK_SLOPE)
-    h = F.leaky_relu_(layer("up.1.long.2", h), TRUNK_SLOPE)
-    r = F.relu_(layer("up.1.long.4", h) + u)
-    neck = layer("down.1", layer("down.0", r))
-    if noise is not None:
-        kept = torch.rand(neck.shape, generator=noise) >= DROPOUT
-        neck = neck * kept / (1 - DROPOUT)
-    z = layer("down.5", layer("down.4", F.leaky_relu(neck, NECK_SLOPE)))
-    return 2 * z[..., 0]
+    return training_logit(layer, x.expand(len(w["up.0.weight"]), -1, -1), noise)
 
 
 def as_one_head(w: dict[str, Array]) -> Tensors:

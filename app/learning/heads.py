@@ -71,6 +71,27 @@ class City96(nn.Module):
         return self.down(self.up(x))
 
 
+def training_logit(
+    layer: Callable[[str, Tensor], Tensor], x: Tensor, noise: torch.Generator | None
+) -> Tensor:
+    """2z (...,) of x (..., features), with dropout where there is a generator; `layer(name, x)` is
+    the linear layer of that name, whatever holds its weights.
+
+    Not by way of the module, whose dropout asks torch's global random state: heads train side by
+    side in threads, and each must say the same whatever the others do.
+    """
+    u = layer("up.0", x)
+    h = F.leaky_relu_(layer("up.1.long.0", u), TRUNK_SLOPE)
+    h = F.leaky_relu_(layer("up.1.long.2", h), TRUNK_SLOPE)
+    r = F.relu_(layer("up.1.long.4", h) + u)
+    neck = layer("down.1", layer("down.0", r))
+    if noise is not None:
+        kept = torch.rand(neck.shape, generator=noise) >= DROPOUT
+        neck = neck * kept / (1 - DROPOUT)
+    z = layer("down.5", layer("down.4", F.leaky_relu(neck, NECK_SLOPE)))
+    return 2 * z[..., 0]
+
+
 def tensors_of(module: City96) -> Tensors:
     """A copy of the module's weights as float32 arrays."""
     return {

@@ -23,7 +23,7 @@ from torch import Tensor
 from app.learning.checkpoints import Array
 from app.learning.descent import batches, loss_of
 from app.learning.folds import Split, TrainingSet
-from app.learning.heads import DROPOUT, NECK_SLOPE, TRUNK_SLOPE, City96, Scorer, tensors_of
+from app.learning.heads import City96, Scorer, tensors_of, training_logit
 from app.learning.linear import said_of_own_folds
 from app.learning.lockstep import Stopped, descend
 from app.learning.recipes import Fit, Progress, Recipe, silent
@@ -50,25 +50,12 @@ def fit_original(
 
 
 def city96_logit(w: dict[str, Tensor], x: Tensor, noise: torch.Generator | None) -> Tensor:
-    """x (B, features) -> 2z (B,) of the city96 head, with dropout where there is a generator.
-
-    Not by way of the module, whose dropout asks torch's global random state: heads train side by
-    side in threads, and each must say the same whatever the others do.
-    """
+    """x (B, features) -> 2z (B,) of the city96 head, with dropout where there is a generator."""
 
     def layer(name: str, x: Tensor) -> Tensor:
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
-    u = layer("up.0", x)
-    h = F.leaky_relu_(layer("up.1.long.0", u), TRUNK_SLOPE)
-    h = F.leaky_relu_(layer("up.1.long.2", h), TRUNK_SLOPE)
-    r = F.relu_(layer("up.1.long.4", h) + u)
-    neck = layer("down.1", layer("down.0", r))
-    if noise is not None:
-        kept = torch.rand(neck.shape, generator=noise) >= DROPOUT
-        neck = neck * kept / (1 - DROPOUT)
-    z = layer("down.5", layer("down.4", F.leaky_relu(neck, NECK_SLOPE)))
-    return 2 * z[:, 0]
+    return training_logit(layer, x, noise)
 
 
 class OneByOne:

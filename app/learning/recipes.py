@@ -46,14 +46,14 @@ class Recipe:
     """What to train and how; recorded with every version.
 
     `samples` counts the images each member sees, repeats included; small sets see fewer (`passes`
-    of all their labels). `lr` and `batch` belong together: they stand for the original's batch of
-    1 at 7e-6, at equal samples; smaller batches have a smaller rate. (Of a version, what counts is
-    recorded: samples seen, the batch and its rate.) `noise` is the standard deviation of what is
-    added to every feature, whose own is 1 on average. `ema` is the span of the average of the
-    weights, as a share of the steps; with `early_stop` those weights of the final head count that
-    it had when the members predicted best what they left out. The city96 layout is shared out among
-    `subnetworks`, each as much narrower (see `ensemble`). Without `folds`, the number of labels
-    says how many there are.
+    of all their labels). `lr` and `batch` belong together: they stand for the original's batch of 1
+    at 7e-6, at equal samples; smaller batches have a smaller rate, and narrower networks a larger
+    one. (Of a version, what counts is recorded: samples seen, the batch and its rate.) `noise` is
+    the standard deviation of what is added to every feature, whose own is 1 on average. `ema` is
+    the span of the average of the weights, as a share of the steps; with `early_stop` those weights
+    of the final head count that it had when the members predicted best what they left out. The
+    city96 layout is shared out among `subnetworks`, each as much narrower (see `ensemble`). Without
+    `folds`, the number of labels says how many there are.
     """
 
     name: Name = "auto"
@@ -84,12 +84,15 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
     if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
         raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")
     recipe = Recipe(name=name, **(OWN.get(name, {}) | changes))  # type: ignore[arg-type]
-    if (recipe.folds or 2) < 2 or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
+    too_few = recipe.folds is not None and recipe.folds < 2
+    if too_few or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
         raise Invalid("A recipe needs two folds or more, and positive samples, batch and lr.")
     if recipe.noise < 0:
         raise Invalid("The noise of a recipe is a standard deviation: 0 or more.")
     if recipe.subnetworks not in SUBNETWORKS:
         raise Invalid(f"A head holds 1, 2, 4, 8 or 16 subnetworks, not {recipe.subnetworks}.")
+    if name in ("mlp", "original") and recipe.subnetworks != 1:
+        raise Invalid(f"The network of the recipe “{name}” cannot be divided.")
     return recipe
 
 

@@ -60,7 +60,7 @@ def scored(*keys: str) -> Act:
 
 def ready(page: Page) -> None:
     """Wait until the picture on the screen may be scored."""
-    waited(page, "document.querySelector('#score').dataset.ready")
+    waited(page, "document.querySelector('#score')?.dataset.ready")
 
 
 def settled(page: Page) -> None:
