@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from app.learning.architectures import ARCHITECTURES, Architecture
 from app.learning.checkpoints import Array
@@ -143,16 +144,11 @@ class _Learner:
         self.master = weights
         self.average: Weights | None = None
         self.working = {
-            name: value.to(_narrow_type(weights, name), copy=True)
-            for name, value in weights.items()
+            name: value.to(_narrow_type(weights, name)).detach() for name, value in weights.items()
         }
-        for name, value in weights.items():
-            value.grad = torch.zeros_like(value)
-            self.working[name].requires_grad_()
-        self.optimiser = torch.optim.AdamW(
-            list(weights.values()), lr=recipe.lr, weight_decay=recipe.weight_decay,
-            betas=(0.9, recipe.beta2), fused=True,
-        )  # fmt: skip
+        for value in self.working.values():
+            value.requires_grad_()
+        self.optimiser = _AdamW(list(weights.values()), recipe)
         self.largest_rate = largest_rate(recipe, batch)
         self.seen, self.stopped = 0, False
         self.recent: list[float] = []
@@ -168,16 +164,13 @@ class _Learner:
                 rows = next(self.batches)
                 logit = self.architecture.logit(self.working, self._noisy(rows), self.random)
                 loss = loss_of(logit, self.targets[rows], self.recipe.loss)
-                names = list(self.working)
-                slopes = torch.autograd.grad(loss, [self.working[name] for name in names])
-                for name, slope in zip(names, slopes, strict=True):
-                    self.master[name].grad.copy_(slope)  # type: ignore[union-attr]
-                self.optimiser.param_groups[0]["lr"] = self.rate(step)
-                self.optimiser.step()
+                slopes = torch.autograd.grad(loss, list(self.working.values()))
                 with torch.no_grad():
-                    for name in names:
-                        self.working[name].copy_(self.master[name])
-                self._average(step)
+                    self.optimiser.step(slopes, self.rate(step))
+                    for name, narrow in self.working.items():
+                        if narrow.dtype != torch.float32:  # else it is the master itself
+                            narrow.copy_(self.master[name])
+                    self._average(step)
                 self.recent.append(float(loss.detach()))
                 self.seen += len(rows)
         if len(self.judged):
@@ -200,12 +193,11 @@ class _Learner:
         if not self.recipe.ema or step % EMA_EVERY != EMA_EVERY - 1:
             return
         if self.average is None:
-            self.average = {name: value.detach().clone() for name, value in self.master.items()}
+            self.average = {name: value.clone() for name, value in self.master.items()}
             return
         span = max(1.0, self.recipe.ema * self.steps / EMA_EVERY)
-        with torch.no_grad():
-            for name, value in self.master.items():
-                self.average[name].lerp_(value, 1 / span)
+        for name, value in self.master.items():
+            self.average[name].lerp_(value, 1 / span)
 
     def error_on(self, rows: Tensor) -> float:
         """Mean |score − label| (0-1) on rows that it does not learn from."""
@@ -217,7 +209,24 @@ class _Learner:
 
     def keep(self) -> None:
         held = self.average or self.master
-        self.kept = {name: np.array(value.detach().numpy()) for name, value in held.items()}
+        self.kept = {name: np.array(value.numpy()) for name, value in held.items()}
+
+
+class _AdamW:
+    """AdamW by torch's function, whose class would load torch's compiler first: two seconds and
+    more for every training."""
+
+    def __init__(self, weights: list[Tensor], recipe: Recipe) -> None:
+        self.weights, self.recipe = weights, recipe
+        self.means, self.squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+        self.steps = [torch.zeros(()) for _ in weights]
+
+    def step(self, slopes: Iterable[Tensor], rate: float) -> None:
+        adamw(
+            self.weights, [slope.float() for slope in slopes], self.means, self.squares, [],
+            self.steps, fused=True, amsgrad=False, maximize=False, lr=rate, eps=1e-8, beta1=0.9,
+            beta2=self.recipe.beta2, weight_decay=self.recipe.weight_decay,
+        )  # fmt: skip
 
 
 def _narrow_type(weights: Weights, name: str) -> torch.dtype:

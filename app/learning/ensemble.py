@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.linalg import block_diag
 from torch import Tensor
 
@@ -22,22 +23,33 @@ Weights = dict[str, Tensor]
 
 
 def begin(features: int, subnetworks: int) -> Weights:
-    """Weights (S, out, in) and biases (S, 1, out), as torch begins layers of these widths, from its
-    global random state. The first subnetwork has a silent lane, so that a linear head can be put
-    beside it."""
+    """Weights and biases (S, 1, out), as torch begins layers of these widths, from its global
+    random state. The first layer is one matrix for all (units, features), of the units in turn;
+    the others are S matrices (S, in, out), whose slopes torch finds without turning anything round.
+    The first subnetwork has a silent lane, so that a linear head can be put beside it.
+    """
     weights: Weights = {}
     for name, shape in layout(features).items():
         layer, _, part = name.rpartition(".")
         if part == "bias":
             continue
-        rows = shape[0] if layer == LAST else shape[0] // subnetworks
-        columns = shape[1] if layer == FIRST else shape[1] // subnetworks
-        reach = columns**-0.5
-        weights[name] = torch.empty(subnetworks, rows, columns).uniform_(-reach, reach)
-        weights[f"{layer}.bias"] = torch.empty(subnetworks, 1, rows).uniform_(-reach, reach)
-    first = {name: value[0] for name, value in weights.items()}
-    silence_lane({name: v.view(-1) if name.endswith("bias") else v for name, v in first.items()})
+        out = shape[0] if layer in (FIRST, LAST) else shape[0] // subnetworks
+        into = shape[1] if layer == FIRST else shape[1] // subnetworks
+        reach = into**-0.5
+        sizes = (out, into) if layer == FIRST else (subnetworks, into, out)
+        weights[name] = torch.empty(sizes).uniform_(-reach, reach)
+        bias = (out,) if layer == FIRST else (subnetworks, 1, out)
+        weights[f"{layer}.bias"] = torch.empty(bias).uniform_(-reach, reach)
+    silence_lane({name: _of_first(name, value) for name, value in weights.items()})
     return weights
+
+
+def _of_first(name: str, value: Tensor) -> Tensor:
+    """The first subnetwork's part, as a view in the shape that the layout has."""
+    layer, _, part = name.rpartition(".")
+    if layer == FIRST:
+        return value
+    return value[0].view(-1) if part == "bias" else value[0].mT
 
 
 def logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
@@ -45,10 +57,14 @@ def logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
     Each layer in the type of its weights: the large ones may be narrow, the narrow end not."""
 
     def layer(name: str, x: Tensor) -> Tensor:
-        weight = w[f"{name}.weight"]
-        return torch.baddbmm(w[f"{name}.bias"], x.to(weight.dtype), weight.mT)
+        weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
+        x = x.to(weight.dtype)
+        if name == FIRST:
+            subnetworks = len(w[f"{LAST}.weight"])
+            return F.linear(x, weight, bias).view(len(x), subnetworks, -1).transpose(0, 1)
+        return torch.baddbmm(bias, x, weight)
 
-    return training_logit(layer, x.expand(len(w["up.0.weight"]), -1, -1), noise)
+    return training_logit(layer, x, noise)
 
 
 def as_one_head(w: dict[str, Array]) -> Tensors:
@@ -59,9 +75,9 @@ def as_one_head(w: dict[str, Array]) -> Tensors:
         layer, _, part = name.rpartition(".")
         if layer == LAST:
             mean = value / np.float32(len(value))
-            head[name] = np.hstack(list(mean)) if part == "weight" else mean.sum(axis=(0, 1))
-        elif part == "bias":
-            head[name] = value.ravel()
+            head[name] = mean.sum(axis=(0, 1)) if part == "bias" else np.vstack(list(mean)).T
+        elif layer == FIRST or part == "bias":
+            head[name] = value if layer == FIRST else value.ravel()
         else:
-            head[name] = np.vstack(list(value)) if layer == FIRST else block_diag(*value)
+            head[name] = block_diag(*value.transpose(0, 2, 1))
     return head
