@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from app.learning import metrics
 from app.learning.blending import blend
@@ -147,6 +148,7 @@ def main() -> None:
 
 def one_core() -> None:
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def over_draws(differences: np.ndarray) -> tuple[str, str]:

@@ -61,7 +61,8 @@ def logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
         x = x.to(weight.dtype)
         if name == FIRST:
             subnetworks = len(w[f"{LAST}.weight"])
-            return F.linear(x, weight, bias).view(len(x), subnetworks, -1).transpose(0, 1)
+            units = F.linear(x, weight, bias).view(len(x), subnetworks, -1)
+            return units.transpose(0, 1).contiguous()
         return torch.baddbmm(bias, x, weight)
 
     return training_logit(layer, x, noise)

@@ -83,7 +83,7 @@ def training_logit(
     u = layer("up.0", x)
     h = F.leaky_relu_(layer("up.1.long.0", u), TRUNK_SLOPE)
     h = F.leaky_relu_(layer("up.1.long.2", h), TRUNK_SLOPE)
-    r = F.relu_(layer("up.1.long.4", h) + u)
+    r = F.relu_(layer("up.1.long.4", h).add_(u))
     neck = layer("down.1", layer("down.0", r))
     if noise is not None:
         kept = torch.rand(neck.shape, generator=noise) >= DROPOUT
