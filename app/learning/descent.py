@@ -43,6 +43,7 @@ EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
 FEWEST_PASSES = 3  # through a set so large that the recipe's samples do not go round
 FULL_RATE = 256  # images in a batch from which on the learning rate is that of the recipe
 NOISES = 1 << 22  # random numbers that all noise is cut from
+EDGE, PULL = 6.0, 0.1  # a logit of 6 is 0.025 points short of 10; the loss per unit beyond it
 
 
 # ---------------------------------------------------------------- the story
@@ -163,7 +164,7 @@ class _Learner:
                     raise Stopped
                 rows = next(self.batches)
                 logit = self.architecture.logit(self.working, self._noisy(rows), self.random)
-                loss = loss_of(logit, self.targets[rows], self.recipe.loss)
+                loss = loss_of(logit, self.targets[rows], self.recipe.loss) + beyond_edge(logit)
                 slopes = torch.autograd.grad(loss, list(self.working.values()))
                 with torch.no_grad():
                     self.optimiser.step(slopes, self.rate(step))
@@ -247,6 +248,13 @@ def loss_of(logit: Tensor, target: Tensor, kind: str) -> Tensor:
     if kind == "huber":
         return F.huber_loss(score, target, delta=0.1) / 0.1
     return F.l1_loss(score, target)
+
+
+def beyond_edge(logit: Tensor) -> Tensor:
+    """What logits beyond ±EDGE cost more. There the sigmoid is flat: an image that one large step
+    threw so far would stay for good, at a logit of thousands that outvotes the other subnetworks.
+    So it is pulled back, about as hard as a wrong score pulls."""
+    return PULL * F.relu(logit.abs() - EDGE).mean()
 
 
 def batches(rows: Tensor, size: int, random: torch.Generator) -> Iterator[Tensor]:
