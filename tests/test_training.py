@@ -639,6 +639,25 @@ def test_every_image_is_seen_with_other_noise_each_time():
     assert (x == 0).all()
 
 
+def test_an_image_thrown_to_where_the_sigmoid_is_flat_comes_back():
+    def begin(recipe, features, start):
+        return {"line.weight": torch.full((features,), 500.0)}
+
+    def logit(weights, x, noise):
+        return (x.float() @ weights["line.weight"]).unsqueeze(0)
+
+    x = torch.eye(2)
+    recipe = replace(QUICK, lr=100.0, subnetworks=1, noise=0.0, ema=0.0)
+    learner = _Learner(
+        Architecture(begin, logit, dict), begin(recipe, 2, None), recipe, 200, 2, x,
+        torch.tensor([0.2, 1.0]), torch.randn(NOISES + 4), np.arange(2), np.arange(0), 0,
+    )  # fmt: skip
+    learner.walk(0, 200)
+    wrong, right = learner.master["line.weight"].tolist()
+    assert torch.sigmoid(torch.tensor(wrong)).item() == pytest.approx(0.2, abs=0.05)
+    assert 4 < right < 12
+
+
 @pytest.mark.parametrize("name, parts", [("mlp", 1), *(("city96", n) for n in SUBNETWORKS)])
 def test_what_is_exported_is_what_was_trained(name, parts):
     """One file, whose logit is the mean over the subnetworks."""
