@@ -10,9 +10,10 @@ exponential weights, whose rate falls with √n (Cesa-Bianchi & Lugosi, *Predict
 Games*, 2006). Few labels leave it near a half; many, at the best share.
 
 The members see fewer labels than the published head, and the network misses them more than the
-line. So its share has some credit for that; and beyond 300 labels, where a fifth more changes
-little, no more of it in all. How sharp the votes are, how much credit there is and how small a
-share may be was chosen by trial (docs/decisions/0018).
+line; on most sets it is the better of the two. So its share has credit, as if there were a few more
+labels that it alone had right: much with thirty, next to nothing with a thousand. How sharp the
+votes are, how much credit there is and how small a share may be was chosen by trial
+(docs/decisions/0018, 0019).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from app.learning.recipes import Fit, Member
 
 SHARES = np.linspace(0, 1, 41)
 SHARPNESS = 40.0  # over √n: a vote falls to 1/e where n errors add up to √n / 4 points more
-CREDIT, CREDITED = 0.02, 300  # of the mean error, to a share of 1; for so many labels at most
+CREDIT = 6.0  # labels, as if the network had no error on so many more
 LEAST = 0.15  # a smaller share costs more than it brings
 EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
 
@@ -61,7 +62,7 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
     said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
     errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
     n = said.shape[1]
-    errors -= CREDIT * errors.min() * min(1, CREDITED / n) * SHARES
+    errors -= CREDIT * errors.min() / n * SHARES
     votes = np.exp(-SHARPNESS / np.sqrt(n) * (errors - errors.min()))
     share = round(float(votes @ SHARES / votes.sum()), 2)
     return 0.0 if share < LEAST else 1.0 if share > 1 - LEAST else share
