@@ -62,21 +62,22 @@ def test_the_same_evidence_from_more_labels_says_more():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 20), st.integers(0, 2**32 - 1))
-def test_a_share_is_a_share_and_few_labels_hardly_move_it(n, seed):
+def test_a_share_is_a_share_and_few_labels_do_not_take_the_network_away(n, seed):
     random = np.random.default_rng(seed)
     network, line = random.random((2, n))
     y = random.integers(0, 11, n) / 10
     share = share_of_network(network, line, y)
     assert share in (0, 1) or LEAST <= share <= 1 - LEAST
     close = np.clip(network + 0.01, 0, 1)
-    assert 0.2 <= share_of_network(network, close, y) <= 0.95
+    assert share_of_network(network, close, y) >= 0.2
 
 
 def test_where_both_say_the_same_the_network_has_a_little_more():
-    """Its members see fewer labels than it will; where nobody errs there is nothing to credit."""
+    """The more, the fewer labels there are; where nobody errs there is nothing to credit."""
     network, _, y = two_views(20)
     assert share_of_network(y, y, y) == 0.5
-    assert 0.5 < share_of_network(network, network, y) < 0.75
+    many = share_of_network(*(np.tile(said, 50) for said in (network, network, y)))
+    assert 0.5 <= many < share_of_network(network, network, y) < 0.85
 
 
 @settings(max_examples=50, deadline=None)
