@@ -74,11 +74,13 @@ def as_one_head(w: dict[str, Array]) -> Tensors:
     head: Tensors = {}
     for name, value in w.items():
         layer, _, part = name.rpartition(".")
-        if layer == LAST:
+        if layer == FIRST:
+            head[name] = value
+        elif layer == LAST:
             mean = value / np.float32(len(value))
             head[name] = mean.sum(axis=(0, 1)) if part == "bias" else np.vstack(list(mean)).T
-        elif layer == FIRST or part == "bias":
-            head[name] = value if layer == FIRST else value.ravel()
+        elif part == "bias":
+            head[name] = value.ravel()
         else:
             head[name] = block_diag(*value.transpose(0, 2, 1))
     return head
