@@ -153,9 +153,11 @@ def one_core() -> None:
 
 def over_draws(differences: np.ndarray) -> tuple[str, str]:
     """Mean and Student's 95 % interval of the differences per draw (draws,) in points, and whether
-    that is worse (more), better or neither."""
-    low = high = 0.0
-    if differences.any():
+    that is worse (more), better or neither. One draw alone says nothing of the others."""
+    low, high = -np.inf, np.inf
+    if not differences.any():
+        low = high = 0.0
+    elif len(differences) > 1:
         low, high = stats.ttest_1samp(differences, 0).confidence_interval()
     verdict = "worse" if low > 0 else "better" if high < 0 else "no difference shown"
     return f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]", verdict
