@@ -164,8 +164,8 @@ class _Learner:
                     raise Stopped
                 rows = next(self.batches)
                 logit = self.architecture.logit(self.working, self._noisy(rows), self.random)
-                loss = loss_of(logit, self.targets[rows], self.recipe.loss) + beyond_edge(logit)
-                slopes = torch.autograd.grad(loss, list(self.working.values()))
+                loss = loss_of(logit, self.targets[rows], self.recipe.loss)
+                slopes = torch.autograd.grad(loss + beyond_edge(logit), list(self.working.values()))
                 with torch.no_grad():
                     self.optimiser.step(slopes, self.rate(step))
                     for name, narrow in self.working.items():
