@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from in_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image, troubles, violations
 from playwright.sync_api import Browser, Page, expect
 from sqlmodel import Session
 from starlette.routing import Route
 from test_security import every_route
-from test_web_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image
 from web_world import (
     World,
     add_image,
@@ -63,7 +62,6 @@ PARTS = {
     "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip
-COLOURS = {"runOnly": ["color-contrast"]}
 NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/logout")
 
 
@@ -181,25 +179,6 @@ def test_every_page_is_accessible_and_fits(
     assert not wrong, "\n".join(wrong)
 
 
-def troubles(page: Page) -> list[str]:
-    """What axe finds on the page in each theme and width, and whether it is too wide. All rules
-    are asked twice; where only the colours or only the widths differ, those that this concerns."""
-    told = []
-    for scheme, size, rules in (
-        ("dark", DESKTOP, None), ("light", DESKTOP, COLOURS),
-        ("light", PHONE, None), ("dark", PHONE, COLOURS),
-    ):  # fmt: skip
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size(size)
-        found = Axe().run(page, options=rules).response["violations"]
-        at = f"{scheme}, {size['width']}"
-        told += [f"{at}: {v['id']}: {n['html'][:160]}" for v in found for n in v["nodes"]]
-        width = page.evaluate("document.documentElement.scrollWidth")
-        if width > size["width"]:
-            told.append(f"{at}: is {width} pixels wide")
-    return told
-
-
 def test_open_dialogs_and_menus_are_accessible_too(
     chromium: Browser, full: tuple[World, str]
 ) -> None:
@@ -208,11 +187,11 @@ def test_open_dialogs_and_menus_are_accessible_too(
         page.goto(f"{address}{world.at}/score")
         for opener in (".switcher summary", ".chooser summary", "[data-dialog=all-keys]"):
             page.locator(opener).click()
-            assert Axe().run(page).response["violations"] == [], opener
+            assert violations(page) == [], opener
         page.set_viewport_size(PHONE)
         page.goto(f"{address}{world.at}/versions")
         page.locator(".more summary").click()
-        assert Axe().run(page).response["violations"] == []
+        assert violations(page) == []
 
 
 def test_signing_in_is_accessible(chromium: Browser, tmp_path: Path) -> None:

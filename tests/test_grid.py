@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_browser import browsing, saved, serving
 from playwright.sync_api import Page, expect
 from sqlmodel import Session, select
-from test_web_browser import browsing, saved, serving
 from web_world import World, events, make_world
 
 from app import projects

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_browser import PHONE, browsing, serving
 from playwright.sync_api import Page, Route, expect
 from sqlmodel import func, select
-from test_web_browser import PHONE, browsing, serving
 from web_world import World, make_world, score_some
 
 from app import projects

@@ -1,13 +1,10 @@
 """The pages in a real Chromium: keys, the outbox, no script at all, the CSP, axe."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, Route, expect
+from in_browser import PHONE, browsing, saved, serving, shown_image
+from playwright.sync_api import Browser, Route, expect
 from sqlmodel import select
 from web_world import World, add_version, events, full_world, make_world, score_some
 
@@ -16,66 +13,6 @@ from app.db import reading, writing
 from app.tables import Job, ScoreEvent
 
 pytestmark = pytest.mark.browser
-
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-
-
-@contextmanager
-def serving(world: World) -> Iterator[str]:
-    """The application on a port of its own. Yields its address."""
-    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="error"))
-    started = threading.Event()
-    startup = server.startup
-
-    async def and_tell(*args: object, **kwargs: object) -> None:
-        await startup(*args, **kwargs)
-        started.set()
-
-    server.startup = and_tell
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert started.wait(10)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://localhost:{port}"
-    server.should_exit = True
-    thread.join(10)
-
-
-@contextmanager
-def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
-    """A page that fails the test on a script error or a CSP report."""
-    context = chromium.new_context(viewport=DESKTOP, **options)
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "console",
-        lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
-    )
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def shown_image(page: Page) -> int:
-    """The id of the picture on the screen, once it was there to be seen and may be scored."""
-    for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
-        image = page.locator("#score").get_attribute("data-ready")
-        if image:
-            assert page.locator("#stage img").get_attribute("data-image") == image
-            return int(image)
-        page.wait_for_timeout(10)
-    raise AssertionError("no picture was shown")
-
-
-def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | None]]:
-    """Wait until so many events are stored."""
-    for _ in range(200):
-        if len(stored := events(world)) >= number:
-            return stored
-        page.wait_for_timeout(25)
-    raise AssertionError(f"only {events(world)} was stored")
 
 
 def not_said(world: World, image_id: int) -> bool:

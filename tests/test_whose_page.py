@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from in_browser import browsing, saved, serving, shown_image
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
-from test_web_browser import browsing, saved, serving, shown_image
 from web_world import World, events, make_world, score_some
 
 from app import accounts, projects

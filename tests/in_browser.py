@@ -1,0 +1,107 @@
+"""A served world in a real Chromium, and what is looked at on every page of it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page
+from web_world import World, events
+
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+@contextmanager
+def serving(world: World) -> Iterator[str]:
+    """The application on a port of its own. Yields its address."""
+    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="error"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def and_tell(*args: object, **kwargs: object) -> None:
+        await startup(*args, **kwargs)
+        started.set()
+
+    server.startup = and_tell
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://localhost:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@contextmanager
+def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
+    """A page that fails the test on a script error or a CSP report."""
+    context = chromium.new_context(viewport=DESKTOP, **options)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "console",
+        lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
+    )
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def shown_image(page: Page) -> int:
+    """The id of the picture on the screen, once it was there to be seen and may be scored."""
+    for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
+        image = page.locator("#score").get_attribute("data-ready")
+        if image:
+            assert page.locator("#stage img").get_attribute("data-image") == image
+            return int(image)
+        page.wait_for_timeout(10)
+    raise AssertionError("no picture was shown")
+
+
+def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | None]]:
+    """Wait until so many events are stored."""
+    for _ in range(200):
+        if len(stored := events(world)) >= number:
+            return stored
+        page.wait_for_timeout(25)
+    raise AssertionError(f"only {events(world)} was stored")
+
+
+# --- what no page may have -----------------------------------------------------------------------
+
+COLOURS = {"runOnly": ["color-contrast"]}
+
+
+def violations(page: Page, rules: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """What axe finds by these rules, else by all. It is told to list nothing else: describing what
+    is right takes it longer than finding out."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    options = {"resultTypes": ["violations"], **(rules or {})}
+    ask = "options => axe.run(options).then(found => found.violations)"
+    return list(page.evaluate(ask, options))
+
+
+def troubles(page: Page) -> list[str]:
+    """What axe finds on the page in each theme and width, and whether it is too wide. All rules
+    are asked twice; where only the colours or only the widths differ, those that this concerns."""
+    told = []
+    for scheme, size, rules in (
+        ("dark", DESKTOP, None), ("light", DESKTOP, COLOURS),
+        ("light", PHONE, None), ("dark", PHONE, COLOURS),
+    ):  # fmt: skip
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(size)
+        at = f"{scheme}, {size['width']}"
+        told += [
+            f"{at}: {v['id']}: {n['html'][:160]}" for v in violations(page, rules)
+            for n in v["nodes"]
+        ]  # fmt: skip
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > size["width"]:
+            told.append(f"{at}: is {width} pixels wide")
+    return told
