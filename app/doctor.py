@@ -5,7 +5,7 @@ from typing import Literal
 
 from sqlmodel import Session, col, select
 
-from app import db, images, projects
+from app import backups, db, images, projects
 from app.config import Settings
 from app.files import free_space
 from app.migrate import migrate
@@ -38,6 +38,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_uploads(session, settings),
             *_paths(session),
         ]
+    findings.append(_backup(settings))
     running = is_running(settings)
     findings.append(
         Finding("ok", "A worker is running.")
@@ -69,6 +70,15 @@ def _space(settings: Settings) -> Finding:
     return Finding("ok", f"{free:.0f} GB free in {settings.root}.")
 
 
+def _backup(settings: Settings) -> Finding:
+    if not settings.database.startswith("sqlite"):
+        return Finding("ok", "PostgreSQL keeps backups of its own.")
+    made = backups.newest(settings)
+    if made is None:
+        return Finding("warning", "There is no backup.", "`tastemaker backup` makes one.")
+    return Finding("ok", f"The newest backup is of {made:%Y-%m-%d %H:%M} UTC.")
+
+
 def _integrity(session: Session) -> list[Finding]:
     if session.get_bind().dialect.name != "sqlite":
         return []
@@ -78,7 +88,13 @@ def _integrity(session: Session) -> list[Finding]:
     if said == ["ok"] and not orphans:
         return [Finding("ok", "The database is sound.")]
     what = said[0] if said != ["ok"] else f"{len(orphans)} rows without their parent"
-    return [Finding("damage", f"The database is damaged: {what}.", "Restore a backup.")]
+    return [
+        Finding(
+            "damage",
+            f"The database is damaged: {what}.",
+            "`tastemaker restore` puts a backup in its place.",
+        )
+    ]
 
 
 def _labels(session: Session) -> list[Finding]:

@@ -50,13 +50,13 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
 
 
 def sweep_unfinished(root: Path, hours: float = 1.0) -> int:
-    """Remove what killed processes left half-written below `root`: temporary files that nobody has
-    written to for so long. Returns how many."""
+    """Remove what killed processes left half-written below `root`: temporary files and folders that
+    nobody has written to for so long. Returns how many."""
     before, swept = time.time() - 3600 * hours, 0
-    for leftover in root.rglob("*.part"):
+    for leftover in list(root.rglob("*.part")):
         with contextlib.suppress(OSError):  # finished, or swept, by somebody else meanwhile
-            if leftover.is_file() and leftover.stat().st_mtime < before:
-                leftover.unlink()
+            if leftover.stat().st_mtime < before:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
                 swept += 1
     return swept
 

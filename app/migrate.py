@@ -42,8 +42,7 @@ def migrate(settings: Settings) -> Engine:
         current = current_revision(engine)
         if current == head:
             return engine
-        known = {revision.revision for revision in script.walk_revisions()}
-        if current is not None and current not in known:
+        if current is not None and current not in revisions():
             raise TastemakerError(
                 f"The database is of a newer version of Tastemaker (schema {current}); "
                 "nothing was changed.",
@@ -55,6 +54,12 @@ def migrate(settings: Settings) -> Engine:
             log.info("backed up the database to %s before upgrading it", backup)
         upgrade(engine, "head")
     return engine
+
+
+def revisions() -> set[str]:
+    """Every schema that this program knows."""
+    script = ScriptDirectory(str(shipped("migrations")))
+    return {revision.revision for revision in script.walk_revisions()}
 
 
 def upgrade(engine: Engine, revision: str) -> None:
@@ -93,7 +98,7 @@ def current_revision(engine: Engine) -> str | None:
             raise
         raise TastemakerError(
             f"{engine.url.database} is not a database, or is damaged; it was left alone.",
-            "Put a backup in its place; there may be one in the folder `backups` beside it.",
+            "`tastemaker restore FILE` puts one of the folder `backups` beside it in its place.",
         ) from error
 
 

@@ -28,7 +28,7 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
-from app import db, files, jobs
+from app import backups, db, files, jobs
 from app.config import Settings
 from app.errors import TastemakerError, Unavailable
 from app.migrate import migrate
@@ -367,6 +367,9 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     )  # fmt: skip
     scheduler.add_job(
         auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+    )
+    scheduler.add_job(
+        backups.nightly, "interval", args=(settings,), hours=1, next_run_time=datetime.now(UTC)
     )
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.cli import (
+    backups,
     filtering,
     images,
     learning,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for commands in (
     running.app,
+    backups.app,
     images.app,
     scores.top,
     learning.app,

@@ -1,0 +1,405 @@
+"""Everything comes back from a backup, or nothing is changed."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+from web_world import World, add_job, client_of, events, full_world, make_world, settings_in
+
+from app import accounts, backups, db, files
+from app.config import Settings
+from app.errors import Conflict, Invalid, NotFound, StorageFull
+from app.main import create_app
+from app.scoring import scores
+from app.tables import Image, Job, LoginSession, now
+from app.worker import the_lock
+from tests.conftest import environment, serving
+
+ROOT = Path(__file__).parent.parent
+UPLOAD = b"not decoded here"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Scores, versions with their files, an upload, and one that a job still waits to import."""
+    world = full_world(tmp_path / "home")
+    settings = world.settings
+    upload = Image(
+        sha256=hashlib.sha256(UPLOAD).hexdigest(), kind="upload", name="mine.png",
+        format="PNG", source_group="u",
+    )  # fmt: skip
+    stored = files.content_path(settings.images, upload.sha256, ".png")
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(UPLOAD)
+    with db.writing(world.engine) as session:
+        session.add(upload)
+    add_job(world, "queued", kind="import", payload={"staging": "waiting"}, started_at=None)
+    for folder in ("waiting", "abandoned"):
+        (settings.incoming / folder).mkdir()
+        (settings.incoming / folder / "1.png").write_bytes(UPLOAD)
+    (settings.thumbs / "half.part").write_bytes(b"half")
+    (settings.live / "1.npy").write_bytes(b"made again by the worker")
+    return world
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path / "elsewhere")
+
+
+def closed(world: World) -> World:
+    """The world after its program was stopped."""
+    world.engine.dispose()
+    return world
+
+
+def rows(settings: Settings) -> dict[str, list[Any]]:
+    """Every row of the database, by table; and that it is sound."""
+    with closing(db.sqlite.connect(settings.root / "tastemaker.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {
+            name: connection.execute(f'SELECT * FROM "{name}"').fetchall()
+            for (name,) in tables.fetchall()
+        }
+
+
+def contents(settings: Settings, *folders: str) -> dict[str, bytes]:
+    """Every file below these folders of the home folder."""
+    found = [path for name in folders for path in (settings.root / name).rglob("*")]
+    return {
+        path.relative_to(settings.root).as_posix(): path.read_bytes()
+        for path in found if path.is_file()
+    }  # fmt: skip
+
+
+def everything(settings: Settings) -> tuple[Any, Any]:
+    return rows(settings), contents(settings, "images", "thumbs", "checkpoints", "incoming")
+
+
+def test_everything_comes_back_in_an_empty_home(
+    world: World, elsewhere: Settings, tmp_path: Path
+) -> None:
+    made = backups.back_up(world.settings, tmp_path / "all.zip")  # while it is open
+    assert (made.scores, made.damaged) == (len(events(world)), [])
+    done = backups.restore(elsewhere, made.path)
+    assert (done.scores, done.files, done.kept) == (made.scores, made.files, None)
+    was, is_ = everything(closed(world).settings), everything(elsewhere)
+    assert is_[0] == was[0]
+    left = {"incoming/abandoned/1.png", "thumbs/half.part"}
+    assert is_[1] == {name: data for name, data in was[1].items() if name not in left}
+    assert left < was[1].keys()
+    app = create_app(elsewhere)
+    for page in ("score", "library", "versions", "review/false-positives"):
+        assert client_of(app).get(f"/projects/1/{page}").status_code == 200
+    app.state.engine.dispose()
+    assert not list(elsewhere.root.glob("*.part"))
+
+
+def test_what_was_there_is_kept_and_can_come_back(world: World, tmp_path: Path) -> None:
+    settings = world.settings
+    backup = backups.back_up(settings, tmp_path / "all.zip").path
+    before = len(events(world))
+    with db.writing(world.engine) as session:
+        scores.record(session, world.project(session), 9, accounts_person(session), "set", 1)
+    checkpoint = next(settings.checkpoints.glob("*v1.1.safetensors"))
+    published = checkpoint.read_bytes()
+    checkpoint.write_bytes(b"another head of that name")
+    closed(world)
+    done = backups.restore(settings, backup)
+    assert len(rows(settings)["score_event"]) == before
+    assert checkpoint.read_bytes() == published
+    assert not (settings.live / "1.npy").exists()
+    assert done.kept is not None
+    assert (
+        done.kept / "checkpoints" / checkpoint.name
+    ).read_bytes() == b"another head of that name"
+    backups.restore(settings, done.kept / "tastemaker.db")
+    assert len(rows(settings)["score_event"]) == before + 1
+
+
+def accounts_person(session: Any) -> Any:
+    return accounts.every(session)[0]
+
+
+def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
+    world: World, elsewhere: Settings, tmp_path: Path
+) -> None:
+    stop, said = threading.Event(), []
+
+    def score() -> None:
+        while not stop.is_set():
+            with db.writing(world.engine) as session:
+                person = accounts_person(session)
+                scores.record(session, world.project(session), 30, person, "set", len(said) % 11)
+            said.append(1)
+
+    scoring = threading.Thread(target=score)
+    scoring.start()
+    try:
+        for number in range(5):
+            least = len(events(world))
+            made = backups.back_up(world.settings, tmp_path / f"{number}.zip")
+            assert least <= made.scores <= len(events(world))
+            backups.restore(elsewhere, made.path)
+            assert len(rows(elsewhere)["score_event"]) == made.scores
+    finally:
+        stop.set()
+        scoring.join()
+    assert said
+
+
+def test_nobody_stays_signed_in(world: World, elsewhere: Settings, tmp_path: Path) -> None:
+    with db.writing(world.engine) as session:
+        session.add(LoginSession(token_sha256="a" * 64, expires_at=now()))
+    backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "all.zip").path)
+    assert rows(elsewhere)["login_session"] == []
+    assert len(rows(closed(world).settings)["login_session"]) == 1
+
+
+def test_an_upload_that_was_damaged_before_is_named(world: World, tmp_path: Path) -> None:
+    stored = next(world.settings.images.rglob("*.png"))
+    stored.write_bytes(b"the disk forgot")
+    made = backups.back_up(world.settings, tmp_path / "all.zip")
+    assert made.damaged == [stored.relative_to(world.settings.root).as_posix()]
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Change a byte of the first file in it."""
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+
+
+def rename_inside(path: Path) -> None:
+    """A file that would land outside the home folder."""
+    rewrite(path, lambda about: about | {"sha256": about["sha256"] | {"images/../../x": "0"}})
+
+
+def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["manifest.json"] = json.dumps(change(json.loads(parts["manifest.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+
+
+def newer_schema(path: Path) -> None:
+    database = path.with_suffix(".db")
+    with zipfile.ZipFile(path) as archive:
+        database.write_bytes(archive.read("tastemaker.db"))
+    with closing(db.sqlite.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.replace(path)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a flipped byte": (flip, "damaged"),
+    "cut off": (lambda path: os.truncate(path, path.stat().st_size // 2), "not a backup"),
+    "empty": (lambda path: path.write_bytes(b""), "not a backup"),
+    "text": (lambda path: path.write_text("my backup"), "not a backup"),
+    "another zip": (lambda path: zipfile.ZipFile(path, "w").close(), "not a backup"),
+    "a list for a manifest": (lambda path: rewrite(path, lambda _: []), "not a backup"),
+    "no time": (lambda path: rewrite(path, lambda a: {"sha256": a["sha256"]}), "not a backup"),
+    "no database": (lambda path: rewrite(path, lambda a: a | {"sha256": {}}), "not a backup"),
+    "a path that leads out": (rename_inside, "not a backup"),
+    "a newer schema": (newer_schema, "newer version of Tastemaker (schema 9999)"),
+    "another database": (
+        lambda path: (path.unlink(), db.sqlite.connect(path).execute("CREATE TABLE a (b)")),
+        "not one of Tastemaker",
+    ),
+    "a broken database": (
+        lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000), "is damaged",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_backup_is_refused_and_nothing_changed(
+    world: World, tmp_path: Path, what: str
+) -> None:
+    path = backups.back_up(world.settings, tmp_path / "all.zip").path
+    was = everything(closed(world).settings)
+    spoil, told = BAD[what]
+    spoil(path)
+    with pytest.raises(Invalid, match="nothing was changed") as refused:
+        backups.restore(world.settings, path)
+    assert told in str(refused.value)
+    assert everything(world.settings) == was
+    assert not list(world.settings.root.glob("*.part"))
+
+
+def test_a_file_that_is_there_is_not_overwritten(world: World, tmp_path: Path) -> None:
+    (tmp_path / "mine.zip").write_text("mine")
+    with pytest.raises(Conflict, match="exists already"):
+        backups.back_up(world.settings, tmp_path / "mine.zip")
+    assert (tmp_path / "mine.zip").read_text() == "mine"
+    with pytest.raises(NotFound, match="no folder"):
+        backups.back_up(world.settings, tmp_path / "nowhere" / "mine.zip")
+    with pytest.raises(NotFound, match="no file"):
+        backups.restore(world.settings, tmp_path / "nowhere.zip")
+
+
+def test_without_space_nothing_is_written(world: World, tmp_path: Path) -> None:
+    path = backups.back_up(world.settings, tmp_path / "all.zip").path
+    was = everything(closed(world).settings)
+    short = settings_in(world.settings.home).model_copy(update={"min_free_gb": 1e6})
+    with pytest.raises(StorageFull, match="kept free"):
+        backups.back_up(short, tmp_path / "other.zip")
+    with pytest.raises(StorageFull, match="kept free"):
+        backups.restore(short, path)
+    assert backups.nightly(short) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["all.zip", "home"]
+    assert everything(world.settings) == was
+
+
+def test_postgresql_is_sent_to_its_own_programs(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "home", database_url="postgresql://nobody@nowhere/x")
+    with pytest.raises(Invalid, match="pg_dump"):
+        backups.back_up(settings)
+    with pytest.raises(Invalid, match="pg_restore"):
+        backups.restore(settings, tmp_path / "all.zip")
+    assert backups.nightly(settings) is None
+
+
+def test_while_the_program_runs_nothing_is_restored(world: World, tmp_path: Path) -> None:
+    path = backups.back_up(world.settings, tmp_path / "all.zip").path
+    with db.reading(world.engine) as session:
+        assert session.exec(select(Job)).all()
+    with pytest.raises(Conflict, match="The program is running"):
+        backups.restore(world.settings, path)
+    assert len(events(world)) == len(rows(world.settings)["score_event"])
+
+
+def test_a_damaged_database_is_replaced_and_kept(world: World, tmp_path: Path) -> None:
+    settings = world.settings
+    path = backups.back_up(settings, tmp_path / "all.zip").path
+    was = rows(closed(world).settings)
+    (settings.root / "tastemaker.db").write_bytes(b"\xff" * 9000)
+    (settings.root / "tastemaker.db-wal").write_bytes(b"what was not folded in yet")
+    done = backups.restore(settings, path)
+    assert rows(settings) == was
+    assert done.kept is not None
+    assert (done.kept / "tastemaker.db").read_bytes() == b"\xff" * 9000
+    assert (done.kept / "tastemaker.db-wal").read_bytes() == b"what was not folded in yet"
+
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["files", "swapped"])
+def test_killed_while_restoring_the_old_or_the_new_is_there(
+    world: World, tmp_path: Path, point: str
+) -> None:
+    settings = world.settings
+    path = backups.back_up(settings, tmp_path / "all.zip").path
+    new = rows(settings)
+    with db.writing(world.engine) as session:
+        scores.record(session, world.project(session), 9, accounts_person(session), "set", 1)
+    old = rows(closed(world).settings)
+    ran = subprocess.run(
+        [sys.executable, "-m", "app.cli", "restore", path],
+        env=environment(settings.home, TASTEMAKER_FAULT=f"restore.{point}"), cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == -signal.SIGKILL
+    assert rows(settings) == (old if point == "files" else new)
+    left = list(settings.root.glob("restoring-*.part"))
+    assert len(left) == (point == "files")
+    for folder in left:
+        os.utime(folder, (0, 0))
+        assert files.sweep_unfinished(settings.root) == 1
+        assert not folder.exists()
+    backups.restore(settings, path)
+    assert rows(settings) == new
+
+
+# --- every night ---------------------------------------------------------------------------------
+
+
+def test_the_database_is_copied_every_night_and_three_copies_are_kept(world: World) -> None:
+    settings = world.settings
+    made = backups.nightly(settings)
+    assert made is not None
+    assert backups.nightly(settings) is None, "it is not a day old"
+    for day in range(1, 5):
+        older = made.with_name(f"nightly-2020010{day}-000000.db")
+        shutil.copy(made, older)
+        os.utime(older, (day * 86_400, day * 86_400))
+    made.unlink()
+    again = backups.nightly(settings)
+    assert again is not None
+    kept = sorted(path.name for path in settings.backups.iterdir())
+    assert kept == ["nightly-20200103-000000.db", "nightly-20200104-000000.db", again.name]
+    in_an_hour = again.stat().st_mtime + 3600
+    os.utime(again, (in_an_hour, in_an_hour))
+    assert backups.nightly(settings, hours=-2) is None, "nothing was written since"
+    old = rows(closed(world).settings)
+    backups.restore(settings, again)
+    assert rows(settings) == old
+
+
+def test_without_scores_or_with_damage_there_is_no_copy(world: World, tmp_path: Path) -> None:
+    assert backups.nightly(make_world(tmp_path / "bare").settings) is None
+    settings = world.settings
+    assert not list(settings.backups.iterdir())
+    made = backups.nightly(settings)
+    assert made is not None
+    os.utime(made, (0, 0))
+    closed(world)
+    database = settings.root / "tastemaker.db"
+    data = bytearray(database.read_bytes())
+    data[8192:] = b"\xff" * (len(data) - 8192)
+    database.write_bytes(data)
+    with pytest.raises(Invalid, match="damaged"):
+        backups.nightly(settings)
+    assert [path.name for path in settings.backups.iterdir()] == [made.name]
+
+
+# --- as a command --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_by_command_beside_the_running_program(
+    tastemaker: Callable[..., subprocess.CompletedProcess[str]], world: World, tmp_path: Path
+) -> None:
+    home = closed(world).settings.home
+    assert "There is no backup." in tastemaker("doctor", home=home).stdout
+    path = tmp_path / "all [1].zip"
+    with serving(home):
+        made = tastemaker("backup", path, "--json", home=home)
+        assert made.returncode == 0, made.stderr
+        assert json.loads(made.stdout)["scores"] == 21
+        refused = tastemaker("restore", path, home=home)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("The program is running")
+    assert tastemaker("backup", path, home=home).returncode == 1
+    told = tastemaker("backup", home=home)
+    assert told.returncode == 0 and "21 scores" in told.stdout
+    assert "The newest backup is of" in tastemaker("doctor", home=home).stdout
+    elsewhere = tmp_path / "elsewhere"
+    done = tastemaker("restore", path, home=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "is in place: 21 scores" in done.stdout and "before" not in done.stdout
+    again = json.loads(tastemaker("restore", path, "--json", home=elsewhere).stdout)
+    assert Path(again["kept"]).is_dir()
+    bad = tastemaker("restore", ROOT / "README.md", home=elsewhere)
+    assert bad.returncode == 1 and "is not a backup" in bad.stderr
+    with the_lock(settings_in(elsewhere)).acquire(timeout=0):
+        assert "is running" in tastemaker("restore", path, home=elsewhere).stderr
