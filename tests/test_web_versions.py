@@ -235,6 +235,13 @@ def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, st
     assert world.client.get(f"{world.at}/compare?{query}").status_code == status
 
 
+def test_a_version_beside_itself_leaves_the_choice_open(world: World) -> None:
+    page = world.client.get(f"{world.at}/compare?a=v1.0&b=v1.0&view=up").text
+    assert "v1.0 differs in nothing from itself" in page
+    assert page.count("<option selected>v1.0</option>") == 2
+    assert page.count("<option >v1.1</option>") == 2
+
+
 def test_with_fewer_than_two_versions_the_page_says_what_to_do(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=0)
     assert "Add images" in world.client.get(f"{world.at}/compare").text

@@ -59,8 +59,17 @@ def page(
     if view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
     there = versions.listing(session, project)
-    context: dict[str, Any] = {"versions": there, "views": VIEWS, "view": view, "both": None}
-    if len(there) >= 2:
+    context: dict[str, Any] = {
+        "versions": there,
+        "views": VIEWS,
+        "view": view,
+        "both": None,
+        "one": None,
+    }
+    twice = len(there) >= 2 and bool(a) and a == b
+    if twice:
+        context["one"] = versions.named(session, project, a)
+    elif len(there) >= 2:
         both = flips.pair(session, project, a, b)
         counts = flips.counts(session, both)
         labels, changes = comparing.label_changes(session, both, LABELS_SHOWN)
@@ -81,7 +90,8 @@ def page(
             context["cards"] = [card(session, both, person, view, flip) for flip in shown]
             context["per_page"] = PER_PAGE
     page = shell(session, project, "versions") | context | {"keys": keymap.of(person)}
-    return render(request, "compare.html", None, page, headers=NEVER_STALE)
+    status = Invalid.status if twice else 200
+    return render(request, "compare.html", None, page, status=status, headers=NEVER_STALE)
 
 
 def numbers(session: Session, both: Pair) -> dict[str, Any]:
