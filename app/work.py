@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -24,6 +25,7 @@ from app.config import Settings
 from app.tables import Job
 
 REPORT_SECONDS = 0.2
+RATE_SECONDS = 15.0
 NICENESS = 5  # people wait for the web process first, then for the live model, last for a job
 JOB_NICENESS = 10
 
@@ -45,11 +47,11 @@ class Work:
         self._emit = emit
         self._fields: dict[str, Any] = {}
         self._reported = 0.0
-        self._stage: tuple[float, int] = (time.monotonic(), 0)
+        self._seen: deque[tuple[float, int]] = deque()  # (when, how many) of the last seconds
 
     def stage(self, message: str, total: int = 0) -> None:
-        """Begin a part of the work with its own count; the rate is measured from here."""
-        self._stage = (time.monotonic(), 0)
+        """Begin a part of the work with its own count."""
+        self._seen.clear()
         self.log(message)
         self._fields.update(message=message, done=0, total=total, rate=0.0)
         self._report()
@@ -62,9 +64,7 @@ class Work:
         curve: dict[str, Any] | None = None,
     ) -> None:
         """Say how far it is. Cheap: at most five reports a second leave the process."""
-        began, first = self._stage
-        elapsed = time.monotonic() - began
-        self._fields.update(done=done, rate=(done - first) / elapsed if elapsed > 0.2 else 0.0)
+        self._fields.update(done=done, rate=self._rate(done))
         if total is not None:
             self._fields["total"] = total
         if message is not None:
@@ -73,6 +73,17 @@ class Work:
             self._fields["curve"] = curve
         if time.monotonic() - self._reported >= REPORT_SECONDS:
             self._report()
+
+    def _rate(self, done: int) -> float:
+        """How many a second, over the last seconds: what was slow at first, as loading libraries
+        is, says nothing of what is left. 0 while it is not known."""
+        moment, seen = time.monotonic(), self._seen
+        if not seen or moment - seen[-1][0] >= REPORT_SECONDS:
+            seen.append((moment, done))
+        while len(seen) > 2 and moment - seen[1][0] > RATE_SECONDS:
+            seen.popleft()
+        began, first = seen[0]
+        return (done - first) / (moment - began) if moment - began >= REPORT_SECONDS else 0.0
 
     def log(self, line: str) -> None:
         self._emit("log", line)

@@ -357,8 +357,8 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent:
             stop()
 
-    scheduler.add_job(worker.tick, "interval", seconds=TICK_SECONDS)
-    scheduler.add_job(worker.reap, "interval", seconds=5)
+    scheduler.add_job(patiently(worker.tick), "interval", seconds=TICK_SECONDS)
+    scheduler.add_job(patiently(worker.reap), "interval", seconds=5)
     scheduler.add_job(resident.tend, "interval", seconds=1)
     scheduler.add_job(watch_parent, "interval", seconds=1)
     scheduler.add_job(
@@ -366,7 +366,7 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         next_run_time=datetime.now(UTC),
     )  # fmt: skip
     scheduler.add_job(
-        auto_train.tick, "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+        patiently(auto_train.tick), "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
     )
     scheduler.add_job(
         backups.nightly, "interval", args=(settings,), hours=1, next_run_time=datetime.now(UTC)
@@ -379,6 +379,18 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     finally:
         resident.stop()
         worker.stop()
+
+
+def patiently(do: Callable[..., Any]) -> Callable[..., None]:
+    """The same, but a busy database is a line in the log: the next time is soon."""
+
+    def tried(*args: Any) -> None:
+        try:
+            do(*args)
+        except Unavailable as error:
+            log.warning("%s is put off: %s", do.__name__, error.message)
+
+    return tried
 
 
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:

@@ -101,7 +101,8 @@ def test_the_promised_commands_are_there() -> None:
     promised = (
         "serve", "worker", "demo", "project create", "project list", "project show", "import",
         "scores import", "scores export", "embed", "train", "versions list", "versions show",
-        "versions activate", "versions export", "score", "stats", "doctor",
+        "versions activate", "versions export", "score", "stats", "doctor", "backup", "restore",
+        "versions diff", "card", "replay", "user add", "user list", "user disable",
     )  # fmt: skip
     assert {tuple(name.split()) for name in promised} <= set(COMMANDS)
 
@@ -239,9 +240,15 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     lines = "".join(f"{sha},{score},{name}\n" for sha, score, name in rows)
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
-        "recorded": 4, "unchanged": 0,
+        "recorded": 4, "unchanged": 0, "overruled": 0,
     }  # fmt: skip
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
+    twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
+    write(tmp_path / "twice.csv", ("sha256,score,annotator\n" + twice).encode())
+    run("project", "create", "Twice")
+    told = run("scores", "import", "twice.csv", "-p", "Twice")
+    assert "7 scores recorded" in told.out
+    assert "1 score contradicts a later row for the same image" in told.err
 
     printed = run("scores", "export", "-p", "P")
     table = list(csv.DictReader(printed.out.splitlines()))
@@ -255,7 +262,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         assert run("scores", "export", "-p", "P", "--out", name).code == 0
         run("project", "create", f"Copy of {name}")
         back = run("scores", "import", name, "-p", f"Copy of {name}", "--json")
-        assert back.json == {"recorded": 4, "unchanged": 0}
+        assert back.json == {"recorded": 4, "unchanged": 0, "overruled": 0}
         again = run("scores", "export", "-p", f"Copy of {name}", "--json").json
         for one, other in zip(as_json, again, strict=True):
             for key in ("sha256", "path", "score", "annotator"):

@@ -276,7 +276,7 @@ def test_labels_come_back_with_who_said_them_and_when(
         collection = session.exec(select(projects.Collection)).one()
         projects.add_collection(session, project, collection)
     told = score_files.import_scores(scored.engine, "Copy", file)
-    assert told == {"recorded": 24, "unchanged": 0}
+    assert told == {"recorded": 24, "unchanged": 0, "overruled": 0}
     with db.reading(scored.engine) as session:
         copy = projects.named(session, "Copy")
         after = [tuple(row.values()) for row in score_files.labels_of(session, copy)]

@@ -132,6 +132,27 @@ def test_one_group_gives_a_value_without_an_interval():
     assert mae["high"] is None
 
 
+@pytest.mark.parametrize("groups", [1, 5, 6])
+def test_a_mean_of_a_few_pictures_has_no_interval(groups):
+    y = np.linspace(0.1, 0.9, groups)
+    mae = metrics.summary(np.tile(y, 9), np.tile(y**2, 9), np.tile(np.arange(groups), 9))["mae"]
+    assert (mae["low"] is None) == (groups < metrics.FEWEST_GROUPS)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 60])
+def test_a_rate_of_none_or_all_is_as_sure_as_its_pictures_are_many(n):
+    """Compared with the exact interval of scipy; copies of a picture count once."""
+    y, p = np.append(np.ones(n), 0.0), np.append(np.full(n, 0.9), 0.1)
+    exact = stats.binomtest(0, n).proportion_ci(method="exact")
+    told = metrics.summary(np.tile(y, 3), np.tile(p, 3), np.tile(np.arange(n + 1), 3))
+    for rate in (told["fp_rate"], told["fn_rate"]):
+        assert (rate["value"], rate["low"], rate["n"]) == (0.0, 0.0, 3 * n)
+        assert rate["high"] == pytest.approx(exact.high)
+    worst = metrics.summary(y, 1 - p)["fn_rate"]
+    assert worst["value"] == worst["high"] == 1.0
+    assert worst["low"] == pytest.approx(1 - exact.high)
+
+
 def test_copies_of_an_image_do_not_make_the_interval_narrower():
     random = np.random.default_rng(0)
     y, p = random.random(30), random.random(30)

@@ -140,7 +140,7 @@ def test_the_pull_to_the_middle_is_named_where_it_is_seen(world: World) -> None:
         holdout = version.metrics["holdout"] | {"brackets": told}
         version.metrics = {**version.metrics, "holdout": holdout}
     text = card_of(world, 2)
-    assert "those scored 0–1 come out 1.8 points too high" in section(text, "Issues")
+    assert "those scored 0 come out 1.8 points too high" in section(text, "Issues")
     assert "those scored 6–10 come out 2.2 points too low" in section(text, "Issues")
     assert "| 6–10 | 2.25 | −2.25 | 9 |" in section(text, "Metrics")
 

@@ -425,6 +425,19 @@ def test_a_budget_beyond_the_labels_is_told_and_kept_to(tmp_path: Path, run: Any
     said = run("replay", path, "--strategies", "random", "--seeds", 1, "--json")
     assert said.json["budget"] == said.json["strategies"]["random"]["labels"][-1] == 90
     assert "for 90 only" in said.sentence
+    assert said.json["notes"] and "every pool is spent" in said.json["notes"][0]
+    table = run("replay", path, "--strategies", "random", "--seeds", 1).out
+    assert "1 seed, " in table and "tells them apart" in table
+
+
+def test_scores_on_one_side_of_the_threshold_are_told(tmp_path: Path, run: Any) -> None:
+    data = labelled_set()
+    path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data) / 10)
+    words = ("--strategies", "random", "--seeds", 1, "--budget", 60)
+    said = run("replay", path, *words, "--json").json
+    assert "on one side of the threshold of 50 %" in said["notes"][0]
+    half = written(tmp_path / "b.npz", embeddings=data.x, scores=points(data))
+    assert run("replay", half, *words, "--json").json["notes"] == []
 
 
 @pytest.mark.parametrize(
@@ -435,6 +448,8 @@ def test_a_budget_beyond_the_labels_is_told_and_kept_to(tmp_path: Path, run: Any
         (("a.npz", "--strategies", "mixed,best"), 1),
         (("a.npz", "--threshold", "100"), 1),
         (("a.npz", "--out", "no/such/folder.json"), 1),
+        (("a.npz", "--out", "."), 1),
+        (("a.npz", "--svg", "/proc/curves.svg"), 1),
         (("a.npz", "--project", "P"), 2),
         (("a.npz", "--seeds", "0"), 2),
         (("a.npz", "--budget", "many"), 2),

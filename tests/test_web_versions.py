@@ -15,6 +15,7 @@ from in_browser import browsing, serving, troubles
 from PIL import Image as Picture
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
+from trained_world import open_trained, trained_home
 from web_world import World, add_job, add_version, events, make_world, score_some
 
 from app import images
@@ -111,7 +112,10 @@ def test_a_version_of_an_earlier_release_lacks_numbers_and_has_a_page(tmp_path: 
 def test_every_number_that_training_may_store_is_shown(world: World) -> None:
     metrics = {
         "images": 200, "kind": "city96", "baseline_mae": 2.4, "learning_curve": LEARNED,
-        "noise_floor": {"sigma": 1.1, "mae_floor": 0.88, "pairs": 40},
+        "noise_floor": {"sigma": 1.1, "mae": 0.88, "mae_low": 0.8, "mae_high": 0.97, "n": 40},
+        "versus_baseline": {"verdict": "better", "difference": -1.1, "n": 60, "on": "holdout"},
+        "out_of_fold_baseline": {"verdict": "no difference shown", "mae": 2.4, "n": 140},
+        "out_of_fold": {"n": 140, "mae": 2.38, "mae_low": 2.2, "mae_high": 2.6},
         "calibration": {"slope": 1.3, "intercept": -0.1, "kept": True, "why": "it helped"},
         "label_histogram": [1] * 11,
         "holdout": {
@@ -129,10 +133,31 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
     }  # fmt: skip
     add_version(world, 2, {}, metrics=metrics)
     page = world.client.get("/versions/3").text
-    for told in ("always the same answer", "2.40", "your own noise", "0.88", "Calibration",
-                 "Bias by label", "intervals contain 52", "about 120 more labels (60 to 180)",
+    for told in ("always the same answer", "2.40", "your own noise", "0.80 to 0.97", "Calibration",
+                 "The 60 hold-out images may flatter it: on the 140 that trained",
+                 "mean error, out-of-fold", "2.20 to 2.60", "own doubt is about right",
+                 "Bias by label", "50\u202f% intervals contain 52",
+                 "about 120 more labels (60 to 180)",
                  "part of the file", "learning rate"):  # fmt: skip
         assert told in page, told
+
+
+def test_what_a_real_training_measured_is_shown_on_every_page_about_it(tmp_path: Path) -> None:
+    """Ten images were asked again, so that there is every number a training can store."""
+    trained_home(tmp_path / "home")
+    trained = open_trained(tmp_path / "home")
+    again = {image_id: 3 + image_id % 4 for image_id in range(1, 11)}
+    trained.score(again, origin="control")
+    trained.score({image_id: value + 1 for image_id, value in again.items()}, origin="re-ask")
+    version = trained.train()
+    measured = version.metrics
+    assert measured["noise_floor"]["n"] == 10
+    world = trained.world
+    page = world.client.get(f"/versions/{version.id}").text
+    assert "your own noise" in page and f"{measured['noise_floor']['mae']:.2f}" in page
+    for address in ("versions", "compare", "publish"):
+        assert world.client.get(f"{world.at}/{address}").status_code == 200, address
+    assert world.client.get(f"/versions/{version.id}/card.md").status_code == 200
 
 
 def test_a_damaged_file_is_told_on_both_pages_and_nothing_can_be_done_with_it(
@@ -208,7 +233,7 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
 
 def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
     page = world.client.get(f"{world.at}/compare").text
-    assert "on the 7 hold-out images that measured both" in page
+    assert "on 8 hold-out images that neither learned from" in page
     assert "3 of 20 images went up to a pass" in page and "<svg" in page and "style=" not in page
     assert "drawing" in page and "photo" in page
     labels = world.client.get(f"{world.at}/compare?view=labels").text

@@ -18,7 +18,7 @@ from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 
-from app import db, embeddings, files, jobs, projects, worker
+from app import db, embeddings, files, jobs, projects, work, worker
 from app.config import Settings
 from app.errors import Unavailable
 from app.migrate import migrate
@@ -26,7 +26,7 @@ from app.retraining import retrain
 from app.scoring import scores
 from app.tables import Embedding, Job, Project, Version
 from app.versioning import predictions, versions
-from app.worker import Worker, run_here
+from app.worker import Worker, patiently, run_here
 from tests.conftest import environment, free_port, running, until
 
 
@@ -444,6 +444,41 @@ def test_a_busy_database_does_not_end_a_command_that_works_itself(
 
 
 @pytest.mark.slow
+def test_a_busy_database_is_a_line_in_the_log_of_the_worker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def tick() -> None:
+        raise Unavailable("The database is busy with another change; nothing was saved.")
+
+    patiently(tick)()
+    assert "tick is put off: The database is busy" in caplog.text
+    assert "Traceback" not in caplog.text
+    with pytest.raises(ZeroDivisionError):
+        patiently(lambda: 1 / 0)()
+
+
+def test_the_rate_is_of_the_last_seconds_and_forgets_a_slow_start(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes until the first step, then two steps a second."""
+    moment = [0.0]
+    monkeypatch.setattr(work.time, "monotonic", lambda: moment[0])
+    rates = []
+    claimed = Job(kind="train", title="")
+    one = work.Work(settings, engine, claimed, jobs.Claim(1, 1), lambda kind, said: rates.append(
+        said.get("rate") if kind == "progress" else None))  # fmt: skip
+    one.stage("Training", 1000)
+    for step in range(1, 200):
+        moment[0] = 600 + step / 2
+        one.progress(step)
+    told = [rate for rate in rates if rate]
+    assert told == pytest.approx([2.0] * len(told)) and len(told) > 190
+    for step in range(200, 300):  # four times as slow: soon known
+        moment[0] = 700 + 2 * (step - 200)
+        one.progress(step)
+    assert rates[-1] == pytest.approx(0.5)
+
+
 def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)

@@ -45,5 +45,6 @@ def train(
             shown = versions.as_json(session, settings, versions.get(session, result["version_id"]))
     if as_json:
         return print_json(shown)
-    out.print(f"{shown['version']} is published: {quality(shown)}. {shown['activation']}.")
+    why = shown["activation"]
+    out.print(f"{shown['version']} is published: {quality(shown)}. {why[:1].upper()}{why[1:]}.")
     return None

@@ -60,5 +60,5 @@ def project_show(name: str, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(shown)
     for key, value in shown.items():
-        out.print(f"{key.replace('_', ' '):16} {value}")
+        out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
     return None

@@ -6,8 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from app import db
-from app.cli.terminal import AsJson, database, err, print_json, progress_bar
-from app.errors import Invalid
+from app.cli.terminal import (
+    AsJson,
+    database,
+    err,
+    print_json,
+    progress_bar,
+    require_writable,
+)
 
 app = typer.Typer()
 
@@ -51,8 +57,8 @@ def replay(
     from app.replay.report import chart, report, table
 
     for path in (to, svg):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise Invalid(f"The folder of {path} is not there.", "Make it first.")
+        if path is not None:
+            require_writable(path)
     about: dict[str, Any] = {}
     if Path(source).is_file() or source.endswith(".npz"):
         if project is not None:
@@ -86,16 +92,16 @@ def replay(
             runs.append(run)
             bar.update(task, completed=done, total=total)
     said = report(data, plan, runs) | about
+    if as_json:
+        print_json(said)
+    else:
+        print(table(said))
     if to is not None:
         write_json(to, said)
     if svg is not None:
         from app.files import write_atomic
 
         write_atomic(svg, chart(said).encode())
-    if as_json:
-        print_json(said)
-    else:
-        print(table(said))
 
 
 def write_json(path: Path, said: dict[str, Any]) -> None:

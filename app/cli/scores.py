@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app import db
-from app.cli.terminal import AsJson, ProjectName, database, out, print_json
+from app.cli.terminal import AsJson, ProjectName, database, err, out, print_json
 
 app = typer.Typer(help="Bring scores in and out.", no_args_is_help=True)
 top = typer.Typer()
@@ -22,6 +22,9 @@ def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> 
     if as_json:
         return print_json(result)
     out.print(f"{result['recorded']} scores recorded, {result['unchanged']} were there already.")
+    if n := result["overruled"]:
+        what = "score contradicts a later row" if n == 1 else "scores contradict later rows"
+        err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
     return None
 
 

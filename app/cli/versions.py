@@ -98,5 +98,7 @@ def quality(version: dict[str, Any]) -> str:
                 if numbers.get("mae_low") is not None
                 else ""
             )
-            return f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
+            told = f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
+            constant = version["metrics"].get("baseline_mae")
+            return f"{told}, one answer for all {constant:.2f}" if constant is not None else told
     return "not measured yet"

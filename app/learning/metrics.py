@@ -26,7 +26,8 @@ Verdict = Literal["better", "worse", "no difference shown"]
 
 RESAMPLES = 1000  # of small sets; those of large ones, whose intervals settle sooner, get 200
 CONFIDENCE = 0.95
-# Up to five groups can all point the same way by chance in more than 1 of 20 sets: no verdict.
+# Up to five groups can all point the same way by chance in more than 1 of 20 sets: no interval of
+# a mean, and no verdict.
 FEWEST_GROUPS = 6
 
 DEFAULT_BRACKETS = (0.0, 0.1, 0.2, 0.4, 0.5, 0.6, 1.0)
@@ -37,7 +38,7 @@ class Estimate:
     """A number with its 95 % interval; `n` is what it was measured on.
 
     `value` is None where there is nothing to measure (an empty set, a rate over no images), and
-    `low`, `high` are None where the groups are too few to say how sure it is.
+    `low`, `high` are None where there are too few groups to say how sure it is.
     """
 
     value: float | None
@@ -210,6 +211,12 @@ def summary(
     def measured(statistic: Statistic, n: int) -> dict[str, Any]:
         return estimate(statistic, keys, n, seed=seed).as_dict()
 
+    def share(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
+        of = measured(_share(wrong, among), int(among.sum()))
+        if of["value"] in (0.0, 1.0):  # no resample differs from it
+            of["low"], of["high"] = _exact(of["value"], len(np.unique(keys[among])))
+        return of
+
     everything = np.ones(len(y), bool)
     return {
         "n": len(y),
@@ -218,9 +225,9 @@ def summary(
         "mae": measured(_weighted_mae(y, p), len(y)),
         "spearman": measured(_weighted_spearman(y, p), len(y)),
         "auc": measured(_weighted_auc(labelled, p), len(y)),
-        "fp_rate": measured(_share(~labelled, passed), int(passed.sum())),
-        "fn_rate": measured(_share(~passed, labelled), int(labelled.sum())),
-        "error_at_threshold": measured(_share(passed != labelled, everything), len(y)),
+        "fp_rate": share(~labelled, passed),
+        "fn_rate": share(~passed, labelled),
+        "error_at_threshold": share(passed != labelled, everything),
         "brackets": bracket_mae(y, p, brackets, keys),
         "calibration_curve": calibration_curve(y, p),
         "labelled_histogram": histogram(y),
@@ -260,7 +267,7 @@ def estimate(
     keys = _keys(groups, len(np.asarray(groups)))
     value = _number(statistic(np.ones(len(keys))))
     count = int(keys.max()) + 1 if len(keys) else 0
-    if value is None or count < 2:
+    if value is None or count < FEWEST_GROUPS:
         return Estimate(value, None, None, n)
 
     random = np.random.default_rng(seed)
@@ -275,6 +282,13 @@ def estimate(
     tail = normal_cdf(-reach)
     low, high = np.quantile(values, [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n)
+
+
+def _exact(value: float, groups: int) -> tuple[float, float]:
+    """The 95 % interval of a share that is 0 or 1 in all of so many groups (Clopper & Pearson
+    1934), each group one witness."""
+    reach = ((1 - CONFIDENCE) / 2) ** (1 / groups)
+    return (0.0, 1 - reach) if value == 0 else (reach, 1.0)
 
 
 def mean_error(

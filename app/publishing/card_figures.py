@@ -6,6 +6,7 @@ from typing import Any
 
 from app.publishing.card_blocks import Block, Table, Verbatim, Words, sparkline
 from app.tables import Version
+from app.versioning.version_facts import scores_within
 
 
 def loss_curve(version: Version) -> tuple[Block, ...]:
@@ -26,7 +27,7 @@ def loss_curve(version: Version) -> tuple[Block, ...]:
     )
     return (
         Verbatim("\n".join(lines)),
-        Table(("step", "training loss", "loss of images left out", "learning rate"), rows),
+        Table(("step", "training loss", "validation loss", "learning rate"), rows),
     )
 
 
@@ -64,7 +65,7 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
         blocks += [Words(f"{title} (95 % intervals):"), Table(("measure", "value", "n"), rows)]
     measured, on = best_measured(version)
     brackets = tuple(
-        (_range(b), _estimate(b["mae"]), _signed(b["bias"]), str(_n(b)))
+        (scores_within(b), _estimate(b["mae"]), _signed(b["bias"]), str(_n(b)))
         for b in measured.get("brackets", [])
         if _n(b)
     )
@@ -107,9 +108,13 @@ def pull_to_the_middle(measured: dict[str, Any]) -> list[str]:
     low, high = told[0], told[-1]
     parts = []
     if low["bias"] >= 1:
-        parts.append(f"those scored {_range(low)} come out {low['bias']:.1f} points too high")
+        parts.append(
+            f"those scored {scores_within(low)} come out {low['bias']:.1f} points too high"
+        )
     if high["bias"] <= -1:
-        parts.append(f"those scored {_range(high)} come out {-high['bias']:.1f} points too low")
+        parts.append(
+            f"those scored {scores_within(high)} come out {-high['bias']:.1f} points too low"
+        )
     return [f"Pulls the ends towards the middle: {' and '.join(parts)} on average."] * bool(parts)
 
 
@@ -126,10 +131,6 @@ def _signed(points: float) -> str:
 
 def _n(bracket: dict[str, Any]) -> int:
     return int(bracket["mae"].get("n") or 0)
-
-
-def _range(bracket: dict[str, Any]) -> str:
-    return f"{10 * bracket['from']:g}–{10 * bracket['to']:g}"
 
 
 def _estimate(estimate: dict[str, Any]) -> str:

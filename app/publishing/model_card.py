@@ -134,6 +134,7 @@ def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Bl
         if row.under_represented
     ]
     measured, _ = best_measured(version)
+    seen += version_facts.doubts(version)
     seen += pull_to_the_middle(measured)
     n = version.metrics.get("holdout", {}).get("n") or 0
     if n == 0:

@@ -46,7 +46,9 @@ def read_file(path: Path) -> LabelledSet:
     broken = np.flatnonzero(~np.isfinite(x).all(1))
     if len(broken):
         raise Invalid(
-            f"{len(broken)} rows of embeddings in {path.name} are not numbers; "
+            f"Row {broken[0]} of embeddings in {path.name} is not all numbers."
+            if len(broken) == 1
+            else f"{len(broken)} rows of embeddings in {path.name} are not numbers; "
             f"the first is row {broken[0]}.",
             "Embed those images again, or leave them out.",
         )
@@ -86,7 +88,8 @@ def _check_headers(name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype
                 "Save it as plain numbers.",
             )
         if kind.kind not in ("fiu" if array != "groups" else "iuUS"):
-            raise Invalid(f"“{array}” in {name} is of type {kind}.", "Plain numbers are needed.")
+            needed = "Whole numbers or names are" if array == "groups" else "Plain numbers are"
+            raise Invalid(f"“{array}” in {name} is of type {kind}.", f"{needed} needed.")
     shape = headers["embeddings"][0]
     if len(shape) != 2 or 0 in shape:
         raise Invalid(f"“embeddings” in {name} has the shape {shape}; (N, D) is needed.")

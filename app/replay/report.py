@@ -29,7 +29,8 @@ def report(data: LabelledSet, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]
     `error_at_threshold` (share on the wrong side), each with `_low` and `_high` (null with fewer
     than three seeds); `labels_to_reach_random`: after how many labels its error is first as low as
     random's last one (null: never); `mae_area_ratio`: its MAE averaged over the curve ÷ random's;
-    and the `runs` themselves, from which anyone can refit. Rows are counted from 0.
+    and the `runs` themselves, from which anyone can refit. Rows are counted from 0. `notes` says in
+    sentences what the figures cannot show.
     """
     tested = [len(split(data, seed)[0]) for seed in plan.seed_numbers]
     by_name = {
@@ -45,10 +46,28 @@ def report(data: LabelledSet, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]
         "budget": plan.budget,
         "batch": plan.batch,
         "start": plan.start,
+        "notes": _notes(data, plan),
         "strategies": {
             name: _strategy(own, by_name.get("random")) for name, own in by_name.items()
         },
     }
+
+
+def _notes(data: LabelledSet, plan: Plan) -> list[str]:
+    labels = data.scores[np.isfinite(data.scores)]
+    notes = []
+    if (labels >= plan.threshold).all() or (labels < plan.threshold).all():
+        notes.append(
+            f"All labels are on one side of the threshold of {100 * plan.threshold:g} %, so the "
+            "error at it says nothing. Scores are from 0 to 10."
+        )
+    spent = [len(labels) - len(split(data, seed)[0]) <= plan.budget for seed in plan.seed_numbers]
+    if any(spent):
+        notes.append(
+            f"After {plan.budget} labels {'every' if all(spent) else 'some'} pool is spent: at the "
+            "end all strategies have learned the same there. A smaller --budget tells them apart."
+        )
+    return notes
 
 
 def _strategy(own: list[Run], random: list[Run] | None) -> dict[str, Any]:
@@ -141,7 +160,8 @@ def table(said: dict[str, Any]) -> str:
     """The report for a terminal: one line a strategy, and what random needs beside it."""
     lines = [
         f"{said['labelled']:,} labels on {said['images']:,} images, {said['tested']:,} test; "
-        f"{said['seeds']} seeds, {said['start']} to {said['budget']} labels, "
+        f"{said['seeds']} seed{'s' * (said['seeds'] != 1)}, "
+        f"{said['start']} to {said['budget']} labels, "
         f"refitted every {said['batch']}; threshold {said['threshold']:g} %.",
         "",
         f"{'strategy':18}  {'MAE':>5}  {'error':>6}  {'MAE':>5}  {'error':>6}  "
@@ -155,6 +175,7 @@ def table(said: dict[str, Any]) -> str:
             f"{name:18}  {np.mean(mae):5.2f}  {np.mean(error):6.3f}  {mae[-1]:5.2f}  "
             f"{error[-1]:6.3f}  {_area(own):>20}  {_labels(own, said['budget'])}"
         )
+    lines += ["", *said["notes"]] if said["notes"] else []
     return "\n".join(line.rstrip() for line in lines)
 
 

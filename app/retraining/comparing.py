@@ -1,7 +1,7 @@
 """Two versions side by side: what changed between an older one, `a`, and a newer one, `b`.
 
 What is compared are predictions by image, so versions of different encoders compare as well. The
-metrics are paired, on the hold-out images that measured both. The scatter and the histograms are
+metrics are paired, on hold-out images that neither learned from. The scatter and the histograms are
 about what the two files say, which is what a person who uses them will notice.
 """
 
@@ -29,22 +29,22 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and 
 
 def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
     """`{"n", "metrics": {name: {new, old, difference, verdict}}, "why_not"}`: on the hold-out
-    images that measured both versions, by the label that the newer one saw. `why_not` says in
-    words why nothing can be said, where that is so."""
-    mine, theirs = _holdout(session, both.a), _holdout(session, both.b)
-    common = sorted(mine.keys() & theirs.keys())
+    images of the newer version (of the older, where it has none) that neither learned from, by the
+    label that it saw. `why_not` says in words why nothing can be said, where that is so."""
+    label = _measuring(session, both)
+    common = sorted(label)
     if not common:
-        return {"n": 0, "metrics": {}, "why_not": _why_not(both, mine, theirs)}
+        return {"n": 0, "metrics": {}, "why_not": _why_not(both)}
     before, after = _honest(session, both.a, common), _honest(session, both.b, common)
     common = [i for i in common if i in before and i in after]
     if not common:
-        why = "Their common hold-out images have no predictions any more."
+        why = "The images that could judge both have no predictions by both."
         return {"n": 0, "metrics": {}, "why_not": why}
     groups = dict(
         session.execute(select(Image.id, Image.source_group).where(col(Image.id).in_(common))).all()
     )
     rows = metrics.paired(
-        [theirs[i] / 10 for i in common],
+        [label[i] / 10 for i in common],
         [after[i] for i in common],
         [before[i] for i in common],
         [groups[i] for i in common],
@@ -53,22 +53,28 @@ def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
     return {"n": len(common), "metrics": rows, "why_not": ""}
 
 
-def _why_not(both: Pair, mine: dict[int, float], theirs: dict[int, float]) -> str:
-    without = [v.number for v, rows in ((both.a, mine), (both.b, theirs)) if not rows]
-    if without:
-        has = f"{' and '.join(without)} {'have' if len(without) == 2 else 'has'} no hold-out"
-    else:
-        has = "The two share no hold-out image"
-    return f"{has}, so which of them errs less cannot be known. What they say differently is below."
-
-
-def _holdout(session: Session, version: Version) -> dict[int, float]:
-    rows = session.execute(
-        select(VersionLabel.image_id, VersionLabel.value).where(
-            VersionLabel.version_id == version.id, VersionLabel.side == "holdout"
-        )
+def _why_not(both: Pair) -> str:
+    return (
+        f"{both.a.number} and {both.b.number} have no hold-out image that neither learned from, so "
+        "which of them errs less cannot be known. What they say differently is below."
     )
-    return dict(rows.all())
+
+
+def _measuring(session: Session, both: Pair) -> dict[int, float]:
+    """Image id → label (0–10) of what can judge both: the hold-out side belongs to an image for
+    good, so what measures one version has not taught another of this project."""
+
+    def of(version: Version, side: str) -> dict[int, float]:
+        rows = session.execute(
+            select(VersionLabel.image_id, VersionLabel.value).where(
+                VersionLabel.version_id == version.id, VersionLabel.side == side
+            )
+        )
+        return dict(rows.all())
+
+    measuring = of(both.b, "holdout") or of(both.a, "holdout")
+    taught = of(both.a, "train").keys() | of(both.b, "train").keys()
+    return {image_id: value for image_id, value in measuring.items() if image_id not in taught}
 
 
 def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, float]:
@@ -118,6 +124,14 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return sorted(found, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
+
+
+def told_of(error: dict[str, Any]) -> str:
+    """The verdict on a slice, or why there is none."""
+    if not error["n"]:
+        return "without a label"
+    few = error["groups"] < metrics.FEWEST_GROUPS
+    return "on too few photographs" if few else str(error["verdict"])
 
 
 # --- how everything moved -----------------------------------------------------------------------
@@ -267,7 +281,7 @@ def in_words(told: dict[str, Any]) -> list[str]:
         values = f"{row['old']:.2f} → {row['new']:.2f}"
         lines.append(f"{name:20} {values}  {change['value']:+.2f}{within}  {row['verdict']}")
     if holdout["n"]:
-        lines.append(f"paired, on the {holdout['n']} hold-out images that measured both")
+        lines.append(f"paired, on {holdout['n']} hold-out images that neither learned from")
     for direction, what in DIRECTIONS.items():
         flip = told["flips"][direction]
         lines.append(
@@ -278,7 +292,7 @@ def in_words(told: dict[str, Any]) -> list[str]:
         mean = row["mean"]
         lines.append(
             f"{row['slice'][:40]:20} mean {100 * mean['old']:.0f} % → {100 * mean['new']:.0f} %, "
-            f"error {row['error']['verdict']}"
+            f"error {told_of(row['error'])}"
         )
     lines.append(
         f"labels from {a} to {b}: {labels['added']} added, {labels['corrected']} corrected, "

@@ -64,6 +64,7 @@ def stored_metrics(
         "out_of_fold": flat(measured["out_of_fold"]),
         "baseline_mae": measured["baseline_mae"],
         "versus_baseline": measured["versus_baseline"],
+        "out_of_fold_baseline": measured["out_of_fold_baseline"],
         "calibration": measured["calibration"],
         "noise_floor": floor,
         "learning_curve": learning_curve(

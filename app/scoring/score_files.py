@@ -67,11 +67,13 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, int]:
     """Record every row of a file, in one transaction: with a single bad row nothing is recorded,
     and the error names its number. A column `annotator` keeps people apart; `scored_at`, where
-    it is given, is kept as the time of the score."""
+    it is given, is kept as the time of the score. Returns how many were `recorded`, were there
+    already (`unchanged`), and were `overruled` by a later row with another score."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
-    recorded = 0
+    recorded, overruled = 0, 0
+    said: dict[tuple[int, int], int] = {}
     with db.writing(engine) as session:
         project = projects.named(session, project_name)
         for number, row in enumerate(rows, 1):
@@ -89,6 +91,9 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                 name = bare(str(row.get("annotator") or projects.IMPORTED))
                 stand_in = name == projects.IMPORTED
                 person = projects.annotator(session, name, stand_in=stand_in)
+                key = (image.id, person.id)
+                overruled += said.setdefault(key, value) != value
+                said[key] = value
                 recorded += scores.record_many(
                     session, project, person, [(image.id, value)], origin="import",
                     at=_moment(row.get("scored_at")),
@@ -98,7 +103,8 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                     f"Row {number} of {file.name}: {error.message} Nothing was recorded.",
                     error.hint,
                 ) from error
-    return {"recorded": recorded, "unchanged": len(rows) - recorded}
+    unchanged = len(rows) - recorded
+    return {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
 
 
 def _moment(given: Any) -> datetime | None:

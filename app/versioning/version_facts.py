@@ -30,6 +30,7 @@ from app.tables import (
 from app.versioning import versions
 
 BARS = 20
+SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
 TRAINING_COLUMNS = ("sha256", "path", "score", "side", "fold")
 
 # Name in `metrics`, what a person calls it, its unit (points of 0–10, share, or a bare number),
@@ -85,6 +86,88 @@ def figures(version: Version) -> list[Figure]:
     ]  # fmt: skip
 
 
+def beside(version: Version) -> list[Figure]:
+    """Mean errors to hold the version's own against: its other one, out-of-fold; that of always
+    giving one answer; and that of the person who scores."""
+    m, found = version.metrics, []
+
+    def row(label: str, of: str, told: dict[str, Any], name: str = "mae") -> None:
+        if told.get(name) is not None:
+            low, high, n = told.get(f"{name}_low"), told.get(f"{name}_high"), told.get("n") or 0
+            found.append(Figure(name, label, "points", of, told[name], low, high, int(n)))
+
+    if measured_on(version) == "holdout":
+        row(
+            "mean error, out-of-fold",
+            "on the images that trained, each judged by heads that never saw it",
+            m.get("out_of_fold") or {},
+        )
+    row(
+        "always the same answer", "mean error of saying the middle of the labels every time",
+        {"mae": m.get("baseline_mae"), "n": (m.get("versus_baseline") or {}).get("n")},
+    )  # fmt: skip
+    noise = m.get("noise_floor") or {}
+    if noise:
+        row(
+            "your own noise", "mean error no model can go below, from scores you were asked for "
+            f"again (σ {noise['sigma']:.2f})", noise,
+        )  # fmt: skip
+    return found
+
+
+def doubts(version: Version) -> list[str]:
+    """In sentences, what the figures do not show although they may look like it."""
+    told = version.metrics.get("versus_baseline") or {}
+    oof = version.metrics.get("out_of_fold_baseline") or {}
+    if not told:
+        return []
+    where = {"holdout": "hold-out images", "out_of_fold": "training images, out-of-fold"}
+    if told["verdict"] == "worse":
+        return [
+            f"It errs more than giving one answer every time, on {told['n']} {where[told['on']]}."
+        ]
+    if told["verdict"] != "better":
+        return [
+            "Not yet shown to be better than giving one answer every time, on "
+            f"{told['n']} {where[told['on']]}. More scores may show it; or what you like is not in "
+            "what the encoder sees."
+        ]
+    if oof and oof["verdict"] != "better":
+        return [
+            f"The {told['n']} hold-out images may flatter it: on the {oof['n']} that trained, each "
+            "judged by heads that never saw it, it is not shown to be better than giving one "
+            "answer every time."
+        ]
+    return []
+
+
+def scores_within(bracket: dict[str, Any]) -> str:
+    """The hand scores of a bracket, which ends before the next one begins: “0”, “2–3”, “6–10”."""
+    low, high = 10 * bracket["from"], 10 * bracket["to"]
+    if high < 10 and low == round(low) and high == round(high):
+        return f"{low:g}" if high - low == 1 else f"{low:g}–{high - 1:g}"
+    return f"{low:g}–{high:g}"
+
+
+def coverage_in_words(version: Version) -> str:
+    """Whether the version's own intervals hold as often as they say, by the 80 % one, within twice
+    the standard error of a share of n labels; empty where it was not measured."""
+    told = version.metrics.get(measured_on(version)) or {}
+    shares, n = told.get("coverage") or {}, told.get("n") or 0
+    if not n or any(share is None for share in shares.values()) or "80" not in shares:
+        return ""
+    off = shares["80"] - 0.8
+    tolerated = 2 * (0.8 * 0.2 / n) ** 0.5
+    if abs(off) <= tolerated:
+        verdict = "is about right"
+    else:
+        verdict = "is too cautious" if off > 0 else "is too bold"
+    parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
+             for level, share in sorted(shares.items())]  # fmt: skip
+    told = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"What it says of its own doubt {verdict}: {told} of the labels."
+
+
 def recipe_in_words(version: Version) -> str:
     """How the head was trained, as one would tell a colleague."""
     recipe, kind = version.recipe, version.metrics.get("kind") or version.recipe.get("name", "")
@@ -123,7 +206,7 @@ def recipe_in_words(version: Version) -> str:
         told += f"; {folds} more heads, each without one {_fraction(folds)} of the labels, give "
         told += "the predictions that never saw their label"
     told += "."
-    if choice.get("why"):
+    if choice.get("why") and choice["why"] != "asked for":
         told += f" Chosen because: {choice['why']}."
     return told
 

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 SCORES = 11
+CURVE_LEFT = 64  # room for a number like 0.00083 before the axis of what goes over the steps
 SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
 
 
@@ -77,7 +78,7 @@ def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> 
     drawn = [point for points in series.values() for point in points]
     if len(drawn) < 2:
         return Markup("")
-    width, height, left = 320, 96, 44
+    width, height, left = 320, 96, CURVE_LEFT
     low, high = min(y for _, y in drawn), max(y for _, y in drawn)
     first, last = min(x for x, _ in drawn), max(x for x, _ in drawn)
     span, steps = (high - low) or 1e-9, (last - first) or 1

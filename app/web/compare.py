@@ -11,7 +11,6 @@ from app import keymap, projects
 from app.db import reading, writing
 from app.errors import Invalid, NotFound
 from app.images import get as get_image
-from app.learning.metrics import FEWEST_GROUPS
 from app.retraining import comparing, flips
 from app.retraining.flips import DIRECTIONS, Flip, Pair
 from app.scoring import scores
@@ -102,7 +101,7 @@ def numbers(session: Session, both: Pair) -> dict[str, Any]:
         "units": units,
         "moved": comparing.moved(session, both),
         "slices": comparing.slices_moved(session, both),
-        "fewest": FEWEST_GROUPS,
+        "told_of": comparing.told_of,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app.web.charts import SPACE, share_ticks, svg
+from app.web.charts import CURVE_LEFT, SPACE, share_ticks, svg
 
 SIDE = 240  # of a square plot, in pixels
 LEFT, BELOW = 40, 36  # room for its labels
@@ -221,7 +221,7 @@ def learning_rate(curve: Mapping[str, Any]) -> Markup:
              if r is not None]  # fmt: skip
     if len(rates) < 2:
         return Markup("")
-    width, height, left = 320, 48, 56
+    width, height, left = 320, 48, CURVE_LEFT
     most = max(rate for _, rate in rates) or 1.0
     first, last = rates[0][0], rates[-1][0]
     line = " ".join(

@@ -38,6 +38,7 @@ def page(request: Request, session: Reader, settings: SettingsDep, project: TheP
             {
                 "row": v,
                 "figures": figures(v),
+                "doubts": version_facts.doubts(v),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
                 "file": file_checks.look(session, settings, v),
@@ -133,6 +134,10 @@ def one(request: Request, session: Reader, settings: SettingsDep, version_id: Id
         "version": version,
         "encoder": encoder,
         "figures": version_facts.figures(version),
+        "beside": version_facts.beside(version),
+        "doubts": version_facts.doubts(version),
+        "scores_within": version_facts.scores_within,
+        "coverage": version_facts.coverage_in_words(version),
         "measured_on": version_facts.measured_on(version),
         "measured": version.metrics.get(version_facts.measured_on(version)) or {},
         "recipe": version_facts.recipe_in_words(version),
@@ -272,6 +277,8 @@ def show_version(session: Reader, settings: SettingsDep, version_id: Id) -> dict
     return versions.as_json(session, settings, version) | {
         "measured_on": version_facts.measured_on(version),
         "figures": [figure.as_dict() for figure in version_facts.figures(version)],
+        "beside": [figure.as_dict() for figure in version_facts.beside(version)],
+        "doubts": version_facts.doubts(version),
         "recipe_in_words": version_facts.recipe_in_words(version),
         "curve": version.curve,
         "labels": version_facts.sides(session, version),
