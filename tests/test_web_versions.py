@@ -23,7 +23,8 @@ from app.db import reading, writing
 from app.errors import Unavailable
 from app.library import expectations, slices
 from app.retraining import auto_train
-from app.tables import Expectation, Job, Slice, VersionLabel
+from app.scoring import scores
+from app.tables import Expectation, Job, Slice, Version, VersionLabel
 
 HTMX = {"HX-Request": "true"}
 API = "/api/v1"
@@ -258,6 +259,24 @@ def test_a_head_from_elsewhere_is_not_said_to_be_new_to_the_images(world: World)
 )  # fmt: skip
 def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, status: int) -> None:
     assert world.client.get(f"{world.at}/compare?{query}").status_code == status
+
+
+def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:
+    at = f"{world.at}/versions"
+    assert "by the recipe “auto”" not in world.client.get(at).text, "twelve scores are few"
+    score_some(world, [3, 8] * 4, first=13)
+    page = world.client.get(at).text
+    assert "Learns from 20 scores by the recipe “auto”" in page
+    assert "has seen them all" not in page
+    with writing(world.engine) as session:
+        version = session.get(Version, 2)
+        assert version is not None
+        version.event_high = scores.highest_event(session, world.project(session))
+        session.add(version)
+    assert "v1.1 has seen them all: nothing was scored since" in world.client.get(at).text
+    assert "was cancelled" not in page
+    add_job(world, "cancelled")
+    assert "The training was cancelled. Nothing was published" in world.client.get(at).text
 
 
 def test_a_version_beside_itself_leaves_the_choice_open(world: World) -> None:

@@ -22,11 +22,11 @@ router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
 
 RECIPES = {
-    "auto": "Automatic: ridge and City96 in one, each with the share that errs least",
-    "ridge": "Ridge: a linear head, best with few labels",
-    "mlp": "Small network: the linear head and a layer that corrects it",
-    "city96": "City96: the full network of the original predictor",
-    "original": "Original: trained as its author did, to compare; takes 40 minutes or more",
+    "auto": "Automatic: ridge and City96 in one file",
+    "ridge": "Ridge: a linear head, for few scores",
+    "mlp": "Small network beside the linear head",
+    "city96": "City96: the network of the original",
+    "original": "Original: to compare, 40 minutes or more",
 }
 FIELDS = ("name", "threshold", "recipe", "aggregate", "auto_train_every", "auto_train_drift")
 SPARE_ROWS = 2  # empty brackets at the end of the form, to be filled in

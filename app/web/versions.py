@@ -13,6 +13,7 @@ from app.errors import NotFound
 from app.library import expectations
 from app.publishing import exports, sheets
 from app.retraining import auto_train, retrain
+from app.scoring import scores
 from app.tables import EncoderRow, Job, Label, Project, Version
 from app.versioning import file_checks, predictions, version_facts, versions
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
@@ -50,10 +51,10 @@ def page(request: Request, session: Reader, settings: SettingsDep, project: TheP
         "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
-        "note": note_kept(session, project),
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
     }
+    context |= of_the_form(session, project)
     return render(request, "versions.html", None, shell(session, project, "versions") | context)
 
 
@@ -93,8 +94,20 @@ def train(
 def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
     return {
         "project": project, "job": job, "trainable": trainable(session, project.id or 0),
-        "note": note_kept(session, project),
+        **of_the_form(session, project),
     }  # fmt: skip
+
+
+def of_the_form(session: Session, project: Project) -> dict[str, Any]:
+    """What stands beside the button Train: the note that is kept, whether the last training was
+    cancelled, and the version that saw everything said so far, if there is one."""
+    newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
+    last = next(iter(versions.listing(session, project)), None)
+    return {
+        "note": note_kept(session, project),
+        "cancelled": newest is not None and newest.state == "cancelled",
+        "nothing_since": last.number if last and last.major and last.event_high == said else "",
+    }
 
 
 def note_kept(session: Session, project: Project) -> str:
