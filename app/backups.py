@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -71,7 +71,7 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
     the program may be running.
 
     Raises `Invalid` for a PostgreSQL database, `Conflict` if the file exists, `StorageFull` when
-    it would leave too little space.
+    it would leave too little space or the disk takes no more.
     """
     if not settings.database.startswith("sqlite"):
         raise Invalid(
@@ -89,14 +89,20 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
         _require_space(settings, settings.root, _database_bytes(settings))
         back_up_database(settings.root / DATABASE, copy)
         scores, staged = _look(copy)
-        parts = [(DATABASE, copy), *_files(settings, staged)]
-        total = sum(path.stat().st_size for _, path in parts)
+        parts = {DATABASE: copy} | dict(_files(settings, staged))
+        total = sum(path.stat().st_size for path in parts.values() if path.exists())
         _require_space(settings, target, total)
         temporary = target.absolute().with_name(f".{target.name}.part")
         try:
             hashes = _write(temporary, parts, made_at, lambda done: told and told(done, 2 * total))
             _read_back(temporary, hashes, lambda done: told and told(total + done, 2 * total))
             temporary.rename(target)  # no link: sticks and shares know none
+        except OSError as error:
+            raise StorageFull(
+                f"{target} could not be written: {(error.strerror or str(error)).lower()}. Nothing "
+                "else was changed.",
+                "Name a file on another disk.",
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
     damaged = [name for name, sha256 in hashes.items() if not _is_itself(name, sha256)]
@@ -142,7 +148,7 @@ def newest(settings: Settings) -> datetime | None:
 
 def _files(settings: Settings, staged: set[str]) -> Iterator[tuple[str, Path]]:
     """(name in the archive, path) of every file that is whole, and of the uploads that a job still
-    waits to import."""
+    waits to import; these may be gone by the time they are read."""
     for name in FOLDERS:
         for path in sorted((settings.root / name).rglob("*")):
             inside = path.relative_to(settings.root)
@@ -153,15 +159,19 @@ def _files(settings: Settings, staged: set[str]) -> Iterator[tuple[str, Path]]:
 
 
 def _write(
-    target: Path, parts: Iterable[tuple[str, Path]], made_at: datetime, told: Callable[[int], Any]
+    target: Path, parts: dict[str, Path], made_at: datetime, told: Callable[[int], Any]
 ) -> dict[str, str]:
     """The archive, on the disk. Returns the SHA-256 of every part by its name."""
     hashes, done = {}, 0
     with target.open("wb") as raw:
         with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, path in parts:
+            for name, path in parts.items():
                 digest = hashlib.sha256()
-                with path.open("rb") as file, archive.open(name, "w", force_zip64=True) as into:
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:
+                    continue  # imported, or deleted with its project, meanwhile
+                with file, archive.open(name, "w", force_zip64=True) as into:
                     for piece in _pieces(file):
                         digest.update(piece)
                         into.write(piece)

@@ -369,8 +369,9 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         patiently(auto_train.tick), "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
     )
     scheduler.add_job(
-        backups.nightly, "interval", args=(settings,), hours=1, next_run_time=datetime.now(UTC)
-    )
+        patiently(backups.nightly), "interval", args=(settings,), hours=1,
+        next_run_time=datetime.now(UTC),
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     resident.tend()
@@ -382,13 +383,14 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
 
 
 def patiently(do: Callable[..., Any]) -> Callable[..., None]:
-    """The same, but a busy database is a line in the log: the next time is soon."""
+    """The same, but what a person would be told (the database is busy, or damaged) is a line in the
+    log, and no traceback: the clock comes round again."""
 
     def tried(*args: Any) -> None:
         try:
             do(*args)
-        except Unavailable as error:
-            log.warning("%s is put off: %s", do.__name__, error.message)
+        except TastemakerError as error:
+            log.warning("%s was not done: %s", do.__name__, error)
 
     return tried
 

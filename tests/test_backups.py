@@ -269,6 +269,30 @@ def test_without_space_nothing_is_written(world: World, tmp_path: Path) -> None:
     assert everything(world.settings) == was
 
 
+def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left_on_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full takes no byte; a rename onto it would be refused as well."""
+    monkeypatch.setattr(backups, "_write", lambda target, *_: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(StorageFull, match="no space left on device"):
+        backups.back_up(world.settings, tmp_path / "all.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_an_upload_that_is_imported_meanwhile_is_left_out(
+    world: World, elsewhere: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = backups._files
+
+    def and_import(settings: Settings, staged: set[str]) -> Any:
+        yield from found(settings, staged)
+        shutil.rmtree(settings.incoming / "waiting")
+
+    monkeypatch.setattr(backups, "_files", and_import)
+    done = backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "a.zip").path)
+    assert done.files and not list(elsewhere.incoming.iterdir())
+
+
 def test_postgresql_is_sent_to_its_own_programs(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "home", database_url="postgresql://nobody@nowhere/x")
     with pytest.raises(Invalid, match="pg_dump"):

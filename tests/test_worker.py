@@ -451,7 +451,7 @@ def test_a_busy_database_is_a_line_in_the_log_of_the_worker(
         raise Unavailable("The database is busy with another change; nothing was saved.")
 
     patiently(tick)()
-    assert "tick is put off: The database is busy" in caplog.text
+    assert "tick was not done: The database is busy" in caplog.text
     assert "Traceback" not in caplog.text
     with pytest.raises(ZeroDivisionError):
         patiently(lambda: 1 / 0)()

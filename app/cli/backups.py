@@ -9,7 +9,16 @@ import typer
 from filelock import Timeout
 
 from app import backups
-from app.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
+from app.cli.terminal import (
+    AsJson,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+    require_writable,
+)
 from app.config import Settings
 
 app = typer.Typer()
@@ -23,6 +32,8 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Write everything (scores, uploads, versions, people) to one file, also while it runs."""
+    if file is not None:
+        require_writable(file)
     with database() as (settings, _), progress("Backup") as told:
         made = backups.back_up(settings, file, told)
     if as_json:
