@@ -25,6 +25,7 @@ from app.library import expectations, slices
 from app.retraining import auto_train
 from app.scoring import scores
 from app.tables import Expectation, Job, Slice, Version, VersionLabel
+from app.versioning import version_facts
 
 HTMX = {"HX-Request": "true"}
 API = "/api/v1"
@@ -259,6 +260,22 @@ def test_a_head_from_elsewhere_is_not_said_to_be_new_to_the_images(world: World)
 )  # fmt: skip
 def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, status: int) -> None:
     assert world.client.get(f"{world.at}/compare?{query}").status_code == status
+
+
+@pytest.mark.parametrize(
+    ("shares", "n", "verdict"),
+    [((0.52, 0.79), 60, "about right"), ((0.87, 0.95), 15, "too cautious"),
+     ((0.6, 0.85), 15, "about"), ((0.45, 0.6), 60, "too bold"), ((0.3, 0.8), 60, "too bold")],
+)  # fmt: skip
+def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
+    shares: tuple[float, float], n: int, verdict: str
+) -> None:
+    coverage = {"50": shares[0], "80": shares[1], "95": 1.0}
+    told = {"n": n, "mae": 1.0, "coverage": coverage}
+    version = Version(project_id=1, metrics={"holdout": told})
+    assert f"doubt is {verdict}" in version_facts.coverage_in_words(version)
+    told["coverage"] = {}
+    assert version_facts.coverage_in_words(version) == ""
 
 
 def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:

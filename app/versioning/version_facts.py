@@ -7,7 +7,7 @@ Versions of earlier releases lack some numbers; what is not there is left out.
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ def doubts(version: Version) -> list[str]:
     return []
 
 
-def scores_within(bracket: dict[str, Any]) -> str:
+def scores_within(bracket: Mapping[str, Any]) -> str:
     """The hand scores of a bracket, which ends before the next one begins: “0”, “2–3”, “6–10”."""
     low, high = 10 * bracket["from"], 10 * bracket["to"]
     if high < 10 and low == round(low) and high == round(high):
@@ -150,18 +150,18 @@ def scores_within(bracket: dict[str, Any]) -> str:
 
 
 def coverage_in_words(version: Version) -> str:
-    """Whether the version's own intervals hold as often as they say, by the 80 % one, within twice
-    the standard error of a share of n labels; empty where it was not measured."""
+    """Whether the version's own intervals hold as often as they say: by the 50 or the 80 % ones,
+    whichever are further off, within twice the standard error of a share of n labels. Empty where
+    it was not measured."""
     told = version.metrics.get(measured_on(version)) or {}
     shares, n = told.get("coverage") or {}, told.get("n") or 0
-    if not n or any(share is None for share in shares.values()) or "80" not in shares:
+    if not n or not {"50", "80"} <= shares.keys() or None in shares.values():
         return ""
-    off = shares["80"] - 0.8
-    tolerated = 2 * (0.8 * 0.2 / n) ** 0.5
-    if abs(off) <= tolerated:
-        verdict = "is about right"
-    else:
-        verdict = "is too cautious" if off > 0 else "is too bold"
+    off = max(
+        ((shares[level] - p) / (p * (1 - p) / n) ** 0.5 for level, p in (("50", 0.5), ("80", 0.8))),
+        key=abs,
+    )
+    verdict = "is about right" if abs(off) <= 2 else f"is too {'cautious' if off > 0 else 'bold'}"
     parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
              for level, share in sorted(shares.items())]  # fmt: skip
     told = f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from app.versioning.version_facts import scores_within
 from app.web.charts import CURVE_LEFT, SPACE, share_ticks, svg
 
 SIDE = 240  # of a square plot, in pixels
@@ -126,7 +127,7 @@ def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: s
 
 
 def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
-    """Mean error by what an image was labelled: below the line predictions are too low. Points of
+    """Mean error by the score an image was given: below the line predictions are too low. Points of
     0–10, one bar for each bracket that holds labels."""
     known = [row for row in brackets if row.get("bias") is not None]
     if not known:
@@ -140,7 +141,7 @@ def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
         x = left + at * step
         parts.append(
             f'<text class="tick" x="{x + step / 2:g}" y="{height + 20}" text-anchor="middle">'
-            f"{100 * row['from']:.0f}–{100 * row['to']:.0f}</text>"
+            f"{scores_within(row)}</text>"
         )
         if row.get("bias") is None:
             continue
@@ -157,9 +158,7 @@ def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
         f'<text class="tick" x="{left - 6}" y="{height + 4}" text-anchor="end">−{limit:g}</text>'
         f'<text class="tick" x="{left - 6}" y="{zero + 5}" text-anchor="end">0</text>'
     )
-    told = "; ".join(
-        f"{100 * row['from']:.0f} to {100 * row['to']:.0f} %: {row['bias']:+.2f}" for row in known
-    )
+    told = "; ".join(f"scored {scores_within(row)}: {row['bias']:+.2f}" for row in known)
     return svg(width, height + 24, f"Bias by label, in points of 0–10: {told}.",
                frame + "".join(parts))  # fmt: skip
 
@@ -206,9 +205,11 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
     )
     told = f"Mean error from {errors[0]:.2f} at {first:g} labels to {errors[-1]:.2f} at {last:g}."
     if floor:
+        # Below its line, for the curve is above; but not on the numbers of the axis.
+        at = y(floor) + 16 if y(floor) + 16 < height else y(floor) - 5
         shapes += (
             f'<path class="threshold" d="M{left} {y(floor):.1f}H{width}"/>'
-            f'<text class="tick" x="{width}" y="{y(floor) - 5:.1f}" text-anchor="end">'
+            f'<text class="tick" x="{width}" y="{at:.1f}" text-anchor="end">'
             f"your own noise</text>"
         )
         told += f" The noise of the scores themselves is {floor:.2f}."
