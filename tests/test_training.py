@@ -143,6 +143,15 @@ def test_a_handful_of_labels_trains_and_says_how_little_is_known(labels):
         assert trained.metrics["versus_baseline"]["verdict"] == "no difference shown"
 
 
+@pytest.mark.parametrize("labels", [19, 20])
+def test_from_twenty_labels_on_a_share_of_the_network_is_fitted(labels):
+    trained = train(labelled(labels, features=64, holdout=0), BRIEF)
+    choice = trained.metrics["choice"]
+    assert ("share" in choice) == (labels == 20)
+    assert ("below 20 the linear head is the safer one" in choice["why"]) == (labels == 19)
+    assert np.isfinite(trained.honest).all()
+
+
 def test_a_set_without_a_single_pass_trains():
     trained = train(labelled(60, truth=lambda v: 0.2 + 0.05 * np.tanh(v[:, 0])), BRIEF)
     held = trained.metrics["holdout"]
