@@ -13,7 +13,8 @@ draws only, and calls every unlucky share a difference. `share` is the network's
 lowest to highest. Calibration is part of every recipe; `stretched` counts where it was kept. The
 recipe of city96 and how shares are fitted were chosen on digits, photographs, stamps and clip-art
 with seeds 0-14; those from 30 to 54 judged them, and changed them three times (docs/decisions/0018,
-0019), and those from 55 to 59 moved the limit of `auto` from thirty labels to twenty (0021). The pictures of a game, emoji, wallpapers and handwriting had no other part in it.
+0019), and those from 55 to 59 moved the limit of `auto` from thirty labels to twenty (0021). The
+pictures of a game, emoji, wallpapers and handwriting had no other part in it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from app.learning.recipes import recipe_named
 from app.learning.training import FEWEST_FOR_DESCENT, Trained, finish
 from bench import labelled, replay
 
-FIRST_SEED = 55  # earlier ones were looked at while `auto` was made
+FIRST_SEED = 60  # earlier ones were looked at while `auto` was made
 LABELS = (30, 100, 300, 1000, 3000)
 RECIPES = ("ridge", "city96")
 
