@@ -274,6 +274,9 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     told = {"n": n, "mae": 1.0, "coverage": coverage}
     version = Version(project_id=1, metrics={"holdout": told})
     assert f"doubt is {verdict}" in version_facts.coverage_in_words(version)
+    told["groups"] = 3  # three photographs in many crops prove little
+    assert "doubt is about right" in version_facts.coverage_in_words(version)
+    del told["groups"]
     told["coverage"] = {}
     assert version_facts.coverage_in_words(version) == ""
 

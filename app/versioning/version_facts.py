@@ -151,10 +151,10 @@ def scores_within(bracket: Mapping[str, Any]) -> str:
 
 def coverage_in_words(version: Version) -> str:
     """Whether the version's own intervals hold as often as they say: by the 50 or the 80 % ones,
-    whichever are further off, within twice the standard error of a share of n labels. Empty where
-    it was not measured."""
+    whichever are further off, within twice the standard error of a share of so many photographs.
+    Empty where it was not measured."""
     told = version.metrics.get(measured_on(version)) or {}
-    shares, n = told.get("coverage") or {}, told.get("n") or 0
+    shares, n = told.get("coverage") or {}, told.get("groups") or told.get("n") or 0
     if not n or not {"50", "80"} <= shares.keys() or None in shares.values():
         return ""
     off = max(
