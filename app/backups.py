@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from app.config import Settings
 from app.db import sqlite
@@ -166,18 +166,12 @@ def _write(
     with target.open("wb") as raw:
         with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name, path in parts.items():
-                digest = hashlib.sha256()
                 try:
                     file = path.open("rb")
                 except FileNotFoundError:
                     continue  # imported, or deleted with its project, meanwhile
                 with file, archive.open(name, "w", force_zip64=True) as into:
-                    for piece in _pieces(file):
-                        digest.update(piece)
-                        into.write(piece)
-                        done += len(piece)
-                        told(done)
-                hashes[name] = digest.hexdigest()
+                    hashes[name], done = _poured(file, into.write, done, told)
             about = {"made_at": made_at.isoformat(), "sha256": hashes}
             archive.writestr(MANIFEST, json.dumps(about, indent=1))
         raw.flush()
@@ -189,13 +183,9 @@ def _read_back(path: Path, hashes: dict[str, str], told: Callable[[int], Any]) -
     done = 0
     with zipfile.ZipFile(path) as archive:
         for name, sha256 in hashes.items():
-            digest = hashlib.sha256()
             with archive.open(name) as file:
-                for piece in _pieces(file):
-                    digest.update(piece)
-                    done += len(piece)
-                    told(done)
-            if digest.hexdigest() != sha256:
+                found, done = _poured(file, None, done, told)
+            if found != sha256:
                 raise Conflict(
                     f"The backup does not read back as it was written ({name}); it was removed.",
                     "Check the disk, and write it to another one.",
@@ -275,15 +265,11 @@ def _unpack(settings: Settings, source: Path, into: Path, told: Told | None) -> 
             for name, sha256 in names.items():
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                digest = hashlib.sha256()
                 with archive.open(name) as file, target.open("wb") as out:
-                    for piece in _pieces(file):
-                        digest.update(piece)
-                        out.write(piece)
-                        done += len(piece)
-                        if told:
-                            told(done, total)
-                if digest.hexdigest() != sha256:
+                    found, done = _poured(
+                        file, out.write, done, lambda done: told and told(done, total)
+                    )
+                if found != sha256:
                     raise zipfile.BadZipFile(name)
     except zipfile.BadZipFile as error:
         if not zipfile.is_zipfile(source):
@@ -383,9 +369,19 @@ def _own_folder(settings: Settings, prefix: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _pieces(file: BinaryIO | Any) -> Iterator[bytes]:
+def _poured(
+    file: IO[bytes], into: Callable[[bytes], Any] | None, done: int, told: Callable[[int], Any]
+) -> tuple[str, int]:
+    """Read a file to its end, piece by piece, `into` somewhere. Returns its SHA-256 and how many
+    bytes are `done` now, which `told` hears of."""
+    digest = hashlib.sha256()
     while piece := file.read(PIECE):
-        yield piece
+        digest.update(piece)
+        if into is not None:
+            into(piece)
+        done += len(piece)
+        told(done)
+    return digest.hexdigest(), done
 
 
 def _database_bytes(settings: Settings) -> int:

@@ -91,10 +91,10 @@ def beside(version: Version) -> list[Figure]:
     giving one answer; and that of the person who scores."""
     m, found = version.metrics, []
 
-    def row(label: str, of: str, told: dict[str, Any], name: str = "mae") -> None:
-        if told.get(name) is not None:
-            low, high, n = told.get(f"{name}_low"), told.get(f"{name}_high"), told.get("n") or 0
-            found.append(Figure(name, label, "points", of, told[name], low, high, int(n)))
+    def row(label: str, of: str, told: dict[str, Any]) -> None:
+        if told.get("mae") is not None:
+            low, high, n = told.get("mae_low"), told.get("mae_high"), told.get("n") or 0
+            found.append(Figure("mae", label, "points", of, told["mae"], low, high, int(n)))
 
     if measured_on(version) == "holdout":
         row(
@@ -164,8 +164,8 @@ def coverage_in_words(version: Version) -> str:
     verdict = "is about right" if abs(off) <= 2 else f"is too {'cautious' if off > 0 else 'bold'}"
     parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
              for level, share in sorted(shares.items())]  # fmt: skip
-    told = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"What it says of its own doubt {verdict}: {told} of the labels."
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"What it says of its own doubt {verdict}: {listed} of the labels."
 
 
 def recipe_in_words(version: Version) -> str:
