@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
 
 RECIPES = {
-    "auto": "Automatic: ridge and City96 in one file",
+    "auto": "Automatic: ridge with City96",
     "ridge": "Ridge: a linear head, for few scores",
     "mlp": "Small network beside the linear head",
     "city96": "City96: the network of the original",
