@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.schedulers.background import BackgroundScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
@@ -157,10 +157,7 @@ class Worker:
                 running.process.kill()
             if alive and running.ending is None:
                 return
-            running.process.join(KILL_AFTER_SECONDS)
-            if running.process.is_alive():
-                running.process.kill()
-                running.process.join()
+            join_or_kill(running.process)
             self._listen(running)
             self._write_down(running)
             self._conclude(running)
@@ -256,10 +253,7 @@ class Worker:
         for running in self.running:
             running.process.terminate()
         for running in self.running:
-            running.process.join(KILL_AFTER_SECONDS)
-            if running.process.is_alive():
-                running.process.kill()
-                running.process.join()
+            join_or_kill(running.process)
         if self.running:
             with db.writing(self.engine) as session:
                 jobs.requeue_orphans(session, [r.claim.job_id for r in self.running], counts=False)
@@ -267,14 +261,21 @@ class Worker:
 
 
 class Resident:
-    """The resident model process: started, watched, started again."""
+    """The resident model process: started, watched, started again until told to stop."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.process: Any = None
         self._not_before = 0.0
+        self._turn = threading.Lock()  # the clock ticks in a thread of its own
+        self._stopped = False
 
     def tend(self) -> None:
+        with self._turn:
+            if not self._stopped:
+                self._tend()
+
+    def _tend(self) -> None:
         if self.process is not None and self.process.is_alive():
             return
         if self.process is not None:
@@ -288,11 +289,18 @@ class Resident:
             self.process.start()
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.join(KILL_AFTER_SECONDS)
-            if self.process.is_alive():
-                self.process.kill()
+        with self._turn:
+            self._stopped = True
+            if self.process is not None:
+                self.process.terminate()
+                join_or_kill(self.process)
+
+
+def join_or_kill(process: Any) -> None:
+    process.join(KILL_AFTER_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 # --- running it --------------------------------------------------------------------------------
@@ -344,18 +352,22 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     with db.writing(engine) as session:
         jobs.requeue_orphans(session)
     worker, resident = Worker(settings, engine), Resident(settings)
-    scheduler = BlockingScheduler(
+    scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
     if parent is None:  # else the web process does it
         file_checks.look_over(engine, settings)
 
-    def stop(*_: Any) -> None:
-        scheduler.shutdown(wait=False)
+    # A signal's handler runs between any two instructions of this thread, which may hold any lock:
+    # so it takes none, and this thread does nothing but wait for its word.
+    to_end, say = os.pipe()
+
+    def end(*_: Any) -> None:
+        os.write(say, b".")
 
     def watch_parent() -> None:
         if parent is not None and os.getppid() != parent:
-            stop()
+            end()
 
     scheduler.add_job(patiently(worker.tick), "interval", seconds=TICK_SECONDS)
     scheduler.add_job(patiently(worker.reap), "interval", seconds=5)
@@ -372,12 +384,16 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         patiently(backups.nightly), "interval", args=(settings,), hours=1,
         next_run_time=datetime.now(UTC),
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    resident.tend()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    scheduler.start()
     try:
-        scheduler.start()
+        resident.tend()
+        os.read(to_end, 1)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):  # it is ending, and need not be told again
+            signal.signal(number, signal.SIG_IGN)
+        scheduler.shutdown(wait=False)
         resident.stop()
         worker.stop()
 

@@ -413,6 +413,26 @@ def test_a_worker_alone_ends_when_told_to_and_takes_its_children_along(settings:
     until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
 
 
+@pytest.mark.slow
+def test_a_worker_told_again_and_again_to_end_hands_its_job_back_all_the_same(
+    settings: Settings, engine: Engine
+) -> None:
+    """Ctrl-C pressed twice, or a container that is stopped while it is being stopped."""
+    with db.writing(engine) as session:
+        project = projects.create(session, "P")
+        job_id = jobs.enqueue(session, "train", "Train", project_id=project.id).id
+    with running(settings.root, "worker") as process:
+        until(lambda: seen(engine, job_id).state == "running", 30, "for the claim")
+        below = psutil.Process(process.pid).children(recursive=True)
+
+        end = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGTERM)
+    until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+    job = seen(engine, job_id)
+    assert (job.state, job.attempts) == ("queued", 0)
+
+
 def test_what_a_killed_write_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "thumbs" / "ab"
     folder.mkdir(parents=True)
