@@ -2,7 +2,13 @@
 
 import io
 import json
+import os
 import pickle
+import pty
+import re
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from itertools import pairwise
@@ -23,7 +29,7 @@ from app.replay.runs import STRATEGIES, LabelledSet, Plan, Run, planned, replay,
 from app.scoring import scores
 from bench.trade_off import chart as front
 from bench.trade_off import points as points_of
-from tests.conftest import add_images
+from tests.conftest import add_images, environment
 from tests.test_cli import run as run  # the command line in this process
 
 SMALL = Plan(("mixed", "random"), seeds=2, budget=60, batch=10, start=20)
@@ -438,6 +444,36 @@ def test_scores_on_one_side_of_the_threshold_are_told(tmp_path: Path, run: Any) 
     assert "on one side of the threshold of 50 %" in said["notes"][0]
     half = written(tmp_path / "b.npz", embeddings=data.x, scores=points(data))
     assert run("replay", half, *words, "--json").json["notes"] == []
+
+
+def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
+    tmp_path: Path,
+) -> None:
+    data = labelled_set()
+    path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "replay", path, "--strategies", "mixed,random", "--json",
+         "--seeds", "1000", "--budget", "60", "--start", "20", "--out", tmp_path / "o.json"],
+        env=environment(tmp_path / "home", TERM="xterm", COLUMNS="200"), stderr=terminal,
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        seen = b""
+        while not re.search(rb" ([5-9]|\d\d+)/2000", seen):
+            seen += os.read(screen, 1000)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+        out, _ = process.communicate(timeout=60)
+        seen += os.read(screen, 10_000)
+    os.close(screen)
+    said = json.loads(out)
+    assert (
+        process.returncode == 130 and f"Stopped. This is of the {said['seeds']} of".encode() in seen
+    )
+    assert b"Traceback" not in seen, seen.decode()
+    assert 2 <= said["seeds"] < 1000
+    assert all(len(own["runs"]) == said["seeds"] for own in said["strategies"].values())
+    assert json.loads((tmp_path / "o.json").read_text()) == said
 
 
 @pytest.mark.parametrize(

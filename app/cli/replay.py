@@ -85,12 +85,19 @@ def replay(
     )
     if plan.budget < budget:
         err.print(f"There are labels for {plan.budget} only, besides those that test.")
-    runs = []
+    runs: list[Any] = []
+    stopped = False
     with progress_bar() as bar:
         task = bar.add_task("Replaying", total=None)
-        for done, total, run in replaying.replay(data, plan):
-            runs.append(run)
-            bar.update(task, completed=done, total=total)
+        try:
+            for done, total, run in replaying.replay(data, plan):
+                runs.append(run)
+                bar.update(task, completed=done, total=total)
+        except KeyboardInterrupt:
+            plan, runs = replaying.finished(plan, runs)
+            if not runs:
+                raise
+            stopped = True
     said = report(data, plan, runs) | about
     if as_json:
         print_json(said)
@@ -102,6 +109,9 @@ def replay(
         from app.files import write_atomic
 
         write_atomic(svg, chart(said).encode())
+    if stopped:
+        err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
+        raise typer.Exit(130)
 
 
 def write_json(path: Path, said: dict[str, Any]) -> None:

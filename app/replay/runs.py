@@ -12,8 +12,10 @@ Scores are in 0–1 here; the report speaks of points of 0–10 and of shares of
 import math
 import multiprocessing
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -264,7 +266,8 @@ def replay(
 ) -> Iterator[tuple[int, int, Run]]:
     """Every strategy under every seed, as they get done: (done, total, run). Runs are shared out
     over `processes` (default: the cores). The plan may name `more` strategies, which must pickle.
-    Raises `Invalid`."""
+    Seed after seed: broken off by Ctrl-C, what came is of the first ones (see `finished`). Raises
+    `Invalid`."""
     plan = planned(data, plan, more)
     projection = project(data.x)
     jobs = [(name, seed) for seed in plan.seed_numbers for name in plan.strategies]
@@ -276,11 +279,32 @@ def replay(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _settle, (data, projection, plan, more)) as pool:
-        for done, finished in enumerate(pool.map(_run_here, jobs), 1):
-            yield done, len(jobs), finished
+        for done, made in enumerate(_in_order(pool, jobs, workers + 1), 1):
+            yield done, len(jobs), made
 
 
 _given: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]
+
+
+def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
+    """What can be told of a replay that was broken off: the seeds under which every strategy ran,
+    and their runs (none: no seed was finished)."""
+    whole = len(runs) // len(plan.strategies)
+    return replace(plan, seeds=whole), runs[: whole * len(plan.strategies)]
+
+
+def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int) -> Iterator[Run]:
+    """The runs in the order of the jobs. No more than `ahead` are handed out: Ctrl-C goes to this
+    process, not to the pool's, and waits for what is handed out."""
+    waiting: deque[Future[Run]] = deque()
+    for job in jobs:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a process begun now inherits it
+        waiting.append(pool.submit(_run_here, job))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _settle(*given: Any) -> None:
