@@ -12,6 +12,7 @@ from sqlmodel import Session, and_, col, func, select
 from app import counts
 from app.encoding.encoders import check_architecture, parse
 from app.errors import Conflict, Invalid, NotFound
+from app.learning.recipes import recipe_named
 from app.tables import (
     Annotator,
     Collection,
@@ -120,11 +121,7 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
     `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
     if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
         raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
-    if fields.get("recipe", project.recipe) not in ("auto", "ridge", "mlp", "city96", "original"):
-        raise Invalid(
-            f"There is no recipe “{fields['recipe']}”.",
-            "Use auto, ridge, mlp, city96 or original.",
-        )
+    recipe_named(fields.get("recipe", project.recipe))
     if fields.get("aggregate", project.aggregate) not in AGGREGATES:
         raise Invalid(
             f"“{fields['aggregate']}” is no way to make one label of several scores.",

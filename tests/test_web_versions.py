@@ -18,7 +18,7 @@ from sqlmodel import select
 from trained_world import open_trained, trained_home
 from web_world import World, add_job, add_version, events, make_world, score_some
 
-from app import images
+from app import images, jobs
 from app.db import reading, writing
 from app.errors import Unavailable
 from app.library import expectations, slices
@@ -73,6 +73,7 @@ class Fields(HTMLParser):
     def __init__(self, page: str, action: str) -> None:
         super().__init__()
         self.action, self.inside, self.done = action, False, False
+        self.select = ""
         self.fields: dict[str, str] = {}
         self.feed(page)
         assert self.done, f"no form goes to {action}"
@@ -83,6 +84,10 @@ class Fields(HTMLParser):
             self.inside = self.done = True
         elif tag == "input" and self.inside and given.get("type") != "checkbox":
             self.fields[given["name"]] = given.get("value", "")
+        elif tag == "select" and self.inside:
+            self.select = given["name"]
+        elif tag == "option" and self.inside and "selected" in given:
+            self.fields[self.select] = given.get("value", "")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
@@ -283,10 +288,10 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
 
 def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:
     at = f"{world.at}/versions"
-    assert "by the recipe “auto”" not in world.client.get(at).text, "twelve scores are few"
+    assert "Learns from" not in world.client.get(at).text, "twelve scores are few"
     score_some(world, [3, 8] * 4, first=13)
     page = world.client.get(at).text
-    assert "Learns from 20 scores by the recipe “auto”" in page
+    assert "Learns from 20 scores." in page
     assert "has seen them all" not in page
     with writing(world.engine) as session:
         version = session.get(Version, 2)
@@ -467,6 +472,20 @@ def test_names_and_tags_of_people_are_text_and_nothing_else(world: World) -> Non
     world.client.post(f"{world.at}/expectations", data=data)
     for page in (f"{world.at}/slices", "/versions/2", f"{world.at}/compare"):
         assert not re.search(r"<img[^>]*onerror", world.client.get(page).text), page
+
+
+def test_a_training_may_have_another_recipe_than_the_project(world: World) -> None:
+    form = Fields(world.client.get(f"{world.at}/versions").text, f"{world.at}/train").fields
+    assert form["recipe"] == "auto"
+    assert world.client.post(f"{world.at}/train", data={"recipe": "best"}).status_code == 422
+    world.client.post(f"{world.at}/train", data=form | {"recipe": "mlp"})
+    with writing(world.engine) as session:
+        (job,) = session.exec(select(Job).where(Job.kind == "train")).all()
+        assert job.payload["recipe"] == "mlp"
+        assert world.project(session).recipe == "auto"
+        jobs.cancel(session, job.id)
+    page = world.client.get(f"{world.at}/versions").text
+    assert Fields(page, f"{world.at}/train").fields["recipe"] == "mlp", "for the next try"
 
 
 def test_a_major_version_is_asked_for_with_a_tick(world: World) -> None:

@@ -17,6 +17,13 @@ Member = Callable[[NDArray[Any]], Array]
 Curve = list[dict[str, float]]
 
 NAMES: tuple[str, ...] = get_args(Name)
+IN_WORDS: dict[Name, str] = {
+    "auto": "Automatic: ridge with City96",
+    "ridge": "Ridge: a linear head, for few scores",
+    "mlp": "Small network beside the linear head",
+    "city96": "City96: the network of the original",
+    "original": "Original: to compare, 40 minutes or more",
+}
 SUBNETWORKS = (1, 2, 4, 8, 16)  # the narrowest layer of 32 is two wide at least, for the lane
 
 # What differs from the defaults of `Recipe`. Two folds, because a head takes so long.

@@ -14,6 +14,7 @@ from app import jobs, projects
 from app.asking import queues
 from app.db import reading, writing
 from app.errors import Invalid
+from app.learning import recipes
 from app.retraining import retrain
 from app.scoring import scores
 from app.tables import Job
@@ -61,7 +62,7 @@ class NewUndo(Body):
 
 class NewTraining(Body):
     note: str = Field(default="", max_length=500)
-    recipe: Literal["auto", "ridge", "mlp", "city96", "original"] | None = None
+    recipe: recipes.Name | None = None
 
 
 # --- projects ------------------------------------------------------------------------------------

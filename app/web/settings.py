@@ -12,6 +12,7 @@ from app import keymap, projects
 from app.db import reading, writing
 from app.deletion import delete_project
 from app.errors import Conflict, Invalid, TastemakerError
+from app.learning import recipes
 from app.scoring import scores
 from app.tables import Annotator, Project
 from app.versioning import percentiles, versions
@@ -21,13 +22,6 @@ from app.web.render import render, see_other, shell
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
 
-RECIPES = {
-    "auto": "Automatic: ridge with City96",
-    "ridge": "Ridge: a linear head, for few scores",
-    "mlp": "Small network beside the linear head",
-    "city96": "City96: the network of the original",
-    "original": "Original: to compare, 40 minutes or more",
-}
 FIELDS = ("name", "threshold", "recipe", "aggregate", "auto_train_every", "auto_train_drift")
 SPARE_ROWS = 2  # empty brackets at the end of the form, to be filled in
 SHARES = (
@@ -269,9 +263,10 @@ def shown(
     keys = keymap.of(person)
     fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
     context = {
-        "recipes": RECIPES, "aggregates": projects.AGGREGATES, "given": given, "saved": saved,
-        "rows": [*given["brackets"], *[("", "")] * SPARE_ROWS], "suggests": given["brackets"]
-        != as_typed(project)["brackets"] and error is None, "error": error,
+        "recipes": recipes.IN_WORDS, "aggregates": projects.AGGREGATES,
+        "given": given, "saved": saved, "error": error,
+        "rows": [*given["brackets"], *[("", "")] * SPARE_ROWS],
+        "suggests": given["brackets"] != as_typed(project)["brackets"] and error is None,
         "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
         "key_fields": fields | dict(typed_keys or {}), "keys_error": keys_error,
         "delete_error": delete_error,

@@ -10,6 +10,7 @@ from app import jobs, projects
 from app.config import Settings
 from app.db import writing
 from app.errors import NotFound
+from app.learning import recipes
 from app.library import expectations
 from app.publishing import exports, sheets
 from app.retraining import auto_train, retrain
@@ -78,12 +79,13 @@ def train(
     settings: SettingsDep,
     project_id: Id,
     note: Annotated[str, Form()] = "",
+    recipe: Annotated[str, Form()] = "",
     major: Annotated[bool, Form()] = False,
 ) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
         job = retrain.request_training(
-            session, settings, project, note=note[:500].strip(), major=major
+            session, settings, project, note[:500].strip(), recipe or None, major
         )
         context = training_context(session, project, job)
     if by_htmx(request):
@@ -99,25 +101,24 @@ def training_context(session: Session, project: Project, job: Job) -> dict[str, 
 
 
 def of_the_form(session: Session, project: Project) -> dict[str, Any]:
-    """What stands beside the button Train: the note that is kept, whether the last training was
-    cancelled, and the version that saw everything said so far, if there is one."""
+    """What stands beside the button Train: note and recipe, whether the last training was
+    cancelled, and the version that saw everything said so far, if there is one.
+
+    Note and recipe of a training that was cancelled or failed are kept for the next try, unless it
+    began by itself: then nobody chose them."""
     newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
     last = next(iter(versions.listing(session, project)), None)
+    broken_off = newest is not None and newest.state in ("cancelled", "failed")
+    tried = newest.payload if newest is not None and broken_off else {}
+    if str(tried.get("note", "")).startswith(auto_train.BY_ITSELF):
+        tried = {}
     return {
-        "note": note_kept(session, project),
+        "note": tried.get("note", ""),
+        "recipe": tried.get("recipe", project.recipe),
+        "recipes": recipes.IN_WORDS,
         "cancelled": newest is not None and newest.state == "cancelled",
         "nothing_since": last.number if last and last.major and last.event_high == said else "",
     }
-
-
-def note_kept(session: Session, project: Project) -> str:
-    """The note of a training that was cancelled or failed, for the next try; empty otherwise, and
-    where it began by itself: then nobody wrote the note."""
-    newest = newest_job(session, project, "train")
-    if newest is None or newest.state not in ("cancelled", "failed"):
-        return ""
-    note = str(newest.payload.get("note", ""))
-    return "" if note.startswith(auto_train.BY_ITSELF) else note
 
 
 def trainable(session: Session, project_id: int) -> int:
