@@ -84,8 +84,10 @@ class Settings(BaseSettings):
         return self.root / "incoming"
 
     def make_folders(self) -> None:
+        """Make what is missing. A new home folder is its owner's alone: password hashes are in it,
+        and pictures that nobody else may be meant to see."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (
-            self.root, self.images, self.thumbs, self.checkpoints,
-            self.backups, self.live, self.incoming,
+            self.images, self.thumbs, self.checkpoints, self.backups, self.live, self.incoming,
         ):  # fmt: skip
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)

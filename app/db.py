@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import CursorResult, Engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlmodel import Session, create_engine
 
 from app.config import Settings
-from app.errors import Unavailable
+from app.errors import Invalid, Unavailable
 
 try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
     import pysqlite3.dbapi2 as sqlite
@@ -34,10 +34,22 @@ _write_lock = threading.Lock()
 
 def make_engine(settings: Settings) -> Engine:
     """Engine for the configured database. SQLite gets WAL, `synchronous=FULL`, foreign keys and a
-    busy timeout on every connection, and explicit transaction control."""
+    busy timeout on every connection, and explicit transaction control. Raises `Invalid` where the
+    setting names no database that can be used; nothing is connected to yet."""
     url = settings.database
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        try:
+            return create_engine(url, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise Invalid(
+                f"TASTEMAKER_DATABASE_URL needs the module {error.name}, which is not installed.",
+                "For PostgreSQL: pip install 'tastemaker[postgres]', and postgresql+psycopg://…",
+            ) from error
+        except (ArgumentError, NoSuchModuleError) as error:  # the password may be in its words
+            raise Invalid(
+                "TASTEMAKER_DATABASE_URL is not the address of a database.",
+                "Write postgresql+psycopg://USER:PASSWORD@HOST/NAME, or leave it out for SQLite.",
+            ) from error
     engine = create_engine(
         url,
         module=sqlite,

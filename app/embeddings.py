@@ -15,9 +15,11 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
 
 from app import images, jobs, projects
+from app.encoding.embedding_files import are_normalised
 from app.encoding.encode_files import embed_files
 from app.encoding.encoders import load, parse
 from app.errors import Conflict, Invalid, NotFound
+from app.media.pictures import Limits
 from app.tables import CollectionImage, Embedding, EncoderRow, Image, Project, Version
 from app.work import Work
 
@@ -42,10 +44,12 @@ def encoder_row(session: Session, encoder: Any) -> EncoderRow:
     return row
 
 
-def declare_encoder(session: Session, project: Project, dim: int) -> EncoderRow:
-    """The encoder that vectors from outside are said to come from: the project's, by name only.
-    Raises `Conflict` when the project already has vectors it made itself, `Invalid` for vectors
-    of another width."""
+def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> EncoderRow:
+    """The encoder that a (D,) vector from outside is said to come from: the project's, by name
+    only. Raises `Conflict` when the project already has vectors it made itself, `Invalid` for a
+    vector of another width, and for raw vectors among L2-normalised ones or the reverse: their
+    length is lost."""
+    dim, normalised = vector.size, are_normalised(vector[None])
     fingerprint = f"declared:{project.encoder}:{dim}"
     row = session.exec(select(EncoderRow).where(EncoderRow.fingerprint == fingerprint)).first()
     if project.encoder_id is not None:
@@ -59,10 +63,15 @@ def declare_encoder(session: Session, project: Project, dim: int) -> EncoderRow:
             )
         if pinned.dim != dim:
             raise Invalid(f"This vector has {dim} values; the project's have {pinned.dim}.")
+        if normalised != is_normalised(session, pinned):
+            raise Invalid(
+                f"This vector is {'' if normalised else 'not '}L2-normalised, unlike those of the "
+                "project: they never mix."
+            )
     if row is None:
         row = EncoderRow(
             fingerprint=fingerprint, name=project.encoder, dim=dim, declared=True,
-            details={"declared": "the vectors came from outside"},
+            details={"declared": "the vectors came from outside", "l2_normalised": normalised},
         )  # fmt: skip
         session.add(row)
         session.flush()
@@ -74,6 +83,16 @@ def declared(session: Session, project: Project) -> bool:
     """Whether the project's vectors came from outside."""
     row = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
     return row is not None and row.declared
+
+
+def is_normalised(session: Session, encoder: EncoderRow) -> bool:
+    """Whether an encoder's vectors are L2-normalised: as it says, else as a few of them show."""
+    if "l2_normalised" in encoder.details:
+        return bool(encoder.details["l2_normalised"])
+    few = session.exec(
+        select(Embedding.vector).where(Embedding.encoder_id == encoder.id).limit(64)
+    ).all()
+    return are_normalised(np.frombuffer(b"".join(few), "<f2").reshape(len(few), encoder.dim))
 
 
 def missing(encoder_id: int, project_id: int | None, collection_id: int | None = None) -> Any:
@@ -144,6 +163,10 @@ def embed_project(
         row = encoder_row(session, encoder)
         projects.pin_encoder(session, projects.get(session, project_id), row)
     work.stage("Embedding")
+    limits = Limits.of(work.settings)
+    # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
+    batch = 1 if work.attempt > 1 and batch is None else batch
+    lanes = 1 if work.attempt > 2 else None
     embedded = skipped = 0
     failed: set[int] = set()
     while True:
@@ -171,7 +194,9 @@ def embed_project(
                 images.set_aside(session, str(path), str(error), work.claim.job_id)
 
         files = [path for _, path in ready]
-        for index, vector in embed_files(encoder, files, batch=batch, on_error=on_error):
+        for index, vector in embed_files(
+            encoder, files, batch=batch, limits=limits, on_error=on_error, lanes=lanes
+        ):
             pending.append((ready[index][0].id, vector))
             if len(pending) >= CHUNK:
                 embedded += _flush(work, row.id, pending)

@@ -14,10 +14,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from app.config import Settings, shipped
-from app.db import make_engine, sqlite
+from app.db import is_locked, make_engine, sqlite
 from app.errors import TastemakerError
 from app.tables import now
 
@@ -89,13 +89,19 @@ def upgrade(engine: Engine, revision: str) -> None:
 
 def current_revision(engine: Engine) -> str | None:
     """The schema's revision, None for an empty database. Raises `TastemakerError` for a file that
-    is no database."""
+    is no database, and for a database that cannot be reached."""
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     except DatabaseError as error:
         if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
-            raise
+            if not isinstance(error, OperationalError) or is_locked(error):
+                raise
+            reason = str(error.orig).strip().splitlines()[0].rstrip(".")
+            raise TastemakerError(
+                f"The database cannot be opened: {reason}.",
+                "See whether it runs, and whether TASTEMAKER_DATABASE_URL is right.",
+            ) from error
         raise TastemakerError(
             f"{engine.url.database} is not a database, or is damaged; it was left alone.",
             "`tastemaker restore FILE` puts one of the folder `backups` beside it in its place.",

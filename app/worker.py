@@ -89,6 +89,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     work = Work(settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event))
     module, function = HANDLERS[job.kind].split(":")
     try:
+        files.require_free_space(settings.root, settings.min_free_gb)
         result = getattr(importlib.import_module(module), function)(work)
         pipe.send(("done", result))
     except jobs.LostJob:

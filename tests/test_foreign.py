@@ -153,7 +153,7 @@ def make_home(settings: Settings, engine: Engine, encoder: str, normalised: bool
         images = add_images(session, len(x))
         collection = session.exec(select(projects.Collection)).one()
         projects.add_collection(session, project, collection)
-        row = embeddings.declare_encoder(session, project, 768)
+        row = embeddings.declare_encoder(session, project, x[0])
         pairs = zip((image.id for image in images), x, strict=True)
         embeddings.store_vectors(session, row.id, pairs)
     return Home(settings, engine, x.astype(np.float16).astype(np.float32))

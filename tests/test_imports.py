@@ -17,7 +17,7 @@ from sqlmodel import func, select
 
 from app import db, images, jobs, projects
 from app.config import Settings
-from app.embeddings import matrix
+from app.embeddings import embed_project, matrix
 from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from app.intake import imports, requests, sidecars
 from app.media.decode_pool import DecodePool
@@ -507,6 +507,38 @@ def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_
         assert session.get(Project, desk.project.id).encoder_id == encoder.id  # type: ignore[union-attr]
     assert sorted(x[:, 0].tolist()) == sorted(rows[:3, 0].astype(np.float16).tolist())
     assert {image.kind for image in desk.all(Image)} == {"vector"} and len(ids) == 3
+
+
+@pytest.mark.parametrize("normalised_first", [True, False])
+def test_raw_and_normalised_vectors_never_mix(desk: Desk, normalised_first: bool) -> None:
+    random = np.random.default_rng(0)
+    raw = [20 * random.normal(size=16) for _ in range(4)]
+    unit = [vector / np.linalg.norm(vector) for vector in raw]
+    first, then = (unit, raw) if normalised_first else (raw, unit)
+    desk.put("03/a.npy", npy(first[0]))
+    desk.bring_in(scores_from_folders=True)
+    (encoder,) = desk.all(EncoderRow)
+    assert encoder.details["l2_normalised"] is normalised_first
+    desk.put("08/b.npy", npy(then[1]))
+    desk.put("08/c.npy", npy(first[2].astype(np.float16)))
+    assert desk.bring_in(scores_from_folders=True)["added"] == 1
+    assert "never mix" in desk.reasons()["b.npy"] and len(desk.reasons()) == 1
+
+
+def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> None:
+    desk.put("small.png", png(1))
+    large = desk.put("large.png", encoded(noise(2, 1100)))
+    desk.bring_in()
+    (job,) = desk.all(Job, Job.kind == "embed")
+    desk.settings.max_image_megapixels = 1
+    work = work_on(desk.settings, desk.engine, job.id)
+    work.attempt = 3  # as after two children that died: a picture at a time
+    assert embed_project(work, desk.project.id) == {
+        "embedded": 1,
+        "set_aside": 1,
+        "encoder": desk.project.encoder,
+    }
+    assert "more than the 1 million pixels" in desk.reasons()[large.name]
 
 
 class Evil:

@@ -212,3 +212,31 @@ def test_processes_that_start_at_once_agree(settings: Settings) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == 1
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("nonsense", "not the address of a database"),
+        ("postgresql+nothing://me:secret@host/db", "not the address of a database"),
+        ("mysql+mysqldb://me:secret@host/db", "MySQLdb, which is not installed"),
+        ("sqlite:////nowhere/at/all.db", "cannot be opened: unable to open"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_told_in_a_sentence_without_its_password(
+    tmp_path: Path, address: str, sentence: str
+) -> None:
+    settings = Settings(home=tmp_path, database_url=address, _env_file=None)  # type: ignore[call-arg]
+    with pytest.raises(TastemakerError, match=sentence) as told:
+        migrate.migrate(settings)
+    assert told.value.hint and "secret" not in str(told.value)
+
+
+def test_a_new_home_folder_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    for name, mode in (("new", 0o700), ("there", 0o755)):
+        Settings(home=tmp_path / name, _env_file=None).make_folders()  # type: ignore[call-arg]
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+        assert (tmp_path / name / "thumbs").is_dir()

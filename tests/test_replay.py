@@ -515,7 +515,7 @@ def test_a_collection_is_replayed_with_the_projects_labels(
         add_images(session, 5, "Pool")  # not embedded: left out
         collection = images.find_collection(session, "Pool")
         projects.add_collection(session, project, collection)
-        encoder = embeddings.declare_encoder(session, project, 12)
+        encoder = embeddings.declare_encoder(session, project, data.x[0])
         embeddings.store_vectors(
             session, encoder.id, [(p.id, v) for p, v in zip(pictures, data.x, strict=True)]
         )

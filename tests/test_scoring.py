@@ -166,6 +166,34 @@ def test_what_is_missing_or_not_finite_is_set_aside_and_the_rest_is_scored(
         scored(saved(tmp_path / "x.npy", np.full((3, FEATURES), np.nan, np.float32)), model)
 
 
+@pytest.mark.parametrize("float_type", [np.float16, np.float32])
+def test_normalised_and_raw_embeddings_are_told_apart(
+    tmp_path: Path, tensors: dict[str, np.ndarray], x: np.ndarray, float_type: Any
+) -> None:
+    """As clip-retrieval writes them: float16, of length 1. Their length cannot be brought back."""
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    raw_file = saved(tmp_path / "raw.npy", x.astype(float_type))
+    unit_file = saved(tmp_path / "unit.npy", unit.astype(float_type))
+
+    def trained_on(said: dict[str, str]) -> Model:
+        save_checkpoint(tmp_path / "head.safetensors", tensors, said)
+        return read_model(tmp_path / "head.safetensors")
+
+    def of(source: Path, model: Model) -> Any:
+        return scored(source, model)["aesthetic_score"].to_numpy()
+
+    on_raw = trained_on({"embedding": "not L2-normalised"})
+    with pytest.raises(Invalid, match=r"unit\.npy holds L2-normalised.*would be wrong"):
+        scored(unit_file, on_raw)
+    assert np.allclose(of(raw_file, on_raw), forward(tensors, x.astype(float_type)), atol=1e-5)
+    on_unit = trained_on({"embedding": "L2-normalised"})
+    wanted = forward(tensors, unit)
+    assert np.allclose(of(unit_file, on_unit), wanted, atol=2e-3)
+    assert np.allclose(of(raw_file, on_unit), wanted, atol=2e-3), "they are normalised on the way"
+    silent = of(unit_file, trained_on({}))
+    assert np.allclose(silent, wanted, atol=2e-3), "a file that says nothing is taken at its word"
+
+
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [

@@ -1,6 +1,8 @@
 """A version is old or new, never in between, and its numbers are those of its file."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 from trained_world import open_trained, trained_home
 
-from app import db, doctor, embeddings, jobs, projects
+from app import __version__, db, doctor, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import Conflict, NotFound, NotTrainable
 from app.learning.checkpoints import layout, load_checkpoint, save_checkpoint
@@ -269,6 +271,19 @@ def test_the_sidecar_and_the_metadata_name_the_encoder_and_the_version(undisturb
         shown = versions.as_json(session, undisturbed.settings, version)
     assert config["encoder"]["fingerprint"] == shown["encoder_fingerprint"]
     assert (shown["version"], shown["parent"], shown["active"]) == ("v1.2", "v1.1", True)
+
+
+@pytest.mark.slow
+def test_the_file_names_its_training_set_so_that_anyone_can_check_it(undisturbed: Home) -> None:
+    version = undisturbed.get("v1.2")
+    said = load_checkpoint(versions.verify(undisturbed.settings, version)).metadata
+    assert said["embedding"] == "not L2-normalised"
+    assert said["program"] == f"tastemaker {__version__}"
+    with db.reading(undisturbed.engine) as session:
+        rows = csv.DictReader(io.StringIO(version_facts.training_csv(session, version)))
+        lines = sorted(f"{row['sha256']},{row['score']}\n" for row in rows)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert said["training_set_sha256"] == digest and len(lines) > 200
 
 
 @pytest.mark.slow

@@ -34,6 +34,14 @@ class Embeddings:
     blocks: Iterator[Block]
 
 
+def are_normalised(x: np.ndarray) -> bool:
+    """Whether the rows of (n, D) all have length 1, as float16 keeps it; rows that are not finite
+    say nothing. False where nothing is said."""
+    lengths = np.linalg.norm(x.astype(np.float64), axis=1)
+    lengths = lengths[np.isfinite(lengths)]
+    return len(lengths) > 0 and bool((np.abs(lengths - 1) < 0.01).all())
+
+
 def open_embeddings(source: Path) -> Embeddings:
     """Open a `.npy` array (N, D), or (D,) for one row, or a `.parquet` with a column of lists.
     Raises `Invalid`, also on the way where the file turns out to be damaged."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from app.config import Settings
-from app.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
+from app.encoding.embedding_files import EMBEDDING_SUFFIXES, are_normalised, open_embeddings
 from app.encoding.encode_files import embed_files
 from app.encoding.encoders import Encoder, load, parse
 from app.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
@@ -45,6 +45,12 @@ class Model:
     encoder: str | None
     fingerprint: str | None
     checkpoint: Checkpoint
+
+    @property
+    def normalised(self) -> bool | None:
+        """Whether it was trained on L2-normalised embeddings. None: its file does not say."""
+        said = self.checkpoint.metadata.get("embedding")
+        return None if said is None else said == "L2-normalised"
 
     @property
     def about(self) -> dict[str, str]:
@@ -94,18 +100,26 @@ def score_source(
         torch.set_num_threads(settings.torch_threads)
     scorer = Scorer(model.checkpoint, precision)
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        return _score_embeddings(source, scorer, on_error, progress)
+        return _score_embeddings(source, model, scorer, on_error, progress)
     base, paths = _pictures_in(source, on_error)
     network = _encoder_for(model, encoder)
     limits = Limits.of(settings)
-    return _score_pictures(base, paths, network, limits, scorer, on_error, progress)
+    return _score_pictures(base, paths, network, limits, model, scorer, on_error, progress)
+
+
+def _as_trained(model: Model, x: np.ndarray) -> np.ndarray:
+    """The vectors (n, D) as the head saw such in training."""
+    if not model.normalised:
+        return x
+    x = x.astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
 
 
 # --- embeddings --------------------------------------------------------------------------------
 
 
 def _score_embeddings(
-    source: Path, scorer: Scorer, on_error: OnError, progress: Progress
+    source: Path, model: Model, scorer: Scorer, on_error: OnError, progress: Progress
 ) -> Iterator[pa.Table]:
     embeddings = open_embeddings(source)
     if embeddings.dim != scorer.features:
@@ -118,7 +132,13 @@ def _score_embeddings(
     def tables() -> Iterator[pa.Table]:
         done = scored = 0
         for paths, x in embeddings.blocks:
-            rows = table(paths, scorer(x))
+            if not done and model.normalised is False and are_normalised(x[:64]):
+                raise Invalid(
+                    f"{source.name} holds L2-normalised embeddings, and {model.name} was trained "
+                    "on raw ones: every score would be wrong.",
+                    "Embed the pictures again without normalising, or train on normalised ones.",
+                )
+            rows = table(paths, scorer(_as_trained(model, x)))
             strange = np.isnan(rows["aesthetic_score"].to_numpy())
             if strange.any():
                 for path in paths.filter(pa.array(strange)).to_pylist():
@@ -188,6 +208,7 @@ def _score_pictures(
     paths: list[Path],
     encoder: Encoder,
     limits: Limits,
+    model: Model,
     scorer: Scorer,
     on_error: OnError,
     progress: Progress,
@@ -203,7 +224,7 @@ def _score_pictures(
         scored += len(vectors)
         yield table(
             pa.array([told(index) for index, _ in vectors], pa.string()),
-            scorer(np.stack([vector for _, vector in vectors])),
+            scorer(_as_trained(model, np.stack([vector for _, vector in vectors]))),
         )
         progress(vectors[-1][0] + 1, len(paths))
     if not scored:

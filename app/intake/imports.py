@@ -357,7 +357,7 @@ def _write_vectors(work: Work, batch: list[Found], target: Target, tally: Tally)
 def _write_vector(
     session: Session, project_id: int, item: Found, vector: np.ndarray, target: Target, tally: Tally
 ) -> None:
-    encoder = declare_encoder(session, projects.get(session, project_id), vector.size)
+    encoder = declare_encoder(session, projects.get(session, project_id), vector)
     sha256 = vector_hash(vector, encoder.fingerprint)
     image = images.by_sha256(session, sha256)
     fresh = image is None

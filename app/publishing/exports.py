@@ -33,7 +33,6 @@ from app.files import sha256_of, write_atomic
 from app.learning import laion
 from app.learning.checkpoints import load_checkpoint
 from app.publishing import card_blocks, model_card, sheets
-from app.publishing.fitting import is_normalised
 from app.publishing.foreign import original_path
 from app.scoring import score_files
 from app.tables import EncoderRow, Image, Label, Project, Version
@@ -135,7 +134,7 @@ def laion_file(session: Session, settings: Settings, version: Version) -> Part:
         raise Conflict(
             cannot, f"The LAION layout is for {laion.ENCODER}; this version reads {encoder.name}."
         )
-    if not is_normalised(session, encoder):
+    if not embeddings.is_normalised(session, encoder):
         raise Conflict(cannot, "The LAION layout is for L2-normalised embeddings; these are not.")
     try:
         line = laion.line_of(load_checkpoint(versions.verify(settings, version)).tensors)

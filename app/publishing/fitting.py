@@ -5,7 +5,6 @@ with the wrong one scores without a sign that anything is wrong. So the encoder 
 file, its sidecar or the person, and never guessed.
 """
 
-import numpy as np
 from sqlmodel import Session, func, select
 
 from app import embeddings
@@ -80,7 +79,7 @@ def _check_kind(session: Session, project: Project, head: Foreign) -> None:
 def _check_fingerprint(
     session: Session, project: Project, head: Foreign, pinned: EncoderRow
 ) -> None:
-    if head.normalised != (normalised := is_normalised(session, pinned)):
+    if head.normalised != (normalised := embeddings.is_normalised(session, pinned)):
         wants, has = ("", "not ") if head.normalised else ("not ", "")
         raise Conflict(
             f"{head.name} was trained on embeddings that are {wants}L2-normalised; those of "
@@ -105,16 +104,3 @@ def _giving(features: int, project: Project) -> str:
     if len(names) < 2:
         return f"{names[0]} gives, and others too" if names else "several encoders give"
     return f"{', '.join(names[:-1])} and {names[-1]} give alike"
-
-
-def is_normalised(session: Session, encoder: EncoderRow) -> bool:
-    """Whether an encoder's vectors have length 1: as it says, else as a few of them show."""
-    if "l2_normalised" in encoder.details:
-        return bool(encoder.details["l2_normalised"])
-    few = session.exec(
-        select(embeddings.Embedding.vector)
-        .where(embeddings.Embedding.encoder_id == encoder.id)
-        .limit(64)
-    ).all()
-    lengths = [float(np.linalg.norm(np.frombuffer(v, "<f2").astype(np.float32))) for v in few]
-    return bool(lengths) and all(abs(length - 1) < 0.01 for length in lengths)

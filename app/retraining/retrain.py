@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlmodel import Session, col, select
 
-from app import embeddings, jobs, projects
+from app import __version__, embeddings, jobs, projects
 from app.config import Settings
 from app.errors import CheckpointError, NotTrainable
 from app.files import require_free_space
@@ -22,7 +22,7 @@ from app.learning.recipes import recipe_named
 from app.library import expectations
 from app.scoring import scores
 from app.tables import EncoderRow, Image, Job, Label, Project, Version, VersionLabel
-from app.versioning import predictions, versions
+from app.versioning import predictions, version_facts, versions
 from app.work import Work
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def train_and_publish(
         encoder = session.get(EncoderRow, version.encoder_id)
         assert encoder is not None
         data, group_names = _training_set(session, version)
+        metadata = _metadata(session, project, version, encoder)
     work.stage(f"Training {version.number} on {len(data.y)} labels")
     trained = train(
         data,
@@ -142,9 +143,7 @@ def train_and_publish(
     path = versions.write_file(
         work,
         version,
-        functools.partial(
-            _save, tensors=trained.tensors, metadata=_metadata(project, version, encoder)
-        ),
+        functools.partial(_save, tensors=trained.tensors, metadata=metadata),
         functools.partial(_config, project, version, encoder, data.x.shape[1]),
     )
     _predict(work, project, version, trained, group_names)
@@ -318,18 +317,23 @@ def _curve(points: list[dict[str, float]]) -> dict[str, list[float]]:
 # --- what the file says of itself --------------------------------------------------------------
 
 
-def _metadata(project: Project, version: Version, encoder: EncoderRow) -> dict[str, str]:
+def _metadata(
+    session: Session, project: Project, version: Version, encoder: EncoderRow
+) -> dict[str, str]:
+    normalised = embeddings.is_normalised(session, encoder)
     return {
         "format": "city96",
         "project": project.name,
         "version": version.number,
         "encoder": encoder.name,
         "encoder_fingerprint": encoder.fingerprint,
-        "embedding": "not L2-normalised",
+        "embedding": f"{'' if normalised else 'not '}L2-normalised",
         "score": "sigmoid(2z) in 0-1; hand scores were 0-10",
         "threshold": f"{project.threshold:g}",
         "event_high": str(version.event_high),
         "seed": str(version.seed),
+        "training_set_sha256": version_facts.training_set_hash(session, version),
+        "program": f"tastemaker {__version__}",
     }
 
 

@@ -5,6 +5,7 @@ Versions of earlier releases lack some numbers; what is not there is left out.
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -310,6 +311,13 @@ def training_set(session: Session, version: Version) -> Iterator[dict[str, Any]]
     )
     for row in rows:
         yield dict(zip(TRAINING_COLUMNS, row, strict=True))
+
+
+def training_set_hash(session: Session, version: Version) -> str:
+    """SHA-256 over the lines `sha256,score` of all labels the version saw, sorted: equal for equal
+    sets, and anyone who has the training set can reckon it again."""
+    lines = sorted(f"{row['sha256']},{row['score']:g}\n" for row in training_set(session, version))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def training_csv(session: Session, version: Version) -> str:
