@@ -21,10 +21,11 @@ from sqlmodel import Session, col, delete, func, select
 from app import db, embeddings, files, jobs, projects, work, worker
 from app.config import Settings
 from app.errors import Unavailable
+from app.library import bulk
 from app.migrate import migrate
 from app.retraining import retrain
 from app.scoring import scores
-from app.tables import Embedding, Job, Project, Version
+from app.tables import Embedding, Job, Label, Project, Version
 from app.versioning import predictions, versions
 from app.worker import Worker, patiently, run_here
 from tests.conftest import environment, free_port, running, until
@@ -46,6 +47,14 @@ def seen(engine: Engine, job_id: int) -> Job:
 def log_of(engine: Engine, job_id: int) -> str:
     with db.reading(engine) as session:
         return "\n".join(entry.line for entry in jobs.log_of(session, job_id))
+
+
+def fewer_labels(engine: Engine, kept: int = 80) -> None:
+    """Take most scored images out of the project: a training is over sooner."""
+    with db.writing(engine) as session:
+        project = sample_project(session)
+        labelled = session.exec(select(Label.image_id).order_by(Label.image_id)).all()
+        bulk.remove(session, project, labelled[kept:])
 
 
 def request_training(settings: Settings, engine: Engine) -> int:
@@ -87,6 +96,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
 ) -> None:
     settings = settings_in(sample)
     engine = migrate(settings)
+    fewer_labels(engine)
     port = free_port()
     with running(sample, "serve", "--port", str(port)) as process:
         server = psutil.Process(process.pid)
