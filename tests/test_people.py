@@ -167,6 +167,9 @@ def test_programs_sign_in_with_every_request_and_shutting_out_works_at_once(guar
     assert client.get("/api/v1/projects", auth=("Ada", SECRET)).status_code == 200
     assert client.get("/api/v1/projects", auth=("Ada", SECRET)).status_code == 200
     assert client.get("/api/v1/projects", auth=("Ada", "wrong")).status_code == 401
+    (card,) = client.get("/api/v1/projects/1/queue?n=1", auth=("Ada", SECRET)).json()
+    assert client.get(card["view"], auth=("Ada", SECRET)).status_code == 200
+    assert client.get(card["view"], auth=("Ada", "wrong")).status_code == 401
     with writing(guarded.engine) as session:
         accounts.disable(session, accounts.named(session, "Ada"))
     assert client.get("/api/v1/projects", auth=("Ada", SECRET)).status_code == 401

@@ -1,10 +1,19 @@
 """The JSON API: the same things as the pages, with the same sentences."""
 
+import hashlib
 import threading
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
+from test_security import every_route
 from web_world import World, add_job, add_version, events, make_world, score_some
+
+from app.db import reading
+from app.intake import imports
+from app.tables import Collection, Image, Job
+from tests import pictures
+from tests.conftest import work_on
 
 API = "/api/v1"
 
@@ -116,3 +125,112 @@ def test_review_lists_the_mistakes(world: World) -> None:
     wrong = world.client.get(f"{API}{world.at}/review/false-positives").json()
     assert [card["image_id"] for card in wrong["cards"]] == [1] and wrong["version"] == "v1.1"
     assert world.client.get(f"{API}{world.at}/review/best").status_code == 404
+
+
+# What a form of a page does, and how a program does the same. None: only a browser needs it.
+COUNTERPARTS = {
+    "/demo": "/demo",
+    "/jobs/{job_id}/cancel": "/jobs/{job_id}/cancel",
+    "/jobs/{job_id}/retry": "/jobs/{job_id}/retry",
+    "/login": None,  # a program sends name and password with each request
+    "/logout": None,
+    "/people/{person_id}/disable": "/people/{person_id}/disable",
+    "/people/{person_id}/password": "/people/{person_id}/password",
+    "/person": None,
+    "/projects": "/projects",
+    "/projects/{project_id}/add/files": "/projects/{project_id}/uploads",
+    "/projects/{project_id}/add/folder": "/projects/{project_id}/imports",
+    "/projects/{project_id}/card": "/projects/{project_id}/card",
+    "/projects/{project_id}/compare/images/{image_id}/score": "/projects/{project_id}/scores",
+    "/projects/{project_id}/compare/undo": "/projects/{project_id}/undo",
+    "/projects/{project_id}/delete": "/projects/{project_id}/delete",
+    "/projects/{project_id}/expectations": "/projects/{project_id}/expectations",
+    "/projects/{project_id}/expectations/{expectation_id}/remove":
+        "/projects/{project_id}/expectations/{expectation_id}",
+    "/projects/{project_id}/heads": "/projects/{project_id}/heads",
+    "/projects/{project_id}/images/{image_id}/flag": "/projects/{project_id}/scores",
+    "/projects/{project_id}/images/{image_id}/score": "/projects/{project_id}/scores",
+    "/projects/{project_id}/images/{image_id}/skip": "/projects/{project_id}/scores",
+    "/projects/{project_id}/keys": "/keys",
+    "/projects/{project_id}/library/changes": "/projects/{project_id}/library",
+    "/projects/{project_id}/library/filters": "/projects/{project_id}/filters",
+    "/projects/{project_id}/library/filters/{slice_id}/delete":
+        "/projects/{project_id}/filters/{slice_id}",
+    "/projects/{project_id}/library/undo": "/projects/{project_id}/library",
+    "/projects/{project_id}/people": "/people",
+    "/projects/{project_id}/score/grid": "/projects/{project_id}/batches",
+    "/projects/{project_id}/score/grid/undo": "/projects/{project_id}/batches/undo",
+    "/projects/{project_id}/score/pairs": "/projects/{project_id}/comparisons",
+    "/projects/{project_id}/score/pairs/undo": "/projects/{project_id}/comparisons/undo",
+    "/projects/{project_id}/settings": "/projects/{project_id}/settings",
+    "/projects/{project_id}/slices": "/projects/{project_id}/slices",
+    "/projects/{project_id}/slices/{slice_id}/remove": "/projects/{project_id}/slices/{slice_id}",
+    "/projects/{project_id}/slices/{slice_id}/search":
+        "/projects/{project_id}/slices/{slice_id}/search",
+    "/projects/{project_id}/test-runs": "/projects/{project_id}/test-runs",
+    "/projects/{project_id}/test-runs/{run_id}/cancel": "/jobs/{job_id}/cancel",
+    "/projects/{project_id}/test-runs/{run_id}/images/{image_id}/score":
+        "/projects/{project_id}/test-runs/{run_id}/scores",
+    "/projects/{project_id}/test-runs/{run_id}/retry": "/jobs/{job_id}/retry",
+    "/projects/{project_id}/test-runs/{run_id}/undo": "/projects/{project_id}/undo",
+    "/projects/{project_id}/train": "/projects/{project_id}/train",
+    "/projects/{project_id}/try": "/projects/{project_id}/predict",
+    "/projects/{project_id}/try/warm": None,
+    "/projects/{project_id}/try/{token}/add": "/projects/{project_id}/uploads",
+    "/projects/{project_id}/try/{token}/again": "/projects/{project_id}/predict",
+    "/projects/{project_id}/undo": "/projects/{project_id}/undo",
+    "/versions/{version_id}/activate": "/versions/{version_id}/activate",
+}  # fmt: skip
+
+
+def test_whatever_a_page_changes_a_program_can_change(world: World) -> None:
+    routes = every_route(world.app.routes)
+    posted = {r.path for r in routes if "POST" in (getattr(r, "methods", None) or ())}
+    pages = {path for path in posted if not path.startswith(API)}
+    assert pages == COUNTERPARTS.keys(), "say how a program does this, or why only a browser does"
+    known = world.client.get(f"{API}/openapi.json").json()["paths"]
+    for path in filter(None, COUNTERPARTS.values()):
+        assert known[API + path].keys() & {"post", "put", "delete"}, path
+
+
+def test_a_program_adds_a_folder_and_files(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("pictures")
+    picture = pictures.encoded(pictures.scene())
+    pictures.write(folder / "a.png", picture)
+    at = f"{API}{world.at}"
+    asked = {"folder": str(folder), "collection": "New ones"}
+    job = world.client.post(f"{at}/imports", json=asked)
+    assert job.status_code == 202, job.text
+    assert job.json()["title"] == "Import “New ones”"
+    sent = world.client.post(
+        f"{at}/uploads", files=[("files", ("b.png", picture))], data={"collection": "Sent"}
+    )
+    assert sent.status_code == 202 and sent.json()["kind"] == "import"
+    for answer, status in (
+        (world.client.post(f"{at}/imports", json={"folder": str(folder / "no")}), 404),
+        (world.client.post(f"{at}/imports", json={"folder": ""}), 422),
+        (world.client.post(f"{at}/imports", json=asked | {"role": "test"}), 422),
+        (world.client.post(f"{at}/uploads", json={}), 422),
+        (world.client.post(f"{at}/uploads", data={"collection": "x"}, files=[]), 422),
+        (world.client.post(f"{API}/projects/9/uploads", files=[("f", ("b.png", b"x"))]), 404),
+    ):
+        assert answer.status_code == status and set(answer.json()) == {"error", "hint"}, answer.text
+    for number in (job.json()["id"], sent.json()["id"]):
+        imports.run(work_on(world.settings, world.engine, number))
+    sha256 = hashlib.sha256(picture).hexdigest()
+    with reading(world.engine) as session:
+        names = {row.name for row in session.exec(select(Collection))}
+        assert len(session.exec(select(Image).where(Image.sha256 == sha256)).all()) == 1
+    assert {"New ones", "Sent"} <= names
+
+
+def test_a_training_may_begin_a_series_and_the_sample_is_asked_for_once(world: World) -> None:
+    score_some(world, [1, 9, 4])
+    world.client.post(f"{API}{world.at}/train", json={"major": True})
+    with reading(world.engine) as session:
+        (job,) = session.exec(select(Job).where(Job.kind == "train"))
+    assert job.payload["major"] is True
+    first, second = (world.client.post(f"{API}/demo") for _ in range(2))
+    assert first.status_code == 202 and first.json()["id"] == second.json()["id"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Form, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
@@ -23,12 +24,14 @@ from app.db import reading, writing
 from app.errors import Invalid, TastemakerError
 from app.files import require_free_space
 from app.intake import requests
-from app.tables import Project
+from app.tables import Job, Project
+from app.web.api import job_json
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, go, render, see_other, shell
 from app.web.security import TooLarge
 
 router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
 
 MAX_FILES = 100_000
 MAX_FIELD = 1000  # bytes of a text field
@@ -106,7 +109,7 @@ async def add_files(
     return go(request, f"/projects/{project_id}/score")
 
 
-async def take_files(request: Request, engine: Engine, settings: Settings, project_id: int) -> None:
+async def take_files(request: Request, engine: Engine, settings: Settings, project_id: int) -> Job:
     """Stream the body to the disk and queue its import; whatever is refused leaves nothing."""
     await run_in_threadpool(check_room, engine, settings, project_id)
     length = request.headers.get("content-length", "")
@@ -118,7 +121,7 @@ async def take_files(request: Request, engine: Engine, settings: Settings, proje
         async for chunk in request.stream():
             await run_in_threadpool(upload.write, chunk)
         await run_in_threadpool(upload.finish)
-        await run_in_threadpool(enqueue, engine, settings, project_id, upload)
+        return await run_in_threadpool(enqueue, engine, settings, project_id, upload)
     except BaseException:
         await run_in_threadpool(upload.discard)
         raise
@@ -131,9 +134,9 @@ def check_room(engine: Engine, settings: Settings, project_id: int) -> None:
     require_free_space(settings.incoming, settings.min_free_gb)
 
 
-def enqueue(engine: Engine, settings: Settings, project_id: int, upload: "Upload") -> None:
+def enqueue(engine: Engine, settings: Settings, project_id: int, upload: "Upload") -> Job:
     with writing(engine) as session:
-        requests.request_upload_import(
+        return requests.request_upload_import(
             session,
             settings,
             upload.staging,
@@ -149,6 +152,65 @@ def too_large(settings: Settings) -> TooLarge:
         "it was kept.",
         "Send it in parts, add the folder by its path, or raise TASTEMAKER_MAX_UPLOAD_MB.",
     )
+
+
+# --- the same for programs -----------------------------------------------------------------------
+
+FILES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array", "items": {"type": "string", "format": "binary"},
+                        },
+                        "collection": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}  # fmt: skip
+
+
+class NewImport(BaseModel):
+    """A folder on the server's machine. `collection` is what it comes to; its own name if empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: str = Field(min_length=1)
+    collection: str = Field(default="", max_length=200)
+
+
+@api.post("/projects/{project_id}/imports", status_code=202)
+def import_folder(
+    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
+) -> dict[str, Any]:
+    """Import a folder of the server's machine, recursively; the answer is its job. The files stay
+    where they are."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        job = requests.request_import(
+            session, settings, [body.folder], project=project,
+            collection=body.collection.strip() or None,
+        )  # fmt: skip
+        return job_json(job)
+
+
+@api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)
+async def upload_files(
+    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+) -> dict[str, Any]:
+    """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
+    job of their import. A field `collection` says where they come to: “Uploads” without it."""
+    return job_json(await take_files(request, engine, settings, project_id))
+
+
+# --- a body on its way to the disk ---------------------------------------------------------------
 
 
 class Upload:

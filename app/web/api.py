@@ -63,6 +63,7 @@ class NewUndo(Body):
 class NewTraining(Body):
     note: str = Field(default="", max_length=500)
     recipe: recipes.Name | None = None
+    major: bool = False
 
 
 # --- projects ------------------------------------------------------------------------------------
@@ -182,11 +183,12 @@ def list_versions(
 def train(
     engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewTraining
 ) -> dict[str, Any]:
-    """Queue a training; the answer is its job."""
+    """Queue a training; the answer is its job. `recipe` is the project's if none is given; `major`
+    begins a new series, v2.0 after v1.4."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         job = retrain.request_training(
-            session, settings, project, note=body.note, recipe=body.recipe
+            session, settings, project, body.note, body.recipe, body.major
         )
         return job_json(job)
 

@@ -97,6 +97,36 @@ def list_people(session: Reader) -> list[dict[str, Any]]:
     return [about(person) for person in accounts.every(session)]
 
 
+class Access(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    disabled: bool
+
+
+class NewPassword(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    password: str
+
+
+@api.post("/people/{person_id}/disable")
+def disable_person(engine: EngineDep, person_id: Id, body: Access) -> dict[str, Any]:
+    """Shut somebody out, or let them in again."""
+    with writing(engine) as session:
+        person = _person(session, person_id)
+        accounts.disable(session, person, body.disabled)
+        return about(person)
+
+
+@api.post("/people/{person_id}/password")
+def change_password(engine: EngineDep, person_id: Id, body: NewPassword) -> dict[str, Any]:
+    """Set a password; whoever was signed in under the old one is signed out."""
+    with writing(engine) as session:
+        person = _person(session, person_id)
+        accounts.set_password(session, person, body.password)
+        return about(person)
+
+
 @api.post("/people", status_code=201)
 def add_person(engine: EngineDep, body: NewPerson) -> dict[str, Any]:
     with writing(engine) as session:

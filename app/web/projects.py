@@ -1,21 +1,25 @@
 """The first page: every project, how to make one, and the sample project for the curious."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
+from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from app import images, jobs, projects
+from app.config import Settings
 from app.db import reading, writing
 from app.encoding.encoders import known_encoders
 from app.errors import TastemakerError
 from app.sample import demo
 from app.tables import Image, Job, Project
 from app.versioning import versions
+from app.web.api import job_json
 from app.web.deps import EngineDep, Id, Reader, SettingsDep
 from app.web.render import go, render, see_other, shell
 
 router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
 
 
 @router.get("/")
@@ -72,9 +76,18 @@ def project(project_id: Id) -> Response:
 @router.post("/demo")
 def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
     """Queue the sample project, and watch it being made."""
+    return go(request, f"/jobs/{the_demo(engine, settings).id}")
+
+
+@api.post("/demo", status_code=202)
+def make_sample_project(engine: EngineDep, settings: SettingsDep) -> dict[str, Any]:
+    """Queue the sample project; the answer is its job, the finished one if it was made before."""
+    return job_json(the_demo(engine, settings))
+
+
+def the_demo(engine: Engine, settings: Settings) -> Job:
     with writing(engine) as session:
-        job = unfinished_demo(session) or demo.request_demo(session, settings)
-    return go(request, f"/jobs/{job.id}")
+        return unfinished_demo(session) or demo.request_demo(session, settings)
 
 
 def unfinished_demo(session: Session) -> Job | None:

@@ -27,7 +27,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
 MAX_BODY = 2**20  # of anything but an upload, which counts for itself
-UPLOADS = ("/add/files", "/test-runs", "/try", "/predict", "/heads")
+UPLOADS = ("/add/files", "/uploads", "/test-runs", "/try", "/predict", "/heads")
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -135,15 +135,16 @@ class Doors:
         if request.state.who is not None:
             return None
         challenge = {}
+        authorization = request.headers.get("authorization", "")
+        # Programs also follow what the API points to: thumbnails.
+        if authorization and (for_program(request) or path.startswith("/images/")):
+            try:
+                request.state.who = await run_sync(self.basic.who, request, authorization)
+            except who.TooManyTries as error:
+                return answer(request, error)
+            if request.state.who is not None:
+                return None
         if for_program(request):
-            authorization = request.headers.get("authorization", "")
-            if authorization:
-                try:
-                    request.state.who = await run_sync(self.basic.who, request, authorization)
-                except who.TooManyTries as error:
-                    return answer(request, error)
-                if request.state.who is not None:
-                    return None
             challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
         elif by_htmx(request):
             return Response(status_code=401, headers={"HX-Redirect": "/login"})
