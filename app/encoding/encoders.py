@@ -53,7 +53,7 @@ class KnownEncoder:
 
 KNOWN = (
     KnownEncoder(BUNDLED, 1280, "small, quick, no download"),
-    KnownEncoder("ViT-L-14-quickgelu/openai", 768, "CLIP large: the default of real projects"),
+    KnownEncoder("ViT-L-14-quickgelu/openai", 768, "CLIP large: what the original reads"),
     KnownEncoder("ViT-L-14-336-quickgelu/openai", 768, "CLIP large at 336 pixels: finer, slower"),
     KnownEncoder("ViT-B-32-quickgelu/openai", 512, "CLIP base: fits a machine without a GPU"),
     KnownEncoder("ViT-B-16-quickgelu/openai", 512, "CLIP base with finer patches"),
