@@ -325,6 +325,15 @@ def test_activating_moves_the_mark(tmp_path: Path) -> None:
     assert rows == [first] != [second]
 
 
+def test_jobs_stay_in_the_project_one_came_from(world: World) -> None:
+    link = f'href="/jobs?project={world.project_id}"'
+    assert link in world.client.get(f"{world.at}/score").text
+    inside = world.client.get(f"/jobs?project={world.project_id}").text
+    assert f'href="{world.at}/library"' in inside and 'aria-current="page"' in inside
+    for elsewhere in ("/jobs", "/jobs?project=99"):
+        assert "/library" not in world.client.get(elsewhere).text
+
+
 def test_train_queues_one_job_and_shows_it(world: World) -> None:
     score_some(world, [1, 9, 5, 3])
     answer = world.client.post(f"{world.at}/train", data={"note": "first"}, headers=HTMX)

@@ -1,6 +1,8 @@
 """Background work: what runs, how fast, how long still, and what went wrong."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 from sqlmodel import Session
 
 from app import jobs
@@ -13,9 +15,13 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/jobs")
-def page(request: Request, session: Reader) -> Response:
+def page(
+    request: Request, session: Reader, project: Annotated[int, Query(ge=0, lt=2**63)] = 0
+) -> Response:
+    """All jobs; with a `project`, inside its frame."""
+    around = session.get(Project, project) if project else None
     context = {"jobs": jobs.recent(session)}
-    return render(request, "jobs.html", None, shell(session, here="jobs") | context)
+    return render(request, "jobs.html", None, shell(session, around, "jobs") | context)
 
 
 @router.get("/jobs/list")

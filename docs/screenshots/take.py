@@ -194,7 +194,7 @@ SHOTS = (
     Shot("add", "Adding images", f"{PROJECT}/add"),
     Shot("people", "People", f"{PROJECT}/people"),
     Shot("settings", "Settings", f"{PROJECT}/settings"),
-    Shot("jobs", "Jobs", "/jobs", "busy"),
+    Shot("jobs", "Jobs", "/jobs?project=1", "busy"),
     Shot("job-running", "A training under way", "/jobs/latest", "busy"),
     Shot("versions-training", "Versions while one is trained", f"{PROJECT}/versions", "busy"),
     Shot("job-failed", "A job that failed", "/jobs/failed", "busy"),
