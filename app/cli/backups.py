@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from filelock import Timeout
 
-from app import backups
 from app.cli.terminal import (
     AsJson,
     database,
@@ -21,6 +20,9 @@ from app.cli.terminal import (
 )
 from app.config import Settings
 
+if TYPE_CHECKING:  # the commands load what they need: whoever asks for help does not wait for it
+    from app.backups import Told
+
 app = typer.Typer()
 
 
@@ -32,6 +34,8 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Write everything (scores, uploads, versions, people) to one file, also while it runs."""
+    from app import backups
+
     if file is not None:
         require_writable(file)
     with database() as (settings, _), progress("Backup") as told:
@@ -56,6 +60,7 @@ def restore(
 ) -> None:
     """Put a backup in the place of what is there, which is kept in the backups folder. The program
     must be stopped."""
+    from app import backups
     from app.worker import the_lock
 
     settings = Settings()
@@ -79,7 +84,7 @@ def restore(
 
 
 @contextmanager
-def progress(what: str) -> Iterator[backups.Told]:
+def progress(what: str) -> Iterator["Told"]:
     """A bar on a terminal, of bytes."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=None)
