@@ -334,6 +334,17 @@ def test_jobs_stay_in_the_project_one_came_from(world: World) -> None:
         assert "/library" not in world.client.get(elsewhere).text
 
 
+def test_while_the_first_images_come_in_no_page_says_that_there_are_none(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=0)
+    pages = ("library", "score/grid", "review/false-positives", "versions", "compare", "publish")
+    assert "There are no images" in world.client.get(f"{world.at}/library").text
+    add_job(world, "running", "import")
+    for page in pages:
+        text = world.client.get(f"{world.at}/{page}").text
+        assert "There are no images" not in text, page
+    assert "The first images are on their way" in world.client.get(f"{world.at}/library").text
+
+
 def test_train_queues_one_job_and_shows_it(world: World) -> None:
     score_some(world, [1, 9, 5, 3])
     answer = world.client.post(f"{world.at}/train", data={"note": "first"}, headers=HTMX)

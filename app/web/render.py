@@ -27,7 +27,7 @@ from app.errors import Stale, TastemakerError
 from app.jobs import seconds_left
 from app.tables import Job, Label, Project
 from app.web import charts, plots
-from app.web.sitting import ENOUGH_TO_TRAIN
+from app.web.sitting import ENOUGH_TO_TRAIN, importing
 
 SPACE = " "  # thin, unbreakable: between a number and its unit, and between thousands
 
@@ -64,11 +64,11 @@ def shell(session: Session, project: Project | None = None, here: str = "") -> d
 
 
 def next_step(request: Request, project: Project) -> str:
-    """What a page with nothing to show should send a person to: “add” images, “score” some, or
-    “train”. Asked by the templates, and only where a page is empty."""
+    """What a page with nothing to show should send a person to: “add” images, “wait” for those that
+    come in, “score” some, or “train”. Asked by the templates, and only where a page is empty."""
     with reading(request.app.state.engine) as session:
         if projects.pool_size(session, project) == 0:
-            return "add"
+            return "wait" if importing(session, project) else "add"
         some = select(Label.image_id).where(Label.project_id == project.id).limit(ENOUGH_TO_TRAIN)
         scored = session.exec(select(func.count()).select_from(some.subquery())).one()
         return "train" if scored >= ENOUGH_TO_TRAIN else "score"
