@@ -24,7 +24,7 @@ from app.publishing.foreign_files import read_foreign
 from app.retraining import retrain
 from app.scoring.scores import record
 from app.tables import Job, Prediction, Project, Version
-from app.versioning import versions
+from app.versioning import version_facts, versions
 from tests.conftest import add_images, work_on
 
 L14, L14_336 = "ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai"
@@ -174,6 +174,8 @@ def test_a_score_file_becomes_v0_0_predicts_every_image_and_is_active(
     assert (version.number, version.active, version.parent_id) == ("v0.0", True, None)
     told = run_head(load_strictly(head, 1), home.x)
     np.testing.assert_allclose(home.said(version), told, atol=2e-6)
+    words = version_facts.recipe_in_words(version)
+    assert words == f"It was not trained here, but brought in from {head.name}."
 
 
 def test_it_leaves_as_it_came_to_the_byte(home: Home, head: Path, tmp_path: Path) -> None:

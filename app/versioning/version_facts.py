@@ -176,6 +176,8 @@ def recipe_in_words(version: Version) -> str:
     folds = recipe.get("folds") or version.metrics.get("folds")
     if not recipe.get("name") and not kind:
         return "It was not trained here."
+    if recipe.get("name") == "imported":
+        return f"It was not trained here, but brought in from {recipe.get('file') or 'a file'}."
     if kind == "ridge":
         told = (
             "A linear head (ridge) on the encoder's features, its penalty chosen by "
