@@ -50,8 +50,6 @@ def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> E
     vector of another width, and for raw vectors among L2-normalised ones or the reverse: their
     length is lost."""
     dim, normalised = vector.size, are_normalised(vector[None])
-    fingerprint = f"declared:{project.encoder}:{dim}"
-    row = session.exec(select(EncoderRow).where(EncoderRow.fingerprint == fingerprint)).first()
     if project.encoder_id is not None:
         pinned = session.get(EncoderRow, project.encoder_id)
         assert pinned is not None
@@ -68,6 +66,9 @@ def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> E
                 f"This vector is {'' if normalised else 'not '}L2-normalised, unlike those of the "
                 "project: they never mix."
             )
+        return pinned
+    fingerprint = f"declared:{project.encoder}:{dim}{':l2' if normalised else ''}"
+    row = session.exec(select(EncoderRow).where(EncoderRow.fingerprint == fingerprint)).first()
     if row is None:
         row = EncoderRow(
             fingerprint=fingerprint, name=project.encoder, dim=dim, declared=True,

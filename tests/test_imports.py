@@ -17,7 +17,7 @@ from sqlmodel import func, select
 
 from app import db, images, jobs, projects
 from app.config import Settings
-from app.embeddings import embed_project, matrix
+from app.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from app.intake import imports, requests, sidecars
 from app.media.decode_pool import DecodePool
@@ -523,6 +523,10 @@ def test_raw_and_normalised_vectors_never_mix(desk: Desk, normalised_first: bool
     desk.put("08/c.npy", npy(first[2].astype(np.float16)))
     assert desk.bring_in(scores_from_folders=True)["added"] == 1
     assert "never mix" in desk.reasons()["b.npy"] and len(desk.reasons()) == 1
+    with db.writing(desk.engine) as session:  # another project may hold the other kind
+        other = projects.create(session, "Other")
+        row = declare_encoder(session, other, then[3].astype(np.float32))
+        assert row.id != encoder.id and is_normalised(session, row) is not normalised_first
 
 
 def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> None:

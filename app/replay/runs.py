@@ -15,7 +15,8 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -294,17 +295,29 @@ def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
 
 
 def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int) -> Iterator[Run]:
-    """The runs in the order of the jobs. No more than `ahead` are handed out: Ctrl-C goes to this
-    process, not to the pool's, and waits for what is handed out."""
-    waiting: deque[Future[Run]] = deque()
-    for job in jobs:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a process begun now inherits it
-        waiting.append(pool.submit(_run_here, job))
+    """The runs in the order of the jobs. No more than `ahead` are ever under way: Ctrl-C goes to
+    this process, not to the pool's, and waits for those."""
+    left = iter(jobs)
+    asked: deque[Future[Run]] = deque()
+    while True:
+        while sum(not future.done() for future in asked) < ahead and (job := next(left, None)):
+            with _deaf_to_ctrl_c():
+                asked.append(pool.submit(_run_here, job))
+        if not asked:
+            return
+        wait([future for future in asked if not future.done()], return_when=FIRST_COMPLETED)
+        while asked and asked[0].done():
+            yield asked.popleft().result()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that begins in here never hears it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _settle(*given: Any) -> None:
