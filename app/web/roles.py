@@ -134,9 +134,9 @@ ADMIN = {
     ),
     "POST": frozenset(
         {
+            "/api/v1/demo",
             "/api/v1/jobs/{job_id}/cancel",
             "/api/v1/jobs/{job_id}/retry",
-            "/api/v1/demo",
             "/api/v1/people",
             "/api/v1/people/{person_id}/disable",
             "/api/v1/people/{person_id}/password",
