@@ -73,11 +73,7 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
     Raises `Invalid` for a PostgreSQL database, `Conflict` if the file exists, `StorageFull` when
     it would leave too little space or the disk takes no more.
     """
-    if not settings.database.startswith("sqlite"):
-        raise Invalid(
-            "The database is PostgreSQL, which has a backup program of its own.",
-            f"Use pg_dump for it, and copy the folder {settings.root} afterwards.",
-        )
+    _require_in_home(settings, "pg_dump")
     made_at = now()
     target = target or settings.backups / f"tastemaker-{made_at:%Y%m%d-%H%M%S}.zip"
     if target.exists():
@@ -109,12 +105,22 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
     return Backup(target, made_at, len(hashes) - 1, target.stat().st_size, scores, damaged)
 
 
+def _require_in_home(settings: Settings, tool: str) -> None:
+    if not settings.database_in_home:
+        raise Invalid(
+            "The database is not the one in the home folder (TASTEMAKER_DATABASE_URL), which is "
+            "all that is backed up and restored here.",
+            f"Use the tools of its own (for PostgreSQL {tool}; of an SQLite file, copy it while "
+            f"nothing runs), and copy the folder {settings.root} along with it.",
+        )
+
+
 def nightly(settings: Settings, hours: float = 24.0) -> Path | None:
     """Copy the database to the backups if it holds scores, the newest such copy is older than that
     and something was written since; the last few are kept. None where there was nothing to do, or
     no space for it. Raises `Invalid` for a damaged database, which pushes no good copy out."""
     source = settings.root / DATABASE
-    if not settings.database.startswith("sqlite") or not source.exists():
+    if not settings.database_in_home or not source.exists():
         return None
     copies = sorted(settings.backups.glob(f"{NIGHTLY}*.db"))
     if copies:
@@ -208,11 +214,7 @@ def restore(settings: Settings, source: Path, told: Told | None = None) -> Resto
     Raises `NotFound`, `Invalid` for a file that is no whole backup or of a newer program,
     `Conflict` while the program runs, and `StorageFull`; nothing was changed then.
     """
-    if not settings.database.startswith("sqlite"):
-        raise Invalid(
-            "The database is PostgreSQL, which has a restore program of its own.",
-            "Use pg_restore for it, and copy the folders of the home folder back.",
-        )
+    _require_in_home(settings, "pg_restore")
     if not source.is_file():
         raise NotFound(f"There is no file {source}.")
     settings.make_folders()

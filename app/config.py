@@ -58,6 +58,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.root / 'tastemaker.db'}"
 
     @property
+    def database_in_home(self) -> bool:
+        """Whether the database is the file in the home folder: what backups cover."""
+        return self.database == f"sqlite:///{self.root / 'tastemaker.db'}"
+
+    @property
     def images(self) -> Path:
         return self.root / "images"
 

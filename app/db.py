@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import CursorResult, Engine, event
+from sqlalchemy import CursorResult, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlmodel import Session, create_engine
 
@@ -36,20 +36,23 @@ def make_engine(settings: Settings) -> Engine:
     """Engine for the configured database. SQLite gets WAL, `synchronous=FULL`, foreign keys and a
     busy timeout on every connection, and explicit transaction control. Raises `Invalid` where the
     setting names no database that can be used; nothing is connected to yet."""
-    url = settings.database
-    if not url.startswith("sqlite"):
-        try:
+    try:
+        url = make_url(settings.database)
+        if url.get_backend_name() != "sqlite":
             return create_engine(url, pool_pre_ping=True)
-        except ModuleNotFoundError as error:
-            raise Invalid(
-                f"TASTEMAKER_DATABASE_URL needs the module {error.name}, which is not installed.",
-                "For PostgreSQL: pip install 'tastemaker[postgres]', and postgresql+psycopg://…",
-            ) from error
-        except (ArgumentError, NoSuchModuleError) as error:  # the password may be in its words
-            raise Invalid(
-                "TASTEMAKER_DATABASE_URL is not the address of a database.",
-                "Write postgresql+psycopg://USER:PASSWORD@HOST/NAME, or leave it out for SQLite.",
-            ) from error
+        if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.query or not url.database:
+            raise ArgumentError("a plain file is needed")
+    except ModuleNotFoundError as error:
+        raise Invalid(
+            f"TASTEMAKER_DATABASE_URL needs the module {error.name}, which is not installed.",
+            "For PostgreSQL: pip install 'tastemaker[postgres]', and postgresql+psycopg://…",
+        ) from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:  # may name the password
+        raise Invalid(
+            "TASTEMAKER_DATABASE_URL is not the address of a database.",
+            "Write postgresql+psycopg://USER:PASSWORD@HOST/NAME or sqlite:////PATH, or leave it "
+            "out for a file in the home folder.",
+        ) from error
     engine = create_engine(
         url,
         module=sqlite,

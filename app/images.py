@@ -132,11 +132,17 @@ def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
     session.flush()
 
 
-def collection_named(session: Session, name: str) -> Collection:
-    """The collection of that name, made if there is none."""
+def usable_name(name: str) -> str:
+    """The name of a collection as it is kept. Raises `Invalid`."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= 120:
         raise Invalid("A collection needs a name of 1 to 120 characters.")
+    return name
+
+
+def collection_named(session: Session, name: str) -> Collection:
+    """The collection of that name, made if there is none."""
+    name = usable_name(name)
     found = session.exec(select(Collection).where(Collection.name == name)).first()
     if found is None:
         found = Collection(name=name)

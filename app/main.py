@@ -113,6 +113,8 @@ def on_bad_request(request: Request, error: Any) -> Response:
     place, *rest = (str(part) for part in first["loc"])
     if place == "path":
         return answer(request, NotFound("There is no such page.", "Start from the first page."))
+    if first["type"] == "json_invalid":
+        return answer(request, Invalid("The body is not valid JSON."))
     name = ".".join(rest) or "the body"
     return answer(request, Invalid(f"“{name}” cannot be used: {first['msg']}."))
 

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from app.config import Settings, shipped
@@ -48,9 +48,14 @@ def migrate(settings: Settings) -> Engine:
                 "nothing was changed.",
                 "Start the newer program, or point TASTEMAKER_HOME at another folder.",
             )
+        if current is None and inspect(engine).get_table_names():
+            raise TastemakerError(
+                "The database holds the tables of another program; it was left alone.",
+                "Let TASTEMAKER_DATABASE_URL name an empty one.",
+            )
         if current is not None and engine.dialect.name == "sqlite":
             backup = settings.backups / f"before-{head}-{now():%Y%m%d-%H%M%S}.db"
-            back_up_database(settings.root / "tastemaker.db", backup)
+            back_up_database(Path(engine.url.database or ""), backup)
             log.info("backed up the database to %s before upgrading it", backup)
         upgrade(engine, "head")
     return engine

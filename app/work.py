@@ -6,15 +6,12 @@ transactions that check the fence first.
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from typing import Any
 
 from sqlalchemy import Engine
@@ -22,6 +19,7 @@ from sqlmodel import Session
 
 from app import db, jobs
 from app.config import Settings
+from app.lifetimes import end_with_parent
 from app.tables import Job
 
 REPORT_SECONDS = 0.2
@@ -111,12 +109,5 @@ def settle_in(niceness: int = NICENESS) -> None:
     for, and ends when its parent ends, even if that was killed."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(niceness)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us

@@ -302,6 +302,27 @@ def test_postgresql_is_sent_to_its_own_programs(tmp_path: Path) -> None:
     assert backups.nightly(settings) is None
 
 
+def test_a_database_elsewhere_is_not_mistaken_for_the_one_in_the_home_folder(
+    world: World, tmp_path: Path
+) -> None:
+    path = backups.back_up(world.settings, tmp_path / "all.zip").path
+    elsewhere = world.settings.model_copy(
+        update={"database_url": f"sqlite:///{tmp_path / 'real.db'}"}
+    )
+    before = sorted(world.settings.root.rglob("*"))
+    with pytest.raises(Invalid, match="not the one in the home folder"):
+        backups.back_up(elsewhere, tmp_path / "other.zip")
+    with pytest.raises(Invalid, match="not the one in the home folder"):
+        backups.restore(elsewhere, path)
+    assert backups.nightly(elsewhere) is None
+    assert not (tmp_path / "other.zip").exists()
+    assert sorted(world.settings.root.rglob("*")) == before
+    named = world.settings.model_copy(
+        update={"database_url": f"sqlite:///{world.settings.root / 'tastemaker.db'}"}
+    )
+    assert backups.back_up(named, tmp_path / "named.zip").files >= 1
+
+
 def test_while_the_program_runs_nothing_is_restored(world: World, tmp_path: Path) -> None:
     path = backups.back_up(world.settings, tmp_path / "all.zip").path
     with db.reading(world.engine) as session:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,6 +222,10 @@ def test_processes_that_start_at_once_agree(settings: Settings) -> None:
         ("postgresql+nothing://me:secret@host/db", "not the address of a database"),
         ("mysql+mysqldb://me:secret@host/db", "MySQLdb, which is not installed"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened: unable to open"),
+        ("sqlite://", "not the address of a database"),
+        ("sqlite:///a.db?timeout=5", "not the address of a database"),
+        ("sqlite+aiosqlite:////tmp/a.db", "not the address of a database"),
+        ("postgresql+psycopg://me:secret@host:port/db", "not the address of a database"),
     ],
 )
 def test_a_database_that_cannot_be_had_is_told_in_a_sentence_without_its_password(
@@ -230,6 +235,19 @@ def test_a_database_that_cannot_be_had_is_told_in_a_sentence_without_its_passwor
     with pytest.raises(TastemakerError, match=sentence) as told:
         migrate.migrate(settings)
     assert told.value.hint and "secret" not in str(told.value)
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.db"
+    with sqlite3.connect(file) as theirs:
+        theirs.execute("CREATE TABLE project (title TEXT)")
+    theirs.close()
+    before = file.read_bytes()
+    settings = Settings(home=tmp_path, database_url=f"sqlite:///{file}", _env_file=None)  # type: ignore[call-arg]
+    with pytest.raises(TastemakerError, match="tables of another program"):
+        migrate.migrate(settings)
+    assert inspect(db.make_engine(settings)).get_table_names() == ["project"]
+    assert len(before) == file.stat().st_size
 
 
 def test_a_new_home_folder_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(

@@ -340,3 +340,20 @@ def test_the_page_shows_everybody_and_adds_a_person(tmp_path: Path) -> None:
     shown = world.client.get(f"/api/v1{world.at}/people").json()
     assert shown["pairs"][0]["error"]["value"] == 1
     assert {p["name"]: p["disabled"] for p in world.client.get("/api/v1/people").json()}["Cat"]
+
+
+def test_nobody_shuts_out_whom_they_are_here_as(guarded: World) -> None:
+    with writing(guarded.engine) as session:
+        eve = accounts.add(session, "Eve", SECRET, "admin").id
+        ada = accounts.named(session, "Ada").id
+    client = signed_in(guarded, "Eve")
+    own = client.post(f"/api/v1/people/{eve}/disable", json={"disabled": True})
+    assert own.status_code == 409 and "Nobody shuts out" in own.json()["error"]
+    assert client.post(f"/people/{eve}/disable").status_code == 409
+    shut = client.post(f"/api/v1/people/{ada}/disable", json={"disabled": True})
+    assert shut.status_code == 200 and shut.json()["disabled"] is True
+    opened = client.post(f"/api/v1/people/{ada}/disable", json={"disabled": False})
+    assert opened.json()["disabled"] is False
+    changed = client.post(f"/api/v1/people/{ada}/password", json={"password": "quite another"})
+    assert changed.status_code == 200 and "password" not in changed.text.replace("another", "")
+    signed_in(guarded, "Ada", "quite another")

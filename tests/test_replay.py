@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from app import db, embeddings, images, projects
@@ -29,7 +30,7 @@ from app.replay.runs import STRATEGIES, LabelledSet, Plan, Run, planned, replay,
 from app.scoring import scores
 from bench.trade_off import chart as front
 from bench.trade_off import points as points_of
-from tests.conftest import add_images, environment
+from tests.conftest import add_images, environment, until
 from tests.test_cli import run as run  # the command line in this process
 
 SMALL = Plan(("mixed", "random"), seeds=2, budget=60, batch=10, start=20)
@@ -474,6 +475,28 @@ def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
     assert 2 <= said["seeds"] < 1000
     assert all(len(own["runs"]) == said["seeds"] for own in said["strategies"].values())
     assert json.loads((tmp_path / "o.json").read_text()) == said
+
+
+def test_a_replay_broken_off_while_its_processes_start_leaves_none(tmp_path: Path) -> None:
+    data = labelled_set()
+    path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "replay", path, "--strategies", "mixed,random",
+         "--seeds", "1000", "--budget", "60", "--start", "20"],
+        env=environment(tmp_path / "home"), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, cwd=Path(__file__).parent.parent, start_new_session=True,
+    ) as process:  # fmt: skip
+        here = psutil.Process(process.pid)
+        below = until(
+            lambda: [c for c in here.children() if "spawn_main" in " ".join(c.cmdline())],
+            60, "for a process of the pool",
+        )  # fmt: skip
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)  # what they leave open would keep it waiting
+    assert (process.returncode, out) == (130, "")
+    assert "Stopped before the first seed was finished" in err and "Traceback" not in err
+    psutil.wait_procs(below, timeout=10)
+    assert not any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in below)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,20 @@ def test_what_is_missing_or_not_finite_is_set_aside_and_the_rest_is_scored(
         scored(saved(tmp_path / "x.npy", np.full((3, FEATURES), np.nan, np.float32)), model)
 
 
+def test_rows_that_were_never_written_are_set_aside(
+    tmp_path: Path, model: Model, x: np.ndarray, small_blocks: None
+) -> None:
+    """As an array that was made in full and filled in part."""
+    holey = x.copy()
+    holey[[0, 7, 300]] = 0
+    told: list[tuple[str, str]] = []
+    got = scored(saved(tmp_path / "x.npy", holey), model, on_error=lambda *said: told.append(said))
+    assert [path for path, _ in told] == ["0", "7", "300"] and len(got) == 497
+    assert all("never written" in reason for _, reason in told)
+    with pytest.raises(Invalid, match="None of the embeddings"):
+        scored(saved(tmp_path / "x.npy", np.zeros((3, FEATURES), np.float32)), model)
+
+
 @pytest.mark.parametrize("float_type", [np.float16, np.float32])
 def test_normalised_and_raw_embeddings_are_told_apart(
     tmp_path: Path, tensors: dict[str, np.ndarray], x: np.ndarray, float_type: Any
@@ -186,6 +200,9 @@ def test_normalised_and_raw_embeddings_are_told_apart(
     with pytest.raises(Invalid, match=r"unit\.npy holds L2-normalised.*would be wrong"):
         scored(unit_file, on_raw)
     assert np.allclose(of(raw_file, on_raw), forward(tensors, x.astype(float_type)), atol=1e-5)
+    mixed = np.concatenate([np.zeros((20, FEATURES)), unit[:30], x[:30]])
+    with pytest.raises(Invalid, match="would be wrong"):
+        scored(saved(tmp_path / "mixed.npy", mixed.astype(float_type)), on_raw)
     on_unit = trained_on({"embedding": "L2-normalised"})
     wanted = forward(tensors, unit)
     assert np.allclose(of(unit_file, on_unit), wanted, atol=2e-3)

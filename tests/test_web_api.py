@@ -208,15 +208,26 @@ def test_a_program_adds_a_folder_and_files(
         f"{at}/uploads", files=[("files", ("b.png", picture))], data={"collection": "Sent"}
     )
     assert sent.status_code == 202 and sent.json()["kind"] == "import"
+    sent_files = [("files", ("c.png", picture))]
+    waiting = len(list(world.settings.incoming.iterdir()))
     for answer, status in (
         (world.client.post(f"{at}/imports", json={"folder": str(folder / "no")}), 404),
         (world.client.post(f"{at}/imports", json={"folder": ""}), 422),
         (world.client.post(f"{at}/imports", json=asked | {"role": "test"}), 422),
+        (world.client.post(f"{at}/imports", json={"folder": "/" + "x" * 5000}), 404),
+        (world.client.post(f"{at}/imports", json=asked | {"collection": "x" * 121}), 422),
+        (world.client.post(f"{at}/uploads", data={"collection": "x" * 121}, files=sent_files), 422),
+        (
+            world.client.post(f"{at}/uploads", data={"collection": "x" * 3000}, files=sent_files),
+            422,
+        ),
+        (world.client.post(f"{at}/train", content=b"{"), 422),
         (world.client.post(f"{at}/uploads", json={}), 422),
         (world.client.post(f"{at}/uploads", data={"collection": "x"}, files=[]), 422),
         (world.client.post(f"{API}/projects/9/uploads", files=[("f", ("b.png", b"x"))]), 404),
     ):
         assert answer.status_code == status and set(answer.json()) == {"error", "hint"}, answer.text
+    assert len(list(world.settings.incoming.iterdir())) == waiting, "what is refused leaves nothing"
     for number in (job.json()["id"], sent.json()["id"]):
         imports.run(work_on(world.settings, world.engine, number))
     sha256 = hashlib.sha256(picture).hexdigest()

@@ -82,7 +82,11 @@ class Fields(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if tag == "form" and given.get("action") == self.action and not self.done:
             self.inside = self.done = True
-        elif tag == "input" and self.inside and given.get("type") != "checkbox":
+        elif (
+            tag == "input"
+            and self.inside
+            and (given.get("type") != "checkbox" or "checked" in given)
+        ):
             self.fields[given["name"]] = given.get("value", "")
         elif tag == "select" and self.inside:
             self.select = given["name"]
@@ -478,14 +482,16 @@ def test_a_training_may_have_another_recipe_than_the_project(world: World) -> No
     form = Fields(world.client.get(f"{world.at}/versions").text, f"{world.at}/train").fields
     assert form["recipe"] == "auto"
     assert world.client.post(f"{world.at}/train", data={"recipe": "best"}).status_code == 422
-    world.client.post(f"{world.at}/train", data=form | {"recipe": "mlp"})
+    assert "major" not in form
+    world.client.post(f"{world.at}/train", data=form | {"recipe": "mlp", "major": "true"})
     with writing(world.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "train")).all()
         assert job.payload["recipe"] == "mlp"
         assert world.project(session).recipe == "auto"
         jobs.cancel(session, job.id)
     page = world.client.get(f"{world.at}/versions").text
-    assert Fields(page, f"{world.at}/train").fields["recipe"] == "mlp", "for the next try"
+    kept = Fields(page, f"{world.at}/train").fields
+    assert kept["recipe"] == "mlp" and kept["major"] == "true", "for the next try"
 
 
 def test_a_major_version_is_asked_for_with_a_tick(world: World) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app import db
-from app.cli.terminal import AsJson, ProjectName, database, finish_jobs, out, print_json
+from app.cli.terminal import AsJson, ProjectName, database, err, finish_jobs, out, print_json
 from app.cli.versions import quality
 
 app = typer.Typer()
@@ -40,6 +40,8 @@ def train(
                 return print_json({"job": job_id})
             out.print(f"Job {job_id} is queued.")
             return None
+        if not wait:
+            err.print("No worker is running that would train it later: it is trained now.")
         result = finish_jobs(settings, engine, [job_id])[0].result
         with db.reading(engine) as session:
             shown = versions.as_json(session, settings, versions.get(session, result["version_id"]))

@@ -1,5 +1,6 @@
 """`tastemaker replay`: which way of asking needs the fewest labels."""
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,10 +95,12 @@ def replay(
                 runs.append(run)
                 bar.update(task, completed=done, total=total)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to tell is told whole
             plan, runs = replaying.finished(plan, runs)
-            if not runs:
-                raise
             stopped = True
+    if stopped and not runs:
+        err.print("Stopped before the first seed was finished: there is nothing to tell.")
+        raise typer.Exit(130)
     said = report(data, plan, runs) | about
     if as_json:
         print_json(said)

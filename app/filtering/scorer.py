@@ -34,6 +34,7 @@ OnError = Callable[[str, str], None]  # path, reason
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 PICTURES_AT_ONCE = 32
+LOOKED_AT = 64  # rows of a block that show whether it is L2-normalised
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,28 @@ def _score_embeddings(
             "Embed them with the encoder the head was trained on.",
         )
 
+    of_nothing = scorer(np.zeros((1, embeddings.dim), np.float32))[0]
+
     def tables() -> Iterator[pa.Table]:
         done = scored = 0
         for paths, x in embeddings.blocks:
-            if not done and model.normalised is False and are_normalised(x[:64]):
+            if model.normalised is False and are_normalised(x[:: max(1, len(x) // LOOKED_AT)]):
                 raise Invalid(
                     f"{source.name} holds L2-normalised embeddings, and {model.name} was trained "
                     "on raw ones: every score would be wrong.",
                     "Embed the pictures again without normalising, or train on normalised ones.",
                 )
             rows = table(paths, scorer(_as_trained(model, x)))
-            strange = np.isnan(rows["aesthetic_score"].to_numpy())
-            if strange.any():
+            scores = rows["aesthetic_score"].to_numpy()
+            empty = np.abs(scores - of_nothing) < 0.01  # only these are worth a look
+            empty[empty] = ~x[empty].any(axis=1)
+            for strange, reason in (
+                (np.isnan(scores), "The embedding holds values that are not finite numbers."),
+                (empty, "The embedding is all zeros: it was never written."),
+            ):
                 for path in paths.filter(pa.array(strange)).to_pylist():
-                    on_error(path, "The embedding holds values that are not finite numbers.")
-                rows = rows.filter(pa.array(~strange))
+                    on_error(path, reason)
+            rows = rows.filter(pa.array(~(np.isnan(scores) | empty)))
             done, scored = done + len(x), scored + len(rows)
             yield rows
             progress(done, embeddings.rows)

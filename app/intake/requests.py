@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlmodel import Session
 
-from app import jobs, projects
+from app import images, jobs, projects
 from app.config import Settings
 from app.errors import Invalid, NotFound
 from app.files import require_free_space
@@ -31,7 +31,7 @@ def request_import(
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
     resolved = usable_paths(settings, paths, with_vectors=scores_from_folders)
-    name = collection or free_name(resolved[0])
+    name = images.usable_name(collection or free_name(resolved[0])[:120])
     payload = {
         "paths": [str(path) for path in resolved], "collection": name, "role": role,
         "scores_from_folders": scores_from_folders,
@@ -55,8 +55,10 @@ def usable_paths(
             readable = there and os.access(path, wanted, effective_ids=True)
         except PermissionError:  # a folder on the way there
             there, readable = True, False
+        except OSError:  # too long to be the name of anything
+            there = readable = False
         if not there:
-            raise NotFound(f"There is no file or folder “{given}”.", "Check the path.")
+            raise NotFound(f"There is no file or folder “{str(given)[:300]}”.", "Check the path.")
         if not readable:
             raise Invalid(f"“{given}” cannot be read.", "Check its permissions.")
         path = path.resolve()
@@ -94,6 +96,7 @@ def request_upload_import(
     require_free_space(settings.root, settings.min_free_gb)
     if not files:
         raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
+    collection = images.usable_name(collection)
     payload = {
         "staging": staging.name, "files": [list(entry) for entry in files],
         "collection": collection, "role": "pool", "scores_from_folders": False,

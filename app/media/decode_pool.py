@@ -8,16 +8,15 @@ import functools
 import math
 import multiprocessing
 import multiprocessing.connection
-import os
 import resource
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from app.errors import BadImage
+from app.lifetimes import end_with_parent
 from app.media.pictures import Limits
 
 T = TypeVar("T")
@@ -117,14 +116,7 @@ def _begin_child(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _within_cpu_limit(seconds: int, task: Callable[[T], R], item: T) -> R:

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from app.errors import Invalid, NotTrainable
 from app.learning.ridge import Projection, fit_ridge, posterior_sd, project
 from app.learning.selection import SHARPNESS, Mix, Rows, cold_start, diverse, mixed, near_threshold
+from app.lifetimes import end_with_parent
 
 Array = NDArray[Any]
 
@@ -323,6 +324,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 def _settle(*given: Any) -> None:
     global _given
     _given = given
+    end_with_parent()
     threadpool_limits(1)
 
 

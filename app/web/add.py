@@ -183,7 +183,7 @@ class NewImport(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     folder: str = Field(min_length=1)
-    collection: str = Field(default="", max_length=200)
+    collection: str = Field(default="", max_length=120)
 
 
 @api.post("/projects/{project_id}/imports", status_code=202)
@@ -231,7 +231,10 @@ class Upload:
     ) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or b"boundary" not in options:
-            raise Invalid("This is not an upload of files.", "Use the form on the Add page.")
+            raise Invalid(
+                "This is not an upload of files.",
+                "They are sent as multipart/form-data, as the form on the Add page does.",
+            )
         self.staging, self.settings = staging, settings
         self._most_bytes = most_bytes or settings.max_upload_mb * 2**20
         self._beyond = beyond or too_large(settings)
@@ -310,7 +313,9 @@ class Upload:
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._out is not None:
             self._out.write(data[start:end])
-        elif b"filename" not in self._disposition and len(self._text) + end - start <= MAX_FIELD:
+        elif b"filename" not in self._disposition:
+            if len(self._text) + end - start > MAX_FIELD:
+                raise Invalid("A field of the form is too long; nothing of it was kept.")
             self._text.extend(data[start:end])
 
     def _part_ends(self) -> None:

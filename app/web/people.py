@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from app import accounts, projects
 from app.db import reading, writing
-from app.errors import NotFound, TastemakerError
+from app.errors import Conflict, NotFound, TastemakerError
 from app.scoring import people
 from app.scoring.agreement import teacher_noise
 from app.tables import Annotator, Project
@@ -53,11 +53,12 @@ def add(
 
 @router.post("/people/{person_id}/disable")
 def disable(
-    request: Request, engine: EngineDep, person_id: Id, back: Annotated[bool, Form()] = False
-) -> Response:
+    request: Request, engine: EngineDep, who: WhoDep, person_id: Id,
+    back: Annotated[bool, Form()] = False,
+) -> Response:  # fmt: skip
     """Shut somebody out, or with `back` let them in again."""
     with writing(engine) as session:
-        accounts.disable(session, _person(session, person_id), not back)
+        _disable(session, who, person_id, not back)
     return see_other(came_from(request) or "/")
 
 
@@ -110,12 +111,10 @@ class NewPassword(BaseModel):
 
 
 @api.post("/people/{person_id}/disable")
-def disable_person(engine: EngineDep, person_id: Id, body: Access) -> dict[str, Any]:
+def disable_person(engine: EngineDep, who: WhoDep, person_id: Id, body: Access) -> dict[str, Any]:
     """Shut somebody out, or let them in again."""
     with writing(engine) as session:
-        person = _person(session, person_id)
-        accounts.disable(session, person, body.disabled)
-        return about(person)
+        return about(_disable(session, who, person_id, body.disabled))
 
 
 @api.post("/people/{person_id}/password")
@@ -174,6 +173,14 @@ def _page(
 
 def _noise(session: Session, project: Project, person_id: int) -> dict[str, Any]:
     return teacher_noise(session, project, session.get(Annotator, person_id))
+
+
+def _disable(session: Session, who: Who, person_id: int, disabled: bool) -> Annotator:
+    person = _person(session, person_id)
+    if disabled and person.id == who.person(session).id:
+        raise Conflict("Nobody shuts out whom they are here as.", "Another admin can.")
+    accounts.disable(session, person, disabled)
+    return person
 
 
 def _person(session: Session, person_id: int) -> Annotator:

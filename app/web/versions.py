@@ -104,8 +104,8 @@ def of_the_form(session: Session, project: Project) -> dict[str, Any]:
     """What stands beside the button Train: note and recipe, whether the last training was
     cancelled, and the version that saw everything said so far, if there is one.
 
-    Note and recipe of a training that was cancelled or failed are kept for the next try, unless it
-    began by itself: then nobody chose them."""
+    What was chosen for a training that was cancelled or failed is kept for the next try, unless it
+    began by itself: then nobody chose it."""
     newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
     last = next(iter(versions.listing(session, project)), None)
     broken_off = newest is not None and newest.state in ("cancelled", "failed")
@@ -116,6 +116,7 @@ def of_the_form(session: Session, project: Project) -> dict[str, Any]:
         "note": tried.get("note", ""),
         "recipe": tried.get("recipe", project.recipe),
         "recipes": recipes.IN_WORDS,
+        "major": bool(tried.get("major")),
         "cancelled": newest is not None and newest.state == "cancelled",
         "nothing_since": last.number if last and last.major and last.event_high == said else "",
     }
