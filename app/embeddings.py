@@ -46,9 +46,9 @@ def encoder_row(session: Session, encoder: Any) -> EncoderRow:
 
 def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> EncoderRow:
     """The encoder that a (D,) vector from outside is said to come from: the project's, by name
-    only. Raises `Conflict` when the project already has vectors it made itself, `Invalid` for a
-    vector of another width, and for raw vectors among L2-normalised ones or the reverse: their
-    length is lost."""
+    only. Raises `Conflict` when the project already has vectors it made itself, and `Invalid` for
+    a vector of another width than theirs, or than that encoder gives, and for a raw one among
+    L2-normalised ones or the reverse: their length is lost."""
     dim, normalised = vector.size, are_normalised(vector[None])
     if project.encoder_id is not None:
         pinned = session.get(EncoderRow, project.encoder_id)
@@ -67,6 +67,13 @@ def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> E
                 "project: they never mix."
             )
         return pinned
+    gives = parse(project.encoder).dim
+    if gives not in (None, dim):
+        raise Invalid(
+            f"This vector has {dim} values; {project.encoder}, the encoder of “{project.name}”, "
+            f"gives {gives}.",
+            "Make a project with the encoder the vectors come from.",
+        )
     fingerprint = f"declared:{project.encoder}:{dim}{':l2' if normalised else ''}"
     row = session.exec(select(EncoderRow).where(EncoderRow.fingerprint == fingerprint)).first()
     if row is None:

@@ -38,6 +38,8 @@ from app.tables import (
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
 
+ELSEWHERE = "ViT-B-32/of_unknown_width"  # what gave the vectors of the tests
+
 
 def noise(seed: int, size: int = 48) -> Picture.Image:
     """A picture unlike any other seed's, to the eye and to the perceptual hash."""
@@ -63,6 +65,7 @@ class Desk:
         self.read: list[Path] = []  # every file that was opened as a picture
         with db.writing(engine) as session:
             self.project = projects.create(session, "Desk")
+            self.elsewhere = projects.create(session, "Elsewhere", encoder=ELSEWHERE)
         folder.mkdir()
 
     def put(self, name: str, content: bytes | str) -> Path:
@@ -492,7 +495,7 @@ def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_
     desk.put("08/claims.npy", npy(rows[3])[:60].replace(b"(16,)", b"(9999999999999,)"))
     desk.put("08/pickled.npy", npy(np.array([Evil()], object), allow_pickle=True))
     Evil.ran = False
-    result = desk.bring_in(scores_from_folders=True)
+    result = desk.bring_in(scores_from_folders=True, project=desk.elsewhere)
     assert not Evil.ran, "a pickle was opened"
     assert (result["added"], result["known"], result["scored"]) == (3, 1, 3)
     assert desk.reasons().keys() == {
@@ -501,10 +504,10 @@ def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_
     }  # fmt: skip
     assert "17 values" in desk.reasons()["wide.npy"]
     (encoder,) = desk.all(EncoderRow)
-    assert (encoder.declared, encoder.dim, encoder.name) == (True, 16, desk.project.encoder)
+    assert (encoder.declared, encoder.dim, encoder.name) == (True, 16, ELSEWHERE)
     with db.reading(desk.engine) as session:
         ids, x = matrix(session, encoder.id)
-        assert session.get(Project, desk.project.id).encoder_id == encoder.id  # type: ignore[union-attr]
+        assert session.get(Project, desk.elsewhere.id).encoder_id == encoder.id  # type: ignore[union-attr]
     assert sorted(x[:, 0].tolist()) == sorted(rows[:3, 0].astype(np.float16).tolist())
     assert {image.kind for image in desk.all(Image)} == {"vector"} and len(ids) == 3
 
@@ -516,17 +519,24 @@ def test_raw_and_normalised_vectors_never_mix(desk: Desk, normalised_first: bool
     unit = [vector / np.linalg.norm(vector) for vector in raw]
     first, then = (unit, raw) if normalised_first else (raw, unit)
     desk.put("03/a.npy", npy(first[0]))
-    desk.bring_in(scores_from_folders=True)
+    desk.bring_in(scores_from_folders=True, project=desk.elsewhere)
     (encoder,) = desk.all(EncoderRow)
     assert encoder.details["l2_normalised"] is normalised_first
     desk.put("08/b.npy", npy(then[1]))
     desk.put("08/c.npy", npy(first[2].astype(np.float16)))
-    assert desk.bring_in(scores_from_folders=True)["added"] == 1
+    assert desk.bring_in(scores_from_folders=True, project=desk.elsewhere)["added"] == 1
     assert "never mix" in desk.reasons()["b.npy"] and len(desk.reasons()) == 1
     with db.writing(desk.engine) as session:  # another project may hold the other kind
-        other = projects.create(session, "Other")
+        other = projects.create(session, "Other", encoder=ELSEWHERE)
         row = declare_encoder(session, other, then[3].astype(np.float32))
         assert row.id != encoder.id and is_normalised(session, row) is not normalised_first
+
+
+def test_vectors_of_another_width_than_the_projects_encoder_gives_are_refused(desk: Desk) -> None:
+    desk.put("05/a.npy", npy(np.ones(768)))
+    with pytest.raises(TastemakerError, match=r"768 values; efficientnet_lite0/.* gives 1280"):
+        desk.bring_in(scores_from_folders=True)
+    assert desk.all(EncoderRow) == [] and desk.all(Image) == []
 
 
 def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> None:

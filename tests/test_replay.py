@@ -533,7 +533,9 @@ def test_a_collection_is_replayed_with_the_projects_labels(
     data = labelled_set(120, unlabelled=20)
     engine = migrate(settings)
     with db.writing(engine) as session:
-        project = projects.create(session, "Mine", threshold=0.6)
+        project = projects.create(
+            session, "Mine", threshold=0.6, encoder="ViT-B-32/of_unknown_width"
+        )
         pictures = add_images(session, 120, "Pool")
         add_images(session, 5, "Pool")  # not embedded: left out
         collection = images.find_collection(session, "Pool")

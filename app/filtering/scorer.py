@@ -95,7 +95,8 @@ def score_source(
     """Score a folder (all its folders too), one picture, or a file of embeddings.
 
     `on_error(path, reason)` hears of what cannot be used. Raises before the first row when the
-    source or the encoder cannot be used at all, and after the last when nothing was of use.
+    source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn up
+    that the head cannot read, and after the last when nothing was of use.
     """
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
