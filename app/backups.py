@@ -70,8 +70,8 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
     """Write a backup to `target` (a new file; default: among the backups, named by the time) while
     the program may be running.
 
-    Raises `Invalid` for a PostgreSQL database, `Conflict` if the file exists, `StorageFull` when
-    it would leave too little space or the disk takes no more.
+    Raises `Invalid` for a database that is not the home folder's own, `Conflict` if the file
+    exists, `StorageFull` when it would leave too little space or the disk takes no more.
     """
     _require_in_home(settings, "pg_dump")
     made_at = now()

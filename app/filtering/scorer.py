@@ -144,15 +144,17 @@ def _score_embeddings(
                 )
             rows = table(paths, scorer(_as_trained(model, x)))
             scores = rows["aesthetic_score"].to_numpy()
-            empty = np.abs(scores - of_nothing) < 0.01  # only these are worth a look
+            empty = np.abs(scores - of_nothing) < 0.001  # only these are worth a look
             empty[empty] = ~x[empty].any(axis=1)
             for strange, reason in (
                 (np.isnan(scores), "The embedding holds values that are not finite numbers."),
                 (empty, "The embedding is all zeros: it was never written."),
             ):
-                for path in paths.filter(pa.array(strange)).to_pylist():
-                    on_error(path, reason)
-            rows = rows.filter(pa.array(~(np.isnan(scores) | empty)))
+                if strange.any():
+                    for path in paths.filter(pa.array(strange)).to_pylist():
+                        on_error(path, reason)
+            if (usable := ~(np.isnan(scores) | empty)).sum() < len(x):
+                rows = rows.filter(pa.array(usable))
             done, scored = done + len(x), scored + len(rows)
             yield rows
             progress(done, embeddings.rows)
