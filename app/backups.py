@@ -108,10 +108,10 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
 def _require_in_home(settings: Settings, tool: str) -> None:
     if not settings.database_in_home:
         raise Invalid(
-            "The database is not the one in the home folder (TASTEMAKER_DATABASE_URL), which is "
-            "all that is backed up and restored here.",
-            f"Use the tools of its own (for PostgreSQL {tool}; of an SQLite file, copy it while "
-            f"nothing runs), and copy the folder {settings.root} along with it.",
+            "TASTEMAKER_DATABASE_URL names a database that is not the one in the home folder; only "
+            "that is backed up and restored here.",
+            f"Use its own tools (PostgreSQL: {tool}; an SQLite file: copy it while nothing runs), "
+            f"and copy the folder {settings.root} along with it.",
         )
 
 

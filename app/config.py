@@ -55,12 +55,16 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or f"sqlite:///{self.root / 'tastemaker.db'}"
+        return self.database_url or self._own_database
+
+    @property
+    def _own_database(self) -> str:
+        return f"sqlite:///{self.root / 'tastemaker.db'}"
 
     @property
     def database_in_home(self) -> bool:
         """Whether the database is the file in the home folder: what backups cover."""
-        return self.database == f"sqlite:///{self.root / 'tastemaker.db'}"
+        return self.database == self._own_database
 
     @property
     def images(self) -> Path:

@@ -507,7 +507,7 @@ def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_
     assert (encoder.declared, encoder.dim, encoder.name) == (True, 16, ELSEWHERE)
     with db.reading(desk.engine) as session:
         ids, x = matrix(session, encoder.id)
-        assert session.get(Project, desk.elsewhere.id).encoder_id == encoder.id  # type: ignore[union-attr]
+        assert projects.get(session, desk.elsewhere.id).encoder_id == encoder.id
     assert sorted(x[:, 0].tolist()) == sorted(rows[:3, 0].astype(np.float16).tolist())
     assert {image.kind for image in desk.all(Image)} == {"vector"} and len(ids) == 3
 

@@ -229,21 +229,20 @@ def test_processes_that_start_at_once_agree(settings: Settings) -> None:
     ],
 )
 def test_a_database_that_cannot_be_had_is_told_in_a_sentence_without_its_password(
-    tmp_path: Path, address: str, sentence: str
+    settings: Settings, address: str, sentence: str
 ) -> None:
-    settings = Settings(home=tmp_path, database_url=address, _env_file=None)  # type: ignore[call-arg]
     with pytest.raises(TastemakerError, match=sentence) as told:
-        migrate.migrate(settings)
+        migrate.migrate(settings.model_copy(update={"database_url": address}))
     assert told.value.hint and "secret" not in str(told.value)
 
 
-def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_left_alone(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "theirs.db"
     with sqlite3.connect(file) as theirs:
         theirs.execute("CREATE TABLE project (title TEXT)")
     theirs.close()
     before = file.read_bytes()
-    settings = Settings(home=tmp_path, database_url=f"sqlite:///{file}", _env_file=None)  # type: ignore[call-arg]
+    settings = settings.model_copy(update={"database_url": f"sqlite:///{file}"})
     with pytest.raises(TastemakerError, match="tables of another program"):
         migrate.migrate(settings)
     assert inspect(db.make_engine(settings)).get_table_names() == ["project"]
@@ -251,10 +250,10 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_new_home_folder_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(
-    tmp_path: Path,
+    settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir(mode=0o755)
     for name, mode in (("new", 0o700), ("there", 0o755)):
-        Settings(home=tmp_path / name, _env_file=None).make_folders()  # type: ignore[call-arg]
+        settings.model_copy(update={"home": tmp_path / name}).make_folders()
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
         assert (tmp_path / name / "thumbs").is_dir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
@@ -25,7 +25,7 @@ from app.errors import Invalid, TastemakerError
 from app.files import require_free_space
 from app.intake import requests
 from app.tables import Job, Project
-from app.web.api import job_json
+from app.web.api import Body, job_json
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject
 from app.web.render import by_htmx, go, render, see_other, shell
 from app.web.security import TooLarge
@@ -177,10 +177,8 @@ FILES = {
 }  # fmt: skip
 
 
-class NewImport(BaseModel):
+class NewImport(Body):
     """A folder on the server's machine. `collection` is what it comes to; its own name if empty."""
-
-    model_config = ConfigDict(extra="forbid")
 
     folder: str = Field(min_length=1)
     collection: str = Field(default="", max_length=120)

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from app import accounts, projects
@@ -13,6 +12,7 @@ from app.errors import Conflict, NotFound, TastemakerError
 from app.scoring import people
 from app.scoring.agreement import teacher_noise
 from app.tables import Annotator, Project
+from app.web.api import Body
 from app.web.deps import EngineDep, Id, Reader, SettingsDep, TheProject, WhoDep
 from app.web.render import came_from, render, see_other, shell
 from app.web.who import Who
@@ -74,9 +74,7 @@ def set_password(
 # --- the same for programs -----------------------------------------------------------------------
 
 
-class NewPerson(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class NewPerson(Body):
     name: str
     password: str = ""
     role: str = "annotator"
@@ -98,15 +96,11 @@ def list_people(session: Reader) -> list[dict[str, Any]]:
     return [about(person) for person in accounts.every(session)]
 
 
-class Access(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Access(Body):
     disabled: bool
 
 
-class NewPassword(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class NewPassword(Body):
     password: str
 
 
