@@ -11,7 +11,7 @@ PORT ?= 8000
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
 	@echo "make test    run the whole test suite"
-	@echo "make check   lint, types, layers, fast tests (about a minute)"
+	@echo "make check   lint, types, layers, the tests without browser and long jobs"
 	@echo "make bench   measure speed; the figures go to bench/RESULTS.md"
 	@echo "make clean   remove the environment and caches"
 
