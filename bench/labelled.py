@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from app.encoding import encoders
-from app.learning.training import TrainingSet
-from app.sample import samples
+from tastemaker.encoding import encoders
+from tastemaker.learning.training import TrainingSet
+from tastemaker.sample import samples
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
 STAMPS = Path("/usr/share/tuxpaint/stamps")

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 from sqlmodel import Session
 
-from app import projects
-from app.config import Settings
-from app.db import writing
-from app.media.pictures import THUMB, VIEW, Limits, ingest, thumb_path
-from app.migrate import migrate
-from app.sample.samples import make_sample_library
-from app.scoring import scores
-from app.tables import Collection, CollectionImage, Embedding, EncoderRow, Image
+from tastemaker import projects, scores
+from tastemaker.config import Settings
+from tastemaker.database.migration import migrate
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Collection, CollectionImage, Embedding, EncoderRow, Image
+from tastemaker.pictures.pictures import THUMB, VIEW, Limits, ingest, thumb_path
+from tastemaker.sample.samples import make_sample_library
 
 DIM = 768
 
@@ -105,7 +104,7 @@ def serving(home: Path, port: int, *words: str) -> Iterator[tuple[str, subproces
     """`tastemaker serve`: its URL, its process, and the seconds until `/healthz` answered."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *words],
+        [sys.executable, "-m", "tastemaker.cli", "serve", "--port", str(port), *words],
         env=os.environ | {"TASTEMAKER_HOME": str(home)},
         stdout=subprocess.DEVNULL,
     )

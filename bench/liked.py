@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from app.encoding.encode_files import embed_files
-from app.encoding.encoders import BUNDLED, parse
-from app.encoding.encoders import load as load_encoder
-from app.replay.labelled_sets import read_file
-from app.replay.runs import LabelledSet
+from tastemaker.encoding.encode_files import embed_files
+from tastemaker.encoding.encoders import BUNDLED, parse
+from tastemaker.encoding.encoders import load as load_encoder
+from tastemaker.replay.labelled_sets import read_file
+from tastemaker.replay.runs import LabelledSet
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"
 CLIP_ART = Path("/usr/share/openclipart/png")

@@ -19,11 +19,18 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from app.learning.contradictions import contradictions
-from app.learning.doubtful import doubts
-from app.learning.ridge import PENALTIES, ROWS_AT_ONCE, Ridge, fit_ridge, posterior_sd, project
-from app.learning.selection import mixed, suspected
-from app.resident.picks import MOST_SUSPECTED
+from tastemaker.learning.contradictions import contradictions
+from tastemaker.learning.label_issues import doubts
+from tastemaker.learning.ridge import (
+    PENALTIES,
+    ROWS_AT_ONCE,
+    Ridge,
+    fit_ridge,
+    posterior_sd,
+    project,
+)
+from tastemaker.learning.selection import mixed, suspected
+from tastemaker.live.candidates import MOST_SUSPECTED
 
 GOAL = 1.0  # seconds, for 3,000 labels and 100,000 images
 BATCH = 60

@@ -15,15 +15,12 @@ import numpy as np
 from sqlalchemy import Connection
 from sqlmodel import Session
 
-from app import projects
-from app.config import Settings
-from app.db import writing
-from app.media.pictures import Limits, ingest
-from app.migrate import migrate
-from app.resident.picks import LISTED, PAIRS
-from app.reviewing.reviews import REVIEWS
-from app.sample.samples import make_sample_library
-from app.tables import (
+from bench.library import serving
+from tastemaker import projects
+from tastemaker.config import Settings
+from tastemaker.database.migration import migrate
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import (
     Collection,
     CollectionImage,
     Embedding,
@@ -36,8 +33,11 @@ from app.tables import (
     Version,
     now,
 )
-from app.versioning.predictions import LIVE_ROW, write_live
-from bench.library import serving
+from tastemaker.live.candidates import LISTED, PAIRS
+from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.pictures.pictures import Limits, ingest
+from tastemaker.queues.reviews import REVIEWS
+from tastemaker.sample.samples import make_sample_library
 
 COUNT, LABELS, ROUNDS, GOAL = 1_000_000, 20_000, 20, 150.0
 DIM = 768  # of the vectors, which only the labelled images have here

@@ -29,14 +29,14 @@ import torch
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from app.learning import metrics
-from app.learning.blending import blend
-from app.learning.descent import fit_by_descent
-from app.learning.folds import TrainingSet, split_rows
-from app.learning.linear import fit_linear
-from app.learning.recipes import recipe_named
-from app.learning.training import FEWEST_FOR_DESCENT, Trained, finish
 from bench import labelled, replay
+from tastemaker.learning import metrics
+from tastemaker.learning.blending import blend
+from tastemaker.learning.folds import TrainingSet, split_rows
+from tastemaker.learning.linear import fit_linear
+from tastemaker.learning.recipes import recipe_named
+from tastemaker.learning.sgd import fit_by_descent
+from tastemaker.learning.training import FEWEST_FOR_DESCENT, Trained, finish
 
 FIRST_SEED = 60  # earlier ones were looked at while `auto` was made
 LABELS = (30, 100, 300, 1000, 3000)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from app.learning.selection import SHARPNESS, Mix
-from app.replay.report import report
-from app.replay.runs import LabelledSet, Pick, Plan, Run, pick_mixed, planned, replay
 from bench import trade_off
 from bench.former_draw import pick_near
+from tastemaker.learning.selection import SHARPNESS, Mix
+from tastemaker.replay.report import report
+from tastemaker.replay.runs import LabelledSet, Pick, Plan, Run, pick_mixed, planned, replay
 
 CHOSEN_BY = ("digits", "photographs", "stamps", "clip-art")
 JUDGES = ("game", "handwriting", "emoji", "wallpapers")

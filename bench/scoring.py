@@ -23,14 +23,14 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from app.config import Settings
-from app.encoding.encoders import BUNDLED, load, parse
-from app.filtering.score_tables import write
-from app.filtering.scorer import Model, Precision, read_model, score_source
-from app.learning.checkpoints import HIDDEN, save_checkpoint
-from app.learning.heads import City96, fold_platt, module_of, tensors_of
-from app.media.pictures import decode
-from app.sample.samples import make_sample_library
+from tastemaker.config import Settings
+from tastemaker.encoding.encoders import BUNDLED, load, parse
+from tastemaker.filtering.score_tables import write
+from tastemaker.filtering.scorer import Model, Precision, read_model, score_source
+from tastemaker.learning.checkpoints import HIDDEN, save_checkpoint
+from tastemaker.learning.heads import City96, fold_platt, module_of, tensors_of
+from tastemaker.pictures.pictures import decode
+from tastemaker.sample.samples import make_sample_library
 
 WIDTH = 768  # of the embeddings: CLIP ViT-L/14
 BATCH = 1024

@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> str:
         def step(name: str, *given: str) -> str:
             began = time.perf_counter()
             answer = subprocess.run(
-                [sys.executable, "-m", "app.cli", *given],
+                [sys.executable, "-m", "tastemaker.cli", *given],
                 env=os.environ | {"TASTEMAKER_HOME": home},
                 capture_output=True, text=True, check=True,
             ).stdout  # fmt: skip

@@ -15,8 +15,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from app.replay.report import ticks
-from app.replay.runs import Run
+from tastemaker.replay.report import ticks
+from tastemaker.replay.runs import Run
 
 RESAMPLES = 1000
 

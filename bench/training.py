@@ -5,10 +5,10 @@
     python -m bench.training --short         speed only
     python -m bench.training --rounds 0 --recipes auto      quality of one recipe only
 
-The peer is the original author's recipe, as the app offers it (`app.learning.original`): one image
-at a time, AdamW at 7e-6, cosine over the steps, L1 on (tanh z + 1)/2, 100,000 samples, inputs as
-they are. In the speed test both run in this process, in turn, on the same data and threads. What
-the peer said of a hold-out after its 100,000 samples is kept in `batch_one.json`.
+The peer is the original author's recipe, as the app offers it (`tastemaker.learning.original`):
+one image at a time, AdamW at 7e-6, cosine over the steps, L1 on (tanh z + 1)/2, 100,000 samples,
+inputs as they are. In the speed test both run in this process, in turn, on the same data and
+threads. What the peer said of a hold-out after its 100,000 samples is kept in `batch_one.json`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from app.learning import metrics
-from app.learning.checkpoints import HIDDEN
-from app.learning.descent import fit_by_descent
-from app.learning.folds import TrainingSet, split_rows
-from app.learning.heads import Scorer
-from app.learning.original import OneByOne
-from app.learning.precision import matrix_type
-from app.learning.recipes import Recipe, recipe_named
-from app.learning.training import train
 from bench import labelled
+from tastemaker.learning import metrics
+from tastemaker.learning.checkpoints import HIDDEN
+from tastemaker.learning.folds import TrainingSet, split_rows
+from tastemaker.learning.heads import Scorer
+from tastemaker.learning.original import OneByOne
+from tastemaker.learning.precision import matrix_type
+from tastemaker.learning.recipes import Recipe, recipe_named
+from tastemaker.learning.sgd import fit_by_descent
+from tastemaker.learning.training import train
 
 WIDTH = 768  # of the embeddings in the speed test: CLIP ViT-L/14
 PEER_SAMPLES = 100_000

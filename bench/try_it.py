@@ -113,7 +113,7 @@ def main(words: list[str] | None = None) -> str:
             shutil.copytree(given.home, home)
         else:
             environment = os.environ | {"TASTEMAKER_HOME": str(home)}
-            demo = [sys.executable, "-m", "app.cli", "demo", "--no-serve"]
+            demo = [sys.executable, "-m", "tastemaker.cli", "demo", "--no-serve"]
             subprocess.run(demo, env=environment, check=True, stdout=subprocess.DEVNULL)
         files = pictures()
         with serving(home, 8899) as (url, _, _):

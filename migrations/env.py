@@ -1,9 +1,10 @@
-"""Alembic's entry point. `app.migrate` opens the transaction and hands the connection over."""
+"""Alembic's entry point. `tastemaker.database.migration` opens the transaction and hands the
+connection over."""
 
 from alembic import context
 from sqlmodel import SQLModel
 
-import app.tables  # noqa: F401  registers every table
+import tastemaker.database.tables  # noqa: F401  registers every table
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -24,11 +24,12 @@ from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from app import db, images, jobs
-from app.config import Settings
-from app.migrate import migrate
-from app.tables import Image
-from app.work import Work
+from tastemaker import images, jobs
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Image
+from tastemaker.jobs.context import JobContext
 
 # Continuous integration tries the same cases every time; at a desk, new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
@@ -92,12 +93,12 @@ def add_images(session: Session, count: int, collection: str = "Pictures") -> li
     return made
 
 
-def work_on(settings: Settings, engine: Engine, job_id: int) -> Work:
+def work_on(settings: Settings, engine: Engine, job_id: int) -> JobContext:
     """What the code of a queued job gets, as if a worker's child ran it."""
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         taken = jobs.claim(session, job_id)
         assert taken is not None, "the job is not queued"
-    return Work(settings, engine, *taken, lambda kind, value: None)
+    return JobContext(settings, engine, *taken, lambda kind, value: None)
 
 
 def forward(tensors: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -131,7 +132,7 @@ def tastemaker(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 
     def run(*words: Any, home: Path = tmp_path / "home", **env: str) -> Any:
         return subprocess.run(
-            [sys.executable, "-m", "app.cli", *map(str, words)],
+            [sys.executable, "-m", "tastemaker.cli", *map(str, words)],
             env=environment(home, **env), cwd=Path(__file__).parent.parent,
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
@@ -160,7 +161,7 @@ def free_port() -> int:
 def running(home: Path, *words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A long-running command (`serve`, `worker`), ended with everything it started."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *words],
+        [sys.executable, "-m", "tastemaker.cli", *words],
         env=environment(home, **env), cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     try:
@@ -207,7 +208,7 @@ def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (home / "made").exists():
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run(
-                [sys.executable, "-m", "app.cli", "demo", "--no-serve"],
+                [sys.executable, "-m", "tastemaker.cli", "demo", "--no-serve"],
                 env=environment(home), cwd=Path(__file__).parent.parent, check=True, timeout=300,
             )  # fmt: skip
             (home / "made").touch()

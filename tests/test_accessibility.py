@@ -22,15 +22,16 @@ from web_world import (
     thumbnails,
 )
 
-from app import accounts, projects
-from app.asking import queues
-from app.db import writing
-from app.library import expectations, filters, saved_filters, slices, tags
-from app.media.pictures import VIEW
-from app.resident import tries
-from app.reviewing import reviews, test_runs
-from app.scoring import comparisons
-from app.tables import Collection, Prediction, TestRun, Version
+from tastemaker import projects, queues
+from tastemaker.auth import accounts
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Collection, Prediction, TestRun, Version
+from tastemaker.evaluation import expectations, slices, test_runs
+from tastemaker.library import filters, saved_filters, tags
+from tastemaker.live import preview_uploads
+from tastemaker.pictures.pictures import VIEW
+from tastemaker.queues import reviews
+from tastemaker.scores import comparisons
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -144,9 +145,9 @@ def run_tests(session: Session, world: World, failed: int) -> None:
 def ask_about_a_picture(world: World) -> None:
     """What “Try it” keeps once the model has answered."""
     (token,) = STANDS_FOR["token"]
-    folder = tries.folder(world.settings, token)
+    folder = preview_uploads.folder(world.settings, token)
     folder.mkdir(parents=True)
-    tries.view_path(world.settings, token).write_bytes(dict(thumbnails(1))[VIEW])
+    preview_uploads.view_path(world.settings, token).write_bytes(dict(thumbnails(1))[VIEW])
     said = {
         "by": "v1.1", "version_id": 2, "active": True, "score": 0.61, "uncertainty": 0.12,
         "out_of_fold": None, "bracket": "best",
@@ -156,7 +157,7 @@ def ask_about_a_picture(world: World) -> None:
             "similarity": 0.83}  # fmt: skip
     told = {"picture": picture, "said": [said], "neighbours": [near], "project_id": 1,
             "name": "mine.jpg"}  # fmt: skip
-    tries.keep(world.settings, token, json.loads(json.dumps(told)))
+    preview_uploads.keep(world.settings, token, json.loads(json.dumps(told)))
 
 
 @pytest.fixture(scope="module")

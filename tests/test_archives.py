@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.errors import Conflict, Invalid
-from app.intake.archives import ArchiveLimits, clean_name, unpack
+from tastemaker.errors import Conflict, Invalid
+from tastemaker.importing.archives import ArchiveLimits, clean_name, unpack
 from tests import pictures
 
 PNG = pictures.encoded(pictures.scene())

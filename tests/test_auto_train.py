@@ -5,21 +5,21 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from app import db, jobs, projects
-from app.config import Settings
-from app.errors import Invalid
-from app.retraining import auto_train
-from app.retraining.auto_train import Drift
-from app.scoring import scores
-from app.tables import EncoderRow, Job, Label, Project, Version
-from app.versioning.predictions import LIVE_ROW, write_live
+from tastemaker import jobs, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
+from tastemaker.errors import Invalid
+from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.training import auto_train
+from tastemaker.training.auto_train import Drift
 from tests.conftest import add_images
 
 
 class Desk:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine = settings, engine
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             encoder = EncoderRow(fingerprint="f" * 64, name="drawn", dim=4)
             session.add(encoder)
             session.flush()
@@ -30,11 +30,11 @@ class Desk:
         self.said = 0
 
     def set(self, **fields: object) -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             projects.change(session, projects.get(session, self.project.id), **fields)
 
     def score(self, count: int, origin: str = "queue") -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             for _ in range(count):
                 image_id, value = self.ids[self.said], self.said * 7 % 11
                 scores.record(session, self.project, image_id, self.me, "set", value, origin=origin)
@@ -44,11 +44,11 @@ class Desk:
         return auto_train.tick(self.settings, self.engine)
 
     def end(self, job: Job, state: str) -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             jobs.get(session, job.id).state = state
 
     def publish(self, mae: float = 1.0) -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             session.add(
                 Version(
                     project_id=self.project.id, state="ready", active=True, made_by="test",
@@ -60,7 +60,7 @@ class Desk:
 
     def live_is_off_by(self, points: float) -> None:
         """The live model's file, as if it missed every label by so much."""
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             labels = session.exec(select(Label).order_by(Label.image_id)).all()  # type: ignore[arg-type]
             high = scores.highest_event(session, self.project)
         rows = np.zeros(len(labels), LIVE_ROW)
@@ -79,7 +79,7 @@ def test_training_begins_after_so_many_scores_and_says_why(desk: Desk) -> None:
     desk.set(auto_train_every=20)
     desk.score(19)
     assert desk.tick() == []
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert auto_train.streak(session, desk.project) == (19, 0), "the row read before"
         assert auto_train.streak(session, projects.get(session, desk.project.id)) == (19, 20)
     desk.score(1)
@@ -115,7 +115,7 @@ def test_a_training_that_came_to_nothing_is_not_begun_over_and_over(desk: Desk, 
 def test_nothing_happens_where_it_is_off_or_nothing_could_be_learned(desk: Desk) -> None:
     desk.score(50)
     assert desk.tick() == [], "off until somebody turns it on"
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         other = projects.create(session, "Flat", holdout_share=0.0)
         other.encoder_id = desk.project.encoder_id
         projects.change(session, other, auto_train_every=5)
@@ -185,7 +185,7 @@ def test_settings_that_make_no_sense_are_refused_and_nothing_changes(
 ) -> None:
     with pytest.raises(Invalid):
         desk.set(threshold=0.7, **fields)
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert projects.get(session, desk.project.id).threshold == 0.5
 
 
@@ -194,7 +194,7 @@ def test_settings_are_tidied(desk: Desk) -> None:
         auto_train_every=" 50 ", auto_train_drift="0.5", aggregate="mean",
         brackets=[["0", "  all   the rest "], (0.6, "best")],
     )  # fmt: skip
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         found: Project = projects.get(session, desk.project.id)
         assert (found.auto_train_every, found.auto_train_drift) == (50, 0.5)
         assert found.brackets == [[0.0, "all the rest"], [0.6, "best"]]

@@ -18,13 +18,14 @@ import pytest
 from sqlmodel import select
 from web_world import World, add_job, client_of, events, full_world, make_world, settings_in
 
-from app import accounts, backups, db, files
-from app.config import Settings
-from app.errors import Conflict, Invalid, NotFound, StorageFull
-from app.main import create_app
-from app.scoring import scores
-from app.tables import Image, Job, LoginSession, now
-from app.worker import the_lock
+from tastemaker import files, scores
+from tastemaker.auth import accounts
+from tastemaker.config import Settings
+from tastemaker.database import backups, sessions
+from tastemaker.database.tables import Image, Job, LoginSession, now
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
+from tastemaker.pages.app import create_app
+from tastemaker.worker import the_lock
 from tests.conftest import environment, serving
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def world(tmp_path: Path) -> World:
     stored = files.content_path(settings.images, upload.sha256, ".png")
     stored.parent.mkdir(parents=True)
     stored.write_bytes(UPLOAD)
-    with db.writing(world.engine) as session:
+    with sessions.writing(world.engine) as session:
         session.add(upload)
     add_job(world, "queued", kind="import", payload={"staging": "waiting"}, started_at=None)
     for folder in ("waiting", "abandoned"):
@@ -67,7 +68,7 @@ def closed(world: World) -> World:
 
 def rows(settings: Settings) -> dict[str, list[Any]]:
     """Every row of the database, by table; and that it is sound."""
-    with closing(db.sqlite.connect(settings.root / "tastemaker.db")) as connection:
+    with closing(sessions.sqlite.connect(settings.root / "tastemaker.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return {
@@ -112,7 +113,7 @@ def test_what_was_there_is_kept_and_can_come_back(world: World, tmp_path: Path) 
     settings = world.settings
     backup = backups.back_up(settings, tmp_path / "all.zip").path
     before = len(events(world))
-    with db.writing(world.engine) as session:
+    with sessions.writing(world.engine) as session:
         scores.record(session, world.project(session), 9, accounts_person(session), "set", 1)
     checkpoint = next(settings.checkpoints.glob("*v1.1.safetensors"))
     published = checkpoint.read_bytes()
@@ -141,7 +142,7 @@ def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
 
     def score() -> None:
         while not stop.is_set():
-            with db.writing(world.engine) as session:
+            with sessions.writing(world.engine) as session:
                 person = accounts_person(session)
                 scores.record(session, world.project(session), 30, person, "set", len(said) % 11)
             said.append(1)
@@ -162,7 +163,7 @@ def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
 
 
 def test_nobody_stays_signed_in(world: World, elsewhere: Settings, tmp_path: Path) -> None:
-    with db.writing(world.engine) as session:
+    with sessions.writing(world.engine) as session:
         session.add(LoginSession(token_sha256="a" * 64, expires_at=now()))
     backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "all.zip").path)
     assert rows(elsewhere)["login_session"] == []
@@ -204,7 +205,7 @@ def newer_schema(path: Path) -> None:
     database = path.with_suffix(".db")
     with zipfile.ZipFile(path) as archive:
         database.write_bytes(archive.read("tastemaker.db"))
-    with closing(db.sqlite.connect(database)) as connection, connection:
+    with closing(sessions.sqlite.connect(database)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     database.replace(path)
 
@@ -221,7 +222,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a path that leads out": (rename_inside, "not a backup"),
     "a newer schema": (newer_schema, "newer version of Tastemaker (schema 9999)"),
     "another database": (
-        lambda path: (path.unlink(), db.sqlite.connect(path).execute("CREATE TABLE a (b)")),
+        lambda path: (path.unlink(), sessions.sqlite.connect(path).execute("CREATE TABLE a (b)")),
         "not one of Tastemaker",
     ),
     "a broken database": (
@@ -325,7 +326,7 @@ def test_a_database_elsewhere_is_not_mistaken_for_the_one_in_the_home_folder(
 
 def test_while_the_program_runs_nothing_is_restored(world: World, tmp_path: Path) -> None:
     path = backups.back_up(world.settings, tmp_path / "all.zip").path
-    with db.reading(world.engine) as session:
+    with sessions.reading(world.engine) as session:
         assert session.exec(select(Job)).all()
     with pytest.raises(Conflict, match="The program is running"):
         backups.restore(world.settings, path)
@@ -356,11 +357,11 @@ def test_killed_while_restoring_the_old_or_the_new_is_there(
     settings = world.settings
     path = backups.back_up(settings, tmp_path / "all.zip").path
     new = rows(settings)
-    with db.writing(world.engine) as session:
+    with sessions.writing(world.engine) as session:
         scores.record(session, world.project(session), 9, accounts_person(session), "set", 1)
     old = rows(closed(world).settings)
     ran = subprocess.run(
-        [sys.executable, "-m", "app.cli", "restore", path],
+        [sys.executable, "-m", "tastemaker.cli", "restore", path],
         env=environment(settings.home, TASTEMAKER_FAULT=f"restore.{point}"), cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert ran.returncode == -signal.SIGKILL

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from app.learning import heads
-from app.learning.blending import LEAST, Blended, blend, blended, share_of_network
-from app.learning.calibration import calibrate
-from app.learning.linear import Constant, fit_linear
-from app.learning.recipes import Fit, recipe_named
+from tastemaker.learning import heads
+from tastemaker.learning.blending import LEAST, Blended, blend, blended, share_of_network
+from tastemaker.learning.calibration import calibrate
+from tastemaker.learning.linear import Constant, fit_linear
+from tastemaker.learning.recipes import Fit, recipe_named
 from tests.test_training import labelled, split_of
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from app.learning.calibration import Calibrated, Stretch, calibrate, fit_stretch
-from app.learning.heads import Scorer
-from app.learning.linear import Constant, fit_linear
-from app.learning.recipes import recipe_named
+from tastemaker.learning.calibration import Calibrated, Stretch, calibrate, fit_stretch
+from tastemaker.learning.heads import Scorer
+from tastemaker.learning.linear import Constant, fit_linear
+from tastemaker.learning.recipes import recipe_named
 from tests.test_training import labelled, split_of
 
 

@@ -20,12 +20,13 @@ import typer.main
 from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
-from app import cli, db, embeddings, projects
-from app.cli import commands
-from app.config import Settings
-from app.learning.checkpoints import layout
-from app.migrate import migrate
-from app.tables import Image, Job, Label, ScoreEvent
+from tastemaker import cli, embeddings, projects
+from tastemaker.cli import commands
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Image, Job, Label, ScoreEvent
+from tastemaker.learning.checkpoints import layout
 from tests.conftest import add_images, forward
 from tests.pictures import truncated, write
 
@@ -109,7 +110,8 @@ def test_the_promised_commands_are_there() -> None:
 
 def test_a_child_that_imports_its_parents_command_loads_nothing_of_it() -> None:
     """Every decoding child of `tastemaker import` does, before its first picture."""
-    told = "import sys, app.cli; print({'typer', 'sqlalchemy', 'app.tables'} & {*sys.modules})"
+    dear = "{'typer', 'sqlalchemy', 'tastemaker.database.tables'}"
+    told = f"import sys, tastemaker.cli; print({dear} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -209,10 +211,10 @@ def library(tmp_path: Path) -> Iterator[Any]:
     """Five images, one with a name that a spreadsheet would take for a formula."""
     settings = Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
         images = add_images(session, 5)
-        from app.images import find_collection
+        from tastemaker.images import find_collection
 
         projects.add_collection(session, project, find_collection(session, "Pictures"))
         images[0].name = '=cmd|"/c calc"!A1.png'
@@ -223,12 +225,12 @@ def library(tmp_path: Path) -> Iterator[Any]:
 
 
 def events(engine: Any) -> int:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         return len(session.exec(select(ScoreEvent)).all())
 
 
 def hashes(engine: Any) -> list[str]:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         return list(session.exec(select(Image.sha256).order_by(Image.id)))  # type: ignore[arg-type]
 
 
@@ -310,7 +312,7 @@ def test_scores_without_a_name_are_a_stand_in_s_and_give_way_to_a_person(
     write(tmp_path / "b.csv", f"sha256,score,annotator\n{known[0]},9,me\n".encode())
     run("scores", "import", "a.csv", "-p", "P")
     run("scores", "import", "b.csv", "-p", "P")
-    with db.reading(library) as session:
+    with sessions.reading(library) as session:
         values = {label.image_id: label.value for label in session.exec(select(Label))}
     assert sorted(values.values()) == [2, 9]
 
@@ -371,7 +373,7 @@ def test_weights_that_are_not_here_are_told_once_and_the_images_are_kept(
     fails(said, "ViT-B-32-quickgelu/openai")
     settings = Settings(home=tmp_path / "home", _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert len(session.exec(select(Image)).all()) == 3
         assert session.exec(select(embeddings.Embedding)).all() == []
         assert session.exec(select(embeddings.EncoderRow)).all() == []
@@ -484,7 +486,7 @@ def test_a_published_version_scores_stored_vectors_as_its_file_says(
 ) -> None:
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         _, x = embeddings.project_matrix(session, projects.named(session, "Sample"))
     np.save(tmp_path / "x.npy", x)
     file = done("versions", "show", "Sample", number, "--json").json["file"]
@@ -629,7 +631,7 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
     file_of = done("versions", "show", "Sample", "v1.1", "--json").json["file"]
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         project = projects.named(session, "Sample")
         assert project.encoder_id is not None
         by_hash = {path.parent.name + path.stem: number for number, path in enumerate(stored)}
@@ -654,8 +656,8 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
 
 
 def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Path) -> None:
-    from app.errors import Invalid
-    from app.filtering.scorer import copy_pictures
+    from tastemaker.errors import Invalid
+    from tastemaker.filtering.scorer import copy_pictures
 
     source = tmp_path / "pictures"
     for name in ("a/x.png", "b/x.png", "x.png"):

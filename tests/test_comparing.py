@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sqlmodel import select
 from web_world import World, add_version, make_world, score_some
 
-from app.db import reading, writing
-from app.errors import Invalid, NotFound
-from app.learning import metrics, quantiles
-from app.retraining import comparing, flips
-from app.tables import EncoderRow, RemovedImage, Version, VersionLabel
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import EncoderRow, RemovedImage, Version, VersionLabel
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.evaluation import comparison, flips
+from tastemaker.learning import metrics, quantiles
 
 OLD = {1: 0.1, 2: 0.9, 3: 0.4, 4: 0.6, 5: 0.45, 6: 0.55, 7: 0.2, 8: 0.8}
 NEW = {1: 0.2, 2: 0.8, 3: 0.9, 4: 0.1, 5: 0.55, 6: 0.45, 7: 0.2, 9: 0.9}
@@ -82,13 +82,13 @@ def test_a_flip_is_gone_with_its_image(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         assert [f.image_id for f in flips.listing(session, both, "up")] == [5]
-        assert comparing.moved(session, both)["images"] == 6
+        assert comparison.moved(session, both)["images"] == 6
 
 
 def test_what_moved_counts_the_images_of_both_and_draws_each(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        how = comparing.moved(session, both)
+        how = comparison.moved(session, both)
     common = sorted(OLD.keys() & NEW.keys())
     assert how["images"] == len(common) == sum(how["old"]) == sum(how["new"])
     assert sorted(how["points"]) == sorted((OLD[i], NEW[i]) for i in common)
@@ -98,17 +98,17 @@ def test_what_moved_counts_the_images_of_both_and_draws_each(world: World) -> No
 def test_a_sample_is_fixed_and_no_larger_than_it_may_be(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "POINTS", 4)
+    monkeypatch.setattr(comparison, "POINTS", 4)
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        how, again = comparing.moved(session, both), comparing.moved(session, both)
+        how, again = comparison.moved(session, both), comparison.moved(session, both)
     assert how == again and 0 < len(how["points"]) <= 4 and how["images"] == 7
 
 
 def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        counts, changes = comparing.label_changes(session, both)
+        counts, changes = comparison.label_changes(session, both)
     assert counts == {"corrected": 1, "taken back": 1, "added": 2}
     assert [(c.kind, c.image_id, c.before, c.after) for c in changes] == [
         ("corrected", 3, 7.0, 2.0), ("taken back", 7, 2.0, None),
@@ -119,7 +119,7 @@ def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> N
 def test_metrics_are_paired_on_the_hold_out_of_both(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        told = comparing.paired_metrics(session, both)
+        told = comparison.paired_metrics(session, both)
     assert told["n"] == 2 and told["why_not"] == ""
     mae = told["metrics"]["mae"]
     assert (mae["old"], mae["new"]) == (pytest.approx(0.0), pytest.approx(1.0))
@@ -134,7 +134,7 @@ def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> N
             session.add(row)
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        told = comparing.diff(session, both)
+        told = comparison.diff(session, both)
     assert told["holdout"]["n"] == 0 and told["holdout"]["metrics"] == {}
     assert (
         "v1.0 and v1.1 have no hold-out image that neither learned from"
@@ -142,7 +142,7 @@ def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> N
     )
     assert "cannot be known" in told["holdout"]["why_not"]
     assert told["flips"]["up"]["images"] == 2, "what they say differently is known"
-    assert any("cannot be known" in line for line in comparing.in_words(told))
+    assert any("cannot be known" in line for line in comparison.in_words(told))
 
 
 def test_versions_of_different_encoders_compare_by_image_and_say_so(world: World) -> None:
@@ -154,20 +154,20 @@ def test_versions_of_different_encoders_compare_by_image_and_say_so(world: World
         assert version is not None
         version.encoder_id = other.id
     with reading(world.engine) as session:
-        told = comparing.diff(session, flips.pair(session, world.project(session)))
+        told = comparison.diff(session, flips.pair(session, world.project(session)))
     assert "v1.1 through ViT-L-14-quickgelu/openai" in told["encoders_differ"]
     assert told["flips"]["up"]["images"] == 2 and told["holdout"]["n"] == 2
 
 
 def test_the_largest_tags_are_compared_without_being_made_slices(world: World) -> None:
-    from app import images
+    from tastemaker import images
 
     with writing(world.engine) as session:
         for image_id in (3, 4, 5):
             images.add_tags(session, image_id, ["photo"])
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
-        (row,) = comparing.slices_moved(session, both)
+        (row,) = comparison.slices_moved(session, both)
     assert (row["slice"], row["images"], row["slice_id"]) == ("photo", 3, None)
     assert row["mean"] == {
         "old": pytest.approx((0.4 + 0.6 + 0.45) / 3),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from app.cli.commands import app
-from app.config import Settings
-from app.encoding.encoders import parse
+from tastemaker.cli.commands import app
+from tastemaker.config import Settings
+from tastemaker.encoding.encoders import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_documented_encoders_are_well_formed() -> None:
 
 
 def test_documented_addresses_are_routes(settings: Settings) -> None:
-    from app.main import create_app
+    from tastemaker.pages.app import create_app
 
     paths = create_app(settings).openapi()["paths"]
     assert "/api/v1/openapi.json" in README

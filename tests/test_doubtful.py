@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
-from app.learning.doubtful import FEWEST, doubts
-from app.learning.ridge import fit_ridge, project
+from tastemaker.learning.label_issues import FEWEST, doubts
+from tastemaker.learning.ridge import fit_ridge, project
 
 
 def judged(x: np.ndarray, y: np.ndarray, groups: np.ndarray):  # type: ignore[no-untyped-def]

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from app.encoding import encode_files, encoders
-from app.encoding.encode_files import embed_files
-from app.encoding.encoders import BUNDLED, known_encoders, load, parse
-from app.errors import BadImage, EncoderUnavailable, Invalid
+from tastemaker.encoding import encode_files, encoders
+from tastemaker.encoding.encode_files import embed_files
+from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
+from tastemaker.errors import BadImage, EncoderUnavailable, Invalid
 from tests import pictures
 
 TINY = "tastemaker-test-tiny"

@@ -17,20 +17,21 @@ import pytest
 from safetensors.numpy import save_file
 from sqlmodel import select
 
-from app import db, embeddings, projects
-from app.config import Settings
-from app.errors import Conflict, Invalid, NotFound
-from app.intake import imports, requests
-from app.learning import laion
-from app.learning.checkpoints import load_checkpoint
-from app.learning.heads import Scorer, linear_head
-from app.migrate import migrate
-from app.publishing import exports
-from app.retraining import retrain
-from app.scoring import score_files, scores
-from app.spreadsheets import bare, inert
-from app.tables import Image, Label, Prediction, ScoreEvent, Version
-from app.versioning import file_checks, percentiles, prediction_files, versions
+from tastemaker import embeddings, projects, scores, versions
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Image, Label, Prediction, ScoreEvent, Version
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.files import escape_formula, unescape_formula
+from tastemaker.importing import imports, requests
+from tastemaker.learning import laion
+from tastemaker.learning.checkpoints import load_checkpoint
+from tastemaker.learning.heads import Scorer, linear_head
+from tastemaker.publishing import exports
+from tastemaker.scores import score_files
+from tastemaker.training import retrain
+from tastemaker.versions import file_checks, percentiles, prediction_files
 from tests.conftest import work_on
 from tests.test_foreign import (
     L14,
@@ -57,7 +58,7 @@ def home(settings: Settings, engine: Any) -> Home:
 def scored(home: Home) -> Home:
     """Twelve images scored by two people, one of whom has a name a spreadsheet would run."""
     begun = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         for person, shift in (("me", 0), (EVIL[0], 3)):
             who = projects.annotator(session, person)
@@ -70,15 +71,15 @@ def scored(home: Home) -> Home:
 
 @pytest.fixture
 def trained(scored: Home) -> tuple[Home, Version]:
-    with db.writing(scored.engine) as session:
+    with sessions.writing(scored.engine) as session:
         job = retrain.request_training(session, scored.settings, scored.project(session))
     result = retrain.run(work_on(scored.settings, scored.engine, job.id))
-    with db.reading(scored.engine) as session:
+    with sessions.reading(scored.engine) as session:
         return scored, versions.get(session, result["version_id"])
 
 
 def export_city96(home: Home, version: Version, folder: Path) -> tuple[Path, Path]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         file, config = exports.write(
             [
                 exports.checkpoint(home.settings, version),
@@ -143,7 +144,7 @@ def test_a_file_that_is_no_longer_the_published_one_is_in_no_export(
         path.write_bytes(content[:-1])
     elif damage == "swapped":
         save_file({"up.0.weight": np.zeros(1, np.float32)}, path)
-    with db.reading(home.engine) as session, pytest.raises((Conflict, NotFound)):
+    with sessions.reading(home.engine) as session, pytest.raises((Conflict, NotFound)):
         exports.everything(session, home.settings, version)
 
 
@@ -151,7 +152,7 @@ def test_a_damaged_sidecar_is_told_and_not_made_up(trained: tuple[Home, Version]
     home, version = trained
     path = versions.config_path(home.settings, version)
     path.write_text("{")
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         with pytest.raises(Conflict, match="damaged"):
             exports.config(session, home.settings, version)
         path.unlink()
@@ -176,7 +177,7 @@ def test_an_altered_sidecar_is_in_no_export_and_its_page_says_so(
         written["sha256"] = "0" * 64
     else:
         written = json.loads(said)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert file_checks.prove(session, home.settings, version).sidecar
         path.write_text(json.dumps(written))
         assert not file_checks.prove(session, home.settings, version).sidecar
@@ -190,7 +191,7 @@ def test_the_best_tenth_begins_where_a_tenth_of_the_images_lies_above(
     trained: tuple[Home, Version],
 ) -> None:
     home, version = trained
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         spread = percentiles.of_version(session, version)
     said = home.said(version)
     assert spread is not None and spread.scores[0] == pytest.approx(said.min(), abs=1e-6)
@@ -212,7 +213,7 @@ def test_a_sigmoid_head_is_not_written_in_the_laion_layout(
         tensors = linear_head(weights, 0.4, zero, one, link=link)  # type: ignore[arg-type]
         save_file(tensors, file, metadata={"encoder": L14, "embedding": "L2-normalised"})
         version = home.adopt(file)
-        with db.reading(engine) as session:
+        with sessions.reading(engine) as session:
             if not fits:
                 with pytest.raises(Conflict, match="sigmoid"):
                     exports.laion_file(session, settings, version)
@@ -227,7 +228,7 @@ def test_only_the_normalised_224_pixel_encoder_gets_the_laion_layout(
     home: Home, head: Path, settings: Settings
 ) -> None:
     version = home.adopt(head, encoder=L14_336)
-    with db.reading(home.engine) as session, pytest.raises(Conflict, match=L14_336):
+    with sessions.reading(home.engine) as session, pytest.raises(Conflict, match=L14_336):
         exports.laion_file(session, settings, version)
 
 
@@ -256,7 +257,7 @@ def test_a_line_written_and_read_is_the_same_line(
 
 
 def everything_said(home: Home) -> list[tuple[Any, ...]]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         rows = score_files.labels_of(session, home.project(session))
     return [tuple(row.values()) for row in rows]
 
@@ -265,19 +266,19 @@ def everything_said(home: Home) -> list[tuple[Any, ...]]:
 def test_labels_come_back_with_who_said_them_and_when(
     scored: Home, tmp_path: Path, ending: str
 ) -> None:
-    with db.writing(scored.engine) as session:  # paths that a spreadsheet would run
+    with sessions.writing(scored.engine) as session:  # paths that a spreadsheet would run
         for image, name in zip(session.exec(select(Image)).all(), EVIL, strict=False):
             image.name = name
     before = everything_said(scored)
     file = tmp_path / f"labels{ending}"
     score_files.write_scores(score_files.export_scores(scored.engine, "Taste"), file)
-    with db.writing(scored.engine) as session:
+    with sessions.writing(scored.engine) as session:
         project = projects.create(session, "Copy", encoder=L14_336)
         collection = session.exec(select(projects.Collection)).one()
         projects.add_collection(session, project, collection)
     told = score_files.import_scores(scored.engine, "Copy", file)
     assert told == {"recorded": 24, "unchanged": 0, "overruled": 0}
-    with db.reading(scored.engine) as session:
+    with sessions.reading(scored.engine) as session:
         copy = projects.named(session, "Copy")
         after = [tuple(row.values()) for row in score_files.labels_of(session, copy)]
         labels = [
@@ -292,10 +293,10 @@ def test_labels_come_back_with_who_said_them_and_when(
 
 def test_no_cell_of_an_exported_csv_is_a_formula(trained: tuple[Home, Version]) -> None:
     home, version = trained
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         for image, name in zip(session.exec(select(Image)).all(), EVIL, strict=False):
             image.name = name
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         rows = score_files.labels_of(session, home.project(session))
         files = [
             score_files.score_bytes(rows, ".csv"),
@@ -308,13 +309,13 @@ def test_no_cell_of_an_exported_csv_is_a_formula(trained: tuple[Home, Version]) 
 
 @hypothesis.given(st.text())
 def test_a_cell_made_inert_is_told_back_as_it_was(cell: str) -> None:
-    assert bare(inert(cell)) == cell or cell[:1] == "'"
-    assert not inert(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unescape_formula(escape_formula(cell)) == cell or cell[:1] == "'"
+    assert not escape_formula(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 @pytest.mark.parametrize("when", ["yesterday", "2025-13-01", "0001-01-01T00:00:00+23:59"])
 def test_a_time_that_is_none_refuses_the_file(scored: Home, tmp_path: Path, when: str) -> None:
-    with db.reading(scored.engine) as session:
+    with sessions.reading(scored.engine) as session:
         sha256 = session.exec(select(Image.sha256)).first()
     row = {"sha256": sha256, "score": 3, "annotator": "new", "scored_at": when}
     (tmp_path / "s.jsonl").write_text(json.dumps(row))
@@ -332,7 +333,7 @@ def test_a_parquet_file_that_is_none_is_told(scored: Home, tmp_path: Path) -> No
 
 
 def rows_of(home: Home, version: Version) -> list[tuple[Any, ...]]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         rows = session.exec(
             select(Prediction)
             .where(Prediction.version_id == version.id)
@@ -347,10 +348,10 @@ def test_predictions_come_back_to_the_last_bit(
 ) -> None:
     home, version = trained
     before = rows_of(home, version)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         file = tmp_path / f"said{ending}"
         file.write_bytes(prediction_files.prediction_bytes(session, version, ending))
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         for row in session.exec(select(Prediction).where(Prediction.image_id > 4)).all():
             session.delete(row)
     told = prediction_files.import_predictions(home.engine, "Taste", "v1.0", file)
@@ -362,7 +363,7 @@ def test_predictions_of_another_head_and_impossible_ones_are_refused(
     trained: tuple[Home, Version], tmp_path: Path
 ) -> None:
     home, version = trained
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         row = prediction_files.rows_of(session, version)[0]
     for change, reason in (
         ({"model_sha256": "0" * 64}, "another head"),
@@ -382,7 +383,7 @@ def test_predictions_of_another_head_and_impossible_ones_are_refused(
 def test_the_originals_folders_come_back_with_every_vector_and_score(
     home: Home, tmp_path: Path
 ) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         who = projects.annotator(session, "me")
         for i in range(1, 12):
@@ -398,13 +399,13 @@ def test_the_originals_folders_come_back_with_every_vector_and_score(
 
     other = Settings(home=tmp_path / "other", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(other)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=L14_336)
         job = requests.request_import(
             session, other, [tmp_path / "out"], project=project, scores_from_folders=True
         )
     imports.run(work_on(other, engine, job.id))
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         project = projects.named(session, "Taste")
         labels = dict(session.execute(select(Label.image_id, Label.value)).all())
         ids, x = embeddings.project_matrix(session, project)
@@ -416,7 +417,10 @@ def test_the_originals_folders_come_back_with_every_vector_and_score(
 
 
 def test_folders_without_a_label_are_refused(home: Home, tmp_path: Path) -> None:
-    with db.reading(home.engine) as session, pytest.raises(Invalid, match="No image is scored"):
+    with (
+        sessions.reading(home.engine) as session,
+        pytest.raises(Invalid, match="No image is scored"),
+    ):
         exports.write_folders(session, home.project(session), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -428,7 +432,7 @@ def test_the_zip_holds_everything_once_and_its_sums_are_right(
     trained: tuple[Home, Version],
 ) -> None:
     home, version = trained
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         parts = exports.everything(session, home.settings, version)
     stem = exports.stem(version)
     content = b"".join(exports.zipped(parts, stem, version.created_at))
@@ -467,14 +471,14 @@ def test_the_zip_is_made_piece_by_piece(tmp_path: Path) -> None:
 
 
 def test_a_projects_name_cannot_lead_out_of_the_zip(home: Home, head: Path) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         home.project(session).name = "..  =evil: ünï"
     version = home.adopt(head, encoder=L14_336)
     assert exports.stem(version) == "evil-n-v0.0"
 
 
 def test_events_brought_in_keep_their_time_beside_those_of_today(scored: Home) -> None:
-    with db.writing(scored.engine) as session:
+    with sessions.writing(scored.engine) as session:
         project = scored.project(session)
         who = projects.annotator(session, "me")
         fresh = scores.record(session, project, 1, who, "set", 5).event

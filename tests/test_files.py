@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from app import files
-from app.errors import BadImage, Conflict, StorageFull
-from app.media.decode_pool import DecodePool
-from app.media.pictures import (
+from tastemaker import files
+from tastemaker.errors import BadImage, Conflict, StorageFull
+from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.pictures import (
     THUMB,
     VIEW,
     Examined,

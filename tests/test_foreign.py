@@ -14,17 +14,18 @@ from safetensors.numpy import save_file
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from app import db, embeddings, jobs, projects
-from app.config import Settings
-from app.errors import CheckpointError, Conflict, Invalid, NotTrainable, TastemakerError
-from app.learning import laion
-from app.learning.checkpoints import layout
-from app.publishing import exports, foreign
-from app.publishing.foreign_files import read_foreign
-from app.retraining import retrain
-from app.scoring.scores import record
-from app.tables import Job, Prediction, Project, Version
-from app.versioning import version_facts, versions
+from tastemaker import embeddings, jobs, projects, versions
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import Job, Prediction, Project, Version
+from tastemaker.errors import CheckpointError, Conflict, Invalid, NotTrainable, TastemakerError
+from tastemaker.learning import laion
+from tastemaker.learning.checkpoints import layout
+from tastemaker.publishing import exports, import_head
+from tastemaker.publishing.foreign_files import read_foreign
+from tastemaker.scores import record
+from tastemaker.training import retrain
+from tastemaker.versions import version_report
 from tests.conftest import add_images, work_on
 
 L14, L14_336 = "ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai"
@@ -123,9 +124,9 @@ class Home:
     x: np.ndarray  # (12, 768) the vectors as they are stored
 
     def adopt(self, file: Path, **how: Any) -> Version:
-        job = foreign.import_checkpoint(self.engine, self.settings, 1, file, **how)
-        result = foreign.run(work_on(self.settings, self.engine, job.id))
-        with db.reading(self.engine) as session:
+        job = import_head.import_checkpoint(self.engine, self.settings, 1, file, **how)
+        result = import_head.run(work_on(self.settings, self.engine, job.id))
+        with sessions.reading(self.engine) as session:
             return versions.get(session, result["version_id"])
 
     def project(self, session: Session) -> Project:
@@ -133,11 +134,11 @@ class Home:
 
     def said(self, version: Version) -> np.ndarray:
         query = select(Prediction.score).where(Prediction.version_id == version.id)
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return np.array(session.exec(query.order_by(Prediction.image_id)).all())
 
     def nothing_stored(self) -> bool:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             rows = [*session.exec(select(Version)), *session.exec(select(Job))]
         kept = [*self.settings.incoming.iterdir(), *self.settings.checkpoints.rglob("*")]
         return not rows and not kept
@@ -148,7 +149,7 @@ def make_home(settings: Settings, engine: Engine, encoder: str, normalised: bool
     x = random.normal(size=(12, 768)).astype(np.float32)
     if normalised:
         x /= np.linalg.norm(x, axis=1, keepdims=True)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=encoder)
         images = add_images(session, len(x))
         collection = session.exec(select(projects.Collection)).one()
@@ -174,13 +175,13 @@ def test_a_score_file_becomes_v0_0_predicts_every_image_and_is_active(
     assert (version.number, version.active, version.parent_id) == ("v0.0", True, None)
     told = run_head(load_strictly(head, 1), home.x)
     np.testing.assert_allclose(home.said(version), told, atol=2e-6)
-    words = version_facts.recipe_in_words(version)
+    words = version_report.recipe_in_words(version)
     assert words == f"It was not trained here, but brought in from {head.name}."
 
 
 def test_it_leaves_as_it_came_to_the_byte(home: Home, head: Path, tmp_path: Path) -> None:
     version = home.adopt(head, encoder=L14_336)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         parts = [
             exports.checkpoint(home.settings, version),
             exports.config(session, home.settings, version),
@@ -202,7 +203,7 @@ def test_a_class_file_leaves_with_its_labels_and_runs_in_an_independent_loader(
     config = sidecar_of(3, encoder=L14_336)
     (tmp_path / "Kinds-v1.5.config.json").write_text(json.dumps(config))
     version = home.adopt(file)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert home.project(session).kind == "class"
         out, sidecar = exports.write(
             [
@@ -225,7 +226,7 @@ def test_a_class_file_leaves_with_its_labels_and_runs_in_an_independent_loader(
 def test_a_class_project_says_that_it_cannot_be_trained(home: Home, tmp_path: Path) -> None:
     save_file(random_head(2), tmp_path / "k.safetensors")
     home.adopt(tmp_path / "k.safetensors", encoder=L14_336)
-    with db.writing(home.engine) as session, pytest.raises(NotTrainable, match="classifier"):
+    with sessions.writing(home.engine) as session, pytest.raises(NotTrainable, match="classifier"):
         retrain.request_training(session, home.settings, home.project(session))
 
 
@@ -240,7 +241,7 @@ def test_a_laion_head_scores_as_its_own_layers_do_and_leaves_to_the_byte(
     for layer in ("0", "2", "4", "6", "7"):
         points = points @ tensors[f"layers.{layer}.weight"].T + tensors[f"layers.{layer}.bias"]
     np.testing.assert_allclose(home.said(version), np.clip(points[:, 0], 0, 10) / 10, atol=3e-5)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         part = exports.laion_file(session, settings, version)
     assert b"".join(part.pieces()) == (tmp_path / "sac.safetensors").read_bytes()
 
@@ -259,7 +260,7 @@ def test_imports_count_up_and_the_first_one_stays_active(
 def test_labels_measure_an_imported_head_and_are_not_called_its_training_set(
     home: Home, head: Path
 ) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         person = projects.annotator(session, "me")
         for image_id in range(1, 13):
@@ -275,14 +276,14 @@ def test_the_next_trained_version_is_v1_0_with_the_import_as_its_parent(
     home: Home, head: Path
 ) -> None:
     home.adopt(head, encoder=L14_336)
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         person = projects.annotator(session, "me")
         for image_id in range(1, 13):
             record(session, project, image_id, person, "set", image_id % 11, origin="queue")
         job = retrain.request_training(session, home.settings, project)
     result = retrain.run(work_on(home.settings, home.engine, job.id))
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         version = versions.get(session, result["version_id"])
         parent = session.get(Version, version.parent_id)
     assert (version.number, parent.number) == ("v1.0", "v0.0")
@@ -291,16 +292,16 @@ def test_the_next_trained_version_is_v1_0_with_the_import_as_its_parent(
 def test_an_import_killed_half_way_goes_on_under_the_same_number(
     home: Home, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = foreign.import_checkpoint(home.engine, home.settings, 1, head, encoder=L14_336)
+    job = import_head.import_checkpoint(home.engine, home.settings, 1, head, encoder=L14_336)
     work = work_on(home.settings, home.engine, job.id)
     with monkeypatch.context() as patched:
-        patched.setattr(foreign, "_say", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(import_head, "_say", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            foreign.run(work)
-    with db.reading(home.engine) as session:
+            import_head.run(work)
+    with sessions.reading(home.engine) as session:
         assert versions.listing(session, home.project(session)) == []
-    assert foreign.run(work)["version"] == "v0.0"
-    assert foreign.run(work)["version"] == "v0.0", "a third time it is only told"
+    assert import_head.run(work)["version"] == "v0.0"
+    assert import_head.run(work)["version"] == "v0.0", "a third time it is only told"
     assert list(home.settings.incoming.iterdir()) == []
 
 
@@ -489,15 +490,15 @@ def test_class_labels_are_all_there_or_the_sidecar_is_refused(
 def test_a_project_is_made_for_a_head_whose_encoder_is_known(
     settings: Settings, engine: Engine, head: Path, tmp_path: Path
 ) -> None:
-    made = foreign.project_for(engine, "New", head, L14_336)
-    with db.reading(engine) as session:
+    made = import_head.project_for(engine, "New", head, L14_336)
+    with sessions.reading(engine) as session:
         assert projects.get(session, made).encoder == L14_336
     truncated(tmp_path / "bad.safetensors")
     with pytest.raises(TastemakerError):
-        foreign.project_for(engine, "Other", tmp_path / "bad.safetensors", L14_336)
+        import_head.project_for(engine, "Other", tmp_path / "bad.safetensors", L14_336)
     with pytest.raises(TastemakerError):
-        foreign.project_for(engine, "Other", head, None)
-    with db.reading(engine) as session:
+        import_head.project_for(engine, "Other", head, None)
+    with sessions.reading(engine) as session:
         assert projects.find(session, "Other") is None
 
 
@@ -513,6 +514,6 @@ def test_the_command_refuses_a_bad_file_in_a_sentence_and_makes_no_project(
 def test_no_job_is_left_when_the_disk_is_full(home: Home, head: Path) -> None:
     full = Settings(home=home.settings.home, min_free_gb=1e9, _env_file=None)  # type: ignore[call-arg]
     with pytest.raises(TastemakerError, match="free"):
-        foreign.import_checkpoint(home.engine, full, 1, head, encoder=L14_336)
-    with db.reading(home.engine) as session:
+        import_head.import_checkpoint(home.engine, full, 1, head, encoder=L14_336)
+    with sessions.reading(home.engine) as session:
         assert jobs.unfinished(session) == []

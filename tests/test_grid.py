@@ -11,12 +11,12 @@ from playwright.sync_api import Page, expect
 from sqlmodel import Session, select
 from web_world import World, events, make_world
 
-from app import projects
-from app.db import reading, writing
-from app.errors import Invalid
-from app.scoring import batches, scores
-from app.scoring.batches import Chosen
-from app.tables import Label
+from tastemaker import projects, scores
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Label
+from tastemaker.errors import Invalid
+from tastemaker.scores import batches
+from tastemaker.scores.batches import Chosen
 
 
 @pytest.fixture

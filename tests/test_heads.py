@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
-from app.errors import CheckpointError, Invalid
-from app.learning import checkpoints, heads
+from tastemaker.errors import CheckpointError, Invalid
+from tastemaker.learning import checkpoints, heads
 
 WEIGHTS = {
     "up.0": (1024, 768),

@@ -15,14 +15,10 @@ from PIL import Image as Picture
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
-from app import db, images, jobs, projects
-from app.config import Settings
-from app.embeddings import declare_encoder, embed_project, is_normalised, matrix
-from app.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from app.intake import imports, requests, sidecars
-from app.media.decode_pool import DecodePool
-from app.scoring import scores
-from app.tables import (
+from tastemaker import images, jobs, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import (
     Annotator,
     Collection,
     CollectionImage,
@@ -35,6 +31,10 @@ from app.tables import (
     SetAside,
     Tag,
 )
+from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from tastemaker.importing import imports, requests, sidecars
+from tastemaker.pictures.decode_pool import DecodePool
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
 
@@ -63,7 +63,7 @@ class Desk:
     def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
         self.settings, self.engine, self.folder = settings, engine, folder
         self.read: list[Path] = []  # every file that was opened as a picture
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             self.project = projects.create(session, "Desk")
             self.elsewhere = projects.create(session, "Elsewhere", encoder=ELSEWHERE)
         folder.mkdir()
@@ -73,7 +73,7 @@ class Desk:
 
     def bring_in(self, *paths: str | Path, project: Project | None = None, **options: Any) -> Any:
         """Import the folder, or the named places; the job's result."""
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             job = requests.request_import(
                 session, self.settings, paths or [self.folder], project=project or self.project,
                 **options,
@@ -85,7 +85,7 @@ class Desk:
         staging = self.settings.incoming / "staged"
         for number, (_, content) in enumerate(files):
             write(staging / f"{number:06d}", content)
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             job = requests.request_upload_import(
                 session, self.settings, staging,
                 [(f"{number:06d}", name) for number, (name, _) in enumerate(files)],
@@ -96,18 +96,18 @@ class Desk:
     def run(self, job_id: int) -> Any:
         work = work_on(self.settings, self.engine, job_id)
         result = imports.run(work)
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             jobs.finish(session, work.claim, result)
         return result
 
     def all(self, table: Any, *conditions: Any) -> list[Any]:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return list(session.exec(select(table).where(*conditions)))
 
     def image(self, content: bytes) -> Image:
         import hashlib
 
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             found = images.by_sha256(session, hashlib.sha256(content).hexdigest())
         assert found is not None
         return found
@@ -166,7 +166,7 @@ def test_a_folder_comes_in_with_all_its_folders_and_doubles_are_one_image_with_e
         ["a.png", "b.PNG", "c d é 日本.png", "again.png"], "present"
     )
     twice = desk.image(png(0))
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         found = images.source_paths(session, desk.settings, twice)
         assert {path.name for path in found} == {"a.png", "again.png"}
         assert images.source_path(session, desk.settings, twice).read_bytes() == png(0)
@@ -240,14 +240,17 @@ def test_a_moved_file_is_found_again_and_its_old_place_is_missing(desk: Desk) ->
     result = desk.bring_in()
     assert (result["added"], len(desk.all(Image))) == (0, 2)
     assert desk.paths() == {"a.png": "missing", "b.png": "present", "moved.png": "present"}
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         image = images.by_sha256(session, desk.image(png(1)).sha256)
         assert image is not None
         assert images.shown_path(session, image) == str(desk.folder / "new/moved.png")
     (desk.folder / "b.png").unlink()
     desk.bring_in()
     assert desk.paths()["b.png"] == "missing"
-    with db.reading(desk.engine) as session, pytest.raises(NotFound, match="gone, or was changed"):
+    with (
+        sessions.reading(desk.engine) as session,
+        pytest.raises(NotFound, match="gone, or was changed"),
+    ):
         images.source_path(session, desk.settings, desk.image(png(2)))
     desk.put("b.png", png(2))
     desk.bring_in()
@@ -260,15 +263,15 @@ def test_a_changed_file_is_another_image_and_the_scores_stay_with_the_old_one(
     path = desk.put("a.png", png(1))
     desk.bring_in()
     old = desk.image(png(1))
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         person = projects.annotator(session, "me")
         scores.record(session, desk.project, old.id, person, "set", 9)
     path.write_bytes(png(2))
-    with db.reading(desk.engine) as session, pytest.raises(NotFound):
+    with sessions.reading(desk.engine) as session, pytest.raises(NotFound):
         images.source_path(session, desk.settings, old)  # other bytes are never taken for it
     assert desk.bring_in()["added"] == 1
     assert [label.image_id for label in desk.all(Label)] == [old.id]
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         found = images.source_path(session, desk.settings, desk.image(png(2)))
         assert found == path
         assert images.source_paths(session, desk.settings, old) == []
@@ -277,11 +280,11 @@ def test_a_changed_file_is_another_image_and_the_scores_stay_with_the_old_one(
 def test_the_same_folder_in_two_collections_is_one_set_of_images(desk: Desk) -> None:
     desk.put("a.png", png(1))
     desk.bring_in(collection="One")
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         other = projects.create(session, "Other")
     desk.bring_in(collection="Two", role="test-run", project=other)
     assert len(desk.all(Image)) == 1 and len(desk.all(CollectionImage)) == 2
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert projects.pool_size(session, other) == 0, "a test run feeds no queue"
     with pytest.raises(Invalid, match="no role"):
         desk.bring_in(role="pol")
@@ -307,7 +310,10 @@ def test_what_can_be_seen_at_once_is_refused_at_once_and_changes_nothing(
             continue
         with pytest.raises(TastemakerError, match=sentence):
             desk.bring_in(given)
-    with pytest.raises(Invalid, match="Nothing to import"), db.writing(desk.engine) as session:
+    with (
+        pytest.raises(Invalid, match="Nothing to import"),
+        sessions.writing(desk.engine) as session,
+    ):
         requests.request_import(session, desk.settings, [])
     assert desk.all(Job) == desk.all(Collection) == []
 
@@ -321,7 +327,7 @@ def test_a_folder_that_may_not_be_read_is_refused(desk: Desk, tmp_path: Path) ->
         if folder.stat().st_uid == me and folder != Path(folder.anchor):
             folder.chmod(folder.stat().st_mode | 0o055)  # the way there is open
     closed.chmod(0)
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         try:
             if me == 0:  # root may read everything: be nobody for a moment
                 os.seteuid(65534)
@@ -380,12 +386,12 @@ def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_pictur
     text = content if isinstance(content, str) else json.dumps(content)
     path = write(tmp_path / "beside", text.encode())
     sidecar = sidecars.read_sidecars([("a" + suffix, path)])
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")
         session.add(image)
         session.flush()
         images.add_tags(session, image.id, sidecar.tags)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert set(session.exec(select(Tag.tag))) == tags
 
 
@@ -449,7 +455,7 @@ def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
     }  # fmt: skip
     assert [(a.name, a.stand_in) for a in desk.all(Annotator)] == [("imported", True)]
     assert desk.bring_in(scores_from_folders=True)["scored"] == 0, "they say nothing new"
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         me = projects.annotator(session, "me")
         scores.record(session, desk.project, desk.image(png(0)).id, me, "set", 8)
     desk.bring_in(scores_from_folders=True)
@@ -505,7 +511,7 @@ def test_vectors_stand_under_their_hash_and_a_declared_encoder_and_bad_ones_are_
     assert "17 values" in desk.reasons()["wide.npy"]
     (encoder,) = desk.all(EncoderRow)
     assert (encoder.declared, encoder.dim, encoder.name) == (True, 16, ELSEWHERE)
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         ids, x = matrix(session, encoder.id)
         assert projects.get(session, desk.elsewhere.id).encoder_id == encoder.id
     assert sorted(x[:, 0].tolist()) == sorted(rows[:3, 0].astype(np.float16).tolist())
@@ -526,7 +532,7 @@ def test_raw_and_normalised_vectors_never_mix(desk: Desk, normalised_first: bool
     desk.put("08/c.npy", npy(first[2].astype(np.float16)))
     assert desk.bring_in(scores_from_folders=True, project=desk.elsewhere)["added"] == 1
     assert "never mix" in desk.reasons()["b.npy"] and len(desk.reasons()) == 1
-    with db.writing(desk.engine) as session:  # another project may hold the other kind
+    with sessions.writing(desk.engine) as session:  # another project may hold the other kind
         other = projects.create(session, "Other", encoder=ELSEWHERE)
         row = declare_encoder(session, other, then[3].astype(np.float32))
         assert row.id != encoder.id and is_normalised(session, row) is not normalised_first
@@ -564,7 +570,7 @@ class Evil:
 
 def test_vectors_never_mix_with_those_the_project_makes_itself(desk: Desk) -> None:
     desk.put("05/a.npy", npy(np.ones(16)))
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         own = EncoderRow(fingerprint="own", name="efficientnet_lite0/bundled", dim=16)
         session.add(own)
         session.flush()
@@ -588,7 +594,7 @@ def test_uploads_keep_their_names_and_their_bytes_even_when_two_share_one(desk: 
     )
     assert desk.reasons().keys() == {"bad.png"}
     assert {image.kind for image in desk.all(Image)} == {"upload"}
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         for seed in range(1, 5):
             image = desk.image(png(seed))
             path = images.source_path(session, desk.settings, image)
@@ -607,13 +613,13 @@ def test_an_upload_of_a_scanned_file_is_that_image_and_is_kept_once_the_file_is_
     assert not list(desk.settings.images.rglob("*.png"))
     path.unlink()
     desk.upload(("b.png", png(1)))
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert images.source_path(session, desk.settings, desk.image(png(1))).is_file()
 
 
 def test_an_upload_job_that_had_finished_before_the_crash_loses_nothing(desk: Desk) -> None:
     assert desk.upload(("a.png", png(1)))["added"] == 1
-    with db.writing(desk.engine) as session:  # its staging is gone; its end was never written
+    with sessions.writing(desk.engine) as session:  # its staging is gone; its end was never written
         job = desk.all(Job, Job.kind == "import")[0]
         again = jobs.enqueue(session, "import", job.title, job.payload, job.project_id).id
     assert desk.run(again)["set_aside"] == 0
@@ -638,7 +644,7 @@ def test_a_zip_comes_in_with_its_sidecars_and_writes_nothing_outside(
     ]  # fmt: skip
     assert desk.tags(png(3)) == {"07", "sky"}, "its folder in the zip, and its sidecar"
     assert list(desk.settings.incoming.iterdir()) == [], "nothing unpacked is left"
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert images.source_path(session, desk.settings, desk.image(png(3))).is_file()
 
 
@@ -667,7 +673,7 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
         desk.put(f"{seed}.png", png(seed))
     desk.bring_in()
     assert [job.kind for job in desk.all(Job)] == ["import", "embed"]
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         job = requests.request_import(session, desk.settings, [desk.folder], collection="Bare")
     desk.run(job.id)
     assert [job.kind for job in desk.all(Job)].count("embed") == 1
@@ -679,7 +685,7 @@ IMPORT = """
 import sys
 from pathlib import Path
 from app.intake import imports, requests
-from app.config import Settings
+from tastemaker.config import Settings
 from app.migrate import migrate
 from tests.conftest import work_on
 
@@ -697,13 +703,13 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
     for seed in range(150):
         desk.put(f"{seed:03d}.png", png(seed))
     script = write(tmp_path / "import.py", IMPORT.encode())
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         job_id = requests.request_import(
             session, desk.settings, [desk.folder], project=desk.project
         ).id
 
     def known() -> int:
-        with db.reading(desk.engine) as session:
+        with sessions.reading(desk.engine) as session:
             return session.exec(select(func.count()).select_from(Image)).one()
 
     here = environment(desk.settings.root, PYTHONPATH=str(Path(__file__).parent.parent))
@@ -713,7 +719,7 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
     process.wait()
     half = known()
     assert 4 <= half < 150, "it was to be killed in the middle"
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         assert session.connection().exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         jobs.requeue_orphans(session)
     desk.run(job_id)

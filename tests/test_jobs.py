@@ -6,24 +6,25 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import db, jobs, projects
-from app.config import Settings
-from app.errors import Conflict, NotFound
-from app.tables import Job
+from tastemaker import jobs, projects
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import Job
+from tastemaker.errors import Conflict, NotFound
 
 
 def enqueue(engine: Engine, kind: str = "train", **payload: Any) -> int:
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         return jobs.enqueue(session, kind, kind, payload).id
 
 
 def seen(engine: Engine, job_id: int) -> Job:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         return jobs.get(session, job_id)
 
 
 def claim(engine: Engine, kinds: set[str] | None = None) -> jobs.Claim | None:
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         taken = jobs.claim_next(session, kinds)
     return taken[1] if taken else None
 
@@ -57,7 +58,7 @@ def test_twenty_claimers_at_once_never_get_the_same_job(engine: Engine, settings
     start, got = threading.Barrier(20), []
 
     def work() -> None:
-        own = db.make_engine(settings)  # as another process would
+        own = sessions.make_engine(settings)  # as another process would
         start.wait(10)
         while (taken := claim(own)) is not None:
             got.append(taken)
@@ -75,16 +76,16 @@ def test_twenty_claimers_at_once_never_get_the_same_job(engine: Engine, settings
 
 def test_a_particular_job_is_taken_only_while_it_is_queued(engine: Engine) -> None:
     job_id = enqueue(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.claim(session, job_id) is not None
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.claim(session, job_id) is None
         with pytest.raises(NotFound, match="no job 99"):
             jobs.claim(session, 99)
 
 
 def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Engine) -> None:
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         first = jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id
         assert jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id == first
@@ -100,7 +101,7 @@ def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Eng
             session, "train", "E", {"a": 1}, project.id, once=True
         )
         assert running_is_no_longer_waiting.id == others[2]
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         again = jobs.enqueue(session, "embed", "E", {"a": 1}, project.id, once=True).id
         assert again == others[3], "what runs may have looked already; what waits has not"
 
@@ -111,7 +112,7 @@ def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Eng
 def test_a_worker_that_lost_its_job_can_write_nothing(engine: Engine) -> None:
     job_id = enqueue(engine)
     stale = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.requeue_orphans(session)
     fresh = must_claim(engine)
     assert (fresh.job_id, fresh.fence) == (job_id, stale.fence + 1)
@@ -123,14 +124,14 @@ def test_a_worker_that_lost_its_job_can_write_nothing(engine: Engine) -> None:
         lambda s: jobs.cancelled(s, stale),
         lambda s: jobs.give_back(s, stale, "no"),
     ):
-        with pytest.raises(jobs.LostJob), db.writing(engine) as session:
+        with pytest.raises(jobs.LostJob), sessions.writing(engine) as session:
             projects.create(session, "half-done")  # in the same transaction: it must vanish too
             attempt(session)
     job = seen(engine, job_id)
     assert (job.state, job.done, job.result, job.error) == ("running", 0, {}, "")
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert projects.every(session) == []
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.finish(session, fresh, {"from": "the living"})
     assert seen(engine, job_id).result == {"from": "the living"}
 
@@ -141,14 +142,14 @@ def test_an_ended_job_takes_no_more_writes_even_from_its_own_worker(
 ) -> None:
     job_id = enqueue(engine)
     ours = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         if end == "done":
             jobs.finish(session, ours, {})
         elif end == "failed":
             jobs.fail(session, ours, "broken")
         else:
             jobs.cancelled(session, ours)
-    with pytest.raises(jobs.LostJob), db.writing(engine) as session:
+    with pytest.raises(jobs.LostJob), sessions.writing(engine) as session:
         jobs.report(session, ours, done=1)
     job = seen(engine, job_id)
     assert job.state == end and job.finished_at is not None
@@ -159,7 +160,7 @@ def test_an_ended_job_takes_no_more_writes_even_from_its_own_worker(
 
 def test_a_queued_job_is_cancelled_at_once_and_never_claimed(engine: Engine) -> None:
     job_id = enqueue(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.cancel(session, job_id)
     assert seen(engine, job_id).state == "cancelled"
     assert claim(engine) is None
@@ -168,11 +169,11 @@ def test_a_queued_job_is_cancelled_at_once_and_never_claimed(engine: Engine) -> 
 def test_a_running_job_hears_of_its_cancelling_and_is_not_queued_again(engine: Engine) -> None:
     job_id = enqueue(engine)
     ours = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.report(session, ours) is False
         jobs.cancel(session, job_id)
     assert seen(engine, job_id).state == "running"
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.report(session, ours) is True
         assert jobs.give_back(session, ours, "killed") == "cancelled"
     assert seen(engine, job_id).state == "cancelled"
@@ -181,9 +182,9 @@ def test_a_running_job_hears_of_its_cancelling_and_is_not_queued_again(engine: E
 def test_a_cancelled_job_whose_worker_died_is_not_taken_up_again(engine: Engine) -> None:
     job_id = enqueue(engine)
     must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.cancel(session, job_id)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.requeue_orphans(session) == [job_id]
     assert seen(engine, job_id).state == "cancelled"
 
@@ -192,9 +193,12 @@ def test_a_cancelled_job_whose_worker_died_is_not_taken_up_again(engine: Engine)
 def test_an_ended_job_cannot_be_cancelled(engine: Engine, end: str) -> None:
     job_id = enqueue(engine)
     ours = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs._update(session, ours, state=end)
-    with pytest.raises(Conflict, match=f"already ended \\({end}\\)"), db.writing(engine) as session:
+    with (
+        pytest.raises(Conflict, match=f"already ended \\({end}\\)"),
+        sessions.writing(engine) as session,
+    ):
         jobs.cancel(session, job_id)
     assert seen(engine, job_id).cancel_requested is False
 
@@ -207,13 +211,13 @@ def test_only_a_failed_or_cancelled_job_is_tried_again_and_with_a_clean_slate(
         if state == "running":
             ours = must_claim(engine)
         if state == "done":
-            with db.writing(engine) as session:
+            with sessions.writing(engine) as session:
                 jobs.finish(session, ours, {})
-        with pytest.raises(Conflict, match=state), db.writing(engine) as session:
+        with pytest.raises(Conflict, match=state), sessions.writing(engine) as session:
             jobs.retry(session, job_id)
     other = enqueue(engine)
     ours = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.cancel(session, other)
         jobs.cancelled(session, ours)
         jobs.retry(session, other)
@@ -222,7 +226,7 @@ def test_only_a_failed_or_cancelled_job_is_tried_again_and_with_a_clean_slate(
     assert must_claim(engine).fence == ours.fence + 1, "an old worker stays locked out"
     again = seen(engine, other)
     assert (again.attempts, again.fence) == (1, 2), "the first of its new attempts, the second ever"
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert [e.line for e in jobs.log_of(session, other)] == ["queued again by hand"]
 
 
@@ -231,13 +235,13 @@ def test_the_third_death_is_the_last_and_says_so(engine: Engine) -> None:
     for attempt in (1, 2, 3):
         must_claim(engine)
         assert seen(engine, job_id).attempts == attempt
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             jobs.requeue_orphans(session)
     job = seen(engine, job_id)
     assert job.state == "failed"
     assert job.error == "The worker stopped while it ran. It was tried 3 times."
     assert claim(engine) is None
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         lines = [entry.line for entry in jobs.log_of(session, job_id)]
     assert len(lines) == 3
 
@@ -246,7 +250,7 @@ def test_an_orderly_stop_is_no_fault_of_the_job(engine: Engine) -> None:
     job_id = enqueue(engine)
     for _ in range(10):
         must_claim(engine)
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             jobs.requeue_orphans(session, [job_id], counts=False)
     assert (seen(engine, job_id).state, seen(engine, job_id).attempts) == ("queued", 0)
 
@@ -255,7 +259,7 @@ def test_only_the_named_orphans_are_given_back(engine: Engine) -> None:
     first, second = enqueue(engine, n=1), enqueue(engine, n=2)
     must_claim(engine)
     must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         assert jobs.requeue_orphans(session, [second]) == [second]
     assert (seen(engine, first).state, seen(engine, second).state) == ("running", "queued")
 
@@ -266,12 +270,12 @@ def test_only_the_named_orphans_are_given_back(engine: Engine) -> None:
 def test_a_new_attempt_begins_its_count_anew_and_clears_the_old_error(engine: Engine) -> None:
     job_id = enqueue(engine)
     ours = must_claim(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.report(session, ours, done=50, total=100, rate=10.0, message="half-way")
     job = seen(engine, job_id)
     assert (jobs.seconds_left(job), job.heartbeat) == (5.0, 2)
     assert jobs.elapsed(job) is not None
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         jobs.give_back(session, ours, "killed")
     assert jobs.seconds_left(seen(engine, job_id)) is None
     must_claim(engine)
@@ -283,9 +287,9 @@ def test_unfinished_jobs_come_first_then_the_newest(engine: Engine) -> None:
     ids = [enqueue(engine, n=n) for n in range(4)]
     for end in (jobs.finish, jobs.finish):
         ours = must_claim(engine)
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             end(session, ours, {})
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert [job.id for job in jobs.recent(session)] == [ids[3], ids[2], ids[1], ids[0]]
         assert [job.id for job in jobs.recent(session, 1)] == [ids[3]]
         assert [job.id for job in jobs.unfinished(session, "train")] == ids[2:]
@@ -294,10 +298,10 @@ def test_unfinished_jobs_come_first_then_the_newest(engine: Engine) -> None:
 
 def test_the_log_keeps_its_newest_lines_in_order_and_none_too_long(engine: Engine) -> None:
     job_id = enqueue(engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         for n in range(30):
             jobs.log(session, job_id, f"line {n}")
         jobs.log(session, job_id, "x" * 10_000)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         lines = [entry.line for entry in jobs.log_of(session, job_id, 3)]
     assert lines[:2] == ["line 28", "line 29"] and len(lines[2]) == 2000

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from app.learning.folds import split_rows
-from app.learning.learning_curve import learning_curve
-from app.learning.ridge import fit_ridge
+from tastemaker.learning.folds import split_rows
+from tastemaker.learning.learning_curve import learning_curve
+from tastemaker.learning.ridge import fit_ridge
 from tests.test_training import labelled
 
 

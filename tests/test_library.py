@@ -15,15 +15,10 @@ from sqlalchemy import Engine, insert
 from sqlalchemy.dialects import sqlite
 from sqlmodel import Session, col, select
 
-from app import counts, db, images, migrate, projects
-from app.config import Settings
-from app.errors import Conflict, Invalid, NotFound
-from app.intake.folder_names import folder_tags
-from app.library import browsing, bulk, counting, filters, orders, saved_filters, scopes, tags
-from app.library.filters import Filter
-from app.library.orders import Order
-from app.scoring import scores
-from app.tables import (
+from tastemaker import images, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import counts, migration, sessions
+from tastemaker.database.tables import (
     Annotator,
     Collection,
     CollectionImage,
@@ -37,7 +32,21 @@ from app.tables import (
     Tag,
     Version,
 )
-from app.versioning.predictions import LIVE_ROW, write_live
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.importing.folder_names import folder_tags
+from tastemaker.library import (
+    browsing,
+    bulk,
+    counting,
+    filters,
+    orders,
+    saved_filters,
+    scopes,
+    tags,
+)
+from tastemaker.library.filters import Filter
+from tastemaker.library.orders import Order
+from tastemaker.live.live_model import LIVE_ROW, write_live
 
 COUNT = 90
 NAMES = ("cat", "dog", "Sunset", "100%_sure")
@@ -49,7 +58,7 @@ class Made:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine = settings, engine
         random = np.random.default_rng(5)
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             project = projects.create(session, "P", holdout_share=0.0)
             other = projects.create(session, "Other")
             self.me = projects.annotator(session, "me").id
@@ -158,7 +167,7 @@ def _inside(value: float | None, low: float | None, high: float | None) -> bool:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     home = tmp_path_factory.mktemp("library")
     settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
-    engine = migrate.migrate(settings)
+    engine = migration.migrate(settings)
     yield Made(settings, engine)
     engine.dispose()
 
@@ -220,7 +229,7 @@ def test_a_saved_filter_that_means_nothing_is_refused(saved: dict[str, Any]) -> 
 def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
     made: Made,
 ) -> None:
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         project = made.project(session)
         for asked in ({"collection": made.homes[2]}, {"version": "v9.9"}, {"relatives": 10**6}):
             with pytest.raises(NotFound):
@@ -233,7 +242,7 @@ def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=any_filter)
 def test_a_filter_selects_exactly_what_it_says(made: Made, asked: Filter) -> None:
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         project = made.project(session)
         if asked.version == "live" and asked.by_prediction:
             with pytest.raises(Invalid, match="live model"):
@@ -252,7 +261,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
     made: Made, asked: Filter, order: Order, gather: int, walk: int, n: int
 ) -> None:
     """Whether an index is gathered or walked, and however short the walks are."""
-    with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
+    with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         patch.setattr(browsing, "WALK", walk)
         patch.setattr(browsing, "WALK_NAMES", walk)
@@ -299,7 +308,7 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
 ) -> None:
     if asked.version == "live" and asked.by_prediction:
         return
-    with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
+    with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         found = scopes.scope(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, 25, together=True)
@@ -314,7 +323,7 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=any_filter, gather=st.sampled_from([0, 5000]))
 def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, db.reading(made.engine) as session:
+    with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         project = made.project(session)
         found = scopes.scope(session, project, asked, made.settings)
@@ -327,17 +336,17 @@ def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: i
 
 def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         found = scopes.scope(session, made.project(session), Filter(), settings)
         first = browsing.find(session, found, Order(), n=10)
         rest = browsing.find(session, found, Order(), first.after, 10)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         for i in range(5):
             session.add(Image(sha256=f"{i:064d}", kind="file", name="new", source_group=f"n{i}"))
         session.flush()
         new = session.exec(select(Image.id).where(Image.name == "new")).all()
         bulk.put_in(session, made.homes[0], list(new))
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         again = browsing.find(session, found, Order(), first.after, 10)
         assert again == rest
         assert browsing.find(session, found, Order(), n=5).ids == sorted(new, reverse=True)
@@ -345,7 +354,7 @@ def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: E
 
 @pytest.mark.parametrize("after", ["x", "1~", "nan~3", "inf~3", "0.5~-1", "~", "1e999~2", "0.5"])
 def test_a_place_that_is_none_is_refused(made: Made, after: str) -> None:
-    with db.reading(made.engine) as session, pytest.raises(Invalid):
+    with sessions.reading(made.engine) as session, pytest.raises(Invalid):
         found = scopes.scope(session, made.project(session), Filter(), made.settings)
         browsing.find(session, found, Order("predicted"), after)
 
@@ -353,7 +362,7 @@ def test_a_place_that_is_none_is_refused(made: Made, after: str) -> None:
 def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Made) -> None:
     answers = [int(i) for i in np.random.default_rng(3).permutation(COUNT) + 1]
     asked = Filter(tags=("sea",))
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         found = scopes.scope(session, made.project(session), asked, made.settings)
         shown, after = [], ""
         while True:
@@ -381,7 +390,7 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
 ) -> None:
     order = Order(by, descending)
     cursor = ("m" if by == "name" else 0.5, 40)
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         found = scopes.scope(session, made.project(session), asked, made.settings)
         statement = browsing.walked(found, order, cursor, None, 61, together=True)
         plan = plan_of(session, statement)
@@ -400,7 +409,7 @@ def test_gathering_begins_at_the_narrow_index_and_looks_the_rest_up(
     made: Made, by: str, source: int
 ) -> None:
     asked = Filter(tags=("sea",), label_min=3, predicted_min=0.4)
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         found = scopes.scope(session, made.project(session), asked, made.settings)
         narrow = scopes.sources(found)[source]
         plan = plan_of(session, browsing.gathered(found, Order(by), narrow, together=True))
@@ -422,7 +431,7 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         ids = sorted(made.meant(Filter(scored=True)))[:5]
         before = (projects.size(session, project), projects.pool_size(session, project))
@@ -445,7 +454,7 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
 
 def test_another_project_keeps_what_this_one_took_out(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         other = projects.named(session, "Other")
         home = session.get(Collection, made.homes[0])
         assert home is not None
@@ -462,7 +471,7 @@ def test_tags_are_given_and_taken_once_and_counted_in_the_project(
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         ids = sorted(made.meant(Filter()))[:20]
         names = tags.parse(" river ,river,  old   town,")
@@ -488,7 +497,7 @@ def test_in_a_large_project_tags_are_estimated_from_a_sample(
 ) -> None:
     monkeypatch.setattr(tags, "SAMPLE", 40)
     monkeypatch.setattr(counts, "_kept", {})
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         project = made.project(session)
         known = {tag.tag: tag for tag in tags.common(session, project)}
         sample = projects.sample(session, project, 40)
@@ -510,7 +519,7 @@ def test_images_move_between_collections_and_none_is_lost(
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         ids = sorted(made.meant(Filter(collection=made.homes[0])))[:10]
         new = bulk.collection_for(session, project, " Best  of ")
@@ -531,7 +540,7 @@ def test_a_bulk_score_is_taken_back_as_one_and_asks_only_for_the_projects_images
 ) -> None:
     made = Made(settings, engine)
     outside = sorted(set(made.facts) - made.meant(Filter()) - made.meant(Filter(removed=True)))
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         me = session.get(Annotator, made.me)
         assert me is not None
@@ -550,7 +559,7 @@ def labels(session: Session) -> dict[int, float]:
 
 
 def test_too_many_at_once_are_refused_before_anything_is_done(made: Made) -> None:
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         project = made.project(session)
         with pytest.raises(Invalid, match="match"):
             bulk.matching(session, project, Filter(), most=5)
@@ -565,7 +574,7 @@ def test_a_filter_is_saved_under_a_name_and_replaced_under_the_same(
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         saved_filters.save(session, project, " At  sea ", Filter(tags=("sea",)))
         row = saved_filters.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
@@ -607,7 +616,7 @@ def test_a_projects_size_counts_an_image_in_two_collections_once(
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = made.project(session)
         assert projects.size(session, project) == len(made.meant(Filter()))
         empty = projects.create(session, "Empty")
@@ -617,8 +626,8 @@ def test_a_projects_size_counts_an_image_in_two_collections_once(
 def test_the_many_images_of_a_test_go_in_and_out(tmp_path: Path) -> None:
     """The insert statements of `bulk` and `tags` ignore what is there already."""
     settings = Settings(home=tmp_path, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
-    engine = migrate.migrate(settings)
-    with db.writing(engine) as session:
+    engine = migration.migrate(settings)
+    with sessions.writing(engine) as session:
         session.execute(
             insert(Image),
             [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from app.learning import metrics
+from tastemaker.learning import metrics
 
 scores = st.lists(
     st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=60

@@ -17,11 +17,11 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel, func, select
 
-from app import config, db, migrate, projects
-from app.config import Settings
-from app.errors import TastemakerError
-from app.scoring import scores
-from app.tables import Image, Label, ScoreEvent
+from tastemaker import config, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import migration, sessions
+from tastemaker.database.tables import Image, Label, ScoreEvent
+from tastemaker.errors import TastemakerError
 from tests.conftest import add_images, environment
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")
@@ -61,8 +61,8 @@ def write_next(root: Path, then: str = "pass", revision: str = "9999") -> Path:
 @pytest.fixture
 def populated(settings: Settings) -> Iterator[Engine]:
     """Five images, three scores, one of them undone."""
-    engine = migrate.migrate(settings)
-    with db.writing(engine) as session:
+    engine = migration.migrate(settings)
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         person = projects.annotator(session, "me")
         for value, image in enumerate(add_images(session, 5)[:3]):
@@ -73,7 +73,7 @@ def populated(settings: Settings) -> Iterator[Engine]:
 
 
 def counts(engine: Engine) -> tuple[int, int, int]:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         images, events, labels = (
             session.exec(select(func.count()).select_from(table)).one()
             for table in (Image, ScoreEvent, Label)
@@ -91,10 +91,10 @@ def columns(engine: Engine) -> set[str]:
 def test_a_fresh_home_gets_the_newest_schema_and_a_second_start_changes_nothing(
     settings: Settings,
 ) -> None:
-    engine = migrate.migrate(settings)
-    assert migrate.current_revision(engine) == newest()
+    engine = migration.migrate(settings)
+    assert migration.current_revision(engine) == newest()
     before = (settings.root / "tastemaker.db").stat().st_size
-    migrate.migrate(settings).dispose()
+    migration.migrate(settings).dispose()
     assert (settings.root / "tastemaker.db").stat().st_size == before
     assert list(settings.backups.iterdir()) == [], "there was nothing to back up"
     with engine.connect() as connection:
@@ -123,9 +123,9 @@ def test_rebuilding_the_image_table_keeps_every_score_and_a_backup_is_made_first
     settings: Settings, populated: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_next(tmp_path)
-    monkeypatch.setattr(migrate, "shipped", lambda name: folder)
-    upgraded = migrate.migrate(settings)
-    assert migrate.current_revision(upgraded) == "9999" and "camera" in columns(upgraded)
+    monkeypatch.setattr(migration, "shipped", lambda name: folder)
+    upgraded = migration.migrate(settings)
+    assert migration.current_revision(upgraded) == "9999" and "camera" in columns(upgraded)
     assert counts(upgraded) == WHOLE
     with upgraded.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -133,7 +133,7 @@ def test_rebuilding_the_image_table_keeps_every_score_and_a_backup_is_made_first
     (backup,) = settings.backups.iterdir()
     assert backup.name.startswith("before-9999-")
     upgraded.dispose()
-    with db.sqlite.connect(backup) as old:
+    with sessions.sqlite.connect(backup) as old:
         assert old.execute("SELECT count(*) FROM score_event").fetchone() == (4,)
         assert old.execute("SELECT version_num FROM alembic_version").fetchone() == (newest(),)
         assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -153,20 +153,20 @@ def test_an_upgrade_that_fails_or_would_lose_rows_changes_nothing(
 ) -> None:  # fmt: skip
     folder = write_next(tmp_path, then)
     with monkeypatch.context() as patched:
-        patched.setattr(migrate, "shipped", lambda name: folder)
+        patched.setattr(migration, "shipped", lambda name: folder)
         with pytest.raises(error):
-            migrate.migrate(settings)
-    assert migrate.current_revision(populated) == newest() and "camera" not in columns(populated)
+            migration.migrate(settings)
+    assert migration.current_revision(populated) == newest() and "camera" not in columns(populated)
     assert counts(populated) == WHOLE
     assert len(list(settings.backups.iterdir())) == 1
-    migrate.migrate(settings).dispose()  # and the old program still works
+    migration.migrate(settings).dispose()  # and the old program still works
 
 
 MIGRATE = """
 import sys
 from pathlib import Path
 from app import migrate
-from app.config import Settings
+from tastemaker.config import Settings
 
 migrate.shipped = lambda name: Path(sys.argv[2])
 migrate.migrate(Settings(home=Path(sys.argv[1]), _env_file=None))
@@ -187,29 +187,29 @@ def test_killed_in_the_middle_of_an_upgrade_the_old_state_stands(
     assert "camera" not in columns(populated) and counts(populated) == WHOLE
     with populated.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-    migrate.migrate(settings).dispose()
+    migration.migrate(settings).dispose()
 
 
 def test_a_newer_schema_is_refused_and_left_alone(settings: Settings, populated: Engine) -> None:
-    with db.writing(populated) as session:
+    with sessions.writing(populated) as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '7777'")
     with pytest.raises(TastemakerError, match=r"newer version of Tastemaker \(schema 7777\)"):
-        migrate.migrate(settings)
-    assert migrate.current_revision(populated) == "7777"
+        migration.migrate(settings)
+    assert migration.current_revision(populated) == "7777"
     assert counts(populated) == WHOLE and not list(settings.backups.iterdir())
 
 
 def bring_up_to_date(home: str) -> tuple[str | None, int]:
     settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
-    engine = migrate.migrate(settings)
-    return migrate.current_revision(engine), os.getpid()
+    engine = migration.migrate(settings)
+    return migration.current_revision(engine), os.getpid()
 
 
 def test_processes_that_start_at_once_agree(settings: Settings) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.map(bring_up_to_date, [str(settings.home)] * 6, chunksize=1)
     assert {revision for revision, _ in found} == {newest()}
-    engine = migrate.migrate(settings)
+    engine = migration.migrate(settings)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == 1
     engine.dispose()
@@ -232,7 +232,7 @@ def test_a_database_that_cannot_be_had_is_told_in_a_sentence_without_its_passwor
     settings: Settings, address: str, sentence: str
 ) -> None:
     with pytest.raises(TastemakerError, match=sentence) as told:
-        migrate.migrate(settings.model_copy(update={"database_url": address}))
+        migration.migrate(settings.model_copy(update={"database_url": address}))
     assert told.value.hint and "secret" not in str(told.value)
 
 
@@ -244,8 +244,8 @@ def test_a_database_of_another_program_is_left_alone(settings: Settings, tmp_pat
     before = file.read_bytes()
     settings = settings.model_copy(update={"database_url": f"sqlite:///{file}"})
     with pytest.raises(TastemakerError, match="tables of another program"):
-        migrate.migrate(settings)
-    assert inspect(db.make_engine(settings)).get_table_names() == ["project"]
+        migration.migrate(settings)
+    assert inspect(sessions.make_engine(settings)).get_table_names() == ["project"]
     assert len(before) == file.stat().st_size
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from app import projects
-from app.db import reading, writing
-from app.errors import Invalid
-from app.library import expectations, slices
-from app.publishing import model_card
-from app.publishing.card_blocks import (
+from tastemaker import projects, scores, versions
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Label, Version
+from tastemaker.errors import Invalid
+from tastemaker.evaluation import expectations, slices
+from tastemaker.publishing import model_card
+from tastemaker.publishing.card_blocks import (
     Bullets,
     Card,
     Own,
@@ -25,9 +26,7 @@ from app.publishing.card_blocks import (
     markdown,
     sparkline,
 )
-from app.scoring import scores
-from app.tables import Label, Version
-from app.versioning import version_facts, versions
+from tastemaker.versions import version_report
 from tests.test_foreign import random_head
 from tests.web_world import World, add_version, client_of, full_world, make_world, score_some
 
@@ -171,7 +170,7 @@ def test_the_loss_curve_is_a_line_of_blocks_and_a_table(world: World) -> None:
 )
 def test_a_recipe_is_told_in_words(kind: str, network: str) -> None:
     recipe = {"name": kind, "samples": 7000, "batch": 44, "lr": 0.002, "loss": "l1", "folds": 5}
-    told = version_facts.recipe_in_words(Version(recipe=recipe, metrics={"kind": kind}))
+    told = version_report.recipe_in_words(Version(recipe=recipe, metrics={"kind": kind}))
     assert told.startswith(
         f"{network}, 7 000 samples in batches of 44, learning rate 0.002, L1 loss; 5 more heads, "
     )

@@ -9,12 +9,12 @@ from playwright.sync_api import Page, Route, expect
 from sqlmodel import func, select
 from web_world import World, make_world, score_some
 
-from app import projects
-from app.db import reading, writing
-from app.errors import Conflict, NotFound
-from app.scoring import comparisons
-from app.scoring.comparisons import Said
-from app.tables import Comparison, Label
+from tastemaker import projects
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Comparison, Label
+from tastemaker.errors import Conflict, NotFound
+from tastemaker.scores import comparisons
+from tastemaker.scores.comparisons import Said
 
 
 @pytest.fixture

@@ -10,12 +10,20 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 from web_world import World, client_of, make_world
 
-from app import accounts, projects
-from app.db import reading, writing
-from app.errors import Conflict, Invalid, NotFound
-from app.scoring import people, scores
-from app.tables import Annotator, Collection, Label, Project, RemovedImage, ScoreEvent, Tag
-from app.web import roles
+from tastemaker import projects, scores
+from tastemaker.auth import accounts, permissions
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import (
+    Annotator,
+    Collection,
+    Label,
+    Project,
+    RemovedImage,
+    ScoreEvent,
+    Tag,
+)
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.scores import people
 from tests.conftest import add_images, environment
 
 SECRET = "a horse and a battery"
@@ -85,7 +93,7 @@ def test_a_short_password_and_an_unknown_role_are_refused(session: Session) -> N
 def test_the_command_line_adds_lists_and_shuts_out(tmp_path: Path) -> None:
     def run(*words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "app.cli", "user", *words],
+            [sys.executable, "-m", "tastemaker.cli", "user", *words],
             env=environment(tmp_path), input=typed, capture_output=True, text=True,
         )  # fmt: skip
 
@@ -204,10 +212,10 @@ def test_every_route_names_who_may_use_it_and_annotators_get_no_further(guarded:
                 address = address[:begin] + "1" + address[end + 1 :]
             answer = ada.request(method, address)
             (refused if answer.status_code == 403 else let_in).add((method, path))
-    may = {(m, p) for m, paths in roles.ANNOTATOR.items() for p in paths}
+    may = {(m, p) for m, paths in permissions.ANNOTATOR.items() for p in paths}
     assert let_in <= may | {("GET", "/api/v1/openapi.json")}, let_in - may
     assert not may & refused, may & refused
-    undecided = {(m, p) for m, p in refused if p not in roles.ADMIN.get(m, ())}
+    undecided = {(m, p) for m, p in refused if p not in permissions.ADMIN.get(m, ())}
     assert not undecided, f"decide in app/web/roles.py who may: {sorted(undecided)}"
 
 

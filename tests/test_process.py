@@ -18,8 +18,8 @@ def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
     program = """
 import sys, json
 from fastapi.testclient import TestClient
-from app.config import Settings
-from app.main import create_app
+from tastemaker.config import Settings
+from tastemaker.pages.app import create_app
 client = TestClient(create_app(Settings()), base_url="http://localhost",
                     headers={"Origin": "http://localhost"})
 made = client.post("/api/v1/projects", json={"name": "light"})
@@ -52,11 +52,11 @@ def test_a_wheel_serves_its_pages_outside_the_checkout(tmp_path: Path) -> None:
         archive.extractall(site)
     program = """
 from pathlib import Path
-import app
-assert Path(app.__file__).is_relative_to(Path.cwd()), app.__file__
+import tastemaker
+assert Path(tastemaker.__file__).is_relative_to(Path.cwd()), tastemaker.__file__
 from fastapi.testclient import TestClient
-from app.config import Settings
-from app.main import create_app
+from tastemaker.config import Settings
+from tastemaker.pages.app import create_app
 client = TestClient(create_app(Settings()), base_url="http://localhost")
 assert client.get("/").status_code == 200
 assert client.get("/static/app.css").status_code == 200

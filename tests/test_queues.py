@@ -12,18 +12,16 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import col, delete, func, select
 
-from app import db, embeddings, images, projects
-from app.asking import queues, reasons
-from app.config import Settings
-from app.errors import NotFound
-from app.learning.ridge import fit_ridge, half_scale
-from app.migrate import migrate
-from app.resident import model_process
-from app.reviewing import reviews
-from app.sample.demo import RATER
-from app.scoring import scores
-from app.tables import Annotator, CollectionImage, Image, Label, Prediction
-from app.versioning import predictions, versions
+from tastemaker import embeddings, images, projects, queues, scores, versions
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Annotator, CollectionImage, Image, Label, Prediction
+from tastemaker.errors import NotFound
+from tastemaker.learning.ridge import fit_ridge, half_scale
+from tastemaker.live import live_model, model_process
+from tastemaker.queues import reasons, reviews
+from tastemaker.sample.demo import RATER
 from tests.conftest import add_images
 
 MISTAKES = ("false-positives", "false-negatives")
@@ -35,24 +33,24 @@ class Sitting:
     def __init__(self, root: Path) -> None:
         self.settings = Settings(home=root, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
         self.engine: Engine = migrate(self.settings)
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             self.project = projects.named(session, "Sample")
             self.me = projects.annotator(session, "me")
 
     def next(self, queue: str = "mixed", n: int = 5, exclude: set[int] | None = None) -> list:  # type: ignore[type-arg]
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return queues.next_cards(
                 session, self.settings, self.project, self.me, queue, n, exclude or ()
             )
 
     def review(self, kind: str, **more: Any) -> reviews.Review:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return reviews.review(session, self.settings, self.project, self.me, kind, **more)
 
     def say(
         self, image_id: int, value: int | None, kind: str = "set", origin: str = "queue"
     ) -> int:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             return scores.record(
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
@@ -61,7 +59,7 @@ class Sitting:
         model_process.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return {
                 image.id
                 for image in session.exec(select(Image))
@@ -70,7 +68,7 @@ class Sitting:
 
     def open(self) -> set[int]:
         """Pool images without a label."""
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             pool = set(session.exec(projects.image_ids(self.project.id, "pool")))
             return pool - set(session.exec(select(Label.image_id)))
 
@@ -81,7 +79,7 @@ def template(sample_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("queues") / "home"
     shutil.copytree(sample_home, root)
     sitting = Sitting(root)
-    with db.writing(sitting.engine) as session:
+    with sessions.writing(sitting.engine) as session:
         rater = projects.annotator(session, RATER)
         while projects.pool_size(session, sitting.project, unlabelled=True) < 260:
             scores.undo(session, sitting.project, rater)
@@ -102,7 +100,7 @@ def young(template: Path, tmp_path: Path) -> Iterator[Sitting]:
 def grown(sample: Path) -> Iterator[Sitting]:
     """The sample project with its two versions, and some labels that they must think wrong."""
     sitting = Sitting(sample)
-    with db.writing(sitting.engine) as session:
+    with sessions.writing(sitting.engine) as session:
         version = versions.active(session, sitting.project)
         assert version is not None
         by_score = session.exec(
@@ -126,7 +124,7 @@ def grown(sample: Path) -> Iterator[Sitting]:
 def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_chance(
     young: Sitting,
 ) -> None:
-    with db.writing(young.engine) as session:  # a smaller pool, for the sake of time
+    with sessions.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
     seen = model_process.Watched()
     young.refit(seen)
@@ -185,13 +183,13 @@ def test_a_skipped_image_is_gone_for_the_one_who_skipped_it_until_it_is_undone(
     me, young.me = young.me, other(young, "somebody else")
     assert image_id in {card.image_id for card in young.next(n=10_000)}
     young.me = me
-    with db.writing(young.engine) as session:
+    with sessions.writing(young.engine) as session:
         scores.undo(session, young.project, me)
     assert image_id in {card.image_id for card in young.next(n=10_000)}
 
 
 def other(sitting: Sitting, name: str) -> Annotator:
-    with db.writing(sitting.engine) as session:
+    with sessions.writing(sitting.engine) as session:
         return projects.annotator(session, name)
 
 
@@ -216,12 +214,12 @@ def test_the_random_queue_draws_from_both_sides_and_from_everywhere(young: Sitti
 
 def test_cards_carry_the_live_model_s_view_and_the_event_to_build_on(young: Sitting) -> None:
     card = young.next()[0]
-    live = predictions.read_live(young.settings, young.project.id)
+    live = live_model.read_live(young.settings, young.project.id)
     assert live is not None
     assert (card.prediction, card.uncertainty) == live.of(card.image_id)
     assert card.predicted_by == "live model" and card.event_id == 0 and card.has_pixels
     event = young.say(card.image_id, 7)
-    with db.reading(young.engine) as session:
+    with sessions.reading(young.engine) as session:
         after = queues.card_for(session, young.settings, young.project, young.me, card.image_id)
     assert (after.label, after.event_id) == (7, event)
 
@@ -229,7 +227,7 @@ def test_cards_carry_the_live_model_s_view_and_the_event_to_build_on(young: Sitt
 def test_images_of_a_test_run_and_bare_vectors_are_not_for_scoring(
     settings: Settings, engine: Engine
 ) -> None:
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         person = projects.annotator(session, "me")
         add_images(session, 3, "Tried on")
@@ -245,7 +243,7 @@ def test_images_of_a_test_run_and_bare_vectors_are_not_for_scoring(
 
 
 def test_an_image_in_two_collections_is_shown_once(settings: Settings, engine: Engine) -> None:
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         person = projects.annotator(session, "me")
         (image,) = add_images(session, 1, "One")
@@ -265,11 +263,11 @@ def test_an_image_in_two_collections_is_shown_once(settings: Settings, engine: E
 def test_the_review_lists_exactly_the_labels_on_the_wrong_side_by_their_size(
     grown: Sitting, kind: str
 ) -> None:
-    with db.writing(grown.engine) as session:  # some labels on the threshold itself
+    with sessions.writing(grown.engine) as session:  # some labels on the threshold itself
         labels = session.exec(select(Label).where(~col(Label.holdout)).limit(12)).all()
         for label in labels:
             scores.record(session, grown.project, label.image_id, grown.me, "set", 5)
-    with db.reading(grown.engine) as session:
+    with sessions.reading(grown.engine) as session:
         version = versions.active(session, grown.project)
         assert version is not None
         labels = session.exec(select(Label)).all()
@@ -324,7 +322,7 @@ def test_a_corrected_or_confirmed_mistake_leaves_the_review_and_comes_back_when_
     before = grown.review("false-positives", n=10_000)
     corrected, confirmed = before.cards[0], before.cards[1]
     assert before.labelled >= 2
-    with db.writing(grown.engine) as session:
+    with sessions.writing(grown.engine) as session:
         for card, value in ((corrected, 9), (confirmed, int(confirmed.label or 0))):
             scores.record(
                 session, grown.project, card.image_id, grown.me, "set", value, origin="review"
@@ -334,7 +332,7 @@ def test_a_corrected_or_confirmed_mistake_leaves_the_review_and_comes_back_when_
     assert gone == {corrected.image_id, confirmed.image_id}
     assert (after.labelled, after.reviewed) == (before.labelled - 2, 1)
     for _ in range(2):
-        with db.writing(grown.engine) as session:
+        with sessions.writing(grown.engine) as session:
             scores.undo(session, grown.project, grown.me)
     again = grown.review("false-positives", n=10_000)
     assert [c.image_id for c in again.cards] == [c.image_id for c in before.cards]
@@ -358,9 +356,9 @@ def test_an_unknown_review_is_not_found(grown: Sitting) -> None:
 
 
 def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Sitting) -> None:
-    live = predictions.read_live(young.settings, young.project.id)
+    live = live_model.read_live(young.settings, young.project.id)
     assert live is not None
-    with db.reading(young.engine) as session:
+    with sessions.reading(young.engine) as session:
         rows = session.execute(
             select(Label.image_id, Label.value, Image.source_group)
             .join(Image, col(Image.id) == Label.image_id)
@@ -394,7 +392,7 @@ def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: 
     assert refitted() and not refitted()
     young.say(young.next()[0].image_id, 5)
     assert refitted() and not refitted()
-    with db.writing(young.engine) as session:
+    with sessions.writing(young.engine) as session:
         projects.change(session, projects.get(session, young.project.id), threshold=0.7)
     assert refitted() and not refitted()
 
@@ -411,7 +409,7 @@ def test_reasons_are_words_for_a_person() -> None:
 
 
 def test_progress_counts_what_the_pages_keep_in_sight(young: Sitting) -> None:
-    with db.reading(young.engine) as session:
+    with sessions.reading(young.engine) as session:
         counts = queues.progress(session, young.settings, young.project)
         labels = session.exec(select(Label)).all()
     assert counts["images"] == counts["embedded"] == 320

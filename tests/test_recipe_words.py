@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.learning.recipes import recipe_named
-from app.tables import Version
-from app.versioning.version_facts import recipe_in_words
+from tastemaker.database.tables import Version
+from tastemaker.learning.recipes import recipe_named
+from tastemaker.versions.version_report import recipe_in_words
 
 
 def told(kind, name="auto", **choice):

@@ -11,9 +11,9 @@ from sqlmodel import select
 from trained_world import DIM, TASTE, Trained, taste, vectors
 from web_world import make_world, thumbnails
 
-from app import db
-from app.media.pictures import thumb_path
-from app.tables import Image
+from tastemaker.database import sessions
+from tastemaker.database.tables import Image
+from tastemaker.pictures.pictures import thumb_path
 from tests.conftest import serving
 
 PATIENCE = 120_000  # milliseconds that a job may take on a busy machine
@@ -23,7 +23,7 @@ def home_with_a_blind_spot(home: Path) -> None:
     """A project whose pool has no pictures of text, so that v1.0 cannot know what to make of
     them: it likes some of those in the collection “Holiday” that its person will not."""
     made = Trained(make_world(home, images=0))
-    with db.writing(made.engine) as session:
+    with sessions.writing(made.engine) as session:
         project = made.project(session)
         project.seed, project.recipe = 5, "ridge"  # the seed settles the folds; a line is quick
     pool = vectors(80, 1)
@@ -37,7 +37,7 @@ def home_with_a_blind_spot(home: Path) -> None:
     holiday[:6, -1] = 5.0
     assert holiday.shape[1] == DIM
     made.add(24, "Holiday", None, seed=2, x=holiday)
-    with db.reading(made.engine) as session:
+    with sessions.reading(made.engine) as session:
         for number, image in enumerate(session.exec(select(Image))):
             for size, content in thumbnails(number % 60):
                 path = thumb_path(made.settings.thumbs, image.sha256, size)

@@ -19,17 +19,26 @@ import numpy as np
 import psutil
 import pytest
 
-from app import db, embeddings, images, projects
-from app.config import Settings
-from app.errors import Invalid
-from app.learning.ridge import fit_ridge, posterior_sd
-from app.migrate import migrate
-from app.replay.labelled_sets import read_collection, read_file
-from app.replay.report import chart, report, table
-from app.replay.runs import STRATEGIES, LabelledSet, Plan, Run, planned, replay, split, strategy
-from app.scoring import scores
 from bench.trade_off import chart as front
 from bench.trade_off import points as points_of
+from tastemaker import embeddings, images, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.errors import Invalid
+from tastemaker.learning.ridge import fit_ridge, posterior_sd
+from tastemaker.replay.labelled_sets import read_collection, read_file
+from tastemaker.replay.report import chart, report, table
+from tastemaker.replay.runs import (
+    STRATEGIES,
+    LabelledSet,
+    Plan,
+    Run,
+    planned,
+    replay,
+    split,
+    strategy,
+)
 from tests.conftest import add_images, environment, until
 from tests.test_cli import run as run  # the command line in this process
 
@@ -192,7 +201,7 @@ def test_a_strategy_that_asks_for_no_doubt_does_not_wait_for_it(
         asked.append("sd")
         return posterior_sd(*given)
 
-    monkeypatch.setattr("app.replay.runs.posterior_sd", counted)
+    monkeypatch.setattr("tastemaker.replay.runs.posterior_sd", counted)
     data = labelled_set()
     for name, times in (("random", 0), ("highest", 0), ("variance", 4), ("mixed", 4)):
         asked.clear()
@@ -454,8 +463,9 @@ def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
     path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))
     screen, terminal = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "replay", path, "--strategies", "mixed,random", "--json",
-         "--seeds", "1000", "--budget", "60", "--start", "20", "--out", tmp_path / "o.json"],
+        [sys.executable, "-m", "tastemaker.cli", "replay", path, "--strategies", "mixed,random",
+         "--json", "--seeds", "1000", "--budget", "60", "--start", "20", "--out",
+         tmp_path / "o.json"],
         env=environment(tmp_path / "home", TERM="xterm", COLUMNS="200"), stderr=terminal,
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, start_new_session=True,
     ) as process:  # fmt: skip
@@ -481,7 +491,7 @@ def test_a_replay_broken_off_while_its_processes_start_leaves_none(tmp_path: Pat
     data = labelled_set()
     path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))
     with subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "replay", path, "--strategies", "mixed,random",
+        [sys.executable, "-m", "tastemaker.cli", "replay", path, "--strategies", "mixed,random",
          "--seeds", "1000", "--budget", "60", "--start", "20"],
         env=environment(tmp_path / "home"), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, cwd=Path(__file__).parent.parent, start_new_session=True,
@@ -532,7 +542,7 @@ def test_a_collection_is_replayed_with_the_projects_labels(
 ) -> None:
     data = labelled_set(120, unlabelled=20)
     engine = migrate(settings)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(
             session, "Mine", threshold=0.6, encoder="ViT-B-32/of_unknown_width"
         )
@@ -548,14 +558,14 @@ def test_a_collection_is_replayed_with_the_projects_labels(
         for picture, value in zip(pictures, data.scores, strict=True):
             if np.isfinite(value):
                 scores.record(session, project, picture.id, me, "set", round(10 * value))
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         found, ids, whose = read_collection(session, "Pool")
     assert whose.name == "Mine" and ids == [p.id for p in pictures]
     assert np.allclose(found.scores, data.scores, equal_nan=True)
     said = run("replay", "Pool", "--strategies", "mixed", "--seeds", 1, "--start", 20, "--json")
     assert said.json["threshold"] == 60 and said.json["image_ids"] == ids
     assert said.json["labelled"] == 100
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         projects.add_collection(session, projects.create(session, "Other"), collection)
     said = run("replay", "Pool")
     assert said.code == 1 and "Several projects" in said.sentence

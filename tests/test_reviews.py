@@ -6,11 +6,11 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects import sqlite
 from sqlmodel import Session
 
-from app import db, projects
-from app.config import Settings
-from app.reviewing import reviews
-from app.scoring import scores
-from app.tables import EncoderRow, Prediction, RemovedImage, Version
+from tastemaker import projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import EncoderRow, Prediction, RemovedImage, Version
+from tastemaker.queues import reviews
 from tests.conftest import add_images
 
 
@@ -24,7 +24,7 @@ class Wrong:
         self.said = random.random(count).round(3)
         self.honest = np.where(random.random(count) < 0.5, random.random(count).round(3), np.nan)
         self.uncertainty = np.where(random.random(count) < 0.1, 0.0, random.random(count))
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             encoder = EncoderRow(fingerprint="f", name="drawn", dim=4)
             session.add(encoder)
             session.flush()
@@ -61,7 +61,7 @@ class Wrong:
         return [self.ids[i] for i in order if self.ids[i] not in self.held_out]
 
     def review(self, kind: str, after: str = "", n: int = 48) -> reviews.Review:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return reviews.review(
                 session, self.settings, self.project, self.me, kind, after=after, n=n
             )
@@ -89,7 +89,7 @@ def test_what_was_looked_at_since_the_training_leaves_the_list_and_is_counted(
 ) -> None:
     made = Wrong(settings, engine)
     first, second, third = made.expected("false-positives")[:3]
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         scores.record(session, made.project, first, made.me, "set", 1, origin="review")
         scores.record(session, made.project, second, made.me, "set", 1)  # no second look
         session.add(RemovedImage(project_id=made.project.id, image_id=third))
@@ -97,7 +97,7 @@ def test_what_was_looked_at_since_the_training_leaves_the_list_and_is_counted(
     listed = [card.image_id for card in page.cards]
     assert first not in listed and second in listed and third not in listed
     assert (page.reviewed, page.labelled) == (1, len(made.expected("false-positives")) - 2)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         scores.undo(session, made.project, made.me)
         scores.undo(session, made.project, made.me)
     assert made.review("false-positives").cards[0].image_id == first
@@ -107,7 +107,7 @@ def test_mistakes_are_looked_up_from_the_labels(settings: Settings, engine: Engi
     """Twenty thousand labels are walked, never a million predictions; and what is settled is
     gathered once, not looked for at every label."""
     made = Wrong(settings, engine, 5)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         for kind in ("false-positives", "false-negatives"):
             plan = plan_of(session, reviews.wrong_labels(made.project, made.version, kind))
             assert any("label USING" in step for step in plan), plan

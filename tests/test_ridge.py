@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge as Peer
 
-from app.errors import NotTrainable
-from app.learning.ridge import (
+from tastemaker.errors import NotTrainable
+from tastemaker.learning.ridge import (
     Ridge,
     fit_ridge,
     from_link,

@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.media.pictures import decode
-from app.sample.samples import (
+from tastemaker.pictures.pictures import decode
+from tastemaker.sample.samples import (
     APPEAL,
     HARM,
     LONG_SIDE,

@@ -15,11 +15,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, func, select
 
-from app import db, jobs, migrate, projects
-from app.config import Settings
-from app.errors import Conflict, Invalid, NotFound, Unavailable
-from app.scoring import scores
-from app.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker import jobs, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database import migration, sessions
+from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker.errors import Conflict, Invalid, NotFound, Unavailable
 from tests.conftest import add_images
 
 
@@ -28,7 +28,7 @@ class Desk:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             self.project = projects.create(session, "Desk", holdout_share=0.5)
             self.project.seed = 3  # or else one day all images would fall on one side
             self.me = projects.annotator(session, "me")
@@ -37,17 +37,17 @@ class Desk:
 
     def say(self, image: int, value: int | None, by: Annotator | None = None, **more: Any) -> Any:
         kind = more.pop("kind", "set")
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             return scores.record(
                 session, self.project, self.images[image], by or self.me, kind, value, **more
             )
 
     def undo(self, by: Annotator | None = None, **more: Any) -> Any:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             return scores.undo(session, self.project, by or self.me, **more)
 
     def label(self, image: int) -> Label | None:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return session.get(Label, (self.project.id, self.images[image]))
 
     def value(self, image: int) -> float | None:
@@ -55,7 +55,7 @@ class Desk:
         return None if label is None else label.value
 
     def events(self) -> int:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return session.exec(select(func.count()).select_from(ScoreEvent)).one()
 
 
@@ -128,7 +128,7 @@ def test_an_unknown_image_cannot_be_scored(desk: Desk) -> None:
 def test_the_database_itself_refuses_an_impossible_event(
     desk: Desk, kind: str, value: int | None
 ) -> None:
-    with pytest.raises(IntegrityError), db.writing(desk.engine) as session:
+    with pytest.raises(IntegrityError), sessions.writing(desk.engine) as session:
         session.add(
             ScoreEvent(
                 project_id=desk.project.id, image_id=desk.images[0], annotator_id=desk.me.id,
@@ -142,7 +142,7 @@ def test_the_database_refuses_an_undo_of_nothing_and_a_second_undo(desk: Desk) -
     said = desk.say(0, 5).event
     desk.undo()
     for undoes in (None, said.id):
-        with pytest.raises(IntegrityError), db.writing(desk.engine) as session:
+        with pytest.raises(IntegrityError), sessions.writing(desk.engine) as session:
             session.add(
                 ScoreEvent(
                     project_id=desk.project.id, image_id=desk.images[0],
@@ -236,9 +236,9 @@ def test_the_precondition_knows_of_skips_and_undos_and_of_nobody_else(desk: Desk
 def test_a_database_locked_by_somebody_else_saves_nothing_and_says_so(
     desk: Desk, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "BUSY_SECONDS", 0.2)
-    impatient = db.make_engine(settings)
-    with contextlib.closing(db.sqlite.connect(settings.root / "tastemaker.db")) as somebody:
+    monkeypatch.setattr(sessions, "BUSY_SECONDS", 0.2)
+    impatient = sessions.make_engine(settings)
+    with contextlib.closing(sessions.sqlite.connect(settings.root / "tastemaker.db")) as somebody:
         somebody.isolation_level = None
         somebody.execute("BEGIN IMMEDIATE")
         desk.engine, patient = impatient, desk.engine
@@ -274,7 +274,7 @@ def test_undo_survives_a_restart(desk: Desk, settings: Settings) -> None:
     desk.say(0, 3)
     desk.say(0, 8)
     desk.engine.dispose()
-    desk.engine = migrate.migrate(settings)
+    desk.engine = migration.migrate(settings)
     desk.undo()
     assert desk.value(0) == 3
 
@@ -303,9 +303,9 @@ def test_only_the_newest_can_be_undone_by_its_number(desk: Desk) -> None:
 
 def test_an_undo_of_another_project_does_not_reach_over(desk: Desk) -> None:
     said = desk.say(0, 3).event.id
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         elsewhere = projects.create(session, "Elsewhere")
-    with pytest.raises(NotFound), db.writing(desk.engine) as session:
+    with pytest.raises(NotFound), sessions.writing(desk.engine) as session:
         scores.undo(session, elsewhere, desk.me, said)
     assert desk.value(0) == 3
 
@@ -332,7 +332,7 @@ def test_two_people_on_one_image_are_both_kept_and_the_label_is_their_median(des
 
 
 def test_a_stand_in_counts_only_while_no_person_has_spoken(desk: Desk) -> None:
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         stand_in = projects.annotator(session, "imported", stand_in=True)
     desk.say(0, 2, stand_in, origin="import")
     assert desk.value(0) == 2
@@ -369,7 +369,7 @@ def test_the_holdout_side_is_frozen_shared_by_a_group_and_of_about_its_share(des
     reseeded = Project(name="p", seed=8, holdout_share=0.1)
     other = [projects.on_holdout_side(reseeded, f"group {n}") for n in range(20_000)]
     assert 0.005 < statistics.fmean(a and b for a, b in zip(sides, other, strict=True)) < 0.015
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         for image in add_images(session, 4):
             image.source_group = "one photograph"
             desk.images.append(image.id)
@@ -397,8 +397,8 @@ ACTION = st.tuples(
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, list[int]]]:
     settings = Settings(home=tmp_path_factory.mktemp("scores"), min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
-    engine = migrate.migrate(settings)
-    with db.writing(engine) as session:
+    engine = migration.migrate(settings)
+    with sessions.writing(engine) as session:
         ids = [image.id for image in add_images(session, 4)]
     yield engine, ids
     engine.dispose()
@@ -481,11 +481,11 @@ def expected(project: Project, said: list[dict[str, Any]], groups: Any) -> dict[
 
 
 def test_a_score_and_the_job_it_causes_are_saved_together_or_not_at_all(desk: Desk) -> None:
-    with pytest.raises(RuntimeError), db.writing(desk.engine) as session:
+    with pytest.raises(RuntimeError), sessions.writing(desk.engine) as session:
         scores.record(session, desk.project, desk.images[0], desk.me, "set", 5)
         jobs.enqueue(session, "train", "Train", {}, desk.project.id)
         raise RuntimeError("the machine stumbles")
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         assert jobs.recent(session) == []
     assert desk.events() == 0 and desk.label(0) is None
 

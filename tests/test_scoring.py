@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from app.config import Settings
-from app.encoding import embedding_files
-from app.encoding.embedding_files import open_embeddings
-from app.encoding.encoders import BUNDLED
-from app.errors import CheckpointError, Conflict, Invalid, NotFound
-from app.filtering import scorer
-from app.filtering.score_tables import as_dicts, best, table, within, write
-from app.filtering.scorer import Model, read_model, score_source
-from app.learning.checkpoints import layout, save_checkpoint
+from tastemaker.config import Settings
+from tastemaker.encoding import embedding_files
+from tastemaker.encoding.embedding_files import open_embeddings
+from tastemaker.encoding.encoders import BUNDLED
+from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.filtering import scorer
+from tastemaker.filtering.score_tables import as_dicts, best, table, within, write
+from tastemaker.filtering.scorer import Model, read_model, score_source
+from tastemaker.learning.checkpoints import layout, save_checkpoint
 from tests import pictures
 from tests.conftest import environment, forward
 
@@ -269,7 +269,7 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.nd
 MEASURE = """
 import sys
 from pathlib import Path
-from app.config import Settings
+from tastemaker.config import Settings
 from app.filtering import scorer
 from app.filtering.score_tables import best, write
 source, file, out, top = sys.argv[1:]
@@ -436,7 +436,7 @@ def test_the_best_are_those_of_a_full_sort_and_of_equal_ones_the_first(
     scores: list[float], size: int, most: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.filtering.score_tables.ROW_GROUP", 3)
+        patch.setattr("tastemaker.filtering.score_tables.ROW_GROUP", 3)
         got = best(tables_of(scores, size), most)
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:most]
     assert got["path"].to_pylist() == [str(row) for row in order]
@@ -455,7 +455,7 @@ def test_limits_are_compared_before_rounding() -> None:
 def test_what_is_written_is_read_back_in_order_with_the_model_s_name(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.filtering.score_tables.ROW_GROUP", 10)
+    monkeypatch.setattr("tastemaker.filtering.score_tables.ROW_GROUP", 10)
     scores = np.random.default_rng(0).random(37).astype(np.float32)
     paths = [f"ä/{n}.png" for n in range(36)] + ["=cmd.png"]
     rows = table(pa.array(paths), scores)

@@ -12,16 +12,10 @@ from scipy.stats import chi2
 from sqlalchemy import Engine, update
 from sqlmodel import Session, select
 
-from app import db, projects
-from app.asking import queues
-from app.asking.second_look import RE_ASK_AFTER, RE_ASK_EVERY
-from app.config import Settings
-from app.errors import Invalid
-from app.learning.contradictions import contradictions
-from app.resident import in_memory, model_process
-from app.reviewing import reviews
-from app.scoring import agreement, neighbours, scores
-from app.tables import (
+from tastemaker import projects, queues, scores
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import (
     Annotator,
     CollectionImage,
     Embedding,
@@ -33,7 +27,12 @@ from app.tables import (
     Version,
     now,
 )
-from app.versioning import predictions
+from tastemaker.errors import Invalid
+from tastemaker.learning.contradictions import contradictions
+from tastemaker.live import live_model, model_process, project_state
+from tastemaker.queues import reviews
+from tastemaker.queues.rereview import RE_ASK_AFTER, RE_ASK_EVERY
+from tastemaker.scores import agreement, neighbours
 from tests.conftest import add_images
 
 DIM = 24
@@ -49,7 +48,7 @@ class Desk:
         # A slip is 1 % of these: rounded taste, so that nothing else looks like one.
         taste = 5 + 1.6 * self.x[:, :3].astype(float).sum(1)
         self.taste = np.clip(np.round(taste), 0, 10).astype(int)
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             encoder = EncoderRow(fingerprint="f" * 64, name="drawn", dim=DIM)
             session.add(encoder)
             session.flush()
@@ -67,7 +66,7 @@ class Desk:
             self.me = projects.annotator(session, "me")
 
     def score(self, rows: range, origin: str = "queue") -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             for row in rows:
                 scores.record(
                     session, self.project, self.ids[row], self.me, "set", int(self.taste[row]),
@@ -75,31 +74,31 @@ class Desk:
                 )  # fmt: skip
 
     def say(self, image_id: int, value: int | None, kind: str = "set", **more: str) -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             scores.record(session, self.project, image_id, self.me, kind, value, **more)  # type: ignore[arg-type]
 
     def age(self, hours: float = 2) -> None:
         """As if all that was said had been said so long ago."""
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             session.execute(update(ScoreEvent).values(at=now() - timedelta(hours=hours)))
 
     def refit(self) -> None:
         model_process.refit(self.settings, self.engine, self.project.id)
 
     def next(self, queue: str, n: int = 8, **more: object) -> list[queues.Card]:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return queues.next_cards(
                 session, self.settings, self.project, self.me, queue, n, **more
             )  # type: ignore[arg-type]
 
     def review(self, kind: str, after: str = "", n: int = 48) -> reviews.Review:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return reviews.review(
                 session, self.settings, self.project, self.me, kind, after=after, n=n
             )
 
     def held_out(self, image_id: int) -> bool:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             image = session.get(Image, image_id)
             assert image is not None
             return projects.on_holdout_side(self.project, image.source_group)
@@ -166,7 +165,7 @@ def test_an_image_taken_out_of_the_project_is_in_no_queue(desk: Desk) -> None:
     desk.say(desk.ids[130], None, "flag")
     desk.say(desk.ids[131], None, "skip")
     gone = {desk.ids[130], desk.ids[131], desk.ids[5], desk.ids[200]}
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         session.add_all(RemovedImage(project_id=desk.project.id, image_id=i) for i in gone)
     desk.refit()
     for queue in queues.QUEUES:
@@ -205,7 +204,7 @@ def test_a_slip_is_doubted_until_it_is_answered_and_again_by_a_newer_version(des
     desk.refit()
     assert slipped not in {card.image_id for card in desk.next("doubtful", 50)}
     assert slipped not in {card.image_id for card in desk.review("doubtful").cards}
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         trained(session, desk)
     assert slipped in {card.image_id for card in desk.next("doubtful", 50)}
 
@@ -213,7 +212,7 @@ def test_a_slip_is_doubted_until_it_is_answered_and_again_by_a_newer_version(des
 def test_twins_scored_far_apart_are_shown_as_a_pair_until_both_are_answered(desk: Desk) -> None:
     open_side = [row for row in range(200) if not desk.held_out(desk.ids[row])]
     first, second = open_side[0], open_side[1]
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         row = session.get(Embedding, (desk.ids[second], desk.project.encoder_id))
         assert row is not None
         row.vector = (desk.x[first] + np.float16(0.01)).tobytes()
@@ -252,7 +251,7 @@ def test_a_second_look_that_is_taken_back_leaves_the_flag_to_be_dealt_with(desk:
     desk.say(image_id, None, "flag")
     (card,) = desk.next("flagged")
     desk.say(image_id, 5, origin=card.origin)
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         scores.undo(session, desk.project, desk.me)
     assert [card.image_id for card in desk.next("flagged")] == [image_id]
 
@@ -267,7 +266,7 @@ def test_a_skipped_image_comes_back_when_asked_for_and_rests_when_skipped_again(
     desk.say(desk.ids[0], None, "skip", origin=shown[0].origin)
     desk.say(desk.ids[1], 6, origin=shown[0].origin)
     assert desk.next("skipped") == []
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         trained(session, desk)
     assert [card.image_id for card in desk.next("skipped")] == [desk.ids[0]]
 
@@ -279,14 +278,14 @@ def test_a_second_look_never_makes_a_picked_image_measure(desk: Desk) -> None:
     desk.say(held[2], None, "skip", origin="control")
     for image_id, origin in ((held[0], "re-ask"), (held[1], "re-ask"), (held[2], "review")):
         desk.say(image_id, 6, origin=origin)
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         measures = {label.image_id: label.measures for label in session.exec(select(Label))}
     assert measures == {held[0]: False, held[1]: True, held[2]: False}
 
 
 def test_paging_through_a_review_while_answering_misses_nothing(desk: Desk) -> None:
     desk.score(range(240))
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         for row in range(0, 240, 6):
             scores.record(
                 session, desk.project, desk.ids[row], desk.me, "set", 10 - int(desk.taste[row])
@@ -323,7 +322,7 @@ def test_a_re_ask_hides_the_old_score_and_moves_the_label_when_answered(desk: De
     old = int(desk.taste[desk.ids.index(card.image_id)])
     assert not any(character.isdigit() for character in card.reason)
     desk.say(card.image_id, 10 - old, origin=card.origin)
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         label = session.get(Label, (desk.project.id, card.image_id))
         told = queues.card_for(session, desk.settings, desk.project, desk.me, card.image_id)
         kept = scores.standing_on(session, desk.project.id, card.image_id)
@@ -345,7 +344,7 @@ def test_one_in_twenty_of_the_mixed_queue_is_a_re_ask(desk: Desk) -> None:
         origins[card.origin] += 1
         desk.say(card.image_id, 5, origin=card.origin)
     assert origins["re-ask"] in (3, 4, 5)
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         desk.me = projects.annotator(session, "newcomer")
     assert all(card.origin != "re-ask" for card in desk.next("mixed", 40))
 
@@ -359,7 +358,7 @@ def test_noise_comes_from_pairs_of_blind_scores_only(desk: Desk) -> None:
     desk.say(second, 2, origin="re-ask")
     desk.say(third, 1)
     desk.say(third, 8)  # a corrected slip, not a second opinion
-    with db.reading(desk.engine) as session:
+    with sessions.reading(desk.engine) as session:
         noise = agreement.teacher_noise(session, desk.project, desk.me)
         nobody = agreement.teacher_noise(session, desk.project, Annotator(id=99, name="x"))
         assert agreement.teacher_noise(session, desk.project) == noise
@@ -385,7 +384,7 @@ def test_neighbours_are_the_nearest_labels_by_cosine_and_follow_undo(desk: Desk)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
 
     def found(image_id: int) -> list[neighbours.Neighbour]:
-        with db.reading(desk.engine) as session:
+        with sessions.reading(desk.engine) as session:
             near = neighbours.nearest(session, desk.settings, desk.project, [image_id])
         return near[image_id]
 
@@ -401,7 +400,7 @@ def test_neighbours_are_the_nearest_labels_by_cosine_and_follow_undo(desk: Desk)
         assert [n.similarity for n in near] == sorted((n.similarity for n in near), reverse=True)
     assert right >= 10, "of twelve; the sketch may miss one"
 
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         scores.undo(session, desk.project, desk.me)
     for row in range(200, 260):
         assert desk.ids[199] not in {n.image_id for n in found(desk.ids[row])}
@@ -411,7 +410,7 @@ def test_a_label_that_is_embedded_late_becomes_a_neighbour_and_is_not_asked_for_
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, key = desk.ids[0], (desk.ids[0], desk.project.encoder_id)
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         session.delete(session.get(Embedding, key))
     desk.score(range(5))
     asked: list[int] = []
@@ -424,7 +423,7 @@ def test_a_label_that_is_embedded_late_becomes_a_neighbour_and_is_not_asked_for_
     monkeypatch.setattr(neighbours.embeddings, "matrix", counted)
 
     def found() -> set[int]:
-        with db.reading(desk.engine) as session:
+        with sessions.reading(desk.engine) as session:
             near = neighbours.nearest(session, desk.settings, desk.project, [desk.ids[9]], 5)
         return {n.image_id for n in near[desk.ids[9]]}
 
@@ -433,7 +432,7 @@ def test_a_label_that_is_embedded_late_becomes_a_neighbour_and_is_not_asked_for_
     found()
     before = len(asked)
     assert before >= 2 and found() == set(desk.ids[1:5]) and len(asked) == before
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         session.add(Embedding(image_id=late, encoder_id=key[1] or 0, vector=desk.x[0].tobytes()))
     monkeypatch.setattr(neighbours.time, "monotonic", lambda: 1e9 + neighbours.LOOK_AGAIN)
     assert late in found()
@@ -475,7 +474,7 @@ def test_relatives_may_differ_when_they_are_no_twins() -> None:
 def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk: Desk) -> None:
     """None of these changes how many images there are, nor which is the newest."""
     first, second, third = desk.ids[:3]
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         other = projects.Collection(name="Only tried")
         session.add(other)
         session.flush()
@@ -485,16 +484,16 @@ def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk:
         session.add(CollectionImage(collection_id=other.id, image_id=third))
         session.add(RemovedImage(project_id=desk.project.id, image_id=first))
 
-    def held(known: in_memory.Library | None) -> in_memory.Library:
-        with db.reading(desk.engine) as session:
-            found = in_memory.load(session, desk.project, known)
+    def held(known: project_state.Library | None) -> project_state.Library:
+        with sessions.reading(desk.engine) as session:
+            found = project_state.load(session, desk.project, known)
         assert found is not None
         return found
 
     before = held(None)
     assert held(before) is before, "nothing changed"
     assert first not in before.ids and not before.shown[before.ids == third].any()
-    with db.writing(desk.engine) as session:
+    with sessions.writing(desk.engine) as session:
         session.delete(session.get(RemovedImage, (desk.project.id, first)))
         session.add(RemovedImage(project_id=desk.project.id, image_id=second))
         session.add(CollectionImage(collection_id=1, image_id=third))
@@ -513,7 +512,7 @@ def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk
     def look() -> tuple[int, float]:
         """The newest event that the queues know of, and when was searched last."""
         model_process.look_around(desk.settings, desk.engine, watched)
-        live = predictions.read_live(desk.settings, desk.project.id)
+        live = live_model.read_live(desk.settings, desk.project.id)
         assert live is not None
         return live.facts["event_high"], watched[desk.project.id].searched_at
 

@@ -11,11 +11,12 @@ from sqlmodel import func, select
 from starlette.routing import BaseRoute, Mount, Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from app.db import reading
-from app.main import create_app
-from app.tables import Job, LoginSession, Project, ScoreEvent
-from app.web.security import CSP, host_name, known_hosts
-from app.web.who import COOKIE, FailedTries, TooManyTries, local_path
+from tastemaker.auth.identity import COOKIE, FailedTries, TooManyTries, local_path
+from tastemaker.auth.middleware import CSP
+from tastemaker.auth.origins import host_name, known_hosts
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Job, LoginSession, Project, ScoreEvent
+from tastemaker.pages.app import create_app
 
 PASSWORD = "correct horse"
 SAFE = {"GET", "HEAD", "OPTIONS"}

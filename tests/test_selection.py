@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from app.learning.ridge import fit_ridge, posterior_sd, project
-from app.learning.selection import (
+from tastemaker.learning.ridge import fit_ridge, posterior_sd, project
+from tastemaker.learning.selection import (
     Mix,
     cold_start,
     disagreements,

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from sqlmodel import Session, select
 from web_world import World, add_job, add_version, events, full_world, make_world, score_some
 
-from app import keymap, projects
-from app.db import reading
-from app.errors import TastemakerError
-from app.tables import Annotator, Image, Label, Project
-from app.web.score import steps
+from tastemaker import projects
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Annotator, Image, Label, Project
+from tastemaker.errors import TastemakerError
+from tastemaker.pages import keymap
+from tastemaker.pages.score import steps
 
 FORM = {"name": "Anime", "threshold": "50", "recipe": "auto"}
 
@@ -84,8 +85,8 @@ def test_every_score_stands_under_exactly_one_step_of_the_scale(cuts: list[int])
 
 def test_another_rule_for_several_people_changes_the_labels_at_once(world: World) -> None:
     score_some(world, [2])
-    from app.db import writing
-    from app.scoring import scores
+    from tastemaker import scores
+    from tastemaker.database.sessions import writing
 
     with writing(world.engine) as session:
         other = projects.annotator(session, "Ada")
@@ -214,8 +215,8 @@ def test_a_project_goes_only_by_its_name_and_leaves_its_scores_and_images(tmp_pa
 
 
 def finish(world: World, job_id: int) -> None:
-    from app.db import writing
-    from app.tables import Job
+    from tastemaker.database.sessions import writing
+    from tastemaker.database.tables import Job
 
     with writing(world.engine) as session:
         job = session.get(Job, job_id)

@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 from sqlmodel import Session, select
 from web_world import World, add_version, make_world, score_some
 
-from app import images
-from app.db import reading, writing
-from app.errors import Conflict, Invalid, NotFound
-from app.library import expectations, slices
-from app.retraining import retrain
-from app.tables import Expectation, Prediction, RemovedImage, Slice, Tag, Version, VersionLabel
-from app.versioning import versions
+from tastemaker import images, versions
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import (
+    Expectation,
+    Prediction,
+    RemovedImage,
+    Slice,
+    Tag,
+    Version,
+    VersionLabel,
+)
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.evaluation import expectations, slices
+from tastemaker.training import retrain
 
 PREDICTED = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.2, 5: 0.1, 6: 0.6, 7: 0.4, 8: 0.3, 9: 0.5, 10: 0.05}
 

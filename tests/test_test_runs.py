@@ -12,11 +12,9 @@ from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import TASTE, Trained, open_trained, taste, trained_home, vectors
 
-from app import db, embeddings, jobs, projects
-from app.encoding.likeness import cosines, highest
-from app.errors import Conflict, Invalid, NotFound
-from app.reviewing import test_run_cards, test_runs
-from app.tables import (
+from tastemaker import embeddings, jobs, projects, versions
+from tastemaker.database import sessions
+from tastemaker.database.tables import (
     Collection,
     Image,
     Job,
@@ -26,9 +24,12 @@ from app.tables import (
     ScoreEvent,
     VersionLabel,
 )
-from app.tables import TestRun as Run
-from app.tables import TestRunScore as RunScore
-from app.versioning import predictions, versions
+from tastemaker.database.tables import TestRun as Run
+from tastemaker.database.tables import TestRunScore as RunScore
+from tastemaker.encoding.similarity import cosines, highest
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.evaluation import test_run_cards, test_runs
+from tastemaker.versions import predictions
 from tests.conftest import forward, work_on
 from tests.web_world import drawn
 
@@ -47,12 +48,12 @@ def home(made: Path, tmp_path: Path) -> Trained:
 
 
 def collection_id(home: Trained, name: str) -> int:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         return session.exec(select(Collection.id).where(Collection.name == name)).one()
 
 
 def request(home: Trained, version: str = "active", **source: object) -> Run:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         chosen = versions.named(session, project, version)
         return test_runs.request_run(
@@ -61,19 +62,19 @@ def request(home: Trained, version: str = "active", **source: object) -> Run:
 
 
 def finished(home: Trained, run: Run) -> test_run_cards.Told:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         job = jobs.get(session, run.job_id or 0)
     home.run(job, test_runs.run)
     return told(home, run.id)
 
 
 def told(home: Trained, run_id: int) -> test_run_cards.Told:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         return test_run_cards.get(session, home.project(session), run_id)
 
 
 def said(home: Trained, version_id: int) -> dict[int, Prediction]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         rows = session.exec(select(Prediction).where(Prediction.version_id == version_id))
         return {row.image_id: row for row in rows}
 
@@ -85,7 +86,7 @@ def test_the_active_version_speaks_about_images_that_came_later(home: Trained) -
     version = home.version()
     before = said(home, version.id)
     later = home.add(30, "Later", "pool", seed=2)
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         job = jobs.enqueue(session, "predict", "Predict", {}, home.project_id)
     assert home.run(job, predictions.run) == {"predicted": 30, "version": "v1.0"}
     after = said(home, version.id)
@@ -105,21 +106,21 @@ def test_the_active_version_speaks_about_images_that_came_later(home: Trained) -
 def test_predicting_again_writes_nothing_twice(home: Trained) -> None:
     home.add(5, "Later", "pool", seed=2)
     for expected in (5, 0):
-        with db.writing(home.engine) as session:
+        with sessions.writing(home.engine) as session:
             job = jobs.enqueue(session, "predict", "Predict", {}, home.project_id)
         assert home.run(job, predictions.run)["predicted"] == expected
 
 
 def test_a_late_relative_of_a_trained_image_is_judged_without_its_label(home: Trained) -> None:
     version = home.version()
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         trained_on, group = session.execute(
             select(VersionLabel.image_id, Image.source_group)
             .join(Image, col(Image.id) == VersionLabel.image_id)
             .where(VersionLabel.version_id == version.id, VersionLabel.side == "train")
         ).first()  # type: ignore[misc]
     (relative,) = home.add(1, "Crops", "pool", seed=3, group=group)
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         job = jobs.enqueue(session, "predict", "Predict", {}, home.project_id)
     home.run(job, predictions.run)
     rows = said(home, version.id)
@@ -131,10 +132,10 @@ def test_embedding_new_images_asks_the_active_version_about_them(
 ) -> None:
     monkeypatch.setattr(embeddings, "embed_project", lambda *_: {"embedded": 3})
     for _ in range(2):  # a second embedding before the prediction has begun adds no second job
-        with db.writing(home.engine) as session:
+        with sessions.writing(home.engine) as session:
             job = jobs.enqueue(session, "embed", "Embed", {}, home.project_id)
         embeddings.run(work_on(home.settings, home.engine, job.id))
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         waiting = jobs.unfinished(session, "predict", home.project_id)
     assert [job.title for job in waiting] == ["Predict the new images of “Anime”"]
 
@@ -145,11 +146,11 @@ def test_going_back_to_an_older_version_lets_it_catch_up(home: Trained) -> None:
     home.train()
     client = home.world.client
     assert client.post(f"/api/v1/versions/{first.id}/activate").status_code == 200
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         (job,) = jobs.unfinished(session, "predict", home.project_id)
     assert home.run(job, predictions.run) == {"predicted": 4, "version": "v1.0"}
     assert client.post(f"/versions/{first.id}/activate").status_code == 303
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert jobs.unfinished(session, "predict") == [], "nothing is missing any more"
 
 
@@ -161,7 +162,7 @@ def test_a_run_shows_the_highest_the_lowest_and_the_doubtful(home: Trained) -> N
     run = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
     summary, rows = run.run.summary, said(home, run.version.id)
     scores = {i: rows[i].score for i in ids}
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         project = home.project(session)
         held = {
             i for i in ids
@@ -192,11 +193,11 @@ def test_a_killed_run_ends_the_same(home: Trained, monkeypatch: pytest.MonkeyPat
         with pytest.raises(KeyboardInterrupt):
             test_runs.run(work_on(home.settings, home.engine, run.job_id or 0))
     assert told(home, run.id).run.summary == {}
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         jobs.requeue_orphans(session)
     once = finished(home, run).run.summary
     assert once["n"] == 20
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         again = jobs.enqueue(session, "test-run", "again", {"run": run.id}, home.project_id)
     assert home.run(again, test_runs.run) == {"run": run.id, "n": 20}
     assert told(home, run.id).run.summary == once
@@ -206,11 +207,11 @@ def test_a_correction_joins_the_labels_and_never_measures(home: Trained) -> None
     home.add(50, "Holiday", None, seed=4)
     run = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
     wrong = [entry[0] for entry in run.run.summary["grids"]["top"][:3]]
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         person = projects.annotator(session, home.settings.annotator)
         for image_id in wrong:
             test_run_cards.correct(session, home.project(session), run, image_id, person, 1)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         labels = [session.get(Label, (home.project_id, image_id)) for image_id in wrong]
         linked = session.exec(select(RunScore.event_id)).all()
         events = session.exec(
@@ -223,7 +224,7 @@ def test_a_correction_joins_the_labels_and_never_measures(home: Trained) -> None
     }
     assert told(home, run.run.id).corrected == 3
     trained = home.train()
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         sides = dict(
             session.execute(
                 select(VersionLabel.image_id, VersionLabel.side).where(
@@ -238,7 +239,7 @@ def test_a_second_version_on_the_same_images_says_what_changed(home: Trained) ->
     ids = home.add(50, "Holiday", None, seed=4)
     first = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
     top = [entry[0] for entry in first.run.summary["grids"]["top"][:8]]
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         person = projects.annotator(session, home.settings.annotator)
         for image_id in top:
             test_run_cards.correct(session, home.project(session), first, image_id, person, 0)
@@ -255,7 +256,7 @@ def test_a_second_version_on_the_same_images_says_what_changed(home: Trained) ->
     assert against["version"] == "v1.0" and against["n"] == 50
     assert against["down"] == sum(passes(old[i]) and not passes(new[i]) for i in ids)
     assert against["up"] == sum(passes(new[i]) and not passes(old[i]) for i in ids)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         listed = test_run_cards.listing(session, home.project(session))
     assert [(one.version.number, one.corrected) for one in listed] == [("v1.1", 0), ("v1.0", 8)]
 
@@ -274,7 +275,7 @@ def test_what_cannot_be_tried_is_refused_in_words(home: Trained, tmp_path: Path)
     (tmp_path / "bare").mkdir()
     with pytest.raises(Invalid, match="There is no picture"):
         request(home, folder=str(tmp_path / "bare"))
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert session.exec(select(Run)).all() == []
         assert jobs.unfinished(session) == []
 
@@ -287,7 +288,7 @@ def test_new_images_never_land_in_a_pool_of_the_same_name(home: Trained, tmp_pat
     again = request(home, folder=str(folder))
     assert told(home, first.id).collection.name == "Pictures 2"
     assert told(home, again.id).collection.name == "Pictures 2", "tried before: the same one"
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         roles = dict(
             session.execute(select(Collection.name, ProjectCollection.role)
                             .join(ProjectCollection,
@@ -328,7 +329,7 @@ def test_the_page_corrects_in_place_and_takes_back(
     assert answer.status_code == 200 and "you say 2" in answer.text
     assert f'action="{at}/undo"' in answer.text
     assert client.post(f"{at}/undo", data={}, headers={"HX-Request": "true"}).status_code == 200
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert session.get(Label, (home.project_id, image_id)) is None
     # The same without a script: back to the same part of the page, at the same card.
     answer = client.post(
@@ -392,7 +393,7 @@ def test_the_form_starts_a_run_and_keeps_what_was_typed_when_refused(home: Train
 def test_a_failed_run_says_why_and_goes_on(home: Trained, tmp_path: Path) -> None:
     home.add(3, "Holiday", None, seed=4)
     run = request(home, collection_id=collection_id(home, "Holiday"))
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         job = session.get(Job, run.job_id)
         assert job is not None
         job.state, job.error = "failed", "The encoder’s weights are gone."

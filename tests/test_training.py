@@ -11,24 +11,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import Invalid, NotTrainable
-from app.learning import checkpoints, heads, metrics, training
-from app.learning.architectures import ARCHITECTURES, Architecture
-from app.learning.checkpoints import load_checkpoint, save_checkpoint
-from app.learning.descent import (
-    NOISES,
-    _Learner,
-    fit_by_descent,
-    largest_rate,
-    schedule_for,
-)
-from app.learning.folds import deal_folds, merge_near_duplicates, split_rows
-from app.learning.heads import City96, Scorer
-from app.learning.linear import Constant, fit_linear
-from app.learning.original import OneByOne, city96_logit
-from app.learning.recipes import SUBNETWORKS
-from app.learning.ridge import fit_ridge
-from app.learning.training import TrainingSet, recipe_named, train
+from tastemaker.errors import Invalid, NotTrainable
+from tastemaker.learning import checkpoints, heads, metrics, training
+from tastemaker.learning.architectures import ARCHITECTURES, Architecture
+from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
+from tastemaker.learning.folds import deal_folds, merge_near_duplicates, split_rows
+from tastemaker.learning.heads import City96, Scorer
+from tastemaker.learning.linear import Constant, fit_linear
+from tastemaker.learning.original import OneByOne, city96_logit
+from tastemaker.learning.recipes import SUBNETWORKS
+from tastemaker.learning.ridge import fit_ridge
+from tastemaker.learning.sgd import NOISES, _Learner, fit_by_descent, largest_rate, schedule_for
+from tastemaker.learning.training import TrainingSet, recipe_named, train
 
 QUICK = recipe_named("city96", samples=320, batch=32, folds=2)
 BRIEF = recipe_named("auto", passes=8, folds=2)  # both heads and their blend, in a few steps

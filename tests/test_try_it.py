@@ -17,17 +17,17 @@ from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import DIM, Trained, open_trained, trained_home, vectors
 
-from app import db, images, projects
-from app.config import Settings
-from app.encoding.encoders import Preprocessing
-from app.errors import Conflict, Invalid, NotFound, TastemakerError
-from app.learning.ridge import fit_ridge
-from app.migrate import migrate
-from app.resident import questions, tries
-from app.resident.answers import Answering
-from app.resident.questions import Asked
-from app.tables import Image, Job, Label, Prediction, Question
-from app.versioning import versions
+from tastemaker import images, projects, versions
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Image, Job, Label, Prediction, Question
+from tastemaker.encoding.encoders import Preprocessing
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
+from tastemaker.learning.ridge import fit_ridge
+from tastemaker.live import model_requests, preview_uploads
+from tastemaker.live.inference_server import Answering
+from tastemaker.live.model_requests import Asked
 from tests.conftest import forward
 from tests.web_world import drawn, make_world
 
@@ -74,7 +74,7 @@ def home(made: Path, tmp_path: Path) -> Trained:
 def answering(home: Trained, pool: list[Any]) -> Answering:
     """The answering side of this home, with a small encoder already loaded."""
     side = Answering(home.settings, home.engine)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         side._encoders.get(home.project(session).encoder, PlainEncoder)
     if pool:
         side._pool = pool[0]
@@ -89,7 +89,7 @@ def served(home: Trained, answering: Answering) -> Iterator[Trained]:
 
     def work() -> None:
         while not stop.wait(0.005):
-            for question in questions.take(home.engine):
+            for question in model_requests.take(home.engine):
                 answering.settle(question)
 
     thread = threading.Thread(target=work)
@@ -106,7 +106,7 @@ def file_of(picture: Picture.Image, format: str = "PNG") -> bytes:
 
 
 def vector_of(picture: Picture.Image) -> np.ndarray:
-    from app.encoding.encoders import fitted
+    from tastemaker.encoding.encoders import fitted
 
     pixels = np.array(fitted(picture.convert("RGB"), HOW))
     vector: np.ndarray = PlainEncoder().encode(pixels[None])[0].astype("<f2").astype(np.float32)
@@ -148,7 +148,7 @@ def test_a_picture_is_scored_as_the_published_file_scores_its_vector(
 
 
 def home_brackets(home: Trained) -> list[Any]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         return home.project(session).brackets
 
 
@@ -159,7 +159,7 @@ def test_the_neighbours_are_the_most_alike_of_the_labelled_images(
     x = vectors(80, 1).astype("<f2").astype(np.float32)
     vector = vector_of(drawn(5))
     closeness = x @ vector / np.linalg.norm(x, axis=1) / np.linalg.norm(vector)
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         labels = {
             label.image_id: label.value
             for label in session.exec(select(Label).order_by(col(Label.image_id)))
@@ -174,7 +174,7 @@ def test_an_image_the_version_learned_from_is_also_judged_without_it(
     home: Trained, answering: Answering
 ) -> None:
     version = home.version()
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         row = session.exec(
             select(Prediction).where(
                 Prediction.version_id == version.id, col(Prediction.out_of_fold).is_not(None)
@@ -233,7 +233,7 @@ def test_text_search_says_when_the_encoder_knows_no_words(
 
 
 def test_text_search_ranks_by_likeness_to_the_words(home: Trained, answering: Answering) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         project.encoder = "ViT-B-32-quickgelu/openai"
         session.add(project)
@@ -272,7 +272,7 @@ def test_a_file_that_was_altered_does_not_speak(home: Trained, answering: Answer
 def test_other_weights_under_the_same_name_do_not_speak(
     home: Trained, answering: Answering
 ) -> None:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         encoder = answering._encoders.get(home.project(session).encoder, PlainEncoder)
     encoder.fingerprint = "f" * 16
     with pytest.raises(Conflict, match="never mix"):
@@ -304,7 +304,7 @@ def test_the_page_takes_a_picture_shows_the_answer_and_keeps_it_for_a_while(
         assert seen.size == (960, 640) and not seen.getexif()
     again = client.post(f"{there}/again", data={"version-1": "on"})
     assert again.status_code == 303 and again.headers["location"] == there
-    with db.reading(served.engine) as session:
+    with sessions.reading(served.engine) as session:
         assert images.count(session) == 80, "nothing entered the library"
         assert session.exec(select(Question)).all() == []
 
@@ -314,16 +314,16 @@ def test_a_tried_picture_can_be_added_and_is_then_offered_for_scoring(served: Tr
     there = upload(served, file_of(drawn(5))).headers["location"]
     answer = client.post(f"{there}/add")
     assert answer.status_code == 303
-    with db.reading(served.engine) as session:
+    with sessions.reading(served.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "import", Job.state == "queued"))
     assert job.payload["files"] == [["000000", "mine.png"]] and job.payload["role"] == "pool"
     waiting = answer.headers["location"]
     assert "being added" in client.get(waiting).text
-    from app.intake import imports
+    from tastemaker.importing import imports
 
     served.run(job, imports.run)
     sha256 = waiting.rsplit("/", 1)[1]
-    with db.reading(served.engine) as session:
+    with sessions.reading(served.engine) as session:
         image = session.exec(select(Image).where(Image.sha256 == sha256)).one()
     answer = client.get(waiting)
     assert answer.status_code == 303
@@ -371,7 +371,7 @@ def test_a_bad_picture_is_refused_in_words_and_nothing_is_kept(served: Trained, 
     told = served.world.client.post(api, files={"file": ("x.png", content)})
     assert told.status_code == 422 and sentence in told.json()["error"]
     assert kept(served) == []
-    with db.reading(served.engine) as session:
+    with sessions.reading(served.engine) as session:
         assert session.exec(select(Question)).all() == []
     assert upload(served, file_of(drawn(2))).status_code == 303, "and the next one is answered"
 
@@ -379,7 +379,7 @@ def test_a_bad_picture_is_refused_in_words_and_nothing_is_kept(served: Trained, 
 def test_a_picture_beyond_the_cap_is_refused(
     served: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tries, "MOST_BYTES", 2000)
+    monkeypatch.setattr(preview_uploads, "MOST_BYTES", 2000)
     answer = upload(served, file_of(drawn(2)))
     assert answer.status_code == 413 and "A picture to try" in answer.text
     api = f"/api/v1/projects/{served.project_id}/predict"
@@ -399,7 +399,7 @@ def test_two_files_or_none_are_refused(served: Trained) -> None:
 def test_without_a_worker_the_page_says_so_and_keeps_nothing(
     home: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "PICK_UP_SECONDS", 0.05)
+    monkeypatch.setattr(model_requests, "PICK_UP_SECONDS", 0.05)
     answer = upload(home, file_of(drawn(2)))
     assert answer.status_code == 503 and "worker is not running" in answer.text
     assert kept(home) == []
@@ -443,11 +443,11 @@ def test_a_tried_picture_is_forgotten_after_an_hour(served: Trained) -> None:
 
     there = upload(served, file_of(drawn(5))).headers["location"]
     (folder,) = kept(served)
-    tries.sweep(served.settings)
+    preview_uploads.sweep(served.settings)
     assert served.world.client.get(there).status_code == 200
-    long_ago = time.time() - tries.KEPT_SECONDS - 1
+    long_ago = time.time() - preview_uploads.KEPT_SECONDS - 1
     os.utime(folder, (long_ago, long_ago))
-    tries.sweep(served.settings)
+    preview_uploads.sweep(served.settings)
     answer = served.world.client.get(there)
     assert answer.status_code == 404 and "no longer kept" in answer.text
 
@@ -501,7 +501,7 @@ def test_a_picture_of_the_library_gets_the_score_that_the_library_shows(sample: 
     engine = migrate(settings)
     side = Answering(settings, engine)
     try:
-        with db.reading(engine) as session:
+        with sessions.reading(engine) as session:
             project = projects.named(session, "Sample")
             version = versions.active(session, project)
             assert version is not None

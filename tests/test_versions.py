@@ -23,16 +23,17 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 from trained_world import open_trained, trained_home
 
-from app import __version__, db, doctor, embeddings, jobs, projects
-from app.config import Settings
-from app.errors import Conflict, NotFound, NotTrainable
-from app.learning.checkpoints import layout, load_checkpoint, save_checkpoint
-from app.library import expectations, slices
-from app.migrate import migrate
-from app.retraining import retrain
-from app.scoring import scores
-from app.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
-from app.versioning import file_checks, version_facts, versions
+from tastemaker import __version__, embeddings, jobs, projects, scores, versions
+from tastemaker.cli import doctor
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
+from tastemaker.errors import Conflict, NotFound, NotTrainable
+from tastemaker.evaluation import expectations, slices
+from tastemaker.learning.checkpoints import layout, load_checkpoint, save_checkpoint
+from tastemaker.training import retrain
+from tastemaker.versions import file_checks, version_report
 from tests.conftest import add_images, environment, forward, free_port, until
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
@@ -45,7 +46,7 @@ from pathlib import Path
 import app.learning.heads, app.learning.metrics, app.learning.training
 from app import db, faults
 from app.retraining import retrain
-from app.config import Settings
+from tastemaker.config import Settings
 from tests.conftest import work_on
 print("ready", flush=True)
 for line in sys.stdin:
@@ -75,22 +76,22 @@ class Home:
         return projects.named(session, "Sample")
 
     def request(self) -> int:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             return retrain.request_training(
                 session, self.settings, self.project(session), recipe="ridge"
             ).id
 
     def hand_back(self) -> None:
         """What a worker does when it starts."""
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             jobs.requeue_orphans(session, counts=False)
 
     def listed(self) -> list[str]:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return [v.number for v in versions.listing(session, self.project(session))]
 
     def get(self, number: str) -> Version:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return versions.named(session, self.project(session), number)
 
     def damage(self) -> list[str]:
@@ -98,19 +99,19 @@ class Home:
 
     def predictions(self, number: str) -> dict[int, Prediction]:
         version = self.get(number)
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             rows = session.exec(select(Prediction).where(Prediction.version_id == version.id))
             return {row.image_id: row for row in rows}
 
     def saw(self, number: str) -> dict[int, tuple[float, str, int | None]]:
         """The labels a version saw: image id -> value, side, fold."""
         version = self.get(number)
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             rows = session.exec(select(VersionLabel).where(VersionLabel.version_id == version.id))
             return {row.image_id: (row.value, row.side, row.fold) for row in rows}
 
     def matrix(self) -> tuple[list[int], np.ndarray]:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             ids, x = embeddings.project_matrix(session, self.project(session))
         return ids.tolist(), x.astype(np.float32)
 
@@ -175,7 +176,7 @@ def test_killed_at_every_step_of_publishing_it_ends_as_if_nothing_had_happened(
     home: Home, forge: Forge, undisturbed: Home
 ) -> None:
     job_id = home.request()
-    with db.writing(home.engine) as session:  # said while it trains: not of this version
+    with sessions.writing(home.engine) as session:  # said while it trains: not of this version
         person = projects.annotator(session, "me")
         image = session.exec(select(Image.id)).first()
         assert image is not None
@@ -267,7 +268,7 @@ def test_the_sidecar_and_the_metadata_name_the_encoder_and_the_version(undisturb
     assert (config["name"], config["rev"], config["labels"]) == ("Sample", "v1.2", None)
     assert config["model_params"] == {"features": 1280, "hidden": 1024, "outputs": 1}
     assert config["sha256"] == version.sha256
-    with db.reading(undisturbed.engine) as session:
+    with sessions.reading(undisturbed.engine) as session:
         shown = versions.as_json(session, undisturbed.settings, version)
     assert config["encoder"]["fingerprint"] == shown["encoder_fingerprint"]
     assert (shown["version"], shown["parent"], shown["active"]) == ("v1.2", "v1.1", True)
@@ -279,8 +280,8 @@ def test_the_file_names_its_training_set_so_that_anyone_can_check_it(undisturbed
     said = load_checkpoint(versions.verify(undisturbed.settings, version)).metadata
     assert said["embedding"] == "not L2-normalised"
     assert said["program"] == f"tastemaker {__version__}"
-    with db.reading(undisturbed.engine) as session:
-        rows = csv.DictReader(io.StringIO(version_facts.training_csv(session, version)))
+    with sessions.reading(undisturbed.engine) as session:
+        rows = csv.DictReader(io.StringIO(version_report.training_csv(session, version)))
         lines = sorted(f"{row['sha256']},{row['score']}\n" for row in rows)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert said["training_set_sha256"] == digest and len(lines) > 200
@@ -291,7 +292,7 @@ def test_labels_are_the_ones_of_the_moment_and_a_photograph_is_on_one_side_and_i
     undisturbed: Home,
 ) -> None:
     saw = undisturbed.saw("v1.2")
-    with db.reading(undisturbed.engine) as session:
+    with sessions.reading(undisturbed.engine) as session:
         project = undisturbed.project(session)
         event_high = undisturbed.get("v1.2").event_high
         labels = scores.labels_at(session, project, event_high)
@@ -323,7 +324,7 @@ def test_out_of_fold_predictions_come_from_a_head_that_never_saw_the_fold(
 ) -> None:
     before = undisturbed.saw("v1.2")
     scrambled = [i for i, (_, _, fold) in before.items() if fold == 0]
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         person = projects.annotator(session, "liar")
         lies = [(i, round(10 - before[i][0])) for i in scrambled]
@@ -347,7 +348,7 @@ def test_out_of_fold_predictions_come_from_a_head_that_never_saw_the_fold(
 def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
     home: Home, forge: Forge
 ) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         person = projects.annotator(session, "somebody of the opposite taste")
         labels = session.exec(
@@ -363,10 +364,10 @@ def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
     assert new.activation == f"not activated: worse than v1.1 on {new.metrics['holdout']['n']} " + (
         "hold-out images"
     )
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         versions.activate(session, versions.get(session, new.id))
     assert home.get("active").number == "v1.2", "a person may think otherwise"
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert len(session.exec(select(Version).where(Version.active)).all()) == 1
 
 
@@ -392,7 +393,7 @@ def test_a_cancelled_training_leaves_no_gap_in_the_numbers(
 ) -> None:
     job_id = home.request()
     assert forge.run(home, job_id, "publish.linked") == "killed"
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         jobs.cancel(session, job_id)
         jobs.requeue_orphans(session)
         assert jobs.get(session, job_id).state == "cancelled"
@@ -405,7 +406,7 @@ def test_a_cancelled_training_leaves_no_gap_in_the_numbers(
 def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_why(
     home: Home, forge: Forge, undisturbed: Home
 ) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         for defined in slices.listing(session, project):
             slices.remove(session, defined)
@@ -436,7 +437,7 @@ def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_
 
 
 def tagged(home: Home, tag: str) -> list[int]:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         return list(session.exec(select(Tag.image_id).where(Tag.tag == tag)))
 
 
@@ -444,7 +445,7 @@ def tagged(home: Home, tag: str) -> list[int]:
 def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
     home: Home, forge: Forge
 ) -> None:
-    with db.writing(home.engine) as session:
+    with sessions.writing(home.engine) as session:
         project = home.project(session)
         job_id = retrain.request_training(
             session, home.settings, project, major=True, recipe="ridge"
@@ -457,9 +458,9 @@ def test_a_new_series_begins_at_a_whole_number_and_goes_on_by_itself(
 def test_the_training_set_is_frozen_to_the_last_bit(tmp_path: Path) -> None:
     trained_home(tmp_path / "home")
     home = open_trained(tmp_path / "home")
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         kept = dict(session.execute(select(Label.image_id, Label.value)).all())
-        rows = list(version_facts.training_set(session, home.version()))
+        rows = list(version_report.training_set(session, home.version()))
         saw = dict(session.execute(select(VersionLabel.image_id, VersionLabel.value)).all())
     assert saw == kept and {row["score"] for row in rows} <= set(range(11))
     sides = [row["side"] for row in rows]
@@ -482,12 +483,12 @@ def test_two_who_activate_at_once_leave_one_active_version(home: Home) -> None:
     chosen = [home.get("v1.0").id, home.get("v1.1").id] * 8
 
     def choose(version_id: int) -> None:
-        with db.writing(home.engine) as session:
+        with sessions.writing(home.engine) as session:
             versions.activate(session, versions.get(session, version_id))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(choose, chosen))
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert len(session.exec(select(Version).where(Version.active)).all()) == 1
 
 
@@ -553,7 +554,7 @@ def test_an_altered_truncated_or_swapped_file_is_told_when_the_program_starts(
     said = tmp_path / "said"
     with said.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *command], stdout=log, stderr=log,
+            [sys.executable, "-m", "tastemaker.cli", *command], stdout=log, stderr=log,
             env=environment(home.settings.root), cwd=Path(__file__).parent.parent,
         )  # fmt: skip
         try:
@@ -587,7 +588,7 @@ def _gives_out_the_sound_one_alone(url: str) -> None:
 
 
 def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         proof = file_checks.prove(session, home.settings, home.get("v1.1"))
     assert proof.holds and proof.sidecar and proof.tensors == 16 and proof.images == 32
     assert proof.largest is not None and proof.largest < 1e-5
@@ -597,11 +598,11 @@ def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
 
     path = versions.checkpoint_path(home.settings, home.get("v1.1"))
     save_checkpoint(path, tensors | {"down.5.bias": tensors["down.5.bias"] + 1}, {})
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         proof = file_checks.prove(session, home.settings, home.get("v1.1"))
     assert not proof.holds and "differ" in proof.why and not proof.sidecar
     path.write_bytes(b"not a head at all")
-    with db.reading(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         assert not file_checks.prove(session, home.settings, home.get("v1.1")).holds
 
 
@@ -642,18 +643,21 @@ def test_versions_are_found_by_number_with_or_without_v_and_by_being_active(home
 def test_labels_that_teach_nothing_are_refused_at_once(
     settings: Settings, engine: Engine, values: list[int], sentence: str
 ) -> None:
-    with pytest.raises(NotTrainable, match=sentence), db.writing(engine) as session:
+    with pytest.raises(NotTrainable, match=sentence), sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
         person = projects.annotator(session, "me")
         for image, value in zip(add_images(session, len(values)), values, strict=True):
             scores.record(session, project, image.id, person, "set", value)
         retrain.request_training(session, settings, project)
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         assert jobs.recent(session) == []
 
 
 def test_scores_on_the_holdout_side_alone_cannot_train(settings: Settings, engine: Engine) -> None:
-    with pytest.raises(NotTrainable, match="Outside the hold-out"), db.writing(engine) as session:
+    with (
+        pytest.raises(NotTrainable, match="Outside the hold-out"),
+        sessions.writing(engine) as session,
+    ):
         project = projects.create(session, "P", holdout_share=0.5)
         person = projects.annotator(session, "me")
         for n, image in enumerate(add_images(session, 30)):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sqlmodel import select
 from web_world import World, make_world, settings_in
 
-from app.db import reading
-from app.errors import TastemakerError
-from app.tables import Job
-from app.web.add import Upload
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Job
+from tastemaker.errors import TastemakerError
+from tastemaker.pages.add import Upload
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from sqlmodel import select
 from test_security import every_route
 from web_world import World, add_job, add_version, events, make_world, score_some
 
-from app.db import reading
-from app.intake import imports
-from app.tables import Collection, Image, Job
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Collection, Image, Job
+from tastemaker.importing import imports
 from tests import pictures
 from tests.conftest import work_on
 

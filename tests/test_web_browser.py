@@ -8,9 +8,10 @@ from playwright.sync_api import Browser, Route, expect
 from sqlmodel import select
 from web_world import World, add_version, events, full_world, make_world, score_some
 
-from app import keymap, projects
-from app.db import reading, writing
-from app.tables import Job, ScoreEvent
+from tastemaker import projects
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Job, ScoreEvent
+from tastemaker.pages import keymap
 
 pytestmark = pytest.mark.browser
 
@@ -332,8 +333,8 @@ def test_pictures_are_sent_with_a_bar_and_a_refusal_keeps_the_page(
 
 def test_names_with_markup_are_inert(chromium: Browser, tmp_path: Path) -> None:
     world = make_world(tmp_path, images=2)
-    from app.db import writing
-    from app.tables import Image
+    from tastemaker.database.sessions import writing
+    from tastemaker.database.tables import Image
 
     with writing(world.engine) as session:
         for image_id in (1, 2):
@@ -511,8 +512,8 @@ def test_keys_are_a_matter_of_taste(chromium: Browser, tmp_path: Path) -> None:
 
 
 def test_an_image_removed_meanwhile_is_told_and_left(chromium: Browser, tmp_path: Path) -> None:
-    from app.db import writing
-    from app.tables import RemovedImage
+    from tastemaker.database.sessions import writing
+    from tastemaker.database.tables import RemovedImage
 
     world = make_world(tmp_path, images=4)
     with serving(world) as address, browsing(chromium) as page:

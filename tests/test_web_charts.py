@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web import charts, plots
+from tastemaker.pages import charts, plots
 
 SVG = re.compile(r'(height|x|y|width|cx)="(-?[\d.]+)"')
 

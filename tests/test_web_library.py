@@ -13,15 +13,22 @@ from playwright.sync_api import Browser, Page, expect
 from sqlmodel import select
 from web_world import World, events, full_world, make_world, score_some
 
-from app import projects
-from app.db import reading, writing
-from app.errors import Unavailable
-from app.library import bulk, filters, saved_filters, tags
-from app.resident import questions
-from app.scoring import scores
-from app.tables import CollectionImage, Image, ImagePath, Label, RemovedImage, Slice, Tag
-from app.web import library
-from app.web import library_view as pages
+from tastemaker import projects, scores
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import (
+    CollectionImage,
+    Image,
+    ImagePath,
+    Label,
+    RemovedImage,
+    Slice,
+    Tag,
+)
+from tastemaker.errors import Unavailable
+from tastemaker.library import bulk, filters, saved_filters, tags
+from tastemaker.live import model_requests
+from tastemaker.pages import library
+from tastemaker.pages import library_view as pages
 
 
 @pytest.fixture
@@ -181,7 +188,7 @@ def test_a_search_shows_the_nearest_first_and_the_filter_holds(
         asked.append((kind, payload))
         return {"images": [{"image_id": i, "similarity": 0.9} for i in (5, 2, 30, 28, 1)]}
 
-    monkeypatch.setattr(questions, "ask", ask)
+    monkeypatch.setattr(model_requests, "ask", ask)
     monkeypatch.setattr(library, "PER_PAGE", 2)
     first = world.client.get(f"{at}?like=7")
     assert shown(first.text) == [5, 2]
@@ -199,7 +206,7 @@ def test_a_search_that_nobody_answers_says_so_and_offers_a_way_on(
     def ask(*_: Any, **__: Any) -> dict[str, Any]:
         raise Unavailable("The worker is not running.", "Start it.")
 
-    monkeypatch.setattr(questions, "ask", ask)
+    monkeypatch.setattr(model_requests, "ask", ask)
     answer = world.client.get(f"{at}?like=7")
     assert answer.status_code == 503
     assert "The worker is not running." in answer.text

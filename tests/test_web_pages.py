@@ -20,11 +20,11 @@ from web_world import (
     settings_in,
 )
 
-from app import jobs
-from app.db import reading, writing
-from app.main import create_app
-from app.tables import Job, Label, Project, ScoreEvent, Version, now
-from app.web.versions import activation
+from tastemaker import jobs
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Job, Label, Project, ScoreEvent, Version, now
+from tastemaker.pages.app import create_app
+from tastemaker.pages.versions import activation
 
 HTMX = {"HX-Request": "true"}
 
@@ -548,7 +548,7 @@ def test_an_unknown_page_is_a_404_in_every_form(world: World) -> None:
 def test_a_busy_database_is_a_503_that_keeps_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.db.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("tastemaker.database.sessions.BUSY_SECONDS", 0.05)
     other = make_engine_with_short_wait(world)
     world.app.state.engine = other
     with reading(world.engine) as session:
@@ -561,6 +561,6 @@ def test_a_busy_database_is_a_503_that_keeps_nothing(
 
 
 def make_engine_with_short_wait(world: World) -> object:
-    from app.db import make_engine
+    from tastemaker.database.sessions import make_engine
 
     return make_engine(world.settings)

@@ -18,14 +18,13 @@ from sqlmodel import select
 from trained_world import open_trained, trained_home
 from web_world import World, add_job, add_version, events, make_world, score_some
 
-from app import images, jobs
-from app.db import reading, writing
-from app.errors import Unavailable
-from app.library import expectations, slices
-from app.retraining import auto_train
-from app.scoring import scores
-from app.tables import Expectation, Job, Slice, Version, VersionLabel
-from app.versioning import version_facts
+from tastemaker import images, jobs, scores
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Expectation, Job, Slice, Version, VersionLabel
+from tastemaker.errors import Unavailable
+from tastemaker.evaluation import expectations, slices
+from tastemaker.training import auto_train
+from tastemaker.versions import version_report
 
 HTMX = {"HX-Request": "true"}
 API = "/api/v1"
@@ -282,12 +281,12 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     coverage = {"50": shares[0], "80": shares[1], "95": 1.0}
     told = {"n": n, "mae": 1.0, "coverage": coverage}
     version = Version(project_id=1, metrics={"holdout": told})
-    assert f"doubt is {verdict}" in version_facts.coverage_in_words(version)
+    assert f"doubt is {verdict}" in version_report.coverage_in_words(version)
     told["groups"] = 3  # three photographs in many crops prove little
-    assert "doubt is about right" in version_facts.coverage_in_words(version)
+    assert "doubt is about right" in version_report.coverage_in_words(version)
     del told["groups"]
     told["coverage"] = {}
-    assert version_facts.coverage_in_words(version) == ""
+    assert version_report.coverage_in_words(version) == ""
 
 
 def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:
@@ -413,9 +412,9 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
         asked.append(payload | {"kind": kind})
         return {"images": [{"image_id": i, "similarity": 0.3} for i in (4, 2)]}
 
-    monkeypatch.setattr("app.web.slices.reads_text", lambda name: True)
-    monkeypatch.setattr("app.web.slices.embeddings.count", lambda *_: 20)
-    monkeypatch.setattr("app.web.slices.questions.ask", answer)
+    monkeypatch.setattr("tastemaker.pages.slices.reads_text", lambda name: True)
+    monkeypatch.setattr("tastemaker.pages.slices.embeddings.count", lambda *_: 20)
+    monkeypatch.setattr("tastemaker.pages.slices.questions.ask", answer)
     data = {"kind": "prompt", "prompt": "a castle", "share": "10"}
     assert world.client.post(f"{world.at}/slices", data=data).status_code == 303
     assert asked == [{"text": "a castle", "limit": 2, "kind": "text"}]
@@ -426,7 +425,7 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
     def nobody(*_: Any, **__: Any) -> None:
         raise Unavailable("The worker is not running.", "Start it.")
 
-    monkeypatch.setattr("app.web.slices.questions.ask", nobody)
+    monkeypatch.setattr("tastemaker.pages.slices.questions.ask", nobody)
     refused = world.client.post(f"{world.at}/slices", data=data | {"prompt": "a tower"})
     assert refused.status_code == 503 and "The worker is not running" in refused.text
     assert 'value="a tower"' in refused.text

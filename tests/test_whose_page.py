@@ -9,10 +9,11 @@ from playwright.sync_api import Browser, expect
 from sqlmodel import select
 from web_world import World, events, make_world, score_some
 
-from app import accounts, projects
-from app.db import reading, writing
-from app.errors import Conflict
-from app.tables import Comparison, ScoreEvent
+from tastemaker import projects
+from tastemaker.auth import accounts
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Comparison, ScoreEvent
+from tastemaker.errors import Conflict
 
 
 @pytest.fixture

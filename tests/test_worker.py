@@ -18,16 +18,17 @@ from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 
-from app import db, embeddings, files, jobs, projects, work, worker
-from app.config import Settings
-from app.errors import Unavailable
-from app.library import bulk
-from app.migrate import migrate
-from app.retraining import retrain
-from app.scoring import scores
-from app.tables import Embedding, Job, Label, Project, Version
-from app.versioning import predictions, versions
-from app.worker import Worker, patiently, run_here
+from tastemaker import embeddings, files, jobs, projects, scores, versions, worker
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Embedding, Job, Label, Project, Version
+from tastemaker.errors import Unavailable
+from tastemaker.jobs import context
+from tastemaker.library import bulk
+from tastemaker.live import live_model
+from tastemaker.training import retrain
+from tastemaker.worker import Worker, patiently, run_here
 from tests.conftest import environment, free_port, running, until
 
 
@@ -40,18 +41,18 @@ def sample_project(session: Session) -> Project:
 
 
 def seen(engine: Engine, job_id: int) -> Job:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         return jobs.get(session, job_id)
 
 
 def log_of(engine: Engine, job_id: int) -> str:
-    with db.reading(engine) as session:
+    with sessions.reading(engine) as session:
         return "\n".join(entry.line for entry in jobs.log_of(session, job_id))
 
 
 def fewer_labels(engine: Engine, kept: int = 80) -> None:
     """Take most scored images out of the project: a training is over sooner."""
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = sample_project(session)
         labelled = session.exec(select(Label.image_id).order_by(Label.image_id)).all()
         bulk.remove(session, project, labelled[kept:])
@@ -59,7 +60,7 @@ def fewer_labels(engine: Engine, kept: int = 80) -> None:
 
 def request_training(settings: Settings, engine: Engine) -> int:
     """A small network: long enough to be killed in, short enough to wait for."""
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = sample_project(session)
         return retrain.request_training(session, settings, project, recipe="mlp").id
 
@@ -154,14 +155,14 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         until(lambda: any(in_phase(second_job, phase) for phase in late), 120, "for the end")
         at_work = kill_the_worker(at_work)
         second = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "worker"], env=environment(sample),
+            [sys.executable, "-m", "tastemaker.cli", "worker"], env=environment(sample),
             cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 300, "for v1.3")
         assert (done.result["version"], done.attempts) == ("v1.3", 3)
         undisturbed = request_training(settings, engine)
         until(lambda: seen(engine, undisturbed).state == "done", 300, "for v1.4")
-        with db.reading(engine) as session:
+        with sessions.reading(engine) as session:
             whole, *killed = versions.listing(session, sample_project(session))[:3]
             for version in killed:
                 assert version.metrics["holdout"] == whole.metrics["holdout"]
@@ -171,7 +172,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         # the resident model process is killed, and comes back to see the next score
         for child_process in children(at_work).values():
             child_process.kill()
-        with db.writing(engine) as session:
+        with sessions.writing(engine) as session:
             project = sample_project(session)
             image = project_images(session, project)[0]
             person = projects.annotator(session, "me")
@@ -203,7 +204,7 @@ def project_images(session: Session, project: Project) -> list[int]:
 
 
 def live_event(settings: Settings) -> int:
-    live = predictions.read_live(settings, 1)
+    live = live_model.read_live(settings, 1)
     return live.facts["event_high"] if live else 0
 
 
@@ -230,7 +231,7 @@ class Bench:
         )
 
     def enqueue(self, kind: str, payload: dict[str, Any] | None = None, project: int = 1) -> int:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             return jobs.enqueue(session, kind, kind.title(), payload, project).id
 
 
@@ -254,7 +255,7 @@ def empty_bench(settings: Settings) -> Iterator[Bench]:
 def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_log(
     empty_bench: Bench,
 ) -> None:
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         project_id = projects.create(session, "P").id
     job_id = empty_bench.enqueue("import", {"paths": 5}, project_id)
     job = empty_bench.ended(job_id)
@@ -263,14 +264,14 @@ def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_lo
     said = log_of(empty_bench.engine, job_id)
     assert said.count("Traceback") == 3 and "The job is queued." in said
 
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         jobs.retry(session, job_id)
     assert seen(empty_bench.engine, job_id).attempts == 0
 
 
 @pytest.mark.slow
 def test_what_the_person_must_mend_is_not_tried_again(empty_bench: Bench) -> None:
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         project_id = projects.create(session, "P").id
     payload = {"event_high": 0, "seed": 0, "recipe": "auto", "note": ""}
     job = empty_bench.ended(empty_bench.enqueue("train", payload, project_id))
@@ -282,7 +283,7 @@ def test_what_the_person_must_mend_is_not_tried_again(empty_bench: Bench) -> Non
 def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     bench: Bench, sample_home: Path
 ) -> None:
-    with db.writing(bench.engine) as session:
+    with sessions.writing(bench.engine) as session:
         project = sample_project(session)
         assert project.encoder_id is not None
         encoder_id = project.encoder_id
@@ -292,7 +293,7 @@ def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     kept = len(everything) - 200
 
     def stored() -> int:
-        with db.reading(bench.engine) as session:
+        with sessions.reading(bench.engine) as session:
             return session.exec(select(func.count()).select_from(Embedding)).one()
 
     job_id = bench.enqueue("embed")
@@ -304,7 +305,7 @@ def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     assert survived > kept
     bench.until(lambda: seen(bench.engine, job_id).attempts == 2, 30, "for the second attempt")
     bench.until(lambda: stored() > survived, 60, "for more vectors")
-    with db.writing(bench.engine) as session:
+    with sessions.writing(bench.engine) as session:
         jobs.cancel(session, job_id)
     job = bench.until(
         lambda: (j := seen(bench.engine, job_id)).state != "running" and j, 8, "for the cancel"
@@ -312,7 +313,7 @@ def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     assert job.state == "cancelled" and not bench.worker.running
 
     # What is there is whole and right; nothing is there twice; the others did not move.
-    with db.reading(bench.engine) as session:
+    with sessions.reading(bench.engine) as session:
         ids, now_there = embeddings.matrix(session, encoder_id)
     assert len(set(ids.tolist())) == len(ids) < len(everything)
     at = np.searchsorted(everything, ids)
@@ -326,30 +327,30 @@ def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
 def test_a_cancelled_training_leaves_the_versions_as_they_were(bench: Bench) -> None:
     job_id = request_training(bench.settings, bench.engine)
     bench.until(lambda: "Training" in seen(bench.engine, job_id).message, 60, "for the training")
-    with db.writing(bench.engine) as session:
+    with sessions.writing(bench.engine) as session:
         jobs.cancel(session, job_id)
     assert bench.ended(job_id).state == "cancelled"
-    with db.reading(bench.engine) as session:
+    with sessions.reading(bench.engine) as session:
         listed = [v.number for v in versions.listing(session, sample_project(session))]
     assert listed == ["v1.1", "v1.0"]
 
 
 @pytest.mark.slow
 def test_a_job_is_refused_on_a_full_disk_and_can_be_tried_again(empty_bench: Bench) -> None:
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         project_id = projects.create(session, "P").id
     empty_bench.worker.settings = empty_bench.settings.model_copy(update={"min_free_gb": 1e9})
     job = empty_bench.ended(job_id := empty_bench.enqueue("embed", None, project_id))
     assert (job.state, job.attempts) == ("failed", 1)
     assert "are kept free" in job.error and "Scoring goes on" in job.error
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         assert jobs.retry(session, job_id).state == "queued"
 
 
 def test_each_kind_has_one_lane_and_an_orderly_stop_hands_the_work_back(
     empty_bench: Bench,
 ) -> None:
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         for name in ("P", "Q"):
             projects.create(session, name)
     ids = [empty_bench.enqueue(kind) for kind in ("embed", "embed", "train", "train")]
@@ -371,7 +372,7 @@ def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> Non
     (ours,) = empty_bench.worker.running
     ours.process.kill()  # it cannot end the job before it is taken from us
     ours.process.join()
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         jobs.requeue_orphans(session)
         taken = jobs.claim(session, job_id)
     assert taken is not None
@@ -386,11 +387,11 @@ def test_only_a_heart_that_stands_still_is_taken_for_dead(
 ) -> None:
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
     elsewhere = [empty_bench.enqueue("train", {"n": n}, None) for n in range(2)]  # type: ignore[arg-type]
-    with db.writing(empty_bench.engine) as session:
+    with sessions.writing(empty_bench.engine) as session:
         claims = [jobs.claim(session, job_id)[1] for job_id in elsewhere]  # type: ignore[index]
     empty_bench.worker.reap()
     for _ in range(3):
-        with db.writing(empty_bench.engine) as session:
+        with sessions.writing(empty_bench.engine) as session:
             jobs.report(session, claims[0])
         empty_bench.worker.reap()
     assert [seen(empty_bench.engine, i).state for i in elsewhere] == ["running", "queued"]
@@ -440,7 +441,7 @@ def test_a_worker_told_again_and_again_to_end_hands_its_job_back_all_the_same(
     settings: Settings, engine: Engine
 ) -> None:
     """Ctrl-C pressed twice, or a container that is stopped while it is being stopped."""
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         job_id = jobs.enqueue(session, "train", "Train", project_id=project.id).id
     with running(settings.root, "worker") as process:
@@ -504,11 +505,13 @@ def test_the_rate_is_of_the_last_seconds_and_forgets_a_slow_start(
 ) -> None:
     """Ten minutes until the first step, then two steps a second."""
     moment = [0.0]
-    monkeypatch.setattr(work.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(context.time, "monotonic", lambda: moment[0])
     rates = []
     claimed = Job(kind="train", title="")
-    one = work.Work(settings, engine, claimed, jobs.Claim(1, 1), lambda kind, said: rates.append(
-        said.get("rate") if kind == "progress" else None))  # fmt: skip
+    one = context.JobContext(
+        settings, engine, claimed, jobs.Claim(1, 1),
+        lambda kind, said: rates.append(said.get("rate") if kind == "progress" else None),
+    )  # fmt: skip
     one.stage("Training", 1000)
     for step in range(1, 200):
         moment[0] = 600 + step / 2
@@ -524,7 +527,7 @@ def test_the_rate_is_of_the_last_seconds_and_forgets_a_slow_start(
 def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
-    with db.writing(engine) as session:
+    with sessions.writing(engine) as session:
         project = projects.named(session, "Sample")
         projects.change(session, project, auto_train_every=2, recipe="ridge")
         person = projects.annotator(session, "me")
@@ -533,7 +536,7 @@ def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
             scores.record(session, project, image_id, person, "set", 6)
 
     def made() -> Version | None:
-        with db.reading(engine) as session:
+        with sessions.reading(engine) as session:
             newest = select(Version).order_by(col(Version.id).desc()).limit(1)
             version = session.exec(newest).one()
             return version if version.state == "ready" and version.number == "v1.2" else None

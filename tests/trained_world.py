@@ -9,14 +9,13 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 from web_world import World, client_of, make_world, settings_in
 
-from app import db, images, jobs, projects
-from app.config import Settings
-from app.embeddings import store_vectors
-from app.main import create_app
-from app.retraining import retrain
-from app.scoring import scores
-from app.tables import EncoderRow, Image, Job, Project, Version
-from app.versioning import versions
+from tastemaker import images, jobs, projects, scores, versions
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import EncoderRow, Image, Job, Project, Version
+from tastemaker.embeddings import store_vectors
+from tastemaker.pages.app import create_app
+from tastemaker.training import retrain
 from tests.conftest import work_on
 
 DIM = 24
@@ -43,11 +42,11 @@ class Trained:
         return projects.get(session, self.project_id)
 
     def version(self, number: str = "active") -> Version:
-        with db.reading(self.engine) as session:
+        with sessions.reading(self.engine) as session:
             return versions.named(session, self.project(session), number)
 
     def train(self, note: str = "") -> Version:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             job = retrain.request_training(
                 session, self.settings, self.project(session), note=note, recipe="ridge"
             )
@@ -58,7 +57,7 @@ class Trained:
         """Do a queued job here, and end it as the worker would."""
         work = work_on(self.settings, self.engine, job.id)
         result = handler(work)  # type: ignore[operator]
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             jobs.finish(session, work.claim, result)
         return result
 
@@ -73,7 +72,7 @@ class Trained:
     ) -> list[int]:
         """Images with vectors in a collection, used by the project as `role` (None: not at all)."""
         x = vectors(count, seed) if x is None else x
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             home = images.collection_named(session, collection)
             if role:
                 projects.add_collection(session, self.project(session), home, role)
@@ -93,7 +92,7 @@ class Trained:
         return made
 
     def score(self, values: dict[int, int], origin: str = "control") -> None:
-        with db.writing(self.engine) as session:
+        with sessions.writing(self.engine) as session:
             project = self.project(session)
             person = projects.annotator(session, self.settings.annotator)
             for image_id, value in values.items():
@@ -123,7 +122,7 @@ def trained_home(home: Path) -> None:
     """A project “Anime” with 80 scored images and v1.0, to be copied by tests."""
     world = make_world(home, images=0)
     made = Trained(world)
-    with db.writing(made.engine) as session:
+    with sessions.writing(made.engine) as session:
         project = made.project(session)
         project.holdout_share, project.seed = 0.1, 5
         session.add(project)

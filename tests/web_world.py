@@ -16,14 +16,10 @@ from PIL import ImageDraw
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from app import projects
-from app.config import Settings
-from app.db import reading, writing
-from app.learning.checkpoints import sidecar
-from app.main import create_app
-from app.media.pictures import THUMB, VIEW, make_thumbnails, thumb_path
-from app.scoring import scores
-from app.tables import (
+from tastemaker import projects, scores
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import (
     Collection,
     CollectionImage,
     EncoderRow,
@@ -35,6 +31,9 @@ from app.tables import (
     Version,
     now,
 )
+from tastemaker.learning.checkpoints import sidecar
+from tastemaker.pages.app import create_app
+from tastemaker.pictures.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from tests.conftest import migrated
 
 ORIGIN = "http://localhost"
@@ -225,7 +224,7 @@ def events(world: World) -> list[tuple[int, str, int | None]]:
     """(image id, kind, value) of everything said, oldest first."""
     from sqlmodel import select
 
-    from app.tables import ScoreEvent
+    from tastemaker.database.tables import ScoreEvent
 
     with reading(world.engine) as session:
         rows = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()

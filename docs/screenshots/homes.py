@@ -13,15 +13,15 @@ from pathlib import Path
 import httpx
 from sqlmodel import Session, col, select
 
-from app import accounts, images, projects
-from app.config import Settings
-from app.db import writing
-from app.library import filters, saved_filters
-from app.migrate import migrate
-from app.reviewing import test_run_cards, test_runs
-from app.scoring import comparisons, scores
-from app.tables import Image, Job, JobLog, Label, Project, TestRun, now
-from app.versioning import versions
+from tastemaker import images, projects, scores, versions
+from tastemaker.auth import accounts
+from tastemaker.config import Settings
+from tastemaker.database.migration import migrate
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Image, Job, JobLog, Label, Project, TestRun, now
+from tastemaker.evaluation import test_run_cards, test_runs
+from tastemaker.library import filters, saved_filters
+from tastemaker.scores import comparisons
 
 OTHERS = 48  # pictures that the test runs look at
 
@@ -36,7 +36,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def make_sample(home: Path) -> None:
     """The sample project, as `tastemaker demo` makes it."""
-    words = [sys.executable, "-m", "app.cli", "demo", "--no-serve"]
+    words = [sys.executable, "-m", "tastemaker.cli", "demo", "--no-serve"]
     subprocess.run(words, env=environment(home), check=True)
 
 
@@ -160,7 +160,7 @@ def serving(home: Path, *words: str, **more: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *words],
+        [sys.executable, "-m", "tastemaker.cli", "serve", "--port", str(port), *words],
         env=environment(home, **more), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

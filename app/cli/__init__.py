@@ -1,9 +1,0 @@
-"""The command line. Names, options, exit codes and JSON shapes are a contract with scripts."""
-
-
-def main() -> None:
-    """Entry point. What it needs is imported here, not above: every process that a command starts
-    imports this module again, as the main one of its parent, and most of them use nothing of it."""
-    from app.cli.commands import run
-
-    run()

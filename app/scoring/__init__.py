@@ -1,1 +1,0 @@
-"""What people say: scores as events, the labels that follow, and how well people agree."""

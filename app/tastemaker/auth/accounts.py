@@ -1,0 +1,117 @@
+"""People who sign in: names, passwords, roles.
+
+A person scores under their own name. With a password set on this server everybody signs in; the
+admin with the server's password, everybody else with their own. Passwords are kept as argon2id
+hashes only. Nobody is ever deleted, since their scores stay theirs; they are disabled.
+"""
+
+from functools import lru_cache
+
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlmodel import Session, col, delete, select
+
+from tastemaker.database.tables import Annotator, LoginSession
+from tastemaker.errors import Conflict, Invalid, NotFound
+
+ROLES = ("admin", "annotator")
+SHORTEST_PASSWORD = 8
+ADMIN = "admin"  # the name under which the server's own password signs in
+
+
+def every(session: Session) -> list[Annotator]:
+    """Everybody who scores or may, in the order they came; stand-ins left out."""
+    people = select(Annotator).where(~col(Annotator.stand_in)).order_by(col(Annotator.id))
+    return list(session.exec(people))
+
+
+def named(session: Session, name: str) -> Annotator:
+    """The person of that name. Raises `NotFound`."""
+    person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
+    if person is None or person.stand_in:
+        raise NotFound(f"Nobody here is called “{name.strip()[:80]}”.", "tastemaker user list")
+    return person
+
+
+def add(session: Session, name: str, password: str = "", role: str = "annotator") -> Annotator:
+    """A new person; or, for one who has scored here without a password, the password.
+
+    Without a password they can be chosen on this machine, but cannot sign in. Raises `Conflict`
+    for a name that has a password already, `Invalid` for a name or password that will not do.
+    """
+    name = _usable_name(name)
+    if role not in ROLES:
+        raise Invalid(f"There is no role “{role[:40]}”.", f"Use {' or '.join(ROLES)}.")
+    person = session.exec(select(Annotator).where(Annotator.name == name)).first()
+    if person is not None and (person.stand_in or person.password_hash or not password):
+        raise Conflict(f"“{name}” is a name in use.", "Choose another name.")
+    if person is None:
+        # “Anna” and “anna” would be told apart by nobody who reads a list of them.
+        for taken in session.exec(select(Annotator.name)):
+            if taken.casefold() == name.casefold():
+                raise Conflict(f"“{taken}” is a name in use.", "Choose another name.")
+    person = person or Annotator(name=name)
+    person.role = role
+    if password:
+        person.password_hash = hashed(password)
+    session.add(person)
+    session.flush()
+    return person
+
+
+def set_password(session: Session, person: Annotator, password: str) -> None:
+    """Replace the password and end every session that the old one opened."""
+    person.password_hash = hashed(password)
+    session.add(person)
+    _end_sessions(session, person)
+
+
+def disable(session: Session, person: Annotator, disabled: bool = True) -> None:
+    """Shut a person out, at once, or let them in again. Their scores stay and count."""
+    person.disabled = disabled
+    session.add(person)
+    if disabled:
+        _end_sessions(session, person)
+
+
+def right_password(session: Session, name: str, password: str) -> Annotator | None:
+    """The person, if the password is theirs and they are not disabled. Takes as long for a name
+    that nobody has, so that names cannot be guessed by the clock."""
+    person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
+    kept = person.password_hash if person is not None else ""
+    right = _hasher().verify(password[:1024], kept or _nobody())
+    usable = person is not None and bool(kept) and not person.disabled and not person.stand_in
+    return person if right and usable else None
+
+
+def hashed(password: str) -> str:
+    if not SHORTEST_PASSWORD <= len(password) <= 1024:
+        raise Invalid(
+            f"A password has at least {SHORTEST_PASSWORD} characters.",
+            "A few words in a row are easy to remember and hard to guess.",
+        )
+    return _hasher().hash(password)
+
+
+def _usable_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 80 or not name.isprintable() or ":" in name:
+        raise Invalid("A name has 1 to 80 characters, and no colon.")
+    if name.casefold() == ADMIN:
+        raise Invalid("“admin” is who signs in with the server's own password.", "Use another.")
+    return name
+
+
+def _end_sessions(session: Session, person: Annotator) -> None:
+    session.execute(delete(LoginSession).where(col(LoginSession.annotator_id) == person.id))
+
+
+@lru_cache(maxsize=1)
+def _hasher() -> PasswordHash:
+    return PasswordHash((Argon2Hasher(),))
+
+
+@lru_cache(maxsize=1)
+def _nobody() -> str:
+    """A hash to compare with where there is nobody."""
+    return _hasher().hash("nobody has this password")

@@ -1,0 +1,209 @@
+"""The doors: which requests come in, and what every answer carries.
+
+A page that the user visits elsewhere can make their browser call this server. So the Host name
+must be one of ours (or a name that was pointed at 127.0.0.1 would do), a request that changes
+something must come from our own pages, and nothing is shared across origins.
+"""
+
+import logging
+from collections.abc import Callable
+from urllib.parse import quote
+
+from anyio.to_thread import run_sync
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import Engine
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tastemaker.auth import identity
+from tastemaker.auth.origins import by_htmx, for_program, from_our_own_pages, host_name, known_hosts
+from tastemaker.config import Settings
+from tastemaker.errors import TastemakerError
+
+log = logging.getLogger(__name__)
+
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
+MAX_BODY = 2**20  # of anything but an upload, which counts for itself
+UPLOADS = ("/add/files", "/uploads", "/test-runs", "/try", "/predict", "/heads")
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class Refused(TastemakerError):
+    status = 403
+
+
+class NotSignedIn(TastemakerError):
+    status = 401
+
+
+class TooLarge(TastemakerError):
+    status = 413
+
+
+class Unexpected(TastemakerError):
+    status = 500
+
+
+class Doors:
+    """ASGI middleware around the whole application, so that no route can be forgotten."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        engine: Engine,
+        served_on: str,
+        respond: Callable[[Request, TastemakerError], Response],
+    ) -> None:
+        """`respond` makes of an error what the asker can read: a page, a toast or JSON."""
+        self.app, self.settings, self.engine, self.respond = app, settings, engine, respond
+        self.basic = identity.BasicLogins()
+        self.hosts = known_hosts(settings, served_on)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        started = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                private = bool(self.settings.admin_password)
+                _add_headers(scope, MutableHeaders(scope=message), private)
+            await send(message)
+
+        request = Request(scope, _limited(scope, receive))
+        try:
+            refusal = self._refusal(request) or await self._let_in(request)
+            if refusal is not None:
+                return await refusal(scope, receive, send_guarded)
+            inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self.app(inner, request.receive, send_guarded)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise
+            apology = Unexpected(
+                "Something went wrong inside Tastemaker; this request changed nothing.",
+                "Everything saved before is safe. Try again; the server's log says more.",
+            )
+            await self.respond(request, apology)(scope, receive, send_guarded)
+        return None
+
+    def _refusal(self, request: Request) -> Response | None:
+        if host_name(request.headers.get("host", "")) not in self.hosts:
+            return self.respond(
+                request,
+                Refused(
+                    "This server does not answer under that name.",
+                    "Use the address it printed at start, or add the name to "
+                    "TASTEMAKER_ALLOWED_HOSTS.",
+                ),
+            )
+        if request.method not in SAFE_METHODS and not from_our_own_pages(request):
+            return self.respond(
+                request,
+                Refused(
+                    "This request did not come from Tastemaker's own pages; nothing was changed.",
+                    "Programs use /api/v1 with Content-Type: application/json, or with an "
+                    "X-Requested-With header where they send files.",
+                ),
+            )
+        if is_limited(request.scope) and _announced(request) > MAX_BODY:
+            return self.respond(request, too_large())
+        return None
+
+    async def _let_in(self, request: Request) -> Response | None:
+        """None where the request may go on; `state.who` then says who asks."""
+        path = request.url.path
+        if not self.settings.admin_password:
+            request.state.who = identity.owner(request)
+            return None
+        if path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        own, token = request.app.state.annotator_id, request.cookies.get(identity.COOKIE, "")
+        request.state.who = await run_sync(identity.of_session, self.engine, token, own)
+        if request.state.who is not None:
+            return None
+        challenge = {}
+        authorization = request.headers.get("authorization", "")
+        # Programs also follow what the API points to: thumbnails.
+        if authorization and (for_program(request) or path.startswith("/images/")):
+            try:
+                request.state.who = await run_sync(self.basic.who, request, authorization)
+            except identity.TooManyTries as error:
+                return self.respond(request, error)
+            if request.state.who is not None:
+                return None
+        if for_program(request):
+            challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
+        elif by_htmx(request):
+            return Response(status_code=401, headers={"HX-Redirect": "/login"})
+        elif request.method == "GET" and not path.startswith("/images/"):
+            there = path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/login?next={quote(there, safe='/')}", status_code=303)
+        response = self.respond(
+            request, NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
+        )
+        response.headers.update(challenge)
+        return response
+
+
+def is_limited(scope: Scope) -> bool:
+    """Uploads have their own, larger limits."""
+    return not scope["path"].endswith(UPLOADS)
+
+
+def too_large() -> TooLarge:
+    return TooLarge("This request is larger than any form here.", "Send less at once.")
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """Count the body, whatever was announced, and stop beyond the limit."""
+    if not is_limited(scope):
+        return receive
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY:
+            raise too_large()
+        return message
+
+    return counted
+
+
+def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:
+    """`private`: behind a password, where no page may stay readable after signing out."""
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    if scope["path"].startswith("/static/"):
+        lasting = b"v=" in scope["query_string"]
+        cache = "public, max-age=31536000, immutable" if lasting else "no-cache"
+        headers.setdefault("Cache-Control", cache)
+    else:
+        headers.setdefault("Cache-Control", "no-store" if private else "private, no-cache")
+        headers.add_vary_header("HX-Request")

@@ -1,0 +1,66 @@
+"""Where a request comes from, and who can read its answer."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from tastemaker.config import Settings
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def by_htmx(request: Request) -> bool:
+    return request.headers.get("hx-request") == "true"
+
+
+def for_program(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+def known_hosts(settings: Settings, served_on: str = "") -> frozenset[str]:
+    """Host names, without port and in lower case, that are answered. A wildcard address such as
+    0.0.0.0 is no name; there the allowed hosts must be set."""
+    extra = [*settings.allowed_hosts.split(","), served_on]
+    names = {host_name(name.strip()) for name in extra if name.strip()}
+    return frozenset(name for name in names | set(LOOPBACK) if name and not _is_wildcard(name))
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header: `[::1]:8000` → `::1`. Empty for anything malformed."""
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"  # a bare IPv6 address, as in a setting
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port
+    except ValueError:
+        return ""
+    if parts.username or parts.path or parts.query or parts.fragment:
+        return ""
+    return (parts.hostname or "").rstrip(".")
+
+
+def _is_wildcard(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_unspecified
+    except ValueError:
+        return False
+
+
+def from_our_own_pages(request: Request) -> bool:
+    """Whether an unsafe request may go on. A browser says where it comes from; a request without
+    either header comes from a program, which must speak JSON, or say with what it asks in
+    X-Requested-With: neither can a web page send elsewhere without asking first."""
+    headers = request.headers
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is None and origin is None:
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        declared = kind == "application/json" or "x-requested-with" in headers
+        return for_program(request) and declared
+    if site is not None and site not in ("same-origin", "none"):
+        return False
+    if origin is None:
+        return site == "same-origin"
+    parts = urlsplit(origin)
+    same = parts.netloc.lower() == headers.get("host", "").lower()
+    return parts.scheme in ("http", "https") and same

@@ -1,0 +1,95 @@
+"""Everything in one file, and back: `tastemaker backup`, `tastemaker restore`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from filelock import Timeout
+
+from tastemaker.cli.terminal import (
+    AsJson,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+    require_writable,
+)
+from tastemaker.config import Settings
+
+if TYPE_CHECKING:  # the commands load what they need: whoever asks for help does not wait for it
+    from tastemaker.database.backups import Told
+
+app = typer.Typer()
+
+
+@app.command()
+def backup(
+    file: Annotated[
+        Path | None, typer.Argument(help="A new file; left out: in the backups folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write everything (scores, uploads, versions, people) to one file, also while it runs."""
+    from tastemaker.database import backups
+
+    if file is not None:
+        require_writable(file)
+    with database() as (settings, _), progress("Backup") as told:
+        made = backups.back_up(settings, file, told)
+    if as_json:
+        facts = {"file": str(made.path.absolute()), "files": made.files, "bytes": made.bytes}
+        return print_json(facts | {"scores": made.scores, "damaged": made.damaged})
+    size = f"{made.bytes / 1e6:,.1f} MB"
+    out.print(f"{plain(str(made.path))}: {made.scores:,} scores, {made.files:,} files, {size}.")
+    if made.damaged:
+        first, n = made.damaged[0], len(made.damaged)
+        err.print(
+            f"{n} of the files had been damaged before, {plain(first)} first.", style="yellow"
+        )
+    return None
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `tastemaker backup` wrote, or a .db of it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the place of what is there, which is kept in the backups folder. The program
+    must be stopped."""
+    from tastemaker.database import backups
+    from tastemaker.worker import the_lock
+
+    settings = Settings()
+    settings.make_folders()
+    try:
+        with the_lock(settings).acquire(timeout=0), progress("Restore") as told:
+            done = backups.restore(settings, file, told)
+    except Timeout:
+        raise backups.running() from None
+    kept = str(done.kept) if done.kept else None
+    if as_json:
+        made_at = done.made_at.isoformat() if done.made_at else None
+        return print_json(
+            {"made_at": made_at, "files": done.files, "scores": done.scores, "kept": kept}
+        )
+    of = f" of {done.made_at:%Y-%m-%d %H:%M} UTC" if done.made_at else ""
+    out.print(f"The backup{of} is in place: {done.scores:,} scores, {done.files:,} files.")
+    if kept:
+        out.print(f"What was there before is in {plain(kept)}.")
+    return None
+
+
+@contextmanager
+def progress(what: str) -> Iterator["Told"]:
+    """A bar on a terminal, of bytes."""
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done // 1_000_000, total=max(total // 1_000_000, 1))
+
+        yield told

@@ -1,0 +1,91 @@
+"""All commands, and how they end.
+
+Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage. A command that needs a job
+done hands it to the running worker, or does it itself when none runs.
+"""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from tastemaker import __version__
+from tastemaker.cli import (
+    backups,
+    filtering,
+    images,
+    learning,
+    projects,
+    publish,
+    replay,
+    running,
+    scores,
+    users,
+    versions,
+)
+from tastemaker.cli.terminal import err, plain
+from tastemaker.config import Settings
+from tastemaker.errors import TastemakerError
+
+app = typer.Typer(
+    name="tastemaker",
+    help="Teach a machine your taste in images: score, train, review, repeat.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for commands in (
+    running.app,
+    backups.app,
+    images.app,
+    scores.top,
+    learning.app,
+    filtering.app,
+    replay.app,
+    publish.top,
+):
+    app.add_typer(commands)
+for name, commands in {
+    "project": projects.app, "scores": scores.app, "versions": versions.app, "user": users.app,
+}.items():  # fmt: skip
+    app.add_typer(commands, name=name)
+versions.app.add_typer(publish.app)
+scores.app.add_typer(publish.labels)
+
+
+def run() -> None:
+    """Do what was typed: errors meant for a person become one sentence and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except TastemakerError as error:
+        err.print(f"[red]{plain(error.message)}[/red] {plain(error.hint)}".rstrip())
+        sys.exit(1)
+    except ValidationError as error:  # of the settings: nothing else is validated on this way
+        first = error.errors()[0]
+        name = f"{Settings.model_config['env_prefix']}{first['loc'][0]}".upper()
+        err.print(f"[red]{name} cannot be used:[/red] {plain(first['msg'])}.")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("Stopped. What was finished is kept.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader of our output went away
+        sys.exit(0)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tastemaker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass

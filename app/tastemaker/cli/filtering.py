@@ -1,0 +1,117 @@
+"""`tastemaker score`: a version as a filter over files and embeddings."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.errors import Invalid
+
+app = typer.Typer()
+
+
+@app.command()
+def score(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder, picture, or embeddings: .npy, .parquet.")
+    ],
+    model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],
+    low: Annotated[float, typer.Option("--min", help="Lowest percentage.")] = 0.0,
+    high: Annotated[float, typer.Option("--max", help="Highest percentage.")] = 100.0,
+    copy: Annotated[Path | None, typer.Option(help="Copy what passes into this folder.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder structure.")] = False,
+    top: Annotated[int | None, typer.Option(help="Only the N best, best first.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help=".parquet, .csv or .jsonl.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
+    ] = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Score pictures or embeddings, and filter by the result."""
+    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from tastemaker.filtering import score_tables, scorer
+
+    if precision not in ("fp32", "fast"):
+        raise typer.BadParameter("fp32 or fast", param_hint="--precision")
+    if copy is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
+        raise typer.BadParameter("embeddings are no pictures to copy", param_hint="--copy")
+    score_tables.check_limits(low, high, top)
+    if to is not None:
+        score_tables.check_ending(to)
+        if to.resolve() == source.resolve():
+            raise Invalid("--out names the source itself.", "Choose another name.")
+    if copy is not None:
+        scorer.check_target(source, copy)
+    settings = Settings()
+    chosen = scorer.read_model(_model_path(settings, model))
+    kept: list[Any] = []
+    written = 0
+    with progress_bar() as bar, _set_aside() as tell:
+        task = bar.add_task("Scoring", total=None)
+        rows = scorer.score_source(
+            source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
+            on_error=tell,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+        rows = score_tables.within(rows, low, high)
+        if top is not None:
+            rows = iter([score_tables.best(rows, top)])
+        if to is not None:  # as they come; all are held in memory only where they are wanted after
+            wanted = copy is not None or as_json
+            rows = _kept(rows, kept) if wanted else rows
+            written = score_tables.write(to, rows, chosen.about)
+            rows = iter(kept)
+        ranked = score_tables.best(rows)
+    if copy is not None:
+        paths = ranked["path"].to_pylist()
+        copied = scorer.copy_pictures(paths, source, copy, keep=keep)
+        err.print(f"{copied} pictures copied into {copy}.")
+    if as_json:
+        print_json(score_tables.as_dicts(ranked))
+    elif to is None:
+        for row in score_tables.as_dicts(ranked):
+            print(f"{row['percent']:6.2f} %  {row['path']}")
+    else:
+        out.print(f"{written} rows written to {to}.")
+
+
+def _kept(tables: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
+    for table in tables:
+        kept.append(table)
+        yield table
+
+
+@contextmanager
+def _set_aside(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+    """Tell on stderr what could not be used, each as it comes; beyond `most`, how many more."""
+    count = 0
+
+    def tell(path: str, reason: str) -> None:
+        nonlocal count
+        count += 1
+        if count <= most:
+            err.print(f"set aside {plain(path)}: {plain(reason)}")
+
+    try:
+        yield tell
+    finally:
+        if count > most:
+            err.print(f"and {count - most} more set aside")
+
+
+def _model_path(settings: Settings, model: str) -> Path:
+    """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
+    if "@" not in model or Path(model).is_file():
+        return Path(model)
+    from tastemaker import projects, versions
+
+    name, number = model.rsplit("@", 1)
+    with database() as (_, engine), sessions.reading(engine) as session:
+        version = versions.named(session, projects.named(session, name), number)
+        return versions.verify(settings, version)

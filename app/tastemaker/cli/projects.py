@@ -1,0 +1,64 @@
+"""`tastemaker project …`"""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tastemaker.cli.terminal import AsJson, database, out, print_json
+from tastemaker.database import sessions
+
+app = typer.Typer(help="Make and list projects.", no_args_is_help=True)
+
+
+@app.command("create")
+def project_create(
+    name: str,
+    kind: Annotated[str, typer.Option(help="score or class.")] = "score",
+    encoder: Annotated[str, typer.Option(help="MODEL/TAG, or MODEL@FILE.safetensors.")] = (
+        "efficientnet_lite0/bundled"
+    ),
+    threshold: Annotated[float, typer.Option(help="Pass from this score on, 0–1.")] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Make a project."""
+    from tastemaker import projects
+
+    with database() as (_, engine), sessions.writing(engine) as session:
+        project = projects.create(session, name, kind=kind, encoder=encoder, threshold=threshold)
+        made = projects.summary(session, project)
+    if as_json:
+        print_json(made)
+    else:
+        out.print(f"Project “{made['name']}” made, with encoder {made['encoder']}.")
+
+
+@app.command("list")
+def project_list(as_json: AsJson = False) -> None:
+    """List the projects."""
+    from tastemaker import projects
+
+    with database() as (_, engine), sessions.reading(engine) as session:
+        found = [projects.summary(session, project) for project in projects.every(session)]
+    if as_json:
+        return print_json(found)
+    table = Table("project", "kind", "encoder", "images", "labels", "active")
+    for p in found:
+        counts = (str(p["images"]), str(p["labels"]), p["active_version"] or "–")
+        table.add_row(p["name"], p["kind"], p["encoder"], *counts)
+    out.print(table if found else "There is no project yet: tastemaker project create NAME")
+    return None
+
+
+@app.command("show")
+def project_show(name: str, as_json: AsJson = False) -> None:
+    """Show one project."""
+    from tastemaker import projects
+
+    with database() as (_, engine), sessions.reading(engine) as session:
+        shown = projects.summary(session, projects.named(session, name))
+    if as_json:
+        return print_json(shown)
+    for key, value in shown.items():
+        out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
+    return None

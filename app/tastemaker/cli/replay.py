@@ -1,0 +1,125 @@
+"""`tastemaker replay`: which way of asking needs the fewest labels."""
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tastemaker.cli.terminal import (
+    AsJson,
+    database,
+    err,
+    print_json,
+    progress_bar,
+    require_writable,
+)
+from tastemaker.database import sessions
+
+app = typer.Typer()
+
+
+@app.command()
+def replay(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="COLLECTION|FILE",
+            help="A collection, or an .npz with embeddings (N, D), scores (N,) in 0–10 "
+            "(−1: no label) and, if there are any, groups (N,).",
+        ),
+    ],
+    strategies: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas: mixed, random, highest, threshold-greedy, threshold, "
+            "variance, diverse, or shares of diverse/threshold/control such as 20/60/20."
+        ),
+    ] = "mixed,random,highest,threshold-greedy",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions.")] = 10,
+    budget: Annotated[int, typer.Option(min=1, help="Labels to spend in each.")] = 600,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Percent that passes; default: the project's, or 50."),
+    ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option("--project", "-p", help="Whose scores a collection is replayed with."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Labels between two refits.")] = 25,
+    start: Annotated[int, typer.Option(min=2, help="Labels drawn at random to begin with.")] = 50,
+    to: Annotated[Path | None, typer.Option("--out", help="Write the JSON into this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hide the known labels, ask for them again in several ways, and compare what is learned."""
+    from tastemaker.replay import labelled_sets
+    from tastemaker.replay import runs as replaying
+    from tastemaker.replay.report import chart, report, table
+
+    for path in (to, svg):
+        if path is not None:
+            require_writable(path)
+    about: dict[str, Any] = {}
+    if Path(source).is_file() or source.endswith(".npz"):
+        if project is not None:
+            raise typer.BadParameter("a file brings its own scores", param_hint="--project")
+        data = labelled_sets.read_file(Path(source))
+    else:
+        with database() as (_, engine), sessions.reading(engine) as session:
+            from tastemaker import projects
+
+            whose = projects.named(session, project) if project is not None else None
+            data, image_ids, whose = labelled_sets.read_collection(session, source, whose)
+            threshold = 100 * whose.threshold if threshold is None else threshold
+            about = {"project": whose.name, "image_ids": image_ids}
+    plan = replaying.planned(
+        data,
+        replaying.Plan(
+            strategies=tuple(dict.fromkeys(s.strip() for s in strategies.split(",") if s.strip())),
+            seeds=seeds,
+            budget=budget,
+            threshold=(50.0 if threshold is None else threshold) / 100,
+            batch=batch,
+            start=start,
+        ),
+    )
+    if plan.budget < budget:
+        err.print(f"There are labels for {plan.budget} only, besides those that test.")
+    runs: list[Any] = []
+    stopped = False
+    with progress_bar() as bar:
+        task = bar.add_task("Replaying", total=None)
+        try:
+            for done, total, run in replaying.replay(data, plan):
+                runs.append(run)
+                bar.update(task, completed=done, total=total)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to tell is told whole
+            plan, runs = replaying.finished(plan, runs)
+            stopped = True
+    if stopped and not runs:
+        err.print("Stopped before the first seed was finished: there is nothing to tell.")
+        raise typer.Exit(130)
+    said = report(data, plan, runs) | about
+    if as_json:
+        print_json(said)
+    else:
+        print(table(said))
+    if to is not None:
+        write_json(to, said)
+    if svg is not None:
+        from tastemaker.files import write_atomic
+
+        write_atomic(svg, chart(said).encode())
+    if stopped:
+        err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
+        raise typer.Exit(130)
+
+
+def write_json(path: Path, said: dict[str, Any]) -> None:
+    import json
+
+    from tastemaker.files import write_atomic
+
+    write_atomic(path, (json.dumps(said, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,64 @@
+"""`tastemaker scores …` and `tastemaker stats`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tastemaker.cli.terminal import AsJson, ProjectName, database, err, out, print_json
+from tastemaker.database import sessions
+
+app = typer.Typer(help="Bring scores in and out.", no_args_is_help=True)
+top = typer.Typer()
+
+
+@app.command("import")
+def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> None:
+    """Read scores from CSV or JSON lines: a column `score`, and `sha256` or `path`."""
+    from tastemaker.scores.score_files import import_scores
+
+    with database() as (_, engine):
+        result = import_scores(engine, project, file)
+    if as_json:
+        return print_json(result)
+    out.print(f"{result['recorded']} scores recorded, {result['unchanged']} were there already.")
+    if n := result["overruled"]:
+        what = "score contradicts a later row" if n == 1 else "scores contradict later rows"
+        err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
+    return None
+
+
+@app.command("export")
+def scores_export(
+    project: ProjectName,
+    to: Annotated[
+        Path | None, typer.Option("--out", help=".csv or .jsonl; default: CSV to stdout.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
+    from tastemaker.scores.score_files import export_scores, write_scores
+
+    with database() as (_, engine):
+        rows = export_scores(engine, project)
+    if as_json:
+        return print_json(rows)
+    write_scores(rows, to)
+    if to is not None:
+        out.print(f"{len(rows)} scores written to {to}.")
+    return None
+
+
+@top.command()
+def stats(project: ProjectName, as_json: AsJson = False) -> None:
+    """Print the histogram of scores."""
+    from tastemaker import projects, scores
+
+    with database() as (_, engine), sessions.reading(engine) as session:
+        chosen = projects.named(session, project)
+        counts = scores.histogram(session, chosen)
+        raw = projects.pool_size(session, chosen, unlabelled=True)
+    if as_json:
+        return print_json({"scores": dict(enumerate(counts)), "raw": raw})
+    print(scores.histogram_text(counts, raw))
+    return None

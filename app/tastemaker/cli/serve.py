@@ -1,0 +1,112 @@
+"""`tastemaker serve`: the web process, and a worker beside it that is restarted when it dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import uvicorn
+
+from tastemaker.auth.origins import LOOPBACK
+from tastemaker.config import Settings
+from tastemaker.errors import TastemakerError
+from tastemaker.versions import file_checks
+
+SHORTEST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
+LIVED_WELL = 60.0  # seconds after which its end says nothing about the next one
+
+
+def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
+    """Serve until stopped. Raises `TastemakerError` for a taken port, or an address that others
+    can reach without a password set."""
+    if host not in LOOPBACK and not settings.admin_password:
+        raise TastemakerError(
+            f"{host} can be reached from other machines, and no password is set.",
+            "Set TASTEMAKER_ADMIN_PASSWORD, or serve on 127.0.0.1.",
+        )
+    listening = _listen(host, port)
+    port = listening.getsockname()[1]
+    from tastemaker.pages.app import create_app
+
+    application = create_app(settings, served_on=host)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+    )  # fmt: skip
+    keeper = WorkerKeeper() if with_worker else None
+    if keeper:
+        keeper.start()
+    shown = f"[{host}]" if ":" in host else host
+    file_checks.look_over(application.state.engine, settings)
+    print(f"Tastemaker is at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
+    # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server.run(sockets=[listening])
+    finally:
+        if keeper:
+            keeper.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, bound before anything is started so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol must be named: asyncio sets TCP_NODELAY only then, and without it every answer
+    # waits 40 ms for the client's delayed acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise TastemakerError(
+            f"Port {port} on {host} cannot be used: {error.strerror or error}.",
+            f"Stop the program that has it, or choose another: --port {port + 1 if port else 8001}",
+        ) from error
+    listening.listen(128)
+    listening.set_inheritable(False)
+    return listening
+
+
+class WorkerKeeper:
+    """Keeps one worker process alive: a thread waits for its end and starts the next."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _keep(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._stopping.is_set():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tastemaker.cli", "worker"],
+                env=os.environ | {"TASTEMAKER_SUPERVISED": "1"},
+                stdin=subprocess.DEVNULL,
+            )
+            if self._stopping.is_set():
+                self._process.terminate()
+            began = time.monotonic()
+            self._process.wait()
+            if time.monotonic() - began > LIVED_WELL:
+                pause = SHORTEST_PAUSE
+            self._stopping.wait(pause)
+            pause = min(pause * 2, 10.0)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._thread.join(5)

@@ -1,0 +1,109 @@
+"""What every command shares: the terminal, the database, options, and waiting for jobs."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from sqlalchemy import Engine
+
+from tastemaker import jobs
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import Job
+from tastemaker.errors import Invalid, TastemakerError
+
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+
+ProjectName = Annotated[str, typer.Option("--project", "-p", help="Name of the project.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def require_writable(path: Path) -> None:
+    """Raise `Invalid` if a file cannot be written at `path`, before the work for it is done."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise Invalid(f"The folder of {path} is not there.", "Make it first.")
+    if path.is_dir():
+        raise Invalid(f"{path} is a folder.", "Name a file in it.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise Invalid(
+            f"{path} cannot be written: {(error.strerror or str(error)).lower()}.",
+            "Name a file in another folder.",
+        ) from error
+
+
+def print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def database() -> Iterator[tuple[Settings, Engine]]:
+    from tastemaker.database.migration import migrate
+
+    settings = Settings()
+    yield settings, migrate(settings)
+
+
+def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]:
+    """See the jobs through, showing their progress; with no worker alive, do them here. Raises
+    `TastemakerError` with the reason of the first that failed."""
+    from tastemaker.worker import run_here
+
+    if not ids:
+        return []
+    with progress_bar() as bar:
+        tasks: dict[int, Any] = {}
+
+        def finished() -> bool:
+            with sessions.reading(engine) as session:
+                found = [jobs.get(session, job_id) for job_id in ids]
+            for job in found:
+                if job.state in ("running", "done"):
+                    if job.id not in tasks:
+                        tasks[job.id] = bar.add_task(job.title, total=None)
+                    text = f"{job.title}: {job.message}" if job.message else job.title
+                    bar.update(
+                        tasks[job.id], description=text, completed=job.done, total=job.total or None
+                    )
+            return all(job.state in jobs.FINISHED for job in found)
+
+        run_here(settings, engine, finished)
+    with sessions.reading(engine) as session:
+        found = [jobs.get(session, job_id) for job_id in ids]
+    for job in found:
+        if job.state != "done":
+            raise TastemakerError(job.error or f"The job was {job.state}.")
+    return found
+
+
+def unfinished(engine: Engine, kind: str, project_id: int) -> list[int]:
+    with sessions.reading(engine) as session:
+        return [job.id for job in jobs.unfinished(session, kind, project_id)]
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr, on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip

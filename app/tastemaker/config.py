@@ -1,0 +1,102 @@
+"""Settings from the environment (`TASTEMAKER_*`) and `.env`, and where things live on disk."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(name: str) -> Path:
+    """A folder that ships with the program: inside the package when installed as a wheel,
+    beside it in a checkout."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parents[1] / name
+
+
+class Settings(BaseSettings):
+    """Every setting of the program. Each field is one environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="TASTEMAKER_", env_file=".env", extra="ignore")
+
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".tastemaker",
+        description="Folder for the database, uploads, thumbnails, checkpoints and backups.",
+    )
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL; empty means SQLite in the home folder."
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="Comma-separated Host names that are answered besides the loopback names.",
+    )
+    admin_password: str = Field(
+        default="",
+        description="Password of the one account; needed to serve on a non-loopback address.",
+    )
+    annotator: str = Field(default="me", description="Name under which scores are recorded.")
+    max_upload_mb: int = Field(default=4096, ge=1, description="Largest single upload, in MB.")
+    max_image_mb: int = Field(default=200, ge=1, description="Largest image file, in MB.")
+    max_image_megapixels: int = Field(
+        default=150, ge=1, description="Largest image, in millions of pixels."
+    )
+    min_free_gb: float = Field(
+        default=1.0, ge=0, description="Uploads and jobs are refused below this much free disk."
+    )
+    torch_threads: int = Field(
+        default=0, ge=0, description="CPU threads for the numeric code; 0 means all cores."
+    )
+
+    @cached_property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        return self.database_url or self._own_database
+
+    @property
+    def _own_database(self) -> str:
+        return f"sqlite:///{self.root / 'tastemaker.db'}"
+
+    @property
+    def database_in_home(self) -> bool:
+        """Whether the database is the file in the home folder: what backups cover."""
+        return self.database == self._own_database
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def thumbs(self) -> Path:
+        return self.root / "thumbs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backups"
+
+    @property
+    def live(self) -> Path:
+        """Array files of the live models, rewritten after every few scores."""
+        return self.root / "live"
+
+    @property
+    def incoming(self) -> Path:
+        """Uploads that wait for their import job."""
+        return self.root / "incoming"
+
+    def make_folders(self) -> None:
+        """Make what is missing. A new home folder is its owner's alone: password hashes are in it,
+        and pictures that nobody else may be meant to see."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (
+            self.images, self.thumbs, self.checkpoints, self.backups, self.live, self.incoming,
+        ):  # fmt: skip
+            folder.mkdir(exist_ok=True)

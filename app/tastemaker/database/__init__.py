@@ -1,0 +1,1 @@
+"""The only truth: tables, sessions, migration, backups."""

@@ -1,0 +1,401 @@
+"""Backups: everything a person made, in one file, and the way back.
+
+A backup is a zip, nothing in it compressed (pictures are already): the database, copied first by
+SQLite's online backup while the program runs; then the files that its rows speak of, which are
+written once and never changed, so that whatever the copy knows is still there to be read; last the
+SHA-256 of each in `manifest.json`. It is read back against these before it gets its name.
+
+Restoring reads everything into a folder of its own, checks it, puts the files in place, and only
+then swaps the database, in one step. What stood there before is kept among the backups.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tastemaker.config import Settings
+from tastemaker.database.migration import back_up_database, migrate, revisions
+from tastemaker.database.sessions import sqlite
+from tastemaker.database.tables import now
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
+from tastemaker.files import free_space, sha256_of, sync_folder
+from tastemaker.processes import failpoint
+
+DATABASE = "tastemaker.db"
+MANIFEST = "manifest.json"
+FOLDERS = ("images", "thumbs", "checkpoints", "incoming")
+NIGHTLY = "nightly-"
+NIGHTS_KEPT = 3
+PIECE = 1 << 20  # bytes read at a time
+HEADER = b"SQLite format 3\x00"
+
+Told = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What lies in a backup; `damaged` were not what their hash says before it was made."""
+
+    path: Path
+    made_at: datetime
+    files: int
+    bytes: int
+    scores: int
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came back, and where that which it replaced is `kept` (None: there was nothing)."""
+
+    made_at: datetime | None
+    files: int
+    scores: int
+    kept: Path | None
+
+
+# --- out ---------------------------------------------------------------------------------------
+
+
+def back_up(settings: Settings, target: Path | None = None, told: Told | None = None) -> Backup:
+    """Write a backup to `target` (a new file; default: among the backups, named by the time) while
+    the program may be running.
+
+    Raises `Invalid` for a database that is not the home folder's own, `Conflict` if the file
+    exists, `StorageFull` when it would leave too little space or the disk takes no more.
+    """
+    _require_in_home(settings, "pg_dump")
+    made_at = now()
+    target = target or settings.backups / f"tastemaker-{made_at:%Y%m%d-%H%M%S}.zip"
+    if target.exists():
+        raise Conflict(f"{target} exists already; nothing was written.", "Name another file.")
+    if not target.absolute().parent.is_dir():
+        raise NotFound(f"There is no folder {target.absolute().parent}.", "Make it first.")
+    with _own_folder(settings, "backup-") as folder:
+        copy = folder / DATABASE
+        _require_space(settings, settings.root, _database_bytes(settings))
+        back_up_database(settings.root / DATABASE, copy)
+        scores, staged = _look(copy)
+        parts = {DATABASE: copy} | dict(_files(settings, staged))
+        total = sum(path.stat().st_size for path in parts.values() if path.exists())
+        _require_space(settings, target, total)
+        temporary = target.absolute().with_name(f".{target.name}.part")
+        try:
+            hashes = _write(temporary, parts, made_at, lambda done: told and told(done, 2 * total))
+            _read_back(temporary, hashes, lambda done: told and told(total + done, 2 * total))
+            temporary.rename(target)  # no link: sticks and shares know none
+        except OSError as error:
+            raise StorageFull(
+                f"{target} could not be written: {(error.strerror or str(error)).lower()}. Nothing "
+                "else was changed.",
+                "Name a file on another disk.",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+    damaged = [name for name, sha256 in hashes.items() if not _is_itself(name, sha256)]
+    return Backup(target, made_at, len(hashes) - 1, target.stat().st_size, scores, damaged)
+
+
+def _require_in_home(settings: Settings, tool: str) -> None:
+    if not settings.database_in_home:
+        raise Invalid(
+            "TASTEMAKER_DATABASE_URL names a database that is not the one in the home folder; only "
+            "that is backed up and restored here.",
+            f"Use its own tools (PostgreSQL: {tool}; an SQLite file: copy it while nothing runs), "
+            f"and copy the folder {settings.root} along with it.",
+        )
+
+
+def nightly(settings: Settings, hours: float = 24.0) -> Path | None:
+    """Copy the database to the backups if it holds scores, the newest such copy is older than that
+    and something was written since; the last few are kept. None where there was nothing to do, or
+    no space for it. Raises `Invalid` for a damaged database, which pushes no good copy out."""
+    source = settings.root / DATABASE
+    if not settings.database_in_home or not source.exists():
+        return None
+    copies = sorted(settings.backups.glob(f"{NIGHTLY}*.db"))
+    if copies:
+        last = copies[-1].stat().st_mtime
+        written = max(path.stat().st_mtime for path in settings.root.glob(f"{DATABASE}*"))
+        if now().timestamp() - last < 3600 * hours or written < last:
+            return None
+    if free_space(settings.root) < _database_bytes(settings) + 1e9 * settings.min_free_gb:
+        return None
+    made = settings.backups / f"{NIGHTLY}{now():%Y%m%d-%H%M%S}.db"
+    temporary = made.with_name(f".{made.name}.part")
+    try:
+        back_up_database(source, temporary)
+        scores, _ = _look(temporary, check=True)
+        if not scores:
+            return None
+        temporary.replace(made)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in copies[: max(len(copies) + 1 - NIGHTS_KEPT, 0)]:
+        old.unlink()
+    return made
+
+
+def newest(settings: Settings) -> datetime | None:
+    """When the newest backup among the backups was made, of whatever kind."""
+    found = [*settings.backups.glob("*.zip"), *settings.backups.glob("*.db")]
+    times = [path.stat().st_mtime for path in found]
+    return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def _files(settings: Settings, staged: set[str]) -> Iterator[tuple[str, Path]]:
+    """(name in the archive, path) of every file that is whole, and of the uploads that a job still
+    waits to import; these may be gone by the time they are read."""
+    for name in FOLDERS:
+        for path in sorted((settings.root / name).rglob("*")):
+            inside = path.relative_to(settings.root)
+            if not path.is_file() or path.is_symlink() or path.name.endswith(".part"):
+                continue
+            if name != "incoming" or inside.parts[1] in staged:
+                yield inside.as_posix(), path
+
+
+def _write(
+    target: Path, parts: dict[str, Path], made_at: datetime, told: Callable[[int], Any]
+) -> dict[str, str]:
+    """The archive, on the disk. Returns the SHA-256 of every part by its name."""
+    hashes, done = {}, 0
+    with target.open("wb") as raw:
+        with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, path in parts.items():
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:
+                    continue  # imported, or deleted with its project, meanwhile
+                with file, archive.open(name, "w", force_zip64=True) as into:
+                    hashes[name], done = _poured(file, into.write, done, told)
+            about = {"made_at": made_at.isoformat(), "sha256": hashes}
+            archive.writestr(MANIFEST, json.dumps(about, indent=1))
+        raw.flush()
+        os.fsync(raw.fileno())
+    return hashes
+
+
+def _read_back(path: Path, hashes: dict[str, str], told: Callable[[int], Any]) -> None:
+    done = 0
+    with zipfile.ZipFile(path) as archive:
+        for name, sha256 in hashes.items():
+            with archive.open(name) as file:
+                found, done = _poured(file, None, done, told)
+            if found != sha256:
+                raise Conflict(
+                    f"The backup does not read back as it was written ({name}); it was removed.",
+                    "Check the disk, and write it to another one.",
+                )
+
+
+def _is_itself(name: str, sha256: str) -> bool:
+    """Whether an uploaded image is still what its name, the hash of its bytes, says."""
+    folder, *rest = PurePosixPath(name).with_suffix("").parts
+    return folder != "images" or "".join(rest) == sha256
+
+
+# --- and back ----------------------------------------------------------------------------------
+
+
+def restore(settings: Settings, source: Path, told: Told | None = None) -> Restored:
+    """Put a backup (a zip of `back_up`, or a bare copy of the database) in the place of what is in
+    the home folder. Nobody stays signed in.
+
+    Raises `NotFound`, `Invalid` for a file that is no whole backup or of a newer program,
+    `Conflict` while the program runs, and `StorageFull`; nothing was changed then.
+    """
+    _require_in_home(settings, "pg_restore")
+    if not source.is_file():
+        raise NotFound(f"There is no file {source}.")
+    settings.make_folders()
+    with _own_folder(settings, "restoring-") as ready:
+        about = _unpack(settings, source, ready, told)
+        scores, _ = _look(ready / DATABASE, check=True)
+        _sign_everybody_out(ready / DATABASE)
+        kept = settings.backups / f"before-restore-{now():%Y%m%d-%H%M%S-%f}"
+        with _nobody_else(settings.root / DATABASE) as stood:
+            names = [name for name in about["sha256"] if name != DATABASE]
+            for name in names:
+                _put(ready / name, settings.root / name, kept / name)
+            os.sync()  # tens of thousands of files: one flush, not one each
+            failpoint("restore.files")
+            if stood:
+                kept.mkdir(exist_ok=True)
+                for file in sorted(settings.root.glob(f"{DATABASE}*")):  # -wal too, if damaged
+                    os.link(file, kept / file.name)
+                    if file.name != DATABASE:
+                        file.unlink()
+            (ready / DATABASE).replace(settings.root / DATABASE)
+            sync_folder(settings.root)
+    failpoint("restore.swapped")
+    shutil.rmtree(settings.live, ignore_errors=True)  # the worker makes it anew
+    migrate(settings).dispose()
+    made_at = datetime.fromisoformat(about["made_at"]) if "made_at" in about else None
+    return Restored(made_at, len(names), scores, kept if kept.exists() else None)
+
+
+def _unpack(settings: Settings, source: Path, into: Path, told: Told | None) -> dict[str, Any]:
+    """Everything in the backup, in the folder `into`, each file what the manifest says."""
+    with source.open("rb") as file:
+        bare = file.read(len(HEADER)) == HEADER
+    if bare:
+        _require_space(settings, into, source.stat().st_size)
+        shutil.copy(source, into / DATABASE)
+        return {"sha256": {DATABASE: ""}}
+    no_backup = f"{source} is not a backup of Tastemaker; nothing was changed."
+    hint = "A backup is a zip that `tastemaker backup` made, or a copy of tastemaker.db."
+    try:
+        with zipfile.ZipFile(source) as archive:
+            about = json.loads(archive.read(MANIFEST))
+            names = about["sha256"]
+            datetime.fromisoformat(about["made_at"])
+            if DATABASE not in names or not all(map(_belongs, names)):
+                raise Invalid(no_backup, hint)
+            sizes = {name: archive.getinfo(name).file_size for name in names}
+            total, done = sum(sizes.values()), 0
+            _require_space(settings, into, total)
+            for name, sha256 in names.items():
+                target = into / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as file, target.open("wb") as out:
+                    found, done = _poured(
+                        file, out.write, done, lambda done: told and told(done, total)
+                    )
+                if found != sha256:
+                    raise zipfile.BadZipFile(name)
+    except zipfile.BadZipFile as error:
+        if not zipfile.is_zipfile(source):
+            raise Invalid(no_backup, hint) from error
+        raise Invalid(
+            f"The backup is damaged ({error}); nothing was changed.", "Take an older one."
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Invalid(no_backup, hint) from error
+    return dict(about)
+
+
+def _belongs(name: object) -> bool:
+    """Whether a name in an archive is the database or a file in one of the folders."""
+    if name == DATABASE:
+        return True
+    path = PurePosixPath(str(name))
+    inside = len(path.parts) > 1 and path.parts[0] in FOLDERS and ".." not in path.parts
+    return inside and path.as_posix() == name and "\\" not in name and "\0" not in name
+
+
+def _look(database: Path, check: bool = False) -> tuple[int, set[str]]:
+    """How many scores a copy of the database holds, and which folders of uploads its jobs wait for.
+    With `check`, also whether it is sound and not of a newer program; raises `Invalid`."""
+    try:
+        with closing(sqlite.connect(database)) as copy:
+            if check:
+                (said,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+                if said != "ok" or copy.execute("PRAGMA foreign_key_check").fetchone():
+                    raise sqlite.DatabaseError(said)
+            (revision,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
+            if revision not in revisions():
+                raise Invalid(
+                    f"This database is of a newer version of Tastemaker (schema {revision}); "
+                    "nothing was changed.",
+                    "Use that program for it.",
+                )
+            (scores,) = copy.execute("SELECT count(*) FROM score_event").fetchone()
+            unfinished = "SELECT payload FROM job WHERE state IN ('queued', 'running')"
+            payloads = [json.loads(payload) for (payload,) in copy.execute(unfinished)]
+    except (sqlite.DatabaseError, TypeError) as error:
+        raise Invalid(
+            f"This database is damaged, or not one of Tastemaker ({error}); nothing was changed.",
+            "Restore an older backup.",
+        ) from error
+    return int(scores), {p["staging"] for p in payloads if "staging" in p}
+
+
+def _sign_everybody_out(database: Path) -> None:
+    """A session that was ended since must not come back to life."""
+    with closing(sqlite.connect(database)) as copy, copy:
+        copy.execute("PRAGMA journal_mode=DELETE")  # all of it in the one file that is moved
+        if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'login_session'").fetchone():
+            copy.execute("DELETE FROM login_session")
+
+
+@contextmanager
+def _nobody_else(database: Path) -> Iterator[bool]:
+    """Hold the database alone; whether there is one. A damaged one cannot be held, and is replaced
+    all the same."""
+    if not database.exists():
+        yield False
+        return
+    with closing(sqlite.connect(database, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("PRAGMA journal_mode=DELETE")  # fails while another has it open
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite.DatabaseError as error:
+            if "locked" in str(error):
+                raise running() from error
+        yield True
+
+
+def running() -> Conflict:
+    return Conflict(
+        "The program is running on this home folder; nothing was changed.",
+        "Stop `tastemaker serve` and the worker first.",
+    )
+
+
+def _put(file: Path, target: Path, aside: Path) -> None:
+    """Move a restored file into place. One of the same name with other content is kept `aside`."""
+    if target.exists() and sha256_of(target) != sha256_of(file):
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        target.replace(aside)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(target)
+
+
+# --- both --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _own_folder(settings: Settings, prefix: str) -> Iterator[Path]:
+    """A folder on the disk of the home folder, gone afterwards; swept if the process was killed."""
+    with tempfile.TemporaryDirectory(dir=settings.root, prefix=prefix, suffix=".part") as folder:
+        yield Path(folder)
+
+
+def _poured(
+    file: IO[bytes], into: Callable[[bytes], Any] | None, done: int, told: Callable[[int], Any]
+) -> tuple[str, int]:
+    """Read a file to its end, piece by piece, `into` somewhere. Returns its SHA-256 and how many
+    bytes are `done` now, which `told` hears of."""
+    digest = hashlib.sha256()
+    while piece := file.read(PIECE):
+        digest.update(piece)
+        if into is not None:
+            into(piece)
+        done += len(piece)
+        told(done)
+    return digest.hexdigest(), done
+
+
+def _database_bytes(settings: Settings) -> int:
+    return sum(path.stat().st_size for path in settings.root.glob(f"{DATABASE}*"))
+
+
+def _require_space(settings: Settings, path: Path, needed: int) -> None:
+    free = free_space(path)
+    if free - needed < 1e9 * settings.min_free_gb:
+        raise StorageFull(
+            f"It needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free on the disk of "
+            f"{path.absolute().parent}; {settings.min_free_gb:g} GB are kept free. "
+            "Nothing was changed.",
+            "Free some space, or name a file on another disk.",
+        )

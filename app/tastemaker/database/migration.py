@@ -1,0 +1,120 @@
+"""Bring the database to the newest schema: back up, upgrade in one transaction, check.
+
+Alembic's batch mode rebuilds a table by dropping the old one, and with foreign keys on that
+cascade-deletes every row that refers to it: hand scores included. So keys are off while it runs,
+and `foreign_key_check` must come back empty before anything is committed.
+"""
+
+import logging
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from tastemaker.config import Settings, shipped
+from tastemaker.database.sessions import is_locked, make_engine, sqlite
+from tastemaker.database.tables import now
+from tastemaker.errors import TastemakerError
+
+log = logging.getLogger(__name__)
+
+
+def migrate(settings: Settings) -> Engine:
+    """Engine on a database of the newest schema, creating or upgrading it first. Safe to call from
+    several processes at once. Raises `TastemakerError` when the database is newer than this
+    program; it is left alone then."""
+    try:
+        settings.make_folders()
+    except OSError as error:
+        raise TastemakerError(
+            f"The folder {settings.root} cannot be used: {error.strerror}.",
+            "Point TASTEMAKER_HOME at a folder you may write to.",
+        ) from error
+    engine = make_engine(settings)
+    script = ScriptDirectory(str(shipped("migrations")))
+    head = script.get_current_head()
+    with FileLock(settings.root / "migrate.lock", timeout=120):
+        current = current_revision(engine)
+        if current == head:
+            return engine
+        if current is not None and current not in revisions():
+            raise TastemakerError(
+                f"The database is of a newer version of Tastemaker (schema {current}); "
+                "nothing was changed.",
+                "Start the newer program, or point TASTEMAKER_HOME at another folder.",
+            )
+        if current is None and inspect(engine).get_table_names():
+            raise TastemakerError(
+                "The database holds the tables of another program; it was left alone.",
+                "Let TASTEMAKER_DATABASE_URL name an empty one.",
+            )
+        if current is not None and engine.dialect.name == "sqlite":
+            backup = settings.backups / f"before-{head}-{now():%Y%m%d-%H%M%S}.db"
+            back_up_database(Path(engine.url.database or ""), backup)
+            log.info("backed up the database to %s before upgrading it", backup)
+        upgrade(engine, "head")
+    return engine
+
+
+def revisions() -> set[str]:
+    """Every schema that this program knows."""
+    script = ScriptDirectory(str(shipped("migrations")))
+    return {revision.revision for revision in script.walk_revisions()}
+
+
+def upgrade(engine: Engine, revision: str) -> None:
+    """Run the migrations up to `revision` in one transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(shipped("migrations")))
+    is_sqlite = engine.dialect.name == "sqlite"
+    with engine.connect().execution_options(begin="IMMEDIATE") as connection:
+        if is_sqlite:  # a no-op inside a transaction, so before it
+            connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+        try:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                command.upgrade(config, revision)
+                if is_sqlite:
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                    if broken:
+                        raise TastemakerError(
+                            f"The upgrade would have left {len(broken)} rows without their "
+                            "parent; the database is unchanged.",
+                            "Please report this together with the output of `tastemaker doctor`.",
+                        )
+        finally:
+            if is_sqlite:
+                connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The schema's revision, None for an empty database. Raises `TastemakerError` for a file that
+    is no database, and for a database that cannot be reached."""
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except DatabaseError as error:
+        if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
+            if not isinstance(error, OperationalError) or is_locked(error):
+                raise
+            reason = str(error.orig).strip().splitlines()[0].rstrip(".")
+            raise TastemakerError(
+                f"The database cannot be opened: {reason}.",
+                "See whether it runs, and whether TASTEMAKER_DATABASE_URL is right.",
+            ) from error
+        raise TastemakerError(
+            f"{engine.url.database} is not a database, or is damaged; it was left alone.",
+            "`tastemaker restore FILE` puts one of the folder `backups` beside it in its place.",
+        ) from error
+
+
+def back_up_database(source: Path, target: Path) -> None:
+    """Consistent copy of a live SQLite database (SQLite's online backup API)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite.connect(source) as original, sqlite.connect(target) as copy:
+        original.backup(copy)

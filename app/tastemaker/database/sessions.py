@@ -1,0 +1,132 @@
+"""The database: one engine, its pragmas, and two kinds of session.
+
+A *read* session sees one snapshot and never writes. A *write* session takes the write lock at once
+(`BEGIN IMMEDIATE`), because a deferred transaction that reads first and writes later fails with
+"database is locked" however long the busy timeout is. Functions take a session and never commit;
+the `with` block that opened the session commits.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import CursorResult, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlmodel import Session, create_engine
+
+from tastemaker.config import Settings
+from tastemaker.errors import Invalid, Unavailable
+
+try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
+    import pysqlite3.dbapi2 as sqlite
+except ImportError:  # no wheel for this platform; `tastemaker doctor` warns
+    sqlite = sqlite3
+
+BUSY_SECONDS = 5.0
+
+# One writer at a time inside a process: SQLite's busy handler sleeps and is not fair, so threads
+# that queue on a lock here wait less than threads that race for the file lock.
+_write_lock = threading.Lock()
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Engine for the configured database. SQLite gets WAL, `synchronous=FULL`, foreign keys and a
+    busy timeout on every connection, and explicit transaction control. Raises `Invalid` where the
+    setting names no database that can be used; nothing is connected to yet."""
+    try:
+        url = make_url(settings.database)
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url, pool_pre_ping=True)
+        if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.query or not url.database:
+            raise ArgumentError("a plain file is needed")
+    except ModuleNotFoundError as error:
+        raise Invalid(
+            f"TASTEMAKER_DATABASE_URL needs the module {error.name}, which is not installed.",
+            "For PostgreSQL: pip install 'tastemaker[postgres]', and postgresql+psycopg://…",
+        ) from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:  # may name the password
+        raise Invalid(
+            "TASTEMAKER_DATABASE_URL is not the address of a database.",
+            "Write postgresql+psycopg://USER:PASSWORD@HOST/NAME or sqlite:////PATH, or leave it "
+            "out for a file in the home folder.",
+        ) from error
+    engine = create_engine(
+        url,
+        module=sqlite,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=20,
+        max_overflow=20,
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32768",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        mode = connection.get_execution_options().get("begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session on one consistent snapshot. Nothing it does is kept."""
+    with Session(engine, expire_on_commit=False, autoflush=False) as session:
+        yield session  # closing rolls back, and leaves what was read usable
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session that holds the write lock from its first statement and commits at the end.
+
+    Raises `Unavailable` when another process keeps the lock longer than the busy timeout; nothing
+    was changed then.
+    """
+    with _write_lock:
+        session = Session(_immediate(engine), expire_on_commit=False, autoflush=True)
+        try:
+            yield session
+            session.commit()
+        except OperationalError as error:
+            session.rollback()
+            if is_locked(error):
+                raise Unavailable(
+                    "The database is busy with another change; nothing was saved.",
+                    "Try again in a few seconds.",
+                ) from error
+            raise
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+
+@lru_cache(maxsize=8)
+def _immediate(engine: Engine) -> Engine:
+    """The same engine, whose transactions begin with the write lock."""
+    return engine.execution_options(begin="IMMEDIATE")
+
+
+def is_locked(error: OperationalError) -> bool:
+    return "locked" in str(error.orig) or "busy" in str(error.orig)
+
+
+def sqlite_version() -> tuple[int, ...]:
+    """Version of the SQLite library in use, e.g. (3, 53, 4)."""
+    return tuple(int(part) for part in sqlite.sqlite_version.split("."))
+
+
+def rows_changed(session: Session, statement: Any) -> int:
+    """Run an UPDATE or DELETE; how many rows it met."""
+    result: CursorResult[Any] = session.execute(statement)  # type: ignore[assignment]
+    return int(result.rowcount)

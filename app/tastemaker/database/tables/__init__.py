@@ -1,0 +1,65 @@
+"""Every table. CHECK constraints hold what must hold, since `table=True` models do not validate.
+
+Two rules run through them: what a person said (`score_event`) is only ever appended to, and what
+the program derived from it (`label`, `prediction`) can be thrown away and rebuilt.
+"""
+
+from tastemaker.database.tables.base import now
+from tastemaker.database.tables.library import (
+    Collection,
+    CollectionImage,
+    Embedding,
+    EncoderRow,
+    Image,
+    ImagePath,
+    SetAside,
+    Tag,
+)
+from tastemaker.database.tables.projects import (
+    DEFAULT_BRACKETS,
+    Project,
+    ProjectCollection,
+    RemovedImage,
+)
+from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
+from tastemaker.database.tables.versions import (
+    Expectation,
+    Prediction,
+    Slice,
+    TestRun,
+    TestRunScore,
+    Version,
+    VersionLabel,
+)
+from tastemaker.database.tables.work import Job, JobLog, LoginSession, Question
+
+__all__ = [
+    "DEFAULT_BRACKETS",
+    "Annotator",
+    "Collection",
+    "CollectionImage",
+    "Comparison",
+    "Embedding",
+    "EncoderRow",
+    "Expectation",
+    "Image",
+    "ImagePath",
+    "Job",
+    "JobLog",
+    "Label",
+    "LoginSession",
+    "Prediction",
+    "Project",
+    "ProjectCollection",
+    "Question",
+    "RemovedImage",
+    "ScoreEvent",
+    "SetAside",
+    "Slice",
+    "Tag",
+    "TestRun",
+    "TestRunScore",
+    "Version",
+    "VersionLabel",
+    "now",
+]

@@ -1,0 +1,79 @@
+"""A scorer in the making: its settings and its images."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+)
+from sqlmodel import Field, SQLModel
+
+from tastemaker.database.tables.base import cascade, json_column, now
+
+DEFAULT_BRACKETS = (
+    (0.0, "<10 %"),
+    (0.1, "10–20 %"),
+    (0.2, "20–40 %"),
+    (0.4, "40–50 %"),
+    (0.5, ">50 %"),
+    (0.6, ">60 % best"),
+)
+
+
+class Project(SQLModel, table=True):
+    """One scorer in the making. `encoder_id` stays empty until the first embedding pins the
+    fingerprint; from then on another fingerprint is refused."""
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('score', 'class')", name="kind"),
+        CheckConstraint("threshold > 0 AND threshold < 1", name="threshold"),
+        CheckConstraint("holdout_share >= 0 AND holdout_share <= 0.5", name="holdout_share"),
+        CheckConstraint("length(name) BETWEEN 1 AND 80", name="name"),
+        CheckConstraint("aggregate IN ('median', 'mean', 'lowest', 'highest', 'newest')",
+                        name="aggregate"),
+        CheckConstraint("auto_train_every >= 0", name="auto_train_every"),
+        CheckConstraint("auto_train_drift >= 0", name="auto_train_drift"),
+    )  # fmt: skip
+
+    id: int = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    kind: str = "score"
+    encoder: str = "efficientnet_lite0/bundled"
+    encoder_id: int | None = Field(default=None, foreign_key="encoder.id")
+    threshold: float = 0.5
+    holdout_share: float = 0.1
+    seed: int = Field(default=0, description="Fixes folds and the hold-out side for good.")
+    recipe: str = "auto"
+    brackets: list[Any] = Field(
+        default_factory=lambda: [list(b) for b in DEFAULT_BRACKETS],
+        sa_column=Column(JSON, nullable=False),
+    )
+    show_prediction_first: bool = False
+    aggregate: str = Field(default="median", description="How several people make one label.")
+    auto_train_every: int = Field(default=0, description="Train after so many scores; 0: never.")
+    auto_train_drift: float = Field(
+        default=0.0, description="Train once the live error differs by so many points; 0: never."
+    )
+    card: dict[str, Any] = json_column()  # what its model card says in the author's own words
+    created_at: datetime = Field(default_factory=now)
+
+
+class ProjectCollection(SQLModel, table=True):
+    __tablename__ = "project_collection"
+    __table_args__ = (CheckConstraint("role IN ('pool', 'test-run')", name="role"),)
+
+    project_id: int = cascade("project.id", primary_key=True)
+    collection_id: int = cascade("collection.id", primary_key=True)
+    role: str = "pool"
+
+
+class RemovedImage(SQLModel, table=True):
+    """An image taken out of a project by a person. Its file, scores and other projects stay."""
+
+    __tablename__ = "removed_image"
+
+    project_id: int = cascade("project.id", primary_key=True)
+    image_id: int = cascade("image.id", primary_key=True)
+    at: datetime = Field(default_factory=now)

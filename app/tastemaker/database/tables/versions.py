@@ -1,0 +1,145 @@
+"""Trained heads, what they predict, what they must do, and where they were tried."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    UniqueConstraint,
+    text,
+)
+from sqlmodel import Field, SQLModel
+
+from tastemaker.database.tables.base import cascade, json_column, now
+
+
+class Version(SQLModel, table=True):
+    """An immutable trained head. `building` rows are invisible until one write makes them ready."""
+
+    __table_args__ = (
+        CheckConstraint("state IN ('building', 'ready')", name="state"),
+        UniqueConstraint("project_id", "major", "minor"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    major: int = 1
+    minor: int = 0
+    state: str = "building"
+    active: bool = False
+    note: str = ""
+    parent_id: int | None = Field(default=None, foreign_key="version.id")
+    made_by: str = Field(unique=True, description="The job (and step) that made it, once.")
+    encoder_id: int = Field(foreign_key="encoder.id")
+    file: str = Field(default="", description="File name inside the checkpoints folder.")
+    sha256: str = ""
+    bytes: int = 0
+    event_high: int = Field(description="Highest score event that was looked at.")
+    seed: int = 0
+    recipe: dict[str, Any] = json_column()
+    metrics: dict[str, Any] = json_column()
+    curve: dict[str, Any] = json_column()
+    activation: str = Field(default="", description="Why it is, or is not, the active version.")
+    created_at: datetime = Field(default_factory=now)
+
+    @property
+    def number(self) -> str:
+        return f"v{self.major}.{self.minor}"
+
+
+class VersionLabel(SQLModel, table=True):
+    """The exact labels a version saw: `train`, `holdout` (measured it) or `aside` (neither)."""
+
+    __tablename__ = "version_label"
+    __table_args__ = (CheckConstraint("side IN ('train', 'holdout', 'aside')", name="side"),)
+
+    version_id: int = cascade("version.id", primary_key=True)
+    image_id: int = Field(foreign_key="image.id", primary_key=True)
+    value: float
+    side: str
+    fold: int | None = None
+
+
+class Prediction(SQLModel, table=True):
+    """`score` is what the version's file says, in [0, 1]; `out_of_fold`, where the image or a
+    relative was trained on, is what a head that never saw it says."""
+
+    __table_args__ = (
+        CheckConstraint("score BETWEEN 0 AND 1", name="score"),
+        Index("ix_prediction_score", "version_id", "score"),
+        Index(
+            "ix_prediction_honest",
+            "version_id", text("coalesce(out_of_fold, score)"), "image_id",
+        ),
+    )  # fmt: skip
+
+    version_id: int = cascade("version.id", primary_key=True)
+    image_id: int = cascade("image.id", primary_key=True)
+    score: float
+    out_of_fold: float | None = None
+    uncertainty: float
+
+
+class Slice(SQLModel, table=True):
+    """Images of a project that have something in common: a tag (`{"tag": …}`), a saved filter of
+    the library (`{"filter": {…}}`), or nearness to a text (`{"prompt": …, "share": …}`)."""
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('tag', 'filter', 'prompt')", name="kind"),
+        CheckConstraint("length(name) BETWEEN 1 AND 120", name="name"),
+        UniqueConstraint("project_id", "name"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    name: str
+    kind: str = "tag"
+    definition: dict[str, Any] = json_column()
+    created_at: datetime = Field(default_factory=now)
+
+
+class Expectation(SQLModel, table=True):
+    """What a slice must score: “real-life photos: mean at most 10 %”. `value` is in [0, 1]."""
+
+    __table_args__ = (
+        CheckConstraint("measure IN ('mean', 'pass_rate')", name="measure"),
+        CheckConstraint("bound IN ('at most', 'at least')", name="bound"),
+        CheckConstraint("value BETWEEN 0 AND 1", name="value"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    slice_id: int = cascade("slice.id", nullable=False)
+    measure: str = "mean"
+    bound: str = "at most"
+    value: float
+    blocks: bool = Field(default=False, description="A version that misses it is not activated.")
+
+
+class TestRun(SQLModel, table=True):
+    """A version tried on a collection. `summary` is what was seen when it finished."""
+
+    __tablename__ = "test_run"
+    __table_args__ = (Index("ix_test_run_project", "project_id", "id"),)
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    version_id: int = cascade("version.id", nullable=False)
+    collection_id: int = cascade("collection.id", nullable=False)
+    job_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("job.id", ondelete="SET NULL"))
+    )
+    summary: dict[str, Any] = json_column()
+    created_at: datetime = Field(default_factory=now)
+
+
+class TestRunScore(SQLModel, table=True):
+    """A score that was given while looking at a test run."""
+
+    __tablename__ = "test_run_score"
+
+    test_run_id: int = cascade("test_run.id", primary_key=True)
+    event_id: int = cascade("score_event.id", primary_key=True)

@@ -1,0 +1,95 @@
+"""Jobs, what the live model is asked, and who is signed in."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+)
+from sqlmodel import Field, SQLModel
+
+from tastemaker.database.tables.base import cascade, json_column, now
+
+
+class Job(SQLModel, table=True):
+    """A durable unit of background work. `fence` rises with every claim: a worker that lost the
+    job holds an old fence and can write nothing."""
+
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="state"
+        ),
+        Index("ix_job_state", "state", "id"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    kind: str
+    title: str
+    project_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("project.id", ondelete="CASCADE"))
+    )
+    payload: dict[str, Any] = json_column()
+    state: str = "queued"
+    fence: int = 0
+    attempts: int = 0
+    heartbeat: int = 0
+    cancel_requested: bool = False
+    done: int = 0
+    total: int = 0
+    rate: float = Field(default=0.0, description="Units a second.")
+    message: str = ""
+    curve: dict[str, Any] = json_column()
+    result: dict[str, Any] = json_column()
+    error: str = ""
+    created_at: datetime = Field(default_factory=now)
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class Question(SQLModel, table=True):
+    """Something the web process asks the resident model process: the score of a dropped picture,
+    the vector of a text. Both sides forget it soon after."""
+
+    __table_args__ = (
+        CheckConstraint("state IN ('asked', 'taken', 'answered', 'failed')", name="state"),
+        Index("ix_question_state", "state", "id"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    kind: str
+    project_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("project.id", ondelete="CASCADE"))
+    )
+    payload: dict[str, Any] = json_column()
+    blob: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    state: str = "asked"
+    answer: dict[str, Any] = json_column()
+    error: str = ""
+    asked_at: datetime = Field(default_factory=now)
+
+
+class JobLog(SQLModel, table=True):
+    __tablename__ = "job_log"
+    __table_args__ = (Index("ix_job_log_job", "job_id", "id"),)
+
+    id: int = Field(default=None, primary_key=True)
+    job_id: int = cascade("job.id", nullable=False)
+    at: datetime = Field(default_factory=now)
+    line: str
+
+
+class LoginSession(SQLModel, table=True):
+    """A signed-in browser; the cookie's SHA-256, never the cookie."""
+
+    __tablename__ = "login_session"
+
+    token_sha256: str = Field(primary_key=True)
+    annotator_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("annotator.id", ondelete="CASCADE"))
+    )
+    created_at: datetime = Field(default_factory=now)
+    expires_at: datetime

@@ -1,0 +1,187 @@
+"""Many picture files through one encoder: decoding overlaps with computing, and nothing stops it.
+
+    for index, vector in embed_files(encoder, paths, on_error=...): ...
+
+The size of a batch is measured on the files themselves, a bad file is reported and passed over,
+and where memory runs out the batches shrink.
+"""
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tastemaker.encoding.encoders import Encoder
+from tastemaker.errors import BadImage
+from tastemaker.pictures.pictures import Limits, decode
+
+Report = Callable[[int, BadImage], object]
+
+
+def embed_files(
+    encoder: Encoder,
+    paths: Sequence[Path | bytes],
+    *,
+    batch: int | None = None,
+    limits: Limits | None = None,
+    on_error: Report | None = None,
+    lanes: int | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index into `paths`, (dim,) float32) for every picture, in the order they get done.
+
+    Work runs in lanes: threads that each decode a batch and encode it on one torch thread. So
+    decoding overlaps with computing, and no core waits for another inside a layer. There are as
+    many lanes as torch may use threads (the caller's `torch.set_num_threads`); on a GPU, lanes
+    decode side by side and compute one after the other. Memory holds one batch of inputs and one
+    decoded picture per lane.
+
+    A picture that cannot be decoded is given to `on_error(index, BadImage)` in the caller's
+    thread, and the others go on. When memory runs out, the batch is halved down to 1; then the
+    picture is set aside in the same way. `batch` fixes the batch size instead of probing it.
+    """
+    import torch
+
+    on_cpu = encoder.device == "cpu"
+    threads = torch.get_num_threads()
+    lanes = min(lanes or (threads if on_cpu else os.cpu_count() or 1), max(1, len(paths)))
+    sizes = _BatchSize((batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128))
+    waiting = iter(enumerate(paths))
+    taking, computing = threading.Lock(), contextlib.nullcontext() if on_cpu else threading.Lock()
+    finished: queue.Queue[tuple[int, np.ndarray | BadImage] | BaseException | None]
+    finished = queue.Queue(maxsize=64)
+    stopped = threading.Event()
+
+    def lane() -> None:
+        try:
+            if on_cpu:
+                torch.set_num_threads(1)  # of this thread only
+            while not stopped.is_set():
+                size = sizes.next()
+                with taking:
+                    chunk = list(itertools.islice(waiting, size))
+                if not chunk:
+                    break
+                for result in _embed_chunk(encoder, chunk, limits, sizes, computing):
+                    finished.put(result)
+        except BaseException as error:  # handed to the caller, who raises it
+            finished.put(error)
+        finally:
+            finished.put(None)
+
+    running = [threading.Thread(target=lane, daemon=True) for _ in range(lanes)]
+    for thread in running:
+        thread.start()
+    working = lanes
+    try:
+        while working:
+            result = finished.get()
+            if result is None:
+                working -= 1
+            elif isinstance(result, BaseException):
+                raise result
+            elif isinstance(result[1], BadImage):
+                if on_error:
+                    on_error(result[0], result[1])
+            else:
+                yield result[0], result[1]
+    finally:  # also when the caller stops early: no lane may stay blocked on a full queue
+        stopped.set()
+        while working:
+            working -= finished.get() is None
+        for thread in running:
+            thread.join()
+        torch.set_num_threads(threads)  # else threads started later would inherit the lanes' 1
+
+
+class _BatchSize:
+    """Finds, on the real data, the batch size with the least time per picture, then keeps it.
+
+    The candidates are tried from the smallest up, until one is clearly worse than the best so far:
+    batches that outgrow the cache only get slower. Each is timed twice (the first run of a shape
+    also pays for its set-up) and judged by its best. Shared by the lanes, hence the lock.
+    """
+
+    TRIES = 2
+    WORSE = 1.25
+
+    def __init__(self, candidates: Sequence[int]) -> None:
+        self._times: dict[int, list[float]] = {size: [] for size in candidates}
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        with self._lock:
+            quickest, least = 1, float("inf")
+            for size, times in self._times.items():
+                if len(times) < self.TRIES:
+                    return size
+                if min(times) > self.WORSE * least:
+                    break
+                if min(times) < least:
+                    quickest, least = size, min(times)
+            return quickest
+
+    def record(self, size: int, seconds: float) -> None:
+        with self._lock:
+            if size in self._times and len(self._times[size]) < self.TRIES:
+                self._times[size].append(seconds / size)
+
+    def cap(self, size: int) -> None:
+        """No batch above `size` from now on: that is what memory allows."""
+        with self._lock:
+            fitting = {known: times for known, times in self._times.items() if known <= size}
+            self._times = fitting or {size: []}
+
+
+def _embed_chunk(
+    encoder: Encoder,
+    chunk: list[tuple[int, Path | bytes]],
+    limits: Limits | None,
+    sizes: _BatchSize,
+    computing: contextlib.AbstractContextManager[Any],
+) -> Iterator[tuple[int, np.ndarray | BadImage]]:
+    indices, pictures = [], []
+    for index, path in chunk:
+        try:
+            pictures.append(encoder.preprocess(decode(path, limits)))
+            indices.append(index)
+        except BadImage as error:
+            yield index, error
+    if pictures:
+        with computing:
+            vectors = _encode_within_memory(encoder, pictures, sizes)
+        yield from zip(indices, vectors, strict=True)
+
+
+def _encode_within_memory(
+    encoder: Encoder, pictures: list[np.ndarray], sizes: _BatchSize
+) -> list[np.ndarray | BadImage]:
+    """Encode a batch, in halves if memory does not allow the whole."""
+    count = len(pictures)
+    try:
+        began = time.perf_counter()
+        vectors = encoder.encode(np.stack(pictures))
+        sizes.record(count, time.perf_counter() - began)
+        return list(vectors)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+    if count == 1:
+        return [BadImage("There is not enough memory to encode this picture.")]
+    half = count // 2
+    sizes.cap(half)
+    return [
+        *_encode_within_memory(encoder, pictures[:half], sizes),
+        *_encode_within_memory(encoder, pictures[half:], sizes),
+    ]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text

@@ -1,0 +1,145 @@
+"""Two versions, an older one `a` and a newer one `b`, and the images they put on different sides of
+the threshold. What counts is what the two files say, so versions of different encoders pair too.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import and_, case
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from tastemaker import versions
+from tastemaker.database.tables import Image, Label, Prediction, Project, RemovedImage, Version
+from tastemaker.errors import Invalid, NotFound
+
+DIRECTIONS = {"up": "fail to pass", "down": "pass to fail"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two versions of a comparison; `a` is the one that `b` is measured against."""
+
+    project: Project
+    a: Version
+    b: Version
+
+
+def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
+    """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
+    parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
+    two."""
+    there = versions.listing(session, project)
+    if len(there) < 2:
+        raise Invalid(
+            f"“{project.name}” has {'one version' if there else 'no version'}; two are needed.",
+            "Train once more.",
+        )
+    if b:
+        newer = versions.named(session, project, b)
+    else:
+        newer = next((v for v in there if v.active and v.id != there[-1].id), there[0])
+    if a:
+        older = versions.named(session, project, a)
+    else:
+        others = [v for v in there if v.id != newer.id]
+        before = [v for v in others if (v.major, v.minor) < (newer.major, newer.minor)]
+        older = next((v for v in others if v.id == newer.parent_id), (before or others)[0])
+    if older.id == newer.id:
+        raise Invalid(f"{newer.number} is the same as itself.", "Choose two versions.")
+    return Pair(project, older, newer)
+
+
+Old: Any = aliased(Prediction)
+New: Any = aliased(Prediction)
+
+
+def predicted_by_both(both: Pair, *columns: Any) -> Any:
+    """Select over the images that both versions predicted and that are still in the project."""
+    removed = select(RemovedImage.image_id).where(
+        RemovedImage.project_id == both.project.id, RemovedImage.image_id == New.image_id
+    )
+    return (
+        select(*columns)
+        .select_from(New)
+        .join(Old, and_(col(Old.image_id) == New.image_id, col(Old.version_id) == both.a.id))
+        .where(New.version_id == both.b.id, ~removed.exists())
+    )
+
+
+def _flipped(both: Pair, direction: str) -> Any:
+    cut = both.project.threshold
+    if direction == "up":
+        return and_(Old.score < cut, col(New.score) >= cut)
+    if direction == "down":
+        return and_(col(Old.score) >= cut, New.score < cut)
+    raise Invalid(f"“{direction[:20]}” is no direction.", "Use up or down.")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image on the other side of the threshold now. Predictions are what the files say."""
+
+    image_id: int
+    name: str
+    before: float
+    after: float
+    label: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def listing(
+    session: Session, both: Pair, direction: str, *, after: int = 0, n: int = 48
+) -> list[Flip]:
+    """A page of the images that went up to a pass or down to a fail, furthest first."""
+    moved = New.score - Old.score
+    rows = session.execute(
+        predicted_by_both(both, New.image_id, Image.name, Old.score, New.score, Label.value)
+        .join(Image, col(Image.id) == New.image_id)
+        .outerjoin(Label, label_of(both))
+        .where(_flipped(both, direction))
+        .order_by(moved.desc() if direction == "up" else moved, col(New.image_id))
+        .offset(after)
+        .limit(n)
+    )
+    return [Flip(*row) for row in rows]
+
+
+def one(session: Session, both: Pair, image_id: int) -> Flip:
+    """What the two say of one image, flipped or not. Raises `NotFound`."""
+    row = session.execute(
+        predicted_by_both(both, New.image_id, Image.name, Old.score, New.score, Label.value)
+        .join(Image, col(Image.id) == New.image_id)
+        .outerjoin(Label, label_of(both))
+        .where(New.image_id == image_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound("One of the two versions has not predicted this image.")
+    return Flip(*row)
+
+
+def counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
+    """For each direction: how many flipped, how many of those are labelled, and how many labels
+    agree with the side they are on now."""
+    cut = 10 * both.project.threshold - 1e-9
+    found = {}
+    for direction in DIRECTIONS:
+        agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
+        total, labelled, right = session.execute(
+            predicted_by_both(
+                both,
+                func.count(),
+                func.count(col(Label.value)),
+                func.coalesce(func.sum(case((agrees, 1), else_=0)), 0),
+            )
+            .outerjoin(Label, label_of(both))
+            .where(_flipped(both, direction))
+        ).one()
+        found[direction] = {"images": total, "labelled": labelled, "right": int(right)}
+    return found
+
+
+def label_of(both: Pair) -> Any:
+    return and_(col(Label.image_id) == New.image_id, col(Label.project_id) == both.project.id)

@@ -1,0 +1,338 @@
+"""Slices: images that have something in common, and what a version makes of them.
+
+A slice is a tag, a saved filter of the library, or what lies nearest to a text. Its universe is
+what the version predicted: shares, means and pass rates are over all of that. Errors are over the
+labels in it, each judged by a head that had not seen it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import String
+from sqlalchemy import cast as sql_cast
+from sqlmodel import Session, col, func, select
+
+from tastemaker import images, projects
+from tastemaker.database.tables import (
+    Image,
+    Label,
+    Prediction,
+    Project,
+    RemovedImage,
+    Slice,
+    Tag,
+    Version,
+    VersionLabel,
+)
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
+from tastemaker.learning import metrics
+from tastemaker.library import scopes
+
+MOST_SLICES = 100
+MOST_TAGS = 12  # the largest tags are looked at too, where nobody has made slices of them
+RESAMPLES = 200  # an interval a slice; there may be many on a page
+
+# A slice is named as under-represented when it is at least a hundredth of the library, has less
+# than half of its share among the labels, and that is further off than chance would often bring.
+NOTICED = 0.01
+LACKING = 0.5
+FAR = 2.0  # standard deviations of a draw at random
+
+Ids = NDArray[np.int64]
+
+
+# --- defining them -----------------------------------------------------------------------------
+
+
+def listing(session: Session, project: Project) -> list[Slice]:
+    return list(
+        session.exec(select(Slice).where(Slice.project_id == project.id).order_by(col(Slice.name)))
+    )
+
+
+def get(session: Session, project: Project, slice_id: int) -> Slice:
+    row = session.get(Slice, slice_id)
+    if row is None or row.project_id != project.id:
+        raise NotFound("There is no such slice.", "It may have been removed meanwhile.")
+    return row
+
+
+def add(
+    session: Session, project: Project, kind: str, definition: Mapping[str, Any], name: str = ""
+) -> Slice:
+    """A new slice. `definition` is `{"tag"}`, `{"filter": {…}}` or `{"prompt", "share",
+    "image_ids"}`; without a name it is called after what defines it."""
+    definition = _checked(session, project, kind, definition)
+    name = " ".join(name.split()) or str(definition.get("tag") or definition.get("prompt") or "")
+    if not 1 <= len(name) <= 120 or not name.isprintable():
+        raise Invalid("A slice needs a name of 1 to 120 characters.", "Give it one.")
+    there = listing(session, project)
+    if any(other.name.casefold() == name.casefold() for other in there):
+        raise Conflict(f"There is a slice “{name}” already.", "Choose another name.")
+    if len(there) >= MOST_SLICES:
+        raise Invalid(f"A project has at most {MOST_SLICES} slices.", "Remove one first.")
+    row = Slice(project_id=project.id, name=name, kind=kind, definition=definition)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _checked(
+    session: Session, project: Project, kind: str, definition: Mapping[str, Any]
+) -> dict[str, Any]:
+    if kind == "tag":
+        tag = str(definition.get("tag", "")).strip()
+        if not tag:
+            raise Invalid("No tag was given.", "Choose one of those that your images carry.")
+        if session.exec(select(Tag.tag).where(Tag.tag == tag).limit(1)).first() is None:
+            raise Invalid(
+                f"No image carries the tag “{tag[:80]}”.",
+                "Tags come from folders, from text files beside the images, or by hand.",
+            )
+        return {"tag": tag}
+    if kind == "filter":
+        wanted = definition.get("filter")
+        if not isinstance(wanted, dict) or not wanted:
+            raise Invalid("This filter is empty.", "Filter the library first, then keep that.")
+        scopes.filtered_ids(session, project, wanted)  # raises what cannot be filtered by
+        return {"filter": wanted}
+    if kind == "prompt":
+        prompt, ids = str(definition.get("prompt", "")).strip(), definition.get("image_ids")
+        share = definition.get("share", 0.05)
+        if not 1 <= len(prompt) <= 200:
+            raise Invalid("A text of 1 to 200 characters is needed.", "Describe the images.")
+        if not isinstance(share, int | float) or not 0 < share <= 0.5:
+            raise Invalid("The share of nearest images is above 0 and at most 50 %.")
+        if not isinstance(ids, list) or not all(type(i) is int and i > 0 for i in ids):
+            raise Invalid("A slice by text needs the images that it found.")
+        return {"prompt": prompt, "share": float(share), "image_ids": sorted(set(ids))}
+    raise Invalid(f"There is no slice of kind “{kind[:20]}”.", "Use tag, filter or prompt.")
+
+
+def remove(session: Session, row: Slice) -> None:
+    """Remove a slice and what was expected of it. Its images are not touched."""
+    session.delete(row)
+    session.flush()
+
+
+def members(session: Session, project: Project, row: Slice) -> Ids:
+    """(N,) ids of the slice's images, ascending; of other projects too, where it is a tag. Empty
+    where its filter names something that is gone."""
+    if row.kind == "prompt":
+        return np.unique(np.asarray(row.definition["image_ids"], np.int64))
+    wanted: Any = select(Tag.image_id).where(Tag.tag == row.definition.get("tag"))
+    if row.kind == "filter":
+        try:
+            wanted = scopes.filtered_ids(session, project, row.definition.get("filter", {}))
+        except TastemakerError:
+            return np.empty(0, np.int64)
+    inner = wanted.subquery()
+    (ids,) = _columns(session, select(inner), next(iter(inner.c)))
+    return np.unique(ids.astype(np.int64))
+
+
+def _columns(session: Session, query: Any, *columns: Any) -> list[NDArray[np.float64]]:
+    """The columns of a query as arrays, in one order. The database writes each into one string,
+    which is many times faster than a hundred thousand rows as objects."""
+    joined = (func.aggregate_strings(sql_cast(column, String), ",") for column in columns)
+    row = session.execute(query.with_only_columns(*joined)).one()
+    return [np.fromstring(text or "", np.float64, sep=",") for text in row]
+
+
+def in_words(row: Slice) -> str:
+    """What makes an image part of the slice."""
+    if row.kind == "tag":
+        return f"tagged “{row.definition['tag']}”"
+    if row.kind == "prompt":
+        share = 100 * row.definition["share"]
+        return f"the {share:g} % nearest to “{row.definition['prompt']}”"
+    parts = []
+    for name, value in row.definition.get("filter", {}).items():
+        told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts.append(f"{name.replace('_', ' ')} {told}")
+    return f"library filter: {'; '.join(parts)}"
+
+
+def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str, int]]:
+    """The project's tags with their number of images, most frequent first."""
+    number, mine = func.count(), projects.image_ids(project.id)
+    query = select(Tag.tag, number).group_by(col(Tag.tag))
+    distinct = select(func.count()).select_from(mine.distinct().subquery())
+    if session.exec(distinct).one() < images.count(session):  # else every tag is the project's
+        query = query.where(col(Tag.image_id).in_(mine))
+    query = query.order_by(number.desc(), col(Tag.tag)).limit(limit)
+    return [(tag, count) for tag, count in session.execute(query)]
+
+
+# --- what a version makes of them ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a version says, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
+    where the image or a relative was trained on; `trained` (N,) bool; `label` (N,) in 0–1, NaN
+    without one; `group` (N,), the number of the image's source group."""
+
+    ids: Ids
+    honest: NDArray[np.float64]
+    trained: NDArray[np.bool_]
+    label: NDArray[np.float64]
+    group: Ids
+
+    def among(self, ids: Ids) -> NDArray[np.bool_]:
+        """(N,) which of these images are in the ascending `ids`."""
+        if not len(ids):
+            return np.zeros(len(self.ids), bool)
+        at = np.minimum(np.searchsorted(ids, self.ids), len(ids) - 1)
+        return ids[at] == self.ids
+
+
+def said(session: Session, project: Project, version: Version, frozen: bool = False) -> Said:
+    """What a version says about every image it predicted, without those removed since, beside the
+    labels as they are now, or (`frozen`) as the version saw them."""
+    ids, honest = _columns(
+        session,
+        select(Prediction).where(Prediction.version_id == version.id),
+        Prediction.image_id,
+        func.coalesce(Prediction.out_of_fold, Prediction.score),
+    )
+    order = np.argsort(ids, kind="stable")
+    ids, honest = ids[order], honest[order]
+    removed = session.exec(
+        select(RemovedImage.image_id).where(RemovedImage.project_id == project.id)
+    ).all()
+    if removed:
+        keep = ~np.isin(ids, np.asarray(removed))
+        ids, honest = ids[keep], honest[keep]
+
+    source: Any = VersionLabel if frozen else Label
+    owner = VersionLabel.version_id == version.id if frozen else Label.project_id == project.id
+    label, group = np.full(len(ids), np.nan), np.arange(len(ids))
+    names: dict[str, int] = {}
+    for image_id, value, name in session.execute(
+        select(source.image_id, source.value, Image.source_group)
+        .join(Image, col(Image.id) == source.image_id)
+        .where(owner)
+    ):
+        at = int(np.searchsorted(ids, image_id))
+        if at < len(ids) and ids[at] == image_id:
+            label[at] = value / 10
+            group[at] = -1 - names.setdefault(name, len(names))
+    trained = np.isin(
+        ids,
+        np.asarray(
+            session.exec(
+                select(VersionLabel.image_id).where(
+                    VersionLabel.version_id == version.id, VersionLabel.side == "train"
+                )
+            ).all(),
+            np.int64,
+        ),
+    )
+    return Said(ids.astype(np.int64), honest, trained, label, group)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a version makes of one slice. Shares, means and rates are in 0–1, `mae` in points of
+    0–10; a rate over nothing is None."""
+
+    id: int
+    name: str
+    kind: str
+    images: int
+    library_share: float
+    training: int
+    training_share: float
+    mean: float | None
+    pass_rate: float | None
+    labelled: int
+    mae: float | None
+    mae_low: float | None
+    mae_high: float | None
+    fp_rate: float | None
+    fp_n: int
+    fn_rate: float | None
+    fn_n: int
+    under_represented: bool
+    what: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(row: Slice, inside: NDArray[np.bool_], seen: Said, threshold: float) -> Measured:
+    """`inside` (N,) says which images of `seen` belong to the slice."""
+    n, everything = int(inside.sum()), len(seen.ids)
+    training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
+    known = inside & np.isfinite(seen.label)
+    y, p = seen.label[known], seen.honest[known]
+    passed, liked = p >= threshold, y >= threshold - 1e-9
+    error = metrics.mean_error(y, p, seen.group[known], resamples=RESAMPLES)
+    share = n / everything if everything else 0.0
+    return Measured(
+        id=row.id, name=row.name, kind=row.kind, what=in_words(row),
+        images=n, library_share=share,
+        training=training, training_share=training / all_training if all_training else 0.0,
+        mean=float(seen.honest[inside].mean()) if n else None,
+        pass_rate=float((seen.honest[inside] >= threshold).mean()) if n else None,
+        labelled=len(y), mae=error.value, mae_low=error.low, mae_high=error.high,
+        fp_rate=float((~liked)[passed].mean()) if passed.any() else None, fp_n=int(passed.sum()),
+        fn_rate=float((~passed)[liked].mean()) if liked.any() else None, fn_n=int(liked.sum()),
+        under_represented=lacks(share, training, all_training),
+    )  # fmt: skip
+
+
+def lacks(library_share: float, training: int, all_training: int) -> bool:
+    """Whether so few of the labels lie in a slice of that share of the library that more of them
+    are worth asking for."""
+    expected = library_share * all_training
+    spread = np.sqrt(expected * (1 - library_share))
+    return bool(
+        library_share >= NOTICED
+        and training < LACKING * expected
+        and expected - training > FAR * spread
+    )
+
+
+def measured(
+    session: Session, project: Project, version: Version, frozen: bool = False
+) -> list[Measured]:
+    """Every slice of the project, by name."""
+    rows = listing(session, project)
+    if not rows:
+        return []
+    seen = said(session, project, version, frozen)
+    return [
+        measure(row, seen.among(members(session, project, row)), seen, project.threshold)
+        for row in rows
+    ]
+
+
+def large_tags(session: Session, project: Project) -> list[Slice]:
+    """The project's largest tags that are not slices, as if they were; their ids are 0."""
+    taken = {row.definition.get("tag") for row in listing(session, project)}
+    return [
+        Slice(id=0, project_id=project.id, name=tag, kind="tag", definition={"tag": tag})
+        for tag, _ in tags(session, project, MOST_TAGS)
+        if tag not in taken
+    ]
+
+
+def lacking(session: Session, project: Project, version: Version) -> list[Measured]:
+    """The slices, and the largest tags besides, of which too few labels trained the version; the
+    largest part of the library first."""
+    rows = [*listing(session, project), *large_tags(session, project)]
+    if not rows:
+        return []
+    seen = said(session, project, version)
+    found = []
+    for row in rows:
+        inside = seen.among(members(session, project, row))
+        share = float(inside.mean()) if len(inside) else 0.0
+        if lacks(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
+            found.append(measure(row, inside, seen, project.threshold))
+    return sorted(found, key=lambda row: -row.library_share)

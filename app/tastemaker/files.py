@@ -1,0 +1,145 @@
+"""Files: the content-addressed store, atomic writes, disk space.
+
+A file is known by the SHA-256 of its bytes. What is written is there as a whole or not at all, and
+what is published is never overwritten.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tastemaker.errors import Conflict, StorageFull
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file as 64 hex digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Put `content` (bytes, or a function that writes to an open file) at `path`.
+
+    A reader, or a power cut, finds the old file or the new one and never a part: the bytes go to
+    a temporary file in the same folder, are flushed to the disk, and take the name in one step.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _full_disk_named(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)  # mkstemp is private; a backup user may read these
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sweep_unfinished(root: Path, hours: float = 1.0) -> int:
+    """Remove what killed processes left half-written below `root`: temporary files and folders that
+    nobody has written to for so long. Returns how many."""
+    before, swept = time.time() - 3600 * hours, 0
+    for leftover in list(root.rglob("*.part")):
+        with contextlib.suppress(OSError):  # finished, or swept, by somebody else meanwhile
+            if leftover.stat().st_mtime < before:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                swept += 1
+    return swept
+
+
+def publish_exclusive(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name, and fail with `Conflict` if the name is taken.
+
+    A hard link is the one step that both appears at once and refuses to overwrite, so a published
+    file stays what it was. The temporary name is removed afterwards.
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise Conflict(
+            f"{final.name} exists already and is never overwritten.",
+            "Publish under the next version number.",
+        ) from None
+    sync_folder(final.parent)
+    temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that a new name in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def free_space(path: Path) -> int:
+    """Free bytes on the disk that holds `path` (or will hold it, when it does not exist yet)."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def require_free_space(path: Path, min_gb: float) -> None:
+    """Raise `StorageFull` when less than `min_gb` GB are free where `path` lives."""
+    free = free_space(path) / 1e9
+    if free < min_gb:
+        raise StorageFull(
+            f"Only {free:.2f} GB are free on the disk of {path}; {min_gb:g} GB are kept free.",
+            "Delete something or move TASTEMAKER_HOME to a larger disk. Scoring goes on meanwhile.",
+        )
+
+
+@contextlib.contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull(
+            f"The disk is full: {path.name} was not written and nothing else changed.",
+            "Free some space, then try again.",
+        ) from error
+
+
+def content_path(root: Path, sha256: str, suffix: str) -> Path:
+    """Where the store keeps a file: `root/ab/cdef….jpg` for the hash `abcdef…`."""
+    return root / sha256[:2] / f"{sha256[2:]}{suffix}"
+
+
+def is_text(name: str) -> bool:
+    """Whether it can be stored and printed: file names are bytes, and need not be text at all."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def escape_formula(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula."""
+    return "'" + cell if cell.startswith(FORMULA) else cell
+
+
+def unescape_formula(cell: str) -> str:
+    """What `escape_formula` made safe, as it was."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell

@@ -1,0 +1,150 @@
+"""Tables of scored rows: made, filtered, ranked, written.
+
+Rows travel in tables of some thousands, never as one object each, so that a hundred million of
+them pass through in bounded memory. The columns are a contract with scripts.
+"""
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tastemaker.errors import Invalid
+from tastemaker.files import escape_formula, write_atomic
+
+SCHEMA = pa.schema(
+    [("path", pa.string()), ("aesthetic_score", pa.float32()), ("percent", pa.float32())]
+)
+ROW_GROUP = 131_072  # rows; as many are held while writing, and by `best` beyond what it keeps
+
+Tables = Iterable[pa.Table]
+
+
+def table(paths: pa.Array, scores: np.ndarray) -> pa.Table:
+    """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA."""
+    percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
+    return pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
+
+
+def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
+    """The rows as `--json` prints them, the percentage to two places."""
+    return [row | {"percent": round(100 * row["aesthetic_score"], 2)} for row in rows.to_pylist()]
+
+
+# --- choosing ----------------------------------------------------------------------------------
+
+
+def check_limits(low: float, high: float, top: int | None) -> None:
+    """`Invalid` unless these can be limits of a percentage and of a number of rows."""
+    if not 0 <= low <= high <= 100:
+        raise Invalid("--min and --max are percentages with 0 ≤ min ≤ max ≤ 100.")
+    if top is not None and top < 1:
+        raise Invalid("--top is a number of at least 1.")
+
+
+def within(tables: Tables, low: float, high: float) -> Iterator[pa.Table]:
+    """Only the rows of `low` ≤ percentage ≤ `high`, compared before it is rounded."""
+    for rows in tables:
+        percent = 100 * rows["aesthetic_score"].to_numpy().astype(np.float64)
+        yield rows.filter(pa.array((low <= percent) & (percent <= high)))
+
+
+def best(tables: Tables, most: int | None = None) -> pa.Table:
+    """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
+    a few times as many."""
+    held = [SCHEMA.empty_table()]
+    count = 0
+    for rows in tables:
+        held.append(rows)
+        count += len(rows)
+        if most is not None and count > 2 * most + ROW_GROUP:
+            held = [_ranked(held, most)]
+            count = most
+    return _ranked(held, most)
+
+
+def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:
+    joined = pa.concat_tables(tables)
+    order = pc.sort_indices(joined, [("aesthetic_score", "descending")])  # a stable sort
+    return joined.take(order[:most]).combine_chunks()
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def check_ending(path: Path) -> None:
+    """`Invalid` unless the name says in which form to write."""
+    if path.suffix.lower() not in FORMS:
+        raise Invalid(f"{path.name} has no known ending.", "Use .parquet, .csv or .jsonl.")
+
+
+def write(path: Path, tables: Tables, about: Mapping[str, str]) -> int:
+    """Write the rows, as they come, to a `.parquet`, `.csv` or `.jsonl` file; returns how many.
+
+    All or nothing: what lies at `path` is replaced when the last row is written, and stays where
+    anything fails before. `about` holds `model` and more: it becomes the metadata of a Parquet
+    file, and `model` a column of the others.
+    """
+    check_ending(path)
+    count = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal count
+        for rows in tables:
+            count += len(rows)
+            yield rows
+
+    form = FORMS[path.suffix.lower()]
+    write_atomic(path, lambda file: form(file, counted(), about))
+    return count
+
+
+def _write_parquet(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
+    # Paths are all different: a dictionary of them would only be in the way.
+    schema = SCHEMA.with_metadata(dict(about))
+    with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
+        for rows in _gathered(tables):
+            writer.write_table(rows.replace_schema_metadata(schema.metadata))
+
+
+def _gathered(tables: Tables) -> Iterator[pa.Table]:
+    """The same rows in larger tables: a row group each."""
+    held: list[pa.Table] = []
+    for rows in tables:
+        held.append(rows)
+        if sum(map(len, held)) >= ROW_GROUP:
+            yield pa.concat_tables(held)
+            held.clear()
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _write_csv(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
+    writer = csv.writer(codecs.getwriter("utf-8")(file))
+    writer.writerow(["path", "aesthetic_score", "percent", "model"])
+    model = escape_formula(about["model"])
+    for rows in tables:
+        writer.writerows(
+            (escape_formula(row["path"]), f"{row['aesthetic_score']:.6f}", row["percent"], model)
+            for row in as_dicts(rows)
+        )
+
+
+def _write_jsonl(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
+    model = {"model": about["model"]}
+    for rows in tables:
+        file.writelines(json.dumps(row | model).encode() + b"\n" for row in as_dicts(rows))
+
+
+FORMS: dict[str, Callable[[BinaryIO, Tables, Mapping[str, str]], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}

@@ -1,0 +1,185 @@
+"""The library: images, where their bytes lie, the collections and groups they belong to."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlmodel import Session, col, func, or_, select, text
+
+from tastemaker.config import Settings
+from tastemaker.database.tables import Collection, CollectionImage, Image, ImagePath, SetAside, Tag
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.files import content_path
+from tastemaker.pictures.pictures import SUFFIXES, hamming
+
+# Perceptual hashes this close (of 64 bits) are one picture saved twice. With at most 3 differing
+# bits, one of the four 16-bit quarters is equal: that is what the indexes look up.
+NEAR_BITS = 3
+
+MAX_TAGS, MAX_TAG_LENGTH = 500, 100
+
+
+def get(session: Session, image_id: int) -> Image:
+    image = session.get(Image, image_id)
+    if image is None:
+        raise NotFound("This image is not in the library.", "It may have been removed.")
+    return image
+
+
+def by_sha256(session: Session, sha256: str) -> Image | None:
+    return session.exec(select(Image).where(Image.sha256 == sha256)).first()
+
+
+def count(session: Session) -> int:
+    return int(session.exec(select(func.count()).select_from(Image)).one())
+
+
+# --- where the bytes are -----------------------------------------------------------------------
+
+
+def stored_path(settings: Settings, image: Image) -> Path:
+    """Where the app keeps the bytes of an uploaded image."""
+    return content_path(settings.images, image.sha256, SUFFIXES.get(image.format, ".bin"))
+
+
+def source_paths(session: Session, settings: Settings, image: Image) -> list[Path]:
+    """Every place where the image's bytes should be, the app's own copy first."""
+    own = [stored_path(settings, image)] if image.kind == "upload" else []
+    found = session.exec(
+        select(ImagePath).where(ImagePath.image_id == image.id, ImagePath.state == "present")
+    )
+    return own + [Path(row.path) for row in found if _untouched(row)]
+
+
+def _untouched(row: ImagePath) -> bool:
+    """Whether a file has the size and time it had when it was read: other bytes under the same
+    name are another image."""
+    try:
+        status = Path(row.path).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
+
+
+def source_path(session: Session, settings: Settings, image: Image) -> Path:
+    """A place where the bytes really are. Raises `NotFound` when every file is gone or changed."""
+    for path in source_paths(session, settings, image):
+        if path.is_file():
+            return path
+    raise NotFound(
+        f"The file of “{image.name}” is gone, or was changed since; its scores are kept.",
+        "Put it back and import its folder again.",
+    )
+
+
+def shown_path(session: Session, image: Image) -> str:
+    """The path people know an image by: absolute for scanned files, the name for uploads."""
+    path = session.exec(
+        select(ImagePath.path)
+        .where(ImagePath.image_id == image.id)
+        .order_by((col(ImagePath.state) != "present"), col(ImagePath.id))
+    ).first()
+    return path or image.name
+
+
+# --- groups of relatives -----------------------------------------------------------------------
+
+
+def group_for(session: Session, sha256: str, phash: int | None, source: str | None) -> str:
+    """The source group of a new image: the photograph its sidecar names, or the group of a
+    near-duplicate that is here already, or a group of its own."""
+    if source:
+        return f"source:{source[:200]}"
+    if phash is not None and _tells_apart(phash):
+        near = near_duplicate(session, phash)
+        if near is not None:
+            return near.source_group
+    return sha256[:16]
+
+
+def near_duplicate(session: Session, phash: int) -> Image | None:
+    """The image whose perceptual hash is nearest, if within `NEAR_BITS`."""
+    quarters = or_(
+        *(text(f"((phash >> {16 * i}) & 65535) = {(phash >> (16 * i)) & 65535}") for i in range(4))
+    )
+    candidates = session.exec(select(Image).where(quarters).limit(2000)).all()
+    near = [(hamming(image.phash, phash), image.id, image) for image in candidates if image.phash]
+    near = [entry for entry in near if entry[0] <= NEAR_BITS]
+    return min(near, key=lambda entry: entry[:2])[2] if near else None
+
+
+def _tells_apart(phash: int) -> bool:
+    """Flat pictures all hash to nearly nothing; that says nothing about kinship."""
+    return 8 <= hamming(phash, 0) <= 56
+
+
+# --- tags and collections ----------------------------------------------------------------------
+
+
+def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
+    for tag in list(dict.fromkeys(tags))[:MAX_TAGS]:
+        tag = " ".join(tag.split())[:MAX_TAG_LENGTH]
+        if tag and session.get(Tag, (image_id, tag)) is None:
+            session.add(Tag(image_id=image_id, tag=tag))
+    session.flush()
+
+
+def usable_name(name: str) -> str:
+    """The name of a collection as it is kept. Raises `Invalid`."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 120:
+        raise Invalid("A collection needs a name of 1 to 120 characters.")
+    return name
+
+
+def collection_named(session: Session, name: str) -> Collection:
+    """The collection of that name, made if there is none."""
+    name = usable_name(name)
+    found = session.exec(select(Collection).where(Collection.name == name)).first()
+    if found is None:
+        found = Collection(name=name)
+        session.add(found)
+        session.flush()
+    return found
+
+
+def find_collection(session: Session, name: str) -> Collection:
+    found = session.exec(select(Collection).where(Collection.name == name)).first()
+    if found is None:
+        names = ", ".join(f"“{n}”" for n in session.exec(select(Collection.name)).all())
+        raise NotFound(f"There is no collection “{name}”.", f"There are: {names}." if names else "")
+    return found
+
+
+def put_in_collection(session: Session, collection_id: int, image_id: int) -> bool:
+    """Returns whether it was not in there before."""
+    if session.get(CollectionImage, (collection_id, image_id)) is not None:
+        return False
+    session.add(CollectionImage(collection_id=collection_id, image_id=image_id))
+    session.flush()
+    return True
+
+
+def set_aside(session: Session, path: str, reason: str, job_id: int | None) -> None:
+    """Remember a file that could not be used, and why."""
+    row = session.exec(select(SetAside).where(SetAside.path == path)).first()
+    row = row or SetAside(path=path, reason=reason)
+    row.reason, row.job_id = reason[:500], job_id
+    session.add(row)
+
+
+def find_by_reference(session: Session, reference: str) -> Image:
+    """The image that a score file means: by SHA-256, by absolute path, or by a unique name."""
+    image = by_sha256(session, reference)
+    if image is None:
+        path = session.exec(select(ImagePath).where(ImagePath.path == reference)).first()
+        image = session.get(Image, path.image_id) if path else None
+    if image is None:
+        named = session.exec(select(Image).where(col(Image.name) == reference).limit(2)).all()
+        if len(named) > 1:
+            raise Conflict(
+                f"Several images are called “{reference}”.", "Name it by path or SHA-256."
+            )
+        image = named[0] if named else None
+    if image is None:
+        raise NotFound(f"There is no image “{reference}” in the library.", "Import it first.")
+    return image

@@ -1,0 +1,124 @@
+"""Asking for an import: what can be seen at once not to work is refused at once, the rest is the
+job's to find out (`imports`)."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlmodel import Session
+
+from tastemaker import images, jobs, projects
+from tastemaker.config import Settings
+from tastemaker.database.tables import Job, Project
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.files import require_free_space
+from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+
+
+def request_import(
+    session: Session,
+    settings: Settings,
+    paths: Iterable[str | Path],
+    *,
+    project: Project | None = None,
+    collection: str | None = None,
+    role: str = "pool",
+    scores_from_folders: bool = False,
+) -> Job:
+    """Queue the import of files and folders on this machine. What can be seen at once is refused
+    at once: nothing there, not readable, a folder without a single picture."""
+    projects.check_role(role)
+    require_free_space(settings.root, settings.min_free_gb)
+    resolved = usable_paths(settings, paths, with_vectors=scores_from_folders)
+    name = images.usable_name(collection or free_name(resolved[0])[:120])
+    payload = {
+        "paths": [str(path) for path in resolved], "collection": name, "role": role,
+        "scores_from_folders": scores_from_folders,
+    }  # fmt: skip
+    return jobs.enqueue(
+        session, "import", f"Import “{name}”", payload, project.id if project else None, once=True
+    )
+
+
+def usable_paths(
+    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
+) -> list[Path]:
+    """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
+    at once not to work."""
+    resolved = []
+    for given in paths:
+        path = Path(given).expanduser()
+        try:
+            there = "\0" not in str(given) and path.exists()
+            wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
+            readable = there and os.access(path, wanted, effective_ids=True)
+        except PermissionError:  # a folder on the way there
+            there, readable = True, False
+        except OSError:  # too long to be the name of anything
+            there = readable = False
+        if not there:
+            raise NotFound(f"There is no file or folder “{str(given)[:300]}”.", "Check the path.")
+        if not readable:
+            raise Invalid(f"“{given}” cannot be read.", "Check its permissions.")
+        path = path.resolve()
+        if path == settings.root or settings.root in path.parents:
+            raise Invalid(
+                f"“{given}” lies in Tastemaker's own folder.", "Import the original files."
+            )
+        suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
+        if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
+            raise Invalid(
+                f"There is no picture in “{given}”.",
+                "JPEG, PNG, WebP and GIF files are looked for, in all its folders.",
+            )
+        if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
+            raise Invalid(
+                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
+            )
+        resolved.append(path)
+    if not resolved:
+        raise Invalid("Nothing to import was named.", "Name a folder or files.")
+    return resolved
+
+
+def request_upload_import(
+    session: Session,
+    settings: Settings,
+    staging: Path,
+    files: list[tuple[str, str]],
+    *,
+    project: Project | None = None,
+    collection: str = "Uploads",
+) -> Job:
+    """Queue the import of uploads that lie in `staging` (a folder inside `settings.incoming`) as
+    (stored file name, original name)."""
+    require_free_space(settings.root, settings.min_free_gb)
+    if not files:
+        raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
+    collection = images.usable_name(collection)
+    payload = {
+        "staging": staging.name, "files": [list(entry) for entry in files],
+        "collection": collection, "role": "pool", "scores_from_folders": False,
+    }  # fmt: skip
+    return jobs.enqueue(
+        session, "import", f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}", payload,
+        project.id if project else None,
+    )  # fmt: skip
+
+
+def _holds_any(folder: Path, suffixes: frozenset[str], seconds: float = 2.0) -> bool:
+    """Whether any file below has one of the suffixes; True if that takes long to rule out (the
+    job will then find out)."""
+    end = time.monotonic() + seconds
+    for _, _, names in os.walk(folder):
+        if any(Path(name).suffix.lower() in suffixes for name in names):
+            return True
+        if time.monotonic() > end:
+            return True
+    return False
+
+
+def free_name(path: Path) -> str:
+    """What a collection made from this path is called."""
+    return path.name if path.is_dir() else path.parent.name or "Images"

@@ -1,0 +1,99 @@
+"""What the code of a job sees of its job: the payload, progress, a log, guarded writing.
+
+The job's code runs in a spawned child. Progress and log lines travel over a pipe to the worker,
+which writes them (and the heartbeat) to the job's row; results are written by the child itself, in
+transactions that check the fence first.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from tastemaker import jobs
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.tables import Job
+
+REPORT_SECONDS = 0.2
+RATE_SECONDS = 15.0
+
+
+class JobContext:
+    """One running job. `emit` takes typed events: ("progress", fields) and ("log", line)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        job: Job,
+        claim: jobs.Claim,
+        emit: Callable[[str, Any], None],
+    ) -> None:
+        self.settings, self.engine = settings, engine
+        self.payload, self.claim, self.attempt = job.payload, claim, job.attempts
+        self.project_id = job.project_id or 0  # 0: of no project
+        self._emit = emit
+        self._fields: dict[str, Any] = {}
+        self._reported = 0.0
+        self._seen: deque[tuple[float, int]] = deque()  # (when, how many) of the last seconds
+
+    def stage(self, message: str, total: int = 0) -> None:
+        """Begin a part of the work with its own count."""
+        self._seen.clear()
+        self.log(message)
+        self._fields.update(message=message, done=0, total=total, rate=0.0)
+        self._report()
+
+    def progress(
+        self,
+        done: int,
+        total: int | None = None,
+        message: str | None = None,
+        curve: dict[str, Any] | None = None,
+    ) -> None:
+        """Say how far it is. Cheap: at most five reports a second leave the process."""
+        self._fields.update(done=done, rate=self._rate(done))
+        if total is not None:
+            self._fields["total"] = total
+        if message is not None:
+            self._fields["message"] = message
+        if curve is not None:
+            self._fields["curve"] = curve
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._report()
+
+    def _rate(self, done: int) -> float:
+        """How many a second, over the last seconds: what was slow at first, as loading libraries
+        is, says nothing of what is left. 0 while it is not known."""
+        moment, seen = time.monotonic(), self._seen
+        if not seen or moment - seen[-1][0] >= REPORT_SECONDS:
+            seen.append((moment, done))
+        while len(seen) > 2 and moment - seen[1][0] > RATE_SECONDS:
+            seen.popleft()
+        began, first = seen[0]
+        return (done - first) / (moment - began) if moment - began >= REPORT_SECONDS else 0.0
+
+    def log(self, line: str) -> None:
+        self._emit("log", line)
+
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        self._emit("progress", self._fields)
+        self._fields = {}
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A write transaction that begins by checking that the job is still ours."""
+        with sessions.writing(self.engine) as session:
+            jobs.guard(session, self.claim)
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with sessions.reading(self.engine) as session:
+            yield session

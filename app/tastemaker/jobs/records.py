@@ -1,0 +1,221 @@
+"""The durable job table: enqueue, claim, report, finish, cancel, requeue.
+
+The table is the truth; whoever works on a job holds a `Claim` with a *fence* number. Every claim
+raises the fence, and every write of a result names it, so a worker that was thought dead and comes
+back can write nothing. Enqueue a job in the transaction of the change that caused it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from tastemaker.database.sessions import rows_changed
+from tastemaker.database.tables import Job, JobLog, now
+from tastemaker.errors import Conflict, NotFound
+
+MAX_ATTEMPTS = 3
+FINISHED = ("done", "failed", "cancelled")
+
+
+class LostJob(Exception):
+    """Somebody else works on this job now, or it was cancelled: stop, write nothing."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    job_id: int
+    fence: int
+
+
+def enqueue(
+    session: Session,
+    kind: str,
+    title: str,
+    payload: dict[str, Any] | None = None,
+    project_id: int | None = None,
+    *,
+    once: bool = False,
+) -> Job:
+    """Add a job. With `once`, a job of the same kind, project and payload that has not started
+    yet is returned instead of a second one."""
+    payload = payload or {}
+    if once:
+        waiting = session.exec(
+            select(Job).where(Job.kind == kind, Job.project_id == project_id, Job.state == "queued")
+        )
+        for job in waiting:
+            if job.payload == payload:
+                return job
+    job = Job(kind=kind, title=title, payload=payload, project_id=project_id)
+    session.add(job)
+    session.flush()
+    return job
+
+
+def get(session: Session, job_id: int) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"There is no job {job_id}.", "It may have been removed with its project.")
+    return job
+
+
+def claim_next(session: Session, kinds: set[str] | None = None) -> tuple[Job, Claim] | None:
+    """Take the oldest queued job, raising its fence and its attempts."""
+    query = select(Job).where(Job.state == "queued").order_by(col(Job.id)).limit(1)
+    if kinds is not None:
+        query = query.where(col(Job.kind).in_(kinds))
+    if session.get_bind().dialect.name == "postgresql":
+        query = query.with_for_update(skip_locked=True)
+    job = session.exec(query).first()
+    return None if job is None else (job, _claim(session, job))
+
+
+def claim(session: Session, job_id: int) -> tuple[Job, Claim] | None:
+    """Take one particular job if it is still queued."""
+    job = get(session, job_id)
+    return None if job.state != "queued" else (job, _claim(session, job))
+
+
+def _claim(session: Session, job: Job) -> Claim:
+    job.state, job.fence, job.attempts = "running", job.fence + 1, job.attempts + 1
+    job.started_at, job.heartbeat, job.error = now(), job.heartbeat + 1, ""
+    job.done = job.total = 0
+    session.add(job)
+    session.flush()
+    return Claim(job.id, job.fence)
+
+
+def guard(session: Session, claim: Claim) -> None:
+    """Call inside the transaction that writes a result. Raises `LostJob` for a stale fence."""
+    _update(session, claim, heartbeat=Job.heartbeat + 1)
+
+
+def report(session: Session, claim: Claim, **fields: Any) -> bool:
+    """Write progress fields and a heartbeat. Returns whether cancelling was asked for."""
+    _update(session, claim, heartbeat=Job.heartbeat + 1, **fields)
+    return bool(session.exec(select(Job.cancel_requested).where(Job.id == claim.job_id)).one())
+
+
+def finish(session: Session, claim: Claim, result: dict[str, Any]) -> None:
+    _update(session, claim, state="done", result=result, finished_at=now(), rate=0.0)
+
+
+def cancelled(session: Session, claim: Claim) -> None:
+    _update(session, claim, state="cancelled", finished_at=now(), rate=0.0)
+
+
+def fail(session: Session, claim: Claim, error: str) -> None:
+    """End the job visibly: the same try again would end the same way."""
+    _update(session, claim, state="failed", error=error, finished_at=now(), rate=0.0)
+
+
+def give_back(session: Session, claim: Claim, error: str, *, counts: bool = True) -> str:
+    """The work ended without a result. Queue it again, or fail it after the last attempt;
+    `counts=False` for an orderly stop, which is no fault of the job. Returns the new state."""
+    job = get(session, claim.job_id)
+    if job.cancel_requested:
+        cancelled(session, claim)
+        return "cancelled"
+    if counts and job.attempts >= MAX_ATTEMPTS:
+        fail(session, claim, f"{error} It was tried {job.attempts} times.")
+        return "failed"
+    attempts = job.attempts if counts else job.attempts - 1
+    _update(session, claim, state="queued", error=error, attempts=attempts, rate=0.0)
+    return "queued"
+
+
+def requeue_orphans(
+    session: Session, job_ids: list[int] | None = None, *, counts: bool = True
+) -> list[int]:
+    """Give back running jobs whose worker is gone: all of them, or the named ones."""
+    query = select(Job).where(Job.state == "running")
+    if job_ids is not None:
+        query = query.where(col(Job.id).in_(job_ids))
+    orphans = [(job.id, job.fence) for job in session.exec(query)]
+    for job_id, fence in orphans:
+        give_back(session, Claim(job_id, fence), "The worker stopped while it ran.", counts=counts)
+        log(session, job_id, "the worker stopped; the job was handed back")
+    return [job_id for job_id, _ in orphans]
+
+
+def cancel(session: Session, job_id: int) -> Job:
+    """Ask for the end of a job: a queued one ends now, a running one when its worker sees it."""
+    job = get(session, job_id)
+    if job.state in FINISHED:
+        raise Conflict(f"Job {job_id} has already ended ({job.state}).", "Nothing was changed.")
+    job.cancel_requested = True
+    if job.state == "queued":
+        job.state, job.finished_at = "cancelled", now()
+    session.add(job)
+    return job
+
+
+def retry(session: Session, job_id: int) -> Job:
+    """Queue a failed or cancelled job again: it has as many attempts as a new one. How often it was
+    begun in all is its fence, and the log says where it was queued again."""
+    job = get(session, job_id)
+    if job.state not in ("failed", "cancelled"):
+        raise Conflict(
+            f"Job {job_id} is {job.state}; only a failed or cancelled job can be retried."
+        )
+    job.state, job.attempts, job.error = "queued", 0, ""
+    job.cancel_requested, job.finished_at = False, None
+    session.add(job)
+    log(session, job_id, "queued again by hand")
+    return job
+
+
+def log(session: Session, job_id: int, line: str) -> None:
+    session.add(JobLog(job_id=job_id, line=line[:2000]))
+
+
+def log_of(session: Session, job_id: int, limit: int = 200) -> list[JobLog]:
+    """The newest lines of a job's log, oldest first."""
+    newest = select(JobLog).where(JobLog.job_id == job_id).order_by(col(JobLog.id).desc())
+    return list(session.exec(newest.limit(limit)))[::-1]
+
+
+def recent(session: Session, limit: int = 50) -> list[Job]:
+    """Unfinished jobs first, then the newest finished ones."""
+    unfinished = col(Job.state).in_(("queued", "running"))
+    order = (unfinished.desc(), col(Job.id).desc())
+    return list(session.exec(select(Job).order_by(*order).limit(limit)))
+
+
+def unfinished(
+    session: Session, kind: str | None = None, project_id: int | None = None
+) -> list[Job]:
+    query = select(Job).where(col(Job.state).in_(("queued", "running"))).order_by(col(Job.id))
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    if project_id is not None:
+        query = query.where(Job.project_id == project_id)
+    return list(session.exec(query))
+
+
+def seconds_left(job: Job) -> float | None:
+    """Estimated seconds to the end, from the rate the worker reported; None while unknown."""
+    if job.state != "running" or job.rate <= 0 or job.total <= 0:
+        return None
+    return max(0.0, (job.total - job.done) / job.rate)
+
+
+def elapsed(job: Job, at: datetime | None = None) -> float | None:
+    if job.started_at is None:
+        return None
+    return ((job.finished_at or at or now()) - job.started_at).total_seconds()
+
+
+def _update(session: Session, claim: Claim, **fields: Any) -> None:
+    statement = (
+        update(Job)
+        .where(col(Job.id) == claim.job_id, col(Job.fence) == claim.fence)
+        .where(col(Job.state) == "running")
+        .values(**fields)
+        .execution_options(synchronize_session=False)
+    )
+    if rows_changed(session, statement) != 1:
+        raise LostJob(f"job {claim.job_id} is no longer ours (fence {claim.fence})")

@@ -1,0 +1,193 @@
+"""Who trains and who judges: near-duplicates united, the hold-out withheld, the rest in folds.
+
+An image judged by a head that saw its twin, its crop or its neighbour in a burst would flatter the
+head. So whatever resembles each other stays together: in one fold, on one side of the hold-out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from tastemaker.errors import Invalid, NotTrainable
+
+Array = NDArray[np.float32]
+Rows = NDArray[np.bool_]
+
+FEW = 150  # labels below which there are ten folds
+NEAR = 0.13  # near-duplicate: closer than this share of the median nearest-neighbour distance
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Labelled images as the numeric code wants them, all in the same order.
+
+    image_ids (n,); x (n, D) float32 embeddings; y (n,) scores in 0-1; groups (n,) integers, equal
+    for images of one source; holdout (n,) True where the label only ever measures.
+    """
+
+    image_ids: NDArray[Any]
+    x: Array
+    y: Array
+    groups: NDArray[np.integer]
+    holdout: Rows
+
+    def __post_init__(self) -> None:
+        n = len(self.y)
+        lengths = (len(self.image_ids), len(self.x), len(self.groups), len(self.holdout))
+        if any(length != n for length in lengths) or (n and self.x.ndim != 2):
+            raise Invalid("The parts of a training set differ in length.")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who trains: every row is exactly one of `train`, `holdout`, `aside` (masks of shape (n,)).
+
+    `aside` would train, but is a near-duplicate of a hold-out image. `groups` are the united
+    groups; `fold` is the fold of a training row, and -1 elsewhere.
+    """
+
+    train: Rows
+    holdout: Rows
+    aside: Rows
+    groups: NDArray[np.intp]
+    fold: NDArray[np.intp]
+
+
+def split_rows(
+    x: Array,
+    y: Array,
+    groups: NDArray[np.integer],
+    holdout: Rows,
+    *,
+    folds: int | None,
+    seed: int,
+) -> Split:
+    """Unite near-duplicates, withhold the hold-out and its twins, deal the rest into folds.
+
+    x (n, D) embeddings; y (n,) labels; groups (n,) equal for images of one source; holdout (n,)
+    True where the label only ever measures. There are `folds` folds, or by None as many as
+    `folds_for` so many labels; fewer where there are fewer groups. Raises NotTrainable.
+    """
+    groups = merge_near_duplicates(x, groups)
+    holdout = np.asarray(holdout, bool)
+    touched = np.isin(groups, groups[holdout])
+    train = ~touched
+    aside = touched & ~holdout
+
+    labels = y[train]
+    if len(labels) < 2:
+        raise NotTrainable(
+            f"Of {len(y)} scored images only {len(labels)} may train: the others are the "
+            "hold-out, or near-duplicates of it.",
+            "Score a few more images, then train again.",
+        )
+    if labels.min() == labels.max():
+        raise NotTrainable(
+            "Outside the hold-out all scores are the same, so there is nothing to tell apart.",
+            "Score images that you like more, or less.",
+        )
+    apart = len(np.unique(groups[train]))
+    if apart < 2:
+        raise NotTrainable(
+            "All scored images are versions of one picture.", "Score other pictures too."
+        )
+    fold = np.full(len(groups), -1)
+    wanted = folds_for(len(labels)) if folds is None else folds
+    fold[train] = deal_folds(groups[train], min(wanted, apart), seed)
+    return Split(train, holdout, aside, groups, fold)
+
+
+def folds_for(labels: int) -> int:
+    """How many folds n labels are dealt into. A member without a fifth of 30 labels is a poor image
+    of the head that has them all; without a tenth it is a better one, and few labels train fast."""
+    return 10 if labels < FEW else 5
+
+
+def merge_near_duplicates(x: Array, groups: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Groups (n,) as 0, 1, …, after uniting those that hold near-duplicates of each other.
+
+    Two rows of x (n, D) are near-duplicates when their distance is below 0.13 × the median
+    distance from a row to its nearest neighbour (the rule of cleanlab). That neighbour is looked
+    for outside the row's group and beyond its obvious twins, or else a library in which every
+    picture is there twice would have a median of almost nothing. Memory is bounded: 256 rows are
+    compared at a time; the median comes from 2,048 rows when n is larger.
+    """
+    labels = np.unique(groups, return_inverse=True)[1].ravel()
+    n = len(x)
+    if n < 2:
+        return labels
+    x = np.ascontiguousarray(x, np.float32)
+    same = np.unique(x.view(np.dtype((np.void, x.strides[0]))).ravel(), return_inverse=True)[1]
+    labels = _united(labels, *_pairs_with_first(same.ravel()))
+
+    x = x - x.mean(axis=0)  # distances stay, and rounding shrinks
+    squares = np.einsum("ij,ij->i", x, x)
+    some = np.arange(n) if n <= 2048 else np.random.default_rng(0).choice(n, 2048, replace=False)
+    nearest = []
+    for rows in np.array_split(some, -(-len(some) // 256)):
+        distances = squares[rows, None] + squares - 2 * (x[rows] @ x.T)
+        distances[labels[rows, None] == labels] = np.inf
+        nearest.append(_beyond_twins(np.partition(distances, min(4, n - 1), axis=1)[:, :5]))
+    known = np.concatenate(nearest)
+    known = known[np.isfinite(known)]
+    if not len(known):  # one group only
+        return labels
+    reach = NEAR**2 * np.median(known)
+
+    for start in range(0, n, 256):
+        stop = min(start + 256, n)
+        distances = squares[start:stop, None] + squares[start:] - 2 * (x[start:stop] @ x[start:].T)
+        i, j = np.nonzero(distances < reach)
+        labels = _united(labels, start + i, start + j)
+    return labels
+
+
+def _beyond_twins(squared: Array) -> Array:
+    """Of each row's five smallest squared distances, the first that is no twin's: one that is at
+    least 0.13 × the fifth distance. Infinite where the row has no neighbour."""
+    squared = np.maximum(squared, 0)
+    fifth = np.where(np.isfinite(squared), squared, 0).max(axis=1, keepdims=True)
+    return np.where(squared >= NEAR**2 * fifth, squared, np.inf).min(axis=1)
+
+
+def _pairs_with_first(keys: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Each row beside the first row of the same key."""
+    first = np.unique(keys, return_index=True)[1]
+    return np.arange(len(keys)), first[keys]
+
+
+def _united(labels: NDArray[np.intp], i: NDArray[np.intp], j: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Labels after uniting the groups of the rows i with those of the rows j."""
+    apart = labels[i] != labels[j]
+    if not apart.any():
+        return labels
+    count = int(labels.max()) + 1
+    edges = (np.ones(int(apart.sum()), np.int8), (labels[i][apart], labels[j][apart]))
+    component = connected_components(coo_array(edges, shape=(count, count)), directed=False)[1]
+    return component[labels].astype(np.intp)
+
+
+def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.intp]:
+    """A fold (n,) for every row; whole groups, largest first, each to the emptiest fold."""
+    names, at, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    load = [0] * folds
+    fold = np.empty(len(names), np.intp)
+    for group in order:
+        emptiest = load.index(min(load))
+        fold[group] = emptiest
+        load[emptiest] += int(sizes[group])
+    return fold[at.ravel()]
+
+
+def fold_of_group(groups: NDArray[np.integer], split: Split) -> dict[int, int]:
+    """The caller's group number -> the fold that was left out for it, of groups that train."""
+    trained = split.train
+    return {int(g): int(f) for g, f in zip(groups[trained], split.fold[trained], strict=True)}

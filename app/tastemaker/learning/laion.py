@@ -1,0 +1,167 @@
+"""The LAION layout: the heads of LAION's aesthetic predictor, which other tools load.
+
+Five linear layers with no activation between them, 768 → 1024 → 128 → 64 → 16 → 1, are one
+straight line: points of 0–10 = w·x + b, where x is the embedding of OpenAI's CLIP ViT-L/14 at 224
+pixels, divided by its length. So a head can be written in this layout only if it is such a line
+(clipped to 0–10) on such embeddings; whether it is, `line_of` finds out by asking the head itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as safetensors_bytes
+
+from tastemaker.errors import CheckpointError, Conflict
+from tastemaker.learning.checkpoints import (
+    Array,
+    Tensors,
+    check_finite,
+    check_layout,
+    read_safetensors,
+    times,
+)
+
+ENCODER = "ViT-L-14-quickgelu/openai"
+FEATURES = 768
+SHAPES = {
+    "layers.0": (1024, FEATURES),
+    "layers.2": (128, 1024),
+    "layers.4": (64, 128),
+    "layers.6": (16, 64),
+    "layers.7": (1, 16),
+}
+NAMES = tuple(f"{layer}.{part}" for layer in SHAPES for part in ("weight", "bias"))
+
+POINTS = 10.0
+BEND = 2e-5  # a head written as a clipped line bends less than 1e-5; any sigmoid far more
+
+
+@dataclass(frozen=True)
+class Line:
+    """points = weights · x + bias, before clipping to 0–10. weights: (768,) float64."""
+
+    weights: NDArray[np.float64]
+    bias: float
+
+
+# ---------------------------------------------------------------- files
+
+
+def is_laion(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are meant as a LAION head, complete or not."""
+    return any(name.startswith("layers.") for name in names)
+
+
+def read_line(path: Path) -> tuple[Line, dict[str, str], str]:
+    """The line of a LAION file, its metadata and its SHA-256. Raises CheckpointError."""
+    file = read_safetensors(path, _check_names)
+    for layer, shape in SHAPES.items():
+        for name, wanted in ((f"{layer}.weight", shape), (f"{layer}.bias", shape[:1])):
+            found = file.tensors[name].shape
+            if found != wanted:
+                raise CheckpointError(
+                    f"The tensor {name} is {times(found)}; the LAION layout has {times(wanted)}."
+                )
+    check_finite(file.tensors)
+    return collapse(file.tensors), file.metadata, file.sha256
+
+
+def _check_names(names: Mapping[str, Any]) -> None:
+    if missing := [name for name in NAMES if name not in names]:
+        raise CheckpointError(
+            f"The file lacks {len(missing)} of the {len(NAMES)} tensors of a LAION head, "
+            f"{missing[0]} first."
+        )
+    if extra := sorted(set(names) - set(NAMES)):
+        raise CheckpointError(f"The file holds a tensor no LAION head has: {extra[0][:80]!r}.")
+
+
+def collapse(tensors: Mapping[str, Array]) -> Line:
+    """The five layers as one, in float64."""
+    weight, bias = np.eye(FEATURES), np.zeros(FEATURES)
+    for layer in SHAPES:
+        w = tensors[f"{layer}.weight"].astype(np.float64)
+        weight, bias = w @ weight, w @ bias + tensors[f"{layer}.bias"]
+    return Line(weight[0], float(bias[0]))
+
+
+def laion_bytes(line: Line, metadata: Mapping[str, str]) -> bytes:
+    """A line as a LAION file. It passes through one neuron of every layer, so that reading the
+    file back gives the same float32 numbers."""
+    tensors: Tensors = {}
+    for layer, shape in SHAPES.items():
+        tensors[f"{layer}.weight"] = np.zeros(shape, np.float32)
+        tensors[f"{layer}.bias"] = np.zeros(shape[0], np.float32)
+        tensors[f"{layer}.weight"][0, 0] = 1
+    tensors["layers.0.weight"][0] = line.weights
+    tensors["layers.7.bias"][0] = line.bias
+    return safetensors_bytes(tensors, metadata=dict(metadata))
+
+
+# ---------------------------------------------------------------- is this head a line?
+
+
+def line_of(tensors: Mapping[str, Array]) -> Line:
+    """The line that a head of the city96 layout is; Conflict says why it is none.
+
+    A head whose residual branch is silent and whose first layer looks at the input along one
+    direction v is a function of v·x alone. That function is asked at many points: if it is the
+    clipped line through two of them, the head is a line.
+    """
+    features, outputs = check_layout(tensors)
+    if features != FEATURES or outputs != 1:
+        raise Conflict(f"It reads {features} numbers and has {outputs} outputs; needed: 768 and 1.")
+    first = tensors["up.0.weight"].astype(np.float64)
+    used = first[np.abs(first).sum(axis=1) > 0]
+    branch = (tensors["up.1.long.4.weight"], tensors["up.1.long.4.bias"])
+    if not len(used) or any(part.any() for part in branch):
+        raise Conflict(
+            "It is a network that bends, and the LAION layout holds straight lines only."
+        )
+    v = used[0]
+    along = first @ v / (v @ v)
+    if np.abs(first - along[:, None] * v).max() > 1e-6 * np.abs(v).max():
+        raise Conflict("It looks at the embedding in several directions; a line has only one.")
+
+    def scores(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _behind_first(tensors, np.outer(t, along) + tensors["up.0.bias"].astype(np.float64))
+
+    low, high = _crossing(scores, 0.25), _crossing(scores, 0.75)
+    slope = 0.5 / (high - low)
+    asked = np.linspace(low - (high - low), high + (high - low), 801)
+    told, line = scores(asked), np.clip(0.25 + slope * (asked - low), 0, 1)
+    if np.abs(told - line).max() > BEND:
+        raise Conflict(
+            "Its score is a sigmoid of the embedding, and the LAION layout holds straight lines "
+            "only."
+        )
+    return Line(POINTS * slope * v, POINTS * (0.25 - slope * low))
+
+
+def _crossing(scores: Any, level: float) -> float:
+    """Where a monotone function of one number passes `level`, by halving."""
+    a, b = -1e4, 1e4
+    at_a, at_b = scores(np.array([a, b]))
+    if (at_a - level) * (at_b - level) >= 0:
+        raise Conflict("It says nearly the same of every image.")
+    for _ in range(100):
+        middle = (a + b) / 2
+        if (scores(np.array([middle]))[0] - level) * (at_a - level) > 0:
+            a = middle
+        else:
+            b = middle
+    return (a + b) / 2
+
+
+def _behind_first(tensors: Mapping[str, Array], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 1024) values of `up.0` -> (N,) scores, for a silent residual branch, in float64."""
+    w = {name: value.astype(np.float64) for name, value in tensors.items() if "down" in name}
+    r = np.maximum(u, 0) @ w["down.0.weight"].T + w["down.0.bias"]
+    r = r @ w["down.1.weight"].T + w["down.1.bias"]
+    r = np.where(r > 0, r, 0.01 * r) @ w["down.4.weight"].T + w["down.4.bias"]
+    z = (r @ w["down.5.weight"].T + w["down.5.bias"])[:, 0]
+    return (np.tanh(z) + 1) / 2

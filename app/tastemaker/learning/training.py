@@ -1,0 +1,268 @@
+"""Training: labels in, a head and honest numbers out.
+
+    1. unite near-duplicates, so that no image is judged by a head that saw its twin
+    2. withhold the hold-out, and whatever is a near-duplicate of it
+    3. deal the remaining groups into folds
+    4. fit: one head per fold without that fold, and the final head on everything
+    5. stretch the scores, where that is shown to help
+    6. write the final head as the 16 tensors of the export, and measure *those*
+
+What comes back predicts each label by a head that never saw it: trained labels out-of-fold, the
+others by the final head.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tastemaker.errors import NotTrainable
+from tastemaker.learning import metrics
+from tastemaker.learning.blending import blend
+from tastemaker.learning.calibration import calibrate
+from tastemaker.learning.checkpoints import Array, Tensors
+from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
+from tastemaker.learning.heads import Scorer
+from tastemaker.learning.linear import fit_linear
+from tastemaker.learning.original import fit_original
+from tastemaker.learning.recipes import (
+    Curve,
+    Fit,
+    Kind,
+    Member,
+    Progress,
+    Recipe,
+    recipe_named,
+    silent,
+)
+from tastemaker.learning.sgd import fit_by_descent
+
+__all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_named", "train"]
+
+FEWEST_FOR_DESCENT = 20  # with fewer labels nobody measured what a share of the network does
+UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
+FITS = {
+    "ridge": fit_linear,
+    "mlp": fit_by_descent,
+    "city96": fit_by_descent,
+    "original": fit_original,
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head ready to publish, and what is known about it.
+
+    `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) is what
+    the exported tensors say of every row (honest only where the row did not train).
+    `fold_of_group` maps the caller's group numbers to the fold that was left out for them.
+    """
+
+    kind: Kind
+    recipe: Recipe
+    tensors: Tensors
+    split: Split
+    oof: Array
+    final: Array
+    fold_of_group: dict[int, int]
+    members: tuple[Member, ...]
+    noise: float
+    loss_curve: Curve
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def honest(self) -> Array:
+        """(n,) for every label, the score by a head that never saw it nor a near-duplicate."""
+        return np.where(self.split.train, self.oof, self.final)
+
+    def predict(self, x: NDArray[Any], groups: NDArray[np.integer]) -> tuple[Array, Array, Array]:
+        """(score, out-of-fold score, uncertainty) of N other images, each (N,) in score units.
+
+        The score is that of the exported tensors. Images of a trained group (a crop of a labelled
+        photograph, say) also have the score by the member that never saw that group; the others
+        have NaN there. The uncertainty is a standard deviation of label − score, never below 0.01:
+        the members' disagreement, scaled as a jackknife over folds (they share most of their
+        labels, so their plain spread is too small), plus the noise of the labels themselves.
+        """
+        said = np.stack([member(x) for member in self.members])
+        fold = np.array([self.fold_of_group.get(group, -1) for group in groups.tolist()], np.intp)
+        out_of_fold = np.where(fold >= 0, said[fold, np.arange(len(x))], np.nan)
+        disagreement = (len(said) - 1) * said.var(axis=0)
+        spread = np.maximum(np.sqrt(disagreement + self.noise**2), UNCERTAINTY_FLOOR)
+        return self._scorer(x), out_of_fold, spread.astype(np.float32)
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.tensors)
+
+
+# ---------------------------------------------------------------- the story
+
+
+def train(
+    data: TrainingSet,
+    recipe: Recipe | None = None,
+    *,
+    progress: Progress = silent,
+    threshold: float = 0.5,
+) -> Trained:
+    """Train a head on a data set by a recipe.
+
+    `progress` is called several times a second, with samples as the unit, and may raise, which
+    stops the training. Raises NotTrainable with a sentence for the person. The same data, recipe
+    and machine give the same bytes.
+    """
+    recipe = recipe or Recipe()
+    check(data)
+    progress(0, 1, "Looking for near-duplicates")
+    split = split_rows(
+        data.x, data.y, data.groups, data.holdout, folds=recipe.folds, seed=recipe.seed
+    )
+    fit, choice = _choose(data, split, recipe, progress)
+    trained = finish(data, split, fit, threshold)
+    return replace(trained, metrics=trained.metrics | {"choice": choice})
+
+
+def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) -> Trained:
+    """What is published of a fit: stretched where that helps, and measured as it is exported."""
+    fit, stretched = calibrate(
+        fit, data.y[split.train], split.groups[split.train], split.fold[split.train], threshold
+    )
+
+    oof = np.full(len(data.y), np.nan, np.float32)
+    oof[split.train] = fit.oof
+    trained = Trained(
+        kind=fit.kind,
+        recipe=fit.recipe,
+        tensors=fit.tensors,
+        split=split,
+        oof=oof,
+        final=Scorer(fit.tensors)(data.x),
+        fold_of_group=fold_of_group(data.groups, split),
+        members=fit.members,
+        noise=float(np.sqrt(np.mean((fit.oof - data.y[split.train]) ** 2))),
+        loss_curve=fit.loss_curve,
+    )
+    measured = _measure(data, trained, threshold)
+    return replace(trained, metrics=measured | {"calibration": stretched})
+
+
+def check(data: TrainingSet) -> None:
+    """NotTrainable if these labels cannot train anything."""
+    more = "Score a few more images, then train again."
+    if len(data.y) == 0:
+        raise NotTrainable("No image is scored yet, so there is nothing to learn from.", more)
+    if len(data.y) == 1:
+        raise NotTrainable("Only one image is scored; training needs two or more.", more)
+    if not np.isfinite(data.x).all():
+        bad = int((~np.isfinite(data.x).all(axis=1)).sum())
+        raise NotTrainable(
+            f"The embeddings of {bad} scored images hold values that are not numbers.",
+            "Embed these images again.",
+        )
+    if not (np.isfinite(data.y).all() and data.y.min() >= 0 and data.y.max() <= 1):
+        raise NotTrainable("Some scores are outside their range of 0 to 10.", "Correct them first.")
+    if data.y.min() == data.y.max():
+        raise NotTrainable(
+            f"All {len(data.y)} scored images have the same score of {10 * data.y[0]:g}, "
+            "so there is nothing to tell apart.",
+            "Score images that you like more, or less.",
+        )
+
+
+# ---------------------------------------------------------------- which architecture
+
+
+def _choose(
+    data: TrainingSet, split: Split, recipe: Recipe, progress: Progress
+) -> tuple[Fit, dict[str, Any]]:
+    """The fit to publish, and why it was chosen.
+
+    `auto` takes both, each with its share of the logit (see `blending`). The shares come from the
+    fold members, which saw equally many labels. The hold-out has no say: a number that chose the
+    head could not measure it.
+    """
+    n = int(split.train.sum())
+    chosen: dict[str, Any] = {"asked": recipe.name}
+    if recipe.name != "auto":
+        return FITS[recipe.name](data, split, recipe, progress), {**chosen, "why": "asked for"}
+
+    line = fit_linear(data, split, recipe, progress)
+    if n < FEWEST_FOR_DESCENT:
+        why = f"{n} labels; below {FEWEST_FOR_DESCENT} the linear head is the safer one"
+        return line, {**chosen, "why": why}
+    network = fit_by_descent(data, split, replace(recipe, name="city96"), progress)
+    fit, found = blend(data, split, network, line)
+    return fit, {**chosen, "why": _why_blended(found), **found}
+
+
+def _why_blended(found: dict[str, Any]) -> str:
+    """The shares in words, and how the blend compares with either alone."""
+    share = round(100 * found["share"])
+    against = {
+        name: {"better": "errs less than", "worse": "errs more than"}.get(
+            found[f"blend_minus_{name}"]["verdict"], "is not shown to differ from"
+        )
+        for name in ("city96", "ridge")
+    }
+    return (
+        f"the shares, {share} % for the network and {100 - share} % for the linear head, were "
+        "fitted on labels that neither had seen; out-of-fold, the blend "
+        f"{against['city96']} city96 alone and {against['ridge']} ridge alone"
+    )
+
+
+# ---------------------------------------------------------------- honest numbers
+
+
+def _measure(data: TrainingSet, trained: Trained, threshold: float) -> dict[str, Any]:
+    """Counts, and the metrics on the hold-out and out-of-fold, ready for JSON."""
+    split = trained.split
+
+    def measured(rows: Rows, scores: Array) -> dict[str, Any]:
+        return metrics.summary(
+            data.y[rows], scores[rows], split.groups[rows], threshold=threshold
+        )  # fmt: skip
+
+    held = split.holdout
+    strangers = np.full(int(held.sum()), -1)
+    unsure = trained.predict(data.x[held], strangers)[2] if held.any() else np.empty(0)
+    return {
+        "trained_on": int(split.train.sum()),
+        "holdout_size": int(held.sum()),
+        "aside": int(split.aside.sum()),
+        "groups": len(np.unique(split.groups)),
+        "folds": len(trained.members),
+        "noise": trained.noise,
+        "holdout": measured(held, trained.final)
+        | {"coverage": metrics.coverage(data.y[held], trained.final[held], unsure)},
+        "out_of_fold": measured(split.train, trained.oof),
+        **_against_the_median(data, trained),
+    }
+
+
+def _against_the_median(data: TrainingSet, trained: Trained) -> dict[str, Any]:
+    """The error of always saying the training median, and whether the head is better than that: on
+    the hold-out, or out-of-fold where that has too few pictures; and out-of-fold in any case. A set
+    that teaches nothing shows here, also where a small hold-out happens to flatter the head."""
+    split = trained.split
+    median = np.median(data.y[split.train])
+
+    def against(rows: Rows) -> dict[str, Any]:
+        y, groups = data.y[rows], split.groups[rows]
+        constant = np.abs(median - y)
+        duel = metrics.compare(np.abs(trained.honest[rows] - y), constant, groups)
+        return {"mae": 10 * float(constant.mean()), **duel.flat()}
+
+    enough = len(np.unique(split.groups[split.holdout])) >= metrics.FEWEST_GROUPS
+    out_of_fold = against(split.train)
+    told = against(split.holdout) if enough else dict(out_of_fold)
+    return {
+        "baseline_mae": told.pop("mae"),
+        "versus_baseline": told | {"on": "holdout" if enough else "out_of_fold"},
+        "out_of_fold_baseline": out_of_fold,
+    }

@@ -1,0 +1,59 @@
+"""How many images agree with a filter."""
+
+import math
+from dataclasses import dataclass
+
+from sqlalchemy import func
+from sqlalchemy import select as select_columns
+from sqlmodel import Session
+
+from tastemaker import projects
+from tastemaker.database import counts
+from tastemaker.database.tables import Project
+from tastemaker.library.browsing import checked, gathered, narrowest
+from tastemaker.library.filters import Filter
+from tastemaker.library.live_order import within_live
+from tastemaker.library.orders import Order
+from tastemaker.library.scopes import Scope, sources
+
+SAMPLE = 1000  # images from which the size of a large selection is estimated
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many images agree with a filter; not `exact`: about so many."""
+
+    images: int
+    exact: bool = True
+
+
+def count(session: Session, project: Project, found: Scope) -> Count | None:
+    """Exact where an index of the filter holds few; else estimated from images drawn at random,
+    and None where too few of those agree to say."""
+    asked = found.filter
+    if asked in (Filter(), Filter(version=asked.version)):
+        return Count(projects.size(session, project))
+    narrow = narrowest(session, found, Order("name"))  # without reading every name once more
+    if narrow is None and asked.removed:  # what was taken out is in no sample
+        narrow = next(source for source in sources(found) if source.kind == "removed")
+    if narrow is not None and not found.by_live:
+        everything = gathered(found, Order(), narrow).subquery()
+        many = session.execute(select_columns(func.count()).select_from(everything)).scalar_one()
+        return Count(int(many))
+    if asked.removed:
+        return None
+    size = projects.size(session, project)
+    drawn = counts.patiently(
+        ("sample", str(session.get_bind().engine.url), project.id),
+        lambda: projects.sample(session, project, SAMPLE),
+        lambda ids: size > counts.LARGE,
+    )
+    agree = [(0, image_id) for _, image_id in checked(session, found, drawn)]
+    hits = len(within_live(found, agree) if found.by_live else agree)
+    if len(drawn) == size:
+        return Count(hits)
+    if hits < 10:
+        return None
+    about = size * hits / len(drawn)
+    digits = 1 - math.floor(math.log10(about))
+    return Count(int(round(about, digits)), exact=False)

@@ -1,0 +1,161 @@
+"""A filter of the library: which images of a project a person means, as one value.
+
+It is what was asked for, whether typed into a form, held in an address or saved as a slice; what
+it means in a project is looked up in `scopes`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+from urllib.parse import urlencode
+
+from tastemaker.errors import Invalid
+
+ACTIVE, LIVE = "active", "live"
+SAID = {"flagged": "flag", "skipped": "skip"}
+LONGEST = 200  # characters of a name looked for, of a tag
+
+
+# --- what a person asked for ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Images of a project that agree with all of this; the empty filter means every one of them.
+
+    Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it.
+    `version` names whose predictions are meant: the active version, the live model (`live`) or a
+    number. `relatives` is the id of an image whose near-duplicates are meant. `removed` asks for
+    what was taken out of the project instead of what is in it.
+    """
+
+    collection: int | None = None
+    tags: tuple[str, ...] = ()
+    scored: bool | None = None
+    label_min: float | None = None
+    label_max: float | None = None
+    predicted_min: float | None = None
+    predicted_max: float | None = None
+    version: str = ACTIVE
+    said: str = ""
+    name: str = ""
+    relatives: int | None = None
+    removed: bool = False
+
+    @property
+    def by_prediction(self) -> bool:
+        return self.predicted_min is not None or self.predicted_max is not None
+
+    @property
+    def by_label(self) -> bool:
+        return self.label_min is not None or self.label_max is not None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Only what was asked for: the form in which a slice keeps it. `{}` is the empty filter."""
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        blank = Filter()
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in said.items()
+            if value != getattr(blank, name)
+        }
+
+    def as_pairs(self) -> list[tuple[str, str]]:
+        """The same for an address or a form: predictions in per cent, a tag a pair."""
+        pairs: list[tuple[str, str]] = []
+        for name, value in self.as_dict().items():
+            if name == "tags":
+                pairs += [("tag", tag) for tag in value]
+            elif isinstance(value, bool):
+                pairs.append((name, "yes" if value else "no"))
+            elif name.startswith("predicted_"):
+                pairs.append((name, f"{round(100 * value, 6):g}"))
+            else:
+                pairs.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+        return pairs
+
+    def as_query(self) -> str:
+        return urlencode(self.as_pairs())
+
+
+def from_dict(data: Mapping[str, Any]) -> Filter:
+    """A filter as `as_dict` gives it. Raises `Invalid` for a key or a value that means nothing."""
+    known = {f.name for f in fields(Filter)}
+    for name in data:
+        if name not in known:
+            raise Invalid(f"A filter has no “{str(name)[:40]}”.", f"It has: {', '.join(known)}.")
+    said = dict(data)
+    tags = said.get("tags", ())
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise Invalid("“tags” is a list of words.")
+    for name in ("scored", "removed"):
+        if not isinstance(said.get(name, False), bool | None):
+            raise Invalid(f"“{name}” is true or false.")
+    return Filter(
+        collection=_whole(said.get("collection"), "collection"),
+        tags=tuple(dict.fromkeys(" ".join(tag.split())[:LONGEST] for tag in tags if tag.strip())),
+        scored=said.get("scored"),
+        label_min=_within(said.get("label_min"), 10, "label_min"),
+        label_max=_within(said.get("label_max"), 10, "label_max"),
+        predicted_min=_within(said.get("predicted_min"), 1, "predicted_min"),
+        predicted_max=_within(said.get("predicted_max"), 1, "predicted_max"),
+        version=str(said.get("version") or ACTIVE)[:40],
+        said=_one_of(str(said.get("said") or ""), ("", *SAID), "said"),
+        name=str(said.get("name") or "").strip()[:LONGEST],  # spaces within count
+        relatives=_whole(said.get("relatives"), "relatives"),
+        removed=bool(said.get("removed")),
+    )
+
+
+def from_pairs(pairs: list[tuple[str, str]]) -> Filter:
+    """A filter as a form or an address brings it; other names are left alone, as are fields that
+    were left empty. Raises `Invalid`."""
+    said: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}
+    given = {name: value.strip() for name, value in pairs if value.strip()}
+    for name in ("collection", "version", "said", "name", "relatives", "label_min", "label_max"):
+        said[name] = given.get(name)
+    for name in ("predicted_min", "predicted_max"):
+        share = _within(given.get(name), 100, name)
+        said[name] = None if share is None else round(share / 100, 8)
+    for name in ("scored", "removed"):
+        answer = _one_of(given.get(name, ""), ("", "yes", "no"), name)
+        said[name] = {"": None, "yes": True, "no": False}[answer]
+    said["removed"] = bool(said["removed"])
+    return from_dict(said)
+
+
+NAMES = {
+    "label_min": "The lowest label", "label_max": "The highest label",
+    "predicted_min": "The lowest prediction", "predicted_max": "The highest prediction",
+}  # fmt: skip
+
+
+def _within(value: Any, most: float, name: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most or isinstance(value, bool):
+        unit = f"a percentage from 0 to {most:g}" if most == 100 else f"from 0 to {most:g}"
+        raise Invalid(f"{NAMES[name]} is a number, {unit}, not “{str(value)[:20]}”.")
+    return number
+
+
+def _whole(value: Any, name: str) -> int | None:
+    if value is None or value == "":
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise Invalid(f"“{name}” is the number of one, not “{text[:20]}”.")
+    return int(text)
+
+
+def _one_of(value: str, known: tuple[str, ...], name: str) -> str:
+    if value not in known:
+        raise Invalid(
+            f"“{name}” cannot be “{value[:20]}”.", f"Use {' or '.join(k for k in known if k)}."
+        )
+    return value

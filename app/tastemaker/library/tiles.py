@@ -1,0 +1,274 @@
+"""What the library shows of an image: a tile of its grid, and everything on its own page."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from tastemaker import images, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import (
+    Annotator,
+    Collection,
+    CollectionImage,
+    Image,
+    ImagePath,
+    Label,
+    Prediction,
+    Project,
+    ProjectCollection,
+    RemovedImage,
+    ScoreEvent,
+    Version,
+)
+from tastemaker.library import live_order, tags
+from tastemaker.library.scopes import Scope
+from tastemaker.live import live_model
+from tastemaker.scores import neighbours
+from tastemaker.versions import predictions
+
+MOST_KIN = 24  # near-duplicates shown on an image's page
+STATES = {
+    "present": "there",
+    "missing": "missing: moved or deleted since",
+    "changed": "changed since: other bytes lie there now",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image in the grid. The prediction is in [0, 1], the label in 0–10; `kin` counts the
+    near-duplicates in the project, the image among them."""
+
+    image_id: int
+    name: str
+    has_pixels: bool
+    label: float | None
+    prediction: float | None
+    flagged: bool
+    skipped: bool
+    holdout: bool
+    removed: bool
+    kin: int
+
+
+def tiles(session: Session, project: Project, found: Scope, ids: Sequence[int]) -> list[Tile]:
+    """The images in the order of `ids`, with predictions of the scope's version or live model."""
+    rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
+    labels = _labels(session, project.id, ids)
+    said = _said(session, found, list(ids))
+    events = session.execute(
+        scores.standing_events()
+        .with_only_columns(ScoreEvent.image_id, ScoreEvent.kind)
+        .where(
+            ScoreEvent.project_id == project.id,
+            col(ScoreEvent.image_id).in_(ids),
+            col(ScoreEvent.kind).in_(("flag", "skip")),
+        )
+    ).all()
+    aside = {(image_id, kind) for image_id, kind in events}
+    removed = set(
+        session.exec(
+            select(RemovedImage.image_id).where(
+                RemovedImage.project_id == project.id, col(RemovedImage.image_id).in_(ids)
+            )
+        )
+    )
+    groups = {row.source_group for row in rows.values()}
+    kin = Counter(
+        dict(
+            session.execute(
+                select(Image.source_group, func.count())
+                .where(
+                    col(Image.source_group).in_(groups), projects.is_member(project.id, Image.id)
+                )
+                .group_by(col(Image.source_group))
+            )
+            .tuples()
+            .all()
+        )
+    )
+    return [
+        Tile(
+            image_id=image_id,
+            name=rows[image_id].name,
+            has_pixels=rows[image_id].kind != "vector",
+            label=labels.get(image_id),
+            prediction=said.get(image_id),
+            flagged=(image_id, "flag") in aside,
+            skipped=(image_id, "skip") in aside and image_id not in labels,
+            holdout=projects.on_holdout_side(project, rows[image_id].source_group),
+            removed=image_id in removed,
+            kin=kin[rows[image_id].source_group],
+        )
+        for image_id in ids
+        if image_id in rows
+    ]
+
+
+def _labels(session: Session, project_id: int, ids: Sequence[int]) -> dict[int, float]:
+    rows = session.execute(
+        select(Label.image_id, Label.value).where(
+            Label.project_id == project_id, col(Label.image_id).in_(ids)
+        )
+    )
+    return dict(rows.tuples().all())
+
+
+def _said(session: Session, found: Scope, ids: list[int]) -> dict[int, float]:
+    """Image id -> what the scope's version, or the live model, says of it."""
+    if found.version is not None:
+        by_version = predictions.of_images(session, found.version.id, ids)
+        return {image_id: said[0] for image_id, said in by_version.items()}
+    if found.live is None:
+        return {}
+    live = live_order.live_scores(found.live, ids)
+    return {i: float(said) for i, said in zip(ids, live, strict=True) if said == said}
+
+
+# --- one image -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One event in an image's history; `stands` unless it was taken back or is an undo."""
+
+    event: ScoreEvent
+    who: str
+    stands: bool
+    undoes: ScoreEvent | None
+
+
+def history(session: Session, project: Project, image_id: int) -> list[Heard]:
+    """Everything ever said about an image in a project, newest first."""
+    rows = session.execute(
+        select(ScoreEvent, Annotator.name)
+        .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
+        .where(ScoreEvent.project_id == project.id, ScoreEvent.image_id == image_id)
+        .order_by(col(ScoreEvent.id).desc())
+    ).all()
+    by_id = {event.id: event for event, _ in rows}
+    undone = {event.undoes for event, _ in rows}
+    return [
+        Heard(
+            event=event,
+            who=who,
+            stands=event.kind != "undo" and event.id not in undone,
+            undoes=by_id.get(event.undoes or 0),
+        )
+        for event, who in rows
+    ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's bytes lie, and in which state that file was found just now."""
+
+    path: str
+    state: str
+
+
+def places(session: Session, settings: Settings, image: Image) -> list[Place]:
+    """Every path of an image, looked at; the app's own copy of an upload has no path to show."""
+    found = []
+    if image.kind == "upload":
+        there = images.stored_path(settings, image).is_file()
+        found.append(Place("kept by Tastemaker", STATES["present" if there else "missing"]))
+    rows = session.exec(
+        select(ImagePath).where(ImagePath.image_id == image.id).order_by(col(ImagePath.id))
+    )
+    return found + [Place(row.path, STATES[_state(row)]) for row in rows]
+
+
+def _state(row: ImagePath) -> str:
+    if row.state == "changed":
+        return row.state
+    try:
+        status = Path(row.path).stat()
+    except OSError:
+        return "missing"
+    same = (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
+    return "present" if same else "changed"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a project knows of one image."""
+
+    image: Image
+    tile: Tile
+    history: list[Heard]
+    said: list[tuple[Version, Prediction]]
+    live: tuple[float, float] | None
+    tags: list[str]
+    collections: list[Collection]
+    kin: list[Tile]
+    neighbours: list[tuple[neighbours.Neighbour, Image]]
+    places: list[Place]
+
+
+def facts(
+    session: Session, settings: Settings, project: Project, found: Scope, image_id: int
+) -> Facts:
+    """Raises `NotFound` for an image that is not in the library."""
+    image = images.get(session, image_id)
+    said = session.execute(
+        select(Version, Prediction)
+        .join(Prediction, col(Prediction.version_id) == Version.id)
+        .where(
+            Version.project_id == project.id,
+            Version.state == "ready",
+            Prediction.image_id == image_id,
+        )
+        .order_by(col(Version.major).desc(), col(Version.minor).desc())
+    ).all()
+    live = live_model.read_live(settings, project.id)
+    kin = session.exec(
+        select(Image.id)
+        .where(
+            Image.source_group == image.source_group,
+            Image.id != image_id,
+            projects.is_member(project.id, Image.id),
+        )
+        .order_by(col(Image.id))
+        .limit(MOST_KIN)
+    ).all()
+    near = neighbours.nearest(session, settings, project, [image_id]).get(image_id, [])
+    pictures = {
+        i.id: i
+        for i in session.exec(select(Image).where(col(Image.id).in_([n.image_id for n in near])))
+    }
+    collections = session.exec(
+        select(Collection)
+        .join(CollectionImage, col(CollectionImage.collection_id) == Collection.id)
+        .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
+        .where(CollectionImage.image_id == image_id, ProjectCollection.project_id == project.id)
+        .order_by(col(Collection.name))
+    )
+    return Facts(
+        image=image,
+        tile=tiles(session, project, found, [image_id])[0],
+        history=history(session, project, image_id),
+        said=[(version, prediction) for version, prediction in said],
+        live=live.of(image_id) if live else None,
+        tags=tags.of_image(session, image_id),
+        collections=list(collections),
+        kin=tiles(session, project, found, list(kin)),
+        neighbours=[(n, pictures[n.image_id]) for n in near if n.image_id in pictures],
+        places=places(session, settings, image),
+    )
+
+
+def newest_of(session: Session, project: Project, person: Annotator) -> int:
+    """Id of the newest thing this person said that still stands: what an undo takes back."""
+    newest: Any = session.exec(
+        scores.standing_events()
+        .with_only_columns(ScoreEvent.id)
+        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(1)
+    ).first()
+    return int(newest or 0)

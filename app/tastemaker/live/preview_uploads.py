@@ -1,0 +1,101 @@
+"""A picture that somebody tries on the model: kept for an hour beside its answer, then forgotten.
+
+It never enters the library by itself. What lies in its folder is the file as it came, a derivative
+to look at (re-encoded, without any metadata), and what the model said.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tastemaker.config import Settings
+from tastemaker.encoding.encoders import Preprocessing, fitted
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.files import write_atomic
+from tastemaker.pictures.pictures import VIEW, Limits, decode_with_facts, shrunk
+
+KEPT_SECONDS = 3600.0
+MOST_BYTES = 50 * 2**20
+PREFIX = "try-"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A decoded picture: the encoder's input (size, size, 3) uint8, and facts about the file."""
+
+    pixels: np.ndarray
+    sha256: str
+    format: str
+    width: int
+    height: int
+
+
+def look(source: Path | bytes, how: Preprocessing, limits: Limits, view: Path | None) -> Seen:
+    """Decode a picture for an encoder, and write its derivative to `view`. Runs in a child that a
+    bad file may kill. Raises `BadImage`."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    picture, format, (width, height) = decode_with_facts(content, limits)
+    if view is not None:
+        small = shrunk(picture, VIEW)
+        small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
+    pixels = np.array(fitted(picture, how))
+    return Seen(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
+
+
+# --- what is kept ------------------------------------------------------------------------------
+
+
+def new_token() -> str:
+    return secrets.token_hex(16)
+
+
+def folder(settings: Settings, token: str) -> Path:
+    """Where a tried picture lies. Raises `Invalid` for anything that is not a token of ours."""
+    if not re.fullmatch(r"[0-9a-f]{32}", token):
+        raise Invalid("This is not a picture that was tried here.", "Try a picture first.")
+    return settings.incoming / f"{PREFIX}{token}"
+
+
+def file_path(settings: Settings, token: str) -> Path:
+    """The file as it came; `web.add.Upload` numbers what it stores from 0 on."""
+    return folder(settings, token) / "000000"
+
+
+def view_path(settings: Settings, token: str) -> Path:
+    return folder(settings, token) / "view.webp"
+
+
+def keep(settings: Settings, token: str, told: dict[str, Any]) -> None:
+    """Put the answer beside the picture, so that its page can be loaded again."""
+    write_atomic(folder(settings, token) / "told.json", json.dumps(told).encode())
+
+
+def kept(settings: Settings, token: str) -> dict[str, Any]:
+    """What was said about a tried picture. Raises `NotFound` once it is forgotten."""
+    try:
+        told: dict[str, Any] = json.loads((folder(settings, token) / "told.json").read_bytes())
+    except FileNotFoundError:
+        raise NotFound(
+            "This picture is no longer kept: a tried picture is forgotten after an hour.",
+            "Drop it again.",
+        ) from None
+    return told
+
+
+def sweep(settings: Settings) -> None:
+    """Forget the pictures that were tried more than an hour ago."""
+    for path in settings.incoming.glob(f"{PREFIX}*"):
+        try:
+            old = time.time() - path.stat().st_mtime > KEPT_SECONDS
+        except FileNotFoundError:
+            continue
+        if old:
+            shutil.rmtree(path, ignore_errors=True)

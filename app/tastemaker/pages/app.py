@@ -1,0 +1,129 @@
+"""The web application: `create_app(settings)`."""
+
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from tastemaker import __version__, projects
+from tastemaker.auth.identity import FailedTries
+from tastemaker.auth.middleware import Doors
+from tastemaker.auth.permissions import allowed
+from tastemaker.config import Settings, shipped
+from tastemaker.database.migration import migrate
+from tastemaker.database.sessions import is_locked, writing
+from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
+from tastemaker.pages import (
+    add,
+    api,
+    compare,
+    grid,
+    images,
+    jobs,
+    library,
+    library_changes,
+    library_filters,
+    login,
+    pairs,
+    people,
+    publish,
+    review,
+    score,
+    scores,
+    settings,
+    slices,
+    test_runs,
+    try_it,
+    versions,
+)
+from tastemaker.pages import projects as first
+from tastemaker.pages.render import answer
+from tastemaker.pictures.full_size import FullSize
+
+# A request is held against the routes in this order, so what every key press asks for comes first.
+PAGES = (
+    api, images, score, scores, first, login, grid, pairs, review, library, library_changes,
+    library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
+    jobs,
+)  # fmt: skip
+
+
+def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
+    """The application on the configured database, which is created or upgraded first.
+
+    `served_on` is the address the server binds to: its name is answered too. Raises
+    `TastemakerError` when the database is of a newer version.
+    """
+    config = config or Settings()
+    engine = migrate(config)
+    with writing(engine) as session:
+        annotator_id = projects.annotator(session, config.annotator).id
+    app = FastAPI(
+        title="Tastemaker",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # Swagger's page needs a CDN and inline scripts
+        redoc_url=None,
+        dependencies=[Depends(allowed)],
+    )
+    app.state.settings, app.state.engine = config, engine
+    app.state.full_size = FullSize(config)
+    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedTries()
+    app.add_middleware(Doors, settings=config, engine=engine, served_on=served_on, respond=answer)
+    for page in PAGES:
+        for router in (page.router, getattr(page, "api", None)):
+            if router is not None:
+                app.include_router(router)
+    app.add_api_route("/healthz", healthz, include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
+    app.add_exception_handler(TastemakerError, on_error)
+    app.add_exception_handler(OperationalError, on_database_error)
+    app.add_exception_handler(RequestValidationError, on_bad_request)
+    app.add_exception_handler(HTTPException, on_http_error)
+    return app
+
+
+def healthz() -> dict[str, str]:
+    return {"status": "ok", "version": __version__}
+
+
+def on_error(request: Request, error: Any) -> Response:
+    return answer(request, error)
+
+
+def on_database_error(request: Request, error: Any) -> Response:
+    if not is_locked(error):
+        raise error
+    return answer(
+        request,
+        Unavailable(
+            "The database is busy with another change; nothing was saved.",
+            "Try again in a few seconds.",
+        ),
+    )
+
+
+def on_bad_request(request: Request, error: Any) -> Response:
+    """A value of the wrong kind: in the address, then there is no such page; else in the form."""
+    first = error.errors()[0]
+    place, *rest = (str(part) for part in first["loc"])
+    if place == "path":
+        return answer(request, NotFound("There is no such page.", "Start from the first page."))
+    if first["type"] == "json_invalid":
+        return answer(request, Invalid("The body is not valid JSON."))
+    name = ".".join(rest) or "the body"
+    return answer(request, Invalid(f"“{name}” cannot be used: {first['msg']}."))
+
+
+def on_http_error(request: Request, error: Any) -> Response:
+    if error.status_code == 404:
+        return answer(request, NotFound("There is no such page.", "Start from the first page."))
+    refusal = TastemakerError(f"This cannot be done here ({error.detail}).")
+    refusal.status = error.status_code
+    response = answer(request, refusal)
+    response.headers.update(error.headers or {})
+    return response

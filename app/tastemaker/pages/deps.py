@@ -1,0 +1,76 @@
+"""What an endpoint asks for: settings, a snapshot to read from, the person, the project.
+
+Reading goes through a dependency. Writing does not: an endpoint opens `writing(engine)` itself and
+leaves the block before it answers, so a score is on disk before it looks saved. As a dependency,
+the write lock would be taken in one thread of the pool and the endpoint would need a second one;
+with as many waiting writers as the pool has threads, nobody could ever go on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from tastemaker import projects
+from tastemaker.auth.identity import Who, is_id
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Annotator, Project
+
+# SQLite's integers end at 2⁶³ − 1; a larger id is simply not there.
+Id = Annotated[int, Path(ge=1, lt=2**63)]
+
+FORM = "application/x-www-form-urlencoded"
+
+
+# These two only look something up; as plain functions each would cost a trip to a thread.
+async def settings_of(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+async def engine_of(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def read_session(request: Request) -> Iterator[Session]:
+    with reading(request.app.state.engine) as session:
+        yield session
+
+
+SettingsDep = Annotated[Settings, Depends(settings_of)]
+EngineDep = Annotated[Engine, Depends(engine_of)]
+Reader = Annotated[Session, Depends(read_session, scope="function")]
+
+
+async def who_asks(
+    request: Request, tastemaker_opened_for: Annotated[int | None, Header()] = None
+) -> Who:
+    """Who asks, and whose page they ask from, where it says so: a script by a header, a form by a
+    field. Another tab may have changed who scores since the page was opened."""
+    who: Who = request.state.who
+    opened_for = tastemaker_opened_for
+    if opened_for is None and request.headers.get("content-type", "").startswith(FORM):
+        field = (await request.form()).get("opened_for")  # read once, for the endpoint as well
+        opened_for = int(field) if isinstance(field, str) and is_id(field) else None
+    return who if opened_for is None else replace(who, opened_for=opened_for)
+
+
+WhoDep = Annotated[Who, Depends(who_asks)]
+
+
+def the_person(session: Reader, who: WhoDep) -> Annotator:
+    """Whose scores a request shows. An endpoint that writes asks `who.person(session)` itself."""
+    return who.person(session)
+
+
+def the_project(project_id: Id, session: Reader) -> Project:
+    return projects.get(session, project_id)
+
+
+ThePerson = Annotated[Annotator, Depends(the_person)]
+TheProject = Annotated[Project, Depends(the_project)]

@@ -1,0 +1,182 @@
+"""Many images at once: select some, one key scores them all. For the easy four fifths.
+
+The tiles are check boxes in one form, so it works without a script; `grid.js` adds selecting by
+drag, Shift and arrows, and saves without leaving the page. A tile that was scored stays where it
+is, with its score, until the next page is asked for.
+"""
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from sqlalchemy import Engine
+
+from tastemaker import projects, queues, scores
+from tastemaker.auth.identity import Who
+from tastemaker.database.sessions import writing
+from tastemaker.errors import Invalid
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.score import steps
+from tastemaker.pages.scores import NEVER_STALE, ORIGINS, known_queue
+from tastemaker.scores import batches
+from tastemaker.scores.batches import Batch, Chosen
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+PER_PAGE = 60
+
+
+@router.get("/projects/{project_id}/score/grid")
+def page(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    queue: str = "mixed",
+    collection: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+    saved: Annotated[int, Query(ge=0, lt=10**6)] = 0,
+    refused: Annotated[int, Query(ge=0, lt=10**6)] = 0,
+    undone: bool = False,
+) -> Response:
+    """`saved` and `refused` tell what a form without a script has just done."""
+    queue = known_queue(queue)
+    cards = queues.next_cards(
+        session, settings, project, person, queue, n=PER_PAGE, collection_id=collection
+    )
+    context = {
+        "keys": keymap.of(person),
+        "scale": steps(project.brackets),
+        "queues": queues.QUEUES,
+        "queue": queue,
+        "collection": collection,
+        "cards": cards,
+        "key": secrets.token_hex(16),
+        "toast": _told(saved, refused, undone),
+    }
+    shown = shell(session, project, "score") | context
+    return render(request, "grid.html", None, shown, headers=NEVER_STALE)
+
+
+@router.post("/projects/{project_id}/score/grid")
+def score(
+    engine: EngineDep,
+    who: WhoDep,
+    project_id: Id,
+    image: Annotated[list[str] | None, Form(max_length=batches.MOST)] = None,
+    value: Annotated[str, Form()] = "",
+    key: Annotated[str, Form(max_length=60)] = "",
+    queue: Annotated[str, Form()] = "mixed",
+) -> Response:
+    """The form without a script: the chosen images, and a score or “skip”."""
+    queue = known_queue(queue)
+    chosen = [_chosen(text) for text in image or ()]
+    batch = _record(engine, who, project_id, chosen, value, key or secrets.token_hex(16))
+    told = f"saved={len(batch.events)}&refused={len(batch.refused)}"
+    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{told}")
+
+
+@router.post("/projects/{project_id}/score/grid/undo")
+def undo(
+    engine: EngineDep, who: WhoDep, project_id: Id, queue: Annotated[str, Form()] = "mixed"
+) -> Response:
+    queue = known_queue(queue)
+    _undo(engine, who, project_id, None)
+    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&undone=1")
+
+
+# --- for grid.js and other programs --------------------------------------------------------------
+
+
+class OneOfBatch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    image_id: int = Field(ge=1, lt=2**63)
+    expected: int | None = None
+    origin: str = "queue"
+    reason: str = Field(default="", max_length=300)
+
+
+class NewBatch(BaseModel):
+    """One score (or, without a value, a skip) for many images, undone as one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[OneOfBatch] = Field(min_length=1, max_length=batches.MOST)
+    value: StrictInt | None = Field(default=None, ge=0, le=10)
+    key: str = Field(min_length=8, max_length=60)
+
+
+@api.post("/projects/{project_id}/batches")
+def record_batch(engine: EngineDep, who: WhoDep, project_id: Id, body: NewBatch) -> dict[str, Any]:
+    """Score many images at once. `events` tells the new event of each image that was saved,
+    `refused` why others were left as they are."""
+    chosen = [Chosen(one.image_id, one.expected, one.origin, one.reason) for one in body.images]
+    value = "skip" if body.value is None else str(body.value)
+    batch = _record(engine, who, project_id, chosen, value, body.key)
+    return {
+        "saved": True,
+        "events": {event.image_id: event.id for event in batch.events},
+        "refused": batch.refused,
+    }
+
+
+class UndoneBatch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: str | None = Field(default=None, min_length=8, max_length=80)
+
+
+@api.post("/projects/{project_id}/batches/undo")
+def undo_batch(engine: EngineDep, who: WhoDep, project_id: Id, body: UndoneBatch) -> dict[str, Any]:
+    """Take back the newest thing said, a batch as a whole. `events` names, for each image it was
+    about, the event that stands now (0: none), and `scores` the score."""
+    return _undo(engine, who, project_id, body.key)
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _record(
+    engine: Engine, who: Who, project_id: int, chosen: list[Chosen], value: str, key: str
+) -> Batch:
+    if any(one.origin not in ORIGINS for one in chosen):
+        raise Invalid("An image of this batch comes from nowhere that is known.")
+    kind, number = ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        person = who.person(session)
+        return batches.record_batch(session, project, person, chosen, kind, number, key)
+
+
+def _undo(engine: Engine, who: Who, project_id: int, key: str | None) -> dict[str, Any]:
+    with writing(engine) as session:
+        project, person = projects.get(session, project_id), who.person(session)
+        inverse = scores.undo(session, project, person, None, key).event
+        images = [event.image_id for event in batches.taken_back_with(session, inverse)]
+        standing = {i: scores.newest_event(session, project, i, person) for i in images}
+        return {
+            "events": {i: event.id if event else 0 for i, event in standing.items()},
+            "scores": {i: event.value if event else None for i, event in standing.items()},
+        }
+
+
+def _chosen(text: str) -> Chosen:
+    """An image as its check box names it: id, known event, origin, reason, by colons."""
+    image_id, expected, origin, reason = [*text.split(":", 3), "", "", ""][:4]
+    if not (image_id.isdecimal() and expected.isdecimal() and len(image_id + expected) < 38):
+        raise Invalid("An image of this form cannot be read.", "Reload the page.")
+    return Chosen(int(image_id), int(expected), origin, reason[:300])
+
+
+def _told(saved: int, refused: int, undone: bool) -> dict[str, Any] | None:
+    if undone:
+        return {"text": "Taken back."}
+    if not saved and not refused:
+        return None
+    left = f" {refused} were scored elsewhere meanwhile and stay as they are." if refused else ""
+    return {"text": f"Saved {saved}.", "hint": left.strip(), "wrong": bool(refused)}

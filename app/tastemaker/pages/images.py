@@ -1,0 +1,53 @@
+"""Pictures, as the re-encoded derivatives that the import made; never the file itself."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlmodel import select
+
+from tastemaker import images
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Image
+from tastemaker.errors import NotFound
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep
+from tastemaker.pictures.full_size import FullSize
+from tastemaker.pictures.pictures import THUMB, VIEW, thumb_path
+
+router = APIRouter(include_in_schema=False)
+
+# An image's bytes never change under its id, so neither do these.
+HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
+
+
+@router.get("/images/{image_id}/thumb")
+def thumb(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+    return derivative(image_id, session, settings, THUMB)
+
+
+@router.get("/images/{image_id}/view")
+def view(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+    return derivative(image_id, session, settings, VIEW)
+
+
+@router.get("/images/{image_id}/full")
+def full(request: Request, image_id: Id, engine: EngineDep, settings: SettingsDep) -> Response:
+    """At 100 %, made from the file when first asked for."""
+    with reading(engine) as session:  # not held while the picture is decoded
+        image = images.get(session, image_id)
+        source = images.source_path(session, settings, image)
+    maker: FullSize = request.app.state.full_size
+    content = maker.of(source, image.sha256).read_bytes()
+    return Response(content, media_type="image/webp", headers=HEADERS)
+
+
+def derivative(image_id: int, session: Reader, settings: SettingsDep, size: int) -> Response:
+    sha256 = session.exec(select(Image.sha256).where(Image.id == image_id)).first()
+    if sha256 is None:
+        raise NotFound("This image is not in the library.")
+    try:
+        content = thumb_path(settings.thumbs, sha256, size).read_bytes()
+    except FileNotFoundError:
+        raise NotFound("There is no picture to show for this image.") from None
+    return Response(content, media_type="image/webp", headers=HEADERS)

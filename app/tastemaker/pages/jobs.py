@@ -1,0 +1,80 @@
+"""Background work: what runs, how fast, how long still, and what went wrong."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlmodel import Session
+
+from tastemaker import jobs
+from tastemaker.auth.origins import by_htmx
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Job, Project
+from tastemaker.pages.deps import EngineDep, Id, Reader
+from tastemaker.pages.render import render, see_other, shell
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/jobs")
+def page(
+    request: Request, session: Reader, project: Annotated[int, Query(ge=0, lt=2**63)] = 0
+) -> Response:
+    """All jobs; with a `project`, inside its frame."""
+    around = session.get(Project, project) if project else None
+    context = {"jobs": jobs.recent(session)}
+    return render(request, "jobs.html", None, shell(session, around, "jobs") | context)
+
+
+@router.get("/jobs/list")
+def listing(request: Request, session: Reader) -> Response:
+    """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
+    if not jobs.unfinished(session):
+        return Response(headers={"HX-Refresh": "true"})
+    return render(request, "jobs.html", "list", {"jobs": jobs.recent(session)})
+
+
+@router.get("/jobs/{job_id}")
+def job_page(request: Request, session: Reader, job_id: Id) -> Response:
+    job = jobs.get(session, job_id)
+    project = session.get(Project, job.project_id) if job.project_id else None
+    return render(
+        request, "job.html", None, shell(session, project, "jobs") | job_context(session, job)
+    )
+
+
+@router.get("/jobs/{job_id}/progress")
+def progress(request: Request, session: Reader, job_id: Id) -> Response:
+    """Asked every second while the job runs; then the page is loaded anew, for its frame counts
+    the unfinished jobs."""
+    job = jobs.get(session, job_id)
+    if job.state in jobs.FINISHED:
+        return Response(headers={"HX-Refresh": "true"})
+    return render(request, "job.html", "job", job_context(session, job))
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, engine: EngineDep, job_id: Id) -> Response:
+    with writing(engine) as session:
+        job = jobs.cancel(session, job_id)
+        context = job_context(session, job)
+    return render(request, "job.html", "job", context) if by_htmx(request) else back_to(job)
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(request: Request, engine: EngineDep, job_id: Id) -> Response:
+    with writing(engine) as session:
+        job = jobs.retry(session, job_id)
+        context = job_context(session, job)
+    return render(request, "job.html", "job", context) if by_htmx(request) else back_to(job)
+
+
+def job_context(session: Session, job: Job) -> dict[str, object]:
+    return {
+        "job": job,
+        "log": jobs.log_of(session, job.id or 0),
+        "result_project": job.result.get("project_id") or job.project_id,
+    }
+
+
+def back_to(job: Job) -> Response:
+    return see_other(f"/jobs/{job.id}")

@@ -1,0 +1,99 @@
+"""Which key does what while scoring, for each person.
+
+A person's own choices are kept with them (`Annotator.keys`, action → key) and replace the keys
+that the action has by itself. Keys are named as browsers name them: `7`, `f`, `Space`, `ArrowLeft`.
+"""
+
+from collections.abc import Mapping
+
+from sqlmodel import Session
+
+from tastemaker.database.tables import Annotator
+from tastemaker.errors import Conflict, Invalid
+
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    **{f"score-{value}": (str(value),) for value in range(10)},
+    "score-10": ("-", "Shift+0"),
+    "skip": ("Space",),
+    "undo": ("Backspace", "Ctrl+z"),
+    "flag": ("f",),
+    "zoom": ("z",),
+    "back": ("ArrowLeft",),
+    "forward": ("ArrowRight",),
+    "help": ("?",),
+}
+NAMED = (
+    "Space", "Enter", "Backspace", "Delete", "Insert", "Home", "End", "PageUp", "PageDown",
+    "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown",
+)  # fmt: skip
+DOES = {
+    **{f"score-{value}": f"Score {value}" for value in range(11)},
+    "skip": "Skip",
+    "undo": "Undo",
+    "flag": "Flag with a note",
+    "zoom": "Zoom",
+    "back": "Back through what was scored",
+    "forward": "Forward again",
+    "help": "Show the keys",
+}
+
+
+def of(person: Annotator) -> dict[str, tuple[str, ...]]:
+    """Action → the keys that do it for this person."""
+    chosen = {action: (key,) for action, key in person.keys.items() if action in DEFAULTS}
+    return DEFAULTS | chosen
+
+
+def change(session: Session, person: Annotator, given: Mapping[str, str]) -> None:
+    """Give actions keys of their own; an empty one goes back to its defaults. Actions that are not
+    named stay as they are. Raises `Invalid` for what is not a key or an action, `Conflict` where
+    two actions would share one; nothing is changed then."""
+    chosen = {action: str(key) for action, key in person.keys.items() if action in DEFAULTS}
+    for action, typed in given.items():
+        if action not in DEFAULTS:
+            raise Invalid(f"There is no action “{action[:40]}”.", f"There are: {', '.join(DOES)}.")
+        key = key_named(typed)
+        if key and (key,) != DEFAULTS[action]:
+            chosen[action] = key
+        else:
+            chosen.pop(action, None)
+    does: dict[str, str] = {}
+    for action, keys in (DEFAULTS | {action: (key,) for action, key in chosen.items()}).items():
+        for key in keys:
+            if key in does:
+                raise Conflict(
+                    f"“{key}” cannot mean both “{DOES[does[key]]}” and “{DOES[action]}”.",
+                    "Give one of them another key.",
+                )
+            does[key] = action
+    person.keys = chosen
+    session.add(person)
+
+
+def key_named(typed: str) -> str:
+    """A key as a person writes it: one character, or a name such as Space. Empty for none."""
+    text = " ".join(typed.split())
+    if len(text) == 1 and text.isprintable():
+        return text.lower()
+    for name in NAMED:
+        if text.casefold() == name.casefold():
+            return name
+    if not text:
+        return "Space" if typed else ""
+    raise Invalid(
+        f"“{text[:20]}” is not the name of a key.",
+        f"Type one character, or one of {', '.join(NAMED)}.",
+    )
+
+
+SHOWN = {
+    "Space": "Space", "Backspace": "⌫", "Delete": "Del", "ArrowLeft": "←", "ArrowRight": "→",
+    "ArrowUp": "↑", "ArrowDown": "↓", "PageUp": "PgUp", "PageDown": "PgDn", "-": "−",
+}  # fmt: skip
+
+
+def shown(key: str) -> str:
+    """A key as it is drawn on a page."""
+    *with_, plain = key.split("+") if len(key) > 1 else [key]
+    name = SHOWN.get(plain, plain.upper() if len(plain) == 1 else plain)
+    return "".join({"Shift": "⇧ ", "Ctrl": "Ctrl "}[held] for held in with_) + name

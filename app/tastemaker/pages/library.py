@@ -1,0 +1,228 @@
+"""The library: everything in a project as a fast grid, and each image on a page of its own.
+
+The address holds the filter, the order and the place in it, so a page can be bookmarked, saved as
+a slice and opened without a script. The tiles lie in one form; what is done to those selected, or
+to all that match, is in `library_changes`.
+"""
+
+import secrets
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlmodel import Session
+
+from tastemaker import projects, versions
+from tastemaker.auth.origins import by_htmx
+from tastemaker.config import Settings
+from tastemaker.database.tables import Project
+from tastemaker.encoding.encoders import reads_text
+from tastemaker.errors import TastemakerError
+from tastemaker.library import bulk, counting, saved_filters, scopes, tags, tiles
+from tastemaker.library.filters import Filter
+from tastemaker.library.orders import Stretch
+from tastemaker.library.scopes import Scope
+from tastemaker.library.tiles import Tile
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.library_changes import told
+from tastemaker.pages.library_view import ORDERS, PER_PAGE, View, find, predictor, view_of
+from tastemaker.pages.render import render, shell
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@router.get("/projects/{project_id}/library")
+def page(
+    request: Request,
+    session: Reader,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    done: str = "",
+    n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
+    undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+) -> Response:
+    """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
+    form without a script has just done."""
+    view = view_of(list(request.query_params.multi_items()))
+    found = scopes.scope(session, project, view.filter, settings)
+    trouble: TastemakerError | None = None
+    try:
+        stretch = find(session, engine, project, found, view, PER_PAGE)
+    except TastemakerError as error:
+        if not view.searches:
+            raise
+        trouble, stretch = error, Stretch([])
+    shown = tiles.tiles(session, project, found, stretch.ids)
+    context: dict[str, Any] = {
+        "view": view, "tiles": shown, "stretch": stretch, "project": project,
+        "by": predictor(found), "trouble": trouble,
+        "next": view.query(after=stretch.after) if stretch.after else "",
+    }  # fmt: skip
+    if by_htmx(request) and view.after:
+        return render(request, "library.html", "more", context)
+    context |= around(session, project, view, found, bool(shown))
+    context |= {
+        "keys": keymap.of(person),
+        "key": secrets.token_hex(16),
+        "toast": told(project, done, n, undo, f"/projects/{project.id}/library?{view.query()}"),
+    }
+    status = trouble.status if trouble else 200
+    shown_in = shell(session, project, "library") | context
+    return render(request, "library.html", None, shown_in, status=status)
+
+
+def around(
+    session: Session, project: Project, view: View, found: Scope, any_shown: bool
+) -> dict[str, Any]:
+    """What stands around the grid: the counts, and what one can filter by."""
+    counted = None if view.searches else counting.count(session, project, found)
+    if not any_shown and not view.after and not view.searches:
+        counted = counting.Count(0)
+    return {
+        "count": counted,
+        "size": projects.size(session, project),
+        "collections": scopes.collections_of(session, project.id),
+        "versions": [version.number for version in versions.listing(session, project)],
+        "active": versions.active(session, project),
+        "common": tags.common(session, project),
+        "saved": saved_filters.saved(session, project),
+        "orders": ORDERS,
+        "reads_text": reads_text(project.encoder),
+    }
+
+
+@router.get("/projects/{project_id}/library/tags")
+def known_tags(request: Request, session: Reader, project: TheProject, tag: str = "") -> Response:
+    """Tags to choose from while one is typed."""
+    listed = [tags.Counted(name, 0) for name in tags.beginning(session, tag[:100])]
+    context = {"common": listed or tags.common(session, project), "project": project}
+    return render(request, "library.html", "known_tags", context)
+
+
+@router.get("/projects/{project_id}/images/{image_id}")
+def one(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    image_id: Id,
+    done: str = "",
+    n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
+    undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+) -> Response:
+    facts = facts_of(session, settings, project, image_id)
+    here = f"/projects/{project.id}/images/{image_id}"
+    newest = tiles.newest_of(session, project, person)
+    mine = any(heard.event.id == newest for heard in facts.history)
+    context = {
+        "facts": facts,
+        "image": facts.image,
+        "tile": facts.tile,
+        "by": predictor(scopes.scope(session, project, Filter())),
+        "common": tags.common(session, project),
+        "undo": newest if mine else 0,
+        "keys": keymap.of(person),
+        "key": secrets.token_hex(16),
+        "here_at": here,
+        "toast": told(project, done, n, undo, here),
+    }
+    return render(request, "image.html", None, shell(session, project, "library") | context)
+
+
+def facts_of(session: Session, settings: Settings, project: Project, image_id: int) -> tiles.Facts:
+    """Raises `NotFound` for an image that is not the project's."""
+    found = scopes.scope(session, project, Filter(), settings)
+    bulk.must_have(session, project, image_id)
+    return tiles.facts(session, settings, project, found, image_id)
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+@api.get("/projects/{project_id}/library")
+def list_images(
+    request: Request,
+    session: Reader,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project: TheProject,
+    n: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
+) -> dict[str, Any]:
+    """A stretch of the library. The parameters are those of the page's address: `collection`,
+    `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_min`, `predicted_max`
+    (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
+    `text`. `after` is the `next` of the answer before."""
+    view = view_of(list(request.query_params.multi_items()))
+    found = scopes.scope(session, project, view.filter, settings)
+    stretch = find(session, engine, project, found, view, n)
+    counted = None if view.searches else counting.count(session, project, found)
+    return {
+        "images": [_tile_json(t) for t in tiles.tiles(session, project, found, stretch.ids)],
+        "next": stretch.after or None,
+        "predicted_by": predictor(found) or None,
+        "count": asdict(counted) if counted else None,
+    }
+
+
+@api.get("/projects/{project_id}/library/{image_id}")
+def show_facts(
+    session: Reader, settings: SettingsDep, project: TheProject, image_id: Id
+) -> dict[str, Any]:
+    """Everything the project knows of one image, its whole history among it."""
+    facts = facts_of(session, settings, project, image_id)
+    return _tile_json(facts.tile) | {
+        "sha256": facts.image.sha256,
+        "width": facts.image.width,
+        "height": facts.image.height,
+        "added_at": _utc(facts.image.added_at),
+        "tags": facts.tags,
+        "collections": [{"id": c.id, "name": c.name} for c in facts.collections],
+        "history": [
+            {
+                "event_id": h.event.id, "who": h.who, "kind": h.event.kind,
+                "value": h.event.value, "undoes": h.event.undoes, "stands": h.stands,
+                "origin": h.event.origin, "reason": h.event.reason, "note": h.event.note,
+                "at": _utc(h.event.at),
+            }
+            for h in facts.history
+        ],
+        "predictions": [
+            {
+                "version": version.number, "score": said.score, "out_of_fold": said.out_of_fold,
+                "uncertainty": said.uncertainty,
+            }
+            for version, said in facts.said
+        ],
+        "near_duplicates": [tile.image_id for tile in facts.kin],
+        "neighbours": [asdict(neighbour) for neighbour, _ in facts.neighbours],
+        "paths": [asdict(place) for place in facts.places],
+    }  # fmt: skip
+
+
+@api.get("/projects/{project_id}/tags")
+def list_tags(session: Reader, project: TheProject, begin: str = "") -> list[dict[str, Any]]:
+    """The project's most common tags; or, with `begin`, those of the library that begin so."""
+    if begin.strip():
+        return [{"tag": tag} for tag in tags.beginning(session, begin[:100])]
+    return [asdict(tag) for tag in tags.common(session, project)]
+
+
+def _tile_json(tile: Tile) -> dict[str, Any]:
+    pictures = {
+        "view": f"/images/{tile.image_id}/view" if tile.has_pixels else None,
+        "thumb": f"/images/{tile.image_id}/thumb" if tile.has_pixels else None,
+    }
+    return asdict(tile) | pictures
+
+
+def _utc(at: datetime) -> str:
+    return at.isoformat(timespec="seconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,137 @@
+"""What an address of the library means: a filter, an order, a place; and the images found."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from tastemaker.database.tables import Project
+from tastemaker.encoding.encoders import reads_text
+from tastemaker.errors import Invalid
+from tastemaker.library import browsing, bulk, filters
+from tastemaker.library.filters import Filter
+from tastemaker.library.orders import Order, Stretch
+from tastemaker.library.scopes import Scope
+from tastemaker.live import model_requests
+
+PER_PAGE = 60
+ALIKE = 1000  # images a search by likeness or by words brings
+SEARCH_SECONDS = 10.0
+ORDERS = {
+    "newest": ("Newest first", Order("added", True)),
+    "oldest": ("Oldest first", Order("added", False)),
+    "predicted-high": ("Highest prediction", Order("predicted", True)),
+    "predicted-low": ("Lowest prediction", Order("predicted", False)),
+    "score-high": ("Highest score", Order("label", True)),
+    "score-low": ("Lowest score", Order("label", False)),
+    "disagreement": ("Largest disagreement", Order("disagreement", True)),
+    "agreement": ("Smallest disagreement", Order("disagreement", False)),
+    "name": ("File name, A to Z", Order("name", False)),
+    "name-down": ("File name, Z to A", Order("name", True)),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """A filter, an order, a place in it. `like` is an image, `text` are words: either brings an
+    order of its own, the nearest first."""
+
+    filter: Filter
+    order: Order
+    after: str = ""
+    apart: bool = False
+    like: int | None = None
+    text: str = ""
+
+    @property
+    def sort(self) -> str:
+        return next(name for name, (_, order) in ORDERS.items() if order == self.order)
+
+    @property
+    def searches(self) -> bool:
+        return self.like is not None or bool(self.text)
+
+    def pairs(self, **but: str | None) -> list[tuple[str, str]]:
+        """This view as an address has it; `but` replaces or (None) leaves out."""
+        said = self.filter.as_pairs()
+        if self.sort != "newest":
+            said.append(("sort", self.sort))
+        if self.apart:
+            said.append(("apart", "yes"))
+        if self.like is not None:
+            said.append(("like", str(self.like)))
+        if self.text:
+            said.append(("text", self.text))
+        kept = [(name, value) for name, value in said if name not in but]
+        return kept + [(name, value) for name, value in but.items() if value is not None]
+
+    def query(self, **but: str | None) -> str:
+        return urlencode(self.pairs(**but))
+
+
+def view_of(pairs: list[tuple[str, str]]) -> View:
+    """Raises `Invalid` for what means nothing."""
+    said = {name: value.strip() for name, value in pairs}
+    sort = said.get("sort") or "newest"
+    if sort not in ORDERS:
+        raise Invalid(f"There is no order “{sort[:20]}”.", f"Use one of: {', '.join(ORDERS)}.")
+    like = said.get("like", "")
+    if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
+        raise Invalid("“like” is the number of an image.")
+    return View(
+        filter=filters.from_pairs(pairs),
+        order=ORDERS[sort][1],
+        after=said.get("after", "")[:300],
+        apart=said.get("apart") == "yes",
+        like=int(like) if like else None,
+        text=" ".join(said.get("text", "").split())[:200],
+    )
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+_answers: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
+
+
+def nearest(engine: Engine, project: Project, view: View) -> list[int]:
+    """Ids in the order of their likeness, as the resident process says. The answer is kept while
+    a person pages through it. Raises what the asking raises."""
+    kind = "text" if view.text else "similar"
+    payload: dict[str, Any] = {"text": view.text} if view.text else {"image_id": view.like}
+    key = (str(engine.url), project.id, kind, view.text or view.like)
+    known = _answers.get(key) if view.after else None
+    if known is not None:
+        return known
+    answer = model_requests.ask(
+        engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
+    )
+    found = [int(one["image_id"]) for one in answer["images"]]
+    _answers[key] = found
+    while len(_answers) > 20:
+        _answers.popitem(last=False)
+    return found
+
+
+def find(
+    session: Session, engine: Engine, project: Project, found: Scope, view: View, n: int
+) -> Stretch:
+    if not view.searches:
+        return browsing.find(session, found, view.order, view.after, n, together=not view.apart)
+    if view.text and not reads_text(project.encoder):
+        raise Invalid(
+            f"The encoder {project.encoder} knows pictures only, so it cannot look for words.",
+            "Search by file name, by tag, or by a similar image.",
+        )
+    if view.like is not None:
+        bulk.must_have(session, project, view.like)
+    return browsing.among(session, found, nearest(engine, project, view), view.after, n)
+
+
+def predictor(found: Scope) -> str:
+    """Whose predictions are shown."""
+    if found.filter.version == filters.LIVE:
+        return "the live model"
+    return found.version.number if found.version else ""

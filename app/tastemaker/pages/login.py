@@ -1,0 +1,84 @@
+"""Signing in and out, where this server has a password; choosing who scores, where it has none."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+
+from tastemaker.auth import accounts, identity
+from tastemaker.database.sessions import reading, writing
+from tastemaker.errors import Invalid
+from tastemaker.pages.deps import EngineDep, SettingsDep
+from tastemaker.pages.render import came_from, render, see_other
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/login")
+def page(request: Request, settings: SettingsDep, next: str = "/") -> Response:
+    if not settings.admin_password:
+        return see_other("/")
+    return _page(request, identity.local_path(next))
+
+
+@router.post("/login")
+def sign_in(
+    request: Request,
+    settings: SettingsDep,
+    engine: EngineDep,
+    name: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    next: Annotated[str, Form()] = "/",
+) -> Response:
+    if not settings.admin_password:
+        return see_other("/")
+    next = identity.local_path(next)
+    known = identity.by_password(request, name, password)
+    if known is None:
+        return _page(request, next, name=name, wrong=True)
+    with writing(engine) as session:
+        identity.sign_out(session, request.cookies.get(identity.COOKIE, ""))
+        token = identity.sign_in(session, known)
+    response = see_other(next)
+    _set_cookie(request, response, identity.COOKIE, token)
+    return response
+
+
+@router.post("/logout")
+def sign_out(request: Request, engine: EngineDep) -> Response:
+    with writing(engine) as session:
+        identity.sign_out(session, request.cookies.get(identity.COOKIE, ""))
+    response = see_other("/login")
+    response.delete_cookie(identity.COOKIE, httponly=True, samesite="lax")
+    return response
+
+
+@router.post("/person")
+def choose(
+    request: Request, settings: SettingsDep, engine: EngineDep, name: Annotated[str, Form()] = ""
+) -> Response:
+    """From now on this browser scores as that person. Only where nobody signs in."""
+    if settings.admin_password:
+        raise Invalid("People sign in here.", "Sign out, then in again under the other name.")
+    with reading(engine) as session:
+        person = accounts.named(session, name)
+        if person.disabled:
+            raise Invalid(f"“{person.name}” does not score here any more.", "Choose another name.")
+    response = see_other(came_from(request) or "/")
+    _set_cookie(request, response, identity.CHOSEN, str(person.id))
+    return response
+
+
+def _page(request: Request, next: str, name: str = "", wrong: bool = False) -> Response:
+    context = {"project": None, "here": "login", "next": next, "name": name, "wrong": wrong}
+    return render(request, "login.html", None, context, status=401 if wrong else 200)
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    response.set_cookie(
+        name,
+        value,
+        max_age=int(identity.SIGNED_IN_FOR.total_seconds()),
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )

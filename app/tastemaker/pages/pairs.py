@@ -1,0 +1,158 @@
+"""Two images, which is better: orders a band of images that share a score."""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import Session, col, select
+
+from tastemaker import projects
+from tastemaker.auth.origins import by_htmx
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Annotator, Image, Project
+from tastemaker.errors import NotFound
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.scores import NEVER_STALE
+from tastemaker.scores import comparisons
+from tastemaker.scores.comparisons import Ranked
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+SHOWN = 24  # of the order so far
+Low = Annotated[int | None, Query(ge=0, le=10)]
+
+
+@router.get("/projects/{project_id}/score/pairs")
+def page(
+    request: Request, session: Reader, project: TheProject, person: ThePerson, low: Low = None
+) -> Response:
+    context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, person, low)}
+    shown = shell(session, project, "score") | context
+    return render(request, "pairs.html", None, shown, headers=NEVER_STALE)
+
+
+@router.post("/projects/{project_id}/score/pairs")
+def answer(
+    request: Request,
+    engine: EngineDep,
+    who: WhoDep,
+    project_id: Id,
+    first_id: Annotated[int, Form(ge=1, lt=2**63)],
+    second_id: Annotated[int, Form(ge=1, lt=2**63)],
+    verdict: Annotated[str, Form()] = "",
+    key: Annotated[str | None, Form(max_length=80)] = None,
+    low: Annotated[int | None, Form(ge=0, le=10)] = None,
+) -> Response:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        person = who.person(session)
+        comparisons.record(session, project, person, first_id, second_id, verdict, key or None)
+    return _next(request, engine, who, project_id, low)
+
+
+@router.post("/projects/{project_id}/score/pairs/undo")
+def undo(
+    request: Request,
+    engine: EngineDep,
+    who: WhoDep,
+    project_id: Id,
+    low: Annotated[int | None, Form(ge=0, le=10)] = None,
+) -> Response:
+    """The pair that was taken back is shown again."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        inverse = comparisons.undo(session, project, who.person(session))
+    return _next(request, engine, who, project_id, low, (inverse.first_id, inverse.second_id))
+
+
+def _next(
+    request: Request, engine: Any, who: Any, project_id: int, low: int | None,
+    pair: tuple[int, int] | None = None,
+) -> Response:  # fmt: skip
+    if not by_htmx(request):
+        chosen = f"?low={low}" if low is not None else ""
+        return see_other(f"/projects/{project_id}/score/pairs{chosen}")
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        person = who.person(session)
+        facts = _facts(session, project, person, low, pair)
+        context = {"project": project, "keys": keymap.of(person), **facts}
+        return render(request, "pairs.html", "pair", context)
+
+
+# --- the same for programs -----------------------------------------------------------------------
+
+
+class NewComparison(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    first_id: int = Field(ge=1, lt=2**63)
+    second_id: int = Field(ge=1, lt=2**63)
+    verdict: Literal["first", "second", "equal"]
+    key: str | None = Field(default=None, min_length=8, max_length=80)
+
+
+@api.get("/projects/{project_id}/comparisons")
+def show_order(session: Reader, project: TheProject, low: Low = None) -> dict[str, Any]:
+    """The band's images by strength, strongest first, and the pair to ask about next."""
+    low = comparisons.default_low(session, project) if low is None else low
+    pairs = comparisons.said(session, project)
+    ranked = comparisons.order(comparisons.band(session, project, low), pairs)
+    return {
+        "low": low,
+        "comparisons": len(pairs),
+        "order": [vars(image) for image in ranked],
+        "next": comparisons.next_pair(ranked, pairs, project.seed),
+    }
+
+
+@api.post("/projects/{project_id}/comparisons")
+def compare(engine: EngineDep, who: WhoDep, project_id: Id, body: NewComparison) -> dict[str, Any]:
+    with writing(engine) as session:
+        project, person = projects.get(session, project_id), who.person(session)
+        row = comparisons.record(
+            session, project, person, body.first_id, body.second_id, body.verdict, body.key
+        )
+        return {"comparison_id": row.id, "saved": True}
+
+
+@api.post("/projects/{project_id}/comparisons/undo")
+def undo_comparison(engine: EngineDep, who: WhoDep, project_id: Id) -> dict[str, Any]:
+    with writing(engine) as session:
+        row = comparisons.undo(session, projects.get(session, project_id), who.person(session))
+        return {"undoes": row.undoes, "first_id": row.first_id, "second_id": row.second_id}
+
+
+# --- what the page shows -------------------------------------------------------------------------
+
+
+def _facts(
+    session: Session, project: Project, person: Annotator, low: int | None,
+    pair: tuple[int, int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    low = comparisons.default_low(session, project) if low is None else low
+    ids = comparisons.band(session, project, low)
+    pairs = comparisons.said(session, project)
+    ranked = comparisons.order(ids, pairs)
+    pair = pair or comparisons.next_pair(ranked, pairs, project.seed)
+    compared: list[Ranked] = [image for image in ranked if image.met]
+    wanted = [*(pair or ()), *(image.image_id for image in compared[:SHOWN])]
+    images = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(wanted)))}
+    if pair and not set(pair) <= set(images):
+        raise NotFound("One of these images is gone.", "Reload the page.")
+    return {
+        "low": low,
+        "band": len(ids),
+        "pair": [images[i] for i in pair] if pair else None,
+        "compared": [
+            (rank, images[image.image_id]) for rank, image in enumerate(compared[:SHOWN], 1)
+        ],
+        "met": len(compared),
+        "count": len(pairs),
+        "undoable": comparisons.newest_of(session, project, person) is not None,
+        "key": secrets.token_hex(16),
+    }

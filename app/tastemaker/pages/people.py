@@ -1,0 +1,185 @@
+"""People: who scores in this project, how well they agree, and who may sign in."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlmodel import Session
+
+from tastemaker import projects
+from tastemaker.auth import accounts
+from tastemaker.auth.identity import Who
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Annotator, Project
+from tastemaker.errors import Conflict, NotFound, TastemakerError
+from tastemaker.pages.api import Body
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject, WhoDep
+from tastemaker.pages.render import came_from, render, see_other, shell
+from tastemaker.scores import people
+from tastemaker.scores.agreement import teacher_noise
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+
+@router.get("/projects/{project_id}/people")
+def page(
+    request: Request, session: Reader, settings: SettingsDep, project: TheProject, who: WhoDep
+) -> Response:
+    return _page(request, session, project, who)
+
+
+@router.post("/projects/{project_id}/people")
+def add(
+    request: Request,
+    engine: EngineDep,
+    who: WhoDep,
+    project_id: Id,
+    name: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    role: Annotated[str, Form()] = "annotator",
+) -> Response:
+    try:
+        with writing(engine) as session:
+            accounts.add(session, name, password, role)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = session.get(Project, project_id)
+            if project is None:
+                raise
+            given = {"name": name, "role": role}
+            return _page(request, session, project, who, given, error)
+    return see_other(f"/projects/{project_id}/people")
+
+
+@router.post("/people/{person_id}/disable")
+def disable(
+    request: Request, engine: EngineDep, who: WhoDep, person_id: Id,
+    back: Annotated[bool, Form()] = False,
+) -> Response:  # fmt: skip
+    """Shut somebody out, or with `back` let them in again."""
+    with writing(engine) as session:
+        _disable(session, who, person_id, not back)
+    return see_other(came_from(request) or "/")
+
+
+@router.post("/people/{person_id}/password")
+def set_password(
+    request: Request, engine: EngineDep, person_id: Id, password: Annotated[str, Form()] = ""
+) -> Response:
+    with writing(engine) as session:
+        accounts.set_password(session, _person(session, person_id), password)
+    return see_other(came_from(request) or "/")
+
+
+# --- the same for programs -----------------------------------------------------------------------
+
+
+class NewPerson(Body):
+    name: str
+    password: str = ""
+    role: str = "annotator"
+
+
+@api.get("/projects/{project_id}/people")
+def show_agreement(session: Reader, project: TheProject) -> dict[str, Any]:
+    """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
+    found = people.agreement(session, project)
+    habits = [
+        asdict(habit) | {"noise": _noise(session, project, habit.person_id)}
+        for habit in found.habits
+    ]
+    return asdict(found) | {"habits": habits, "aggregate": project.aggregate}
+
+
+@api.get("/people")
+def list_people(session: Reader) -> list[dict[str, Any]]:
+    return [about(person) for person in accounts.every(session)]
+
+
+class Access(Body):
+    disabled: bool
+
+
+class NewPassword(Body):
+    password: str
+
+
+@api.post("/people/{person_id}/disable")
+def disable_person(engine: EngineDep, who: WhoDep, person_id: Id, body: Access) -> dict[str, Any]:
+    """Shut somebody out, or let them in again."""
+    with writing(engine) as session:
+        return about(_disable(session, who, person_id, body.disabled))
+
+
+@api.post("/people/{person_id}/password")
+def change_password(engine: EngineDep, person_id: Id, body: NewPassword) -> dict[str, Any]:
+    """Set a password; whoever was signed in under the old one is signed out."""
+    with writing(engine) as session:
+        person = _person(session, person_id)
+        accounts.set_password(session, person, body.password)
+        return about(person)
+
+
+@api.post("/people", status_code=201)
+def add_person(engine: EngineDep, body: NewPerson) -> dict[str, Any]:
+    with writing(engine) as session:
+        return about(accounts.add(session, body.name, body.password, body.role))
+
+
+def about(person: Annotator) -> dict[str, Any]:
+    """What may be told of a person: never the password's hash."""
+    return {
+        "id": person.id, "name": person.name, "role": person.role,
+        "signs_in": bool(person.password_hash), "disabled": person.disabled,
+    }  # fmt: skip
+
+
+# --- what the page shows -------------------------------------------------------------------------
+
+
+def _page(
+    request: Request,
+    session: Session,
+    project: Project,
+    who: Who,
+    given: dict[str, str] | None = None,
+    error: TastemakerError | None = None,
+) -> Response:
+    """With an `error`, the form comes back as it was filled in, but for the password."""
+    found = people.agreement(session, project)
+    context = {
+        "agreement": found,
+        "noise": {h.person_id: _noise(session, project, h.person_id) for h in found.habits},
+        "aggregate": projects.AGGREGATES[project.aggregate],
+        "people": [about(person) for person in accounts.every(session)],
+        "me": who.person(session).id,
+        "is_admin": who.is_admin,
+        "signs_in": bool(request.app.state.settings.admin_password),
+        "shortest": accounts.SHORTEST_PASSWORD,
+        "given": given or {"name": "", "role": "annotator"},
+        "error": error,
+    }
+    return render(
+        request, "people.html", None, shell(session, project, "people") | context,
+        status=error.status if error else 200,
+    )  # fmt: skip
+
+
+def _noise(session: Session, project: Project, person_id: int) -> dict[str, Any]:
+    return teacher_noise(session, project, session.get(Annotator, person_id))
+
+
+def _disable(session: Session, who: Who, person_id: int, disabled: bool) -> Annotator:
+    person = _person(session, person_id)
+    if disabled and person.id == who.person(session).id:
+        raise Conflict("Nobody shuts out whom they are here as.", "Another admin can.")
+    accounts.disable(session, person, disabled)
+    return person
+
+
+def _person(session: Session, person_id: int) -> Annotator:
+    person = session.get(Annotator, person_id)
+    if person is None or person.stand_in:
+        raise NotFound("There is no such person.", "Look at the list again.")
+    return person

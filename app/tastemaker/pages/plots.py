@@ -1,0 +1,282 @@
+"""Larger charts with two axes, drawn on the server as SVG: calibration, scatter, learning curve,
+bias by bracket, two histograms over each other, learning rate.
+
+As in `charts`, colours come from the stylesheet by class and every chart says in its title, for a
+screen reader, what it shows; the page has the same numbers as a table where they are few.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from tastemaker.pages.charts import CURVE_LEFT, SPACE, share_ticks, svg
+from tastemaker.versions.version_report import scores_within
+
+SIDE = 240  # of a square plot, in pixels
+LEFT, BELOW = 40, 36  # room for its labels
+
+
+def calibration(curve: Sequence[Mapping[str, Any]], threshold: float) -> Markup:
+    """Mean label over mean prediction (both 0–1), a dot for each group of images, its area by how
+    many they are. On the diagonal, predictions mean what they say."""
+    known = [row for row in curve if row.get("n") and row.get("labelled") is not None]
+    if not known:
+        return Markup("")
+    most = max(row["n"] for row in known)
+    dots = "".join(
+        f'<circle class="mark" cx="{_x(row["predicted"])}" cy="{_y(row["labelled"])}" '
+        f'r="{3 + 6 * math.sqrt(row["n"] / most):.1f}"/>'
+        for row in known
+    )
+    line = " ".join(f"{_x(row['predicted'])},{_y(row['labelled'])}" for row in known)
+    shapes = (
+        _square("predicted", "labelled", threshold)
+        + f'<path class="diagonal" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>'
+        + f'<polyline class="line train" points="{line}"/>'
+        + dots
+    )
+    told = "; ".join(
+        f"predicted {_percent(row['predicted'])}, labelled {_percent(row['labelled'])}, "
+        f"{row['n']} images"
+        for row in known
+    )
+    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, f"Calibration: {told}.", shapes)
+
+
+def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
+    """Old prediction against new, of the same images: every one a dot while they are few, else
+    cells as dark as they are full, with a fixed sample of dots over them."""
+    if not how["images"]:
+        return Markup("")
+    cells, dots = "", ""
+    if how["images"] > len(how["points"]):
+        grid = how["cells"]
+        step, most = SIDE / len(grid), math.log1p(max(max(row) for row in grid))
+        cells = "".join(
+            f'<rect class="cell" x="{LEFT + i * step:g}" y="{4 + SIDE - (j + 1) * step:g}" '
+            f'width="{step:g}" height="{step:g}" '
+            f'fill-opacity="{0.08 + 0.62 * math.log1p(count) / most:.2f}"/>'
+            for i, row in enumerate(grid)
+            for j, count in enumerate(row)
+            if count
+        )
+    small = len(how["points"]) > 500
+    sides: dict[str, list[str]] = {"stays": [], "up": [], "down": []}
+    for old, new in how["points"]:
+        side = "stays"
+        if (old >= threshold) != (new >= threshold):
+            side = "up" if new > old else "down"
+        sides[side].append(f"M{_x(old)} {_y(new)}h0")
+    for side, moves in sides.items():
+        if moves:  # round caps make dots of lines without length: one element for thousands
+            width = 3 if small else 5
+            dots += f'<path class="dots {side}" stroke-width="{width}" d="{"".join(moves)}"/>'
+    shapes = (
+        cells
+        + _square(f"said by {a}", f"said by {b}", threshold)
+        + f'<path class="threshold" d="M{LEFT} {_y(threshold)}H{LEFT + SIDE}"/>'
+        + f'<path class="diagonal" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>'
+        + dots
+    )
+    change = how.get("mean_change") or 0.0
+    told = (
+        f"Predictions of {how['images']} images by {a} (across) and {b} (up); "
+        f"on average they moved by {100 * change:+.1f} points of 100."
+    )
+    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, told, shapes)
+
+
+def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: str) -> Markup:
+    """Two histograms of predictions over the same images: the older as a line, the newer as
+    bars."""
+    n, width, height = len(new), 320, 120
+    most, step = max([*old, *new, 1]), 320 / max(len(new), 1)
+
+    def y(count: int) -> str:
+        return f"{4 + height - height * count / most:.1f}"
+
+    bars = "".join(
+        f'<rect class="bar r{min(10, round((i + 0.5) * 10 / n))}" x="{i * step + 0.5:g}" '
+        f'y="{y(count)}" width="{step - 1:g}" height="{height * count / most:.1f}"/>'
+        for i, count in enumerate(new)
+        if count
+    )
+    outline = f"M0 {4 + height}" + "".join(
+        f"V{y(count)}H{(i + 1) * step:g}" for i, count in enumerate(old)
+    )
+    cut = width * threshold
+    frame = (
+        f'<path class="axis" d="M0 {height + 4.5}H{width}"/>'
+        f'<path class="threshold" d="M{cut:g} 0V{height + 4}"/>'
+        + share_ticks(width, height + 20, threshold)
+    )
+    passes = [sum(c for i, c in enumerate(bars) if (i + 0.5) / n >= threshold) for bars in
+              (old, new)]  # fmt: skip
+    told = (
+        f"Predictions of the same {sum(new)} images: {passes[0]} at or above "
+        f"{_percent(threshold)} by {a}, {passes[1]} by {b}."
+    )
+    return svg(
+        width,
+        height + 24,
+        told,
+        bars + f'<path class="outline" d="{outline}V{height + 4}"/>' + frame,
+    )
+
+
+def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
+    """Mean error by the score an image was given: below the line predictions are too low. Points of
+    0–10, one bar for each bracket that holds labels."""
+    known = [row for row in brackets if row.get("bias") is not None]
+    if not known:
+        return Markup("")
+    limit = max(1.0, math.ceil(max(abs(row["bias"]) for row in known)))
+    step, height, left = 48, 120, 32
+    width = left + step * len(brackets)
+    zero = 4 + height / 2
+    parts = []
+    for at, row in enumerate(brackets):
+        x = left + at * step
+        parts.append(
+            f'<text class="tick" x="{x + step / 2:g}" y="{height + 20}" text-anchor="middle">'
+            f"{scores_within(row)}</text>"
+        )
+        if row.get("bias") is None:
+            continue
+        tall = height / 2 * abs(row["bias"]) / limit
+        top = zero - tall if row["bias"] > 0 else zero
+        shade = min(10, round(10 * (row["from"] + row["to"]) / 2))
+        parts.append(
+            f'<rect class="bar r{shade}" x="{x + 6}" y="{top:.1f}" width="{step - 12}" '
+            f'height="{max(tall, 1):.1f}" rx="1"/>'
+        )
+    frame = (
+        f'<path class="axis" d="M{left} {zero}H{width}"/>'
+        f'<text class="tick" x="{left - 6}" y="14" text-anchor="end">+{limit:g}</text>'
+        f'<text class="tick" x="{left - 6}" y="{height + 4}" text-anchor="end">−{limit:g}</text>'
+        f'<text class="tick" x="{left - 6}" y="{zero + 5}" text-anchor="end">0</text>'
+    )
+    told = "; ".join(f"scored {scores_within(row)}: {row['bias']:+.2f}" for row in known)
+    return svg(width, height + 24, f"Bias by label, in points of 0–10: {told}.",
+               frame + "".join(parts))  # fmt: skip
+
+
+def learning_curve(curve: Mapping[str, Any]) -> Markup:
+    """Mean error on the hold-out over the number of labels, with its interval, and the person's
+    own noise as the floor it cannot go below."""
+    labels = [float(n) for n in curve.get("labels") or []]
+    errors = list(curve.get("mae") or [])
+    if len(labels) < 2 or len(errors) != len(labels):
+        return Markup("")
+    low = [v if v is not None else e for v, e in _beside(curve.get("mae_low"), errors)]
+    high = [v if v is not None else e for v, e in _beside(curve.get("mae_high"), errors)]
+    floor = curve.get("noise_floor")
+    top = max(*high, floor or 0.0) * 1.08 or 1.0
+    width, height, left = 400, 168, 40
+    first, last = min(labels), max(labels)
+
+    def x(n: float) -> float:
+        return left + (width - left - 8) * (n - first) / ((last - first) or 1)
+
+    def y(error: float) -> float:
+        return 4 + height - height * max(0.0, error) / top
+
+    upper = " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in zip(labels, high, strict=True))
+    lower = " ".join(
+        f"{x(n):.1f},{y(e):.1f}" for n, e in reversed(list(zip(labels, low, strict=True)))
+    )
+    line = " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in zip(labels, errors, strict=True))
+    shapes = (
+        f'<polygon class="band" points="{upper} {lower}"/>'
+        f'<path class="axis" d="M{left} 4V{height + 4}H{width}"/>'
+        f'<polyline class="line validation" points="{line}"/>'
+        + "".join(
+            f'<circle class="mark" cx="{x(n):.1f}" cy="{y(e):.1f}" r="3"/>'
+            for n, e in zip(labels, errors, strict=True)
+        )
+        + "".join(
+            f'<text class="tick" x="{left - 6}" y="{y(v) + 5:.1f}" text-anchor="end">{v:g}</text>'
+            for v in _steps(top)
+        )
+        + f'<text class="tick" x="{left}" y="{height + 20}">{first:g}</text>'
+        f'<text class="tick" x="{width}" y="{height + 20}" text-anchor="end">{last:g} labels</text>'
+    )
+    told = f"Mean error from {errors[0]:.2f} at {first:g} labels to {errors[-1]:.2f} at {last:g}."
+    if floor:
+        # Below its line, for the curve is above; but not on the numbers of the axis.
+        at = y(floor) + 16 if y(floor) + 16 < height else y(floor) - 5
+        shapes += (
+            f'<path class="threshold" d="M{left} {y(floor):.1f}H{width}"/>'
+            f'<text class="tick" x="{width}" y="{at:.1f}" text-anchor="end">'
+            f"your own noise</text>"
+        )
+        told += f" The noise of the scores themselves is {floor:.2f}."
+    return svg(width, height + 24, told, shapes)
+
+
+def learning_rate(curve: Mapping[str, Any]) -> Markup:
+    """The learning rate over the steps of the training."""
+    rates = [(s, r) for s, r in zip(curve.get("step") or [], curve.get("lr") or [], strict=False)
+             if r is not None]  # fmt: skip
+    if len(rates) < 2:
+        return Markup("")
+    width, height, left = 320, 48, CURVE_LEFT
+    most = max(rate for _, rate in rates) or 1.0
+    first, last = rates[0][0], rates[-1][0]
+    line = " ".join(
+        f"{left + (width - left - 4) * (s - first) / ((last - first) or 1):.1f},"
+        f"{4 + (height - 8) * (1 - rate / most):.1f}"
+        for s, rate in rates
+    )
+    shapes = (
+        f'<path class="axis" d="M{left - 4} 4V{height - 4}H{width}"/>'
+        f'<text class="tick" x="{left - 8}" y="13" text-anchor="end">{most:.2g}</text>'
+        f'<polyline class="line train" points="{line}"/>'
+    )
+    told = f"Learning rate, at most {most:.2g}, {rates[-1][1]:.2g} at the end."
+    return svg(width, height, told, shapes)
+
+
+# --- small print ---------------------------------------------------------------------------------
+
+
+def _x(share: float) -> str:
+    return f"{LEFT + SIDE * min(max(share, 0.0), 1.0):.1f}"
+
+
+def _y(share: float) -> str:
+    return f"{4 + SIDE * (1 - min(max(share, 0.0), 1.0)):.1f}"
+
+
+def _square(across: str, up: str, threshold: float) -> str:
+    """The frame of a plot of two shares, with the threshold across."""
+    return (
+        f'<path class="axis" d="M{LEFT} 4V{SIDE + 4}H{LEFT + SIDE}"/>'
+        f'<path class="threshold" d="M{_x(threshold)} 4V{SIDE + 4}"/>'
+        f'<text class="tick" x="{LEFT}" y="{SIDE + 20}">0</text>'
+        f'<text class="tick" x="{LEFT + SIDE / 2}" y="{SIDE + 36}" text-anchor="middle">{across}'
+        f"</text>"
+        f'<text class="tick" x="{LEFT + SIDE}" y="{SIDE + 20}" text-anchor="end">100{SPACE}%</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="16" text-anchor="end">100</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="{SIDE + 4}" text-anchor="end">0</text>'
+        f'<text class="tick" text-anchor="middle" transform="translate(14 {4 + SIDE / 2}) '
+        f'rotate(-90)">{up}</text>'
+    )
+
+
+def _beside(values: Iterable[Any] | None, errors: Sequence[float]) -> list[tuple[Any, float]]:
+    given = list(values or [])
+    given += [None] * (len(errors) - len(given))
+    return list(zip(given, errors, strict=False))
+
+
+def _steps(top: float) -> list[float]:
+    """A few round numbers from 0 to `top`."""
+    step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if top / s <= 5)
+    return [round(step * i, 2) for i in range(int(top / step) + 1)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}{SPACE}%"

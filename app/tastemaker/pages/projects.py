@@ -1,0 +1,107 @@
+"""The first page: every project, how to make one, and the sample project for the curious."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tastemaker import images, jobs, projects, versions
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Image, Job, Project
+from tastemaker.encoding.encoders import known_encoders
+from tastemaker.errors import TastemakerError
+from tastemaker.pages.api import job_json
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep
+from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.sample import demo
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+
+@router.get("/")
+def first(request: Request, session: Reader) -> Response:
+    return first_page(request, session)
+
+
+def first_page(
+    request: Request,
+    session: Session,
+    name: str = "",
+    encoder: str = projects.DEFAULT_ENCODER,
+    error: TastemakerError | None = None,
+) -> Response:
+    """With an `error`, the form for a new project comes back as it was filled in."""
+    every = projects.every(session)
+    return render(
+        request, "projects.html", None,
+        shell(session, here="projects") | {
+            "cards": [card(session, project) for project in every],
+            "images": images.count(session),
+            "encoders": known_encoders(),
+            "name": name,
+            "chosen": encoder,
+            "error": error,
+            "demo_job": unfinished_demo(session),
+            "has_sample": demo.made(session) is not None,
+        },
+        status=error.status if error else 200,
+    )  # fmt: skip
+
+
+@router.post("/projects")
+def create(
+    request: Request,
+    engine: EngineDep,
+    name: Annotated[str, Form()] = "",
+    encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
+) -> Response:
+    try:
+        with writing(engine) as session:
+            project = projects.create(session, name, encoder=encoder)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            return first_page(request, session, name, encoder, error)
+    return see_other(f"/projects/{project.id}/add")
+
+
+@router.get("/projects/{project_id}")
+def project(project_id: Id) -> Response:
+    return see_other(f"/projects/{project_id}/score")
+
+
+@router.post("/demo")
+def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
+    """Queue the sample project, and watch it being made."""
+    return go(request, f"/jobs/{the_demo(engine, settings).id}")
+
+
+@api.post("/demo", status_code=202)
+def make_sample_project(engine: EngineDep, settings: SettingsDep) -> dict[str, Any]:
+    """Queue the sample project; the answer is its job, the finished one if it was made before."""
+    return job_json(the_demo(engine, settings))
+
+
+def the_demo(engine: Engine, settings: Settings) -> Job:
+    with writing(engine) as session:
+        return unfinished_demo(session) or demo.request_demo(session, settings)
+
+
+def unfinished_demo(session: Session) -> Job | None:
+    waiting = jobs.unfinished(session, "demo")
+    return waiting[0] if waiting else None
+
+
+def card(session: Session, project: Project) -> dict[str, object]:
+    """What the first page shows of one project."""
+    active = versions.active(session, project)
+    some = session.exec(  # the order of the hashes is a random one that stays
+        select(Image.id)
+        .where(col(Image.id).in_(projects.image_ids(project.id, "pool")), Image.kind != "vector")
+        .order_by(col(Image.sha256))
+        .limit(4)
+    ).all()
+    measured = (active.metrics.get("holdout") or {}) if active else {}
+    return projects.summary(session, project) | {"pictures": some, "measured": measured}

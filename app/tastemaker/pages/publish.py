@@ -1,0 +1,354 @@
+"""Publish: what a version can be taken away as, its model card, and heads brought in."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Engine
+from sqlmodel import Session
+from starlette.concurrency import run_in_threadpool
+
+from tastemaker import jobs, projects, versions
+from tastemaker.auth.middleware import TooLarge
+from tastemaker.auth.origins import by_htmx
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Job, Project, Version
+from tastemaker.encoding.encoders import known_encoders
+from tastemaker.errors import Invalid, NotFound, TastemakerError
+from tastemaker.learning.checkpoints import MAX_FILE_BYTES
+from tastemaker.pages.add import Upload, check_room
+from tastemaker.pages.api import job_json
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
+from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.pages.scoring_session import newest_job
+from tastemaker.publishing import card_blocks, exports, import_head, model_card
+from tastemaker.scores import score_files
+from tastemaker.versions import prediction_files
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+MOST_BYTES = MAX_FILE_BYTES + 2**21  # a head, its sidecar and the form around them
+Ending = Literal["csv", "jsonl", "parquet"]
+MEDIA = {
+    "csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet",
+}  # fmt: skip
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+@router.get("/projects/{project_id}/publish")
+def page(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    version: Annotated[str, Query(max_length=20)] = "",
+) -> Response:
+    return publish_page(request, session, settings, project, version)
+
+
+def publish_page(
+    request: Request,
+    session: Session,
+    settings: Settings,
+    project: Project,
+    number: str = "",
+    given: dict[str, str] | None = None,
+    import_error: TastemakerError | None = None,
+) -> Response:
+    """Without a number, the active version. After an error, what was typed is kept."""
+    every = versions.listing(session, project)
+    chosen = versions.named(session, project, number) if number else None
+    if chosen is None and every:
+        chosen = versions.active(session, project) or every[0]
+    context: dict[str, Any] = {
+        "versions": every,
+        "version": chosen,
+        "card": model_card.card_of(session, settings, chosen) if chosen else None,
+        "headings": model_card.TEXTS,
+        "texts": model_card.texts(project),
+        "most": model_card.MOST_CHARACTERS,
+        "trouble": _trouble(settings, chosen) if chosen else "",
+        "no_laion": _why_no_laion(session, settings, chosen) if chosen else "",
+        "encoders": dict.fromkeys([project.encoder, *(e.name for e in known_encoders())]),
+        "job": adoption(session, project),
+        "given": given or {},
+        "import_error": import_error,
+    }
+    status = import_error.status if import_error else 200
+    frame = shell(session, project, "versions")
+    return render(request, "publish.html", None, frame | context, status=status)
+
+
+def _trouble(settings: Settings, version: Version) -> str:
+    """Why the version's file is not given out; empty when it is."""
+    try:
+        versions.verify(settings, version)
+    except TastemakerError as error:
+        return str(error)
+    return ""
+
+
+def _why_no_laion(session: Session, settings: Settings, version: Version) -> str:
+    try:
+        exports.laion_file(session, settings, version)
+    except TastemakerError as error:
+        return error.hint or error.message
+    return ""
+
+
+def adoption(session: Session, project: Project) -> Job | None:
+    """The import to show: the one that runs, or the newest if it failed."""
+    running = jobs.unfinished(session, "adopt", project.id)
+    if running:
+        return running[0]
+    newest = newest_job(session, project, "adopt")
+    return newest if newest is not None and newest.state == "failed" else None
+
+
+@router.get("/projects/{project_id}/publish/adopting")
+def adopting(request: Request, session: Reader, project: TheProject, job_id: int = 0) -> Response:
+    """Asked every second while a head is brought in; the page reloads when that has ended well."""
+    job = session.get(Job, job_id)
+    if job is None or job.project_id != project.id:
+        raise NotFound("There is no such import.")
+    if job.state in ("done", "cancelled"):
+        return Response(headers={"HX-Refresh": "true"})
+    return render(request, "publish.html", "adopting", {"project": project, "job": job})
+
+
+@router.post("/projects/{project_id}/card")
+def write_card(
+    engine: EngineDep,
+    project_id: Id,
+    goals: Annotated[str, Form()] = "",
+    biases: Annotated[str, Form()] = "",
+    issues: Annotated[str, Form()] = "",
+    scope: Annotated[str, Form()] = "",
+    version: Annotated[str, Form(max_length=20)] = "",
+) -> Response:
+    """Keep the author's own words."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        written = {"goals": goals, "biases": biases, "issues": issues, "scope": scope}
+        model_card.set_texts(session, project, written)
+        there = [v.number for v in versions.listing(session, project)]
+    chosen = f"?version={version}" if version in there else ""
+    return see_other(f"/projects/{project_id}/publish{chosen}#card")
+
+
+# --- what is taken away --------------------------------------------------------------------------
+
+
+def attached(part: exports.Part, media_type: str) -> StreamingResponse:
+    headers = {"Content-Disposition": f'attachment; filename="{part.name}"'}
+    return StreamingResponse(part.pieces(), media_type=media_type, headers=headers)
+
+
+@router.get("/versions/{version_id}/download")
+def download(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """Everything about a version in one zip, sent as it is made."""
+    version = versions.get(session, version_id)
+    parts, stem = exports.everything(session, settings, version), exports.stem(version)
+    headers = {"Content-Disposition": f'attachment; filename="{stem}.zip"'}
+    content = exports.zipped(parts, stem, version.created_at)
+    return StreamingResponse(content, media_type="application/zip", headers=headers)
+
+
+@router.get("/versions/{version_id}/card.md")
+def card_file(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    part = exports.card(session, settings, version)
+    named = exports.Part(f"{exports.stem(version)}.md", part.content)
+    return attached(named, "text/markdown; charset=utf-8")
+
+
+@router.get("/versions/{version_id}/laion")
+def laion(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """The head in the LAION layout, or the reason why it cannot be written so."""
+    part = exports.laion_file(session, settings, versions.get(session, version_id))
+    return attached(part, "application/octet-stream")
+
+
+@router.get("/versions/{version_id}/predictions.{ending}")
+def predictions(session: Reader, version_id: Id, ending: Ending) -> Response:
+    version = versions.get(session, version_id)
+    content = prediction_files.prediction_bytes(session, version, f".{ending}")
+    name = f"{exports.stem(version)}.predictions.{ending}"
+    return attached(exports.Part(name, content), MEDIA[ending])
+
+
+@router.get("/projects/{project_id}/labels.{ending}")
+def labels(session: Reader, project: TheProject, ending: Ending) -> Response:
+    """Every score that stands: sha256, path, score, annotator, scored_at."""
+    rows = score_files.labels_of(session, project)
+    name = f"{versions.base_name(project)}.labels.{ending}"
+    return attached(exports.Part(name, score_files.score_bytes(rows, f".{ending}")), MEDIA[ending])
+
+
+# --- what is brought in --------------------------------------------------------------------------
+
+
+@router.post("/projects/{project_id}/heads")
+async def bring_in(
+    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+) -> Response:
+    """Take a head made elsewhere. `async`, because only so can the file be read as it comes."""
+    given: dict[str, str] = {}
+    try:
+        await take(request, engine, settings, project_id, given)
+    except TastemakerError as error:
+        if by_htmx(request):
+            raise
+        return await run_in_threadpool(refused, request, engine, settings, project_id, given, error)
+    return go(request, f"/projects/{project_id}/publish")
+
+
+def refused(
+    request: Request,
+    engine: Engine,
+    settings: Settings,
+    project_id: int,
+    given: dict[str, str],
+    error: TastemakerError,
+) -> Response:
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        return publish_page(request, session, settings, project, given=given, import_error=error)
+
+
+async def take(
+    request: Request,
+    engine: Engine,
+    settings: Settings,
+    project_id: int,
+    given: dict[str, str],
+) -> dict[str, Any]:
+    """Stream the files to the disk, check them, queue the import; the answer is its job. What was
+    typed is put into `given`; whatever is refused leaves nothing."""
+    await run_in_threadpool(check_room, engine, settings, project_id)
+    staging = settings.incoming / secrets.token_hex(16)
+    beyond = TooLarge(
+        f"A head is about 16 MB; more than {MAX_FILE_BYTES // 2**20} MB are not taken.",
+        "Choose the .safetensors file of the head itself.",
+    )
+    upload = Upload(request.headers.get("content-type", ""), staging, settings, MOST_BYTES, beyond)
+    try:
+        async for chunk in request.stream():
+            await run_in_threadpool(upload.write, chunk)
+        given |= upload.fields
+        await run_in_threadpool(upload.finish, 0)
+        return await run_in_threadpool(adopt, engine, settings, project_id, upload)
+    finally:
+        await run_in_threadpool(upload.discard)
+
+
+def adopt(engine: Engine, settings: Settings, project_id: int, upload: Upload) -> dict[str, Any]:
+    """Queue the import of an upload: one .safetensors file, and its .config.json or none."""
+    heads = [(stored, name) for stored, name in upload.files if not name.endswith(".json")]
+    configs = [stored for stored, name in upload.files if name.endswith(".json")]
+    if not heads:
+        raise Invalid("No head was sent.", "Choose its .safetensors file.")
+    if len(heads) > 1 or len(configs) > 1:
+        raise Invalid(
+            "One head at a time can be brought in.", "Choose one file, and its sidecar if any."
+        )
+    fields = upload.fields
+    job = import_head.import_checkpoint(
+        engine,
+        settings,
+        project_id,
+        upload.staging / heads[0][0],
+        name=Path(heads[0][1].replace("\\", "/")).name[:200] or "head.safetensors",
+        config=upload.staging / configs[0] if configs else None,
+        encoder=fields.get("encoder", "").strip() or None,
+        note=fields.get("note", ""),
+        activate=fields.get("activate", "") == "true",
+    )
+    return job_json(job)
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+class Texts(BaseModel):
+    """The author's words for the model card; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    goals: str | None = None
+    biases: str | None = None
+    issues: str | None = None
+    scope: str | None = None
+
+
+@api.get("/versions/{version_id}/card")
+def show_card(session: Reader, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+    """The model card: as Markdown, and the words in it that are the author's."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    card = model_card.card_of(session, settings, version)
+    return {
+        "version": version.number,
+        "sections": [section.title for section in card.sections if section.title],
+        "texts": model_card.texts(project),
+        "markdown": card_blocks.markdown(card),
+    }
+
+
+@api.put("/projects/{project_id}/card")
+def put_card(engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        model_card.set_texts(session, project, body.model_dump(exclude_none=True))
+        return model_card.texts(project)
+
+
+@api.get("/versions/{version_id}/download")
+def download_all(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """Everything about a version in one zip."""
+    return download(session, settings, version_id)
+
+
+@api.get("/versions/{version_id}/export")
+def export(
+    session: Reader,
+    settings: SettingsDep,
+    version_id: Id,
+    format: Literal["city96", "config", "laion"] = "city96",
+) -> Response:
+    """One file: the head (`city96`), its sidecar (`config`), or the head in the LAION layout."""
+    version = versions.get(session, version_id)
+    if format == "config":
+        return attached(exports.config(session, settings, version), "application/json")
+    if format == "laion":
+        return laion(session, settings, version_id)
+    return attached(exports.checkpoint(settings, version), "application/octet-stream")
+
+
+@api.get("/versions/{version_id}/predictions")
+def export_predictions(session: Reader, version_id: Id, format: Ending = "jsonl") -> Response:
+    """What a version says of every image: sha256, path, aesthetic_score, out_of_fold,
+    uncertainty, model_sha256."""
+    return predictions(session, version_id, format)
+
+
+@api.get("/projects/{project_id}/labels")
+def export_labels(session: Reader, project: TheProject, format: Ending = "jsonl") -> Response:
+    """Every score that stands: sha256, path, score, annotator, scored_at."""
+    return labels(session, project, format)
+
+
+@api.post("/projects/{project_id}/heads", status_code=202)
+async def adopt_head(
+    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+) -> dict[str, Any]:
+    """Bring in a head made elsewhere: multipart with the file, its sidecar if any, and the fields
+    `encoder`, `note`, `activate`. The answer is the job."""
+    return await take(request, engine, settings, project_id, {})

@@ -1,0 +1,84 @@
+"""Review: what the model gets wrong, or a label does; corrected where it is seen."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tastemaker.database.tables import ScoreEvent
+from tastemaker.errors import NotFound
+from tastemaker.live import live_model
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import Id, Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.score import card_json
+from tastemaker.pages.scores import NEVER_STALE
+from tastemaker.queues import reviews
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+PER_PAGE = 48
+
+
+@router.get("/projects/{project_id}/review")
+def first(project_id: Id) -> Response:
+    return see_other(f"/projects/{project_id}/review/{next(iter(reviews.REVIEWS))}")
+
+
+@router.get("/projects/{project_id}/review/{kind}")
+def page(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    kind: str,
+    after: Annotated[str, Query(max_length=80)] = "",
+    saved: int = 0,
+    undone: bool = False,
+) -> Response:
+    """`after` is the place in the list behind which this page begins; `saved` and `undone` tell
+    what a form without a script has just done."""
+    known_review(kind)
+    n = PER_PAGE // 2 if kind == "contradictions" else PER_PAGE  # a pair shows two pictures
+    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
+    toast: dict[str, Any] | None = None
+    if undone:
+        toast = {"text": "Taken back."}
+    elif (event := session.get(ScoreEvent, saved)) and event.project_id == project.id:
+        toast = {
+            "text": f"Saved {event.value}.", "undo": event.id, "project_id": project.id,
+            "queue": kind,
+        }  # fmt: skip
+    context = {
+        "reviews": reviews.REVIEWS, "kind": kind, "review": review, "after": after,
+        "live": live_model.read_live(settings, project.id) is not None, "toast": toast,
+        "keys": keymap.of(person),
+    }  # fmt: skip
+    shown = shell(session, project, "review") | context
+    return render(request, "review.html", None, shown, headers=NEVER_STALE)
+
+
+@api.get("/projects/{project_id}/review/{kind}")
+def show_review(
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    kind: str,
+    after: Annotated[str, Query(max_length=80)] = "",
+    n: Annotated[int, Query(ge=1, le=50)] = PER_PAGE,
+) -> dict[str, Any]:
+    """A page of a review list, each card with the reason why. `next` is what to give as `after`
+    for the next page; contradictions come as pairs of cards."""
+    known_review(kind)
+    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
+    return asdict(review) | {"cards": [card_json(card) for card in review.cards]}
+
+
+def known_review(kind: str) -> None:
+    if kind not in reviews.REVIEWS:
+        raise NotFound(
+            f"There is no review “{kind[:40]}”.", f"There are: {', '.join(reviews.REVIEWS)}."
+        )

@@ -1,0 +1,243 @@
+"""Scoring: one image, one key, the next image.
+
+Every button here is a real form, so the page works without a script. `score.js` does the same
+through the JSON API: it shows the next image at once and saves behind it.
+"""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlmodel import Session, col, select
+
+from tastemaker import queues, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import (
+    Annotator,
+    Collection,
+    Project,
+    ProjectCollection,
+    ScoreEvent,
+    now,
+)
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.render import render, shell
+from tastemaker.pages.scores import NEVER_STALE, known_queue
+from tastemaker.pages.scoring_session import PAUSE, strip, zoned
+from tastemaker.pictures.pictures import VIEW
+from tastemaker.queues.cards import Card, card_for
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+CARDS_AHEAD = 8  # what the page holds; its first three pictures are decoded ahead
+
+
+EMPTY = {
+    "start": "It is for the very first scores; the other queues know more by now.",
+    "false-positives": "No score, and no suspicion, lies on that wrong side of the threshold.",
+    "false-negatives": "No score, and no suspicion, lies on that wrong side of the threshold.",
+    "near-threshold": "The model is not in doubt about any image that has no score yet.",
+    "doubtful": "No score of yours surprises the model.",
+    "contradictions": "No two images that look alike have scores far apart.",
+    "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
+    "flagged": "Flag an image while scoring to find it here again.",
+    "skipped": "You have skipped nothing, or looked at all of it again.",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Neighbouring scores that share a bracket of the scale: `first`–`last` of 0–10."""
+
+    first: int
+    last: int
+    name: str
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@router.get("/projects/{project_id}/score")
+def page(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    queue: str = "mixed",
+    collection: int = 0,
+    image: int = 0,
+    flagged: bool = False,
+) -> Response:
+    """The next image; `image` names one to show first (after an undo). `flagged` tells what a form
+    without a script has just done."""
+    queue = known_queue(queue)
+    cards = queues.next_cards(
+        session, settings, project, person, queue, n=CARDS_AHEAD, exclude=[image],
+        collection_id=collection or None,
+    )  # fmt: skip
+    if image > 0:
+        cards = [card_for(session, settings, project, person, image), *cards]
+    context = {
+        "keys": keymap.of(person),
+        "key_actions": keymap.DOES,
+        "scale": steps(project.brackets),
+        "choices": choices(session, project),
+        "queue": queue,
+        "collection": collection,
+        "chosen": queues.QUEUES[queue],
+        "empty": EMPTY,
+        "card": cards[0] if cards else None,
+        "cards": json.dumps([card_json(card) for card in cards]),
+        "previous": previous_card(session, settings, project, person, image),
+        "undoable": bool(scores.recent(session, project, person, 1)),
+        "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,
+        "key": secrets.token_hex(16),
+        **strip(session, settings, project, person),
+    }
+    shown = shell(session, project, "score") | context
+    return render(request, "score.html", None, shown, headers=NEVER_STALE)
+
+
+@router.get("/projects/{project_id}/score/strip")
+def session_strip(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+) -> Response:
+    """The figures below the image, asked for again after scores and while images come in."""
+    context = {"project": project, **strip(session, settings, project, person)}
+    return render(request, "score.html", "strip", context)
+
+
+@router.get("/projects/{project_id}/score/waiting")
+def waiting(
+    request: Request,
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    queue: str = "mixed",
+    collection: int = 0,
+) -> Response:
+    """Asked every second by a page without an image: reload once there is one."""
+    queue = known_queue(queue)
+    if queues.next_cards(
+        session, settings, project, person, queue, n=1, collection_id=collection or None
+    ):
+        return Response(headers={"HX-Refresh": "true"})
+    context = {
+        "project": project, "queue": queue, "collection": collection,
+        "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
+        "undoable": bool(scores.recent(session, project, person, 1)),
+        **strip(session, settings, project, person),
+    }  # fmt: skip
+    return render(request, "score.html", "nothing", context)
+
+
+# --- what the page shows -------------------------------------------------------------------------
+
+
+def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
+    """The queues to choose from as (queue, name, collection): the last one once for each of the
+    project's collections, where there is more than one."""
+    found = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
+    pools = session.execute(
+        select(Collection.id, Collection.name)
+        .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
+        .where(ProjectCollection.project_id == project.id, ProjectCollection.role == "pool")
+        .order_by(col(Collection.name))
+    ).all()
+    if len(pools) > 1:
+        found += [("collection", name, collection_id) for collection_id, name in pools]
+    return found
+
+
+def card_json(card: Card) -> dict[str, Any]:
+    """A card for programs and for the scripts of the pages, with the addresses of its pictures.
+    `full` is there only where `view` shows less than the file holds."""
+    at = f"/images/{card.image_id}"
+    larger = max(card.width, card.height) > VIEW
+    pictures = {
+        "view": f"{at}/view" if card.has_pixels else None,
+        "thumb": f"{at}/thumb" if card.has_pixels else None,
+        "full": f"{at}/full" if card.has_pixels and larger else None,
+    }
+    return asdict(card) | pictures
+
+
+def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:
+    """The scores 0–10 under the brackets ([from 0–1, name], ascending) that they fall into. A
+    bracket too narrow to hold a whole score has none."""
+    found = []
+    for number, (start, name) in enumerate(brackets):
+        end = brackets[number + 1][0] if number + 1 < len(brackets) else 1.01
+        inside = [v for v in range(11) if start - 1e-9 <= v / 10 < end - 1e-9]
+        if inside:
+            found.append(Step(inside[0], inside[-1], str(name)))
+    return found
+
+
+def previous_card(
+    session: Session, settings: Settings, project: Project, person: Annotator, image_id: int = 0
+) -> dict[str, Any] | None:
+    """The image this person scored or skipped last in this sitting: what they said, what the model
+    thinks, and why it was shown. Never `image_id`, which is still to be judged blind."""
+    event = session.exec(
+        scores.standing_events()
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.annotator_id == person.id,
+            ScoreEvent.image_id != image_id,
+            col(ScoreEvent.kind).in_(("set", "skip")),
+        )
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(1)
+    ).first()
+    if event is None or now() - zoned(event.at) > PAUSE:
+        return None
+    card = card_for(session, settings, project, person, event.image_id)
+    return {"card": card, "value": event.value, "reason": event.reason or card.reason}
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+@api.get("/projects/{project_id}/history")
+def history(
+    session: Reader,
+    settings: SettingsDep,
+    project: TheProject,
+    person: ThePerson,
+    before: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    n: Annotated[int, Query(ge=1, le=50)] = 12,
+) -> list[dict[str, Any]]:
+    """The images you scored or skipped, newest first, as cards with what you said; `before` is the
+    event of the oldest one at hand. An image that was scored again is listed once."""
+    query = (
+        scores.standing_events()
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.annotator_id == person.id,
+            col(ScoreEvent.kind).in_(("set", "skip")),
+        )
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(n)
+    )
+    found: dict[int, dict[str, Any]] = {}
+    for event in session.exec(query.where(ScoreEvent.id < before) if before else query):
+        if event.image_id not in found:
+            card = card_for(session, settings, project, person, event.image_id)
+            told = {"reason": event.reason or card.reason}
+            found[event.image_id] = {
+                "event_id": event.id, "kind": event.kind, "value": event.value,
+                "card": card_json(card) | told,
+            }  # fmt: skip
+    return list(found.values())

@@ -1,0 +1,208 @@
+"""What people say about an image: a score, a skip, a flag, and taking it back.
+
+Every way to say it ends in `say` or `take_back`, which return once it is on the disk. The forms
+here are those of the Score and the Review page; the page goes on as if no script were there.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import Engine
+
+from tastemaker import projects, queues, scores
+from tastemaker.auth.identity import Who
+from tastemaker.auth.origins import by_htmx
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import ScoreEvent
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.pages.deps import EngineDep, Id, SettingsDep, WhoDep
+from tastemaker.pages.render import render, see_other
+from tastemaker.queues import reviews
+from tastemaker.queues.cards import card_for
+from tastemaker.scores import Recorded
+from tastemaker.scores.agreement import RE_ASK
+
+router = APIRouter(include_in_schema=False)
+
+# The back button shows a page as it was, images that were scored meanwhile among them; so pages to
+# score on are asked for anew.
+NEVER_STALE = {"Cache-Control": "no-store"}
+ORIGINS = ("control", "queue", "review", RE_ASK)  # what a page may say; imports have their own door
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a person says about an image, as a form or the API brings it."""
+
+    kind: str
+    value: int | None
+    key: str | None
+    expected: int | None
+    origin: str
+    reason: str
+    note: str = ""
+
+
+# --- the forms -----------------------------------------------------------------------------------
+
+
+class Saying(BaseModel):
+    """The fields of every form that says something about an image (`parts.about`)."""
+
+    value: str = ""
+    note: str = Field(default="", max_length=2000)
+    key: str = ""
+    expected: int | None = None
+    queue: str = "mixed"
+    page: str = ""
+    origin: str = "queue"
+    reason: str = ""
+
+    def said(self, kind: str) -> Said:
+        value = scores.parse_score(self.value) if kind == "set" else None
+        note = self.note.strip() if kind == "flag" else ""
+        return Said(kind, value, self.key or None, self.expected, self.origin, self.reason, note)
+
+
+SayingForm = Annotated[Saying, Form()]
+
+
+@router.post("/projects/{project_id}/images/{image_id}/score")
+def score(
+    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    image_id: Id, form: SayingForm,
+) -> Response:  # fmt: skip
+    said = form.said("set")
+    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
+
+
+@router.post("/projects/{project_id}/images/{image_id}/skip")
+def skip(
+    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    image_id: Id, form: SayingForm,
+) -> Response:  # fmt: skip
+    said = form.said("skip")
+    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
+
+
+@router.post("/projects/{project_id}/images/{image_id}/flag")
+def flag(
+    engine: EngineDep, who: WhoDep, project_id: Id, image_id: Id, form: SayingForm
+) -> Response:
+    """Mark an image for a later look. It stays on the screen: it can be scored as well."""
+    queue = known_queue(form.queue)
+    say(engine, who, project_id, image_id, form.said("flag"))
+    return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}&flagged=1")
+
+
+@router.post("/projects/{project_id}/undo")
+def undo(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    who: WhoDep,
+    project_id: Id,
+    event_id: Annotated[int | None, Form()] = None,
+    key: Annotated[str, Form()] = "",
+    queue: Annotated[str, Form()] = "mixed",
+    page: Annotated[str, Form()] = "",
+) -> Response:
+    event = take_back(engine, who, project_id, event_id, key or None)
+    if queue in reviews.REVIEWS and not page.startswith("score"):
+        if by_htmx(request):
+            return review_card(
+                request, engine, settings, who, project_id, event.image_id, queue, None
+            )
+        return see_other(review_page(project_id, queue, page, "undone=1"))
+    return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
+
+
+def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> Recorded:
+    """Record what was said, in one transaction, committed when this returns."""
+    if said.origin not in ORIGINS:
+        raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
+    with writing(engine) as session:
+        if who.opened_for is not None:
+            who.person(session)  # still the one whose page this is
+        try:
+            return scores.record_for(
+                session, project_id, image_id, who.annotator_id, said.kind, said.value,
+                origin=said.origin, reason=said.reason, note=said.note, key=said.key,
+                expected=said.expected, otherwise=who.fallback_id,
+            )  # fmt: skip
+        except NotFound:
+            projects.get(session, project_id)  # it may be the project that is not there
+            raise
+
+
+def take_back(
+    engine: Engine, who: Who, project_id: int, event_id: int | None, key: str | None
+) -> ScoreEvent:
+    """Undo the newest thing said (`event_id`: only if it is that one). Returns the inverse."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        return scores.undo(session, project, who.person(session), event_id, key).event
+
+
+def told(
+    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
+    image_id: int, said: Said, queue: str, page: str,
+) -> Response:  # fmt: skip
+    """Record, then go back to the page it was said on: `page` is “score”, or the
+    place in a review list."""
+    reviewing = queue in reviews.REVIEWS and not page.startswith("score")
+    if not reviewing:
+        queue = known_queue(queue)
+    event = say(engine, who, project_id, image_id, said)
+    if not reviewing:
+        return see_other(score_page(project_id, queue, page))
+    if by_htmx(request):
+        return review_card(request, engine, settings, who, project_id, image_id, queue, event)
+    return see_other(review_page(project_id, queue, page, f"saved={event.id}"))
+
+
+def review_card(
+    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
+    image_id: int, queue: str, saved: Recorded | None,
+) -> Response:  # fmt: skip
+    """What changes on a review page: the verdict and the form of one card, and the counts, with a
+    toast that can take the change back. The card keeps the prediction it was shown with."""
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        person = who.person(session)
+        card = card_for(session, settings, project, person, image_id)
+        if saved is None:
+            toast: dict[str, Any] = {"text": "Taken back."}
+        else:
+            toast = {
+                "text": f"Saved {saved.value} for", "name": card.name, "undo": saved.id,
+                "project_id": project.id, "queue": queue,
+            }  # fmt: skip
+        context = {
+            "project": project, "kind": queue, "toast": toast, "changed": saved is not None,
+            "card": card, "review": reviews.review(session, settings, project, person, queue, n=0),
+        }  # fmt: skip
+        blocks = ("verdict", "correction", "counts", "toast")
+        return render(request, "review.html", blocks, context)
+
+
+def review_page(project_id: int, kind: str, page: str, done: str) -> str:
+    """The address of a review list at the place that its form named, telling what was done."""
+    place = str(reviews.place(page.removeprefix("after:"))) if page.startswith("after:") else ""
+    return f"/projects/{project_id}/review/{kind}?{done}" + (f"&after={place}" if place else "")
+
+
+def score_page(project_id: int, queue: str, page: str) -> str:
+    """The address to go on scoring at; a form of the page for one collection says `score:ID`."""
+    collection = page.removeprefix("score:")
+    kept = f"&collection={collection}" if queue == "collection" and collection.isdecimal() else ""
+    return f"/projects/{project_id}/score?queue={queue}{kept}"
+
+
+def known_queue(queue: str) -> str:
+    if queue not in queues.QUEUES:
+        raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {' or '.join(queues.QUEUES)}.")
+    return queue

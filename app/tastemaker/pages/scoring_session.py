@@ -1,0 +1,134 @@
+"""The strip below the image: how this sitting goes, and what it has taught the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from tastemaker import jobs, queues, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import Annotator, Job, Label, Project, ScoreEvent, now
+from tastemaker.live import live_model
+from tastemaker.training import auto_train
+
+ENOUGH_TO_TRAIN = 20
+PAUSE = timedelta(minutes=30)  # a longer one begins a new sitting
+BRIEF = timedelta(minutes=1)  # a shorter one has no pace yet
+LATELY = 50  # scores, over which a change of the live error is told
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A stretch of scoring without a long pause. `per_hour` is None while it is too short."""
+
+    images: int
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """The live model's error in points of 0–10, and by how much it differs from the one `scores`
+    scores ago (None: it was not measured then)."""
+
+    error: float
+    since: float | None
+    scores: int
+
+
+def strip(
+    session: Session, settings: Settings, project: Project, person: Annotator
+) -> dict[str, Any]:
+    """What the strip shows: pace, streak, histogram, the live error, and how far the import and
+    the embedding are."""
+    progress = queues.progress(session, settings, project)
+    embedding = newest_job(session, project, "embed")
+    stopped = embedding is not None and embedding.state in ("failed", "cancelled")
+    live = live_model.read_live(settings, project.id)
+    return {
+        "sitting": sitting(session, project, person),
+        "streak": auto_train.streak(session, project),
+        "histogram": scores.histogram(session, project),
+        "change": change(live.facts.get("errors", [])) if live else None,
+        "progress": progress,
+        "imported": imported(session, project),
+        "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
+        "importing": importing(session, project),
+        "enough": ENOUGH_TO_TRAIN,
+    }
+
+
+def sitting(session: Session, project: Project, person: Annotator) -> Sitting:
+    """How many images were scored since the last long pause, and how fast."""
+    times = session.exec(
+        scores.standing_events()
+        .with_only_columns(ScoreEvent.at)
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.annotator_id == person.id,
+            ScoreEvent.kind == "set",
+            ScoreEvent.origin != "import",
+        )
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(5000)
+    ).all()
+    later = now()
+    count = 0
+    begun = later
+    for at in times:
+        if later - zoned(at) > PAUSE:
+            break
+        later = begun = zoned(at)
+        count += 1
+    hours = (now() - begun) / timedelta(hours=1)
+    long_enough = count >= 5 and hours * timedelta(hours=1) >= BRIEF
+    return Sitting(count, count / hours if long_enough else None)
+
+
+def change(errors: Sequence[Mapping[str, float]]) -> Change | None:
+    """What the newest scores changed, from the live model's own record: `labels` and the mean
+    absolute `error` (points) of labels it had not seen, oldest first."""
+    if not errors:
+        return None
+    newest = errors[-1]
+    before = [e for e in errors if e["labels"] <= newest["labels"] - LATELY]
+    if not before:
+        return Change(newest["error"], None, 0)
+    then = before[-1]
+    ago = int(newest["labels"] - then["labels"])
+    return Change(newest["error"], newest["error"] - then["error"], ago)
+
+
+def importing(session: Session, project: Project) -> Job | None:
+    """The job that brings images in at the moment, if any."""
+    kinds = ("import", "demo")
+    running = [job for job in jobs.unfinished(session, project_id=project.id) if job.kind in kinds]
+    return running[0] if running else None
+
+
+def imported(session: Session, project: Project) -> Job | None:
+    """The newest import, for a while after it left files aside."""
+    job = newest_job(session, project, "import")
+    if job is None or job.finished_at is None or now() - zoned(job.finished_at) > PAUSE:
+        return None
+    return job if job.state == "done" and job.result.get("set_aside") else None
+
+
+def labelled(session: Session, project_id: int) -> int:
+    count = select(func.count()).select_from(Label).where(Label.project_id == project_id)
+    return int(session.exec(count).one())
+
+
+def newest_job(session: Session, project: Project, kind: str) -> Job | None:
+    return session.exec(
+        select(Job)
+        .where(Job.project_id == project.id, Job.kind == kind)
+        .order_by(col(Job.id).desc())
+        .limit(1)
+    ).first()
+
+
+def zoned(at: datetime) -> datetime:
+    """Databases hand times back without their zone; they are UTC."""
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at

@@ -1,0 +1,278 @@
+"""A project's settings, and the keys of whoever is at them."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from pydantic import BaseModel, ConfigDict
+from sqlmodel import Session
+
+from tastemaker import projects, scores, versions
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Annotator, Project
+from tastemaker.errors import Conflict, Invalid, TastemakerError
+from tastemaker.learning import recipes
+from tastemaker.library.deletion import delete_project
+from tastemaker.pages import keymap
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.versions import percentiles
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+FIELDS = ("name", "threshold", "recipe", "aggregate", "auto_train_every", "auto_train_drift")
+SPARE_ROWS = 2  # empty brackets at the end of the form, to be filled in
+SHARES = (
+    (0, "lowest tenth"), (10, "10–25 % of the images"), (25, "25–50 %"), (50, "upper half"),
+    (75, "best quarter"), (90, "best tenth"), (98, "best 2 %"),
+)  # fmt: skip
+
+
+@router.get("/projects/{project_id}/settings")
+def page(
+    request: Request, session: Reader, project: TheProject, person: ThePerson, saved: bool = False
+) -> Response:
+    return shown(request, session, project, person, as_typed(project), saved=saved)
+
+
+async def typed_in(request: Request) -> dict[str, list[str]]:
+    """A form as it was sent: unlike `Form()`, an emptied field is not one that was left out."""
+    form = await request.form()
+    return {name: [str(value) for value in form.getlist(name)] for name in form}
+
+
+Typed = Annotated[dict[str, list[str]], Depends(typed_in)]
+
+
+@router.post("/projects/{project_id}/settings")
+def change(
+    request: Request, engine: EngineDep, who: WhoDep, project_id: Id, typed: Typed
+) -> Response:
+    """Save what the form holds; what it leaves out stays as it is. `suggest` only fills in brackets
+    at the percentiles of the active version, to be looked at and saved."""
+    given: dict[str, Any] = {name: typed[name][0] for name in FIELDS if name in typed}
+    given["show_prediction_first"] = "show_prediction_first" in typed
+    if "bracket_from" in typed:
+        given["brackets"] = list(
+            zip(typed["bracket_from"], typed.get("bracket_name", []), strict=False)
+        )
+    try:
+        if "suggest" in typed:
+            with reading(engine) as session:
+                given["brackets"] = suggested(session, projects.get(session, project_id))
+                return again(request, session, who.person(session), project_id, given)
+        with writing(engine) as session:
+            store(session, projects.get(session, project_id), understood(given))
+    except TastemakerError as error:
+        with reading(engine) as session:
+            return again(request, session, who.person(session), project_id, given, error)
+    return see_other(f"/projects/{project_id}/settings?saved=1")
+
+
+@router.post("/projects/{project_id}/keys")
+def change_keys(
+    request: Request, engine: EngineDep, who: WhoDep, project_id: Id, typed: Typed
+) -> Response:
+    """Give actions keys of your own: an action and a key in turn."""
+    chosen = dict(zip(typed.get("action", []), typed.get("key", []), strict=False))
+    try:
+        with writing(engine) as session:
+            keymap.change(session, who.person(session), chosen)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = projects.get(session, project_id)
+            return shown(
+                request, session, project, who.person(session), as_typed(project),
+                typed_keys=chosen, keys_error=error,
+            )  # fmt: skip
+    return see_other(f"/projects/{project_id}/settings?saved=1#keys")
+
+
+@router.post("/projects/{project_id}/delete")
+def delete(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    who: WhoDep,
+    project_id: Id,
+    name: Annotated[str, Form()] = "",
+) -> Response:
+    """Delete the project, once its name was typed. Its scores are kept as a file first."""
+    try:
+        delete_project(settings, engine, project_id, name)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = projects.get(session, project_id)
+            return shown(
+                request, session, project, who.person(session), as_typed(project),
+                delete_error=error,
+            )  # fmt: skip
+    return see_other("/")
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+class Changes(BaseModel):
+    """What is named is changed, the rest stays. `threshold` and the lower ends of `brackets` are
+    shares between 0 and 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = None
+    threshold: float | None = None
+    recipe: str | None = None
+    aggregate: str | None = None
+    auto_train_every: int | None = None
+    auto_train_drift: float | None = None
+    show_prediction_first: bool | None = None
+    brackets: list[tuple[float, str]] | None = None
+
+
+class Keys(BaseModel):
+    """Action → key. An empty key goes back to the action's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keys: dict[str, str]
+
+
+class TypedName(BaseModel):
+    """The project's name, as a sign that this one is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+
+
+@api.post("/projects/{project_id}/settings")
+def change_settings(engine: EngineDep, project_id: Id, body: Changes) -> dict[str, Any]:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        store(session, project, body.model_dump(exclude_none=True))
+        return {field: getattr(project, field) for field in Changes.model_fields}
+
+
+@api.get("/keys")
+def show_keys(person: ThePerson) -> dict[str, tuple[str, ...]]:
+    """Which keys do what for you."""
+    return keymap.of(person)
+
+
+@api.post("/keys")
+def choose_keys(engine: EngineDep, who: WhoDep, body: Keys) -> dict[str, tuple[str, ...]]:
+    """Give actions keys of your own; those that are not named keep theirs."""
+    with writing(engine) as session:
+        person = who.person(session)
+        keymap.change(session, person, body.keys)
+        return keymap.of(person)
+
+
+@api.post("/projects/{project_id}/delete")
+def delete_by_program(
+    engine: EngineDep, settings: SettingsDep, project_id: Id, body: TypedName
+) -> dict[str, str]:
+    """Delete a project; the answer names the file that its scores were kept in."""
+    return {"scores": str(delete_project(settings, engine, project_id, body.name))}
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def store(session: Session, project: Project, given: dict[str, Any]) -> None:
+    """Change a project's settings, and what follows from them."""
+    rule = project.aggregate
+    projects.change(session, project, **given)
+    if project.aggregate != rule:
+        session.flush()
+        scores.rebuild_labels(session, project)
+
+
+# --- what the page shows -------------------------------------------------------------------------
+
+
+def as_typed(project: Project) -> dict[str, Any]:
+    """The settings as the fields of the form hold them."""
+    return {
+        "name": project.name, "threshold": f"{100 * project.threshold:g}",
+        "recipe": project.recipe, "aggregate": project.aggregate,
+        "auto_train_every": str(project.auto_train_every),
+        "auto_train_drift": f"{project.auto_train_drift:g}",
+        "show_prediction_first": project.show_prediction_first,
+        "brackets": [(f"{100 * start:g}", name) for start, name in project.brackets],
+    }  # fmt: skip
+
+
+def understood(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed, as the project takes it: percent become shares, empty brackets go."""
+    meant = dict(given)
+    if "threshold" in meant:
+        meant["threshold"] = share(meant["threshold"], 1, 99, "The threshold")
+    if "auto_train_drift" in meant:
+        meant["auto_train_drift"] = str(meant["auto_train_drift"]).replace(",", ".")
+    if "brackets" in meant:
+        meant["brackets"] = [
+            [share(start, 0, 99, "Where a bracket begins"), name]
+            for start, name in meant["brackets"]
+            if start.strip() or name.strip()
+        ]
+    return meant
+
+
+def share(percent: str, low: float, high: float, what: str) -> float:
+    """A share as typed, in percent."""
+    try:
+        typed = float(percent.strip().rstrip("%").replace(",", "."))
+    except ValueError:
+        typed = math.nan
+    if not low <= typed <= high:
+        raise Invalid(f"{what} lies between {low} and {high} percent.", "Type a number such as 50.")
+    return typed / 100
+
+
+def suggested(session: Session, project: Project) -> list[tuple[str, str]]:
+    """Brackets as typed, at the percentiles of what the active version says about the library."""
+    version = versions.active(session, project)
+    of_all = percentiles.of_version(session, version) if version else None
+    if of_all is None:
+        raise Conflict("There is no version yet whose predictions could be used.", "Train first.")
+    brackets: dict[str, str] = {}
+    for percent, name in SHARES:
+        start = 0 if percent == 0 else round(100 * of_all.scores[percent])
+        brackets[str(min(start, 99))] = name  # where two fall together, the higher one stays
+    return list(brackets.items())
+
+
+def again(
+    request: Request, session: Session, person: Annotator, project_id: int,
+    given: Mapping[str, Any], error: TastemakerError | None = None,
+) -> Response:  # fmt: skip
+    """The page with what was typed, and why it was not saved."""
+    project = projects.get(session, project_id)
+    return shown(request, session, project, person, as_typed(project) | dict(given), error=error)
+
+
+def shown(
+    request: Request, session: Session, project: Project, person: Annotator,
+    given: Mapping[str, Any], *, saved: bool = False, error: TastemakerError | None = None,
+    typed_keys: Mapping[str, str] | None = None, keys_error: TastemakerError | None = None,
+    delete_error: TastemakerError | None = None,
+) -> Response:  # fmt: skip
+    keys = keymap.of(person)
+    fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
+    context = {
+        "recipes": recipes.IN_WORDS, "aggregates": projects.AGGREGATES,
+        "given": given, "saved": saved, "error": error,
+        "rows": [*given["brackets"], *[("", "")] * SPARE_ROWS],
+        "suggests": given["brackets"] != as_typed(project)["brackets"] and error is None,
+        "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
+        "key_fields": fields | dict(typed_keys or {}), "keys_error": keys_error,
+        "delete_error": delete_error,
+    }  # fmt: skip
+    refusal = error or keys_error or delete_error
+    return render(
+        request, "settings.html", None, shell(session, project, "settings") | context,
+        status=refusal.status if refusal else 200,
+    )  # fmt: skip

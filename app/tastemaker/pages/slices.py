@@ -1,0 +1,320 @@
+"""Slices and expectations: what a version makes of parts of the library, and what it must."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from tastemaker import embeddings, projects, versions
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Project, Slice, Version
+from tastemaker.encoding.encoders import reads_text
+from tastemaker.errors import Conflict, Invalid, TastemakerError
+from tastemaker.evaluation import expectations, slices
+from tastemaker.live import model_requests
+from tastemaker.pages.deps import EngineDep, Id, Reader, TheProject
+from tastemaker.pages.render import render, see_other, share, shell
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+TEXT_SECONDS = 30.0  # the first question by text loads the encoder
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+@router.get("/projects/{project_id}/slices")
+def page(request: Request, session: Reader, project: TheProject, version: str = "") -> Response:
+    return render(request, "slices.html", None, context(session, project, version))
+
+
+def context(
+    session: Session,
+    project: Project,
+    number: str = "",
+    given: Mapping[str, Any] | None = None,
+    error: TastemakerError | None = None,
+) -> dict[str, Any]:
+    """With an `error`, the form it came from is shown as it was filled in (`given`)."""
+    there = versions.listing(session, project)
+    chosen = chosen_version(session, project, number)
+    rows = slices.listing(session, project)
+    report = expectations.check(session, chosen) if chosen else expectations.Report()
+    return shell(session, project, "versions") | {
+        "versions": there,
+        "chosen": chosen,
+        "rows": [(row, slices.in_words(row)) for row in rows],
+        "report": report,
+        "stated": len(expectations.listing(session, project)),
+        "lacking": [lacking(r) for r in slices.lacking(session, project, chosen)] if chosen else [],
+        "history": history(there),
+        "tags": slices.tags(session, project),
+        "reads_text": reads_text(project.encoder),
+        "measures": expectations.MEASURES,
+        "bounds": expectations.BOUNDS,
+        "given": {"form": "", **(given or {})},
+        "error": error,
+    }
+
+
+def chosen_version(session: Session, project: Project, number: str) -> Version | None:
+    """The version asked for, else the active one, else the newest; None before there is one."""
+    if number:
+        return versions.named(session, project, number)
+    there = versions.listing(session, project)
+    return next((v for v in there if v.active), there[0] if there else None)
+
+
+def lacking(row: slices.Measured) -> str:
+    """An under-represented slice in one sentence."""
+    passes = "" if row.pass_rate is None else f", pass rate {share(row.pass_rate)}"
+    return (
+        f"{row.name}: {share(row.training_share)} of the training labels, "
+        f"{share(row.library_share)} of the library{passes}."
+    )
+
+
+def history(there: list[Version]) -> dict[int, list[tuple[str, bool | None]]]:
+    """For each expectation, what each of the newest versions was found to do when published."""
+    found: dict[int, list[tuple[str, bool | None]]] = {}
+    for version in reversed(there[:12]):
+        for check in version.metrics.get("expectations") or []:
+            found.setdefault(check["id"], []).append((version.number, check["met"]))
+    return found
+
+
+# --- changing them -------------------------------------------------------------------------------
+
+
+@router.post("/projects/{project_id}/slices")
+def add(
+    request: Request,
+    engine: EngineDep,
+    project_id: Id,
+    kind: Annotated[str, Form()] = "tag",
+    name: Annotated[str, Form()] = "",
+    tag: Annotated[str, Form()] = "",
+    prompt: Annotated[str, Form()] = "",
+    share: Annotated[str, Form()] = "5",
+) -> Response:
+    given = {"form": kind, "name": name, "tag": tag, "prompt": prompt, "share": share}
+    try:
+        definition = {"tag": tag} if kind == "tag" else by_text(engine, project_id, prompt, share)
+        with writing(engine) as session:
+            project = projects.get(session, project_id)
+            slices.add(session, project, kind, definition, name)
+    except TastemakerError as error:
+        return again(request, engine, project_id, given, error)
+    return see_other(f"/projects/{project_id}/slices")
+
+
+@router.post("/projects/{project_id}/slices/{slice_id}/remove")
+def remove(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+    with writing(engine) as session:
+        slices.remove(session, slices.get(session, projects.get(session, project_id), slice_id))
+    return see_other(f"/projects/{project_id}/slices")
+
+
+@router.post("/projects/{project_id}/slices/{slice_id}/search")
+def search_again(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+    """Look for the images nearest to a slice's text anew: some may have come since."""
+    search(engine, project_id, slice_id)
+    return see_other(f"/projects/{project_id}/slices")
+
+
+@router.post("/projects/{project_id}/expectations")
+def expect(
+    request: Request,
+    engine: EngineDep,
+    project_id: Id,
+    slice_id: Annotated[int, Form()] = 0,
+    measure: Annotated[str, Form()] = "mean",
+    bound: Annotated[str, Form()] = "at most",
+    value: Annotated[str, Form()] = "",
+    blocks: Annotated[bool, Form()] = False,
+    expectation_id: Annotated[int, Form()] = 0,
+) -> Response:
+    """State what a slice must score, or change that (`expectation_id`)."""
+    given = {
+        "form": f"expectation-{expectation_id}", "slice_id": slice_id, "measure": measure,
+        "bound": bound, "value": value, "blocks": blocks,
+    }  # fmt: skip
+    try:
+        with writing(engine) as session:
+            project = projects.get(session, project_id)
+            expectations.expect(
+                session, project, slice_id, measure, bound, as_share(value), blocks,
+                expectation_id or None,
+            )  # fmt: skip
+    except TastemakerError as error:
+        return again(request, engine, project_id, given, error)
+    return see_other(f"/projects/{project_id}/slices#expectations")
+
+
+@router.post("/projects/{project_id}/expectations/{expectation_id}/remove")
+def remove_expectation(engine: EngineDep, project_id: Id, expectation_id: Id) -> Response:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        session.delete(expectations.get(session, project, expectation_id))
+    return see_other(f"/projects/{project_id}/slices#expectations")
+
+
+def again(
+    request: Request, engine: Engine, project_id: int, given: Mapping[str, Any],
+    error: TastemakerError,
+) -> Response:  # fmt: skip
+    """The page as it was, with what was typed and why it was refused beside it."""
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        page = context(session, project, given=given, error=error)
+        return render(request, "slices.html", None, page, status=error.status)
+
+
+def as_share(text: str) -> float:
+    """“10”, “10 %” or “2,5” → 0.1, 0.1, 0.025."""
+    try:
+        value = float(text.replace("%", "").replace(",", ".").strip()) / 100
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise Invalid(f"“{text[:20]}” is not a share.", "Give a number from 0 to 100, in per cent.")
+    return value
+
+
+def by_text(engine: Engine, project_id: int, prompt: str, share: str | float) -> dict[str, Any]:
+    """The definition of a slice by text: asks the resident model which images are nearest."""
+    part = as_share(share) if isinstance(share, str) else share
+    if not 0 < part <= 0.5:
+        raise Invalid("The share of nearest images is above 0 and at most 50 %.")
+    if not prompt.strip():
+        raise Invalid("A text is needed.", "Describe what the images have in common.")
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        if not reads_text(project.encoder):
+            raise Conflict(
+                f"The encoder {project.encoder} reads no text.",
+                "Use a tag, or a saved filter of the library.",
+            )
+        images = embeddings.count(session, project.encoder_id, project_id)
+    limit = max(1, round(part * images))
+    answer = model_requests.ask(
+        engine, "text", {"text": prompt, "limit": limit}, project_id=project_id,
+        timeout=TEXT_SECONDS,
+    )  # fmt: skip
+    ids = [image["image_id"] for image in answer["images"]]
+    return {"prompt": prompt, "share": part, "image_ids": ids}
+
+
+def search(engine: Engine, project_id: int, slice_id: int) -> Slice:
+    with reading(engine) as session:
+        row = slices.get(session, projects.get(session, project_id), slice_id)
+    if row.kind != "prompt":
+        raise Invalid(f"“{row.name}” is not a slice by text; it is up to date.")
+    found = by_text(engine, project_id, row.definition["prompt"], row.definition["share"])
+    with writing(engine) as session:
+        row = slices.get(session, projects.get(session, project_id), slice_id)
+        row.definition = found
+        session.add(row)
+    return row
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewSlice(Body):
+    """`tag`, or `filter` (as the library takes it), or `prompt` with its `share` (0–0.5)."""
+
+    kind: Literal["tag", "filter", "prompt"] = "tag"
+    name: str = Field(default="", max_length=120)
+    tag: str = ""
+    filter: dict[str, Any] = Field(default_factory=dict)
+    prompt: str = Field(default="", max_length=200)
+    share: float = 0.05
+
+
+class NewExpectation(Body):
+    """`value` is a share: 0.1 means 10 %. With `blocks`, a version that misses it is published
+    but not activated."""
+
+    slice_id: int = Field(ge=1, lt=2**63)
+    measure: Literal["mean", "pass_rate"] = "mean"
+    bound: Literal["at most", "at least"] = "at most"
+    value: float
+    blocks: bool = False
+
+
+@api.get("/projects/{project_id}/slices")
+def list_slices(session: Reader, project: TheProject, version: str = "") -> dict[str, Any]:
+    """Every slice with its numbers under a version (the active one), and every expectation with
+    whether that version meets it; `under_represented` are those, and the largest tags besides, with
+    less than half of their share of the labels. Before a version, `slices` hold names only."""
+    chosen = chosen_version(session, project, version)
+    if chosen is None:
+        rows = [slice_json(row) for row in slices.listing(session, project)]
+        return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
+    lacks = [row.as_dict() for row in slices.lacking(session, project, chosen)]
+    told = expectations.check(session, chosen).as_dict()
+    return {"version": chosen.number} | told | {"under_represented": lacks}
+
+
+@api.post("/projects/{project_id}/slices", status_code=201)
+def add_slice(engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, Any]:
+    definition: dict[str, Any] = {"tag": body.tag}
+    if body.kind == "filter":
+        definition = {"filter": body.filter}
+    elif body.kind == "prompt":
+        definition = by_text(engine, project_id, body.prompt, body.share)
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        return slice_json(slices.add(session, project, body.kind, definition, body.name))
+
+
+@api.delete("/projects/{project_id}/slices/{slice_id}", status_code=204)
+def remove_slice(engine: EngineDep, project_id: Id, slice_id: Id) -> None:
+    remove(engine, project_id, slice_id)
+
+
+@api.post("/projects/{project_id}/slices/{slice_id}/search")
+def search_slice_again(engine: EngineDep, project_id: Id, slice_id: Id) -> dict[str, Any]:
+    """Look for the images of a slice by text anew."""
+    return slice_json(search(engine, project_id, slice_id))
+
+
+@api.post("/projects/{project_id}/expectations", status_code=201)
+def add_expectation(engine: EngineDep, project_id: Id, body: NewExpectation) -> dict[str, Any]:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        return expectations.expect(session, project, **body.model_dump()).model_dump()
+
+
+@api.put("/projects/{project_id}/expectations/{expectation_id}")
+def change_expectation(
+    engine: EngineDep, project_id: Id, expectation_id: Id, body: NewExpectation
+) -> dict[str, Any]:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        return expectations.expect(
+            session, project, **body.model_dump(), expectation_id=expectation_id
+        ).model_dump()
+
+
+@api.delete("/projects/{project_id}/expectations/{expectation_id}", status_code=204)
+def drop_expectation(engine: EngineDep, project_id: Id, expectation_id: Id) -> None:
+    remove_expectation(engine, project_id, expectation_id)
+
+
+def slice_json(row: Slice) -> dict[str, Any]:
+    definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
+    return {
+        "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
+        "what": slices.in_words(row),
+    }  # fmt: skip

@@ -1,0 +1,320 @@
+"""Versions: the list with its training, one version's page, its files, activating it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import FileResponse
+from sqlmodel import Session, col, func, select
+
+from tastemaker import jobs, projects, scores, versions
+from tastemaker.auth.origins import by_htmx
+from tastemaker.config import Settings
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
+from tastemaker.errors import NotFound
+from tastemaker.evaluation import expectations
+from tastemaker.learning import recipes
+from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, labelled, newest_job
+from tastemaker.publishing import exports, sheets
+from tastemaker.training import auto_train, retrain
+from tastemaker.versions import file_checks, predictions, version_report
+
+router = APIRouter(include_in_schema=False)
+api = APIRouter(prefix="/api/v1")
+
+ON_A_SHEET = 24  # tiles on the page; a downloaded sheet holds DOWNLOADED
+DOWNLOADED = 100
+
+
+# --- the list ------------------------------------------------------------------------------------
+
+
+@router.get("/projects/{project_id}/versions")
+def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
+    every = versions.listing(session, project)
+    numbers = {version.id or 0: version.number for version in every}
+    context = {
+        "versions": [
+            {
+                "row": v,
+                "figures": figures(v),
+                "doubts": version_report.doubts(v),
+                "parent": numbers.get(v.parent_id or 0),
+                "activation": activation(v),
+                "file": file_checks.look(session, settings, v),
+                "expectations": expected(v),
+            }
+            for v in every
+        ],
+        "labelled": labelled(session, project.id or 0),
+        "trainable": trainable(session, project.id or 0),
+        "enough": ENOUGH_TO_TRAIN,
+        "job": training(session, project),
+        "safe": file_checks.SAFE,
+        "way_out": file_checks.WAY_OUT,
+    }
+    context |= of_the_form(session, project)
+    return render(request, "versions.html", None, shell(session, project, "versions") | context)
+
+
+@router.get("/projects/{project_id}/versions/training")
+def training_progress(
+    request: Request, session: Reader, project: TheProject, job_id: int = 0
+) -> Response:
+    """Asked every second while a training runs; the page reloads when it has ended well."""
+    job = session.get(Job, job_id)
+    if job is None or job.project_id != project.id:
+        raise NotFound("There is no such training.")
+    if job.state in ("done", "cancelled"):
+        return Response(headers={"HX-Refresh": "true"})
+    return render(request, "versions.html", "training", training_context(session, project, job))
+
+
+@router.post("/projects/{project_id}/train")
+def train(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    note: Annotated[str, Form()] = "",
+    recipe: Annotated[str, Form()] = "",
+    major: Annotated[bool, Form()] = False,
+) -> Response:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        job = retrain.request_training(
+            session, settings, project, note[:500].strip(), recipe or None, major
+        )
+        context = training_context(session, project, job)
+    if by_htmx(request):
+        return render(request, "versions.html", "training", context)
+    return see_other(f"/projects/{project_id}/versions")
+
+
+def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
+    return {
+        "project": project, "job": job, "trainable": trainable(session, project.id or 0),
+        **of_the_form(session, project),
+    }  # fmt: skip
+
+
+def of_the_form(session: Session, project: Project) -> dict[str, Any]:
+    """What stands beside the button Train: note and recipe, whether the last training was
+    cancelled, and the version that saw everything said so far, if there is one.
+
+    What was chosen for a training that was cancelled or failed is kept for the next try, unless it
+    began by itself: then nobody chose it."""
+    newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
+    last = next(iter(versions.listing(session, project)), None)
+    broken_off = newest is not None and newest.state in ("cancelled", "failed")
+    tried = newest.payload if newest is not None and broken_off else {}
+    if str(tried.get("note", "")).startswith(auto_train.BY_ITSELF):
+        tried = {}
+    return {
+        "note": tried.get("note", ""),
+        "recipe": tried.get("recipe", project.recipe),
+        "recipes": recipes.IN_WORDS,
+        "major": bool(tried.get("major")),
+        "cancelled": newest is not None and newest.state == "cancelled",
+        "nothing_since": last.number if last and last.major and last.event_high == said else "",
+    }
+
+
+def trainable(session: Session, project_id: int) -> int:
+    """How many labels a head can learn from: all but those of the hold-out."""
+    training = (Label.project_id == project_id, ~col(Label.holdout))
+    return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())
+
+
+def training(session: Session, project: Project) -> Job | None:
+    """The training to show: the one that runs, or the newest if it failed."""
+    running = jobs.unfinished(session, "train", project.id)
+    if running:
+        return running[0]
+    newest = newest_job(session, project, "train")
+    return newest if newest is not None and newest.state == "failed" else None
+
+
+# --- one version ---------------------------------------------------------------------------------
+
+
+@router.get("/versions/{version_id}")
+def one(request: Request, session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    encoder = session.get(EncoderRow, version.encoder_id)
+    context = {
+        "version": version,
+        "encoder": encoder,
+        "figures": version_report.figures(version),
+        "beside": version_report.beside(version),
+        "doubts": version_report.doubts(version),
+        "scores_within": version_report.scores_within,
+        "coverage": version_report.coverage_in_words(version),
+        "measured_on": version_report.measured_on(version),
+        "measured": version.metrics.get(version_report.measured_on(version)) or {},
+        "recipe": version_report.recipe_in_words(version),
+        "spreads": version_report.spreads(session, project, version),
+        "sides": version_report.sides(session, version),
+        "activation": version.activation,
+        "file": file_checks.look(session, settings, version),
+        "proof": file_checks.prove(session, settings, version),
+        "close": file_checks.CLOSE,
+        "safe": file_checks.SAFE,
+        "way_out": file_checks.WAY_OUT,
+        "report": expectations.check(session, version),
+        "editable": False,
+        "sheets": [
+            (name, title, sheets.tiles(session, project, version, name, ON_A_SHEET))
+            for name, title in sheets.SHEETS.items()
+        ],
+        **version_report.neighbours(session, project, version),
+    }
+    return render(request, "version.html", None, shell(session, project, "versions") | context)
+
+
+@router.post("/versions/{version_id}/activate")
+def activate(engine: EngineDep, settings: SettingsDep, version_id: Id) -> Response:
+    version = activate_checked(engine, settings, version_id)
+    return see_other(f"/projects/{version.project_id}/versions#{version.number}")
+
+
+def activate_checked(engine: EngineDep, settings: Settings, version_id: int) -> Version:
+    """Make a version the active one, or go back to it: in one transaction, and only while its file
+    is the one that was published."""
+    with writing(engine) as session:
+        version = versions.get(session, version_id)
+        versions.verify(settings, version)
+        versions.activate(session, version)
+        predictions.catch_up(session, version)
+    return version
+
+
+@router.get("/versions/{version_id}/checkpoint")
+def checkpoint(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """The head as safetensors; refused if the file is no longer the one that was published."""
+    version = versions.get(session, version_id)
+    versions.verify(settings, version)
+    path = versions.checkpoint_path(settings, version)
+    name = f"{file_name(session, version)}.safetensors"
+    return FileResponse(path, media_type="application/octet-stream", filename=name)
+
+
+@router.get("/versions/{version_id}/config")
+def config(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+    """The sidecar, with what became known since: percentiles, parent, calibration."""
+    version = versions.get(session, version_id)
+    part = exports.config(session, settings, version)
+    name = f"{file_name(session, version)}.config.json"
+    return attached(b"".join(part.pieces()), "application/json", name)
+
+
+@router.get("/versions/{version_id}/training-set.csv")
+def training_set_csv(session: Reader, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    content = version_report.training_csv(session, version)
+    return attached(content, "text/csv", f"{file_name(session, version)}.training-set.csv")
+
+
+@router.get("/versions/{version_id}/training-set.jsonl")
+def training_set_jsonl(session: Reader, version_id: Id) -> Response:
+    version = versions.get(session, version_id)
+    content = version_report.training_jsonl(session, version)
+    name = f"{file_name(session, version)}.training-set.jsonl"
+    return attached(content, "application/jsonl", name)
+
+
+@router.get("/versions/{version_id}/sheets/{sheet}")
+def sheet(session: Reader, settings: SettingsDep, version_id: Id, sheet: str) -> Response:
+    """A contact sheet as a PNG to keep or to send."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    shown = sheets.tiles(session, project, version, sheet, DOWNLOADED)
+    if not shown:
+        raise NotFound(f"{version.number} has predicted nothing yet.", "Train again.")
+    title = f"{project.name} {version.number}: {sheets.SHEETS[sheet].lower()} {len(shown)}"
+    content = sheets.draw(settings, shown, title)
+    return attached(content, "image/png", f"{file_name(session, version)}-{sheet}.png")
+
+
+def attached(content: str | bytes, media_type: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def file_name(session: Session, version: Version) -> str:
+    project = projects.get(session, version.project_id)
+    return f"{versions.base_name(project)}-{version.number}"
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+def activation(version: Version) -> str:
+    """Why the version was made active or not, where the comparison shown does not say it."""
+    why = version.activation
+    if why.startswith("not activated: worse"):
+        return "It was not made active."
+    if why.startswith("not activated: "):
+        return f"It was not made active: {why.removeprefix('not activated: ')}."
+    compared = bool(version.metrics.get("versus_parent")) and why != "chosen by hand"
+    return "" if compared or not why else f"Made active because: {why}."
+
+
+def figures(version: Version) -> dict[str, Any]:
+    """The measurement to show, and what it was made on: the hold-out, or out-of-fold while there
+    is none (`measured_on` is empty when there is neither)."""
+    where = version_report.measured_on(version)
+    return {"measured_on": where, **(version.metrics.get(where) or {})}
+
+
+def expected(version: Version) -> dict[str, Any]:
+    """How many expectations the version met when it was published, and those it missed."""
+    told = [expectations.Checked(**row) for row in version.metrics.get("expectations") or []]
+    held = [check for check in told if check.met is not None]
+    return {
+        "n": len(held),
+        "met": sum(check.met is True for check in held),
+        "missed": [check.missed for check in held if check.missed],
+    }
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+@api.get("/versions/{version_id}")
+def show_version(session: Reader, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+    """All that the version's page shows: metrics, recipe, slices, what its file proved."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    return versions.as_json(session, settings, version) | {
+        "measured_on": version_report.measured_on(version),
+        "figures": [figure.as_dict() for figure in version_report.figures(version)],
+        "beside": [figure.as_dict() for figure in version_report.beside(version)],
+        "doubts": version_report.doubts(version),
+        "recipe_in_words": version_report.recipe_in_words(version),
+        "curve": version.curve,
+        "labels": version_report.sides(session, version),
+        "predictions": [s.as_dict() for s in version_report.spreads(session, project, version)],
+        "file_state": file_checks.look(session, settings, version).as_dict(),
+        "format": file_checks.prove(session, settings, version).as_dict(),
+        **expectations.check(session, version).as_dict(),
+    }
+
+
+@api.get("/versions/{version_id}/training-set")
+def show_training_set(session: Reader, version_id: Id) -> list[dict[str, Any]]:
+    """The exact labels the version saw: sha256, path, score, side (train, holdout, aside), fold."""
+    return list(version_report.training_set(session, versions.get(session, version_id)))
+
+
+@api.get("/versions/{version_id}/sheets/{sheet}")
+def show_sheet(
+    session: Reader, version_id: Id, sheet: str, n: Annotated[int, Query(ge=1, le=200)] = 100
+) -> list[dict[str, Any]]:
+    """The images a version puts at the `top`, at the `bottom`, or around the `threshold`."""
+    version = versions.get(session, version_id)
+    project = projects.get(session, version.project_id)
+    return [tile.as_dict() for tile in sheets.tiles(session, project, version, sheet, n)]

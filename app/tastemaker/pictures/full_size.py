@@ -1,0 +1,74 @@
+"""A picture at its full size, for looking at it pixel by pixel.
+
+Thumbnails are made for every image when it comes in; this derivative only for those that somebody
+zooms into, when they do. Like them it is re-encoded, upright and without metadata, and the file is
+decoded in a child process, which a bad one may kill.
+"""
+
+import hashlib
+import io
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tastemaker.config import Settings
+from tastemaker.errors import BadImage, NotFound
+from tastemaker.files import write_atomic
+from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.pictures import Limits, decode, thumb_path
+
+LONG_SIDE = 8192  # pixels; WebP ends at 16,383
+QUALITY = 90
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    source: Path
+    sha256: str
+    target: Path
+    limits: Limits
+
+
+class FullSize:
+    """Makes full-size derivatives, one at a time. Its child process is started by the first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._thumbs, self._limits = settings.thumbs, Limits.of(settings)
+        self._pool: DecodePool | None = None
+        self._lock = threading.Lock()
+
+    def of(self, source: Path, sha256: str) -> Path:
+        """The derivative of the file `source`, made unless it is there. Raises `NotFound` where the
+        file is no longer the picture that it was, or cannot be read."""
+        target = thumb_path(self._thumbs, sha256, LONG_SIDE)
+        if target.exists():
+            return target
+        with self._lock:
+            self._pool = self._pool or DecodePool(workers=1, limits=self._limits)
+            wanted = _Wanted(source, sha256, target, self._limits)
+            [(_, outcome)] = list(self._pool.map(_make, [wanted]))
+        if isinstance(outcome, BadImage):
+            raise NotFound(f"There is no larger picture to show: {outcome}")
+        return target
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool = None
+
+
+def _make(wanted: _Wanted) -> None:
+    """Runs in the child."""
+    if wanted.target.exists():
+        return
+    if wanted.source.stat().st_size > wanted.limits.bytes:
+        raise BadImage("the file has grown too large.")
+    content = wanted.source.read_bytes()
+    if hashlib.sha256(content).hexdigest() != wanted.sha256:
+        raise BadImage("the file was changed since it was imported.")
+    picture = decode(content, wanted.limits)
+    picture.thumbnail((LONG_SIDE, LONG_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY, method=1, exif=b"", icc_profile=b"")
+    write_atomic(wanted.target, buffer.getvalue())

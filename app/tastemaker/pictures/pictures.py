@@ -1,0 +1,322 @@
+"""Pictures: safe decoding, thumbnails, the perceptual hash.
+
+Every picture that enters is untrusted: only four formats are opened, size is checked from the
+header before a pixel is decoded, and whatever goes wrong inside a decoder comes out as one
+`BadImage` sentence about that one file.
+"""
+
+import functools
+import hashlib
+import io
+import math
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile
+
+from tastemaker.config import Settings
+from tastemaker.errors import BadImage
+from tastemaker.files import content_path, write_atomic
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif"})
+
+THUMB = 320  # long side in pixels, for grids
+VIEW = 1280  # long side in pixels, for scoring
+WEBP_QUALITY = {THUMB: 80, VIEW: 88}
+
+# A picture that Pillow suspects of being a bomb is refused, never merely warned about.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture file may cost: bytes on disk and pixels (width × height) once decoded."""
+
+    bytes: int = 200 * 2**20
+    pixels: int = 150_000_000
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(settings.max_image_mb * 2**20, settings.max_image_megapixels * 1_000_000)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a picture after one look at it. `width` and `height` are in pixels of the
+    full picture as it is seen, that is, after its orientation is applied. `phash` is a perceptual
+    hash: 64 bits as a signed integer, a few bits apart for near-duplicates."""
+
+    sha256: str
+    bytes: int
+    format: str
+    width: int
+    height: int
+    phash: int
+
+
+# ---- decoding
+
+
+def decode(source: Path | bytes, limits: Limits | None = None) -> Image.Image:
+    """A picture as people see it: upright, sRGB, mode RGB, first frame, flattened on white.
+
+    `source` is a path or the bytes of a file. Raises `BadImage`, whose sentence names what is
+    wrong: not one of the formats, too large, cut short, damaged.
+    """
+    content = source if isinstance(source, bytes) else _read(source, limits or Limits())
+    return decode_with_facts(content, limits or Limits())[0]
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    """The bytes of a regular file within the limit, so that hash and pixels are of one moment."""
+    try:
+        # Without O_NONBLOCK a named pipe would wait here for its writer, for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage(f"{path.name} is not a file.", "Give a picture file.")
+            if status.st_size <= limits.bytes:
+                return file.read(limits.bytes)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadImage(f"{path.name} cannot be read: {reason}.") from error
+    raise BadImage(
+        f"The file has {status.st_size / 2**20:.0f} MB; {limits.bytes / 2**20:.0f} MB are allowed.",
+        "Raise TASTEMAKER_MAX_IMAGE_MB, or save the picture smaller.",
+    )
+
+
+def decode_with_facts(
+    content: bytes, limits: Limits, at_least: int | None = None
+) -> tuple[Image.Image, str, tuple[int, int]]:
+    """(upright RGB picture, format, full size after orientation).
+
+    With `at_least`, a JPEG may come out smaller, its long side still at least that many pixels:
+    the decoder then skips high frequencies, which is several times faster for large photographs.
+    It is for thumbnails only, because features of a pre-shrunk picture are different features.
+    """
+    if not content:
+        raise BadImage("The file is empty.")
+    if len(content) > limits.bytes:
+        raise BadImage(f"The file has more than the {limits.bytes / 2**20:.0f} MB allowed.")
+    try:
+        with _opened(content, limits) as image:
+            width, height = image.size
+            if at_least:
+                scale = min(1.0, at_least / max(image.size))
+                image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+            image.load()
+            turn = _turn(image)
+            picture = _rgb(image)
+            if turn is not None:
+                picture = picture.transpose(turn)
+            if turn in _SIDEWAYS:
+                width, height = height, width
+            # Phones write several pictures into one JPEG and Pillow then calls it MPO.
+            format = "JPEG" if image.format == "MPO" else str(image.format)
+            return picture, format, (width, height)
+    except BadImage:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise _too_many_pixels(limits) from None
+    except MemoryError:
+        raise BadImage("Decoding the picture takes more memory than is allowed.") from None
+    except Exception as error:  # hostile bytes make decoders raise nearly anything
+        raise BadImage(
+            _what_is_wrong(error, content), "Save the picture again, or leave it out."
+        ) from error
+
+
+def _opened(content: bytes, limits: Limits) -> ImageFile.ImageFile:
+    """The picture with only its header read, within the pixel limit."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow checks again whenever a frame enlarges it
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadImage(
+            "The file is not a JPEG, PNG, WebP or GIF picture, whatever its name says.",
+            "Convert it to one of these, or leave it out.",
+        ) from None
+    if math.prod(image.size) > limits.pixels:
+        raise _too_many_pixels(limits)
+    return image
+
+
+def _too_many_pixels(limits: Limits) -> BadImage:
+    return BadImage(
+        f"The picture has more than the {limits.pixels / 1e6:.0f} million pixels allowed.",
+        "Raise TASTEMAKER_MAX_IMAGE_MEGAPIXELS, or save the picture smaller.",
+    )
+
+
+def _what_is_wrong(error: Exception, content: bytes) -> str:
+    text = str(error).lower()
+    cut_short = isinstance(error, EOFError) or "truncated" in text or "unexpected end" in text
+    if content[:4] == b"RIFF":  # WebP's decoder does not say, but the file begins with its length
+        cut_short = int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if cut_short:
+        return "The picture is cut short: part of the file is missing."
+    return "The picture is damaged and cannot be decoded."
+
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_UPRIGHT[value] for value in (5, 6, 7, 8)}
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The turn that sets a picture upright; unreadable EXIF counts as none."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # EXIF is as hostile as the rest, and the pixels are still good
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode → RGB in sRGB.
+
+    Transparent parts become white: stamps, logos and clip-art are drawn for paper, and the colour
+    stored under transparency (often black, or rubbish) was never meant to be seen.
+    """
+    if image.mode.startswith("I"):
+        image = _eight_bit(image)
+    if image.mode in ("P", "1") or image.has_transparency_data:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode == "RGBA":
+        flat = Image.new("RGB", image.size, "white")
+        opaque = _srgb(image.convert("RGB"), image.info.get("icc_profile"))
+        flat.paste(opaque, mask=image.getchannel("A"))
+        return flat
+    return _srgb(image, image.info.get("icc_profile"))
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255."""
+    deep = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((deep.clip(0, 65535) + 128) // 257).astype(np.uint8))
+    grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    return grey
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours as the embedded profile means them; a broken or unfitting profile is ignored."""
+    if profile:
+        try:
+            transform = _to_srgb(profile, image.mode)
+            if transform is not None:
+                converted = ImageCms.applyTransform(image, transform)
+                if converted is not None:
+                    return converted
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass
+    return image.convert("RGB")
+
+
+@functools.lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> Any:
+    """The transform from an ICC profile to sRGB, None where it is sRGB already."""
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(opened).lower():
+        return None
+    return ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
+# ---- facts and thumbnails
+
+
+def examine(path: Path, limits: Limits | None = None) -> Examined:
+    """Read a picture once and say what it is. Raises `BadImage`."""
+    return _look(path, limits or Limits())[0]
+
+
+def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Examined:
+    """`examine` and write both thumbnails, from one reading and one decoding of the file.
+
+    Raises `BadImage` for the file's own faults and `StorageFull` when the disk is.
+    """
+    examined, picture = _look(path, limits or Limits())
+    make_thumbnails(picture, thumbs_root, examined.sha256)
+    return examined
+
+
+def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
+    """Write the VIEW and THUMB derivatives of a decoded picture as WebP without any metadata.
+
+    Names are content hashes, so a thumbnail that is there is right and is left alone. A picture
+    is never enlarged.
+    """
+    for size in (VIEW, THUMB):
+        target = thumb_path(root, sha256, size)
+        picture = shrunk(picture, size)  # the small one is made from the large one: 4× cheaper
+        if not target.exists():
+            buffer = io.BytesIO()
+            picture.save(
+                buffer, "WEBP", quality=WEBP_QUALITY[size], method=1, exif=b"", icc_profile=b""
+            )
+            write_atomic(target, buffer.getvalue())
+
+
+def _look(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
+    """Facts about a picture, and the picture itself at VIEW size or a little above."""
+    content = _read(path, limits)
+    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
+    picture = shrunk(picture, VIEW)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Examined(sha256, len(content), format, *size, perceptual_hash(picture)), picture
+
+
+def thumb_path(root: Path, sha256: str, size: int) -> Path:
+    """Where the thumbnail of an image lies; `size` is THUMB or VIEW."""
+    return content_path(root, sha256, f"-{size}.webp")
+
+
+def shrunk(picture: Image.Image, long_side: int) -> Image.Image:
+    """The picture with its long side at most `long_side` pixels, no side below one."""
+    scale = long_side / max(picture.size)
+    if scale >= 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    # Above thrice the size, a box reduction goes first: equal to the eye, and several times faster.
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+# ---- the perceptual hash
+
+
+def perceptual_hash(picture: Image.Image) -> int:
+    """The DCT hash of a picture as a signed 64-bit integer (it fits a database column).
+
+    The 8×8 lowest frequencies of the 32×32 grey picture, each bit telling whether a coefficient
+    lies above their median (Zauner 2010; the bits and their order are those of `imagehash.phash`).
+    """
+    grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
+    low = (_dct(32) @ grey @ _dct(32).T)[:8, :8]
+    bits = np.packbits(low > np.median(low)).tobytes()
+    return int.from_bytes(bits, "big", signed=True)
+
+
+def hamming(one: int, other: int) -> int:
+    """In how many of 64 bits two perceptual hashes differ."""
+    return ((one ^ other) & (2**64 - 1)).bit_count()
+
+
+@functools.lru_cache(maxsize=1)
+def _dct(n: int) -> np.ndarray:
+    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n)."""
+    k, j = np.ogrid[:n, :n]
+    return 2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n))

@@ -1,0 +1,42 @@
+"""The life of a process beside others: it yields to what people wait for, ends with its parent,
+and can be made to die where a test says so."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import wait
+
+NICENESS = 5  # people wait for the web process first, then for the live model, last for a job
+JOB_NICENESS = 10
+
+_failpoint = os.environ.get("TASTEMAKER_FAULT", "")
+
+
+def lower_priority(niceness: int = NICENESS) -> None:
+    """Make this process a good background one: it yields to the web process, which people wait
+    for, and ends when its parent ends, even if that was killed."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(niceness)
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us
+
+
+def exit_with_parent() -> None:
+    """Called in a child of `multiprocessing`, once: a thread of it waits for the parent's end."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def failpoint(name: str) -> None:
+    """Die here, as in a power cut, if `TASTEMAKER_FAULT` has this name: for the crash tests.
+    Without that variable a failpoint does nothing."""
+    if _failpoint and name == _failpoint:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,381 @@
+"""Projects: create, find, and the rule that says which images only ever measure."""
+
+import hashlib
+import secrets
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sqlalchemy import union
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, and_, col, func, select
+
+from tastemaker.database import counts
+from tastemaker.database.tables import (
+    Annotator,
+    Collection,
+    CollectionImage,
+    EncoderRow,
+    Image,
+    Label,
+    Project,
+    ProjectCollection,
+    RemovedImage,
+    ScoreEvent,
+    Version,
+)
+from tastemaker.encoding.encoders import check_architecture, parse
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.learning.recipes import recipe_named
+
+DEFAULT_ENCODER = "efficientnet_lite0/bundled"
+# How several people's scores make one label.
+AGGREGATES = {
+    "median": "Median: the middle score; one outlier changes little",
+    "mean": "Mean: everybody counts alike",
+    "lowest": "Lowest: an image passes only if everybody lets it pass",
+    "highest": "Highest: one person in favour is enough",
+    "newest": "Newest: whoever scored last has the final word",
+}
+MOST_BETWEEN_TRAININGS = 100_000
+IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
+
+
+def create(
+    session: Session,
+    name: str,
+    *,
+    kind: str = "score",
+    encoder: str = DEFAULT_ENCODER,
+    threshold: float = 0.5,
+    holdout_share: float = 0.1,
+    recipe: str = "auto",
+) -> Project:
+    """A new project. Never loads the encoder's weights; its name is only checked for form."""
+    name = usable_name(name)
+    if kind != "score":
+        raise Invalid(
+            f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
+            "Use --kind score.",
+        )
+    if not 0 < threshold < 1:
+        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    if not 0 <= holdout_share <= 0.5:
+        raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
+    if find(session, name) is not None:
+        raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
+    check_architecture(parse(encoder))
+    project = Project(
+        name=name, kind=kind, encoder=encoder, threshold=threshold, recipe=recipe,
+        holdout_share=holdout_share, seed=secrets.randbelow(2**31),
+    )  # fmt: skip
+    session.add(project)
+    session.flush()
+    return project
+
+
+def usable_name(name: str) -> str:
+    """A project's name with its spaces tidied. Raises `Invalid` for one that cannot be used."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 80:
+        raise Invalid("A project needs a name of 1 to 80 characters.", "Choose another name.")
+    if any(not c.isprintable() for c in name) or "/" in name or "\\" in name or "@" in name:
+        raise Invalid(
+            f"The name “{name}” cannot be used.", "Leave out slashes, @ and control characters."
+        )
+    return name
+
+
+def find(session: Session, name: str) -> Project | None:
+    """Names are told apart without regard to case (SQLite's `lower` knows only ASCII)."""
+    wanted = " ".join(name.split()).casefold()
+    return next((p for p in every(session) if p.name.casefold() == wanted), None)
+
+
+def named(session: Session, name: str) -> Project:
+    """The project of that name (or `#id`). Raises `NotFound` with the names there are."""
+    project = find(session, name)
+    if project is None:
+        project = next((p for p in every(session) if name.strip().lstrip("#") == str(p.id)), None)
+    if project is None:
+        names = ", ".join(f"“{n}”" for n in session.exec(select(Project.name)).all())
+        raise NotFound(
+            f"There is no project “{name}”.",
+            f"There are: {names}." if names else "Make one with: tastemaker project create NAME",
+        )
+    return project
+
+
+def get(session: Session, project_id: int) -> Project:
+    project = session.get(Project, project_id)
+    if project is None:
+        raise NotFound("This project does not exist.", "Choose one on the first page.")
+    return project
+
+
+def every(session: Session) -> list[Project]:
+    return list(session.exec(select(Project).order_by(col(Project.id))))
+
+
+def change(session: Session, project: Project, **fields: Any) -> Project:
+    """Change settings: `name`, `threshold`, `show_prediction_first`, `recipe`, `brackets`,
+    `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
+    if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
+        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    recipe_named(fields.get("recipe", project.recipe))
+    if fields.get("aggregate", project.aggregate) not in AGGREGATES:
+        raise Invalid(
+            f"“{fields['aggregate']}” is no way to make one label of several scores.",
+            f"Use one of {', '.join(AGGREGATES)}.",
+        )
+    if "auto_train_every" in fields:
+        fields["auto_train_every"] = usable_count(fields["auto_train_every"])
+    if "auto_train_drift" in fields:
+        fields["auto_train_drift"] = usable_drift(fields["auto_train_drift"])
+    if "brackets" in fields:
+        fields["brackets"] = usable_brackets(fields["brackets"])
+    if "name" in fields:
+        fields["name"] = usable_name(fields["name"])
+        other = find(session, fields["name"])
+        if other is not None and other.id != project.id:
+            raise Conflict(f"A project named “{fields['name']}” exists already.")
+    for field, value in fields.items():
+        setattr(project, field, value)
+    session.add(project)
+    return project
+
+
+def usable_count(value: Any) -> int:
+    """After how many new scores a project trains by itself. Raises `Invalid`."""
+    text = str(value).strip()
+    if not text.isascii() or not text.isdecimal() or not int(text) <= MOST_BETWEEN_TRAININGS:
+        raise Invalid(
+            "Training by itself begins after a whole number of new scores, at most "
+            f"{MOST_BETWEEN_TRAININGS:,}.",
+            "50 is a good number; 0 turns it off.",
+        )
+    return int(text)
+
+
+def usable_drift(value: Any) -> float:
+    """By how many points the live error may differ before a project trains. Raises `Invalid`."""
+    try:
+        points = float(value)
+    except (TypeError, ValueError):
+        points = -1.0
+    if not 0 <= points <= 10:
+        raise Invalid(
+            "The drift is a number of points between 0 and 10.",
+            "0.5 is a good one; 0 turns it off.",
+        )
+    return points
+
+
+def usable_brackets(value: Any) -> list[list[Any]]:
+    """Brackets as [lower end in 0–1, name], rising from 0, names tidied. Raises `Invalid`."""
+    try:
+        brackets = [(float(low), " ".join(str(name).split())) for low, name in value]
+    except (TypeError, ValueError):
+        brackets = []
+    lows = [low for low, _ in brackets]
+    if not 1 <= len(brackets) <= 20:
+        raise Invalid("A project has 1 to 20 brackets, each with a lower end and a name.")
+    if lows[0] != 0 or not all(a < b < 1 for a, b in pairwise(lows)):
+        raise Invalid(
+            "The brackets must rise: the first begins at 0 %, each later one above the one before "
+            "it and below 100 %.",
+            "Put them in order and leave none out.",
+        )
+    if any(not 1 <= len(name) <= 80 or not name.isprintable() for _, name in brackets):
+        raise Invalid("A bracket needs a name of 1 to 80 characters.", "Name every bracket.")
+    return [list(bracket) for bracket in brackets]
+
+
+# --- what a project is made of -----------------------------------------------------------------
+
+
+def check_role(role: str) -> None:
+    if role not in ("pool", "test-run"):
+        raise Invalid(f"There is no role “{role}”.", "A collection is a pool or a test-run.")
+
+
+def add_collection(
+    session: Session, project: Project, collection: Collection, role: str = "pool"
+) -> None:
+    """Use a collection in a project, as `pool` (feeds the queues) or as `test-run`."""
+    check_role(role)
+    link = session.get(ProjectCollection, (project.id, collection.id))
+    if link is None:
+        link = ProjectCollection(project_id=project.id, collection_id=collection.id)
+    link.role = role
+    session.add(link)
+    session.flush()
+
+
+def image_ids(project_id: int, role: str | None = None) -> Any:
+    """Select of the ids of a project's images: all, or those used as `pool` or `test-run`; never
+    those that were taken out of it. An image in two collections appears twice."""
+    query = (
+        select(CollectionImage.image_id)
+        .join(
+            ProjectCollection,
+            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
+        )
+        .where(
+            ProjectCollection.project_id == project_id,
+            ~is_removed(project_id, CollectionImage.image_id),
+        )
+    )
+    return query if role is None else query.where(ProjectCollection.role == role)
+
+
+def is_removed(project_id: int, image_id: Any) -> Any:
+    """Condition: a person took the image with that id (a column) out of the project."""
+    return (
+        select(RemovedImage.image_id)
+        .where(RemovedImage.project_id == project_id, RemovedImage.image_id == image_id)
+        .exists()
+    )
+
+
+def removed_ids(session: Session, project_id: int) -> set[int]:
+    """The images that were taken out of a project. Their scores are kept, and do not count."""
+    removed = select(RemovedImage.image_id).where(RemovedImage.project_id == project_id)
+    return set(session.exec(removed))
+
+
+def is_member(
+    project_id: int, image_id: Any, role: str | None = None, *, removed_too: bool = False
+) -> Any:
+    """Condition: the image with that id (a column) is one of the project's, of any role or one."""
+    member, link = aliased(CollectionImage), aliased(ProjectCollection)
+    inside = (
+        select(member.image_id)
+        .join(link, col(link.collection_id) == member.collection_id)
+        .where(link.project_id == project_id, member.image_id == image_id)
+        .where(True if role is None else link.role == role)
+        .exists()
+    )
+    return inside if removed_too else and_(inside, ~is_removed(project_id, image_id))
+
+
+def size(session: Session, project: Project, role: str | None = None) -> int:
+    """How many images a project has, or uses as `pool` or `test-run`. A large number may be some
+    seconds old (`counts`)."""
+    key = ("size", str(session.get_bind().engine.url), project.id, role)
+    return counts.patiently(key, lambda: _size(session, project.id, role), _is_large)
+
+
+def pool_size(session: Session, project: Project, *, unlabelled: bool = False) -> int:
+    """How many images feed the project's queues; or, of these, how many have no label yet. A large
+    number may be some seconds old (`counts`)."""
+    if not unlabelled:
+        return size(session, project, "pool")
+    key = ("unlabelled", str(session.get_bind().engine.url), project.id)
+    return counts.patiently(key, lambda: _unlabelled(session, project.id), _is_large)
+
+
+def sample(session: Session, project: Project, count: int) -> list[int]:
+    """So many of a project's images, drawn at random, and the same ones again: in the order of
+    their hash, images come at random. Of a small project, all."""
+    mine = is_member(project.id, Image.id)
+    start = f"{project.seed * 2654435761 % 2**32:08x}"
+    found: list[int] = []
+    for where in (col(Image.sha256) >= start, col(Image.sha256) < start):
+        drawn = select(Image.id).where(where, mine).order_by(col(Image.sha256))
+        found += session.exec(drawn.limit(count - len(found)))
+    return found
+
+
+def _is_large(count: int) -> bool:
+    return count > counts.LARGE
+
+
+def _size(session: Session, project_id: int, role: str | None) -> int:
+    used = select(ProjectCollection.collection_id).where(ProjectCollection.project_id == project_id)
+    used = used if role is None else used.where(ProjectCollection.role == role)
+    members: list[Any] = [
+        select(CollectionImage.image_id).where(CollectionImage.collection_id == collection_id)
+        for collection_id in session.exec(used.order_by(col(ProjectCollection.collection_id)))
+    ]
+    if not members:
+        return 0
+    # Each comes sorted from its index; `union` merges them, and an image in two counts once.
+    everything: Any = union(*members) if len(members) > 1 else members[0]
+    inside = session.execute(select(func.count()).select_from(everything.subquery())).scalar_one()
+    removed = select(func.count()).where(
+        RemovedImage.project_id == project_id,
+        is_member(project_id, RemovedImage.image_id, role, removed_too=True),
+    )
+    return int(inside) - int(session.exec(removed).one())
+
+
+def _unlabelled(session: Session, project_id: int) -> int:
+    labelled = select(func.count()).where(
+        Label.project_id == project_id, is_member(project_id, Label.image_id, "pool")
+    )
+    return _size(session, project_id, "pool") - int(session.exec(labelled).one())
+
+
+def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotator:
+    """The person of that name, or the stand-in for one, added on first sight."""
+    person = session.exec(select(Annotator).where(Annotator.name == name)).first()
+    if person is None:
+        person = Annotator(name=name, stand_in=stand_in)
+        session.add(person)
+        session.flush()
+    return person
+
+
+class Terms(NamedTuple):
+    """What of a project decides the label that follows from what people said."""
+
+    id: int
+    seed: int
+    holdout_share: float
+    aggregate: str
+
+
+def on_holdout_side(project: Project | Terms, source_group: str) -> bool:
+    """Whether images of this source group only ever measure versions in this project.
+
+    A pure function of the project's seed and the group, so the side never changes, relatives share
+    it, and it is as good as drawn at random: about `holdout_share` of all groups.
+    """
+    digest = hashlib.blake2b(f"{project.seed}:{source_group}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < project.holdout_share * 2**64
+
+
+def pin_encoder(session: Session, project: Project, encoder: EncoderRow) -> None:
+    """Fix the project's encoder fingerprint. Raises `Conflict` when another one is pinned."""
+    if project.encoder_id in (None, encoder.id):
+        project.encoder_id = encoder.id
+        session.add(project)
+        return
+    raise Conflict(
+        f"Project “{project.name}” works with another fingerprint of its encoder; "
+        "vectors of different fingerprints never mix.",
+        "Restore the weights it began with, or make a new project.",
+    )
+
+
+def summary(session: Session, project: Project) -> dict[str, Any]:
+    """What `project list --json` prints."""
+    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
+    events = select(func.max(ScoreEvent.id)).where(ScoreEvent.project_id == project.id)
+    active = session.exec(
+        select(Version).where(Version.project_id == project.id, Version.active)
+    ).first()
+    return {
+        "name": project.name,
+        "kind": project.kind,
+        "encoder": project.encoder,
+        "id": project.id,
+        "threshold": project.threshold,
+        "holdout_share": project.holdout_share,
+        "recipe": project.recipe,
+        "images": pool_size(session, project),
+        "labels": int(session.exec(labels).one()),
+        "last_event": session.exec(events).one(),
+        "active_version": active.number if active else None,
+        "created_at": project.created_at.isoformat(),
+    }

@@ -1,0 +1,162 @@
+"""Files of heads made elsewhere, read and checked byte by byte: a score or class file of the
+original, or a LAION head, with the sidecar beside it. Nothing is stored here."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tastemaker.errors import CheckpointError, NotFound
+from tastemaker.learning import laion
+from tastemaker.learning.checkpoints import Tensors, load_checkpoint, tensor_names
+
+MOST_SIDECAR_BYTES = 2**20
+
+# The same networks under the names other programs give them.
+ALIASES = {
+    "openai/clip-vit-large-patch14": "ViT-L-14-quickgelu/openai",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336-quickgelu/openai",
+    "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu/openai",
+    "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu/openai",
+    "ViT-L/14": "ViT-L-14-quickgelu/openai",
+    "ViT-L/14@336px": "ViT-L-14-336-quickgelu/openai",
+    "ViT-B/32": "ViT-B-32-quickgelu/openai",
+    "ViT-B/16": "ViT-B-16-quickgelu/openai",
+    "ViT-L-14/openai": "ViT-L-14-quickgelu/openai",
+    "ViT-L-14-336/openai": "ViT-L-14-336-quickgelu/openai",
+    "ViT-B-32/openai": "ViT-B-32-quickgelu/openai",
+    "ViT-B-16/openai": "ViT-B-16-quickgelu/openai",
+}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A head from a file: the 16 tensors, or the line of a LAION head. `encoder` and `fingerprint`
+    are what the file or its sidecar says of them; `labels` names the classes (empty: one score)."""
+
+    name: str
+    head: Tensors | laion.Line
+    features: int
+    outputs: int
+    labels: tuple[str, ...]
+    encoder: str | None
+    fingerprint: str | None
+    normalised: bool
+    sha256: str
+    sidecar: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Literal["score", "class"]:
+        return "score" if self.outputs == 1 else "class"
+
+    @property
+    def layout(self) -> Literal["city96", "laion"]:
+        return "laion" if isinstance(self.head, laion.Line) else "city96"
+
+    def tensors(self) -> Tensors:
+        """The head as the 16 tensors; a line is within 1e-5 of its clipped self there."""
+        if not isinstance(self.head, laion.Line):
+            return self.head
+        from tastemaker.learning.heads import linear_head  # torch: for the job alone
+
+        none, one = np.zeros(self.features, np.float32), np.ones(self.features, np.float32)
+        weights = (self.head.weights / laion.POINTS).astype(np.float32)
+        bias = self.head.bias / laion.POINTS
+        return linear_head(weights, bias, none, one, link="identity")
+
+
+def read_foreign(file: Path, name: str = "", config: Path | None = None) -> Foreign:
+    """The head in `file` (called `name`), with its sidecar `config` if there is one. Raises
+    `NotFound`, `CheckpointError`."""
+    name = name or file.name
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", "Name a .safetensors file.")
+    try:
+        said = _read_sidecar(config) if config is not None else {}
+        if laion.is_laion(tensor_names(file)):
+            return _read_laion(file, name, said)
+        return _read_city96(file, name, said)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error.message}", error.hint) from error
+
+
+def _read_city96(file: Path, name: str, said: dict[str, Any]) -> Foreign:
+    read = load_checkpoint(file)
+    encoder, fingerprint = _said_encoder(said, read.metadata)
+    return Foreign(
+        name=name, head=read.tensors, features=read.features,
+        outputs=read.outputs, labels=_labels(said, read.features, read.outputs), encoder=encoder,
+        fingerprint=fingerprint, normalised=read.metadata.get("embedding") == "L2-normalised",
+        sha256=read.sha256, sidecar=said,
+    )  # fmt: skip
+
+
+def _read_laion(file: Path, name: str, said: dict[str, Any]) -> Foreign:
+    line, metadata, sha256 = laion.read_line(file)
+    encoder, fingerprint = _said_encoder(said, metadata)
+    return Foreign(
+        name=name, head=line, features=laion.FEATURES, outputs=1, labels=(),
+        encoder=encoder or laion.ENCODER, fingerprint=fingerprint, normalised=True, sha256=sha256,
+        sidecar=said,
+    )  # fmt: skip
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MOST_SIDECAR_BYTES:
+            raise CheckpointError("The sidecar is larger than a megabyte; it holds a few lines.")
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise CheckpointError("The sidecar is not a JSON file.") from None
+    if not isinstance(said, dict):
+        raise CheckpointError("The sidecar is not a JSON object.")
+    return said
+
+
+def _labels(said: dict[str, Any], features: int, outputs: int) -> tuple[str, ...]:
+    """The names of the classes, in order; their numbers where nobody named them."""
+    params = said.get("model_params") or {}
+    found = {"features": features, "outputs": outputs}
+    if not isinstance(params, dict) or any(params.get(k, n) != n for k, n in found.items()):
+        raise CheckpointError(
+            f"The sidecar speaks of another head: this one reads {features} numbers and has "
+            f"{outputs} {'output' if outputs == 1 else 'outputs'}.",
+            "Take the .config.json that came with the file.",
+        )
+    labels = said.get("labels")
+    if outputs == 1:
+        if labels or said.get("arch") == "class":
+            raise CheckpointError("The sidecar names classes, but the head has a single output.")
+        return ()
+    if labels is None or labels == {}:
+        return tuple(str(i) for i in range(outputs))
+    wanted = [str(i) for i in range(outputs)]
+    if not isinstance(labels, dict) or sorted(labels) != sorted(wanted):
+        raise CheckpointError(
+            f"The sidecar must name the {outputs} classes “0” to “{outputs - 1}”, each once."
+        )
+    if not all(isinstance(labels[key], str) and labels[key].strip() for key in wanted):
+        raise CheckpointError("The sidecar holds the name of a class that is no text.")
+    return tuple(labels[key] for key in wanted)
+
+
+def _said_encoder(said: dict[str, Any], metadata: dict[str, str]) -> tuple[str | None, str | None]:
+    """(name, fingerprint) of the encoder by the file's metadata, else by its sidecar."""
+    if metadata.get("encoder"):
+        return canonical(metadata["encoder"]), metadata.get("encoder_fingerprint")
+    named = said.get("encoder")
+    if isinstance(named, dict):
+        fingerprint = named.get("fingerprint")
+        fingerprint = fingerprint if isinstance(fingerprint, str) else None
+        named = named.get("name")
+    else:
+        fingerprint = None
+    return (canonical(named), fingerprint) if isinstance(named, str) and named else (None, None)
+
+
+def canonical(name: str) -> str:
+    """An encoder's name as this program writes it, without the place of local weights."""
+    identity = name.strip().partition("@")[0] if name not in ALIASES else name
+    return ALIASES.get(identity, identity)

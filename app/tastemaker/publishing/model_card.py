@@ -1,0 +1,320 @@
+"""The model card of a version: what it is for, what it gets wrong, what it was made from.
+
+Goals, biases, issues and limits are the author's to write (once per project);
+whatever can be measured stands beside their words and stays true by itself.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlmodel import Session, select
+
+from tastemaker import projects, scores, versions
+from tastemaker.config import Settings
+from tastemaker.database.tables import EncoderRow, Prediction, Project, Version, VersionLabel
+from tastemaker.errors import Invalid
+from tastemaker.evaluation import expectations
+from tastemaker.learning.checkpoints import HIDDEN, layout
+from tastemaker.publishing.card_blocks import (
+    Block,
+    Bullets,
+    Card,
+    Own,
+    Section,
+    Table,
+    Verbatim,
+    Words,
+)
+from tastemaker.publishing.card_figures import (
+    best_measured,
+    loss_curve,
+    metrics_of,
+    percent,
+    pull_to_the_middle,
+    with_interval,
+)
+from tastemaker.versions import percentiles, version_report
+
+# The author's own words, by the heading they stand under.
+TEXTS = {
+    "goals": "Design goals",
+    "biases": "Intentional biases",
+    "issues": "Issues",
+    "scope": "Out-of-scope",
+}
+MOST_CHARACTERS = 8000
+TOP_SHEET = "top-100.png"
+
+# --- the author's words ------------------------------------------------------------------------
+
+
+def texts(project: Project) -> dict[str, str]:
+    """What the author wrote under each heading; empty where they did not."""
+    return {key: str(project.card.get(key, "")) for key in TEXTS}
+
+
+def set_texts(session: Session, project: Project, written: dict[str, str]) -> None:
+    """Keep the author's words. Raises `Invalid` for an unknown heading or too long a text."""
+    if unknown := sorted(written.keys() - TEXTS.keys()):
+        raise Invalid(f"A model card has no part “{unknown[0][:40]}”.", f"Use {', '.join(TEXTS)}.")
+    for key, text in written.items():
+        if len(text) > MOST_CHARACTERS:
+            raise Invalid(
+                f"“{TEXTS[key]}” has {len(text)} characters; at most {MOST_CHARACTERS} are kept.",
+                "Shorten it.",
+            )
+    cleaned = {key: text.replace("\r\n", "\n").strip() for key, text in written.items()}
+    project.card = {**project.card, **cleaned}
+    session.add(project)
+
+
+# --- gathering ---------------------------------------------------------------------------------
+
+
+def card_of(session: Session, settings: Settings, version: Version) -> Card:
+    """Everything there is to tell about a version, as of now."""
+    project = projects.get(session, version.project_id)
+    encoder = session.get(EncoderRow, version.encoder_id)
+    assert encoder is not None
+    own, report = texts(project), expectations.check(session, version, frozen=True)
+    sections = [
+        Section(2, "", (Words(_in_a_sentence(project, version, encoder)), *_note(version))),
+        Section(2, "Design goals", _said(own["goals"], "The author has not written them yet.")),
+        Section(3, "Intentional biases", _biases(own["biases"], report)),
+        Section(3, "Issues", _issues(own["issues"], report, version)),
+        Section(3, "Out-of-scope", _said(own["scope"], "The author has not drawn the line yet.")),
+        Section(2, "Usecases", _usecases(session, project, version)),
+        Section(2, "Training", _training(version, encoder)),
+        Section(3, "Loss curve", loss_curve(version)),
+        Section(3, "Score distribution", _distribution(session, project, version)),
+        Section(3, "Version history", (_history(session, project),)),
+        Section(2, "Metrics", metrics_of(version)),
+        Section(2, "Architecture", _architecture(version, encoder)),
+        Section(2, "Demo", _demo(version, encoder)),
+        Section(2, "Files", (_files(settings, version),)),
+    ]
+    return Card(f"{project.name} {version.number}", tuple(sections))
+
+
+def _said(own: str, otherwise: str) -> tuple[Block, ...]:
+    return (Own(own),) if own else (Words(otherwise, quiet=True),)
+
+
+def _note(version: Version) -> tuple[Block, ...]:
+    return (Words(version.note),) if version.note else ()
+
+
+def _in_a_sentence(project: Project, version: Version, encoder: EncoderRow) -> str:
+    day = version.created_at.date().isoformat()
+    if version.major == 0:
+        return f"Made elsewhere and brought in on {day}; it reads embeddings of {encoder.name}."
+    n = version.metrics.get("images", 0)
+    return (
+        f"Scores images from 0 to 100 %, as one person would: it learned from {n} images scored "
+        f"by hand from 0 to 10. Published on {day}; it reads embeddings of {encoder.name}."
+    )
+
+
+def _biases(own: str, report: expectations.Report) -> tuple[Block, ...]:
+    held = tuple(_held(check) for check in report.expectations)
+    if own:
+        return (Own(own), Words("As expectations:"), Bullets(held)) if held else (Own(own),)
+    if held:
+        return (Bullets(held),)
+    return (Words("None were stated, in words or as expectations of slices.", quiet=True),)
+
+
+def _held(check: expectations.Checked) -> str:
+    told = f"{check.slice}: {check.wanted}"
+    if check.value is None or check.met is None:
+        return f"{told} (no image to tell by)"
+    verdict = "met" if check.met else "missed"
+    return f"{told} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
+
+
+def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Block, ...]:
+    """The author's, and what the measurements show without anybody's help."""
+    seen = [check.missed for check in report.missed]
+    seen += [
+        f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
+        f"{percent(row.library_share)} of the library, pass rate {percent(row.pass_rate)}"
+        for row in report.slices
+        if row.under_represented
+    ]
+    measured, _ = best_measured(version)
+    seen += version_report.doubts(version)
+    seen += pull_to_the_middle(measured)
+    n = version.metrics.get("holdout", {}).get("n") or 0
+    if n == 0:
+        seen.append("No label was held out, so nothing independent measures it.")
+    elif n < 100:
+        seen.append(f"Only {n} held-out images measure it; mind the intervals under Metrics.")
+    blocks: tuple[Block, ...] = (Bullets(tuple(seen)),) if seen else ()
+    if own:
+        return (Own(own), Words("And as measured:"), *blocks) if seen else (Own(own),)
+    return blocks or (Words("None are known.", quiet=True),)
+
+
+def _usecases(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
+    spread = percentiles.of_version(session, version)
+    labels = version.recipe.get("labels")
+    meaning = f" The score is how sure it is that an image is not “{labels[0]}”." if labels else ""
+    blocks: list[Block] = [
+        Words(
+            f"A filter for large sets of images. An image passes from {percent(project.threshold)}"
+            f" upwards.{meaning}"
+        ),
+        Table(("score", "meaning", "share of the library"), _brackets(session, project, version)),
+    ]
+    if spread is not None:
+        blocks += [
+            Words(
+                "Scores of two versions spread differently; shares do not. To keep the best part, "
+                f"take the score it begins at (over the {spread.images} images it has predicted):"
+            ),
+            Table(
+                ("best", "score from"),
+                tuple((f"{top} %", f"{100 * spread.top(top):.1f} %") for top in percentiles.TOPS),
+            ),
+            Words(f"The sheet {TOP_SHEET} beside this card shows the images it likes best."),
+        ]
+    return tuple(blocks)
+
+
+def _brackets(session: Session, project: Project, version: Version) -> tuple[tuple[str, ...], ...]:
+    query = select(Prediction.score).where(Prediction.version_id == version.id)
+    said = sorted(session.exec(query))
+    starts = [float(start) for start, _ in project.brackets]
+    rows = []
+    for (start, name), end in zip(project.brackets, [*starts[1:], 1.01], strict=True):
+        inside = sum(start <= score < end for score in said)
+        to = min(end, 1.0)
+        share = percent(inside / len(said)) if said else "–"
+        rows.append((f"{100 * start:g}–{100 * to:g} %", str(name), share))
+    return tuple(rows)
+
+
+def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
+    if version.major == 0:
+        return (Words(f"Not trained here. Its encoder: {encoder.name}."),)
+    rows = [
+        ("encoder", encoder.name),
+        ("encoder fingerprint", encoder.fingerprint),
+        ("seed", str(version.seed)),
+    ]
+    if version.metrics.get("kind") != "ridge":  # the other settings are those of a descent
+        rows += [
+            (key.replace("_", " "), str(value))
+            for key, value in version.recipe.items()
+            if key not in ("name", "seed") and not isinstance(value, dict | list)
+        ]
+    return (
+        Words(version_report.recipe_in_words(version)),
+        Table(("setting", "value"), tuple(rows)),
+    )
+
+
+def _distribution(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
+    counts, labelled = [0] * 11, 0
+    for value in session.exec(
+        select(VersionLabel.value).where(VersionLabel.version_id == version.id)
+    ):
+        counts[round(value)] += 1
+        labelled += 1
+    raw = max(0, projects.pool_size(session, project) - labelled)
+    sides = version_report.sides(session, version)
+    return (
+        Words(f"Dataset score distribution for {version.number}:"),
+        Verbatim(scores.histogram_text(counts, raw)),
+        Words(
+            f"Of the scored ones, {sides['train']} trained it, {sides['holdout']} were held out to "
+            f"measure it and {sides['aside']} did neither."
+        ),
+    )
+
+
+def _history(session: Session, project: Project) -> Block:
+    return Bullets(tuple(_told(v) for v in reversed(versions.listing(session, project))))
+
+
+def _told(version: Version) -> str:
+    measured, on = best_measured(version)
+    parts = [f"{version.number} - {version.note or 'no note'}"]
+    images = version.metrics.get("images", 0)
+    parts.append(f"{images} training images" if version.major else "made elsewhere")
+    if measured:
+        parts.append(f"{on} error {with_interval(measured, 'mae', points=True)}")
+    return "; ".join(parts)
+
+
+def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
+    labels = version.recipe.get("labels") or []
+    outputs = max(1, len(labels))
+    count = sum(_product(shape) for shape in layout(encoder.dim, outputs).values())
+    last = (
+        "A softmax over the outputs gives the classes; the score shown is how sure it is that the "
+        "image is not the first one."
+        if labels
+        else "The score is (tanh z + 1) / 2 of the one output z."
+    )
+    blocks: list[Block] = [
+        Words(
+            f"A frozen encoder turns the image into {encoder.dim} numbers, which are not divided "
+            f"by their length. The head widens them to {HIDDEN}, adds a residual branch of three "
+            "linear layers with leaky ReLUs (0.1) between them, and narrows the ReLU of the sum "
+            f"over 128, 64 and 32 to {outputs}, with one leaky ReLU (0.01) on the way. {last} "
+            f"{count} parameters in 16 tensors."
+        )
+    ]
+    if version.metrics.get("kind") == "ridge":
+        blocks.append(
+            Words("This one is a linear model written in that layout, exactly up to rounding.")
+        )
+    if version.metrics.get("kind") == "blend":
+        blocks.append(
+            Words("Part of its units are a linear model, whose output is added to the network's.")
+        )
+    if labels:
+        blocks.append(
+            Table(("class", "name"), tuple((str(i), name) for i, name in enumerate(labels)))
+        )
+    return tuple(blocks)
+
+
+def _product(shape: Iterable[int]) -> int:
+    number = 1
+    for extent in shape:
+        number *= extent
+    return number
+
+
+def _demo(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
+    file = Path(version.file).name
+    return (
+        Words("Score a folder, and copy what passes:"),
+        Verbatim(f"tastemaker score FOLDER --model {file} --min 50 --copy BEST"),
+        Words(f"The file needs the encoder {encoder.name}. {_original_says(encoder)}"),
+    )
+
+
+def _original_says(encoder: EncoderRow) -> str:
+    """What the scripts of CityClassifiers, whose layout this is, will make of the file."""
+    if encoder.dim != 768:
+        return (
+            f"The scripts of CityClassifiers take heads of 768 numbers only, and refuse this one "
+            f"of {encoder.dim}."
+        )
+    if encoder.name.startswith("ViT-L-14-336-quickgelu/openai"):
+        return "So do the scripts of CityClassifiers: they load it as it is."
+    return (
+        "The scripts of CityClassifiers load it too, but embed with ViT-L-14-336-quickgelu/openai: "
+        "change the encoder there, or every score will be wrong without a sign of it."
+    )
+
+
+def _files(settings: Settings, version: Version) -> Block:
+    path = versions.checkpoint_path(settings, version)
+    rows = [(path.name, str(version.bytes), version.sha256)]
+    if source := version.recipe.get("source_sha256"):
+        rows.append((f"{version.recipe['file']}, as it came", "–", source))
+    return Table(("file", "bytes", "SHA-256"), tuple(rows))

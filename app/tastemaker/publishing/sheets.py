@@ -1,0 +1,108 @@
+"""Contact sheets: the images a version likes most, likes least, and cannot decide about."""
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
+from sqlmodel import Session, and_, col, select
+
+from tastemaker.config import Settings
+from tastemaker.database.tables import Image, Label, Prediction, Project, RemovedImage, Version
+from tastemaker.errors import NotFound
+from tastemaker.pictures.pictures import THUMB, thumb_path
+
+SHEETS = {"top": "Top", "threshold": "Around the threshold", "bottom": "Bottom"}
+MOST_TILES = 200
+
+GROUND, INK, FAINT = (30, 30, 30), (235, 235, 235), (165, 165, 165)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image on a sheet: what the version's file says of it (0–1), and its label (0–10)."""
+
+    image_id: int
+    name: str
+    sha256: str
+    has_pixels: bool
+    score: float
+    label: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def tiles(
+    session: Session, project: Project, version: Version, sheet: str, n: int = 24
+) -> list[Tile]:
+    """The `n` highest (`top`), lowest (`bottom`), or nearest to the project's threshold from both
+    sides (`threshold`), in falling order of score. Each costs a walk along the index only."""
+    if sheet not in SHEETS:
+        raise NotFound(f"There is no sheet “{sheet[:20]}”.", f"There are: {', '.join(SHEETS)}.")
+    score, cut = col(Prediction.score), project.threshold
+    if sheet == "top":
+        return _tiles(session, project, version, score.desc(), n)
+    if sheet == "bottom":
+        return _tiles(session, project, version, score, n)[::-1]
+    above = _tiles(session, project, version, score, n, score >= cut)
+    below = _tiles(session, project, version, score.desc(), n, score < cut)
+    nearest = sorted(above + below, key=lambda tile: abs(tile.score - cut))[:n]
+    return sorted(nearest, key=lambda tile: (-tile.score, tile.image_id))
+
+
+def _tiles(
+    session: Session, project: Project, version: Version, order: Any, n: int, where: Any = True
+) -> list[Tile]:
+    label = and_(col(Label.image_id) == Prediction.image_id, col(Label.project_id) == project.id)
+    removed = select(RemovedImage.image_id).where(
+        RemovedImage.project_id == project.id, RemovedImage.image_id == Prediction.image_id
+    )
+    columns: tuple[Any, ...] = (
+        Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.score, Label.value,
+    )  # fmt: skip
+    rows = session.execute(
+        select(*columns)
+        .select_from(Prediction)
+        .join(Image, col(Image.id) == Prediction.image_id)
+        .outerjoin(Label, label)
+        .where(Prediction.version_id == version.id, where, ~removed.exists())
+        .order_by(order, col(Prediction.image_id))
+        .limit(min(n, MOST_TILES))
+    )
+    return [Tile(*row) for row in rows]
+
+
+def draw(settings: Settings, shown: list[Tile], title: str, columns: int = 10) -> bytes:
+    """A PNG of the tiles in rows of `columns`, each with its score; the thumbnails suffice."""
+    side, gap, foot, head = 160, 8, 24, 40
+    columns = max(1, min(columns, len(shown)))
+    rows = -(-len(shown) // columns)
+    size = (gap + columns * (side + gap), head + rows * (side + foot + gap))
+    sheet = Picture.new("RGB", size, GROUND)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    pen.text((gap, head / 2), title.encode("latin-1", "replace").decode("latin-1"), INK, font,
+             anchor="lm")  # fmt: skip
+    for at, tile in enumerate(shown):
+        left = gap + at % columns * (side + gap)
+        top = head + at // columns * (side + foot + gap)
+        if picture := _thumbnail(settings, tile):
+            picture.thumbnail((side, side))
+            middle = ((side - picture.width) // 2, (side - picture.height) // 2)
+            sheet.paste(picture, (left + middle[0], top + middle[1]))
+        else:
+            pen.rectangle((left, top, left + side - 1, top + side - 1), outline=FAINT)
+        said = f"{100 * tile.score:.0f} %"
+        pen.text((left + side / 2, top + side + foot / 2), said, INK, font, anchor="mm")
+    content = io.BytesIO()
+    sheet.save(content, "PNG", compress_level=3)
+    return content.getvalue()
+
+
+def _thumbnail(settings: Settings, tile: Tile) -> Picture.Image | None:
+    try:
+        with Picture.open(thumb_path(settings.thumbs, tile.sha256, THUMB)) as picture:
+            return picture.convert("RGB")
+    except OSError:
+        return None

@@ -1,0 +1,154 @@
+"""What to show next.
+
+Where the live model is, the resident process has already decided: its picks lie in the live file,
+and the queues only leave out what was said since. Before there is a model, images come in the
+order of their content hash from a fixed point on, which is a random order that costs nothing, on
+any number of images.
+
+Images on the hold-out side are shown only where nothing looked at a model: by random control, by
+a re-ask, or because a person asked for them (flagged, skipped, one collection).
+"""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Collection as Ids
+from itertools import chain, islice, zip_longest
+from typing import Any
+
+from sqlmodel import Session, case, col, func, select
+
+from tastemaker import embeddings, projects
+from tastemaker.config import Settings
+from tastemaker.database import counts
+from tastemaker.database.tables import Annotator, Label, Project, SetAside
+from tastemaker.errors import NotFound
+from tastemaker.live import live_model
+from tastemaker.queues.cards import Card, Shown, card_for, cards
+from tastemaker.queues.request import BATCH, Asking, batches
+from tastemaker.queues.rereview import flagged, re_ask_is_due, re_asks, second_look, sides, skipped
+from tastemaker.queues.unscored import at_random, collection, fresh
+
+__all__ = ["QUEUES", "Card", "card_for", "next_cards", "progress"]
+
+QUEUES = {
+    "mixed": "Mixed",
+    "start": "Start",
+    "false-positives": "False positives",
+    "false-negatives": "False negatives",
+    "near-threshold": "Near threshold",
+    "doubtful": "Doubtful labels",
+    "contradictions": "Contradictions",
+    "re-ask": "Re-ask",
+    "random": "Random",
+    "flagged": "Flagged",
+    "skipped": "Skipped",
+    "collection": "One collection",
+}
+
+
+def next_cards(
+    session: Session,
+    settings: Settings,
+    project: Project,
+    person: Annotator,
+    queue: str = "mixed",
+    n: int = 5,
+    exclude: Ids[int] = (),
+    collection_id: int | None = None,
+) -> list[Card]:
+    """The next `n` images of a queue, leaving out those in `exclude` (on their way already).
+    `collection_id` names the collection of the queue `collection`."""
+    if queue not in QUEUES:
+        raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(QUEUES)}.")
+    live = live_model.read_live(settings, project.id)
+    asking = Asking(session, project, person, live, frozenset(exclude), collection_id)
+    shown: dict[int, Shown] = {}
+    for one in SOURCES[queue](asking):
+        if len(shown) >= n:
+            break
+        if one.image_id not in asking.held:
+            shown.setdefault(one.image_id, one)
+    return cards(session, settings, project, person, queue, list(shown.values()))
+
+
+def _mixed(asking: Asking) -> Iterator[Shown]:
+    """What the live model mixed, and random images where it has nothing (more); and now and then
+    an image that was scored long ago."""
+    new = chain(fresh(asking, asking.picks("queue")), at_random(asking))
+    if not re_ask_is_due(asking):
+        return new
+    return chain(islice(new, asking.draw(len(asking.held)) % 3), islice(re_asks(asking), 1), new)
+
+
+def _start(asking: Asking) -> Iterator[Shown]:
+    """Typical images of every part of the library, then what is unlike anything scored."""
+    return fresh(asking, asking.picks("start")) if asking.live else at_random(asking)
+
+
+def _near_threshold(asking: Asking) -> Iterator[Shown]:
+    return fresh(asking, asking.shuffled(asking.picks("near")))
+
+
+def _wrong(kind: str) -> Callable[[Asking], Iterator[Shown]]:
+    """Labels on the wrong side by the live model that has not seen them, and suspected ones."""
+
+    def source(asking: Asking) -> Iterator[Shown]:
+        live = asking.live
+        mistakes = live.facts.get("mistakes", {}).get(kind, []) if live else []
+        suspects = live.suspected(kind) if live else []
+        ranked = [
+            pick for two in zip_longest(mistakes, suspects) for pick in two if pick is not None
+        ]
+        for batch in batches(asking.shuffled(ranked), BATCH):
+            found = {one.image_id: one for one in second_look(asking, batch)}
+            found |= {one.image_id: one for one in fresh(asking, batch)}
+            yield from (found[p["image_id"]] for p in batch if p["image_id"] in found)
+
+    return source
+
+
+def _doubtful(asking: Asking) -> Iterator[Shown]:
+    return second_look(asking, asking.shuffled(asking.picks("doubtful")))
+
+
+def _contradictions(asking: Asking) -> Iterator[Shown]:
+    """Both images of a pair, one after the other, so that they are judged by the same eyes."""
+    pairs = asking.shuffled(asking.picks("contradictions"))
+    return second_look(asking, (side for pair in pairs for side in sides(pair)))
+
+
+# Where the images of a queue come from. A queue may name an image twice; it is shown once.
+SOURCES: dict[str, Callable[[Asking], Iterator[Shown]]] = {
+    "mixed": _mixed,
+    "start": _start,
+    "false-positives": _wrong("false-positives"),
+    "false-negatives": _wrong("false-negatives"),
+    "near-threshold": _near_threshold,
+    "doubtful": _doubtful,
+    "contradictions": _contradictions,
+    "re-ask": re_asks,
+    "random": at_random,
+    "flagged": flagged,
+    "skipped": skipped,
+    "collection": collection,
+}
+
+
+def progress(session: Session, settings: Settings, project: Project) -> dict[str, Any]:
+    """The counts that the pages keep in sight."""
+    labels = session.execute(
+        select(func.count(), func.coalesce(func.sum(case((col(Label.holdout), 1), else_=0)), 0))
+        .where(Label.project_id == project.id)
+    ).one()  # fmt: skip
+    images = projects.pool_size(session, project)
+    embedded = counts.patiently(
+        ("embedded", str(session.get_bind().engine.url), project.id, project.encoder_id),
+        lambda: embeddings.count(session, project.encoder_id, project.id),
+        lambda count: images > counts.LARGE,
+    )
+    return {
+        "images": images,
+        "embedded": embedded,
+        "labelled": int(labels[0]),
+        "holdout_labelled": int(labels[1]),
+        "set_aside": int(session.exec(select(func.count()).select_from(SetAside)).one()),
+    }

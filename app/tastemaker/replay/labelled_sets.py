@@ -1,0 +1,176 @@
+"""Labelled sets to replay: embeddings with scores, from a file or from a collection.
+
+A file is an `.npz` with the arrays `embeddings` (N, D), `scores` (N,) in points of 0–10 with −1
+for an image without a label, and optionally `groups` (N,), equal for images of one source. Only
+the headers are read until shapes and sizes are known to be sane; pickled objects are refused.
+"""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlmodel import Session, col, select
+
+from tastemaker import embeddings, images, projects
+from tastemaker.database.tables import (
+    Collection,
+    CollectionImage,
+    Image,
+    Label,
+    Project,
+    ProjectCollection,
+)
+from tastemaker.errors import Invalid
+from tastemaker.replay.runs import LabelledSet
+
+LARGEST = 8 * 2**30  # bytes of float32 embeddings held in memory: 1.6 million images of 1,280
+UNLABELLED = -1.0
+
+
+def read_file(path: Path) -> LabelledSet:
+    """The set in an `.npz`. Raises `Invalid` with what is wrong with it."""
+    if not path.is_file():
+        raise Invalid(f"There is no file {path}.", "Name an .npz, or a collection.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            headers = {
+                name.removesuffix(".npy"): _header(archive, name)
+                for name in archive.namelist()
+                if name in ("embeddings.npy", "scores.npy", "groups.npy")
+            }
+        _check_headers(path.name, headers)
+        with np.load(path, allow_pickle=False) as file, np.errstate(over="ignore"):
+            x = np.asarray(file["embeddings"], np.float32)
+            points = np.asarray(file["scores"], np.float64)
+            groups = file["groups"] if "groups" in headers else np.arange(len(x))
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        raise Invalid(
+            f"{path.name} is not a readable .npz.",
+            "numpy.savez(FILE, embeddings=…, scores=…) writes one.",
+        ) from error
+    broken = np.flatnonzero(~np.isfinite(x).all(1))
+    if len(broken):
+        raise Invalid(
+            f"Row {broken[0]} of embeddings in {path.name} is not all numbers."
+            if len(broken) == 1
+            else f"{len(broken)} rows of embeddings in {path.name} are not numbers; "
+            f"the first is row {broken[0]}.",
+            "Embed those images again, or leave them out.",
+        )
+    labelled = points != UNLABELLED
+    wrong = np.flatnonzero(~((points >= 0) & (points <= 10)) & labelled)
+    if len(wrong):
+        raise Invalid(
+            f"The score {points[wrong[0]]:g} in row {wrong[0]} of {path.name} is not in 0–10.",
+            "−1 stands for an image without a score.",
+        )
+    scores = np.where(labelled, points / 10, np.nan)
+    return LabelledSet(x, scores, np.unique(groups, return_inverse=True)[1].astype(np.intp))
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in the archive, from its first bytes."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            shape, _, kind = np.lib.format.read_array_header_1_0(member)
+        else:
+            shape, _, kind = np.lib.format.read_array_header_2_0(member)
+    return shape, kind
+
+
+def _check_headers(name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    for wanted in ("embeddings", "scores"):
+        if wanted not in headers:
+            raise Invalid(
+                f"{name} holds no array “{wanted}”.",
+                "It needs embeddings (N, D) and scores (N,).",
+            )
+    for array, (_, kind) in headers.items():
+        if kind.hasobject:
+            raise Invalid(
+                f"“{array}” in {name} holds pickled objects, which could run any program.",
+                "Save it as plain numbers.",
+            )
+        if kind.kind not in ("fiu" if array != "groups" else "iuUS"):
+            needed = "Whole numbers or names are" if array == "groups" else "Plain numbers are"
+            raise Invalid(f"“{array}” in {name} is of type {kind}.", f"{needed} needed.")
+    shape = headers["embeddings"][0]
+    if len(shape) != 2 or 0 in shape:
+        raise Invalid(f"“embeddings” in {name} has the shape {shape}; (N, D) is needed.")
+    for array in ("scores", "groups"):
+        if array in headers and headers[array][0] != shape[:1]:
+            raise Invalid(
+                f"“{array}” in {name} has the shape {headers[array][0]}; "
+                f"({shape[0]},) is needed, one for each row of embeddings."
+            )
+    if 4 * math.prod(shape) > LARGEST:
+        raise Invalid(
+            f"The embeddings in {name} would take {4 * math.prod(shape) / 2**30:,.0f} GB of "
+            f"memory; {LARGEST / 2**30:.0f} GB is the most.",
+            "Replay a random part of the images.",
+        )
+
+
+# --- a collection ------------------------------------------------------------------------------
+
+
+def read_collection(
+    session: Session, name: str, project: Project | None = None
+) -> tuple[LabelledSet, list[int], Project]:
+    """The embedded images of a collection with a project's labels and vectors: the set, the image
+    id of each row, and the project. Without one, the only project that uses the collection.
+    Raises `NotFound` or `Invalid`."""
+    collection = images.find_collection(session, name)
+    project = project or _only_user(session, collection)
+    if project.encoder_id is None:
+        raise Invalid(
+            f"No image of “{project.name}” is embedded yet.",
+            f"Do that first: tastemaker embed --collection {name}",
+        )
+    facts = session.execute(
+        select(Image.id, Image.source_group)
+        .join(CollectionImage, col(CollectionImage.image_id) == Image.id)
+        .where(CollectionImage.collection_id == collection.id)
+        .order_by(col(Image.id))
+    ).all()
+    groups = dict(facts)
+    ids, x = embeddings.matrix(session, project.encoder_id, list(groups))
+    if not len(ids):
+        raise Invalid(
+            f"No image of “{name}” is embedded with the encoder of “{project.name}”.",
+            f"Do that first: tastemaker embed --collection {name}",
+        )
+    labels = dict(
+        session.execute(
+            select(Label.image_id, Label.value).where(Label.project_id == project.id)
+        ).all()
+    )
+    image_ids = [int(image_id) for image_id in ids]
+    scores = np.array([labels.get(image_id, np.nan) for image_id in image_ids]) / 10
+    names = np.unique([groups[image_id] for image_id in image_ids], return_inverse=True)[1]
+    found = LabelledSet(np.asarray(x, np.float32), scores, names.astype(np.intp))
+    return found, image_ids, project
+
+
+def _only_user(session: Session, collection: Collection) -> Project:
+    using = session.exec(
+        select(Project)
+        .join(ProjectCollection, col(ProjectCollection.project_id) == Project.id)
+        .where(ProjectCollection.collection_id == collection.id)
+        .order_by(col(Project.id))
+    ).all()
+    if len(using) == 1:
+        return projects.get(session, using[0].id)
+    if not using:
+        raise Invalid(
+            f"No project uses the collection “{collection.name}”, so it has no scores.",
+            "Say whose: --project NAME",
+        )
+    names = ", ".join(f"“{project.name}”" for project in using)
+    raise Invalid(
+        f"Several projects use the collection “{collection.name}”: {names}.",
+        "Say whose scores: --project NAME",
+    )

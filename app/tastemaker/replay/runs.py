@@ -1,0 +1,381 @@
+"""What a strategy of asking would have cost: known labels are hidden, and bought back one by one.
+
+Every seed sets a test split aside, by groups, before anything is asked: the same for all
+strategies, and never offered. The first labels are drawn at random, the same for all strategies
+too. From then on each strategy picks from the pool, in batches, with the code the queues use; the
+live head is refitted as the resident process refits it, and judged on the test split. Strategies
+differ in nothing but what they pick.
+
+Scores are in 0–1 here; the report speaks of points of 0–10 and of shares of wrong decisions.
+"""
+
+import math
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from tastemaker.errors import Invalid, NotTrainable
+from tastemaker.learning.ridge import Projection, fit_ridge, posterior_sd, project
+from tastemaker.learning.selection import (
+    SHARPNESS,
+    Mix,
+    Rows,
+    cold_start,
+    diverse,
+    mixed,
+    near_threshold,
+)
+from tastemaker.processes import exit_with_parent
+
+Array = NDArray[Any]
+
+TEST_SHARE = 0.25
+MOST_PASSED = 8  # images asked for at once per label wanted, where few have one
+FEWEST_TESTED = 20  # labelled images in the test split: below, a rate says nothing
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """x (N, D) float32; scores (N,) in [0, 1], NaN where unlabelled; groups (N,) integers, equal
+    for images of one source."""
+
+    x: NDArray[np.float32]
+    scores: NDArray[np.float64]
+    groups: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to replay. `threshold` is in 0–1; the head is refitted after every `batch` labels; the
+    first `start` labels are drawn at random. Seeds are counted from `first_seed`."""
+
+    strategies: tuple[str, ...] = ("mixed", "random")
+    seeds: int = 10
+    budget: int = 600
+    threshold: float = 0.5
+    batch: int = 25
+    start: int = 50
+    first_seed: int = 0
+
+    @property
+    def seed_numbers(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a strategy sees when it is asked for `count` rows: never a hidden label.
+
+    `scores` and `sd` (N,) and `penalty` are the live model's, None where the labels so far teach
+    nothing. `sd` is worked out where it is asked for: that is half the time of a run.
+    """
+
+    features: Array
+    free: NDArray[np.bool_]
+    labelled: Rows
+    scores: Array | None
+    doubt: Callable[[], Array] | None
+    penalty: float | None
+    threshold: float
+    count: int
+    seed: int
+
+    @cached_property
+    def sd(self) -> Array | None:
+        return None if self.doubt is None else self.doubt()
+
+
+# --- strategies --------------------------------------------------------------------------------
+
+
+def pick_mixed(pool: Pool, mix: Mix | None = None, sharpness: float = SHARPNESS) -> Rows:
+    """The product's own queue, by default with its own shares."""
+    picks = mixed(
+        pool.features, pool.free, pool.free, pool.count,
+        labelled=pool.labelled, scores=pool.scores, sd=pool.sd, penalty=pool.penalty,
+        threshold=pool.threshold, mix=mix, sharpness=sharpness, seed=pool.seed,
+    )  # fmt: skip
+    return np.array([pick.row for pick in picks], np.intp)
+
+
+def pick_random(pool: Pool) -> Rows:
+    rng = np.random.default_rng(pool.seed)
+    return rng.permutation(np.flatnonzero(pool.free))[: pool.count]
+
+
+def pick_threshold(pool: Pool) -> Rows:
+    """Drawn at random, more often the nearer to the threshold."""
+    if pool.scores is None or pool.sd is None:
+        return pick_random(pool)
+    rng = np.random.default_rng(pool.seed)
+    return near_threshold(pool.scores, pool.sd, pool.free, pool.count, pool.threshold, rng)
+
+
+def pick_diverse(pool: Pool) -> Rows:
+    rng = np.random.default_rng(pool.seed)
+    return diverse(pool.features, pool.labelled, pool.free, pool.count, rng)
+
+
+def pick_cold_start(pool: Pool) -> Rows:
+    return cold_start(pool.features, pool.free, pool.count, np.random.default_rng(pool.seed))
+
+
+def _greedy(rank: Callable[[Pool, Array], Any]) -> Callable[[Pool], Rows]:
+    """Takes what ranks highest, by the pool and the live model's scores."""
+
+    def pick(pool: Pool) -> Rows:
+        if pool.scores is None:
+            return pick_random(pool)
+        rows = np.flatnonzero(pool.free)
+        keys = rank(pool, pool.scores)[rows]
+        return rows[np.argsort(-keys, kind="stable")[: pool.count]]
+
+    return pick
+
+
+Pick = Callable[[Pool], Rows]
+
+STRATEGIES: dict[str, Pick] = {
+    "mixed": pick_mixed,
+    "random": pick_random,
+    "highest": _greedy(lambda pool, scores: scores),
+    "threshold-greedy": _greedy(lambda pool, scores: -np.abs(scores - pool.threshold)),
+    "threshold": pick_threshold,
+    "variance": _greedy(lambda pool, scores: pool.sd),
+    "diverse": pick_diverse,
+}
+
+
+def strategy(name: str, more: Mapping[str, Pick] | None = None) -> Pick:
+    """By name, from STRATEGIES or `more`, or as a mix of shares `diverse/threshold/control` such
+    as `20/60/20`."""
+    if found := STRATEGIES.get(name) or (more or {}).get(name):
+        return found
+    try:
+        shares = [float(part) for part in name.split("/")]
+        if len(shares) == 3 and min(shares) >= 0 and math.isclose(sum(shares), 100):
+            return lambda pool: pick_mixed(pool, Mix(*shares))
+    except ValueError:
+        pass
+    raise Invalid(
+        f"There is no strategy “{name}”.",
+        f"There are: {', '.join(STRATEGIES)}, and mixes such as 20/60/20 "
+        "(diverse/threshold/control).",
+    )
+
+
+# --- one run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One strategy under one seed. `mae` (points of 0–10) and `error` (share on the wrong side of
+    the threshold) were measured on the rows `test` after so many `labels`, the first of `picks`."""
+
+    strategy: str
+    seed: int
+    test: Rows
+    picks: Rows
+    labels: NDArray[np.intp]
+    mae: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+def split(data: LabelledSet, seed: int) -> tuple[Rows, NDArray[np.bool_]]:
+    """The labelled rows that test, ascending, and the mask of the pool, which holds no row of a
+    tested group. Whole groups in random order test until they hold a quarter of the labels."""
+    labelled = np.isfinite(data.scores)
+    names, at = np.unique(data.groups, return_inverse=True)
+    sizes = np.bincount(at[labelled], minlength=len(names))
+    order = np.random.default_rng((seed, 0)).permutation(len(names))
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), TEST_SHARE * labelled.sum())) + 1
+    tested = np.isin(at, order[:enough])
+    return np.flatnonzero(tested & labelled), ~tested
+
+
+def run(
+    data: LabelledSet,
+    projection: Projection,
+    plan: Plan,
+    name: str,
+    seed: int,
+    more: Mapping[str, Pick] | None = None,
+) -> Run:
+    """Replay one strategy under one seed; `more` strategies besides the program's own."""
+    pick = strategy(name, more)
+    test, free = split(data, seed)
+    known = np.isfinite(data.scores)
+    first = np.random.default_rng((seed, 1)).permutation(np.flatnonzero(free & known))
+    picks = [int(row) for row in first[: plan.start]]
+    free[picks] = False
+    labels, mae, error = [], [], []
+    draws = np.random.default_rng((seed, 2))
+    while True:
+        rows = np.array(picks, np.intp)
+        scores, doubt, penalty = refit(data, projection, rows)
+        guess = data.scores[rows].mean() if scores is None else scores[test]
+        labels.append(len(picks))
+        mae.append(10 * float(np.mean(np.abs(guess - data.scores[test]))))
+        wrong = (guess >= plan.threshold) != (data.scores[test] >= plan.threshold)
+        error.append(float(np.mean(wrong)))
+        if len(picks) >= plan.budget:
+            break
+        wanted = min(len(picks) + plan.batch, plan.budget)
+        while (missing := wanted - len(picks)) > 0:
+            asked = missing * min(MOST_PASSED, math.ceil(free.sum() / (free & known).sum()))
+            pool = Pool(
+                projection.features, free, rows, scores, doubt, penalty, plan.threshold,
+                asked, int(draws.integers(2**31)),
+            )  # fmt: skip
+            shown = pick(pool)
+            # Shown one by one until so many labels are found; one without a label costs nothing.
+            shown = shown[: np.searchsorted(np.cumsum(known[shown]), missing) + 1]
+            free[shown] = False
+            picks += shown[known[shown]].tolist()
+    return Run(
+        name, seed, test, np.array(picks, np.intp),
+        np.array(labels), np.array(mae), np.array(error),
+    )  # fmt: skip
+
+
+def refit(
+    data: LabelledSet, projection: Projection, rows: Rows
+) -> tuple[Array | None, Callable[[], Array] | None, float | None]:
+    """Scores (N,), what works out their sd (N,), and penalty of the live head fitted on `rows`, as
+    the resident process makes them: a labelled image is judged by the fit without its group. None
+    while there is nothing to learn."""
+    try:
+        ridge = fit_ridge(data.x[rows], data.scores[rows], data.groups[rows], link="identity")
+    except NotTrainable:
+        return None, None, None
+    scores = ridge.predict(data.x)
+    scores[rows] = ridge.out_of_group
+    return scores, partial(posterior_sd, projection, rows, ridge, scores), ridge.penalty
+
+
+# --- all runs ----------------------------------------------------------------------------------
+
+
+def replay(
+    data: LabelledSet,
+    plan: Plan,
+    *,
+    processes: int | None = None,
+    more: Mapping[str, Pick] | None = None,
+) -> Iterator[tuple[int, int, Run]]:
+    """Every strategy under every seed, as they get done: (done, total, run). Runs are shared out
+    over `processes` (default: the cores). The plan may name `more` strategies, which must pickle.
+    Seed after seed: broken off by Ctrl-C, what came is of the first ones (see `finished`). Raises
+    `Invalid`."""
+    plan = planned(data, plan, more)
+    projection = project(data.x)
+    jobs = [(name, seed) for seed in plan.seed_numbers for name in plan.strategies]
+    workers = min(processes or os.cpu_count() or 1, len(jobs))
+    if workers == 1:
+        with threadpool_limits(1):
+            for done, (name, seed) in enumerate(jobs, 1):
+                yield done, len(jobs), run(data, projection, plan, name, seed, more)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _settle, (data, projection, plan, more)) as pool:
+        for done, made in enumerate(_in_order(pool, jobs, workers + 1), 1):
+            yield done, len(jobs), made
+
+
+_given: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]
+
+
+def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
+    """What can be told of a replay that was broken off: the seeds under which every strategy ran,
+    and their runs (none: no seed was finished)."""
+    whole = len(runs) // len(plan.strategies)
+    return replace(plan, seeds=whole), runs[: whole * len(plan.strategies)]
+
+
+def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int) -> Iterator[Run]:
+    """The runs in the order of the jobs. No more than `ahead` are ever under way: Ctrl-C goes to
+    this process, not to the pool's, and waits for those."""
+    left = iter(jobs)
+    asked: deque[Future[Run]] = deque()
+    while True:
+        while sum(not future.done() for future in asked) < ahead and (job := next(left, None)):
+            with _deaf_to_ctrl_c():
+                asked.append(pool.submit(_run_here, job))
+        if not asked:
+            return
+        wait([future for future in asked if not future.done()], return_when=FIRST_COMPLETED)
+        while asked and asked[0].done():
+            yield asked.popleft().result()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that begins in here never hears it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _settle(*given: Any) -> None:
+    global _given
+    _given = given
+    exit_with_parent()
+    threadpool_limits(1)
+
+
+def _run_here(job: tuple[str, int]) -> Run:
+    data, projection, plan, more = _given
+    return run(data, projection, plan, *job, more)
+
+
+def planned(data: LabelledSet, plan: Plan, more: Mapping[str, Pick] | None = None) -> Plan:
+    """The plan with the budget that every seed can afford: the labels outside its test split.
+    Raises `Invalid`, with a sentence for the person, where there is nothing to measure."""
+    if not plan.strategies:
+        raise Invalid("No strategy is named.", f"There are: {', '.join(STRATEGIES)}.")
+    for name in plan.strategies:
+        strategy(name, more)
+    if not 0 < plan.threshold < 1:
+        raise Invalid("The threshold is a percentage between 0 and 100.", "50 is the default.")
+    labelled = np.isfinite(data.scores)
+    count = int(labelled.sum())
+    if count == 0:
+        raise Invalid("None of the images has a score.", "Score some of them first.")
+    if np.ptp(data.scores[labelled]) == 0:
+        raise Invalid("All scores are the same, so there is nothing to tell apart.")
+    needed = math.ceil(FEWEST_TESTED / TEST_SHARE)
+    if count < needed:
+        raise Invalid(
+            f"Only {count} images have a score; {needed} are needed, a quarter of them to test.",
+            "Score a few more.",
+        )
+    if len(np.unique(data.groups[labelled])) < 2:
+        raise Invalid(
+            "All scored images are of one source, so none can test what the others teach.",
+            "Score images of other sources.",
+        )
+    affordable = min(
+        count - int(labelled[~split(data, seed)[1]].sum()) for seed in plan.seed_numbers
+    )
+    budget = min(plan.budget, affordable)
+    if budget <= plan.start:
+        what = "The budget is" if budget == plan.budget else "Besides those that test there are"
+        raise Invalid(
+            f"{what} {budget} labels, and the first {plan.start} are drawn at random: nothing is "
+            "left for a strategy to choose.",
+            "Begin with fewer (--start), or score more images of other sources.",
+        )
+    return replace(plan, budget=budget)

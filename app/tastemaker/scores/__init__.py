@@ -1,0 +1,32 @@
+"""Hand scores: events that only grow, and the labels that follow from them."""
+
+from tastemaker.scores.events import (
+    highest_event,
+    newest_event,
+    recent,
+    standing_events,
+    stands,
+)
+from tastemaker.scores.labels import (
+    UNBIASED_ORIGINS,
+    aggregate,
+    histogram,
+    histogram_text,
+    labels_at,
+    rebuild_labels,
+)
+from tastemaker.scores.recording import (
+    Forbidden,
+    Recorded,
+    parse_score,
+    record,
+    record_for,
+    record_many,
+    undo,
+)
+
+__all__ = [
+    "UNBIASED_ORIGINS", "Forbidden", "Recorded", "aggregate", "highest_event", "histogram",
+    "histogram_text", "labels_at", "newest_event", "parse_score", "rebuild_labels", "recent",
+    "record", "record_for", "record_many", "standing_events", "stands", "undo",
+]  # fmt: skip

@@ -1,0 +1,152 @@
+"""Labels: the current truth of each image, derived from its events.
+
+For each person the newest event that stands counts, and where several people scored an image, the
+project's `aggregate` of their scores is its label (stand-ins count only where no person spoke).
+`rebuild_labels` derives all of them anew.
+"""
+
+import functools
+import statistics
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm.util import identity_key
+from sqlmodel import Session, col, delete, func, select
+
+from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker.projects import Terms, on_holdout_side
+from tastemaker.scores.events import Said, highest_event, standing
+
+# Events of these origins were drawn without a look at any model or at the picture; only such
+# labels may judge a version.
+UNBIASED_ORIGINS = ("control", "import")
+
+
+def derive_label(
+    session: Session, project: Project | Terms, image_id: int, source_group: str, said: list[Said]
+) -> None:
+    """Make the label of one image agree with its standing events, oldest first; gone when nobody's
+    score stands."""
+    values = _label_from(project, image_id, source_group, said)
+    if values is not None:
+        statement = _upsert_label(session.get_bind().dialect.name)
+        session.connection().execute(statement, values)
+        known = session.identity_map.get(identity_key(Label, (project.id, image_id)))
+        if known is not None:
+            session.expire(known)
+        return
+    label = session.get(Label, (project.id, image_id))
+    if label is not None:
+        session.delete(label)
+        session.flush()
+
+
+def labels_at(session: Session, project: Project, event_high: int) -> dict[int, Label]:
+    """Every label as it stood right after the event `event_high`, by image id, derived from the
+    events alone in one pass. The rows are not attached to the session."""
+    events = session.exec(
+        select(ScoreEvent)
+        .where(ScoreEvent.project_id == project.id, col(ScoreEvent.id) <= event_high)
+        .order_by(col(ScoreEvent.id))
+    ).all()
+    stand_ins = set(session.exec(select(Annotator.id).where(col(Annotator.stand_in))))
+    about: dict[int, list[Said]] = {}
+    for e in events:
+        said = Said(
+            e.id, e.annotator_id, e.kind, e.value, e.undoes, e.origin, e.annotator_id in stand_ins
+        )
+        about.setdefault(e.image_id, []).append(said)
+    groups = dict(
+        session.execute(
+            select(Image.id, Image.source_group).where(
+                col(Image.id).in_(
+                    select(ScoreEvent.image_id).where(ScoreEvent.project_id == project.id)
+                )
+            )
+        ).all()
+    )
+    derived = {
+        image_id: _label_from(project, image_id, groups[image_id], standing(said))
+        for image_id, said in about.items()
+    }
+    return {image_id: Label(**values) for image_id, values in derived.items() if values}
+
+
+def rebuild_labels(session: Session, project: Project) -> int:
+    """Throw the project's labels away and derive them from the events. Returns how many there
+    are. The result equals what incremental derivation left (a test holds this)."""
+    session.execute(delete(Label).where(col(Label.project_id) == project.id))
+    session.expire_all()
+    labels = labels_at(session, project, highest_event(session, project))
+    session.add_all(labels.values())
+    session.flush()
+    return len(labels)
+
+
+def _label_from(
+    project: Project | Terms, image_id: int, source_group: str, said: list[Said]
+) -> dict[str, Any] | None:
+    """The columns of the label that follows from the standing events of an image, oldest first;
+    None without a score among them."""
+    scored = [event for event in said if event.kind == "set"]
+    if not scored:
+        return None
+    by_people = [event for event in scored if not event.stand_in]
+    per_person = {event.annotator_id: event for event in by_people or scored}
+    by_age = sorted(per_person.values(), key=lambda event: event.id)
+    holdout = on_holdout_side(project, source_group)
+    return {
+        "project_id": project.id,
+        "image_id": image_id,
+        "value": aggregate(project.aggregate, [event.value or 0 for event in by_age]),
+        "annotators": len(per_person),
+        "event_id": by_age[-1].id,
+        "holdout": holdout,
+        # How the image came to be scored at all decides; a later correction does not change that.
+        "measures": holdout and scored[0].origin in UNBIASED_ORIGINS,
+    }
+
+
+def aggregate(how: str, values: list[int]) -> float:
+    """One label from several people's scores, oldest first."""
+    if how == "newest":
+        return float(values[-1])
+    if how in ("lowest", "highest"):
+        return float(min(values) if how == "lowest" else max(values))
+    return float(statistics.fmean(values) if how == "mean" else statistics.median(values))
+
+
+@functools.cache
+def _upsert_label(dialect: str) -> Any:
+    insert = (postgres_insert if dialect == "postgresql" else sqlite_insert)(Label)
+    key = ("project_id", "image_id")
+    changed = {name: insert.excluded[name] for name in Label.model_fields if name not in key}
+    return insert.on_conflict_do_update(index_elements=key, set_=changed)
+
+
+# --- how many of each --------------------------------------------------------------------------
+
+
+def histogram(session: Session, project: Project) -> list[int]:
+    """Number of labels at each whole score 0–10 (a median of .5 counts for the even score)."""
+    counts = [0] * 11
+    rows = session.exec(
+        select(Label.value, func.count())
+        .where(Label.project_id == project.id)
+        .group_by(col(Label.value))
+    )
+    for value, count in rows:
+        counts[round(value)] += count
+    return counts
+
+
+def histogram_text(counts: list[int], raw: int) -> str:
+    """The histogram as the original's author prints it: one bar for every whole 1 % of all
+    images, `raw` being those without a score."""
+    total = sum(counts) + raw
+    lines = [f"{total} images in dataset."]
+    for name, count in [*((f"{score:3d}", n) for score, n in enumerate(counts)), ("raw", raw)]:
+        bars = "|" * (100 * count // total) if total else ""
+        lines.append(f"{name} - {count:4d} {bars}".rstrip())
+    return "\n".join(lines)

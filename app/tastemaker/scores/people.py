@@ -1,0 +1,149 @@
+"""How people score: how many images, how high beside the others, how far apart any two are.
+
+Each person scores on their own. What they say about the same images, compared, tells a strict
+person from a careless one, which the aggregated label hides. Everything is in points of 0–10.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+
+import numpy as np
+from sqlmodel import Session, col
+
+from tastemaker import scores
+from tastemaker.database.tables import Annotator, Project, ScoreEvent
+
+RESAMPLES = 1000
+FEWEST_SHARED = 5  # images two must have in common before anything is said about them
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `n` images with its 95 % bootstrap interval; all None while n is too small."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Habit:
+    """One person's scoring. `bias` is own score − mean of the others' on the same image, `error`
+    its size without the sign."""
+
+    person_id: int
+    name: str
+    scored: int
+    mean: float
+    newest: datetime
+    bias: Mean
+    error: Mean
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two people on the images both scored. `rank` is Spearman's correlation, None where one of
+    them gave a single score throughout."""
+
+    first: str
+    second: str
+    difference: Mean
+    error: Mean
+    rank: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    habits: list[Habit]
+    pairs: list[Pair]
+    shared: int  # images that two people or more have scored
+
+
+def agreement(session: Session, project: Project) -> Agreement:
+    """What the standing scores of a project's people say about each other. Stand-ins, which are
+    no people, are left out."""
+    said, newest, names = _said(session, project)
+    by_image: dict[int, dict[int, int]] = {}
+    for (person, image), value in said.items():
+        by_image.setdefault(image, {})[person] = value
+    shared = {image: by for image, by in by_image.items() if len(by) > 1}
+    habits = []
+    for person, name in names.items():
+        own = [value for (who, _), value in said.items() if who == person]
+        gaps = [
+            by[person] - float(np.mean([v for other, v in by.items() if other != person]))
+            for by in shared.values()
+            if person in by
+        ]
+        habits.append(
+            Habit(
+                person, name, len(own), float(np.mean(own)), newest[person],
+                bias=mean_of(gaps), error=mean_of(np.abs(gaps)),
+            )
+        )  # fmt: skip
+    pairs = []
+    for first, second in combinations(names, 2):
+        both = np.array(
+            [[by[first], by[second]] for by in shared.values() if first in by and second in by]
+        )
+        if len(both):
+            gap = both[:, 0] - both[:, 1]
+            pairs.append(
+                Pair(
+                    names[first], names[second], mean_of(gap), mean_of(np.abs(gap)),
+                    spearman(both[:, 0], both[:, 1]),
+                )
+            )  # fmt: skip
+    habits.sort(key=lambda habit: -habit.scored)
+    return Agreement(habits, pairs, len(shared))
+
+
+def mean_of(values: list[float] | np.ndarray) -> Mean:
+    """The mean with its percentile bootstrap interval, the same every time."""
+    array = np.asarray(values, np.float64)
+    n = len(array)
+    if n < FEWEST_SHARED:
+        return Mean(None, None, None, n)
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    low, high = np.quantile(array[drawn].mean(1), [0.025, 0.975])
+    return Mean(float(array.mean()), float(low), float(high), n)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation, −1 to 1, ties at their mid-rank."""
+    if len(a) < FEWEST_SHARED or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def _said(
+    session: Session, project: Project
+) -> tuple[dict[tuple[int, int], int], dict[int, datetime], dict[int, str]]:
+    """(person, image) → the score that stands; person → when they scored last; person → name."""
+    rows = session.execute(
+        scores.standing_events()
+        .with_only_columns(
+            col(ScoreEvent.annotator_id), col(ScoreEvent.image_id), col(ScoreEvent.value),
+            col(ScoreEvent.at), col(Annotator.name),
+        )
+        .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
+        .where(
+            ScoreEvent.project_id == project.id, ScoreEvent.kind == "set",
+            ~col(Annotator.stand_in),
+        )
+        .order_by(col(ScoreEvent.id))
+    ).all()  # fmt: skip
+    said: dict[tuple[int, int], int] = {}
+    newest: dict[int, datetime] = {}
+    names: dict[int, str] = {}
+    for person, image, value, at, name in rows:
+        said[person, image] = value
+        newest[person], names[person] = at, name
+    return said, newest, names

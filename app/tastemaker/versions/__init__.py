@@ -1,0 +1,37 @@
+"""Versions: numbered, immutable, verified files, of which one is active."""
+
+from tastemaker.versions.registry import (
+    activate,
+    active,
+    as_json,
+    base_name,
+    begin,
+    checkpoint_path,
+    config_path,
+    discard_predictions,
+    get,
+    listing,
+    make_ready,
+    named,
+    next_major,
+    verify,
+    write_file,
+)
+
+__all__ = [
+    "activate",
+    "active",
+    "as_json",
+    "base_name",
+    "begin",
+    "checkpoint_path",
+    "config_path",
+    "discard_predictions",
+    "get",
+    "listing",
+    "make_ready",
+    "named",
+    "next_major",
+    "verify",
+    "write_file",
+]

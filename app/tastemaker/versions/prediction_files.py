@@ -1,0 +1,127 @@
+"""A version's predictions in and out as CSV, JSON lines or Parquet.
+
+Numbers are written so that reading them gives the same ones. A file names the head that spoke by
+its SHA-256: predictions come back only to that head, and only for images it has not spoken about.
+"""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tastemaker import images, projects, versions
+from tastemaker.database import sessions
+from tastemaker.database.tables import Image, Prediction, Version
+from tastemaker.errors import Conflict, Invalid, TastemakerError
+from tastemaker.files import escape_formula
+from tastemaker.scores.score_files import ENDINGS, read_rows, unknown_ending
+
+SCHEMA = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("path", pa.string()),
+        ("aesthetic_score", pa.float64()),
+        ("out_of_fold", pa.float64()),
+        ("uncertainty", pa.float64()),
+        ("model_sha256", pa.string()),
+    ]
+)
+
+
+def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
+    """One row per predicted image: `aesthetic_score` is what the file says (0–1), `out_of_fold`
+    what a head says that never saw the image or a relative, where that differs."""
+    return [
+        {
+            "sha256": image.sha256,
+            "path": images.shown_path(session, image),
+            "aesthetic_score": row.score,
+            "out_of_fold": row.out_of_fold,
+            "uncertainty": row.uncertainty,
+            "model_sha256": version.sha256,
+        }
+        for image, row in session.execute(
+            select(Image, Prediction)
+            .join(Prediction, col(Prediction.image_id) == Image.id)
+            .where(Prediction.version_id == version.id)
+            .order_by(col(Image.id))
+        )
+    ]
+
+
+def prediction_bytes(session: Session, version: Version, ending: str) -> bytes:
+    """The predictions as a file of that ending. Raises `Invalid` for an unknown one."""
+    rows = rows_of(session, version)
+    if ending == ".parquet":
+        out = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out)
+        return out.getvalue()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if ending != ".csv":
+        raise unknown_ending(Path(f"predictions{ending}"))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, SCHEMA.names)
+    writer.writeheader()
+    writer.writerows(row | {"path": escape_formula(row["path"])} for row in rows)
+    return text.getvalue().encode()
+
+
+def import_predictions(
+    engine: Engine, project_name: str, number: str, file: Path
+) -> dict[str, int]:
+    """Bring predictions of a version back, all or nothing. Those that are there stay; one that
+    another head made, or of an image that is not in the library, refuses the file."""
+    if file.suffix.lower() not in ENDINGS:
+        raise unknown_ending(file)
+    rows = read_rows(file)
+    if not rows:
+        raise Invalid(f"{file.name} holds no row.", "Export predictions to see the columns.")
+    added = 0
+    with sessions.writing(engine) as session:
+        version = versions.named(session, projects.named(session, project_name), number)
+        for line, row in enumerate(rows, 1):
+            try:
+                prediction = _read(session, version, row)
+            except TastemakerError as error:
+                raise type(error)(
+                    f"Row {line} of {file.name}: {error.message} Nothing was recorded.", error.hint
+                ) from error
+            if session.get(Prediction, (version.id, prediction.image_id)) is None:
+                session.add(prediction)
+                added += 1
+    return {"added": added, "there_already": len(rows) - added}
+
+
+def _read(session: Session, version: Version, row: dict[str, Any]) -> Prediction:
+    if row.get("model_sha256") != version.sha256:
+        raise Conflict(
+            f"It was made by another head than {version.number}.",
+            "Import that head first, then its predictions.",
+        )
+    image = images.find_by_reference(session, str(row.get("sha256") or ""))
+    out_of_fold = row.get("out_of_fold")
+    return Prediction(
+        version_id=version.id,
+        image_id=image.id,
+        score=_share(row.get("aesthetic_score")),
+        out_of_fold=None if out_of_fold in (None, "") else _share(out_of_fold),
+        uncertainty=_share(row.get("uncertainty"), most=math.inf),
+    )
+
+
+def _share(given: Any, most: float = 1.0) -> float:
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (0 <= value <= most and math.isfinite(value)):
+        raise Invalid(f"“{str(given)[:40]}” is not a number from 0 to 1.")
+    return value

@@ -1,0 +1,448 @@
+"""The worker: a clock, the resident model process, and one spawned child per long job.
+
+A child does the work and writes its results itself (guarded by the fence); what it says about its
+progress comes through a pipe, and the worker writes that to the job's row. Cancelling is TERM,
+then KILL. A child that dies without a word gives its job back to the queue, three times.
+
+Only one worker runs per home folder: it holds a file lock for as long as it lives, and the system
+lets go of the lock however the worker ends. So whoever gets the lock knows that every job marked
+as running is an orphan, and takes it up at once.
+"""
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine
+
+from tastemaker import files, jobs
+from tastemaker.config import Settings
+from tastemaker.database import backups, sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Job
+from tastemaker.errors import TastemakerError, Unavailable
+from tastemaker.jobs.context import JobContext
+from tastemaker.live import model_process
+from tastemaker.processes import JOB_NICENESS, lower_priority
+from tastemaker.training import auto_train
+from tastemaker.versions import file_checks
+
+log = logging.getLogger(__name__)
+
+# What each kind of job runs, by name: the modules import torch, which only children pay for.
+# Each kind has one lane: a long embedding does not hold up an import, nor a training.
+HANDLERS = {
+    "import": "tastemaker.importing.imports:run",
+    "embed": "tastemaker.embeddings:run",
+    "train": "tastemaker.training.retrain:run",
+    "demo": "tastemaker.sample.demo:run",
+    "predict": "tastemaker.versions.predictions:run",
+    "test-run": "tastemaker.evaluation.test_runs:run",
+    "adopt": "tastemaker.publishing.import_head:run",
+}
+
+TICK_SECONDS = 0.2
+HEARTBEAT_SECONDS = 10.0
+LEASE_SECONDS = 30.0
+KILL_AFTER_SECONDS = 5.0
+AUTO_TRAIN_SECONDS = 5.0
+SWEEP_HOURS = 24
+
+spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class Running:
+    """A child at work on a job, and what it said that is not written down yet."""
+
+    claim: jobs.Claim
+    kind: str
+    process: Any
+    pipe: Connection
+    fields: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    ending: tuple[str, Any] | None = None  # how the child says it ended, and with what
+    beat: float = 0.0
+    told_to_stop: float | None = None
+
+
+# --- in the child ------------------------------------------------------------------------------
+
+
+def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
+    """Entry point of a job's process: run the handler, send how it ended."""
+    lower_priority(JOB_NICENESS)
+    engine = sessions.make_engine(settings)
+    with sessions.reading(engine) as session:
+        job = jobs.get(session, job_id)
+    work = JobContext(
+        settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
+    )
+    module, function = HANDLERS[job.kind].split(":")
+    try:
+        files.require_free_space(settings.root, settings.min_free_gb)
+        result = getattr(importlib.import_module(module), function)(work)
+        pipe.send(("done", result))
+    except jobs.LostJob:
+        pipe.send(("lost", None))
+    except TastemakerError as error:
+        pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
+    except BaseException as error:  # whatever it is, it must reach the job's page
+        work.log(traceback.format_exc(limit=8))
+        pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
+
+
+# --- the worker --------------------------------------------------------------------------------
+
+
+class Worker:
+    """Runs jobs until told to stop. The invariant: a job in `running` has exactly one child here,
+    and each lane at most one job."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings, self.engine = settings, engine
+        self.running: list[Running] = []
+        self._seen: dict[int, tuple[int, float]] = {}  # job -> (heartbeat, when it last moved)
+        self._turn = threading.Lock()  # the clock ticks in a thread of its own
+        self._stopped = False
+
+    def tick(self) -> None:
+        """Listen to the children, then start what is queued."""
+        with self._turn:
+            if not self._stopped:
+                self._tick()
+
+    def _tick(self) -> None:
+        for running in list(self.running):
+            self._attend(running)
+        free = set(HANDLERS) - {running.kind for running in self.running}
+        while free:
+            with sessions.reading(
+                self.engine
+            ) as session:  # cheap look first: no write lock when idle
+                if not any(job.kind in free for job in jobs.unfinished(session)):
+                    return
+            with sessions.writing(self.engine) as session:
+                taken = jobs.claim_next(session, free)
+            if taken is None:
+                return
+            free.discard(taken[0].kind)
+            self._start(*taken)
+
+    def _start(self, job: Job, claim: jobs.Claim) -> None:
+        ours, theirs = spawn.Pipe(duplex=False)
+        process = spawn.Process(
+            target=child_main,
+            args=(self.settings, claim.job_id, claim.fence, theirs),
+            name=f"tastemaker-{job.kind}-{claim.job_id}",
+        )
+        process.start()
+        theirs.close()
+        self.running.append(Running(claim, job.kind, process, ours, beat=time.monotonic()))
+        log.info("job %s (%s) started, attempt %s", claim.job_id, job.kind, job.attempts)
+
+    def _attend(self, running: Running) -> None:
+        alive = running.process.is_alive()
+        self._listen(running)
+        try:
+            self._write_down(running)
+            stopping = running.told_to_stop
+            if stopping is not None and time.monotonic() - stopping > KILL_AFTER_SECONDS:
+                running.process.kill()
+            if alive and running.ending is None:
+                return
+            join_or_kill(running.process)
+            self._listen(running)
+            self._write_down(running)
+            self._conclude(running)
+        except jobs.LostJob:
+            log.warning("job %s was taken over by another worker", running.claim.job_id)
+            running.process.kill()
+            running.process.join()
+        self.running.remove(running)
+        running.pipe.close()
+
+    def _listen(self, running: Running) -> None:
+        try:
+            while running.pipe.poll():
+                kind, value = running.pipe.recv()
+                if kind == "progress":
+                    running.fields |= value
+                elif kind == "log":
+                    running.lines.append(value)
+                else:
+                    running.ending = (kind, value)
+        except (EOFError, OSError):
+            pass  # the child is gone; `_attend` sees that
+
+    def _write_down(self, running: Running) -> None:
+        """Progress, log and heartbeat in one small transaction; then whether to stop."""
+        due = time.monotonic() - running.beat >= HEARTBEAT_SECONDS
+        if running.fields or running.lines or due:
+            with sessions.writing(self.engine) as session:
+                stop = jobs.report(session, running.claim, **running.fields)
+                for line in running.lines:
+                    jobs.log(session, running.claim.job_id, line)
+            running.fields, running.lines, running.beat = {}, [], time.monotonic()
+        else:
+            with sessions.reading(self.engine) as session:
+                stop = jobs.get(session, running.claim.job_id).cancel_requested
+        if stop and running.told_to_stop is None:
+            running.told_to_stop = time.monotonic()
+            running.process.terminate()
+
+    def _conclude(self, running: Running) -> None:
+        kind, value = running.ending or ("killed", None)
+        claim = running.claim
+        with sessions.writing(self.engine) as session:
+            if kind == "done":
+                jobs.finish(session, claim, value or {})
+            elif running.told_to_stop is not None:
+                jobs.cancelled(session, claim)
+                jobs.log(session, claim.job_id, "cancelled")
+            elif kind == "failed":
+                jobs.fail(session, claim, str(value))
+                jobs.log(session, claim.job_id, str(value))
+            elif kind != "lost":
+                code = running.process.exitcode
+                reason = value or (
+                    f"Its process was ended from outside (signal {-code})."
+                    if code is not None and code < 0
+                    else f"Its process ended unexpectedly (exit code {code})."
+                )
+                state = jobs.give_back(session, claim, reason)
+                jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
+        log.info("job %s ended: %s", claim.job_id, kind)
+
+    def reap(self) -> None:
+        """Give back jobs of other workers whose heartbeat has not moved for a lease, by this
+        machine's monotonic clock: the wall clock may jump."""
+        ours = {running.claim.job_id for running in self.running}
+        with sessions.reading(self.engine) as session:
+            beats = {
+                job.id: job.heartbeat
+                for job in jobs.unfinished(session)
+                if job.state == "running" and job.id not in ours
+            }
+        moment = time.monotonic()
+        self._seen = {
+            job_id: self._seen[job_id]
+            if job_id in self._seen and self._seen[job_id][0] == beat
+            else (beat, moment)
+            for job_id, beat in beats.items()
+        }
+        dead = [j for j, (_, since) in self._seen.items() if moment - since > LEASE_SECONDS]
+        if dead:
+            with sessions.writing(self.engine) as session:
+                jobs.requeue_orphans(session, dead)
+
+    def stop(self) -> None:
+        """End the children; their jobs go back to the queue untouched by the attempt. Nothing is
+        started after this."""
+        with self._turn:
+            self._stopped = True
+            self._end_children()
+
+    def _end_children(self) -> None:
+        for running in self.running:
+            running.process.terminate()
+        for running in self.running:
+            join_or_kill(running.process)
+        if self.running:
+            with sessions.writing(self.engine) as session:
+                jobs.requeue_orphans(session, [r.claim.job_id for r in self.running], counts=False)
+        self.running.clear()
+
+
+class Resident:
+    """The resident model process: started, watched, started again until told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.process: Any = None
+        self._not_before = 0.0
+        self._turn = threading.Lock()  # the clock ticks in a thread of its own
+        self._stopped = False
+
+    def tend(self) -> None:
+        with self._turn:
+            if not self._stopped:
+                self._tend()
+
+    def _tend(self) -> None:
+        if self.process is not None and self.process.is_alive():
+            return
+        if self.process is not None:
+            log.warning("the resident model process ended (%s)", self.process.exitcode)
+            self.process = None
+            self._not_before = time.monotonic() + 2.0
+        if time.monotonic() >= self._not_before:
+            self.process = spawn.Process(
+                target=model_process.main, args=(self.settings,), name="tastemaker-resident"
+            )
+            self.process.start()
+
+    def stop(self) -> None:
+        with self._turn:
+            self._stopped = True
+            if self.process is not None:
+                self.process.terminate()
+                join_or_kill(self.process)
+
+
+def join_or_kill(process: Any) -> None:
+    process.join(KILL_AFTER_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+# --- running it --------------------------------------------------------------------------------
+
+
+def the_lock(settings: Settings) -> FileLock:
+    return FileLock(settings.root / "worker.lock")
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a worker holds the lock of this home folder."""
+    lock = the_lock(settings)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def run_forever(settings: Settings) -> None:
+    """The `tastemaker worker` command. Raises `Timeout` when another worker is at work. Under
+    `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
+    server does."""
+    engine = migrate(settings)
+    parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
+    lock = the_lock(settings)
+    if _comes_to_hold(lock, parent):
+        try:
+            _run(settings, engine, parent)
+        finally:
+            lock.release()
+
+
+def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
+    """Wait for the lock; under a server for as long as that lives. False when it ended first."""
+    while True:
+        try:
+            lock.acquire(timeout=10 if parent is None else 1)
+            return True
+        except Timeout:
+            if parent is None:
+                raise
+            if os.getppid() != parent:
+                return False
+
+
+def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
+    with sessions.writing(engine) as session:
+        jobs.requeue_orphans(session)
+    worker, resident = Worker(settings, engine), Resident(settings)
+    scheduler = BackgroundScheduler(
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    if parent is None:  # else the web process does it
+        file_checks.look_over(engine, settings)
+
+    # A signal's handler runs between any two instructions of this thread, which may hold any lock:
+    # so it takes none, and this thread does nothing but wait for its word.
+    to_end, say = os.pipe()
+
+    def end(*_: Any) -> None:
+        os.write(say, b".")
+
+    def watch_parent() -> None:
+        if parent is not None and os.getppid() != parent:
+            end()
+
+    scheduler.add_job(patiently(worker.tick), "interval", seconds=TICK_SECONDS)
+    scheduler.add_job(patiently(worker.reap), "interval", seconds=5)
+    scheduler.add_job(resident.tend, "interval", seconds=1)
+    scheduler.add_job(watch_parent, "interval", seconds=1)
+    scheduler.add_job(
+        files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
+        next_run_time=datetime.now(UTC),
+    )  # fmt: skip
+    scheduler.add_job(
+        patiently(auto_train.tick), "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+    )
+    scheduler.add_job(
+        patiently(backups.nightly), "interval", args=(settings,), hours=1,
+        next_run_time=datetime.now(UTC),
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    scheduler.start()
+    try:
+        resident.tend()
+        os.read(to_end, 1)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):  # it is ending, and need not be told again
+            signal.signal(number, signal.SIG_IGN)
+        scheduler.shutdown(wait=False)
+        resident.stop()
+        worker.stop()
+
+
+def patiently(do: Callable[..., Any]) -> Callable[..., None]:
+    """The same, but what a person would be told (the database is busy, or damaged) is a line in the
+    log, and no traceback: the clock comes round again."""
+
+    def tried(*args: Any) -> None:
+        try:
+            do(*args)
+        except TastemakerError as error:
+            log.warning("%s was not done: %s", do.__name__, error)
+
+    return tried
+
+
+def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
+    """Work in this process until `finished()`: for a command that found no live worker. If one
+    comes up meanwhile, leave the work to it."""
+    lock = the_lock(settings)
+    worker = Worker(settings, engine)
+    owner = False
+    try:
+        while not finished():
+            if not owner:
+                try:
+                    lock.acquire(timeout=0)
+                    owner = True
+                    with sessions.writing(engine) as session:
+                        jobs.requeue_orphans(session)
+                except Timeout:
+                    pass
+            if owner:
+                with contextlib.suppress(Unavailable):  # a busy database: the next tick tries again
+                    worker.tick()
+            pipes = [running.pipe for running in worker.running]
+            if pipes:
+                wait(pipes, timeout=TICK_SECONDS)
+            else:
+                threading.Event().wait(TICK_SECONDS)
+    finally:
+        worker.stop()
+        if owner:
+            lock.release()

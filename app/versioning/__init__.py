@@ -1,1 +1,0 @@
-"""Versions and what they say: published files, predictions, checks."""
