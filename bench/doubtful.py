@@ -24,7 +24,7 @@ from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 from bench import fresh, labelled
-from tastemaker.learning.label_issues import doubts
+from tastemaker.learning.label_issues import label_issues
 from tastemaker.learning.ridge import fit_ridge, project
 
 JUDGES = ("handwriting", "emoji")
@@ -88,8 +88,8 @@ def rank(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> dict[st
     return {
         "residual": np.abs(by_fold.out_of_group - y),
         "cleanlab": -theirs.label_quality.to_numpy(),
-        "ours": -doubts(features, y, folds, by_fold).quality,
-        "live": -doubts(features, y, groups, by_group).quality,
+        "ours": -label_issues(features, y, folds, by_fold).quality,
+        "live": -label_issues(features, y, groups, by_group).quality,
     }
 
 
@@ -112,7 +112,7 @@ def seconds(labels: int = 3000, features: int = 1280) -> float:
     took = []
     for _ in range(3):
         start = time.process_time()
-        doubts(seen, y, np.arange(labels), ridge)
+        label_issues(seen, y, np.arange(labels), ridge)
         took.append(time.process_time() - start)
     return min(took)
 

@@ -20,7 +20,7 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
 from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import doubts
+from tastemaker.learning.label_issues import label_issues
 from tastemaker.learning.ridge import (
     PENALTIES,
     ROWS_AT_ONCE,
@@ -114,7 +114,7 @@ def searches(
     for side in ("fp", "fn"):
         suspected(side, features, scores, sd, candidates, labelled=labelled, labels=labels)
     groups = np.arange(len(labelled))
-    doubts(features[labelled], labels, groups, ridge)
+    label_issues(features[labelled], labels, groups, ridge)
     contradictions(features[labelled], labels, groups)
 
 

@@ -35,7 +35,7 @@ from tastemaker.learning.blending import blend
 from tastemaker.learning.folds import TrainingSet, split_rows
 from tastemaker.learning.linear import fit_linear
 from tastemaker.learning.recipes import recipe_named
-from tastemaker.learning.sgd import fit_by_descent
+from tastemaker.learning.sgd import fit_by_sgd
 from tastemaker.learning.training import FEWEST_FOR_DESCENT, Trained, finish
 
 FIRST_SEED = 60  # earlier ones were looked at while `auto` was made
@@ -50,7 +50,7 @@ def heads(
     again; and the share of the network."""
     split = split_rows(data.x, data.y, data.groups, data.holdout, folds=None, seed=seed)
     fits = {
-        name: (fit_linear if name == "ridge" else fit_by_descent)(
+        name: (fit_linear if name == "ridge" else fit_by_sgd)(
             data, split, recipe_named(name, seed=seed)
         )
         for name in recipes

@@ -32,7 +32,7 @@ from tastemaker.learning.heads import Scorer
 from tastemaker.learning.original import OneByOne
 from tastemaker.learning.precision import matrix_type
 from tastemaker.learning.recipes import Recipe, recipe_named
-from tastemaker.learning.sgd import fit_by_descent
+from tastemaker.learning.sgd import fit_by_sgd
 from tastemaker.learning.training import train
 
 WIDTH = 768  # of the embeddings in the speed test: CLIP ViT-L/14
@@ -92,7 +92,7 @@ def ours(data: TrainingSet, samples: int) -> float:
         data.x, data.y, data.groups, data.holdout, folds=recipe.folds, seed=recipe.seed
     )
     start = time.perf_counter()
-    fit = fit_by_descent(data, split, recipe)
+    fit = fit_by_sgd(data, split, recipe)
     members = len(fit.members) + 1
     return members * fit.recipe.samples / (time.perf_counter() - start)
 

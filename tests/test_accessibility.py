@@ -113,7 +113,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         me = projects.annotator(session, world.settings.annotator)
         accounts.add(session, "Mira", "a long enough password")
         comparisons.record(session, project, me, 4, 10, "first")
-        saved_filters.save(session, project, "Good ones", filters.Filter(label_min=7))
+        saved_filters.save(session, project, "Good ones", filters.LibraryFilter(label_min=7))
         tags.add(session, range(1, 9), ["portrait"])
         row = slices.add(session, project, "tag", {"tag": "portrait"})
         expectations.expect(session, project, row.id, "mean", "at most", 0.3)
@@ -157,7 +157,7 @@ def ask_about_a_picture(world: World) -> None:
             "similarity": 0.83}  # fmt: skip
     told = {"picture": picture, "said": [said], "neighbours": [near], "project_id": 1,
             "name": "mine.jpg"}  # fmt: skip
-    preview_uploads.keep(world.settings, token, json.loads(json.dumps(told)))
+    preview_uploads.store_upload(world.settings, token, json.loads(json.dumps(told)))
 
 
 @pytest.fixture(scope="module")

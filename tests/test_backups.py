@@ -25,7 +25,7 @@ from tastemaker.database import backups, sessions
 from tastemaker.database.tables import Image, Job, LoginSession, now
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.pages.app import create_app
-from tastemaker.worker import the_lock
+from tastemaker.worker import worker_lock
 from tests.conftest import environment, serving
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def test_what_was_there_is_kept_and_can_come_back(world: World, tmp_path: Path) 
 
 
 def accounts_person(session: Any) -> Any:
-    return accounts.every(session)[0]
+    return accounts.list_all(session)[0]
 
 
 def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
@@ -265,7 +265,7 @@ def test_without_space_nothing_is_written(world: World, tmp_path: Path) -> None:
         backups.back_up(short, tmp_path / "other.zip")
     with pytest.raises(StorageFull, match="kept free"):
         backups.restore(short, path)
-    assert backups.nightly(short) is None
+    assert backups.nightly_backup(short) is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["all.zip", "home"]
     assert everything(world.settings) == was
 
@@ -300,7 +300,7 @@ def test_postgresql_is_sent_to_its_own_programs(tmp_path: Path) -> None:
         backups.back_up(settings)
     with pytest.raises(Invalid, match="pg_restore"):
         backups.restore(settings, tmp_path / "all.zip")
-    assert backups.nightly(settings) is None
+    assert backups.nightly_backup(settings) is None
 
 
 def test_a_database_elsewhere_is_not_mistaken_for_the_one_in_the_home_folder(
@@ -315,7 +315,7 @@ def test_a_database_elsewhere_is_not_mistaken_for_the_one_in_the_home_folder(
         backups.back_up(elsewhere, tmp_path / "other.zip")
     with pytest.raises(Invalid, match="not the one in the home folder"):
         backups.restore(elsewhere, path)
-    assert backups.nightly(elsewhere) is None
+    assert backups.nightly_backup(elsewhere) is None
     assert not (tmp_path / "other.zip").exists()
     assert sorted(world.settings.root.rglob("*")) == before
     named = world.settings.model_copy(
@@ -381,31 +381,31 @@ def test_killed_while_restoring_the_old_or_the_new_is_there(
 
 def test_the_database_is_copied_every_night_and_three_copies_are_kept(world: World) -> None:
     settings = world.settings
-    made = backups.nightly(settings)
+    made = backups.nightly_backup(settings)
     assert made is not None
-    assert backups.nightly(settings) is None, "it is not a day old"
+    assert backups.nightly_backup(settings) is None, "it is not a day old"
     for day in range(1, 5):
         older = made.with_name(f"nightly-2020010{day}-000000.db")
         shutil.copy(made, older)
         os.utime(older, (day * 86_400, day * 86_400))
     made.unlink()
-    again = backups.nightly(settings)
+    again = backups.nightly_backup(settings)
     assert again is not None
     kept = sorted(path.name for path in settings.backups.iterdir())
     assert kept == ["nightly-20200103-000000.db", "nightly-20200104-000000.db", again.name]
     in_an_hour = again.stat().st_mtime + 3600
     os.utime(again, (in_an_hour, in_an_hour))
-    assert backups.nightly(settings, hours=-2) is None, "nothing was written since"
+    assert backups.nightly_backup(settings, hours=-2) is None, "nothing was written since"
     old = rows(closed(world).settings)
     backups.restore(settings, again)
     assert rows(settings) == old
 
 
 def test_without_scores_or_with_damage_there_is_no_copy(world: World, tmp_path: Path) -> None:
-    assert backups.nightly(make_world(tmp_path / "bare").settings) is None
+    assert backups.nightly_backup(make_world(tmp_path / "bare").settings) is None
     settings = world.settings
     assert not list(settings.backups.iterdir())
-    made = backups.nightly(settings)
+    made = backups.nightly_backup(settings)
     assert made is not None
     os.utime(made, (0, 0))
     closed(world)
@@ -414,7 +414,7 @@ def test_without_scores_or_with_damage_there_is_no_copy(world: World, tmp_path: 
     data[8192:] = b"\xff" * (len(data) - 8192)
     database.write_bytes(data)
     with pytest.raises(Invalid, match="damaged"):
-        backups.nightly(settings)
+        backups.nightly_backup(settings)
     assert [path.name for path in settings.backups.iterdir()] == [made.name]
 
 
@@ -447,5 +447,5 @@ def test_by_command_beside_the_running_program(
     assert Path(again["kept"]).is_dir()
     bad = tastemaker("restore", ROOT / "README.md", home=elsewhere)
     assert bad.returncode == 1 and "is not a backup" in bad.stderr
-    with the_lock(settings_in(elsewhere)).acquire(timeout=0):
+    with worker_lock(settings_in(elsewhere)).acquire(timeout=0):
         assert "is running" in tastemaker("restore", path, home=elsewhere).stderr

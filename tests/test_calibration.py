@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from tastemaker.learning.calibration import Calibrated, Stretch, calibrate, fit_stretch
+from tastemaker.learning.calibration import Calibrated, LogitScaling, calibrate, fit_logit_scaling
 from tastemaker.learning.heads import Scorer
 from tastemaker.learning.linear import Constant, fit_linear
 from tastemaker.learning.recipes import recipe_named
@@ -25,7 +25,7 @@ def squeezed(n=400, by=0.4, seed=0):
 
 def test_squeezed_scores_are_stretched_back():
     scores, y = squeezed()
-    stretch = fit_stretch(scores, y)
+    stretch = fit_logit_scaling(scores, y)
     assert stretch.slope == pytest.approx(2.5, rel=0.1)
     assert stretch.intercept == pytest.approx(0, abs=0.1)
     assert np.abs(stretch(scores) - y).mean() < np.abs(scores - y).mean() / 3
@@ -35,14 +35,14 @@ def test_squeezed_scores_are_stretched_back():
 @given(st.integers(2, 12), st.integers(0, 2**32 - 1))
 def test_few_labels_do_not_ask_for_the_absurd(n, seed):
     random = np.random.default_rng(seed)
-    stretch = fit_stretch(random.random(n), random.integers(0, 11, n) / 10)
+    stretch = fit_logit_scaling(random.random(n), random.integers(0, 11, n) / 10)
     assert 0.3 < stretch.slope < 4.5
     assert np.isfinite(stretch(np.array([0.0, 0.5, 1.0]))).all()
 
 
 def test_a_stretch_keeps_the_order():
     scores = np.linspace(0.01, 0.99, 50)
-    assert (np.diff(Stretch(1.7, -0.4)(scores)) > 0).all()
+    assert (np.diff(LogitScaling(1.7, -0.4)(scores)) > 0).all()
 
 
 def fitted(noise=0.0):
@@ -59,7 +59,7 @@ def test_what_helps_is_folded_into_the_exported_head():
     kept, found = calibrate(worse, data.y, split.groups, split.fold, 0.5)
     assert found["kept"]
     assert found["mae"]["verdict"] == "better"
-    stretch = Stretch(found["slope"], found["intercept"])
+    stretch = LogitScaling(found["slope"], found["intercept"])
     before, after = Scorer(fit.tensors)(data.x), Scorer(kept.tensors)(data.x)
     assert np.abs(after - stretch(before)).max() < 1e-4
     assert all(isinstance(member, Calibrated) for member in kept.members)
@@ -86,4 +86,6 @@ def test_a_fold_has_no_say_in_how_it_is_stretched():
     other = calibrate(bent, y, split.groups, split.fold, 0.5)[0]
     if other is not bent:
         assert np.array_equal(one.oof[mine], other.oof[mine])
-    assert np.array_equal(Calibrated(Constant(0.3), Stretch())(data.x), np.float32([0.3] * 200))
+    assert np.array_equal(
+        Calibrated(Constant(0.3), LogitScaling())(data.x), np.float32([0.3] * 200)
+    )

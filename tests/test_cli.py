@@ -487,7 +487,7 @@ def test_a_published_version_scores_stored_vectors_as_its_file_says(
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
     with sessions.reading(engine) as session:
-        _, x = embeddings.project_matrix(session, projects.named(session, "Sample"))
+        _, x = embeddings.project_matrix(session, projects.by_name(session, "Sample"))
     np.save(tmp_path / "x.npy", x)
     file = done("versions", "show", "Sample", number, "--json").json["file"]
     truth = forward(load_file(file), x)
@@ -632,7 +632,7 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
     engine = migrate(settings)
     file_of = done("versions", "show", "Sample", "v1.1", "--json").json["file"]
     with sessions.reading(engine) as session:
-        project = projects.named(session, "Sample")
+        project = projects.by_name(session, "Sample")
         assert project.encoder_id is not None
         by_hash = {path.parent.name + path.stem: number for number, path in enumerate(stored)}
         known = {

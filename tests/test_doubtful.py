@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
-from tastemaker.learning.label_issues import FEWEST, doubts
+from tastemaker.learning.label_issues import FEWEST, label_issues
 from tastemaker.learning.ridge import fit_ridge, project
 
 
 def judged(x: np.ndarray, y: np.ndarray, groups: np.ndarray):  # type: ignore[no-untyped-def]
-    return doubts(project(x).features, y, groups, fit_ridge(x, y, groups, link="identity"))
+    return label_issues(project(x).features, y, groups, fit_ridge(x, y, groups, link="identity"))
 
 
 def linear(n: int, slips: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ def test_what_no_straight_line_explains_is_learned_from_the_nearest_images() -> 
     slipped[random.permutation(900)[:90]] = True
     y = np.where(slipped, (np.round(9 * y) + random.integers(1, 10, 900)) % 10 / 9, y)
     ridge = fit_ridge(x, y, link="identity")
-    found = doubts(project(x).features, y, np.arange(900), ridge)
+    found = label_issues(project(x).features, y, np.arange(900), ridge)
     plain = average_precision_score(slipped, np.abs(ridge.out_of_group - y))
     assert average_precision_score(slipped, -found.quality) > plain + 0.1
 

@@ -145,7 +145,7 @@ def test_a_file_that_is_no_longer_the_published_one_is_in_no_export(
     elif damage == "swapped":
         save_file({"up.0.weight": np.zeros(1, np.float32)}, path)
     with sessions.reading(home.engine) as session, pytest.raises((Conflict, NotFound)):
-        exports.everything(session, home.settings, version)
+        exports.export_all(session, home.settings, version)
 
 
 def test_a_damaged_sidecar_is_told_and_not_made_up(trained: tuple[Home, Version]) -> None:
@@ -178,13 +178,13 @@ def test_an_altered_sidecar_is_in_no_export_and_its_page_says_so(
     else:
         written = json.loads(said)
     with sessions.reading(home.engine) as session:
-        assert file_checks.prove(session, home.settings, version).sidecar
+        assert file_checks.verify_scores(session, home.settings, version).sidecar
         path.write_text(json.dumps(written))
-        assert not file_checks.prove(session, home.settings, version).sidecar
+        assert not file_checks.verify_scores(session, home.settings, version).sidecar
         with pytest.raises(Conflict, match="altered"):
             exports.config(session, home.settings, version)
         with pytest.raises(Conflict, match="altered"):
-            exports.everything(session, home.settings, version)
+            exports.export_all(session, home.settings, version)
 
 
 def test_the_best_tenth_begins_where_a_tenth_of_the_images_lies_above(
@@ -279,7 +279,7 @@ def test_labels_come_back_with_who_said_them_and_when(
     told = score_files.import_scores(scored.engine, "Copy", file)
     assert told == {"recorded": 24, "unchanged": 0, "overruled": 0}
     with sessions.reading(scored.engine) as session:
-        copy = projects.named(session, "Copy")
+        copy = projects.by_name(session, "Copy")
         after = [tuple(row.values()) for row in score_files.labels_of(session, copy)]
         labels = [
             dict(session.execute(select(Label.image_id, Label.value).where(
@@ -406,7 +406,7 @@ def test_the_originals_folders_come_back_with_every_vector_and_score(
         )
     imports.run(work_on(other, engine, job.id))
     with sessions.reading(engine) as session:
-        project = projects.named(session, "Taste")
+        project = projects.by_name(session, "Taste")
         labels = dict(session.execute(select(Label.image_id, Label.value)).all())
         ids, x = embeddings.project_matrix(session, project)
     engine.dispose()
@@ -433,7 +433,7 @@ def test_the_zip_holds_everything_once_and_its_sums_are_right(
 ) -> None:
     home, version = trained
     with sessions.reading(home.engine) as session:
-        parts = exports.everything(session, home.settings, version)
+        parts = exports.export_all(session, home.settings, version)
     stem = exports.stem(version)
     content = b"".join(exports.zipped(parts, stem, version.created_at))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

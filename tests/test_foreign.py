@@ -22,7 +22,7 @@ from tastemaker.errors import CheckpointError, Conflict, Invalid, NotTrainable, 
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import layout
 from tastemaker.publishing import exports, import_head
-from tastemaker.publishing.foreign_files import read_foreign
+from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import record
 from tastemaker.training import retrain
 from tastemaker.versions import version_report
@@ -175,7 +175,7 @@ def test_a_score_file_becomes_v0_0_predicts_every_image_and_is_active(
     assert (version.number, version.active, version.parent_id) == ("v0.0", True, None)
     told = run_head(load_strictly(head, 1), home.x)
     np.testing.assert_allclose(home.said(version), told, atol=2e-6)
-    words = version_report.recipe_in_words(version)
+    words = version_report.recipe_sentence(version)
     assert words == f"It was not trained here, but brought in from {head.name}."
 
 
@@ -219,7 +219,7 @@ def test_a_class_file_leaves_with_its_labels_and_runs_in_an_independent_loader(
     }
     chances = run_head(load_strictly(out, written["model_params"]["outputs"]), home.x)
     np.testing.assert_allclose(home.said(version), 1 - chances[:, 0], atol=2e-6)
-    again = read_foreign(out, config=sidecar)
+    again = read_foreign_head(out, config=sidecar)
     assert again.labels == ("Kind 0", "Kind 1", "Kind 2")
 
 
@@ -299,7 +299,7 @@ def test_an_import_killed_half_way_goes_on_under_the_same_number(
         with pytest.raises(KeyboardInterrupt):
             import_head.run(work)
     with sessions.reading(home.engine) as session:
-        assert versions.listing(session, home.project(session)) == []
+        assert versions.list_ready(session, home.project(session)) == []
     assert import_head.run(work)["version"] == "v0.0"
     assert import_head.run(work)["version"] == "v0.0", "a third time it is only told"
     assert list(home.settings.incoming.iterdir()) == []

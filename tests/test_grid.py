@@ -16,7 +16,7 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Label
 from tastemaker.errors import Invalid
 from tastemaker.scores import batches
-from tastemaker.scores.batches import Chosen
+from tastemaker.scores.batches import BatchItem
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def test_undoing_every_batch_leaves_what_was_before(said: list[tuple[set[int], i
             project, person = world.project(session), projects.annotator(session, "me")
             states = [labels(session)]
             for number, (images, value) in enumerate(said):
-                chosen = [Chosen(image) for image in images]
+                chosen = [BatchItem(image) for image in images]
                 batches.record_batch(session, project, person, chosen, "set", value, f"k{number}")
                 session.expire_all()
                 states.append(labels(session))
             for number, (images, _) in reversed(list(enumerate(said))):
                 inverse = scores.undo(session, project, person).event
-                undone = batches.taken_back_with(session, inverse)
+                undone = batches.undone_together(session, inverse)
                 assert {event.image_id for event in undone} == images
                 session.expire_all()
                 assert labels(session) == states[number]
@@ -95,7 +95,7 @@ def test_nothing_selected_too_much_and_nonsense_are_refused(world: World) -> Non
     with writing(world.engine) as session, pytest.raises(Invalid):
         batches.record_batch(
             session, world.project(session), projects.annotator(session, "me"),
-            [Chosen(i) for i in range(1, batches.MOST + 2)], "set", 5, "key",
+            [BatchItem(i) for i in range(1, batches.MOST + 2)], "set", 5, "key",
         )  # fmt: skip
     assert events(world) == []
 

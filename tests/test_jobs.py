@@ -130,7 +130,7 @@ def test_a_worker_that_lost_its_job_can_write_nothing(engine: Engine) -> None:
     job = seen(engine, job_id)
     assert (job.state, job.done, job.result, job.error) == ("running", 0, {}, "")
     with sessions.reading(engine) as session:
-        assert projects.every(session) == []
+        assert projects.list_all(session) == []
     with sessions.writing(engine) as session:
         jobs.finish(session, fresh, {"from": "the living"})
     assert seen(engine, job_id).result == {"from": "the living"}

@@ -44,7 +44,7 @@ from tastemaker.library import (
     scopes,
     tags,
 )
-from tastemaker.library.filters import Filter
+from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Order
 from tastemaker.live.live_model import LIVE_ROW, write_live
 
@@ -134,11 +134,11 @@ class Made:
     def project(self, session: Session) -> Project:
         return projects.get(session, self.project_id)
 
-    def meant(self, asked: Filter) -> set[int]:
+    def meant(self, asked: LibraryFilter) -> set[int]:
         """What the filter means, said in the plainest way."""
         return {i for i, fact in self.facts.items() if self._agrees(i, fact, asked)}
 
-    def _agrees(self, i: int, fact: dict[str, Any], asked: Filter) -> bool:
+    def _agrees(self, i: int, fact: dict[str, Any], asked: LibraryFilter) -> bool:
         homes = {0, 1} if asked.collection is None else {self.homes.index(asked.collection)}
         said = self.live[i] if asked.version == "live" else fact["predicted"]
         low, high = asked.predicted_min, asked.predicted_max
@@ -178,7 +178,7 @@ def maybe(strategy: Any) -> Any:
 
 tenths = st.integers(0, 10).map(lambda n: n / 10)
 any_filter = st.builds(
-    Filter,
+    LibraryFilter,
     collection=maybe(st.sampled_from([1, 2])),
     tags=st.sampled_from([(), (), ("sea",), ("sea", "sky"), ("nowhere",)]),
     scored=maybe(st.booleans()),
@@ -199,7 +199,7 @@ any_order = st.builds(Order, st.sampled_from(list(orders.SORTS)), st.booleans())
 
 
 @given(asked=any_filter)
-def test_a_filter_survives_the_address_and_the_slice(asked: Filter) -> None:
+def test_a_filter_survives_the_address_and_the_slice(asked: LibraryFilter) -> None:
     assert filters.from_dict(asked.as_dict()) == asked
     assert filters.from_pairs(parse_qsl(asked.as_query())) == asked
     assert filters.from_pairs(asked.as_pairs()) == asked
@@ -241,7 +241,7 @@ def test_a_filter_of_another_projects_collection_or_a_lost_version_is_not_found(
 
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=any_filter)
-def test_a_filter_selects_exactly_what_it_says(made: Made, asked: Filter) -> None:
+def test_a_filter_selects_exactly_what_it_says(made: Made, asked: LibraryFilter) -> None:
     with sessions.reading(made.engine) as session:
         project = made.project(session)
         if asked.version == "live" and asked.by_prediction:
@@ -258,14 +258,14 @@ def test_a_filter_selects_exactly_what_it_says(made: Made, asked: Filter) -> Non
     walk=st.sampled_from([20, 20_000]), n=st.sampled_from([12, 60]),
 )  # fmt: skip
 def test_paging_shows_every_image_once_and_in_order_by_every_way(
-    made: Made, asked: Filter, order: Order, gather: int, walk: int, n: int
+    made: Made, asked: LibraryFilter, order: Order, gather: int, walk: int, n: int
 ) -> None:
     """Whether an index is gathered or walked, and however short the walks are."""
     with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         patch.setattr(browsing, "WALK", walk)
         patch.setattr(browsing, "WALK_NAMES", walk)
-        found = scopes.scope(session, made.project(session), asked, made.settings)
+        found = scopes.resolve(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, n)
     keys = {i: key_of(made, i, order, asked) for i in made.meant(asked)}
     expected = [i for i, key in keys.items() if key is not None]
@@ -274,7 +274,7 @@ def test_paging_shows_every_image_once_and_in_order_by_every_way(
 
 
 def paged(
-    session: Session, found: scopes.Scope, order: Order, n: int, together: bool = False
+    session: Session, found: scopes.ResolvedFilter, order: Order, n: int, together: bool = False
 ) -> list[int]:
     shown: list[int] = []
     after = ""
@@ -288,7 +288,7 @@ def paged(
             return shown
 
 
-def key_of(made: Made, i: int, order: Order, asked: Filter) -> Any:
+def key_of(made: Made, i: int, order: Order, asked: LibraryFilter) -> Any:
     fact = made.facts[i]
     if order.by == "predicted" and asked.version == "live":
         return None if np.isnan(made.live[i]) else float(np.float32(made.live[i]))
@@ -304,13 +304,13 @@ def key_of(made: Made, i: int, order: Order, asked: Filter) -> Any:
 @tries(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=any_filter, order=any_order, gather=st.sampled_from([0, 5000]))
 def test_of_near_duplicates_that_agree_the_first_stands_for_all(
-    made: Made, asked: Filter, order: Order, gather: int
+    made: Made, asked: LibraryFilter, order: Order, gather: int
 ) -> None:
     if asked.version == "live" and asked.by_prediction:
         return
     with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
-        found = scopes.scope(session, made.project(session), asked, made.settings)
+        found = scopes.resolve(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, 25, together=True)
     first: dict[str, int] = {}
     for i in sorted(made.meant(asked)):
@@ -322,11 +322,11 @@ def test_of_near_duplicates_that_agree_the_first_stands_for_all(
 
 @tries(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(asked=any_filter, gather=st.sampled_from([0, 5000]))
-def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: int) -> None:
+def test_a_count_that_claims_to_be_exact_is(made: Made, asked: LibraryFilter, gather: int) -> None:
     with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         project = made.project(session)
-        found = scopes.scope(session, project, asked, made.settings)
+        found = scopes.resolve(session, project, asked, made.settings)
         counted = counting.count(session, project, found)
     if counted is None:
         assert asked.removed and asked.by_prediction
@@ -337,7 +337,7 @@ def test_a_count_that_claims_to_be_exact_is(made: Made, asked: Filter, gather: i
 def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
     with sessions.reading(engine) as session:
-        found = scopes.scope(session, made.project(session), Filter(), settings)
+        found = scopes.resolve(session, made.project(session), LibraryFilter(), settings)
         first = browsing.find(session, found, Order(), n=10)
         rest = browsing.find(session, found, Order(), first.after, 10)
     with sessions.writing(engine) as session:
@@ -355,15 +355,15 @@ def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: E
 @pytest.mark.parametrize("after", ["x", "1~", "nan~3", "inf~3", "0.5~-1", "~", "1e999~2", "0.5"])
 def test_a_place_that_is_none_is_refused(made: Made, after: str) -> None:
     with sessions.reading(made.engine) as session, pytest.raises(Invalid):
-        found = scopes.scope(session, made.project(session), Filter(), made.settings)
+        found = scopes.resolve(session, made.project(session), LibraryFilter(), made.settings)
         browsing.find(session, found, Order("predicted"), after)
 
 
 def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Made) -> None:
     answers = [int(i) for i in np.random.default_rng(3).permutation(COUNT) + 1]
-    asked = Filter(tags=("sea",))
+    asked = LibraryFilter(tags=("sea",))
     with sessions.reading(made.engine) as session:
-        found = scopes.scope(session, made.project(session), asked, made.settings)
+        found = scopes.resolve(session, made.project(session), asked, made.settings)
         shown, after = [], ""
         while True:
             stretch = browsing.among(session, found, answers, after, 6)
@@ -381,17 +381,18 @@ def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Mad
 @pytest.mark.parametrize("descending", [True, False])
 @pytest.mark.parametrize(
     "asked",
-    [Filter(), Filter(tags=("sea",)), Filter(scored=False), Filter(predicted_min=0.4),
-     Filter(label_min=3, label_max=6), Filter(said="flagged"), Filter(collection=1)],
+    [LibraryFilter(), LibraryFilter(tags=("sea",)), LibraryFilter(scored=False),
+     LibraryFilter(predicted_min=0.4), LibraryFilter(label_min=3, label_max=6),
+     LibraryFilter(said="flagged"), LibraryFilter(collection=1)],
     ids=str,
 )  # fmt: skip
 def test_a_walk_follows_one_index_and_sorts_nothing(
-    made: Made, by: str, descending: bool, asked: Filter
+    made: Made, by: str, descending: bool, asked: LibraryFilter
 ) -> None:
     order = Order(by, descending)
     cursor = ("m" if by == "name" else 0.5, 40)
     with sessions.reading(made.engine) as session:
-        found = scopes.scope(session, made.project(session), asked, made.settings)
+        found = scopes.resolve(session, made.project(session), asked, made.settings)
         statement = browsing.walked(found, order, cursor, None, 61, together=True)
         plan = plan_of(session, statement)
         end = plan_of(session, browsing.walk_end(found, order, cursor, 20_000))
@@ -408,9 +409,9 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
 def test_gathering_begins_at_the_narrow_index_and_looks_the_rest_up(
     made: Made, by: str, source: int
 ) -> None:
-    asked = Filter(tags=("sea",), label_min=3, predicted_min=0.4)
+    asked = LibraryFilter(tags=("sea",), label_min=3, predicted_min=0.4)
     with sessions.reading(made.engine) as session:
-        found = scopes.scope(session, made.project(session), asked, made.settings)
+        found = scopes.resolve(session, made.project(session), asked, made.settings)
         narrow = scopes.sources(found)[source]
         plan = plan_of(session, browsing.gathered(found, Order(by), narrow, together=True))
     scans = [step for step in plan if step.startswith("SCAN")]
@@ -433,7 +434,7 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
         project = made.project(session)
-        ids = sorted(made.meant(Filter(scored=True)))[:5]
+        ids = sorted(made.meant(LibraryFilter(scored=True)))[:5]
         before = (projects.size(session, project), projects.pool_size(session, project))
         unlabelled = projects.pool_size(session, project, unlabelled=True)
         labels = session.exec(select(Label.value).where(col(Label.image_id).in_(ids))).all()
@@ -455,12 +456,12 @@ def test_what_is_taken_out_is_in_no_list_and_its_label_comes_back_with_it(
 def test_another_project_keeps_what_this_one_took_out(settings: Settings, engine: Engine) -> None:
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
-        other = projects.named(session, "Other")
+        other = projects.by_name(session, "Other")
         home = session.get(Collection, made.homes[0])
         assert home is not None
         projects.add_collection(session, other, home)
         before = projects.size(session, other)
-        bulk.remove(session, made.project(session), sorted(made.meant(Filter()))[:9])
+        bulk.remove(session, made.project(session), sorted(made.meant(LibraryFilter()))[:9])
         assert projects.size(session, other) == before
 
 
@@ -473,17 +474,17 @@ def test_tags_are_given_and_taken_once_and_counted_in_the_project(
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
         project = made.project(session)
-        ids = sorted(made.meant(Filter()))[:20]
+        ids = sorted(made.meant(LibraryFilter()))[:20]
         names = tags.parse(" river ,river,  old   town,")
         assert names == ["river", "old town"]
         assert tags.add(session, ids, names) == 40
         assert tags.add(session, ids, names) == 0
         assert tags.remove(session, ids[:5], ["river"]) == 5
-        known = {tag.tag: tag.images for tag in tags.common(session, project)}
-        sea = len(made.meant(Filter(tags=("sea",))))
+        known = {tag.tag: tag.images for tag in tags.most_common(session, project)}
+        sea = len(made.meant(LibraryFilter(tags=("sea",))))
         assert known == known | {"river": 15, "old town": 20, "sea": sea}
-        assert tags.beginning(session, "s") == ["sea", "sky"]
-        assert tags.beginning(session, "zz") == []
+        assert tags.starting_with(session, "s") == ["sea", "sky"]
+        assert tags.starting_with(session, "zz") == []
 
 
 @pytest.mark.parametrize("text", ["", " , ,", "a\x00b", "x" * 101])
@@ -499,11 +500,11 @@ def test_in_a_large_project_tags_are_estimated_from_a_sample(
     monkeypatch.setattr(counts, "_kept", {})
     with sessions.reading(made.engine) as session:
         project = made.project(session)
-        known = {tag.tag: tag for tag in tags.common(session, project)}
+        known = {tag.tag: tag for tag in tags.most_common(session, project)}
         sample = projects.sample(session, project, 40)
         assert len(set(sample)) == 40
-        assert set(sample) <= made.meant(Filter())
-        exact = len(made.meant(Filter(tags=("sea",))))
+        assert set(sample) <= made.meant(LibraryFilter())
+        exact = len(made.meant(LibraryFilter(tags=("sea",))))
     assert known["sea"].estimated
     assert exact / 2 < known["sea"].images < exact * 2
 
@@ -521,14 +522,14 @@ def test_images_move_between_collections_and_none_is_lost(
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
         project = made.project(session)
-        ids = sorted(made.meant(Filter(collection=made.homes[0])))[:10]
+        ids = sorted(made.meant(LibraryFilter(collection=made.homes[0])))[:10]
         new = bulk.collection_for(session, project, " Best  of ")
         assert new.name == "Best of"
         assert bulk.move(session, made.homes[0], new.id, ids) == 10
         assert bulk.move(session, made.homes[0], new.id, ids) == 0
         inside = session.exec(scopes.filtered_ids(session, project, {"collection": new.id})).all()
         assert sorted(inside) == ids
-        assert projects.size(session, project) == len(made.meant(Filter()))
+        assert projects.size(session, project) == len(made.meant(LibraryFilter()))
         with pytest.raises(Invalid):
             bulk.move(session, new.id, new.id, ids)
         with pytest.raises(Invalid, match="does not use"):
@@ -539,13 +540,17 @@ def test_a_bulk_score_is_taken_back_as_one_and_asks_only_for_the_projects_images
     settings: Settings, engine: Engine
 ) -> None:
     made = Made(settings, engine)
-    outside = sorted(set(made.facts) - made.meant(Filter()) - made.meant(Filter(removed=True)))
+    outside = sorted(
+        set(made.facts) - made.meant(LibraryFilter()) - made.meant(LibraryFilter(removed=True))
+    )
     with sessions.writing(engine) as session:
         project = made.project(session)
         me = session.get(Annotator, made.me)
         assert me is not None
         before = labels(session)
-        ids = bulk.chosen(session, project, [*sorted(made.meant(Filter()))[:30], outside[0]])
+        ids = bulk.selected_images(
+            session, project, [*sorted(made.meant(LibraryFilter()))[:30], outside[0]]
+        )
         assert outside[0] not in ids
         for part in bulk.parts(ids, 10):
             bulk.score(session, project, me, part, 10, "group")
@@ -562,9 +567,9 @@ def test_too_many_at_once_are_refused_before_anything_is_done(made: Made) -> Non
     with sessions.reading(made.engine) as session:
         project = made.project(session)
         with pytest.raises(Invalid, match="match"):
-            bulk.matching(session, project, Filter(), most=5)
+            bulk.matching_images(session, project, LibraryFilter(), most=5)
         with pytest.raises(Invalid, match="selected"):
-            bulk.chosen(session, project, [])
+            bulk.selected_images(session, project, [])
 
 
 # --- saved filters -------------------------------------------------------------------------------
@@ -576,23 +581,27 @@ def test_a_filter_is_saved_under_a_name_and_replaced_under_the_same(
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
         project = made.project(session)
-        saved_filters.save(session, project, " At  sea ", Filter(tags=("sea",)))
-        row = saved_filters.save(session, project, "At sea", Filter(tags=("sea",), scored=True))
+        saved_filters.save(session, project, " At  sea ", LibraryFilter(tags=("sea",)))
+        row = saved_filters.save(
+            session, project, "At sea", LibraryFilter(tags=("sea",), scored=True)
+        )
         assert row.definition == {"filter": {"tags": ["sea"], "scored": True}}
-        assert [(r.name, f) for r, f in saved_filters.saved(session, project)] == [
-            ("At sea", Filter(tags=("sea",), scored=True))
+        assert [(r.name, f) for r, f in saved_filters.list_saved(session, project)] == [
+            ("At sea", LibraryFilter(tags=("sea",), scored=True))
         ]
-        for name, asked in (("", Filter(scored=True)), ("all", Filter())):
+        for name, asked in (("", LibraryFilter(scored=True)), ("all", LibraryFilter())):
             with pytest.raises(Invalid):
                 saved_filters.save(session, project, name, asked)
         with pytest.raises(Invalid, match="live model"):
-            saved_filters.save(session, project, "x", Filter(version="live", predicted_min=0.5))
+            saved_filters.save(
+                session, project, "x", LibraryFilter(version="live", predicted_min=0.5)
+            )
         session.add(Expectation(project_id=project.id, slice_id=row.id, value=0.1))
         session.flush()
         with pytest.raises(Conflict):
-            saved_filters.forget(session, project, row.id)
+            saved_filters.delete(session, project, row.id)
         with pytest.raises(NotFound):
-            saved_filters.forget(session, projects.named(session, "Other"), row.id)
+            saved_filters.delete(session, projects.by_name(session, "Other"), row.id)
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -605,7 +614,7 @@ def test_small_counts_are_of_this_moment_and_large_ones_may_be_older(
     given = iter([1, 2, 100, 101, 102])
 
     def ask() -> int:
-        return counts.patiently("key", lambda: next(given), lambda n: n >= 100)
+        return counts.cached_count("key", lambda: next(given), lambda n: n >= 100)
 
     assert [ask(), ask(), ask(), ask()] == [1, 2, 100, 100]
     monkeypatch.setattr(counts.time, "monotonic", lambda: 10**9)
@@ -618,7 +627,7 @@ def test_a_projects_size_counts_an_image_in_two_collections_once(
     made = Made(settings, engine)
     with sessions.writing(engine) as session:
         project = made.project(session)
-        assert projects.size(session, project) == len(made.meant(Filter()))
+        assert projects.size(session, project) == len(made.meant(LibraryFilter()))
         empty = projects.create(session, "Empty")
         assert projects.size(session, empty) == 0
 

@@ -170,7 +170,7 @@ def test_the_loss_curve_is_a_line_of_blocks_and_a_table(world: World) -> None:
 )
 def test_a_recipe_is_told_in_words(kind: str, network: str) -> None:
     recipe = {"name": kind, "samples": 7000, "batch": 44, "lr": 0.002, "loss": "l1", "folds": 5}
-    told = version_report.recipe_in_words(Version(recipe=recipe, metrics={"kind": kind}))
+    told = version_report.recipe_sentence(Version(recipe=recipe, metrics={"kind": kind}))
     assert told.startswith(
         f"{network}, 7 000 samples in batches of 44, learning rate 0.002, L1 loss; 5 more heads, "
     )

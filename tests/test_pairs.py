@@ -14,7 +14,7 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Comparison, Label
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.scores import comparisons
-from tastemaker.scores.comparisons import Said
+from tastemaker.scores.comparisons import ComparisonResult
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_order_recovers_known_strengths() -> None:
     for _ in range(1500):
         a, b = random.choice(12, 2, replace=False)
         won = random.random() < true[a] / (true[a] + true[b])
-        pairs.append(Said(int(a), int(b), float(won)))
+        pairs.append(ComparisonResult(int(a), int(b), float(won)))
     ranked = comparisons.order(range(12), pairs)
     found = np.array([next(r.strength for r in ranked if r.image_id == i) for i in range(12)])
     assert np.corrcoef(np.log(found), np.log(true))[0, 1] > 0.97
@@ -48,21 +48,21 @@ def test_the_order_recovers_known_strengths() -> None:
 
 
 def test_an_equal_pair_stays_equal_and_one_loss_is_not_the_end() -> None:
-    even = comparisons.order([1, 2], [Said(1, 2, 0.5)])
+    even = comparisons.order([1, 2], [ComparisonResult(1, 2, 0.5)])
     assert even[0].strength == pytest.approx(even[1].strength)
-    winner, loser = comparisons.order([1, 2], [Said(1, 2, 1.0)])
+    winner, loser = comparisons.order([1, 2], [ComparisonResult(1, 2, 1.0)])
     assert (winner.image_id, loser.image_id) == (1, 2)
     assert 0.1 < loser.strength < 1 < winner.strength < 10
 
 
 def test_the_next_pair_is_new_and_brings_in_who_met_nobody() -> None:
-    pairs: list[Said] = []
+    pairs: list[ComparisonResult] = []
     ids = list(range(6))
     for _ in range(15):
         pair = comparisons.next_pair(comparisons.order(ids, pairs), pairs, seed=3)
         assert pair is not None
         assert frozenset(pair) not in {frozenset((p.first_id, p.second_id)) for p in pairs}
-        pairs.append(Said(*pair, share=1.0 if pair[0] > pair[1] else 0.0))
+        pairs.append(ComparisonResult(*pair, share=1.0 if pair[0] > pair[1] else 0.0))
         if len(pairs) == 3:
             assert {i for p in pairs for i in (p.first_id, p.second_id)} == set(ids)
     assert comparisons.next_pair(comparisons.order(ids, pairs), pairs, seed=3) is None
@@ -84,7 +84,7 @@ def test_nothing_is_overwritten_an_undo_is_a_row_and_the_same_key_says_nothing_n
             comparisons.record(session, project, me, 1, 3, "first", "a-long-key")
         comparisons.record(session, project, me, 3, 4, "equal")
         comparisons.undo(session, project, me)
-        assert comparisons.said(session, project) == [Said(1, 2, 1.0)]
+        assert comparisons.standing_results(session, project) == [ComparisonResult(1, 2, 1.0)]
         with pytest.raises(NotFound):
             comparisons.undo(session, project, projects.annotator(session, "somebody else"))
     assert [verdict for _, _, verdict in stored(world)] == ["first", "equal", "undo"]

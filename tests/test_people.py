@@ -47,19 +47,19 @@ def test_a_password_is_kept_as_an_argon2_hash_and_only_the_right_one_fits(sessio
     ada = accounts.add(session, "  Ada   L ", SECRET)
     assert ada.name == "Ada L" and ada.role == "annotator"
     assert ada.password_hash.startswith("$argon2id$") and SECRET not in ada.password_hash
-    assert accounts.right_password(session, "Ada L", SECRET) is ada
+    assert accounts.check_password(session, "Ada L", SECRET) is ada
     for name, password in (("Ada L", SECRET + "!"), ("Ada L", ""), ("Bob", SECRET), ("", "")):
-        assert accounts.right_password(session, name, password) is None
+        assert accounts.check_password(session, name, password) is None
 
 
 def test_who_has_no_password_or_is_shut_out_cannot_sign_in(session: Session) -> None:
     accounts.add(session, "Quiet")
-    assert accounts.right_password(session, "Quiet", "") is None
+    assert accounts.check_password(session, "Quiet", "") is None
     ada = accounts.add(session, "Ada", SECRET)
     accounts.disable(session, ada)
-    assert accounts.right_password(session, "Ada", SECRET) is None
+    assert accounts.check_password(session, "Ada", SECRET) is None
     accounts.disable(session, ada, False)
-    assert accounts.right_password(session, "Ada", SECRET) is ada
+    assert accounts.check_password(session, "Ada", SECRET) is ada
 
 
 def test_who_scored_without_a_password_can_be_given_one_and_nobody_elses_is_replaced(
@@ -73,7 +73,7 @@ def test_who_scored_without_a_password_can_be_given_one_and_nobody_elses_is_repl
     with pytest.raises(Conflict):
         accounts.add(session, "imported", SECRET)
     with pytest.raises(NotFound):
-        accounts.named(session, stand_in.name)
+        accounts.by_name(session, stand_in.name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 81, "a:b", "Admin", "a\x00b"])
@@ -155,7 +155,7 @@ def test_a_person_who_is_shut_out_is_out_at_once(guarded: World) -> None:
     ada = signed_in(guarded, "Ada")
     assert ada.get("/").status_code == 200
     with writing(guarded.engine) as session:
-        accounts.disable(session, accounts.named(session, "Ada"))
+        accounts.disable(session, accounts.by_name(session, "Ada"))
     assert ada.get("/").status_code == 303
     assert client_of(guarded.app).post(
         "/login", data={"name": "Ada", "password": SECRET}
@@ -165,7 +165,7 @@ def test_a_person_who_is_shut_out_is_out_at_once(guarded: World) -> None:
 def test_a_new_password_ends_the_sessions_of_the_old_one(guarded: World) -> None:
     ada = signed_in(guarded, "Ada")
     with writing(guarded.engine) as session:
-        accounts.set_password(session, accounts.named(session, "Ada"), "another long one")
+        accounts.set_password(session, accounts.by_name(session, "Ada"), "another long one")
     assert ada.get("/").status_code == 303
     signed_in(guarded, "Ada", "another long one")
 
@@ -179,7 +179,7 @@ def test_programs_sign_in_with_every_request_and_shutting_out_works_at_once(guar
     assert client.get(card["view"], auth=("Ada", SECRET)).status_code == 200
     assert client.get(card["view"], auth=("Ada", "wrong")).status_code == 401
     with writing(guarded.engine) as session:
-        accounts.disable(session, accounts.named(session, "Ada"))
+        accounts.disable(session, accounts.by_name(session, "Ada"))
     assert client.get("/api/v1/projects", auth=("Ada", SECRET)).status_code == 401
 
 
@@ -353,7 +353,7 @@ def test_the_page_shows_everybody_and_adds_a_person(tmp_path: Path) -> None:
 def test_nobody_shuts_out_whom_they_are_here_as(guarded: World) -> None:
     with writing(guarded.engine) as session:
         eve = accounts.add(session, "Eve", SECRET, "admin").id
-        ada = accounts.named(session, "Ada").id
+        ada = accounts.by_name(session, "Ada").id
     client = signed_in(guarded, "Eve")
     own = client.post(f"/api/v1/people/{eve}/disable", json={"disabled": True})
     assert own.status_code == 409 and "Nobody shuts out" in own.json()["error"]

@@ -34,7 +34,7 @@ class Sitting:
         self.settings = Settings(home=root, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
         self.engine: Engine = migrate(self.settings)
         with sessions.writing(self.engine) as session:
-            self.project = projects.named(session, "Sample")
+            self.project = projects.by_name(session, "Sample")
             self.me = projects.annotator(session, "me")
 
     def next(self, queue: str = "mixed", n: int = 5, exclude: set[int] | None = None) -> list:  # type: ignore[type-arg]
@@ -55,7 +55,7 @@ class Sitting:
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
 
-    def refit(self, seen: model_process.Watched | None = None) -> None:
+    def refit(self, seen: model_process.ProjectState | None = None) -> None:
         model_process.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
@@ -126,7 +126,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
 ) -> None:
     with sessions.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
-    seen = model_process.Watched()
+    seen = model_process.ProjectState()
     young.refit(seen)
     held_out, to_show = young.held_out(), young.open()
     shown: Counter[int] = Counter()
@@ -380,13 +380,13 @@ def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Si
 
 
 def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: Sitting) -> None:
-    watched: dict[int, model_process.Watched] = {}
+    watched: dict[int, model_process.ProjectState] = {}
 
     def refitted() -> bool:
         for seen in watched.values():
             seen.at = -1e9  # its rest is over
         before = (young.settings.live / "1.json").stat().st_ino
-        model_process.look_around(young.settings, young.engine, watched)
+        model_process.poll(young.settings, young.engine, watched)
         return (young.settings.live / "1.json").stat().st_ino != before
 
     assert refitted() and not refitted()

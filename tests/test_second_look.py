@@ -359,9 +359,9 @@ def test_noise_comes_from_pairs_of_blind_scores_only(desk: Desk) -> None:
     desk.say(third, 1)
     desk.say(third, 8)  # a corrected slip, not a second opinion
     with sessions.reading(desk.engine) as session:
-        noise = agreement.teacher_noise(session, desk.project, desk.me)
-        nobody = agreement.teacher_noise(session, desk.project, Annotator(id=99, name="x"))
-        assert agreement.teacher_noise(session, desk.project) == noise
+        noise = agreement.annotator_noise(session, desk.project, desk.me)
+        nobody = agreement.annotator_noise(session, desk.project, Annotator(id=99, name="x"))
+        assert agreement.annotator_noise(session, desk.project) == noise
     assert noise["pairs"] == 2 and noise["sigma"] == pytest.approx((4 / 2 / 2) ** 0.5)
     assert noise["sigma_low"] < noise["sigma"] < noise["sigma_high"]
     assert noise["mae_floor"] == pytest.approx(noise["sigma"] * 0.798, abs=1e-3)
@@ -484,7 +484,7 @@ def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk:
         session.add(CollectionImage(collection_id=other.id, image_id=third))
         session.add(RemovedImage(project_id=desk.project.id, image_id=first))
 
-    def held(known: project_state.Library | None) -> project_state.Library:
+    def held(known: project_state.EmbeddingMatrix | None) -> project_state.EmbeddingMatrix:
         with sessions.reading(desk.engine) as session:
             found = project_state.load(session, desk.project, known)
         assert found is not None
@@ -507,11 +507,11 @@ def test_what_is_in_memory_follows_images_taken_out_brought_back_and_moved(desk:
 
 
 def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk) -> None:
-    watched: dict[int, model_process.Watched] = {}
+    watched: dict[int, model_process.ProjectState] = {}
 
     def look() -> tuple[int, float]:
         """The newest event that the queues know of, and when was searched last."""
-        model_process.look_around(desk.settings, desk.engine, watched)
+        model_process.poll(desk.settings, desk.engine, watched)
         live = live_model.read_live(desk.settings, desk.project.id)
         assert live is not None
         return live.facts["event_high"], watched[desk.project.id].searched_at

@@ -11,7 +11,7 @@ from sqlmodel import func, select
 from starlette.routing import BaseRoute, Mount, Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from tastemaker.auth.identity import COOKIE, FailedTries, TooManyTries, local_path
+from tastemaker.auth.identity import COOKIE, FailedLogins, TooManyAttempts, safe_redirect_path
 from tastemaker.auth.middleware import CSP
 from tastemaker.auth.origins import host_name, known_hosts
 from tastemaker.database.sessions import reading
@@ -316,10 +316,10 @@ def test_the_eleventh_guess_from_one_address_is_not_looked_at(tmp_path: Path) ->
 
 def test_tries_are_forgotten_after_the_window() -> None:
     time = [0.0]
-    tries = FailedTries(limit=2, window=600, clock=lambda: time[0])
+    tries = FailedLogins(limit=2, window=600, clock=lambda: time[0])
     tries.add("a")
     tries.add("a")
-    with pytest.raises(TooManyTries):
+    with pytest.raises(TooManyAttempts):
         tries.check("a")
     time[0] = 601
     tries.check("a")
@@ -346,7 +346,7 @@ def test_the_api_takes_the_password_as_user_admin_and_counts_wrong_ones(tmp_path
      ("/\\evil.example", "/"), ("jobs", "/"), ("/a\nb", "/"), ("javascript:alert(1)", "/")],
 )  # fmt: skip
 def test_after_signing_in_one_stays_on_this_site(asked: str, given: str) -> None:
-    assert local_path(asked) == given
+    assert safe_redirect_path(asked) == given
 
 
 def test_behind_a_password_no_page_is_kept_by_the_browser(tmp_path: Path) -> None:

@@ -138,17 +138,19 @@ def test_only_slices_with_less_than_half_their_share_are_named_as_lacking(
     share: float, training: int, more: int
 ) -> None:
     everything = training + more
-    if slices.lacks(share, training, everything):
+    if slices.missing_measurement(share, training, everything):
         assert share >= slices.NOTICED and training < 0.5 * share * everything
         assert everything >= 8, "with so few labels nothing is known to lack"
-    assert not slices.lacks(share, round(share * everything + 0.5), everything)
+    assert not slices.missing_measurement(share, round(share * everything + 0.5), everything)
 
 
 def test_a_slice_with_few_labels_is_found(tmp_path: Path) -> None:
     """“male characters: 2 % of the labels, 11 % of the library”"""
-    assert slices.lacks(0.11, training=6, all_training=300)
-    assert not slices.lacks(0.11, training=30, all_training=300)
-    assert not slices.lacks(0.11, training=0, all_training=10), "chance would often bring that"
+    assert slices.missing_measurement(0.11, training=6, all_training=300)
+    assert not slices.missing_measurement(0.11, training=30, all_training=300)
+    assert not slices.missing_measurement(0.11, training=0, all_training=10), (
+        "chance would often bring that"
+    )
 
 
 def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Pa
             session.add(VersionLabel(**label))
     with reading(world.engine) as session:
         project, version = world.project(session), versions.get(session, version_id)
-        (row,) = slices.lacking(session, project, version)
+        (row,) = slices.unmeasured(session, project, version)
     told = (row.name, row.id, row.library_share, row.training, row.pass_rate)
     assert told == ("male", 0, 0.25, 2, 0.0)
     page = world.client.get(f"{world.at}/slices").text
@@ -179,7 +181,7 @@ def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Pa
 )
 def test_membership_is_that_of_sets(honest: list[float], ids: list[int]) -> None:
     n = len(honest)
-    seen = slices.Said(
+    seen = slices.SlicePredictions(
         np.arange(n, dtype=np.int64), np.array(honest), np.zeros(n, bool), np.full(n, np.nan),
         np.arange(n),
     )  # fmt: skip

@@ -55,20 +55,20 @@ def collection_id(home: Trained, name: str) -> int:
 def request(home: Trained, version: str = "active", **source: object) -> Run:
     with sessions.writing(home.engine) as session:
         project = home.project(session)
-        chosen = versions.named(session, project, version)
+        chosen = versions.by_number(session, project, version)
         return test_runs.request_run(
             session, home.settings, project, chosen, test_runs.Source(**source)  # type: ignore[arg-type]
         )  # fmt: skip
 
 
-def finished(home: Trained, run: Run) -> test_run_cards.Told:
+def finished(home: Trained, run: Run) -> test_run_cards.TestRunReport:
     with sessions.reading(home.engine) as session:
         job = jobs.get(session, run.job_id or 0)
     home.run(job, test_runs.run)
     return told(home, run.id)
 
 
-def told(home: Trained, run_id: int) -> test_run_cards.Told:
+def told(home: Trained, run_id: int) -> test_run_cards.TestRunReport:
     with sessions.reading(home.engine) as session:
         return test_run_cards.get(session, home.project(session), run_id)
 
@@ -307,13 +307,13 @@ def test_asking_twice_for_the_same_run_gives_one(home: Trained) -> None:
 
 
 @pytest.fixture
-def shown(home: Trained) -> tuple[Trained, test_run_cards.Told]:
+def shown(home: Trained) -> tuple[Trained, test_run_cards.TestRunReport]:
     home.add(60, "Holiday <b>", None, seed=4)
     return home, finished(home, request(home, collection_id=collection_id(home, "Holiday <b>")))
 
 
 def test_the_page_corrects_in_place_and_takes_back(
-    shown: tuple[Trained, test_run_cards.Told],
+    shown: tuple[Trained, test_run_cards.TestRunReport],
 ) -> None:
     home, run = shown
     client = home.world.client
@@ -340,7 +340,7 @@ def test_the_page_corrects_in_place_and_takes_back(
 
 
 def test_an_image_that_the_run_does_not_show_is_not_scored_through_it(
-    shown: tuple[Trained, test_run_cards.Told],
+    shown: tuple[Trained, test_run_cards.TestRunReport],
 ) -> None:
     home, run = shown
     at = f"/projects/{home.project_id}/test-runs/{run.run.id}"
@@ -351,7 +351,7 @@ def test_an_image_that_the_run_does_not_show_is_not_scored_through_it(
 
 
 def test_a_double_correction_from_two_tabs_shows_both_values(
-    shown: tuple[Trained, test_run_cards.Told],
+    shown: tuple[Trained, test_run_cards.TestRunReport],
 ) -> None:
     home, run = shown
     api = f"/api/v1/projects/{home.project_id}/test-runs/{run.run.id}"
@@ -362,7 +362,9 @@ def test_a_double_correction_from_two_tabs_shows_both_values(
     assert answer.status_code == 409 and "2 there, 7 here" in answer.json()["error"]
 
 
-def test_the_api_tells_runs_and_starts_them(shown: tuple[Trained, test_run_cards.Told]) -> None:
+def test_the_api_tells_runs_and_starts_them(
+    shown: tuple[Trained, test_run_cards.TestRunReport],
+) -> None:
     home, run = shown
     api = f"/api/v1/projects/{home.project_id}/test-runs"
     (listed,) = home.world.client.get(api).json()

@@ -21,7 +21,7 @@ from tastemaker.learning.linear import Constant, fit_linear
 from tastemaker.learning.original import OneByOne, city96_logit
 from tastemaker.learning.recipes import SUBNETWORKS
 from tastemaker.learning.ridge import fit_ridge
-from tastemaker.learning.sgd import NOISES, _Learner, fit_by_descent, largest_rate, schedule_for
+from tastemaker.learning.sgd import NOISES, _Learner, fit_by_sgd, largest_rate, schedule_for
 from tastemaker.learning.training import TrainingSet, recipe_named, train
 
 QUICK = recipe_named("city96", samples=320, batch=32, folds=2)
@@ -313,7 +313,7 @@ def test_a_fold_has_no_say_in_what_its_member_says_of_it(name, early_stop):
     data = labelled(240, holdout=0)
     split = split_of(data)
     recipe = replace(QUICK, name=name, samples=1920, early_stop=early_stop)
-    fit = fit_linear if name == "ridge" else fit_by_descent
+    fit = fit_linear if name == "ridge" else fit_by_sgd
     before = fit(data, split, recipe)
     mine = split.fold == 0
     after = fit(replace(data, y=np.where(mine, 1 - data.y, data.y)), split, recipe)
@@ -599,7 +599,7 @@ def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_
     keep = _Learner.keep
     monkeypatch.setattr(_Learner, "keep", lambda self: (kept.append(self), keep(self)))
     recipe = replace(QUICK, samples=100_000, passes=100, early_stop=early_stop)
-    fit = fit_by_descent(data, split_of(data), recipe)
+    fit = fit_by_sgd(data, split_of(data), recipe)
     inner = [point["inner"] for point in fit.loss_curve]
     *moments, first, second = kept
     assert [len(learner.inner) for learner in (first, second)] == [len(inner)] * 2

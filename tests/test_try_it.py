@@ -26,8 +26,8 @@ from tastemaker.encoding.encoders import Preprocessing
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning.ridge import fit_ridge
 from tastemaker.live import model_requests, preview_uploads
-from tastemaker.live.inference_server import Answering
-from tastemaker.live.model_requests import Asked
+from tastemaker.live.inference_server import InferenceServer
+from tastemaker.live.model_requests import ModelRequest
 from tests.conftest import forward
 from tests.web_world import drawn, make_world
 
@@ -71,9 +71,9 @@ def home(made: Path, tmp_path: Path) -> Trained:
 
 
 @pytest.fixture
-def answering(home: Trained, pool: list[Any]) -> Answering:
+def answering(home: Trained, pool: list[Any]) -> InferenceServer:
     """The answering side of this home, with a small encoder already loaded."""
-    side = Answering(home.settings, home.engine)
+    side = InferenceServer(home.settings, home.engine)
     with sessions.reading(home.engine) as session:
         side._encoders.get(home.project(session).encoder, PlainEncoder)
     if pool:
@@ -83,13 +83,13 @@ def answering(home: Trained, pool: list[Any]) -> Answering:
 
 
 @pytest.fixture
-def served(home: Trained, answering: Answering) -> Iterator[Trained]:
+def served(home: Trained, answering: InferenceServer) -> Iterator[Trained]:
     """A home whose questions are answered while the test runs."""
     stop = threading.Event()
 
     def work() -> None:
         while not stop.wait(0.005):
-            for question in model_requests.take(home.engine):
+            for question in model_requests.claim(home.engine):
                 answering.settle(question)
 
     thread = threading.Thread(target=work)
@@ -113,8 +113,8 @@ def vector_of(picture: Picture.Image) -> np.ndarray:
     return vector
 
 
-def asked(home: Trained, kind: str, blob: bytes | None = None, **payload: Any) -> Asked:
-    return Asked(1, kind, home.project_id, payload, blob)
+def asked(home: Trained, kind: str, blob: bytes | None = None, **payload: Any) -> ModelRequest:
+    return ModelRequest(1, kind, home.project_id, payload, blob)
 
 
 def upload(home: Trained, content: bytes, **fields: str) -> Any:
@@ -131,7 +131,7 @@ def kept(home: Trained) -> list[Path]:
 
 
 def test_a_picture_is_scored_as_the_published_file_scores_its_vector(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     picture, version = drawn(5), home.version()
     told = answering.say(asked(home, "predict", file_of(picture), versions=[version.id]))
@@ -153,7 +153,7 @@ def home_brackets(home: Trained) -> list[Any]:
 
 
 def test_the_neighbours_are_the_most_alike_of_the_labelled_images(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     told = answering.say(asked(home, "predict", file_of(drawn(5)), versions=[home.version().id]))
     x = vectors(80, 1).astype("<f2").astype(np.float32)
@@ -171,7 +171,7 @@ def test_the_neighbours_are_the_most_alike_of_the_labelled_images(
 
 
 def test_an_image_the_version_learned_from_is_also_judged_without_it(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     version = home.version()
     with sessions.reading(home.engine) as session:
@@ -186,7 +186,7 @@ def test_an_image_the_version_learned_from_is_also_judged_without_it(
     assert told["said"][0]["out_of_fold"] == pytest.approx(row.out_of_fold)
 
 
-def test_the_live_model_answers_beside_versions(home: Trained, answering: Answering) -> None:
+def test_the_live_model_answers_beside_versions(home: Trained, answering: InferenceServer) -> None:
     x = vectors(80, 1)
     ridge = fit_ridge(x, np.linspace(0, 1, 80), link="identity")
     library = SimpleNamespace(ids=np.arange(1, 81), x=x)
@@ -201,7 +201,7 @@ def test_the_live_model_answers_beside_versions(home: Trained, answering: Answer
 
 def test_a_live_model_that_comes_after_the_start_is_asked_too(home: Trained) -> None:
     watched: dict[int, Any] = {}
-    side = Answering(home.settings, home.engine, watched)
+    side = InferenceServer(home.settings, home.engine, watched)
     question = asked(home, "predict", image_id=3, versions=[], live=True)
     with pytest.raises(Conflict, match="no live model"):
         side.say(question)
@@ -214,7 +214,7 @@ def test_a_live_model_that_comes_after_the_start_is_asked_too(home: Trained) -> 
 
 
 def test_similar_images_come_nearest_first_and_without_the_image_itself(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     told = answering.say(asked(home, "similar", image_id=4, limit=5))["images"]
     x = vectors(80, 1)
@@ -224,7 +224,7 @@ def test_similar_images_come_nearest_first_and_without_the_image_itself(
 
 
 def test_text_search_says_when_the_encoder_knows_no_words(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     with pytest.raises(Invalid, match="knows no words"):
         answering.say(asked(home, "text", text="a lake"))
@@ -232,7 +232,9 @@ def test_text_search_says_when_the_encoder_knows_no_words(
         answering.say(asked(home, "text", text=" "))
 
 
-def test_text_search_ranks_by_likeness_to_the_words(home: Trained, answering: Answering) -> None:
+def test_text_search_ranks_by_likeness_to_the_words(
+    home: Trained, answering: InferenceServer
+) -> None:
     with sessions.writing(home.engine) as session:
         project = home.project(session)
         project.encoder = "ViT-B-32-quickgelu/openai"
@@ -256,13 +258,13 @@ def test_text_search_ranks_by_likeness_to_the_words(home: Trained, answering: An
     ],
 )
 def test_what_cannot_be_answered_is_said(
-    home: Trained, answering: Answering, payload: dict[str, Any], error: type, sentence: str
+    home: Trained, answering: InferenceServer, payload: dict[str, Any], error: type, sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
         answering.say(asked(home, "predict", **payload))
 
 
-def test_a_file_that_was_altered_does_not_speak(home: Trained, answering: Answering) -> None:
+def test_a_file_that_was_altered_does_not_speak(home: Trained, answering: InferenceServer) -> None:
     path = versions.checkpoint_path(home.settings, home.version())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Conflict, match="altered"):
@@ -270,7 +272,7 @@ def test_a_file_that_was_altered_does_not_speak(home: Trained, answering: Answer
 
 
 def test_other_weights_under_the_same_name_do_not_speak(
-    home: Trained, answering: Answering
+    home: Trained, answering: InferenceServer
 ) -> None:
     with sessions.reading(home.engine) as session:
         encoder = answering._encoders.get(home.project(session).encoder, PlainEncoder)
@@ -279,7 +281,9 @@ def test_other_weights_under_the_same_name_do_not_speak(
         answering.say(asked(home, "predict", file_of(drawn(1)), versions=[1]))
 
 
-def test_a_question_of_an_unknown_kind_is_refused(home: Trained, answering: Answering) -> None:
+def test_a_question_of_an_unknown_kind_is_refused(
+    home: Trained, answering: InferenceServer
+) -> None:
     with pytest.raises(Invalid, match="not a question"):
         answering.say(asked(home, "sing"))
 
@@ -499,10 +503,10 @@ def test_a_picture_is_dropped_or_pasted_and_a_bad_one_leaves_the_page_as_it_is(
 def test_a_picture_of_the_library_gets_the_score_that_the_library_shows(sample: Path) -> None:
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
-    side = Answering(settings, engine)
+    side = InferenceServer(settings, engine)
     try:
         with sessions.reading(engine) as session:
-            project = projects.named(session, "Sample")
+            project = projects.by_name(session, "Sample")
             version = versions.active(session, project)
             assert version is not None
             rows = session.exec(
@@ -513,7 +517,7 @@ def test_a_picture_of_the_library_gets_the_score_that_the_library_shows(sample: 
                 for row in rows
             ]
         for row, path in zip(rows, files, strict=True):
-            question = Asked(
+            question = ModelRequest(
                 1, "predict", project.id, {"versions": [version.id]}, path.read_bytes()
             )
             told = side.say(question)

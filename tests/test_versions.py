@@ -73,7 +73,7 @@ class Home:
         self.engine: Engine = migrate(self.settings)
 
     def project(self, session: Session) -> Project:
-        return projects.named(session, "Sample")
+        return projects.by_name(session, "Sample")
 
     def request(self) -> int:
         with sessions.writing(self.engine) as session:
@@ -88,11 +88,11 @@ class Home:
 
     def listed(self) -> list[str]:
         with sessions.reading(self.engine) as session:
-            return [v.number for v in versions.listing(session, self.project(session))]
+            return [v.number for v in versions.list_ready(session, self.project(session))]
 
     def get(self, number: str) -> Version:
         with sessions.reading(self.engine) as session:
-            return versions.named(session, self.project(session), number)
+            return versions.by_number(session, self.project(session), number)
 
     def damage(self) -> list[str]:
         return [f.what for f in doctor.examine(self.settings) if f.level == "damage"]
@@ -504,7 +504,7 @@ def test_what_happened_to_a_file_is_told_at_the_start_and_by_doctor(
 
     def told() -> str:
         caplog.clear()
-        file_checks.look_over(home.engine, home.settings).join()
+        file_checks.check_all_files(home.engine, home.settings).join()
         found = [record.getMessage() for record in caplog.records]
         assert len(found) == len(home.damage()) == 1
         with pytest.raises((Conflict, NotFound)):
@@ -589,7 +589,7 @@ def _gives_out_the_sound_one_alone(url: str) -> None:
 
 def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
     with sessions.reading(home.engine) as session:
-        proof = file_checks.prove(session, home.settings, home.get("v1.1"))
+        proof = file_checks.verify_scores(session, home.settings, home.get("v1.1"))
     assert proof.holds and proof.sidecar and proof.tensors == 16 and proof.images == 32
     assert proof.largest is not None and proof.largest < 1e-5
     tensors = home.tensors("v1.1")
@@ -599,11 +599,11 @@ def test_the_file_is_proved_by_a_forward_pass_of_its_own(home: Home) -> None:
     path = versions.checkpoint_path(home.settings, home.get("v1.1"))
     save_checkpoint(path, tensors | {"down.5.bias": tensors["down.5.bias"] + 1}, {})
     with sessions.reading(home.engine) as session:
-        proof = file_checks.prove(session, home.settings, home.get("v1.1"))
+        proof = file_checks.verify_scores(session, home.settings, home.get("v1.1"))
     assert not proof.holds and "differ" in proof.why and not proof.sidecar
     path.write_bytes(b"not a head at all")
     with sessions.reading(home.engine) as session:
-        assert not file_checks.prove(session, home.settings, home.get("v1.1")).holds
+        assert not file_checks.verify_scores(session, home.settings, home.get("v1.1")).holds
 
 
 def test_an_altered_or_missing_file_is_not_given_out_and_doctor_says_so(home: Home) -> None:

@@ -528,7 +528,7 @@ def test_a_saved_filter_of_a_long_name_fits_a_phone(
         expect(page.get_by_role("button", name="Remove the saved filter")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
     with writing(world.engine) as session:
-        saved_filters.forget(session, world.project(session), long)
+        saved_filters.delete(session, world.project(session), long)
 
 
 @pytest.mark.browser

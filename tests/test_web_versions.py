@@ -281,12 +281,12 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     coverage = {"50": shares[0], "80": shares[1], "95": 1.0}
     told = {"n": n, "mae": 1.0, "coverage": coverage}
     version = Version(project_id=1, metrics={"holdout": told})
-    assert f"doubt is {verdict}" in version_report.coverage_in_words(version)
+    assert f"doubt is {verdict}" in version_report.calibration_sentence(version)
     told["groups"] = 3  # three photographs in many crops prove little
-    assert "doubt is about right" in version_report.coverage_in_words(version)
+    assert "doubt is about right" in version_report.calibration_sentence(version)
     del told["groups"]
     told["coverage"] = {}
-    assert version_report.coverage_in_words(version) == ""
+    assert version_report.calibration_sentence(version) == ""
 
 
 def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:

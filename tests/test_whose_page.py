@@ -32,7 +32,7 @@ def become(world: World, name: str) -> None:
 
 def id_of(world: World, name: str) -> int:
     with reading(world.engine) as session:
-        return accounts.named(session, name).id
+        return accounts.by_name(session, name).id
 
 
 SAID = [
@@ -69,7 +69,7 @@ def test_without_a_person_in_the_request_it_is_whoever_asks(world: World) -> Non
     assert world.client.post(f"/api/v1{world.at}/scores", json=said).status_code == 200
     with reading(world.engine) as session:
         newest = session.exec(select(ScoreEvent).order_by(ScoreEvent.id.desc())).first()
-        assert newest.annotator_id == accounts.named(session, "Anna").id
+        assert newest.annotator_id == accounts.by_name(session, "Anna").id
 
 
 def test_a_page_of_somebody_shut_out_meanwhile_scores_for_nobody(world: World) -> None:
@@ -77,7 +77,7 @@ def test_a_page_of_somebody_shut_out_meanwhile_scores_for_nobody(world: World) -
     opened_for = {"Tastemaker-Opened-For": str(id_of(world, "Anna"))}
     said = {"image_id": 3, "value": 4}
     with writing(world.engine) as session:
-        accounts.disable(session, accounts.named(session, "Anna"))
+        accounts.disable(session, accounts.by_name(session, "Anna"))
     answer = world.client.post(f"/api/v1{world.at}/scores", json=said, headers=opened_for)
     assert answer.status_code == 409 and len(events(world)) == 2
 
@@ -115,7 +115,7 @@ def test_a_name_in_other_letters_is_not_another_person(world: World) -> None:
         for name in ("anna", "ANNA", "Me"):
             with pytest.raises(Conflict, match="is a name in use"):
                 accounts.add(session, name)
-        assert [one.name for one in accounts.every(session)] == ["me", "Anna"]
+        assert [one.name for one in accounts.list_all(session)] == ["me", "Anna"]
         assert projects.annotator(session, "Anna").name == "Anna"
 
 
@@ -140,6 +140,6 @@ def test_a_key_in_a_tab_of_somebody_else_waits_until_they_score_again(
         with reading(world.engine) as session:
             said = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()[2:]
             assert [(one.annotator_id, one.value) for one in said] == [
-                (accounts.named(session, "Anna").id, 5), (accounts.named(session, "me").id, 4),
+                (accounts.by_name(session, "Anna").id, 5), (accounts.by_name(session, "me").id, 4),
             ]  # fmt: skip
             assert said[1].image_id == image

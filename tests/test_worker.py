@@ -28,7 +28,7 @@ from tastemaker.jobs import context
 from tastemaker.library import bulk
 from tastemaker.live import live_model
 from tastemaker.training import retrain
-from tastemaker.worker import Worker, patiently, run_here
+from tastemaker.worker import Worker, log_expected_errors, run_here
 from tests.conftest import environment, free_port, running, until
 
 
@@ -37,7 +37,7 @@ def settings_in(home: Path) -> Settings:
 
 
 def sample_project(session: Session) -> Project:
-    return projects.named(session, "Sample")
+    return projects.by_name(session, "Sample")
 
 
 def seen(engine: Engine, job_id: int) -> Job:
@@ -163,7 +163,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         undisturbed = request_training(settings, engine)
         until(lambda: seen(engine, undisturbed).state == "done", 300, "for v1.4")
         with sessions.reading(engine) as session:
-            whole, *killed = versions.listing(session, sample_project(session))[:3]
+            whole, *killed = versions.list_ready(session, sample_project(session))[:3]
             for version in killed:
                 assert version.metrics["holdout"] == whole.metrics["holdout"]
                 assert version.metrics["out_of_fold"] == whole.metrics["out_of_fold"]
@@ -331,7 +331,7 @@ def test_a_cancelled_training_leaves_the_versions_as_they_were(bench: Bench) -> 
         jobs.cancel(session, job_id)
     assert bench.ended(job_id).state == "cancelled"
     with sessions.reading(bench.engine) as session:
-        listed = [v.number for v in versions.listing(session, sample_project(session))]
+        listed = [v.number for v in versions.list_ready(session, sample_project(session))]
     assert listed == ["v1.1", "v1.0"]
 
 
@@ -401,7 +401,7 @@ def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(
     settings: Settings, engine: Engine
 ) -> None:
     assert not worker.is_running(settings)
-    with worker.the_lock(settings):
+    with worker.worker_lock(settings):
         assert worker.is_running(settings)
     assert not worker.is_running(settings)
 
@@ -410,9 +410,9 @@ def test_under_a_server_a_worker_stands_by_until_the_other_ends_or_the_server_do
     settings: Settings, engine: Engine
 ) -> None:
     # Taken in a thread here, and let go of outside it.
-    lock = FileLock(worker.the_lock(settings).lock_file, thread_local=False)
+    lock = FileLock(worker.worker_lock(settings).lock_file, thread_local=False)
     gone = -1  # no process has this number
-    other = worker.the_lock(settings)
+    other = worker.worker_lock(settings)
     with other:
         assert not worker._comes_to_hold(lock, gone)
         with ThreadPoolExecutor() as pool:
@@ -493,11 +493,11 @@ def test_a_busy_database_is_a_line_in_the_log_of_the_worker(
     def tick() -> None:
         raise Unavailable("The database is busy with another change; nothing was saved.")
 
-    patiently(tick)()
+    log_expected_errors(tick)()
     assert "tick was not done: The database is busy" in caplog.text
     assert "Traceback" not in caplog.text
     with pytest.raises(ZeroDivisionError):
-        patiently(lambda: 1 / 0)()
+        log_expected_errors(lambda: 1 / 0)()
 
 
 def test_the_rate_is_of_the_last_seconds_and_forgets_a_slow_start(
@@ -528,7 +528,7 @@ def test_the_worker_begins_a_training_by_itself(sample: Path) -> None:
     settings = Settings(home=sample, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     engine = migrate(settings)
     with sessions.writing(engine) as session:
-        project = projects.named(session, "Sample")
+        project = projects.by_name(session, "Sample")
         projects.change(session, project, auto_train_every=2, recipe="ridge")
         person = projects.annotator(session, "me")
         images = session.exec(projects.image_ids(project.id)).all()[:2]

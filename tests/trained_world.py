@@ -43,7 +43,7 @@ class Trained:
 
     def version(self, number: str = "active") -> Version:
         with sessions.reading(self.engine) as session:
-            return versions.named(session, self.project(session), number)
+            return versions.by_number(session, self.project(session), number)
 
     def train(self, note: str = "") -> Version:
         with sessions.writing(self.engine) as session:

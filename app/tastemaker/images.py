@@ -123,7 +123,7 @@ def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
     session.flush()
 
 
-def usable_name(name: str) -> str:
+def validate_collection_name(name: str) -> str:
     """The name of a collection as it is kept. Raises `Invalid`."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= 120:
@@ -133,7 +133,7 @@ def usable_name(name: str) -> str:
 
 def collection_named(session: Session, name: str) -> Collection:
     """The collection of that name, made if there is none."""
-    name = usable_name(name)
+    name = validate_collection_name(name)
     found = session.exec(select(Collection).where(Collection.name == name)).first()
     if found is None:
         found = Collection(name=name)

@@ -51,7 +51,7 @@ def create(
     recipe: str = "auto",
 ) -> Project:
     """A new project. Never loads the encoder's weights; its name is only checked for form."""
-    name = usable_name(name)
+    name = validate_name(name)
     if kind != "score":
         raise Invalid(
             f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
@@ -73,7 +73,7 @@ def create(
     return project
 
 
-def usable_name(name: str) -> str:
+def validate_name(name: str) -> str:
     """A project's name with its spaces tidied. Raises `Invalid` for one that cannot be used."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= 80:
@@ -88,14 +88,16 @@ def usable_name(name: str) -> str:
 def find(session: Session, name: str) -> Project | None:
     """Names are told apart without regard to case (SQLite's `lower` knows only ASCII)."""
     wanted = " ".join(name.split()).casefold()
-    return next((p for p in every(session) if p.name.casefold() == wanted), None)
+    return next((p for p in list_all(session) if p.name.casefold() == wanted), None)
 
 
-def named(session: Session, name: str) -> Project:
+def by_name(session: Session, name: str) -> Project:
     """The project of that name (or `#id`). Raises `NotFound` with the names there are."""
     project = find(session, name)
     if project is None:
-        project = next((p for p in every(session) if name.strip().lstrip("#") == str(p.id)), None)
+        project = next(
+            (p for p in list_all(session) if name.strip().lstrip("#") == str(p.id)), None
+        )
     if project is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Project.name)).all())
         raise NotFound(
@@ -112,7 +114,7 @@ def get(session: Session, project_id: int) -> Project:
     return project
 
 
-def every(session: Session) -> list[Project]:
+def list_all(session: Session) -> list[Project]:
     return list(session.exec(select(Project).order_by(col(Project.id))))
 
 
@@ -128,13 +130,13 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
             f"Use one of {', '.join(AGGREGATES)}.",
         )
     if "auto_train_every" in fields:
-        fields["auto_train_every"] = usable_count(fields["auto_train_every"])
+        fields["auto_train_every"] = validate_count(fields["auto_train_every"])
     if "auto_train_drift" in fields:
-        fields["auto_train_drift"] = usable_drift(fields["auto_train_drift"])
+        fields["auto_train_drift"] = validate_drift(fields["auto_train_drift"])
     if "brackets" in fields:
-        fields["brackets"] = usable_brackets(fields["brackets"])
+        fields["brackets"] = validate_brackets(fields["brackets"])
     if "name" in fields:
-        fields["name"] = usable_name(fields["name"])
+        fields["name"] = validate_name(fields["name"])
         other = find(session, fields["name"])
         if other is not None and other.id != project.id:
             raise Conflict(f"A project named “{fields['name']}” exists already.")
@@ -144,7 +146,7 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
     return project
 
 
-def usable_count(value: Any) -> int:
+def validate_count(value: Any) -> int:
     """After how many new scores a project trains by itself. Raises `Invalid`."""
     text = str(value).strip()
     if not text.isascii() or not text.isdecimal() or not int(text) <= MOST_BETWEEN_TRAININGS:
@@ -156,7 +158,7 @@ def usable_count(value: Any) -> int:
     return int(text)
 
 
-def usable_drift(value: Any) -> float:
+def validate_drift(value: Any) -> float:
     """By how many points the live error may differ before a project trains. Raises `Invalid`."""
     try:
         points = float(value)
@@ -170,7 +172,7 @@ def usable_drift(value: Any) -> float:
     return points
 
 
-def usable_brackets(value: Any) -> list[list[Any]]:
+def validate_brackets(value: Any) -> list[list[Any]]:
     """Brackets as [lower end in 0–1, name], rising from 0, names tidied. Raises `Invalid`."""
     try:
         brackets = [(float(low), " ".join(str(name).split())) for low, name in value]
@@ -262,7 +264,7 @@ def size(session: Session, project: Project, role: str | None = None) -> int:
     """How many images a project has, or uses as `pool` or `test-run`. A large number may be some
     seconds old (`counts`)."""
     key = ("size", str(session.get_bind().engine.url), project.id, role)
-    return counts.patiently(key, lambda: _size(session, project.id, role), _is_large)
+    return counts.cached_count(key, lambda: _size(session, project.id, role), _is_large)
 
 
 def pool_size(session: Session, project: Project, *, unlabelled: bool = False) -> int:
@@ -271,7 +273,7 @@ def pool_size(session: Session, project: Project, *, unlabelled: bool = False) -
     if not unlabelled:
         return size(session, project, "pool")
     key = ("unlabelled", str(session.get_bind().engine.url), project.id)
-    return counts.patiently(key, lambda: _unlabelled(session, project.id), _is_large)
+    return counts.cached_count(key, lambda: _unlabelled(session, project.id), _is_large)
 
 
 def sample(session: Session, project: Project, count: int) -> list[int]:
@@ -326,7 +328,7 @@ def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotat
     return person
 
 
-class Terms(NamedTuple):
+class LabelRules(NamedTuple):
     """What of a project decides the label that follows from what people said."""
 
     id: int
@@ -335,7 +337,7 @@ class Terms(NamedTuple):
     aggregate: str
 
 
-def on_holdout_side(project: Project | Terms, source_group: str) -> bool:
+def on_holdout_side(project: Project | LabelRules, source_group: str) -> bool:
     """Whether images of this source group only ever measure versions in this project.
 
     A pure function of the project's seed and the group, so the side never changes, relatives share

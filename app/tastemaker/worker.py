@@ -313,13 +313,13 @@ def join_or_kill(process: Any) -> None:
 # --- running it --------------------------------------------------------------------------------
 
 
-def the_lock(settings: Settings) -> FileLock:
+def worker_lock(settings: Settings) -> FileLock:
     return FileLock(settings.root / "worker.lock")
 
 
 def is_running(settings: Settings) -> bool:
     """Whether a worker holds the lock of this home folder."""
-    lock = the_lock(settings)
+    lock = worker_lock(settings)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -334,7 +334,7 @@ def run_forever(settings: Settings) -> None:
     server does."""
     engine = migrate(settings)
     parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
-    lock = the_lock(settings)
+    lock = worker_lock(settings)
     if _comes_to_hold(lock, parent):
         try:
             _run(settings, engine, parent)
@@ -363,7 +363,7 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
     if parent is None:  # else the web process does it
-        file_checks.look_over(engine, settings)
+        file_checks.check_all_files(engine, settings)
 
     # A signal's handler runs between any two instructions of this thread, which may hold any lock:
     # so it takes none, and this thread does nothing but wait for its word.
@@ -376,8 +376,8 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent:
             end()
 
-    scheduler.add_job(patiently(worker.tick), "interval", seconds=TICK_SECONDS)
-    scheduler.add_job(patiently(worker.reap), "interval", seconds=5)
+    scheduler.add_job(log_expected_errors(worker.tick), "interval", seconds=TICK_SECONDS)
+    scheduler.add_job(log_expected_errors(worker.reap), "interval", seconds=5)
     scheduler.add_job(resident.tend, "interval", seconds=1)
     scheduler.add_job(watch_parent, "interval", seconds=1)
     scheduler.add_job(
@@ -385,10 +385,13 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         next_run_time=datetime.now(UTC),
     )  # fmt: skip
     scheduler.add_job(
-        patiently(auto_train.tick), "interval", args=(settings, engine), seconds=AUTO_TRAIN_SECONDS
+        log_expected_errors(auto_train.tick),
+        "interval",
+        args=(settings, engine),
+        seconds=AUTO_TRAIN_SECONDS,
     )
     scheduler.add_job(
-        patiently(backups.nightly), "interval", args=(settings,), hours=1,
+        log_expected_errors(backups.nightly_backup), "interval", args=(settings,), hours=1,
         next_run_time=datetime.now(UTC),
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -405,7 +408,7 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         worker.stop()
 
 
-def patiently(do: Callable[..., Any]) -> Callable[..., None]:
+def log_expected_errors(do: Callable[..., Any]) -> Callable[..., None]:
     """The same, but what a person would be told (the database is busy, or damaged) is a line in the
     log, and no traceback: the clock comes round again."""
 
@@ -421,7 +424,7 @@ def patiently(do: Callable[..., Any]) -> Callable[..., None]:
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
     """Work in this process until `finished()`: for a command that found no live worker. If one
     comes up meanwhile, leave the work to it."""
-    lock = the_lock(settings)
+    lock = worker_lock(settings)
     worker = Worker(settings, engine)
     owner = False
     try:

@@ -70,10 +70,10 @@ def live_in(home: Path) -> None:
             scores.record(session, project, image_id, me, "flag", note="is this one a copy?")
         for image_id in waiting[3:8]:
             scores.record(session, project, image_id, me, "skip")
-        best = comparisons.band(session, project, 8)
+        best = comparisons.labels_between(session, project, 8)
         for first, second in itertools.pairwise(best[:9]):
             comparisons.record(session, project, me, first, second, "first")
-        saved_filters.save(session, project, "Good portraits", filters.Filter(label_min=7))
+        saved_filters.save(session, project, "Good portraits", filters.LibraryFilter(label_min=7))
         _failed(session, project)
     engine.dispose()
 
@@ -132,7 +132,7 @@ def try_on_others(home: Path) -> None:
             images.put_in_collection(session, others.id, image_id)
         projects.add_collection(session, project, others, "test-run")
         me = projects.annotator(session, settings_of(home).annotator)
-        for version in reversed(versions.listing(session, project)):
+        for version in reversed(versions.list_ready(session, project)):
             run = TestRun(
                 project_id=project.id, version_id=version.id, collection_id=others.id
             )  # fmt: skip

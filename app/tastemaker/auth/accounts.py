@@ -19,13 +19,13 @@ SHORTEST_PASSWORD = 8
 ADMIN = "admin"  # the name under which the server's own password signs in
 
 
-def every(session: Session) -> list[Annotator]:
+def list_all(session: Session) -> list[Annotator]:
     """Everybody who scores or may, in the order they came; stand-ins left out."""
     people = select(Annotator).where(~col(Annotator.stand_in)).order_by(col(Annotator.id))
     return list(session.exec(people))
 
 
-def named(session: Session, name: str) -> Annotator:
+def by_name(session: Session, name: str) -> Annotator:
     """The person of that name. Raises `NotFound`."""
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
     if person is None or person.stand_in:
@@ -53,7 +53,7 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
     person = person or Annotator(name=name)
     person.role = role
     if password:
-        person.password_hash = hashed(password)
+        person.password_hash = hash_password(password)
     session.add(person)
     session.flush()
     return person
@@ -61,7 +61,7 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
 
 def set_password(session: Session, person: Annotator, password: str) -> None:
     """Replace the password and end every session that the old one opened."""
-    person.password_hash = hashed(password)
+    person.password_hash = hash_password(password)
     session.add(person)
     _end_sessions(session, person)
 
@@ -74,7 +74,7 @@ def disable(session: Session, person: Annotator, disabled: bool = True) -> None:
         _end_sessions(session, person)
 
 
-def right_password(session: Session, name: str, password: str) -> Annotator | None:
+def check_password(session: Session, name: str, password: str) -> Annotator | None:
     """The person, if the password is theirs and they are not disabled. Takes as long for a name
     that nobody has, so that names cannot be guessed by the clock."""
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
@@ -84,7 +84,7 @@ def right_password(session: Session, name: str, password: str) -> Annotator | No
     return person if right and usable else None
 
 
-def hashed(password: str) -> str:
+def hash_password(password: str) -> str:
     if not SHORTEST_PASSWORD <= len(password) <= 1024:
         raise Invalid(
             f"A password has at least {SHORTEST_PASSWORD} characters.",

@@ -34,18 +34,18 @@ SIGNED_IN_FOR = timedelta(days=30)
 BASIC_GOOD_FOR = 300.0  # seconds; argon2 is slow by design, programs ask often
 
 
-class TooManyTries(TastemakerError):
+class TooManyAttempts(TastemakerError):
     status = 429
 
 
-class SomebodyElse(Conflict):
+class UserMismatch(Conflict):
     """A page of one person's, sent by another: what it says is neither's to be saved."""
 
     code = "somebody-else"
 
 
 @dataclass(frozen=True)
-class Who:
+class Identity:
     """The person behind a request: the row their scores go under, and what they may do."""
 
     annotator_id: int
@@ -67,7 +67,7 @@ class Who:
         if self.opened_for not in (None, person.id):
             opener = session.get(Annotator, self.opened_for)
             name = opener.name if opener is not None else "somebody else"
-            raise SomebodyElse(
+            raise UserMismatch(
                 f"This page was opened by {name}; you score as {person.name} now. Nothing was"
                 " saved.",
                 f"Reload the page to score as {person.name}, or become {name} again (People).",
@@ -75,14 +75,14 @@ class Who:
         return person
 
 
-def owner(request: Request) -> Who:
+def owner_identity(request: Request) -> Identity:
     """Who asks a server without a password."""
     own = request.app.state.annotator_id
     chosen = request.cookies.get(CHOSEN, "")
-    return Who(int(chosen) if is_id(chosen) else own, "admin", own)
+    return Identity(int(chosen) if is_id(chosen) else own, "admin", own)
 
 
-def of_session(engine: Engine, token: str, own: int) -> Who | None:
+def session_identity(engine: Engine, token: str, own: int) -> Identity | None:
     """Whose session a cookie's value names; None if it has ended or they were shut out."""
     if not token:
         return None
@@ -96,14 +96,14 @@ def of_session(engine: Engine, token: str, own: int) -> Who | None:
         if found is None:
             return None
         if found.annotator_id is None:
-            return Who(own, "admin", own)
+            return Identity(own, "admin", own)
         person = session.get(Annotator, found.annotator_id)
         if person is None or person.disabled:
             return None
-        return Who(person.id, person.role, own)
+        return Identity(person.id, person.role, own)
 
 
-def sign_in(session: Session, who: Who) -> str:
+def sign_in(session: Session, who: Identity) -> str:
     """A new session. Returns the cookie's value, which is stored only as a hash."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(LoginSession).where(col(LoginSession.expires_at) <= now()))
@@ -125,7 +125,7 @@ def sign_out(session: Session, token: str) -> None:
 # --- passwords -----------------------------------------------------------------------------------
 
 
-class FailedTries:
+class FailedLogins:
     """Wrong passwords by address, and by name. After `limit` of them from an address within
     `window` seconds, no further try from there is looked at. For a name, from wherever, five times
     as many are: one stranger shall not lock others out."""
@@ -142,7 +142,7 @@ class FailedTries:
             from_there = len(self._failed.get(("address", address), ()))
             for_name = len(self._failed.get(("name", name), ()))
             if from_there >= self.limit or for_name >= 5 * self.limit:
-                raise TooManyTries(
+                raise TooManyAttempts(
                     "Too many wrong passwords from this address or for this name.",
                     "Wait ten minutes, then try again.",
                 )
@@ -161,24 +161,24 @@ class FailedTries:
                 del self._failed[key]
 
 
-def by_password(request: Request, name: str, password: str) -> Who | None:
+def password_identity(request: Request, name: str, password: str) -> Identity | None:
     """Who signs in with this name (empty: the admin) and password; None if it is wrong. Raises
     `TooManyTries`."""
     state = request.app.state
     settings: Settings = state.settings
-    tries: FailedTries = state.failed_tries
+    tries: FailedLogins = state.failed_tries
     name = name.strip() or accounts.ADMIN
     address = request.client.host if request.client else ""
     tries.check(address, name.casefold())
     if name.casefold() == accounts.ADMIN:
         given, kept = (_digest(p) for p in (password, settings.admin_password))
         if settings.admin_password and hmac.compare_digest(given, kept):
-            return Who(state.annotator_id, "admin", state.annotator_id)
+            return Identity(state.annotator_id, "admin", state.annotator_id)
     else:
         with reading(state.engine) as session:
-            person = accounts.right_password(session, name, password)
+            person = accounts.check_password(session, name, password)
         if person is not None:
-            return Who(person.id, person.role, state.annotator_id)
+            return Identity(person.id, person.role, state.annotator_id)
     tries.add(address, name.casefold())
     return None
 
@@ -189,9 +189,9 @@ class BasicLogins:
 
     def __init__(self, clock: Any = time.monotonic) -> None:
         self.clock = clock
-        self._known: dict[bytes, tuple[float, Who, str]] = {}
+        self._known: dict[bytes, tuple[float, Identity, str]] = {}
 
-    def who(self, request: Request, authorization: str) -> Who | None:
+    def who(self, request: Request, authorization: str) -> Identity | None:
         """Raises `TooManyTries`."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
@@ -204,7 +204,7 @@ class BasicLogins:
         until, who, kept = self._known.get(key, (0.0, None, ""))
         if who is not None and until > self.clock() and self._hash(request, who) == kept:
             return who
-        who = by_password(request, name, password)
+        who = password_identity(request, name, password)
         self._known.pop(key, None)
         if who is not None:
             if len(self._known) >= 1000:
@@ -212,7 +212,7 @@ class BasicLogins:
             self._known[key] = (self.clock() + BASIC_GOOD_FOR, who, self._hash(request, who))
         return who
 
-    def _hash(self, request: Request, who: Who) -> str:
+    def _hash(self, request: Request, who: Identity) -> str:
         """What must not have changed since: the person's password and that they are welcome."""
         if who.annotator_id == who.fallback_id:
             return ""
@@ -223,7 +223,7 @@ class BasicLogins:
             )
 
 
-def local_path(path: str) -> str:
+def safe_redirect_path(path: str) -> str:
     """A page of this site to go on to after signing in, and nothing else."""
     parts = urlsplit(path)
     plain = not parts.scheme and not parts.netloc and "\\" not in path and path.isprintable()

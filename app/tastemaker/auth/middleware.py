@@ -57,7 +57,7 @@ class Unexpected(TastemakerError):
     status = 500
 
 
-class Doors:
+class SecurityMiddleware:
     """ASGI middleware around the whole application, so that no route can be forgotten."""
 
     def __init__(
@@ -133,12 +133,12 @@ class Doors:
         """None where the request may go on; `state.who` then says who asks."""
         path = request.url.path
         if not self.settings.admin_password:
-            request.state.who = identity.owner(request)
+            request.state.who = identity.owner_identity(request)
             return None
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
         own, token = request.app.state.annotator_id, request.cookies.get(identity.COOKIE, "")
-        request.state.who = await run_sync(identity.of_session, self.engine, token, own)
+        request.state.who = await run_sync(identity.session_identity, self.engine, token, own)
         if request.state.who is not None:
             return None
         challenge = {}
@@ -147,7 +147,7 @@ class Doors:
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
                 request.state.who = await run_sync(self.basic.who, request, authorization)
-            except identity.TooManyTries as error:
+            except identity.TooManyAttempts as error:
                 return self.respond(request, error)
             if request.state.who is not None:
                 return None

@@ -5,7 +5,7 @@ A route that is in neither list is closed to them, and a test asks that somebody
 
 from fastapi import Request
 
-from tastemaker.auth.identity import Who
+from tastemaker.auth.identity import Identity
 from tastemaker.errors import TastemakerError
 
 ANNOTATOR = {
@@ -210,7 +210,7 @@ async def allowed(request: Request) -> None:
         only_admin(who)
 
 
-def only_admin(who: Who) -> None:
+def only_admin(who: Identity) -> None:
     """For what one route lets only some do. Raises `NotAllowed`."""
     if not who.is_admin:
         raise NotAllowed(

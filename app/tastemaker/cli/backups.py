@@ -61,12 +61,12 @@ def restore(
     """Put a backup in the place of what is there, which is kept in the backups folder. The program
     must be stopped."""
     from tastemaker.database import backups
-    from tastemaker.worker import the_lock
+    from tastemaker.worker import worker_lock
 
     settings = Settings()
     settings.make_folders()
     try:
-        with the_lock(settings).acquire(timeout=0), progress("Restore") as told:
+        with worker_lock(settings).acquire(timeout=0), progress("Restore") as told:
             done = backups.restore(settings, file, told)
     except Timeout:
         raise backups.running() from None

@@ -100,7 +100,7 @@ def _integrity(session: Session) -> list[Finding]:
 def _labels(session: Session) -> list[Finding]:
     """Labels must be what the events say."""
     findings = []
-    for project in projects.every(session):
+    for project in projects.list_all(session):
         derived = scores.labels_at(session, project, scores.highest_event(session, project))
         stored = session.exec(select(Label).where(Label.project_id == project.id)).all()
         same = {(x.image_id, x.value, x.holdout, x.measures) for x in stored} == {
@@ -117,15 +117,15 @@ def _labels(session: Session) -> list[Finding]:
 
 def _checkpoints(session: Session, settings: Settings) -> list[Finding]:
     findings = []
-    for project in projects.every(session):
-        for version in versions.listing(session, project):
+    for project in projects.list_all(session):
+        for version in versions.list_ready(session, project):
             name = f"“{project.name}” {version.number}"
-            state = file_checks.look(session, settings, version)
+            state = file_checks.check_hash(session, settings, version)
             if not state.intact:
                 hint = f"{file_checks.SAFE} {file_checks.WAY_OUT}"
                 findings.append(Finding("damage", f"“{project.name}”: {state.told}", hint))
                 continue
-            proof = file_checks.prove(session, settings, version)
+            proof = file_checks.verify_scores(session, settings, version)
             if not proof.holds:
                 findings.append(
                     Finding("warning", f"{name} is not in the original's format. {proof.why}")

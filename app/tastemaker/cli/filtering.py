@@ -113,5 +113,5 @@ def _model_path(settings: Settings, model: str) -> Path:
 
     name, number = model.rsplit("@", 1)
     with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.named(session, projects.named(session, name), number)
+        version = versions.by_number(session, projects.by_name(session, name), number)
         return versions.verify(settings, version)

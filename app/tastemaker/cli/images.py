@@ -40,7 +40,7 @@ def import_images(
         raise typer.BadParameter("--scores-from-folders needs --project.")
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
-            target = projects.named(session, project) if project else None
+            target = projects.by_name(session, project) if project else None
             job_id = request_import(
                 session, settings, paths, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders,
@@ -75,9 +75,9 @@ def embed(
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             if project:
-                chosen = [projects.named(session, project)]
+                chosen = [projects.by_name(session, project)]
             else:  # those whose vectors came from outside have nothing to embed
-                chosen = [p for p in projects.every(session) if not declared(session, p)]
+                chosen = [p for p in projects.list_all(session) if not declared(session, p)]
             if not chosen:
                 raise Invalid("There is no project to embed.", "tastemaker project create NAME")
             payload = (

@@ -32,7 +32,7 @@ def train(
 
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
-            chosen = projects.named(session, project)
+            chosen = projects.by_name(session, project)
             job_id = request_training(session, settings, chosen, note, recipe, major).id
         if not wait and is_running(settings):
             if as_json:

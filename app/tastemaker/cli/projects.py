@@ -39,7 +39,7 @@ def project_list(as_json: AsJson = False) -> None:
     from tastemaker import projects
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        found = [projects.summary(session, project) for project in projects.every(session)]
+        found = [projects.summary(session, project) for project in projects.list_all(session)]
     if as_json:
         return print_json(found)
     table = Table("project", "kind", "encoder", "images", "labels", "active")
@@ -56,7 +56,7 @@ def project_show(name: str, as_json: AsJson = False) -> None:
     from tastemaker import projects
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        shown = projects.summary(session, projects.named(session, name))
+        shown = projects.summary(session, projects.by_name(session, name))
     if as_json:
         return print_json(shown)
     for key, value in shown.items():

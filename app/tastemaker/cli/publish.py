@@ -28,7 +28,7 @@ def card(
     from tastemaker.publishing import card_blocks, model_card
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.named(session, projects.named(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
         text = card_blocks.markdown(model_card.card_of(session, settings, chosen))
     if as_json:
         return print_json({"version": chosen.number, "markdown": text})
@@ -52,7 +52,7 @@ def versions_export(
     if folder.exists() and not folder.is_dir():
         raise Conflict(f"{folder} is a file.", "Name a folder to write into.")
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.named(session, projects.named(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
         if layout == "city96":
             parts = [
                 exports.checkpoint(settings, chosen), exports.config(session, settings, chosen)
@@ -60,7 +60,7 @@ def versions_export(
         elif layout == "laion":
             parts = [exports.laion_file(session, settings, chosen)]
         else:
-            parts = exports.everything(session, settings, chosen)
+            parts = exports.export_all(session, settings, chosen)
         for path in exports.write(parts, folder):
             out.print(str(path))
 
@@ -134,7 +134,7 @@ def versions_predictions(
             )
             return None
         with sessions.reading(engine) as session:
-            chosen = versions.named(session, projects.named(session, project), version)
+            chosen = versions.by_number(session, projects.by_name(session, project), version)
             if as_json:
                 return print_json(prediction_files.rows_of(session, chosen))
             ending = ".csv" if to is None else to.suffix.lower()
@@ -156,7 +156,7 @@ def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) 
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")
     with database() as (_, engine), sessions.reading(engine) as session:
-        told = exports.write_folders(session, projects.named(session, project), folder)
+        told = exports.write_folders(session, projects.by_name(session, project), folder)
     if as_json:
         return print_json(told)
     out.print(f"{told['written']} vectors written to {told['folder']}.")

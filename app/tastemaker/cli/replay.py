@@ -69,7 +69,7 @@ def replay(
         with database() as (_, engine), sessions.reading(engine) as session:
             from tastemaker import projects
 
-            whose = projects.named(session, project) if project is not None else None
+            whose = projects.by_name(session, project) if project is not None else None
             data, image_ids, whose = labelled_sets.read_collection(session, source, whose)
             threshold = 100 * whose.threshold if threshold is None else threshold
             about = {"project": whose.name, "image_ids": image_ids}

@@ -55,7 +55,7 @@ def stats(project: ProjectName, as_json: AsJson = False) -> None:
     from tastemaker import projects, scores
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        chosen = projects.named(session, project)
+        chosen = projects.by_name(session, project)
         counts = scores.histogram(session, chosen)
         raw = projects.pool_size(session, chosen, unlabelled=True)
     if as_json:

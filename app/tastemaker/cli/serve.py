@@ -42,7 +42,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
     if keeper:
         keeper.start()
     shown = f"[{host}]" if ":" in host else host
-    file_checks.look_over(application.state.engine, settings)
+    file_checks.check_all_files(application.state.engine, settings)
     print(f"Tastemaker is at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

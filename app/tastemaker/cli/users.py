@@ -44,7 +44,7 @@ def user_list(as_json: AsJson = False) -> None:
     from tastemaker.auth import accounts
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        people = [about(person) for person in accounts.every(session)]
+        people = [about(person) for person in accounts.list_all(session)]
     if as_json:
         return print_json(people)
     table = Table("name", "role", "signs in", "")
@@ -66,7 +66,7 @@ def user_disable(
     from tastemaker.auth import accounts
 
     with database() as (_, engine), sessions.writing(engine) as session:
-        accounts.disable(session, accounts.named(session, name), not undo)
+        accounts.disable(session, accounts.by_name(session, name), not undo)
     out.print(f"{name} {'may sign in again' if undo else 'is shut out; all scores are kept'}.")
 
 

@@ -17,10 +17,10 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
     from tastemaker import projects, versions
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = projects.named(session, project)
+        chosen = projects.by_name(session, project)
         found = [
             versions.as_json(session, settings, version)
-            for version in reversed(versions.listing(session, chosen))
+            for version in reversed(versions.list_ready(session, chosen))
         ]
     if as_json:
         return print_json(found)
@@ -47,7 +47,7 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
     from tastemaker import projects, versions
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.named(session, projects.named(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
         shown = versions.as_json(session, settings, chosen)
     if as_json:
         return print_json(shown)
@@ -64,7 +64,7 @@ def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False)
     from tastemaker.evaluation import comparison, flips
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        both = flips.pair(session, projects.named(session, project), older, newer)
+        both = flips.pair(session, projects.by_name(session, project), older, newer)
         told = comparison.diff(session, both)
     if as_json:
         return print_json(told)
@@ -79,10 +79,10 @@ def versions_activate(project: str, version: str) -> None:
     from tastemaker.versions import predictions
 
     with database() as (settings, engine), sessions.writing(engine) as session:
-        chosen = versions.named(session, projects.named(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
         versions.verify(settings, chosen)
         versions.activate(session, chosen)
-        predictions.catch_up(session, chosen)
+        predictions.enqueue_predictions(session, chosen)
     out.print(f"{chosen.number} is active.")
 
 

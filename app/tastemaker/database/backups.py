@@ -115,7 +115,7 @@ def _require_in_home(settings: Settings, tool: str) -> None:
         )
 
 
-def nightly(settings: Settings, hours: float = 24.0) -> Path | None:
+def nightly_backup(settings: Settings, hours: float = 24.0) -> Path | None:
     """Copy the database to the backups if it holds scores, the newest such copy is older than that
     and something was written since; the last few are kept. None where there was nothing to do, or
     no space for it. Raises `Invalid` for a damaged database, which pushes no good copy out."""

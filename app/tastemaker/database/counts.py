@@ -19,7 +19,7 @@ T = TypeVar("T")
 _kept: dict[Hashable, tuple[Any, float]] = {}
 
 
-def patiently(key: Hashable, count: Callable[[], T], large: Callable[[T], bool]) -> T:
+def cached_count(key: Hashable, count: Callable[[], T], large: Callable[[T], bool]) -> T:
     """What `count` gives, or gave not long ago under this key in this process if that was
     `large`."""
     known = _kept.get(key)

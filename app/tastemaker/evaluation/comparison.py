@@ -94,8 +94,8 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
     rows = slices.listing(session, both.project) + slices.large_tags(session, both.project)
     if not rows:
         return []
-    old = slices.said(session, both.project, both.a)
-    new = slices.said(session, both.project, both.b)
+    old = slices.slice_predictions(session, both.project, both.a)
+    new = slices.slice_predictions(session, both.project, both.b)
     _, at_old, at_new = np.intersect1d(old.ids, new.ids, return_indices=True)
     threshold, found = both.project.threshold, []
     for row in rows:
@@ -125,7 +125,7 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
 
 
-def told_of(error: dict[str, Any]) -> str:
+def slice_comparison(error: dict[str, Any]) -> str:
     """The verdict on a slice, or why there is none."""
     if not error["n"]:
         return "without a label"
@@ -291,7 +291,7 @@ def in_words(told: dict[str, Any]) -> list[str]:
         mean = row["mean"]
         lines.append(
             f"{row['slice'][:40]:20} mean {100 * mean['old']:.0f} % → {100 * mean['new']:.0f} %, "
-            f"error {told_of(row['error'])}"
+            f"error {slice_comparison(row['error'])}"
         )
     lines.append(
         f"labels from {a} to {b}: {labels['added']} added, {labels['corrected']} corrected, "

@@ -85,7 +85,7 @@ def noise_floor(session: Session, version: Version) -> dict[str, Any] | None:
     """How far a person is from themselves, in points: `sigma` of one score, and `mae`, the error
     that a perfect model would still show; with intervals, and `n` pairs. None without a re-ask."""
     project = projects.get(session, version.project_id)
-    noise = agreement.teacher_noise(session, project)
+    noise = agreement.annotator_noise(session, project)
     if not noise["pairs"]:
         return None
     to_mae = math.sqrt(2 / math.pi)  # mean |error| of a normal error of standard deviation 1

@@ -129,14 +129,14 @@ def check(session: Session, version: Version, frozen: bool = False) -> Report:
     rows = slices.measured(session, project, version, frozen)
     by_id = {row.id: row for row in rows}
     checks = [
-        hold(stated, by_id[stated.slice_id])
+        is_met(stated, by_id[stated.slice_id])
         for stated in listing(session, project)
         if stated.slice_id in by_id
     ]
     return Report(rows, checks)
 
 
-def hold(stated: Expectation, row: Measured) -> Checked:
+def is_met(stated: Expectation, row: Measured) -> Checked:
     """One expectation against one measured slice."""
     value = row.mean if stated.measure == "mean" else row.pass_rate
     met = None

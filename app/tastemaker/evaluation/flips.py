@@ -29,18 +29,18 @@ def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
     """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
     parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
     two."""
-    there = versions.listing(session, project)
+    there = versions.list_ready(session, project)
     if len(there) < 2:
         raise Invalid(
             f"“{project.name}” has {'one version' if there else 'no version'}; two are needed.",
             "Train once more.",
         )
     if b:
-        newer = versions.named(session, project, b)
+        newer = versions.by_number(session, project, b)
     else:
         newer = next((v for v in there if v.active and v.id != there[-1].id), there[0])
     if a:
-        older = versions.named(session, project, a)
+        older = versions.by_number(session, project, a)
     else:
         others = [v for v in there if v.id != newer.id]
         before = [v for v in others if (v.major, v.minor) < (newer.major, newer.minor)]

@@ -171,7 +171,7 @@ def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str
 
 
 @dataclass(frozen=True)
-class Said:
+class SlicePredictions:
     """What a version says, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
     where the image or a relative was trained on; `trained` (N,) bool; `label` (N,) in 0–1, NaN
     without one; `group` (N,), the number of the image's source group."""
@@ -190,7 +190,9 @@ class Said:
         return ids[at] == self.ids
 
 
-def said(session: Session, project: Project, version: Version, frozen: bool = False) -> Said:
+def slice_predictions(
+    session: Session, project: Project, version: Version, frozen: bool = False
+) -> SlicePredictions:
     """What a version says about every image it predicted, without those removed since, beside the
     labels as they are now, or (`frozen`) as the version saw them."""
     ids, honest = _columns(
@@ -232,7 +234,7 @@ def said(session: Session, project: Project, version: Version, frozen: bool = Fa
             np.int64,
         ),
     )
-    return Said(ids.astype(np.int64), honest, trained, label, group)
+    return SlicePredictions(ids.astype(np.int64), honest, trained, label, group)
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,9 @@ class Measured:
         return asdict(self)
 
 
-def measure(row: Slice, inside: NDArray[np.bool_], seen: Said, threshold: float) -> Measured:
+def measure(
+    row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions, threshold: float
+) -> Measured:
     """`inside` (N,) says which images of `seen` belong to the slice."""
     n, everything = int(inside.sum()), len(seen.ids)
     training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
@@ -282,11 +286,11 @@ def measure(row: Slice, inside: NDArray[np.bool_], seen: Said, threshold: float)
         labelled=len(y), mae=error.value, mae_low=error.low, mae_high=error.high,
         fp_rate=float((~liked)[passed].mean()) if passed.any() else None, fp_n=int(passed.sum()),
         fn_rate=float((~passed)[liked].mean()) if liked.any() else None, fn_n=int(liked.sum()),
-        under_represented=lacks(share, training, all_training),
+        under_represented=missing_measurement(share, training, all_training),
     )  # fmt: skip
 
 
-def lacks(library_share: float, training: int, all_training: int) -> bool:
+def missing_measurement(library_share: float, training: int, all_training: int) -> bool:
     """Whether so few of the labels lie in a slice of that share of the library that more of them
     are worth asking for."""
     expected = library_share * all_training
@@ -305,7 +309,7 @@ def measured(
     rows = listing(session, project)
     if not rows:
         return []
-    seen = said(session, project, version, frozen)
+    seen = slice_predictions(session, project, version, frozen)
     return [
         measure(row, seen.among(members(session, project, row)), seen, project.threshold)
         for row in rows
@@ -322,17 +326,17 @@ def large_tags(session: Session, project: Project) -> list[Slice]:
     ]
 
 
-def lacking(session: Session, project: Project, version: Version) -> list[Measured]:
+def unmeasured(session: Session, project: Project, version: Version) -> list[Measured]:
     """The slices, and the largest tags besides, of which too few labels trained the version; the
     largest part of the library first."""
     rows = [*listing(session, project), *large_tags(session, project)]
     if not rows:
         return []
-    seen = said(session, project, version)
+    seen = slice_predictions(session, project, version)
     found = []
     for row in rows:
         inside = seen.among(members(session, project, row))
         share = float(inside.mean()) if len(inside) else 0.0
-        if lacks(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
+        if missing_measurement(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
             found.append(measure(row, inside, seen, project.threshold))
     return sorted(found, key=lambda row: -row.library_share)

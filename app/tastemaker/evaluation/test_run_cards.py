@@ -29,7 +29,7 @@ ORIGIN = "test-run"
 
 
 @dataclass(frozen=True)
-class Told:
+class TestRunReport:
     """A run with what belongs to it. `corrected` counts the images that were scored in it."""
 
     run: TestRun
@@ -46,12 +46,12 @@ class Told:
         return self.job.state if self.job else "failed"
 
 
-def listing(session: Session, project: Project) -> list[Told]:
+def listing(session: Session, project: Project) -> list[TestRunReport]:
     """Every run of a project, newest first."""
     return _told(session, _runs().where(TestRun.project_id == project.id))
 
 
-def get(session: Session, project: Project, run_id: int) -> Told:
+def get(session: Session, project: Project, run_id: int) -> TestRunReport:
     found = _told(session, _runs().where(TestRun.project_id == project.id, TestRun.id == run_id))
     if not found:
         raise NotFound("There is no such test run.", "Choose one of the list.")
@@ -68,7 +68,7 @@ def _runs() -> Any:
     )
 
 
-def _told(session: Session, query: Any) -> list[Told]:
+def _told(session: Session, query: Any) -> list[TestRunReport]:
     rows = session.execute(query).all()
     standing = scores.standing_events().subquery()
     counts: dict[int, int] = dict(
@@ -79,7 +79,7 @@ def _told(session: Session, query: Any) -> list[Told]:
             .group_by(col(TestRunScore.test_run_id))
         ).all()
     )
-    return [Told(run, v, c, job, counts.get(run.id, 0)) for run, v, c, job in rows]
+    return [TestRunReport(run, v, c, job, counts.get(run.id, 0)) for run, v, c, job in rows]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class RunCard:
 
 
 def cards(
-    session: Session, told: Told, grid: str, person: Annotator, after: int = 0, n: int = 48
+    session: Session, told: TestRunReport, grid: str, person: Annotator, after: int = 0, n: int = 48
 ) -> list[RunCard]:
     """A page of one of the run's grids."""
     if grid not in GRIDS:
@@ -109,7 +109,7 @@ def cards(
     return _cards(session, told, shown, person)
 
 
-def card_of(session: Session, told: Told, image_id: int, person: Annotator) -> RunCard:
+def card_of(session: Session, told: TestRunReport, image_id: int, person: Annotator) -> RunCard:
     """The card of one image that the run shows. Raises `NotFound` for any other."""
     for shown in told.run.summary.get("grids", {}).values():
         for entry in shown:
@@ -119,7 +119,7 @@ def card_of(session: Session, told: Told, image_id: int, person: Annotator) -> R
 
 
 def _cards(
-    session: Session, told: Told, shown: list[list[Any]], person: Annotator
+    session: Session, told: TestRunReport, shown: list[list[Any]], person: Annotator
 ) -> list[RunCard]:
     ids = [entry[0] for entry in shown]
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
@@ -155,7 +155,7 @@ def _cards(
     ]  # fmt: skip
 
 
-def reason_of(told: Told) -> str:
+def reason_of(told: TestRunReport) -> str:
     return f"test run of {told.version.number} on “{told.collection.name}”"
 
 
@@ -165,7 +165,7 @@ def reason_of(told: Told) -> str:
 def correct(
     session: Session,
     project: Project,
-    told: Told,
+    told: TestRunReport,
     image_id: int,
     person: Annotator,
     value: Any,

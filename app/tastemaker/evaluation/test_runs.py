@@ -82,7 +82,7 @@ def request_run(
             told = {"staging": source.staging.name, "files": [list(pair) for pair in source.files]}
             name = source.name or "Test uploads"
         else:
-            path = requests.usable_paths(settings, [source.folder.strip()])[0]
+            path = requests.validate_paths(settings, [source.folder.strip()])[0]
             told, name = {"paths": [str(path)]}, source.name or requests.free_name(path)
         collection = _own_collection(session, project, name)
         payload["import"] = told | {
@@ -191,7 +191,7 @@ def run(work: JobContext) -> dict[str, Any]:
         without_vector = session.exec(query).first() is not None
     if without_vector:
         embeddings.embed_project(work, work.project_id, found.collection_id)
-    predictions.extend(work, version, found.collection_id)
+    predictions.predict_missing(work, version, found.collection_id)
     work.stage("Looking at the result")
     with work.reading() as session:
         summary = summarise(session, projects.get(session, work.project_id), found, version)

@@ -24,7 +24,7 @@ from tastemaker.embeddings import declare_encoder, store_vectors
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.importing.archives import unpack
 from tastemaker.importing.folder_names import folder_tags, score_of
-from tastemaker.importing.sidecars import Beside, beside_among, beside_on_disk, read_sidecars
+from tastemaker.importing.sidecars import Beside, read_sidecars, sidecars_among, sidecars_on_disk
 from tastemaker.importing.vectors import read_vector, vector_hash
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
@@ -34,7 +34,7 @@ CHUNK = 64  # rows written in one transaction
 
 
 @dataclass(frozen=True)
-class Found:
+class ImportItem:
     """A file to import, what it is called, and what lies beside it."""
 
     path: Path
@@ -138,7 +138,7 @@ def _find(
     staging: Path | None,
     unpacked: list[Path],
     tally: Tally,
-) -> Iterator[Found]:
+) -> Iterator[ImportItem]:
     with_scores = payload.get("scores_from_folders", False)
     suffixes = IMAGE_SUFFIXES | {".npy"} if with_scores else IMAGE_SUFFIXES
     entries: list[tuple[Path, str, bool]] = []
@@ -173,11 +173,11 @@ def _find(
             for member, stored in members.items():
                 if Path(member).suffix.lower() in suffixes:
                     score = score_of(member) if with_scores else None
-                    yield Found(stored, member, True, score, beside_among(member, members))
+                    yield ImportItem(stored, member, True, score, sidecars_among(member, members))
         elif suffix in suffixes:
             score = score_of(name) if with_scores else None
-            sidecars = beside_among(name, uploads) if staged else beside_on_disk(path)
-            yield Found(path, name, staged, score, sidecars)
+            sidecars = sidecars_among(name, uploads) if staged else sidecars_on_disk(path)
+            yield ImportItem(path, name, staged, score, sidecars)
 
 
 def _walk(folder: Path, besides: Path) -> Iterator[Path]:
@@ -187,7 +187,7 @@ def _walk(folder: Path, besides: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(names))
 
 
-def _import(work: JobContext, found: list[Found], target: Target, tally: Tally) -> None:
+def _import(work: JobContext, found: list[ImportItem], target: Target, tally: Tally) -> None:
     vectors = [item for item in found if item.path.suffix.lower() == ".npy"]
     pictures = [item for item in found if item.path.suffix.lower() != ".npy"]
     work.stage("Importing", len(found))
@@ -206,7 +206,7 @@ def _import(work: JobContext, found: list[Found], target: Target, tally: Tally) 
         ingest, thumbs_root=work.settings.thumbs, limits=Limits.of(work.settings)
     )
     with DecodePool(workers=2, limits=Limits.of(work.settings)) as pool:
-        waiting: list[tuple[Found, Examined]] = []
+        waiting: list[tuple[ImportItem, Examined]] = []
         size = 4  # small at first: the first images are to be scored at once
         outcomes = pool.map(task, by_path)
         for path, outcome in _as_listed(by_path, outcomes) if target.in_order else outcomes:
@@ -243,8 +243,8 @@ def _as_listed(
 
 
 def _split_unchanged(
-    session: Session, items: list[Found]
-) -> tuple[list[Found], list[tuple[Found, int]]]:
+    session: Session, items: list[ImportItem]
+) -> tuple[list[ImportItem], list[tuple[ImportItem, int]]]:
     """Files that were imported before and have the same size and time need not be read again."""
     fresh, unchanged = [], []
     for item in items:
@@ -262,7 +262,7 @@ def _split_unchanged(
 
 
 def _write(
-    work: JobContext, batch: list[tuple[Found, Examined]], target: Target, tally: Tally
+    work: JobContext, batch: list[tuple[ImportItem, Examined]], target: Target, tally: Tally
 ) -> None:
     """One transaction: rows for pictures that were read."""
     if not batch:
@@ -294,7 +294,7 @@ def _write(
 
 def _place(
     session: Session,
-    item: Found,
+    item: ImportItem,
     image: Image,
     target: Target,
     tally: Tally,
@@ -342,7 +342,7 @@ def _keep_upload(settings: Settings, session: Session, staged: Path, image: Imag
         temporary.replace(kept)
 
 
-def _write_vectors(work: JobContext, batch: list[Found], target: Target, tally: Tally) -> None:
+def _write_vectors(work: JobContext, batch: list[ImportItem], target: Target, tally: Tally) -> None:
     """Vectors without a picture stand under the hash of their values and a declared encoder."""
     if target.project is None:
         raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
@@ -356,7 +356,12 @@ def _write_vectors(work: JobContext, batch: list[Found], target: Target, tally: 
 
 
 def _write_vector(
-    session: Session, project_id: int, item: Found, vector: np.ndarray, target: Target, tally: Tally
+    session: Session,
+    project_id: int,
+    item: ImportItem,
+    vector: np.ndarray,
+    target: Target,
+    tally: Tally,
 ) -> None:
     encoder = declare_encoder(session, projects.get(session, project_id), vector)
     sha256 = vector_hash(vector, encoder.fingerprint)

@@ -30,8 +30,8 @@ def request_import(
     at once: nothing there, not readable, a folder without a single picture."""
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
-    resolved = usable_paths(settings, paths, with_vectors=scores_from_folders)
-    name = images.usable_name(collection or free_name(resolved[0])[:120])
+    resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
+    name = images.validate_collection_name(collection or free_name(resolved[0])[:120])
     payload = {
         "paths": [str(path) for path in resolved], "collection": name, "role": role,
         "scores_from_folders": scores_from_folders,
@@ -41,7 +41,7 @@ def request_import(
     )
 
 
-def usable_paths(
+def validate_paths(
     settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
 ) -> list[Path]:
     """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
@@ -96,7 +96,7 @@ def request_upload_import(
     require_free_space(settings.root, settings.min_free_gb)
     if not files:
         raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
-    collection = images.usable_name(collection)
+    collection = images.validate_collection_name(collection)
     payload = {
         "staging": staging.name, "files": [list(entry) for entry in files],
         "collection": collection, "role": "pool", "scores_from_folders": False,

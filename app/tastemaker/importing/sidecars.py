@@ -55,11 +55,11 @@ def _names(name: str) -> list[str]:
     return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
 
 
-def beside_among(name: str, siblings: dict[str, Path]) -> tuple[Beside, ...]:
+def sidecars_among(name: str, siblings: dict[str, Path]) -> tuple[Beside, ...]:
     return tuple((n, siblings[n]) for n in _names(name) if n in siblings)
 
 
-def beside_on_disk(path: Path) -> tuple[Beside, ...]:
+def sidecars_on_disk(path: Path) -> tuple[Beside, ...]:
     return tuple((n, Path(n)) for n in _names(str(path)) if Path(n).is_file())
 
 

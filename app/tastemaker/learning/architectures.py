@@ -45,7 +45,7 @@ def mlp_logit(w: Weights, x: Tensor, noise: torch.Generator | None) -> Tensor:
 
 
 def _begin_city96(recipe: Recipe, features: int, start: Ridge | None) -> Weights:
-    return ensemble.begin(features, recipe.subnetworks)
+    return ensemble.initial_weights(features, recipe.subnetworks)
 
 
 def _begin_mlp(recipe: Recipe, features: int, start: Ridge | None) -> Weights:

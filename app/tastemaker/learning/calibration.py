@@ -26,7 +26,7 @@ SOFT = 0.01  # below a tenth of a point, an error counts by its square: |e| has 
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LogitScaling:
     """Score → sigmoid(slope · logit(score) + intercept)."""
 
     slope: float = 1.0
@@ -42,13 +42,13 @@ class Calibrated:
     """A member behind a stretch."""
 
     member: Member
-    stretch: Stretch
+    stretch: LogitScaling
 
     def __call__(self, x: NDArray[Any]) -> Array:
         return self.stretch(self.member(x))
 
 
-def fit_stretch(scores: ArrayLike, y: ArrayLike) -> Stretch:
+def fit_logit_scaling(scores: ArrayLike, y: ArrayLike) -> LogitScaling:
     """The stretch with the smallest mean error on scores (n,) and labels (n,) in 0-1."""
     at = logit(np.clip(np.asarray(scores, np.float64), EDGE, 1 - EDGE))
     target = np.asarray(y, np.float64)
@@ -65,7 +65,7 @@ def fit_stretch(scores: ArrayLike, y: ArrayLike) -> Stretch:
         return float(value), down + parameters / len(target)
 
     found = minimize(error, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-1, 1.5), (-2, 2)])
-    return Stretch(float(np.exp(found.x[0])), float(found.x[1]))
+    return LogitScaling(float(np.exp(found.x[0])), float(found.x[1]))
 
 
 def calibrate(
@@ -76,7 +76,9 @@ def calibrate(
     y, groups, fold (trained,) belong to `fit.oof`. It is kept if the mean error, or the error at
     the threshold, is shown to fall, and the other is not shown to rise.
     """
-    each = {k: fit_stretch(fit.oof[fold != k], y[fold != k]) for k in np.unique(fold).tolist()}
+    each = {
+        k: fit_logit_scaling(fit.oof[fold != k], y[fold != k]) for k in np.unique(fold).tolist()
+    }
     stretched = np.empty_like(fit.oof)
     for k, stretch in each.items():
         stretched[fold == k] = stretch(fit.oof[fold == k])
@@ -85,7 +87,7 @@ def calibrate(
     sides = metrics.compare(wrong, was_wrong, groups)  # ÷ 10: rates, where `compare` has points
     verdicts = {duel.verdict, sides.verdict}
     kept = "better" in verdicts and "worse" not in verdicts
-    whole = fit_stretch(fit.oof, y)
+    whole = fit_logit_scaling(fit.oof, y)
     found: dict[str, Any] = {
         "slope": whole.slope,
         "intercept": whole.intercept,

@@ -22,7 +22,7 @@ FIRST, LAST = "up.0", "down.5"  # all subnetworks see every feature, and say one
 Weights = dict[str, Tensor]
 
 
-def begin(features: int, subnetworks: int) -> Weights:
+def initial_weights(features: int, subnetworks: int) -> Weights:
     """Weights and biases (S, 1, out), as torch begins layers of these widths, from its global
     random state. The first layer is one matrix for all (units, features), of the units in turn;
     the others are S matrices (S, in, out), whose slopes torch finds without turning anything round.

@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Doubts:
+class LabelIssues:
     """Per label (n,), in [0, 1]: what the others make `expected`, and the `quality` of what was
     said instead."""
 
@@ -49,7 +49,7 @@ class Doubts:
         return order[self.quality[order] <= DOUBTFUL]
 
 
-def doubts(features: Array, labels: Array, groups: Array, ridge: Ridge) -> Doubts:
+def label_issues(features: Array, labels: Array, groups: Array, ridge: Ridge) -> LabelIssues:
     """How far each label is from what the others say. `features` (n, k) are the half-scaled rows on
     their principal axes (`ridge.Projection`), `labels` (n,) in [0, 1], `groups` (n,) equal for
     images that are left out together; `ridge` was fitted on the same labels. With fewer than 20
@@ -57,7 +57,7 @@ def doubts(features: Array, labels: Array, groups: Array, ridge: Ridge) -> Doubt
     x = np.ascontiguousarray(features, np.float32)
     y = np.asarray(labels, np.float64)
     if len(y) < FEWEST:
-        return Doubts(ridge.out_of_group.astype(np.float64), np.ones(len(y)))
+        return LabelIssues(ridge.out_of_group.astype(np.float64), np.ones(len(y)))
     expected = _unmoved_by_slips(x, y, groups, ridge)
     residual = y - expected
     nearby = np.median(residual[_nearest_of_others(x, groups)], axis=1)
@@ -67,7 +67,7 @@ def doubts(features: Array, labels: Array, groups: Array, ridge: Ridge) -> Doubt
     leverage = _leverage(x, ridge.penalty)
     deviation = np.abs(y - expected) / np.sqrt(1 + leverage / (1 - leverage))
     usual = max(float(np.median(deviation)), 1e-3)
-    return Doubts(expected, np.exp(-deviation / usual))
+    return LabelIssues(expected, np.exp(-deviation / usual))
 
 
 def _unmoved_by_slips(x: Array, y: Array, groups: Array, ridge: Ridge) -> Array:

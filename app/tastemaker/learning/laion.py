@@ -41,7 +41,7 @@ BEND = 2e-5  # a head written as a clipped line bends less than 1e-5; any sigmoi
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearHead:
     """points = weights · x + bias, before clipping to 0–10. weights: (768,) float64."""
 
     weights: NDArray[np.float64]
@@ -56,7 +56,7 @@ def is_laion(names: Iterable[str]) -> bool:
     return any(name.startswith("layers.") for name in names)
 
 
-def read_line(path: Path) -> tuple[Line, dict[str, str], str]:
+def read_line(path: Path) -> tuple[LinearHead, dict[str, str], str]:
     """The line of a LAION file, its metadata and its SHA-256. Raises CheckpointError."""
     file = read_safetensors(path, _check_names)
     for layer, shape in SHAPES.items():
@@ -80,16 +80,16 @@ def _check_names(names: Mapping[str, Any]) -> None:
         raise CheckpointError(f"The file holds a tensor no LAION head has: {extra[0][:80]!r}.")
 
 
-def collapse(tensors: Mapping[str, Array]) -> Line:
+def collapse(tensors: Mapping[str, Array]) -> LinearHead:
     """The five layers as one, in float64."""
     weight, bias = np.eye(FEATURES), np.zeros(FEATURES)
     for layer in SHAPES:
         w = tensors[f"{layer}.weight"].astype(np.float64)
         weight, bias = w @ weight, w @ bias + tensors[f"{layer}.bias"]
-    return Line(weight[0], float(bias[0]))
+    return LinearHead(weight[0], float(bias[0]))
 
 
-def laion_bytes(line: Line, metadata: Mapping[str, str]) -> bytes:
+def laion_bytes(line: LinearHead, metadata: Mapping[str, str]) -> bytes:
     """A line as a LAION file. It passes through one neuron of every layer, so that reading the
     file back gives the same float32 numbers."""
     tensors: Tensors = {}
@@ -105,7 +105,7 @@ def laion_bytes(line: Line, metadata: Mapping[str, str]) -> bytes:
 # ---------------------------------------------------------------- is this head a line?
 
 
-def line_of(tensors: Mapping[str, Array]) -> Line:
+def line_of(tensors: Mapping[str, Array]) -> LinearHead:
     """The line that a head of the city96 layout is; Conflict says why it is none.
 
     A head whose residual branch is silent and whose first layer looks at the input along one
@@ -139,7 +139,7 @@ def line_of(tensors: Mapping[str, Array]) -> Line:
             "Its score is a sigmoid of the embedding, and the LAION layout holds straight lines "
             "only."
         )
-    return Line(POINTS * slope * v, POINTS * (0.25 - slope * low))
+    return LinearHead(POINTS * slope * v, POINTS * (0.25 - slope * low))
 
 
 def _crossing(scores: Any, level: float) -> float:

@@ -42,11 +42,11 @@ def fit_linear(data: TrainingSet, split: Split, recipe: Recipe, progress: Progre
     progress(folds + 1, folds + 1, "Fitted the linear head")
     tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
     used = replace(recipe, name="ridge", folds=folds)
-    by_members = said_of_own_folds(members, x, fold)
+    by_members = out_of_fold_predictions(members, x, fold)
     return Fit("ridge", used, tensors, ridge.out_of_group, by_members, tuple(members), [])
 
 
-def said_of_own_folds(
+def out_of_fold_predictions(
     members: Sequence[Member], x: Array, fold: NDArray[np.integer]
 ) -> NDArray[np.float32]:
     """What each member says of the rows of x (n, D) that it never saw: (n,)."""

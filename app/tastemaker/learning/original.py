@@ -23,7 +23,7 @@ from torch import Tensor
 from tastemaker.learning.checkpoints import Array
 from tastemaker.learning.folds import Split, TrainingSet
 from tastemaker.learning.heads import City96, Scorer, tensors_of, training_logit
-from tastemaker.learning.linear import said_of_own_folds
+from tastemaker.learning.linear import out_of_fold_predictions
 from tastemaker.learning.lockstep import Stopped, descend
 from tastemaker.learning.recipes import Fit, Progress, Recipe, silent
 from tastemaker.learning.sgd import batches, loss_of
@@ -45,7 +45,7 @@ def fit_original(
     curve = descend(learners, recipe.samples, 1, progress, message)
     *members, final = [learner.kept for learner in learners]
     scorers = tuple(Scorer(tensors) for tensors in members)
-    oof = said_of_own_folds(scorers, x, fold)
+    oof = out_of_fold_predictions(scorers, x, fold)
     return Fit("original", replace(recipe, folds=folds), final, oof, oof, scorers, curve)
 
 

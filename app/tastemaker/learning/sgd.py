@@ -32,7 +32,7 @@ from tastemaker.learning.checkpoints import Array
 from tastemaker.learning.ensemble import Weights
 from tastemaker.learning.folds import Split, TrainingSet
 from tastemaker.learning.heads import Scorer, fold_standardisation
-from tastemaker.learning.linear import ridge_or_none, said_of_own_folds
+from tastemaker.learning.linear import out_of_fold_predictions, ridge_or_none
 from tastemaker.learning.lockstep import Stopped, descend
 from tastemaker.learning.precision import matrix_type
 from tastemaker.learning.recipes import Fit, Progress, Recipe, silent
@@ -49,9 +49,7 @@ EDGE, PULL = 6.0, 0.1  # a logit of 6 is 0.025 points short of 10; the loss per 
 # ---------------------------------------------------------------- the story
 
 
-def fit_by_descent(
-    data: TrainingSet, split: Split, recipe: Recipe, progress: Progress = silent
-) -> Fit:
+def fit_by_sgd(data: TrainingSet, split: Split, recipe: Recipe, progress: Progress = silent) -> Fit:
     """Train the recipe's architecture: one member per fold without that fold, and the final head
     on everything."""
     assert recipe.name in ("city96", "mlp")
@@ -88,7 +86,7 @@ def fit_by_descent(
 
     fitted = [fold_standardisation(architecture.export(k.kept), mean, scale) for k in learners]
     members = tuple(Scorer(tensors) for tensors in fitted[:-1])
-    oof = said_of_own_folds(members, x, fold)
+    oof = out_of_fold_predictions(members, x, fold)
     rate = float(f"{learners[-1].largest_rate:.4g}")
     used = replace(recipe, samples=learners[-1].seen, batch=batch, lr=rate, folds=folds)
     return Fit(recipe.name, used, fitted[-1], oof, oof, members, curve)

@@ -39,7 +39,7 @@ from tastemaker.learning.recipes import (
     recipe_named,
     silent,
 )
-from tastemaker.learning.sgd import fit_by_descent
+from tastemaker.learning.sgd import fit_by_sgd
 
 __all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_named", "train"]
 
@@ -47,8 +47,8 @@ FEWEST_FOR_DESCENT = 20  # with fewer labels nobody measured what a share of the
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
 FITS = {
     "ridge": fit_linear,
-    "mlp": fit_by_descent,
-    "city96": fit_by_descent,
+    "mlp": fit_by_sgd,
+    "city96": fit_by_sgd,
     "original": fit_original,
 }
 
@@ -195,7 +195,7 @@ def _choose(
     if n < FEWEST_FOR_DESCENT:
         why = f"{n} labels; below {FEWEST_FOR_DESCENT} the linear head is the safer one"
         return line, {**chosen, "why": why}
-    network = fit_by_descent(data, split, replace(recipe, name="city96"), progress)
+    network = fit_by_sgd(data, split, replace(recipe, name="city96"), progress)
     fit, found = blend(data, split, network, line)
     return fit, {**chosen, "why": _why_blended(found), **found}
 

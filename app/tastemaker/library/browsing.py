@@ -26,19 +26,19 @@ from tastemaker.library.live_order import live_in_order, within_live
 from tastemaker.library.orders import (
     SORTS,
     Order,
-    Stretch,
-    beyond,
+    Page,
+    after_cursor,
+    before_cursor,
     cursor_of,
     in_order,
     parse_cursor,
-    up_to,
 )
 from tastemaker.library.scopes import (
-    Scope,
+    ResolvedFilter,
     Source,
     conditions,
     exists,
-    honest,
+    honest_prediction,
     label_range,
     name_like,
     predicted_range,
@@ -52,9 +52,9 @@ CHECKED_AT_ONCE = 500
 
 
 def find(
-    session: Session, found: Scope, order: Order, after: str = "", n: int = 60,
+    session: Session, found: ResolvedFilter, order: Order, after: str = "", n: int = 60,
     together: bool = False,
-) -> Stretch:  # fmt: skip
+) -> Page:  # fmt: skip
     """The next `n` images behind the cursor `after`. `together`: of near-duplicates that agree
     with the filter, only the one that came first. Raises `Invalid` for a cursor that is none."""
     if order.by not in SORTS:
@@ -71,7 +71,7 @@ def find(
     return _walk(session, found, order, cursor, n, together)
 
 
-def narrowest(session: Session, found: Scope, order: Order | None = None) -> Source | None:
+def narrowest(session: Session, found: ResolvedFilter, order: Order | None = None) -> Source | None:
     """An index that holds at most `GATHER` candidates, if the filter has one."""
     for source in sources(found):
         few = select_columns(source.image_id).where(*source.where).limit(GATHER + 1).subquery()
@@ -90,13 +90,13 @@ def narrowest(session: Session, found: Scope, order: Order | None = None) -> Sou
 
 
 def _gather(
-    session: Session, found: Scope, order: Order, source: Source, cursor: tuple[Any, int] | None,
-    n: int, together: bool,
-) -> Stretch:  # fmt: skip
+    session: Session, found: ResolvedFilter, order: Order, source: Source,
+    cursor: tuple[Any, int] | None, n: int, together: bool,
+) -> Page:  # fmt: skip
     statement = gathered(found, order, source, together)
     if cursor is not None:
         key, image_id = statement.selected_columns[:2]
-        statement = statement.where(beyond(order, key, image_id, cursor))
+        statement = statement.where(after_cursor(order, key, image_id, cursor))
     inner = statement.subquery()
     key, image_id = inner.c.key, inner.c.image_id
     rows: Sequence[Any] = session.execute(
@@ -106,10 +106,10 @@ def _gather(
     ).all()
     rows = within_live(found, rows) if found.by_live else rows
     last = cursor_of(order, *rows[n - 1]) if len(rows) > n else ""
-    return Stretch([image_id for _, image_id in rows[:n]], last)
+    return Page([image_id for _, image_id in rows[:n]], last)
 
 
-def gathered(found: Scope, order: Order, source: Source, together: bool = False) -> Any:
+def gathered(found: ResolvedFilter, order: Order, source: Source, together: bool = False) -> Any:
     """Select of (key, image_id) of the source's images that agree with the filter. The candidates
     are a subquery with a limit, which keeps every planner from beginning elsewhere."""
     candidates = (
@@ -124,11 +124,13 @@ def gathered(found: Scope, order: Order, source: Source, together: bool = False)
     said = and_(prediction.version_id == version_id, prediction.image_id == image_id)
     scored = and_(label.project_id == found.project_id, label.image_id == image_id)
     if order.by == "predicted":
-        query = select_columns(honest(prediction).label("key"), image_id).join(prediction, said)
+        query = select_columns(honest_prediction(prediction).label("key"), image_id).join(
+            prediction, said
+        )
     elif order.by == "label":
         query = select_columns(label.value.label("key"), image_id).join(label, scored)
     elif order.by == "disagreement":
-        gap = func.abs(honest(prediction) - label.value / 10.0)
+        gap = func.abs(honest_prediction(prediction) - label.value / 10.0)
         query = select_columns(gap.label("key"), image_id).join(label, scored)
         query = query.join(prediction, said)
     elif order.by == "name":
@@ -142,9 +144,9 @@ def gathered(found: Scope, order: Order, source: Source, together: bool = False)
 
 
 def _walk(
-    session: Session, found: Scope, order: Order, cursor: tuple[Any, int] | None, n: int,
+    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
     together: bool,
-) -> Stretch:  # fmt: skip
+) -> Page:  # fmt: skip
     rows_walked = WALK_NAMES if order.by == "name" and found.filter.name else WALK
     end = session.execute(walk_end(found, order, cursor, rows_walked)).first()
     limit = n + 1 if not found.by_live else max(n + 1, 2000)
@@ -155,14 +157,14 @@ def _walk(
     rows = within_live(found, rows) if found.by_live else rows
     ids = [row[1] for row in rows[:n]]
     if len(rows) > n:
-        return Stretch(ids, cursor_of(order, rows[n - 1][0], rows[n - 1][1]))
+        return Page(ids, cursor_of(order, rows[n - 1][0], rows[n - 1][1]))
     after = cursor_of(order, last[0], last[1]) if last is not None else ""
-    return Stretch(ids, after, short=bool(after))
+    return Page(ids, after, short=bool(after))
 
 
 def walked(
-    found: Scope, order: Order, cursor: tuple[Any, int] | None, end: tuple[Any, int] | None,
-    limit: int, together: bool = False,
+    found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
+    end: tuple[Any, int] | None, limit: int, together: bool = False,
 ) -> Any:  # fmt: skip
     """Select of (key, image_id), in order, between two cursors (the end belongs to it)."""
     parts = []
@@ -173,25 +175,25 @@ def walked(
             *where, *named, *conditions(found, image_id), *_first_of_kin(found, image_id, together)
         )
         if cursor is not None:
-            part = part.where(beyond(order, key, image_id, cursor))
+            part = part.where(after_cursor(order, key, image_id, cursor))
         if end is not None:
-            part = part.where(up_to(order, key, image_id, end))
+            part = part.where(before_cursor(order, key, image_id, end))
         parts.append(part)
     return _merged(order, parts).limit(limit)
 
 
-def walk_end(found: Scope, order: Order, cursor: tuple[Any, int] | None, rows: int) -> Any:
+def walk_end(found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, rows: int) -> Any:
     """Select of the row that lies so many rows behind the cursor; none if there are fewer."""
     parts = []
     for key, image_id, where in _branches(found, order):
         part = select_columns(key.label("key"), image_id.label("image_id")).where(*where)
         if cursor is not None:
-            part = part.where(beyond(order, key, image_id, cursor))
+            part = part.where(after_cursor(order, key, image_id, cursor))
         parts.append(part)
     return _merged(order, parts).offset(rows - 1).limit(1)
 
 
-def _branches(found: Scope, order: Order) -> list[tuple[Any, Any, list[Any]]]:
+def _branches(found: ResolvedFilter, order: Order) -> list[tuple[Any, Any, list[Any]]]:
     """(key, image id, where) of the indexes that hold the images in this order. For the date, that
     is any index of the filter that is in the order of ids; or else every collection has its own,
     and they are merged as they are read."""
@@ -199,7 +201,7 @@ def _branches(found: Scope, order: Order) -> list[tuple[Any, Any, list[Any]]]:
         version_id = found.version.id if found.version else 0
         asked = predicted_range(found.filter, Prediction) if not found.by_live else []
         where = [Prediction.version_id == version_id, *asked]
-        return [(honest(), col(Prediction.image_id), where)]
+        return [(honest_prediction(), col(Prediction.image_id), where)]
     if order.by == "label":
         where = [Label.project_id == found.project_id, *label_range(found.filter, Label)]
         return [(col(Label.value), col(Label.image_id), where)]
@@ -223,7 +225,7 @@ def _merged(order: Order, parts: list[Any]) -> Any:
     return both.order_by(*in_order(order, both.selected_columns.key))
 
 
-def _first_of_kin(found: Scope, image_id: Any, together: bool) -> list[Any]:
+def _first_of_kin(found: ResolvedFilter, image_id: Any, together: bool) -> list[Any]:
     """No near-duplicate that came earlier agrees with the filter: one of each group is shown."""
     if not together or found.by_live:
         return []
@@ -239,37 +241,37 @@ def _first_of_kin(found: Scope, image_id: Any, together: bool) -> list[Any]:
 # --- arrays --------------------------------------------------------------------------------------
 
 
-def among(session: Session, found: Scope, ids: Sequence[int], after: str, n: int) -> Stretch:
+def among(session: Session, found: ResolvedFilter, ids: Sequence[int], after: str, n: int) -> Page:
     """A stretch of images that come in an order of their own, as a search answers with; the
     cursor is a place in that list."""
     start = int(after) if after.isdecimal() and len(after) < 10 else 0
     kept: list[int] = []
     for place, image_id in checked(session, found, ids, start):
         if len(kept) == n:
-            return Stretch(kept, str(place))
+            return Page(kept, str(place))
         kept.append(image_id)
-    return Stretch(kept)
+    return Page(kept)
 
 
 def _by_live_model(
-    session: Session, found: Scope, order: Order, cursor: tuple[Any, int] | None, n: int,
+    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
     together: bool,
-) -> Stretch:  # fmt: skip
+) -> Page:  # fmt: skip
     if found.live is None:
-        return Stretch([])
+        return Page([])
     ids, said = live_in_order(found, order, cursor, WALK)
     rows = [(float(key), int(i)) for key, i in zip(said[:WALK], ids[:WALK], strict=True)]
     return _in_turn(session, found, order, rows, len(ids) > WALK, n, together)
 
 
 def _by_disagreement(
-    session: Session, found: Scope, order: Order, cursor: tuple[Any, int] | None, n: int,
+    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
     together: bool,
-) -> Stretch:  # fmt: skip
+) -> Page:  # fmt: skip
     """There is no index of differences; but there are only as many as there are labels, and only
     those shown are looked at closely."""
     version_id = found.version.id if found.version else 0
-    gap = func.abs(honest() - col(Label.value) / 10.0)
+    gap = func.abs(honest_prediction() - col(Label.value) / 10.0)
     query = (
         select_columns(gap, col(Label.image_id))
         .join(
@@ -284,28 +286,32 @@ def _by_disagreement(
         .limit(WALK + 1)
     )
     if cursor is not None:
-        query = query.where(beyond(order, gap, col(Label.image_id), cursor))
+        query = query.where(after_cursor(order, gap, col(Label.image_id), cursor))
     rows = [(key, image_id) for key, image_id in session.execute(query)]
     rows = within_live(found, rows) if found.by_live else rows
     return _in_turn(session, found, order, rows[:WALK], len(rows) > WALK, n, together)
 
 
 def _in_turn(
-    session: Session, found: Scope, order: Order, rows: list[tuple[Any, int]], more: bool, n: int,
-    together: bool,
-) -> Stretch:  # fmt: skip
+    session: Session, found: ResolvedFilter, order: Order, rows: list[tuple[Any, int]], more: bool,
+    n: int, together: bool,
+) -> Page:  # fmt: skip
     """A stretch of (key, image id) rows that are in order already; `more` lie behind them."""
     kept: list[int] = []
     for place, _ in checked(session, found, [row[1] for row in rows], together=together):
         if len(kept) == n:
-            return Stretch([rows[at][1] for at in kept], cursor_of(order, *rows[kept[-1]]))
+            return Page([rows[at][1] for at in kept], cursor_of(order, *rows[kept[-1]]))
         kept.append(place)
     after = cursor_of(order, *rows[-1]) if more else ""
-    return Stretch([rows[at][1] for at in kept], after, short=bool(after))
+    return Page([rows[at][1] for at in kept], after, short=bool(after))
 
 
 def checked(
-    session: Session, found: Scope, ids: Sequence[int], start: int = 0, together: bool = False
+    session: Session,
+    found: ResolvedFilter,
+    ids: Sequence[int],
+    start: int = 0,
+    together: bool = False,
 ) -> Iterator[tuple[int, int]]:
     """(place, image id) of those that agree with the filter, in the order given."""
     size = 100

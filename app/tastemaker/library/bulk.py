@@ -23,14 +23,14 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.library import scopes
-from tastemaker.library.filters import Filter
+from tastemaker.library.filters import LibraryFilter
 
 AT_ONCE = 500  # images a transaction: others may score in between
 MOST = 100_000
 MOST_SCORED = 2_000  # one undo, which is one transaction, takes all of these back
 
 
-def chosen(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
+def selected_images(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
     """Those of the ids that are images of the project, taken out of it or not, each once."""
     wanted = list(dict.fromkeys(ids))
     if not wanted:
@@ -47,13 +47,15 @@ def chosen(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
     return [image_id for image_id in wanted if image_id in mine]
 
 
-def must_have(session: Session, project: Project, image_id: int) -> None:
+def require_images(session: Session, project: Project, image_id: int) -> None:
     """Raises `NotFound` for an image that is not the project's."""
-    if not chosen(session, project, [image_id]):
+    if not selected_images(session, project, [image_id]):
         raise NotFound("This image is not in this project.", "Look for it in the library.")
 
 
-def matching(session: Session, project: Project, asked: Filter, most: int = MOST) -> list[int]:
+def matching_images(
+    session: Session, project: Project, asked: LibraryFilter, most: int = MOST
+) -> list[int]:
     """All images that agree with a filter. Raises `Invalid` where they are more than `most`."""
     ids = list(session.exec(scopes.filtered_ids(session, project, asked).limit(most + 1)))
     if len(ids) > most:

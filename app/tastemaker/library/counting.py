@@ -11,10 +11,10 @@ from tastemaker import projects
 from tastemaker.database import counts
 from tastemaker.database.tables import Project
 from tastemaker.library.browsing import checked, gathered, narrowest
-from tastemaker.library.filters import Filter
+from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.live_order import within_live
 from tastemaker.library.orders import Order
-from tastemaker.library.scopes import Scope, sources
+from tastemaker.library.scopes import ResolvedFilter, sources
 
 SAMPLE = 1000  # images from which the size of a large selection is estimated
 
@@ -27,11 +27,11 @@ class Count:
     exact: bool = True
 
 
-def count(session: Session, project: Project, found: Scope) -> Count | None:
+def count(session: Session, project: Project, found: ResolvedFilter) -> Count | None:
     """Exact where an index of the filter holds few; else estimated from images drawn at random,
     and None where too few of those agree to say."""
     asked = found.filter
-    if asked in (Filter(), Filter(version=asked.version)):
+    if asked in (LibraryFilter(), LibraryFilter(version=asked.version)):
         return Count(projects.size(session, project))
     narrow = narrowest(session, found, Order("name"))  # without reading every name once more
     if narrow is None and asked.removed:  # what was taken out is in no sample
@@ -43,7 +43,7 @@ def count(session: Session, project: Project, found: Scope) -> Count | None:
     if asked.removed:
         return None
     size = projects.size(session, project)
-    drawn = counts.patiently(
+    drawn = counts.cached_count(
         ("sample", str(session.get_bind().engine.url), project.id),
         lambda: projects.sample(session, project, SAMPLE),
         lambda ids: size > counts.LARGE,

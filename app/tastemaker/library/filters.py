@@ -21,7 +21,7 @@ LONGEST = 200  # characters of a name looked for, of a tag
 
 
 @dataclass(frozen=True)
-class Filter:
+class LibraryFilter:
     """Images of a project that agree with all of this; the empty filter means every one of them.
 
     Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it.
@@ -54,7 +54,7 @@ class Filter:
     def as_dict(self) -> dict[str, Any]:
         """Only what was asked for: the form in which a slice keeps it. `{}` is the empty filter."""
         said = {f.name: getattr(self, f.name) for f in fields(self)}
-        blank = Filter()
+        blank = LibraryFilter()
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in said.items()
@@ -79,9 +79,9 @@ class Filter:
         return urlencode(self.as_pairs())
 
 
-def from_dict(data: Mapping[str, Any]) -> Filter:
+def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
     """A filter as `as_dict` gives it. Raises `Invalid` for a key or a value that means nothing."""
-    known = {f.name for f in fields(Filter)}
+    known = {f.name for f in fields(LibraryFilter)}
     for name in data:
         if name not in known:
             raise Invalid(f"A filter has no “{str(name)[:40]}”.", f"It has: {', '.join(known)}.")
@@ -92,7 +92,7 @@ def from_dict(data: Mapping[str, Any]) -> Filter:
     for name in ("scored", "removed"):
         if not isinstance(said.get(name, False), bool | None):
             raise Invalid(f"“{name}” is true or false.")
-    return Filter(
+    return LibraryFilter(
         collection=_whole(said.get("collection"), "collection"),
         tags=tuple(dict.fromkeys(" ".join(tag.split())[:LONGEST] for tag in tags if tag.strip())),
         scored=said.get("scored"),
@@ -108,7 +108,7 @@ def from_dict(data: Mapping[str, Any]) -> Filter:
     )
 
 
-def from_pairs(pairs: list[tuple[str, str]]) -> Filter:
+def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:
     """A filter as a form or an address brings it; other names are left alone, as are fields that
     were left empty. Raises `Invalid`."""
     said: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}

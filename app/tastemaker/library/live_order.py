@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from tastemaker.library.orders import Order
-from tastemaker.library.scopes import Scope
+from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live.live_model import LiveModel
 
 
 def live_in_order(
-    found: Scope, order: Order, cursor: tuple[Any, int] | None, most: int
+    found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids, scores) behind the cursor and inside the range asked for, by score or by id: all there
     are, or a few more than `most`. Selecting these costs a tenth of sorting a million."""
@@ -41,7 +41,7 @@ def live_in_order(
     return ids[at][inside], said[at][inside]
 
 
-def within_live(found: Scope, rows: Sequence[Any]) -> list[Any]:
+def within_live(found: ResolvedFilter, rows: Sequence[Any]) -> list[Any]:
     """Those rows (key, image id, …) whose live prediction lies in the range asked for."""
     if found.live is None or not rows:
         return []

@@ -25,7 +25,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Page:
     """Image ids in order; `after` is where the next stretch begins, empty at the end. `short`:
     the walk ended before the page was full, and there may be more."""
 
@@ -43,7 +43,7 @@ def in_order(order: Order, *columns: Any) -> list[Any]:
     return [column.desc() if order.descending else column.asc() for column in columns]
 
 
-def beyond(order: Order, key: Any, image_id: Any, cursor: tuple[Any, int]) -> Any:
+def after_cursor(order: Order, key: Any, image_id: Any, cursor: tuple[Any, int]) -> Any:
     """Behind the cursor. The key alone is compared too: that is what every index understands."""
     if order.by == "added":
         return key < cursor[1] if order.descending else key > cursor[1]
@@ -53,7 +53,7 @@ def beyond(order: Order, key: Any, image_id: Any, cursor: tuple[Any, int]) -> An
     return and_(key >= cursor[0], pair > there)
 
 
-def up_to(order: Order, key: Any, image_id: Any, end: tuple[Any, int]) -> Any:
+def before_cursor(order: Order, key: Any, image_id: Any, end: tuple[Any, int]) -> Any:
     if order.by == "added":
         return key >= end[1] if order.descending else key <= end[1]
     pair, there = tuple_(key, image_id), tuple_(literal(end[0]), literal(end[1]))

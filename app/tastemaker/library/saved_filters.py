@@ -4,11 +4,11 @@ from sqlmodel import Session, col, select
 
 from tastemaker.database.tables import Expectation, Project, Slice
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.library.filters import Filter, from_dict
+from tastemaker.library.filters import LibraryFilter, from_dict
 from tastemaker.library.scopes import filtered_ids
 
 
-def save(session: Session, project: Project, name: str, asked: Filter) -> Slice:
+def save(session: Session, project: Project, name: str, asked: LibraryFilter) -> Slice:
     """Keep a filter under a name, as a slice; a saved filter of that name is replaced."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= 120:
@@ -28,7 +28,7 @@ def save(session: Session, project: Project, name: str, asked: Filter) -> Slice:
     return found
 
 
-def forget(session: Session, project: Project, slice_id: int) -> None:
+def delete(session: Session, project: Project, slice_id: int) -> None:
     """Drop a saved filter. Raises `NotFound` for another project's, `Conflict` while an expectation
     rests on it."""
     row = session.get(Slice, slice_id)
@@ -43,7 +43,7 @@ def forget(session: Session, project: Project, slice_id: int) -> None:
     session.flush()
 
 
-def saved(session: Session, project: Project) -> list[tuple[Slice, Filter]]:
+def list_saved(session: Session, project: Project) -> list[tuple[Slice, LibraryFilter]]:
     """The project's saved filters by name; one that no longer means anything is left out."""
     rows = session.exec(
         select(Slice)

@@ -28,18 +28,18 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.library.filters import ACTIVE, LIVE, SAID, Filter, from_dict
+from tastemaker.library.filters import ACTIVE, LIVE, SAID, LibraryFilter, from_dict
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LiveModel
 
 
 @dataclass(frozen=True)
-class Scope:
+class ResolvedFilter:
     """A filter with its names looked up: collections by id, the version, the live model's array.
     `source_group` is that of the image whose relatives are meant."""
 
     project_id: int
-    filter: Filter
+    filter: LibraryFilter
     collections: tuple[int, ...]
     version: Version | None = None
     live: LiveModel | None = None
@@ -53,9 +53,9 @@ class Scope:
         return self.filter.by_prediction and self.filter.version == LIVE
 
 
-def scope(
-    session: Session, project: Project, asked: Filter, settings: Settings | None = None
-) -> Scope:
+def resolve(
+    session: Session, project: Project, asked: LibraryFilter, settings: Settings | None = None
+) -> ResolvedFilter:
     """Look the filter's names up. `settings` finds the live model; without them, a filter on it
     means nothing. Raises `NotFound` for a collection or a version that is not the project's."""
     mine = collections_of(session, project.id)
@@ -69,7 +69,7 @@ def scope(
     elif asked.version == ACTIVE:
         version = versions.active(session, project)
     else:
-        version = versions.named(session, project, asked.version)
+        version = versions.by_number(session, project, asked.version)
     group = None
     if asked.relatives is not None:
         group = session.exec(
@@ -77,7 +77,7 @@ def scope(
         ).one_or_none()
         if group is None:
             raise NotFound("This image is not in the library.", "It may have been removed.")
-    return Scope(
+    return ResolvedFilter(
         project_id=project.id,
         filter=asked,
         collections=(asked.collection,) if asked.collection is not None else tuple(mine),
@@ -99,12 +99,14 @@ def collections_of(session: Session, project_id: int) -> dict[int, str]:
     return dict(rows.tuples().all())
 
 
-def filtered_ids(session: Session, project: Project, asked: Filter | Mapping[str, Any]) -> Any:
+def filtered_ids(
+    session: Session, project: Project, asked: LibraryFilter | Mapping[str, Any]
+) -> Any:
     """Select of the ids of the project's images that a filter means, each once: for a slice, a
     bulk action, a count. Raises `Invalid` for a range of the live model's predictions, which are
     no rows; `NotFound` for a collection or version that is gone."""
-    asked = asked if isinstance(asked, Filter) else from_dict(asked)
-    found = scope(session, project, asked)
+    asked = asked if isinstance(asked, LibraryFilter) else from_dict(asked)
+    found = resolve(session, project, asked)
     if found.by_live:
         raise Invalid(
             "The live model changes with every score, so a lasting selection cannot rest on it.",
@@ -118,12 +120,12 @@ def filtered_ids(session: Session, project: Project, asked: Filter | Mapping[str
 # --- as SQL --------------------------------------------------------------------------------------
 
 
-def honest(prediction: Any = Prediction) -> Any:
+def honest_prediction(prediction: Any = Prediction) -> Any:
     """What a version says of an image without having seen it: the expression of an index."""
     return func.coalesce(prediction.out_of_fold, prediction.score)
 
 
-def conditions(found: Scope, image_id: Any) -> list[Any]:
+def conditions(found: ResolvedFilter, image_id: Any) -> list[Any]:
     """What must hold for the image whose id is in the column `image_id`."""
     asked = found.filter
     holds = [in_project(found, image_id)]
@@ -145,7 +147,7 @@ def conditions(found: Scope, image_id: Any) -> list[Any]:
         said = aliased(Prediction)
         by = found.version.id if found.version else 0
         value = (
-            select(honest(said))
+            select(honest_prediction(said))
             .where(said.version_id == by, said.image_id == image_id)
             .scalar_subquery()
         )
@@ -163,7 +165,7 @@ def conditions(found: Scope, image_id: Any) -> list[Any]:
     return holds
 
 
-def in_project(found: Scope, image_id: Any) -> Any:
+def in_project(found: ResolvedFilter, image_id: Any) -> Any:
     """In one of the collections that are meant."""
     member = aliased(CollectionImage)
     return exists(
@@ -173,7 +175,7 @@ def in_project(found: Scope, image_id: Any) -> Any:
     )
 
 
-def standing(found: Scope, image_id: Any, kind: str) -> Any:
+def standing(found: ResolvedFilter, image_id: Any, kind: str) -> Any:
     """Somebody flagged (or skipped) the image and has not taken it back."""
     event = scores.standing_events().subquery()
     return (
@@ -191,12 +193,12 @@ def exists(column: Any, *clauses: Any) -> Any:
     return select(column).where(*clauses).exists()
 
 
-def label_range(asked: Filter, label: Any) -> list[Any]:
+def label_range(asked: LibraryFilter, label: Any) -> list[Any]:
     return _range(label.value, asked.label_min, asked.label_max)
 
 
-def predicted_range(asked: Filter, said: Any) -> list[Any]:
-    return _range(honest(said), asked.predicted_min, asked.predicted_max)
+def predicted_range(asked: LibraryFilter, said: Any) -> list[Any]:
+    return _range(honest_prediction(said), asked.predicted_min, asked.predicted_max)
 
 
 def _range(column: Any, low: float | None, high: float | None) -> list[Any]:
@@ -206,7 +208,7 @@ def _range(column: Any, low: float | None, high: float | None) -> list[Any]:
     ]
 
 
-def name_like(found: Scope, image: Any) -> Any:
+def name_like(found: ResolvedFilter, image: Any) -> Any:
     """The name contains these letters, large or small (SQLite's LIKE folds ASCII by itself, and
     without a call of `lower` per row)."""
     text = found.filter.name
@@ -231,7 +233,7 @@ class Source:
     by_id: bool = True
 
 
-def sources(found: Scope) -> list[Source]:
+def sources(found: ResolvedFilter) -> list[Source]:
     """Every index that holds all images the filter means, those that tend to be smallest first.
     The project's collections, which are always one, come last."""
     asked = found.filter

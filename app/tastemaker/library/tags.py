@@ -25,7 +25,7 @@ SAMPLE = 4000  # images that are looked at; a tag on 1 in 100 is then known to w
 
 
 @dataclass(frozen=True)
-class Counted:
+class TagCount:
     """A tag and how many of the project's images have it; `estimated` from a sample."""
 
     tag: str
@@ -33,17 +33,17 @@ class Counted:
     estimated: bool = False
 
 
-def common(session: Session, project: Project, limit: int = 40) -> list[Counted]:
+def most_common(session: Session, project: Project, limit: int = 40) -> list[TagCount]:
     """The project's most common tags, most common first."""
     key = ("tags", str(session.get_bind().engine.url), project.id, limit)
-    return counts.patiently(
+    return counts.cached_count(
         key,
         lambda: _count(session, project, limit),
         lambda found: any(tag.estimated for tag in found),
     )
 
 
-def _count(session: Session, project: Project, limit: int) -> list[Counted]:
+def _count(session: Session, project: Project, limit: int) -> list[TagCount]:
     size = projects.size(session, project)
     few = size <= SAMPLE
     sample: Any = projects.image_ids(project.id).distinct()
@@ -57,10 +57,10 @@ def _count(session: Session, project: Project, limit: int) -> list[Counted]:
         .order_by(func.count().desc(), col(Tag.tag))
         .limit(limit)
     )
-    return [Counted(tag, round(share * n), not few) for tag, n in rows]
+    return [TagCount(tag, round(share * n), not few) for tag, n in rows]
 
 
-def beginning(session: Session, text: str, limit: int = 12) -> list[str]:
+def starting_with(session: Session, text: str, limit: int = 12) -> list[str]:
     """Tags that begin with these letters, in order. Each look-up jumps to the next tag, however
     many images have the one before."""
     text = " ".join(text.split())

@@ -25,7 +25,7 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.library import live_order, tags
-from tastemaker.library.scopes import Scope
+from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import live_model
 from tastemaker.scores import neighbours
 from tastemaker.versions import predictions
@@ -55,7 +55,9 @@ class Tile:
     kin: int
 
 
-def tiles(session: Session, project: Project, found: Scope, ids: Sequence[int]) -> list[Tile]:
+def tiles(
+    session: Session, project: Project, found: ResolvedFilter, ids: Sequence[int]
+) -> list[Tile]:
     """The images in the order of `ids`, with predictions of the scope's version or live model."""
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
     labels = _labels(session, project.id, ids)
@@ -118,7 +120,7 @@ def _labels(session: Session, project_id: int, ids: Sequence[int]) -> dict[int, 
     return dict(rows.tuples().all())
 
 
-def _said(session: Session, found: Scope, ids: list[int]) -> dict[int, float]:
+def _said(session: Session, found: ResolvedFilter, ids: list[int]) -> dict[int, float]:
     """Image id -> what the scope's version, or the live model, says of it."""
     if found.version is not None:
         by_version = predictions.of_images(session, found.version.id, ids)
@@ -133,7 +135,7 @@ def _said(session: Session, found: Scope, ids: list[int]) -> dict[int, float]:
 
 
 @dataclass(frozen=True)
-class Heard:
+class HistoryEntry:
     """One event in an image's history; `stands` unless it was taken back or is an undo."""
 
     event: ScoreEvent
@@ -142,7 +144,7 @@ class Heard:
     undoes: ScoreEvent | None
 
 
-def history(session: Session, project: Project, image_id: int) -> list[Heard]:
+def history(session: Session, project: Project, image_id: int) -> list[HistoryEntry]:
     """Everything ever said about an image in a project, newest first."""
     rows = session.execute(
         select(ScoreEvent, Annotator.name)
@@ -153,7 +155,7 @@ def history(session: Session, project: Project, image_id: int) -> list[Heard]:
     by_id = {event.id: event for event, _ in rows}
     undone = {event.undoes for event, _ in rows}
     return [
-        Heard(
+        HistoryEntry(
             event=event,
             who=who,
             stands=event.kind != "undo" and event.id not in undone,
@@ -195,12 +197,12 @@ def _state(row: ImagePath) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """Everything a project knows of one image."""
 
     image: Image
     tile: Tile
-    history: list[Heard]
+    history: list[HistoryEntry]
     said: list[tuple[Version, Prediction]]
     live: tuple[float, float] | None
     tags: list[str]
@@ -210,9 +212,9 @@ class Facts:
     places: list[Place]
 
 
-def facts(
-    session: Session, settings: Settings, project: Project, found: Scope, image_id: int
-) -> Facts:
+def image_facts(
+    session: Session, settings: Settings, project: Project, found: ResolvedFilter, image_id: int
+) -> ImageFacts:
     """Raises `NotFound` for an image that is not in the library."""
     image = images.get(session, image_id)
     said = session.execute(
@@ -248,7 +250,7 @@ def facts(
         .where(CollectionImage.image_id == image_id, ProjectCollection.project_id == project.id)
         .order_by(col(Collection.name))
     )
-    return Facts(
+    return ImageFacts(
         image=image,
         tile=tiles(session, project, found, [image_id])[0],
         history=history(session, project, image_id),

@@ -11,7 +11,7 @@ import numpy as np
 
 from tastemaker.database.tables import Project
 from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import doubts
+from tastemaker.learning.label_issues import label_issues
 from tastemaker.learning.ridge import Ridge
 from tastemaker.learning.selection import (
     Side,
@@ -22,7 +22,7 @@ from tastemaker.learning.selection import (
     near_threshold,
     suspected,
 )
-from tastemaker.live.project_state import Library
+from tastemaker.live.project_state import EmbeddingMatrix
 
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
 LISTED = 200  # of mistakes, suspects, doubtful labels
@@ -34,14 +34,14 @@ Pick = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedModel:
     """The live model of a project at one moment. `rows` is the live array; `values` (N,) the labels
     in [0, 1], NaN without one; `train` the labelled rows off the hold-out side; `free` (N,) what
     can be shown: in the pool, and nobody has spoken of it. `ridge` is None while the labels teach
     nothing."""
 
     project: Project
-    library: Library
+    library: EmbeddingMatrix
     ridge: Ridge | None
     rows: np.ndarray
     values: np.ndarray
@@ -65,7 +65,7 @@ class Fitted:
         return round(float(10 * self.values[row]), 4)
 
 
-def at_once(fitted: Fitted) -> dict[str, Any]:
+def fast_lists(fitted: FittedModel) -> dict[str, Any]:
     """The lists that follow every score."""
     return {
         "queue": _mixed(fitted),
@@ -77,7 +77,7 @@ def at_once(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def at_leisure(fitted: Fitted) -> dict[str, Any]:
+def slow_lists(fitted: FittedModel) -> dict[str, Any]:
     """The lists that compare every image, or every label, with every label."""
     return {
         "start": _start(fitted),
@@ -93,7 +93,7 @@ def at_leisure(fitted: Fitted) -> dict[str, Any]:
 # --- images without a score ----------------------------------------------------------------------
 
 
-def _mixed(fitted: Fitted) -> list[Pick]:
+def _mixed(fitted: FittedModel) -> list[Pick]:
     rows = fitted.rows
     picks = mixed(
         fitted.library.projection.features, fitted.candidates, fitted.free, BATCH,
@@ -107,7 +107,7 @@ def _mixed(fitted: Fitted) -> list[Pick]:
     return [fitted.pick(pick.row, pick.reason) for pick in picks]
 
 
-def _near_threshold(fitted: Fitted) -> list[Pick]:
+def _near_threshold(fitted: FittedModel) -> list[Pick]:
     if fitted.ridge is None:
         return []
     rows = near_threshold(
@@ -117,7 +117,7 @@ def _near_threshold(fitted: Fitted) -> list[Pick]:
     return [fitted.pick(row, "threshold") for row in rows]
 
 
-def _start(fitted: Fitted) -> list[Pick]:
+def _start(fitted: FittedModel) -> list[Pick]:
     """What is typical of every part of the library; once there are labels, what is unlike them."""
     random, features = np.random.default_rng(fitted.seed), fitted.library.projection.features
     if len(fitted.train) == 0:
@@ -127,7 +127,7 @@ def _start(fitted: Fitted) -> list[Pick]:
     return [fitted.pick(row, "diverse") for row in rows]
 
 
-def _suspected(fitted: Fitted, side: Side) -> list[Pick]:
+def _suspected(fitted: FittedModel, side: Side) -> list[Pick]:
     """Unlabelled images that are probably on the other side of the threshold."""
     if fitted.ridge is None:
         return []
@@ -158,7 +158,7 @@ def _suspected(fitted: Fitted, side: Side) -> list[Pick]:
 # --- labels --------------------------------------------------------------------------------------
 
 
-def _mistakes(fitted: Fitted, side: Side) -> list[Pick]:
+def _mistakes(fitted: FittedModel, side: Side) -> list[Pick]:
     """Labels on the other side of the threshold than the fit without them says, worst first."""
     if fitted.ridge is None:
         return []
@@ -170,11 +170,11 @@ def _mistakes(fitted: Fitted, side: Side) -> list[Pick]:
     return [fitted.pick(row, "mistake", label=fitted.label(row)) for row in rows]
 
 
-def _doubtful(fitted: Fitted) -> list[Pick]:
+def _doubtful(fitted: FittedModel) -> list[Pick]:
     if fitted.ridge is None:
         return []
     train, library = fitted.train, fitted.library
-    found = doubts(
+    found = label_issues(
         library.projection.features[train], fitted.values[train], library.groups[train],
         fitted.ridge,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def _doubtful(fitted: Fitted) -> list[Pick]:
     ]  # fmt: skip
 
 
-def _contradictions(fitted: Fitted) -> list[Pick]:
+def _contradictions(fitted: FittedModel) -> list[Pick]:
     train, library = fitted.train, fitted.library
     pairs = contradictions(
         library.projection.features[train], fitted.values[train], library.groups[train],

@@ -40,8 +40,8 @@ from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.ridge import Ridge
 from tastemaker.live import live_model, model_requests, preview_uploads
 from tastemaker.live.kept import Kept
-from tastemaker.live.model_requests import Asked
-from tastemaker.live.nearest import labelled_neighbours, ranked
+from tastemaker.live.model_requests import ModelRequest
+from tastemaker.live.nearest import labelled_neighbours, ranked_by_similarity
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
 
@@ -87,19 +87,19 @@ def start(settings: Settings, engine: Engine, watched: Mapping[int, Watched]) ->
     """Answer questions in the background of this process until it ends. Called from its main
     thread: the pool of decoding children must be put away when it is told to end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    model_requests.take_up_again(engine)
-    taken: queue.Queue[Asked] = queue.Queue()
-    answering = Answering(settings, engine, watched)
+    model_requests.requeue_claimed(engine)
+    taken: queue.Queue[ModelRequest] = queue.Queue()
+    answering = InferenceServer(settings, engine, watched)
     for work in (functools.partial(_take, settings, engine, taken),
                  functools.partial(answering.run, taken)):  # fmt: skip
         threading.Thread(target=work, daemon=True).start()
 
 
-def _take(settings: Settings, engine: Engine, taken: "queue.Queue[Asked]") -> None:
+def _take(settings: Settings, engine: Engine, taken: "queue.Queue[ModelRequest]") -> None:
     pause, swept = IDLE, time.monotonic()
     while True:
         try:
-            found = model_requests.take(engine)
+            found = model_requests.claim(engine)
             for question in found:
                 taken.put(question)
             pause = QUICK if found else min(IDLE, pause * 1.1)
@@ -114,7 +114,7 @@ def _take(settings: Settings, engine: Engine, taken: "queue.Queue[Asked]") -> No
         threading.Event().wait(pause)
 
 
-class Answering:
+class InferenceServer:
     """Answers one question after the other. What is loaded here belongs to its one thread."""
 
     def __init__(
@@ -125,11 +125,11 @@ class Answering:
         self._encoders: Kept[Any] = Kept(ENCODERS)
         self._heads: Kept[Any] = Kept(HEADS)
         self._pool: DecodePool | None = None
-        self._kinds: dict[str, Callable[[Asked], dict[str, Any]]] = {
+        self._kinds: dict[str, Callable[[ModelRequest], dict[str, Any]]] = {
             "warm": self.warm, "predict": self.predict, "similar": self.similar, "text": self.text,
         }  # fmt: skip
 
-    def run(self, taken: "queue.Queue[Asked]") -> None:
+    def run(self, taken: "queue.Queue[ModelRequest]") -> None:
         with contextlib.suppress(AttributeError, OSError):  # of this thread only, on Linux
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)
         while True:
@@ -139,24 +139,24 @@ class Answering:
             except Exception:
                 log.exception("question %s could not be settled", question.id)
 
-    def settle(self, question: Asked) -> None:
+    def settle(self, question: ModelRequest) -> None:
         """Answer a question, or say why there is no answer; nothing if nobody waits any more."""
         with sessions.reading(self.engine) as session:
             if not model_requests.is_open(session, question.id):
                 return
         try:
-            model_requests.answer(self.engine, question.id, self.say(question))
+            model_requests.resolve(self.engine, question.id, self.say(question))
         except TastemakerError as error:
-            model_requests.fail(self.engine, question.id, error)
+            model_requests.reject(self.engine, question.id, error)
         except Exception as error:
             log.exception("a question about %s failed", question.kind)
             sorry = Unavailable(
                 f"The model could not answer ({type(error).__name__}).",
                 "The worker's log says more; try again.",
             )
-            model_requests.fail(self.engine, question.id, sorry)
+            model_requests.reject(self.engine, question.id, sorry)
 
-    def say(self, question: Asked) -> dict[str, Any]:
+    def say(self, question: ModelRequest) -> dict[str, Any]:
         """The answer. Raises `TastemakerError`."""
         if question.kind not in self._kinds:
             raise Invalid(f"“{question.kind[:40]}” is not a question the model knows.")
@@ -169,14 +169,14 @@ class Answering:
 
     # --- the kinds -----------------------------------------------------------------------------
 
-    def warm(self, question: Asked) -> dict[str, Any]:
+    def warm(self, question: ModelRequest) -> dict[str, Any]:
         with sessions.reading(self.engine) as session:
             project, row = self._pinned(session, question)
         encoder = self._encoder(project, row)
         self._children()
         return {"encoder": encoder.spec.name}
 
-    def predict(self, question: Asked) -> dict[str, Any]:
+    def predict(self, question: ModelRequest) -> dict[str, Any]:
         """Scores in [0, 1], each with its uncertainty where one is known; the nearest images that
         have a label, with it; facts about the picture."""
         with sessions.reading(self.engine) as session:
@@ -196,7 +196,7 @@ class Answering:
             neighbours = labelled_neighbours(session, project, library.ids, closeness)
         return {"picture": facts, "said": said, "neighbours": neighbours}
 
-    def similar(self, question: Asked) -> dict[str, Any]:
+    def similar(self, question: ModelRequest) -> dict[str, Any]:
         image_id = question.integer("image_id")
         with sessions.reading(self.engine) as session:
             project, _ = self._pinned(session, question)
@@ -209,9 +209,11 @@ class Answering:
             )
         closeness = cosines(library.x, np.asarray(library.x[at], np.float32))
         closeness[at] = -np.inf  # of course it is like itself
-        return ranked(library.ids, closeness, question.integer("limit", 48, MOST_IMAGES))
+        return ranked_by_similarity(
+            library.ids, closeness, question.integer("limit", 48, MOST_IMAGES)
+        )
 
-    def text(self, question: Asked) -> dict[str, Any]:
+    def text(self, question: ModelRequest) -> dict[str, Any]:
         wanted = " ".join(str(question.payload.get("text", "")).split())
         if not 1 <= len(wanted) <= MOST_TEXT:
             raise Invalid(f"A search text has 1 to {MOST_TEXT} characters.")
@@ -221,13 +223,13 @@ class Answering:
                 raise no_words(project.encoder)
             library = self._library(session, project)
         vector = self._encoder(project, row).encode_text(wanted)
-        return ranked(
+        return ranked_by_similarity(
             library.ids, cosines(library.x, vector), question.integer("limit", 48, MOST_IMAGES)
         )
 
     # --- what they need ------------------------------------------------------------------------
 
-    def _pinned(self, session: Session, question: Asked) -> tuple[Project, EncoderRow]:
+    def _pinned(self, session: Session, question: ModelRequest) -> tuple[Project, EncoderRow]:
         """The project and the encoder its vectors are of."""
         project = projects.get(session, question.project_id)
         row = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
@@ -238,7 +240,7 @@ class Answering:
             )
         return project, row
 
-    def _chosen(self, session: Session, project: Project, question: Asked) -> list[Version]:
+    def _chosen(self, session: Session, project: Project, question: ModelRequest) -> list[Version]:
         ids = question.payload.get("versions") or []
         if not isinstance(ids, list) or len(ids) > MOST_VERSIONS:
             raise Invalid(f"“versions” is a list of at most {MOST_VERSIONS} version ids.")
@@ -282,7 +284,7 @@ class Answering:
         return self._pool
 
     def _vector_of(
-        self, question: Asked, project: Project, row: EncoderRow
+        self, question: ModelRequest, project: Project, row: EncoderRow
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The picture's vector (D,) float32, rounded as stored ones are, and facts about it."""
         view: Path | None = None
@@ -315,9 +317,11 @@ class Answering:
         }  # fmt: skip
         return vector, facts
 
-    def _look(self, source: Path | bytes, how: Any, view: Path | None) -> preview_uploads.Seen:
+    def _look(
+        self, source: Path | bytes, how: Any, view: Path | None
+    ) -> preview_uploads.PreviewUpload:
         task = functools.partial(
-            preview_uploads.look, how=how, limits=Limits.of(self.settings), view=view
+            preview_uploads.inspect_upload, how=how, limits=Limits.of(self.settings), view=view
         )  # fmt: skip
         outcomes = [outcome for _, outcome in self._children().map(task, [source])]
         if isinstance(outcomes[0], BadImage):

@@ -31,9 +31,9 @@ from tastemaker.database.tables import (
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.ridge import Ridge, fit_ridge, posterior_sd
 from tastemaker.live import candidates, inference_server, project_state
-from tastemaker.live.candidates import Fitted
+from tastemaker.live.candidates import FittedModel
 from tastemaker.live.live_model import LIVE_ROW, read_live, write_live
-from tastemaker.live.project_state import Library
+from tastemaker.live.project_state import EmbeddingMatrix
 from tastemaker.processes import lower_priority
 
 log = logging.getLogger(__name__)
@@ -59,14 +59,14 @@ class Stamp:
 
 
 @dataclass
-class Watched:
+class ProjectState:
     """What was true when a project was last refitted, and how long that took. `lists` are what
     the last search found; it is `owed` when scores came in since."""
 
     stamp: Stamp | None = None
     at: float = 0.0
     took: float = 0.0
-    library: Library | None = None
+    library: EmbeddingMatrix | None = None
     ridge: Ridge | None = None
     lists: dict[str, Any] = field(default_factory=dict)
     searched_at: float = -SEARCH_SECONDS
@@ -93,22 +93,22 @@ def main(settings: Settings) -> None:
     lower_priority()
     threadpool_limits(1)  # on two busy cores a second thread costs more time than it saves
     engine = sessions.make_engine(settings)
-    watched: dict[int, Watched] = {}
+    watched: dict[int, ProjectState] = {}
     inference_server.start(settings, engine, watched)
     while True:
         try:
-            look_around(settings, engine, watched)
+            poll(settings, engine, watched)
         except Exception:  # one project's trouble must not end the others' live models
             log.exception("the live model could not be refitted")
         threading.Event().wait(POLL_SECONDS)
 
 
-def look_around(settings: Settings, engine: Engine, watched: dict[int, Watched]) -> None:
+def poll(settings: Settings, engine: Engine, watched: dict[int, ProjectState]) -> None:
     """Refit each project that has new scores or new embeddings."""
     with sessions.reading(engine) as session:
-        found = [(p.id, _stamp(session, p)) for p in projects.every(session) if p.encoder_id]
+        found = [(p.id, _stamp(session, p)) for p in projects.list_all(session) if p.encoder_id]
     for project_id, stamp in found:
-        seen = watched.setdefault(project_id, Watched())
+        seen = watched.setdefault(project_id, ProjectState())
         if seen.is_due(stamp):
             began = time.monotonic()
             refit(settings, engine, project_id, seen)
@@ -138,11 +138,11 @@ def _stamp(session: Session, found: projects.Project) -> Stamp:
 
 
 def refit(
-    settings: Settings, engine: Engine, project_id: int, seen: Watched | None = None
+    settings: Settings, engine: Engine, project_id: int, seen: ProjectState | None = None
 ) -> dict[str, Any]:
     """Fit the live model of a project on the scores as they stand, and replace its live files.
     Returns the facts written beside the array; nothing while no image is embedded."""
-    seen = seen or Watched()
+    seen = seen or ProjectState()
     began = time.monotonic()
     with sessions.reading(engine) as session:
         found = projects.get(session, project_id)
@@ -164,12 +164,12 @@ def refit(
     train = np.flatnonzero(~np.isnan(values) & ~library.holdout)
     ridge, rows = _fit(library, values, train)
     seen.ridge = ridge
-    fitted = Fitted(
+    fitted = FittedModel(
         found, library, ridge, rows, values, train,
         free=library.shown & ~np.isin(library.ids, spoken_of),
         seed=(found.seed + event_high) % 2**32,
     )  # fmt: skip
-    facts = candidates.at_once(fitted) | {
+    facts = candidates.fast_lists(fitted) | {
         "event_high": event_high,
         "labels": len(train),
         "errors": _errors(settings, project_id, rows["score"][train], values[train]),
@@ -182,7 +182,7 @@ def refit(
         write_live(settings, project_id, rows, facts | seen.lists)
     if not seen.owed:
         seen.searched_at = time.monotonic()
-        seen.lists = candidates.at_leisure(fitted)
+        seen.lists = candidates.slow_lists(fitted)
         seen.search_took = time.monotonic() - seen.searched_at
         write_live(settings, project_id, rows, facts | seen.lists)
     return facts | seen.lists
@@ -204,7 +204,7 @@ def _errors(
 
 
 def _fit(
-    library: Library, values: np.ndarray, train: np.ndarray
+    library: EmbeddingMatrix, values: np.ndarray, train: np.ndarray
 ) -> tuple[Ridge | None, np.ndarray]:
     """The ridge (None while the labels teach nothing) and the rows of the live array."""
     rows = np.zeros(len(library.ids), LIVE_ROW)

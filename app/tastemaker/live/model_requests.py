@@ -30,7 +30,7 @@ FORGET_AFTER = timedelta(minutes=5)  # the asker is gone by then
 # --- asking ------------------------------------------------------------------------------------
 
 
-def ask(
+def call(
     engine: Engine,
     kind: str,
     payload: dict[str, Any],
@@ -44,7 +44,7 @@ def ask(
     Raises what the answering side raised (the same sentence and status), and `Unavailable` when
     nobody takes the question up or the answer is too slow.
     """
-    question_id = put(engine, kind, payload, project_id=project_id, blob=blob)
+    question_id = submit(engine, kind, payload, project_id=project_id, blob=blob)
     try:
         return _wait(engine, question_id, timeout)
     finally:
@@ -52,7 +52,7 @@ def ask(
             session.execute(delete(Question).where(col(Question.id) == question_id))
 
 
-def put(
+def submit(
     engine: Engine,
     kind: str,
     payload: dict[str, Any],
@@ -115,7 +115,7 @@ def _raised(told: dict[str, Any], message: str) -> TastemakerError:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelRequest:
     """A question as the answering side sees it; `project_id` is 0 where it is about none."""
 
     id: int
@@ -132,7 +132,7 @@ class Asked:
         return min(value, most)
 
 
-def take(engine: Engine) -> list[Asked]:
+def claim(engine: Engine) -> list[ModelRequest]:
     """Everything asked and not yet taken, oldest first; it is marked as taken. Cheap when there
     is nothing: then no write lock is taken."""
     with reading(engine) as session:
@@ -148,7 +148,7 @@ def take(engine: Engine) -> list[Asked]:
             row.state = "taken"
             session.add(row)
         return [
-            Asked(row.id, row.kind, row.project_id or 0, dict(row.payload), row.blob)
+            ModelRequest(row.id, row.kind, row.project_id or 0, dict(row.payload), row.blob)
             for row in rows
         ]
 
@@ -159,12 +159,12 @@ def is_open(session: Session, question_id: int) -> bool:
     return row is not None and row.state == "taken"
 
 
-def answer(engine: Engine, question_id: int, said: dict[str, Any]) -> bool:
+def resolve(engine: Engine, question_id: int, said: dict[str, Any]) -> bool:
     """Write the answer; False where nobody waits any more or it was answered already."""
     return _settle(engine, question_id, state="answered", answer=said)
 
 
-def fail(engine: Engine, question_id: int, error: TastemakerError) -> bool:
+def reject(engine: Engine, question_id: int, error: TastemakerError) -> bool:
     told = {"hint": error.hint, "status": error.status}
     return _settle(engine, question_id, state="failed", answer=told, error=error.message)
 
@@ -180,7 +180,7 @@ def _settle(engine: Engine, question_id: int, **values: Any) -> bool:
         return rows_changed(session, statement) == 1
 
 
-def take_up_again(engine: Engine) -> None:
+def requeue_claimed(engine: Engine) -> None:
     """At the start of the answering side: what an earlier one had taken is open again."""
     with writing(engine) as session:
         session.execute(

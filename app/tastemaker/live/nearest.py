@@ -11,7 +11,7 @@ from tastemaker.encoding.similarity import highest
 NEIGHBOURS = 6
 
 
-def ranked(ids: np.ndarray, closeness: np.ndarray, limit: int) -> dict[str, Any]:
+def ranked_by_similarity(ids: np.ndarray, closeness: np.ndarray, limit: int) -> dict[str, Any]:
     rows = [row for row in highest(closeness, max(0, limit)) if np.isfinite(closeness[row])]
     return {
         "images": [

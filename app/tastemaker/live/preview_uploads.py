@@ -28,7 +28,7 @@ PREFIX = "try-"
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreviewUpload:
     """A decoded picture: the encoder's input (size, size, 3) uint8, and facts about the file."""
 
     pixels: np.ndarray
@@ -38,7 +38,9 @@ class Seen:
     height: int
 
 
-def look(source: Path | bytes, how: Preprocessing, limits: Limits, view: Path | None) -> Seen:
+def inspect_upload(
+    source: Path | bytes, how: Preprocessing, limits: Limits, view: Path | None
+) -> PreviewUpload:
     """Decode a picture for an encoder, and write its derivative to `view`. Runs in a child that a
     bad file may kill. Raises `BadImage`."""
     content = source if isinstance(source, bytes) else source.read_bytes()
@@ -47,7 +49,7 @@ def look(source: Path | bytes, how: Preprocessing, limits: Limits, view: Path | 
         small = shrunk(picture, VIEW)
         small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
     pixels = np.array(fitted(picture, how))
-    return Seen(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
+    return PreviewUpload(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
 
 
 # --- what is kept ------------------------------------------------------------------------------
@@ -73,12 +75,12 @@ def view_path(settings: Settings, token: str) -> Path:
     return folder(settings, token) / "view.webp"
 
 
-def keep(settings: Settings, token: str, told: dict[str, Any]) -> None:
+def store_upload(settings: Settings, token: str, told: dict[str, Any]) -> None:
     """Put the answer beside the picture, so that its page can be loaded again."""
     write_atomic(folder(settings, token) / "told.json", json.dumps(told).encode())
 
 
-def kept(settings: Settings, token: str) -> dict[str, Any]:
+def find_upload(settings: Settings, token: str) -> dict[str, Any]:
     """What was said about a tried picture. Raises `NotFound` once it is forgotten."""
     try:
         told: dict[str, Any] = json.loads((folder(settings, token) / "told.json").read_bytes())

@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
-class Library:
+class EmbeddingMatrix:
     """What about a project's images does not change with a score, rows ascending by image id.
 
     `x` (N, D) is float16, as stored: a million CLIP vectors take 1.5 GB. `stamp` tells whether it
@@ -38,7 +38,7 @@ class Library:
         return {row: values[image_id] for row, image_id in pairs}
 
 
-def load(session: Session, found: Project, known: Library | None) -> Library | None:
+def load(session: Session, found: Project, known: EmbeddingMatrix | None) -> EmbeddingMatrix | None:
     """The project's images, None while none is embedded. What is in memory already (`known`) is
     kept; only new rows are read."""
     assert found.encoder_id is not None
@@ -60,7 +60,7 @@ def load(session: Session, found: Project, known: Library | None) -> Library | N
     names, groups = np.unique([group for _, group, _ in facts], return_inverse=True)
     held = np.array([projects.on_holdout_side(found, str(name)) for name in names], bool)
     x = _vectors(session, found.encoder_id, ids, known)
-    return Library(
+    return EmbeddingMatrix(
         stamp=stamp,
         ids=ids,
         x=x,
@@ -84,7 +84,7 @@ def _stamp(session: Session, found: Project) -> tuple[int, ...]:
 
 
 def _vectors(
-    session: Session, encoder_id: int, ids: np.ndarray, known: Library | None
+    session: Session, encoder_id: int, ids: np.ndarray, known: EmbeddingMatrix | None
 ) -> np.ndarray:
     """(N, D) float16 in the order of `ids`, read from the database where not in memory yet."""
     fresh = ids if known is None else np.setdiff1d(ids, known.ids)

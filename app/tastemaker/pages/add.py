@@ -28,8 +28,8 @@ from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files import require_free_space
 from tastemaker.importing import requests
 from tastemaker.pages.api import Body, job_json
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
-from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.render import redirect, render, see_other, shell
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -40,7 +40,9 @@ LOOK_AT_DISK_EVERY = 256 * 2**20
 
 
 @router.get("/projects/{project_id}/add")
-def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
+def page(
+    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+) -> Response:
     return add_page(request, session, settings, project)
 
 
@@ -107,7 +109,7 @@ async def add_files(
         return await run_in_threadpool(
             refused, request, engine, settings, project_id, files_error=error
         )
-    return go(request, f"/projects/{project_id}/score")
+    return redirect(request, f"/projects/{project_id}/score")
 
 
 async def take_files(request: Request, engine: Engine, settings: Settings, project_id: int) -> Job:

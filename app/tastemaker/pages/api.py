@@ -15,9 +15,18 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid
 from tastemaker.learning import recipes
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
 from tastemaker.pages.score import card_json
-from tastemaker.pages.scores import Said, known_queue, say, take_back
+from tastemaker.pages.scores import ScoreInput, known_queue, record
+from tastemaker.pages.scores import undo_score as take_back
 from tastemaker.training import retrain
 from tastemaker.versions import predictions
 
@@ -68,8 +77,8 @@ class NewTraining(Body):
 
 
 @router.get("/projects")
-def list_projects(session: Reader) -> list[dict[str, Any]]:
-    return [projects.summary(session, project) for project in projects.every(session)]
+def list_projects(session: ReadSession) -> list[dict[str, Any]]:
+    return [projects.summary(session, project) for project in projects.list_all(session)]
 
 
 @router.post("/projects", status_code=201)
@@ -82,7 +91,7 @@ def create_project(engine: EngineDep, body: NewProject) -> dict[str, Any]:
 
 
 @router.get("/projects/{project_id}")
-def show_project(session: Reader, project: TheProject) -> dict[str, Any]:
+def show_project(session: ReadSession, project: CurrentProject) -> dict[str, Any]:
     return projects.summary(session, project)
 
 
@@ -91,10 +100,10 @@ def show_project(session: Reader, project: TheProject) -> dict[str, Any]:
 
 @router.get("/projects/{project_id}/queue")
 def next_images(
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     queue: str = "mixed",
     collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     n: Annotated[int, Query(ge=1, le=MAX_CARDS)] = 4,
@@ -111,9 +120,9 @@ def next_images(
 
 @router.get("/projects/{project_id}/scores")
 def list_scores(
-    session: Reader,
-    project: TheProject,
-    person: ThePerson,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
 ) -> list[dict[str, Any]]:
     """What you said that still stands, newest first."""
@@ -133,17 +142,21 @@ def list_scores(
 
 
 @router.post("/projects/{project_id}/scores")
-def record_score(engine: EngineDep, who: WhoDep, project_id: Id, body: NewScore) -> JSONResponse:
+def record_score(
+    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewScore
+) -> JSONResponse:
     """Record a score, a skip or a flag. It is on disk when this answers."""
-    said = Said(body.kind, body.value, body.key, body.expected, body.origin, body.reason, body.note)
-    event = say(engine, who, project_id, body.image_id, said)
+    said = ScoreInput(
+        body.kind, body.value, body.key, body.expected, body.origin, body.reason, body.note
+    )
+    event = record(engine, who, project_id, body.image_id, said)
     # A ready response: a dict would be validated in a thread first, on the way of every score.
     return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
 
 
 @router.post("/projects/{project_id}/undo")
 def undo_score(
-    engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id, body: NewUndo
+    engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id, body: NewUndo
 ) -> dict[str, Any]:
     """Take back the newest event. Answers with the image it was about, as a card."""
     event = take_back(engine, who, project_id, body.event_id, body.key)
@@ -161,7 +174,11 @@ def undo_score(
 
 @router.get("/projects/{project_id}/images/{image_id}")
 def show_image(
-    session: Reader, settings: SettingsDep, project: TheProject, person: ThePerson, image_id: Id
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    image_id: Id,
 ) -> dict[str, Any]:
     """One image as a card: its label, what the model thinks, why it would be shown."""
     return card_json(queues.card_for(session, settings, project, person, image_id))
@@ -172,9 +189,9 @@ def show_image(
 
 @router.get("/projects/{project_id}/versions")
 def list_versions(
-    session: Reader, settings: SettingsDep, project: TheProject
+    session: ReadSession, settings: SettingsDep, project: CurrentProject
 ) -> list[dict[str, Any]]:
-    return [versions.as_json(session, settings, v) for v in versions.listing(session, project)]
+    return [versions.as_json(session, settings, v) for v in versions.list_ready(session, project)]
 
 
 @router.post("/projects/{project_id}/train", status_code=202)
@@ -197,7 +214,7 @@ def activate_version(engine: EngineDep, settings: SettingsDep, version_id: Id) -
         version = versions.get(session, version_id)
         versions.verify(settings, version)
         versions.activate(session, version)
-        predictions.catch_up(session, version)
+        predictions.enqueue_predictions(session, version)
         return versions.as_json(session, settings, version)
 
 
@@ -205,12 +222,12 @@ def activate_version(engine: EngineDep, settings: SettingsDep, version_id: Id) -
 
 
 @router.get("/jobs")
-def list_jobs(session: Reader) -> list[dict[str, Any]]:
+def list_jobs(session: ReadSession) -> list[dict[str, Any]]:
     return [job_json(job) for job in jobs.recent(session)]
 
 
 @router.get("/jobs/{job_id}")
-def show_job(session: Reader, job_id: Id) -> dict[str, Any]:
+def show_job(session: ReadSession, job_id: Id) -> dict[str, Any]:
     lines = [entry.line for entry in jobs.log_of(session, job_id)]
     return job_json(jobs.get(session, job_id)) | {"log": lines}
 

@@ -10,8 +10,8 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from tastemaker import __version__, projects
-from tastemaker.auth.identity import FailedTries
-from tastemaker.auth.middleware import Doors
+from tastemaker.auth.identity import FailedLogins
+from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.permissions import allowed
 from tastemaker.config import Settings, shipped
 from tastemaker.database.migration import migrate
@@ -41,7 +41,7 @@ from tastemaker.pages import (
     versions,
 )
 from tastemaker.pages import projects as first
-from tastemaker.pages.render import answer
+from tastemaker.pages.render import error_response
 from tastemaker.pictures.full_size import FullSize
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
@@ -72,8 +72,14 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)
-    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedTries()
-    app.add_middleware(Doors, settings=config, engine=engine, served_on=served_on, respond=answer)
+    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedLogins()
+    app.add_middleware(
+        SecurityMiddleware,
+        settings=config,
+        engine=engine,
+        served_on=served_on,
+        respond=error_response,
+    )
     for page in PAGES:
         for router in (page.router, getattr(page, "api", None)):
             if router is not None:
@@ -92,13 +98,13 @@ def healthz() -> dict[str, str]:
 
 
 def on_error(request: Request, error: Any) -> Response:
-    return answer(request, error)
+    return error_response(request, error)
 
 
 def on_database_error(request: Request, error: Any) -> Response:
     if not is_locked(error):
         raise error
-    return answer(
+    return error_response(
         request,
         Unavailable(
             "The database is busy with another change; nothing was saved.",
@@ -112,18 +118,22 @@ def on_bad_request(request: Request, error: Any) -> Response:
     first = error.errors()[0]
     place, *rest = (str(part) for part in first["loc"])
     if place == "path":
-        return answer(request, NotFound("There is no such page.", "Start from the first page."))
+        return error_response(
+            request, NotFound("There is no such page.", "Start from the first page.")
+        )
     if first["type"] == "json_invalid":
-        return answer(request, Invalid("The body is not valid JSON."))
+        return error_response(request, Invalid("The body is not valid JSON."))
     name = ".".join(rest) or "the body"
-    return answer(request, Invalid(f"“{name}” cannot be used: {first['msg']}."))
+    return error_response(request, Invalid(f"“{name}” cannot be used: {first['msg']}."))
 
 
 def on_http_error(request: Request, error: Any) -> Response:
     if error.status_code == 404:
-        return answer(request, NotFound("There is no such page.", "Start from the first page."))
+        return error_response(
+            request, NotFound("There is no such page.", "Start from the first page.")
+        )
     refusal = TastemakerError(f"This cannot be done here ({error.detail}).")
     refusal.status = error.status_code
-    response = answer(request, refusal)
+    response = error_response(request, refusal)
     response.headers.update(error.headers or {})
     return response

@@ -16,7 +16,14 @@ from tastemaker.evaluation import comparison, flips
 from tastemaker.evaluation.flips import DIRECTIONS, Flip, Pair
 from tastemaker.images import get as get_image
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+)
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.versions import version_report
@@ -45,9 +52,9 @@ class FlipCard:
 @router.get("/projects/{project_id}/compare")
 def page(
     request: Request,
-    session: Reader,
-    project: TheProject,
-    person: ThePerson,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     a: str = "",
     b: str = "",
     view: str = "numbers",
@@ -58,7 +65,7 @@ def page(
     """`saved` and `undone` tell what a form without a script has just done."""
     if view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
-    there = versions.listing(session, project)
+    there = versions.list_ready(session, project)
     context: dict[str, Any] = {
         "versions": there,
         "views": VIEWS,
@@ -68,7 +75,7 @@ def page(
     }
     twice = len(there) >= 2 and bool(a) and a == b
     if twice:
-        context["one"] = versions.named(session, project, a)
+        context["one"] = versions.by_number(session, project, a)
     elif len(there) >= 2:
         both = flips.pair(session, project, a, b)
         counts = flips.counts(session, both)
@@ -102,7 +109,7 @@ def numbers(session: Session, both: Pair) -> dict[str, Any]:
         "units": units,
         "moved": comparison.moved(session, both),
         "slices": comparison.slices_moved(session, both),
-        "told_of": comparison.told_of,
+        "told_of": comparison.slice_comparison,
     }
 
 
@@ -125,7 +132,7 @@ def card(session: Session, both: Pair, person: Annotator, direction: str, flip: 
 def correct(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     image_id: Id,
     value: Annotated[str, Form()] = "",
@@ -153,7 +160,7 @@ def correct(
 def undo(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     event_id: Annotated[int | None, Form()] = None,
     queue: Annotated[str, Form()] = "",
@@ -169,7 +176,7 @@ def undo(
 
 
 def corrected(
-    request: Request, engine: EngineDep, who: WhoDep, both: Pair, view: str, after: int,
+    request: Request, engine: EngineDep, who: CurrentUser, both: Pair, view: str, after: int,
     event: ScoreEvent,
 ) -> Response:  # fmt: skip
     """What a correction changes on the page: the verdict and the form of one card, the counts;
@@ -216,7 +223,7 @@ def toast(
 
 @api.get("/projects/{project_id}/compare")
 def show_comparison(
-    session: Reader, project: TheProject, a: str = "", b: str = ""
+    session: ReadSession, project: CurrentProject, a: str = "", b: str = ""
 ) -> dict[str, Any]:
     """Two versions side by side; without numbers, the active one against its parent."""
     both = flips.pair(session, project, a, b)
@@ -226,8 +233,8 @@ def show_comparison(
 
 @api.get("/projects/{project_id}/compare/flips")
 def show_flips(
-    session: Reader,
-    project: TheProject,
+    session: ReadSession,
+    project: CurrentProject,
     a: str = "",
     b: str = "",
     direction: str = "up",

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import projects
-from tastemaker.auth.identity import Who, is_id
+from tastemaker.auth.identity import Identity, is_id
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, Project
@@ -44,15 +44,15 @@ def read_session(request: Request) -> Iterator[Session]:
 
 SettingsDep = Annotated[Settings, Depends(settings_of)]
 EngineDep = Annotated[Engine, Depends(engine_of)]
-Reader = Annotated[Session, Depends(read_session, scope="function")]
+ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
-async def who_asks(
+async def current_user(
     request: Request, tastemaker_opened_for: Annotated[int | None, Header()] = None
-) -> Who:
+) -> Identity:
     """Who asks, and whose page they ask from, where it says so: a script by a header, a form by a
     field. Another tab may have changed who scores since the page was opened."""
-    who: Who = request.state.who
+    who: Identity = request.state.who
     opened_for = tastemaker_opened_for
     if opened_for is None and request.headers.get("content-type", "").startswith(FORM):
         field = (await request.form()).get("opened_for")  # read once, for the endpoint as well
@@ -60,17 +60,17 @@ async def who_asks(
     return who if opened_for is None else replace(who, opened_for=opened_for)
 
 
-WhoDep = Annotated[Who, Depends(who_asks)]
+CurrentUser = Annotated[Identity, Depends(current_user)]
 
 
-def the_person(session: Reader, who: WhoDep) -> Annotator:
+def current_annotator(session: ReadSession, who: CurrentUser) -> Annotator:
     """Whose scores a request shows. An endpoint that writes asks `who.person(session)` itself."""
     return who.person(session)
 
 
-def the_project(project_id: Id, session: Reader) -> Project:
+def current_project(project_id: Id, session: ReadSession) -> Project:
     return projects.get(session, project_id)
 
 
-ThePerson = Annotated[Annotator, Depends(the_person)]
-TheProject = Annotated[Project, Depends(the_project)]
+CurrentAnnotator = Annotated[Annotator, Depends(current_annotator)]
+CurrentProject = Annotated[Project, Depends(current_project)]

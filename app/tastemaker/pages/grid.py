@@ -13,16 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Engine
 
 from tastemaker import projects, queues, scores
-from tastemaker.auth.identity import Who
+from tastemaker.auth.identity import Identity
 from tastemaker.database.sessions import writing
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.score import steps
 from tastemaker.pages.scores import NEVER_STALE, ORIGINS, known_queue
 from tastemaker.scores import batches
-from tastemaker.scores.batches import Batch, Chosen
+from tastemaker.scores.batches import Batch, BatchItem
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -33,10 +41,10 @@ PER_PAGE = 60
 @router.get("/projects/{project_id}/score/grid")
 def page(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     queue: str = "mixed",
     collection: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     saved: Annotated[int, Query(ge=0, lt=10**6)] = 0,
@@ -56,7 +64,7 @@ def page(
         "collection": collection,
         "cards": cards,
         "key": secrets.token_hex(16),
-        "toast": _told(saved, refused, undone),
+        "toast": _toast(saved, refused, undone),
     }
     shown = shell(session, project, "score") | context
     return render(request, "grid.html", None, shown, headers=NEVER_STALE)
@@ -65,7 +73,7 @@ def page(
 @router.post("/projects/{project_id}/score/grid")
 def score(
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     image: Annotated[list[str] | None, Form(max_length=batches.MOST)] = None,
     value: Annotated[str, Form()] = "",
@@ -82,7 +90,7 @@ def score(
 
 @router.post("/projects/{project_id}/score/grid/undo")
 def undo(
-    engine: EngineDep, who: WhoDep, project_id: Id, queue: Annotated[str, Form()] = "mixed"
+    engine: EngineDep, who: CurrentUser, project_id: Id, queue: Annotated[str, Form()] = "mixed"
 ) -> Response:
     queue = known_queue(queue)
     _undo(engine, who, project_id, None)
@@ -112,10 +120,12 @@ class NewBatch(BaseModel):
 
 
 @api.post("/projects/{project_id}/batches")
-def record_batch(engine: EngineDep, who: WhoDep, project_id: Id, body: NewBatch) -> dict[str, Any]:
+def record_batch(
+    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewBatch
+) -> dict[str, Any]:
     """Score many images at once. `events` tells the new event of each image that was saved,
     `refused` why others were left as they are."""
-    chosen = [Chosen(one.image_id, one.expected, one.origin, one.reason) for one in body.images]
+    chosen = [BatchItem(one.image_id, one.expected, one.origin, one.reason) for one in body.images]
     value = "skip" if body.value is None else str(body.value)
     batch = _record(engine, who, project_id, chosen, value, body.key)
     return {
@@ -132,7 +142,9 @@ class UndoneBatch(BaseModel):
 
 
 @api.post("/projects/{project_id}/batches/undo")
-def undo_batch(engine: EngineDep, who: WhoDep, project_id: Id, body: UndoneBatch) -> dict[str, Any]:
+def undo_batch(
+    engine: EngineDep, who: CurrentUser, project_id: Id, body: UndoneBatch
+) -> dict[str, Any]:
     """Take back the newest thing said, a batch as a whole. `events` names, for each image it was
     about, the event that stands now (0: none), and `scores` the score."""
     return _undo(engine, who, project_id, body.key)
@@ -142,7 +154,7 @@ def undo_batch(engine: EngineDep, who: WhoDep, project_id: Id, body: UndoneBatch
 
 
 def _record(
-    engine: Engine, who: Who, project_id: int, chosen: list[Chosen], value: str, key: str
+    engine: Engine, who: Identity, project_id: int, chosen: list[BatchItem], value: str, key: str
 ) -> Batch:
     if any(one.origin not in ORIGINS for one in chosen):
         raise Invalid("An image of this batch comes from nowhere that is known.")
@@ -153,11 +165,11 @@ def _record(
         return batches.record_batch(session, project, person, chosen, kind, number, key)
 
 
-def _undo(engine: Engine, who: Who, project_id: int, key: str | None) -> dict[str, Any]:
+def _undo(engine: Engine, who: Identity, project_id: int, key: str | None) -> dict[str, Any]:
     with writing(engine) as session:
         project, person = projects.get(session, project_id), who.person(session)
         inverse = scores.undo(session, project, person, None, key).event
-        images = [event.image_id for event in batches.taken_back_with(session, inverse)]
+        images = [event.image_id for event in batches.undone_together(session, inverse)]
         standing = {i: scores.newest_event(session, project, i, person) for i in images}
         return {
             "events": {i: event.id if event else 0 for i, event in standing.items()},
@@ -165,15 +177,15 @@ def _undo(engine: Engine, who: Who, project_id: int, key: str | None) -> dict[st
         }
 
 
-def _chosen(text: str) -> Chosen:
+def _chosen(text: str) -> BatchItem:
     """An image as its check box names it: id, known event, origin, reason, by colons."""
     image_id, expected, origin, reason = [*text.split(":", 3), "", "", ""][:4]
     if not (image_id.isdecimal() and expected.isdecimal() and len(image_id + expected) < 38):
         raise Invalid("An image of this form cannot be read.", "Reload the page.")
-    return Chosen(int(image_id), int(expected), origin, reason[:300])
+    return BatchItem(int(image_id), int(expected), origin, reason[:300])
 
 
-def _told(saved: int, refused: int, undone: bool) -> dict[str, Any] | None:
+def _toast(saved: int, refused: int, undone: bool) -> dict[str, Any] | None:
     if undone:
         return {"text": "Taken back."}
     if not saved and not refused:

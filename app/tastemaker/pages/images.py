@@ -8,7 +8,7 @@ from tastemaker import images
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Image
 from tastemaker.errors import NotFound
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep
+from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pictures.full_size import FullSize
 from tastemaker.pictures.pictures import THUMB, VIEW, thumb_path
 
@@ -22,12 +22,12 @@ HEADERS = {
 
 
 @router.get("/images/{image_id}/thumb")
-def thumb(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+def thumb(image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
     return derivative(image_id, session, settings, THUMB)
 
 
 @router.get("/images/{image_id}/view")
-def view(image_id: Id, session: Reader, settings: SettingsDep) -> Response:
+def view(image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
     return derivative(image_id, session, settings, VIEW)
 
 
@@ -42,7 +42,7 @@ def full(request: Request, image_id: Id, engine: EngineDep, settings: SettingsDe
     return Response(content, media_type="image/webp", headers=HEADERS)
 
 
-def derivative(image_id: int, session: Reader, settings: SettingsDep, size: int) -> Response:
+def derivative(image_id: int, session: ReadSession, settings: SettingsDep, size: int) -> Response:
     sha256 = session.exec(select(Image.sha256).where(Image.id == image_id)).first()
     if sha256 is None:
         raise NotFound("This image is not in the library.")

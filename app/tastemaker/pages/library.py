@@ -20,12 +20,19 @@ from tastemaker.database.tables import Project
 from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import TastemakerError
 from tastemaker.library import bulk, counting, saved_filters, scopes, tags, tiles
-from tastemaker.library.filters import Filter
-from tastemaker.library.orders import Stretch
-from tastemaker.library.scopes import Scope
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.library.orders import Page
+from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.library.tiles import Tile
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
 from tastemaker.pages.library_changes import told
 from tastemaker.pages.library_view import ORDERS, PER_PAGE, View, find, predictor, view_of
 from tastemaker.pages.render import render, shell
@@ -40,11 +47,11 @@ api = APIRouter(prefix="/api/v1")
 @router.get("/projects/{project_id}/library")
 def page(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     engine: EngineDep,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     done: str = "",
     n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
     undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
@@ -52,14 +59,14 @@ def page(
     """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
     form without a script has just done."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.scope(session, project, view.filter, settings)
+    found = scopes.resolve(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
     try:
         stretch = find(session, engine, project, found, view, PER_PAGE)
     except TastemakerError as error:
         if not view.searches:
             raise
-        trouble, stretch = error, Stretch([])
+        trouble, stretch = error, Page([])
     shown = tiles.tiles(session, project, found, stretch.ids)
     context: dict[str, Any] = {
         "view": view, "tiles": shown, "stretch": stretch, "project": project,
@@ -80,7 +87,7 @@ def page(
 
 
 def around(
-    session: Session, project: Project, view: View, found: Scope, any_shown: bool
+    session: Session, project: Project, view: View, found: ResolvedFilter, any_shown: bool
 ) -> dict[str, Any]:
     """What stands around the grid: the counts, and what one can filter by."""
     counted = None if view.searches else counting.count(session, project, found)
@@ -90,30 +97,32 @@ def around(
         "count": counted,
         "size": projects.size(session, project),
         "collections": scopes.collections_of(session, project.id),
-        "versions": [version.number for version in versions.listing(session, project)],
+        "versions": [version.number for version in versions.list_ready(session, project)],
         "active": versions.active(session, project),
-        "common": tags.common(session, project),
-        "saved": saved_filters.saved(session, project),
+        "common": tags.most_common(session, project),
+        "saved": saved_filters.list_saved(session, project),
         "orders": ORDERS,
         "reads_text": reads_text(project.encoder),
     }
 
 
 @router.get("/projects/{project_id}/library/tags")
-def known_tags(request: Request, session: Reader, project: TheProject, tag: str = "") -> Response:
+def known_tags(
+    request: Request, session: ReadSession, project: CurrentProject, tag: str = ""
+) -> Response:
     """Tags to choose from while one is typed."""
-    listed = [tags.Counted(name, 0) for name in tags.beginning(session, tag[:100])]
-    context = {"common": listed or tags.common(session, project), "project": project}
+    listed = [tags.TagCount(name, 0) for name in tags.starting_with(session, tag[:100])]
+    context = {"common": listed or tags.most_common(session, project), "project": project}
     return render(request, "library.html", "known_tags", context)
 
 
 @router.get("/projects/{project_id}/images/{image_id}")
 def one(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     image_id: Id,
     done: str = "",
     n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
@@ -127,8 +136,8 @@ def one(
         "facts": facts,
         "image": facts.image,
         "tile": facts.tile,
-        "by": predictor(scopes.scope(session, project, Filter())),
-        "common": tags.common(session, project),
+        "by": predictor(scopes.resolve(session, project, LibraryFilter())),
+        "common": tags.most_common(session, project),
         "undo": newest if mine else 0,
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
@@ -138,11 +147,13 @@ def one(
     return render(request, "image.html", None, shell(session, project, "library") | context)
 
 
-def facts_of(session: Session, settings: Settings, project: Project, image_id: int) -> tiles.Facts:
+def facts_of(
+    session: Session, settings: Settings, project: Project, image_id: int
+) -> tiles.ImageFacts:
     """Raises `NotFound` for an image that is not the project's."""
-    found = scopes.scope(session, project, Filter(), settings)
-    bulk.must_have(session, project, image_id)
-    return tiles.facts(session, settings, project, found, image_id)
+    found = scopes.resolve(session, project, LibraryFilter(), settings)
+    bulk.require_images(session, project, image_id)
+    return tiles.image_facts(session, settings, project, found, image_id)
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -151,10 +162,10 @@ def facts_of(session: Session, settings: Settings, project: Project, image_id: i
 @api.get("/projects/{project_id}/library")
 def list_images(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     engine: EngineDep,
     settings: SettingsDep,
-    project: TheProject,
+    project: CurrentProject,
     n: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
 ) -> dict[str, Any]:
     """A stretch of the library. The parameters are those of the page's address: `collection`,
@@ -162,7 +173,7 @@ def list_images(
     (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
     `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.scope(session, project, view.filter, settings)
+    found = scopes.resolve(session, project, view.filter, settings)
     stretch = find(session, engine, project, found, view, n)
     counted = None if view.searches else counting.count(session, project, found)
     return {
@@ -175,7 +186,7 @@ def list_images(
 
 @api.get("/projects/{project_id}/library/{image_id}")
 def show_facts(
-    session: Reader, settings: SettingsDep, project: TheProject, image_id: Id
+    session: ReadSession, settings: SettingsDep, project: CurrentProject, image_id: Id
 ) -> dict[str, Any]:
     """Everything the project knows of one image, its whole history among it."""
     facts = facts_of(session, settings, project, image_id)
@@ -209,11 +220,13 @@ def show_facts(
 
 
 @api.get("/projects/{project_id}/tags")
-def list_tags(session: Reader, project: TheProject, begin: str = "") -> list[dict[str, Any]]:
+def list_tags(
+    session: ReadSession, project: CurrentProject, begin: str = ""
+) -> list[dict[str, Any]]:
     """The project's most common tags; or, with `begin`, those of the library that begin so."""
     if begin.strip():
-        return [{"tag": tag} for tag in tags.beginning(session, begin[:100])]
-    return [asdict(tag) for tag in tags.common(session, project)]
+        return [{"tag": tag} for tag in tags.starting_with(session, begin[:100])]
+    return [asdict(tag) for tag in tags.most_common(session, project)]
 
 
 def _tile_json(tile: Tile) -> dict[str, Any]:

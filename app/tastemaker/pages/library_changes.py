@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import projects, scores
-from tastemaker.auth.identity import Who, local_path
+from tastemaker.auth.identity import Identity, safe_redirect_path
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import only_admin
 from tastemaker.config import Settings
@@ -24,8 +24,8 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.library import bulk, filters, scopes, tags, tiles
-from tastemaker.library.filters import Filter
-from tastemaker.pages.deps import EngineDep, Id, SettingsDep, WhoDep
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.pages.deps import CurrentUser, EngineDep, Id, SettingsDep
 from tastemaker.pages.library_view import PER_PAGE, View, predictor, view_of
 from tastemaker.pages.render import render, see_other
 
@@ -46,7 +46,7 @@ class Change:
 
     action: str
     images: tuple[int, ...] = ()
-    filter: Filter | None = None
+    filter: LibraryFilter | None = None
     value: int | None = None
     tags: tuple[str, ...] = ()
     collection: str = ""
@@ -64,7 +64,7 @@ class Changed:
     event_id: int = 0
 
 
-def change(engine: Engine, who: Who, project_id: int, wanted: Change) -> Changed:
+def change(engine: Engine, who: Identity, project_id: int, wanted: Change) -> Changed:
     """Do it, in short transactions, so that other people's scores go in between. Raises
     `NotAllowed` for somebody who only scores and wants anything else."""
     if wanted.action not in DONE:
@@ -75,14 +75,14 @@ def change(engine: Engine, who: Who, project_id: int, wanted: Change) -> Changed
         project = projects.get(session, project_id)
         if wanted.filter is not None:
             most = bulk.MOST_SCORED if wanted.action == "score" else bulk.MOST
-            ids = bulk.matching(session, project, wanted.filter, most)
+            ids = bulk.matching_images(session, project, wanted.filter, most)
         else:
-            ids = bulk.chosen(session, project, wanted.images)
+            ids = bulk.selected_images(session, project, wanted.images)
         if wanted.action == "score" and len(ids) > bulk.MOST_SCORED:
             raise Invalid(
                 f"At most {bulk.MOST_SCORED:,} images can be scored at once.", "Select fewer."
             )
-    do = the_change(engine, project_id, who, wanted)
+    do = change_form(engine, project_id, who, wanted)
     changed = 0
     for part in bulk.parts(ids, 100 if wanted.action == "score" else bulk.AT_ONCE):
         with writing(engine) as session:
@@ -95,8 +95,8 @@ def change(engine: Engine, who: Who, project_id: int, wanted: Change) -> Changed
     return Changed(ids, changed, event_id)
 
 
-def the_change(
-    engine: Engine, project_id: int, who: Who, wanted: Change
+def change_form(
+    engine: Engine, project_id: int, who: Identity, wanted: Change
 ) -> Callable[[Session, Project, list[int]], int]:
     """What is done to a part of the images. What cannot be done at all is refused here, before
     anything is."""
@@ -136,7 +136,7 @@ def changes(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     action: Annotated[str, Form()] = "",
     image: Annotated[list[str] | None, Form()] = None,
@@ -166,7 +166,7 @@ def changes(
         key=key,
     )
     result = change(engine, who, project_id, wanted)
-    there = local_path(back) if back else f"/projects/{project_id}/library?{view.query()}"
+    there = safe_redirect_path(back) if back else f"/projects/{project_id}/library?{view.query()}"
     if by_htmx(request) and not everything and len(result.chosen) <= PER_PAGE * 5 and not back:
         return changed_tiles(request, engine, settings, project_id, view, action, result)
     said = {"done": action, "n": str(result.changed if action == "score" else len(result.chosen))}
@@ -183,7 +183,7 @@ def changed_tiles(
     """The tiles as they are now, each in its place, and a toast."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        found = scopes.scope(session, project, view.filter, settings)
+        found = scopes.resolve(session, project, view.filter, settings)
         here = f"/projects/{project_id}/library?{view.query()}"
         n = result.changed if action == "score" else len(result.chosen)
         context = {
@@ -199,7 +199,7 @@ def undo(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     event_id: Annotated[int, Form()],
     queue: Annotated[str, Form()] = "",
@@ -208,7 +208,7 @@ def undo(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         scores.undo(session, project, who.person(session), event_id)
-    there = with_done(local_path(queue) if queue else f"/projects/{project_id}/library", {})
+    there = with_done(safe_redirect_path(queue) if queue else f"/projects/{project_id}/library", {})
     there = with_done(there, {"done": "undone"})
     return Response(headers={"HX-Redirect": there}) if by_htmx(request) else see_other(there)
 
@@ -272,7 +272,7 @@ class NewChange(BaseModel):
 
 @api.post("/projects/{project_id}/library")
 def change_images(
-    engine: EngineDep, who: WhoDep, project_id: Id, body: NewChange
+    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewChange
 ) -> dict[str, Any]:
     """Score, tag, collect, take out or bring back many images. `event_id` is what an undo names."""
     asked = body.model_dump(exclude={"images", "filter", "tags"})

@@ -10,7 +10,7 @@ from tastemaker import projects
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Slice
 from tastemaker.library import filters, saved_filters
-from tastemaker.pages.deps import EngineDep, Id, Reader, TheProject
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.library_changes import with_done
 from tastemaker.pages.library_view import view_of
 from tastemaker.pages.render import see_other
@@ -42,13 +42,13 @@ def save_filter(
 @router.post("/projects/{project_id}/library/filters/{slice_id}/delete")
 def forget_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        saved_filters.forget(session, projects.get(session, project_id), slice_id)
+        saved_filters.delete(session, projects.get(session, project_id), slice_id)
     return see_other(f"/projects/{project_id}/library?done=forgotten")
 
 
 @api.get("/projects/{project_id}/filters")
-def list_filters(session: Reader, project: TheProject) -> list[dict[str, Any]]:
-    return [_filter_json(row) for row, _ in saved_filters.saved(session, project)]
+def list_filters(session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
+    return [_filter_json(row) for row, _ in saved_filters.list_saved(session, project)]
 
 
 @api.post("/projects/{project_id}/filters", status_code=201)
@@ -64,7 +64,7 @@ def create_filter(engine: EngineDep, project_id: Id, body: NewFilter) -> dict[st
 @api.delete("/projects/{project_id}/filters/{slice_id}", status_code=204)
 def delete_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
-        saved_filters.forget(session, projects.get(session, project_id), slice_id)
+        saved_filters.delete(session, projects.get(session, project_id), slice_id)
     return Response(status_code=204)
 
 

@@ -12,9 +12,9 @@ from tastemaker.database.tables import Project
 from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import Invalid
 from tastemaker.library import browsing, bulk, filters
-from tastemaker.library.filters import Filter
-from tastemaker.library.orders import Order, Stretch
-from tastemaker.library.scopes import Scope
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.library.orders import Order, Page
+from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import model_requests
 
 PER_PAGE = 60
@@ -39,7 +39,7 @@ class View:
     """A filter, an order, a place in it. `like` is an image, `text` are words: either brings an
     order of its own, the nearest first."""
 
-    filter: Filter
+    filter: LibraryFilter
     order: Order
     after: str = ""
     apart: bool = False
@@ -105,7 +105,7 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
     known = _answers.get(key) if view.after else None
     if known is not None:
         return known
-    answer = model_requests.ask(
+    answer = model_requests.call(
         engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
     )
     found = [int(one["image_id"]) for one in answer["images"]]
@@ -116,8 +116,8 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
 
 
 def find(
-    session: Session, engine: Engine, project: Project, found: Scope, view: View, n: int
-) -> Stretch:
+    session: Session, engine: Engine, project: Project, found: ResolvedFilter, view: View, n: int
+) -> Page:
     if not view.searches:
         return browsing.find(session, found, view.order, view.after, n, together=not view.apart)
     if view.text and not reads_text(project.encoder):
@@ -126,11 +126,11 @@ def find(
             "Search by file name, by tag, or by a similar image.",
         )
     if view.like is not None:
-        bulk.must_have(session, project, view.like)
+        bulk.require_images(session, project, view.like)
     return browsing.among(session, found, nearest(engine, project, view), view.after, n)
 
 
-def predictor(found: Scope) -> str:
+def predictor(found: ResolvedFilter) -> str:
     """Whose predictions are shown."""
     if found.filter.version == filters.LIVE:
         return "the live model"

@@ -8,7 +8,7 @@ from tastemaker.auth import accounts, identity
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
 from tastemaker.pages.deps import EngineDep, SettingsDep
-from tastemaker.pages.render import came_from, render, see_other
+from tastemaker.pages.render import referring_path, render, see_other
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,7 +17,7 @@ router = APIRouter(include_in_schema=False)
 def page(request: Request, settings: SettingsDep, next: str = "/") -> Response:
     if not settings.admin_password:
         return see_other("/")
-    return _page(request, identity.local_path(next))
+    return _page(request, identity.safe_redirect_path(next))
 
 
 @router.post("/login")
@@ -31,8 +31,8 @@ def sign_in(
 ) -> Response:
     if not settings.admin_password:
         return see_other("/")
-    next = identity.local_path(next)
-    known = identity.by_password(request, name, password)
+    next = identity.safe_redirect_path(next)
+    known = identity.password_identity(request, name, password)
     if known is None:
         return _page(request, next, name=name, wrong=True)
     with writing(engine) as session:
@@ -60,10 +60,10 @@ def choose(
     if settings.admin_password:
         raise Invalid("People sign in here.", "Sign out, then in again under the other name.")
     with reading(engine) as session:
-        person = accounts.named(session, name)
+        person = accounts.by_name(session, name)
         if person.disabled:
             raise Invalid(f"“{person.name}” does not score here any more.", "Choose another name.")
-    response = see_other(came_from(request) or "/")
+    response = see_other(referring_path(request) or "/")
     _set_cookie(request, response, identity.CHOSEN, str(person.id))
     return response
 

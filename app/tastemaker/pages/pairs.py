@@ -13,7 +13,14 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Image, Project
 from tastemaker.errors import NotFound
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import EngineDep, Id, Reader, ThePerson, TheProject, WhoDep
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+)
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.scores import comparisons
@@ -28,7 +35,11 @@ Low = Annotated[int | None, Query(ge=0, le=10)]
 
 @router.get("/projects/{project_id}/score/pairs")
 def page(
-    request: Request, session: Reader, project: TheProject, person: ThePerson, low: Low = None
+    request: Request,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    low: Low = None,
 ) -> Response:
     context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, person, low)}
     shown = shell(session, project, "score") | context
@@ -39,7 +50,7 @@ def page(
 def answer(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     first_id: Annotated[int, Form(ge=1, lt=2**63)],
     second_id: Annotated[int, Form(ge=1, lt=2**63)],
@@ -58,7 +69,7 @@ def answer(
 def undo(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     low: Annotated[int | None, Form(ge=0, le=10)] = None,
 ) -> Response:
@@ -97,11 +108,11 @@ class NewComparison(BaseModel):
 
 
 @api.get("/projects/{project_id}/comparisons")
-def show_order(session: Reader, project: TheProject, low: Low = None) -> dict[str, Any]:
+def show_order(session: ReadSession, project: CurrentProject, low: Low = None) -> dict[str, Any]:
     """The band's images by strength, strongest first, and the pair to ask about next."""
     low = comparisons.default_low(session, project) if low is None else low
-    pairs = comparisons.said(session, project)
-    ranked = comparisons.order(comparisons.band(session, project, low), pairs)
+    pairs = comparisons.standing_results(session, project)
+    ranked = comparisons.order(comparisons.labels_between(session, project, low), pairs)
     return {
         "low": low,
         "comparisons": len(pairs),
@@ -111,7 +122,9 @@ def show_order(session: Reader, project: TheProject, low: Low = None) -> dict[st
 
 
 @api.post("/projects/{project_id}/comparisons")
-def compare(engine: EngineDep, who: WhoDep, project_id: Id, body: NewComparison) -> dict[str, Any]:
+def compare(
+    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewComparison
+) -> dict[str, Any]:
     with writing(engine) as session:
         project, person = projects.get(session, project_id), who.person(session)
         row = comparisons.record(
@@ -121,7 +134,7 @@ def compare(engine: EngineDep, who: WhoDep, project_id: Id, body: NewComparison)
 
 
 @api.post("/projects/{project_id}/comparisons/undo")
-def undo_comparison(engine: EngineDep, who: WhoDep, project_id: Id) -> dict[str, Any]:
+def undo_comparison(engine: EngineDep, who: CurrentUser, project_id: Id) -> dict[str, Any]:
     with writing(engine) as session:
         row = comparisons.undo(session, projects.get(session, project_id), who.person(session))
         return {"undoes": row.undoes, "first_id": row.first_id, "second_id": row.second_id}
@@ -135,8 +148,8 @@ def _facts(
     pair: tuple[int, int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     low = comparisons.default_low(session, project) if low is None else low
-    ids = comparisons.band(session, project, low)
-    pairs = comparisons.said(session, project)
+    ids = comparisons.labels_between(session, project, low)
+    pairs = comparisons.standing_results(session, project)
     ranked = comparisons.order(ids, pairs)
     pair = pair or comparisons.next_pair(ranked, pairs, project.seed)
     compared: list[Ranked] = [image for image in ranked if image.met]
@@ -153,6 +166,6 @@ def _facts(
         ],
         "met": len(compared),
         "count": len(pairs),
-        "undoable": comparisons.newest_of(session, project, person) is not None,
+        "undoable": comparisons.newest_comparison(session, project, person) is not None,
         "key": secrets.token_hex(16),
     }

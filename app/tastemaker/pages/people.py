@@ -8,15 +8,22 @@ from sqlmodel import Session
 
 from tastemaker import projects
 from tastemaker.auth import accounts
-from tastemaker.auth.identity import Who
+from tastemaker.auth.identity import Identity
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, NotFound, TastemakerError
 from tastemaker.pages.api import Body
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject, WhoDep
-from tastemaker.pages.render import came_from, render, see_other, shell
+from tastemaker.pages.deps import (
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
+from tastemaker.pages.render import referring_path, render, see_other, shell
 from tastemaker.scores import people
-from tastemaker.scores.agreement import teacher_noise
+from tastemaker.scores.agreement import annotator_noise
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -24,7 +31,11 @@ api = APIRouter(prefix="/api/v1")
 
 @router.get("/projects/{project_id}/people")
 def page(
-    request: Request, session: Reader, settings: SettingsDep, project: TheProject, who: WhoDep
+    request: Request,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    who: CurrentUser,
 ) -> Response:
     return _page(request, session, project, who)
 
@@ -33,7 +44,7 @@ def page(
 def add(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
@@ -54,13 +65,13 @@ def add(
 
 @router.post("/people/{person_id}/disable")
 def disable(
-    request: Request, engine: EngineDep, who: WhoDep, person_id: Id,
+    request: Request, engine: EngineDep, who: CurrentUser, person_id: Id,
     back: Annotated[bool, Form()] = False,
 ) -> Response:  # fmt: skip
     """Shut somebody out, or with `back` let them in again."""
     with writing(engine) as session:
         _disable(session, who, person_id, not back)
-    return see_other(came_from(request) or "/")
+    return see_other(referring_path(request) or "/")
 
 
 @router.post("/people/{person_id}/password")
@@ -69,7 +80,7 @@ def set_password(
 ) -> Response:
     with writing(engine) as session:
         accounts.set_password(session, _person(session, person_id), password)
-    return see_other(came_from(request) or "/")
+    return see_other(referring_path(request) or "/")
 
 
 # --- the same for programs -----------------------------------------------------------------------
@@ -82,7 +93,7 @@ class NewPerson(Body):
 
 
 @api.get("/projects/{project_id}/people")
-def show_agreement(session: Reader, project: TheProject) -> dict[str, Any]:
+def show_agreement(session: ReadSession, project: CurrentProject) -> dict[str, Any]:
     """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
     found = people.agreement(session, project)
     habits = [
@@ -93,8 +104,8 @@ def show_agreement(session: Reader, project: TheProject) -> dict[str, Any]:
 
 
 @api.get("/people")
-def list_people(session: Reader) -> list[dict[str, Any]]:
-    return [about(person) for person in accounts.every(session)]
+def list_people(session: ReadSession) -> list[dict[str, Any]]:
+    return [about(person) for person in accounts.list_all(session)]
 
 
 class Access(Body):
@@ -106,7 +117,9 @@ class NewPassword(Body):
 
 
 @api.post("/people/{person_id}/disable")
-def disable_person(engine: EngineDep, who: WhoDep, person_id: Id, body: Access) -> dict[str, Any]:
+def disable_person(
+    engine: EngineDep, who: CurrentUser, person_id: Id, body: Access
+) -> dict[str, Any]:
     """Shut somebody out, or let them in again."""
     with writing(engine) as session:
         return about(_disable(session, who, person_id, body.disabled))
@@ -142,7 +155,7 @@ def _page(
     request: Request,
     session: Session,
     project: Project,
-    who: Who,
+    who: Identity,
     given: dict[str, str] | None = None,
     error: TastemakerError | None = None,
 ) -> Response:
@@ -152,7 +165,7 @@ def _page(
         "agreement": found,
         "noise": {h.person_id: _noise(session, project, h.person_id) for h in found.habits},
         "aggregate": projects.AGGREGATES[project.aggregate],
-        "people": [about(person) for person in accounts.every(session)],
+        "people": [about(person) for person in accounts.list_all(session)],
         "me": who.person(session).id,
         "is_admin": who.is_admin,
         "signs_in": bool(request.app.state.settings.admin_password),
@@ -167,10 +180,10 @@ def _page(
 
 
 def _noise(session: Session, project: Project, person_id: int) -> dict[str, Any]:
-    return teacher_noise(session, project, session.get(Annotator, person_id))
+    return annotator_noise(session, project, session.get(Annotator, person_id))
 
 
-def _disable(session: Session, who: Who, person_id: int, disabled: bool) -> Annotator:
+def _disable(session: Session, who: Identity, person_id: int, disabled: bool) -> Annotator:
     person = _person(session, person_id)
     if disabled and person.id == who.person(session).id:
         raise Conflict("Nobody shuts out whom they are here as.", "Another admin can.")

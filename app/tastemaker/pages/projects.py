@@ -13,8 +13,8 @@ from tastemaker.database.tables import Image, Job, Project
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.api import job_json
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep
-from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.sample import demo
 
 router = APIRouter(include_in_schema=False)
@@ -22,7 +22,7 @@ api = APIRouter(prefix="/api/v1")
 
 
 @router.get("/")
-def first(request: Request, session: Reader) -> Response:
+def first(request: Request, session: ReadSession) -> Response:
     return first_page(request, session)
 
 
@@ -34,7 +34,7 @@ def first_page(
     error: TastemakerError | None = None,
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
-    every = projects.every(session)
+    every = projects.list_all(session)
     return render(
         request, "projects.html", None,
         shell(session, here="projects") | {
@@ -45,7 +45,7 @@ def first_page(
             "chosen": encoder,
             "error": error,
             "demo_job": unfinished_demo(session),
-            "has_sample": demo.made(session) is not None,
+            "has_sample": demo.make_sample(session) is not None,
         },
         status=error.status if error else 200,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def project(project_id: Id) -> Response:
 @router.post("/demo")
 def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
     """Queue the sample project, and watch it being made."""
-    return go(request, f"/jobs/{the_demo(engine, settings).id}")
+    return redirect(request, f"/jobs/{the_demo(engine, settings).id}")
 
 
 @api.post("/demo", status_code=202)

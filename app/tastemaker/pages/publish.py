@@ -22,8 +22,8 @@ from tastemaker.errors import Invalid, NotFound, TastemakerError
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.add import Upload, check_room
 from tastemaker.pages.api import job_json
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
-from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
 from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.scores import score_files
@@ -45,9 +45,9 @@ MEDIA = {
 @router.get("/projects/{project_id}/publish")
 def page(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
+    project: CurrentProject,
     version: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     return publish_page(request, session, settings, project, version)
@@ -63,8 +63,8 @@ def publish_page(
     import_error: TastemakerError | None = None,
 ) -> Response:
     """Without a number, the active version. After an error, what was typed is kept."""
-    every = versions.listing(session, project)
-    chosen = versions.named(session, project, number) if number else None
+    every = versions.list_ready(session, project)
+    chosen = versions.by_number(session, project, number) if number else None
     if chosen is None and every:
         chosen = versions.active(session, project) or every[0]
     context: dict[str, Any] = {
@@ -113,7 +113,9 @@ def adoption(session: Session, project: Project) -> Job | None:
 
 
 @router.get("/projects/{project_id}/publish/adopting")
-def adopting(request: Request, session: Reader, project: TheProject, job_id: int = 0) -> Response:
+def adopting(
+    request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
+) -> Response:
     """Asked every second while a head is brought in; the page reloads when that has ended well."""
     job = session.get(Job, job_id)
     if job is None or job.project_id != project.id:
@@ -138,7 +140,7 @@ def write_card(
         project = projects.get(session, project_id)
         written = {"goals": goals, "biases": biases, "issues": issues, "scope": scope}
         model_card.set_texts(session, project, written)
-        there = [v.number for v in versions.listing(session, project)]
+        there = [v.number for v in versions.list_ready(session, project)]
     chosen = f"?version={version}" if version in there else ""
     return see_other(f"/projects/{project_id}/publish{chosen}#card")
 
@@ -152,17 +154,17 @@ def attached(part: exports.Part, media_type: str) -> StreamingResponse:
 
 
 @router.get("/versions/{version_id}/download")
-def download(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def download(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """Everything about a version in one zip, sent as it is made."""
     version = versions.get(session, version_id)
-    parts, stem = exports.everything(session, settings, version), exports.stem(version)
+    parts, stem = exports.export_all(session, settings, version), exports.stem(version)
     headers = {"Content-Disposition": f'attachment; filename="{stem}.zip"'}
     content = exports.zipped(parts, stem, version.created_at)
     return StreamingResponse(content, media_type="application/zip", headers=headers)
 
 
 @router.get("/versions/{version_id}/card.md")
-def card_file(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def card_file(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     part = exports.card(session, settings, version)
     named = exports.Part(f"{exports.stem(version)}.md", part.content)
@@ -170,14 +172,14 @@ def card_file(session: Reader, settings: SettingsDep, version_id: Id) -> Respons
 
 
 @router.get("/versions/{version_id}/laion")
-def laion(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def laion(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """The head in the LAION layout, or the reason why it cannot be written so."""
     part = exports.laion_file(session, settings, versions.get(session, version_id))
     return attached(part, "application/octet-stream")
 
 
 @router.get("/versions/{version_id}/predictions.{ending}")
-def predictions(session: Reader, version_id: Id, ending: Ending) -> Response:
+def predictions(session: ReadSession, version_id: Id, ending: Ending) -> Response:
     version = versions.get(session, version_id)
     content = prediction_files.prediction_bytes(session, version, f".{ending}")
     name = f"{exports.stem(version)}.predictions.{ending}"
@@ -185,7 +187,7 @@ def predictions(session: Reader, version_id: Id, ending: Ending) -> Response:
 
 
 @router.get("/projects/{project_id}/labels.{ending}")
-def labels(session: Reader, project: TheProject, ending: Ending) -> Response:
+def labels(session: ReadSession, project: CurrentProject, ending: Ending) -> Response:
     """Every score that stands: sha256, path, score, annotator, scored_at."""
     rows = score_files.labels_of(session, project)
     name = f"{versions.base_name(project)}.labels.{ending}"
@@ -202,12 +204,12 @@ async def bring_in(
     """Take a head made elsewhere. `async`, because only so can the file be read as it comes."""
     given: dict[str, str] = {}
     try:
-        await take(request, engine, settings, project_id, given)
+        await take_upload(request, engine, settings, project_id, given)
     except TastemakerError as error:
         if by_htmx(request):
             raise
         return await run_in_threadpool(refused, request, engine, settings, project_id, given, error)
-    return go(request, f"/projects/{project_id}/publish")
+    return redirect(request, f"/projects/{project_id}/publish")
 
 
 def refused(
@@ -223,7 +225,7 @@ def refused(
         return publish_page(request, session, settings, project, given=given, import_error=error)
 
 
-async def take(
+async def take_upload(
     request: Request,
     engine: Engine,
     settings: Settings,
@@ -289,7 +291,7 @@ class Texts(BaseModel):
 
 
 @api.get("/versions/{version_id}/card")
-def show_card(session: Reader, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+def show_card(session: ReadSession, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
     """The model card: as Markdown, and the words in it that are the author's."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
@@ -311,14 +313,14 @@ def put_card(engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
 
 
 @api.get("/versions/{version_id}/download")
-def download_all(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def download_all(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """Everything about a version in one zip."""
     return download(session, settings, version_id)
 
 
 @api.get("/versions/{version_id}/export")
 def export(
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
     version_id: Id,
     format: Literal["city96", "config", "laion"] = "city96",
@@ -333,14 +335,16 @@ def export(
 
 
 @api.get("/versions/{version_id}/predictions")
-def export_predictions(session: Reader, version_id: Id, format: Ending = "jsonl") -> Response:
+def export_predictions(session: ReadSession, version_id: Id, format: Ending = "jsonl") -> Response:
     """What a version says of every image: sha256, path, aesthetic_score, out_of_fold,
     uncertainty, model_sha256."""
     return predictions(session, version_id, format)
 
 
 @api.get("/projects/{project_id}/labels")
-def export_labels(session: Reader, project: TheProject, format: Ending = "jsonl") -> Response:
+def export_labels(
+    session: ReadSession, project: CurrentProject, format: Ending = "jsonl"
+) -> Response:
     """Every score that stands: sha256, path, score, annotator, scored_at."""
     return labels(session, project, format)
 
@@ -351,4 +355,4 @@ async def adopt_head(
 ) -> dict[str, Any]:
     """Bring in a head made elsewhere: multipart with the file, its sidecar if any, and the fields
     `encoder`, `note`, `activate`. The answer is the job."""
-    return await take(request, engine, settings, project_id, {})
+    return await take_upload(request, engine, settings, project_id, {})

@@ -82,13 +82,13 @@ def scorer(request: Request) -> dict[str, Any]:
     if found is None:
         with reading(request.app.state.engine) as session:
             person = request.state.who.person(session)
-            several = sum(not one.disabled for one in accounts.every(session)) > 1
+            several = sum(not one.disabled for one in accounts.list_all(session)) > 1
             found = {"id": person.id, "name": person.name, "several": several}
         request.state.scorer = found
     return found
 
 
-def opened_for(request: Request) -> Markup:
+def page_user_field(request: Request) -> Markup:
     """The hidden field of every form that scores: whoever asks later, it is this person's page."""
     field = '<input type="hidden" name="opened_for" value="{}">'
     return Markup(field).format(scorer(request)["id"])
@@ -99,12 +99,12 @@ def see_other(path: str) -> RedirectResponse:
     return RedirectResponse(path, status_code=303)
 
 
-def go(request: Request, path: str) -> Response:
+def redirect(request: Request, path: str) -> Response:
     """Leave for another page, by htmx or without it."""
     return Response(headers={"HX-Redirect": path}) if by_htmx(request) else see_other(path)
 
 
-def answer(request: Request, error: TastemakerError) -> Response:
+def error_response(request: Request, error: TastemakerError) -> Response:
     """An error as the asker can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     if for_program(request):
@@ -123,7 +123,7 @@ def answer(request: Request, error: TastemakerError) -> Response:
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
-    page = {"error": error, "back": came_from(request), "project": None, "here": ""}
+    page = {"error": error, "back": referring_path(request), "project": None, "here": ""}
     # Only a request that was let in has been routed: strangers see no project's name.
     named = request.path_params.get("project_id", "")
     project_id = int(named) if named.isdecimal() and len(named) < 19 else 0
@@ -133,7 +133,7 @@ def answer(request: Request, error: TastemakerError) -> Response:
         return render(request, "error.html", None, page, status=error.status, headers=headers)
 
 
-def came_from(request: Request) -> str:
+def referring_path(request: Request) -> str:
     """The page of ours that led to this request, as a path; empty if there is none to go back
     to."""
     there = urlsplit(request.headers.get("referer", ""))
@@ -230,7 +230,7 @@ def when(at: datetime | None, seconds: bool = False) -> Markup | str:
     )
 
 
-def own_words(text: str) -> Markup:
+def markdown(text: str) -> Markup:
     """What a person wrote in Markdown, as HTML: lists, emphasis, links, lines as they were typed.
     No HTML of theirs, no pictures, and no headings beside those of the page."""
     return Markup(_markdown().render(text))
@@ -262,11 +262,11 @@ def environment() -> Environment:
         "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
         "count": count,
         "size": size, "duration": duration, "when": when,
-        "own_words": own_words, "outcome": outcome, "key": keymap.shown,
+        "own_words": markdown, "outcome": outcome, "key": keymap.shown,
     }  # fmt: skip
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
-        "next_step": next_step, "scorer": scorer, "opened_for": opened_for,
+        "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
         "enough_to_train": ENOUGH_TO_TRAIN,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.

@@ -9,7 +9,7 @@ from tastemaker.database.tables import ScoreEvent
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import Id, Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.score import card_json
 from tastemaker.pages.scores import NEVER_STALE
@@ -29,10 +29,10 @@ def first(project_id: Id) -> Response:
 @router.get("/projects/{project_id}/review/{kind}")
 def page(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     kind: str,
     after: Annotated[str, Query(max_length=80)] = "",
     saved: int = 0,
@@ -62,10 +62,10 @@ def page(
 
 @api.get("/projects/{project_id}/review/{kind}")
 def show_review(
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     kind: str,
     after: Annotated[str, Query(max_length=80)] = "",
     n: Annotated[int, Query(ge=1, le=50)] = PER_PAGE,

@@ -24,10 +24,10 @@ from tastemaker.database.tables import (
     now,
 )
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import Reader, SettingsDep, ThePerson, TheProject
+from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, ReadSession, SettingsDep
 from tastemaker.pages.render import render, shell
 from tastemaker.pages.scores import NEVER_STALE, known_queue
-from tastemaker.pages.scoring_session import PAUSE, strip, zoned
+from tastemaker.pages.scoring_session import PAUSE, session_summary, zoned
 from tastemaker.pictures.pictures import VIEW
 from tastemaker.queues.cards import Card, card_for
 
@@ -65,10 +65,10 @@ class Step:
 @router.get("/projects/{project_id}/score")
 def page(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     queue: str = "mixed",
     collection: int = 0,
     image: int = 0,
@@ -98,7 +98,7 @@ def page(
         "undoable": bool(scores.recent(session, project, person, 1)),
         "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,
         "key": secrets.token_hex(16),
-        **strip(session, settings, project, person),
+        **session_summary(session, settings, project, person),
     }
     shown = shell(session, project, "score") | context
     return render(request, "score.html", None, shown, headers=NEVER_STALE)
@@ -107,23 +107,23 @@ def page(
 @router.get("/projects/{project_id}/score/strip")
 def session_strip(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
 ) -> Response:
     """The figures below the image, asked for again after scores and while images come in."""
-    context = {"project": project, **strip(session, settings, project, person)}
+    context = {"project": project, **session_summary(session, settings, project, person)}
     return render(request, "score.html", "strip", context)
 
 
 @router.get("/projects/{project_id}/score/waiting")
 def waiting(
     request: Request,
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     queue: str = "mixed",
     collection: int = 0,
 ) -> Response:
@@ -137,7 +137,7 @@ def waiting(
         "project": project, "queue": queue, "collection": collection,
         "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
         "undoable": bool(scores.recent(session, project, person, 1)),
-        **strip(session, settings, project, person),
+        **session_summary(session, settings, project, person),
     }  # fmt: skip
     return render(request, "score.html", "nothing", context)
 
@@ -212,10 +212,10 @@ def previous_card(
 
 @api.get("/projects/{project_id}/history")
 def history(
-    session: Reader,
+    session: ReadSession,
     settings: SettingsDep,
-    project: TheProject,
-    person: ThePerson,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     before: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     n: Annotated[int, Query(ge=1, le=50)] = 12,
 ) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Engine
 
 from tastemaker import projects, queues, scores
-from tastemaker.auth.identity import Who
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import ScoreEvent
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.pages.deps import EngineDep, Id, SettingsDep, WhoDep
+from tastemaker.pages.deps import CurrentUser, EngineDep, Id, SettingsDep
 from tastemaker.pages.render import render, see_other
 from tastemaker.queues import reviews
 from tastemaker.queues.cards import card_for
@@ -34,7 +34,7 @@ ORIGINS = ("control", "queue", "review", RE_ASK)  # what a page may say; imports
 
 
 @dataclass(frozen=True)
-class Said:
+class ScoreInput:
     """What a person says about an image, as a form or the API brings it."""
 
     kind: str
@@ -49,7 +49,7 @@ class Said:
 # --- the forms -----------------------------------------------------------------------------------
 
 
-class Saying(BaseModel):
+class ScoreForm(BaseModel):
     """The fields of every form that says something about an image (`parts.about`)."""
 
     value: str = ""
@@ -61,40 +61,46 @@ class Saying(BaseModel):
     origin: str = "queue"
     reason: str = ""
 
-    def said(self, kind: str) -> Said:
+    def said(self, kind: str) -> ScoreInput:
         value = scores.parse_score(self.value) if kind == "set" else None
         note = self.note.strip() if kind == "flag" else ""
-        return Said(kind, value, self.key or None, self.expected, self.origin, self.reason, note)
+        return ScoreInput(
+            kind, value, self.key or None, self.expected, self.origin, self.reason, note
+        )
 
 
-SayingForm = Annotated[Saying, Form()]
+SayingForm = Annotated[ScoreForm, Form()]
 
 
 @router.post("/projects/{project_id}/images/{image_id}/score")
 def score(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    request: Request, engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id,
     image_id: Id, form: SayingForm,
 ) -> Response:  # fmt: skip
     said = form.said("set")
-    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
+    return respond(
+        request, engine, settings, who, project_id, image_id, said, form.queue, form.page
+    )
 
 
 @router.post("/projects/{project_id}/images/{image_id}/skip")
 def skip(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: WhoDep, project_id: Id,
+    request: Request, engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id,
     image_id: Id, form: SayingForm,
 ) -> Response:  # fmt: skip
     said = form.said("skip")
-    return told(request, engine, settings, who, project_id, image_id, said, form.queue, form.page)
+    return respond(
+        request, engine, settings, who, project_id, image_id, said, form.queue, form.page
+    )
 
 
 @router.post("/projects/{project_id}/images/{image_id}/flag")
 def flag(
-    engine: EngineDep, who: WhoDep, project_id: Id, image_id: Id, form: SayingForm
+    engine: EngineDep, who: CurrentUser, project_id: Id, image_id: Id, form: SayingForm
 ) -> Response:
     """Mark an image for a later look. It stays on the screen: it can be scored as well."""
     queue = known_queue(form.queue)
-    say(engine, who, project_id, image_id, form.said("flag"))
+    record(engine, who, project_id, image_id, form.said("flag"))
     return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}&flagged=1")
 
 
@@ -103,14 +109,14 @@ def undo(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     event_id: Annotated[int | None, Form()] = None,
     key: Annotated[str, Form()] = "",
     queue: Annotated[str, Form()] = "mixed",
     page: Annotated[str, Form()] = "",
 ) -> Response:
-    event = take_back(engine, who, project_id, event_id, key or None)
+    event = undo_score(engine, who, project_id, event_id, key or None)
     if queue in reviews.REVIEWS and not page.startswith("score"):
         if by_htmx(request):
             return review_card(
@@ -120,7 +126,9 @@ def undo(
     return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
 
 
-def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) -> Recorded:
+def record(
+    engine: Engine, who: Identity, project_id: int, image_id: int, said: ScoreInput
+) -> Recorded:
     """Record what was said, in one transaction, committed when this returns."""
     if said.origin not in ORIGINS:
         raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
@@ -138,8 +146,8 @@ def say(engine: Engine, who: Who, project_id: int, image_id: int, said: Said) ->
             raise
 
 
-def take_back(
-    engine: Engine, who: Who, project_id: int, event_id: int | None, key: str | None
+def undo_score(
+    engine: Engine, who: Identity, project_id: int, event_id: int | None, key: str | None
 ) -> ScoreEvent:
     """Undo the newest thing said (`event_id`: only if it is that one). Returns the inverse."""
     with writing(engine) as session:
@@ -147,16 +155,16 @@ def take_back(
         return scores.undo(session, project, who.person(session), event_id, key).event
 
 
-def told(
-    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
-    image_id: int, said: Said, queue: str, page: str,
+def respond(
+    request: Request, engine: Engine, settings: Settings, who: Identity, project_id: int,
+    image_id: int, said: ScoreInput, queue: str, page: str,
 ) -> Response:  # fmt: skip
     """Record, then go back to the page it was said on: `page` is “score”, or the
     place in a review list."""
     reviewing = queue in reviews.REVIEWS and not page.startswith("score")
     if not reviewing:
         queue = known_queue(queue)
-    event = say(engine, who, project_id, image_id, said)
+    event = record(engine, who, project_id, image_id, said)
     if not reviewing:
         return see_other(score_page(project_id, queue, page))
     if by_htmx(request):
@@ -165,7 +173,7 @@ def told(
 
 
 def review_card(
-    request: Request, engine: Engine, settings: Settings, who: Who, project_id: int,
+    request: Request, engine: Engine, settings: Settings, who: Identity, project_id: int,
     image_id: int, queue: str, saved: Recorded | None,
 ) -> Response:  # fmt: skip
     """What changes on a review page: the verdict and the form of one card, and the counts, with a

@@ -20,7 +20,7 @@ LATELY = 50  # scores, over which a change of the live error is told
 
 
 @dataclass(frozen=True)
-class Sitting:
+class ScoringSession:
     """A stretch of scoring without a long pause. `per_hour` is None while it is too short."""
 
     images: int
@@ -28,7 +28,7 @@ class Sitting:
 
 
 @dataclass(frozen=True)
-class Change:
+class ErrorTrend:
     """The live model's error in points of 0–10, and by how much it differs from the one `scores`
     scores ago (None: it was not measured then)."""
 
@@ -37,7 +37,7 @@ class Change:
     scores: int
 
 
-def strip(
+def session_summary(
     session: Session, settings: Settings, project: Project, person: Annotator
 ) -> dict[str, Any]:
     """What the strip shows: pace, streak, histogram, the live error, and how far the import and
@@ -47,10 +47,10 @@ def strip(
     stopped = embedding is not None and embedding.state in ("failed", "cancelled")
     live = live_model.read_live(settings, project.id)
     return {
-        "sitting": sitting(session, project, person),
+        "sitting": current_session(session, project, person),
         "streak": auto_train.streak(session, project),
         "histogram": scores.histogram(session, project),
-        "change": change(live.facts.get("errors", [])) if live else None,
+        "change": error_trend(live.facts.get("errors", [])) if live else None,
         "progress": progress,
         "imported": imported(session, project),
         "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
@@ -59,7 +59,7 @@ def strip(
     }
 
 
-def sitting(session: Session, project: Project, person: Annotator) -> Sitting:
+def current_session(session: Session, project: Project, person: Annotator) -> ScoringSession:
     """How many images were scored since the last long pause, and how fast."""
     times = session.exec(
         scores.standing_events()
@@ -83,10 +83,10 @@ def sitting(session: Session, project: Project, person: Annotator) -> Sitting:
         count += 1
     hours = (now() - begun) / timedelta(hours=1)
     long_enough = count >= 5 and hours * timedelta(hours=1) >= BRIEF
-    return Sitting(count, count / hours if long_enough else None)
+    return ScoringSession(count, count / hours if long_enough else None)
 
 
-def change(errors: Sequence[Mapping[str, float]]) -> Change | None:
+def error_trend(errors: Sequence[Mapping[str, float]]) -> ErrorTrend | None:
     """What the newest scores changed, from the live model's own record: `labels` and the mean
     absolute `error` (points) of labels it had not seen, oldest first."""
     if not errors:
@@ -94,10 +94,10 @@ def change(errors: Sequence[Mapping[str, float]]) -> Change | None:
     newest = errors[-1]
     before = [e for e in errors if e["labels"] <= newest["labels"] - LATELY]
     if not before:
-        return Change(newest["error"], None, 0)
+        return ErrorTrend(newest["error"], None, 0)
     then = before[-1]
     ago = int(newest["labels"] - then["labels"])
-    return Change(newest["error"], newest["error"] - then["error"], ago)
+    return ErrorTrend(newest["error"], newest["error"] - then["error"], ago)
 
 
 def importing(session: Session, project: Project) -> Job | None:
@@ -115,7 +115,7 @@ def imported(session: Session, project: Project) -> Job | None:
     return job if job.state == "done" and job.result.get("set_aside") else None
 
 
-def labelled(session: Session, project_id: int) -> int:
+def count_labels(session: Session, project_id: int) -> int:
     count = select(func.count()).select_from(Label).where(Label.project_id == project_id)
     return int(session.exec(count).one())
 

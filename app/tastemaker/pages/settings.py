@@ -15,7 +15,15 @@ from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
 from tastemaker.library.deletion import delete_project
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.versions import percentiles
 
@@ -32,7 +40,11 @@ SHARES = (
 
 @router.get("/projects/{project_id}/settings")
 def page(
-    request: Request, session: Reader, project: TheProject, person: ThePerson, saved: bool = False
+    request: Request,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    saved: bool = False,
 ) -> Response:
     return shown(request, session, project, person, as_typed(project), saved=saved)
 
@@ -48,7 +60,7 @@ Typed = Annotated[dict[str, list[str]], Depends(typed_in)]
 
 @router.post("/projects/{project_id}/settings")
 def change(
-    request: Request, engine: EngineDep, who: WhoDep, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, who: CurrentUser, project_id: Id, typed: Typed
 ) -> Response:
     """Save what the form holds; what it leaves out stays as it is. `suggest` only fills in brackets
     at the percentiles of the active version, to be looked at and saved."""
@@ -73,7 +85,7 @@ def change(
 
 @router.post("/projects/{project_id}/keys")
 def change_keys(
-    request: Request, engine: EngineDep, who: WhoDep, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, who: CurrentUser, project_id: Id, typed: Typed
 ) -> Response:
     """Give actions keys of your own: an action and a key in turn."""
     chosen = dict(zip(typed.get("action", []), typed.get("key", []), strict=False))
@@ -95,7 +107,7 @@ def delete(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     name: Annotated[str, Form()] = "",
 ) -> Response:
@@ -156,13 +168,13 @@ def change_settings(engine: EngineDep, project_id: Id, body: Changes) -> dict[st
 
 
 @api.get("/keys")
-def show_keys(person: ThePerson) -> dict[str, tuple[str, ...]]:
+def show_keys(person: CurrentAnnotator) -> dict[str, tuple[str, ...]]:
     """Which keys do what for you."""
     return keymap.of(person)
 
 
 @api.post("/keys")
-def choose_keys(engine: EngineDep, who: WhoDep, body: Keys) -> dict[str, tuple[str, ...]]:
+def choose_keys(engine: EngineDep, who: CurrentUser, body: Keys) -> dict[str, tuple[str, ...]]:
     """Give actions keys of your own; those that are not named keep theirs."""
     with writing(engine) as session:
         person = who.person(session)

@@ -16,7 +16,7 @@ from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
 from tastemaker.live import model_requests
-from tastemaker.pages.deps import EngineDep, Id, Reader, TheProject
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.render import render, see_other, share, shell
 
 router = APIRouter(include_in_schema=False)
@@ -29,7 +29,9 @@ TEXT_SECONDS = 30.0  # the first question by text loads the encoder
 
 
 @router.get("/projects/{project_id}/slices")
-def page(request: Request, session: Reader, project: TheProject, version: str = "") -> Response:
+def page(
+    request: Request, session: ReadSession, project: CurrentProject, version: str = ""
+) -> Response:
     return render(request, "slices.html", None, context(session, project, version))
 
 
@@ -41,7 +43,7 @@ def context(
     error: TastemakerError | None = None,
 ) -> dict[str, Any]:
     """With an `error`, the form it came from is shown as it was filled in (`given`)."""
-    there = versions.listing(session, project)
+    there = versions.list_ready(session, project)
     chosen = chosen_version(session, project, number)
     rows = slices.listing(session, project)
     report = expectations.check(session, chosen) if chosen else expectations.Report()
@@ -51,7 +53,9 @@ def context(
         "rows": [(row, slices.in_words(row)) for row in rows],
         "report": report,
         "stated": len(expectations.listing(session, project)),
-        "lacking": [lacking(r) for r in slices.lacking(session, project, chosen)] if chosen else [],
+        "lacking": [lacking(r) for r in slices.unmeasured(session, project, chosen)]
+        if chosen
+        else [],
         "history": history(there),
         "tags": slices.tags(session, project),
         "reads_text": reads_text(project.encoder),
@@ -65,8 +69,8 @@ def context(
 def chosen_version(session: Session, project: Project, number: str) -> Version | None:
     """The version asked for, else the active one, else the newest; None before there is one."""
     if number:
-        return versions.named(session, project, number)
-    there = versions.listing(session, project)
+        return versions.by_number(session, project, number)
+    there = versions.list_ready(session, project)
     return next((v for v in there if v.active), there[0] if there else None)
 
 
@@ -202,7 +206,7 @@ def by_text(engine: Engine, project_id: int, prompt: str, share: str | float) ->
             )
         images = embeddings.count(session, project.encoder_id, project_id)
     limit = max(1, round(part * images))
-    answer = model_requests.ask(
+    answer = model_requests.call(
         engine, "text", {"text": prompt, "limit": limit}, project_id=project_id,
         timeout=TEXT_SECONDS,
     )  # fmt: skip
@@ -253,7 +257,7 @@ class NewExpectation(Body):
 
 
 @api.get("/projects/{project_id}/slices")
-def list_slices(session: Reader, project: TheProject, version: str = "") -> dict[str, Any]:
+def list_slices(session: ReadSession, project: CurrentProject, version: str = "") -> dict[str, Any]:
     """Every slice with its numbers under a version (the active one), and every expectation with
     whether that version meets it; `under_represented` are those, and the largest tags besides, with
     less than half of their share of the labels. Before a version, `slices` hold names only."""
@@ -261,7 +265,7 @@ def list_slices(session: Reader, project: TheProject, version: str = "") -> dict
     if chosen is None:
         rows = [slice_json(row) for row in slices.listing(session, project)]
         return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
-    lacks = [row.as_dict() for row in slices.lacking(session, project, chosen)]
+    lacks = [row.as_dict() for row in slices.unmeasured(session, project, chosen)]
     told = expectations.check(session, chosen).as_dict()
     return {"version": chosen.number} | told | {"under_represented": lacks}
 

@@ -11,20 +11,28 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from tastemaker import jobs, projects, versions
-from tastemaker.auth.identity import Who
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project, ScoreEvent, TestRun
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import test_run_cards, test_runs
-from tastemaker.evaluation.test_run_cards import RunCard, Told
+from tastemaker.evaluation.test_run_cards import RunCard, TestRunReport
 from tastemaker.evaluation.test_runs import GRIDS, Source
 from tastemaker.pages import keymap
 from tastemaker.pages.add import Upload, check_room
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, ThePerson, TheProject, WhoDep
-from tastemaker.pages.render import go, render, see_other, shell
-from tastemaker.pages.scores import NEVER_STALE, take_back
+from tastemaker.pages.deps import (
+    CurrentAnnotator,
+    CurrentProject,
+    CurrentUser,
+    EngineDep,
+    Id,
+    ReadSession,
+    SettingsDep,
+)
+from tastemaker.pages.render import redirect, render, see_other, shell
+from tastemaker.pages.scores import NEVER_STALE, undo_score
 
 router = APIRouter(include_in_schema=False)
 api = APIRouter(prefix="/api/v1")
@@ -38,8 +46,8 @@ PER_PAGE = 48
 @router.get("/projects/{project_id}/test-runs")
 def page(
     request: Request,
-    session: Reader,
-    project: TheProject,
+    session: ReadSession,
+    project: CurrentProject,
     version: int = 0,
     collection: int = 0,
 ) -> Response:
@@ -55,7 +63,7 @@ def list_page(
     error: TastemakerError | None = None,
 ) -> Response:
     """With an error, what was typed is kept."""
-    every = versions.listing(session, project)
+    every = versions.list_ready(session, project)
     active = next((v.id for v in every if v.active), 0)
     told = test_run_cards.listing(session, project)
     given = {"collection": 0, "folder": "", "name": ""} | given
@@ -72,10 +80,10 @@ def list_page(
     return render(request, "test_runs.html", None, frame | context, status=status)
 
 
-def by_collection(told: list[Told]) -> list[tuple[str, list[Told]]]:
+def by_collection(told: list[TestRunReport]) -> list[tuple[str, list[TestRunReport]]]:
     """Runs under the name of their collection, so that numbers on the same images stand together;
     the collection tried last comes first."""
-    groups: dict[str, list[Told]] = {}
+    groups: dict[str, list[TestRunReport]] = {}
     for one in told:
         groups.setdefault(one.collection.name, []).append(one)
     return list(groups.items())
@@ -88,12 +96,12 @@ async def start(
     """Start a run. `async`, because only so can uploaded files be read as they come."""
     given: dict[str, Any] = {}
     try:
-        run_id = await take(request, engine, settings, project_id, given)
+        run_id = await take_uploads(request, engine, settings, project_id, given)
     except TastemakerError as error:
         if by_htmx(request):
             raise
         return await run_in_threadpool(refused, request, engine, project_id, given, error)
-    return go(request, f"/projects/{project_id}/test-runs/{run_id}")
+    return redirect(request, f"/projects/{project_id}/test-runs/{run_id}")
 
 
 def refused(
@@ -103,7 +111,7 @@ def refused(
         return list_page(request, session, projects.get(session, project_id), given, error)
 
 
-async def take(
+async def take_uploads(
     request: Request, engine: Engine, settings: Settings, project_id: int, given: dict[str, Any]
 ) -> int:
     """Read the form, streaming its files to the disk; queue the run. What was typed is put into
@@ -158,9 +166,9 @@ def number(text: str) -> int:
 @router.get("/projects/{project_id}/test-runs/{run_id}")
 def run_page(
     request: Request,
-    session: Reader,
-    project: TheProject,
-    person: ThePerson,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     run_id: Id,
     part: str = "top",
     after: int = 0,
@@ -187,7 +195,9 @@ def run_page(
 
 
 @router.get("/projects/{project_id}/test-runs/{run_id}/progress")
-def progress(request: Request, session: Reader, project: TheProject, run_id: Id) -> Response:
+def progress(
+    request: Request, session: ReadSession, project: CurrentProject, run_id: Id
+) -> Response:
     """Asked every second while the run is under way; then the page is loaded anew."""
     told = test_run_cards.get(session, project, run_id)
     if told.state not in ("queued", "running"):
@@ -216,7 +226,7 @@ def cancel(engine: EngineDep, project_id: Id, run_id: Id) -> Response:
 def score(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     run_id: Id,
     image_id: Id,
@@ -238,7 +248,7 @@ def score(
 def undo(
     request: Request,
     engine: EngineDep,
-    who: WhoDep,
+    who: CurrentUser,
     project_id: Id,
     run_id: Id,
     event_id: Annotated[int | None, Form()] = None,
@@ -246,14 +256,14 @@ def undo(
 ) -> Response:
     with reading(engine) as session:
         test_run_cards.get(session, projects.get(session, project_id), run_id)
-    event = take_back(engine, who, project_id, event_id, None)
+    event = undo_score(engine, who, project_id, event_id, None)
     if by_htmx(request):
         return changed_card(request, engine, who, project_id, run_id, event.image_id, part, None)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}?part={known_part(part)}&undone=1")
 
 
 def say(
-    engine: Engine, who: Who, project_id: int, run_id: int, image_id: int,
+    engine: Engine, who: Identity, project_id: int, run_id: int, image_id: int,
     value: Any, key: str | None, expected: int | None,
 ) -> ScoreEvent:  # fmt: skip
     """Record a correction, in one transaction, committed when this returns."""
@@ -266,7 +276,7 @@ def say(
 
 
 def changed_card(
-    request: Request, engine: Engine, who: Who, project_id: int, run_id: int, image_id: int,
+    request: Request, engine: Engine, who: Identity, project_id: int, run_id: int, image_id: int,
     part: str, saved: ScoreEvent | None,
 ) -> Response:  # fmt: skip
     """What changes after a correction: the verdict and the form of one card, the count of
@@ -286,7 +296,9 @@ def changed_card(
         return render(request, "test_run.html", blocks, context)
 
 
-def shown_card(session: Session, told: Told, image_id: int, person: Annotator) -> RunCard | None:
+def shown_card(
+    session: Session, told: TestRunReport, image_id: int, person: Annotator
+) -> RunCard | None:
     """The card of an image; None where the run does not show it (an undo reached further back)."""
     try:
         return test_run_cards.card_of(session, told, image_id, person)
@@ -294,7 +306,7 @@ def shown_card(session: Session, told: Told, image_id: int, person: Annotator) -
         return None
 
 
-def saved_toast(event: ScoreEvent, told: Told, part: str) -> dict[str, Any]:
+def saved_toast(event: ScoreEvent, told: TestRunReport, part: str) -> dict[str, Any]:
     at = f"/projects/{told.run.project_id}/test-runs/{told.run.id}"
     return {
         "text": f"Saved {event.value}.", "undo": event.id, "project_id": told.run.project_id,
@@ -332,7 +344,7 @@ class Correction(BaseModel):
 
 
 @api.get("/projects/{project_id}/test-runs")
-def list_runs(session: Reader, project: TheProject) -> list[dict[str, Any]]:
+def list_runs(session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
     """Every test run, newest first, with its figures."""
     return [run_json(told) for told in test_run_cards.listing(session, project)]
 
@@ -349,15 +361,15 @@ def start_run(
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}")
-def show_run(session: Reader, project: TheProject, run_id: Id) -> dict[str, Any]:
+def show_run(session: ReadSession, project: CurrentProject, run_id: Id) -> dict[str, Any]:
     return run_json(test_run_cards.get(session, project, run_id))
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}/images")
 def run_images(
-    session: Reader,
-    project: TheProject,
-    person: ThePerson,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
     run_id: Id,
     part: str = "top",
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
@@ -370,7 +382,7 @@ def run_images(
 
 @api.post("/projects/{project_id}/test-runs/{run_id}/scores")
 def correct(
-    engine: EngineDep, who: WhoDep, project_id: Id, run_id: Id, body: Correction
+    engine: EngineDep, who: CurrentUser, project_id: Id, run_id: Id, body: Correction
 ) -> JSONResponse:
     """Score an image that the run shows. It is on disk when this answers."""
     event = say(
@@ -388,7 +400,7 @@ def card_json(card: RunCard) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_json(told: Told) -> dict[str, Any]:
+def run_json(told: TestRunReport) -> dict[str, Any]:
     """A run for programs: its figures are null while it is under way."""
     run: TestRun = told.run
     figures = ("n", "passes", "pass_rate", "mean", "median", "threshold", "histogram", "holdout",

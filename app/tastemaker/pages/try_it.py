@@ -30,8 +30,8 @@ from tastemaker.files import write_atomic
 from tastemaker.importing import requests
 from tastemaker.live import live_model, model_requests, preview_uploads
 from tastemaker.pages.add import Upload, check_room
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
-from tastemaker.pages.render import go, render, see_other, shell
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
 
 router = APIRouter(include_in_schema=False)
@@ -45,15 +45,21 @@ COLLECTION = "Tried"  # where a tried picture goes that is added after all
 
 
 @router.get("/projects/{project_id}/try")
-def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
+def page(
+    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+) -> Response:
     return try_page(request, session, settings, project)
 
 
 @router.get("/projects/{project_id}/try/{token}")
 def result(
-    request: Request, session: Reader, settings: SettingsDep, project: TheProject, token: str
+    request: Request,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    token: str,
 ) -> Response:
-    told = preview_uploads.kept(settings, token)
+    told = preview_uploads.find_upload(settings, token)
     if told["project_id"] != project.id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
     return try_page(request, session, settings, project, told | {"token": token})
@@ -69,7 +75,7 @@ def try_page(
     chosen: set[str] | None = None,
 ) -> Response:
     """`told` is what was said about a picture; `chosen` names what was asked (ids, “live”)."""
-    every = versions.listing(session, project)
+    every = versions.list_ready(session, project)
     live = has_live_model(settings, project)
     active = next((str(v.id) for v in every if v.active), "live" if live else "")
     if told is not None:
@@ -111,7 +117,7 @@ async def try_picture(
         return await run_in_threadpool(
             refused, request, engine, settings, project_id, error, chosen
         )
-    return go(request, f"/projects/{project_id}/try/{token}")
+    return redirect(request, f"/projects/{project_id}/try/{token}")
 
 
 def refused(
@@ -133,25 +139,25 @@ def warm(engine: EngineDep, project_id: Id) -> Response:
     with reading(engine) as session:
         project = projects.get(session, project_id)
     if project.encoder_id is not None:
-        model_requests.put(engine, "warm", {}, project_id=project_id)
+        model_requests.submit(engine, "warm", {}, project_id=project_id)
     return Response(status_code=204)
 
 
 @router.post("/projects/{project_id}/try/{token}/again")
-async def again(
+async def predict_again(
     request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Ask other versions about the same picture."""
     form = await request.form()
     chosen = {str(name) for name in form}
     await run_in_threadpool(ask_again, engine, settings, project_id, token, chosen)
-    return go(request, f"/projects/{project_id}/try/{token}")
+    return redirect(request, f"/projects/{project_id}/try/{token}")
 
 
 @router.post("/projects/{project_id}/try/{token}/add")
 def add(engine: EngineDep, settings: SettingsDep, project_id: Id, token: str) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    told = preview_uploads.kept(settings, token)
+    told = preview_uploads.find_upload(settings, token)
     check_room(engine, settings, project_id)
     staging = settings.incoming / secrets.token_hex(16)
     staging.mkdir()
@@ -170,11 +176,11 @@ def add(engine: EngineDep, settings: SettingsDep, project_id: Id, token: str) ->
 
 
 @router.get("/projects/{project_id}/added/{sha256}")
-def added(request: Request, session: Reader, project: TheProject, sha256: str) -> Response:
+def added(request: Request, session: ReadSession, project: CurrentProject, sha256: str) -> Response:
     """Wait for the import of one picture, then go and score it."""
     image = session.exec(select(Image).where(Image.sha256 == sha256)).first()
     if image is not None and in_project(session, project, image.id):
-        return go(request, f"/projects/{project.id}/score?image={image.id}")
+        return redirect(request, f"/projects/{project.id}/score?image={image.id}")
     if by_htmx(request):
         return Response(status_code=204)
     context = {"sha256": sha256[:64], "job": newest_job(session, project, "import")}
@@ -223,7 +229,7 @@ async def ask_about_upload(
 def ask_again(
     engine: Engine, settings: Settings, project_id: int, token: str, chosen: set[str]
 ) -> None:
-    told = preview_uploads.kept(settings, token)
+    told = preview_uploads.find_upload(settings, token)
     if told["project_id"] != project_id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
     wanted = {name.removeprefix("version-") for name in chosen}
@@ -240,10 +246,10 @@ def said_about(
     asked: dict[str, Any],
 ) -> dict[str, Any]:
     """Ask about the picture staged under `token`, and keep what is said."""
-    told = model_requests.ask(
+    told = model_requests.call(
         engine, "predict", asked | {"staged": token}, project_id=project_id, timeout=PATIENCE
     ) | {"project_id": project_id, "name": name}  # fmt: skip
-    preview_uploads.keep(settings, token, told)
+    preview_uploads.store_upload(settings, token, told)
     return told
 
 
@@ -254,7 +260,7 @@ def question(
     version, or the live model while there is none."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        every = versions.listing(session, project)
+        every = versions.list_ready(session, project)
         wanted = [v.id for v in every if {str(v.id), v.number} & chosen]
         wanted += [v.id for v in every if v.active and "active" in chosen and v.id not in wanted]
         strange = chosen - {str(v.id) for v in every} - {v.number for v in every}
@@ -372,7 +378,9 @@ def ask_json(
     asked = question(engine, settings, project_id, {str(version) for version in body.versions})
     if body.image_id is not None:
         asked |= {"image_id": body.image_id}
-        return model_requests.ask(engine, "predict", asked, project_id=project_id, timeout=PATIENCE)
+        return model_requests.call(
+            engine, "predict", asked, project_id=project_id, timeout=PATIENCE
+        )
     check_room(engine, settings, project_id)
     try:
         content = base64.b64decode(body.picture or "", validate=True)

@@ -14,9 +14,9 @@ from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
 from tastemaker.errors import NotFound
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
-from tastemaker.pages.deps import EngineDep, Id, Reader, SettingsDep, TheProject
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, labelled, newest_job
+from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, count_labels, newest_job
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain
 from tastemaker.versions import file_checks, predictions, version_report
@@ -32,23 +32,25 @@ DOWNLOADED = 100
 
 
 @router.get("/projects/{project_id}/versions")
-def page(request: Request, session: Reader, settings: SettingsDep, project: TheProject) -> Response:
-    every = versions.listing(session, project)
+def page(
+    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+) -> Response:
+    every = versions.list_ready(session, project)
     numbers = {version.id or 0: version.number for version in every}
     context = {
         "versions": [
             {
                 "row": v,
                 "figures": figures(v),
-                "doubts": version_report.doubts(v),
+                "doubts": version_report.caveats(v),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
-                "file": file_checks.look(session, settings, v),
+                "file": file_checks.check_hash(session, settings, v),
                 "expectations": expected(v),
             }
             for v in every
         ],
-        "labelled": labelled(session, project.id or 0),
+        "labelled": count_labels(session, project.id or 0),
         "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
@@ -61,7 +63,7 @@ def page(request: Request, session: Reader, settings: SettingsDep, project: TheP
 
 @router.get("/projects/{project_id}/versions/training")
 def training_progress(
-    request: Request, session: Reader, project: TheProject, job_id: int = 0
+    request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
     """Asked every second while a training runs; the page reloads when it has ended well."""
     job = session.get(Job, job_id)
@@ -107,7 +109,7 @@ def of_the_form(session: Session, project: Project) -> dict[str, Any]:
     What was chosen for a training that was cancelled or failed is kept for the next try, unless it
     began by itself: then nobody chose it."""
     newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
-    last = next(iter(versions.listing(session, project)), None)
+    last = next(iter(versions.list_ready(session, project)), None)
     broken_off = newest is not None and newest.state in ("cancelled", "failed")
     tried = newest.payload if newest is not None and broken_off else {}
     if str(tried.get("note", "")).startswith(auto_train.BY_ITSELF):
@@ -141,33 +143,33 @@ def training(session: Session, project: Project) -> Job | None:
 
 
 @router.get("/versions/{version_id}")
-def one(request: Request, session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def one(request: Request, session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     context = {
         "version": version,
         "encoder": encoder,
-        "figures": version_report.figures(version),
-        "beside": version_report.beside(version),
-        "doubts": version_report.doubts(version),
+        "figures": version_report.metrics_table(version),
+        "beside": version_report.baselines(version),
+        "doubts": version_report.caveats(version),
         "scores_within": version_report.scores_within,
-        "coverage": version_report.coverage_in_words(version),
-        "measured_on": version_report.measured_on(version),
-        "measured": version.metrics.get(version_report.measured_on(version)) or {},
-        "recipe": version_report.recipe_in_words(version),
-        "spreads": version_report.spreads(session, project, version),
+        "coverage": version_report.calibration_sentence(version),
+        "measured_on": version_report.evaluated_on(version),
+        "measured": version.metrics.get(version_report.evaluated_on(version)) or {},
+        "recipe": version_report.recipe_sentence(version),
+        "spreads": version_report.prediction_histograms(session, project, version),
         "sides": version_report.sides(session, version),
         "activation": version.activation,
-        "file": file_checks.look(session, settings, version),
-        "proof": file_checks.prove(session, settings, version),
+        "file": file_checks.check_hash(session, settings, version),
+        "proof": file_checks.verify_scores(session, settings, version),
         "close": file_checks.CLOSE,
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
         "report": expectations.check(session, version),
         "editable": False,
         "sheets": [
-            (name, title, sheets.tiles(session, project, version, name, ON_A_SHEET))
+            (name, title, sheets.sheet_tiles(session, project, version, name, ON_A_SHEET))
             for name, title in sheets.SHEETS.items()
         ],
         **version_report.neighbours(session, project, version),
@@ -188,12 +190,12 @@ def activate_checked(engine: EngineDep, settings: Settings, version_id: int) -> 
         version = versions.get(session, version_id)
         versions.verify(settings, version)
         versions.activate(session, version)
-        predictions.catch_up(session, version)
+        predictions.enqueue_predictions(session, version)
     return version
 
 
 @router.get("/versions/{version_id}/checkpoint")
-def checkpoint(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def checkpoint(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """The head as safetensors; refused if the file is no longer the one that was published."""
     version = versions.get(session, version_id)
     versions.verify(settings, version)
@@ -203,7 +205,7 @@ def checkpoint(session: Reader, settings: SettingsDep, version_id: Id) -> Respon
 
 
 @router.get("/versions/{version_id}/config")
-def config(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
+def config(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """The sidecar, with what became known since: percentiles, parent, calibration."""
     version = versions.get(session, version_id)
     part = exports.config(session, settings, version)
@@ -212,14 +214,14 @@ def config(session: Reader, settings: SettingsDep, version_id: Id) -> Response:
 
 
 @router.get("/versions/{version_id}/training-set.csv")
-def training_set_csv(session: Reader, version_id: Id) -> Response:
+def training_set_csv(session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     content = version_report.training_csv(session, version)
     return attached(content, "text/csv", f"{file_name(session, version)}.training-set.csv")
 
 
 @router.get("/versions/{version_id}/training-set.jsonl")
-def training_set_jsonl(session: Reader, version_id: Id) -> Response:
+def training_set_jsonl(session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     content = version_report.training_jsonl(session, version)
     name = f"{file_name(session, version)}.training-set.jsonl"
@@ -227,11 +229,11 @@ def training_set_jsonl(session: Reader, version_id: Id) -> Response:
 
 
 @router.get("/versions/{version_id}/sheets/{sheet}")
-def sheet(session: Reader, settings: SettingsDep, version_id: Id, sheet: str) -> Response:
+def sheet(session: ReadSession, settings: SettingsDep, version_id: Id, sheet: str) -> Response:
     """A contact sheet as a PNG to keep or to send."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
-    shown = sheets.tiles(session, project, version, sheet, DOWNLOADED)
+    shown = sheets.sheet_tiles(session, project, version, sheet, DOWNLOADED)
     if not shown:
         raise NotFound(f"{version.number} has predicted nothing yet.", "Train again.")
     title = f"{project.name} {version.number}: {sheets.SHEETS[sheet].lower()} {len(shown)}"
@@ -266,7 +268,7 @@ def activation(version: Version) -> str:
 def figures(version: Version) -> dict[str, Any]:
     """The measurement to show, and what it was made on: the hold-out, or out-of-fold while there
     is none (`measured_on` is empty when there is neither)."""
-    where = version_report.measured_on(version)
+    where = version_report.evaluated_on(version)
     return {"measured_on": where, **(version.metrics.get(where) or {})}
 
 
@@ -285,36 +287,38 @@ def expected(version: Version) -> dict[str, Any]:
 
 
 @api.get("/versions/{version_id}")
-def show_version(session: Reader, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+def show_version(session: ReadSession, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
     """All that the version's page shows: metrics, recipe, slices, what its file proved."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     return versions.as_json(session, settings, version) | {
-        "measured_on": version_report.measured_on(version),
-        "figures": [figure.as_dict() for figure in version_report.figures(version)],
-        "beside": [figure.as_dict() for figure in version_report.beside(version)],
-        "doubts": version_report.doubts(version),
-        "recipe_in_words": version_report.recipe_in_words(version),
+        "measured_on": version_report.evaluated_on(version),
+        "figures": [figure.as_dict() for figure in version_report.metrics_table(version)],
+        "beside": [figure.as_dict() for figure in version_report.baselines(version)],
+        "doubts": version_report.caveats(version),
+        "recipe_in_words": version_report.recipe_sentence(version),
         "curve": version.curve,
         "labels": version_report.sides(session, version),
-        "predictions": [s.as_dict() for s in version_report.spreads(session, project, version)],
-        "file_state": file_checks.look(session, settings, version).as_dict(),
-        "format": file_checks.prove(session, settings, version).as_dict(),
+        "predictions": [
+            s.as_dict() for s in version_report.prediction_histograms(session, project, version)
+        ],
+        "file_state": file_checks.check_hash(session, settings, version).as_dict(),
+        "format": file_checks.verify_scores(session, settings, version).as_dict(),
         **expectations.check(session, version).as_dict(),
     }
 
 
 @api.get("/versions/{version_id}/training-set")
-def show_training_set(session: Reader, version_id: Id) -> list[dict[str, Any]]:
+def show_training_set(session: ReadSession, version_id: Id) -> list[dict[str, Any]]:
     """The exact labels the version saw: sha256, path, score, side (train, holdout, aside), fold."""
     return list(version_report.training_set(session, versions.get(session, version_id)))
 
 
 @api.get("/versions/{version_id}/sheets/{sheet}")
 def show_sheet(
-    session: Reader, version_id: Id, sheet: str, n: Annotated[int, Query(ge=1, le=200)] = 100
+    session: ReadSession, version_id: Id, sheet: str, n: Annotated[int, Query(ge=1, le=200)] = 100
 ) -> list[dict[str, Any]]:
     """The images a version puts at the `top`, at the `bottom`, or around the `threshold`."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
-    return [tile.as_dict() for tile in sheets.tiles(session, project, version, sheet, n)]
+    return [tile.as_dict() for tile in sheets.sheet_tiles(session, project, version, sheet, n)]

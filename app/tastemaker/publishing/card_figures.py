@@ -99,7 +99,7 @@ def best_measured(version: Version) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def pull_to_the_middle(measured: dict[str, Any]) -> list[str]:
+def regression_to_the_mean(measured: dict[str, Any]) -> list[str]:
     """Regression to the mean: the lowest and highest brackets with enough labels, where their
     predictions lie a point or more towards the middle."""
     told = [b for b in measured.get("brackets", []) if _n(b) >= 5 and b.get("bias") is not None]

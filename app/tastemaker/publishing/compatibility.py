@@ -11,11 +11,11 @@ from tastemaker import embeddings
 from tastemaker.database.tables import EncoderRow, Label, Project, Version
 from tastemaker.encoding.encoders import KNOWN, parse
 from tastemaker.errors import Conflict, Invalid
-from tastemaker.publishing.foreign_files import ALIASES, Foreign, canonical
+from tastemaker.publishing.foreign_files import ALIASES, ForeignHead, canonical
 
 
-def check_fits(
-    session: Session, project: Project, head: Foreign, encoder: str | None = None
+def check_compatible(
+    session: Session, project: Project, head: ForeignHead, encoder: str | None = None
 ) -> None:
     """Raise the reason why this head cannot score the project's embeddings. `encoder` is what the
     person says it was trained on."""
@@ -55,7 +55,7 @@ def check_fits(
         _check_fingerprint(session, project, head, pinned)
 
 
-def _check_kind(session: Session, project: Project, head: Foreign) -> None:
+def _check_kind(session: Session, project: Project, head: ForeignHead) -> None:
     if head.kind == project.kind:
         return
     if head.kind == "score":
@@ -77,7 +77,7 @@ def _check_kind(session: Session, project: Project, head: Foreign) -> None:
 
 
 def _check_fingerprint(
-    session: Session, project: Project, head: Foreign, pinned: EncoderRow
+    session: Session, project: Project, head: ForeignHead, pinned: EncoderRow
 ) -> None:
     if head.normalised != (normalised := embeddings.is_normalised(session, pinned)):
         wants, has = ("", "not ") if head.normalised else ("not ", "")

@@ -149,7 +149,7 @@ def card(session: Session, settings: Settings, version: Version) -> Part:
     return Part("README.md", text.encode())
 
 
-def everything(session: Session, settings: Settings, version: Version) -> list[Part]:
+def export_all(session: Session, settings: Settings, version: Version) -> list[Part]:
     """All files of a version, checked, with their hashes as the last."""
     project = projects.get(session, version.project_id)
     labels = score_files.labels_of(session, project)
@@ -161,7 +161,7 @@ def everything(session: Session, settings: Settings, version: Version) -> list[P
         Part("training-set.csv", version_report.training_csv(session, version).encode()),
         Part("predictions.parquet", prediction_bytes(session, version, ".parquet")),
     ]
-    best = [t for t in sheets.tiles(session, project, version, "top", 100) if t.has_pixels]
+    best = [t for t in sheets.sheet_tiles(session, project, version, "top", 100) if t.has_pixels]
     if best:
         title = f"{project.name} {version.number}: the {len(best)} it likes best"
         parts.append(Part(model_card.TOP_SHEET, sheets.draw(settings, best, title)))

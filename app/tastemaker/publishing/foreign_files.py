@@ -32,12 +32,12 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignHead:
     """A head from a file: the 16 tensors, or the line of a LAION head. `encoder` and `fingerprint`
     are what the file or its sidecar says of them; `labels` names the classes (empty: one score)."""
 
     name: str
-    head: Tensors | laion.Line
+    head: Tensors | laion.LinearHead
     features: int
     outputs: int
     labels: tuple[str, ...]
@@ -53,11 +53,11 @@ class Foreign:
 
     @property
     def layout(self) -> Literal["city96", "laion"]:
-        return "laion" if isinstance(self.head, laion.Line) else "city96"
+        return "laion" if isinstance(self.head, laion.LinearHead) else "city96"
 
     def tensors(self) -> Tensors:
         """The head as the 16 tensors; a line is within 1e-5 of its clipped self there."""
-        if not isinstance(self.head, laion.Line):
+        if not isinstance(self.head, laion.LinearHead):
             return self.head
         from tastemaker.learning.heads import linear_head  # torch: for the job alone
 
@@ -67,7 +67,7 @@ class Foreign:
         return linear_head(weights, bias, none, one, link="identity")
 
 
-def read_foreign(file: Path, name: str = "", config: Path | None = None) -> Foreign:
+def read_foreign_head(file: Path, name: str = "", config: Path | None = None) -> ForeignHead:
     """The head in `file` (called `name`), with its sidecar `config` if there is one. Raises
     `NotFound`, `CheckpointError`."""
     name = name or file.name
@@ -82,10 +82,10 @@ def read_foreign(file: Path, name: str = "", config: Path | None = None) -> Fore
         raise CheckpointError(f"{name}: {error.message}", error.hint) from error
 
 
-def _read_city96(file: Path, name: str, said: dict[str, Any]) -> Foreign:
+def _read_city96(file: Path, name: str, said: dict[str, Any]) -> ForeignHead:
     read = load_checkpoint(file)
     encoder, fingerprint = _said_encoder(said, read.metadata)
-    return Foreign(
+    return ForeignHead(
         name=name, head=read.tensors, features=read.features,
         outputs=read.outputs, labels=_labels(said, read.features, read.outputs), encoder=encoder,
         fingerprint=fingerprint, normalised=read.metadata.get("embedding") == "L2-normalised",
@@ -93,10 +93,10 @@ def _read_city96(file: Path, name: str, said: dict[str, Any]) -> Foreign:
     )  # fmt: skip
 
 
-def _read_laion(file: Path, name: str, said: dict[str, Any]) -> Foreign:
+def _read_laion(file: Path, name: str, said: dict[str, Any]) -> ForeignHead:
     line, metadata, sha256 = laion.read_line(file)
     encoder, fingerprint = _said_encoder(said, metadata)
-    return Foreign(
+    return ForeignHead(
         name=name, head=line, features=laion.FEATURES, outputs=1, labels=(),
         encoder=encoder or laion.ENCODER, fingerprint=fingerprint, normalised=True, sha256=sha256,
         sidecar=said,

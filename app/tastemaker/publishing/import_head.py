@@ -26,8 +26,8 @@ from tastemaker.files import require_free_space, write_atomic
 from tastemaker.jobs.context import JobContext
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint, sidecar
 from tastemaker.learning.checkpoints import sidecar_path as beside
-from tastemaker.publishing.compatibility import check_fits
-from tastemaker.publishing.foreign_files import Foreign, canonical, read_foreign
+from tastemaker.publishing.compatibility import check_compatible
+from tastemaker.publishing.foreign_files import ForeignHead, canonical, read_foreign_head
 from tastemaker.versions import predictions
 
 FEWEST_FOR_NOISE = 8  # labels from which the head's own error is taken for its uncertainty
@@ -53,9 +53,9 @@ def import_checkpoint(
     nothing behind."""
     if config is None and beside(file).is_file():
         config = beside(file)
-    head = read_foreign(file, name, config)
+    head = read_foreign_head(file, name, config)
     with sessions.reading(engine) as session:
-        check_fits(session, projects.get(session, project_id), head, encoder)
+        check_compatible(session, projects.get(session, project_id), head, encoder)
     require_free_space(settings.root, settings.min_free_gb)
     staging = settings.incoming / secrets.token_hex(16)
     staging.mkdir(parents=True)
@@ -65,7 +65,7 @@ def import_checkpoint(
             shutil.copyfile(config, staging / "head.config.json")
         with sessions.writing(engine) as session:
             project = projects.get(session, project_id)
-            check_fits(session, project, head, encoder)
+            check_compatible(session, project, head, encoder)
             if project.kind != head.kind:
                 project.kind = head.kind
                 session.add(project)
@@ -91,7 +91,7 @@ def project_for(
         return project.id
     if config is None and beside(file).is_file():
         config = beside(file)
-    head = read_foreign(file, config=config)
+    head = read_foreign_head(file, config=config)
     needed = head.encoder or (canonical(encoder) if encoder else None)
     if needed is None:
         raise NotFound(
@@ -101,7 +101,7 @@ def project_for(
         )
     with sessions.writing(engine) as session:
         project = projects.create(session, name, encoder=needed)
-        check_fits(session, project, head, encoder)
+        check_compatible(session, project, head, encoder)
         return project.id
 
 
@@ -122,14 +122,14 @@ def run(work: JobContext) -> dict[str, Any]:
 
 def _adopt(work: JobContext, staging: Path, made_by: str) -> Version:
     file, config = staging / "head.safetensors", staging / "head.config.json"
-    head = read_foreign(file, work.payload["name"], config if config.exists() else None)
+    head = read_foreign_head(file, work.payload["name"], config if config.exists() else None)
     with work.reading() as session:
         project = projects.get(session, work.project_id)
     if project.encoder_id is None:  # nothing was embedded yet: that settles the fingerprint
         embeddings.embed_project(work, project.id)
     with work.reading() as session:
         project = projects.get(session, work.project_id)
-        check_fits(session, project, head, work.payload["encoder"])
+        check_compatible(session, project, head, work.payload["encoder"])
         encoder = session.get(EncoderRow, project.encoder_id)
         assert encoder is not None
         labels = scores.labels_at(session, project, work.payload["event_high"])
@@ -184,7 +184,7 @@ def original_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name.removesuffix(".safetensors") + ".laion.safetensors")
 
 
-def _save(source: Path, head: Foreign, path: Path) -> str:
+def _save(source: Path, head: ForeignHead, path: Path) -> str:
     """The file as it came, to the byte; one of another layout as the 16 tensors."""
     tensors = head.tensors()
     if head.layout == "city96":
@@ -198,7 +198,7 @@ def _save(source: Path, head: Foreign, path: Path) -> str:
 
 
 def _config(
-    project: Project, version: Version, encoder: EncoderRow, head: Foreign, sha256: str
+    project: Project, version: Version, encoder: EncoderRow, head: ForeignHead, sha256: str
 ) -> dict[str, Any]:
     return sidecar(
         versions.base_name(project),
@@ -214,14 +214,14 @@ def _config(
     )
 
 
-def _recipe(head: Foreign) -> dict[str, Any]:
+def _recipe(head: ForeignHead) -> dict[str, Any]:
     return {
         "name": "imported", "file": head.name, "layout": head.layout, "source_sha256": head.sha256,
         "outputs": head.outputs, "labels": list(head.labels),
     }  # fmt: skip
 
 
-def _say(work: JobContext, head: Foreign, x: np.ndarray) -> np.ndarray:
+def _say(work: JobContext, head: ForeignHead, x: np.ndarray) -> np.ndarray:
     """(N,) what the head says of every embedded image, as one score in [0, 1] each."""
     import torch
 
@@ -241,7 +241,7 @@ def _say(work: JobContext, head: Foreign, x: np.ndarray) -> np.ndarray:
 
 def _measure(
     project: Project,
-    head: Foreign,
+    head: ForeignHead,
     ids: np.ndarray,
     said: np.ndarray,
     labels: dict[int, Label],

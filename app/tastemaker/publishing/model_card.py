@@ -30,7 +30,7 @@ from tastemaker.publishing.card_figures import (
     loss_curve,
     metrics_of,
     percent,
-    pull_to_the_middle,
+    regression_to_the_mean,
     with_interval,
 )
 from tastemaker.versions import percentiles, version_report
@@ -142,8 +142,8 @@ def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Bl
         if row.under_represented
     ]
     measured, _ = best_measured(version)
-    seen += version_report.doubts(version)
-    seen += pull_to_the_middle(measured)
+    seen += version_report.caveats(version)
+    seen += regression_to_the_mean(measured)
     n = version.metrics.get("holdout", {}).get("n") or 0
     if n == 0:
         seen.append("No label was held out, so nothing independent measures it.")
@@ -209,7 +209,7 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
             if key not in ("name", "seed") and not isinstance(value, dict | list)
         ]
     return (
-        Words(version_report.recipe_in_words(version)),
+        Words(version_report.recipe_sentence(version)),
         Table(("setting", "value"), tuple(rows)),
     )
 
@@ -234,7 +234,7 @@ def _distribution(session: Session, project: Project, version: Version) -> tuple
 
 
 def _history(session: Session, project: Project) -> Block:
-    return Bullets(tuple(_told(v) for v in reversed(versions.listing(session, project))))
+    return Bullets(tuple(_told(v) for v in reversed(versions.list_ready(session, project))))
 
 
 def _told(version: Version) -> str:

@@ -34,7 +34,7 @@ class Tile:
         return asdict(self)
 
 
-def tiles(
+def sheet_tiles(
     session: Session, project: Project, version: Version, sheet: str, n: int = 24
 ) -> list[Tile]:
     """The `n` highest (`top`), lowest (`bottom`), or nearest to the project's threshold from both

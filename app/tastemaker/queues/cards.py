@@ -17,7 +17,7 @@ from tastemaker.versions import predictions
 
 
 @dataclass(frozen=True)
-class Shown:
+class QueueItem:
     """An image that a queue or a review shows: where its score will say it came from, and why."""
 
     image_id: int
@@ -61,15 +61,15 @@ def card_for(
     One that this person only flagged just now, or took back, is still as the queue brought it: it
     keeps where it came from, which decides whether its score may measure a version."""
     images.get(session, image_id)
-    shown = _as_it_came(session, project, person, image_id) or Shown(
-        image_id, "review", _looking_back(session, project, person, image_id)
+    shown = _original_item(session, project, person, image_id) or QueueItem(
+        image_id, "review", _review_reason(session, project, person, image_id)
     )
     return cards(session, settings, project, person, "one", [shown])[0]
 
 
-def _as_it_came(
+def _original_item(
     session: Session, project: Project, person: Annotator, image_id: int
-) -> Shown | None:
+) -> QueueItem | None:
     """None where the newest that this person said of the image, or took back, is an answer."""
     newest = scores.newest_event(session, project, image_id, person, undone_too=True)
     if newest is not None and newest.undoes is not None:
@@ -78,7 +78,7 @@ def _as_it_came(
         return None
     if newest is None or newest.origin == "import":  # no queue brought it
         return None
-    return Shown(image_id, newest.origin, newest.reason)
+    return QueueItem(image_id, newest.origin, newest.reason)
 
 
 def cards(
@@ -87,7 +87,7 @@ def cards(
     project: Project,
     person: Annotator,
     queue: str,
-    shown: Sequence[Shown],
+    shown: Sequence[QueueItem],
     version: Version | None = None,
 ) -> list[Card]:
     """Cards in the order of `shown`. Labelled images are judged by `version` where one is given,
@@ -152,7 +152,7 @@ def _newest_events(
     return dict(rows.all())  # the last one of an image wins
 
 
-def _looking_back(session: Session, project: Project, person: Annotator, image_id: int) -> str:
+def _review_reason(session: Session, project: Project, person: Annotator, image_id: int) -> str:
     """After a re-ask is answered: what was said the time before."""
     said = session.exec(
         scores.standing_events()

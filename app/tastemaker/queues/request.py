@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asking:
+class QueueRequest:
     """A person who asks for images of a project, and what the live model has picked for it.
     `held` are on their way to the page already; `collection_id` is the one to score, if any."""
 

@@ -15,9 +15,9 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects, scores, versions
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, now
 from tastemaker.queues import reasons
-from tastemaker.queues.cards import Shown
-from tastemaker.queues.request import Asking, batches
-from tastemaker.queues.unscored import unseen
+from tastemaker.queues.cards import QueueItem
+from tastemaker.queues.request import QueueRequest, batches
+from tastemaker.queues.unscored import still_unscored
 from tastemaker.scores.agreement import RE_ASK
 
 AGAIN = "review"
@@ -28,7 +28,7 @@ RE_ASK_PAUSE = timedelta(hours=1)  # … and so much time
 RE_ASK_OLDEST = 64  # drawn at random among so many of the oldest
 
 
-def second_look(asking: Asking, picks: Iterable[dict[str, Any]]) -> Iterator[Shown]:
+def open_rereviews(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Iterator[QueueItem]:
     """Those of the labelled picks whose label is what the evidence spoke of, and not settled."""
     labelled = (p for p in picks if "label" in p and p["image_id"] not in asking.held)
     for batch in batches(labelled, 32):
@@ -40,11 +40,11 @@ def second_look(asking: Asking, picks: Iterable[dict[str, Any]]) -> Iterator[Sho
                 )
             ).all()
         )
-        done = settled(asking.session, asking.project, ids)
+        done = resolved(asking.session, asking.project, ids)
         for pick in batch:
             image_id = pick["image_id"]
             if values.get(image_id) == pick["label"] and image_id not in done:
-                yield Shown(image_id, AGAIN, reasons.describe(pick), pick.get("twin"))
+                yield QueueItem(image_id, AGAIN, reasons.describe(pick), pick.get("twin"))
 
 
 def sides(pair: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -56,7 +56,7 @@ def sides(pair: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return pair, pair | turned
 
 
-def settled(session: Session, project: Project, ids: list[int]) -> set[int]:
+def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
     """Those of the images that were looked at again since the active version was trained (ever,
     while there is none)."""
     version = versions.active(session, project)
@@ -73,7 +73,7 @@ def settled(session: Session, project: Project, ids: list[int]) -> set[int]:
     return set(session.exec(query).all())
 
 
-def flagged(asking: Asking) -> Iterator[Shown]:
+def flagged(asking: QueueRequest) -> Iterator[QueueItem]:
     """Flags of anybody that nobody has looked at since."""
     later = aliased(ScoreEvent)
     looked_at = (
@@ -82,7 +82,7 @@ def flagged(asking: Asking) -> Iterator[Shown]:
             later.project_id == ScoreEvent.project_id,
             later.image_id == ScoreEvent.image_id,
             later.origin == AGAIN,
-            scores.stands(later),
+            scores.is_standing(later),
             col(later.id) > ScoreEvent.id,
         )
         .exists()
@@ -101,10 +101,10 @@ def flagged(asking: Asking) -> Iterator[Shown]:
     )
     for event, name in rows:
         by = "you" if event.annotator_id == asking.person.id else name
-        yield Shown(event.image_id, AGAIN, reasons.flagged(by, event.note))
+        yield QueueItem(event.image_id, AGAIN, reasons.flagged(by, event.note))
 
 
-def skipped(asking: Asking) -> Iterator[Shown]:
+def skipped(asking: QueueRequest) -> Iterator[QueueItem]:
     """What this person skipped and never scored; skipped again, it rests until the next version."""
     version = versions.active(asking.session, asking.project)
     mine = (
@@ -127,13 +127,13 @@ def skipped(asking: Asking) -> Iterator[Shown]:
     since = version.event_high if version else 0
     for event in newest.values():
         if event.origin != AGAIN or event.id <= since:
-            yield Shown(event.image_id, AGAIN, reasons.skipped(event.at))
+            yield QueueItem(event.image_id, AGAIN, reasons.skipped(event.at))
 
 
 # --- blind re-asks ------------------------------------------------------------------------------
 
 
-def re_asks(asking: Asking) -> Iterator[Shown]:
+def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
     """Images that this person scored long enough ago, drawn from the oldest. The score asked for
     is independent of the first only if that is forgotten."""
     mine = (
@@ -173,10 +173,10 @@ def re_asks(asking: Asking) -> Iterator[Shown]:
         .limit(RE_ASK_OLDEST + len(asking.held))
     ).all()
     for image_id in sorted(oldest, key=lambda i: asking.draw(i)):
-        yield Shown(image_id, RE_ASK, reasons.RE_ASKED)
+        yield QueueItem(image_id, RE_ASK, reasons.RE_ASKED)
 
 
-def re_ask_is_due(asking: Asking) -> bool:
+def re_ask_due(asking: QueueRequest) -> bool:
     """Whether this person's last scores hold no re-ask, and none is on its way. A stand-in for a
     person has no memory to test."""
     if asking.person.stand_in or _labels(asking) < RE_ASK_LABELS:
@@ -193,9 +193,9 @@ def re_ask_is_due(asking: Asking) -> bool:
     )
     if any(event.origin == RE_ASK for event in asking.session.exec(newest)):
         return False
-    return not asking.held - unseen(asking, list(asking.held))
+    return not asking.held - still_unscored(asking, list(asking.held))
 
 
-def _labels(asking: Asking) -> int:
+def _labels(asking: QueueRequest) -> int:
     query = select(func.count()).select_from(Label).where(Label.project_id == asking.project.id)
     return int(asking.session.exec(query).one())

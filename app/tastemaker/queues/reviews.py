@@ -16,10 +16,10 @@ from tastemaker.database.tables import Annotator, Label, Prediction, Project, Sc
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.live import live_model
 from tastemaker.queues import reasons
-from tastemaker.queues.cards import Card, Shown, cards
-from tastemaker.queues.request import Asking
-from tastemaker.queues.rereview import AGAIN, second_look, sides
-from tastemaker.queues.unscored import unseen
+from tastemaker.queues.cards import Card, QueueItem, cards
+from tastemaker.queues.request import QueueRequest
+from tastemaker.queues.rereview import AGAIN, open_rereviews, sides
+from tastemaker.queues.unscored import still_unscored
 
 REVIEWS = {
     "false-positives": "False positives",
@@ -100,7 +100,7 @@ def review(
         raise NotFound(f"There is no review “{kind}”.", f"There are: {', '.join(REVIEWS)}.")
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
-    asking = Asking(session, project, person, live, frozenset())
+    asking = QueueRequest(session, project, person, live, frozenset())
     begin = place(after)
     reviewed = 0
     if kind == "doubtful":
@@ -112,7 +112,7 @@ def review(
         found = _suspects(asking, kind)
         if version is not None:
             wrong = mistakes(session, project, version, kind)
-            done = settled_since(session, project, version) if wrong else frozenset()
+            done = resolved_since(session, project, version) if wrong else frozenset()
             still_open = [one for one in wrong if one.image_id not in done]
             reviewed = len(wrong) - len(still_open)
             found = [(one.place, [one.shown]) for one in still_open] + found
@@ -150,8 +150,8 @@ class Mistake(NamedTuple):
         return Place(LABELLED, rank, self.image_id)
 
     @property
-    def shown(self) -> Shown:
-        return Shown(self.image_id, AGAIN, reasons.mistaken(self.said, self.value))
+    def shown(self) -> QueueItem:
+        return QueueItem(self.image_id, AGAIN, reasons.mistaken(self.said, self.value))
 
 
 def mistakes(session: Session, project: Project, version: Version, kind: str) -> list[Mistake]:
@@ -193,7 +193,7 @@ def wrong_labels(project: Project, version: Version, kind: str) -> Any:
     )
 
 
-def settled_since(session: Session, project: Project, version: Version) -> frozenset[int]:
+def resolved_since(session: Session, project: Project, version: Version) -> frozenset[int]:
     """The images that were looked at again since a version was trained: one pass over the events
     since then, not a search for each label."""
     query = scores.standing_events().with_only_columns(ScoreEvent.image_id)
@@ -208,15 +208,15 @@ def settled_since(session: Session, project: Project, version: Version) -> froze
 # --- what the live model lists -------------------------------------------------------------------
 
 
-def _suspects(asking: Asking, kind: str) -> list[tuple[Place, list[Shown]]]:
+def _suspects(asking: QueueRequest, kind: str) -> list[tuple[Place, list[QueueItem]]]:
     if asking.live is None:
         return []
     picks = asking.live.suspected(kind)
-    still_open = unseen(asking, [pick["image_id"] for pick in picks])
+    still_open = still_unscored(asking, [pick["image_id"] for pick in picks])
     found = [
         (
             Place(SUSPECTED, pick["probability"], pick["image_id"]),
-            [Shown(pick["image_id"], AGAIN, reasons.describe(pick), pick.get("neighbour"))],
+            [QueueItem(pick["image_id"], AGAIN, reasons.describe(pick), pick.get("neighbour"))],
         )
         for pick in picks
         if pick["image_id"] in still_open
@@ -235,28 +235,28 @@ def _still_predicted(
     return passes == (kind == "false-positives")
 
 
-def _doubtful(asking: Asking) -> list[tuple[Place, list[Shown]]]:
+def _doubtful(asking: QueueRequest) -> list[tuple[Place, list[QueueItem]]]:
     picks = {pick["image_id"]: pick for pick in asking.picks("doubtful")}
     return _in_order(
         [
             (Place(LABELLED, -picks[one.image_id]["quality"], one.image_id), [one])
-            for one in second_look(asking, picks.values())
+            for one in open_rereviews(asking, picks.values())
         ]
     )
 
 
-def _contradictions(asking: Asking) -> list[tuple[Place, list[Shown]]]:
+def _contradictions(asking: QueueRequest) -> list[tuple[Place, list[QueueItem]]]:
     """Pairs of which one image at least was not looked at again, and whose scores are what they
     were when the pair was found."""
     pairs = [sides(pair) for pair in asking.picks("contradictions")]
     every_side = [side for both in pairs for side in both]  # an image is in one pair
-    still_open = {one.image_id for one in second_look(asking, every_side)}
+    still_open = {one.image_id for one in open_rereviews(asking, every_side)}
     found = []
     for both in pairs:
         pair = both[0]
         if any(side["image_id"] in still_open for side in both):
             shown = [
-                Shown(side["image_id"], AGAIN, reasons.describe(side), side["twin"])
+                QueueItem(side["image_id"], AGAIN, reasons.describe(side), side["twin"])
                 for side in both
             ]
             found.append((Place(LABELLED, pair["gap"], pair["image_id"]), shown))
@@ -264,6 +264,6 @@ def _contradictions(asking: Asking) -> list[tuple[Place, list[Shown]]]:
 
 
 def _in_order(
-    found: list[tuple[Place, list[Shown]]],
-) -> list[tuple[Place, list[Shown]]]:
+    found: list[tuple[Place, list[QueueItem]]],
+) -> list[tuple[Place, list[QueueItem]]]:
     return sorted(found, key=lambda one: one[0]._key())

@@ -22,10 +22,10 @@ from tastemaker.database import counts
 from tastemaker.database.tables import Annotator, Label, Project, SetAside
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
-from tastemaker.queues.cards import Card, Shown, card_for, cards
-from tastemaker.queues.request import BATCH, Asking, batches
-from tastemaker.queues.rereview import flagged, re_ask_is_due, re_asks, second_look, sides, skipped
-from tastemaker.queues.unscored import at_random, collection, fresh
+from tastemaker.queues.cards import Card, QueueItem, card_for, cards
+from tastemaker.queues.request import BATCH, QueueRequest, batches
+from tastemaker.queues.rereview import flagged, open_rereviews, re_ask_due, re_asks, sides, skipped
+from tastemaker.queues.unscored import collection, random_sample, unscored_picks
 
 __all__ = ["QUEUES", "Card", "card_for", "next_cards", "progress"]
 
@@ -60,8 +60,8 @@ def next_cards(
     if queue not in QUEUES:
         raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(QUEUES)}.")
     live = live_model.read_live(settings, project.id)
-    asking = Asking(session, project, person, live, frozenset(exclude), collection_id)
-    shown: dict[int, Shown] = {}
+    asking = QueueRequest(session, project, person, live, frozenset(exclude), collection_id)
+    shown: dict[int, QueueItem] = {}
     for one in SOURCES[queue](asking):
         if len(shown) >= n:
             break
@@ -70,28 +70,28 @@ def next_cards(
     return cards(session, settings, project, person, queue, list(shown.values()))
 
 
-def _mixed(asking: Asking) -> Iterator[Shown]:
+def _mixed(asking: QueueRequest) -> Iterator[QueueItem]:
     """What the live model mixed, and random images where it has nothing (more); and now and then
     an image that was scored long ago."""
-    new = chain(fresh(asking, asking.picks("queue")), at_random(asking))
-    if not re_ask_is_due(asking):
+    new = chain(unscored_picks(asking, asking.picks("queue")), random_sample(asking))
+    if not re_ask_due(asking):
         return new
     return chain(islice(new, asking.draw(len(asking.held)) % 3), islice(re_asks(asking), 1), new)
 
 
-def _start(asking: Asking) -> Iterator[Shown]:
+def _start(asking: QueueRequest) -> Iterator[QueueItem]:
     """Typical images of every part of the library, then what is unlike anything scored."""
-    return fresh(asking, asking.picks("start")) if asking.live else at_random(asking)
+    return unscored_picks(asking, asking.picks("start")) if asking.live else random_sample(asking)
 
 
-def _near_threshold(asking: Asking) -> Iterator[Shown]:
-    return fresh(asking, asking.shuffled(asking.picks("near")))
+def _near_threshold(asking: QueueRequest) -> Iterator[QueueItem]:
+    return unscored_picks(asking, asking.shuffled(asking.picks("near")))
 
 
-def _wrong(kind: str) -> Callable[[Asking], Iterator[Shown]]:
+def _wrong(kind: str) -> Callable[[QueueRequest], Iterator[QueueItem]]:
     """Labels on the wrong side by the live model that has not seen them, and suspected ones."""
 
-    def source(asking: Asking) -> Iterator[Shown]:
+    def source(asking: QueueRequest) -> Iterator[QueueItem]:
         live = asking.live
         mistakes = live.facts.get("mistakes", {}).get(kind, []) if live else []
         suspects = live.suspected(kind) if live else []
@@ -99,25 +99,25 @@ def _wrong(kind: str) -> Callable[[Asking], Iterator[Shown]]:
             pick for two in zip_longest(mistakes, suspects) for pick in two if pick is not None
         ]
         for batch in batches(asking.shuffled(ranked), BATCH):
-            found = {one.image_id: one for one in second_look(asking, batch)}
-            found |= {one.image_id: one for one in fresh(asking, batch)}
+            found = {one.image_id: one for one in open_rereviews(asking, batch)}
+            found |= {one.image_id: one for one in unscored_picks(asking, batch)}
             yield from (found[p["image_id"]] for p in batch if p["image_id"] in found)
 
     return source
 
 
-def _doubtful(asking: Asking) -> Iterator[Shown]:
-    return second_look(asking, asking.shuffled(asking.picks("doubtful")))
+def _doubtful(asking: QueueRequest) -> Iterator[QueueItem]:
+    return open_rereviews(asking, asking.shuffled(asking.picks("doubtful")))
 
 
-def _contradictions(asking: Asking) -> Iterator[Shown]:
+def _contradictions(asking: QueueRequest) -> Iterator[QueueItem]:
     """Both images of a pair, one after the other, so that they are judged by the same eyes."""
     pairs = asking.shuffled(asking.picks("contradictions"))
-    return second_look(asking, (side for pair in pairs for side in sides(pair)))
+    return open_rereviews(asking, (side for pair in pairs for side in sides(pair)))
 
 
 # Where the images of a queue come from. A queue may name an image twice; it is shown once.
-SOURCES: dict[str, Callable[[Asking], Iterator[Shown]]] = {
+SOURCES: dict[str, Callable[[QueueRequest], Iterator[QueueItem]]] = {
     "mixed": _mixed,
     "start": _start,
     "false-positives": _wrong("false-positives"),
@@ -126,7 +126,7 @@ SOURCES: dict[str, Callable[[Asking], Iterator[Shown]]] = {
     "doubtful": _doubtful,
     "contradictions": _contradictions,
     "re-ask": re_asks,
-    "random": at_random,
+    "random": random_sample,
     "flagged": flagged,
     "skipped": skipped,
     "collection": collection,
@@ -140,7 +140,7 @@ def progress(session: Session, settings: Settings, project: Project) -> dict[str
         .where(Label.project_id == project.id)
     ).one()  # fmt: skip
     images = projects.pool_size(session, project)
-    embedded = counts.patiently(
+    embedded = counts.cached_count(
         ("embedded", str(session.get_bind().engine.url), project.id, project.encoder_id),
         lambda: embeddings.count(session, project.encoder_id, project.id),
         lambda count: images > counts.LARGE,

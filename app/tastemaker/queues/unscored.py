@@ -9,27 +9,29 @@ from tastemaker import projects, scores
 from tastemaker.database.tables import Collection, CollectionImage, Image, Label, ProjectCollection
 from tastemaker.errors import Invalid
 from tastemaker.queues import reasons
-from tastemaker.queues.cards import Shown
-from tastemaker.queues.request import Asking, batches
+from tastemaker.queues.cards import QueueItem
+from tastemaker.queues.request import QueueRequest, batches
 
 
-def fresh(asking: Asking, picks: Iterable[dict[str, Any]]) -> Iterator[Shown]:
+def unscored_picks(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Iterator[QueueItem]:
     """Those of the picks that nobody has scored, and this person has not spoken of."""
     for batch in batches((p for p in picks if p["image_id"] not in asking.held), 32):
-        still_open = unseen(asking, [pick["image_id"] for pick in batch])
+        still_open = still_unscored(asking, [pick["image_id"] for pick in batch])
         for pick in batch:
             if pick["image_id"] in still_open:
                 origin = "control" if pick["why"] == "control" else "queue"
-                yield Shown(pick["image_id"], origin, reasons.describe(pick), pick.get("neighbour"))
+                yield QueueItem(
+                    pick["image_id"], origin, reasons.describe(pick), pick.get("neighbour")
+                )
 
 
-def at_random(asking: Asking) -> Iterator[Shown]:
+def random_sample(asking: QueueRequest) -> Iterator[QueueItem]:
     """Unscored pool images in the order of their hash, which is a random one: beginning at a
     point that depends on the project, and going round."""
-    return (Shown(i, "control", "random control") for i in _by_hash(asking, _in_pool(asking)))
+    return (QueueItem(i, "control", "random control") for i in _by_hash(asking, _in_pool(asking)))
 
 
-def collection(asking: Asking) -> Iterator[Shown]:
+def collection(asking: QueueRequest) -> Iterator[QueueItem]:
     """The unscored images of one collection of the project, in random order. Somebody chose the
     collection, so they are no random control."""
     if asking.collection_id is None:
@@ -47,10 +49,10 @@ def collection(asking: Asking) -> Iterator[Shown]:
         .exists()
     )
     reason = f"from the collection “{collection.name}”"
-    yield from (Shown(i, "queue", reason) for i in _by_hash(asking, inside))
+    yield from (QueueItem(i, "queue", reason) for i in _by_hash(asking, inside))
 
 
-def _by_hash(asking: Asking, where: Any) -> Iterator[int]:
+def _by_hash(asking: QueueRequest, where: Any) -> Iterator[int]:
     """Ids of the unscored images that meet a condition, in the order of their hash."""
     start = f"{asking.project.seed * 2654435761 % 2**32:08x}"
     for from_start in (True, False):
@@ -73,13 +75,13 @@ def _by_hash(asking: Asking, where: Any) -> Iterator[int]:
 # --- conditions --------------------------------------------------------------------------------
 
 
-def unseen(asking: Asking, ids: list[int]) -> set[int]:
+def still_unscored(asking: QueueRequest, ids: list[int]) -> set[int]:
     """Those of the images that are in the pool still, without a label or a word of this person."""
     query = select(Image.id).where(col(Image.id).in_(ids), _in_pool(asking), *_open(asking))
     return set(asking.session.exec(query).all())
 
 
-def _open(asking: Asking) -> tuple[Any, ...]:
+def _open(asking: QueueRequest) -> tuple[Any, ...]:
     """Without a label, without a word of this person, not removed from the project."""
     labelled = (
         select(Label.image_id)
@@ -99,5 +101,5 @@ def _open(asking: Asking) -> tuple[Any, ...]:
     return ~labelled, ~spoken_of, ~projects.is_removed(asking.project.id, Image.id)
 
 
-def _in_pool(asking: Asking) -> Any:
+def _in_pool(asking: QueueRequest) -> Any:
     return projects.is_member(asking.project.id, Image.id, "pool", removed_too=True)

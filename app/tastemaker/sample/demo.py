@@ -60,14 +60,14 @@ EXPECTED = (
 
 def request_demo(session: Session, settings: Settings) -> Job:
     """Queue the making of the sample project; if it was made before, its finished job."""
-    done = made(session)
+    done = make_sample(session)
     if done is not None:
         return done
     require_free_space(settings.root, settings.min_free_gb)
     return jobs.enqueue(session, "demo", "Make the sample project", once=True)
 
 
-def made(session: Session) -> Job | None:
+def make_sample(session: Session) -> Job | None:
     """The job that made the sample project, if the project is still there under any name."""
     done = session.exec(
         select(Job).where(Job.kind == "demo", Job.state == "done").order_by(col(Job.id).desc())
@@ -179,7 +179,7 @@ def _live_model(work: JobContext, project: Project) -> Callable[[], object]:
         model_process,  # loads scipy: not for the web process, which imports us
     )
 
-    seen = model_process.Watched()
+    seen = model_process.ProjectState()
     return lambda: model_process.refit(work.settings, work.engine, project.id, seen)
 
 

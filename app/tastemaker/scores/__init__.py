@@ -2,10 +2,10 @@
 
 from tastemaker.scores.events import (
     highest_event,
+    is_standing,
     newest_event,
     recent,
     standing_events,
-    stands,
 )
 from tastemaker.scores.labels import (
     UNBIASED_ORIGINS,
@@ -26,7 +26,22 @@ from tastemaker.scores.recording import (
 )
 
 __all__ = [
-    "UNBIASED_ORIGINS", "Forbidden", "Recorded", "aggregate", "highest_event", "histogram",
-    "histogram_text", "labels_at", "newest_event", "parse_score", "rebuild_labels", "recent",
-    "record", "record_for", "record_many", "standing_events", "stands", "undo",
+    "UNBIASED_ORIGINS",
+    "Forbidden",
+    "Recorded",
+    "aggregate",
+    "highest_event",
+    "histogram",
+    "histogram_text",
+    "is_standing",
+    "labels_at",
+    "newest_event",
+    "parse_score",
+    "rebuild_labels",
+    "recent",
+    "record",
+    "record_for",
+    "record_many",
+    "standing_events",
+    "undo",
 ]  # fmt: skip

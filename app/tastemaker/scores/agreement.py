@@ -20,7 +20,7 @@ BLIND_ORIGINS = ("control", "queue", RE_ASK)
 Z95 = 1.959964
 
 
-def teacher_noise(
+def annotator_noise(
     session: Session, project: Project, person: Annotator | None = None
 ) -> dict[str, Any]:
     """A person's noise in points of 0–10 (everybody's together without one): `sigma` =

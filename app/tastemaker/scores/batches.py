@@ -13,7 +13,7 @@ MOST = 500
 
 
 @dataclass(frozen=True)
-class Chosen:
+class BatchItem:
     """One image of a batch as the page showed it; `expected` as in `scores.record`."""
 
     image_id: int
@@ -34,7 +34,7 @@ def record_batch(
     session: Session,
     project: Project,
     person: Annotator,
-    chosen: Sequence[Chosen],
+    chosen: Sequence[BatchItem],
     kind: str,
     value: int | None,
     key: str,
@@ -60,7 +60,7 @@ def record_batch(
     return Batch(events, refused)
 
 
-def taken_back_with(session: Session, inverse: ScoreEvent) -> list[ScoreEvent]:
+def undone_together(session: Session, inverse: ScoreEvent) -> list[ScoreEvent]:
     """Every inverse event of the undo that wrote `inverse`: of a batch, all of it."""
     undone = session.get(ScoreEvent, inverse.undoes)
     if undone is None or undone.event_group is None:

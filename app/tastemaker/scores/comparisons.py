@@ -23,7 +23,7 @@ ITERATIONS = 60
 
 
 @dataclass(frozen=True)
-class Said:
+class ComparisonResult:
     """One standing comparison: `share` of the win that goes to the first image: 1, 0 or ½."""
 
     first_id: int
@@ -77,7 +77,7 @@ def undo(
     """Take back this person's newest comparison that stands. Returns the row that does it."""
     if (before := _with_key(session, key)) is not None:
         return before
-    newest = newest_of(session, project, person)
+    newest = newest_comparison(session, project, person)
     if newest is None:
         raise NotFound("Nothing more to take back.")
     inverse = Comparison(
@@ -89,7 +89,7 @@ def undo(
     return inverse
 
 
-def newest_of(session: Session, project: Project, person: Annotator) -> Comparison | None:
+def newest_comparison(session: Session, project: Project, person: Annotator) -> Comparison | None:
     """This person's newest comparison that stands: what `undo` takes back."""
     found: Comparison | None = session.exec(
         _standing(project)
@@ -100,14 +100,14 @@ def newest_of(session: Session, project: Project, person: Annotator) -> Comparis
     return found
 
 
-def said(session: Session, project: Project) -> list[Said]:
+def standing_results(session: Session, project: Project) -> list[ComparisonResult]:
     """Everybody's comparisons that stand, oldest first."""
     share = {"first": 1.0, "second": 0.0, "equal": 0.5}
     rows = session.exec(_standing(project).order_by(col(Comparison.id)))
-    return [Said(row.first_id, row.second_id, share[row.verdict]) for row in rows]
+    return [ComparisonResult(row.first_id, row.second_id, share[row.verdict]) for row in rows]
 
 
-def band(session: Session, project: Project, low: float, high: float = 10) -> list[int]:
+def labels_between(session: Session, project: Project, low: float, high: float = 10) -> list[int]:
     """Ids of the images labelled from `low` to `high`, by id."""
     query = (
         select(Label.image_id)
@@ -133,7 +133,7 @@ def default_low(session: Session, project: Project) -> int:
     return 0
 
 
-def order(ids: Sequence[int], pairs: Sequence[Said]) -> list[Ranked]:
+def order(ids: Sequence[int], pairs: Sequence[ComparisonResult]) -> list[Ranked]:
     """The images `ids` by their strength, strongest first; those never compared have strength 1."""
     row = {image_id: at for at, image_id in enumerate(ids)}
     inside = [p for p in pairs if p.first_id in row and p.second_id in row]
@@ -152,7 +152,9 @@ def order(ids: Sequence[int], pairs: Sequence[Said]) -> list[Ranked]:
     return [Ranked(ids[at], float(strength[at]), int(times[at])) for at in best]
 
 
-def next_pair(ranked: Sequence[Ranked], pairs: Sequence[Said], seed: int) -> tuple[int, int] | None:
+def next_pair(
+    ranked: Sequence[Ranked], pairs: Sequence[ComparisonResult], seed: int
+) -> tuple[int, int] | None:
     """The pair that teaches most: an image met least often, and of those it has not met the one
     nearest in strength. None once every pair was compared. Sides are drawn, so that no side wins
     by habit."""

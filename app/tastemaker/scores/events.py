@@ -11,7 +11,7 @@ from sqlmodel import Session, and_, col, func, select
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 
 
-def stands(event: Any = ScoreEvent) -> Any:
+def is_standing(event: Any = ScoreEvent) -> Any:
     """Condition: the event (or an alias of the table) is not undone, and is no undo itself."""
     inverse = aliased(ScoreEvent)
     taken_back = select(inverse.undoes).where(inverse.undoes == event.id).exists()
@@ -21,7 +21,7 @@ def stands(event: Any = ScoreEvent) -> Any:
 @functools.cache  # building it anew costs more than running it
 def standing_events() -> Any:
     """Select of the events that are not undone (and are not undos)."""
-    return select(ScoreEvent).where(stands())
+    return select(ScoreEvent).where(is_standing())
 
 
 def newest_event(
@@ -71,7 +71,7 @@ def recent(
 # --- on one image, without the object layer, which would cost five times as much -----------------
 
 
-class Said(NamedTuple):
+class Event(NamedTuple):
     """One event on an image, and whether a stand-in said it."""
 
     id: int
@@ -100,13 +100,13 @@ def _events_on() -> Any:
     )  # fmt: skip
 
 
-def standing_on(session: Session, project_id: int, image_id: int) -> list[Said]:
+def standing_on(session: Session, project_id: int, image_id: int) -> list[Event]:
     """The events on an image that are not undone (and are not undos), oldest first."""
     rows = session.connection().execute(_events_on(), {"project": project_id, "image": image_id})
-    return standing([Said(*row) for row in rows])
+    return standing([Event(*row) for row in rows])
 
 
-def standing(said: list[Said]) -> list[Said]:
+def standing(said: list[Event]) -> list[Event]:
     """Those of an image's events, oldest first, that are not undone (and are not undos)."""
     undone = {event.undoes for event in said if event.kind == "undo"}
     return [event for event in said if event.kind != "undo" and event.id not in undone]

@@ -15,8 +15,8 @@ from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
-from tastemaker.projects import Terms, on_holdout_side
-from tastemaker.scores.events import Said, highest_event, standing
+from tastemaker.projects import LabelRules, on_holdout_side
+from tastemaker.scores.events import Event, highest_event, standing
 
 # Events of these origins were drawn without a look at any model or at the picture; only such
 # labels may judge a version.
@@ -24,7 +24,11 @@ UNBIASED_ORIGINS = ("control", "import")
 
 
 def derive_label(
-    session: Session, project: Project | Terms, image_id: int, source_group: str, said: list[Said]
+    session: Session,
+    project: Project | LabelRules,
+    image_id: int,
+    source_group: str,
+    said: list[Event],
 ) -> None:
     """Make the label of one image agree with its standing events, oldest first; gone when nobody's
     score stands."""
@@ -51,9 +55,9 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
         .order_by(col(ScoreEvent.id))
     ).all()
     stand_ins = set(session.exec(select(Annotator.id).where(col(Annotator.stand_in))))
-    about: dict[int, list[Said]] = {}
+    about: dict[int, list[Event]] = {}
     for e in events:
-        said = Said(
+        said = Event(
             e.id, e.annotator_id, e.kind, e.value, e.undoes, e.origin, e.annotator_id in stand_ins
         )
         about.setdefault(e.image_id, []).append(said)
@@ -85,7 +89,7 @@ def rebuild_labels(session: Session, project: Project) -> int:
 
 
 def _label_from(
-    project: Project | Terms, image_id: int, source_group: str, said: list[Said]
+    project: Project | LabelRules, image_id: int, source_group: str, said: list[Event]
 ) -> dict[str, Any] | None:
     """The columns of the label that follows from the standing events of an image, oldest first;
     None without a score among them."""

@@ -19,7 +19,7 @@ FEWEST_SHARED = 5  # images two must have in common before anything is said abou
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanEstimate:
     """A mean over `n` images with its 95 % bootstrap interval; all None while n is too small."""
 
     value: float | None
@@ -29,7 +29,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Habit:
+class AnnotatorStats:
     """One person's scoring. `bias` is own score − mean of the others' on the same image, `error`
     its size without the sign."""
 
@@ -38,26 +38,26 @@ class Habit:
     scored: int
     mean: float
     newest: datetime
-    bias: Mean
-    error: Mean
+    bias: MeanEstimate
+    error: MeanEstimate
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnnotatorPair:
     """Two people on the images both scored. `rank` is Spearman's correlation, None where one of
     them gave a single score throughout."""
 
     first: str
     second: str
-    difference: Mean
-    error: Mean
+    difference: MeanEstimate
+    error: MeanEstimate
     rank: float | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    habits: list[Habit]
-    pairs: list[Pair]
+    habits: list[AnnotatorStats]
+    pairs: list[AnnotatorPair]
     shared: int  # images that two people or more have scored
 
 
@@ -78,7 +78,7 @@ def agreement(session: Session, project: Project) -> Agreement:
             if person in by
         ]
         habits.append(
-            Habit(
+            AnnotatorStats(
                 person, name, len(own), float(np.mean(own)), newest[person],
                 bias=mean_of(gaps), error=mean_of(np.abs(gaps)),
             )
@@ -91,7 +91,7 @@ def agreement(session: Session, project: Project) -> Agreement:
         if len(both):
             gap = both[:, 0] - both[:, 1]
             pairs.append(
-                Pair(
+                AnnotatorPair(
                     names[first], names[second], mean_of(gap), mean_of(np.abs(gap)),
                     spearman(both[:, 0], both[:, 1]),
                 )
@@ -100,15 +100,15 @@ def agreement(session: Session, project: Project) -> Agreement:
     return Agreement(habits, pairs, len(shared))
 
 
-def mean_of(values: list[float] | np.ndarray) -> Mean:
+def mean_of(values: list[float] | np.ndarray) -> MeanEstimate:
     """The mean with its percentile bootstrap interval, the same every time."""
     array = np.asarray(values, np.float64)
     n = len(array)
     if n < FEWEST_SHARED:
-        return Mean(None, None, None, n)
+        return MeanEstimate(None, None, None, n)
     drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     low, high = np.quantile(array[drawn].mean(1), [0.025, 0.975])
-    return Mean(float(array.mean()), float(low), float(high), n)
+    return MeanEstimate(float(array.mean()), float(low), float(high), n)
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:

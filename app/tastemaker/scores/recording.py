@@ -19,13 +19,8 @@ from sqlmodel import Session, col
 
 from tastemaker.database.tables import Annotator, Image, Project, RemovedImage, ScoreEvent, now
 from tastemaker.errors import Conflict, Invalid, NotFound, Stale, TastemakerError
-from tastemaker.projects import Terms
-from tastemaker.scores.events import (
-    Said,
-    newest_event,
-    standing_events,
-    standing_on,
-)
+from tastemaker.projects import LabelRules
+from tastemaker.scores.events import Event, newest_event, standing_events, standing_on
 from tastemaker.scores.labels import (
     derive_label,
 )
@@ -138,7 +133,7 @@ def record_for(
         event_group=group, at=at or now(),
     )  # fmt: skip
     if kind == "set":
-        said.append(Said(written.id, annotator_id, kind, value, None, origin, scene.stand_in))
+        said.append(Event(written.id, annotator_id, kind, value, None, origin, scene.stand_in))
         derive_label(session, scene.terms, image_id, scene.source_group, said)
     return written
 
@@ -234,7 +229,7 @@ class Scene(NamedTuple):
     """What must be known before anything is written: the project's terms, the image, the person,
     the event of the request's key if it came before, and whether anybody spoke of the image."""
 
-    terms: Terms
+    terms: LabelRules
     source_group: str
     removed: bool
     annotator_id: int
@@ -295,7 +290,7 @@ def _scene_of(
         "otherwise": annotator_id if otherwise is None else otherwise,
     }  # fmt: skip
     row = session.connection().execute(_scene(), names).one_or_none()
-    return None if row is None else Scene(Terms(*row[:4]), *row[4:])
+    return None if row is None else Scene(LabelRules(*row[:4]), *row[4:])
 
 
 @functools.cache

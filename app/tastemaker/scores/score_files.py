@@ -74,7 +74,7 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
     recorded, overruled = 0, 0
     said: dict[tuple[int, int], int] = {}
     with sessions.writing(engine) as session:
-        project = projects.named(session, project_name)
+        project = projects.by_name(session, project_name)
         for number, row in enumerate(rows, 1):
             try:
                 reference = row.get("sha256") or row.get("path") or row.get("name")
@@ -131,7 +131,7 @@ def unknown_ending(file: Path) -> Invalid:
 def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
     """One row per image and annotator whose score stands, in the order they were given."""
     with sessions.reading(engine) as session:
-        return labels_of(session, projects.named(session, project_name))
+        return labels_of(session, projects.by_name(session, project_name))
 
 
 def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:

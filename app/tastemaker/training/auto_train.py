@@ -47,19 +47,19 @@ def tick(settings: Settings, engine: Engine) -> list[Job]:
     with sessions.reading(
         engine
     ) as session:  # cheap look first: no write lock while nothing is due
-        if not any(why_now(session, settings, p) for p in projects.every(session)):
+        if not any(due_reason(session, settings, p) for p in projects.list_all(session)):
             return []
     queued = []
     with sessions.writing(engine) as session:
-        for project in projects.every(session):
-            why = why_now(session, settings, project)
+        for project in projects.list_all(session):
+            why = due_reason(session, settings, project)
             if why:
                 note = f"{BY_ITSELF}{why}"
                 queued.append(retrain.request_training(session, settings, project, note=note))
     return queued
 
 
-def why_now(session: Session, settings: Settings, project: Project) -> str:
+def due_reason(session: Session, settings: Settings, project: Project) -> str:
     """Why this project should be trained now, in words; empty where it should not, or cannot."""
     if not (project.auto_train_every or project.auto_train_drift) or project.encoder_id is None:
         return ""

@@ -69,7 +69,7 @@ class FileState:
 _hashes: dict[Path, tuple[Stamp, str]] = {}
 
 
-def look(session: Session, settings: Settings, version: Version) -> FileState:
+def check_hash(session: Session, settings: Settings, version: Version) -> FileState:
     """The state of a version's file now. Reads it only if it changed since it was last read."""
     path = versions.checkpoint_path(settings, version)
     try:
@@ -117,14 +117,14 @@ def damaged(engine: Engine, settings: Settings) -> list[str]:
             .order_by(col(Version.active).desc(), col(Version.id).desc())
         ).all()
         for version, name in rows:
-            state = look(session, settings, version)
+            state = check_hash(session, settings, version)
             if not state.intact:
                 active = " It is the active version." if version.active else ""
                 found.append(f"“{name}”: {state.told}{active} {WAY_OUT}")
     return found
 
 
-def look_over(engine: Engine, settings: Settings) -> threading.Thread:
+def check_all_files(engine: Engine, settings: Settings) -> threading.Thread:
     """Called when the program starts: read every published file once, behind everything else, and
     warn in the log of each that is not the published one. The pages then know already."""
 
@@ -141,7 +141,7 @@ def look_over(engine: Engine, settings: Settings) -> threading.Thread:
 
 
 @dataclass(frozen=True)
-class Proof:
+class ScoreCheck:
     """What was checked of a version's file as a file of the original's format. `why` says what
     is wrong where `holds` is false; `images` and `largest` tell how many scores were computed
     anew, and the largest difference (0–1) to those of the version."""
@@ -160,27 +160,27 @@ class Proof:
         return asdict(self)
 
 
-_proofs: dict[tuple[int, Stamp, Stamp], Proof] = {}
+_proofs: dict[tuple[int, Stamp, Stamp], ScoreCheck] = {}
 
 
-def prove(session: Session, settings: Settings, version: Version) -> Proof:
+def verify_scores(session: Session, settings: Settings, version: Version) -> ScoreCheck:
     """Load the file as the original's loader would, with strict keys and shapes, and recompute
     the scores of some images from it."""
     path = versions.checkpoint_path(settings, version)
     try:
         key = (version.id, _stamp(path), _stamp_if_there(versions.config_path(settings, version)))
     except OSError:
-        return Proof(False, "There is no file to check.")
+        return ScoreCheck(False, "There is no file to check.")
     if key not in _proofs:
         _proofs[key] = _prove(session, settings, version, path)
     return _proofs[key]
 
 
-def _prove(session: Session, settings: Settings, version: Version, path: Path) -> Proof:
+def _prove(session: Session, settings: Settings, version: Version, path: Path) -> ScoreCheck:
     try:
         head = load_checkpoint(path)
     except TastemakerError as error:
-        return Proof(False, error.message)
+        return ScoreCheck(False, error.message)
     told: dict[str, Any] = {
         "tensors": len(head.tensors),
         "parameters": sum(tensor.size for tensor in head.tensors.values()),
@@ -192,8 +192,8 @@ def _prove(session: Session, settings: Settings, version: Version, path: Path) -
         told |= _recomputed(session, version, head)
         if told["images"] and told["largest"] > CLOSE:
             why = "Computed anew, its scores differ from those the version gave its images."
-            return Proof(False, why, **told)
-    return Proof(True, **told)
+            return ScoreCheck(False, why, **told)
+    return ScoreCheck(True, **told)
 
 
 def _has_sidecar(session: Session, settings: Settings, version: Version, head: Checkpoint) -> bool:

@@ -86,7 +86,7 @@ def import_predictions(
         raise Invalid(f"{file.name} holds no row.", "Export predictions to see the columns.")
     added = 0
     with sessions.writing(engine) as session:
-        version = versions.named(session, projects.named(session, project_name), number)
+        version = versions.by_number(session, projects.by_name(session, project_name), number)
         for line, row in enumerate(rows, 1):
             try:
                 prediction = _read(session, version, row)

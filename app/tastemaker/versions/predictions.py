@@ -85,10 +85,10 @@ def run(work: JobContext) -> dict[str, Any]:
         version = versions.active(session, projects.get(session, work.project_id))
     if version is None:
         return {"predicted": 0}
-    return {"predicted": extend(work, version), "version": version.number}
+    return {"predicted": predict_missing(work, version), "version": version.number}
 
 
-def catch_up(session: Session, version: Version) -> None:
+def enqueue_predictions(session: Session, version: Version) -> None:
     """Queue the job “predict” where a version that has just become active, as after going back to
     an older one, has not spoken about every embedded image of its project."""
     if session.exec(_unpredicted(version, None).limit(1)).first() is not None:
@@ -96,7 +96,7 @@ def catch_up(session: Session, version: Version) -> None:
         jobs.enqueue(session, "predict", title, {}, version.project_id, once=True)
 
 
-def extend(work: JobContext, version: Version, collection_id: int | None = None) -> int:
+def predict_missing(work: JobContext, version: Version, collection_id: int | None = None) -> int:
     """Predict the embedded images of a version's project, or of one collection, that it has not
     spoken about. Returns how many. Safe to run again, and beside itself.
 

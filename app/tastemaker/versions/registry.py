@@ -42,7 +42,7 @@ from tastemaker.processes import failpoint
 # --- finding -----------------------------------------------------------------------------------
 
 
-def listing(session: Session, project: Project) -> list[Version]:
+def list_ready(session: Session, project: Project) -> list[Version]:
     """The project's versions, newest first."""
     return list(
         session.exec(
@@ -68,9 +68,9 @@ def get(session: Session, version_id: int) -> Version:
     return version
 
 
-def named(session: Session, project: Project, number: str) -> Version:
+def by_number(session: Session, project: Project, number: str) -> Version:
     """The version “v1.3”, “1.3” or “active” of a project."""
-    versions = listing(session, project)
+    versions = list_ready(session, project)
     for version in versions:
         if number in (version.number, version.number[1:]) or (
             number == "active" and version.active

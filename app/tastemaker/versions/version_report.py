@@ -50,7 +50,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A measured number with its 95 % interval and what it was measured on."""
 
     name: str
@@ -66,7 +66,7 @@ class Figure:
         return asdict(self)
 
 
-def measured_on(version: Version) -> str:
+def evaluated_on(version: Version) -> str:
     """“holdout”, “out_of_fold” while there is no hold-out, or nothing."""
     for where in ("holdout", "out_of_fold"):
         if (version.metrics.get(where) or {}).get("mae") is not None:
@@ -74,11 +74,11 @@ def measured_on(version: Version) -> str:
     return ""
 
 
-def figures(version: Version) -> list[Figure]:
+def metrics_table(version: Version) -> list[Metric]:
     """The version's metrics, in the order of METRICS."""
-    told = version.metrics.get(measured_on(version)) or {}
+    told = version.metrics.get(evaluated_on(version)) or {}
     return [
-        Figure(
+        Metric(
             name, label, unit, of, told.get(name), told.get(f"{name}_low"),
             told.get(f"{name}_high"), int(told.get(f"{name}_n", told.get("n", 0)) or 0),
         )
@@ -87,7 +87,7 @@ def figures(version: Version) -> list[Figure]:
     ]  # fmt: skip
 
 
-def beside(version: Version) -> list[Figure]:
+def baselines(version: Version) -> list[Metric]:
     """Mean errors to hold the version's own against: its other one, out-of-fold; that of always
     giving one answer; and that of the person who scores."""
     m, found = version.metrics, []
@@ -95,9 +95,9 @@ def beside(version: Version) -> list[Figure]:
     def row(label: str, of: str, told: dict[str, Any]) -> None:
         if told.get("mae") is not None:
             low, high, n = told.get("mae_low"), told.get("mae_high"), told.get("n") or 0
-            found.append(Figure("mae", label, "points", of, told["mae"], low, high, int(n)))
+            found.append(Metric("mae", label, "points", of, told["mae"], low, high, int(n)))
 
-    if measured_on(version) == "holdout":
+    if evaluated_on(version) == "holdout":
         row(
             "mean error, out-of-fold",
             "on the images that trained, each judged by heads that never saw it",
@@ -116,7 +116,7 @@ def beside(version: Version) -> list[Figure]:
     return found
 
 
-def doubts(version: Version) -> list[str]:
+def caveats(version: Version) -> list[str]:
     """In sentences, what the figures do not show although they may look like it."""
     told = version.metrics.get("versus_baseline") or {}
     oof = version.metrics.get("out_of_fold_baseline") or {}
@@ -150,11 +150,11 @@ def scores_within(bracket: Mapping[str, Any]) -> str:
     return f"{low:g}–{high:g}"
 
 
-def coverage_in_words(version: Version) -> str:
+def calibration_sentence(version: Version) -> str:
     """Whether the version's own intervals hold as often as they say: by the 50 or the 80 % ones,
     whichever are further off, within twice the standard error of a share of so many photographs.
     Empty where it was not measured."""
-    told = version.metrics.get(measured_on(version)) or {}
+    told = version.metrics.get(evaluated_on(version)) or {}
     shares, n = told.get("coverage") or {}, told.get("groups") or told.get("n") or 0
     if not n or not {"50", "80"} <= shares.keys() or None in shares.values():
         return ""
@@ -169,7 +169,7 @@ def coverage_in_words(version: Version) -> str:
     return f"What it says of its own doubt {verdict}: {listed} of the labels."
 
 
-def recipe_in_words(version: Version) -> str:
+def recipe_sentence(version: Version) -> str:
     """How the head was trained, as one would tell a colleague."""
     recipe, kind = version.recipe, version.metrics.get("kind") or version.recipe.get("name", "")
     choice = recipe.get("choice") or {}
@@ -233,7 +233,7 @@ def _fraction(n: int) -> str:
 
 
 @dataclass(frozen=True)
-class Spread:
+class PredictionHistogram:
     """How a version's predictions spread over a set of images: BARS counts from 0 to 1."""
 
     name: str
@@ -246,7 +246,9 @@ class Spread:
         return asdict(self)
 
 
-def spreads(session: Session, project: Project, version: Version) -> list[Spread]:
+def prediction_histograms(
+    session: Session, project: Project, version: Version
+) -> list[PredictionHistogram]:
     """Everything first, then each collection of the project."""
     bar = sql_cast(func.floor(col(Prediction.score) * (BARS - 1e-9)), Integer)
     said = select(bar, func.count()).where(Prediction.version_id == version.id).group_by(bar)
@@ -269,13 +271,13 @@ def spreads(session: Session, project: Project, version: Version) -> list[Spread
 
 def _spread(
     session: Session, version: Version, project: Project, name: str, role: str, query: Any
-) -> Spread:
+) -> PredictionHistogram:
     bars = [0] * BARS
     for bar, count in session.execute(query):
         bars[bar] = count
     passes = query.with_only_columns(func.count()).group_by(None)
     passing = session.execute(passes.where(col(Prediction.score) >= project.threshold)).scalar_one()
-    return Spread(name, role, sum(bars), int(passing), bars)
+    return PredictionHistogram(name, role, sum(bars), int(passing), bars)
 
 
 # --- the training set ----------------------------------------------------------------------------
@@ -338,7 +340,7 @@ def training_jsonl(session: Session, version: Version) -> str:
 
 def neighbours(session: Session, project: Project, version: Version) -> dict[str, Version | None]:
     """The version's `parent`, and the ones `before` and `after` it by number."""
-    there = versions.listing(session, project)
+    there = versions.list_ready(session, project)
     at = next((i for i, v in enumerate(there) if v.id == version.id), 0)
     return {
         "parent": next((v for v in there if v.id == version.parent_id), None),
