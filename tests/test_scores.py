@@ -19,7 +19,7 @@ from tastemaker import jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
-from tastemaker.errors import Conflict, Invalid, NotFound, Unavailable
+from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from tests.conftest import add_images
 
 
@@ -281,7 +281,7 @@ def test_undo_survives_a_restart(desk: Desk, settings: Settings) -> None:
 
 def test_nobody_undoes_what_somebody_else_said(desk: Desk) -> None:
     said = desk.say(0, 3, desk.other).event.id
-    with pytest.raises(scores.Forbidden) as refused:
+    with pytest.raises(Forbidden) as refused:
         desk.undo(event_id=said)
     assert refused.value.status == 403
     with pytest.raises(NotFound):

@@ -20,6 +20,16 @@ class TastemakerError(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+class NotSignedIn(TastemakerError):
+    status = 401
+
+
+class Forbidden(TastemakerError):
+    """The one who asks may not do this."""
+
+    status = 403
+
+
 class NotFound(TastemakerError):
     status = 404
 
@@ -39,10 +49,30 @@ class Stale(Conflict):
         self.newest = newest
 
 
+class UserMismatch(Conflict):
+    """A page of one person's, sent by another: what it says is neither's to be saved."""
+
+    code = "somebody-else"
+
+
+class TooLarge(TastemakerError):
+    status = 413
+
+
 class Invalid(TastemakerError):
     """A value outside its range, or of the wrong shape."""
 
     status = 422
+
+
+class TooManyAttempts(TastemakerError):
+    status = 429
+
+
+class Unexpected(TastemakerError):
+    """A fault of the program; the server's log says more."""
+
+    status = 500
 
 
 class Unavailable(TastemakerError):

@@ -26,22 +26,12 @@ from tastemaker.auth import accounts
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, LoginSession, now
-from tastemaker.errors import Conflict, TastemakerError
+from tastemaker.errors import TooManyAttempts, UserMismatch
 
 COOKIE = "tastemaker_session"
 CHOSEN = "tastemaker_person"  # who scores, on a server without a password
 SIGNED_IN_FOR = timedelta(days=30)
 BASIC_GOOD_FOR = 300.0  # seconds; argon2 is slow by design, programs ask often
-
-
-class TooManyAttempts(TastemakerError):
-    status = 429
-
-
-class UserMismatch(Conflict):
-    """A page of one person's, sent by another: what it says is neither's to be saved."""
-
-    code = "somebody-else"
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class Identity:
     annotator_id: int
     role: str  # admin or annotator
     fallback_id: int  # the installation's own annotator
-    opened_for: int | None = None  # whose page it came from, where the request says so
+    page_user_id: int | None = None  # whose page it came from, where the request says so
 
     @property
     def is_admin(self) -> bool:
@@ -64,8 +54,8 @@ class Identity:
         if person is None or person.stand_in or person.disabled:
             person = session.get(Annotator, self.fallback_id)
         assert person is not None, "create_app made sure of it"
-        if self.opened_for not in (None, person.id):
-            opener = session.get(Annotator, self.opened_for)
+        if self.page_user_id not in (None, person.id):
+            opener = session.get(Annotator, self.page_user_id)
             name = opener.name if opener is not None else "somebody else"
             raise UserMismatch(
                 f"This page was opened by {name}; you score as {person.name} now. Nothing was"
@@ -103,14 +93,14 @@ def session_identity(engine: Engine, token: str, own: int) -> Identity | None:
         return Identity(person.id, person.role, own)
 
 
-def sign_in(session: Session, who: Identity) -> str:
+def sign_in(session: Session, user: Identity) -> str:
     """A new session. Returns the cookie's value, which is stored only as a hash."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(LoginSession).where(col(LoginSession.expires_at) <= now()))
     session.add(
         LoginSession(
             token_sha256=_digest(token).hex(),
-            annotator_id=None if who.annotator_id == who.fallback_id else who.annotator_id,
+            annotator_id=None if user.annotator_id == user.fallback_id else user.annotator_id,
             expires_at=now() + SIGNED_IN_FOR,
         )
     )
@@ -191,7 +181,7 @@ class BasicLogins:
         self.clock = clock
         self._known: dict[bytes, tuple[float, Identity, str]] = {}
 
-    def who(self, request: Request, authorization: str) -> Identity | None:
+    def user(self, request: Request, authorization: str) -> Identity | None:
         """Raises `TooManyTries`."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
@@ -201,23 +191,23 @@ class BasicLogins:
         except (binascii.Error, UnicodeDecodeError):
             return None
         key = _digest(authorization)
-        until, who, kept = self._known.get(key, (0.0, None, ""))
-        if who is not None and until > self.clock() and self._hash(request, who) == kept:
-            return who
-        who = password_identity(request, name, password)
+        until, user, kept = self._known.get(key, (0.0, None, ""))
+        if user is not None and until > self.clock() and self._hash(request, user) == kept:
+            return user
+        user = password_identity(request, name, password)
         self._known.pop(key, None)
-        if who is not None:
+        if user is not None:
             if len(self._known) >= 1000:
                 self._known.clear()
-            self._known[key] = (self.clock() + BASIC_GOOD_FOR, who, self._hash(request, who))
-        return who
+            self._known[key] = (self.clock() + BASIC_GOOD_FOR, user, self._hash(request, user))
+        return user
 
-    def _hash(self, request: Request, who: Identity) -> str:
+    def _hash(self, request: Request, user: Identity) -> str:
         """What must not have changed since: the person's password and that they are welcome."""
-        if who.annotator_id == who.fallback_id:
+        if user.annotator_id == user.fallback_id:
             return ""
         with reading(request.app.state.engine) as session:
-            person = session.get(Annotator, who.annotator_id)
+            person = session.get(Annotator, user.annotator_id)
             return (
                 "" if person is None else f"{person.disabled} {person.role} {person.password_hash}"
             )

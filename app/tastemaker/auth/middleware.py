@@ -19,7 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tastemaker.auth import identity
 from tastemaker.auth.origins import by_htmx, for_program, from_our_own_pages, host_name, known_hosts
 from tastemaker.config import Settings
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import (
+    Forbidden,
+    NotSignedIn,
+    TastemakerError,
+    TooLarge,
+    TooManyAttempts,
+    Unexpected,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +46,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-
-
-class Refused(TastemakerError):
-    status = 403
-
-
-class NotSignedIn(TastemakerError):
-    status = 401
-
-
-class TooLarge(TastemakerError):
-    status = 413
-
-
-class Unexpected(TastemakerError):
-    status = 500
 
 
 class SecurityMiddleware:
@@ -110,7 +101,7 @@ class SecurityMiddleware:
         if host_name(request.headers.get("host", "")) not in self.hosts:
             return self.respond(
                 request,
-                Refused(
+                Forbidden(
                     "This server does not answer under that name.",
                     "Use the address it printed at start, or add the name to "
                     "TASTEMAKER_ALLOWED_HOSTS.",
@@ -119,7 +110,7 @@ class SecurityMiddleware:
         if request.method not in SAFE_METHODS and not from_our_own_pages(request):
             return self.respond(
                 request,
-                Refused(
+                Forbidden(
                     "This request did not come from Tastemaker's own pages; nothing was changed.",
                     "Programs use /api/v1 with Content-Type: application/json, or with an "
                     "X-Requested-With header where they send files.",
@@ -133,23 +124,23 @@ class SecurityMiddleware:
         """None where the request may go on; `state.who` then says who asks."""
         path = request.url.path
         if not self.settings.admin_password:
-            request.state.who = identity.owner_identity(request)
+            request.state.user = identity.owner_identity(request)
             return None
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
         own, token = request.app.state.annotator_id, request.cookies.get(identity.COOKIE, "")
-        request.state.who = await run_sync(identity.session_identity, self.engine, token, own)
-        if request.state.who is not None:
+        request.state.user = await run_sync(identity.session_identity, self.engine, token, own)
+        if request.state.user is not None:
             return None
         challenge = {}
         authorization = request.headers.get("authorization", "")
         # Programs also follow what the API points to: thumbnails.
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
-                request.state.who = await run_sync(self.basic.who, request, authorization)
-            except identity.TooManyAttempts as error:
+                request.state.user = await run_sync(self.basic.user, request, authorization)
+            except TooManyAttempts as error:
                 return self.respond(request, error)
-            if request.state.who is not None:
+            if request.state.user is not None:
                 return None
         if for_program(request):
             challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}

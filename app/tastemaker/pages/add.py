@@ -19,20 +19,20 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from tastemaker import projects
-from tastemaker.auth.middleware import TooLarge
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Project
-from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import require_free_space
 from tastemaker.importing import requests
 from tastemaker.pages.api import Body, job_json
 from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 MAX_FILES = 100_000
 MAX_FIELD = 1000  # bytes of a text field
@@ -41,7 +41,11 @@ LOOK_AT_DISK_EVERY = 256 * 2**20
 
 @router.get("/projects/{project_id}/add")
 def page(
-    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+    _: AdminUser,
+    request: Request,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
 ) -> Response:
     return add_page(request, session, settings, project)
 
@@ -77,6 +81,7 @@ def refused(
 
 @router.post("/projects/{project_id}/add/folder")
 def add_folder(
+    _: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -97,7 +102,7 @@ def add_folder(
 
 @router.post("/projects/{project_id}/add/files")
 async def add_files(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> Response:
     """Take uploaded files. The one endpoint that is `async`, because only so can a body be read as
     it comes; whatever touches the disk runs in a thread."""
@@ -189,7 +194,7 @@ class NewImport(Body):
 
 @api.post("/projects/{project_id}/imports", status_code=202)
 def import_folder(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
 ) -> dict[str, Any]:
     """Import a folder of the server's machine, recursively; the answer is its job. The files stay
     where they are."""
@@ -204,7 +209,7 @@ def import_folder(
 
 @api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)
 async def upload_files(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> dict[str, Any]:
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
     job of their import. A field `collection` says where they come to: “Uploads” without it."""

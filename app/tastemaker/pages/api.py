@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from tastemaker import jobs, projects, queues, scores, versions
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid
@@ -18,7 +19,6 @@ from tastemaker.learning import recipes
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -30,7 +30,7 @@ from tastemaker.pages.scores import undo_score as take_back
 from tastemaker.training import retrain
 from tastemaker.versions import predictions
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 MAX_CARDS = 50
 
@@ -77,12 +77,12 @@ class NewTraining(Body):
 
 
 @router.get("/projects")
-def list_projects(session: ReadSession) -> list[dict[str, Any]]:
+def list_projects(_: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
     return [projects.summary(session, project) for project in projects.list_all(session)]
 
 
 @router.post("/projects", status_code=201)
-def create_project(engine: EngineDep, body: NewProject) -> dict[str, Any]:
+def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.create(
             session, body.name, encoder=body.encoder, threshold=body.threshold
@@ -91,7 +91,7 @@ def create_project(engine: EngineDep, body: NewProject) -> dict[str, Any]:
 
 
 @router.get("/projects/{project_id}")
-def show_project(session: ReadSession, project: CurrentProject) -> dict[str, Any]:
+def show_project(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
     return projects.summary(session, project)
 
 
@@ -100,6 +100,7 @@ def show_project(session: ReadSession, project: CurrentProject) -> dict[str, Any
 
 @router.get("/projects/{project_id}/queue")
 def next_images(
+    _: ViewerUser,
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,
@@ -120,6 +121,7 @@ def next_images(
 
 @router.get("/projects/{project_id}/scores")
 def list_scores(
+    _: ViewerUser,
     session: ReadSession,
     project: CurrentProject,
     person: CurrentAnnotator,
@@ -143,26 +145,26 @@ def list_scores(
 
 @router.post("/projects/{project_id}/scores")
 def record_score(
-    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewScore
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
     """Record a score, a skip or a flag. It is on disk when this answers."""
     said = ScoreInput(
         body.kind, body.value, body.key, body.expected, body.origin, body.reason, body.note
     )
-    event = record(engine, who, project_id, body.image_id, said)
+    event = record(engine, user, project_id, body.image_id, said)
     # A ready response: a dict would be validated in a thread first, on the way of every score.
     return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
 
 
 @router.post("/projects/{project_id}/undo")
 def undo_score(
-    engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id, body: NewUndo
+    engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id, body: NewUndo
 ) -> dict[str, Any]:
     """Take back the newest event. Answers with the image it was about, as a card."""
-    event = take_back(engine, who, project_id, body.event_id, body.key)
+    event = take_back(engine, user, project_id, body.event_id, body.key)
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        person = who.person(session)
+        person = user.person(session)
         return {
             "event_id": event.id,
             "undoes": event.undoes,
@@ -174,6 +176,7 @@ def undo_score(
 
 @router.get("/projects/{project_id}/images/{image_id}")
 def show_image(
+    _: ViewerUser,
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,
@@ -189,14 +192,14 @@ def show_image(
 
 @router.get("/projects/{project_id}/versions")
 def list_versions(
-    session: ReadSession, settings: SettingsDep, project: CurrentProject
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, project: CurrentProject
 ) -> list[dict[str, Any]]:
     return [versions.as_json(session, settings, v) for v in versions.list_ready(session, project)]
 
 
 @router.post("/projects/{project_id}/train", status_code=202)
 def train(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewTraining
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewTraining
 ) -> dict[str, Any]:
     """Queue a training; the answer is its job. `recipe` is the project's if none is given; `major`
     begins a new series, v2.0 after v1.4."""
@@ -209,7 +212,9 @@ def train(
 
 
 @router.post("/versions/{version_id}/activate")
-def activate_version(engine: EngineDep, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+def activate_version(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id
+) -> dict[str, Any]:
     with writing(engine) as session:
         version = versions.get(session, version_id)
         versions.verify(settings, version)
@@ -222,24 +227,24 @@ def activate_version(engine: EngineDep, settings: SettingsDep, version_id: Id) -
 
 
 @router.get("/jobs")
-def list_jobs(session: ReadSession) -> list[dict[str, Any]]:
+def list_jobs(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
     return [job_json(job) for job in jobs.recent(session)]
 
 
 @router.get("/jobs/{job_id}")
-def show_job(session: ReadSession, job_id: Id) -> dict[str, Any]:
+def show_job(_: AdminUser, session: ReadSession, job_id: Id) -> dict[str, Any]:
     lines = [entry.line for entry in jobs.log_of(session, job_id)]
     return job_json(jobs.get(session, job_id)) | {"log": lines}
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel_job(engine: EngineDep, job_id: Id) -> dict[str, Any]:
+def cancel_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
     with writing(engine) as session:
         return job_json(jobs.cancel(session, job_id))
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry_job(engine: EngineDep, job_id: Id) -> dict[str, Any]:
+def retry_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
     with writing(engine) as session:
         return job_json(jobs.retry(session, job_id))
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from tastemaker import __version__, projects
 from tastemaker.auth.identity import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
-from tastemaker.auth.permissions import allowed
+from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
 from tastemaker.database.migration import migrate
 from tastemaker.database.sessions import is_locked, writing
@@ -52,6 +52,9 @@ PAGES = (
 )  # fmt: skip
 
 
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+
+
 def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     """The application on the configured database, which is created or upgraded first.
 
@@ -68,7 +71,6 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # Swagger's page needs a CDN and inline scripts
         redoc_url=None,
-        dependencies=[Depends(allowed)],
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)
@@ -81,10 +83,10 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         respond=error_response,
     )
     for page in PAGES:
-        for router in (page.router, getattr(page, "api", None)):
-            if router is not None:
-                app.include_router(router)
-    app.add_api_route("/healthz", healthz, include_in_schema=False)
+        for routes in (page.router, getattr(page, "api", None)):
+            if routes is not None:
+                app.include_router(routes)
+    app.include_router(router)
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
@@ -93,7 +95,8 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     return app
 
 
-def healthz() -> dict[str, str]:
+@router.get("/healthz")
+def healthz(_: AnyVisitor) -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 

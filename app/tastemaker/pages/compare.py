@@ -9,6 +9,7 @@ from sqlmodel import Session
 
 from tastemaker import projects, scores, versions
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 from tastemaker.errors import Invalid, NotFound
@@ -28,8 +29,8 @@ from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.versions import version_report
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 VIEWS = {"numbers": "Numbers", "up": "Fail to pass", "down": "Pass to fail", "labels": "Labels"}
 PER_PAGE = 48
@@ -51,6 +52,7 @@ class FlipCard:
 
 @router.get("/projects/{project_id}/compare")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
@@ -132,7 +134,7 @@ def card(session: Session, both: Pair, person: Annotator, direction: str, flip: 
 def correct(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     image_id: Id,
     value: Annotated[str, Form()] = "",
@@ -150,17 +152,17 @@ def correct(
         both = flips.pair(session, project, a, b)
         get_image(session, image_id)
         event = scores.record(
-            session, project, image_id, who.person(session), "set", given, origin="review",
+            session, project, image_id, user.person(session), "set", given, origin="review",
             reason=reason, expected=expected,
         ).event  # fmt: skip
-    return corrected(request, engine, who, both, view, after, event)
+    return corrected(request, engine, user, both, view, after, event)
 
 
 @router.post("/projects/{project_id}/compare/undo")
 def undo(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     event_id: Annotated[int | None, Form()] = None,
     queue: Annotated[str, Form()] = "",
@@ -171,12 +173,12 @@ def undo(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         both = flips.pair(session, project, a, b)
-        event = scores.undo(session, project, who.person(session), event_id).event
-    return corrected(request, engine, who, both, view, 0, event)
+        event = scores.undo(session, project, user.person(session), event_id).event
+    return corrected(request, engine, user, both, view, 0, event)
 
 
 def corrected(
-    request: Request, engine: EngineDep, who: CurrentUser, both: Pair, view: str, after: int,
+    request: Request, engine: EngineDep, user: CurrentUser, both: Pair, view: str, after: int,
     event: ScoreEvent,
 ) -> Response:  # fmt: skip
     """What a correction changes on the page: the verdict and the form of one card, the counts;
@@ -190,7 +192,7 @@ def corrected(
         return see_other(f"/projects/{both.project.id}/compare?{at}&{done}")
     with reading(engine) as session:
         project = projects.get(session, both.project.id)
-        person = who.person(session)
+        person = user.person(session)
         flip = flips.one(session, both, event.image_id)
         context = {
             "project": project, "both": both, "view": view, "after": after,
@@ -223,7 +225,7 @@ def toast(
 
 @api.get("/projects/{project_id}/compare")
 def show_comparison(
-    session: ReadSession, project: CurrentProject, a: str = "", b: str = ""
+    _: ViewerUser, session: ReadSession, project: CurrentProject, a: str = "", b: str = ""
 ) -> dict[str, Any]:
     """Two versions side by side; without numbers, the active one against its parent."""
     both = flips.pair(session, project, a, b)
@@ -233,6 +235,7 @@ def show_comparison(
 
 @api.get("/projects/{project_id}/compare/flips")
 def show_flips(
+    _: ViewerUser,
     session: ReadSession,
     project: CurrentProject,
     a: str = "",

@@ -7,23 +7,20 @@ with as many waiting writers as the pool has threads, nobody could ever go on.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import projects
-from tastemaker.auth.identity import Identity, is_id
+from tastemaker.auth.permissions import CurrentUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, Project
 
 # SQLite's integers end at 2⁶³ − 1; a larger id is simply not there.
 Id = Annotated[int, Path(ge=1, lt=2**63)]
-
-FORM = "application/x-www-form-urlencoded"
 
 
 # These two only look something up; as plain functions each would cost a trip to a thread.
@@ -47,25 +44,9 @@ EngineDep = Annotated[Engine, Depends(engine_of)]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
-async def current_user(
-    request: Request, tastemaker_opened_for: Annotated[int | None, Header()] = None
-) -> Identity:
-    """Who asks, and whose page they ask from, where it says so: a script by a header, a form by a
-    field. Another tab may have changed who scores since the page was opened."""
-    who: Identity = request.state.who
-    opened_for = tastemaker_opened_for
-    if opened_for is None and request.headers.get("content-type", "").startswith(FORM):
-        field = (await request.form()).get("opened_for")  # read once, for the endpoint as well
-        opened_for = int(field) if isinstance(field, str) and is_id(field) else None
-    return who if opened_for is None else replace(who, opened_for=opened_for)
-
-
-CurrentUser = Annotated[Identity, Depends(current_user)]
-
-
-def current_annotator(session: ReadSession, who: CurrentUser) -> Annotator:
-    """Whose scores a request shows. An endpoint that writes asks `who.person(session)` itself."""
-    return who.person(session)
+def current_annotator(session: ReadSession, user: CurrentUser) -> Annotator:
+    """Whose scores a request shows. An endpoint that writes asks `user.person(session)` itself."""
+    return user.person(session)
 
 
 def current_project(project_id: Id, session: ReadSession) -> Project:

@@ -14,13 +14,13 @@ from sqlalchemy import Engine
 
 from tastemaker import projects, queues, scores
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -32,14 +32,15 @@ from tastemaker.pages.scores import NEVER_STALE, ORIGINS, known_queue
 from tastemaker.scores import batches
 from tastemaker.scores.batches import Batch, BatchItem
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 60
 
 
 @router.get("/projects/{project_id}/score/grid")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -73,7 +74,7 @@ def page(
 @router.post("/projects/{project_id}/score/grid")
 def score(
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     image: Annotated[list[str] | None, Form(max_length=batches.MOST)] = None,
     value: Annotated[str, Form()] = "",
@@ -83,17 +84,17 @@ def score(
     """The form without a script: the chosen images, and a score or “skip”."""
     queue = known_queue(queue)
     chosen = [_chosen(text) for text in image or ()]
-    batch = _record(engine, who, project_id, chosen, value, key or secrets.token_hex(16))
+    batch = _record(engine, user, project_id, chosen, value, key or secrets.token_hex(16))
     told = f"saved={len(batch.events)}&refused={len(batch.refused)}"
     return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{told}")
 
 
 @router.post("/projects/{project_id}/score/grid/undo")
 def undo(
-    engine: EngineDep, who: CurrentUser, project_id: Id, queue: Annotated[str, Form()] = "mixed"
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, queue: Annotated[str, Form()] = "mixed"
 ) -> Response:
     queue = known_queue(queue)
-    _undo(engine, who, project_id, None)
+    _undo(engine, user, project_id, None)
     return see_other(f"/projects/{project_id}/score/grid?queue={queue}&undone=1")
 
 
@@ -121,13 +122,13 @@ class NewBatch(BaseModel):
 
 @api.post("/projects/{project_id}/batches")
 def record_batch(
-    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewBatch
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewBatch
 ) -> dict[str, Any]:
     """Score many images at once. `events` tells the new event of each image that was saved,
     `refused` why others were left as they are."""
     chosen = [BatchItem(one.image_id, one.expected, one.origin, one.reason) for one in body.images]
     value = "skip" if body.value is None else str(body.value)
-    batch = _record(engine, who, project_id, chosen, value, body.key)
+    batch = _record(engine, user, project_id, chosen, value, body.key)
     return {
         "saved": True,
         "events": {event.image_id: event.id for event in batch.events},
@@ -143,31 +144,31 @@ class UndoneBatch(BaseModel):
 
 @api.post("/projects/{project_id}/batches/undo")
 def undo_batch(
-    engine: EngineDep, who: CurrentUser, project_id: Id, body: UndoneBatch
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: UndoneBatch
 ) -> dict[str, Any]:
     """Take back the newest thing said, a batch as a whole. `events` names, for each image it was
     about, the event that stands now (0: none), and `scores` the score."""
-    return _undo(engine, who, project_id, body.key)
+    return _undo(engine, user, project_id, body.key)
 
 
 # --- inside --------------------------------------------------------------------------------------
 
 
 def _record(
-    engine: Engine, who: Identity, project_id: int, chosen: list[BatchItem], value: str, key: str
+    engine: Engine, user: Identity, project_id: int, chosen: list[BatchItem], value: str, key: str
 ) -> Batch:
     if any(one.origin not in ORIGINS for one in chosen):
         raise Invalid("An image of this batch comes from nowhere that is known.")
     kind, number = ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        person = who.person(session)
+        person = user.person(session)
         return batches.record_batch(session, project, person, chosen, kind, number, key)
 
 
-def _undo(engine: Engine, who: Identity, project_id: int, key: str | None) -> dict[str, Any]:
+def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> dict[str, Any]:
     with writing(engine) as session:
-        project, person = projects.get(session, project_id), who.person(session)
+        project, person = projects.get(session, project_id), user.person(session)
         inverse = scores.undo(session, project, person, None, key).event
         images = [event.image_id for event in batches.undone_together(session, inverse)]
         standing = {i: scores.newest_event(session, project, i, person) for i in images}

@@ -5,6 +5,7 @@ from fastapi.responses import Response
 from sqlmodel import select
 
 from tastemaker import images
+from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Image
 from tastemaker.errors import NotFound
@@ -12,7 +13,7 @@ from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pictures.full_size import FullSize
 from tastemaker.pictures.pictures import THUMB, VIEW, thumb_path
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 # An image's bytes never change under its id, so neither do these.
 HEADERS = {
@@ -22,17 +23,19 @@ HEADERS = {
 
 
 @router.get("/images/{image_id}/thumb")
-def thumb(image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
+def thumb(_: ViewerUser, image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
     return derivative(image_id, session, settings, THUMB)
 
 
 @router.get("/images/{image_id}/view")
-def view(image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
+def view(_: ViewerUser, image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
     return derivative(image_id, session, settings, VIEW)
 
 
 @router.get("/images/{image_id}/full")
-def full(request: Request, image_id: Id, engine: EngineDep, settings: SettingsDep) -> Response:
+def full(
+    _: ViewerUser, request: Request, image_id: Id, engine: EngineDep, settings: SettingsDep
+) -> Response:
     """At 100 %, made from the file when first asked for."""
     with reading(engine) as session:  # not held while the picture is decoded
         image = images.get(session, image_id)

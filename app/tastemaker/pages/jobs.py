@@ -7,17 +7,21 @@ from sqlmodel import Session
 
 from tastemaker import jobs
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job, Project
 from tastemaker.pages.deps import EngineDep, Id, ReadSession
 from tastemaker.pages.render import render, see_other, shell
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 
 @router.get("/jobs")
 def page(
-    request: Request, session: ReadSession, project: Annotated[int, Query(ge=0, lt=2**63)] = 0
+    _: AdminUser,
+    request: Request,
+    session: ReadSession,
+    project: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
     """All jobs; with a `project`, inside its frame."""
     around = session.get(Project, project) if project else None
@@ -26,7 +30,7 @@ def page(
 
 
 @router.get("/jobs/list")
-def listing(request: Request, session: ReadSession) -> Response:
+def listing(_: AdminUser, request: Request, session: ReadSession) -> Response:
     """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
     if not jobs.unfinished(session):
         return Response(headers={"HX-Refresh": "true"})
@@ -34,7 +38,7 @@ def listing(request: Request, session: ReadSession) -> Response:
 
 
 @router.get("/jobs/{job_id}")
-def job_page(request: Request, session: ReadSession, job_id: Id) -> Response:
+def job_page(_: AdminUser, request: Request, session: ReadSession, job_id: Id) -> Response:
     job = jobs.get(session, job_id)
     project = session.get(Project, job.project_id) if job.project_id else None
     return render(
@@ -43,7 +47,7 @@ def job_page(request: Request, session: ReadSession, job_id: Id) -> Response:
 
 
 @router.get("/jobs/{job_id}/progress")
-def progress(request: Request, session: ReadSession, job_id: Id) -> Response:
+def progress(_: AdminUser, request: Request, session: ReadSession, job_id: Id) -> Response:
     """Asked every second while the job runs; then the page is loaded anew, for its frame counts
     the unfinished jobs."""
     job = jobs.get(session, job_id)
@@ -53,7 +57,7 @@ def progress(request: Request, session: ReadSession, job_id: Id) -> Response:
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(request: Request, engine: EngineDep, job_id: Id) -> Response:
+def cancel(_: AdminUser, request: Request, engine: EngineDep, job_id: Id) -> Response:
     with writing(engine) as session:
         job = jobs.cancel(session, job_id)
         context = job_context(session, job)
@@ -61,7 +65,7 @@ def cancel(request: Request, engine: EngineDep, job_id: Id) -> Response:
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry(request: Request, engine: EngineDep, job_id: Id) -> Response:
+def retry(_: AdminUser, request: Request, engine: EngineDep, job_id: Id) -> Response:
     with writing(engine) as session:
         job = jobs.retry(session, job_id)
         context = job_context(session, job)

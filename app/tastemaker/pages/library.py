@@ -15,6 +15,7 @@ from sqlmodel import Session
 
 from tastemaker import projects, versions
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.tables import Project
 from tastemaker.encoding.encoders import reads_text
@@ -37,8 +38,8 @@ from tastemaker.pages.library_changes import told
 from tastemaker.pages.library_view import ORDERS, PER_PAGE, View, find, predictor, view_of
 from tastemaker.pages.render import render, shell
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -46,6 +47,7 @@ api = APIRouter(prefix="/api/v1")
 
 @router.get("/projects/{project_id}/library")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     engine: EngineDep,
@@ -108,7 +110,7 @@ def around(
 
 @router.get("/projects/{project_id}/library/tags")
 def known_tags(
-    request: Request, session: ReadSession, project: CurrentProject, tag: str = ""
+    _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, tag: str = ""
 ) -> Response:
     """Tags to choose from while one is typed."""
     listed = [tags.TagCount(name, 0) for name in tags.starting_with(session, tag[:100])]
@@ -118,6 +120,7 @@ def known_tags(
 
 @router.get("/projects/{project_id}/images/{image_id}")
 def one(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -161,6 +164,7 @@ def facts_of(
 
 @api.get("/projects/{project_id}/library")
 def list_images(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     engine: EngineDep,
@@ -186,7 +190,11 @@ def list_images(
 
 @api.get("/projects/{project_id}/library/{image_id}")
 def show_facts(
-    session: ReadSession, settings: SettingsDep, project: CurrentProject, image_id: Id
+    _: ViewerUser,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    image_id: Id,
 ) -> dict[str, Any]:
     """Everything the project knows of one image, its whole history among it."""
     facts = facts_of(session, settings, project, image_id)
@@ -221,7 +229,7 @@ def show_facts(
 
 @api.get("/projects/{project_id}/tags")
 def list_tags(
-    session: ReadSession, project: CurrentProject, begin: str = ""
+    _: ViewerUser, session: ReadSession, project: CurrentProject, begin: str = ""
 ) -> list[dict[str, Any]]:
     """The project's most common tags; or, with `begin`, those of the library that begin so."""
     if begin.strip():

@@ -18,19 +18,19 @@ from sqlmodel import Session
 from tastemaker import projects, scores
 from tastemaker.auth.identity import Identity, safe_redirect_path
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import only_admin
+from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, require_admin
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.library import bulk, filters, scopes, tags, tiles
 from tastemaker.library.filters import LibraryFilter
-from tastemaker.pages.deps import CurrentUser, EngineDep, Id, SettingsDep
+from tastemaker.pages.deps import EngineDep, Id, SettingsDep
 from tastemaker.pages.library_view import PER_PAGE, View, predictor, view_of
 from tastemaker.pages.render import render, see_other
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 DONE = {
     "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
@@ -64,13 +64,13 @@ class Changed:
     event_id: int = 0
 
 
-def change(engine: Engine, who: Identity, project_id: int, wanted: Change) -> Changed:
+def change(engine: Engine, user: Identity, project_id: int, wanted: Change) -> Changed:
     """Do it, in short transactions, so that other people's scores go in between. Raises
     `NotAllowed` for somebody who only scores and wants anything else."""
     if wanted.action not in DONE:
         raise Invalid(f"“{wanted.action[:20]}” is nothing one can do to images.")
     if wanted.action != "score":
-        only_admin(who)
+        require_admin(user)
     with reading(engine) as session:
         project = projects.get(session, project_id)
         if wanted.filter is not None:
@@ -82,7 +82,7 @@ def change(engine: Engine, who: Identity, project_id: int, wanted: Change) -> Ch
             raise Invalid(
                 f"At most {bulk.MOST_SCORED:,} images can be scored at once.", "Select fewer."
             )
-    do = change_form(engine, project_id, who, wanted)
+    do = change_form(engine, project_id, user, wanted)
     changed = 0
     for part in bulk.parts(ids, 100 if wanted.action == "score" else bulk.AT_ONCE):
         with writing(engine) as session:
@@ -91,12 +91,12 @@ def change(engine: Engine, who: Identity, project_id: int, wanted: Change) -> Ch
     if wanted.action == "score" and changed:
         with reading(engine) as session:
             project = projects.get(session, project_id)
-            event_id = tiles.newest_of(session, project, who.person(session))
+            event_id = tiles.newest_of(session, project, user.person(session))
     return Changed(ids, changed, event_id)
 
 
 def change_form(
-    engine: Engine, project_id: int, who: Identity, wanted: Change
+    engine: Engine, project_id: int, user: Identity, wanted: Change
 ) -> Callable[[Session, Project, list[int]], int]:
     """What is done to a part of the images. What cannot be done at all is refused here, before
     anything is."""
@@ -104,7 +104,7 @@ def change_form(
         if wanted.value is None:
             raise Invalid("No score was given.", "A score is a whole number from 0 to 10.")
         value, group = wanted.value, wanted.key or secrets.token_hex(16)
-        return lambda s, p, ids: bulk.score(s, p, who.person(s), ids, value, group)
+        return lambda s, p, ids: bulk.score(s, p, user.person(s), ids, value, group)
     if wanted.action in ("tag", "untag"):
         if not wanted.tags:
             raise Invalid("No tag was typed.", "Type one, or several with commas between them.")
@@ -136,7 +136,7 @@ def changes(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     action: Annotated[str, Form()] = "",
     image: Annotated[list[str] | None, Form()] = None,
@@ -165,7 +165,7 @@ def changes(
         out_of=view.filter.collection,
         key=key,
     )
-    result = change(engine, who, project_id, wanted)
+    result = change(engine, user, project_id, wanted)
     there = safe_redirect_path(back) if back else f"/projects/{project_id}/library?{view.query()}"
     if by_htmx(request) and not everything and len(result.chosen) <= PER_PAGE * 5 and not back:
         return changed_tiles(request, engine, settings, project_id, view, action, result)
@@ -199,7 +199,7 @@ def undo(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     event_id: Annotated[int, Form()],
     queue: Annotated[str, Form()] = "",
@@ -207,7 +207,7 @@ def undo(
     """Take back what was scored last, a selection as a whole. `queue` says where to go back to."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        scores.undo(session, project, who.person(session), event_id)
+        scores.undo(session, project, user.person(session), event_id)
     there = with_done(safe_redirect_path(queue) if queue else f"/projects/{project_id}/library", {})
     there = with_done(there, {"done": "undone"})
     return Response(headers={"HX-Redirect": there}) if by_htmx(request) else see_other(there)
@@ -272,7 +272,7 @@ class NewChange(BaseModel):
 
 @api.post("/projects/{project_id}/library")
 def change_images(
-    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewChange
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewChange
 ) -> dict[str, Any]:
     """Score, tag, collect, take out or bring back many images. `event_id` is what an undo names."""
     asked = body.model_dump(exclude={"images", "filter", "tags"})
@@ -283,7 +283,7 @@ def change_images(
         tags=tuple(named),
         **asked,
     )
-    result = change(engine, who, project_id, wanted)
+    result = change(engine, user, project_id, wanted)
     return {
         "chosen": len(result.chosen), "changed": result.changed,
         "event_id": result.event_id or None,

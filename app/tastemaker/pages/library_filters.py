@@ -7,6 +7,7 @@ from fastapi import APIRouter, Form, Response
 from pydantic import BaseModel, ConfigDict
 
 from tastemaker import projects
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Slice
 from tastemaker.library import filters, saved_filters
@@ -15,8 +16,8 @@ from tastemaker.pages.library_changes import with_done
 from tastemaker.pages.library_view import view_of
 from tastemaker.pages.render import see_other
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 
 class NewFilter(BaseModel):
@@ -28,6 +29,7 @@ class NewFilter(BaseModel):
 
 @router.post("/projects/{project_id}/library/filters")
 def save_filter(
+    _: AdminUser,
     engine: EngineDep,
     project_id: Id,
     name: Annotated[str, Form()] = "",
@@ -40,19 +42,23 @@ def save_filter(
 
 
 @router.post("/projects/{project_id}/library/filters/{slice_id}/delete")
-def forget_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+def forget_filter(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
         saved_filters.delete(session, projects.get(session, project_id), slice_id)
     return see_other(f"/projects/{project_id}/library?done=forgotten")
 
 
 @api.get("/projects/{project_id}/filters")
-def list_filters(session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
+def list_filters(
+    _: ViewerUser, session: ReadSession, project: CurrentProject
+) -> list[dict[str, Any]]:
     return [_filter_json(row) for row, _ in saved_filters.list_saved(session, project)]
 
 
 @api.post("/projects/{project_id}/filters", status_code=201)
-def create_filter(engine: EngineDep, project_id: Id, body: NewFilter) -> dict[str, Any]:
+def create_filter(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: NewFilter
+) -> dict[str, Any]:
     """Save a filter under a name; one of that name is replaced."""
     asked = filters.from_dict(body.filter)
     with writing(engine) as session:
@@ -62,7 +68,7 @@ def create_filter(engine: EngineDep, project_id: Id, body: NewFilter) -> dict[st
 
 
 @api.delete("/projects/{project_id}/filters/{slice_id}", status_code=204)
-def delete_filter(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+def delete_filter(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
         saved_filters.delete(session, projects.get(session, project_id), slice_id)
     return Response(status_code=204)

@@ -5,16 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 
 from tastemaker.auth import accounts, identity
+from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
 from tastemaker.pages.deps import EngineDep, SettingsDep
 from tastemaker.pages.render import referring_path, render, see_other
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 
 @router.get("/login")
-def page(request: Request, settings: SettingsDep, next: str = "/") -> Response:
+def page(_: AnyVisitor, request: Request, settings: SettingsDep, next: str = "/") -> Response:
     if not settings.admin_password:
         return see_other("/")
     return _page(request, identity.safe_redirect_path(next))
@@ -22,6 +23,7 @@ def page(request: Request, settings: SettingsDep, next: str = "/") -> Response:
 
 @router.post("/login")
 def sign_in(
+    _: AnyVisitor,
     request: Request,
     settings: SettingsDep,
     engine: EngineDep,
@@ -44,7 +46,7 @@ def sign_in(
 
 
 @router.post("/logout")
-def sign_out(request: Request, engine: EngineDep) -> Response:
+def sign_out(_: AnyVisitor, request: Request, engine: EngineDep) -> Response:
     with writing(engine) as session:
         identity.sign_out(session, request.cookies.get(identity.COOKIE, ""))
     response = see_other("/login")
@@ -54,7 +56,11 @@ def sign_out(request: Request, engine: EngineDep) -> Response:
 
 @router.post("/person")
 def choose(
-    request: Request, settings: SettingsDep, engine: EngineDep, name: Annotated[str, Form()] = ""
+    _: AnyVisitor,
+    request: Request,
+    settings: SettingsDep,
+    engine: EngineDep,
+    name: Annotated[str, Form()] = "",
 ) -> Response:
     """From now on this browser scores as that person. Only where nobody signs in."""
     if settings.admin_password:

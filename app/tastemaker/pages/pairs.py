@@ -9,6 +9,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import projects
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Image, Project
 from tastemaker.errors import NotFound
@@ -16,7 +17,6 @@ from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -26,8 +26,8 @@ from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.scores import comparisons
 from tastemaker.scores.comparisons import Ranked
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 SHOWN = 24  # of the order so far
 Low = Annotated[int | None, Query(ge=0, le=10)]
@@ -35,6 +35,7 @@ Low = Annotated[int | None, Query(ge=0, le=10)]
 
 @router.get("/projects/{project_id}/score/pairs")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
@@ -50,7 +51,7 @@ def page(
 def answer(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     first_id: Annotated[int, Form(ge=1, lt=2**63)],
     second_id: Annotated[int, Form(ge=1, lt=2**63)],
@@ -60,28 +61,28 @@ def answer(
 ) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        person = who.person(session)
+        person = user.person(session)
         comparisons.record(session, project, person, first_id, second_id, verdict, key or None)
-    return _next(request, engine, who, project_id, low)
+    return _next(request, engine, user, project_id, low)
 
 
 @router.post("/projects/{project_id}/score/pairs/undo")
 def undo(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     low: Annotated[int | None, Form(ge=0, le=10)] = None,
 ) -> Response:
     """The pair that was taken back is shown again."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        inverse = comparisons.undo(session, project, who.person(session))
-    return _next(request, engine, who, project_id, low, (inverse.first_id, inverse.second_id))
+        inverse = comparisons.undo(session, project, user.person(session))
+    return _next(request, engine, user, project_id, low, (inverse.first_id, inverse.second_id))
 
 
 def _next(
-    request: Request, engine: Any, who: Any, project_id: int, low: int | None,
+    request: Request, engine: Any, user: Any, project_id: int, low: int | None,
     pair: tuple[int, int] | None = None,
 ) -> Response:  # fmt: skip
     if not by_htmx(request):
@@ -89,7 +90,7 @@ def _next(
         return see_other(f"/projects/{project_id}/score/pairs{chosen}")
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        person = who.person(session)
+        person = user.person(session)
         facts = _facts(session, project, person, low, pair)
         context = {"project": project, "keys": keymap.of(person), **facts}
         return render(request, "pairs.html", "pair", context)
@@ -108,7 +109,9 @@ class NewComparison(BaseModel):
 
 
 @api.get("/projects/{project_id}/comparisons")
-def show_order(session: ReadSession, project: CurrentProject, low: Low = None) -> dict[str, Any]:
+def show_order(
+    _: ViewerUser, session: ReadSession, project: CurrentProject, low: Low = None
+) -> dict[str, Any]:
     """The band's images by strength, strongest first, and the pair to ask about next."""
     low = comparisons.default_low(session, project) if low is None else low
     pairs = comparisons.standing_results(session, project)
@@ -123,10 +126,10 @@ def show_order(session: ReadSession, project: CurrentProject, low: Low = None) -
 
 @api.post("/projects/{project_id}/comparisons")
 def compare(
-    engine: EngineDep, who: CurrentUser, project_id: Id, body: NewComparison
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewComparison
 ) -> dict[str, Any]:
     with writing(engine) as session:
-        project, person = projects.get(session, project_id), who.person(session)
+        project, person = projects.get(session, project_id), user.person(session)
         row = comparisons.record(
             session, project, person, body.first_id, body.second_id, body.verdict, body.key
         )
@@ -134,9 +137,9 @@ def compare(
 
 
 @api.post("/projects/{project_id}/comparisons/undo")
-def undo_comparison(engine: EngineDep, who: CurrentUser, project_id: Id) -> dict[str, Any]:
+def undo_comparison(engine: EngineDep, user: AnnotatorUser, project_id: Id) -> dict[str, Any]:
     with writing(engine) as session:
-        row = comparisons.undo(session, projects.get(session, project_id), who.person(session))
+        row = comparisons.undo(session, projects.get(session, project_id), user.person(session))
         return {"undoes": row.undoes, "first_id": row.first_id, "second_id": row.second_id}
 
 

@@ -9,13 +9,13 @@ from sqlmodel import Session
 from tastemaker import projects
 from tastemaker.auth import accounts
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, NotFound, TastemakerError
 from tastemaker.pages.api import Body
 from tastemaker.pages.deps import (
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -25,8 +25,8 @@ from tastemaker.pages.render import referring_path, render, see_other, shell
 from tastemaker.scores import people
 from tastemaker.scores.agreement import annotator_noise
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 
 @router.get("/projects/{project_id}/people")
@@ -35,16 +35,16 @@ def page(
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,
-    who: CurrentUser,
+    user: ViewerUser,
 ) -> Response:
-    return _page(request, session, project, who)
+    return _page(request, session, project, user)
 
 
 @router.post("/projects/{project_id}/people")
 def add(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AdminUser,
     project_id: Id,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
@@ -59,24 +59,28 @@ def add(
             if project is None:
                 raise
             given = {"name": name, "role": role}
-            return _page(request, session, project, who, given, error)
+            return _page(request, session, project, user, given, error)
     return see_other(f"/projects/{project_id}/people")
 
 
 @router.post("/people/{person_id}/disable")
 def disable(
-    request: Request, engine: EngineDep, who: CurrentUser, person_id: Id,
+    request: Request, engine: EngineDep, user: AdminUser, person_id: Id,
     back: Annotated[bool, Form()] = False,
 ) -> Response:  # fmt: skip
     """Shut somebody out, or with `back` let them in again."""
     with writing(engine) as session:
-        _disable(session, who, person_id, not back)
+        _disable(session, user, person_id, not back)
     return see_other(referring_path(request) or "/")
 
 
 @router.post("/people/{person_id}/password")
 def set_password(
-    request: Request, engine: EngineDep, person_id: Id, password: Annotated[str, Form()] = ""
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    person_id: Id,
+    password: Annotated[str, Form()] = "",
 ) -> Response:
     with writing(engine) as session:
         accounts.set_password(session, _person(session, person_id), password)
@@ -93,7 +97,7 @@ class NewPerson(Body):
 
 
 @api.get("/projects/{project_id}/people")
-def show_agreement(session: ReadSession, project: CurrentProject) -> dict[str, Any]:
+def show_agreement(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
     """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
     found = people.agreement(session, project)
     habits = [
@@ -104,7 +108,7 @@ def show_agreement(session: ReadSession, project: CurrentProject) -> dict[str, A
 
 
 @api.get("/people")
-def list_people(session: ReadSession) -> list[dict[str, Any]]:
+def list_people(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
     return [about(person) for person in accounts.list_all(session)]
 
 
@@ -118,15 +122,17 @@ class NewPassword(Body):
 
 @api.post("/people/{person_id}/disable")
 def disable_person(
-    engine: EngineDep, who: CurrentUser, person_id: Id, body: Access
+    engine: EngineDep, user: AdminUser, person_id: Id, body: Access
 ) -> dict[str, Any]:
     """Shut somebody out, or let them in again."""
     with writing(engine) as session:
-        return about(_disable(session, who, person_id, body.disabled))
+        return about(_disable(session, user, person_id, body.disabled))
 
 
 @api.post("/people/{person_id}/password")
-def change_password(engine: EngineDep, person_id: Id, body: NewPassword) -> dict[str, Any]:
+def change_password(
+    _: AdminUser, engine: EngineDep, person_id: Id, body: NewPassword
+) -> dict[str, Any]:
     """Set a password; whoever was signed in under the old one is signed out."""
     with writing(engine) as session:
         person = _person(session, person_id)
@@ -135,7 +141,7 @@ def change_password(engine: EngineDep, person_id: Id, body: NewPassword) -> dict
 
 
 @api.post("/people", status_code=201)
-def add_person(engine: EngineDep, body: NewPerson) -> dict[str, Any]:
+def add_person(_: AdminUser, engine: EngineDep, body: NewPerson) -> dict[str, Any]:
     with writing(engine) as session:
         return about(accounts.add(session, body.name, body.password, body.role))
 
@@ -155,7 +161,7 @@ def _page(
     request: Request,
     session: Session,
     project: Project,
-    who: Identity,
+    user: Identity,
     given: dict[str, str] | None = None,
     error: TastemakerError | None = None,
 ) -> Response:
@@ -166,8 +172,8 @@ def _page(
         "noise": {h.person_id: _noise(session, project, h.person_id) for h in found.habits},
         "aggregate": projects.AGGREGATES[project.aggregate],
         "people": [about(person) for person in accounts.list_all(session)],
-        "me": who.person(session).id,
-        "is_admin": who.is_admin,
+        "me": user.person(session).id,
+        "is_admin": user.is_admin,
         "signs_in": bool(request.app.state.settings.admin_password),
         "shortest": accounts.SHORTEST_PASSWORD,
         "given": given or {"name": "", "role": "annotator"},
@@ -183,9 +189,9 @@ def _noise(session: Session, project: Project, person_id: int) -> dict[str, Any]
     return annotator_noise(session, project, session.get(Annotator, person_id))
 
 
-def _disable(session: Session, who: Identity, person_id: int, disabled: bool) -> Annotator:
+def _disable(session: Session, user: Identity, person_id: int, disabled: bool) -> Annotator:
     person = _person(session, person_id)
-    if disabled and person.id == who.person(session).id:
+    if disabled and person.id == user.person(session).id:
         raise Conflict("Nobody shuts out whom they are here as.", "Another admin can.")
     accounts.disable(session, person, disabled)
     return person

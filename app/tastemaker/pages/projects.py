@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import images, jobs, projects, versions
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project
@@ -17,12 +18,12 @@ from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.sample import demo
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 
 @router.get("/")
-def first(request: Request, session: ReadSession) -> Response:
+def first(_: ViewerUser, request: Request, session: ReadSession) -> Response:
     return first_page(request, session)
 
 
@@ -53,6 +54,7 @@ def first_page(
 
 @router.post("/projects")
 def create(
+    _: AdminUser,
     request: Request,
     engine: EngineDep,
     name: Annotated[str, Form()] = "",
@@ -68,18 +70,20 @@ def create(
 
 
 @router.get("/projects/{project_id}")
-def project(project_id: Id) -> Response:
+def project(_: ViewerUser, project_id: Id) -> Response:
     return see_other(f"/projects/{project_id}/score")
 
 
 @router.post("/demo")
-def sample_library(request: Request, engine: EngineDep, settings: SettingsDep) -> Response:
+def sample_library(
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep
+) -> Response:
     """Queue the sample project, and watch it being made."""
     return redirect(request, f"/jobs/{the_demo(engine, settings).id}")
 
 
 @api.post("/demo", status_code=202)
-def make_sample_project(engine: EngineDep, settings: SettingsDep) -> dict[str, Any]:
+def make_sample_project(_: AdminUser, engine: EngineDep, settings: SettingsDep) -> dict[str, Any]:
     """Queue the sample project; the answer is its job, the finished one if it was made before."""
     return job_json(the_demo(engine, settings))
 

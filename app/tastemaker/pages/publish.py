@@ -12,13 +12,13 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from tastemaker import jobs, projects, versions
-from tastemaker.auth.middleware import TooLarge
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Project, Version
 from tastemaker.encoding.encoders import known_encoders
-from tastemaker.errors import Invalid, NotFound, TastemakerError
+from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.add import Upload, check_room
 from tastemaker.pages.api import job_json
@@ -29,8 +29,8 @@ from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.scores import score_files
 from tastemaker.versions import prediction_files
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 MOST_BYTES = MAX_FILE_BYTES + 2**21  # a head, its sidecar and the form around them
 Ending = Literal["csv", "jsonl", "parquet"]
@@ -44,6 +44,7 @@ MEDIA = {
 
 @router.get("/projects/{project_id}/publish")
 def page(
+    _: AdminUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -114,7 +115,7 @@ def adoption(session: Session, project: Project) -> Job | None:
 
 @router.get("/projects/{project_id}/publish/adopting")
 def adopting(
-    request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
+    _: AdminUser, request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
     """Asked every second while a head is brought in; the page reloads when that has ended well."""
     job = session.get(Job, job_id)
@@ -127,6 +128,7 @@ def adopting(
 
 @router.post("/projects/{project_id}/card")
 def write_card(
+    _: AdminUser,
     engine: EngineDep,
     project_id: Id,
     goals: Annotated[str, Form()] = "",
@@ -154,7 +156,7 @@ def attached(part: exports.Part, media_type: str) -> StreamingResponse:
 
 
 @router.get("/versions/{version_id}/download")
-def download(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def download(_: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """Everything about a version in one zip, sent as it is made."""
     version = versions.get(session, version_id)
     parts, stem = exports.export_all(session, settings, version), exports.stem(version)
@@ -164,7 +166,9 @@ def download(session: ReadSession, settings: SettingsDep, version_id: Id) -> Res
 
 
 @router.get("/versions/{version_id}/card.md")
-def card_file(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def card_file(
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> Response:
     version = versions.get(session, version_id)
     part = exports.card(session, settings, version)
     named = exports.Part(f"{exports.stem(version)}.md", part.content)
@@ -172,14 +176,14 @@ def card_file(session: ReadSession, settings: SettingsDep, version_id: Id) -> Re
 
 
 @router.get("/versions/{version_id}/laion")
-def laion(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def laion(_: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """The head in the LAION layout, or the reason why it cannot be written so."""
     part = exports.laion_file(session, settings, versions.get(session, version_id))
     return attached(part, "application/octet-stream")
 
 
 @router.get("/versions/{version_id}/predictions.{ending}")
-def predictions(session: ReadSession, version_id: Id, ending: Ending) -> Response:
+def predictions(_: AdminUser, session: ReadSession, version_id: Id, ending: Ending) -> Response:
     version = versions.get(session, version_id)
     content = prediction_files.prediction_bytes(session, version, f".{ending}")
     name = f"{exports.stem(version)}.predictions.{ending}"
@@ -187,7 +191,7 @@ def predictions(session: ReadSession, version_id: Id, ending: Ending) -> Respons
 
 
 @router.get("/projects/{project_id}/labels.{ending}")
-def labels(session: ReadSession, project: CurrentProject, ending: Ending) -> Response:
+def labels(_: AdminUser, session: ReadSession, project: CurrentProject, ending: Ending) -> Response:
     """Every score that stands: sha256, path, score, annotator, scored_at."""
     rows = score_files.labels_of(session, project)
     name = f"{versions.base_name(project)}.labels.{ending}"
@@ -199,7 +203,7 @@ def labels(session: ReadSession, project: CurrentProject, ending: Ending) -> Res
 
 @router.post("/projects/{project_id}/heads")
 async def bring_in(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> Response:
     """Take a head made elsewhere. `async`, because only so can the file be read as it comes."""
     given: dict[str, str] = {}
@@ -291,7 +295,9 @@ class Texts(BaseModel):
 
 
 @api.get("/versions/{version_id}/card")
-def show_card(session: ReadSession, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+def show_card(
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> dict[str, Any]:
     """The model card: as Markdown, and the words in it that are the author's."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
@@ -305,7 +311,7 @@ def show_card(session: ReadSession, settings: SettingsDep, version_id: Id) -> di
 
 
 @api.put("/projects/{project_id}/card")
-def put_card(engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
+def put_card(_: AdminUser, engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
         model_card.set_texts(session, project, body.model_dump(exclude_none=True))
@@ -313,13 +319,16 @@ def put_card(engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
 
 
 @api.get("/versions/{version_id}/download")
-def download_all(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def download_all(
+    user: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> Response:
     """Everything about a version in one zip."""
-    return download(session, settings, version_id)
+    return download(user, session, settings, version_id)
 
 
 @api.get("/versions/{version_id}/export")
 def export(
+    user: AdminUser,
     session: ReadSession,
     settings: SettingsDep,
     version_id: Id,
@@ -330,28 +339,30 @@ def export(
     if format == "config":
         return attached(exports.config(session, settings, version), "application/json")
     if format == "laion":
-        return laion(session, settings, version_id)
+        return laion(user, session, settings, version_id)
     return attached(exports.checkpoint(settings, version), "application/octet-stream")
 
 
 @api.get("/versions/{version_id}/predictions")
-def export_predictions(session: ReadSession, version_id: Id, format: Ending = "jsonl") -> Response:
+def export_predictions(
+    user: AdminUser, session: ReadSession, version_id: Id, format: Ending = "jsonl"
+) -> Response:
     """What a version says of every image: sha256, path, aesthetic_score, out_of_fold,
     uncertainty, model_sha256."""
-    return predictions(session, version_id, format)
+    return predictions(user, session, version_id, format)
 
 
 @api.get("/projects/{project_id}/labels")
 def export_labels(
-    session: ReadSession, project: CurrentProject, format: Ending = "jsonl"
+    user: AdminUser, session: ReadSession, project: CurrentProject, format: Ending = "jsonl"
 ) -> Response:
     """Every score that stands: sha256, path, score, annotator, scored_at."""
-    return labels(session, project, format)
+    return labels(user, session, project, format)
 
 
 @api.post("/projects/{project_id}/heads", status_code=202)
 async def adopt_head(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> dict[str, Any]:
     """Bring in a head made elsewhere: multipart with the file, its sidecar if any, and the fields
     `encoder`, `note`, `activate`. The answer is the job."""

@@ -81,7 +81,7 @@ def scorer(request: Request) -> dict[str, Any]:
     found: dict[str, Any] | None = getattr(request.state, "scorer", None)
     if found is None:
         with reading(request.app.state.engine) as session:
-            person = request.state.who.person(session)
+            person = request.state.user.person(session)
             several = sum(not one.disabled for one in accounts.list_all(session)) > 1
             found = {"id": person.id, "name": person.name, "several": several}
         request.state.scorer = found

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.database.tables import ScoreEvent
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
@@ -15,19 +16,20 @@ from tastemaker.pages.score import card_json
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.queues import reviews
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 48
 
 
 @router.get("/projects/{project_id}/review")
-def first(project_id: Id) -> Response:
+def first(_: ViewerUser, project_id: Id) -> Response:
     return see_other(f"/projects/{project_id}/review/{next(iter(reviews.REVIEWS))}")
 
 
 @router.get("/projects/{project_id}/review/{kind}")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -62,6 +64,7 @@ def page(
 
 @api.get("/projects/{project_id}/review/{kind}")
 def show_review(
+    _: ViewerUser,
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlmodel import Session, col, select
 
 from tastemaker import queues, scores
+from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.tables import (
     Annotator,
@@ -31,8 +32,8 @@ from tastemaker.pages.scoring_session import PAUSE, session_summary, zoned
 from tastemaker.pictures.pictures import VIEW
 from tastemaker.queues.cards import Card, card_for
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 CARDS_AHEAD = 8  # what the page holds; its first three pictures are decoded ahead
 
@@ -64,6 +65,7 @@ class Step:
 
 @router.get("/projects/{project_id}/score")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -106,6 +108,7 @@ def page(
 
 @router.get("/projects/{project_id}/score/strip")
 def session_strip(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -119,6 +122,7 @@ def session_strip(
 
 @router.get("/projects/{project_id}/score/waiting")
 def waiting(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -212,6 +216,7 @@ def previous_card(
 
 @api.get("/projects/{project_id}/history")
 def history(
+    _: ViewerUser,
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,

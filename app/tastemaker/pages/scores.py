@@ -14,18 +14,19 @@ from sqlalchemy import Engine
 from tastemaker import projects, queues, scores
 from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import ScoreEvent
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.pages.deps import CurrentUser, EngineDep, Id, SettingsDep
+from tastemaker.pages.deps import EngineDep, Id, SettingsDep
 from tastemaker.pages.render import render, see_other
 from tastemaker.queues import reviews
 from tastemaker.queues.cards import card_for
 from tastemaker.scores import Recorded
 from tastemaker.scores.agreement import RE_ASK
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 # The back button shows a page as it was, images that were scored meanwhile among them; so pages to
 # score on are asked for anew.
@@ -74,33 +75,33 @@ SayingForm = Annotated[ScoreForm, Form()]
 
 @router.post("/projects/{project_id}/images/{image_id}/score")
 def score(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id,
+    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: SayingForm,
 ) -> Response:  # fmt: skip
     said = form.said("set")
     return respond(
-        request, engine, settings, who, project_id, image_id, said, form.queue, form.page
+        request, engine, settings, user, project_id, image_id, said, form.queue, form.page
     )
 
 
 @router.post("/projects/{project_id}/images/{image_id}/skip")
 def skip(
-    request: Request, engine: EngineDep, settings: SettingsDep, who: CurrentUser, project_id: Id,
+    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: SayingForm,
 ) -> Response:  # fmt: skip
     said = form.said("skip")
     return respond(
-        request, engine, settings, who, project_id, image_id, said, form.queue, form.page
+        request, engine, settings, user, project_id, image_id, said, form.queue, form.page
     )
 
 
 @router.post("/projects/{project_id}/images/{image_id}/flag")
 def flag(
-    engine: EngineDep, who: CurrentUser, project_id: Id, image_id: Id, form: SayingForm
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, image_id: Id, form: SayingForm
 ) -> Response:
     """Mark an image for a later look. It stays on the screen: it can be scored as well."""
     queue = known_queue(form.queue)
-    record(engine, who, project_id, image_id, form.said("flag"))
+    record(engine, user, project_id, image_id, form.said("flag"))
     return see_other(f"{score_page(project_id, queue, form.page)}&image={image_id}&flagged=1")
 
 
@@ -109,37 +110,37 @@ def undo(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     event_id: Annotated[int | None, Form()] = None,
     key: Annotated[str, Form()] = "",
     queue: Annotated[str, Form()] = "mixed",
     page: Annotated[str, Form()] = "",
 ) -> Response:
-    event = undo_score(engine, who, project_id, event_id, key or None)
+    event = undo_score(engine, user, project_id, event_id, key or None)
     if queue in reviews.REVIEWS and not page.startswith("score"):
         if by_htmx(request):
             return review_card(
-                request, engine, settings, who, project_id, event.image_id, queue, None
+                request, engine, settings, user, project_id, event.image_id, queue, None
             )
         return see_other(review_page(project_id, queue, page, "undone=1"))
     return see_other(f"{score_page(project_id, known_queue(queue), page)}&image={event.image_id}")
 
 
 def record(
-    engine: Engine, who: Identity, project_id: int, image_id: int, said: ScoreInput
+    engine: Engine, user: Identity, project_id: int, image_id: int, said: ScoreInput
 ) -> Recorded:
     """Record what was said, in one transaction, committed when this returns."""
     if said.origin not in ORIGINS:
         raise Invalid(f"“{said.origin[:20]}” is not where an image can come from.")
     with writing(engine) as session:
-        if who.opened_for is not None:
-            who.person(session)  # still the one whose page this is
+        if user.page_user_id is not None:
+            user.person(session)  # still the one whose page this is
         try:
             return scores.record_for(
-                session, project_id, image_id, who.annotator_id, said.kind, said.value,
+                session, project_id, image_id, user.annotator_id, said.kind, said.value,
                 origin=said.origin, reason=said.reason, note=said.note, key=said.key,
-                expected=said.expected, otherwise=who.fallback_id,
+                expected=said.expected, otherwise=user.fallback_id,
             )  # fmt: skip
         except NotFound:
             projects.get(session, project_id)  # it may be the project that is not there
@@ -147,16 +148,16 @@ def record(
 
 
 def undo_score(
-    engine: Engine, who: Identity, project_id: int, event_id: int | None, key: str | None
+    engine: Engine, user: Identity, project_id: int, event_id: int | None, key: str | None
 ) -> ScoreEvent:
     """Undo the newest thing said (`event_id`: only if it is that one). Returns the inverse."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return scores.undo(session, project, who.person(session), event_id, key).event
+        return scores.undo(session, project, user.person(session), event_id, key).event
 
 
 def respond(
-    request: Request, engine: Engine, settings: Settings, who: Identity, project_id: int,
+    request: Request, engine: Engine, settings: Settings, user: Identity, project_id: int,
     image_id: int, said: ScoreInput, queue: str, page: str,
 ) -> Response:  # fmt: skip
     """Record, then go back to the page it was said on: `page` is “score”, or the
@@ -164,23 +165,23 @@ def respond(
     reviewing = queue in reviews.REVIEWS and not page.startswith("score")
     if not reviewing:
         queue = known_queue(queue)
-    event = record(engine, who, project_id, image_id, said)
+    event = record(engine, user, project_id, image_id, said)
     if not reviewing:
         return see_other(score_page(project_id, queue, page))
     if by_htmx(request):
-        return review_card(request, engine, settings, who, project_id, image_id, queue, event)
+        return review_card(request, engine, settings, user, project_id, image_id, queue, event)
     return see_other(review_page(project_id, queue, page, f"saved={event.id}"))
 
 
 def review_card(
-    request: Request, engine: Engine, settings: Settings, who: Identity, project_id: int,
+    request: Request, engine: Engine, settings: Settings, user: Identity, project_id: int,
     image_id: int, queue: str, saved: Recorded | None,
 ) -> Response:  # fmt: skip
     """What changes on a review page: the verdict and the form of one card, and the counts, with a
     toast that can take the change back. The card keeps the prediction it was shown with."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        person = who.person(session)
+        person = user.person(session)
         card = card_for(session, settings, project, person, image_id)
         if saved is None:
             toast: dict[str, Any] = {"text": "Taken back."}

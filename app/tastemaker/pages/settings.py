@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from tastemaker import projects, scores, versions
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, Invalid, TastemakerError
@@ -18,7 +19,6 @@ from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -27,8 +27,8 @@ from tastemaker.pages.deps import (
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.versions import percentiles
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 FIELDS = ("name", "threshold", "recipe", "aggregate", "auto_train_every", "auto_train_drift")
 SPARE_ROWS = 2  # empty brackets at the end of the form, to be filled in
@@ -40,6 +40,7 @@ SHARES = (
 
 @router.get("/projects/{project_id}/settings")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
@@ -60,7 +61,7 @@ Typed = Annotated[dict[str, list[str]], Depends(typed_in)]
 
 @router.post("/projects/{project_id}/settings")
 def change(
-    request: Request, engine: EngineDep, who: CurrentUser, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, user: AdminUser, project_id: Id, typed: Typed
 ) -> Response:
     """Save what the form holds; what it leaves out stays as it is. `suggest` only fills in brackets
     at the percentiles of the active version, to be looked at and saved."""
@@ -74,29 +75,29 @@ def change(
         if "suggest" in typed:
             with reading(engine) as session:
                 given["brackets"] = suggested(session, projects.get(session, project_id))
-                return again(request, session, who.person(session), project_id, given)
+                return again(request, session, user.person(session), project_id, given)
         with writing(engine) as session:
             store(session, projects.get(session, project_id), understood(given))
     except TastemakerError as error:
         with reading(engine) as session:
-            return again(request, session, who.person(session), project_id, given, error)
+            return again(request, session, user.person(session), project_id, given, error)
     return see_other(f"/projects/{project_id}/settings?saved=1")
 
 
 @router.post("/projects/{project_id}/keys")
 def change_keys(
-    request: Request, engine: EngineDep, who: CurrentUser, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, typed: Typed
 ) -> Response:
     """Give actions keys of your own: an action and a key in turn."""
     chosen = dict(zip(typed.get("action", []), typed.get("key", []), strict=False))
     try:
         with writing(engine) as session:
-            keymap.change(session, who.person(session), chosen)
+            keymap.change(session, user.person(session), chosen)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)
             return shown(
-                request, session, project, who.person(session), as_typed(project),
+                request, session, project, user.person(session), as_typed(project),
                 typed_keys=chosen, keys_error=error,
             )  # fmt: skip
     return see_other(f"/projects/{project_id}/settings?saved=1#keys")
@@ -107,7 +108,7 @@ def delete(
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
-    who: CurrentUser,
+    user: AdminUser,
     project_id: Id,
     name: Annotated[str, Form()] = "",
 ) -> Response:
@@ -118,7 +119,7 @@ def delete(
         with reading(engine) as session:
             project = projects.get(session, project_id)
             return shown(
-                request, session, project, who.person(session), as_typed(project),
+                request, session, project, user.person(session), as_typed(project),
                 delete_error=error,
             )  # fmt: skip
     return see_other("/")
@@ -160,7 +161,9 @@ class TypedName(BaseModel):
 
 
 @api.post("/projects/{project_id}/settings")
-def change_settings(engine: EngineDep, project_id: Id, body: Changes) -> dict[str, Any]:
+def change_settings(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: Changes
+) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
         store(session, project, body.model_dump(exclude_none=True))
@@ -168,23 +171,23 @@ def change_settings(engine: EngineDep, project_id: Id, body: Changes) -> dict[st
 
 
 @api.get("/keys")
-def show_keys(person: CurrentAnnotator) -> dict[str, tuple[str, ...]]:
+def show_keys(_: ViewerUser, person: CurrentAnnotator) -> dict[str, tuple[str, ...]]:
     """Which keys do what for you."""
     return keymap.of(person)
 
 
 @api.post("/keys")
-def choose_keys(engine: EngineDep, who: CurrentUser, body: Keys) -> dict[str, tuple[str, ...]]:
+def choose_keys(engine: EngineDep, user: AnnotatorUser, body: Keys) -> dict[str, tuple[str, ...]]:
     """Give actions keys of your own; those that are not named keep theirs."""
     with writing(engine) as session:
-        person = who.person(session)
+        person = user.person(session)
         keymap.change(session, person, body.keys)
         return keymap.of(person)
 
 
 @api.post("/projects/{project_id}/delete")
 def delete_by_program(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: TypedName
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: TypedName
 ) -> dict[str, str]:
     """Delete a project; the answer names the file that its scores were kept in."""
     return {"scores": str(delete_project(settings, engine, project_id, body.name))}

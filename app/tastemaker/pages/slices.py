@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import embeddings, projects, versions
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project, Slice, Version
 from tastemaker.encoding.encoders import reads_text
@@ -19,8 +20,8 @@ from tastemaker.live import model_requests
 from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.render import render, see_other, share, shell
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 TEXT_SECONDS = 30.0  # the first question by text loads the encoder
 
@@ -30,7 +31,11 @@ TEXT_SECONDS = 30.0  # the first question by text loads the encoder
 
 @router.get("/projects/{project_id}/slices")
 def page(
-    request: Request, session: ReadSession, project: CurrentProject, version: str = ""
+    _: ViewerUser,
+    request: Request,
+    session: ReadSession,
+    project: CurrentProject,
+    version: str = "",
 ) -> Response:
     return render(request, "slices.html", None, context(session, project, version))
 
@@ -97,6 +102,7 @@ def history(there: list[Version]) -> dict[int, list[tuple[str, bool | None]]]:
 
 @router.post("/projects/{project_id}/slices")
 def add(
+    _: AdminUser,
     request: Request,
     engine: EngineDep,
     project_id: Id,
@@ -118,14 +124,14 @@ def add(
 
 
 @router.post("/projects/{project_id}/slices/{slice_id}/remove")
-def remove(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+def remove(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     with writing(engine) as session:
         slices.remove(session, slices.get(session, projects.get(session, project_id), slice_id))
     return see_other(f"/projects/{project_id}/slices")
 
 
 @router.post("/projects/{project_id}/slices/{slice_id}/search")
-def search_again(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+def search_again(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     """Look for the images nearest to a slice's text anew: some may have come since."""
     search(engine, project_id, slice_id)
     return see_other(f"/projects/{project_id}/slices")
@@ -133,6 +139,7 @@ def search_again(engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
 
 @router.post("/projects/{project_id}/expectations")
 def expect(
+    _: AdminUser,
     request: Request,
     engine: EngineDep,
     project_id: Id,
@@ -161,7 +168,9 @@ def expect(
 
 
 @router.post("/projects/{project_id}/expectations/{expectation_id}/remove")
-def remove_expectation(engine: EngineDep, project_id: Id, expectation_id: Id) -> Response:
+def remove_expectation(
+    _: AdminUser, engine: EngineDep, project_id: Id, expectation_id: Id
+) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
         session.delete(expectations.get(session, project, expectation_id))
@@ -257,7 +266,9 @@ class NewExpectation(Body):
 
 
 @api.get("/projects/{project_id}/slices")
-def list_slices(session: ReadSession, project: CurrentProject, version: str = "") -> dict[str, Any]:
+def list_slices(
+    _: ViewerUser, session: ReadSession, project: CurrentProject, version: str = ""
+) -> dict[str, Any]:
     """Every slice with its numbers under a version (the active one), and every expectation with
     whether that version meets it; `under_represented` are those, and the largest tags besides, with
     less than half of their share of the labels. Before a version, `slices` hold names only."""
@@ -271,7 +282,7 @@ def list_slices(session: ReadSession, project: CurrentProject, version: str = ""
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
-def add_slice(engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, Any]:
+def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, Any]:
     definition: dict[str, Any] = {"tag": body.tag}
     if body.kind == "filter":
         definition = {"filter": body.filter}
@@ -283,18 +294,22 @@ def add_slice(engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, An
 
 
 @api.delete("/projects/{project_id}/slices/{slice_id}", status_code=204)
-def remove_slice(engine: EngineDep, project_id: Id, slice_id: Id) -> None:
-    remove(engine, project_id, slice_id)
+def remove_slice(user: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> None:
+    remove(user, engine, project_id, slice_id)
 
 
 @api.post("/projects/{project_id}/slices/{slice_id}/search")
-def search_slice_again(engine: EngineDep, project_id: Id, slice_id: Id) -> dict[str, Any]:
+def search_slice_again(
+    _: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id
+) -> dict[str, Any]:
     """Look for the images of a slice by text anew."""
     return slice_json(search(engine, project_id, slice_id))
 
 
 @api.post("/projects/{project_id}/expectations", status_code=201)
-def add_expectation(engine: EngineDep, project_id: Id, body: NewExpectation) -> dict[str, Any]:
+def add_expectation(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: NewExpectation
+) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
         return expectations.expect(session, project, **body.model_dump()).model_dump()
@@ -302,7 +317,7 @@ def add_expectation(engine: EngineDep, project_id: Id, body: NewExpectation) -> 
 
 @api.put("/projects/{project_id}/expectations/{expectation_id}")
 def change_expectation(
-    engine: EngineDep, project_id: Id, expectation_id: Id, body: NewExpectation
+    _: AdminUser, engine: EngineDep, project_id: Id, expectation_id: Id, body: NewExpectation
 ) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
@@ -312,8 +327,10 @@ def change_expectation(
 
 
 @api.delete("/projects/{project_id}/expectations/{expectation_id}", status_code=204)
-def drop_expectation(engine: EngineDep, project_id: Id, expectation_id: Id) -> None:
-    remove_expectation(engine, project_id, expectation_id)
+def drop_expectation(
+    user: AdminUser, engine: EngineDep, project_id: Id, expectation_id: Id
+) -> None:
+    remove_expectation(user, engine, project_id, expectation_id)
 
 
 def slice_json(row: Slice) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project, ScoreEvent, TestRun
@@ -25,7 +26,6 @@ from tastemaker.pages.add import Upload, check_room
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
-    CurrentUser,
     EngineDep,
     Id,
     ReadSession,
@@ -34,8 +34,8 @@ from tastemaker.pages.deps import (
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE, undo_score
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 48
 
@@ -45,6 +45,7 @@ PER_PAGE = 48
 
 @router.get("/projects/{project_id}/test-runs")
 def page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
@@ -91,7 +92,7 @@ def by_collection(told: list[TestRunReport]) -> list[tuple[str, list[TestRunRepo
 
 @router.post("/projects/{project_id}/test-runs")
 async def start(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> Response:
     """Start a run. `async`, because only so can uploaded files be read as they come."""
     given: dict[str, Any] = {}
@@ -165,6 +166,7 @@ def number(text: str) -> int:
 
 @router.get("/projects/{project_id}/test-runs/{run_id}")
 def run_page(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
@@ -196,7 +198,7 @@ def run_page(
 
 @router.get("/projects/{project_id}/test-runs/{run_id}/progress")
 def progress(
-    request: Request, session: ReadSession, project: CurrentProject, run_id: Id
+    _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> Response:
     """Asked every second while the run is under way; then the page is loaded anew."""
     told = test_run_cards.get(session, project, run_id)
@@ -206,7 +208,7 @@ def progress(
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/retry")
-def retry(engine: EngineDep, project_id: Id, run_id: Id) -> Response:
+def retry(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     """Go on with a run that failed or was cancelled."""
     with writing(engine) as session:
         told = test_run_cards.get(session, projects.get(session, project_id), run_id)
@@ -215,7 +217,7 @@ def retry(engine: EngineDep, project_id: Id, run_id: Id) -> Response:
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/cancel")
-def cancel(engine: EngineDep, project_id: Id, run_id: Id) -> Response:
+def cancel(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     with writing(engine) as session:
         told = test_run_cards.get(session, projects.get(session, project_id), run_id)
         jobs.cancel(session, told.run.job_id or 0)
@@ -226,7 +228,7 @@ def cancel(engine: EngineDep, project_id: Id, run_id: Id) -> Response:
 def score(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     run_id: Id,
     image_id: Id,
@@ -237,9 +239,9 @@ def score(
     after: Annotated[int, Form(ge=0)] = 0,
 ) -> Response:
     """Correct a score where the mistake is seen."""
-    event = say(engine, who, project_id, run_id, image_id, value, key or None, expected)
+    event = say(engine, user, project_id, run_id, image_id, value, key or None, expected)
     if by_htmx(request):
-        return changed_card(request, engine, who, project_id, run_id, image_id, part, event)
+        return changed_card(request, engine, user, project_id, run_id, image_id, part, event)
     at = f"/projects/{project_id}/test-runs/{run_id}"
     return see_other(f"{at}?part={known_part(part)}&after={after}&saved={event.id}#card-{image_id}")
 
@@ -248,7 +250,7 @@ def score(
 def undo(
     request: Request,
     engine: EngineDep,
-    who: CurrentUser,
+    user: AnnotatorUser,
     project_id: Id,
     run_id: Id,
     event_id: Annotated[int | None, Form()] = None,
@@ -256,14 +258,14 @@ def undo(
 ) -> Response:
     with reading(engine) as session:
         test_run_cards.get(session, projects.get(session, project_id), run_id)
-    event = undo_score(engine, who, project_id, event_id, None)
+    event = undo_score(engine, user, project_id, event_id, None)
     if by_htmx(request):
-        return changed_card(request, engine, who, project_id, run_id, event.image_id, part, None)
+        return changed_card(request, engine, user, project_id, run_id, event.image_id, part, None)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}?part={known_part(part)}&undone=1")
 
 
 def say(
-    engine: Engine, who: Identity, project_id: int, run_id: int, image_id: int,
+    engine: Engine, user: Identity, project_id: int, run_id: int, image_id: int,
     value: Any, key: str | None, expected: int | None,
 ) -> ScoreEvent:  # fmt: skip
     """Record a correction, in one transaction, committed when this returns."""
@@ -271,12 +273,19 @@ def say(
         project = projects.get(session, project_id)
         told = test_run_cards.get(session, project, run_id)
         return test_run_cards.correct(
-            session, project, told, image_id, who.person(session), value, key=key, expected=expected
+            session,
+            project,
+            told,
+            image_id,
+            user.person(session),
+            value,
+            key=key,
+            expected=expected,
         )
 
 
 def changed_card(
-    request: Request, engine: Engine, who: Identity, project_id: int, run_id: int, image_id: int,
+    request: Request, engine: Engine, user: Identity, project_id: int, run_id: int, image_id: int,
     part: str, saved: ScoreEvent | None,
 ) -> Response:  # fmt: skip
     """What changes after a correction: the verdict and the form of one card, the count of
@@ -290,7 +299,7 @@ def changed_card(
             "changed": saved is not None,
         }  # fmt: skip
         blocks: tuple[str, ...] = ("corrected", "toast")
-        if card := shown_card(session, told, image_id, who.person(session)):
+        if card := shown_card(session, told, image_id, user.person(session)):
             context["card"] = card
             blocks = ("verdict", "correction", *blocks)
         return render(request, "test_run.html", blocks, context)
@@ -344,14 +353,14 @@ class Correction(BaseModel):
 
 
 @api.get("/projects/{project_id}/test-runs")
-def list_runs(session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
+def list_runs(_: ViewerUser, session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
     """Every test run, newest first, with its figures."""
     return [run_json(told) for told in test_run_cards.listing(session, project)]
 
 
 @api.post("/projects/{project_id}/test-runs", status_code=202)
 def start_run(
-    engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewRun
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewRun
 ) -> dict[str, Any]:
     """Queue a test run. Files are sent by the page's form; a program names a folder."""
     source = Source(body.collection_id, body.folder, name=body.name.strip())
@@ -361,12 +370,15 @@ def start_run(
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}")
-def show_run(session: ReadSession, project: CurrentProject, run_id: Id) -> dict[str, Any]:
+def show_run(
+    _: ViewerUser, session: ReadSession, project: CurrentProject, run_id: Id
+) -> dict[str, Any]:
     return run_json(test_run_cards.get(session, project, run_id))
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}/images")
 def run_images(
+    _: ViewerUser,
     session: ReadSession,
     project: CurrentProject,
     person: CurrentAnnotator,
@@ -382,11 +394,11 @@ def run_images(
 
 @api.post("/projects/{project_id}/test-runs/{run_id}/scores")
 def correct(
-    engine: EngineDep, who: CurrentUser, project_id: Id, run_id: Id, body: Correction
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, run_id: Id, body: Correction
 ) -> JSONResponse:
     """Score an image that the run shows. It is on disk when this answers."""
     event = say(
-        engine, who, project_id, run_id, body.image_id, body.value, body.key, body.expected
+        engine, user, project_id, run_id, body.image_id, body.value, body.key, body.expected
     )  # fmt: skip
     return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
 

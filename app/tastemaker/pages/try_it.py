@@ -20,12 +20,12 @@ from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from tastemaker import projects, versions
-from tastemaker.auth.middleware import TooLarge
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import CollectionImage, Image, Project
-from tastemaker.errors import Invalid, NotFound, TastemakerError
+from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.files import write_atomic
 from tastemaker.importing import requests
 from tastemaker.live import live_model, model_requests, preview_uploads
@@ -34,8 +34,8 @@ from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, Se
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PATIENCE = 30.0  # seconds; the first question may have to wait for the encoder to load
 COLLECTION = "Tried"  # where a tried picture goes that is added after all
@@ -46,13 +46,18 @@ COLLECTION = "Tried"  # where a tried picture goes that is added after all
 
 @router.get("/projects/{project_id}/try")
 def page(
-    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+    _: ViewerUser,
+    request: Request,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
 ) -> Response:
     return try_page(request, session, settings, project)
 
 
 @router.get("/projects/{project_id}/try/{token}")
 def result(
+    _: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -92,7 +97,7 @@ def try_page(
 
 
 @router.get("/projects/{project_id}/try/{token}/view")
-def view(settings: SettingsDep, project_id: Id, token: str) -> Response:
+def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Response:
     """The tried picture, re-encoded and without any metadata."""
     path = preview_uploads.view_path(settings, token)
     if not path.is_file():
@@ -103,7 +108,7 @@ def view(settings: SettingsDep, project_id: Id, token: str) -> Response:
 
 @router.post("/projects/{project_id}/try")
 async def try_picture(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AnnotatorUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> Response:
     """Take one picture and ask. `async`, because only so can a body be read as it comes."""
     token, chosen = preview_uploads.new_token(), set[str]()
@@ -134,7 +139,7 @@ def refused(
 
 
 @router.post("/projects/{project_id}/try/warm")
-def warm(engine: EngineDep, project_id: Id) -> Response:
+def warm(_: AnnotatorUser, engine: EngineDep, project_id: Id) -> Response:
     """Asked when the page is opened, so that the encoder is loaded by the time it is needed."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
@@ -145,7 +150,12 @@ def warm(engine: EngineDep, project_id: Id) -> Response:
 
 @router.post("/projects/{project_id}/try/{token}/again")
 async def predict_again(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
+    _: AnnotatorUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    token: str,
 ) -> Response:
     """Ask other versions about the same picture."""
     form = await request.form()
@@ -155,7 +165,9 @@ async def predict_again(
 
 
 @router.post("/projects/{project_id}/try/{token}/add")
-def add(engine: EngineDep, settings: SettingsDep, project_id: Id, token: str) -> Response:
+def add(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
+) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
     told = preview_uploads.find_upload(settings, token)
     check_room(engine, settings, project_id)
@@ -176,7 +188,9 @@ def add(engine: EngineDep, settings: SettingsDep, project_id: Id, token: str) ->
 
 
 @router.get("/projects/{project_id}/added/{sha256}")
-def added(request: Request, session: ReadSession, project: CurrentProject, sha256: str) -> Response:
+def added(
+    _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, sha256: str
+) -> Response:
     """Wait for the import of one picture, then go and score it."""
     image = session.exec(select(Image).where(Image.sha256 == sha256)).first()
     if image is not None and in_project(session, project, image.id):
@@ -334,7 +348,7 @@ BODY = {
 
 @api.post("/projects/{project_id}/predict", openapi_extra=BODY)
 async def predict(
-    request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    _: AnnotatorUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
 ) -> JSONResponse:
     """What versions say about a picture: scores in 0–1 with bracket and uncertainty, and the
     nearest labelled images. Nothing of the picture is kept. As multipart, fields named

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
@@ -21,8 +22,8 @@ from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain
 from tastemaker.versions import file_checks, predictions, version_report
 
-router = APIRouter(include_in_schema=False)
-api = APIRouter(prefix="/api/v1")
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 ON_A_SHEET = 24  # tiles on the page; a downloaded sheet holds DOWNLOADED
 DOWNLOADED = 100
@@ -33,7 +34,11 @@ DOWNLOADED = 100
 
 @router.get("/projects/{project_id}/versions")
 def page(
-    request: Request, session: ReadSession, settings: SettingsDep, project: CurrentProject
+    _: ViewerUser,
+    request: Request,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
 ) -> Response:
     every = versions.list_ready(session, project)
     numbers = {version.id or 0: version.number for version in every}
@@ -63,7 +68,7 @@ def page(
 
 @router.get("/projects/{project_id}/versions/training")
 def training_progress(
-    request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
+    _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
     """Asked every second while a training runs; the page reloads when it has ended well."""
     job = session.get(Job, job_id)
@@ -76,6 +81,7 @@ def training_progress(
 
 @router.post("/projects/{project_id}/train")
 def train(
+    _: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -143,7 +149,9 @@ def training(session: Session, project: Project) -> Job | None:
 
 
 @router.get("/versions/{version_id}")
-def one(request: Request, session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def one(
+    _: ViewerUser, request: Request, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> Response:
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
@@ -178,7 +186,7 @@ def one(request: Request, session: ReadSession, settings: SettingsDep, version_i
 
 
 @router.post("/versions/{version_id}/activate")
-def activate(engine: EngineDep, settings: SettingsDep, version_id: Id) -> Response:
+def activate(_: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id) -> Response:
     version = activate_checked(engine, settings, version_id)
     return see_other(f"/projects/{version.project_id}/versions#{version.number}")
 
@@ -195,7 +203,9 @@ def activate_checked(engine: EngineDep, settings: Settings, version_id: int) -> 
 
 
 @router.get("/versions/{version_id}/checkpoint")
-def checkpoint(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def checkpoint(
+    _: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> Response:
     """The head as safetensors; refused if the file is no longer the one that was published."""
     version = versions.get(session, version_id)
     versions.verify(settings, version)
@@ -205,7 +215,7 @@ def checkpoint(session: ReadSession, settings: SettingsDep, version_id: Id) -> R
 
 
 @router.get("/versions/{version_id}/config")
-def config(session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
+def config(_: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id) -> Response:
     """The sidecar, with what became known since: percentiles, parent, calibration."""
     version = versions.get(session, version_id)
     part = exports.config(session, settings, version)
@@ -214,14 +224,14 @@ def config(session: ReadSession, settings: SettingsDep, version_id: Id) -> Respo
 
 
 @router.get("/versions/{version_id}/training-set.csv")
-def training_set_csv(session: ReadSession, version_id: Id) -> Response:
+def training_set_csv(_: AdminUser, session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     content = version_report.training_csv(session, version)
     return attached(content, "text/csv", f"{file_name(session, version)}.training-set.csv")
 
 
 @router.get("/versions/{version_id}/training-set.jsonl")
-def training_set_jsonl(session: ReadSession, version_id: Id) -> Response:
+def training_set_jsonl(_: AdminUser, session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
     content = version_report.training_jsonl(session, version)
     name = f"{file_name(session, version)}.training-set.jsonl"
@@ -229,7 +239,9 @@ def training_set_jsonl(session: ReadSession, version_id: Id) -> Response:
 
 
 @router.get("/versions/{version_id}/sheets/{sheet}")
-def sheet(session: ReadSession, settings: SettingsDep, version_id: Id, sheet: str) -> Response:
+def sheet(
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, version_id: Id, sheet: str
+) -> Response:
     """A contact sheet as a PNG to keep or to send."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
@@ -287,7 +299,9 @@ def expected(version: Version) -> dict[str, Any]:
 
 
 @api.get("/versions/{version_id}")
-def show_version(session: ReadSession, settings: SettingsDep, version_id: Id) -> dict[str, Any]:
+def show_version(
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, version_id: Id
+) -> dict[str, Any]:
     """All that the version's page shows: metrics, recipe, slices, what its file proved."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
@@ -309,14 +323,18 @@ def show_version(session: ReadSession, settings: SettingsDep, version_id: Id) ->
 
 
 @api.get("/versions/{version_id}/training-set")
-def show_training_set(session: ReadSession, version_id: Id) -> list[dict[str, Any]]:
+def show_training_set(_: AdminUser, session: ReadSession, version_id: Id) -> list[dict[str, Any]]:
     """The exact labels the version saw: sha256, path, score, side (train, holdout, aside), fold."""
     return list(version_report.training_set(session, versions.get(session, version_id)))
 
 
 @api.get("/versions/{version_id}/sheets/{sheet}")
 def show_sheet(
-    session: ReadSession, version_id: Id, sheet: str, n: Annotated[int, Query(ge=1, le=200)] = 100
+    _: ViewerUser,
+    session: ReadSession,
+    version_id: Id,
+    sheet: str,
+    n: Annotated[int, Query(ge=1, le=200)] = 100,
 ) -> list[dict[str, Any]]:
     """The images a version puts at the `top`, at the `bottom`, or around the `threshold`."""
     version = versions.get(session, version_id)

@@ -16,7 +16,6 @@ from tastemaker.scores.labels import (
     rebuild_labels,
 )
 from tastemaker.scores.recording import (
-    Forbidden,
     Recorded,
     parse_score,
     record,

@@ -18,16 +18,12 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
 from tastemaker.database.tables import Annotator, Image, Project, RemovedImage, ScoreEvent, now
-from tastemaker.errors import Conflict, Invalid, NotFound, Stale, TastemakerError
+from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
 from tastemaker.scores.events import Event, newest_event, standing_events, standing_on
 from tastemaker.scores.labels import (
     derive_label,
 )
-
-
-class Forbidden(TastemakerError):
-    status = 403
 
 
 @dataclass(frozen=True)
