@@ -27,8 +27,8 @@ from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import require_free_space
 from tastemaker.importing import requests
-from tastemaker.pages.api import Body, job_json
-from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)

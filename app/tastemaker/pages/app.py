@@ -19,7 +19,6 @@ from tastemaker.database.sessions import is_locked, writing
 from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.pages import (
     add,
-    api,
     compare,
     grid,
     images,
@@ -46,7 +45,7 @@ from tastemaker.pictures.full_size import FullSize
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    api, images, score, scores, first, login, grid, pairs, review, library, library_changes,
+    images, score, scores, first, login, grid, pairs, review, library, library_changes,
     library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip

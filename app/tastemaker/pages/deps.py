@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -55,3 +56,9 @@ def current_project(project_id: Id, session: ReadSession) -> Project:
 
 CurrentAnnotator = Annotated[Annotator, Depends(current_annotator)]
 CurrentProject = Annotated[Project, Depends(current_project)]
+
+
+class Body(BaseModel):
+    """A JSON body: a field that is not known is refused, not passed over."""
+
+    model_config = ConfigDict(extra="forbid")

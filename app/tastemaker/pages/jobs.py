@@ -1,6 +1,6 @@
 """Background work: what runs, how fast, how long still, and what went wrong."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlmodel import Session
@@ -14,6 +14,7 @@ from tastemaker.pages.deps import EngineDep, Id, ReadSession
 from tastemaker.pages.render import render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 
 @router.get("/jobs")
@@ -82,3 +83,35 @@ def job_context(session: Session, job: Job) -> dict[str, object]:
 
 def back_to(job: Job) -> Response:
     return see_other(f"/jobs/{job.id}")
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+@api.get("/jobs")
+def list_jobs(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
+    return [job_json(job) for job in jobs.recent(session)]
+
+
+@api.get("/jobs/{job_id}")
+def show_job(_: AdminUser, session: ReadSession, job_id: Id) -> dict[str, Any]:
+    lines = [entry.line for entry in jobs.log_of(session, job_id)]
+    return job_json(jobs.get(session, job_id)) | {"log": lines}
+
+
+@api.post("/jobs/{job_id}/cancel")
+def cancel_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
+    with writing(engine) as session:
+        return job_json(jobs.cancel(session, job_id))
+
+
+@api.post("/jobs/{job_id}/retry")
+def retry_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
+    with writing(engine) as session:
+        return job_json(jobs.retry(session, job_id))
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job for programs; what its worker alone needs (payload, fence) stays out."""
+    inner = {"payload", "fence", "heartbeat"}
+    return job.model_dump(mode="json", exclude=inner) | {"seconds_left": jobs.seconds_left(job)}

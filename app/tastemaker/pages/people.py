@@ -13,8 +13,8 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, NotFound, TastemakerError
-from tastemaker.pages.api import Body
 from tastemaker.pages.deps import (
+    Body,
     CurrentProject,
     EngineDep,
     Id,

@@ -13,8 +13,8 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import TastemakerError
-from tastemaker.pages.api import job_json
-from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.sample import demo
 
@@ -109,3 +109,31 @@ def card(session: Session, project: Project) -> dict[str, object]:
     ).all()
     measured = (active.metrics.get("holdout") or {}) if active else {}
     return projects.summary(session, project) | {"pictures": some, "measured": measured}
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+class NewProject(Body):
+    name: str
+    encoder: str = projects.DEFAULT_ENCODER
+    threshold: float = 0.5
+
+
+@api.get("/projects")
+def list_projects(_: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
+    return [projects.summary(session, project) for project in projects.list_all(session)]
+
+
+@api.post("/projects", status_code=201)
+def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[str, Any]:
+    with writing(engine) as session:
+        project = projects.create(
+            session, body.name, encoder=body.encoder, threshold=body.threshold
+        )
+        return projects.summary(session, project)
+
+
+@api.get("/projects/{project_id}")
+def show_project(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
+    return projects.summary(session, project)

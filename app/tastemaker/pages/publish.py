@@ -21,8 +21,8 @@ from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.add import Upload, check_room
-from tastemaker.pages.api import job_json
 from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
 from tastemaker.publishing import card_blocks, exports, import_head, model_card

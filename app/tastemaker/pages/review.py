@@ -12,9 +12,9 @@ from tastemaker.live import live_model
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.score import card_json
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.queues import reviews
+from tastemaker.queues.cards import card_json
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")

@@ -7,7 +7,7 @@ through the JSON API: it shows the next image at once and saves behind it.
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -24,17 +24,18 @@ from tastemaker.database.tables import (
     ScoreEvent,
     now,
 )
+from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
-from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, ReadSession, SettingsDep
+from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import render, shell
 from tastemaker.pages.scores import NEVER_STALE, known_queue
 from tastemaker.pages.scoring_session import PAUSE, session_summary, zoned
-from tastemaker.pictures.pictures import VIEW
-from tastemaker.queues.cards import Card, card_for
+from tastemaker.queues.cards import card_for, card_json
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
+MAX_CARDS = 50
 CARDS_AHEAD = 8  # what the page holds; its first three pictures are decoded ahead
 
 
@@ -164,19 +165,6 @@ def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     return found
 
 
-def card_json(card: Card) -> dict[str, Any]:
-    """A card for programs and for the scripts of the pages, with the addresses of its pictures.
-    `full` is there only where `view` shows less than the file holds."""
-    at = f"/images/{card.image_id}"
-    larger = max(card.width, card.height) > VIEW
-    pictures = {
-        "view": f"{at}/view" if card.has_pixels else None,
-        "thumb": f"{at}/thumb" if card.has_pixels else None,
-        "full": f"{at}/full" if card.has_pixels and larger else None,
-    }
-    return asdict(card) | pictures
-
-
 def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:
     """The scores 0–10 under the brackets ([from 0–1, name], ascending) that they fall into. A
     bracket too narrow to hold a whole score has none."""
@@ -246,3 +234,68 @@ def history(
                 "card": card_json(card) | told,
             }  # fmt: skip
     return list(found.values())
+
+
+@api.get("/projects/{project_id}/queue")
+def next_images(
+    _: ViewerUser,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    queue: str = "mixed",
+    collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    n: Annotated[int, Query(ge=1, le=MAX_CARDS)] = 4,
+    exclude: str = "",
+) -> list[dict[str, Any]]:
+    """The next images to score, each with the reason why. `exclude`: ids held already, by comma;
+    `collection`: which one, for the queue of that name."""
+    cards = queues.next_cards(
+        session, settings, project, person, known_queue(queue), n=n, exclude=_ids(exclude),
+        collection_id=collection or None,
+    )  # fmt: skip
+    return [card_json(card) for card in cards]
+
+
+@api.get("/projects/{project_id}/scores")
+def list_scores(
+    _: ViewerUser,
+    session: ReadSession,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+) -> list[dict[str, Any]]:
+    """What you said that still stands, newest first."""
+    return [
+        {
+            "event_id": event.id,
+            "image_id": image.id,
+            "sha256": image.sha256,
+            "kind": event.kind,
+            "value": event.value,
+            "origin": event.origin,
+            "reason": event.reason,
+            "at": event.at.isoformat(),
+        }
+        for event, image in scores.recent(session, project, person, limit)
+    ]
+
+
+@api.get("/projects/{project_id}/images/{image_id}")
+def show_image(
+    _: ViewerUser,
+    session: ReadSession,
+    settings: SettingsDep,
+    project: CurrentProject,
+    person: CurrentAnnotator,
+    image_id: Id,
+) -> dict[str, Any]:
+    """One image as a card: its label, what the model thinks, why it would be shown."""
+    return card_json(card_for(session, settings, project, person, image_id))
+
+
+def _ids(text: str) -> Sequence[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and len(part) < 19 for part in parts):
+        raise Invalid("“exclude” is a list of image ids with commas between them.")
+    return [int(part) for part in parts]

@@ -5,10 +5,11 @@ here are those of the Score and the Review page; the page goes on as if no scrip
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, Field
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, StrictInt
 from sqlalchemy import Engine
 
 from tastemaker import projects, queues, scores
@@ -19,14 +20,15 @@ from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import ScoreEvent
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.pages.deps import EngineDep, Id, SettingsDep
+from tastemaker.pages.deps import Body, EngineDep, Id, SettingsDep
 from tastemaker.pages.render import render, see_other
 from tastemaker.queues import reviews
-from tastemaker.queues.cards import card_for
+from tastemaker.queues.cards import card_for, card_json
 from tastemaker.scores import Recorded
 from tastemaker.scores.agreement import RE_ASK
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 # The back button shows a page as it was, images that were scored meanwhile among them; so pages to
 # score on are asked for anew.
@@ -215,3 +217,59 @@ def known_queue(queue: str) -> str:
     if queue not in queues.QUEUES:
         raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {' or '.join(queues.QUEUES)}.")
     return queue
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+class NewScore(Body):
+    """`value` 0–10 for a score; `kind` skip or flag without one. `key` makes a repeat harmless;
+    `expected` is the event the asker knew of (0: none)."""
+
+    image_id: int = Field(ge=1, lt=2**63)
+    value: StrictInt | None = Field(default=None, ge=0, le=10)
+    kind: Literal["set", "skip", "flag"] = "set"
+    key: str | None = Field(default=None, min_length=8, max_length=80)
+    expected: int | None = None
+    queue: str = Field(default="mixed", max_length=40)
+    origin: Literal["control", "queue", "review", "re-ask"] = "queue"
+    reason: str = Field(default="", max_length=300)
+    note: str = Field(default="", max_length=2000)
+
+
+class NewUndo(Body):
+    """Undo the newest event; with `event_id`, only if it is that one."""
+
+    event_id: int | None = Field(default=None, ge=1, lt=2**63)
+    key: str | None = Field(default=None, min_length=8, max_length=80)
+
+
+@api.post("/projects/{project_id}/scores")
+def record_score(
+    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
+) -> JSONResponse:
+    """Record a score, a skip or a flag. It is on disk when this answers."""
+    said = ScoreInput(
+        body.kind, body.value, body.key, body.expected, body.origin, body.reason, body.note
+    )
+    event = record(engine, user, project_id, body.image_id, said)
+    # A ready response: a dict would be validated in a thread first, on the way of every score.
+    return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
+
+
+@api.post("/projects/{project_id}/undo")
+def undo_newest(
+    engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id, body: NewUndo
+) -> dict[str, Any]:
+    """Take back the newest event. Answers with the image it was about, as a card."""
+    event = undo_score(engine, user, project_id, body.event_id, body.key)
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        person = user.person(session)
+        return {
+            "event_id": event.id,
+            "undoes": event.undoes,
+            "saved": True,
+            "image_id": event.image_id,
+            "card": card_json(queues.card_for(session, settings, project, person, event.image_id)),
+        }

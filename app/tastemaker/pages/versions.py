@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import FileResponse
+from pydantic import Field
 from sqlmodel import Session, col, func, select
 
 from tastemaker import jobs, projects, scores, versions
@@ -15,7 +16,8 @@ from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
 from tastemaker.errors import NotFound
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
-from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, count_labels, newest_job
 from tastemaker.publishing import exports, sheets
@@ -340,3 +342,42 @@ def show_sheet(
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     return [tile.as_dict() for tile in sheets.sheet_tiles(session, project, version, sheet, n)]
+
+
+class NewTraining(Body):
+    note: str = Field(default="", max_length=500)
+    recipe: recipes.Name | None = None
+    major: bool = False
+
+
+@api.get("/projects/{project_id}/versions")
+def list_versions(
+    _: ViewerUser, session: ReadSession, settings: SettingsDep, project: CurrentProject
+) -> list[dict[str, Any]]:
+    return [versions.as_json(session, settings, v) for v in versions.list_ready(session, project)]
+
+
+@api.post("/projects/{project_id}/train", status_code=202)
+def start_training(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewTraining
+) -> dict[str, Any]:
+    """Queue a training; the answer is its job. `recipe` is the project's if none is given; `major`
+    begins a new series, v2.0 after v1.4."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        job = retrain.request_training(
+            session, settings, project, body.note, body.recipe, body.major
+        )
+        return job_json(job)
+
+
+@api.post("/versions/{version_id}/activate")
+def activate_version(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id
+) -> dict[str, Any]:
+    with writing(engine) as session:
+        version = versions.get(session, version_id)
+        versions.verify(settings, version)
+        versions.activate(session, version)
+        predictions.enqueue_predictions(session, version)
+        return versions.as_json(session, settings, version)

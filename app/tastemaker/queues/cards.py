@@ -1,7 +1,8 @@
 """An image as a page shows it: what is known of it, why it is here, and what is near it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -9,6 +10,7 @@ from tastemaker import images, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, Version
 from tastemaker.live import live_model
+from tastemaker.pictures.pictures import VIEW
 from tastemaker.queues import reasons
 from tastemaker.scores import neighbours
 from tastemaker.scores.agreement import RE_ASK
@@ -168,3 +170,16 @@ def _review_reason(session: Session, project: Project, person: Annotator, image_
     if len(said) == 2 and said[0].origin == RE_ASK:
         return reasons.asked_again(said[1].value, said[1].at)
     return ""
+
+
+def card_json(card: Card) -> dict[str, Any]:
+    """A card for programs and for the scripts of the pages, with the addresses of its pictures.
+    `full` is there only where `view` shows less than the file holds."""
+    at = f"/images/{card.image_id}"
+    larger = max(card.width, card.height) > VIEW
+    pictures = {
+        "view": f"{at}/view" if card.has_pixels else None,
+        "thumb": f"{at}/thumb" if card.has_pixels else None,
+        "full": f"{at}/full" if card.has_pixels and larger else None,
+    }
+    return asdict(card) | pictures
