@@ -380,7 +380,7 @@ def test_a_bug_in_the_task_is_not_hidden(pool):
 
 ORPHANAGE = """
 import os, sys, time
-from app.media.decode_pool import DecodePool
+from tastemaker.pictures.decode_pool import DecodePool
 
 def report(_):
     return os.getpid()

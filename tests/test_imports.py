@@ -684,9 +684,9 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
 IMPORT = """
 import sys
 from pathlib import Path
-from app.intake import imports, requests
+from tastemaker.importing import imports, requests
 from tastemaker.config import Settings
-from app.migrate import migrate
+from tastemaker.database.migration import migrate
 from tests.conftest import work_on
 
 if __name__ == "__main__":

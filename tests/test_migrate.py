@@ -45,14 +45,14 @@ def upgrade() -> None:
 
 
 def newest() -> str:
-    (script,) = sorted((config.PACKAGE.parent / "migrations" / "versions").glob("*.py"))[-1:]
+    (script,) = sorted((config.shipped("migrations") / "versions").glob("*.py"))[-1:]
     return script.stem.split("_")[0]
 
 
 def write_next(root: Path, then: str = "pass", revision: str = "9999") -> Path:
     """The program's migrations with one more."""
     folder = root / "migrations"
-    shutil.copytree(config.PACKAGE.parent / "migrations", folder)
+    shutil.copytree(config.shipped("migrations"), folder)
     text = NEXT.format(revision=revision, parent=newest(), then=then)
     (folder / "versions" / f"{revision}_next.py").write_text(text)
     return folder
@@ -165,11 +165,11 @@ def test_an_upgrade_that_fails_or_would_lose_rows_changes_nothing(
 MIGRATE = """
 import sys
 from pathlib import Path
-from app import migrate
+from tastemaker.database import migration
 from tastemaker.config import Settings
 
-migrate.shipped = lambda name: Path(sys.argv[2])
-migrate.migrate(Settings(home=Path(sys.argv[1]), _env_file=None))
+migration.shipped = lambda name: Path(sys.argv[2])
+migration.migrate(Settings(home=Path(sys.argv[1]), _env_file=None))
 """
 
 

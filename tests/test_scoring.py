@@ -270,8 +270,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from tastemaker.config import Settings
-from app.filtering import scorer
-from app.filtering.score_tables import best, write
+from tastemaker.filtering import scorer
+from tastemaker.filtering.score_tables import best, write
 source, file, out, top = sys.argv[1:]
 model, sizes = scorer.read_model(Path(file)), []
 

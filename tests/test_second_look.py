@@ -30,7 +30,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Invalid
 from tastemaker.learning.contradictions import contradictions
 from tastemaker.live import live_model, model_process, project_state
-from tastemaker.queues import reviews
+from tastemaker.queues import cards, reviews
 from tastemaker.queues.rereview import RE_ASK_AFTER, RE_ASK_EVERY
 from tastemaker.scores import agreement, neighbours
 from tests.conftest import add_images
@@ -85,7 +85,7 @@ class Desk:
     def refit(self) -> None:
         model_process.refit(self.settings, self.engine, self.project.id)
 
-    def next(self, queue: str, n: int = 8, **more: object) -> list[queues.Card]:
+    def next(self, queue: str, n: int = 8, **more: object) -> list[cards.Card]:
         with sessions.reading(self.engine) as session:
             return queues.next_cards(
                 session, self.settings, self.project, self.me, queue, n, **more
@@ -337,7 +337,7 @@ def test_one_in_twenty_of_the_mixed_queue_is_a_re_ask(desk: Desk) -> None:
     desk.age()
     desk.refit()
     origins: Counter[str] = Counter()
-    held: list[queues.Card] = []
+    held: list[cards.Card] = []
     for _ in range(4 * RE_ASK_EVERY):
         held += desk.next("mixed", 6 - len(held), exclude={card.image_id for card in held})
         card = held.pop(0)

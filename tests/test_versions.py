@@ -43,9 +43,10 @@ POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
 FORGE = """
 import os, sys
 from pathlib import Path
-import app.learning.heads, app.learning.metrics, app.learning.training
-from app import db, faults
-from app.retraining import retrain
+import tastemaker.learning.heads, tastemaker.learning.metrics, tastemaker.learning.training
+from tastemaker import processes
+from tastemaker.database import sessions
+from tastemaker.training import retrain
 from tastemaker.config import Settings
 from tests.conftest import work_on
 print("ready", flush=True)
@@ -53,9 +54,9 @@ for line in sys.stdin:
     home, job_id, fault = line.split()
     child = os.fork()
     if child == 0:
-        faults._wanted = "" if fault == "-" else fault
+        processes._failpoint = "" if fault == "-" else fault
         settings = Settings(home=Path(home), min_free_gb=0, _env_file=None)
-        engine = db.make_engine(settings)
+        engine = sessions.make_engine(settings)
         result = retrain.run(work_on(settings, engine, int(job_id)))
         print(result["version"], flush=True)
         os._exit(0)

@@ -188,7 +188,7 @@ def test_a_search_shows_the_nearest_first_and_the_filter_holds(
         asked.append((kind, payload))
         return {"images": [{"image_id": i, "similarity": 0.9} for i in (5, 2, 30, 28, 1)]}
 
-    monkeypatch.setattr(model_requests, "ask", ask)
+    monkeypatch.setattr(model_requests, "call", ask)
     monkeypatch.setattr(library, "PER_PAGE", 2)
     first = world.client.get(f"{at}?like=7")
     assert shown(first.text) == [5, 2]
@@ -206,7 +206,7 @@ def test_a_search_that_nobody_answers_says_so_and_offers_a_way_on(
     def ask(*_: Any, **__: Any) -> dict[str, Any]:
         raise Unavailable("The worker is not running.", "Start it.")
 
-    monkeypatch.setattr(model_requests, "ask", ask)
+    monkeypatch.setattr(model_requests, "call", ask)
     answer = world.client.get(f"{at}?like=7")
     assert answer.status_code == 503
     assert "The worker is not running." in answer.text

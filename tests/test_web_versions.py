@@ -414,7 +414,7 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
 
     monkeypatch.setattr("tastemaker.pages.slices.reads_text", lambda name: True)
     monkeypatch.setattr("tastemaker.pages.slices.embeddings.count", lambda *_: 20)
-    monkeypatch.setattr("tastemaker.pages.slices.questions.ask", answer)
+    monkeypatch.setattr("tastemaker.pages.slices.model_requests.call", answer)
     data = {"kind": "prompt", "prompt": "a castle", "share": "10"}
     assert world.client.post(f"{world.at}/slices", data=data).status_code == 303
     assert asked == [{"text": "a castle", "limit": 2, "kind": "text"}]
@@ -425,7 +425,7 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
     def nobody(*_: Any, **__: Any) -> None:
         raise Unavailable("The worker is not running.", "Start it.")
 
-    monkeypatch.setattr("tastemaker.pages.slices.questions.ask", nobody)
+    monkeypatch.setattr("tastemaker.pages.slices.model_requests.call", nobody)
     refused = world.client.post(f"{world.at}/slices", data=data | {"prompt": "a tower"})
     assert refused.status_code == 503 and "The worker is not running" in refused.text
     assert 'value="a tower"' in refused.text

@@ -6,7 +6,6 @@ back can write nothing. Enqueue a job in the transaction of the change that caus
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import update
@@ -201,12 +200,6 @@ def seconds_left(job: Job) -> float | None:
     if job.state != "running" or job.rate <= 0 or job.total <= 0:
         return None
     return max(0.0, (job.total - job.done) / job.rate)
-
-
-def elapsed(job: Job, at: datetime | None = None) -> float | None:
-    if job.started_at is None:
-        return None
-    return ((job.finished_at or at or now()) - job.started_at).total_seconds()
 
 
 def _update(session: Session, claim: Claim, **fields: Any) -> None:
