@@ -121,7 +121,8 @@ def test_a_wrong_name_gets_a_sentence_that_leads_to_a_right_one(name, sentence):
 
 def test_names_are_checked_without_torch():
     code = (
-        "import sys; from tastemaker.encoding.encoders import parse; parse('ViT-L-14-quickgelu/openai');"
+        "import sys; from tastemaker.encoding.encoders import parse;"
+        "parse('ViT-L-14-quickgelu/openai');"
         "print([m for m in ('torch', 'open_clip', 'timm') if m in sys.modules])"
     )
     here = Path(__file__).parent.parent

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from tastemaker import jobs
+from tastemaker import jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 from tastemaker.errors import Conflict, NotFound
-from tastemaker.jobs import projects, records
+from tastemaker.jobs import records
 
 
 def enqueue(engine: Engine, kind: str = "train", **payload: Any) -> int:
