@@ -32,7 +32,7 @@ from tastemaker.learning.contradictions import contradictions
 from tastemaker.live import live_model, model_process, project_state
 from tastemaker.queues import cards, reviews
 from tastemaker.queues.rereview import RE_ASK_AFTER, RE_ASK_EVERY
-from tastemaker.scores import agreement, neighbours
+from tastemaker.scores import agreement, events, neighbours
 from tests.conftest import add_images
 
 DIM = 24
@@ -325,7 +325,7 @@ def test_a_re_ask_hides_the_old_score_and_moves_the_label_when_answered(desk: De
     with sessions.reading(desk.engine) as session:
         label = session.get(Label, (desk.project.id, card.image_id))
         told = queues.card_for(session, desk.settings, desk.project, desk.me, card.image_id)
-        kept = scores.standing_on(session, desk.project.id, card.image_id)
+        kept = events.standing_on(session, desk.project.id, card.image_id)
     assert label is not None and label.value == 10 - old
     assert told.reason.startswith(f"asked again: you said {old} on ")
     assert [event.value for event in kept] == [old, 10 - old]
