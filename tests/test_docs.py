@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from docs.reference import reference
 from tastemaker.cli.commands import app
 from tastemaker.config import Settings
 from tastemaker.encoding.encoders import parse
@@ -60,3 +61,14 @@ def test_documented_addresses_are_routes(settings: Settings) -> None:
     paths = create_app(settings).openapi()["paths"]
     assert "/api/v1/openapi.json" in README
     assert any(path.startswith("/api/v1/") for path in paths)
+
+
+def test_the_reference_is_what_the_program_says() -> None:
+    """Every command, option, setting, job kind and address, and none that does not exist."""
+    written = (ROOT / "docs" / "reference.md").read_text()
+    assert reference() == written, "run python -m docs.reference"
+
+
+def test_every_command_option_job_and_address_of_the_api_is_explained() -> None:
+    silent = [line for line in reference().splitlines() if re.search(r"(`: |\|  \|)$", line)]
+    assert not [line for line in silent if "/api/" in line or not line.startswith("| `")], silent

@@ -81,17 +81,20 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         served_on=served_on,
         respond=error_response,
     )
-    for page in PAGES:
-        for routes in (page.router, getattr(page, "api", None)):
-            if routes is not None:
-                app.include_router(routes)
-    app.include_router(router)
+    for routes in all_routers():
+        app.include_router(routes)
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http_error)
     return app
+
+
+def all_routers() -> list[APIRouter]:
+    """Every page's routes and API, in the order in which a request is held against them."""
+    found = [getattr(page, name, None) for page in PAGES for name in ("router", "api")]
+    return [*(routes for routes in found if routes is not None), router]
 
 
 @router.get("/healthz")

@@ -1,0 +1,129 @@
+"""Write `docs/reference.md` from the program itself: `python -m docs.reference`.
+
+Every command and option, setting, job kind and address is in it, and nothing that does not exist:
+a test compares the file with what this module gives.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from fastapi.routing import APIRoute
+
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, ViewerUser, permissions_of
+from tastemaker.cli.commands import app as command_line
+from tastemaker.config import Settings
+from tastemaker.pages.app import all_routers
+from tastemaker.worker import HANDLERS
+
+HERE = Path(__file__).parent
+WHO = {
+    id(kind.__metadata__[0].dependency): name
+    for kind, name in ((AdminUser, "admin"), (AnnotatorUser, "annotator"), (ViewerUser, "viewer"))
+}
+
+
+def reference() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Written by `python -m docs.reference` from the program itself; a test keeps it true.",
+            "",
+            "## Commands",
+            "",
+            *_commands(typer.main.get_command(command_line), "tastemaker"),
+            "## Settings",
+            "",
+            "Environment variables, or lines of a `.env` file where the program is started.",
+            "",
+            "| variable | default | |",
+            "|---|---|---|",
+            *_settings(),
+            "",
+            "## Kinds of jobs",
+            "",
+            "| kind | what it does |",
+            "|---|---|",
+            *_jobs(),
+            "",
+            "## API",
+            "",
+            "`GET /api/v1/openapi.json` gives the shapes. “viewer” and “annotator” are everybody who",
+            "may sign in; on a server without a password whoever reaches it is its admin.",
+            "",
+            "| address | for | |",
+            "|---|---|---|",
+            *_routes(api=True),
+            "",
+            "## Pages",
+            "",
+            "| address | for | |",
+            "|---|---|---|",
+            *_routes(api=False),
+            "",
+        ]
+    )
+
+
+def _commands(command: Any, name: str) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for word in sorted(command.commands):
+            yield from _commands(command.commands[word], f"{name} {word}")
+        return
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    words = (p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments)
+    yield f"### `{' '.join([name, *words])}`"
+    yield ""
+    yield _one_line(command.help or "")
+    yield ""
+    for option in options:
+        names = ", ".join(f"`{word}`" for word in (*option.opts, *option.secondary_opts))
+        yield f"- {names}: {_one_line(option.help or '')}"
+    if options:
+        yield ""
+
+
+def _settings() -> Iterator[str]:
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = str(default).replace(str(Path.home()), "~")
+        yield f"| `TASTEMAKER_{name.upper()}` | {f'`{shown}`' if shown else ''} | {field.description} |"
+
+
+def _jobs() -> Iterator[str]:
+    for kind, place in HANDLERS.items():
+        module, function = place.split(":")
+        handler = getattr(importlib.import_module(module), function)
+        yield f"| `{kind}` | {_first_paragraph(handler)} |"
+
+
+def _routes(*, api: bool) -> Iterator[str]:
+    rows = []
+    for route in (route for router in all_routers() for route in router.routes):
+        assert isinstance(route, APIRoute)
+        if route.path.startswith("/api/") == api:
+            (permission,) = permissions_of(route)
+            for method in sorted(route.methods):
+                who = WHO.get(id(permission), "anybody")
+                rows.append((route.path, method, who, _first_paragraph(route.endpoint)))
+    for path, method, who, text in sorted(rows):
+        yield f"| `{method} {path}` | {who} | {text} |"
+
+
+def _first_paragraph(function: object) -> str:
+    return _one_line((inspect.getdoc(function) or "").split("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    (HERE / "reference.md").write_text(reference())
