@@ -54,8 +54,8 @@ def reference() -> str:
             "",
             "## API",
             "",
-            "`GET /api/v1/openapi.json` gives the shapes. “viewer” and “annotator” are everybody who",
-            "may sign in; on a server without a password whoever reaches it is its admin.",
+            "`GET /api/v1/openapi.json` gives the shapes. “viewer” and “annotator” are everybody",
+            "who may sign in; on a server without a password whoever reaches it is its admin.",
             "",
             "| address | for | |",
             "|---|---|---|",
@@ -93,8 +93,9 @@ def _commands(command: Any, name: str) -> Iterator[str]:
 def _settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = str(default).replace(str(Path.home()), "~")
-        yield f"| `TASTEMAKER_{name.upper()}` | {f'`{shown}`' if shown else ''} | {field.description} |"
+        text = str(default).replace(str(Path.home()), "~")
+        cell = f"`{text}`" if text else ""
+        yield f"| `TASTEMAKER_{name.upper()}` | {cell} | {field.description} |"
 
 
 def _jobs() -> Iterator[str]:
