@@ -1,4 +1,4 @@
-"""The map is true: packages, their order and the walks of `docs/architecture.md` against the code."""
+"""The map is true: the packages, their order and the walks of `docs/architecture.md`."""
 
 import ast
 import re
