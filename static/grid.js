@@ -114,7 +114,7 @@ if (grid) {
   const at = (image) => tiles.findIndex((tile) => tile.dataset.tile === String(image));
   const person = { id: Number(grid.dataset.person), name: grid.dataset.personName };
   const of = newKey(), note = byId("outbox"); // this page among others whose batches wait
-  const outbox = makeOutbox({ project: Number(grid.dataset.project), person, settled, refused, changed });
+  const outbox = pageOutbox({ project: Number(grid.dataset.project), person, saved, refused, changed });
   const waiting = () => {
     const images = new Set(outbox.images().map(String));
     tiles.forEach((tile) => tile.classList.toggle("late", images.has(tile.dataset.tile)));
@@ -124,7 +124,7 @@ if (grid) {
   function say(value) {
     const chosen = boxes.filter((box) => box.checked);
     if (!chosen.length) return tell("No image is selected.", "Click the images first, then press a score.");
-    outbox.put({ kind: "batch", of, images: chosen.map(parts), value });
+    outbox.put({ key: newKey(), kind: "batch", of, images: chosen.map(parts), value });
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
     waiting();
     return outbox.send();
@@ -132,11 +132,11 @@ if (grid) {
 
   /* What waits to be said goes first, so the newest thing said is the one that is taken back. */
   function takeBack() {
-    outbox.put({ kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
+    outbox.put({ key: newKey(), kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
     outbox.send();
   }
 
-  function settled(entry, told) {
+  function saved(entry, told) {
     const events = Object.entries(told.events ?? {});
     for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
       knows(boxes[at(image)], event);
