@@ -66,21 +66,27 @@ function makeOutbox({ project, person, browser, saved, refused, changed, warn })
     if (sending) return;
     sending = true;
     try {
-      // Two tabs send the same entries; taking turns, they keep the order.
-      if (browser.locks) await browser.locks.request(PREFIX + project, drain);
-      else await drain();
+      let answered = true;
+      while (answered && all().length) { // one may have come while the turn was handed back
+        // Two tabs send the same entries; taking turns, they keep the order.
+        answered = await (browser.locks ? browser.locks.request(PREFIX + project, drain) : drain());
+      }
     } finally { sending = false; }
     const left = all().length;
     changed(left, false);
     if (left) again = browser.setTimeout(send, pause = Math.min(2 * pause, LONGEST_PAUSE));
   }
 
+  /* Send until none is left (true) or one is not answered. */
   async function drain() {
     for (let entry; (entry = all()[0]); ) {
       const late = browser.setTimeout(() => changed(all().length, true), LATE);
       const response = await post(entry);
       browser.clearTimeout(late);
-      if (!response) return changed(all().length, true);
+      if (!response) {
+        changed(all().length, true);
+        return false;
+      }
       remove(entry);
       pause = FIRST_PAUSE;
       elsewhere = false;
@@ -96,6 +102,7 @@ function makeOutbox({ project, person, browser, saved, refused, changed, warn })
         else await refused(entry, status, answer);
       }
     }
+    return true;
   }
 
   function lean(entry, event_id) {

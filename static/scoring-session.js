@@ -192,11 +192,12 @@ class ScoringSession {
   }
 
   #withdraw(image_id) {
-    for (const cards of [this.ahead, this.past]) {
-      const at = cards.findIndex((card) => card.image_id === image_id);
-      if (at >= 0) cards.splice(at, 1);
-    }
-    if (this.position !== null && this.position >= this.past.length) this.position = null;
+    this.ahead = this.ahead.filter((card) => card.image_id !== image_id);
+    const at = this.past.findIndex((card) => card.image_id === image_id);
+    if (at < 0) return;
+    this.past.splice(at, 1);
+    if (at < this.position) this.position -= 1; // what is on the stage stays there
+    else if (this.position === this.past.length) this.position = null;
   }
 
   /* --- the past */
@@ -273,16 +274,14 @@ class ScoringSession {
   queueArrived(cards) {
     const { last, askAgain } = this.fetchingQueue, wasEmpty = this.ahead.length === 0;
     this.fetchingQueue = null;
-    const acted = this.actions.map((action) => action.card);
-    const held = new Set([...[...this.ahead, ...acted].map((card) => card.image_id), ...this.outbox.images()]);
+    const acted = this.actions.map((action) => action.card), walked = this.position === null ? [] : this.past;
+    const held = new Set([...[...this.ahead, ...acted, ...walked].map((card) => card.image_id), ...this.outbox.images()]);
     const fresh = (cards ?? []).filter((card) => !held.has(card.image_id));
     if (!this.current() && !fresh.length && askAgain) return this.#fetchQueue(true);
     if (!cards) return [];
     this.ahead.push(...fresh);
-    if (this.position === null) { // it may have come up in the past as well
-      const again = new Set(fresh.map((card) => card.image_id));
-      this.past = this.past.filter((card) => !again.has(card.image_id));
-    }
+    const again = new Set(fresh.map((card) => card.image_id));
+    this.past = this.past.filter((card) => !again.has(card.image_id)); // some were at hand as well
     const prefetch = ["prefetch", this.ahead];
     if (!this.current() && last) return [["reload"]];
     if (this.position !== null) return [prefetch];
