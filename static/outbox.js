@@ -155,7 +155,7 @@ function pageOutbox(options) {
     fetch: (...request) => fetch(...request),
     setTimeout: (act, pause) => setTimeout(act, pause), clearTimeout: (timer) => clearTimeout(timer),
   };
-  const outbox = makeOutbox({ browser, warn: tell, ...options });
+  const outbox = makeOutbox({ browser, warn, ...options });
   for (const moment of ["online", "pageshow"]) addEventListener(moment, outbox.send);
   return outbox;
 }

@@ -53,11 +53,11 @@ function scoring(page) {
     async fetchHistory({ before, n }) {
       run(session.historyArrived(await read(`/history?before=${before}&n=${n}`)));
     },
-    async fetchCard(entry) {
-      run(session.cardArrived(entry, await read(`/images/${entry.image_id}`)));
+    async fetchCard(image_id, why) {
+      run(session.cardArrived(await read(`/images/${image_id}`), why));
     },
     send() { outbox.send(); },
-    saved(at) { if (at > toldAt) quiet(); },
+    saved(at) { if (at > warnedAt) quiet(); },
     waiting(left, visible) {
       note.hidden = left === 0 || !visible;
       note.textContent = `${left} ${left === 1 ? "score" : "scores"} waiting to be saved; nothing is lost.`;
@@ -69,7 +69,7 @@ function scoring(page) {
       setTimeout(() => { if (!outbox.all().length) note.hidden = true; }, 2500);
     },
     announce(text) { byId("told").textContent = text; },
-    warn: tell,
+    warn,
     ignored() { // a key that came too early shows it, or it would look lost
       byId("scale").classList.add("ignored");
       setTimeout(() => byId("scale").classList.remove("ignored"), stage.SEEN);

@@ -13,7 +13,7 @@
    prefetch cards      have these pictures in the browser's cache
    fetchQueue wish     get `n` cards without those to `exclude`, then `queueArrived`
    fetchHistory wish   get `n` scores made before the event `before`, then `historyArrived`
-   fetchCard entry     get the card of the entry's image, then `cardArrived`
+   fetchCard image why get the card of this image, then `cardArrived` with it and `why`
    send                send the outbox
    saved at            what was put into the outbox at that time is saved
    waiting number late how many scores wait to be saved, and whether that takes long
@@ -65,7 +65,7 @@ class ScoringSession {
   }
 
   /* What is to be read beside the stage. Blind first: the prediction of the image on the stage is
-     told before the key only where the project wants it (`predicts`). */
+     shown before the key only where the project wants it (`predicts`). */
   about() {
     const card = this.current(), walking = this.position !== null;
     const previous = walking ? card : this.past.at(-1);
@@ -320,7 +320,8 @@ class ScoringSession {
     const warning = ["warn", answer.error, answer.hint];
     if (entry.kind === "batch" || entry.kind === "undo-batch") return [warning];
     if (entry.kind === "undo") return [warning, ...this.#undoRefused(entry)];
-    this.actions = this.actions.filter((action) => action.key !== entry.key);
+    const made = this.actions.find((action) => action.key === entry.key); // none before a reload
+    this.actions = this.actions.filter((action) => action !== made);
     if (entry.kind === "flag") {
       for (const card of [...this.ahead, ...this.past]) {
         if (card.pendingKey === entry.key) Object.assign(card, { pendingKey: undefined, flagged: false });
@@ -331,7 +332,7 @@ class ScoringSession {
     this.#withdraw(entry.image_id);
     // Where another score was there before it, the image comes back, knowing of that one, so that
     // it can be scored again at once.
-    if (status === 409) return [warning, ["fetchCard", entry]];
+    if (status === 409) return [warning, ["fetchCard", entry.image_id, offerOf(made?.card ?? entry)]];
     return [warning, ...(onStage || !this.current() ? this.#show() : [["describe"]])];
   }
 
@@ -344,8 +345,8 @@ class ScoringSession {
   }
 
   /* `card`: null where the server could not be reached; the image comes again by the queue. */
-  cardArrived(entry, card) {
-    if (card) this.#bring({ ...card, ...offerOf(entry) });
+  cardArrived(card, why) {
+    if (card) this.#bring({ ...card, ...why });
     return this.#show();
   }
 

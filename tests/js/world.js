@@ -193,8 +193,9 @@ class Page {
       this.wishes.push(["history", wish]);
       this.#run(this.session.historyArrived(await this.server.get(this.server.history(wish))));
     },
-    fetchCard: async (entry) => {
-      this.#run(this.session.cardArrived(entry, await this.server.get(this.server.card(entry.image_id))));
+    fetchCard: async (image_id, why) => {
+      const { reason, ...card } = this.server.card(image_id); // there, it is no offer
+      this.#run(this.session.cardArrived(await this.server.get({ ...card, origin: "queue", reason: "" }), why));
     },
     send: () => { this.outbox.send(); },
     saved: () => {},
