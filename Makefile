@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench browser clean
+.PHONY: help run test check lint bench browser node clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -25,10 +25,10 @@ $(READY): pyproject.toml
 run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
-test: $(READY) browser
+test: $(READY) browser node
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: lint
+check: lint node
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
 
 lint: $(READY)
@@ -47,6 +47,13 @@ browser: $(READY)
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	{ $(BIN)/python -m playwright install chromium && touch $(VENV)/.browser; }
+
+# Node for the tests of the scripts: one that is installed, else Debian's.
+node:
+	@command -v node >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq nodejs >/dev/null; } || \
+	{ echo "Node 18 or newer is needed to test the scripts (https://nodejs.org)."; exit 1; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

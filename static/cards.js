@@ -3,12 +3,6 @@
 "use strict";
 
 function walking(grid) {
-  const step = (cards, at, key) => {
-    if (key === "ArrowRight") return at + 1;
-    if (key === "ArrowLeft") return at - 1;
-    const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
-    return key === "ArrowDown" ? at + columns : key === "ArrowUp" ? at - columns : null;
-  };
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || (event.repeat && !event.key.startsWith("Arrow"))) return;
     const cards = [...grid.querySelectorAll("[data-card]")];
@@ -17,9 +11,9 @@ function walking(grid) {
     if (card && value !== null) card.querySelector(`button[value="${value}"]`).click();
     else if (takesBack(event)) byId("toast").querySelector("[data-undo] button")?.click();
     else {
-      const next = step(cards, card ? cards.indexOf(card) : -1, event.key);
-      if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;
-      (cards[card ? next : 0] ?? card)?.focus();
+      const step = arrowStep(event, cards);
+      if (step === null) return;
+      (cards[card ? cards.indexOf(card) + step : 0] ?? card)?.focus();
     }
     event.preventDefault();
   });

@@ -1,5 +1,5 @@
 /* Many images at once. Selecting: click, drag over several, Shift for a range, arrows and Space.
-   A score key, or a button, says the same of all that are selected; the tiles stay where they are. */
+   A score key, or a button, gives all that are selected the same; the tiles stay where they are. */
 "use strict";
 const grid = byId("grid");
 if (grid) {
@@ -63,18 +63,17 @@ if (grid) {
   });
 
   /* --- with the keyboard ----------------------------------------------------------------- */
-  const columns = () => tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length;
-  const steps = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: columns, ArrowUp: () => -columns() };
   document.addEventListener("keydown", (event) => {
     if (typing(event.target)) return;
     const here = boxes.indexOf(document.activeElement);
     if (scoreOf(event) !== null) {
-      if (!event.repeat) say(scoreOf(event));
+      if (!event.repeat) record(scoreOf(event));
       return event.preventDefault();
     }
-    if (steps[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    const step = arrowStep(event, tiles);
+    if (step !== null) {
       const from = here < 0 ? anchor : here;
-      const to = from < 0 ? 0 : Math.min(boxes.length - 1, Math.max(0, from + steps[event.key]()));
+      const to = from < 0 ? 0 : Math.min(boxes.length - 1, Math.max(0, from + step));
       if (event.shiftKey) { range(anchor < 0 ? to : anchor, to, true); count(); } else anchor = to;
       boxes[to].focus();
       boxes[to].closest("[data-tile]").scrollIntoView({ block: "nearest" });
@@ -85,7 +84,7 @@ if (grid) {
     else if (event.key === "Escape") { selectOnly(() => false); count(); }
     else if (takesBack(event)) takeBack();
     else if (event.key === "Enter" && here >= 0) { select(here, !boxes[here].checked); count(); }
-    else if (actionOf(event) === "skip" && (here < 0 || event.key !== " ")) say(null);
+    else if (actionOf(event) === "skip" && (here < 0 || event.key !== " ")) record(null);
     else return;
     event.preventDefault();
   });
@@ -94,7 +93,7 @@ if (grid) {
     count();
   };
 
-  /* --- saying it ------------------------------------------------------------------------- */
+  /* --- scoring ---------------------------------------------------------------------------- */
   const parts = (box) => {
     const [image, expected, origin, ...reason] = box.value.split(":");
     return { image_id: Number(image), expected: Number(expected), origin, reason: reason.join(":") };
@@ -103,60 +102,60 @@ if (grid) {
     const known = parts(box);
     box.value = [known.image_id, event, known.origin, known.reason].join(":");
   };
-  const show = (at, value, said = true) => {
+  const show = (at, value, decided = true) => {
     const place = tiles[at].querySelector("[data-score]"), chip = document.createElement("span");
     const scored = value !== null && value !== undefined;
     chip.className = scored ? `chip r${value}` : "chip none";
     chip.textContent = scored ? value : "skipped";
-    place.replaceChildren(...(said || scored ? [chip] : []));
-    if (said) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
+    place.replaceChildren(...(decided || scored ? [chip] : []));
+    if (decided) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
   };
   const at = (image) => tiles.findIndex((tile) => tile.dataset.tile === String(image));
   const person = { id: Number(grid.dataset.person), name: grid.dataset.personName };
   const of = newKey(), note = byId("outbox"); // this page among others whose batches wait
-  const outbox = makeOutbox({ project: Number(grid.dataset.project), person, settled, refused, changed });
+  const outbox = pageOutbox({ project: Number(grid.dataset.project), person, saved, refused, changed });
   const waiting = () => {
     const images = new Set(outbox.images().map(String));
     tiles.forEach((tile) => tile.classList.toggle("late", images.has(tile.dataset.tile)));
     count();
   };
 
-  function say(value) {
+  function record(value) {
     const chosen = boxes.filter((box) => box.checked);
-    if (!chosen.length) return tell("No image is selected.", "Click the images first, then press a score.");
-    outbox.put({ kind: "batch", of, images: chosen.map(parts), value });
+    if (!chosen.length) return warn("No image is selected.", "Click the images first, then press a score.");
+    outbox.put({ key: newKey(), kind: "batch", of, images: chosen.map(parts), value });
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
     waiting();
     return outbox.send();
   }
 
-  /* What waits to be said goes first, so the newest thing said is the one that is taken back. */
+  /* What waits to be saved goes first, so the newest batch is the one that is taken back. */
   function takeBack() {
-    outbox.put({ kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
+    outbox.put({ key: newKey(), kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
     outbox.send();
   }
 
-  function settled(entry, told) {
-    const events = Object.entries(told.events ?? {});
+  function saved(entry, answer) {
+    const events = Object.entries(answer.events ?? {});
     for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
       knows(boxes[at(image)], event);
       if (entry.kind === "batch") show(at(image), entry.value);
-      else show(at(image), told.scores[image], event > 0);
+      else show(at(image), answer.scores[image], event > 0);
     }
-    reselect(Object.keys(told.refused ?? {}));
+    reselect(Object.keys(answer.refused ?? {}));
     waiting();
-    const left = Object.values(told.refused ?? {});
-    if (left.length) tell(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
-    const said = { batch: entry.value === null ? "Skipped" : `Saved ${entry.value} for`, "undo-batch": "Taken back for" };
-    byId("told").textContent = said[entry.kind] ? `${said[entry.kind]} ${events.length} images` : "Saved.";
+    const left = Object.values(answer.refused ?? {});
+    if (left.length) warn(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
+    const done = { batch: entry.value === null ? "Skipped" : `Saved ${entry.value} for`, "undo-batch": "Taken back for" };
+    byId("told").textContent = done[entry.kind] ? `${done[entry.kind]} ${events.length} images` : "Saved.";
   }
 
   const reselect = (images) => images.filter((image) => at(image) >= 0).forEach((image) => select(at(image), true));
 
-  function refused(entry, status, told) {
+  function refused(entry, status, answer) {
     if (entry.kind === "batch") reselect(entry.images.map((one) => one.image_id));
     waiting();
-    tell(told.error || "The server could not save this.", told.hint);
+    warn(answer.error || "The server could not save this.", answer.hint);
   }
 
   function changed(left, late) {
@@ -168,7 +167,7 @@ if (grid) {
   grid.addEventListener("submit", (event) => {
     event.preventDefault();
     const value = event.submitter?.value ?? "";
-    say(value === "skip" ? null : Number(value));
+    record(value === "skip" ? null : Number(value));
   });
   byId("grid-undo").addEventListener("submit", (event) => { event.preventDefault(); takeBack(); });
   const all = byId("select-all");

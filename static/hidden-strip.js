@@ -9,12 +9,12 @@
   hide(kept === "1");
   document.addEventListener("DOMContentLoaded", () => {
     const toggle = document.getElementById("strip-toggle");
-    const tell = () => toggle.setAttribute("aria-expanded", String(root.dataset.strip === "shown"));
+    const reflect = () => toggle.setAttribute("aria-expanded", String(root.dataset.strip === "shown"));
     if (!toggle) return;
-    tell();
+    reflect();
     toggle.addEventListener("click", () => {
       hide(root.dataset.strip === "shown");
-      tell();
+      reflect();
       try { localStorage.setItem(name, root.dataset.strip === "hidden" ? "1" : "0"); } catch { /* as above */ }
     });
   });

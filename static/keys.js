@@ -1,13 +1,19 @@
 /* What a key means to the person at it. The page brings their own choices (`data-keys` on the body:
    action → keys); pages that bring none use the defaults. */
 "use strict";
-const keysOf = document.body.dataset.keys ? JSON.parse(document.body.dataset.keys) : {
+const DEFAULT_KEYS = {
   ...Object.fromEntries([...Array(10).keys()].map((value) => [`score-${value}`, [String(value)]])),
   "score-10": ["-", "Shift+0"], skip: ["Space"], undo: ["Backspace", "Ctrl+z"], flag: ["f"],
   zoom: ["z"], back: ["ArrowLeft"], forward: ["ArrowRight"], help: ["?"],
 };
-const actions = new Map(
-  Object.entries(keysOf).flatMap(([action, keys]) => keys.map((key) => [key, action])));
+
+/* key → action, of action → keys. */
+function actionsByKey(choices) {
+  return new Map(Object.entries(choices).flatMap(([action, keys]) => keys.map((key) => [key, action])));
+}
+
+const ownKeys = typeof document === "object" && document.body.dataset.keys;
+const ownActions = actionsByKey(ownKeys ? JSON.parse(ownKeys) : DEFAULT_KEYS);
 
 /* The name of the key, as `data-keys` writes it. Shift counts only where the layout makes no other
    character of it, so that “?” is “?” wherever it lies. */
@@ -23,7 +29,7 @@ function digitOf(event) {
 }
 
 /* What a key does: "score-7", "skip", "undo" …; null for any other key. */
-function actionOf(event) {
+function actionOf(event, actions = ownActions) {
   if (event.isComposing) return null;
   const held = event.ctrlKey || event.metaKey || event.altKey;
   const digit = held ? null : digitOf(event);
@@ -36,16 +42,26 @@ function actionOf(event) {
   return (digit !== null && actions.get(digit)) || null;
 }
 
-/* The score that a key gives; null for any other key. */
-function scoreOf(event) {
-  const action = actionOf(event);
-  return action?.startsWith("score-") ? Number(action.slice(6)) : null;
-}
+/* The score of an action; null for any other action. */
+const scoreOfAction = (action) => (action?.startsWith("score-") ? Number(action.slice(6)) : null);
 
-function takesBack(event) {
-  return actionOf(event) === "undo";
+/* The score that a key gives; null for any other key. */
+const scoreOf = (event) => scoreOfAction(actionOf(event));
+
+const takesBack = (event) => actionOf(event) === "undo";
+
+/* How far an arrow key goes among tiles in rows; null for any other key. */
+function arrowStep(event, tiles) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return null;
+  if (event.key === "ArrowRight") return 1;
+  if (event.key === "ArrowLeft") return -1;
+  if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return null;
+  const columns = tiles.filter((tile) => tile.offsetTop === tiles[0].offsetTop).length;
+  return event.key === "ArrowDown" ? columns : -columns;
 }
 
 function typing(target) {
   return target.closest("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable], dialog[open]") !== null;
 }
+
+if (typeof module === "object") module.exports = { DEFAULT_KEYS, actionsByKey, actionOf, scoreOfAction, scoreOf, takesBack, arrowStep };

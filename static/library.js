@@ -73,14 +73,12 @@ if (shelf && changes) {
     }
   }
 
-  function move(key, extend) {
+  function move(event) {
     const all = links();
     const at = all.indexOf(document.activeElement?.closest(".shelf-tile")?.querySelector(".shelf-picture"));
-    const columns = all.filter((link) => link.offsetTop === all[0].offsetTop).length;
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[key];
-    const next = at < 0 ? all[0] : all[at + step];
+    const next = at < 0 ? all[0] : all[at + arrowStep(event, all)];
     if (!next) return;
-    if (extend) {
+    if (event.shiftKey) {
       const from = boxOf(all[at]);
       if (from && !anchor) pick(from, true);
       pick(boxOf(next), true, true);
@@ -97,7 +95,7 @@ if (shelf && changes) {
     else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a") { for (const box of picks()) box.checked = true; count(); }
     else if (event.key === "Escape") clear();
     else if (event.key === " " && event.target.closest(".shelf-picture")) pick(boxOf(event.target), !boxOf(event.target).checked, event.shiftKey);
-    else if (event.key.startsWith("Arrow") && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("form")) move(event.key, event.shiftKey);
+    else if (arrowStep(event, []) !== null && !event.target.closest("form")) move(event);
     else return;
     event.preventDefault();
   });

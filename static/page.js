@@ -2,12 +2,12 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
 
-/* Something went wrong. It stays until it is closed, until something said later is saved, or until
+/* Something went wrong. It stays until it is closed, until something scored later is saved, or until
    the next key, once there was time to read it. */
 const READ = 1000;
-let toldAt = 0;
+let warnedAt = 0;
 
-function tell(text, hint = "") {
+function warn(text, hint = "") {
   const box = document.createElement("div"), line = document.createElement("p");
   const strong = document.createElement("strong"), close = document.createElement("button");
   strong.textContent = text;
@@ -17,7 +17,7 @@ function tell(text, hint = "") {
   box.className = "toast wrong";
   box.append(line, close);
   byId("toast").replaceChildren(box);
-  toldAt = Date.now();
+  warnedAt = Date.now();
 }
 
 function quiet() {
@@ -25,12 +25,12 @@ function quiet() {
 }
 
 // The server's own come by htmx.
-new MutationObserver(() => { if (byId("toast").querySelector(".wrong")) toldAt = Date.now(); })
+new MutationObserver(() => { if (byId("toast").querySelector(".wrong")) warnedAt = Date.now(); })
   .observe(byId("toast"), { childList: true });
 
 document.addEventListener("keydown", (event) => {
   const around = ["Tab", "Shift", "Control", "Alt", "Meta"].includes(event.key); // on the way to it
-  if (!around && !event.target.closest("#toast") && Date.now() - toldAt > READ) quiet();
+  if (!around && !event.target.closest("#toast") && Date.now() - warnedAt > READ) quiet();
 }, true);
 
 byId("toast").addEventListener("click", (event) => {

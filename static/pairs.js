@@ -13,13 +13,13 @@ async function look() {
   seen = null;
   if (!form) return;
   const pictures = [...form.querySelectorAll("img")];
-  for (let told = false; form.isConnected; told = true) {
+  for (let warned = false; form.isConnected; warned = true) {
     try {
       await Promise.all(pictures.map((picture) => picture.decode()));
-      if (told) quiet();
+      if (warned) quiet();
       break;
     } catch {
-      if (!told) tell("A picture of this pair does not load, so the pair cannot be judged yet.", "It is tried again.");
+      if (!warned) warn("A picture of this pair does not load, so the pair cannot be judged yet.", "It is tried again.");
       await new Promise((again) => setTimeout(again, RETRY));
       for (const picture of pictures) if (!picture.naturalWidth) picture.src = picture.getAttribute("src");
     }
@@ -43,12 +43,12 @@ document.addEventListener("submit", (event) => {
   event.stopPropagation();
 }, true);
 
-/* The pair stays until it is saved. A refusal comes as a toast; no answer is told here. */
+/* The pair stays until it is saved. A refusal comes as a toast; no answer comes with it. */
 document.addEventListener("htmx:error", (event) => {
   const form = event.target.closest?.("#pair form");
   if (!form) return;
-  if (form === pairForm()) tell("The server cannot be reached; this pair is not saved.", "It stays here: judge it again in a moment.");
-  else tell("The server cannot be reached; nothing was taken back.", "Try again in a moment.");
+  if (form === pairForm()) warn("The server cannot be reached; this pair is not saved.", "It stays here: judge it again in a moment.");
+  else warn("The server cannot be reached; nothing was taken back.", "Try again in a moment.");
 });
 document.addEventListener("htmx:finally:request", (event) => {
   if (event.target === pairForm()) seen = event.target; // still here, so it may be judged again

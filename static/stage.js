@@ -49,20 +49,20 @@ function makeStage(stage) {
   /* Offline, a picture comes again; one that the server has lost does not. */
   async function missing(card, how) {
     pictures.delete(card.image_id);
-    say(card, "This picture cannot be loaded. Trying again; you can skip it.");
+    explain(card, "This picture cannot be loaded. Trying again; you can skip it.");
     seeing = setTimeout(() => { if (now === card) how.unseen(); }, SEEN);
     const answer = await fetch(card.view, { method: "HEAD" }).catch(() => null);
     if (now !== card) return;
     if (answer && (answer.status === 404 || answer.ok)) {
       if (answer.status === 404 || card.tried) {
-        return say(card, "There is no picture to show for this image any more. Skip it to go on.");
+        return explain(card, "There is no picture to show for this image any more. Skip it to go on.");
       }
       card.tried = true;
     }
     setTimeout(() => { if (now === card) show(card, how); }, RETRY);
   }
 
-  function say(card, text) {
+  function explain(card, text) {
     const sentence = document.createElement("p");
     sentence.textContent = text;
     if (card) sentence.dataset.image = card.image_id;
@@ -72,7 +72,7 @@ function makeStage(stage) {
   function empty(text = "") {
     now = null;
     clearTimeout(seeing);
-    if (text) say(null, text);
+    if (text) explain(null, text);
     else stage.replaceChildren();
   }
 

@@ -1,5 +1,5 @@
 /* The Try it page: a picture may be dropped anywhere or pasted; it is asked about at once.
-   `byId` and `tell` are those of page.js. */
+   `byId` and `warn` are those of page.js. */
 "use strict";
 
 function trying(form) {
@@ -18,9 +18,9 @@ function trying(form) {
       if (there) return location.assign(there);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const [text, hint] = ["strong", "span"].map((part) => page.querySelector(`.toast ${part}`));
-      tell(text?.textContent.trim() || "The picture could not be tried.", hint?.textContent.trim());
+      warn(text?.textContent.trim() || "The picture could not be tried.", hint?.textContent.trim());
     } catch {
-      tell("The picture did not get through.", "Is the server still running? Try again.");
+      warn("The picture did not get through.", "Is the server still running? Try again.");
     }
     state.textContent = advice;
     button.disabled = false;
@@ -28,7 +28,7 @@ function trying(form) {
 
   function take(files) {
     const pictures = [...(files ?? [])].filter((file) => file.type.startsWith("image/"));
-    if (pictures.length === 0) return tell("That is not a picture.", "JPEG, PNG, WebP or GIF.");
+    if (pictures.length === 0) return warn("That is not a picture.", "JPEG, PNG, WebP or GIF.");
     const one = new DataTransfer();
     one.items.add(pictures[0]);
     input.files = one.files;

@@ -1,5 +1,5 @@
 /* The upload form of the Add page: the same form, sent with a bar, a rate and an ETA.
-   `byId` and `tell` are those of page.js. */
+   `byId` and `warn` are those of page.js. */
 "use strict";
 
 function uploading(form) {
@@ -19,11 +19,11 @@ function uploading(form) {
       if (there) return location.assign(there);
       bar.hidden = true;
       const page = new DOMParser().parseFromString(request.responseText, "text/html");
-      tell(page.querySelector("p")?.textContent.trim() || "The upload failed.");
+      warn(page.querySelector("p")?.textContent.trim() || "The upload failed.");
     };
     request.onerror = () => {
       bar.hidden = true;
-      tell("The upload was interrupted; nothing of it was kept.", "Send it again.");
+      warn("The upload was interrupted; nothing of it was kept.", "Send it again.");
     };
     request.open("POST", form.action);
     request.setRequestHeader("HX-Request", "true");
