@@ -23,7 +23,6 @@ from tastemaker.errors import (
     Forbidden,
     NotSignedIn,
     TastemakerError,
-    TooLarge,
     TooManyAttempts,
     Unexpected,
 )
@@ -32,8 +31,6 @@ log = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
-MAX_BODY = 2**20  # of anything but an upload, which counts for itself
-UPLOADS = ("/add/files", "/uploads", "/test-runs", "/try", "/predict", "/heads")
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -79,13 +76,13 @@ class SecurityMiddleware:
                 _add_headers(scope, MutableHeaders(scope=message), private)
             await send(message)
 
-        request = Request(scope, _limited(scope, receive))
+        request = Request(scope, receive)
         try:
             refusal = self._refusal(request) or await self._let_in(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-            await self.app(inner, request.receive, send_guarded)
+            await self.app(inner, receive, send_guarded)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
@@ -116,8 +113,6 @@ class SecurityMiddleware:
                     "X-Requested-With header where they send files.",
                 ),
             )
-        if is_limited(request.scope) and _announced(request) > MAX_BODY:
-            return self.respond(request, too_large())
         return None
 
     async def _let_in(self, request: Request) -> Response | None:
@@ -154,37 +149,6 @@ class SecurityMiddleware:
         )
         response.headers.update(challenge)
         return response
-
-
-def is_limited(scope: Scope) -> bool:
-    """Uploads have their own, larger limits."""
-    return not scope["path"].endswith(UPLOADS)
-
-
-def too_large() -> TooLarge:
-    return TooLarge("This request is larger than any form here.", "Send less at once.")
-
-
-def _announced(request: Request) -> int:
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else 0
-
-
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Count the body, whatever was announced, and stop beyond the limit."""
-    if not is_limited(scope):
-        return receive
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
-            raise too_large()
-        return message
-
-    return counted
 
 
 def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:
