@@ -33,7 +33,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from tastemaker.importing import imports, requests, sidecars
+from tastemaker.importing import imports, requests, sources
 from tastemaker.pictures.decode_pool import DecodePool
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
@@ -385,7 +385,7 @@ def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_pictur
 ) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
     path = write(tmp_path / "beside", text.encode())
-    sidecar = sidecars.read_sidecars([("a" + suffix, path)])
+    sidecar = sources.read_sidecars([sources.SidecarFile("a" + suffix, path)])
     with sessions.writing(engine) as session:
         image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")
         session.add(image)
@@ -691,7 +691,7 @@ from tests.conftest import work_on
 
 if __name__ == "__main__":
     settings = Settings(home=Path(sys.argv[1]), min_free_gb=0, _env_file=None)
-    imports.CHUNK = 8
+    imports.BATCH = 8
     imports.run(work_on(settings, migrate(settings), int(sys.argv[2])))
 """
 

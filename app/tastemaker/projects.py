@@ -5,9 +5,10 @@ import secrets
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import union
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, union
+from sqlalchemy.orm import Mapped, aliased
 from sqlmodel import Session, and_, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker.database import counts
 from tastemaker.database.tables import (
@@ -37,6 +38,7 @@ AGGREGATES = {
     "newest": "Newest: whoever scored last has the final word",
 }
 MOST_BETWEEN_TRAININGS = 100_000
+IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
 IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
 
 
@@ -213,7 +215,7 @@ def add_collection(
     session.flush()
 
 
-def image_ids(project_id: int, role: str | None = None) -> Any:
+def image_ids(project_id: int, role: str | None = None) -> SelectOfScalar[int]:
     """Select of the ids of a project's images: all, or those used as `pool` or `test-run`; never
     those that were taken out of it. An image in two collections appears twice."""
     query = (
@@ -230,7 +232,7 @@ def image_ids(project_id: int, role: str | None = None) -> Any:
     return query if role is None else query.where(ProjectCollection.role == role)
 
 
-def is_removed(project_id: int, image_id: Any) -> Any:
+def is_removed(project_id: int, image_id: IdColumn) -> ColumnElement[bool]:
     """Condition: a person took the image with that id (a column) out of the project."""
     return (
         select(RemovedImage.image_id)
@@ -246,8 +248,8 @@ def removed_ids(session: Session, project_id: int) -> set[int]:
 
 
 def is_member(
-    project_id: int, image_id: Any, role: str | None = None, *, removed_too: bool = False
-) -> Any:
+    project_id: int, image_id: IdColumn, role: str | None = None, *, removed_too: bool = False
+) -> ColumnElement[bool]:
     """Condition: the image with that id (a column) is one of the project's, of any role or one."""
     member, link = aliased(CollectionImage), aliased(ProjectCollection)
     inside = (
@@ -281,11 +283,11 @@ def sample(session: Session, project: Project, count: int) -> list[int]:
     their hash, images come at random. Of a small project, all."""
     mine = is_member(project.id, Image.id)
     start = f"{project.seed * 2654435761 % 2**32:08x}"
-    found: list[int] = []
-    for where in (col(Image.sha256) >= start, col(Image.sha256) < start):
-        drawn = select(Image.id).where(where, mine).order_by(col(Image.sha256))
-        found += session.exec(drawn.limit(count - len(found)))
-    return found
+    ids: list[int] = []
+    for half in (col(Image.sha256) >= start, col(Image.sha256) < start):
+        drawn = select(Image.id).where(half, mine).order_by(col(Image.sha256))
+        ids += session.exec(drawn.limit(count - len(ids)))
+    return ids
 
 
 def _is_large(count: int) -> bool:
@@ -295,15 +297,15 @@ def _is_large(count: int) -> bool:
 def _size(session: Session, project_id: int, role: str | None) -> int:
     used = select(ProjectCollection.collection_id).where(ProjectCollection.project_id == project_id)
     used = used if role is None else used.where(ProjectCollection.role == role)
-    members: list[Any] = [
+    members = [
         select(CollectionImage.image_id).where(CollectionImage.collection_id == collection_id)
         for collection_id in session.exec(used.order_by(col(ProjectCollection.collection_id)))
     ]
     if not members:
         return 0
     # Each comes sorted from its index; `union` merges them, and an image in two counts once.
-    everything: Any = union(*members) if len(members) > 1 else members[0]
-    inside = session.execute(select(func.count()).select_from(everything.subquery())).scalar_one()
+    everything = union(*members).subquery() if len(members) > 1 else members[0].subquery()
+    inside = session.execute(select(func.count()).select_from(everything)).scalar_one()
     removed = select(func.count()).where(
         RemovedImage.project_id == project_id,
         is_member(project_id, RemovedImage.image_id, role, removed_too=True),
