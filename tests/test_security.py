@@ -13,12 +13,13 @@ from sqlmodel import func, select
 from starlette.routing import BaseRoute, Mount, Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from tastemaker.auth.identity import COOKIE, FailedLogins, TooManyAttempts, safe_redirect_path
+from tastemaker.auth.identity import SESSION_COOKIE, FailedLogins
 from tastemaker.auth.middleware import CSP
-from tastemaker.auth.origins import host_name, known_hosts
+from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
 from tastemaker.auth.permissions import limits_its_body
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, LoginSession, Project, ScoreEvent
+from tastemaker.errors import TooManyAttempts
 from tastemaker.pages.app import create_app
 
 PASSWORD = "correct horse"
@@ -324,18 +325,18 @@ def test_under_https_the_cookie_is_secure(locked: World) -> None:
 
 def test_signing_in_makes_a_new_session_and_signing_out_ends_it(locked: World) -> None:
     def sign_in(token: str) -> str:
-        client = client_of(locked.app, cookies={COOKIE: token})
+        client = client_of(locked.app, cookies={SESSION_COOKIE: token})
         answer = client.post("/login", data={"password": PASSWORD})
-        return answer.headers["set-cookie"].split(";")[0].removeprefix(f"{COOKIE}=")
+        return answer.headers["set-cookie"].split(";")[0].removeprefix(f"{SESSION_COOKIE}=")
 
     def status(token: str) -> int:
-        return client_of(locked.app, cookies={COOKIE: token}).get("/").status_code
+        return client_of(locked.app, cookies={SESSION_COOKIE: token}).get("/").status_code
 
     first = sign_in("planted-before-the-login")
     second = sign_in(first)
     assert len({"planted-before-the-login", first, second}) == 3
     assert [status(t) for t in ("planted-before-the-login", first, second)] == [303, 303, 200]
-    client_of(locked.app, cookies={COOKIE: second}).post("/logout")
+    client_of(locked.app, cookies={SESSION_COOKIE: second}).post("/logout")
     assert status(second) == 303
 
 

@@ -1,4 +1,4 @@
-"""The doors: which requests come in, and what every answer carries.
+"""Around every request: whether it may come in at all, who sends it, what the answer carries.
 
 A page that the user visits elsewhere can make their browser call this server. So the Host name
 must be one of ours (or a name that was pointed at 127.0.0.1 would do), a request that changes
@@ -58,7 +58,7 @@ class SecurityMiddleware:
     ) -> None:
         """`respond` makes of an error what the asker can read: a page, a toast or JSON."""
         self.app, self.settings, self.engine, self.respond = app, settings, engine, respond
-        self.basic = identity.BasicLogins()
+        self.basic_logins = identity.BasicLogins()
         self.hosts = known_hosts(settings, served_on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +78,7 @@ class SecurityMiddleware:
 
         request = Request(scope, receive)
         try:
-            refusal = self._refusal(request) or await self._let_in(request)
+            refusal = self._refuse_origin(request) or await self._identify(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -94,7 +94,8 @@ class SecurityMiddleware:
             await self.respond(request, apology)(scope, receive, send_guarded)
         return None
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _refuse_origin(self, request: Request) -> Response | None:
+        """The answer to a request under a strange name or from a strange page; else None."""
         if host_name(request.headers.get("host", "")) not in self.hosts:
             return self.respond(
                 request,
@@ -115,24 +116,29 @@ class SecurityMiddleware:
             )
         return None
 
-    async def _let_in(self, request: Request) -> Response | None:
-        """None where the request may go on; `state.who` then says who asks."""
+    async def _identify(self, request: Request) -> Response | None:
+        """The answer to a request of nobody who is signed in; None where it may go on, with
+        `state.user` set to who sends it."""
         path = request.url.path
         if not self.settings.admin_password:
             request.state.user = identity.owner_identity(request)
             return None
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        own, token = request.app.state.annotator_id, request.cookies.get(identity.COOKIE, "")
-        request.state.user = await run_sync(identity.session_identity, self.engine, token, own)
-        if request.state.user is not None:
+        owner_id = request.app.state.annotator_id
+        token = request.cookies.get(identity.SESSION_COOKIE, "")
+        user = await run_sync(identity.session_identity, self.engine, token, owner_id)
+        request.state.user = user
+        if user is not None:
             return None
         challenge = {}
         authorization = request.headers.get("authorization", "")
         # Programs also follow what the API points to: thumbnails.
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
-                request.state.user = await run_sync(self.basic.user, request, authorization)
+                request.state.user = await run_sync(
+                    self.basic_logins.identity, request, authorization
+                )
             except TooManyAttempts as error:
                 return self.respond(request, error)
             if request.state.user is not None:

@@ -73,7 +73,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)
-    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedLogins()
+    app.state.annotator_id, app.state.failed_logins = annotator_id, FailedLogins()
     app.add_middleware(
         SecurityMiddleware,
         settings=config,
