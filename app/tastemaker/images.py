@@ -188,7 +188,7 @@ def near_duplicate(session: Session, phash: int) -> Image | None:
 
 
 def _tells_apart(phash: int) -> bool:
-    """Flat pictures all hash to nearly nothing; that says nothing about kinship."""
+    """Flat pictures all hash to nearly nothing, whatever they show."""
     return 8 <= hamming(phash, 0) <= 56
 
 
@@ -214,20 +214,20 @@ def validate_collection_name(name: str) -> str:
 def collection_named(session: Session, name: str) -> Collection:
     """The collection of that name, made if there is none."""
     name = validate_collection_name(name)
-    found = session.exec(select(Collection).where(Collection.name == name)).first()
-    if found is None:
-        found = Collection(name=name)
-        session.add(found)
+    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    if collection is None:
+        collection = Collection(name=name)
+        session.add(collection)
         session.flush()
-    return found
+    return collection
 
 
 def find_collection(session: Session, name: str) -> Collection:
-    found = session.exec(select(Collection).where(Collection.name == name)).first()
-    if found is None:
+    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    if collection is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Collection.name)).all())
         raise NotFound(f"There is no collection “{name}”.", f"There are: {names}." if names else "")
-    return found
+    return collection
 
 
 def put_in_collection(session: Session, collection_id: int, image_id: int) -> bool:

@@ -88,7 +88,7 @@ def validate_name(name: str) -> str:
 
 
 def find(session: Session, name: str) -> Project | None:
-    """Names are told apart without regard to case (SQLite's `lower` knows only ASCII)."""
+    """Names differ by more than case (SQLite's `lower` knows only ASCII)."""
     wanted = " ".join(name.split()).casefold()
     return next((p for p in list_all(session) if p.name.casefold() == wanted), None)
 
@@ -331,7 +331,7 @@ def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotat
 
 
 class LabelRules(NamedTuple):
-    """What of a project decides the label that follows from what people said."""
+    """What of a project decides the label that follows from people's scores."""
 
     id: int
     seed: int

@@ -53,12 +53,12 @@ def import_images(
         return print_json(result)
     out.print(
         f"{result['added']} new images, {result['known']} known already, "
-        f"{result['set_aside']} set aside"
+        f"{result['set_aside']} skipped"
         + (f", {result['scored']} scores" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
     if result["set_aside"]:
-        out.print(f"Set aside first: {plain(result['first_reason'])}")
+        out.print(f"Skipped first: {plain(result['first_reason'])}")
     return None
 
 
@@ -95,5 +95,5 @@ def embed(
     if as_json:
         return print_json(results)
     for p, result in zip(chosen, results, strict=True):
-        out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} set aside.")
+        out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} skipped.")
     return None

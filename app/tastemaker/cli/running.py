@@ -20,7 +20,7 @@ def serve(
     worker: Annotated[bool, typer.Option(help="Also run the worker.")] = True,
 ) -> None:
     """Serve the web application, and run the worker beside it."""
-    from tastemaker.cli.serve import serve as run
+    from tastemaker.cli.server import serve as run
 
     run(Settings(), host, port, with_worker=worker)
 
@@ -61,7 +61,7 @@ def demo(
     else:
         out.print(f"The sample project “{PROJECT}” is ready: {result.get('versions', '')}.")
     if serve_after:
-        from tastemaker.cli.serve import serve as run
+        from tastemaker.cli.server import serve as run
 
         run(settings, "127.0.0.1", port, with_worker=True)
 

@@ -41,7 +41,7 @@ def full(
         image = images.get(session, image_id)
         source = images.source_path(session, settings, image)
     maker: FullSize = request.app.state.full_size
-    content = maker.of(source, image.sha256).read_bytes()
+    content = maker.path_of(source, image.sha256).read_bytes()
     return Response(content, media_type="image/webp", headers=HEADERS)
 
 

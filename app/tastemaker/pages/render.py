@@ -74,14 +74,14 @@ def next_step(request: Request, project: Project) -> str:
 
 def scorer(request: Request) -> dict[str, Any]:
     """Who scores on this page: `id`, `name`, and whether there are `several` who could."""
-    found: dict[str, Any] | None = getattr(request.state, "scorer", None)
-    if found is None:
+    person_facts: dict[str, Any] | None = getattr(request.state, "scorer", None)
+    if person_facts is None:
         with reading(request.app.state.engine) as session:
             person = request.state.user.person(session)
             several = sum(not one.disabled for one in accounts.list_all(session)) > 1
-            found = {"id": person.id, "name": person.name, "several": several}
-        request.state.scorer = found
-    return found
+            person_facts = {"id": person.id, "name": person.name, "several": several}
+        request.state.scorer = person_facts
+    return person_facts
 
 
 def page_user_field(request: Request) -> Markup:

@@ -1,8 +1,8 @@
-"""Try it: drop one picture, see what versions say, and which of your scores it is nearest to.
+"""Try it: drop one picture, see what versions predict, and which of your scores are nearest.
 
-The picture is not decoded here, nor is anything computed: the resident model process answers. It
-stays for an hour beside its answer, so that the page can be loaded again, other versions asked,
-or the picture added to the project after all.
+The picture is not decoded here, nor is anything computed: the model process answers. It stays for
+an hour beside its predictions, so that the page can be loaded again, other versions can predict, or
+the picture can be added to the project after all.
 """
 
 import base64
@@ -281,8 +281,8 @@ def resolve_models(engine: Engine, project_id: int, chosen: set[str]) -> dict[st
     with reading(engine) as session:
         project = projects.get(session, project_id)
         ready = versions.list_ready(session, project)
-        wanted = [v.id for v in ready if {str(v.id), v.number} & chosen]
-        wanted += [v.id for v in ready if v.active and "active" in chosen and v.id not in wanted]
+        ids = [v.id for v in ready if {str(v.id), v.number} & chosen]
+        ids += [v.id for v in ready if v.active and "active" in chosen and v.id not in ids]
         unknown = chosen - {str(v.id) for v in ready} - {v.number for v in ready}
         if unknown := unknown - {"live", "active"}:
             raise NotFound(
@@ -290,9 +290,9 @@ def resolve_models(engine: Engine, project_id: int, chosen: set[str]) -> dict[st
                 f"There are: {', '.join(v.number for v in ready) or 'none yet'}.",
             )
         if not chosen:
-            wanted = [v.id for v in ready if v.active]
-        live = "live" in chosen or (not chosen and not wanted)
-        return {"versions": wanted, "live": live}
+            ids = [v.id for v in ready if v.active]
+        live = "live" in chosen or (not chosen and not ids)
+        return {"versions": ids, "live": live}
 
 
 def has_live_model(settings: Settings, project: Project) -> bool:
@@ -360,7 +360,7 @@ def predict(
     project_id: Id,
     body: Annotated[Upload | PredictRequest, Depends(JsonOrPicture(), scope="function")],
 ) -> JSONResponse:
-    """What versions say about a picture: scores in 0–1 with bracket and uncertainty, and the
+    """What versions predict for a picture: scores in 0–1 with bracket and uncertainty, and the
     nearest labelled images. Nothing of the picture is kept. As multipart, fields named
     `version-ID`, `version-v1.3` or `version-live` choose who is asked."""
     if isinstance(body, Upload):

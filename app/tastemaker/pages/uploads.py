@@ -75,7 +75,7 @@ class Upload:
             raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
 
     def hand_over(self) -> None:
-        """Whoever was given the folder removes it. To be called once that is committed."""
+        """The folder is a job's, which removes it. To be called once the job is committed."""
         self._handed_over = True
 
     def discard(self) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from tastemaker.config import Settings
@@ -49,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of a picture after one look at it. `width` and `height` are in pixels of the
+    """The facts of a picture after one reading. `width` and `height` are in pixels of the
     full picture as it is seen, that is, after its orientation is applied. `phash` is a perceptual
     hash: 64 bits as a signed integer, a few bits apart for near-duplicates."""
 
@@ -240,8 +241,8 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 
 
 def examine(path: Path, limits: Limits | None = None) -> Examined:
-    """Read a picture once and say what it is. Raises `BadImage`."""
-    return _look(path, limits or Limits())[0]
+    """The facts of a picture, from one reading. Raises `BadImage`."""
+    return _read_facts(path, limits or Limits())[0]
 
 
 def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Examined:
@@ -249,7 +250,7 @@ def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Exami
 
     Raises `BadImage` for the file's own faults and `StorageFull` when the disk is.
     """
-    examined, picture = _look(path, limits or Limits())
+    examined, picture = _read_facts(path, limits or Limits())
     make_thumbnails(picture, thumbs_root, examined.sha256)
     return examined
 
@@ -271,7 +272,7 @@ def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
             write_atomic(target, buffer.getvalue())
 
 
-def _look(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
+def _read_facts(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
     """Facts about a picture, and the picture itself at VIEW size or a little above."""
     content = _read(path, limits)
     picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
@@ -301,7 +302,7 @@ def shrunk(picture: Image.Image, long_side: int) -> Image.Image:
 def perceptual_hash(picture: Image.Image) -> int:
     """The DCT hash of a picture as a signed 64-bit integer (it fits a database column).
 
-    The 8×8 lowest frequencies of the 32×32 grey picture, each bit telling whether a coefficient
+    The 8×8 lowest frequencies of the 32×32 grey picture; each bit is whether a coefficient
     lies above their median (Zauner 2010; the bits and their order are those of `imagehash.phash`).
     """
     grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
@@ -316,7 +317,9 @@ def hamming(one: int, other: int) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _dct(n: int) -> np.ndarray:
-    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n)."""
+def _dct(n: int) -> NDArray[np.float64]:
+    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n). As a product, not
+    by `scipy.fft`: where coefficients vanish (flat and symmetric pictures) the bits of a hash hang
+    on the rounding, and those of stored hashes must stay."""
     k, j = np.ogrid[:n, :n]
-    return 2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n))
+    return np.asarray(2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n)), float)
