@@ -22,7 +22,6 @@ from tastemaker.pictures.pictures import (
     Examined,
     Limits,
     decode,
-    examine,
     hamming,
     ingest,
     perceptual_hash,
@@ -134,7 +133,9 @@ def test_of_an_animation_the_first_frame_is_taken(format):
 
 
 def test_a_phones_double_jpeg_is_a_jpeg(tmp_path):
-    examined = examine(pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()))
+    examined = ingest(
+        pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()), tmp_path / "thumbs"
+    )
     assert (examined.format, examined.width, examined.height) == ("JPEG", 96, 64)
 
 

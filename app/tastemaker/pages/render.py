@@ -7,6 +7,7 @@ times are written is in `formats`.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker import projects
 from tastemaker.auth import accounts
+from tastemaker.auth.identity import is_id
 from tastemaker.auth.origins import by_htmx, for_program
 from tastemaker.config import shipped
 from tastemaker.database.sessions import reading
@@ -72,22 +74,31 @@ def next_step(request: Request, project: Project) -> str:
         return "train" if scored >= ENOUGH_TO_TRAIN else "score"
 
 
-def scorer(request: Request) -> dict[str, Any]:
-    """Who scores on this page: `id`, `name`, and whether there are `several` who could."""
-    person_facts: dict[str, Any] | None = getattr(request.state, "scorer", None)
-    if person_facts is None:
+@dataclass(frozen=True)
+class Scorer:
+    """Who scores on a page, and whether there are `several` who could."""
+
+    id: int
+    name: str
+    several: bool
+
+
+def scorer(request: Request) -> Scorer:
+    """Who scores on this page, looked up once a request."""
+    known: Scorer | None = getattr(request.state, "scorer", None)
+    if known is None:
         with reading(request.app.state.engine) as session:
             person = request.state.user.person(session)
             several = sum(not one.disabled for one in accounts.list_all(session)) > 1
-            person_facts = {"id": person.id, "name": person.name, "several": several}
-        request.state.scorer = person_facts
-    return person_facts
+            known = request.state.scorer = Scorer(person.id, person.name, several)
+    return known
 
 
 def page_user_field(request: Request) -> Markup:
-    """The hidden field of every form that scores: whoever asks later, it is this person's page."""
+    """The hidden field of every form that scores: whoever sends it later, it is this person's
+    page."""
     field = '<input type="hidden" name="opened_for" value="{}">'
-    return Markup(field).format(scorer(request)["id"])
+    return Markup(field).format(scorer(request).id)
 
 
 def see_other(path: str) -> RedirectResponse:
@@ -101,7 +112,7 @@ def redirect(request: Request, path: str) -> Response:
 
 
 def error_response(request: Request, error: TastemakerError) -> Response:
-    """An error as the asker can read it: JSON under /api, a toast for htmx, else a page."""
+    """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     if for_program(request):
         body = {"error": error.message, "hint": error.hint}
@@ -121,8 +132,8 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         )
     page = {"error": error, "back": referring_path(request), "project": None, "here": ""}
     # Only a request that was let in has been routed: strangers see no project's name.
-    named = request.path_params.get("project_id", "")
-    project_id = int(named) if named.isdecimal() and len(named) < 19 else 0
+    text = request.path_params.get("project_id", "")
+    project_id = int(text) if is_id(text) else 0
     with reading(request.app.state.engine) as session:
         if project := session.get(Project, project_id):
             page |= shell(session, project)

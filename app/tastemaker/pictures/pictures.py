@@ -240,19 +240,18 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 # ---- facts and thumbnails
 
 
-def examine(path: Path, limits: Limits | None = None) -> Examined:
-    """The facts of a picture, from one reading. Raises `BadImage`."""
-    return _read_facts(path, limits or Limits())[0]
-
-
 def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Examined:
-    """`examine` and write both thumbnails, from one reading and one decoding of the file.
+    """The facts of a picture, and both thumbnails on the disk: one reading, one decoding.
 
     Raises `BadImage` for the file's own faults and `StorageFull` when the disk is.
     """
-    examined, picture = _read_facts(path, limits or Limits())
-    make_thumbnails(picture, thumbs_root, examined.sha256)
-    return examined
+    limits = limits or Limits()
+    content = _read(path, limits)
+    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
+    picture = shrunk(picture, VIEW)
+    sha256 = hashlib.sha256(content).hexdigest()
+    make_thumbnails(picture, thumbs_root, sha256)
+    return Examined(sha256, len(content), format, *size, perceptual_hash(picture))
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
@@ -270,15 +269,6 @@ def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
                 buffer, "WEBP", quality=WEBP_QUALITY[size], method=1, exif=b"", icc_profile=b""
             )
             write_atomic(target, buffer.getvalue())
-
-
-def _read_facts(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
-    """Facts about a picture, and the picture itself at VIEW size or a little above."""
-    content = _read(path, limits)
-    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
-    picture = shrunk(picture, VIEW)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return Examined(sha256, len(content), format, *size, perceptual_hash(picture)), picture
 
 
 def thumb_path(root: Path, sha256: str, size: int) -> Path:
