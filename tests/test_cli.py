@@ -304,7 +304,7 @@ def test_with_one_bad_row_nothing_is_recorded(
     fails(run("scores", "import", "nowhere.csv", "-p", "P"), "no file")
 
 
-def test_scores_without_a_name_are_a_stand_in_s_and_give_way_to_a_person(
+def test_scores_without_a_name_are_a_proxy_s_and_give_way_to_a_person(
     run: Run, library: Any, tmp_path: Path
 ) -> None:
     known = hashes(library)

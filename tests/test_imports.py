@@ -28,7 +28,7 @@ from tastemaker.database.tables import (
     Job,
     Label,
     Project,
-    SetAside,
+    SkippedFile,
     Tag,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
@@ -120,7 +120,7 @@ class Desk:
         return {Path(row.path).name: row.state for row in self.all(ImagePath)}
 
     def reasons(self) -> dict[str, str]:
-        return {Path(row.path).name: row.reason for row in self.all(SetAside)}
+        return {Path(row.path).name: row.reason for row in self.all(SkippedFile)}
 
 
 @pytest.fixture
@@ -435,7 +435,7 @@ def test_relatives_share_a_group_strangers_do_not(desk: Desk) -> None:
 # --- score-named folders -----------------------------------------------------------------------
 
 
-def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
+def test_score_named_folders_give_scores_by_a_proxy_annotator(desk: Desk) -> None:
     for seed, name in enumerate(
         [
             "00/a.png",
@@ -453,7 +453,7 @@ def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
     assert {names[label.image_id]: label.value for label in desk.all(Label)} == {
         "a.png": 0, "b.png": 7, "c.png": 10, "d.png": 3,
     }  # fmt: skip
-    assert [(a.name, a.stand_in) for a in desk.all(Annotator)] == [("imported", True)]
+    assert [(a.name, a.proxy) for a in desk.all(Annotator)] == [("imported", True)]
     assert desk.bring_in(scores_from_folders=True)["scored"] == 0, "they say nothing new"
     with sessions.writing(desk.engine) as session:
         me = projects.annotator(session, "me")

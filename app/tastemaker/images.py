@@ -8,7 +8,14 @@ from pathlib import Path
 from sqlmodel import Session, col, func, or_, select, text
 
 from tastemaker.config import Settings
-from tastemaker.database.tables import Collection, CollectionImage, Image, ImagePath, SetAside, Tag
+from tastemaker.database.tables import (
+    Collection,
+    CollectionImage,
+    Image,
+    ImagePath,
+    SkippedFile,
+    Tag,
+)
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files import content_path
 from tastemaker.pictures.pictures import SUFFIXES, Examined, hamming
@@ -244,13 +251,13 @@ def put_in_collection(session: Session, collection_id: int, image_id: int) -> bo
 
 def record_skipped(session: Session, path: str, reason: str, job_id: int | None) -> None:
     """Remember a file that could not be used, and why."""
-    row = session.exec(select(SetAside).where(SetAside.path == path)).first()
-    row = row or SetAside(path=path, reason=reason)
+    row = session.exec(select(SkippedFile).where(SkippedFile.path == path)).first()
+    row = row or SkippedFile(path=path, reason=reason)
     row.reason, row.job_id = reason[:500], job_id
     session.add(row)
 
 
 def forget_skipped(session: Session, path: str) -> None:
-    row = session.exec(select(SetAside).where(SetAside.path == path)).first()
+    row = session.exec(select(SkippedFile).where(SkippedFile.path == path)).first()
     if row is not None:
         session.delete(row)

@@ -39,7 +39,7 @@ AGGREGATES = {
 }
 MOST_BETWEEN_TRAININGS = 100_000
 IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
-IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
+IMPORTED = "imported"  # the proxy annotator of scores that come with files
 
 
 def create(
@@ -320,11 +320,11 @@ def _unlabelled(session: Session, project_id: int) -> int:
     return _size(session, project_id, "pool") - int(session.exec(labelled).one())
 
 
-def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotator:
-    """The person of that name, or the stand-in for one, added on first sight."""
+def annotator(session: Session, name: str, *, proxy: bool = False) -> Annotator:
+    """The annotator of that name, a person or a proxy, added on first sight."""
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
     if person is None:
-        person = Annotator(name=name, stand_in=stand_in)
+        person = Annotator(name=name, proxy=proxy)
         session.add(person)
         session.flush()
     return person

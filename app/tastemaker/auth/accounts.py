@@ -21,14 +21,14 @@ ADMIN = "admin"  # the name under which the server's own password signs in
 
 def list_all(session: Session) -> list[Annotator]:
     """Everybody who scores or may, in the order they came; proxies left out."""
-    people = select(Annotator).where(~col(Annotator.stand_in)).order_by(col(Annotator.id))
+    people = select(Annotator).where(~col(Annotator.proxy)).order_by(col(Annotator.id))
     return list(session.exec(people))
 
 
 def by_name(session: Session, name: str) -> Annotator:
     """The person of that name. Raises `NotFound`."""
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
-    if person is None or person.stand_in:
+    if person is None or person.proxy:
         raise NotFound(f"Nobody here is called “{name.strip()[:80]}”.", "tastemaker user list")
     return person
 
@@ -43,7 +43,7 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
     if role not in ROLES:
         raise Invalid(f"There is no role “{role[:40]}”.", f"Use {' or '.join(ROLES)}.")
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
-    if person is not None and (person.stand_in or person.password_hash or not password):
+    if person is not None and (person.proxy or person.password_hash or not password):
         raise Conflict(f"“{name}” is a name in use.", "Choose another name.")
     if person is None:
         # Nobody who reads a list of people tells “Anna” from “anna”.
@@ -80,7 +80,7 @@ def check_password(session: Session, name: str, password: str) -> Annotator | No
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
     stored = person.password_hash if person is not None else ""
     right = _hasher().verify(password[:1024], stored or _hash_of_nobody())
-    welcome = person is not None and bool(stored) and not person.disabled and not person.stand_in
+    welcome = person is not None and bool(stored) and not person.disabled and not person.proxy
     return person if right and welcome else None
 
 

@@ -52,7 +52,7 @@ class Identity:
         """Their row; the installation's own where the chosen one is gone or disabled. Raises
         `UserMismatch` where the page was opened for another."""
         person = session.get(Annotator, self.annotator_id)
-        if person is None or person.stand_in or person.disabled:
+        if person is None or person.proxy or person.disabled:
             person = session.get(Annotator, self.owner_id)
         assert person is not None, "create_app made sure of it"
         if self.page_user_id not in (None, person.id):

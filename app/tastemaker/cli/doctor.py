@@ -9,7 +9,7 @@ from tastemaker import images, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, ImagePath, Label, SetAside
+from tastemaker.database.tables import Image, ImagePath, Label, SkippedFile
 from tastemaker.files import free_space
 from tastemaker.versions import file_checks
 from tastemaker.worker import is_running
@@ -157,7 +157,7 @@ def _uploads(session: Session, settings: Settings) -> list[Finding]:
 
 def _paths(session: Session) -> list[Finding]:
     missing = session.exec(select(ImagePath).where(col(ImagePath.state) != "present")).all()
-    skipped = session.exec(select(SetAside)).all()
+    skipped = session.exec(select(SkippedFile)).all()
     findings = []
     if missing:
         findings.append(

@@ -249,7 +249,7 @@ def _place(
     tally.added += is_new
     tally.known += not is_new
     if item.score is not None and target.project is not None:
-        person = projects.annotator(session, projects.IMPORTED, stand_in=True)
+        person = projects.annotator(session, projects.IMPORTED, proxy=True)
         tally.scored += scores.record_many(
             session, target.project, person, [(image.id, item.score)], origin="import"
         )
