@@ -180,8 +180,8 @@ async def predict_again(
     project_id: Id,
     token: str,
 ) -> Response:
-    """Ask other models about the same picture. `async`, as only so can a form of any fields be
-    read."""
+    """Ask other models about the same picture."""
+    # `async`, because only so can a form of any fields be read.
     chosen = {name.removeprefix("version-") for name in await request.form()}
 
     def ask() -> None:
