@@ -24,7 +24,9 @@ app = typer.Typer()
 @app.command("import")
 def import_images(
     paths: Annotated[list[Path], typer.Argument(help="Folders, pictures, or zips of pictures.")],
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="The project that uses the images.")
+    ] = None,
     collection: Annotated[str | None, typer.Option(help="Name of the collection.")] = None,
     role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
     scores_from_folders: Annotated[
@@ -65,7 +67,9 @@ def import_images(
 @app.command()
 def embed(
     collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="Only the images of this project.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed the images that have no embedding yet."""

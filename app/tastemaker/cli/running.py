@@ -46,7 +46,7 @@ def demo(
     serve_after: Annotated[
         bool, typer.Option("--serve/--no-serve", help="Serve the application afterwards.")
     ] = True,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     as_json: AsJson = False,
 ) -> None:
     """Make the sample project: pictures, a scripted rater's scores, v1.0 and v1.1."""

@@ -301,6 +301,7 @@ def show_card(
 
 @api.put("/projects/{project_id}/card")
 def put_card(_: AdminUser, engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
+    """Keep the author's words for the model card; the answer is all of them."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         model_card.set_texts(session, project, body.model_dump(exclude_none=True))

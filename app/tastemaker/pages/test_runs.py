@@ -354,6 +354,7 @@ def start_run(
 def show_run(
     _: ViewerUser, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> dict[str, Any]:
+    """One test run, with its figures once it has ended."""
     return run_json(test_run_cards.get(session, project, run_id))
 
 
