@@ -64,7 +64,7 @@ def make_library(home: Path, count: int, labels: int, dim: int = DIM, pictures: 
     noisy = 5 + 2 * liked + random.normal(size=count)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        person = projects.annotator(session, "imported", stand_in=True)
+        person = projects.annotator(session, "imported", proxy=True)
         for i in random.permutation(count)[:labels].tolist():
             value = int(np.clip(np.round(noisy[i]), 0, 10))
             scores.record(session, project, i + 1, person, "set", value, origin="import")

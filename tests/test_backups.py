@@ -47,7 +47,9 @@ def world(tmp_path: Path) -> World:
     with sessions.writing(world.engine) as session:
         session.add(upload)
     add_job(world, "queued", kind="import", payload={"staging": "waiting"}, started_at=None)
-    for folder in ("waiting", "abandoned"):
+    run = {"import": {"staging": "to-try"}, "run": 1}
+    add_job(world, "queued", kind="test-run", payload=run, started_at=None)
+    for folder in ("waiting", "to-try", "abandoned"):
         (settings.incoming / folder).mkdir()
         (settings.incoming / folder / "1.png").write_bytes(UPLOAD)
     (settings.thumbs / "half.part").write_bytes(b"half")
@@ -96,7 +98,7 @@ def test_everything_comes_back_in_an_empty_home(
     made = backups.back_up(world.settings, tmp_path / "all.zip")  # while it is open
     assert (made.scores, made.damaged) == (len(events(world)), [])
     done = backups.restore(elsewhere, made.path)
-    assert (done.scores, done.files, done.kept) == (made.scores, made.files, None)
+    assert (done.scores, done.files, done.replaced) == (made.scores, made.files, None)
     was, is_ = everything(closed(world).settings), everything(elsewhere)
     assert is_[0] == was[0]
     left = {"incoming/abandoned/1.png", "thumbs/half.part"}
@@ -123,11 +125,11 @@ def test_what_was_there_is_kept_and_can_come_back(world: World, tmp_path: Path) 
     assert len(rows(settings)["score_event"]) == before
     assert checkpoint.read_bytes() == published
     assert not (settings.live / "1.npy").exists()
-    assert done.kept is not None
+    assert done.replaced is not None
     assert (
-        done.kept / "checkpoints" / checkpoint.name
+        done.replaced / "checkpoints" / checkpoint.name
     ).read_bytes() == b"another head of that name"
-    backups.restore(settings, done.kept / "tastemaker.db")
+    backups.restore(settings, done.replaced / "tastemaker.db")
     assert len(rows(settings)["score_event"]) == before + 1
 
 
@@ -291,7 +293,7 @@ def test_an_upload_that_is_imported_meanwhile_is_left_out(
 
     monkeypatch.setattr(backups, "_files", and_import)
     done = backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "a.zip").path)
-    assert done.files and not list(elsewhere.incoming.iterdir())
+    assert done.files and [path.name for path in elsewhere.incoming.iterdir()] == ["to-try"]
 
 
 def test_postgresql_is_sent_to_its_own_programs(tmp_path: Path) -> None:
@@ -341,9 +343,9 @@ def test_a_damaged_database_is_replaced_and_kept(world: World, tmp_path: Path) -
     (settings.root / "tastemaker.db-wal").write_bytes(b"what was not folded in yet")
     done = backups.restore(settings, path)
     assert rows(settings) == was
-    assert done.kept is not None
-    assert (done.kept / "tastemaker.db").read_bytes() == b"\xff" * 9000
-    assert (done.kept / "tastemaker.db-wal").read_bytes() == b"what was not folded in yet"
+    assert done.replaced is not None
+    assert (done.replaced / "tastemaker.db").read_bytes() == b"\xff" * 9000
+    assert (done.replaced / "tastemaker.db-wal").read_bytes() == b"what was not folded in yet"
 
 
 # --- killed --------------------------------------------------------------------------------------

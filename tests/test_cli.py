@@ -304,7 +304,7 @@ def test_with_one_bad_row_nothing_is_recorded(
     fails(run("scores", "import", "nowhere.csv", "-p", "P"), "no file")
 
 
-def test_scores_without_a_name_are_a_stand_in_s_and_give_way_to_a_person(
+def test_scores_without_a_name_are_a_proxy_s_and_give_way_to_a_person(
     run: Run, library: Any, tmp_path: Path
 ) -> None:
     known = hashes(library)
@@ -568,7 +568,7 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
     assert [row["path"] for row in sorted(said.json, key=lambda row: row["path"])] == [
         "0", "2", "3",
     ]  # fmt: skip
-    assert "set aside 1:" in said.err and "set aside 4:" in said.err
+    assert "skipped 1:" in said.err and "skipped 4:" in said.err
     assert len(scored(rows[0]).json) == 1, "a single vector may come without its axis"
 
 
@@ -619,7 +619,7 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
     words = ("score", source, "--model", "Sample@v1.1", "--json", "--out", "o.csv")
     said = done(*words, "--copy", "kept", "--keep")
     assert said.code == 0
-    assert "set aside bad.jpg" in said.err and "not in UTF-8" in said.err
+    assert "skipped bad.jpg" in said.err and "not in UTF-8" in said.err
     rows = {row["path"]: row["aesthetic_score"] for row in said.json}
     assert len(rows) == 6 and all(not Path(path).is_absolute() for path in rows)
     assert {str(p.relative_to("kept")) for p in Path("kept").rglob("*.*")} == set(rows)

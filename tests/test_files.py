@@ -22,7 +22,6 @@ from tastemaker.pictures.pictures import (
     Examined,
     Limits,
     decode,
-    examine,
     hamming,
     ingest,
     perceptual_hash,
@@ -134,7 +133,9 @@ def test_of_an_animation_the_first_frame_is_taken(format):
 
 
 def test_a_phones_double_jpeg_is_a_jpeg(tmp_path):
-    examined = examine(pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()))
+    examined = ingest(
+        pictures.write(tmp_path / "phone.jpg", pictures.phone_jpeg()), tmp_path / "thumbs"
+    )
     assert (examined.format, examined.width, examined.height) == ("JPEG", 96, 64)
 
 
@@ -276,10 +277,15 @@ def test_a_panorama_has_no_side_of_zero_pixels(tmp_path):
 
 
 def test_the_perceptual_hash_is_that_of_imagehash():
-    imagehash = pytest.importorskip("imagehash")
-    for seed in range(5):
-        noise = np.random.default_rng(seed).integers(0, 255, (60, 80, 3)).astype(np.uint8)
-        picture = Image.fromarray(noise)
+    import imagehash
+    from skimage import data
+
+    noise = [
+        np.random.default_rng(seed).integers(0, 255, (60, 80, 3)).astype(np.uint8)
+        for seed in range(5)
+    ]
+    for pixels in (*noise, data.astronaut(), data.coffee(), data.chelsea(), data.camera()):
+        picture = Image.fromarray(pixels).convert("RGB")
         ours = perceptual_hash(picture) & (2**64 - 1)
         assert f"{ours:016x}" == str(imagehash.phash(picture))
 
@@ -325,7 +331,7 @@ def test_a_child_that_dies_costs_only_its_own_file(pool):
     assert sorted(order for order, _ in outcomes) == sorted(orders)
     for order, outcome in outcomes:
         if order == "die":
-            assert isinstance(outcome, BadImage) and "set aside" in outcome.message
+            assert isinstance(outcome, BadImage) and "skipped" in outcome.message
         else:
             assert outcome == order
 

@@ -28,12 +28,12 @@ from tastemaker.database.tables import (
     Job,
     Label,
     Project,
-    SetAside,
+    SkippedFile,
     Tag,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from tastemaker.importing import imports, requests, sidecars
+from tastemaker.importing import imports, requests, sources
 from tastemaker.pictures.decode_pool import DecodePool
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
@@ -120,7 +120,7 @@ class Desk:
         return {Path(row.path).name: row.state for row in self.all(ImagePath)}
 
     def reasons(self) -> dict[str, str]:
-        return {Path(row.path).name: row.reason for row in self.all(SetAside)}
+        return {Path(row.path).name: row.reason for row in self.all(SkippedFile)}
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_pictur
 ) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
     path = write(tmp_path / "beside", text.encode())
-    sidecar = sidecars.read_sidecars([("a" + suffix, path)])
+    sidecar = sources.read_sidecars([sources.SidecarFile("a" + suffix, path)])
     with sessions.writing(engine) as session:
         image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")
         session.add(image)
@@ -435,7 +435,7 @@ def test_relatives_share_a_group_strangers_do_not(desk: Desk) -> None:
 # --- score-named folders -----------------------------------------------------------------------
 
 
-def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
+def test_score_named_folders_give_scores_by_a_proxy_annotator(desk: Desk) -> None:
     for seed, name in enumerate(
         [
             "00/a.png",
@@ -453,7 +453,7 @@ def test_score_named_folders_give_scores_by_a_stand_in(desk: Desk) -> None:
     assert {names[label.image_id]: label.value for label in desk.all(Label)} == {
         "a.png": 0, "b.png": 7, "c.png": 10, "d.png": 3,
     }  # fmt: skip
-    assert [(a.name, a.stand_in) for a in desk.all(Annotator)] == [("imported", True)]
+    assert [(a.name, a.proxy) for a in desk.all(Annotator)] == [("imported", True)]
     assert desk.bring_in(scores_from_folders=True)["scored"] == 0, "they say nothing new"
     with sessions.writing(desk.engine) as session:
         me = projects.annotator(session, "me")
@@ -691,7 +691,7 @@ from tests.conftest import work_on
 
 if __name__ == "__main__":
     settings = Settings(home=Path(sys.argv[1]), min_free_gb=0, _env_file=None)
-    imports.CHUNK = 8
+    imports.BATCH = 8
     imports.run(work_on(settings, migrate(settings), int(sys.argv[2])))
 """
 

@@ -33,7 +33,7 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.importing.folder_names import folder_tags
+from tastemaker.importing.sources import folder_tags
 from tastemaker.library import (
     browsing,
     bulk,

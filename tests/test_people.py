@@ -73,11 +73,11 @@ def test_who_scored_without_a_password_can_be_given_one_and_nobody_elses_is_repl
     assert accounts.add(session, "me", SECRET).id == me.id
     with pytest.raises(Conflict):
         accounts.add(session, "me", "another password")
-    stand_in = projects.annotator(session, "imported", stand_in=True)
+    proxy = projects.annotator(session, "imported", proxy=True)
     with pytest.raises(Conflict):
         accounts.add(session, "imported", SECRET)
     with pytest.raises(NotFound):
-        accounts.by_name(session, stand_in.name)
+        accounts.by_name(session, proxy.name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 81, "a:b", "Admin", "a\x00b"])
@@ -377,7 +377,7 @@ def test_bias_and_distance_are_measured_on_the_images_of_both(
         scores.record(session, project, image.id, strict, "set", value)
         scores.record(session, project, image.id, mild, "set", value + 2)
     scores.record(session, project, images[25].id, other, "set", 10)
-    robot = projects.annotator(session, "robot", stand_in=True)
+    robot = projects.annotator(session, "robot", proxy=True)
     scores.record(session, project, images[0].id, robot, "set", 10)
     found = people.agreement(session, project)
     by_name = {habit.name: habit for habit in found.habits}

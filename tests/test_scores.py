@@ -331,10 +331,10 @@ def test_two_people_on_one_image_are_both_kept_and_the_label_is_their_median(des
     assert desk.value(0) == 3
 
 
-def test_a_stand_in_counts_only_while_no_person_has_spoken(desk: Desk) -> None:
+def test_a_proxy_counts_only_while_no_person_has_spoken(desk: Desk) -> None:
     with sessions.writing(desk.engine) as session:
-        stand_in = projects.annotator(session, "imported", stand_in=True)
-    desk.say(0, 2, stand_in, origin="import")
+        proxy = projects.annotator(session, "imported", proxy=True)
+    desk.say(0, 2, proxy, origin="import")
     assert desk.value(0) == 2
     desk.say(0, 9)
     assert desk.value(0) == 9
@@ -383,7 +383,7 @@ def test_a_share_of_nothing_holds_nothing_out() -> None:
     assert not any(projects.on_holdout_side(project, str(n)) for n in range(1000))
 
 
-# What three people (the last a stand-in) may do to four images.
+# What three people (the last a proxy) may do to four images.
 ACTION = st.tuples(
     st.integers(0, 2),
     st.sampled_from(["set", "set", "set", "skip", "flag", "undo"]),
@@ -413,9 +413,7 @@ def test_labels_kept_up_to_date_are_those_derived_anew_and_those_one_would_expec
     with Session(engine.execution_options(begin="IMMEDIATE")) as session:  # and never commit
         project = projects.create(session, "Sequence", holdout_share=0.5)
         project.seed = 3
-        people = [
-            projects.annotator(session, name, stand_in=name == "c") for name in ("a", "b", "c")
-        ]
+        people = [projects.annotator(session, name, proxy=name == "c") for name in ("a", "b", "c")]
         groups = {image: session.get(Image, image).source_group for image in ids}  # type: ignore[union-attr]
         said: list[dict[str, Any]] = []  # what stands, as a plain list
         then: tuple[int, Any] = (0, {})
@@ -463,7 +461,7 @@ def as_plain(labels: Any) -> dict[int, tuple[Any, ...]]:
 
 
 def expected(project: Project, said: list[dict[str, Any]], groups: Any) -> dict[int, Any]:
-    """The rule in plain words: people before the stand-in, each one's newest, the median."""
+    """The rule in plain words: people before the proxy, each one's newest, the median."""
     labels = {}
     sets = [event for event in said if event["kind"] == "set"]
     for image, events in itertools.groupby(

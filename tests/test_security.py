@@ -4,18 +4,22 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from sqlmodel import func, select
 from starlette.routing import BaseRoute, Mount, Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from tastemaker.auth.identity import COOKIE, FailedLogins, TooManyAttempts, safe_redirect_path
+from tastemaker.auth.identity import SESSION_COOKIE, FailedLogins
 from tastemaker.auth.middleware import CSP
-from tastemaker.auth.origins import host_name, known_hosts
+from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
+from tastemaker.auth.permissions import limits_its_body
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, LoginSession, Project, ScoreEvent
+from tastemaker.errors import TooManyAttempts
 from tastemaker.pages.app import create_app
 
 PASSWORD = "correct horse"
@@ -241,6 +245,38 @@ def test_a_body_larger_than_any_form_is_refused(world: World) -> None:
     assert answer.status_code == 413
 
 
+def test_a_body_that_announces_nothing_is_refused_at_the_same_size(world: World) -> None:
+    def form() -> Iterator[bytes]:
+        yield b"name="
+        yield from [b"x" * 2**16] * 20
+
+    def json_body() -> Iterator[bytes]:
+        yield b'{"name": "'
+        yield from [b"x" * 2**16] * 20
+
+    form_kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    json_kind = {"Content-Type": "application/json"}
+    for path in ("/projects", f"{world.at}/add/files", f"{world.at}/try"):
+        answer = world.client.post(path, content=form(), headers=form_kind)
+        assert answer.status_code == 413 and "larger than any form" in answer.text, path
+    answer = world.client.post("/api/v1/projects", content=json_body(), headers=json_kind)
+    assert answer.status_code == 413 and "larger than any form" in answer.json()["error"]
+
+
+def test_only_routes_that_take_files_take_more_than_a_form(world: World) -> None:
+    larger = {
+        route.path
+        for route in every_route(world.app.routes)
+        if isinstance(route, APIRoute) and limits_its_body(route)
+    }
+    assert larger == {
+        "/projects/{project_id}/add/files", "/api/v1/projects/{project_id}/uploads",
+        "/projects/{project_id}/test-runs", "/projects/{project_id}/try",
+        "/projects/{project_id}/heads", "/api/v1/projects/{project_id}/heads",
+        "/api/v1/projects/{project_id}/predict",
+    }  # fmt: skip
+
+
 def test_markup_in_names_stays_text(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=0)
     evil = "<img onerror=alert(1)>"
@@ -289,18 +325,18 @@ def test_under_https_the_cookie_is_secure(locked: World) -> None:
 
 def test_signing_in_makes_a_new_session_and_signing_out_ends_it(locked: World) -> None:
     def sign_in(token: str) -> str:
-        client = client_of(locked.app, cookies={COOKIE: token})
+        client = client_of(locked.app, cookies={SESSION_COOKIE: token})
         answer = client.post("/login", data={"password": PASSWORD})
-        return answer.headers["set-cookie"].split(";")[0].removeprefix(f"{COOKIE}=")
+        return answer.headers["set-cookie"].split(";")[0].removeprefix(f"{SESSION_COOKIE}=")
 
     def status(token: str) -> int:
-        return client_of(locked.app, cookies={COOKIE: token}).get("/").status_code
+        return client_of(locked.app, cookies={SESSION_COOKIE: token}).get("/").status_code
 
     first = sign_in("planted-before-the-login")
     second = sign_in(first)
     assert len({"planted-before-the-login", first, second}) == 3
     assert [status(t) for t in ("planted-before-the-login", first, second)] == [303, 303, 200]
-    client_of(locked.app, cookies={COOKIE: second}).post("/logout")
+    client_of(locked.app, cookies={SESSION_COOKIE: second}).post("/logout")
     assert status(second) == 303
 
 

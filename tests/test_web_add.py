@@ -1,18 +1,20 @@
 """Uploads: streamed to the incoming folder, never decoded, never trusted with a path."""
 
 import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlmodel import select
-from web_world import World, make_world, settings_in
+from web_world import World, make_world
 
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job
 from tastemaker.errors import TastemakerError
-from tastemaker.pages.add import Upload
+from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_an_upload_above_the_cap_leaves_nothing_behind(world: World) -> None:
     answer = world.client.post(f"{world.at}/add/files", files=big)
     assert answer.status_code == 413 and "1 MB" in answer.text
 
-    def unannounced():  # chunked: no Content-Length to believe
+    def unannounced() -> Iterator[bytes]:  # chunked: no Content-Length to believe
         yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
         for _ in range(40):
             yield b"x" * 65536
@@ -115,12 +117,14 @@ def test_however_the_body_is_cut_into_pieces_the_file_is_the_same(
     body = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
     body += content.replace(b"\r\n--b", b"") + b"\r\n--b--\r\n"
     here = tmp_path / secrets.token_hex(8)
-    upload = Upload("multipart/form-data; boundary=b", here, settings_in(tmp_path))
+    upload = Upload(here)
+    writer = MultipartWriter("multipart/form-data; boundary=b", upload)
     for cut in cuts:
-        upload.write(body[:cut])
+        writer.write(body[:cut])
         body = body[cut:]
-    upload.write(body)
-    upload.finish()
+    writer.write(body)
+    writer.finish()
+    assert upload.files == [("000000", "a")]
     assert (here / "000000").read_bytes() == content.replace(b"\r\n--b", b"")
 
 
@@ -128,15 +132,50 @@ def test_however_the_body_is_cut_into_pieces_the_file_is_the_same(
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(st.binary(max_size=300))
 def test_any_bytes_at_all_give_files_or_one_sentence(tmp_path: Path, body: bytes) -> None:
-    upload = Upload(
-        "multipart/form-data; boundary=b", tmp_path / secrets.token_hex(8), settings_in(tmp_path)
-    )
+    upload = Upload(tmp_path / secrets.token_hex(8))
+    writer = MultipartWriter("multipart/form-data; boundary=b", upload)
     try:
-        upload.write(b"--b\r\n" + body)
-        upload.finish()
+        writer.write(b"--b\r\n" + body)
+        writer.finish()
     except TastemakerError as error:
         assert str(error)
+    writer.close()
     upload.discard()
+    assert not upload.staging.exists()
+
+
+def test_uploads_at_the_same_time_keep_their_files_apart(world: World) -> None:
+    contents = [secrets.token_bytes(200_000) for _ in range(4)]
+
+    def send(content: bytes) -> int:
+        files = [("files", ("same.png", content)), ("files", ("same.png", content[::-1]))]
+        return world.client.post(f"{world.at}/add/files", files=files).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(send, contents)) == [303] * 4
+    folders = [world.settings.incoming / job.payload["staging"] for job in the_jobs(world)]
+    arrived = [tuple((folder / n).read_bytes() for n in ("000000", "000001")) for folder in folders]
+    assert sorted(arrived) == sorted((content, content[::-1]) for content in contents)
+
+
+def test_a_form_of_endless_fields_is_refused(world: World) -> None:
+    fields = {f"field-{n}": "x" for n in range(MAX_FIELDS + 1)}
+    files = {"files": ("a.png", b"x")}
+    answer = world.client.post(f"{world.at}/add/files", files=files, data=fields)
+    assert answer.status_code == 422 and "too many fields" in answer.text
+    assert the_jobs(world) == [] and incoming(world) == []
+
+
+def test_what_is_announced_to_be_too_large_is_refused_before_it_is_read(world: World) -> None:
+    def body() -> Iterator[bytes]:
+        yield from [b"x" * 2**16] * 64
+
+    kind = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(2**22)}
+    for path in ("/add/files", "/test-runs"):
+        answer = world.client.post(f"{world.at}{path}", content=body(), headers=kind)
+        assert answer.status_code == 413
+        assert path == "/test-runs" or "1 MB allowed at once" in answer.text  # no version: no form
+    assert incoming(world) == []
 
 
 def test_a_folder_is_added_by_its_path(world: World, tmp_path: Path) -> None:

@@ -436,7 +436,7 @@ def test_what_an_import_set_aside_is_told_where_its_images_are_scored(world: Wor
     result = {"added": 1, "known": 2, "set_aside": 4, "scored": 0, "first_reason": "a.txt: no"}
     job_id = add_job(world, "done", "import", result=result, finished_at=now())
     for path in (f"{world.at}/score", "/jobs", f"/jobs/{job_id}"):
-        assert "1 new, 2 known already, 4 set aside" in world.client.get(path).text, path
+        assert "1 new, 2 known already, 4 skipped" in world.client.get(path).text, path
     assert f'href="/jobs/{job_id}"' in world.client.get(f"{world.at}/score").text
 
 

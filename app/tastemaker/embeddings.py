@@ -4,15 +4,18 @@ Vectors are kept as float16, not L2-normalised. Nothing is ever recomputed that 
 stopped job goes on where it was.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Select
+from more_itertools import chunked
+from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker import images, jobs, projects
 from tastemaker.database.tables import (
@@ -25,18 +28,22 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.embedding_files import are_normalised
 from tastemaker.encoding.encode_files import embed_files
-from tastemaker.encoding.encoders import load, parse
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.encoding.encoders import Encoder, load, parse
+from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.pictures import Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
+PER_ROUND = 4096  # images looked up at once
+IDS_PER_QUERY = 5000
+
+Vector = NDArray[np.floating]
 
 
 # --- which images, which encoder ---------------------------------------------------------------
 
 
-def encoder_row(session: Session, encoder: Any) -> EncoderRow:
+def encoder_row(session: Session, encoder: Encoder) -> EncoderRow:
     """The row of a loaded encoder's fingerprint, added on first sight."""
     row = session.exec(
         select(EncoderRow).where(EncoderRow.fingerprint == encoder.fingerprint)
@@ -51,8 +58,8 @@ def encoder_row(session: Session, encoder: Any) -> EncoderRow:
     return row
 
 
-def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> EncoderRow:
-    """The encoder that a (D,) vector from outside is said to come from: the project's, by name
+def declare_encoder(session: Session, project: Project, vector: Vector) -> EncoderRow:
+    """The encoder that a (D,) vector from outside is declared to come from: the project's, by name
     only. Raises `Conflict` when the project already has vectors it made itself, and `Invalid` for
     a vector of another width than theirs, or than that encoder gives, and for a raw one among
     L2-normalised ones or the reverse: their length is lost."""
@@ -94,6 +101,23 @@ def declare_encoder(session: Session, project: Project, vector: np.ndarray) -> E
     return row
 
 
+def add_vector(session: Session, project: Project, name: str, vector: Vector) -> tuple[Image, bool]:
+    """The image that stands for a (D,) vector without a picture, and whether it is new. In the
+    place of a SHA-256 it has the hash of its encoder and values. Raises what `declare_encoder`
+    does, and `Invalid` for values that do not fit float16."""
+    encoder = declare_encoder(session, project, vector)
+    content = encoder.fingerprint.encode() + vector.astype("<f4").tobytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    image = images.by_sha256(session, sha256)
+    is_new = image is None
+    if image is None:
+        image = Image(sha256=sha256, kind="vector", name=name, source_group=sha256[:16])
+        session.add(image)
+        session.flush()
+    store_vectors(session, encoder.id, [(image.id, vector)])
+    return image, is_new
+
+
 def declared(session: Session, project: Project) -> bool:
     """Whether the project's vectors came from outside."""
     row = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
@@ -110,7 +134,9 @@ def is_normalised(session: Session, encoder: EncoderRow) -> bool:
     return are_normalised(np.frombuffer(b"".join(few), "<f2").reshape(len(few), encoder.dim))
 
 
-def missing(encoder_id: int, project_id: int | None, collection_id: int | None = None) -> Any:
+def missing(
+    encoder_id: int, project_id: int | None, collection_id: int | None = None
+) -> SelectOfScalar[Image]:
     """Select of the images with pixels that have no vector under this encoder yet, in a project's
     collections, one collection, or the whole library."""
     query = (
@@ -123,27 +149,25 @@ def missing(encoder_id: int, project_id: int | None, collection_id: int | None =
         )
         .order_by(col(Image.id))
     )
-    wanted: Select[Any] | None = None
     if collection_id is not None:
-        wanted = select(CollectionImage.image_id).where(
-            CollectionImage.collection_id == collection_id
-        )
-    elif project_id is not None:
-        wanted = projects.image_ids(project_id)
-    return query if wanted is None else query.where(col(Image.id).in_(wanted))
+        member = CollectionImage.collection_id == collection_id
+        return query.where(col(Image.id).in_(select(CollectionImage.image_id).where(member)))
+    if project_id is not None:
+        return query.where(col(Image.id).in_(projects.image_ids(project_id)))
+    return query
 
 
 # --- the job -----------------------------------------------------------------------------------
 
 
-def run(work: JobContext) -> dict[str, Any]:
+def run(job: JobContext) -> dict[str, Any]:
     """Embed what is missing for the job's project, or for one collection of it; the active version
     is then asked about the new images."""
-    done = embed_project(work, work.project_id, work.payload.get("collection_id"))
-    if done["embedded"]:
-        with work.writing() as session:
-            _queue_predictions(session, projects.get(session, work.project_id))
-    return done
+    result = embed_project(job, job.project_id, job.payload.get("collection_id"))
+    if result["embedded"]:
+        with job.writing() as session:
+            _queue_predictions(session, projects.get(session, job.project_id))
+    return result
 
 
 def _queue_predictions(session: Session, project: Project) -> None:
@@ -156,14 +180,18 @@ def _queue_predictions(session: Session, project: Project) -> None:
 
 
 def embed_project(
-    work: JobContext, project_id: int, collection_id: int | None = None, batch: int | None = None
+    job: JobContext, project_id: int, collection_id: int | None = None, batch: int | None = None
 ) -> dict[str, Any]:
     """Embed what is missing. Images that arrive meanwhile are taken too. `batch` fixes how many
-    pictures are encoded at once, which is measured otherwise."""
+    pictures are encoded at once, which is measured otherwise.
+
+    Returns the counts. Raises `Conflict` for a project whose vectors came from outside and
+    `EncoderUnavailable`.
+    """
     import torch
 
-    torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
-    with work.reading() as session:
+    torch.set_num_threads(job.settings.torch_threads or torch.get_num_threads())
+    with job.reading() as session:
         project = projects.get(session, project_id)
         from_outside = declared(session, project)
     if from_outside:
@@ -172,82 +200,76 @@ def embed_project(
             "among them.",
             "Make another project for the pictures.",
         )
-    work.stage(f"Loading the encoder {project.encoder}")
+    job.stage(f"Loading the encoder {project.encoder}")
     encoder = load(parse(project.encoder))
-    with work.writing() as session:
+    with job.writing() as session:
         row = encoder_row(session, encoder)
         projects.pin_encoder(session, projects.get(session, project_id), row)
-    work.stage("Embedding")
-    limits = Limits.of(work.settings)
-    # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
-    batch = 1 if work.attempt > 1 and batch is None else batch
-    lanes = 1 if work.attempt > 2 else None
-    embedded = skipped = 0
-    failed: set[int] = set()
+    job.stage("Embedding")
+    embedded, skipped = 0, set[int]()
     while True:
-        with work.reading() as session:
+        with job.reading() as session:
             query = missing(row.id, project_id, collection_id)
-            if failed:
-                query = query.where(col(Image.id).not_in(failed))
+            if skipped:
+                query = query.where(col(Image.id).not_in(skipped))
             total = session.exec(select(func.count()).select_from(query.subquery())).one()
-            todo = list(session.exec(query.limit(4096)))
-            paths = [_readable(session, work, image) for image in todo]
-        if not todo:
+            some = list(session.exec(query.limit(PER_ROUND)))
+            paths = [_readable_path(session, job, image) for image in some]
+        if not some:
             break
-        for image, path in zip(todo, paths, strict=True):
-            if path is None:
-                failed.add(image.id)
-        ready = [(i, p) for i, p in zip(todo, paths, strict=True) if p is not None]
-        pending: list[tuple[int, np.ndarray]] = []
+        skipped |= {image.id for image, path in zip(some, paths, strict=True) if path is None}
+        readable = [(i.id, p) for i, p in zip(some, paths, strict=True) if p is not None]
         before = embedded
-
-        def on_error(index: int, error: Exception, ready: list[Any] = ready) -> None:
-            image, path = ready[index]
-            failed.add(image.id)
-            work.log(f"set aside {path}: {error}")
-            with work.writing() as session:
-                images.set_aside(session, str(path), str(error), work.claim.job_id)
-
-        files = [path for _, path in ready]
-        for index, vector in embed_files(
-            encoder, files, batch=batch, limits=limits, on_error=on_error, lanes=lanes
-        ):
-            pending.append((ready[index][0].id, vector))
-            if len(pending) >= CHUNK:
-                embedded += _flush(work, row.id, pending)
-                work.progress(embedded, total=before + total)
-        embedded += _flush(work, row.id, pending)
-        work.progress(embedded, total=before + total)
-    skipped = len(failed)
-    work.log(f"{embedded} embedded, {skipped} set aside")
-    return {"embedded": embedded, "set_aside": skipped, "encoder": encoder.spec.name}
+        for vectors in chunked(_embed(job, encoder, readable, batch, skipped), CHUNK):
+            with job.writing() as session:
+                store_vectors(session, row.id, vectors)
+            embedded += len(vectors)
+            job.progress(embedded, total=before + total)
+    job.log(f"{embedded} embedded, {len(skipped)} skipped")
+    return {"embedded": embedded, "set_aside": len(skipped), "encoder": encoder.spec.name}
 
 
-def _readable(session: Session, work: JobContext, image: Image) -> Path | None:
+def _embed(
+    job: JobContext,
+    encoder: Encoder,
+    pictures: list[tuple[int, Path]],
+    batch: int | None,
+    skipped: set[int],
+) -> Iterator[tuple[int, Vector]]:
+    """(image id, (D,) vector) of every picture; the ids of those that cannot be decoded join
+    `skipped`."""
+
+    def skip(index: int, error: BadImage) -> None:
+        image_id, path = pictures[index]
+        skipped.add(image_id)
+        job.log(f"skipped {path}: {error}")
+        with job.writing() as session:
+            images.record_skipped(session, str(path), str(error), job.claim.job_id)
+
+    paths = [path for _, path in pictures]
+    # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
+    batch = 1 if job.attempt > 1 and batch is None else batch
+    lanes = 1 if job.attempt > 2 else None
+    limits = Limits.of(job.settings)
+    for index, vector in embed_files(
+        encoder, paths, batch=batch, limits=limits, on_error=skip, lanes=lanes
+    ):
+        yield pictures[index][0], vector
+
+
+def _readable_path(session: Session, job: JobContext, image: Image) -> Path | None:
     try:
-        return images.source_path(session, work.settings, image)
+        return images.source_path(session, job.settings, image)
     except NotFound as error:
-        work.log(str(error))
+        job.log(str(error))
         return None
 
 
-def _flush(work: JobContext, encoder_id: int, pending: list[tuple[int, np.ndarray]]) -> int:
-    if not pending:
-        return 0
-    with work.writing() as session:
-        store_vectors(session, encoder_id, pending)
-    written = len(pending)
-    pending.clear()
-    return written
-
-
-def store_vectors(
-    session: Session, encoder_id: int, vectors: Iterable[tuple[int, np.ndarray]]
-) -> None:
+def store_vectors(session: Session, encoder_id: int, vectors: Iterable[tuple[int, Vector]]) -> None:
     """Write (image id, (D,) float) pairs; those that are there stay as they are."""
     rows = []
     for image_id, vector in vectors:
-        with np.errstate(over="ignore"):  # told below, in words
+        with np.errstate(over="ignore"):  # reported below, in words
             half = vector.astype("<f2")
         if not np.isfinite(half).all():
             raise Invalid(f"The vector of image {image_id} does not fit float16.")
@@ -274,33 +296,32 @@ def count(session: Session, encoder_id: int | None, project_id: int) -> int:
 
 def matrix(
     session: Session, encoder_id: int, image_ids: Iterable[int] | None = None, after: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """(ids (N,) int64 ascending, vectors (N, D) float16) of an encoder: all with an id above
     `after`, or the named images."""
-    dim = session.get(EncoderRow, encoder_id).dim  # type: ignore[union-attr]
-    if image_ids is None:
-        batches: Iterator[list[int] | None] = iter([None])
-    else:
-        wanted = sorted(set(image_ids))
-        batches = (wanted[i : i + 5000] for i in range(0, len(wanted), 5000))
+    encoder = session.get_one(EncoderRow, encoder_id)
+    query = (
+        select(Embedding.image_id, Embedding.vector)
+        .where(Embedding.encoder_id == encoder_id, Embedding.image_id > after)
+        .order_by(col(Embedding.image_id))
+    )
+    queries = [query]
+    if image_ids is not None:
+        named = chunked(sorted(set(image_ids)), IDS_PER_QUERY)
+        queries = [query.where(col(Embedding.image_id).in_(some)) for some in named]
     ids: list[int] = []
     blobs: list[bytes] = []
-    for batch in batches:
-        query = (
-            select(Embedding.image_id, Embedding.vector)
-            .where(Embedding.encoder_id == encoder_id, Embedding.image_id > after)
-            .order_by(col(Embedding.image_id))
-        )
-        if batch is not None:
-            query = query.where(col(Embedding.image_id).in_(batch))
-        for image_id, vector in session.execute(query):
+    for part in queries:
+        for image_id, vector in session.execute(part):
             ids.append(image_id)
             blobs.append(vector)
-    vectors = np.frombuffer(b"".join(blobs), dtype="<f2").reshape(len(ids), dim)
+    vectors = np.frombuffer(b"".join(blobs), dtype="<f2").reshape(len(ids), encoder.dim)
     return np.asarray(ids, dtype=np.int64), vectors
 
 
-def project_matrix(session: Session, project: Project) -> tuple[np.ndarray, np.ndarray]:
+def project_matrix(
+    session: Session, project: Project
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """(ids, vectors) of every embedded image in the project's collections."""
     if project.encoder_id is None:
         return np.empty(0, np.int64), np.empty((0, 1), np.float16)

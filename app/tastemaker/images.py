@@ -1,15 +1,24 @@
 """The library: images, where their bytes lie, the collections and groups they belong to."""
 
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from sqlmodel import Session, col, func, or_, select, text
 
 from tastemaker.config import Settings
-from tastemaker.database.tables import Collection, CollectionImage, Image, ImagePath, SetAside, Tag
+from tastemaker.database.tables import (
+    Collection,
+    CollectionImage,
+    Image,
+    ImagePath,
+    SkippedFile,
+    Tag,
+)
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files import content_path
-from tastemaker.pictures.pictures import SUFFIXES, hamming
+from tastemaker.pictures.pictures import SUFFIXES, Examined, hamming
 
 # Perceptual hashes this close (of 64 bits) are one picture saved twice. With at most 3 differing
 # bits, one of the four 16-bit quarters is equal: that is what the indexes look up.
@@ -29,11 +38,89 @@ def by_sha256(session: Session, sha256: str) -> Image | None:
     return session.exec(select(Image).where(Image.sha256 == sha256)).first()
 
 
+def find_by_reference(session: Session, reference: str) -> Image:
+    """The image that a score file means: by SHA-256, by absolute path, or by a unique name."""
+    image = by_sha256(session, reference)
+    if image is None:
+        path = session.exec(select(ImagePath).where(ImagePath.path == reference)).first()
+        image = session.get(Image, path.image_id) if path else None
+    if image is None:
+        named = session.exec(select(Image).where(col(Image.name) == reference).limit(2)).all()
+        if len(named) > 1:
+            raise Conflict(
+                f"Several images are called “{reference}”.", "Name it by path or SHA-256."
+            )
+        image = named[0] if named else None
+    if image is None:
+        raise NotFound(f"There is no image “{reference}” in the library.", "Import it first.")
+    return image
+
+
 def count(session: Session) -> int:
     return int(session.exec(select(func.count()).select_from(Image)).one())
 
 
+def add_picture(
+    session: Session, facts: Examined, name: str, source: str | None, *, uploaded: bool
+) -> tuple[Image, bool]:
+    """The image of a picture that was read, and whether it is new. `source` is the photograph that
+    it was cut from, if something says so."""
+    image = by_sha256(session, facts.sha256)
+    if image is not None:
+        return image, False
+    image = Image(
+        sha256=facts.sha256, kind="upload" if uploaded else "file", name=name, format=facts.format,
+        width=facts.width, height=facts.height, bytes=facts.bytes, phash=facts.phash,
+        source_group=group_for(session, facts.sha256, facts.phash, source),
+    )  # fmt: skip
+    session.add(image)
+    session.flush()
+    return image, True
+
+
 # --- where the bytes are -----------------------------------------------------------------------
+
+
+def note_file(session: Session, image: Image, path: Path) -> None:
+    """Remember that the image's bytes lie at `path` now, where another image's may have lain."""
+    row = session.exec(select(ImagePath).where(ImagePath.path == str(path))).first()
+    row = row or ImagePath(path=str(path), image_id=image.id, size=0, mtime_ns=0)
+    status = path.stat()
+    row.image_id, row.state = image.id, "present"
+    row.size, row.mtime_ns = status.st_size, status.st_mtime_ns
+    session.add(row)
+
+
+def mark_missing(session: Session, folder: str) -> None:
+    """Note which of the files below a folder are no longer there: they were moved or deleted."""
+    below = session.exec(
+        select(ImagePath).where(
+            col(ImagePath.path).startswith(folder.rstrip("/") + "/", autoescape=True),
+            ImagePath.state == "present",
+        )
+    )
+    for row in below:
+        if not Path(row.path).exists():
+            row.state = "missing"
+            session.add(row)
+
+
+def keep_upload(session: Session, settings: Settings, image: Image, staged: Path) -> None:
+    """Copy the bytes of an upload into the store, unless they are on this machine already."""
+    if image.kind != "upload" and any(
+        path.is_file() for path in source_paths(session, settings, image)
+    ):
+        return
+    image.kind = "upload"
+    session.add(image)
+    stored = stored_path(settings, image)
+    if not stored.exists():
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(".part")
+        shutil.copyfile(staged, temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(stored)
 
 
 def stored_path(settings: Settings, image: Image) -> Path:
@@ -44,10 +131,10 @@ def stored_path(settings: Settings, image: Image) -> Path:
 def source_paths(session: Session, settings: Settings, image: Image) -> list[Path]:
     """Every place where the image's bytes should be, the app's own copy first."""
     own = [stored_path(settings, image)] if image.kind == "upload" else []
-    found = session.exec(
+    scanned = session.exec(
         select(ImagePath).where(ImagePath.image_id == image.id, ImagePath.state == "present")
     )
-    return own + [Path(row.path) for row in found if _untouched(row)]
+    return own + [Path(row.path) for row in scanned if _untouched(row)]
 
 
 def _untouched(row: ImagePath) -> bool:
@@ -108,7 +195,7 @@ def near_duplicate(session: Session, phash: int) -> Image | None:
 
 
 def _tells_apart(phash: int) -> bool:
-    """Flat pictures all hash to nearly nothing; that says nothing about kinship."""
+    """Flat pictures all hash to nearly nothing, whatever they show."""
     return 8 <= hamming(phash, 0) <= 56
 
 
@@ -134,20 +221,20 @@ def validate_collection_name(name: str) -> str:
 def collection_named(session: Session, name: str) -> Collection:
     """The collection of that name, made if there is none."""
     name = validate_collection_name(name)
-    found = session.exec(select(Collection).where(Collection.name == name)).first()
-    if found is None:
-        found = Collection(name=name)
-        session.add(found)
+    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    if collection is None:
+        collection = Collection(name=name)
+        session.add(collection)
         session.flush()
-    return found
+    return collection
 
 
 def find_collection(session: Session, name: str) -> Collection:
-    found = session.exec(select(Collection).where(Collection.name == name)).first()
-    if found is None:
+    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    if collection is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Collection.name)).all())
         raise NotFound(f"There is no collection “{name}”.", f"There are: {names}." if names else "")
-    return found
+    return collection
 
 
 def put_in_collection(session: Session, collection_id: int, image_id: int) -> bool:
@@ -159,27 +246,18 @@ def put_in_collection(session: Session, collection_id: int, image_id: int) -> bo
     return True
 
 
-def set_aside(session: Session, path: str, reason: str, job_id: int | None) -> None:
+# --- files that were skipped -------------------------------------------------------------------
+
+
+def record_skipped(session: Session, path: str, reason: str, job_id: int | None) -> None:
     """Remember a file that could not be used, and why."""
-    row = session.exec(select(SetAside).where(SetAside.path == path)).first()
-    row = row or SetAside(path=path, reason=reason)
+    row = session.exec(select(SkippedFile).where(SkippedFile.path == path)).first()
+    row = row or SkippedFile(path=path, reason=reason)
     row.reason, row.job_id = reason[:500], job_id
     session.add(row)
 
 
-def find_by_reference(session: Session, reference: str) -> Image:
-    """The image that a score file means: by SHA-256, by absolute path, or by a unique name."""
-    image = by_sha256(session, reference)
-    if image is None:
-        path = session.exec(select(ImagePath).where(ImagePath.path == reference)).first()
-        image = session.get(Image, path.image_id) if path else None
-    if image is None:
-        named = session.exec(select(Image).where(col(Image.name) == reference).limit(2)).all()
-        if len(named) > 1:
-            raise Conflict(
-                f"Several images are called “{reference}”.", "Name it by path or SHA-256."
-            )
-        image = named[0] if named else None
-    if image is None:
-        raise NotFound(f"There is no image “{reference}” in the library.", "Import it first.")
-    return image
+def forget_skipped(session: Session, path: str) -> None:
+    row = session.exec(select(SkippedFile).where(SkippedFile.path == path)).first()
+    if row is not None:
+        session.delete(row)

@@ -1,5 +1,5 @@
 """The life of a process beside others: it yields to what people wait for, ends with its parent,
-and can be made to die where a test says so."""
+and dies at a failpoint that a test names."""
 
 import contextlib
 import multiprocessing
@@ -24,7 +24,7 @@ def lower_priority(niceness: int = NICENESS) -> None:
 
 
 def exit_with_parent() -> None:
-    """Called in a child of `multiprocessing`, once: a thread of it waits for the parent's end."""
+    """Call once in a child of `multiprocessing`: a thread of it waits for the parent's end."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

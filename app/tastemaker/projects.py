@@ -5,9 +5,10 @@ import secrets
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import union
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, union
+from sqlalchemy.orm import Mapped, aliased
 from sqlmodel import Session, and_, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker.database import counts
 from tastemaker.database.tables import (
@@ -37,7 +38,8 @@ AGGREGATES = {
     "newest": "Newest: whoever scored last has the final word",
 }
 MOST_BETWEEN_TRAININGS = 100_000
-IMPORTED = "imported"  # the stand-in for whoever gave the scores that come with files
+IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
+IMPORTED = "imported"  # the proxy annotator of scores that come with files
 
 
 def create(
@@ -86,7 +88,7 @@ def validate_name(name: str) -> str:
 
 
 def find(session: Session, name: str) -> Project | None:
-    """Names are told apart without regard to case (SQLite's `lower` knows only ASCII)."""
+    """Names differ by more than case (SQLite's `lower` knows only ASCII)."""
     wanted = " ".join(name.split()).casefold()
     return next((p for p in list_all(session) if p.name.casefold() == wanted), None)
 
@@ -213,7 +215,7 @@ def add_collection(
     session.flush()
 
 
-def image_ids(project_id: int, role: str | None = None) -> Any:
+def image_ids(project_id: int, role: str | None = None) -> SelectOfScalar[int]:
     """Select of the ids of a project's images: all, or those used as `pool` or `test-run`; never
     those that were taken out of it. An image in two collections appears twice."""
     query = (
@@ -230,7 +232,7 @@ def image_ids(project_id: int, role: str | None = None) -> Any:
     return query if role is None else query.where(ProjectCollection.role == role)
 
 
-def is_removed(project_id: int, image_id: Any) -> Any:
+def is_removed(project_id: int, image_id: IdColumn) -> ColumnElement[bool]:
     """Condition: a person took the image with that id (a column) out of the project."""
     return (
         select(RemovedImage.image_id)
@@ -246,8 +248,8 @@ def removed_ids(session: Session, project_id: int) -> set[int]:
 
 
 def is_member(
-    project_id: int, image_id: Any, role: str | None = None, *, removed_too: bool = False
-) -> Any:
+    project_id: int, image_id: IdColumn, role: str | None = None, *, removed_too: bool = False
+) -> ColumnElement[bool]:
     """Condition: the image with that id (a column) is one of the project's, of any role or one."""
     member, link = aliased(CollectionImage), aliased(ProjectCollection)
     inside = (
@@ -281,11 +283,11 @@ def sample(session: Session, project: Project, count: int) -> list[int]:
     their hash, images come at random. Of a small project, all."""
     mine = is_member(project.id, Image.id)
     start = f"{project.seed * 2654435761 % 2**32:08x}"
-    found: list[int] = []
-    for where in (col(Image.sha256) >= start, col(Image.sha256) < start):
-        drawn = select(Image.id).where(where, mine).order_by(col(Image.sha256))
-        found += session.exec(drawn.limit(count - len(found)))
-    return found
+    ids: list[int] = []
+    for half in (col(Image.sha256) >= start, col(Image.sha256) < start):
+        drawn = select(Image.id).where(half, mine).order_by(col(Image.sha256))
+        ids += session.exec(drawn.limit(count - len(ids)))
+    return ids
 
 
 def _is_large(count: int) -> bool:
@@ -295,15 +297,15 @@ def _is_large(count: int) -> bool:
 def _size(session: Session, project_id: int, role: str | None) -> int:
     used = select(ProjectCollection.collection_id).where(ProjectCollection.project_id == project_id)
     used = used if role is None else used.where(ProjectCollection.role == role)
-    members: list[Any] = [
+    members = [
         select(CollectionImage.image_id).where(CollectionImage.collection_id == collection_id)
         for collection_id in session.exec(used.order_by(col(ProjectCollection.collection_id)))
     ]
     if not members:
         return 0
     # Each comes sorted from its index; `union` merges them, and an image in two counts once.
-    everything: Any = union(*members) if len(members) > 1 else members[0]
-    inside = session.execute(select(func.count()).select_from(everything.subquery())).scalar_one()
+    everything = union(*members).subquery() if len(members) > 1 else members[0].subquery()
+    inside = session.execute(select(func.count()).select_from(everything)).scalar_one()
     removed = select(func.count()).where(
         RemovedImage.project_id == project_id,
         is_member(project_id, RemovedImage.image_id, role, removed_too=True),
@@ -318,18 +320,18 @@ def _unlabelled(session: Session, project_id: int) -> int:
     return _size(session, project_id, "pool") - int(session.exec(labelled).one())
 
 
-def annotator(session: Session, name: str, *, stand_in: bool = False) -> Annotator:
-    """The person of that name, or the stand-in for one, added on first sight."""
+def annotator(session: Session, name: str, *, proxy: bool = False) -> Annotator:
+    """The annotator of that name, a person or a proxy, added on first sight."""
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
     if person is None:
-        person = Annotator(name=name, stand_in=stand_in)
+        person = Annotator(name=name, proxy=proxy)
         session.add(person)
         session.flush()
     return person
 
 
 class LabelRules(NamedTuple):
-    """What of a project decides the label that follows from what people said."""
+    """What of a project decides the label that follows from people's scores."""
 
     id: int
     seed: int

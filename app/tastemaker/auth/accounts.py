@@ -20,15 +20,15 @@ ADMIN = "admin"  # the name under which the server's own password signs in
 
 
 def list_all(session: Session) -> list[Annotator]:
-    """Everybody who scores or may, in the order they came; stand-ins left out."""
-    people = select(Annotator).where(~col(Annotator.stand_in)).order_by(col(Annotator.id))
+    """Everybody who scores or may, in the order they came; proxies left out."""
+    people = select(Annotator).where(~col(Annotator.proxy)).order_by(col(Annotator.id))
     return list(session.exec(people))
 
 
 def by_name(session: Session, name: str) -> Annotator:
     """The person of that name. Raises `NotFound`."""
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
-    if person is None or person.stand_in:
+    if person is None or person.proxy:
         raise NotFound(f"Nobody here is called “{name.strip()[:80]}”.", "tastemaker user list")
     return person
 
@@ -39,14 +39,14 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
     Without a password they can be chosen on this machine, but cannot sign in. Raises `Conflict`
     for a name that has a password already, `Invalid` for a name or password that will not do.
     """
-    name = _usable_name(name)
+    name = _validate_name(name)
     if role not in ROLES:
         raise Invalid(f"There is no role “{role[:40]}”.", f"Use {' or '.join(ROLES)}.")
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
-    if person is not None and (person.stand_in or person.password_hash or not password):
+    if person is not None and (person.proxy or person.password_hash or not password):
         raise Conflict(f"“{name}” is a name in use.", "Choose another name.")
     if person is None:
-        # “Anna” and “anna” would be told apart by nobody who reads a list of them.
+        # Nobody who reads a list of people tells “Anna” from “anna”.
         for taken in session.exec(select(Annotator.name)):
             if taken.casefold() == name.casefold():
                 raise Conflict(f"“{taken}” is a name in use.", "Choose another name.")
@@ -78,10 +78,10 @@ def check_password(session: Session, name: str, password: str) -> Annotator | No
     """The person, if the password is theirs and they are not disabled. Takes as long for a name
     that nobody has, so that names cannot be guessed by the clock."""
     person = session.exec(select(Annotator).where(Annotator.name == name.strip())).first()
-    kept = person.password_hash if person is not None else ""
-    right = _hasher().verify(password[:1024], kept or _nobody())
-    usable = person is not None and bool(kept) and not person.disabled and not person.stand_in
-    return person if right and usable else None
+    stored = person.password_hash if person is not None else ""
+    right = _hasher().verify(password[:1024], stored or _hash_of_nobody())
+    welcome = person is not None and bool(stored) and not person.disabled and not person.proxy
+    return person if right and welcome else None
 
 
 def hash_password(password: str) -> str:
@@ -93,7 +93,7 @@ def hash_password(password: str) -> str:
     return _hasher().hash(password)
 
 
-def _usable_name(name: str) -> str:
+def _validate_name(name: str) -> str:
     name = " ".join(name.split())
     if not 1 <= len(name) <= 80 or not name.isprintable() or ":" in name:
         raise Invalid("A name has 1 to 80 characters, and no colon.")
@@ -112,6 +112,6 @@ def _hasher() -> PasswordHash:
 
 
 @lru_cache(maxsize=1)
-def _nobody() -> str:
+def _hash_of_nobody() -> str:
     """A hash to compare with where there is nobody."""
     return _hasher().hash("nobody has this password")

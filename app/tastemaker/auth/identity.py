@@ -1,4 +1,4 @@
-"""Who is asking, and how they came to be known.
+"""Who sends a request: the owner of the server, or whoever signed in.
 
 Without a password on this server, whoever reaches it is its owner, and scores under the name they
 chose last. With one, everybody signs in: the admin with the server's password, other people with
@@ -13,10 +13,9 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from sqlalchemy import Engine
@@ -28,10 +27,12 @@ from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, LoginSession, now
 from tastemaker.errors import TooManyAttempts, UserMismatch
 
-COOKIE = "tastemaker_session"
-CHOSEN = "tastemaker_person"  # who scores, on a server without a password
-SIGNED_IN_FOR = timedelta(days=30)
-BASIC_GOOD_FOR = 300.0  # seconds; argon2 is slow by design, programs ask often
+SESSION_COOKIE = "tastemaker_session"
+PERSON_COOKIE = "tastemaker_person"  # who scores, on a server without a password
+SESSION_LIFETIME = timedelta(days=30)
+BASIC_SECONDS = 300.0  # a login stays known: argon2 is slow by design, programs ask often
+
+Clock = Callable[[], float]  # seconds, as `time.monotonic`
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Identity:
 
     annotator_id: int
     role: str  # admin or annotator
-    fallback_id: int  # the installation's own annotator
+    owner_id: int  # the installation's own annotator
     page_user_id: int | None = None  # whose page it came from, where the request says so
 
     @property
@@ -49,10 +50,10 @@ class Identity:
 
     def person(self, session: Session) -> Annotator:
         """Their row; the installation's own where the chosen one is gone or disabled. Raises
-        `SomebodyElse` where the page was opened for another."""
+        `UserMismatch` where the page was opened for another."""
         person = session.get(Annotator, self.annotator_id)
-        if person is None or person.stand_in or person.disabled:
-            person = session.get(Annotator, self.fallback_id)
+        if person is None or person.proxy or person.disabled:
+            person = session.get(Annotator, self.owner_id)
         assert person is not None, "create_app made sure of it"
         if self.page_user_id not in (None, person.id):
             opener = session.get(Annotator, self.page_user_id)
@@ -67,30 +68,30 @@ class Identity:
 
 def owner_identity(request: Request) -> Identity:
     """Who asks a server without a password."""
-    own = request.app.state.annotator_id
-    chosen = request.cookies.get(CHOSEN, "")
-    return Identity(int(chosen) if is_id(chosen) else own, "admin", own)
+    owner_id = request.app.state.annotator_id
+    chosen = request.cookies.get(PERSON_COOKIE, "")
+    return Identity(int(chosen) if is_id(chosen) else owner_id, "admin", owner_id)
 
 
-def session_identity(engine: Engine, token: str, own: int) -> Identity | None:
-    """Whose session a cookie's value names; None if it has ended or they were shut out."""
+def session_identity(engine: Engine, token: str, owner_id: int) -> Identity | None:
+    """Whose session a cookie's value names; None if it has ended or they were disabled."""
     if not token:
         return None
     with reading(engine) as session:
-        found = session.exec(
+        login = session.exec(
             select(LoginSession).where(
                 LoginSession.token_sha256 == _digest(token).hex(),
                 col(LoginSession.expires_at) > now(),
             )
         ).first()
-        if found is None:
+        if login is None:
             return None
-        if found.annotator_id is None:
-            return Identity(own, "admin", own)
-        person = session.get(Annotator, found.annotator_id)
+        if login.annotator_id is None:
+            return Identity(owner_id, "admin", owner_id)
+        person = session.get(Annotator, login.annotator_id)
         if person is None or person.disabled:
             return None
-        return Identity(person.id, person.role, own)
+        return Identity(person.id, person.role, owner_id)
 
 
 def sign_in(session: Session, user: Identity) -> str:
@@ -100,16 +101,16 @@ def sign_in(session: Session, user: Identity) -> str:
     session.add(
         LoginSession(
             token_sha256=_digest(token).hex(),
-            annotator_id=None if user.annotator_id == user.fallback_id else user.annotator_id,
-            expires_at=now() + SIGNED_IN_FOR,
+            annotator_id=None if user.annotator_id == user.owner_id else user.annotator_id,
+            expires_at=now() + SESSION_LIFETIME,
         )
     )
     return token
 
 
 def sign_out(session: Session, token: str) -> None:
-    gone = col(LoginSession.token_sha256) == _digest(token).hex()
-    session.execute(delete(LoginSession).where(gone))
+    ended = col(LoginSession.token_sha256) == _digest(token).hex()
+    session.execute(delete(LoginSession).where(ended))
 
 
 # --- passwords -----------------------------------------------------------------------------------
@@ -117,21 +118,23 @@ def sign_out(session: Session, token: str) -> None:
 
 class FailedLogins:
     """Wrong passwords by address, and by name. After `limit` of them from an address within
-    `window` seconds, no further try from there is looked at. For a name, from wherever, five times
-    as many are: one stranger shall not lock others out."""
+    `window` seconds, no further attempt from there is looked at. For a name, from wherever, five
+    times as many are: one stranger shall not lock others out."""
 
-    def __init__(self, limit: int = 10, window: float = 600.0, clock: Any = time.monotonic) -> None:
+    def __init__(
+        self, limit: int = 10, window: float = 600.0, clock: Clock = time.monotonic
+    ) -> None:
         self.limit, self.window, self.clock = limit, window, clock
         self._lock = threading.Lock()
         self._failed: dict[tuple[str, str], deque[float]] = {}
 
     def check(self, address: str, name: str = "") -> None:
-        """Raises `TooManyTries`."""
+        """Raises `TooManyAttempts`."""
         with self._lock:
             self._forget()
-            from_there = len(self._failed.get(("address", address), ()))
-            for_name = len(self._failed.get(("name", name), ()))
-            if from_there >= self.limit or for_name >= 5 * self.limit:
+            by_address = len(self._failed.get(("address", address), ()))
+            by_name = len(self._failed.get(("name", name), ()))
+            if by_address >= self.limit or by_name >= 5 * self.limit:
                 raise TooManyAttempts(
                     "Too many wrong passwords from this address or for this name.",
                     "Wait ten minutes, then try again.",
@@ -153,36 +156,37 @@ class FailedLogins:
 
 def password_identity(request: Request, name: str, password: str) -> Identity | None:
     """Who signs in with this name (empty: the admin) and password; None if it is wrong. Raises
-    `TooManyTries`."""
+    `TooManyAttempts`."""
     state = request.app.state
     settings: Settings = state.settings
-    tries: FailedLogins = state.failed_tries
+    failed: FailedLogins = state.failed_logins
     name = name.strip() or accounts.ADMIN
     address = request.client.host if request.client else ""
-    tries.check(address, name.casefold())
+    failed.check(address, name.casefold())
     if name.casefold() == accounts.ADMIN:
-        given, kept = (_digest(p) for p in (password, settings.admin_password))
-        if settings.admin_password and hmac.compare_digest(given, kept):
+        typed, right = (_digest(text) for text in (password, settings.admin_password))
+        if settings.admin_password and hmac.compare_digest(typed, right):
             return Identity(state.annotator_id, "admin", state.annotator_id)
     else:
         with reading(state.engine) as session:
             person = accounts.check_password(session, name, password)
         if person is not None:
             return Identity(person.id, person.role, state.annotator_id)
-    tries.add(address, name.casefold())
+    failed.add(address, name.casefold())
     return None
 
 
 class BasicLogins:
-    """HTTP Basic for programs: name and password with every request. A pair that was right is
-    known for five minutes by its hash, then checked again; a person who was shut out, at once."""
+    """HTTP Basic for programs: name and password with every request. A pair that was right stays
+    known for five minutes by its hash, then it is checked again; a person who was disabled or has
+    a new password, at once."""
 
-    def __init__(self, clock: Any = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        self._known: dict[bytes, tuple[float, Identity, str]] = {}
+        self._known: dict[bytes, tuple[float, Identity, str]] = {}  # until when, who, as what
 
-    def user(self, request: Request, authorization: str) -> Identity | None:
-        """Raises `TooManyTries`."""
+    def identity(self, request: Request, authorization: str) -> Identity | None:
+        """Who sends this Authorization header; None if it is wrong. Raises `TooManyAttempts`."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
             return None
@@ -191,33 +195,27 @@ class BasicLogins:
         except (binascii.Error, UnicodeDecodeError):
             return None
         key = _digest(authorization)
-        until, user, kept = self._known.get(key, (0.0, None, ""))
-        if user is not None and until > self.clock() and self._hash(request, user) == kept:
+        until, user, state = self._known.get(key, (0.0, None, ""))
+        if user is not None and until > self.clock() and self._state_of(request, user) == state:
             return user
         user = password_identity(request, name, password)
         self._known.pop(key, None)
         if user is not None:
             if len(self._known) >= 1000:
                 self._known.clear()
-            self._known[key] = (self.clock() + BASIC_GOOD_FOR, user, self._hash(request, user))
+            until = self.clock() + BASIC_SECONDS
+            self._known[key] = (until, user, self._state_of(request, user))
         return user
 
-    def _hash(self, request: Request, user: Identity) -> str:
-        """What must not have changed since: the person's password and that they are welcome."""
-        if user.annotator_id == user.fallback_id:
+    def _state_of(self, request: Request, user: Identity) -> str:
+        """What must not have changed since: a person's password, role, and that they may come."""
+        if user.annotator_id == user.owner_id:
             return ""
         with reading(request.app.state.engine) as session:
             person = session.get(Annotator, user.annotator_id)
-            return (
-                "" if person is None else f"{person.disabled} {person.role} {person.password_hash}"
-            )
-
-
-def safe_redirect_path(path: str) -> str:
-    """A page of this site to go on to after signing in, and nothing else."""
-    parts = urlsplit(path)
-    plain = not parts.scheme and not parts.netloc and "\\" not in path and path.isprintable()
-    return path if plain and path.startswith("/") and not path.startswith("//") else "/"
+            if person is None:
+                return ""
+            return f"{person.disabled} {person.role} {person.password_hash}"
 
 
 def is_id(text: str) -> bool:

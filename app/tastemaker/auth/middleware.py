@@ -1,4 +1,4 @@
-"""The doors: which requests come in, and what every answer carries.
+"""Around every request: whether it may come in at all, who sends it, what the answer carries.
 
 A page that the user visits elsewhere can make their browser call this server. So the Host name
 must be one of ours (or a name that was pointed at 127.0.0.1 would do), a request that changes
@@ -23,7 +23,6 @@ from tastemaker.errors import (
     Forbidden,
     NotSignedIn,
     TastemakerError,
-    TooLarge,
     TooManyAttempts,
     Unexpected,
 )
@@ -32,8 +31,6 @@ log = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
-MAX_BODY = 2**20  # of anything but an upload, which counts for itself
-UPLOADS = ("/add/files", "/uploads", "/test-runs", "/try", "/predict", "/heads")
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -61,7 +58,7 @@ class SecurityMiddleware:
     ) -> None:
         """`respond` makes of an error what the asker can read: a page, a toast or JSON."""
         self.app, self.settings, self.engine, self.respond = app, settings, engine, respond
-        self.basic = identity.BasicLogins()
+        self.basic_logins = identity.BasicLogins()
         self.hosts = known_hosts(settings, served_on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,13 +76,13 @@ class SecurityMiddleware:
                 _add_headers(scope, MutableHeaders(scope=message), private)
             await send(message)
 
-        request = Request(scope, _limited(scope, receive))
+        request = Request(scope, receive)
         try:
-            refusal = self._refusal(request) or await self._let_in(request)
+            refusal = self._refuse_origin(request) or await self._identify(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-            await self.app(inner, request.receive, send_guarded)
+            await self.app(inner, receive, send_guarded)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
@@ -97,7 +94,8 @@ class SecurityMiddleware:
             await self.respond(request, apology)(scope, receive, send_guarded)
         return None
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _refuse_origin(self, request: Request) -> Response | None:
+        """The answer to a request under a strange name or from a strange page; else None."""
         if host_name(request.headers.get("host", "")) not in self.hosts:
             return self.respond(
                 request,
@@ -116,28 +114,31 @@ class SecurityMiddleware:
                     "X-Requested-With header where they send files.",
                 ),
             )
-        if is_limited(request.scope) and _announced(request) > MAX_BODY:
-            return self.respond(request, too_large())
         return None
 
-    async def _let_in(self, request: Request) -> Response | None:
-        """None where the request may go on; `state.who` then says who asks."""
+    async def _identify(self, request: Request) -> Response | None:
+        """The answer to a request of nobody who is signed in; None where it may go on, with
+        `state.user` set to who sends it."""
         path = request.url.path
         if not self.settings.admin_password:
             request.state.user = identity.owner_identity(request)
             return None
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        own, token = request.app.state.annotator_id, request.cookies.get(identity.COOKIE, "")
-        request.state.user = await run_sync(identity.session_identity, self.engine, token, own)
-        if request.state.user is not None:
+        owner_id = request.app.state.annotator_id
+        token = request.cookies.get(identity.SESSION_COOKIE, "")
+        user = await run_sync(identity.session_identity, self.engine, token, owner_id)
+        request.state.user = user
+        if user is not None:
             return None
         challenge = {}
         authorization = request.headers.get("authorization", "")
         # Programs also follow what the API points to: thumbnails.
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
-                request.state.user = await run_sync(self.basic.user, request, authorization)
+                request.state.user = await run_sync(
+                    self.basic_logins.identity, request, authorization
+                )
             except TooManyAttempts as error:
                 return self.respond(request, error)
             if request.state.user is not None:
@@ -154,37 +155,6 @@ class SecurityMiddleware:
         )
         response.headers.update(challenge)
         return response
-
-
-def is_limited(scope: Scope) -> bool:
-    """Uploads have their own, larger limits."""
-    return not scope["path"].endswith(UPLOADS)
-
-
-def too_large() -> TooLarge:
-    return TooLarge("This request is larger than any form here.", "Send less at once.")
-
-
-def _announced(request: Request) -> int:
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else 0
-
-
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Count the body, whatever was announced, and stop beyond the limit."""
-    if not is_limited(scope):
-        return receive
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
-            raise too_large()
-        return message
-
-    return counted
 
 
 def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:

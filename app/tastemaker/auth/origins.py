@@ -1,4 +1,4 @@
-"""Where a request comes from, and who can read its answer."""
+"""Where a request comes from, who can read its answer, and where it may be sent on to."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -64,3 +64,10 @@ def from_our_own_pages(request: Request) -> bool:
     parts = urlsplit(origin)
     same = parts.netloc.lower() == headers.get("host", "").lower()
     return parts.scheme in ("http", "https") and same
+
+
+def safe_redirect_path(path: str) -> str:
+    """A page of this site to go on to after signing in, and nothing else."""
+    parts = urlsplit(path)
+    plain = not parts.scheme and not parts.netloc and "\\" not in path and path.isprintable()
+    return path if plain and path.startswith("/") and not path.startswith("//") else "/"

@@ -4,7 +4,8 @@
     def cancel(user: AdminUser, …)
 
 `GuardedRoute` reads it there and checks it before a byte of the body is read. A route that names
-none, or two, cannot be made.
+none, or two, cannot be made. It also stops reading a body that is larger than any form; only a
+dependency that limits the body itself (an upload's) lets a route take more.
 """
 
 from collections.abc import Callable, Coroutine
@@ -13,11 +14,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 from tastemaker.auth.identity import Identity, is_id
-from tastemaker.errors import Forbidden, NotSignedIn
+from tastemaker.errors import Forbidden, NotSignedIn, TooLarge
 
 FORM = "application/x-www-form-urlencoded"
+MAX_BODY = 2**20  # bytes of a form or of JSON
 
 
 async def current_user(
@@ -81,23 +85,73 @@ def _admins_only() -> Forbidden:
     )
 
 
+# --- the routes ----------------------------------------------------------------------------------
+
+
+class LimitsItsBody:
+    """A dependency that reads the request's body as it comes, and limits it."""
+
+
 def permissions_of(route: APIRoute) -> list[Permission]:
     """The permissions that a route's signature names."""
     calls = [dependency.call for dependency in route.dependant.dependencies]
     return [call for call in calls if isinstance(call, Permission)]
 
 
+def limits_its_body(route: APIRoute) -> bool:
+    return any(isinstance(part.call, LimitsItsBody) for part in route.dependant.dependencies)
+
+
 class GuardedRoute(APIRoute):
-    """A route that checks its permission before it reads the request's body."""
+    """A route that checks its permission before it reads the request's body, and the body's size
+    while it does."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        found = permissions_of(self)
-        if len(found) != 1:
-            raise TypeError(f"{self.path} names {len(found)} permissions in its signature, not 1")
+        permissions = permissions_of(self)
+        if len(permissions) != 1:
+            raise TypeError(
+                f"{self.path} names {len(permissions)} permissions in its signature, not 1"
+            )
+        permission, takes_more = permissions[0], limits_its_body(self)
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            found[0].check(request)
-            return await handle(request)
+            permission.check(request)
+            # A form without files is read whole, whatever the route takes besides.
+            if not takes_more or request.headers.get("content-type", "").startswith(FORM):
+                if announced_length(request) > MAX_BODY:
+                    raise _larger_than_a_form()
+                request = Request(request.scope, _limited(request.receive))
+            try:
+                return await handle(request)
+            except HTTPException as error:  # FastAPI's for whatever stops it from reading a body
+                if isinstance(error.__cause__, TooLarge):
+                    raise error.__cause__ from None
+                raise
 
         return guarded
+
+
+def announced_length(request: Request) -> int:
+    """The bytes of the body that its header announces; 0 where it says nothing."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() else 0
+
+
+def _limited(receive: Receive) -> Receive:
+    """Count the body, whatever was announced, and stop beyond the limit."""
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY:
+            raise _larger_than_a_form()
+        return message
+
+    return counted
+
+
+def _larger_than_a_form() -> TooLarge:
+    return TooLarge("This request is larger than any form here.", "Send less at once.")

@@ -21,13 +21,13 @@ from tastemaker.cli.terminal import (
 from tastemaker.config import Settings
 
 if TYPE_CHECKING:  # the commands load what they need: whoever asks for help does not wait for it
-    from tastemaker.database.backups import Told
+    from tastemaker.database.backups import Report
 
 app = typer.Typer()
 
 
-@app.command()
-def backup(
+@app.command("backup")
+def back_up(
     file: Annotated[
         Path | None, typer.Argument(help="A new file; left out: in the backups folder.")
     ] = None,
@@ -38,15 +38,20 @@ def backup(
 
     if file is not None:
         require_writable(file)
-    with database() as (settings, _), progress("Backup") as told:
-        made = backups.back_up(settings, file, told)
+    with database() as (settings, _), progress("Backup") as report:
+        backup = backups.back_up(settings, file, report)
     if as_json:
-        facts = {"file": str(made.path.absolute()), "files": made.files, "bytes": made.bytes}
-        return print_json(facts | {"scores": made.scores, "damaged": made.damaged})
-    size = f"{made.bytes / 1e6:,.1f} MB"
-    out.print(f"{plain(str(made.path))}: {made.scores:,} scores, {made.files:,} files, {size}.")
-    if made.damaged:
-        first, n = made.damaged[0], len(made.damaged)
+        facts = {
+            "file": str(backup.path.absolute()), "files": backup.files, "bytes": backup.bytes,
+            "scores": backup.scores, "damaged": backup.damaged,
+        }  # fmt: skip
+        return print_json(facts)
+    size = f"{backup.bytes / 1e6:,.1f} MB"
+    out.print(
+        f"{plain(str(backup.path))}: {backup.scores:,} scores, {backup.files:,} files, {size}."
+    )
+    if backup.damaged:
+        first, n = backup.damaged[0], len(backup.damaged)
         err.print(
             f"{n} of the files had been damaged before, {plain(first)} first.", style="yellow"
         )
@@ -66,30 +71,30 @@ def restore(
     settings = Settings()
     settings.make_folders()
     try:
-        with worker_lock(settings).acquire(timeout=0), progress("Restore") as told:
-            done = backups.restore(settings, file, told)
+        with worker_lock(settings).acquire(timeout=0), progress("Restore") as report:
+            done = backups.restore(settings, file, report)
     except Timeout:
         raise backups.running() from None
-    kept = str(done.kept) if done.kept else None
+    replaced = str(done.replaced) if done.replaced else None
     if as_json:
         made_at = done.made_at.isoformat() if done.made_at else None
         return print_json(
-            {"made_at": made_at, "files": done.files, "scores": done.scores, "kept": kept}
+            {"made_at": made_at, "files": done.files, "scores": done.scores, "kept": replaced}
         )
     of = f" of {done.made_at:%Y-%m-%d %H:%M} UTC" if done.made_at else ""
     out.print(f"The backup{of} is in place: {done.scores:,} scores, {done.files:,} files.")
-    if kept:
-        out.print(f"What was there before is in {plain(kept)}.")
+    if replaced:
+        out.print(f"What was there before is in {plain(replaced)}.")
     return None
 
 
 @contextmanager
-def progress(what: str) -> Iterator["Told"]:
+def progress(what: str) -> Iterator["Report"]:
     """A bar on a terminal, of bytes."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=None)
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             bar.update(task, completed=done // 1_000_000, total=max(total // 1_000_000, 1))
 
-        yield told
+        yield report

@@ -16,9 +16,7 @@ from tastemaker.cli import (
     backups,
     filtering,
     images,
-    learning,
     projects,
-    publish,
     replay,
     running,
     scores,
@@ -41,18 +39,15 @@ for commands in (
     backups.app,
     images.app,
     scores.top,
-    learning.app,
+    versions.top,
     filtering.app,
     replay.app,
-    publish.top,
 ):
     app.add_typer(commands)
 for name, commands in {
     "project": projects.app, "scores": scores.app, "versions": versions.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(commands, name=name)
-versions.app.add_typer(publish.app)
-scores.app.add_typer(publish.labels)
 
 
 def run() -> None:

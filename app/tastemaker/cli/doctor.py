@@ -9,7 +9,7 @@ from tastemaker import images, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, ImagePath, Label, SetAside
+from tastemaker.database.tables import Image, ImagePath, Label, SkippedFile
 from tastemaker.files import free_space
 from tastemaker.versions import file_checks
 from tastemaker.worker import is_running
@@ -73,21 +73,21 @@ def _space(settings: Settings) -> Finding:
 def _backup(settings: Settings) -> Finding:
     if not settings.database.startswith("sqlite"):
         return Finding("ok", "PostgreSQL keeps backups of its own.")
-    made = backups.newest(settings)
-    if made is None:
+    newest = backups.newest(settings)
+    if newest is None:
         return Finding("warning", "There is no backup.", "`tastemaker backup` makes one.")
-    return Finding("ok", f"The newest backup is of {made:%Y-%m-%d %H:%M} UTC.")
+    return Finding("ok", f"The newest backup is of {newest:%Y-%m-%d %H:%M} UTC.")
 
 
 def _integrity(session: Session) -> list[Finding]:
     if session.get_bind().dialect.name != "sqlite":
         return []
     connection = session.connection()
-    said = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+    lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
     orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-    if said == ["ok"] and not orphans:
+    if lines == ["ok"] and not orphans:
         return [Finding("ok", "The database is sound.")]
-    what = said[0] if said != ["ok"] else f"{len(orphans)} rows without their parent"
+    what = lines[0] if lines != ["ok"] else f"{len(orphans)} rows without their parent"
     return [
         Finding(
             "damage",
@@ -98,7 +98,7 @@ def _integrity(session: Session) -> list[Finding]:
 
 
 def _labels(session: Session) -> list[Finding]:
-    """Labels must be what the events say."""
+    """Labels must be what follows from the events."""
     findings = []
     for project in projects.list_all(session):
         derived = scores.labels_at(session, project, scores.highest_event(session, project))
@@ -157,7 +157,7 @@ def _uploads(session: Session, settings: Settings) -> list[Finding]:
 
 def _paths(session: Session) -> list[Finding]:
     missing = session.exec(select(ImagePath).where(col(ImagePath.state) != "present")).all()
-    aside = session.exec(select(SetAside)).all()
+    skipped = session.exec(select(SkippedFile)).all()
     findings = []
     if missing:
         findings.append(
@@ -166,9 +166,9 @@ def _paths(session: Session) -> list[Finding]:
                 "Import their folder again to find them; their scores are kept.",
             )
         )  # fmt: skip
-    if aside:
-        first = aside[0]
+    if skipped:
+        first = skipped[0]
         findings.append(
-            Finding("warning", f"{len(aside)} files are set aside; {first.path}: {first.reason}")
+            Finding("warning", f"{len(skipped)} files were skipped; {first.path}: {first.reason}")
         )
     return findings

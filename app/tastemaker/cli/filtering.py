@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from more_itertools import side_effect
 
 from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
 from tastemaker.config import Settings
@@ -50,23 +51,23 @@ def score(
         scorer.check_target(source, copy)
     settings = Settings()
     chosen = scorer.read_model(_model_path(settings, model))
-    kept: list[Any] = []
+    tables: list[Any] = []
     written = 0
-    with progress_bar() as bar, _set_aside() as tell:
+    with progress_bar() as bar, _skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
         rows = scorer.score_source(
             source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
-            on_error=tell,
+            on_error=skip,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
         rows = score_tables.within(rows, low, high)
         if top is not None:
             rows = iter([score_tables.best(rows, top)])
         if to is not None:  # as they come; all are held in memory only where they are wanted after
-            wanted = copy is not None or as_json
-            rows = _kept(rows, kept) if wanted else rows
+            if copy is not None or as_json:
+                rows = side_effect(tables.append, rows)
             written = score_tables.write(to, rows, chosen.about)
-            rows = iter(kept)
+            rows = iter(tables)
         ranked = score_tables.best(rows)
     if copy is not None:
         paths = ranked["path"].to_pylist()
@@ -81,28 +82,22 @@ def score(
         out.print(f"{written} rows written to {to}.")
 
 
-def _kept(tables: Iterator[Any], kept: list[Any]) -> Iterator[Any]:
-    for table in tables:
-        kept.append(table)
-        yield table
-
-
 @contextmanager
-def _set_aside(most: int = 100) -> Iterator[Callable[[str, str], None]]:
-    """Tell on stderr what could not be used, each as it comes; beyond `most`, how many more."""
+def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+    """Report on stderr what could not be used, each as it comes; beyond `most`, how many more."""
     count = 0
 
-    def tell(path: str, reason: str) -> None:
+    def skip(path: str, reason: str) -> None:
         nonlocal count
         count += 1
         if count <= most:
-            err.print(f"set aside {plain(path)}: {plain(reason)}")
+            err.print(f"skipped {plain(path)}: {plain(reason)}")
 
     try:
-        yield tell
+        yield skip
     finally:
         if count > most:
-            err.print(f"and {count - most} more set aside")
+            err.print(f"and {count - most} more skipped")
 
 
 def _model_path(settings: Settings, model: str) -> Path:

@@ -24,7 +24,9 @@ app = typer.Typer()
 @app.command("import")
 def import_images(
     paths: Annotated[list[Path], typer.Argument(help="Folders, pictures, or zips of pictures.")],
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="The project that uses the images.")
+    ] = None,
     collection: Annotated[str | None, typer.Option(help="Name of the collection.")] = None,
     role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
     scores_from_folders: Annotated[
@@ -53,19 +55,21 @@ def import_images(
         return print_json(result)
     out.print(
         f"{result['added']} new images, {result['known']} known already, "
-        f"{result['set_aside']} set aside"
+        f"{result['set_aside']} skipped"
         + (f", {result['scored']} scores" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
     if result["set_aside"]:
-        out.print(f"Set aside first: {plain(result['first_reason'])}")
+        out.print(f"Skipped first: {plain(result['first_reason'])}")
     return None
 
 
 @app.command()
 def embed(
     collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="Only the images of this project.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed the images that have no embedding yet."""
@@ -95,5 +99,5 @@ def embed(
     if as_json:
         return print_json(results)
     for p, result in zip(chosen, results, strict=True):
-        out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} set aside.")
+        out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} skipped.")
     return None

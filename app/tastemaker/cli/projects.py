@@ -26,11 +26,11 @@ def project_create(
 
     with database() as (_, engine), sessions.writing(engine) as session:
         project = projects.create(session, name, kind=kind, encoder=encoder, threshold=threshold)
-        made = projects.summary(session, project)
+        summary = projects.summary(session, project)
     if as_json:
-        print_json(made)
+        print_json(summary)
     else:
-        out.print(f"Project “{made['name']}” made, with encoder {made['encoder']}.")
+        out.print(f"Project “{summary['name']}” made, with encoder {summary['encoder']}.")
 
 
 @app.command("list")
@@ -39,14 +39,14 @@ def project_list(as_json: AsJson = False) -> None:
     from tastemaker import projects
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        found = [projects.summary(session, project) for project in projects.list_all(session)]
+        summaries = [projects.summary(session, project) for project in projects.list_all(session)]
     if as_json:
-        return print_json(found)
+        return print_json(summaries)
     table = Table("project", "kind", "encoder", "images", "labels", "active")
-    for p in found:
+    for p in summaries:
         counts = (str(p["images"]), str(p["labels"]), p["active_version"] or "–")
         table.add_row(p["name"], p["kind"], p["encoder"], *counts)
-    out.print(table if found else "There is no project yet: tastemaker project create NAME")
+    out.print(table if summaries else "There is no project yet: tastemaker project create NAME")
     return None
 
 
@@ -56,9 +56,9 @@ def project_show(name: str, as_json: AsJson = False) -> None:
     from tastemaker import projects
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        shown = projects.summary(session, projects.by_name(session, name))
+        summary = projects.summary(session, projects.by_name(session, name))
     if as_json:
-        return print_json(shown)
-    for key, value in shown.items():
+        return print_json(summary)
+    for key, value in summary.items():
         out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
     return None

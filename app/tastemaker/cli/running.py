@@ -20,7 +20,7 @@ def serve(
     worker: Annotated[bool, typer.Option(help="Also run the worker.")] = True,
 ) -> None:
     """Serve the web application, and run the worker beside it."""
-    from tastemaker.cli.serve import serve as run
+    from tastemaker.cli.server import serve as run
 
     run(Settings(), host, port, with_worker=worker)
 
@@ -46,7 +46,7 @@ def demo(
     serve_after: Annotated[
         bool, typer.Option("--serve/--no-serve", help="Serve the application afterwards.")
     ] = True,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     as_json: AsJson = False,
 ) -> None:
     """Make the sample project: pictures, a scripted rater's scores, v1.0 and v1.1."""
@@ -61,7 +61,7 @@ def demo(
     else:
         out.print(f"The sample project “{PROJECT}” is ready: {result.get('versions', '')}.")
     if serve_after:
-        from tastemaker.cli.serve import serve as run
+        from tastemaker.cli.server import serve as run
 
         run(settings, "127.0.0.1", port, with_worker=True)
 

@@ -7,6 +7,7 @@ import typer
 
 from tastemaker.cli.terminal import AsJson, ProjectName, database, err, out, print_json
 from tastemaker.database import sessions
+from tastemaker.errors import Invalid
 
 app = typer.Typer(help="Bring scores in and out.", no_args_is_help=True)
 top = typer.Typer()
@@ -46,6 +47,28 @@ def scores_export(
     write_scores(rows, to)
     if to is not None:
         out.print(f"{len(rows)} scores written to {to}.")
+    return None
+
+
+@app.command("folders")
+def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) -> None:
+    """Write the labelled embeddings as folders: data/ENCODER/NN_name/*.npy, NN the score."""
+    from tastemaker import projects
+    from tastemaker.publishing import exports
+
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")
+    with database() as (_, engine), sessions.reading(engine) as session:
+        result = exports.write_folders(session, projects.by_name(session, project), folder)
+    if as_json:
+        return print_json(result)
+    out.print(f"{result['written']} vectors written to {result['folder']}.")
+    if result["between_scores"]:
+        out.print(
+            f"{result['between_scores']} labels lay between two scores; the nearest was taken."
+        )
+    if result["without_embedding"]:
+        out.print(f"{result['without_embedding']} scored images have no embedding yet.")
     return None
 
 

@@ -76,8 +76,8 @@ def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]
 
         def finished() -> bool:
             with sessions.reading(engine) as session:
-                found = [jobs.get(session, job_id) for job_id in ids]
-            for job in found:
+                rows = [jobs.get(session, job_id) for job_id in ids]
+            for job in rows:
                 if job.state in ("running", "done"):
                     if job.id not in tasks:
                         tasks[job.id] = bar.add_task(job.title, total=None)
@@ -85,15 +85,15 @@ def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]
                     bar.update(
                         tasks[job.id], description=text, completed=job.done, total=job.total or None
                     )
-            return all(job.state in jobs.FINISHED for job in found)
+            return all(job.state in jobs.FINISHED for job in rows)
 
         run_here(settings, engine, finished)
     with sessions.reading(engine) as session:
-        found = [jobs.get(session, job_id) for job_id in ids]
-    for job in found:
+        rows = [jobs.get(session, job_id) for job_id in ids]
+    for job in rows:
         if job.state != "done":
             raise TastemakerError(job.error or f"The job was {job.state}.")
-    return found
+    return rows
 
 
 def unfinished(engine: Engine, kind: str, project_id: int) -> list[int]:

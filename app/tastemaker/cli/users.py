@@ -31,10 +31,11 @@ def user_add(
 
     password = "" if without else _password(stdin)
     with database() as (_, engine), sessions.writing(engine) as session:
-        shown = about(accounts.add(session, name, password, role))
+        person = about(accounts.add(session, name, password, role))
     if as_json:
-        return print_json(shown)
-    out.print(f"{shown['name']} may {'sign in' if password else 'be chosen'} as {shown['role']}.")
+        return print_json(person)
+    may = "sign in" if password else "be chosen"
+    out.print(f"{person['name']} may {may} as {person['role']}.")
     return None
 
 

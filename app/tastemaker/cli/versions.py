@@ -1,14 +1,88 @@
-"""`tastemaker versions …`"""
+"""`tastemaker train`, `tastemaker card` and `tastemaker versions …`."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from tastemaker.cli.terminal import AsJson, ProjectName, database, out, plain, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    ProjectName,
+    database,
+    err,
+    finish_jobs,
+    out,
+    plain,
+    print_json,
+)
 from tastemaker.database import sessions
+from tastemaker.errors import Conflict, NotFound
 
+top = typer.Typer()
 app = typer.Typer(help="List, show, compare, activate, export versions.", no_args_is_help=True)
+
+FORMATS = ("city96", "laion", "all")
+
+
+@top.command()
+def train(
+    project: ProjectName,
+    note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="auto, ridge, mlp, city96, or original (40 minutes or more)."),
+    ] = None,
+    major: Annotated[
+        bool, typer.Option("--major", help="Start a new major version: v2.0 after v1.4.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the version is published.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a new version on the scores as they stand now."""
+    from tastemaker import projects, versions
+    from tastemaker.training.retrain import request_training
+    from tastemaker.worker import is_running
+
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, project)
+            job_id = request_training(session, settings, chosen, note, recipe, major).id
+        if not wait and is_running(settings):
+            if as_json:
+                return print_json({"job": job_id})
+            out.print(f"Job {job_id} is queued.")
+            return None
+        if not wait:
+            err.print("No worker is running that would train it later: it is trained now.")
+        result = finish_jobs(settings, engine, [job_id])[0].result
+        with sessions.reading(engine) as session:
+            version = versions.get(session, result["version_id"])
+            facts = versions.as_json(session, settings, version)
+    if as_json:
+        return print_json(facts)
+    why = facts["activation"]
+    out.print(f"{facts['version']} is published: {quality(facts)}. {why[:1].upper()}{why[1:]}.")
+    return None
+
+
+@top.command()
+def card(
+    project: str,
+    version: Annotated[str, typer.Argument(help="v1.3, or active.")] = "active",
+    as_json: AsJson = False,
+) -> None:
+    """Print the model card of a version, as Markdown."""
+    from tastemaker import projects, versions
+    from tastemaker.publishing import card_blocks, model_card
+
+    with database() as (settings, engine), sessions.reading(engine) as session:
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        text = card_blocks.markdown(model_card.card_of(session, settings, chosen))
+    if as_json:
+        return print_json({"version": chosen.number, "markdown": text})
+    print(text, end="")
+    return None
 
 
 @app.command("list")
@@ -18,14 +92,14 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
 
     with database() as (settings, engine), sessions.reading(engine) as session:
         chosen = projects.by_name(session, project)
-        found = [
+        rows = [
             versions.as_json(session, settings, version)
             for version in reversed(versions.list_ready(session, chosen))
         ]
     if as_json:
-        return print_json(found)
+        return print_json(rows)
     table = Table("version", "", "images", "MAE", "FP", "FN", "n", "recipe", "note")
-    for v in found:
+    for v in rows:
         holdout = v["metrics"].get("holdout", {})
         table.add_row(
             v["version"], "active" if v["active"] else "", str(v["images"]),
@@ -33,7 +107,7 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
             _number(v["fn_rate"], "{:.0%}"), str(holdout.get("n", 0)),
             v["recipe"].get("name", ""), v["note"],
         )  # fmt: skip
-    out.print(table if found else "No version yet: tastemaker train --project NAME")
+    out.print(table if rows else "No version yet: tastemaker train --project NAME")
     return None
 
 
@@ -48,12 +122,12 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
 
     with database() as (settings, engine), sessions.reading(engine) as session:
         chosen = versions.by_number(session, projects.by_name(session, project), version)
-        shown = versions.as_json(session, settings, chosen)
+        facts = versions.as_json(session, settings, chosen)
     if as_json:
-        return print_json(shown)
-    out.print(f"{shown['version']}: {quality(shown)}")
+        return print_json(facts)
+    out.print(f"{facts['version']}: {quality(facts)}")
     for key in ("active", "activation", "images", "note", "parent", "encoder", "file", "sha256"):
-        out.print(f"{key:12} {shown[key]}")
+        out.print(f"{key:12} {facts[key]}")
     return None
 
 
@@ -65,10 +139,10 @@ def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False)
 
     with database() as (_, engine), sessions.reading(engine) as session:
         both = flips.pair(session, projects.by_name(session, project), older, newer)
-        told = comparison.diff(session, both)
+        diff = comparison.diff(session, both)
     if as_json:
-        return print_json(told)
-    out.print("\n".join(plain(line) for line in comparison.in_words(told)))
+        return print_json(diff)
+    out.print("\n".join(plain(line) for line in comparison.in_words(diff)))
     return None
 
 
@@ -86,6 +160,117 @@ def versions_activate(project: str, version: str) -> None:
     out.print(f"{chosen.number} is active.")
 
 
+@app.command("export")
+def versions_export(
+    project: str,
+    version: str,
+    folder: Path,
+    layout: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "city96",
+) -> None:
+    """Write a version's files into a folder: the head and its sidecar, a LAION head, or all."""
+    from tastemaker import projects, versions
+    from tastemaker.publishing import exports
+
+    if layout not in FORMATS:
+        raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
+    if folder.exists() and not folder.is_dir():
+        raise Conflict(f"{folder} is a file.", "Name a folder to write into.")
+    with database() as (settings, engine), sessions.reading(engine) as session:
+        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        if layout == "city96":
+            parts = [
+                exports.checkpoint(settings, chosen), exports.config(session, settings, chosen)
+            ]  # fmt: skip
+        elif layout == "laion":
+            parts = [exports.laion_file(session, settings, chosen)]
+        else:
+            parts = exports.export_all(session, settings, chosen)
+        for path in exports.write(parts, folder):
+            out.print(str(path))
+
+
+@app.command("import")
+def versions_import(
+    project: str,
+    file: Path,
+    encoder: Annotated[
+        str | None, typer.Option(help="The encoder it was trained on, if the file does not say.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Its .config.json; default: the one beside it.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="A line about it.")] = "",
+    activate: Annotated[bool, typer.Option("--activate", help="Make it the active one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a head made elsewhere as version v0.x: a city96 score or class file, a LAION head.
+
+    A project of that name is made if there is none and the encoder is known."""
+    from tastemaker import versions
+    from tastemaker.publishing import import_head
+
+    if config is not None and not config.is_file():
+        raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
+    with database() as (settings, engine):
+        project_id = import_head.project_for(engine, project, file, encoder, config)
+        job = import_head.import_checkpoint(
+            engine, settings, project_id, file,
+            config=config, encoder=encoder, note=note, activate=activate,
+        )  # fmt: skip
+        (done,) = finish_jobs(settings, engine, [job.id])
+        with sessions.reading(engine) as session:
+            version = versions.get(session, done.result["version_id"])
+            facts = versions.as_json(session, settings, version)
+    if as_json:
+        return print_json(facts)
+    state = "active" if facts["active"] else "not active"
+    out.print(f"{facts['version']} is imported ({state}): {facts['file']}")
+    return None
+
+
+@app.command("predictions")
+def versions_predictions(
+    project: str,
+    version: str,
+    to: Annotated[Path | None, typer.Option("--out", help=".csv, .jsonl or .parquet.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Bring such a file back instead.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a version says of every image, or bring such a file back."""
+    from tastemaker import projects, versions
+    from tastemaker.files import write_atomic
+    from tastemaker.versions import prediction_files
+
+    if to is not None and source is not None:
+        raise typer.BadParameter("--out or --from, not both", param_hint="--from")
+    with database() as (_, engine):
+        if source is not None:
+            if not source.is_file():
+                raise NotFound(f"There is no file {source}.", "Check the path.")
+            counts = prediction_files.import_predictions(engine, project, version, source)
+            if as_json:
+                return print_json(counts)
+            out.print(
+                f"{counts['added']} predictions recorded, {counts['there_already']} were there "
+                "already."
+            )
+            return None
+        with sessions.reading(engine) as session:
+            chosen = versions.by_number(session, projects.by_name(session, project), version)
+            if as_json:
+                return print_json(prediction_files.rows_of(session, chosen))
+            ending = ".csv" if to is None else to.suffix.lower()
+            content = prediction_files.prediction_bytes(session, chosen, ending)
+    if to is None:
+        print(content.decode(), end="")
+    else:
+        write_atomic(to, content)
+        out.print(f"Predictions of {chosen.number} written to {to}.")
+    return None
+
+
 def quality(version: dict[str, Any]) -> str:
     """The numbers of a version in a line, saying what they were measured on."""
     for name, part in (("hold-out", "holdout"), ("out-of-fold", "out_of_fold")):
@@ -96,7 +281,7 @@ def quality(version: dict[str, Any]) -> str:
                 if numbers.get("mae_low") is not None
                 else ""
             )
-            told = f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
+            line = f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
             constant = version["metrics"].get("baseline_mae")
-            return f"{told}, one answer for all {constant:.2f}" if constant is not None else told
+            return f"{line}, one answer for all {constant:.2f}" if constant is not None else line
     return "not measured yet"

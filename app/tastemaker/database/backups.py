@@ -38,7 +38,8 @@ NIGHTS_KEPT = 3
 PIECE = 1 << 20  # bytes read at a time
 HEADER = b"SQLite format 3\x00"
 
-Told = Callable[[int, int], None]  # bytes done, bytes in all
+Report = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int], object]  # bytes done
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,18 @@ class Backup:
 
 @dataclass(frozen=True)
 class Restored:
-    """What came back, and where that which it replaced is `kept` (None: there was nothing)."""
+    """What came back, and where that lies which it replaced (None: there was nothing)."""
 
     made_at: datetime | None
     files: int
     scores: int
-    kept: Path | None
+    replaced: Path | None
 
 
 # --- out ---------------------------------------------------------------------------------------
 
 
-def back_up(settings: Settings, target: Path | None = None, told: Told | None = None) -> Backup:
+def back_up(settings: Settings, target: Path | None = None, report: Report | None = None) -> Backup:
     """Write a backup to `target` (a new file; default: among the backups, named by the time) while
     the program may be running.
 
@@ -84,14 +85,15 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
         copy = folder / DATABASE
         _require_space(settings, settings.root, _database_bytes(settings))
         back_up_database(settings.root / DATABASE, copy)
-        scores, staged = _look(copy)
+        scores, staged = _inspect(copy)
         parts = {DATABASE: copy} | dict(_files(settings, staged))
         total = sum(path.stat().st_size for path in parts.values() if path.exists())
         _require_space(settings, target, total)
         temporary = target.absolute().with_name(f".{target.name}.part")
         try:
-            hashes = _write(temporary, parts, made_at, lambda done: told and told(done, 2 * total))
-            _read_back(temporary, hashes, lambda done: told and told(total + done, 2 * total))
+            both = 2 * total  # written, then read back
+            hashes = _write(temporary, parts, made_at, lambda done: report and report(done, both))
+            _read_back(temporary, hashes, lambda done: report and report(total + done, both))
             temporary.rename(target)  # no link: sticks and shares know none
         except OSError as error:
             raise StorageFull(
@@ -101,7 +103,7 @@ def back_up(settings: Settings, target: Path | None = None, told: Told | None = 
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
-    damaged = [name for name, sha256 in hashes.items() if not _is_itself(name, sha256)]
+    damaged = [name for name, sha256 in hashes.items() if not _matches_its_name(name, sha256)]
     return Backup(target, made_at, len(hashes) - 1, target.stat().st_size, scores, damaged)
 
 
@@ -130,25 +132,25 @@ def nightly_backup(settings: Settings, hours: float = 24.0) -> Path | None:
             return None
     if free_space(settings.root) < _database_bytes(settings) + 1e9 * settings.min_free_gb:
         return None
-    made = settings.backups / f"{NIGHTLY}{now():%Y%m%d-%H%M%S}.db"
-    temporary = made.with_name(f".{made.name}.part")
+    copy = settings.backups / f"{NIGHTLY}{now():%Y%m%d-%H%M%S}.db"
+    temporary = copy.with_name(f".{copy.name}.part")
     try:
         back_up_database(source, temporary)
-        scores, _ = _look(temporary, check=True)
+        scores, _ = _inspect(temporary, check=True)
         if not scores:
             return None
-        temporary.replace(made)
+        temporary.replace(copy)
     finally:
         temporary.unlink(missing_ok=True)
     for old in copies[: max(len(copies) + 1 - NIGHTS_KEPT, 0)]:
         old.unlink()
-    return made
+    return copy
 
 
 def newest(settings: Settings) -> datetime | None:
     """When the newest backup among the backups was made, of whatever kind."""
-    found = [*settings.backups.glob("*.zip"), *settings.backups.glob("*.db")]
-    times = [path.stat().st_mtime for path in found]
+    backups = [*settings.backups.glob("*.zip"), *settings.backups.glob("*.db")]
+    times = [path.stat().st_mtime for path in backups]
     return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
@@ -165,7 +167,7 @@ def _files(settings: Settings, staged: set[str]) -> Iterator[tuple[str, Path]]:
 
 
 def _write(
-    target: Path, parts: dict[str, Path], made_at: datetime, told: Callable[[int], Any]
+    target: Path, parts: dict[str, Path], made_at: datetime, progress: Progress
 ) -> dict[str, str]:
     """The archive, on the disk. Returns the SHA-256 of every part by its name."""
     hashes, done = {}, 0
@@ -177,7 +179,7 @@ def _write(
                 except FileNotFoundError:
                     continue  # imported, or deleted with its project, meanwhile
                 with file, archive.open(name, "w", force_zip64=True) as into:
-                    hashes[name], done = _poured(file, into.write, done, told)
+                    hashes[name], done = _copy(file, into.write, done, progress)
             about = {"made_at": made_at.isoformat(), "sha256": hashes}
             archive.writestr(MANIFEST, json.dumps(about, indent=1))
         raw.flush()
@@ -185,20 +187,20 @@ def _write(
     return hashes
 
 
-def _read_back(path: Path, hashes: dict[str, str], told: Callable[[int], Any]) -> None:
+def _read_back(path: Path, hashes: dict[str, str], progress: Progress) -> None:
     done = 0
     with zipfile.ZipFile(path) as archive:
         for name, sha256 in hashes.items():
             with archive.open(name) as file:
-                found, done = _poured(file, None, done, told)
-            if found != sha256:
+                digest, done = _copy(file, None, done, progress)
+            if digest != sha256:
                 raise Conflict(
                     f"The backup does not read back as it was written ({name}); it was removed.",
                     "Check the disk, and write it to another one.",
                 )
 
 
-def _is_itself(name: str, sha256: str) -> bool:
+def _matches_its_name(name: str, sha256: str) -> bool:
     """Whether an uploaded image is still what its name, the hash of its bytes, says."""
     folder, *rest = PurePosixPath(name).with_suffix("").parts
     return folder != "images" or "".join(rest) == sha256
@@ -207,7 +209,7 @@ def _is_itself(name: str, sha256: str) -> bool:
 # --- and back ----------------------------------------------------------------------------------
 
 
-def restore(settings: Settings, source: Path, told: Told | None = None) -> Restored:
+def restore(settings: Settings, source: Path, report: Report | None = None) -> Restored:
     """Put a backup (a zip of `back_up`, or a bare copy of the database) in the place of what is in
     the home folder. Nobody stays signed in.
 
@@ -219,20 +221,20 @@ def restore(settings: Settings, source: Path, told: Told | None = None) -> Resto
         raise NotFound(f"There is no file {source}.")
     settings.make_folders()
     with _own_folder(settings, "restoring-") as ready:
-        about = _unpack(settings, source, ready, told)
-        scores, _ = _look(ready / DATABASE, check=True)
+        about = _unpack(settings, source, ready, report)
+        scores, _ = _inspect(ready / DATABASE, check=True)
         _sign_everybody_out(ready / DATABASE)
-        kept = settings.backups / f"before-restore-{now():%Y%m%d-%H%M%S-%f}"
-        with _nobody_else(settings.root / DATABASE) as stood:
+        replaced = settings.backups / f"before-restore-{now():%Y%m%d-%H%M%S-%f}"
+        with _held_alone(settings.root / DATABASE) as existed:
             names = [name for name in about["sha256"] if name != DATABASE]
             for name in names:
-                _put(ready / name, settings.root / name, kept / name)
+                _put_in_place(ready / name, settings.root / name, replaced / name)
             os.sync()  # tens of thousands of files: one flush, not one each
             failpoint("restore.files")
-            if stood:
-                kept.mkdir(exist_ok=True)
+            if existed:
+                replaced.mkdir(exist_ok=True)
                 for file in sorted(settings.root.glob(f"{DATABASE}*")):  # -wal too, if damaged
-                    os.link(file, kept / file.name)
+                    os.link(file, replaced / file.name)
                     if file.name != DATABASE:
                         file.unlink()
             (ready / DATABASE).replace(settings.root / DATABASE)
@@ -241,10 +243,10 @@ def restore(settings: Settings, source: Path, told: Told | None = None) -> Resto
     shutil.rmtree(settings.live, ignore_errors=True)  # the worker makes it anew
     migrate(settings).dispose()
     made_at = datetime.fromisoformat(about["made_at"]) if "made_at" in about else None
-    return Restored(made_at, len(names), scores, kept if kept.exists() else None)
+    return Restored(made_at, len(names), scores, replaced if replaced.exists() else None)
 
 
-def _unpack(settings: Settings, source: Path, into: Path, told: Told | None) -> dict[str, Any]:
+def _unpack(settings: Settings, source: Path, into: Path, report: Report | None) -> dict[str, Any]:
     """Everything in the backup, in the folder `into`, each file what the manifest says."""
     with source.open("rb") as file:
         bare = file.read(len(HEADER)) == HEADER
@@ -268,10 +270,10 @@ def _unpack(settings: Settings, source: Path, into: Path, told: Told | None) -> 
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as file, target.open("wb") as out:
-                    found, done = _poured(
-                        file, out.write, done, lambda done: told and told(done, total)
+                    digest, done = _copy(
+                        file, out.write, done, lambda done: report and report(done, total)
                     )
-                if found != sha256:
+                if digest != sha256:
                     raise zipfile.BadZipFile(name)
     except zipfile.BadZipFile as error:
         if not zipfile.is_zipfile(source):
@@ -293,15 +295,15 @@ def _belongs(name: object) -> bool:
     return inside and path.as_posix() == name and "\\" not in name and "\0" not in name
 
 
-def _look(database: Path, check: bool = False) -> tuple[int, set[str]]:
+def _inspect(database: Path, check: bool = False) -> tuple[int, set[str]]:
     """How many scores a copy of the database holds, and which folders of uploads its jobs wait for.
     With `check`, also whether it is sound and not of a newer program; raises `Invalid`."""
     try:
         with closing(sqlite.connect(database)) as copy:
             if check:
-                (said,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
-                if said != "ok" or copy.execute("PRAGMA foreign_key_check").fetchone():
-                    raise sqlite.DatabaseError(said)
+                (first_line,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+                if first_line != "ok" or copy.execute("PRAGMA foreign_key_check").fetchone():
+                    raise sqlite.DatabaseError(first_line)
             (revision,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
             if revision not in revisions():
                 raise Invalid(
@@ -317,7 +319,9 @@ def _look(database: Path, check: bool = False) -> tuple[int, set[str]]:
             f"This database is damaged, or not one of Tastemaker ({error}); nothing was changed.",
             "Restore an older backup.",
         ) from error
-    return int(scores), {p["staging"] for p in payloads if "staging" in p}
+    # A test run carries the import of its uploads inside its own payload.
+    imports = [payload.get("import", payload) for payload in payloads]
+    return int(scores), {p["staging"] for p in imports if "staging" in p}
 
 
 def _sign_everybody_out(database: Path) -> None:
@@ -329,7 +333,7 @@ def _sign_everybody_out(database: Path) -> None:
 
 
 @contextmanager
-def _nobody_else(database: Path) -> Iterator[bool]:
+def _held_alone(database: Path) -> Iterator[bool]:
     """Hold the database alone; whether there is one. A damaged one cannot be held, and is replaced
     all the same."""
     if not database.exists():
@@ -352,11 +356,11 @@ def running() -> Conflict:
     )
 
 
-def _put(file: Path, target: Path, aside: Path) -> None:
-    """Move a restored file into place. One of the same name with other content is kept `aside`."""
+def _put_in_place(file: Path, target: Path, replaced: Path) -> None:
+    """Move a restored file into place; one of the same name but other content to `replaced`."""
     if target.exists() and sha256_of(target) != sha256_of(file):
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        target.replace(aside)
+        replaced.parent.mkdir(parents=True, exist_ok=True)
+        target.replace(replaced)
     target.parent.mkdir(parents=True, exist_ok=True)
     file.replace(target)
 
@@ -371,18 +375,18 @@ def _own_folder(settings: Settings, prefix: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _poured(
-    file: IO[bytes], into: Callable[[bytes], Any] | None, done: int, told: Callable[[int], Any]
+def _copy(
+    file: IO[bytes], write: Callable[[bytes], object] | None, done: int, progress: Progress
 ) -> tuple[str, int]:
-    """Read a file to its end, piece by piece, `into` somewhere. Returns its SHA-256 and how many
-    bytes are `done` now, which `told` hears of."""
+    """Read a file to its end, piece by piece, and `write` each. Returns its SHA-256 and how many
+    bytes are done now, of this file and those before."""
     digest = hashlib.sha256()
     while piece := file.read(PIECE):
         digest.update(piece)
-        if into is not None:
-            into(piece)
+        if write is not None:
+            write(piece)
         done += len(piece)
-        told(done)
+        progress(done)
     return digest.hexdigest(), done
 
 

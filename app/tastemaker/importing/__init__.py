@@ -1,1 +1,2 @@
-"""How images come in: folders, uploads, zips, and what lies beside a picture."""
+"""How images come in: asking for an import (`requests`), the files it names (`sources`, zips in
+`archives`), and the job that reads and writes them (`imports`)."""

@@ -1,4 +1,4 @@
-"""A zip dropped on the page, unpacked without believing a word of it.
+"""A zip from outside, unpacked without believing a word of it.
 
 No name in the archive is ever used as a path: each member is stored under a number, and its own
 name is kept as data. What a member claims about its size is ignored; bytes are counted as they
@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from tastemaker.errors import Conflict, Invalid, StorageFull
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
-SIDECARS = frozenset({".txt", ".json"})
-WANTED = IMAGE_SUFFIXES | SIDECARS | {".npy"}
-NESTED = frozenset(
+SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
+MEMBER_SUFFIXES = IMAGE_SUFFIXES | SIDECAR_SUFFIXES | {".npy"}
+ARCHIVE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in ("zip", "7z", "rar", "tar", "gz", "tgz", "bz2", "xz", "zst", "cbz")
 )
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may claim gigabytes of dictionary
@@ -177,14 +177,15 @@ def _refuse_suspicious(member: zipfile.ZipInfo) -> None:
         raise Invalid(
             f"“{name}” in the archive is a link to another place.", "Pack the files themselves."
         )
-    if PurePosixPath(name).suffix.lower() in NESTED:
+    if PurePosixPath(name).suffix.lower() in ARCHIVE_SUFFIXES:
         raise Invalid(f"“{name}” is an archive inside the archive.", "Unpack it and add its files.")
 
 
 def clean_name(name: str) -> str:
     """A member's name as a relative path of plain parts, '' if nothing is left.
 
-    It is never used to write; but it is shown, and its folders may carry scores (`07_good/a.jpg`).
+    It is never used to write; but people see it, and its folders may carry scores
+    (`07_good/a.jpg`).
     """
     printable = "".join(c for c in name.split("\0")[0] if c.isprintable())
     parts = printable.replace("\\", "/").split("/")
@@ -195,7 +196,7 @@ def _why_unwanted(name: str) -> str:
     path = PurePosixPath(name)
     if "__MACOSX" in path.parts or path.name.startswith("._"):
         return "it is a note of the operating system, not a picture"
-    if path.suffix.lower() not in WANTED:
+    if path.suffix.lower() not in MEMBER_SUFFIXES:
         return "it is neither a picture nor a sidecar (.txt, .json) nor a vector (.npy)"
     return ""
 

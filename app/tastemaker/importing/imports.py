@@ -1,52 +1,101 @@
-"""The import job: walk, read, deduplicate, thumbnail, group, tag; one bad file never stops it.
+"""The import job: find the files, read each one, write it down, ask for its embedding.
 
-What arrives is a list of places: folders and files on this machine, or staged uploads (zips
-unpacked first). Pictures are read in child processes that a malicious file may kill; rows are
-written in small transactions; embedding is queued as soon as the first images are in, so that it
-goes on behind while people score.
+Pictures are read in child processes that a malicious file may kill: there they are hashed and
+thumbnailed. Rows are written in small transactions, so the job may be killed and run again; known
+files are then skipped. Embedding is queued as soon as the first images are in, and goes on behind
+while people score. One bad file never stops the rest.
 """
 
 import functools
-import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sqlmodel import Session, col, select
+from more_itertools import chunked
+from sqlmodel import Session, select
 
-from tastemaker import files, images, jobs, projects, scores
-from tastemaker.config import Settings
-from tastemaker.database.tables import Collection, Image, ImagePath, Project, SetAside
-from tastemaker.embeddings import declare_encoder, store_vectors
-from tastemaker.errors import BadImage, Invalid, TastemakerError
-from tastemaker.importing.archives import unpack
-from tastemaker.importing.folder_names import folder_tags, score_of
-from tastemaker.importing.sidecars import Beside, read_sidecars, sidecars_among, sidecars_on_disk
-from tastemaker.importing.vectors import read_vector, vector_hash
+from tastemaker import embeddings, images, jobs, projects, scores
+from tastemaker.database.tables import Collection, Image, ImagePath, Project
+from tastemaker.errors import BadImage, Invalid
+from tastemaker.importing.requests import ImportRequest
+from tastemaker.importing.sources import (
+    ImportItem,
+    Skipped,
+    find_items,
+    read_sidecars,
+    read_vector,
+)
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES, Examined, Limits, ingest
+from tastemaker.pictures.pictures import Examined, Limits, ingest
 
-CHUNK = 64  # rows written in one transaction
+FIRST_BATCH = 4  # small, so that the first images can be scored at once
+BATCH = 64  # files written in one transaction
+KNOWN_BATCH = 512
 
 
-@dataclass(frozen=True)
-class ImportItem:
-    """A file to import, what it is called, and what lies beside it."""
+def run(job: JobContext) -> dict[str, Any]:
+    """Import what the job's payload names."""
+    return import_files(job, job.payload, job.project_id, queue_embedding=True)
 
-    path: Path
-    name: str
-    staged: bool = False
-    score: int | None = None
-    sidecars: tuple[Beside, ...] = ()
 
-    @property
-    def shown(self) -> str:
-        """What people know it by: its path, or for uploads its name."""
-        return self.name if self.staged else str(self.path)
+def import_files(
+    job: JobContext,
+    payload: dict[str, Any],
+    project_id: int,
+    *,
+    queue_embedding: bool,
+    in_order: bool = False,
+) -> dict[str, Any]:
+    """Import what `payload` (an `ImportRequest`) names into its collection, and use that in the
+    project (0: none). Safe to run again after a crash. With `in_order`, images get their ids in the
+    order of the files rather than as they are decoded; a slow file then holds up the others.
+
+    Returns the counts. Raises `Invalid` where no file was found, or none could be used.
+    """
+    request = ImportRequest.model_validate(payload)
+    incoming = job.settings.incoming
+    staging = incoming / request.staging if request.staging else None
+    if staging is not None and not staging.exists():
+        job.log("an earlier attempt had imported everything")
+        return Tally().as_dict() | {"collection": request.collection}
+    unpacked = incoming / f"unpacked-{job.claim.job_id}"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    tally = Tally()
+    try:
+        job.stage("Looking for pictures")
+        items: list[ImportItem] = []
+        for item in find_items(request, incoming, unpacked, job.settings.root, job.log):
+            if isinstance(item, ImportItem):
+                items.append(item)
+            else:
+                _skip(job, tally, item)
+        if not items:
+            raise Invalid(
+                "No picture was found, so nothing was imported.",
+                tally.first_reason or "JPEG, PNG, WebP and GIF files are looked for.",
+            )
+        with job.writing() as session:
+            collection = images.collection_named(session, request.collection)
+            project = session.get(Project, project_id) if project_id else None
+            if project is not None:
+                projects.add_collection(session, project, collection, request.role)
+        embeds = queue_embedding and project is not None
+        _import(job, items, Target(collection, project, embeds, in_order), tally)
+        _mark_missing(job, request.paths)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+    if staging is not None:  # only now: after a crash the job needs the files again
+        shutil.rmtree(staging, ignore_errors=True)
+    job.log(
+        f"{tally.added} new, {tally.known} known already, {tally.skipped} skipped, "
+        f"{tally.scored} scores"
+    )
+    if tally.added == tally.known == 0:
+        raise Invalid(f"None of the {tally.skipped} files could be used.", tally.first_reason)
+    return tally.as_dict() | {"collection": collection.name}
 
 
 @dataclass(frozen=True)
@@ -61,355 +110,169 @@ class Target:
 
 @dataclass
 class Tally:
+    """What became of the files so far."""
+
     added: int = 0
     known: int = 0
-    set_aside: int = 0
+    skipped: int = 0
     scored: int = 0
     first_reason: str = ""
-    skipped: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "added": self.added, "known": self.known, "set_aside": self.set_aside,
+            "added": self.added, "known": self.known, "set_aside": self.skipped,
             "scored": self.scored, "first_reason": self.first_reason,
         }  # fmt: skip
 
 
-# --- the job -----------------------------------------------------------------------------------
+def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tally) -> None:
+    """Known files first, which costs nothing; then the pictures, then vectors."""
+    job.stage("Importing", len(items))
+    vectors = [item for item in items if item.is_vector]
+    pictures = [item for item in items if not item.is_vector]
+    with job.reading() as session:
+        image_ids = {item: _unchanged_image(session, item) for item in pictures}
+    known = [(item, image_id) for item, image_id in image_ids.items() if image_id is not None]
+    fresh = [item for item, image_id in image_ids.items() if image_id is None]
 
-
-def run(work: JobContext) -> dict[str, Any]:
-    """Import what the job's payload names."""
-    return import_files(work, work.payload, work.project_id, queue_embedding=True)
-
-
-def import_files(
-    work: JobContext,
-    payload: dict[str, Any],
-    project_id: int,
-    *,
-    queue_embedding: bool,
-    in_order: bool = False,
-) -> dict[str, Any]:
-    """Import what `payload` names: `paths`, or `staging` with `files`. Safe to run again after a
-    crash: known files are skipped. With `in_order`, images get their ids in the order of the files
-    rather than as they are decoded; a slow file then holds up the others."""
-    settings = work.settings
-    staging = settings.incoming / payload["staging"] if "staging" in payload else None
-    if staging is not None and not staging.exists():
-        work.log("an earlier attempt had imported everything")
-        return Tally().as_dict() | {"collection": payload["collection"]}
-    unpacked: list[Path] = []
-    tally = Tally()
-    try:
-        work.stage("Looking for pictures")
-        found = list(_find(work, payload, staging, unpacked, tally))
-        if not found:
-            raise Invalid(
-                "No picture was found, so nothing was imported.",
-                tally.first_reason or "JPEG, PNG, WebP and GIF files are looked for.",
-            )
-        with work.writing() as session:
-            collection = images.collection_named(session, payload["collection"])
-            project = session.get(Project, project_id) if project_id else None
-            if project is not None:
-                projects.add_collection(session, project, collection, payload["role"])
-        embeds = queue_embedding and project is not None
-        target = Target(collection, project, embeds, in_order)
-        _import(work, found, target, tally)
-        _mark_missing(work, payload.get("paths", []))
-    finally:
-        for folder in unpacked:
-            shutil.rmtree(folder, ignore_errors=True)
-    if staging is not None:  # only now: after a crash the job needs the files again
-        shutil.rmtree(staging, ignore_errors=True)
-    work.log(
-        f"{tally.added} new, {tally.known} known already, {tally.set_aside} set aside, "
-        f"{tally.scored} scores"
-    )
-    if tally.added == tally.known == 0:
-        raise Invalid(f"None of the {tally.set_aside} files could be used.", tally.first_reason)
-    return tally.as_dict() | {"collection": collection.name}
-
-
-def _find(
-    work: JobContext,
-    payload: dict[str, Any],
-    staging: Path | None,
-    unpacked: list[Path],
-    tally: Tally,
-) -> Iterator[ImportItem]:
-    with_scores = payload.get("scores_from_folders", False)
-    suffixes = IMAGE_SUFFIXES | {".npy"} if with_scores else IMAGE_SUFFIXES
-    entries: list[tuple[Path, str, bool]] = []
-    uploads: dict[str, Path] = {}
-    if staging is not None:  # two may have come from different folders under one name
-        entries = [(staging / stored, name, True) for stored, name in payload["files"]]
-        uploads = {name: path for path, name, _ in entries}
-    for given in map(Path, payload.get("paths", [])):
-        if given.is_dir():
-            walked = _walk(given, besides=work.settings.root)
-            entries += [(path, str(path.relative_to(given)), False) for path in walked]
-        else:
-            entries.append((given, given.name, False))
-    for path, name, staged in entries:
-        suffix = Path(name).suffix.lower()
-        if not files.is_text(name):
-            shown = os.fsencode(path).decode("utf-8", "replace")
-            _set_aside(work, shown, "Its name is not in UTF-8; rename it.", tally)
-            continue
-        if suffix == ".zip":
-            into = work.settings.incoming / f"unpacked-{work.claim.job_id}-{len(unpacked)}"
-            shutil.rmtree(into, ignore_errors=True)
-            unpacked.append(into)
-            try:
-                content = unpack(path, into)
-            except TastemakerError as error:
-                _set_aside(work, name, str(error), tally)
-                continue
-            members = {member: stored for stored, member in content.files}
-            for member, reason in content.skipped:
-                work.log(f"left out {member}: {reason}")
-            for member, stored in members.items():
-                if Path(member).suffix.lower() in suffixes:
-                    score = score_of(member) if with_scores else None
-                    yield ImportItem(stored, member, True, score, sidecars_among(member, members))
-        elif suffix in suffixes:
-            score = score_of(name) if with_scores else None
-            sidecars = sidecars_among(name, uploads) if staged else sidecars_on_disk(path)
-            yield ImportItem(path, name, staged, score, sidecars)
-
-
-def _walk(folder: Path, besides: Path) -> Iterator[Path]:
-    """Every file below, in a fixed order; nothing of the app's own folder `besides`."""
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(here, name) != besides)
-        yield from (Path(here, name) for name in sorted(names))
-
-
-def _import(work: JobContext, found: list[ImportItem], target: Target, tally: Tally) -> None:
-    vectors = [item for item in found if item.path.suffix.lower() == ".npy"]
-    pictures = [item for item in found if item.path.suffix.lower() != ".npy"]
-    work.stage("Importing", len(found))
     done = 0
-    with work.reading() as session:
-        fresh, unchanged = _split_unchanged(session, pictures)
-    for chunk in _chunks(unchanged, 512):
-        with work.writing() as session:
-            for item, image_id in chunk:
-                image = images.get(session, image_id)
-                _place(session, item, image, target, tally)
-        done += len(chunk)
-        work.progress(done)
-    by_path = {item.path: item for item in fresh}
-    task = functools.partial(
-        ingest, thumbs_root=work.settings.thumbs, limits=Limits.of(work.settings)
-    )
-    with DecodePool(workers=2, limits=Limits.of(work.settings)) as pool:
-        waiting: list[tuple[ImportItem, Examined]] = []
-        size = 4  # small at first: the first images are to be scored at once
-        outcomes = pool.map(task, by_path)
-        for path, outcome in _as_listed(by_path, outcomes) if target.in_order else outcomes:
-            item = by_path[path]
-            if isinstance(outcome, BadImage):
-                _set_aside(work, item.shown, str(outcome), tally)
-            else:
-                waiting.append((item, outcome))
-            if len(waiting) >= size:
-                _write(work, waiting, target, tally)
-                if size < CHUNK and target.embeds:
-                    _queue_embedding(work, target.project)
-                waiting, size = [], CHUNK
-            done += 1
-            work.progress(done)
-        _write(work, waiting, target, tally)
-    for chunk in _chunks(vectors, CHUNK):
-        _write_vectors(work, chunk, target, tally)
-        done += len(chunk)
-        work.progress(done)
-    if pictures and target.embeds:
-        _queue_embedding(work, target.project)
-
-
-def _as_listed(
-    paths: Iterable[Path], outcomes: Iterator[tuple[Path, Examined | BadImage]]
-) -> Iterator[tuple[Path, Examined | BadImage]]:
-    """The outcomes in the order of the paths, which they come in nearly anyway."""
-    early: dict[Path, Examined | BadImage] = {}
-    for path in paths:
-        while path not in early:
-            early.update([next(outcomes)])
-        yield path, early.pop(path)
-
-
-def _split_unchanged(
-    session: Session, items: list[ImportItem]
-) -> tuple[list[ImportItem], list[tuple[ImportItem, int]]]:
-    """Files that were imported before and have the same size and time need not be read again."""
-    fresh, unchanged = [], []
-    for item in items:
-        row = (
-            None
-            if item.staged
-            else session.exec(select(ImagePath).where(ImagePath.path == str(item.path))).first()
-        )
-        status = item.path.stat() if row is not None and item.path.exists() else None
-        if row and status and (row.size, row.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            unchanged.append((item, row.image_id))
+    for batch in chunked(known, KNOWN_BATCH):
+        with job.writing() as session:
+            for item, image_id in batch:
+                _place(session, item, images.get(session, image_id), False, target, tally)
+        done += len(batch)
+        job.progress(done)
+    waiting: list[tuple[ImportItem, Examined]] = []
+    size = FIRST_BATCH
+    for item, outcome in _examine(job, fresh, in_order=target.in_order):
+        if isinstance(outcome, BadImage):
+            _skip(job, tally, Skipped(item.label, str(outcome)))
         else:
-            fresh.append(item)
-    return fresh, unchanged
+            waiting.append((item, outcome))
+        if len(waiting) >= size:
+            _write_pictures(job, waiting, target, tally)
+            if size == FIRST_BATCH:
+                _queue_embedding(job, target)
+            waiting, size = [], BATCH
+        done += 1
+        job.progress(done)
+    _write_pictures(job, waiting, target, tally)
+    for item in vectors:
+        _write_vector(job, item, target, tally)
+        done += 1
+        job.progress(done)
+    if pictures:
+        _queue_embedding(job, target)
 
 
-def _write(
-    work: JobContext, batch: list[tuple[ImportItem, Examined]], target: Target, tally: Tally
+def _unchanged_image(session: Session, item: ImportItem) -> int | None:
+    """The image of a file that was imported before and has the same size and time: it need not be
+    read again."""
+    if item.staged or not item.path.exists():
+        return None
+    row = session.exec(select(ImagePath).where(ImagePath.path == str(item.path))).first()
+    if row is None:
+        return None
+    status = item.path.stat()
+    same = (row.size, row.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return row.image_id if same else None
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+Outcome = tuple[ImportItem, Examined | BadImage]
+
+
+def _examine(job: JobContext, items: Sequence[ImportItem], *, in_order: bool) -> Iterator[Outcome]:
+    """Hash and thumbnail every picture, in children; as they finish, or in the items' order."""
+    by_path = {item.path: item for item in items}
+    limits = Limits.of(job.settings)
+    task = functools.partial(ingest, thumbs_root=job.settings.thumbs, limits=limits)
+    with DecodePool(workers=2, limits=limits) as pool:
+        outcomes = ((by_path[path], outcome) for path, outcome in pool.map(task, by_path))
+        yield from _reordered(by_path.values(), outcomes) if in_order else outcomes
+
+
+def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """The outcomes in the order of the items, in which they come nearly anyway."""
+    early: dict[ImportItem, Examined | BadImage] = {}
+    for item in items:
+        while item not in early:
+            early.update([next(outcomes)])
+        yield item, early.pop(item)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _write_pictures(
+    job: JobContext, batch: list[tuple[ImportItem, Examined]], target: Target, tally: Tally
 ) -> None:
-    """One transaction: rows for pictures that were read."""
+    """The rows of pictures that were read, in one transaction."""
     if not batch:
         return
-    with work.writing() as session:
-        for item, seen in batch:
+    with job.writing() as session:
+        for item, facts in batch:
             sidecar = read_sidecars(item.sidecars)
-            image = images.by_sha256(session, seen.sha256)
-            if image is None:
-                image = Image(
-                    sha256=seen.sha256, kind="upload" if item.staged else "file",
-                    name=Path(item.name).name, format=seen.format, width=seen.width,
-                    height=seen.height, bytes=seen.bytes, phash=seen.phash,
-                    source_group=images.group_for(
-                        session, seen.sha256, seen.phash, sidecar.source
-                    ),
-                )  # fmt: skip
-                session.add(image)
-                session.flush()
-                tally.added += 1
-                fresh = True
-            else:
-                fresh = False
+            image, is_new = images.add_picture(
+                session, facts, Path(item.name).name, sidecar.source, uploaded=item.staged
+            )
             if item.staged:
-                _keep_upload(work.settings, session, item.path, image)
+                images.keep_upload(session, job.settings, image, item.path)
             images.add_tags(session, image.id, sidecar.tags)
-            _place(session, item, image, target, tally, fresh=fresh)
+            _place(session, item, image, is_new, target, tally)
+
+
+def _write_vector(job: JobContext, item: ImportItem, target: Target, tally: Tally) -> None:
+    """A vector without a picture stands under the hash of its values and a declared encoder."""
+    if target.project is None:
+        raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
+    try:
+        vector = read_vector(item.path)
+        with job.writing() as session:
+            project = projects.get(session, target.project.id)
+            image, is_new = embeddings.add_vector(session, project, Path(item.name).name, vector)
+            _place(session, item, image, is_new, target, tally)
+    except Invalid as error:
+        _skip(job, tally, Skipped(item.label, str(error)))
 
 
 def _place(
-    session: Session,
-    item: ImportItem,
-    image: Image,
-    target: Target,
-    tally: Tally,
-    *,
-    fresh: bool = False,
+    session: Session, item: ImportItem, image: Image, is_new: bool, target: Target, tally: Tally
 ) -> None:
     """Note where the bytes are, put the image into the collection, record its folder's score."""
     if not item.staged:
-        status = item.path.stat()
-        row = session.exec(select(ImagePath).where(ImagePath.path == str(item.path))).first()
-        if row is None:
-            row = ImagePath(path=str(item.path), image_id=image.id, size=0, mtime_ns=0)
-        row.image_id, row.state = image.id, "present"
-        row.size, row.mtime_ns = status.st_size, status.st_mtime_ns
-        session.add(row)
-    aside = session.exec(select(SetAside).where(SetAside.path == item.shown)).first()
-    if aside is not None:  # it was mended
-        session.delete(aside)
+        images.note_file(session, image, item.path)
+    images.forget_skipped(session, item.label)  # it was mended
     images.put_in_collection(session, target.collection.id, image.id)
-    images.add_tags(session, image.id, folder_tags(item.name, scored=item.score is not None))
-    if not fresh:
-        tally.known += 1
+    images.add_tags(session, image.id, item.folder_tags)
+    tally.added += is_new
+    tally.known += not is_new
     if item.score is not None and target.project is not None:
-        person = projects.annotator(session, projects.IMPORTED, stand_in=True)
+        person = projects.annotator(session, projects.IMPORTED, proxy=True)
         tally.scored += scores.record_many(
             session, target.project, person, [(image.id, item.score)], origin="import"
         )
 
 
-def _keep_upload(settings: Settings, session: Session, staged: Path, image: Image) -> None:
-    """Keep the bytes of an upload unless they are on this machine already."""
-    if image.kind != "upload" and any(
-        path.is_file() for path in images.source_paths(session, settings, image)
-    ):
+def _skip(job: JobContext, tally: Tally, file: Skipped) -> None:
+    tally.skipped += 1
+    tally.first_reason = tally.first_reason or f"{Path(file.label).name}: {file.reason}"
+    job.log(f"skipped {file.label}: {file.reason}")
+    with job.writing() as session:
+        images.record_skipped(session, file.label, file.reason, job.claim.job_id)
+
+
+def _queue_embedding(job: JobContext, target: Target) -> None:
+    if not target.embeds or target.project is None:
         return
-    image.kind = "upload"
-    session.add(image)
-    kept = images.stored_path(settings, image)
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(".part")
-        shutil.copyfile(staged, temporary)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(kept)
+    title = f"Embed the images of “{target.project.name}”"
+    with job.writing() as session:
+        jobs.enqueue(session, "embed", title, {}, target.project.id, once=True)
 
 
-def _write_vectors(work: JobContext, batch: list[ImportItem], target: Target, tally: Tally) -> None:
-    """Vectors without a picture stand under the hash of their values and a declared encoder."""
-    if target.project is None:
-        raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
-    for item in batch:
-        try:
-            vector = read_vector(item.path)
-            with work.writing() as session:
-                _write_vector(session, target.project.id, item, vector, target, tally)
-        except Invalid as error:
-            _set_aside(work, item.shown, str(error), tally)
-
-
-def _write_vector(
-    session: Session,
-    project_id: int,
-    item: ImportItem,
-    vector: np.ndarray,
-    target: Target,
-    tally: Tally,
-) -> None:
-    encoder = declare_encoder(session, projects.get(session, project_id), vector)
-    sha256 = vector_hash(vector, encoder.fingerprint)
-    image = images.by_sha256(session, sha256)
-    fresh = image is None
-    if image is None:
-        name = Path(item.name).name
-        image = Image(sha256=sha256, kind="vector", name=name, source_group=sha256[:16])
-        session.add(image)
-        session.flush()
-    store_vectors(session, encoder.id, [(image.id, vector)])
-    tally.added += fresh
-    _place(session, item, image, target, tally, fresh=fresh)
-
-
-def _queue_embedding(work: JobContext, project: Project | None) -> None:
-    assert project is not None
-    with work.writing() as session:
-        jobs.enqueue(
-            session, "embed", f"Embed the images of “{project.name}”", {}, project.id, once=True
-        )
-
-
-def _set_aside(work: JobContext, path: str, reason: str, tally: Tally) -> None:
-    tally.set_aside += 1
-    tally.first_reason = tally.first_reason or f"{Path(path).name}: {reason}"
-    work.log(f"set aside {path}: {reason}")
-    with work.writing() as session:
-        images.set_aside(session, path, reason, work.claim.job_id)
-
-
-def _mark_missing(work: JobContext, roots: list[str]) -> None:
+def _mark_missing(job: JobContext, roots: Iterable[str]) -> None:
     """Paths below an imported folder that are no longer there were moved or deleted."""
     for root in roots:
-        prefix = root.rstrip("/") + "/"
-        with work.writing() as session:
-            below = session.exec(
-                select(ImagePath).where(
-                    col(ImagePath.path).startswith(prefix, autoescape=True),
-                    ImagePath.state == "present",
-                )
-            )
-            for row in below:
-                if not Path(row.path).exists():
-                    row.state = "missing"
-                    session.add(row)
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+        with job.writing() as session:
+            images.mark_missing(session, root)

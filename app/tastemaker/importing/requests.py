@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import BaseModel
 from sqlmodel import Session
 
 from tastemaker import images, jobs, projects
@@ -14,6 +15,18 @@ from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import require_free_space
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+
+
+class ImportRequest(BaseModel, frozen=True):
+    """The payload of an import job: `paths` on this machine, or uploads that lie in the folder
+    `staging` below `incoming` as `files` (stored name, original name)."""
+
+    collection: str
+    role: str = "pool"
+    paths: tuple[str, ...] = ()
+    staging: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    scores_from_folders: bool = False
 
 
 def request_import(
@@ -32,54 +45,11 @@ def request_import(
     require_free_space(settings.root, settings.min_free_gb)
     resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
     name = images.validate_collection_name(collection or free_name(resolved[0])[:120])
-    payload = {
-        "paths": [str(path) for path in resolved], "collection": name, "role": role,
-        "scores_from_folders": scores_from_folders,
-    }  # fmt: skip
-    return jobs.enqueue(
-        session, "import", f"Import “{name}”", payload, project.id if project else None, once=True
-    )
-
-
-def validate_paths(
-    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
-) -> list[Path]:
-    """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
-    at once not to work."""
-    resolved = []
-    for given in paths:
-        path = Path(given).expanduser()
-        try:
-            there = "\0" not in str(given) and path.exists()
-            wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
-            readable = there and os.access(path, wanted, effective_ids=True)
-        except PermissionError:  # a folder on the way there
-            there, readable = True, False
-        except OSError:  # too long to be the name of anything
-            there = readable = False
-        if not there:
-            raise NotFound(f"There is no file or folder “{str(given)[:300]}”.", "Check the path.")
-        if not readable:
-            raise Invalid(f"“{given}” cannot be read.", "Check its permissions.")
-        path = path.resolve()
-        if path == settings.root or settings.root in path.parents:
-            raise Invalid(
-                f"“{given}” lies in Tastemaker's own folder.", "Import the original files."
-            )
-        suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
-        if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
-            raise Invalid(
-                f"There is no picture in “{given}”.",
-                "JPEG, PNG, WebP and GIF files are looked for, in all its folders.",
-            )
-        if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
-            raise Invalid(
-                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
-            )
-        resolved.append(path)
-    if not resolved:
-        raise Invalid("Nothing to import was named.", "Name a folder or files.")
-    return resolved
+    request = ImportRequest(
+        collection=name, role=role, paths=tuple(map(str, resolved)),
+        scores_from_folders=scores_from_folders,
+    )  # fmt: skip
+    return _enqueue(session, f"Import “{name}”", request, project)
 
 
 def request_upload_import(
@@ -97,19 +67,65 @@ def request_upload_import(
     if not files:
         raise Invalid("No file was sent.", "Choose pictures or a zip of pictures.")
     collection = images.validate_collection_name(collection)
-    payload = {
-        "staging": staging.name, "files": [list(entry) for entry in files],
-        "collection": collection, "role": "pool", "scores_from_folders": False,
-    }  # fmt: skip
-    return jobs.enqueue(
-        session, "import", f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}", payload,
-        project.id if project else None,
+    title = f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}"
+    request = ImportRequest(
+        collection=collection, role="pool", staging=staging.name, files=tuple(files),
+        scores_from_folders=False,
     )  # fmt: skip
+    return _enqueue(session, title, request, project)
+
+
+def _enqueue(session: Session, title: str, request: ImportRequest, project: Project | None) -> Job:
+    """The job; one that waits with the same request, as after a second click, is not doubled."""
+    payload = request.model_dump(mode="json", exclude_unset=True)
+    project_id = project.id if project else None
+    return jobs.enqueue(session, "import", title, payload, project_id, once=True)
+
+
+def validate_paths(
+    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
+) -> list[Path]:
+    """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
+    at once not to work."""
+    resolved = []
+    for place in paths:
+        path = Path(place).expanduser()
+        try:
+            there = "\0" not in str(place) and path.exists()
+            wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
+            readable = there and os.access(path, wanted, effective_ids=True)
+        except PermissionError:  # a folder on the way there
+            there, readable = True, False
+        except OSError:  # too long to be the name of anything
+            there = readable = False
+        if not there:
+            raise NotFound(f"There is no file or folder “{str(place)[:300]}”.", "Check the path.")
+        if not readable:
+            raise Invalid(f"“{place}” cannot be read.", "Check its permissions.")
+        path = path.resolve()
+        if path == settings.root or settings.root in path.parents:
+            raise Invalid(
+                f"“{place}” lies in Tastemaker's own folder.", "Import the original files."
+            )
+        suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
+        if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
+            raise Invalid(
+                f"There is no picture in “{place}”.",
+                "JPEG, PNG, WebP and GIF files are looked for, in all its folders.",
+            )
+        if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
+            raise Invalid(
+                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
+            )
+        resolved.append(path)
+    if not resolved:
+        raise Invalid("Nothing to import was named.", "Name a folder or files.")
+    return resolved
 
 
 def _holds_any(folder: Path, suffixes: frozenset[str], seconds: float = 2.0) -> bool:
-    """Whether any file below has one of the suffixes; True if that takes long to rule out (the
-    job will then find out)."""
+    """Whether any file below has one of the suffixes; True if that takes long to rule out, which
+    is then left to the job."""
     end = time.monotonic() + seconds
     for _, _, names in os.walk(folder):
         if any(Path(name).suffix.lower() in suffixes for name in names):

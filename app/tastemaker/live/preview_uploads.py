@@ -67,7 +67,7 @@ def folder(settings: Settings, token: str) -> Path:
 
 
 def file_path(settings: Settings, token: str) -> Path:
-    """The file as it came; `web.add.Upload` numbers what it stores from 0 on."""
+    """The file as it came: the first of its upload."""
     return folder(settings, token) / "000000"
 
 

@@ -1,7 +1,5 @@
 """The web application: `create_app(settings)`."""
 
-from typing import Any
-
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -39,13 +37,13 @@ from tastemaker.pages import (
     try_it,
     versions,
 )
-from tastemaker.pages import projects as first
+from tastemaker.pages import projects as first_page
 from tastemaker.pages.render import error_response
 from tastemaker.pictures.full_size import FullSize
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    images, score, scores, first, login, grid, pairs, review, library, library_changes,
+    images, score, scores, first_page, login, grid, pairs, review, library, library_changes,
     library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip
@@ -73,7 +71,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)
-    app.state.annotator_id, app.state.failed_tries = annotator_id, FailedLogins()
+    app.state.annotator_id, app.state.failed_logins = annotator_id, FailedLogins()
     app.add_middleware(
         SecurityMiddleware,
         settings=config,
@@ -102,12 +100,16 @@ def healthz(_: AnyVisitor) -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
-def on_error(request: Request, error: Any) -> Response:
+# --- errors, as FastAPI hands them over ----------------------------------------------------------
+
+
+def on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TastemakerError)
     return error_response(request, error)
 
 
-def on_database_error(request: Request, error: Any) -> Response:
-    if not is_locked(error):
+def on_database_error(request: Request, error: Exception) -> Response:
+    if not (isinstance(error, OperationalError) and is_locked(error)):
         raise error
     return error_response(
         request,
@@ -118,27 +120,29 @@ def on_database_error(request: Request, error: Any) -> Response:
     )
 
 
-def on_bad_request(request: Request, error: Any) -> Response:
+def on_bad_request(request: Request, error: Exception) -> Response:
     """A value of the wrong kind: in the address, then there is no such page; else in the form."""
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place, *rest = (str(part) for part in first["loc"])
     if place == "path":
-        return error_response(
-            request, NotFound("There is no such page.", "Start from the first page.")
-        )
+        return error_response(request, no_such_page())
     if first["type"] == "json_invalid":
         return error_response(request, Invalid("The body is not valid JSON."))
     name = ".".join(rest) or "the body"
     return error_response(request, Invalid(f"“{name}” cannot be used: {first['msg']}."))
 
 
-def on_http_error(request: Request, error: Any) -> Response:
+def on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_response(
-            request, NotFound("There is no such page.", "Start from the first page.")
-        )
+        return error_response(request, no_such_page())
     refusal = TastemakerError(f"This cannot be done here ({error.detail}).")
     refusal.status = error.status_code
     response = error_response(request, refusal)
     response.headers.update(error.headers or {})
     return response
+
+
+def no_such_page() -> NotFound:
+    return NotFound("There is no such page.", "Start from the first page.")

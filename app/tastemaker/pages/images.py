@@ -24,11 +24,13 @@ HEADERS = {
 
 @router.get("/images/{image_id}/thumb")
 def thumb(_: ViewerUser, image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
+    """A picture for a grid, at most 320 pixels long."""
     return derivative(image_id, session, settings, THUMB)
 
 
 @router.get("/images/{image_id}/view")
 def view(_: ViewerUser, image_id: Id, session: ReadSession, settings: SettingsDep) -> Response:
+    """A picture for scoring, at most 1280 pixels long."""
     return derivative(image_id, session, settings, VIEW)
 
 
@@ -41,7 +43,7 @@ def full(
         image = images.get(session, image_id)
         source = images.source_path(session, settings, image)
     maker: FullSize = request.app.state.full_size
-    content = maker.of(source, image.sha256).read_bytes()
+    content = maker.path_of(source, image.sha256).read_bytes()
     return Response(content, media_type="image/webp", headers=HEADERS)
 
 

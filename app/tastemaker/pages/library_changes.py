@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import projects, scores
-from tastemaker.auth.identity import Identity, safe_redirect_path
-from tastemaker.auth.origins import by_htmx
+from tastemaker.auth.identity import Identity
+from tastemaker.auth.origins import by_htmx, safe_redirect_path
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, require_admin
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 
 from tastemaker.auth import accounts, identity
+from tastemaker.auth.origins import safe_redirect_path
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
@@ -18,7 +19,7 @@ router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 def page(_: AnyVisitor, request: Request, settings: SettingsDep, next: str = "/") -> Response:
     if not settings.admin_password:
         return see_other("/")
-    return _page(request, identity.safe_redirect_path(next))
+    return _page(request, safe_redirect_path(next))
 
 
 @router.post("/login")
@@ -33,24 +34,24 @@ def sign_in(
 ) -> Response:
     if not settings.admin_password:
         return see_other("/")
-    next = identity.safe_redirect_path(next)
-    known = identity.password_identity(request, name, password)
-    if known is None:
+    next = safe_redirect_path(next)
+    user = identity.password_identity(request, name, password)
+    if user is None:
         return _page(request, next, name=name, wrong=True)
     with writing(engine) as session:
-        identity.sign_out(session, request.cookies.get(identity.COOKIE, ""))
-        token = identity.sign_in(session, known)
+        identity.sign_out(session, request.cookies.get(identity.SESSION_COOKIE, ""))
+        token = identity.sign_in(session, user)
     response = see_other(next)
-    _set_cookie(request, response, identity.COOKIE, token)
+    _set_cookie(request, response, identity.SESSION_COOKIE, token)
     return response
 
 
 @router.post("/logout")
 def sign_out(_: AnyVisitor, request: Request, engine: EngineDep) -> Response:
     with writing(engine) as session:
-        identity.sign_out(session, request.cookies.get(identity.COOKIE, ""))
+        identity.sign_out(session, request.cookies.get(identity.SESSION_COOKIE, ""))
     response = see_other("/login")
-    response.delete_cookie(identity.COOKIE, httponly=True, samesite="lax")
+    response.delete_cookie(identity.SESSION_COOKIE, httponly=True, samesite="lax")
     return response
 
 
@@ -70,7 +71,7 @@ def choose(
         if person.disabled:
             raise Invalid(f"“{person.name}” does not score here any more.", "Choose another name.")
     response = see_other(referring_path(request) or "/")
-    _set_cookie(request, response, identity.CHOSEN, str(person.id))
+    _set_cookie(request, response, identity.PERSON_COOKIE, str(person.id))
     return response
 
 
@@ -83,7 +84,7 @@ def _set_cookie(request: Request, response: Response, name: str, value: str) -> 
     response.set_cookie(
         name,
         value,
-        max_age=int(identity.SIGNED_IN_FOR.total_seconds()),
+        max_age=int(identity.SESSION_LIFETIME.total_seconds()),
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",

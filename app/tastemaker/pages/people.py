@@ -199,6 +199,6 @@ def _disable(session: Session, user: Identity, person_id: int, disabled: bool) -
 
 def _person(session: Session, person_id: int) -> Annotator:
     person = session.get(Annotator, person_id)
-    if person is None or person.stand_in:
+    if person is None or person.proxy:
         raise NotFound("There is no such person.", "Look at the list again.")
     return person

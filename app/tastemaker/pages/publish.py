@@ -1,15 +1,13 @@
 """Publish: what a version can be taken away as, its model card, and heads brought in."""
 
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 from sqlmodel import Session
-from starlette.concurrency import run_in_threadpool
 
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.origins import by_htmx
@@ -20,11 +18,11 @@ from tastemaker.database.tables import Job, Project, Version
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
-from tastemaker.pages.add import Upload, check_room
 from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
+from tastemaker.pages.uploads import Reception, Upload, UploadLimit
 from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.scores import score_files
 from tastemaker.versions import prediction_files
@@ -32,11 +30,22 @@ from tastemaker.versions import prediction_files
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-MOST_BYTES = MAX_FILE_BYTES + 2**21  # a head, its sidecar and the form around them
 Ending = Literal["csv", "jsonl", "parquet"]
 MEDIA = {
     "csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet",
 }  # fmt: skip
+
+
+def head_limit(_: Settings) -> UploadLimit:
+    """A head, its sidecar and the form around them."""
+    error = TooLarge(
+        f"A head is about 16 MB; more than {MAX_FILE_BYTES // 2**20} MB are not taken.",
+        "Choose the .safetensors file of the head itself.",
+    )
+    return UploadLimit(MAX_FILE_BYTES + 2**21, error)
+
+
+HeadFiles = Annotated[Upload, Depends(Reception(head_limit), scope="function")]
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -202,17 +211,21 @@ def labels(_: AdminUser, session: ReadSession, project: CurrentProject, ending: 
 
 
 @router.post("/projects/{project_id}/heads")
-async def bring_in(
-    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+def bring_in(
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    upload: HeadFiles,
 ) -> Response:
-    """Take a head made elsewhere. `async`, because only so can the file be read as it comes."""
-    given: dict[str, str] = {}
+    """Take a head made elsewhere."""
     try:
-        await take_upload(request, engine, settings, project_id, given)
+        adopt(engine, settings, project_id, upload)
     except TastemakerError as error:
         if by_htmx(request):
             raise
-        return await run_in_threadpool(refused, request, engine, settings, project_id, given, error)
+        return refused(request, engine, settings, project_id, upload.fields, error)
     return redirect(request, f"/projects/{project_id}/publish")
 
 
@@ -229,34 +242,10 @@ def refused(
         return publish_page(request, session, settings, project, given=given, import_error=error)
 
 
-async def take_upload(
-    request: Request,
-    engine: Engine,
-    settings: Settings,
-    project_id: int,
-    given: dict[str, str],
-) -> dict[str, Any]:
-    """Stream the files to the disk, check them, queue the import; the answer is its job. What was
-    typed is put into `given`; whatever is refused leaves nothing."""
-    await run_in_threadpool(check_room, engine, settings, project_id)
-    staging = settings.incoming / secrets.token_hex(16)
-    beyond = TooLarge(
-        f"A head is about 16 MB; more than {MAX_FILE_BYTES // 2**20} MB are not taken.",
-        "Choose the .safetensors file of the head itself.",
-    )
-    upload = Upload(request.headers.get("content-type", ""), staging, settings, MOST_BYTES, beyond)
-    try:
-        async for chunk in request.stream():
-            await run_in_threadpool(upload.write, chunk)
-        given |= upload.fields
-        await run_in_threadpool(upload.finish, 0)
-        return await run_in_threadpool(adopt, engine, settings, project_id, upload)
-    finally:
-        await run_in_threadpool(upload.discard)
-
-
 def adopt(engine: Engine, settings: Settings, project_id: int, upload: Upload) -> dict[str, Any]:
-    """Queue the import of an upload: one .safetensors file, and its .config.json or none."""
+    """Queue the import of an upload: one .safetensors file, and its .config.json or none. It is
+    checked and copied here, so nothing is handed over."""
+    upload.require(0)
     heads = [(stored, name) for stored, name in upload.files if not name.endswith(".json")]
     configs = [stored for stored, name in upload.files if name.endswith(".json")]
     if not heads:
@@ -312,6 +301,7 @@ def show_card(
 
 @api.put("/projects/{project_id}/card")
 def put_card(_: AdminUser, engine: EngineDep, project_id: Id, body: Texts) -> dict[str, str]:
+    """Keep the author's words for the model card; the answer is all of them."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         model_card.set_texts(session, project, body.model_dump(exclude_none=True))
@@ -361,9 +351,9 @@ def export_labels(
 
 
 @api.post("/projects/{project_id}/heads", status_code=202)
-async def adopt_head(
-    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+def adopt_head(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: HeadFiles
 ) -> dict[str, Any]:
     """Bring in a head made elsewhere: multipart with the file, its sidecar if any, and the fields
     `encoder`, `note`, `activate`. The answer is the job."""
-    return await take_upload(request, engine, settings, project_id, {})
+    return adopt(engine, settings, project_id, upload)

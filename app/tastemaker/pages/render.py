@@ -1,13 +1,13 @@
 """One way to render: `render(request, page, block, context)`.
 
 A page is a template; its blocks are its fragments. The view picks the block, never the client.
-Errors go through here as well: the same sentence as a page, as a toast or as JSON.
+Errors go through here as well: the same sentence as a page, as a toast or as JSON. How numbers and
+times are written is in `formats`.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,22 +16,20 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
 from tastemaker import projects
 from tastemaker.auth import accounts
+from tastemaker.auth.identity import is_id
 from tastemaker.auth.origins import by_htmx, for_program
 from tastemaker.config import shipped
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
-from tastemaker.pages import charts, keymap, plots
+from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, importing
-
-SPACE = " "  # thin, unbreakable: between a number and its unit, and between thousands
 
 
 def render(
@@ -76,22 +74,31 @@ def next_step(request: Request, project: Project) -> str:
         return "train" if scored >= ENOUGH_TO_TRAIN else "score"
 
 
-def scorer(request: Request) -> dict[str, Any]:
-    """Who scores on this page: `id`, `name`, and whether there are `several` who could."""
-    found: dict[str, Any] | None = getattr(request.state, "scorer", None)
-    if found is None:
+@dataclass(frozen=True)
+class Scorer:
+    """Who scores on a page, and whether there are `several` who could."""
+
+    id: int
+    name: str
+    several: bool
+
+
+def scorer(request: Request) -> Scorer:
+    """Who scores on this page, looked up once a request."""
+    known: Scorer | None = getattr(request.state, "scorer", None)
+    if known is None:
         with reading(request.app.state.engine) as session:
             person = request.state.user.person(session)
             several = sum(not one.disabled for one in accounts.list_all(session)) > 1
-            found = {"id": person.id, "name": person.name, "several": several}
-        request.state.scorer = found
-    return found
+            known = request.state.scorer = Scorer(person.id, person.name, several)
+    return known
 
 
 def page_user_field(request: Request) -> Markup:
-    """The hidden field of every form that scores: whoever asks later, it is this person's page."""
+    """The hidden field of every form that scores: whoever sends it later, it is this person's
+    page."""
     field = '<input type="hidden" name="opened_for" value="{}">'
-    return Markup(field).format(scorer(request)["id"])
+    return Markup(field).format(scorer(request).id)
 
 
 def see_other(path: str) -> RedirectResponse:
@@ -105,7 +112,7 @@ def redirect(request: Request, path: str) -> Response:
 
 
 def error_response(request: Request, error: TastemakerError) -> Response:
-    """An error as the asker can read it: JSON under /api, a toast for htmx, else a page."""
+    """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     if for_program(request):
         body = {"error": error.message, "hint": error.hint}
@@ -125,8 +132,8 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         )
     page = {"error": error, "back": referring_path(request), "project": None, "here": ""}
     # Only a request that was let in has been routed: strangers see no project's name.
-    named = request.path_params.get("project_id", "")
-    project_id = int(named) if named.isdecimal() and len(named) < 19 else 0
+    text = request.path_params.get("project_id", "")
+    project_id = int(text) if is_id(text) else 0
     with reading(request.app.state.engine) as session:
         if project := session.get(Project, project_id):
             page |= shell(session, project)
@@ -141,105 +148,6 @@ def referring_path(request: Request) -> str:
     ours = there.netloc == request.headers.get("host") and path.startswith("/")
     loops = request.method == "GET" and there.path == request.url.path
     return path if ours and not loops and not path.startswith("//") else ""
-
-
-# --- how things are written ----------------------------------------------------------------------
-
-
-def percent(value: float | None) -> str:
-    """0.783 → “78 %”."""
-    return "–" if value is None else f"{100 * value:.0f}{SPACE}%"
-
-
-def points(value: float | None, digits: int = 2) -> str:
-    """Points of 0–10: a mean error, a difference."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """A difference: “+0.12”, “−0.05”."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def share(value: float | None) -> str:
-    """A share that may be small: “11 %”, “0.4 %”."""
-    small = value is not None and 0 < value < 0.0995
-    return f"{100 * value:.1f}{SPACE}%" if value and small else percent(value)
-
-
-def score(value: float | None) -> str:
-    """7.0 → “7”; a median between two people may be 6.5."""
-    return "–" if value is None else f"{value:g}"
-
-
-def count(value: float) -> str:
-    return f"{value:,.0f}".replace(",", SPACE)
-
-
-def size(value: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f}{SPACE}{unit}" if unit == "bytes" else f"{value:.1f}{SPACE}{unit}"
-        value /= 1000
-    return f"{value:.1f}{SPACE}GB"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.0f}{SPACE}s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f}{SPACE}min {seconds % 60:.0f}{SPACE}s"
-    return f"{seconds // 3600:.0f}{SPACE}h {seconds % 3600 // 60:.0f}{SPACE}min"
-
-
-def outcome(job: Job) -> str:
-    """What a job that ended well has brought, in words."""
-    if job.state != "done":
-        return ""
-    brought: dict[str, Any] = {"added": 0, "known": 0, "set_aside": 0, "scored": 0} | job.result
-    aside = f"{count(brought['set_aside'])} set aside"
-    if job.kind == "import":
-        scored = f", {count(brought['scored'])} with a score" if brought["scored"] else ""
-        new, known = count(brought["added"]), count(brought["known"])
-        return f"{new} new, {known} known already, {aside}{scored}"
-    if job.kind == "embed":
-        return f"{count(brought.get('embedded', 0))} embedded, {aside}"
-    if job.kind == "train" and "version" in brought:
-        kept = brought.get("active") is False
-        return f"{brought['version']} is published{', but not made active' if kept else ''}"
-    if job.kind == "adopt" and "version" in brought:
-        return f"{brought['version']} is imported{', and active' if brought.get('active') else ''}"
-    if job.kind in ("predict", "test-run"):
-        return f"{count(brought.get('predicted', brought.get('n', 0)))} images predicted"
-    if job.kind == "demo" and "versions" in brought:
-        return f"The project “{brought['project']}” with the versions {brought['versions']}"
-    return ""
-
-
-def when(at: datetime | None, seconds: bool = False) -> Markup | str:
-    """A point in time, on this machine's clock. Databases hand it back in UTC without its zone."""
-    if at is None:
-        return "–"
-    at = (at.replace(tzinfo=UTC) if at.tzinfo is None else at).astimezone()
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        at.isoformat(timespec="seconds"),
-        at.tzname(),
-        at.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"),
-    )
-
-
-def markdown(text: str) -> Markup:
-    """What a person wrote in Markdown, as HTML: lists, emphasis, links, lines as they were typed.
-    No HTML of theirs, no pictures, and no headings beside those of the page."""
-    return Markup(_markdown().render(text))
-
-
-@lru_cache(maxsize=1)
-def _markdown() -> MarkdownIt:
-    reader = MarkdownIt("commonmark", {"html": False, "breaks": True})
-    return reader.disable(["heading", "lheading", "image"])
 
 
 @lru_cache(maxsize=32)
@@ -258,12 +166,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {
-        "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
-        "count": count,
-        "size": size, "duration": duration, "when": when,
-        "own_words": markdown, "outcome": outcome, "key": keymap.shown,
-    }  # fmt: skip
+    templates.filters |= formats.FILTERS | {"key": keymap.shown}
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,

@@ -142,7 +142,7 @@ def record(
             return scores.record_for(
                 session, project_id, image_id, user.annotator_id, said.kind, said.value,
                 origin=said.origin, reason=said.reason, note=said.note, key=said.key,
-                expected=said.expected, otherwise=user.fallback_id,
+                expected=said.expected, otherwise=user.owner_id,
             )  # fmt: skip
         except NotFound:
             projects.get(session, project_id)  # it may be the project that is not there

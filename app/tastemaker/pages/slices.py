@@ -18,7 +18,8 @@ from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
 from tastemaker.live import model_requests
 from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession
-from tastemaker.pages.render import render, see_other, share, shell
+from tastemaker.pages.formats import share
+from tastemaker.pages.render import render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")

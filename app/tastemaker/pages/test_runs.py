@@ -1,14 +1,12 @@
 """Test runs: a version tried on other images; its best, its worst, its doubts; corrected there."""
 
-import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Engine
 from sqlmodel import Session
-from starlette.concurrency import run_in_threadpool
 
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.identity import Identity
@@ -22,7 +20,6 @@ from tastemaker.evaluation import test_run_cards, test_runs
 from tastemaker.evaluation.test_run_cards import RunCard, TestRunReport
 from tastemaker.evaluation.test_runs import GRIDS, Source
 from tastemaker.pages import keymap
-from tastemaker.pages.add import Upload, check_room
 from tastemaker.pages.deps import (
     CurrentAnnotator,
     CurrentProject,
@@ -33,11 +30,13 @@ from tastemaker.pages.deps import (
 )
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE, undo_score
+from tastemaker.pages.uploads import Reception, Upload
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 48
+Files = Annotated[Upload, Depends(Reception(), scope="function")]
 
 
 # --- the list, and starting one ------------------------------------------------------------------
@@ -91,17 +90,30 @@ def by_collection(told: list[TestRunReport]) -> list[tuple[str, list[TestRunRepo
 
 
 @router.post("/projects/{project_id}/test-runs")
-async def start(
-    _: AdminUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+def start(
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    upload: Files,
 ) -> Response:
-    """Start a run. `async`, because only so can uploaded files be read as they come."""
-    given: dict[str, Any] = {}
+    """Start a run, on files where some were sent. After a refusal, what was typed is kept."""
+    fields = upload.fields
+    typed: dict[str, Any] = {name: fields.get(name, "") for name in ("folder", "name")}
     try:
-        run_id = await take_uploads(request, engine, settings, project_id, given)
+        upload.require(0)
+        typed |= {name: number(fields.get(name, "")) for name in ("version", "collection")}
+        source = Source(
+            collection_id=typed["collection"] or None, folder=typed["folder"],
+            staging=upload.staging, files=tuple(upload.files), name=typed["name"].strip(),
+        )  # fmt: skip
+        run_id = enqueue(engine, settings, project_id, typed["version"], source)
+        upload.hand_over()
     except TastemakerError as error:
         if by_htmx(request):
             raise
-        return await run_in_threadpool(refused, request, engine, project_id, given, error)
+        return refused(request, engine, project_id, typed, error)
     return redirect(request, f"/projects/{project_id}/test-runs/{run_id}")
 
 
@@ -110,37 +122,6 @@ def refused(
 ) -> Response:
     with reading(engine) as session:
         return list_page(request, session, projects.get(session, project_id), given, error)
-
-
-async def take_uploads(
-    request: Request, engine: Engine, settings: Settings, project_id: int, given: dict[str, Any]
-) -> int:
-    """Read the form, streaming its files to the disk; queue the run. What was typed is put into
-    `given`; whatever is refused leaves nothing."""
-    await run_in_threadpool(check_room, engine, settings, project_id)
-    staging = settings.incoming / secrets.token_hex(16)
-    upload = Upload(request.headers.get("content-type", ""), staging, settings)
-    try:
-        async for chunk in request.stream():
-            await run_in_threadpool(upload.write, chunk)
-        await run_in_threadpool(upload.finish, 0)
-        fields = upload.fields
-        given |= {
-            "version": number(fields.get("version", "")),
-            "collection": number(fields.get("collection", "")),
-            "folder": fields.get("folder", ""), "name": fields.get("name", ""),
-        }  # fmt: skip
-        source = Source(
-            collection_id=given["collection"] or None, folder=given["folder"],
-            staging=staging, files=tuple(upload.files), name=given["name"].strip(),
-        )  # fmt: skip
-        run_id: int = await run_in_threadpool(
-            enqueue, engine, settings, project_id, given["version"], source
-        )
-        return run_id
-    except BaseException:
-        await run_in_threadpool(upload.discard)
-        raise
 
 
 def enqueue(
@@ -373,6 +354,7 @@ def start_run(
 def show_run(
     _: ViewerUser, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> dict[str, Any]:
+    """One test run, with its figures once it has ended."""
     return run_json(test_run_cards.get(session, project, run_id))
 
 

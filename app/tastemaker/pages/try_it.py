@@ -1,8 +1,8 @@
-"""Try it: drop one picture, see what versions say, and which of your scores it is nearest to.
+"""Try it: drop one picture, see what versions predict, and which of your scores are nearest.
 
-The picture is not decoded here, nor is anything computed: the resident model process answers. It
-stays for an hour beside its answer, so that the page can be loaded again, other versions asked,
-or the picture added to the project after all.
+The picture is not decoded here, nor is anything computed: the model process answers. It stays for
+an hour beside its predictions, so that the page can be loaded again, other versions can predict, or
+the picture can be added to the project after all.
 """
 
 import base64
@@ -10,18 +10,26 @@ import binascii
 import json
 import secrets
 import shutil
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from tastemaker import projects, versions
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import (
+    AdminUser,
+    AnnotatorUser,
+    GuardedRoute,
+    LimitsItsBody,
+    ViewerUser,
+    announced_length,
+)
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import CollectionImage, Image, Project
@@ -29,16 +37,31 @@ from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.files import write_atomic
 from tastemaker.importing import requests
 from tastemaker.live import live_model, model_requests, preview_uploads
-from tastemaker.pages.add import Upload, check_room
-from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
+from tastemaker.pages.uploads import Reception, Upload, UploadLimit, receive, require_room
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-PATIENCE = 30.0  # seconds; the first question may have to wait for the encoder to load
+TIMEOUT = 30.0  # seconds; the first request may have to wait for the encoder to load
 COLLECTION = "Tried"  # where a tried picture goes that is added after all
+
+
+def picture_limit(_: Settings) -> UploadLimit:
+    most = preview_uploads.MOST_BYTES
+    error = TooLarge(
+        f"A picture to try has at most {most // 2**20} MB; nothing of it was kept.",
+        "Save it smaller.",
+    )
+    return UploadLimit(most, error)
+
+
+# The folder's name tells the token under which the picture and its predictions are kept.
+PictureFile = Annotated[
+    Upload, Depends(Reception(picture_limit, preview_uploads.PREFIX), scope="function")
+]
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -64,10 +87,8 @@ def result(
     project: CurrentProject,
     token: str,
 ) -> Response:
-    told = preview_uploads.find_upload(settings, token)
-    if told["project_id"] != project.id:
-        raise NotFound("This picture was tried in another project.", "Drop it here as well.")
-    return try_page(request, session, settings, project, told | {"token": token})
+    tried = find_tried(settings, project.id, token)
+    return try_page(request, session, settings, project, tried | {"token": token})
 
 
 def try_page(
@@ -75,19 +96,19 @@ def try_page(
     session: Session,
     settings: Settings,
     project: Project,
-    told: dict[str, Any] | None = None,
+    tried: dict[str, Any] | None = None,
     error: TastemakerError | None = None,
     chosen: set[str] | None = None,
 ) -> Response:
-    """`told` is what was said about a picture; `chosen` names what was asked (ids, “live”)."""
-    every = versions.list_ready(session, project)
+    """`tried` is a picture with its predictions; `chosen` names the models (ids, “live”)."""
+    ready = versions.list_ready(session, project)
     live = has_live_model(settings, project)
-    active = next((str(v.id) for v in every if v.active), "live" if live else "")
-    if told is not None:
-        chosen = {str(said["version_id"] or "live") for said in told["said"]}
-    known = told["picture"]["image_id"] if told else None
+    active = next((str(v.id) for v in ready if v.active), "live" if live else "")
+    if tried is not None:
+        chosen = {str(prediction["version_id"] or "live") for prediction in tried["said"]}
+    known = tried["picture"]["image_id"] if tried else None
     context = {
-        "versions": every, "live": live, "told": told, "error": error,
+        "versions": ready, "live": live, "tried": tried, "error": error,
         "chosen": chosen or {active}, "here_already": in_project(session, project, known),
         "most": preview_uploads.MOST_BYTES // 2**20,
     }  # fmt: skip
@@ -107,22 +128,24 @@ def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Re
 
 
 @router.post("/projects/{project_id}/try")
-async def try_picture(
-    _: AnnotatorUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+def try_picture(
+    _: AnnotatorUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    upload: PictureFile,
 ) -> Response:
-    """Take one picture and ask. `async`, because only so can a body be read as it comes."""
-    token, chosen = preview_uploads.new_token(), set[str]()
+    """Take one picture and show what the chosen models predict."""
     try:
-        await ask_about_upload(
-            request, engine, settings, project_id, token, chosen, to_show=True
-        )  # fmt: skip
+        predict_upload(engine, settings, project_id, upload, with_view=True)
+        upload.hand_over()  # it is kept, beside its predictions
     except TastemakerError as error:
         if by_htmx(request):
             raise
-        return await run_in_threadpool(
-            refused, request, engine, settings, project_id, error, chosen
-        )
-    return redirect(request, f"/projects/{project_id}/try/{token}")
+        chosen = models_of(upload)
+        return refused(request, engine, settings, project_id, error, chosen)
+    return redirect(request, f"/projects/{project_id}/try/{token_of(upload)}")
 
 
 def refused(
@@ -157,10 +180,16 @@ async def predict_again(
     project_id: Id,
     token: str,
 ) -> Response:
-    """Ask other versions about the same picture."""
-    form = await request.form()
-    chosen = {str(name) for name in form}
-    await run_in_threadpool(ask_again, engine, settings, project_id, token, chosen)
+    """Ask other models about the same picture."""
+    # `async`, because only so can a form of any fields be read.
+    chosen = {name.removeprefix("version-") for name in await request.form()}
+
+    def ask() -> None:
+        tried = find_tried(settings, project_id, token)
+        models = resolve_models(engine, project_id, chosen)
+        predict_staged(engine, settings, project_id, token, tried["name"], models)
+
+    await run_in_threadpool(ask)
     return redirect(request, f"/projects/{project_id}/try/{token}")
 
 
@@ -169,22 +198,22 @@ def add(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    told = preview_uploads.find_upload(settings, token)
-    check_room(engine, settings, project_id)
-    staging = settings.incoming / secrets.token_hex(16)
-    staging.mkdir()
+    tried = preview_uploads.find_upload(settings, token)
+    require_room(engine, settings, project_id)
+    upload = Upload(settings.incoming / secrets.token_hex(16))
     try:
+        upload.staging.mkdir()
         file = preview_uploads.file_path(settings, token)
-        shutil.copyfile(file, staging / file.name)
+        shutil.copyfile(file, upload.staging / file.name)
         with writing(engine) as session:
             requests.request_upload_import(
-                session, settings, staging, [(file.name, told["name"])],
+                session, settings, upload.staging, [(file.name, tried["name"])],
                 project=projects.get(session, project_id), collection=COLLECTION,
             )  # fmt: skip
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return see_other(f"/projects/{project_id}/added/{told['picture']['sha256']}")
+        upload.hand_over()
+    finally:
+        upload.discard()
+    return see_other(f"/projects/{project_id}/added/{tried['picture']['sha256']}")
 
 
 @router.get("/projects/{project_id}/added/{sha256}")
@@ -201,92 +230,69 @@ def added(
     return render(request, "try_added.html", None, shell(session, project, "try") | context)
 
 
-# --- asking --------------------------------------------------------------------------------------
+# --- asking the model process --------------------------------------------------------------------
 
 
-async def ask_about_upload(
-    request: Request,
-    engine: Engine,
-    settings: Settings,
-    project_id: int,
-    token: str,
-    chosen: set[str],
-    *,
-    to_show: bool = False,
-) -> dict[str, Any]:
-    """Stream the picture to the disk, ask, and keep the answer beside it. What was chosen is put
-    into `chosen`; after a refusal nothing is kept."""
-    await run_in_threadpool(check_room, engine, settings, project_id)
-    check_length(request)
-    upload = Upload(
-        request.headers.get("content-type", ""), preview_uploads.folder(settings, token), settings,
-        most_bytes=preview_uploads.MOST_BYTES, beyond=too_large(),
-    )  # fmt: skip
-    try:
-        async for chunk in request.stream():
-            await run_in_threadpool(upload.write, chunk)
-        chosen |= {name.removeprefix("version-") for name in upload.fields}
-        await run_in_threadpool(upload.finish)
-        if len(upload.files) > 1:
-            raise Invalid("One picture at a time can be tried.", "Choose one of them.")
-        asked = await run_in_threadpool(question, engine, settings, project_id, chosen)
-        asked |= {"view": to_show}
-        told: dict[str, Any] = await run_in_threadpool(
-            said_about, engine, settings, project_id, token, upload.files[0][1], asked
-        )
-        return told
-    except BaseException:
-        await run_in_threadpool(upload.discard)
-        raise
-
-
-def ask_again(
-    engine: Engine, settings: Settings, project_id: int, token: str, chosen: set[str]
-) -> None:
-    told = preview_uploads.find_upload(settings, token)
-    if told["project_id"] != project_id:
+def find_tried(settings: Settings, project_id: int, token: str) -> dict[str, Any]:
+    """A tried picture with its predictions. Raises `NotFound`."""
+    tried = preview_uploads.find_upload(settings, token)
+    if tried["project_id"] != project_id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
-    wanted = {name.removeprefix("version-") for name in chosen}
-    asked = question(engine, settings, project_id, wanted)
-    said_about(engine, settings, project_id, token, told["name"], asked)
+    return tried
 
 
-def said_about(
-    engine: Engine,
-    settings: Settings,
-    project_id: int,
-    token: str,
-    name: str,
-    asked: dict[str, Any],
+def token_of(upload: Upload) -> str:
+    return upload.staging.name.removeprefix(preview_uploads.PREFIX)
+
+
+def models_of(upload: Upload) -> set[str]:
+    """The models that the form of an upload chooses."""
+    return {name.removeprefix("version-") for name in upload.fields}
+
+
+def predict_upload(
+    engine: Engine, settings: Settings, project_id: int, upload: Upload, *, with_view: bool = False
 ) -> dict[str, Any]:
-    """Ask about the picture staged under `token`, and keep what is said."""
-    told = model_requests.call(
-        engine, "predict", asked | {"staged": token}, project_id=project_id, timeout=PATIENCE
+    """What the chosen models predict for the one picture of an upload; `with_view` makes a
+    derivative to look at."""
+    upload.require()
+    if len(upload.files) > 1:
+        raise Invalid("One picture at a time can be tried.", "Choose one of them.")
+    models = resolve_models(engine, project_id, models_of(upload)) | {"view": with_view}
+    [(_, name)] = upload.files
+    return predict_staged(engine, settings, project_id, token_of(upload), name, models)
+
+
+def predict_staged(
+    engine: Engine, settings: Settings, project_id: int, token: str, name: str,
+    models: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Ask about the picture that lies under `token`, and keep the predictions beside it."""
+    tried = model_requests.call(
+        engine, "predict", models | {"staged": token}, project_id=project_id, timeout=TIMEOUT
     ) | {"project_id": project_id, "name": name}  # fmt: skip
-    preview_uploads.store_upload(settings, token, told)
-    return told
+    preview_uploads.store_upload(settings, token, tried)
+    return tried
 
 
-def question(
-    engine: Engine, settings: Settings, project_id: int, chosen: set[str]
-) -> dict[str, Any]:
+def resolve_models(engine: Engine, project_id: int, chosen: set[str]) -> dict[str, Any]:
     """The versions to ask, by id, and whether the live model too. Without a choice: the active
     version, or the live model while there is none."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        every = versions.list_ready(session, project)
-        wanted = [v.id for v in every if {str(v.id), v.number} & chosen]
-        wanted += [v.id for v in every if v.active and "active" in chosen and v.id not in wanted]
-        strange = chosen - {str(v.id) for v in every} - {v.number for v in every}
-        if strange := strange - {"live", "active"}:
+        ready = versions.list_ready(session, project)
+        ids = [v.id for v in ready if {str(v.id), v.number} & chosen]
+        ids += [v.id for v in ready if v.active and "active" in chosen and v.id not in ids]
+        unknown = chosen - {str(v.id) for v in ready} - {v.number for v in ready}
+        if unknown := unknown - {"live", "active"}:
             raise NotFound(
-                f"“{project.name}” has no version {min(strange)[:40]}.",
-                f"There are: {', '.join(v.number for v in every) or 'none yet'}.",
+                f"“{project.name}” has no version {min(unknown)[:40]}.",
+                f"There are: {', '.join(v.number for v in ready) or 'none yet'}.",
             )
         if not chosen:
-            wanted = [v.id for v in every if v.active]
-        live = "live" in chosen or (not chosen and not wanted)
-        return {"versions": wanted, "live": live}
+            ids = [v.id for v in ready if v.active]
+        live = "live" in chosen or (not chosen and not ids)
+        return {"versions": ids, "live": live}
 
 
 def has_live_model(settings: Settings, project: Project) -> bool:
@@ -301,39 +307,39 @@ def in_project(session: Session, project: Project, image_id: int | None) -> bool
     return session.exec(mine.limit(1)).first() is not None
 
 
-def check_length(request: Request) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > preview_uploads.MOST_BYTES:
-        raise too_large()
-
-
-def too_large() -> TooLarge:
-    most = preview_uploads.MOST_BYTES // 2**20
-    return TooLarge(
-        f"A picture to try has at most {most} MB; nothing of it was kept.", "Save it smaller."
-    )
-
-
 # --- for programs --------------------------------------------------------------------------------
 
 
-class Asked(BaseModel):
+class PredictRequest(Body):
     """One of `image_id` (an image of the library) and `picture` (a file's bytes in base64).
     `versions` holds ids, numbers such as “v1.3”, “active” or “live”; without any, the active one
     is asked."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image_id: int | None = Field(default=None, ge=1, lt=2**63)
     picture: str | None = None
     versions: list[int | str] = Field(default_factory=list, max_length=20)
 
 
-BODY = {
+class JsonOrPicture(LimitsItsBody):
+    """The body of `predict`: JSON, or a picture as multipart."""
+
+    async def __call__(
+        self, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+    ) -> AsyncIterator[Upload | PredictRequest]:
+        limit = picture_limit(settings)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            yield await read_json(request, limit)
+            return
+        prefix = preview_uploads.PREFIX
+        async with receive(request, engine, settings, project_id, limit, prefix) as upload:
+            yield upload
+
+
+OPENAPI_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": Asked.model_json_schema()},
+            "application/json": {"schema": PredictRequest.model_json_schema()},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -346,36 +352,35 @@ BODY = {
 }
 
 
-@api.post("/projects/{project_id}/predict", openapi_extra=BODY)
-async def predict(
-    _: AnnotatorUser, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
+@api.post("/projects/{project_id}/predict", openapi_extra=OPENAPI_BODY)
+def predict(
+    _: AnnotatorUser,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    body: Annotated[Upload | PredictRequest, Depends(JsonOrPicture(), scope="function")],
 ) -> JSONResponse:
-    """What versions say about a picture: scores in 0–1 with bracket and uncertainty, and the
+    """What versions predict for a picture: scores in 0–1 with bracket and uncertainty, and the
     nearest labelled images. Nothing of the picture is kept. As multipart, fields named
     `version-ID`, `version-v1.3` or `version-live` choose who is asked."""
-    token = preview_uploads.new_token()
-    try:
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            told = await ask_about_upload(request, engine, settings, project_id, token, set())
-        else:
-            body = await json_body(request)
-            told = await run_in_threadpool(ask_json, engine, settings, project_id, token, body)
-    finally:
-        folder = preview_uploads.folder(settings, token)
-        await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
-    return JSONResponse({name: told[name] for name in ("picture", "said", "neighbours")})
+    if isinstance(body, Upload):
+        predicted = predict_upload(engine, settings, project_id, body)
+    else:
+        predicted = predict_json(engine, settings, project_id, body)
+    return JSONResponse({name: predicted[name] for name in ("picture", "said", "neighbours")})
 
 
-async def json_body(request: Request) -> Asked:
-    """The body, up to the cap. Raises `TooLarge` or `Invalid`."""
-    check_length(request)
+async def read_json(request: Request, limit: UploadLimit) -> PredictRequest:
+    """Raises the error of the limit, or `Invalid`."""
+    if announced_length(request) > limit.bytes:
+        raise limit.error
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > preview_uploads.MOST_BYTES:
-            raise too_large()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > limit.bytes:
+            raise limit.error
     try:
-        return Asked.model_validate(json.loads(content))
+        return PredictRequest.model_validate(json.loads(content))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "the body"
@@ -384,22 +389,27 @@ async def json_body(request: Request) -> Asked:
         raise Invalid("The body is not JSON.", "Send a picture as multipart, or JSON.") from None
 
 
-def ask_json(
-    engine: Engine, settings: Settings, project_id: int, token: str, body: Asked
+def predict_json(
+    engine: Engine, settings: Settings, project_id: int, body: PredictRequest
 ) -> dict[str, Any]:
     if (body.image_id is None) == (body.picture is None):
         raise Invalid("Name one picture.", "Give either image_id or picture (base64).")
-    asked = question(engine, settings, project_id, {str(version) for version in body.versions})
+    models = resolve_models(engine, project_id, {str(version) for version in body.versions})
     if body.image_id is not None:
-        asked |= {"image_id": body.image_id}
+        models |= {"image_id": body.image_id}
         return model_requests.call(
-            engine, "predict", asked, project_id=project_id, timeout=PATIENCE
+            engine, "predict", models, project_id=project_id, timeout=TIMEOUT
         )
-    check_room(engine, settings, project_id)
+    require_room(engine, settings, project_id)
     try:
         content = base64.b64decode(body.picture or "", validate=True)
     except (binascii.Error, ValueError):
         raise Invalid("“picture” is not base64.", "Encode the bytes of the file.") from None
-    preview_uploads.folder(settings, token).mkdir()
-    write_atomic(preview_uploads.file_path(settings, token), content)
-    return said_about(engine, settings, project_id, token, "", asked)
+    token = preview_uploads.new_token()
+    upload = Upload(preview_uploads.folder(settings, token))
+    try:
+        upload.staging.mkdir()
+        write_atomic(preview_uploads.file_path(settings, token), content)
+        return predict_staged(engine, settings, project_id, token, "", models)
+    finally:
+        upload.discard()

@@ -78,7 +78,7 @@ class DecodePool:
                         child = self._child()
                         outcome = BadImage(
                             "Reading this picture took too much memory or time, or crashed the "
-                            "decoder; it was set aside.",
+                            "decoder; it was skipped.",
                             "Save the picture again, smaller, or leave it out.",
                         )
                     finally:

@@ -22,7 +22,7 @@ QUALITY = 90
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Order:
     source: Path
     sha256: str
     target: Path
@@ -37,7 +37,7 @@ class FullSize:
         self._pool: DecodePool | None = None
         self._lock = threading.Lock()
 
-    def of(self, source: Path, sha256: str) -> Path:
+    def path_of(self, source: Path, sha256: str) -> Path:
         """The derivative of the file `source`, made unless it is there. Raises `NotFound` where the
         file is no longer the picture that it was, or cannot be read."""
         target = thumb_path(self._thumbs, sha256, LONG_SIDE)
@@ -45,30 +45,24 @@ class FullSize:
             return target
         with self._lock:
             self._pool = self._pool or DecodePool(workers=1, limits=self._limits)
-            wanted = _Wanted(source, sha256, target, self._limits)
-            [(_, outcome)] = list(self._pool.map(_make, [wanted]))
+            order = _Order(source, sha256, target, self._limits)
+            [(_, outcome)] = list(self._pool.map(_make, [order]))
         if isinstance(outcome, BadImage):
             raise NotFound(f"There is no larger picture to show: {outcome}")
         return target
 
-    def close(self) -> None:
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = None
 
-
-def _make(wanted: _Wanted) -> None:
+def _make(order: _Order) -> None:
     """Runs in the child."""
-    if wanted.target.exists():
+    if order.target.exists():
         return
-    if wanted.source.stat().st_size > wanted.limits.bytes:
+    if order.source.stat().st_size > order.limits.bytes:
         raise BadImage("the file has grown too large.")
-    content = wanted.source.read_bytes()
-    if hashlib.sha256(content).hexdigest() != wanted.sha256:
+    content = order.source.read_bytes()
+    if hashlib.sha256(content).hexdigest() != order.sha256:
         raise BadImage("the file was changed since it was imported.")
-    picture = decode(content, wanted.limits)
+    picture = decode(content, order.limits)
     picture.thumbnail((LONG_SIDE, LONG_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY, method=1, exif=b"", icc_profile=b"")
-    write_atomic(wanted.target, buffer.getvalue())
+    write_atomic(order.target, buffer.getvalue())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from tastemaker.config import Settings
@@ -49,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of a picture after one look at it. `width` and `height` are in pixels of the
+    """The facts of a picture after one reading. `width` and `height` are in pixels of the
     full picture as it is seen, that is, after its orientation is applied. `phash` is a perceptual
     hash: 64 bits as a signed integer, a few bits apart for near-duplicates."""
 
@@ -239,19 +240,18 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 # ---- facts and thumbnails
 
 
-def examine(path: Path, limits: Limits | None = None) -> Examined:
-    """Read a picture once and say what it is. Raises `BadImage`."""
-    return _look(path, limits or Limits())[0]
-
-
 def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Examined:
-    """`examine` and write both thumbnails, from one reading and one decoding of the file.
+    """The facts of a picture, and both thumbnails on the disk: one reading, one decoding.
 
     Raises `BadImage` for the file's own faults and `StorageFull` when the disk is.
     """
-    examined, picture = _look(path, limits or Limits())
-    make_thumbnails(picture, thumbs_root, examined.sha256)
-    return examined
+    limits = limits or Limits()
+    content = _read(path, limits)
+    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
+    picture = shrunk(picture, VIEW)
+    sha256 = hashlib.sha256(content).hexdigest()
+    make_thumbnails(picture, thumbs_root, sha256)
+    return Examined(sha256, len(content), format, *size, perceptual_hash(picture))
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
@@ -269,15 +269,6 @@ def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
                 buffer, "WEBP", quality=WEBP_QUALITY[size], method=1, exif=b"", icc_profile=b""
             )
             write_atomic(target, buffer.getvalue())
-
-
-def _look(path: Path, limits: Limits) -> tuple[Examined, Image.Image]:
-    """Facts about a picture, and the picture itself at VIEW size or a little above."""
-    content = _read(path, limits)
-    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
-    picture = shrunk(picture, VIEW)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return Examined(sha256, len(content), format, *size, perceptual_hash(picture)), picture
 
 
 def thumb_path(root: Path, sha256: str, size: int) -> Path:
@@ -301,7 +292,7 @@ def shrunk(picture: Image.Image, long_side: int) -> Image.Image:
 def perceptual_hash(picture: Image.Image) -> int:
     """The DCT hash of a picture as a signed 64-bit integer (it fits a database column).
 
-    The 8×8 lowest frequencies of the 32×32 grey picture, each bit telling whether a coefficient
+    The 8×8 lowest frequencies of the 32×32 grey picture; each bit is whether a coefficient
     lies above their median (Zauner 2010; the bits and their order are those of `imagehash.phash`).
     """
     grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
@@ -316,7 +307,9 @@ def hamming(one: int, other: int) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _dct(n: int) -> np.ndarray:
-    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n)."""
+def _dct(n: int) -> NDArray[np.float64]:
+    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n). As a product, not
+    by `scipy.fft`: where coefficients vanish (flat and symmetric pictures) the bits of a hash hang
+    on the rounding, and those of stored hashes must stay."""
     k, j = np.ogrid[:n, :n]
-    return 2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n))
+    return np.asarray(2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n)), float)

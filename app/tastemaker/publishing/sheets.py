@@ -8,8 +8,9 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from sqlmodel import Session, and_, col, select
 
+from tastemaker import projects
 from tastemaker.config import Settings
-from tastemaker.database.tables import Image, Label, Prediction, Project, RemovedImage, Version
+from tastemaker.database.tables import Image, Label, Prediction, Project, Version
 from tastemaker.errors import NotFound
 from tastemaker.pictures.pictures import THUMB, thumb_path
 
@@ -56,9 +57,7 @@ def _tiles(
     session: Session, project: Project, version: Version, order: Any, n: int, where: Any = True
 ) -> list[Tile]:
     label = and_(col(Label.image_id) == Prediction.image_id, col(Label.project_id) == project.id)
-    removed = select(RemovedImage.image_id).where(
-        RemovedImage.project_id == project.id, RemovedImage.image_id == Prediction.image_id
-    )
+    removed = projects.is_removed(project.id, Prediction.image_id)
     columns: tuple[Any, ...] = (
         Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.score, Label.value,
     )  # fmt: skip
@@ -67,7 +66,7 @@ def _tiles(
         .select_from(Prediction)
         .join(Image, col(Image.id) == Prediction.image_id)
         .outerjoin(Label, label)
-        .where(Prediction.version_id == version.id, where, ~removed.exists())
+        .where(Prediction.version_id == version.id, where, ~removed)
         .order_by(order, col(Prediction.image_id))
         .limit(min(n, MOST_TILES))
     )

@@ -177,9 +177,9 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
 
 
 def re_ask_due(asking: QueueRequest) -> bool:
-    """Whether this person's last scores hold no re-ask, and none is on its way. A stand-in for a
+    """Whether this person's last scores hold no re-ask, and none is on its way. A proxy for a
     person has no memory to test."""
-    if asking.person.stand_in or _labels(asking) < RE_ASK_LABELS:
+    if asking.person.proxy or _labels(asking) < RE_ASK_LABELS:
         return False
     newest = (
         scores.standing_events()

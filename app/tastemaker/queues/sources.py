@@ -19,7 +19,7 @@ from sqlmodel import Session, case, col, func, select
 from tastemaker import embeddings, projects
 from tastemaker.config import Settings
 from tastemaker.database import counts
-from tastemaker.database.tables import Annotator, Label, Project, SetAside
+from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
 from tastemaker.queues.cards import Card, QueueItem, card_for, cards
@@ -150,5 +150,5 @@ def progress(session: Session, settings: Settings, project: Project) -> dict[str
         "embedded": embedded,
         "labelled": int(labels[0]),
         "holdout_labelled": int(labels[1]),
-        "set_aside": int(session.exec(select(func.count()).select_from(SetAside)).one()),
+        "set_aside": int(session.exec(select(func.count()).select_from(SkippedFile)).one()),
     }

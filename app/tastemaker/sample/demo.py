@@ -86,7 +86,7 @@ def run(work: JobContext) -> dict[str, Any]:
             session, PROJECT, holdout_share=HOLDOUT_SHARE
         )
         project.seed, project.card = SEED, project.card or CARD
-        rater = projects.annotator(session, RATER, stand_in=True)
+        rater = projects.annotator(session, RATER, proxy=True)
     import_files(
         work,
         {

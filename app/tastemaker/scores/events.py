@@ -72,7 +72,7 @@ def recent(
 
 
 class Event(NamedTuple):
-    """One event on an image, and whether a stand-in said it."""
+    """One event on an image, and whether a proxy said it."""
 
     id: int
     annotator_id: int
@@ -80,7 +80,7 @@ class Event(NamedTuple):
     value: int | None
     undoes: int | None
     origin: str
-    stand_in: bool
+    proxy: bool
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def _events_on() -> Any:
         select_columns(
             col(ScoreEvent.id), col(ScoreEvent.annotator_id), col(ScoreEvent.kind),
             col(ScoreEvent.value), col(ScoreEvent.undoes), col(ScoreEvent.origin),
-            col(Annotator.stand_in),
+            col(Annotator.proxy),
         )
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
         .where(

@@ -1,7 +1,7 @@
 """Labels: the current truth of each image, derived from its events.
 
 For each person the newest event that stands counts, and where several people scored an image, the
-project's `aggregate` of their scores is its label (stand-ins count only where no person spoke).
+project's `aggregate` of their scores is its label (proxies count only where no person spoke).
 `rebuild_labels` derives all of them anew.
 """
 
@@ -54,11 +54,11 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
         .where(ScoreEvent.project_id == project.id, col(ScoreEvent.id) <= event_high)
         .order_by(col(ScoreEvent.id))
     ).all()
-    stand_ins = set(session.exec(select(Annotator.id).where(col(Annotator.stand_in))))
+    proxies = set(session.exec(select(Annotator.id).where(col(Annotator.proxy))))
     about: dict[int, list[Event]] = {}
     for e in events:
         said = Event(
-            e.id, e.annotator_id, e.kind, e.value, e.undoes, e.origin, e.annotator_id in stand_ins
+            e.id, e.annotator_id, e.kind, e.value, e.undoes, e.origin, e.annotator_id in proxies
         )
         about.setdefault(e.image_id, []).append(said)
     groups = dict(
@@ -96,7 +96,7 @@ def _label_from(
     scored = [event for event in said if event.kind == "set"]
     if not scored:
         return None
-    by_people = [event for event in scored if not event.stand_in]
+    by_people = [event for event in scored if not event.proxy]
     per_person = {event.annotator_id: event for event in by_people or scored}
     by_age = sorted(per_person.values(), key=lambda event: event.id)
     holdout = on_holdout_side(project, source_group)

@@ -136,7 +136,7 @@ def _said(
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
         .where(
             ScoreEvent.project_id == project.id, ScoreEvent.kind == "set",
-            ~col(Annotator.stand_in),
+            ~col(Annotator.proxy),
         )
         .order_by(col(ScoreEvent.id))
     ).all()  # fmt: skip

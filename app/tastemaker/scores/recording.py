@@ -81,7 +81,7 @@ def record_for(
     otherwise: int | None = None,
 ) -> Recorded:
     """Append what a person said: `set` (with a value), `skip` or `flag`. `otherwise` is whose it
-    is where that person is gone, shut out or a stand-in.
+    is where that person is gone, shut out or a proxy.
 
     `key` makes a repeated request harmless: the first answer is given again. `expected` is the id
     of the newest event of this person on this image that the page knew of (0: none); another one
@@ -129,7 +129,7 @@ def record_for(
         event_group=group, at=at or now(),
     )  # fmt: skip
     if kind == "set":
-        said.append(Event(written.id, annotator_id, kind, value, None, origin, scene.stand_in))
+        said.append(Event(written.id, annotator_id, kind, value, None, origin, scene.proxy))
         derive_label(session, scene.terms, image_id, scene.source_group, said)
     return written
 
@@ -229,7 +229,7 @@ class Scene(NamedTuple):
     source_group: str
     removed: bool
     annotator_id: int
-    stand_in: bool
+    proxy: bool
     with_key: int | None
     spoken_of: bool
 
@@ -240,7 +240,7 @@ def _scene() -> Any:
     image: Any = bindparam("image")
     asked: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
     welcome = select_columns(asked.c.id).where(
-        asked.c.id == bindparam("person"), ~asked.c.stand_in, ~asked.c.disabled
+        asked.c.id == bindparam("person"), ~asked.c.proxy, ~asked.c.disabled
     )
     event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]
     spoken_of = (
@@ -252,7 +252,7 @@ def _scene() -> Any:
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
             col(Project.aggregate), col(Image.source_group), _removed(), col(Annotator.id),
-            col(Annotator.stand_in), _id_of_key().scalar_subquery(), spoken_of,
+            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
         )
         .select_from(Image)
         .join(Project, col(Project.id) == project)

@@ -88,8 +88,8 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                 image = images.find_by_reference(session, unescape_formula(str(reference)))
                 value = scores.parse_score(row["score"])
                 name = unescape_formula(str(row.get("annotator") or projects.IMPORTED))
-                stand_in = name == projects.IMPORTED
-                person = projects.annotator(session, name, stand_in=stand_in)
+                proxy = name == projects.IMPORTED
+                person = projects.annotator(session, name, proxy=proxy)
                 key = (image.id, person.id)
                 overruled += said.setdefault(key, value) != value
                 said[key] = value

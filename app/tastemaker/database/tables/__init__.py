@@ -12,7 +12,7 @@ from tastemaker.database.tables.library import (
     EncoderRow,
     Image,
     ImagePath,
-    SetAside,
+    SkippedFile,
     Tag,
 )
 from tastemaker.database.tables.projects import (
@@ -54,7 +54,7 @@ __all__ = [
     "Question",
     "RemovedImage",
     "ScoreEvent",
-    "SetAside",
+    "SkippedFile",
     "Slice",
     "Tag",
     "TestRun",

@@ -93,7 +93,7 @@ class CollectionImage(SQLModel, table=True):
     image_id: int = cascade("image.id", primary_key=True)
 
 
-class SetAside(SQLModel, table=True):
+class SkippedFile(SQLModel, table=True):
     """A file that an import could not use, and why."""
 
     __tablename__ = "set_aside"

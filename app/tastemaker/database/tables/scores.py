@@ -4,7 +4,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
+    Column,
     Index,
     text,
 )
@@ -14,14 +16,16 @@ from tastemaker.database.tables.base import cascade, json_column, now
 
 
 class Annotator(SQLModel, table=True):
-    """Somebody who scores. A `stand_in` (scores that came with files, a scripted rater) counts
+    """Somebody who scores. A `proxy` (for scores that came with files, a scripted rater) counts
     only for images that no person has scored. `keys` maps actions to this person's own keys."""
 
     __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
 
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
-    stand_in: bool = False
+    proxy: bool = Field(
+        default=False, sa_column=Column("stand_in", Boolean, nullable=False, key="proxy")
+    )
     role: str = "annotator"
     password_hash: str = Field(default="", description="argon2id; empty: cannot sign in.")
     disabled: bool = False

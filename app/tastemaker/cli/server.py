@@ -15,8 +15,8 @@ from tastemaker.config import Settings
 from tastemaker.errors import TastemakerError
 from tastemaker.versions import file_checks
 
-SHORTEST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
-LIVED_WELL = 60.0  # seconds after which its end says nothing about the next one
+FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
+LONG_LIFE = 60.0  # seconds after which its end says nothing about the next one
 
 
 def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
@@ -38,23 +38,23 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
             server_header=False,
         )
     )  # fmt: skip
-    keeper = WorkerKeeper() if with_worker else None
-    if keeper:
-        keeper.start()
-    shown = f"[{host}]" if ":" in host else host
+    supervisor = WorkerSupervisor() if with_worker else None
+    if supervisor:
+        supervisor.start()
+    name = f"[{host}]" if ":" in host else host
     file_checks.check_all_files(application.state.engine, settings)
-    print(f"Tastemaker is at http://{shown}:{port}  (Ctrl-C stops it)", flush=True)
+    print(f"Tastemaker is at http://{name}:{port}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         server.run(sockets=[listening])
     finally:
-        if keeper:
-            keeper.stop()
+        if supervisor:
+            supervisor.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, bound before anything is started so that a taken port is told at once."""
+    """A listening socket, bound before anything is started: a taken port is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol must be named: asyncio sets TCP_NODELAY only then, and without it every answer
     # waits 40 ms for the client's delayed acknowledgement.
@@ -73,19 +73,19 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-class WorkerKeeper:
+class WorkerSupervisor:
     """Keeps one worker process alive: a thread waits for its end and starts the next."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def _keep(self) -> None:
-        pause = SHORTEST_PAUSE
+    def _supervise(self) -> None:
+        pause = FIRST_PAUSE
         while not self._stopping.is_set():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tastemaker.cli", "worker"],
@@ -96,8 +96,8 @@ class WorkerKeeper:
                 self._process.terminate()
             began = time.monotonic()
             self._process.wait()
-            if time.monotonic() - began > LIVED_WELL:
-                pause = SHORTEST_PAUSE
+            if time.monotonic() - began > LONG_LIFE:
+                pause = FIRST_PAUSE
             self._stopping.wait(pause)
             pause = min(pause * 2, 10.0)
 

@@ -1,0 +1,226 @@
+"""What there is to import: the places that were named, down to single files.
+
+A place is a folder or a file on this machine, or the uploads of one form. Zips are unpacked. Each
+file is given with what lies beside it (`.txt` and `.json` sidecars, in which people keep its tags)
+and what the folders above it say: tags, and in the original's layout its score.
+"""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tastemaker import files, scores
+from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.importing.archives import unpack
+from tastemaker.importing.requests import ImportRequest
+from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+
+MAX_SIDECAR_BYTES = 2**18
+SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
+
+
+class SidecarFile(NamedTuple):
+    """Its name beside the picture (an upload is stored under another one), and where it lies."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What sidecars say of a picture: its tags, and the photograph it was cut from."""
+
+    tags: tuple[str, ...] = ()
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportItem:
+    """A file to import. `name` is relative to the imported folder or to its archive; `staged` is an
+    upload or an archive's member, whose bytes the app must keep."""
+
+    path: Path
+    name: str
+    staged: bool = False
+    score: int | None = None
+    sidecars: tuple[SidecarFile, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What people know it by: its path, or for uploads its name."""
+        return self.name if self.staged else str(self.path)
+
+    @property
+    def is_vector(self) -> bool:
+        return self.path.suffix.lower() == ".npy"
+
+    @property
+    def folder_tags(self) -> list[str]:
+        return folder_tags(self.name, scored=self.score is not None)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that cannot be imported, by what people know it by, and why."""
+
+    label: str
+    reason: str
+
+
+def find_items(
+    request: ImportRequest,
+    incoming: Path,
+    unpack_into: Path,
+    exclude: Path,
+    log: Callable[[str], None],
+) -> Iterator[ImportItem | Skipped]:
+    """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
+    unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over. Raises
+    `Invalid` for a folder whose number is no score, where folders give scores."""
+    suffixes = IMAGE_SUFFIXES | {".npy"} if request.scores_from_folders else IMAGE_SUFFIXES
+
+    def score(name: str) -> int | None:
+        return folder_score(name) if request.scores_from_folders else None
+
+    # Two uploads may have come from different folders under one name.
+    uploads = {name: incoming / request.staging / stored for stored, name in request.files}
+    archives = itertools.count()
+    for path, name, staged in _named_files(request, incoming, exclude):
+        suffix = Path(name).suffix.lower()
+        if not files.is_text(name):
+            label = os.fsencode(path).decode("utf-8", "replace")
+            yield Skipped(label, "Its name is not in UTF-8; rename it.")
+        elif suffix == ".zip":
+            try:
+                content = unpack(path, unpack_into / str(next(archives)))
+            except TastemakerError as error:
+                yield Skipped(name, str(error))
+                continue
+            for member, reason in content.skipped:
+                log(f"left out {member}: {reason}")
+            members = {member: stored for stored, member in content.files}
+            for member, stored in members.items():
+                if Path(member).suffix.lower() in suffixes:
+                    beside = sidecars_among(member, members)
+                    yield ImportItem(stored, member, True, score(member), beside)
+        elif suffix in suffixes:
+            beside = sidecars_among(name, uploads) if staged else sidecars_on_disk(path)
+            yield ImportItem(path, name, staged, score(name), beside)
+
+
+def _named_files(
+    request: ImportRequest, incoming: Path, exclude: Path
+) -> Iterator[tuple[Path, str, bool]]:
+    """(path, name, whether it is an upload) of every file, archives included."""
+    for stored, name in request.files:
+        yield incoming / request.staging / stored, name, True
+    for place in map(Path, request.paths):
+        if not place.is_dir():
+            yield place, place.name, False
+            continue
+        for folder, subfolders, names in os.walk(place):
+            subfolders[:] = sorted(name for name in subfolders if Path(folder, name) != exclude)
+            for name in sorted(names):
+                path = Path(folder, name)
+                yield path, str(path.relative_to(place)), False
+
+
+# --- the folders above a file ------------------------------------------------------------------
+
+
+def folder_tags(name: str, *, scored: bool = False) -> list[str]:
+    """The folders below the imported one that a file lies in; not those that give a score."""
+    folders = Path(name).parts[:-1]
+    return [part for part in folders if not (scored and SCORE_FOLDER.match(part))]
+
+
+def folder_score(name: str) -> int | None:
+    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out."""
+    for part in reversed(Path(name).parts[:-1]):
+        match = SCORE_FOLDER.match(part)
+        if match:
+            return scores.parse_score(int(match[1]))
+    return None
+
+
+# --- the files beside a picture ----------------------------------------------------------------
+
+
+def sidecars_among(name: str, siblings: dict[str, Path]) -> tuple[SidecarFile, ...]:
+    return tuple(SidecarFile(n, siblings[n]) for n in _sidecar_names(name) if n in siblings)
+
+
+def sidecars_on_disk(path: Path) -> tuple[SidecarFile, ...]:
+    names = _sidecar_names(str(path))
+    return tuple(SidecarFile(name, Path(name)) for name in names if Path(name).is_file())
+
+
+def _sidecar_names(name: str) -> list[str]:
+    """`a/b.png` may have `a/b.txt`, `a/b.png.txt` and the same with `.json` beside it."""
+    bare = str(Path(name).with_suffix(""))
+    return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
+
+
+def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
+    """Tags from `.txt` (comma-separated, as kohya and the boorus write them) and from `.json`
+    ({"tags": […] or "a b c", "source": "…"}). One that cannot be read is no reason to refuse the
+    picture."""
+    tags: list[str] = []
+    source = None
+    for name, path in sidecars:
+        text = _small_text(path)
+        if not name.endswith(".json"):
+            tags += [tag for tag in re.split(r"[,\n]", text) if tag.strip()]
+            continue
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(data, dict):
+            continue
+        listed = data.get("tags", data.get("tag_string", []))
+        if isinstance(listed, str):
+            listed = listed.split("," if "," in listed else None)
+        if isinstance(listed, dict):
+            listed = [tag for group in listed.values() if isinstance(group, list) for tag in group]
+        if isinstance(listed, list):
+            tags += [tag for tag in listed if isinstance(tag, str) and files.is_text(tag)]
+        origin = data.get("source")
+        if isinstance(origin, str) and origin.strip() and files.is_text(origin):
+            source = origin.strip()
+    return Sidecar(tuple(tags), source)
+
+
+def _small_text(path: Path) -> str:
+    try:
+        if path.is_file() and path.stat().st_size <= MAX_SIDECAR_BYTES:
+            return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        pass
+    return ""
+
+
+# --- vectors without a picture -----------------------------------------------------------------
+
+
+def read_vector(path: Path) -> NDArray[np.float32]:
+    """The (D,) vector of an `.npy` of shape (1, D) or (D,), finite: the original keeps one such
+    file for each image. Never unpickles. Raises `Invalid`."""
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # its header may claim anything
+        raise Invalid(f"“{path.name}” is not a plain .npy array.") from error
+    vector = np.squeeze(vector)
+    if vector.ndim != 1 or not 2 <= vector.size <= 65536 or vector.dtype.kind != "f":
+        raise Invalid(f"“{path.name}” holds an array of shape {vector.shape}, not one vector.")
+    if not np.isfinite(vector).all():
+        raise Invalid(f"“{path.name}” holds values that are not numbers.")
+    return np.asarray(vector, np.float32)

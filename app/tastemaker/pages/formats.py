@@ -1,0 +1,117 @@
+"""How numbers, times and results are written on the pages: the filters of the templates."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from tastemaker.database.tables import Job
+
+SPACE = " "  # between a number and its unit, and between thousands
+
+
+def percent(value: float | None) -> str:
+    """0.783 → “78 %”."""
+    return "–" if value is None else f"{100 * value:.0f}{SPACE}%"
+
+
+def points(value: float | None, digits: int = 2) -> str:
+    """Points of 0–10: a mean error, a difference."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference: “+0.12”, “−0.05”."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    """A share that may be small: “11 %”, “0.4 %”."""
+    small = value is not None and 0 < value < 0.0995
+    return f"{100 * value:.1f}{SPACE}%" if value and small else percent(value)
+
+
+def score(value: float | None) -> str:
+    """7.0 → “7”; a median between two people may be 6.5."""
+    return "–" if value is None else f"{value:g}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}".replace(",", SPACE)
+
+
+def size(value: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f}{SPACE}{unit}" if unit == "bytes" else f"{value:.1f}{SPACE}{unit}"
+        value /= 1000
+    return f"{value:.1f}{SPACE}GB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f}{SPACE}s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}{SPACE}min {seconds % 60:.0f}{SPACE}s"
+    return f"{seconds // 3600:.0f}{SPACE}h {seconds % 3600 // 60:.0f}{SPACE}min"
+
+
+def job_result(job: Job) -> str:
+    """What a job that ended well has brought, in words."""
+    if job.state != "done":
+        return ""
+    result = job.result
+    skipped = f"{count(result.get('set_aside', 0))} skipped"
+    match job.kind, result:
+        case "import", _:
+            added, known, scored = (count(result.get(k, 0)) for k in ("added", "known", "scored"))
+            with_score = f", {scored} with a score" if result.get("scored") else ""
+            return f"{added} new, {known} known already, {skipped}{with_score}"
+        case "embed", _:
+            return f"{count(result.get('embedded', 0))} embedded, {skipped}"
+        case "train", {"version": version}:
+            inactive = ", but not made active" if result.get("active") is False else ""
+            return f"{version} is published{inactive}"
+        case "adopt", {"version": version}:
+            return f"{version} is imported{', and active' if result.get('active') else ''}"
+        case "predict" | "test-run", _:
+            return f"{count(result.get('predicted', result.get('n', 0)))} images predicted"
+        case "demo", {"project": project, "versions": versions}:
+            return f"The project “{project}” with the versions {versions}"
+    return ""
+
+
+def when(at: datetime | None, seconds: bool = False) -> Markup | str:
+    """A point in time, on this machine's clock. Databases hand it back in UTC without its zone."""
+    if at is None:
+        return "–"
+    at = (at.replace(tzinfo=UTC) if at.tzinfo is None else at).astimezone()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"),
+        at.tzname(),
+        at.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"),
+    )
+
+
+def markdown(text: str) -> Markup:
+    """What a person wrote in Markdown, as HTML: lists, emphasis, links, lines as they were typed.
+    No HTML of theirs, no pictures, and no headings beside those of the page."""
+    return Markup(_markdown().render(text))
+
+
+@lru_cache(maxsize=1)
+def _markdown() -> MarkdownIt:
+    reader = MarkdownIt("commonmark", {"html": False, "breaks": True})
+    return reader.disable(["heading", "lheading", "image"])
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
+    "count": count, "size": size, "duration": duration, "when": when, "own_words": markdown,
+    "outcome": job_result,
+}  # fmt: skip
