@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from in_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image, troubles, violations
 from playwright.sync_api import Browser, Page, expect
+from routes import PARTS, every_route, filled, page_routes
 from sqlmodel import Session
 from starlette.routing import Route
-from test_security import every_route
 from web_world import (
     World,
     add_image,
@@ -48,56 +48,21 @@ SIDES = {
     "/projects/1/compare": ["view=labels", "view=up", "view=down"],
     "/projects/1/test-runs/1": ["part=threshold", "part=bottom"],
 }
-# GET routes that are no page of their own: parts of one, or ways to another. Signing in is a page
-# only where there is a password, and has a test of its own.
-PARTS = {
-    "/jobs/list", "/jobs/{job_id}/progress", "/login", "/projects/{project_id}",
-    "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
-    "/projects/{project_id}/library/tags", "/projects/{project_id}/publish/adopting",
-    "/projects/{project_id}/review", "/projects/{project_id}/score/strip",
-    "/projects/{project_id}/score/waiting", "/projects/{project_id}/test-runs/{run_id}/progress",
-    "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
-    "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
-    "/versions/{version_id}/config", "/versions/{version_id}/download",
-    "/versions/{version_id}/laion", "/versions/{version_id}/predictions.{ending}",
-    "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
-    "/versions/{version_id}/training-set.jsonl",
-}  # fmt: skip
-NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/logout")
 
 
 def pages(world: World) -> list[str]:
     """The address of every page that this world has: its GET routes that answer with HTML."""
     found = {"/nothing-here"}
-    for route in page_routes(world):
-        found |= {path for path in filled(route) if is_page(world, path)}
+    for route in page_routes(world.app):
+        found |= {path for path in filled(route, STANDS_FOR) if is_page(world, path)}
     for path, asked in SIDES.items():
         found |= {f"{path}?{query}" for query in asked if is_page(world, f"{path}?{query}")}
     return sorted(found)
 
 
-def page_routes(world: World) -> list[str]:
-    """The path of every GET route that is not known to be something else than a page."""
-    return [
-        route.path for route in every_route(world.app.routes)
-        if isinstance(route, Route) and "GET" in route.methods
-        and not route.path.startswith(NOT_PAGES) and route.path not in PARTS
-    ]  # fmt: skip
-
-
 def is_page(world: World, path: str) -> bool:
     answer = world.client.get(path)
     return answer.status_code == 200 and "<html" in answer.text
-
-
-def filled(path: str) -> list[str]:
-    """A route's path with every name in it replaced by all that it may stand for."""
-    before, brace, rest = path.partition("{")
-    if not brace:
-        return [path]
-    name, _, after = rest.partition("}")
-    values = STANDS_FOR.get(name.split(":")[0], ["1"])
-    return [before + value + tail for value in values for tail in filled(after)]
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +172,8 @@ def test_no_page_is_forgotten(full: tuple[World, str]) -> None:
     """A new page is looked at by itself, or somebody says here what stands in its address."""
     world, _ = full
     unseen = [
-        route for route in page_routes(world)
-        if not any(is_page(world, path) for path in filled(route))
+        route for route in page_routes(world.app)
+        if not any(is_page(world, path) for path in filled(route, STANDS_FOR))
     ]  # fmt: skip
     assert unseen == []
     routes = {route.path for route in every_route(world.app.routes) if isinstance(route, Route)}

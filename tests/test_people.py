@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from routes import every_route
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 from web_world import World, client_of, make_world
@@ -248,8 +249,6 @@ OPEN = {"/healthz", "/login", "/logout", "/person"}
 
 def test_every_route_names_one_permission_and_annotators_get_no_further(guarded: World) -> None:
     """Every route × method as an annotator: 403 exactly where the signature says admin."""
-    from test_security import every_route
-
     ada = signed_in(guarded, "Ada")
     let_in: dict[str, set[str]] = {"GET": set(), "POST": set(), "PUT": set(), "DELETE": set()}
     refused: set[str] = set()

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from routes import every_route
 from sqlmodel import func, select
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
 from tastemaker.auth.identity import COOKIE, FailedLogins, TooManyAttempts, safe_redirect_path
@@ -62,16 +63,6 @@ def routes(world: World) -> list[tuple[str, str]]:
         methods = sorted(route.methods) if isinstance(route, Route) else ["GET", "POST"]
         found += [(method, re.sub(r"{[^}]*}", "1", route.path)) for method in methods]
     assert len(found) > 40
-    return found
-
-
-def every_route(routes: list[BaseRoute]) -> list[Route | Mount]:
-    """FastAPI keeps an included router whole since 0.16x; before, its routes were copied."""
-    found: list[Route | Mount] = []
-    for route in routes:
-        included = getattr(route, "original_router", None)
-        found += every_route(included.routes) if included else [route]
-    assert all(isinstance(route, Route | Mount) for route in found), "an unknown kind of route"
     return found
 
 
