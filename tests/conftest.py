@@ -83,14 +83,23 @@ def quick_passwords() -> Iterator[None]:
 
 
 @functools.cache
-def migrated() -> Path:
-    """A database of the newest schema with nothing in it, made once: migrating takes longer than
-    most tests."""
+def made_once(make: Callable[..., Any], *words: Any) -> Path:
+    """A home folder that `make(home, *words)` filled, once in this process: to be copied."""
     home = Path(tempfile.mkdtemp(prefix="tastemaker-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    make(home, *words)
+    return home
+
+
+def migrated() -> Path:
+    """A database of the newest schema with nothing in it: migrating takes longer than most
+    tests."""
+    return made_once(_migrate_in) / "tastemaker.db"
+
+
+def _migrate_in(home: Path) -> None:
     settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     migrate(settings).dispose()  # the last connection to close folds the log into the file
-    return settings.root / "tastemaker.db"
 
 
 # --- a small library by hand ---------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Test runs: what a version says about other images, corrected where it is seen; and predictions
 of images that came after the training."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +33,9 @@ from tests.conftest import forward, work_on
 from tests.web_world import drawn
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("trained") / "home"
-    trained_home(home)
-    return home
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Trained:
-    shutil.copytree(made, tmp_path / "home")
-    return open_trained(tmp_path / "home")
+def home(tmp_path: Path) -> Trained:
+    return open_trained(trained_home(tmp_path / "home"))
 
 
 def collection_id(home: Trained, name: str) -> int:
