@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image, troubles, violations
+from in_browser import (
+    DESKTOP,
+    PHONE,
+    browsing,
+    saved,
+    serving,
+    shown_image,
+    shown_pair,
+    troubles,
+    violations,
+)
 from playwright.sync_api import Browser, Page, expect
 from routes import PARTS, every_route, filled, page_routes
 from sqlmodel import Session
@@ -253,7 +263,7 @@ def test_comparing_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
         page.goto(f"{address}{world.at}/score/pairs")
         told = page.get_by_text("pairs compared so far")
         for count, key in enumerate(("ArrowLeft", "ArrowRight", "Space"), 1):
-            page.wait_for_timeout(400)  # both pictures have to be seen first
+            shown_pair(page)
             page.keyboard.press(key)
             expect(told).to_contain_text(f"{count} pairs")
         page.keyboard.press("Backspace")
@@ -306,6 +316,9 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 
+# After two frames, all that moved until now is in the list.
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["wide", "narrow"])
 def test_nothing_moves_while_scoring(
@@ -325,6 +338,7 @@ def test_nothing_moves_while_scoring(
             shown_image(page)
             page.keyboard.press(key)
         saved(page, world, 10)
-        page.wait_for_timeout(300)
+        shown_image(page)
+        page.evaluate(TWO_FRAMES)
         moved = [what for what in page.evaluate("window.moved") if "outbox" not in what]
         assert moved == []
