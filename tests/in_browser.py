@@ -1,9 +1,9 @@
 """A served world in a real Chromium, and what is looked at on every page of it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from axe_playwright_python.base import AXE_SCRIPT
@@ -81,10 +81,13 @@ def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | N
 
 # --- what no page may have -----------------------------------------------------------------------
 
-COLOURS = {"runOnly": ["color-contrast"]}
+Rules = dict[str, Any]
+View = tuple[Literal["dark", "light"], dict[str, int], Rules | None]
+
+COLOURS: Rules = {"runOnly": ["color-contrast"]}
 
 
-def violations(page: Page, rules: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def violations(page: Page, rules: Rules | None = None) -> list[dict[str, Any]]:
     """What axe finds by these rules, else by all. It lists nothing else: describing what is right
     takes it longer than finding out."""
     if not page.evaluate("'axe' in window"):
@@ -94,14 +97,15 @@ def violations(page: Page, rules: dict[str, Any] | None = None) -> list[dict[str
     return list(page.evaluate(run, options))
 
 
-def troubles(page: Page) -> list[str]:
-    """What axe finds on the page in each theme and width, and whether it is too wide. All rules
-    run twice; where only the colours or only the widths differ, those that this concerns."""
+BY_ALL_RULES = (("dark", DESKTOP, None), ("light", PHONE, None))
+IN_OTHER_COLOURS = (("light", DESKTOP, COLOURS), ("dark", PHONE, COLOURS))
+
+
+def troubles(page: Page, views: Iterable[View] = BY_ALL_RULES + IN_OTHER_COLOURS) -> list[str]:
+    """What axe finds on the page, and whether it is too wide: in each theme and width, and by all
+    rules once in each theme and in each width."""
     found = []
-    for scheme, size, rules in (
-        ("dark", DESKTOP, None), ("light", DESKTOP, COLOURS),
-        ("light", PHONE, None), ("dark", PHONE, COLOURS),
-    ):  # fmt: skip
+    for scheme, size, rules in views:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size(size)
         at = f"{scheme}, {size['width']}"

@@ -2,13 +2,16 @@
 nothing runs out of the window."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from in_browser import (
+    BY_ALL_RULES,
     DESKTOP,
+    IN_OTHER_COLOURS,
     PHONE,
+    View,
     browsing,
     saved,
     serving,
@@ -142,16 +145,26 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         yield world, address
 
 
-@pytest.mark.parametrize("state", ["full", "bare"])
-def test_every_page_is_accessible_and_fits(
-    chromium: Browser, state: str, request: pytest.FixtureRequest
-) -> None:
-    world, address = request.getfixturevalue(state)
+def wrong_on(chromium: Browser, served: tuple[World, str], views: Iterable[View]) -> list[str]:
+    world, address = served
     wrong = []
     with browsing(chromium) as page:
         for path in pages(world):
             page.goto(address + path)
-            wrong += [f"{path}: {trouble}" for trouble in troubles(page)]
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
+    return wrong
+
+
+@pytest.mark.slow(45)
+def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World, str]) -> None:
+    wrong = wrong_on(chromium, full, BY_ALL_RULES + IN_OTHER_COLOURS)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_empty_page_is_accessible_and_fits(
+    chromium: Browser, bare: tuple[World, str]
+) -> None:
+    wrong = wrong_on(chromium, bare, BY_ALL_RULES)
     assert not wrong, "\n".join(wrong)
 
 
