@@ -51,6 +51,7 @@ def project(session: Session) -> Project:
 # --- accounts ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_password_is_hashed_as_slowly_as_the_library_advises() -> None:
     """The tests hash quickly; the program does not."""
     program = "from tastemaker.auth import accounts; print(accounts.hash_password('a b c d e f'))"

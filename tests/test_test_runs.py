@@ -226,6 +226,7 @@ def test_a_correction_joins_the_labels_and_never_measures(home: Trained) -> None
     assert {sides[image_id] for image_id in wrong} == {"train"}
 
 
+@pytest.mark.slow
 def test_a_second_version_on_the_same_images_says_what_changed(home: Trained) -> None:
     ids = home.add(50, "Holiday", None, seed=4)
     first = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
@@ -383,6 +384,7 @@ def test_the_form_starts_a_run_and_keeps_what_was_typed_when_refused(home: Train
     assert list(home.settings.incoming.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why_and_goes_on(home: Trained, tmp_path: Path) -> None:
     home.add(3, "Holiday", None, seed=4)
     run = request(home, collection_id=collection_id(home, "Holiday"))

@@ -398,6 +398,7 @@ def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(
     assert not worker.is_running(settings)
 
 
+@pytest.mark.slow
 def test_under_a_server_a_worker_stands_by_until_the_other_ends_or_the_server_does(
     settings: Settings, engine: Engine
 ) -> None:
