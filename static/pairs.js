@@ -4,7 +4,7 @@ const GUARD = 120; // ms that both pictures are on the screen before a key or a 
 const DOUBLE = 500; // ms in which a second click still belongs to the first
 const RETRY = 2000;
 const pairForm = () => document.querySelector("form.pair");
-let seen = null; // the form whose pictures were there to be judged
+let seen = null; // the form whose pictures were there to be judged; it says so: data-ready
 let judged = -DOUBLE; // when a click last judged
 
 /* Wait until both pictures are painted. One that does not load cannot be judged. */
@@ -24,7 +24,11 @@ async function look() {
       for (const picture of pictures) if (!picture.naturalWidth) picture.src = picture.getAttribute("src");
     }
   }
-  requestAnimationFrame(() => setTimeout(() => { if (pairForm() === form) seen = form; }, GUARD));
+  requestAnimationFrame(() => setTimeout(() => { if (pairForm() === form) may(form); }, GUARD));
+}
+function may(form) {
+  seen = form;
+  form.dataset.ready = "";
 }
 new MutationObserver(() => { quiet(); look(); }).observe(byId("main"), { childList: true });
 look();
@@ -38,7 +42,11 @@ document.addEventListener("click", (event) => {
 }, true);
 document.addEventListener("submit", (event) => {
   if (event.target !== pairForm()) return;
-  if (seen === event.target) { seen = null; return; }
+  if (seen === event.target) {
+    seen = null;
+    delete event.target.dataset.ready;
+    return;
+  }
   event.preventDefault();
   event.stopPropagation();
 }, true);
@@ -51,7 +59,7 @@ document.addEventListener("htmx:error", (event) => {
   else warn("The server cannot be reached; nothing was taken back.", "Try again in a moment.");
 });
 document.addEventListener("htmx:finally:request", (event) => {
-  if (event.target === pairForm()) seen = event.target; // still here, so it may be judged again
+  if (event.target === pairForm()) may(event.target); // still here, so it may be judged again
 });
 
 document.addEventListener("keydown", (event) => {

@@ -21,10 +21,13 @@ import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import images, jobs
+from tastemaker.auth import accounts
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
@@ -42,10 +45,18 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the sample project, or the program as a process, is not for `make check`."""
+    """What needs the sample project, or the program as a process, is not for `make check`. The
+    longest tests come first, then the slow ones, so that no process is left alone with one."""
     for item in items:
         if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=_seconds, reverse=True)  # a stable sort: modules stay together
+
+
+def _seconds(item: pytest.Item) -> int:
+    """About how long a test takes: what its marker `slow` says, at least a second."""
+    return max((marker.args[0] if marker.args else 1 for marker in item.iter_markers("slow")),
+               default=0)  # fmt: skip
 
 
 @pytest.fixture
@@ -62,15 +73,33 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_passwords() -> Iterator[None]:
+    """Hashing a password takes a millisecond instead of a tenth of a second."""
+    quick = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=64, parallelism=1),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_hasher", lambda: quick)
+        yield
+
+
 @functools.cache
-def migrated() -> Path:
-    """A database of the newest schema with nothing in it, made once: migrating takes longer than
-    most tests."""
+def made_once(make: Callable[..., Any], *words: Any) -> Path:
+    """A home folder that `make(home, *words)` filled, once in this process: to be copied."""
     home = Path(tempfile.mkdtemp(prefix="tastemaker-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    make(home, *words)
+    return home
+
+
+def migrated() -> Path:
+    """A database of the newest schema with nothing in it: migrating takes longer than most
+    tests."""
+    return made_once(_migrate_in) / "tastemaker.db"
+
+
+def _migrate_in(home: Path) -> None:
     settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
     migrate(settings).dispose()  # the last connection to close folds the log into the file
-    return settings.root / "tastemaker.db"
 
 
 # --- a small library by hand ---------------------------------------------------------------------

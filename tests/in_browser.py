@@ -1,14 +1,16 @@
 """A served world in a real Chromium, and what is looked at on every page of it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 from web_world import World, events
+
+from tests.conftest import until
 
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
@@ -53,55 +55,65 @@ def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
 
 def shown_image(page: Page) -> int:
     """The id of the picture on the screen, once it was there to be seen and may be scored."""
-    for _ in range(400):  # wait_for_function needs eval, which the CSP forbids
-        image = page.locator("#score").get_attribute("data-ready")
-        if image:
-            assert page.locator("#stage img").get_attribute("data-image") == image
-            return int(image)
-        page.wait_for_timeout(10)
-    raise AssertionError("no picture was shown")
+    page.locator("#score[data-ready]").wait_for(state="attached")
+    image = page.locator("#score").get_attribute("data-ready")
+    assert image and page.locator("#stage img").get_attribute("data-image") == image
+    return int(image)
+
+
+def shown_pair(page: Page) -> int:
+    """The id of the first picture of the pair, once both were there to be seen and judged."""
+    page.locator("form.pair[data-ready]").wait_for(state="attached")
+    return int(page.locator("[name=first_id]").get_attribute("value") or 0)
 
 
 def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | None]]:
     """Wait until so many events are stored."""
-    for _ in range(200):
-        if len(stored := events(world)) >= number:
-            return stored
-        page.wait_for_timeout(25)
-    raise AssertionError(f"only {events(world)} was stored")
+
+    def stored() -> list[tuple[int, str, int | None]]:
+        page.evaluate("0")  # lets the handlers of the test's routes run
+        return kept if len(kept := events(world)) >= number else []
+
+    if not number:
+        return events(world)
+    return list(until(stored, 10, f"for {number} events"))
 
 
 # --- what no page may have -----------------------------------------------------------------------
 
-COLOURS = {"runOnly": ["color-contrast"]}
+Rules = dict[str, Any]
+View = tuple[Literal["dark", "light"], dict[str, int], Rules | None]
+
+COLOURS: Rules = {"runOnly": ["color-contrast"]}
 
 
-def violations(page: Page, rules: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """What axe finds by these rules, else by all. It is told to list nothing else: describing what
-    is right takes it longer than finding out."""
+def violations(page: Page, rules: Rules | None = None) -> list[dict[str, Any]]:
+    """What axe finds by these rules, else by all. It lists nothing else: describing what is right
+    takes it longer than finding out."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE_SCRIPT)
     options = {"resultTypes": ["violations"], **(rules or {})}
-    ask = "options => axe.run(options).then(found => found.violations)"
-    return list(page.evaluate(ask, options))
+    run = "options => axe.run(options).then(results => results.violations)"
+    return list(page.evaluate(run, options))
 
 
-def troubles(page: Page) -> list[str]:
-    """What axe finds on the page in each theme and width, and whether it is too wide. All rules
-    are asked twice; where only the colours or only the widths differ, those that this concerns."""
-    told = []
-    for scheme, size, rules in (
-        ("dark", DESKTOP, None), ("light", DESKTOP, COLOURS),
-        ("light", PHONE, None), ("dark", PHONE, COLOURS),
-    ):  # fmt: skip
+BY_ALL_RULES = (("dark", DESKTOP, None), ("light", PHONE, None))
+IN_OTHER_COLOURS = (("light", DESKTOP, COLOURS), ("dark", PHONE, COLOURS))
+
+
+def troubles(page: Page, views: Iterable[View] = BY_ALL_RULES + IN_OTHER_COLOURS) -> list[str]:
+    """What axe finds on the page, and whether it is too wide: in each theme and width, and by all
+    rules once in each theme and in each width."""
+    found = []
+    for scheme, size, rules in views:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size(size)
         at = f"{scheme}, {size['width']}"
-        told += [
+        found += [
             f"{at}: {v['id']}: {n['html'][:160]}" for v in violations(page, rules)
             for n in v["nodes"]
         ]  # fmt: skip
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > size["width"]:
-            told.append(f"{at}: is {width} pixels wide")
-    return told
+            found.append(f"{at}: is {width} pixels wide")
+    return found

@@ -2,15 +2,28 @@
 nothing runs out of the window."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from in_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image, troubles, violations
+from in_browser import (
+    BY_ALL_RULES,
+    DESKTOP,
+    IN_OTHER_COLOURS,
+    PHONE,
+    View,
+    browsing,
+    saved,
+    serving,
+    shown_image,
+    shown_pair,
+    troubles,
+    violations,
+)
 from playwright.sync_api import Browser, Page, expect
+from routes import PARTS, every_route, filled, page_routes
 from sqlmodel import Session
 from starlette.routing import Route
-from test_security import every_route
 from web_world import (
     World,
     add_image,
@@ -48,56 +61,21 @@ SIDES = {
     "/projects/1/compare": ["view=labels", "view=up", "view=down"],
     "/projects/1/test-runs/1": ["part=threshold", "part=bottom"],
 }
-# GET routes that are no page of their own: parts of one, or ways to another. Signing in is a page
-# only where there is a password, and has a test of its own.
-PARTS = {
-    "/jobs/list", "/jobs/{job_id}/progress", "/login", "/projects/{project_id}",
-    "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
-    "/projects/{project_id}/library/tags", "/projects/{project_id}/publish/adopting",
-    "/projects/{project_id}/review", "/projects/{project_id}/score/strip",
-    "/projects/{project_id}/score/waiting", "/projects/{project_id}/test-runs/{run_id}/progress",
-    "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
-    "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
-    "/versions/{version_id}/config", "/versions/{version_id}/download",
-    "/versions/{version_id}/laion", "/versions/{version_id}/predictions.{ending}",
-    "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
-    "/versions/{version_id}/training-set.jsonl",
-}  # fmt: skip
-NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/logout")
 
 
 def pages(world: World) -> list[str]:
     """The address of every page that this world has: its GET routes that answer with HTML."""
     found = {"/nothing-here"}
-    for route in page_routes(world):
-        found |= {path for path in filled(route) if is_page(world, path)}
+    for route in page_routes(world.app):
+        found |= {path for path in filled(route, STANDS_FOR) if is_page(world, path)}
     for path, asked in SIDES.items():
         found |= {f"{path}?{query}" for query in asked if is_page(world, f"{path}?{query}")}
     return sorted(found)
 
 
-def page_routes(world: World) -> list[str]:
-    """The path of every GET route that is not known to be something else than a page."""
-    return [
-        route.path for route in every_route(world.app.routes)
-        if isinstance(route, Route) and "GET" in route.methods
-        and not route.path.startswith(NOT_PAGES) and route.path not in PARTS
-    ]  # fmt: skip
-
-
 def is_page(world: World, path: str) -> bool:
     answer = world.client.get(path)
     return answer.status_code == 200 and "<html" in answer.text
-
-
-def filled(path: str) -> list[str]:
-    """A route's path with every name in it replaced by all that it may stand for."""
-    before, brace, rest = path.partition("{")
-    if not brace:
-        return [path]
-    name, _, after = rest.partition("}")
-    values = STANDS_FOR.get(name.split(":")[0], ["1"])
-    return [before + value + tail for value in values for tail in filled(after)]
 
 
 @pytest.fixture(scope="module")
@@ -167,16 +145,26 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         yield world, address
 
 
-@pytest.mark.parametrize("state", ["full", "bare"])
-def test_every_page_is_accessible_and_fits(
-    chromium: Browser, state: str, request: pytest.FixtureRequest
-) -> None:
-    world, address = request.getfixturevalue(state)
+def wrong_on(chromium: Browser, served: tuple[World, str], views: Iterable[View]) -> list[str]:
+    world, address = served
     wrong = []
     with browsing(chromium) as page:
         for path in pages(world):
             page.goto(address + path)
-            wrong += [f"{path}: {trouble}" for trouble in troubles(page)]
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
+    return wrong
+
+
+@pytest.mark.slow(45)
+def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World, str]) -> None:
+    wrong = wrong_on(chromium, full, BY_ALL_RULES + IN_OTHER_COLOURS)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_empty_page_is_accessible_and_fits(
+    chromium: Browser, bare: tuple[World, str]
+) -> None:
+    wrong = wrong_on(chromium, bare, BY_ALL_RULES)
     assert not wrong, "\n".join(wrong)
 
 
@@ -207,8 +195,8 @@ def test_no_page_is_forgotten(full: tuple[World, str]) -> None:
     """A new page is looked at by itself, or somebody says here what stands in its address."""
     world, _ = full
     unseen = [
-        route for route in page_routes(world)
-        if not any(is_page(world, path) for path in filled(route))
+        route for route in page_routes(world.app)
+        if not any(is_page(world, path) for path in filled(route, STANDS_FOR))
     ]  # fmt: skip
     assert unseen == []
     routes = {route.path for route in every_route(world.app.routes) if isinstance(route, Route)}
@@ -288,7 +276,7 @@ def test_comparing_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
         page.goto(f"{address}{world.at}/score/pairs")
         told = page.get_by_text("pairs compared so far")
         for count, key in enumerate(("ArrowLeft", "ArrowRight", "Space"), 1):
-            page.wait_for_timeout(400)  # both pictures have to be seen first
+            shown_pair(page)
             page.keyboard.press(key)
             expect(told).to_contain_text(f"{count} pairs")
         page.keyboard.press("Backspace")
@@ -341,6 +329,9 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 
+# After two frames, all that moved until now is in the list.
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["wide", "narrow"])
 def test_nothing_moves_while_scoring(
@@ -360,6 +351,7 @@ def test_nothing_moves_while_scoring(
             shown_image(page)
             page.keyboard.press(key)
         saved(page, world, 10)
-        page.wait_for_timeout(300)
+        shown_image(page)
+        page.evaluate(TWO_FRAMES)
         moved = [what for what in page.evaluate("window.moved") if "outbox" not in what]
         assert moved == []

@@ -78,6 +78,7 @@ def test_no_name_can_write_outside(name, tmp_path):
         assert kept.endswith("evil.png") and ".." not in kept.split("/")
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_a_cleaned_name_is_a_plain_relative_path(name):
     cleaned = clean_name(name)

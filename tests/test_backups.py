@@ -27,6 +27,8 @@ from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.pages.app import create_app
 from tastemaker.worker import worker_lock
 from tests.conftest import environment, serving
+from tests.test_cli import Run
+from tests.test_cli import run as run  # the command line in this process
 
 ROOT = Path(__file__).parent.parent
 UPLOAD = b"not decoded here"
@@ -425,29 +427,30 @@ def test_without_scores_or_with_damage_there_is_no_copy(world: World, tmp_path: 
 
 @pytest.mark.slow
 def test_by_command_beside_the_running_program(
-    tastemaker: Callable[..., subprocess.CompletedProcess[str]], world: World, tmp_path: Path
+    run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = closed(world).settings.home
-    assert "There is no backup." in tastemaker("doctor", home=home).stdout
+    assert home == tmp_path / "home", "where `run` works"
+    assert "There is no backup." in run("doctor").out
     path = tmp_path / "all [1].zip"
     with serving(home):
-        made = tastemaker("backup", path, "--json", home=home)
-        assert made.returncode == 0, made.stderr
-        assert json.loads(made.stdout)["scores"] == 21
-        refused = tastemaker("restore", path, home=home)
-        assert refused.returncode == 1
-        assert refused.stderr.startswith("The program is running")
-    assert tastemaker("backup", path, home=home).returncode == 1
-    told = tastemaker("backup", home=home)
-    assert told.returncode == 0 and "21 scores" in told.stdout
-    assert "The newest backup is of" in tastemaker("doctor", home=home).stdout
+        made = run("backup", path, "--json")
+        assert made.code == 0, made.err
+        assert made.json["scores"] == 21
+        refused = run("restore", path)
+        assert refused.code == 1
+        assert refused.err.startswith("The program is running")
+    assert run("backup", path).code == 1
+    done = run("backup")
+    assert done.code == 0 and "21 scores" in done.out
+    assert "The newest backup is of" in run("doctor").out
     elsewhere = tmp_path / "elsewhere"
-    done = tastemaker("restore", path, home=elsewhere)
-    assert done.returncode == 0, done.stderr
-    assert "is in place: 21 scores" in done.stdout and "before" not in done.stdout
-    again = json.loads(tastemaker("restore", path, "--json", home=elsewhere).stdout)
-    assert Path(again["kept"]).is_dir()
-    bad = tastemaker("restore", ROOT / "README.md", home=elsewhere)
-    assert bad.returncode == 1 and "is not a backup" in bad.stderr
+    monkeypatch.setenv("TASTEMAKER_HOME", str(elsewhere))
+    done = run("restore", path)
+    assert done.code == 0, done.err
+    assert "is in place: 21 scores" in done.out and "before" not in done.out
+    assert Path(run("restore", path, "--json").json["kept"]).is_dir()
+    bad = run("restore", ROOT / "README.md")
+    assert bad.code == 1 and "is not a backup" in bad.err
     with worker_lock(settings_in(elsewhere)).acquire(timeout=0):
-        assert "is running" in tastemaker("restore", path, home=elsewhere).stderr
+        assert "is running" in run("restore", path).err

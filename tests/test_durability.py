@@ -14,7 +14,7 @@ from web_world import make_world
 
 from tests.conftest import free_port, running, until
 
-KILLS = int(os.environ.get("KILLS", "5"))  # a hundred before a release: a few minutes
+KILLS = int(os.environ.get("KILLS", "3"))  # a hundred before a release: a few minutes
 PEOPLE = 4
 
 

@@ -347,6 +347,7 @@ def test_a_child_that_died_while_idle_costs_no_file():
         assert list(one.map(obey, ["a", "b"])) == [("a", "a"), ("b", "b")]
 
 
+@pytest.mark.slow
 def test_a_file_that_never_ends_is_set_aside():
     with DecodePool(1, cpu_seconds=1) as impatient:
         (_, outcome), (_, after) = impatient.map(obey, ["spin", "next"])

@@ -38,6 +38,7 @@ def labels(session: Session) -> dict[int, float]:
 # --- recording -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sets(st.integers(1, 6), min_size=1), st.integers(0, 10)), max_size=5))
 def test_undoing_every_batch_leaves_what_was_before(said: list[tuple[set[int], int]]) -> None:

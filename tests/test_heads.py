@@ -245,6 +245,7 @@ def with_lane():
     return head
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(random=vectors, share=st.floats(0, 1), bias=st.floats(-4, 4))
 def test_the_logit_of_two_heads_side_by_side_is_the_weighted_sum_of_theirs(

@@ -117,6 +117,7 @@ def test_the_n_of_a_rate_is_its_denominator():
     assert summary["mae"]["n"] == 4
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(scores)
 def test_an_interval_of_the_mean_error_holds_the_value(pairs):

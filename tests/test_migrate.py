@@ -205,6 +205,7 @@ def bring_up_to_date(home: str) -> tuple[str | None, int]:
     return migration.current_revision(engine), os.getpid()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_agree(settings: Settings) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.map(bring_up_to_date, [str(settings.home)] * 6, chunksize=1)

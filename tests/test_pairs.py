@@ -1,11 +1,12 @@
 """Comparing two: its own events, the order that follows from them, and the page by keys."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from in_browser import PHONE, browsing, serving
-from playwright.sync_api import Page, Route, expect
+from in_browser import PHONE, browsing, serving, shown_pair
+from playwright.sync_api import Route, expect
 from sqlmodel import func, select
 from web_world import World, make_world, score_some
 
@@ -15,6 +16,7 @@ from tastemaker.database.tables import Comparison, Label
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.scores import comparisons
 from tastemaker.scores.comparisons import ComparisonResult
+from tests.conftest import until
 
 
 @pytest.fixture
@@ -139,14 +141,13 @@ def test_arrows_decide_space_is_even_and_backspace_brings_the_pair_back(
         for number, (key, verdict) in enumerate(
             [("ArrowLeft", "first"), ("ArrowRight", "second"), ("Space", "equal")], 1
         ):
-            shown = page.locator("[name=first_id]").get_attribute("value")
-            page.wait_for_timeout(200)  # a pair that just appeared takes no key yet
+            shown = shown_pair(page)  # a pair that just appeared takes no key yet
             page.keyboard.press(key)
             expect(page.get_by_text(f"{number} pairs compared")).to_be_visible()
-            assert stored(world)[-1][0] == int(shown) and stored(world)[-1][2] == verdict
+            assert stored(world)[-1][0] == shown and stored(world)[-1][2] == verdict
         page.keyboard.press("Backspace")
         expect(page.get_by_text("2 pairs compared")).to_be_visible()
-        assert page.locator("[name=first_id]").get_attribute("value") == shown
+        assert shown_pair(page) == shown
         assert stored(world)[-1][2] == "undo"
 
 
@@ -162,25 +163,24 @@ def test_without_a_script_the_pictures_are_buttons(world: World, chromium) -> No
         expect(page.get_by_text("There are not two images to compare")).to_be_visible()
 
 
-def shown_pair(page: Page) -> str | None:
-    return page.locator("[name=first_id]").get_attribute("value")
-
-
 @pytest.mark.browser
 def test_a_double_click_judges_one_pair(world: World, chromium) -> None:
+    """Clicks without end, on the pair that is sent and on the next: the second pair is judged by
+    the first of them that comes half a second after the one before."""
     with serving(world) as at, browsing(chromium) as page:
         page.goto(f"{at}{world.at}/score/pairs")
-        page.wait_for_timeout(400)
+        shown_pair(page)
         box = page.locator(".contestant").first.bounding_box()
         assert box
-        for _ in range(2):
+
+        def two_are_judged() -> bool:
             page.mouse.click(box["x"] + 100, box["y"] + 100)
-            page.wait_for_timeout(250)
-        page.wait_for_timeout(300)
-        expect(page.get_by_text("1 pairs compared")).to_be_visible()
-        page.mouse.click(box["x"] + 100, box["y"] + 100)  # meant for the second pair
-        expect(page.get_by_text("2 pairs compared")).to_be_visible()
-        assert len(stored(world)) == 2
+            return len(stored(world)) == 2
+
+        until(two_are_judged, 10, "for two pairs")
+    with reading(world.engine) as session:
+        first, second = session.exec(select(Comparison.at).order_by(Comparison.id))
+    assert second - first > timedelta(seconds=0.4)
 
 
 @pytest.mark.browser
@@ -188,21 +188,24 @@ def test_a_pair_whose_picture_does_not_load_takes_no_key_and_no_click(
     world: World, chromium
 ) -> None:
     with serving(world) as at, browsing(chromium) as page:
-        lost = True
+        lost, sent = True, []
 
         def lose(route: Route) -> None:
             route.abort() if lost else route.continue_()
 
         page.route("**/images/*/view", lose)
+        page.on("request", lambda request: sent.append(request.method))
+        page.clock.install()  # the page tries again after two seconds
         page.goto(f"{at}{world.at}/score/pairs")
         expect(page.locator("#toast")).to_contain_text("does not load")
-        page.wait_for_timeout(300)
+        page.clock.run_for(1000)
         page.keyboard.press("ArrowLeft")
         page.locator(".contestant").first.click()
-        page.wait_for_timeout(200)
-        assert stored(world) == []
+        page.clock.run_for(200)
+        assert stored(world) == [] and "POST" not in sent
         lost = False
-        page.wait_for_timeout(2600)
+        page.clock.run_for(2600)
+        shown_pair(page)
         expect(page.locator("#toast .wrong")).to_have_count(0)
         page.keyboard.press("ArrowLeft")
         expect(page.get_by_text("1 pairs compared")).to_be_visible()
@@ -212,7 +215,6 @@ def test_a_pair_whose_picture_does_not_load_takes_no_key_and_no_click(
 def test_without_a_connection_the_pair_stays_and_the_page_says_so(world: World, chromium) -> None:
     with serving(world) as at, browsing(chromium) as page:
         page.goto(f"{at}{world.at}/score/pairs")
-        page.wait_for_timeout(400)
         first = shown_pair(page)
         page.context.set_offline(True)
         page.keyboard.press("ArrowLeft")
@@ -222,7 +224,7 @@ def test_without_a_connection_the_pair_stays_and_the_page_says_so(world: World, 
         page.keyboard.press("ArrowLeft")
         expect(page.get_by_text("1 pairs compared")).to_be_visible()
         expect(page.locator("#toast .wrong")).to_have_count(0)
-        assert [str(stored(world)[0][0]), stored(world)[0][2]] == [first, "first"]
+        assert [stored(world)[0][0], stored(world)[0][2]] == [first, "first"]
 
 
 @pytest.mark.browser

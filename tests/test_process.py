@@ -14,6 +14,7 @@ from tests.conftest import environment
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
     program = """
 import sys, json

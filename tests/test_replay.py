@@ -456,6 +456,7 @@ def test_scores_on_one_side_of_the_threshold_are_told(tmp_path: Path, run: Any) 
     assert run("replay", half, *words, "--json").json["notes"] == []
 
 
+@pytest.mark.slow
 def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
     tmp_path: Path,
 ) -> None:
@@ -487,6 +488,7 @@ def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
     assert json.loads((tmp_path / "o.json").read_text()) == said
 
 
+@pytest.mark.slow
 def test_a_replay_broken_off_while_its_processes_start_leaves_none(tmp_path: Path) -> None:
     data = labelled_set()
     path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))

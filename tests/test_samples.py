@@ -29,6 +29,7 @@ def rated(subject: str, treatment: str, degree: float, times: int = 200) -> floa
                           for _ in range(times)]))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_photograph_is_really_inside_the_installed_libraries(library):
     _, samples = library
     assert {sample.source for sample in samples} == {photo.name for photo in PHOTOGRAPHS}

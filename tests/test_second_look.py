@@ -332,6 +332,7 @@ def test_a_re_ask_hides_the_old_score_and_moves_the_label_when_answered(desk: De
     assert card.image_id not in {card.image_id for card in desk.next("re-ask", 50)}
 
 
+@pytest.mark.slow
 def test_one_in_twenty_of_the_mixed_queue_is_a_re_ask(desk: Desk) -> None:
     desk.score(range(150))
     desk.age()

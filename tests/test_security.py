@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from routes import every_route
 from sqlmodel import func, select
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
 from tastemaker.auth.identity import SESSION_COOKIE, FailedLogins
@@ -69,16 +71,6 @@ def routes(world: World) -> list[tuple[str, str]]:
     return found
 
 
-def every_route(routes: list[BaseRoute]) -> list[Route | Mount]:
-    """FastAPI keeps an included router whole since 0.16x; before, its routes were copied."""
-    found: list[Route | Mount] = []
-    for route in routes:
-        included = getattr(route, "original_router", None)
-        found += every_route(included.routes) if included else [route]
-    assert all(isinstance(route, Route | Mount) for route in found), "an unknown kind of route"
-    return found
-
-
 def test_no_two_routes_answer_the_same_request(world: World) -> None:
     """Of two routes with one method and one address, the second would never be asked."""
     counted = Counter(
@@ -101,11 +93,33 @@ def kept(world: World) -> tuple[int, ...]:
 # --- hosts and origins ---------------------------------------------------------------------------
 
 
+# Every request goes through one middleware: so each rule is proved on a page and on the API, and
+# for every route once that it goes through.
+A_PAGE, THE_API = ("POST", "/projects/1/images/1/score"), ("POST", "/api/v1/projects/1/scores")
+
+
+def changing(world: World) -> list[tuple[str, str]]:
+    return [(method, path) for method, path in routes(world) if method not in SAFE]
+
+
+def from_elsewhere(world: World) -> TestClient:
+    """A client with a valid cookie that does not say it comes from our own pages."""
+    client = client_of(world.app, cookies=dict(world.client.cookies))
+    del client.headers["Origin"]
+    return client
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "",
                                   "localhost@evil.example", "169.254.169.254"])  # fmt: skip
-def test_no_route_answers_under_a_strange_host_name(locked: World, host: str) -> None:
-    for method, path in routes(locked):
+def test_a_strange_host_name_gets_no_answer(locked: World, host: str) -> None:
+    for method, path in (A_PAGE, THE_API, ("GET", "/"), ("GET", "/healthz")):
         answer = locked.client.request(method, path, headers={"Host": host})
+        assert answer.status_code == 403, (method, path)
+
+
+def test_no_route_answers_under_a_strange_host_name(locked: World) -> None:
+    for method, path in routes(locked):
+        answer = locked.client.request(method, path, headers={"Host": "evil.example"})
         assert answer.status_code == 403, (method, path)
 
 
@@ -116,13 +130,17 @@ def test_nothing_is_changed_from_elsewhere_even_with_a_valid_cookie(
 ) -> None:
     kind, content = BODIES[body]
     before = kept(locked)
-    client = client_of(locked.app, cookies=dict(locked.client.cookies))
-    del client.headers["Origin"]
-    for method, path in routes(locked):
-        if method in SAFE:
-            continue
+    for method, path in (A_PAGE, THE_API):
         headers = {"Content-Type": kind, **ELSEWHERE[where]}
-        answer = client.request(method, path, content=content, headers=headers)
+        answer = from_elsewhere(locked).request(method, path, content=content, headers=headers)
+        assert answer.status_code == 403, path
+    assert kept(locked) == before
+
+
+def test_no_route_is_changed_from_elsewhere(locked: World) -> None:
+    before, client = kept(locked), from_elsewhere(locked)
+    for method, path in changing(locked):
+        answer = client.request(method, path, headers=ELSEWHERE["another origin"])
         assert answer.status_code == 403, (method, path)
     assert kept(locked) == before
 
@@ -132,11 +150,17 @@ def test_a_request_that_does_not_say_where_it_comes_from_must_be_json_for_the_ap
     world: World, body: str
 ) -> None:
     kind, content = BODIES[body]
-    del (client := client_of(world.app)).headers["Origin"]
-    for method, path in routes(world):
-        if method not in SAFE:
-            answer = client.request(method, path, content=content, headers={"Content-Type": kind})
-            assert answer.status_code == 403, (method, path)
+    for method, path in (A_PAGE, THE_API):
+        headers = {"Content-Type": kind}
+        answer = from_elsewhere(world).request(method, path, content=content, headers=headers)
+        assert answer.status_code == 403, path
+
+
+def test_no_route_takes_a_form_that_does_not_say_where_it_comes_from(world: World) -> None:
+    (kind, content), client = BODIES["form"], from_elsewhere(world)
+    for method, path in changing(world):
+        answer = client.request(method, path, content=content, headers={"Content-Type": kind})
+        assert answer.status_code == 403, (method, path)
 
 
 def test_a_program_may_use_the_api_without_an_origin(world: World) -> None:

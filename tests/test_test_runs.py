@@ -1,7 +1,6 @@
 """Test runs: what a version says about other images, corrected where it is seen; and predictions
 of images that came after the training."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +33,9 @@ from tests.conftest import forward, work_on
 from tests.web_world import drawn
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("trained") / "home"
-    trained_home(home)
-    return home
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Trained:
-    shutil.copytree(made, tmp_path / "home")
-    return open_trained(tmp_path / "home")
+def home(tmp_path: Path) -> Trained:
+    return open_trained(trained_home(tmp_path / "home"))
 
 
 def collection_id(home: Trained, name: str) -> int:
@@ -235,6 +226,7 @@ def test_a_correction_joins_the_labels_and_never_measures(home: Trained) -> None
     assert {sides[image_id] for image_id in wrong} == {"train"}
 
 
+@pytest.mark.slow
 def test_a_second_version_on_the_same_images_says_what_changed(home: Trained) -> None:
     ids = home.add(50, "Holiday", None, seed=4)
     first = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
@@ -392,6 +384,7 @@ def test_the_form_starts_a_run_and_keeps_what_was_typed_when_refused(home: Train
     assert list(home.settings.incoming.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why_and_goes_on(home: Trained, tmp_path: Path) -> None:
     home.add(3, "Holiday", None, seed=4)
     run = request(home, collection_id=collection_id(home, "Holiday"))

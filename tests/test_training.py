@@ -167,6 +167,7 @@ def test_twins_with_opposite_scores_cancel_and_do_not_explode():
     assert trained.oof[:20] == pytest.approx(trained.oof[60:], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [BRIEF, QUICK])
 def test_labels_that_teach_nothing_are_told_from_those_that_do(recipe):
     random = np.random.default_rng(5)
@@ -294,6 +295,7 @@ def test_every_label_trains_or_measures_or_stands_aside():
 # ---------------------------------------------------------------- nobody peeks
 
 
+@pytest.mark.slow
 def test_the_hold_out_has_no_say_in_the_head():
     data = labelled()
     other = replace(data, y=np.where(data.holdout, 1 - data.y, data.y))
@@ -306,6 +308,7 @@ def split_of(data, folds=2):
     return split_rows(data.x, data.y, data.groups, data.holdout, folds=folds, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early_stop", [False, True])
 @pytest.mark.parametrize("name", ["ridge", "mlp", "city96"])
 def test_a_fold_has_no_say_in_what_its_member_says_of_it(name, early_stop):
@@ -344,6 +347,7 @@ def test_library_images_of_a_trained_group_are_scored_by_the_member_that_never_s
 # ---------------------------------------------------------------- what is published
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_width")
 @pytest.mark.parametrize("recipe", [recipe_named("ridge"), QUICK])
 def test_the_published_numbers_are_those_of_the_exported_file(recipe, tmp_path):
@@ -367,6 +371,7 @@ def test_a_ridge_head_exports_without_loss():
     assert np.abs(Scorer(fit.tensors)(data.x) - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_bytes_and_leaves_the_random_state_alone():
     data = labelled()
     torch.manual_seed(1)
@@ -392,6 +397,7 @@ def test_auto_takes_ridge_below_20_labels_without_trying_the_other():
     assert trained.loss_curve == []
 
 
+@pytest.mark.slow
 def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
     data = labelled(400, truth=lambda v: np.abs(v[:, 0]) / 2, holdout=0.2)
     trained = train(data, recipe_named("auto", samples=4096, passes=60, batch=64, folds=2))
@@ -416,6 +422,7 @@ def test_auto_leans_on_the_line_where_the_network_is_not_better():
     assert choice["blend_minus_ridge"]["verdict"] != "worse"
 
 
+@pytest.mark.slow
 def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     """Where both see the same of a noisy taste, both get a share."""
     random = np.random.default_rng(4)
@@ -473,6 +480,7 @@ def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
     assert ours.inner[-1] == pytest.approx(np.abs(Scorer(ours.kept)(data.x) - data.y)[40:].mean())
 
 
+@pytest.mark.slow
 def test_the_original_recipe_publishes_like_any_other():
     data, recipe = labelled(), recipe_named("original", samples=12)
     seen: list[tuple[int, int]] = []
@@ -590,6 +598,7 @@ def test_uncertainty_is_the_members_disagreement_and_the_noise():
     assert sure.predict(x, strangers)[2] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_stop, monkeypatch):
     """Labels are noise: more training can only make the members worse."""
@@ -675,6 +684,7 @@ def test_what_is_exported_is_what_was_trained(name, parts):
     assert np.abs(Scorer(exported)(x.numpy()) - said).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_subnetworks_never_meet_and_leave_the_lane_silent_after_training():
     """So that the file is an ensemble, and a linear head has room beside it."""
     data = labelled(60)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +48,6 @@ class PlainEncoder:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("trained") / "home"
-    trained_home(home)
-    return home
-
-
-@pytest.fixture(scope="module")
 def pool() -> Iterator[list[Any]]:
     """The decoding child, started once for all tests."""
     kept: list[Any] = []
@@ -65,9 +57,8 @@ def pool() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Trained:
-    shutil.copytree(made, tmp_path / "home")
-    return open_trained(tmp_path / "home")
+def home(tmp_path: Path) -> Trained:
+    return open_trained(trained_home(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tastemaker.evaluation import expectations, slices
 from tastemaker.learning.checkpoints import layout, load_checkpoint, save_checkpoint
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, version_report
-from tests.conftest import add_images, environment, forward, free_port, until
+from tests.conftest import add_images, environment, forward, free_port, until, work_on
 
 POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
 
@@ -665,6 +665,19 @@ def test_scores_on_the_holdout_side_alone_cannot_train(settings: Settings, engin
             if projects.on_holdout_side(project, image.source_group):
                 scores.record(session, project, image.id, person, "set", n % 11)
         retrain.request_training(session, settings, project)
+
+
+def test_scores_of_images_without_a_vector_wait_for_the_embedding(
+    settings: Settings, engine: Engine
+) -> None:
+    with sessions.writing(engine) as session:
+        project = projects.create(session, "P", holdout_share=0)
+        person = projects.annotator(session, "me")
+        for value, image in enumerate(add_images(session, 4)):
+            scores.record(session, project, image.id, person, "set", value)
+        job = retrain.request_training(session, settings, project)
+    with pytest.raises(NotTrainable, match=r"No image is embedded yet\."):
+        retrain.run(work_on(settings, engine, job.id))
 
 
 def test_file_names_made_of_project_names_stay_plain() -> None:

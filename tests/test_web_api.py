@@ -5,8 +5,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from routes import every_route
 from sqlmodel import select
-from test_security import every_route
 from web_world import World, add_job, add_version, events, make_world, score_some
 
 from tastemaker.database.sessions import reading

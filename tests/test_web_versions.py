@@ -152,6 +152,7 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
         assert told in page, told
 
 
+@pytest.mark.slow
 def test_what_a_real_training_measured_is_shown_on_every_page_about_it(tmp_path: Path) -> None:
     """Ten images were asked again, so that there is every number a training can store."""
     trained_home(tmp_path / "home")

@@ -1,22 +1,22 @@
 """A small project with a trained version, made of vectors alone: fast, and true to the last row."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session, select
-from web_world import World, client_of, make_world, settings_in
+from web_world import World, make_world, open_world
 
 from tastemaker import images, jobs, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Image, Job, Project, Version
 from tastemaker.embeddings import store_vectors
-from tastemaker.pages.app import create_app
 from tastemaker.training import retrain
-from tests.conftest import work_on
+from tests.conftest import made_once, work_on
 
 DIM = 24
 TASTE = np.random.default_rng(7).normal(size=DIM).astype(np.float32)
@@ -118,10 +118,13 @@ def encoder_of(session: Session, project: Project) -> EncoderRow:
     return row
 
 
-def trained_home(home: Path) -> None:
-    """A project “Anime” with 80 scored images and v1.0, to be copied by tests."""
-    world = make_world(home, images=0)
-    made = Trained(world)
+def trained_home(home: Path) -> Path:
+    """A project “Anime” with 80 scored images and v1.0."""
+    return Path(shutil.copytree(made_once(_train_in), home, dirs_exist_ok=True))
+
+
+def _train_in(home: Path) -> None:
+    made = Trained(make_world(home, images=0))
     with sessions.writing(made.engine) as session:
         project = made.project(session)
         project.holdout_share, project.seed = 0.1, 5
@@ -129,9 +132,8 @@ def trained_home(home: Path) -> None:
     ids = made.add(80, "Pictures", "pool", seed=1)
     made.score(dict(zip(ids, taste(vectors(80, 1)).tolist(), strict=True)))
     made.train()
+    made.engine.dispose()
 
 
-def open_trained(home: Path, project_id: int = 1) -> Trained:
-    settings = settings_in(home)
-    app = create_app(settings)
-    return Trained(World(settings, app, app.state.engine, client_of(app), project_id))
+def open_trained(home: Path) -> Trained:
+    return Trained(open_world(home))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image as Picture
 from PIL import ImageDraw
 from sqlalchemy import Engine
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from tastemaker import projects, scores
 from tastemaker.config import Settings
@@ -28,13 +29,14 @@ from tastemaker.database.tables import (
     JobLog,
     Prediction,
     Project,
+    ScoreEvent,
     Version,
     now,
 )
 from tastemaker.learning.checkpoints import sidecar
 from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import THUMB, VIEW, make_thumbnails, thumb_path
-from tests.conftest import migrated
+from tests.conftest import made_once, migrated
 
 ORIGIN = "http://localhost"
 OWN_PAGE = {"Origin": ORIGIN}
@@ -70,21 +72,55 @@ def client_of(app: FastAPI, **kwargs: object) -> TestClient:
 
 def make_world(home: Path, images: int = 12, **fields: object) -> World:
     """An application with one project, “Anime”, and so many images in its pool."""
+    return _copied(home, _fill, images, fields)
+
+
+def full_world(home: Path, **fields: object) -> World:
+    """Scores, two versions, mistakes of both kinds, a finished and a failed job."""
+    return _copied(home, _fill_fully, 30, fields)
+
+
+def _copied(home: Path, fill: Callable[..., None], images: int, fields: dict[str, object]) -> World:
+    """A world in a copy of the home that `fill` makes, with settings of its own."""
+    assert "annotator" not in fields, "who that is was written into the home"
+    shutil.copytree(made_once(fill, images), home, dirs_exist_ok=True)
+    return open_world(home, **fields)
+
+
+def open_world(home: Path, **fields: object) -> World:
+    """The application on a home whose first project is meant."""
     settings = settings_in(home, **fields)
+    app = create_app(settings)
+    return World(settings, app, app.state.engine, client_of(app), project_id=1)
+
+
+def _fill(home: Path, images: int) -> World:
+    settings = settings_in(home)
     settings.make_folders()
     shutil.copy(migrated(), settings.root / "tastemaker.db")
-    app = create_app(settings)
-    engine = app.state.engine
-    with writing(engine) as session:
+    world = open_world(home)
+    with writing(world.engine) as session:
         project = projects.create(session, "Anime", holdout_share=0.0)
+        assert project.id == world.project_id
         collection = Collection(name="Pictures")
         session.add(collection)
         session.flush()
         projects.add_collection(session, project, collection)
         for number in range(images):
             add_image(session, settings, collection, number)
-        project_id = project.id
-    return World(settings, app, engine, client_of(app), project_id)
+    world.engine.dispose()  # which folds the log into the file
+    return world
+
+
+def _fill_fully(home: Path, images: int) -> None:
+    world = _fill(home, images)
+    score_some(world, [2, 3, 8, 9, 1, 7, 6, 5, 4, 10, 0, 6, 7, 2, 8, 5, 5, 6, 3, 7, 4])
+    wrong = {1: 0.78, 2: 0.66, 3: 0.31, 4: 0.22, 5: 0.71}
+    predicted = {image_id: wrong.get(image_id, 0.5) for image_id in range(1, images + 1)}
+    add_version(world, 0, {})
+    add_version(world, 1, predicted, event_high=21)
+    add_job(world, "done", result={"version": "v1.1"}, finished_at=now(), rate=0.0)
+    world.engine.dispose()
 
 
 def add_image(session: Session, settings: Settings, collection: Collection, number: int) -> Image:
@@ -166,8 +202,8 @@ def add_version(world: World, minor: int, predicted: dict[int, float], **fields:
         )
         session.add(encoder)
         session.flush()
-        told = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-        beside = sidecar("Anime", f"v1.{minor}", features=encoder.dim, encoder=told, sha256=sha256)
+        about = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+        beside = sidecar("Anime", f"v1.{minor}", features=encoder.dim, encoder=about, sha256=sha256)
         config = world.settings.checkpoints / f"Anime-v1.{minor}.config.json"
         config.write_text(json.dumps(beside))
         row = Version(
@@ -208,24 +244,8 @@ def add_job(world: World, state: str = "running", kind: str = "train", **fields:
         return job.id
 
 
-def full_world(home: Path, **fields: object) -> World:
-    """Scores, two versions, mistakes of both kinds, a finished and a failed job."""
-    world = make_world(home, images=30, **fields)
-    score_some(world, [2, 3, 8, 9, 1, 7, 6, 5, 4, 10, 0, 6, 7, 2, 8, 5, 5, 6, 3, 7, 4])
-    wrong = {1: 0.78, 2: 0.66, 3: 0.31, 4: 0.22, 5: 0.71}
-    predicted = {image_id: wrong.get(image_id, 0.5) for image_id in range(1, 31)}
-    add_version(world, 0, {})
-    add_version(world, 1, predicted, event_high=21)
-    add_job(world, "done", result={"version": "v1.1"}, finished_at=now(), rate=0.0)
-    return world
-
-
 def events(world: World) -> list[tuple[int, str, int | None]]:
-    """(image id, kind, value) of everything said, oldest first."""
-    from sqlmodel import select
-
-    from tastemaker.database.tables import ScoreEvent
-
+    """(image id, kind, value) of every score event, oldest first."""
     with reading(world.engine) as session:
         rows = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()
     return [(row.image_id, row.kind, row.value) for row in rows]
