@@ -46,7 +46,7 @@ from tastemaker.library import (
 )
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Order
-from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.live.live_model import LIVE_ROW, LiveModel, write_live
 
 COUNT = 90
 NAMES = ("cat", "dog", "Sunset", "100%_sure")
@@ -129,7 +129,7 @@ class Made:
         rows["score"] = np.round(np.random.default_rng(1).random(COUNT), 1)
         rows["score"][::9] = np.nan
         self.live = {int(r["image_id"]): float(r["score"]) for r in rows}
-        write_live(settings, self.project_id, rows, {})
+        write_live(settings, self.project_id, LiveModel(rows))
 
     def project(self, session: Session) -> Project:
         return projects.get(session, self.project_id)

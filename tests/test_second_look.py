@@ -514,7 +514,7 @@ def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk
         model_process.poll(desk.settings, desk.engine, watched)
         live = live_model.read_live(desk.settings, desk.project.id)
         assert live is not None
-        return live.facts["event_high"], watched[desk.project.id].searched_at
+        return live.fit.event_high, watched[desk.project.id].searched_at
 
     desk.score(range(100))
     _, first = look()

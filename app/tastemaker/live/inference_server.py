@@ -379,7 +379,7 @@ class InferenceServer:
         watched = self.watched.get(project.id)
         live = live_model.read_live(self.settings, project.id)
         if watched is None or watched.ridge is None:
-            if live is not None and live.facts.get("penalty") is not None:
+            if live is not None and live.fit.penalty is not None:
                 raise Unavailable("The live model is being fitted anew.", "Try again in a moment.")
             raise Conflict(
                 "There is no live model yet.", "It comes with the first two different scores."

@@ -9,10 +9,10 @@ fit, decides what to show next and what to doubt, and replaces the project's liv
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 from threadpoolctl import threadpool_limits
@@ -32,7 +32,16 @@ from tastemaker.errors import NotTrainable
 from tastemaker.learning.ridge import Ridge, fit_ridge, posterior_sd
 from tastemaker.live import candidates, inference_server, project_state
 from tastemaker.live.candidates import FittedModel
-from tastemaker.live.live_model import LIVE_ROW, read_live, write_live
+from tastemaker.live.live_model import (
+    LIVE_ROW,
+    ErrorRecord,
+    FitSummary,
+    LiveModel,
+    LiveRows,
+    PickLists,
+    read_live,
+    write_live,
+)
 from tastemaker.live.project_state import EmbeddingMatrix
 from tastemaker.processes import lower_priority
 
@@ -68,7 +77,7 @@ class ProjectState:
     took: float = 0.0
     library: EmbeddingMatrix | None = None
     ridge: Ridge | None = None
-    lists: dict[str, Any] = field(default_factory=dict)
+    lists: PickLists | None = None
     searched_at: float = -SEARCH_SECONDS
     search_took: float = 0.0
     owed: bool = False
@@ -139,25 +148,25 @@ def _stamp(session: Session, found: projects.Project) -> Stamp:
 
 def refit(
     settings: Settings, engine: Engine, project_id: int, seen: ProjectState | None = None
-) -> dict[str, Any]:
-    """Fit the live model of a project on the scores as they stand, and replace its live files.
-    Returns the facts written beside the array; nothing while no image is embedded."""
+) -> None:
+    """Fit the live model of a project on the scores as they stand, and replace its live files;
+    nothing while no image is embedded."""
     seen = seen or ProjectState()
     began = time.monotonic()
     with sessions.reading(engine) as session:
-        found = projects.get(session, project_id)
-        event_high = scores.highest_event(session, found)
-        library = seen.library = project_state.load(session, found, seen.library)
+        project = projects.get(session, project_id)
+        event_high = scores.highest_event(session, project)
+        library = seen.library = project_state.load(session, project, seen.library)
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
         ).all()
-        spoken_of = session.exec(
+        with_event = session.exec(
             scores.standing_events()
             .with_only_columns(ScoreEvent.image_id)
             .where(ScoreEvent.project_id == project_id)
         ).all()
     if library is None:
-        return {}
+        return
     values = np.full(len(library.ids), np.nan)
     for at, value in library.rows_of(dict(labels)).items():
         values[at] = value / 10
@@ -165,47 +174,51 @@ def refit(
     ridge, rows = _fit(library, values, train)
     seen.ridge = ridge
     fitted = FittedModel(
-        found, library, ridge, rows, values, train,
-        free=library.shown & ~np.isin(library.ids, spoken_of),
-        seed=(found.seed + event_high) % 2**32,
+        project, library, ridge, rows, values, train,
+        free=library.shown & ~np.isin(library.ids, with_event),
+        seed=(project.seed + event_high) % 2**32,
     )  # fmt: skip
-    facts = candidates.fast_lists(fitted) | {
-        "event_high": event_high,
-        "labels": len(train),
-        "errors": _errors(settings, project_id, rows["score"][train], values[train]),
-        "noise": ridge.noise if ridge else None,
-        "penalty": ridge.penalty if ridge else None,
-        "seconds": round(time.monotonic() - began, 4),
-    }
+    lists = candidates.with_fast_lists(seen.lists or PickLists(), fitted)
+    summary = FitSummary(
+        event_high=event_high,
+        labels=len(train),
+        noise=ridge.noise if ridge else None,
+        penalty=ridge.penalty if ridge else None,
+        errors=_errors(settings, project_id, rows["score"][train], values[train]),
+        seconds=round(time.monotonic() - began, 4),
+    )
+    live = LiveModel(rows, summary, lists)
     seen.owed = not seen.may_search()
     if seen.owed or seen.lists:  # the queues need not wait for the search
-        write_live(settings, project_id, rows, facts | seen.lists)
+        write_live(settings, project_id, live)
     if not seen.owed:
         seen.searched_at = time.monotonic()
-        seen.lists = candidates.slow_lists(fitted)
+        seen.lists = candidates.with_slow_lists(lists, fitted)
         seen.search_took = time.monotonic() - seen.searched_at
-        write_live(settings, project_id, rows, facts | seen.lists)
-    return facts | seen.lists
+        write_live(settings, project_id, replace(live, lists=seen.lists))
 
 
 def _errors(
-    settings: Settings, project_id: int, predicted: np.ndarray, values: np.ndarray
-) -> list[dict[str, float]]:
-    """How the live model's mean error (points of 0–10, on labels each predicted without itself)
-    went as labels came in, oldest first: an entry every `ERROR_STEP` labels, and the newest."""
+    settings: Settings,
+    project_id: int,
+    predicted: NDArray[np.float32],
+    values: NDArray[np.float64],
+) -> tuple[ErrorRecord, ...]:
+    """How the mean error of the live model went as labels came in: an entry every `ERROR_STEP`
+    labels, and the newest."""
     before = read_live(settings, project_id)
-    kept = [e for e in (before.facts.get("errors", []) if before else ()) if e["kept"]]
-    kept = [e for e in kept if e["labels"] < len(values)][-ERRORS_KEPT:]  # fewer after an undo
+    records = [e for e in (before.fit.errors if before else ()) if e.kept]
+    records = [e for e in records if e.labels < len(values)][-ERRORS_KEPT:]  # fewer after an undo
     if not len(values) or np.isnan(predicted).any():
-        return kept
-    due = not kept or len(values) - kept[-1]["labels"] >= ERROR_STEP
+        return tuple(records)
+    due = not records or len(values) - records[-1].labels >= ERROR_STEP
     error = round(float(10 * np.abs(predicted - values).mean()), 4)
-    return [*kept, {"labels": len(values), "error": error, "kept": due}]
+    return (*records, ErrorRecord(len(values), error, kept=due))
 
 
 def _fit(
-    library: EmbeddingMatrix, values: np.ndarray, train: np.ndarray
-) -> tuple[Ridge | None, np.ndarray]:
+    library: EmbeddingMatrix, values: NDArray[np.float64], train: NDArray[np.intp]
+) -> tuple[Ridge | None, LiveRows]:
     """The ridge (None while the labels teach nothing) and the rows of the live array."""
     rows = np.zeros(len(library.ids), LIVE_ROW)
     rows["image_id"], rows["labelled"] = library.ids, ~np.isnan(values)

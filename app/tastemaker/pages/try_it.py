@@ -291,7 +291,7 @@ def question(
 
 def has_live_model(settings: Settings, project: Project) -> bool:
     live = live_model.read_live(settings, project.id)
-    return live is not None and live.facts.get("penalty") is not None
+    return live is not None and live.fit.penalty is not None
 
 
 def in_project(session: Session, project: Project, image_id: int | None) -> bool:
