@@ -22,6 +22,7 @@ from tastemaker.errors import NotFound
 from tastemaker.learning.ridge import fit_ridge, half_scale
 from tastemaker.live import live_model, model_process
 from tastemaker.live.live_model import Pick, Why
+from tastemaker.live.project_state import ProjectState
 from tastemaker.queues import reasons, reviews
 from tastemaker.sample.demo import RATER
 from tests.conftest import add_images
@@ -57,7 +58,7 @@ class Sitting:
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
 
-    def refit(self, seen: model_process.ProjectState | None = None) -> None:
+    def refit(self, seen: ProjectState | None = None) -> None:
         model_process.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
@@ -128,7 +129,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
 ) -> None:
     with sessions.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
-    seen = model_process.ProjectState()
+    seen = ProjectState()
     young.refit(seen)
     held_out, to_show = young.held_out(), young.open()
     shown: Counter[int] = Counter()
@@ -382,11 +383,11 @@ def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Si
 
 
 def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: Sitting) -> None:
-    watched: dict[int, model_process.ProjectState] = {}
+    watched: dict[int, ProjectState] = {}
 
     def refitted() -> bool:
         for seen in watched.values():
-            seen.at = -1e9  # its rest is over
+            seen.refitted_at = -1e9  # its rest is over
         before = (young.settings.live / "1.json").stat().st_ino
         model_process.poll(young.settings, young.engine, watched)
         return (young.settings.live / "1.json").stat().st_ino != before

@@ -21,8 +21,8 @@ from tastemaker.learning.selection import (
     near_threshold,
     suspected,
 )
+from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import ErrorLists, LiveRows, Pick, PickLists, Picks, Why
-from tastemaker.live.project_state import EmbeddingMatrix
 
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
 LISTED = 200  # of mistakes, suspects, label issues
@@ -38,7 +38,7 @@ class FittedModel:
     can be shown: in the pool, without any event. `ridge` is None while the labels teach nothing."""
 
     project: Project
-    library: EmbeddingMatrix
+    matrix: EmbeddingMatrix
     ridge: Ridge | None
     rows: LiveRows
     values: NDArray[np.float64]
@@ -48,11 +48,11 @@ class FittedModel:
 
     @property
     def candidates(self) -> NDArray[np.bool_]:
-        candidates: NDArray[np.bool_] = self.free & ~self.library.holdout
+        candidates: NDArray[np.bool_] = self.free & ~self.matrix.holdout
         return candidates
 
     def image_id(self, row: int) -> int:
-        return int(self.library.ids[row])
+        return int(self.matrix.ids[row])
 
     def label(self, row: int) -> float:
         """In points of 0–10; a mean of several people may have decimals."""
@@ -94,7 +94,7 @@ def with_slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
 def _mixed(fitted: FittedModel) -> Picks:
     rows = fitted.rows
     batch = mixed(
-        fitted.library.projection.features, fitted.candidates, fitted.free, BATCH,
+        fitted.matrix.projection.features, fitted.candidates, fitted.free, BATCH,
         labelled=fitted.train,
         scores=rows["score"] if fitted.ridge else None,
         sd=rows["uncertainty"] if fitted.ridge else None,
@@ -117,7 +117,7 @@ def _near_threshold(fitted: FittedModel) -> Picks:
 
 def _start(fitted: FittedModel) -> Picks:
     """What is typical of every part of the library; once there are labels, what is unlike them."""
-    random, features = np.random.default_rng(fitted.seed), fitted.library.projection.features
+    random, features = np.random.default_rng(fitted.seed), fitted.matrix.projection.features
     if len(fitted.train) == 0:
         rows = cold_start(features, fitted.candidates, BATCH, random)
         return tuple(fitted.pick(row, "cold_start") for row in rows)
@@ -136,7 +136,7 @@ def _suspected(fitted: FittedModel, side: Side) -> Picks:
     mask = np.zeros(len(fitted.rows), bool)
     mask[candidates] = True
     suspects = suspected(
-        side, fitted.library.projection.features, fitted.rows["score"],
+        side, fitted.matrix.projection.features, fitted.rows["score"],
         fitted.rows["uncertainty"], mask,
         labelled=fitted.train, labels=fitted.values[fitted.train],
         threshold=fitted.project.threshold, limit=LISTED,
@@ -172,9 +172,9 @@ def _mistakes(fitted: FittedModel, side: Side) -> Picks:
 def _label_issues(fitted: FittedModel) -> Picks:
     if fitted.ridge is None:
         return ()
-    train, library = fitted.train, fitted.library
+    train, matrix = fitted.train, fitted.matrix
     issues = label_issues(
-        library.projection.features[train], fitted.values[train], library.groups[train],
+        matrix.projection.features[train], fitted.values[train], matrix.groups[train],
         fitted.ridge,
     )  # fmt: skip
     return tuple(
@@ -189,9 +189,9 @@ def _label_issues(fitted: FittedModel) -> Picks:
 
 
 def _contradictions(fitted: FittedModel) -> Picks:
-    train, library = fitted.train, fitted.library
+    train, matrix = fitted.train, fitted.matrix
     pairs = contradictions(
-        library.projection.features[train], fitted.values[train], library.groups[train],
+        matrix.projection.features[train], fitted.values[train], matrix.groups[train],
         limit=PAIRS,
     )  # fmt: skip
     return tuple(

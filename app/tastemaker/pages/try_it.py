@@ -64,7 +64,7 @@ def result(
     project: CurrentProject,
     token: str,
 ) -> Response:
-    told = preview_uploads.find_upload(settings, token)
+    told = preview_uploads.find_answer(settings, token)
     if told["project_id"] != project.id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
     return try_page(request, session, settings, project, told | {"token": token})
@@ -169,7 +169,7 @@ def add(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    told = preview_uploads.find_upload(settings, token)
+    told = preview_uploads.find_answer(settings, token)
     check_room(engine, settings, project_id)
     staging = settings.incoming / secrets.token_hex(16)
     staging.mkdir()
@@ -243,7 +243,7 @@ async def ask_about_upload(
 def ask_again(
     engine: Engine, settings: Settings, project_id: int, token: str, chosen: set[str]
 ) -> None:
-    told = preview_uploads.find_upload(settings, token)
+    told = preview_uploads.find_answer(settings, token)
     if told["project_id"] != project_id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
     wanted = {name.removeprefix("version-") for name in chosen}
@@ -263,7 +263,7 @@ def said_about(
     told = model_requests.call(
         engine, "predict", asked | {"staged": token}, project_id=project_id, timeout=PATIENCE
     ) | {"project_id": project_id, "name": name}  # fmt: skip
-    preview_uploads.store_upload(settings, token, told)
+    preview_uploads.store_answer(settings, token, told)
     return told
 
 

@@ -1,4 +1,4 @@
-"""Questions to the resident process: asked, taken, answered once, swept."""
+"""ModelRequestRows to the resident process: asked, taken, answered once, swept."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from sqlmodel import select
 
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Question, now
+from tastemaker.database.tables import ModelRequestRow, now
 from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.live import model_requests
 
 
-def rows(engine: Engine) -> list[Question]:
+def rows(engine: Engine) -> list[ModelRequestRow]:
     with reading(engine) as session:
-        return list(session.exec(select(Question)))
+        return list(session.exec(select(ModelRequestRow)))
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def test_an_answer_that_nobody_waits_for_is_dropped(engine: Engine) -> None:
     question_id = model_requests.submit(engine, "x", {})
     model_requests.claim(engine)
     with writing(engine) as session:
-        session.delete(session.get(Question, question_id))
+        session.delete(session.get(ModelRequestRow, question_id))
     assert not model_requests.resolve(engine, question_id, {})
 
 
@@ -124,7 +124,7 @@ def test_what_askers_left_behind_is_swept_and_nothing_newer(engine: Engine) -> N
     model_requests.submit(engine, "old", {})
     model_requests.submit(engine, "new", {})
     with writing(engine) as session:
-        old = session.exec(select(Question).where(Question.kind == "old")).one()
+        old = session.exec(select(ModelRequestRow).where(ModelRequestRow.kind == "old")).one()
         old.asked_at = now() - timedelta(minutes=6)
         session.add(old)
     with writing(engine) as session:
