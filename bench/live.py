@@ -19,8 +19,7 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import label_issues
+from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.ridge import (
     PENALTIES,
     ROWS_AT_ONCE,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from more_itertools import chunked
 from sqlmodel import Session, col, select
 
 from tastemaker import files, images, jobs, projects, scores
@@ -194,7 +195,7 @@ def _import(work: JobContext, found: list[ImportItem], target: Target, tally: Ta
     done = 0
     with work.reading() as session:
         fresh, unchanged = _split_unchanged(session, pictures)
-    for chunk in _chunks(unchanged, 512):
+    for chunk in chunked(unchanged, 512):
         with work.writing() as session:
             for item, image_id in chunk:
                 image = images.get(session, image_id)
@@ -223,9 +224,9 @@ def _import(work: JobContext, found: list[ImportItem], target: Target, tally: Ta
             done += 1
             work.progress(done)
         _write(work, waiting, target, tally)
-    for chunk in _chunks(vectors, CHUNK):
-        _write_vectors(work, chunk, target, tally)
-        done += len(chunk)
+    for part in chunked(vectors, CHUNK):
+        _write_vectors(work, part, target, tally)
+        done += len(part)
         work.progress(done)
     if pictures and target.embeds:
         _queue_embedding(work, target.project)
@@ -408,8 +409,3 @@ def _mark_missing(work: JobContext, roots: list[str]) -> None:
                 if not Path(row.path).exists():
                     row.state = "missing"
                     session.add(row)
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.database.tables import Project
-from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import label_issues
+from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.ridge import Ridge
 from tastemaker.learning.selection import (
     Side,
