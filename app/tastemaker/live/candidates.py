@@ -66,8 +66,8 @@ class FittedModel:
         )  # fmt: skip
 
 
-def with_fast_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
-    """The lists that follow every score, made anew."""
+def fast_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
+    """`lists` with those made anew that follow every score."""
     return replace(
         lists,
         mixed=_mixed(fitted),
@@ -76,8 +76,8 @@ def with_fast_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
     )
 
 
-def with_slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
-    """The lists that compare every image, or every label, with every label, made anew."""
+def slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
+    """`lists` with those made anew that compare every image, or every label, with every label."""
     return replace(
         lists,
         start=_start(fitted),

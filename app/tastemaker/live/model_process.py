@@ -107,7 +107,7 @@ def refit(
         free=matrix.scorable & ~np.isin(matrix.ids, with_event),
         seed=(project.seed + event_high) % 2**32,
     )  # fmt: skip
-    lists = candidates.with_fast_lists(state.lists or PickLists(), fitted)
+    lists = candidates.fast_lists(state.lists or PickLists(), fitted)
     summary = FitSummary(
         event_high=event_high,
         labels=len(train),
@@ -122,7 +122,7 @@ def refit(
         write_live(settings, project_id, live)
     if not state.owes_search:
         state.searched_at = time.monotonic()
-        state.lists = candidates.with_slow_lists(lists, fitted)
+        state.lists = candidates.slow_lists(lists, fitted)
         state.search_seconds = time.monotonic() - state.searched_at
         write_live(settings, project_id, replace(live, lists=state.lists))
 

@@ -81,12 +81,13 @@ def _start(request: QueueRequest) -> Iterator[QueueItem]:
 
 
 def _near_threshold(request: QueueRequest) -> Iterator[QueueItem]:
+    """Unlabelled images that may pass or fail, by prediction and uncertainty, shuffled."""
     return unscored_picks(request, request.shuffled(request.lists.near_threshold))
 
 
 def _errors(kind: str, request: QueueRequest) -> Iterator[QueueItem]:
-    """Labels on the wrong side by the live model that has not seen them, and unlabelled suspects,
-    in turn."""
+    """Labels that the live model without them predicts on the other side of the threshold, and
+    unlabelled suspects, in turn and shuffled; the worst in the first batch."""
     lists = request.lists
     ranked = interleave_longest(lists.mistakes.of(kind), lists.suspected.of(kind))
     for batch in chunked(request.shuffled(ranked), BATCH):
@@ -96,7 +97,7 @@ def _errors(kind: str, request: QueueRequest) -> Iterator[QueueItem]:
 
 
 def _label_issues(request: QueueRequest) -> Iterator[QueueItem]:
-    """Labels that the labels of similar images contradict."""
+    """Labels that similar images disagree with, shuffled; the worst in the first batch."""
     return open_rereviews(request, request.shuffled(request.lists.label_issues))
 
 
