@@ -4,8 +4,8 @@
 
 Times every part of one refit: the ridge with its leave-one-out and 40 penalties, the predictions
 of the whole library, their uncertainty, the ranking of the library by score, and a mixed batch of
-60; `cpu` is the processor time of one whole refit, all threads together, and `search` the lists
-made at leisure (suspects, doubtful labels, contradictions), which are no part of it. Beside it, in
+60; `cpu` is the processor time of one whole refit, all threads together, and `search` the
+slow lists (suspects, label issues, contradictions), which are no part of it. Beside it, in
 the same run, the least that any such refit must do: one matrix-vector product over the library,
 and LAPACK's eigendecomposition of the Gram matrix. One and two threads of the linear algebra take
 turns. Times are the best of several runs: on a shared machine the others measure the neighbours.
@@ -19,8 +19,7 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import label_issues
+from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.ridge import (
     PENALTIES,
     ROWS_AT_ONCE,
@@ -107,7 +106,7 @@ def searches(
     features: np.ndarray, ridge: Ridge, scores: np.ndarray, sd: np.ndarray, labelled: np.ndarray,
     labels: np.ndarray,
 ) -> None:  # fmt: skip
-    """What the resident process looks for at most every ten seconds."""
+    """What the model process looks for at most every ten seconds."""
     candidates = np.zeros(len(scores), bool)
     candidates[np.random.default_rng(0).permutation(len(scores))[:MOST_SUSPECTED]] = True
     candidates[labelled] = False

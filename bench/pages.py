@@ -34,7 +34,16 @@ from tastemaker.database.tables import (
     now,
 )
 from tastemaker.live.candidates import LISTED, PAIRS
-from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.live.live_model import (
+    LIVE_ROW,
+    ErrorLists,
+    FitSummary,
+    LiveModel,
+    Pick,
+    PickLists,
+    Why,
+    write_live,
+)
 from tastemaker.pictures.pictures import Limits, ingest
 from tastemaker.queues.reviews import REVIEWS
 from tastemaker.sample.samples import make_sample_library
@@ -142,8 +151,8 @@ def make(home: Path, count: int, labels: int) -> None:
     rows["image_id"], rows["labelled"] = np.arange(1, count + 1), is_labelled
     rows["score"] = np.clip(said + random.normal(0, 0.05, count), 0, 1)
     rows["uncertainty"] = 0.1
-    facts = {"event_high": len(events), "queue": []} | lists(rows, labelled, value)
-    write_live(settings, project_id, rows, facts)
+    fit = FitSummary(event_high=len(events), labels=len(labelled))
+    write_live(settings, project_id, LiveModel(rows, fit, lists(rows, labelled, value)))
     with writing(engine) as session:
         vectors = random.normal(size=(labels, DIM)).astype("<f2")
         _insert(
@@ -156,38 +165,39 @@ def make(home: Path, count: int, labels: int) -> None:
     engine.dispose()
 
 
-def lists(rows: np.ndarray, labelled: np.ndarray, value: np.ndarray) -> dict[str, Any]:
-    """The live model's lists for Review, as long as the resident process makes them."""
+def lists(rows: np.ndarray, labelled: np.ndarray, value: np.ndarray) -> PickLists:
+    """The live model's lists for Review, as long as the model process makes them."""
     ids = (labelled + 1).tolist()
-    said = [round(float(score), 4) for score in rows["score"][labelled]]
-    given = value[labelled].tolist()
-    doubtful = [
-        {"image_id": i, "why": "doubtful", "score": s, "label": v, "quality": n / LISTED}
-        for n, (i, s, v) in enumerate(zip(ids, said, given, strict=True))
+    predicted = [round(float(score), 4) for score in rows["score"][labelled]]
+    labels = value[labelled].tolist()
+    label_issues = [
+        Pick(i, "doubtful", score=score, label=label, quality=n / LISTED)
+        for n, (i, score, label) in enumerate(zip(ids, predicted, labels, strict=True))
     ]
     pairs = [
-        {
-            "image_id": ids[n], "why": "contradiction", "label": given[n], "twin": ids[-1 - n],
-            "twin_label": given[-1 - n], "gap": 10 - n / PAIRS,
-        }
+        Pick(
+            ids[n], "contradiction", label=labels[n], twin=ids[-1 - n], twin_label=labels[-1 - n],
+            gap=10 - n / PAIRS,
+        )
         for n in range(PAIRS)
     ]  # fmt: skip
     new = np.flatnonzero(~rows["labelled"])
     passes = rows["score"][new] >= 0.5
-    suspected = {
-        kind: [
-            {
-                "image_id": int(i) + 1, "why": why, "score": round(float(rows["score"][i]), 4),
-                "probability": 0.9 - n / 1000, "neighbour": ids[n], "neighbour_label": given[n],
-            }
+
+    def suspects(why: Why, side: np.ndarray) -> tuple[Pick, ...]:
+        return tuple(
+            Pick(
+                int(i) + 1, why, score=round(float(rows["score"][i]), 4),
+                probability=0.9 - n / 1000, twin=ids[n], twin_label=labels[n],
+            )
             for n, i in enumerate(new[side][:LISTED])
-        ]
-        for kind, why, side in (
-            ("false-positives", "suspected_fp", passes),
-            ("false-negatives", "suspected_fn", ~passes),
-        )
-    }  # fmt: skip
-    return {"doubtful": doubtful[:LISTED], "contradictions": pairs, "suspected": suspected}
+        )  # fmt: skip
+
+    return PickLists(
+        suspected=ErrorLists(suspects("suspected_fp", passes), suspects("suspected_fn", ~passes)),
+        label_issues=tuple(label_issues[:LISTED]),
+        contradictions=tuple(pairs),
+    )
 
 
 def _images(

@@ -135,7 +135,7 @@ def ask_about_a_picture(world: World) -> None:
             "similarity": 0.83}  # fmt: skip
     told = {"picture": picture, "said": [said], "neighbours": [near], "project_id": 1,
             "name": "mine.jpg"}  # fmt: skip
-    preview_uploads.store_upload(world.settings, token, json.loads(json.dumps(told)))
+    preview_uploads.store_answer(world.settings, token, json.loads(json.dumps(told)))
 
 
 @pytest.fixture(scope="module")

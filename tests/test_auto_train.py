@@ -10,7 +10,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
 from tastemaker.errors import Invalid
-from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.live.live_model import LIVE_ROW, FitSummary, LiveModel, write_live
 from tastemaker.training import auto_train
 from tastemaker.training.auto_train import Drift
 from tests.conftest import add_images
@@ -67,7 +67,8 @@ class Desk:
         rows["image_id"] = [label.image_id for label in labels]
         rows["score"] = [(label.value + points) / 10 for label in labels]
         rows["labelled"] = True
-        write_live(self.settings, self.project.id, rows, {"event_high": high})
+        live = LiveModel(rows, FitSummary(event_high=high))
+        write_live(self.settings, self.project.id, live)
 
 
 @pytest.fixture

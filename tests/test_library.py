@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
+from cachetools import TLRUCache
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ from tastemaker.library import (
 )
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Order
-from tastemaker.live.live_model import LIVE_ROW, write_live
+from tastemaker.live.live_model import LIVE_ROW, LiveModel, write_live
 
 COUNT = 90
 NAMES = ("cat", "dog", "Sunset", "100%_sure")
@@ -129,7 +130,7 @@ class Made:
         rows["score"] = np.round(np.random.default_rng(1).random(COUNT), 1)
         rows["score"][::9] = np.nan
         self.live = {int(r["image_id"]): float(r["score"]) for r in rows}
-        write_live(settings, self.project_id, rows, {})
+        write_live(settings, self.project_id, LiveModel(rows))
 
     def project(self, session: Session) -> Project:
         return projects.get(session, self.project_id)
@@ -497,7 +498,7 @@ def test_in_a_large_project_tags_are_estimated_from_a_sample(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tags, "SAMPLE", 40)
-    monkeypatch.setattr(counts, "_kept", {})
+    counts._counts.clear()
     with sessions.reading(made.engine) as session:
         project = made.project(session)
         known = {tag.tag: tag for tag in tags.most_common(session, project)}
@@ -610,15 +611,25 @@ def test_a_filter_is_saved_under_a_name_and_replaced_under_the_same(
 def test_small_counts_are_of_this_moment_and_large_ones_may_be_older(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(counts, "_kept", {})
-    given = iter([1, 2, 100, 101, 102])
+    clock = [0.0]
+    counts_of = TLRUCache(10, counts._expires, timer=lambda: clock[0])
+    monkeypatch.setattr(counts, "_counts", counts_of)
+    results = iter([1, 2, 100, 101, 102])
 
-    def ask() -> int:
-        return counts.cached_count("key", lambda: next(given), lambda n: n >= 100)
+    def count() -> int:
+        return counts.cached_count("key", lambda: next(results), lambda n: n >= 100)
 
-    assert [ask(), ask(), ask(), ask()] == [1, 2, 100, 100]
-    monkeypatch.setattr(counts.time, "monotonic", lambda: 10**9)
-    assert ask() == 101
+    assert [count(), count(), count(), count()] == [1, 2, 100, 100]
+    clock[0] = counts.LEAST_SECONDS - 0.1
+    assert count() == 100
+    clock[0] = counts.LEAST_SECONDS + 0.1
+    assert count() == 101
+
+
+def test_a_count_is_kept_the_longer_the_longer_it_took() -> None:
+    brief, long = counts._Count(1, 0.01), counts._Count(1, 2.0)
+    assert counts._expires("key", brief, 5.0) == 5 + counts.LEAST_SECONDS
+    assert counts._expires("key", long, 5.0) == 5 + 2 * counts.PATIENCE
 
 
 def test_a_projects_size_counts_an_image_in_two_collections_once(

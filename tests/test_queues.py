@@ -4,8 +4,9 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from tastemaker.database.tables import Annotator, CollectionImage, Image, Label,
 from tastemaker.errors import NotFound
 from tastemaker.learning.ridge import fit_ridge, half_scale
 from tastemaker.live import live_model, model_process
+from tastemaker.live.live_model import Pick, Why
+from tastemaker.live.project_state import ProjectState
 from tastemaker.queues import reasons, reviews
 from tastemaker.sample.demo import RATER
 from tests.conftest import add_images
@@ -55,7 +58,7 @@ class Sitting:
                 session, self.project, image_id, self.me, kind, value, origin=origin
             ).event.id
 
-    def refit(self, seen: model_process.ProjectState | None = None) -> None:
+    def refit(self, seen: ProjectState | None = None) -> None:
         model_process.refit(self.settings, self.engine, self.project.id, seen)
 
     def held_out(self) -> set[int]:
@@ -126,7 +129,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
 ) -> None:
     with sessions.writing(young.engine) as session:  # a smaller pool, for the sake of time
         session.execute(delete(CollectionImage).where(col(CollectionImage.image_id) % 2 == 0))
-    seen = model_process.ProjectState()
+    seen = ProjectState()
     young.refit(seen)
     held_out, to_show = young.held_out(), young.open()
     shown: Counter[int] = Counter()
@@ -370,7 +373,7 @@ def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Si
     x, y = vectors.astype(np.float32), np.array([value / 10 for _, value, _ in rows])
     groups = np.array([group for *_, group in rows])
     judged = np.array([live.of(image_id)[0] for image_id, *_ in rows])  # type: ignore[index]
-    settled = {"link": "identity", "penalties": [live.facts["penalty"]], "scale": half_scale(x)}
+    settled = {"link": "identity", "penalties": [live.fit.penalty], "scale": half_scale(x)}
     for group in np.unique(groups):
         inside = groups == group
         without = fit_ridge(x[~inside], y[~inside], groups[~inside], **settled)  # type: ignore[arg-type]
@@ -380,11 +383,11 @@ def test_the_live_model_judges_a_label_by_a_fit_without_its_photograph(young: Si
 
 
 def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: Sitting) -> None:
-    watched: dict[int, model_process.ProjectState] = {}
+    watched: dict[int, ProjectState] = {}
 
     def refitted() -> bool:
         for seen in watched.values():
-            seen.at = -1e9  # its rest is over
+            seen.refitted_at = -1e9  # its rest is over
         before = (young.settings.live / "1.json").stat().st_ino
         model_process.poll(young.settings, young.engine, watched)
         return (young.settings.live / "1.json").stat().st_ino != before
@@ -398,14 +401,16 @@ def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: 
 
 
 def test_reasons_are_words_for_a_person() -> None:
-    pick = {"image_id": 1, "score": 0.78, "uncertainty": 0.1}
-    assert reasons.describe(pick | {"why": "control"}) == "random control"
-    said = reasons.describe(pick | {"why": "threshold"})
-    assert said == "close to your threshold: 78 % ± 10"
-    near = pick | {"why": "suspected_fp", "neighbour": 2, "neighbour_label": 2.0}
+    pick = Pick(1, "threshold", score=0.78, uncertainty=0.1, label=9.0)
+    assert reasons.describe(pick) == "close to your threshold: 78 % ± 10"
+    assert reasons.describe(replace(pick, why="mistake")) == "predicted 78 %, you said 9"
+    near = replace(pick, why="suspected_fp", twin=2, twin_label=2.0)
     assert reasons.describe(near) == "you scored a near-twin 2"
-    for why in ("teaching", "diverse", "cold_start", "suspected_fp", "suspected_fn"):
-        assert "_" not in reasons.describe(pick | {"why": why})
+    pair = replace(near, why="contradiction")
+    assert reasons.describe(pair) == "you said 9, and 2 for its near-twin"
+    assert reasons.describe(Pick(1, "control")) == "random control"
+    for why in get_args(Why):
+        assert re.fullmatch("[^_]+", reasons.describe(replace(pick, why=why)))
 
 
 def test_progress_counts_what_the_pages_keep_in_sight(young: Sitting) -> None:

@@ -20,13 +20,15 @@ from tastemaker import images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, Job, Label, Prediction, Question
+from tastemaker.database.tables import Image, Job, Label, ModelRequestRow, Prediction
 from tastemaker.encoding.encoders import Preprocessing
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning.ridge import fit_ridge
-from tastemaker.live import model_requests, preview_uploads
+from tastemaker.live import embedding_matrix, model_requests, preview_uploads
+from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.inference_server import InferenceServer
 from tastemaker.live.model_requests import ModelRequest
+from tastemaker.live.project_state import ProjectState
 from tests.conftest import forward
 from tests.web_world import drawn, make_world
 
@@ -66,10 +68,10 @@ def answering(home: Trained, pool: list[Any]) -> InferenceServer:
     """The answering side of this home, with a small encoder already loaded."""
     side = InferenceServer(home.settings, home.engine)
     with sessions.reading(home.engine) as session:
-        side._encoders.get(home.project(session).encoder, PlainEncoder)
+        side._encoders[home.project(session).encoder] = PlainEncoder()
     if pool:
         side._pool = pool[0]
-    pool[:] = [side._children()]
+    pool[:] = [side._decode_pool()]
     return side
 
 
@@ -81,7 +83,7 @@ def served(home: Trained, answering: InferenceServer) -> Iterator[Trained]:
     def work() -> None:
         while not stop.wait(0.005):
             for question in model_requests.claim(home.engine):
-                answering.settle(question)
+                answering.handle(question)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -118,6 +120,11 @@ def kept(home: Trained) -> list[Path]:
     return list(home.settings.incoming.iterdir())
 
 
+def matrix_of(home: Trained) -> EmbeddingMatrix:
+    with sessions.reading(home.engine) as session:
+        return embedding_matrix.load(session, home.project(session))
+
+
 # --- what the model says -------------------------------------------------------------------------
 
 
@@ -125,7 +132,7 @@ def test_a_picture_is_scored_as_the_published_file_scores_its_vector(
     home: Trained, answering: InferenceServer
 ) -> None:
     picture, version = drawn(5), home.version()
-    told = answering.say(asked(home, "predict", file_of(picture), versions=[version.id]))
+    told = answering.answer(asked(home, "predict", file_of(picture), versions=[version.id]))
     (said,) = told["said"]
     tensors = load_file(versions.verify(home.settings, version))
     expected = forward(tensors, vector_of(picture)[None])[0]
@@ -146,7 +153,7 @@ def home_brackets(home: Trained) -> list[Any]:
 def test_the_neighbours_are_the_most_alike_of_the_labelled_images(
     home: Trained, answering: InferenceServer
 ) -> None:
-    told = answering.say(asked(home, "predict", file_of(drawn(5)), versions=[home.version().id]))
+    told = answering.answer(asked(home, "predict", file_of(drawn(5)), versions=[home.version().id]))
     x = vectors(80, 1).astype("<f2").astype(np.float32)
     vector = vector_of(drawn(5))
     closeness = x @ vector / np.linalg.norm(x, axis=1) / np.linalg.norm(vector)
@@ -172,7 +179,7 @@ def test_an_image_the_version_learned_from_is_also_judged_without_it(
             )
         ).first()
     assert row is not None
-    told = answering.say(asked(home, "predict", image_id=row.image_id, versions=[version.id]))
+    told = answering.answer(asked(home, "predict", image_id=row.image_id, versions=[version.id]))
     assert told["said"][0]["score"] == pytest.approx(row.score, abs=1e-5)
     assert told["said"][0]["out_of_fold"] == pytest.approx(row.out_of_fold)
 
@@ -180,9 +187,8 @@ def test_an_image_the_version_learned_from_is_also_judged_without_it(
 def test_the_live_model_answers_beside_versions(home: Trained, answering: InferenceServer) -> None:
     x = vectors(80, 1)
     ridge = fit_ridge(x, np.linspace(0, 1, 80), link="identity")
-    library = SimpleNamespace(ids=np.arange(1, 81), x=x)
-    answering.watched = {home.project_id: SimpleNamespace(ridge=ridge, library=library)}  # type: ignore[dict-item]
-    told = answering.say(
+    answering.states = {home.project_id: ProjectState(matrix=matrix_of(home), ridge=ridge)}
+    told = answering.answer(
         asked(home, "predict", file_of(drawn(5)), versions=[home.version().id], live=True)
     )
     assert [said["by"] for said in told["said"]] == ["v1.0", "live model"]
@@ -191,23 +197,21 @@ def test_the_live_model_answers_beside_versions(home: Trained, answering: Infere
 
 
 def test_a_live_model_that_comes_after_the_start_is_asked_too(home: Trained) -> None:
-    watched: dict[int, Any] = {}
-    side = InferenceServer(home.settings, home.engine, watched)
+    states: dict[int, ProjectState] = {}
+    side = InferenceServer(home.settings, home.engine, states)
     question = asked(home, "predict", image_id=3, versions=[], live=True)
     with pytest.raises(Conflict, match="no live model"):
-        side.say(question)
+        side.answer(question)
     x = vectors(80, 1)
     ridge = fit_ridge(x, np.linspace(0, 1, 80), link="identity")
-    watched[home.project_id] = SimpleNamespace(
-        ridge=ridge, library=SimpleNamespace(ids=np.arange(1, 81), x=x)
-    )
-    assert [said["by"] for said in side.say(question)["said"]] == ["live model"]
+    states[home.project_id] = ProjectState(matrix=matrix_of(home), ridge=ridge)
+    assert [said["by"] for said in side.answer(question)["said"]] == ["live model"]
 
 
 def test_similar_images_come_nearest_first_and_without_the_image_itself(
     home: Trained, answering: InferenceServer
 ) -> None:
-    told = answering.say(asked(home, "similar", image_id=4, limit=5))["images"]
+    told = answering.answer(asked(home, "similar", image_id=4, limit=5))["images"]
     x = vectors(80, 1)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     wanted = [int(row) + 1 for row in np.argsort(-(unit @ unit[3])) if row != 3][:5]
@@ -218,9 +222,9 @@ def test_text_search_says_when_the_encoder_knows_no_words(
     home: Trained, answering: InferenceServer
 ) -> None:
     with pytest.raises(Invalid, match="knows no words"):
-        answering.say(asked(home, "text", text="a lake"))
+        answering.answer(asked(home, "text", text="a lake"))
     with pytest.raises(Invalid, match="search text"):
-        answering.say(asked(home, "text", text=" "))
+        answering.answer(asked(home, "text", text=" "))
 
 
 def test_text_search_ranks_by_likeness_to_the_words(
@@ -230,8 +234,8 @@ def test_text_search_ranks_by_likeness_to_the_words(
         project = home.project(session)
         project.encoder = "ViT-B-32-quickgelu/openai"
         session.add(project)
-    answering._encoders.get("ViT-B-32-quickgelu/openai", PlainEncoder)
-    told = answering.say(asked(home, "text", text="a lake", limit=3))["images"]
+    answering._encoders["ViT-B-32-quickgelu/openai"] = PlainEncoder()
+    told = answering.answer(asked(home, "text", text="a lake", limit=3))["images"]
     x, text = vectors(80, 1).astype("<f2").astype(np.float32), vectors(1, len("a lake"))[0]
     closeness = x @ text / np.linalg.norm(x, axis=1)
     assert [n["image_id"] for n in told] == [int(r) + 1 for r in np.argsort(-closeness)[:3]]
@@ -252,31 +256,31 @@ def test_what_cannot_be_answered_is_said(
     home: Trained, answering: InferenceServer, payload: dict[str, Any], error: type, sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        answering.say(asked(home, "predict", **payload))
+        answering.answer(asked(home, "predict", **payload))
 
 
 def test_a_file_that_was_altered_does_not_speak(home: Trained, answering: InferenceServer) -> None:
     path = versions.checkpoint_path(home.settings, home.version())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Conflict, match="altered"):
-        answering.say(asked(home, "predict", file_of(drawn(1)), versions=[1]))
+        answering.answer(asked(home, "predict", file_of(drawn(1)), versions=[1]))
 
 
 def test_other_weights_under_the_same_name_do_not_speak(
     home: Trained, answering: InferenceServer
 ) -> None:
     with sessions.reading(home.engine) as session:
-        encoder = answering._encoders.get(home.project(session).encoder, PlainEncoder)
+        encoder = answering._encoders[home.project(session).encoder]
     encoder.fingerprint = "f" * 16
     with pytest.raises(Conflict, match="never mix"):
-        answering.say(asked(home, "predict", file_of(drawn(1)), versions=[1]))
+        answering.answer(asked(home, "predict", file_of(drawn(1)), versions=[1]))
 
 
 def test_a_question_of_an_unknown_kind_is_refused(
     home: Trained, answering: InferenceServer
 ) -> None:
     with pytest.raises(Invalid, match="not a question"):
-        answering.say(asked(home, "sing"))
+        answering.answer(asked(home, "sing"))
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -301,7 +305,7 @@ def test_the_page_takes_a_picture_shows_the_answer_and_keeps_it_for_a_while(
     assert again.status_code == 303 and again.headers["location"] == there
     with sessions.reading(served.engine) as session:
         assert images.count(session) == 80, "nothing entered the library"
-        assert session.exec(select(Question)).all() == []
+        assert session.exec(select(ModelRequestRow)).all() == []
 
 
 def test_a_tried_picture_can_be_added_and_is_then_offered_for_scoring(served: Trained) -> None:
@@ -367,7 +371,7 @@ def test_a_bad_picture_is_refused_in_words_and_nothing_is_kept(served: Trained, 
     assert told.status_code == 422 and sentence in told.json()["error"]
     assert kept(served) == []
     with sessions.reading(served.engine) as session:
-        assert session.exec(select(Question)).all() == []
+        assert session.exec(select(ModelRequestRow)).all() == []
     assert upload(served, file_of(drawn(2))).status_code == 303, "and the next one is answered"
 
 
@@ -394,7 +398,7 @@ def test_two_files_or_none_are_refused(served: Trained) -> None:
 def test_without_a_worker_the_page_says_so_and_keeps_nothing(
     home: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_requests, "PICK_UP_SECONDS", 0.05)
+    monkeypatch.setattr(model_requests, "CLAIM_SECONDS", 0.05)
     answer = upload(home, file_of(drawn(2)))
     assert answer.status_code == 503 and "worker is not running" in answer.text
     assert kept(home) == []
@@ -511,7 +515,7 @@ def test_a_picture_of_the_library_gets_the_score_that_the_library_shows(sample: 
             question = ModelRequest(
                 1, "predict", project.id, {"versions": [version.id]}, path.read_bytes()
             )
-            told = side.say(question)
+            told = side.answer(question)
             # A batch of another size may round a vector's last float16 digit differently.
             assert told["said"][0]["score"] == pytest.approx(row.score, abs=2e-3)
             assert told["picture"]["image_id"] == row.image_id

@@ -206,7 +206,7 @@ def project_images(session: Session, project: Project) -> list[int]:
 
 def live_event(settings: Settings) -> int:
     live = live_model.read_live(settings, 1)
-    return live.facts["event_high"] if live else 0
+    return live.fit.event_high if live else 0
 
 
 # --- one job, its child, its end ---------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from more_itertools import chunked
 
 from tastemaker.config import Settings
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, are_normalised, open_embeddings
@@ -231,7 +232,8 @@ def _score_pictures(
         on_error(told(index), str(error))
 
     scored = 0
-    for vectors in _batches(_in_order(encoder, paths, limits, set_aside)):
+    in_order = _in_order(encoder, paths, limits, set_aside)
+    for vectors in chunked(in_order, PICTURES_AT_ONCE):  # a large head is slow with one
         scored += len(vectors)
         yield table(
             pa.array([told(index) for index, _ in vectors], pa.string()),
@@ -271,18 +273,6 @@ def _in_order(
         finished[index] = vector
         yield from due()
     yield from due()  # the last ones may have waited for one that was set aside
-
-
-def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
-    """As many at a time as are scored at once: a large head is slow with one."""
-    batch: list[Vector] = []
-    for vector in vectors:
-        batch.append(vector)
-        if len(batch) == PICTURES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 # --- copying what passes -----------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""Doubtful labels: which scores are probably slips, going by all the others.
+"""Labels that may be wrong: those that similar images disagree with, and near-twins that were
+scored far apart.
 
-After the regression method of cleanlab (Zhou et al. 2023, *Detecting errors in numerical data*):
-a label's residual against a prediction that never saw it, in units of how uncertain that prediction
-is. With r the residual and u its uncertainty, a = |r|/u, and quality = exp(−a / median a): about
-0.37 for the usual label, towards 0 for one that nothing explains.
+`label_issues` follows the regression method of cleanlab (Zhou et al. 2023, *Detecting errors in
+numerical data*): a label's residual against a prediction that never saw it, in units of how
+uncertain that prediction is. With r the residual and u its uncertainty, a = |r|/u, and
+quality = exp(−a / median a): about 0.37 for the usual label, towards 0 for one that nothing
+explains.
 
 Three things are different, each because it finds more injected errors (bench/doubtful.py):
 
@@ -11,7 +13,7 @@ Three things are different, each because it finds more injected errors (bench/do
 - the slips themselves distort the fit that is to find them, so every label is first drawn in to
   within one robust standard deviation of its prediction (Huber's pseudo-values), twice;
 - where the images nearest to one are all scored higher than predicted, so should it be. A linear
-  head cannot see that; the median residual of the nearest images can. It counts by as much as
+  head cannot learn that; the median residual of the nearest images can. It counts by as much as
   makes the residuals of all labels smallest, which is not at all where it only adds noise.
 """
 
@@ -21,24 +23,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tastemaker.learning.distances import distance_blocks
 from tastemaker.learning.ridge import Ridge, fit_ridge
 
 Array = NDArray[Any]
 
-FEWEST = 20  # labels, below which a residual says nothing
+FEWEST = 20  # labels, below which a residual means nothing
 # Quality of a residual of two standard deviations. With a tenth of slips among 1,000 labels this
 # lists about 45 to 65 of the 100, and as many honest ones: the worst stand first.
 DOUBTFUL = float(np.exp(-3.0))
 NEIGHBOURS = 5
 SHARES = np.linspace(0, 1, 11)  # of the neighbours' residual that may be believed
 ROUNDS = 2
+
+FAR = 0.3  # of the scale: twice what chance does to two honest scores of one picture (σ = 1 point)
+# How near is a near-twin, in median distances from a labelled image to its nearest neighbour. What
+# comes from one source need only be as near as neighbours usually are: a photograph and its
+# blurred copy are relatives, and rightly scored apart.
+TWIN, RELATIVE = 0.5, 1.0
 ROWS_AT_ONCE = 1024
+
+
+# --- labels that similar images disagree with ----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """Per label (n,), in [0, 1]: what the others make `expected`, and the `quality` of what was
-    said instead."""
+    """Per label (n,), in [0, 1]: the label that is `expected` by the others, and the `quality` of
+    the one it has."""
 
     expected: NDArray[np.float64]
     quality: NDArray[np.float64]
@@ -50,15 +62,15 @@ class LabelIssues:
 
 
 def label_issues(features: Array, labels: Array, groups: Array, ridge: Ridge) -> LabelIssues:
-    """How far each label is from what the others say. `features` (n, k) are the half-scaled rows on
-    their principal axes (`ridge.Projection`), `labels` (n,) in [0, 1], `groups` (n,) equal for
-    images that are left out together; `ridge` was fitted on the same labels. With fewer than 20
+    """How far each label is from what the others predict. `features` (n, k) are the half-scaled
+    rows on their principal axes (`ridge.Projection`), `labels` (n,) in [0, 1], `groups` (n,) equal
+    for images that are left out together; `ridge` was fitted on the same labels. With fewer than 20
     labels none is doubtful. 0.3 s for 3,000 labels."""
     x = np.ascontiguousarray(features, np.float32)
     y = np.asarray(labels, np.float64)
     if len(y) < FEWEST:
         return LabelIssues(ridge.out_of_group.astype(np.float64), np.ones(len(y)))
-    expected = _unmoved_by_slips(x, y, groups, ridge)
+    expected = _robust_predictions(x, y, groups, ridge)
     residual = y - expected
     nearby = np.median(residual[_nearest_of_others(x, groups)], axis=1)
     believed = SHARES[np.argmin(np.abs(residual - SHARES[:, None] * nearby).mean(1))]
@@ -70,7 +82,7 @@ def label_issues(features: Array, labels: Array, groups: Array, ridge: Ridge) ->
     return LabelIssues(expected, np.exp(-deviation / usual))
 
 
-def _unmoved_by_slips(x: Array, y: Array, groups: Array, ridge: Ridge) -> Array:
+def _robust_predictions(x: Array, y: Array, groups: Array, ridge: Ridge) -> Array:
     """Predictions (n,) without the own group, by fits to labels that are drawn in."""
     left_out = ridge.out_of_group.astype(np.float64)
     units = np.ones(x.shape[1], np.float32)
@@ -90,18 +102,14 @@ def _unmoved_by_slips(x: Array, y: Array, groups: Array, ridge: Ridge) -> Array:
 def _nearest_of_others(x: Array, groups: Array) -> NDArray[np.intp]:
     """(n, m) positions of the nearest rows of other groups; where a row has fewer, its own stands
     for the missing ones."""
-    n = len(x)
-    count = min(NEIGHBOURS, n - 1)
-    groups = np.asarray(groups)
-    squares = np.einsum("ij,ij->i", x, x)
-    nearest = np.empty((n, count), np.intp)
-    for start in range(0, n, ROWS_AT_ONCE):
-        part = np.arange(start, min(start + ROWS_AT_ONCE, n))
-        apart = squares - 2 * (x[part] @ x.T)
-        apart[groups[part, None] == groups] = np.inf
-        found = np.argpartition(apart, count - 1, axis=1)[:, :count]
-        missing = np.isinf(np.take_along_axis(apart, found, 1))
-        nearest[part] = np.where(missing, part[:, None], found)
+    count = min(NEIGHBOURS, len(x) - 1)
+    nearest = np.empty((len(x), count), np.intp)
+    for rows, block in distance_blocks(x, x, ROWS_AT_ONCE):
+        block[groups[rows, None] == groups] = np.inf
+        best = np.argpartition(block, count - 1, axis=1)[:, :count]
+        missing = np.isinf(np.take_along_axis(block, best, 1))
+        own = np.arange(rows.start, rows.stop)[:, None]
+        nearest[rows] = np.where(missing, own, best)
     return nearest
 
 
@@ -111,4 +119,62 @@ def _leverage(x: Array, penalty: float) -> Array:
     gram = centred.T @ centred
     gram[np.diag_indices_from(gram)] += penalty
     h = 1 / len(x) + np.einsum("ij,ij->i", centred, np.linalg.solve(gram, centred.T).T)
-    return np.clip(h, 0, 0.99)
+    clipped: Array = np.clip(h, 0, 0.99)
+    return clipped
+
+
+# --- near-twins that were scored far apart -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Positions of two labels, and how far apart they are (0–1)."""
+
+    first: int
+    second: int
+    gap: float
+
+
+def contradictions(
+    features: Array, labels: Array, groups: Array, *, limit: int = 100
+) -> list[Contradiction]:
+    """At most `limit` pairs among the labelled images, the largest gap first, nearest first among
+    equals. `features` (n, k), `labels` (n,) in [0, 1], `groups` (n,) equal for one source.
+    An image is in one pair only, or one slip would fill the list. Memory is bounded; the work is
+    n²k."""
+    points = np.ascontiguousarray(features, np.float32)
+    labels, groups = np.asarray(labels, np.float64), np.asarray(groups)
+    n = len(points)
+    if n < 2:
+        return []
+    squares, positions = np.square(points).sum(1), np.arange(n)
+    firsts: list[Array] = []
+    seconds: list[Array] = []
+    distances: list[Array] = []
+    nearest = np.empty(n, np.float32)
+    usual = np.inf  # of the rows so far: a first guess that only keeps the lists short
+    for rows, block in distance_blocks(points, points, ROWS_AT_ONCE):
+        block += squares[rows, None]
+        np.fill_diagonal(block[:, rows], np.inf)
+        nearest[rows] = np.sqrt(np.maximum(block.min(1), 0))
+        usual = float(np.median(nearest[: rows.stop]))
+        near = block <= max(2 * RELATIVE * usual, 1e-6) ** 2
+        near &= np.abs(labels[rows, None] - labels) >= FAR - 1e-9
+        near &= positions > positions[rows, None]
+        i, j = np.nonzero(near)
+        firsts.append(rows.start + i)
+        seconds.append(j)
+        distances.append(np.sqrt(np.maximum(block[i, j], 0)))
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    distance = np.concatenate(distances) / max(usual, 1e-12)
+    kept = distance <= np.where(groups[first] == groups[second], RELATIVE, TWIN)
+    first, second, distance = first[kept], second[kept], distance[kept]
+    gap = np.abs(labels[first] - labels[second])
+    pairs: list[Contradiction] = []
+    taken: set[int] = set()
+    for at in np.lexsort((distance, -gap)):
+        pair = int(first[at]), int(second[at])
+        if len(pairs) < limit and taken.isdisjoint(pair):
+            pairs.append(Contradiction(*pair, float(gap[at])))
+            taken.update(pair)
+    return pairs

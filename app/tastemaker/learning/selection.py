@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from tastemaker.learning.distances import distance_blocks
+
 Reason = Literal["diverse", "teaching", "control", "suspected_fp", "suspected_fn", "cold_start"]
 Side = Literal["fp", "fn"]
 Array = NDArray[Any]
@@ -29,7 +31,6 @@ DIVERSITY_SAMPLE = 10_000
 ASKED = 2500  # candidates whose gain is worked out, drawn at random where there are more
 DOUBTFUL_SAMPLE = 250  # images, of those in most doubt, that stand for all that a label can gain
 SHARPNESS = 4.0  # how strongly a draw prefers what gains more
-ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,13 @@ class Suspects:
     """Unlabelled images that are probably on the other side of the threshold, likeliest first.
 
     `probability` (m,) that the label is on the other side; `neighbour` (m,) is the library row of
-    the nearest labelled image, `neighbour_score` its label, and `closeness` how near it is: 1 for
-    an exact twin, 0.14 at the usual distance between neighbours, 0 for a stranger.
+    the nearest labelled image, and `closeness` how near it is: 1 for an exact twin, 0.14 at the
+    usual distance between neighbours, 0 for a stranger.
     """
 
     rows: Rows
     probability: Array
     neighbour: Rows
-    neighbour_score: Array
     closeness: Array
 
 
@@ -181,7 +181,8 @@ def gains(
     np.maximum(moved, np.float32(1e-9), out=moved)
     away = np.minimum(distance[others] / moved, np.float32(8))
     saved = moved * (np.exp(-(away**2) / 2) * np.float32(0.3989423) - away * ndtr(-away))
-    return np.maximum(saved.mean(1), 1e-30)
+    gained: Array = np.maximum(saved.mean(1), 1e-30)
+    return gained
 
 
 def near_threshold(
@@ -285,7 +286,8 @@ def cold_start(
     medoids = by_distance[first]
     medoids = medoids[np.argsort(-np.bincount(nearest)[clusters], kind="stable")]
     others = rng.permutation(np.setdiff1d(np.arange(len(rows)), medoids))  # for empty clusters
-    return rows[np.concatenate([medoids, others])[:count]]
+    chosen: Rows = rows[np.concatenate([medoids, others])[:count]]
+    return chosen
 
 
 def suspected(
@@ -314,7 +316,7 @@ def suspected(
     labelled, labels = np.asarray(labelled, np.intp), np.asarray(labels, np.float64)
     if len(rows) == 0 or len(labelled) == 0:
         none = np.empty(0)
-        return Suspects(rows[:0], none, rows[:0], none, none)
+        return Suspects(rows[:0], none, rows[:0], none)
 
     known = np.asarray(features[labelled], np.float32)
     nearest, distance = _nearest(np.asarray(features[rows], np.float32), known)
@@ -328,7 +330,6 @@ def suspected(
         rows=rows[best],
         probability=probability[best],
         neighbour=labelled[nearest[best]],
-        neighbour_score=labels[nearest[best]],
         closeness=closeness[best],
     )
 
@@ -358,15 +359,11 @@ def _sample(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
 
 def _nearest(points: Array, centres: Array) -> tuple[Rows, Array]:
     """Index of the nearest centre and the squared distance to it, per point."""
-    squares, turned = np.square(centres).sum(1), -2 * centres.T
     nearest, distance = np.empty(len(points), np.intp), np.empty(len(points), np.float32)
-    for start in range(0, len(points), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        products = points[part] @ turned
-        products += squares
-        nearest[part] = products.argmin(1)
+    for rows, block in distance_blocks(points, centres):
+        nearest[rows] = block.argmin(1)
         # Anew for the winner: the expanded square cancels badly for twins.
-        distance[part] = np.square(points[part] - centres[nearest[part]]).sum(1)
+        distance[rows] = np.square(points[rows] - centres[nearest[rows]]).sum(1)
     return nearest, distance
 
 
@@ -374,10 +371,8 @@ def _usual_square(known: Array) -> float:
     """Squared median distance from a labelled image to its nearest labelled neighbour."""
     if len(known) < 2:
         return 1.0
-    squares, nearest = np.square(known).sum(1), np.empty(len(known), np.float32)
-    for start in range(0, len(known), ROWS_AT_ONCE):
-        part = slice(start, min(start + ROWS_AT_ONCE, len(known)))
-        apart = squares[part, None] + squares - 2 * (known[part] @ known.T)
-        apart[np.arange(len(apart)), np.arange(part.start, part.stop)] = np.inf
-        nearest[part] = apart.min(1)
+    nearest = np.square(known).sum(1)
+    for rows, block in distance_blocks(known, known):
+        np.fill_diagonal(block[:, rows], np.inf)  # not its own neighbour
+        nearest[rows] += block.min(1)
     return max(float(np.median(nearest)), 1e-12)

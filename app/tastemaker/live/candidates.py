@@ -1,17 +1,15 @@
-"""From a fit of the live model to what the queues and the review show: lists of picks.
+"""From a fit of the live model to its lists of picks, which the queues and Review show.
 
-A pick is a small dict for the live file: `image_id`, `why` (see `reasons`), and what the reason
-speaks of. Models choose among images off the hold-out side only; random control is drawn from all.
+Models choose among images off the hold-out side only; the random sample is drawn from all.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tastemaker.database.tables import Project
-from tastemaker.learning.contradictions import contradictions
-from tastemaker.learning.label_issues import label_issues
+from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.ridge import Ridge
 from tastemaker.learning.selection import (
     Side,
@@ -22,81 +20,80 @@ from tastemaker.learning.selection import (
     near_threshold,
     suspected,
 )
-from tastemaker.live.project_state import EmbeddingMatrix
+from tastemaker.live.embedding_matrix import EmbeddingMatrix
+from tastemaker.live.live_model import ErrorLists, LiveRows, Pick, PickLists, Picks, Why
 
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
-LISTED = 200  # of mistakes, suspects, doubtful labels
+LISTED = 200  # of mistakes, suspects, label issues
 PAIRS = 100
 MOST_SUSPECTED = 100_000  # images compared with every label in one search, drawn at random
 TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
-
-Pick = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FittedModel:
     """The live model of a project at one moment. `rows` is the live array; `values` (N,) the labels
     in [0, 1], NaN without one; `train` the labelled rows off the hold-out side; `free` (N,) what
-    can be shown: in the pool, and nobody has spoken of it. `ridge` is None while the labels teach
-    nothing."""
+    can be shown: in the pool, without any event. `ridge` is None while the labels teach nothing."""
 
     project: Project
-    library: EmbeddingMatrix
+    matrix: EmbeddingMatrix
     ridge: Ridge | None
-    rows: np.ndarray
-    values: np.ndarray
-    train: np.ndarray
-    free: np.ndarray
+    rows: LiveRows
+    values: NDArray[np.float64]
+    train: NDArray[np.intp]
+    free: NDArray[np.bool_]
     seed: int
 
     @property
-    def candidates(self) -> np.ndarray:
-        return self.free & ~self.library.holdout
+    def candidates(self) -> NDArray[np.bool_]:
+        candidates: NDArray[np.bool_] = self.free & ~self.matrix.holdout
+        return candidates
 
-    def pick(self, row: int, why: str, **more: Any) -> Pick:
-        found: Pick = {"image_id": int(self.library.ids[row]), "why": why}
-        if self.ridge is not None:
-            found["score"] = round(float(self.rows["score"][row]), 5)
-            found["uncertainty"] = round(float(self.rows["uncertainty"][row]), 5)
-        return found | more
+    def image_id(self, row: int) -> int:
+        return int(self.matrix.ids[row])
 
     def label(self, row: int) -> float:
         """In points of 0–10; a mean of several people may have decimals."""
         return round(float(10 * self.values[row]), 4)
 
-
-def fast_lists(fitted: FittedModel) -> dict[str, Any]:
-    """The lists that follow every score."""
-    return {
-        "queue": _mixed(fitted),
-        "near": _near_threshold(fitted),
-        "mistakes": {
-            "false-positives": _mistakes(fitted, "fp"),
-            "false-negatives": _mistakes(fitted, "fn"),
-        },
-    }
+    def pick(self, row: int, why: Why) -> Pick:
+        if self.ridge is None:
+            return Pick(self.image_id(row), why)
+        score, uncertainty = self.rows["score"][row], self.rows["uncertainty"][row]
+        return Pick(
+            self.image_id(row), why, round(float(score), 5), round(float(uncertainty), 5)
+        )  # fmt: skip
 
 
-def slow_lists(fitted: FittedModel) -> dict[str, Any]:
-    """The lists that compare every image, or every label, with every label."""
-    return {
-        "start": _start(fitted),
-        "suspected": {
-            "false-positives": _suspected(fitted, "fp"),
-            "false-negatives": _suspected(fitted, "fn"),
-        },
-        "doubtful": _doubtful(fitted),
-        "contradictions": _contradictions(fitted),
-    }
+def fast_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
+    """`lists` with those made anew that follow every score."""
+    return replace(
+        lists,
+        mixed=_mixed(fitted),
+        near_threshold=_near_threshold(fitted),
+        mistakes=ErrorLists(_mistakes(fitted, "fp"), _mistakes(fitted, "fn")),
+    )
+
+
+def slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
+    """`lists` with those made anew that compare every image, or every label, with every label."""
+    return replace(
+        lists,
+        start=_start(fitted),
+        suspected=ErrorLists(_suspected(fitted, "fp"), _suspected(fitted, "fn")),
+        label_issues=_label_issues(fitted),
+        contradictions=_contradictions(fitted),
+    )
 
 
 # --- images without a score ----------------------------------------------------------------------
 
 
-def _mixed(fitted: FittedModel) -> list[Pick]:
+def _mixed(fitted: FittedModel) -> Picks:
     rows = fitted.rows
-    picks = mixed(
-        fitted.library.projection.features, fitted.candidates, fitted.free, BATCH,
+    batch = mixed(
+        fitted.matrix.projection.features, fitted.candidates, fitted.free, BATCH,
         labelled=fitted.train,
         scores=rows["score"] if fitted.ridge else None,
         sd=rows["uncertainty"] if fitted.ridge else None,
@@ -104,104 +101,105 @@ def _mixed(fitted: FittedModel) -> list[Pick]:
         threshold=fitted.project.threshold,
         seed=fitted.seed,
     )  # fmt: skip
-    return [fitted.pick(pick.row, pick.reason) for pick in picks]
+    return tuple(fitted.pick(chosen.row, chosen.reason) for chosen in batch)
 
 
-def _near_threshold(fitted: FittedModel) -> list[Pick]:
+def _near_threshold(fitted: FittedModel) -> Picks:
     if fitted.ridge is None:
-        return []
+        return ()
     rows = near_threshold(
         fitted.rows["score"], fitted.rows["uncertainty"], fitted.candidates, BATCH,
         fitted.project.threshold, np.random.default_rng(fitted.seed), floor=0.0,
     )  # fmt: skip
-    return [fitted.pick(row, "threshold") for row in rows]
+    return tuple(fitted.pick(row, "threshold") for row in rows)
 
 
-def _start(fitted: FittedModel) -> list[Pick]:
+def _start(fitted: FittedModel) -> Picks:
     """What is typical of every part of the library; once there are labels, what is unlike them."""
-    random, features = np.random.default_rng(fitted.seed), fitted.library.projection.features
+    random, features = np.random.default_rng(fitted.seed), fitted.matrix.projection.features
     if len(fitted.train) == 0:
         rows = cold_start(features, fitted.candidates, BATCH, random)
-        return [fitted.pick(row, "cold_start") for row in rows]
+        return tuple(fitted.pick(row, "cold_start") for row in rows)
     rows = diverse(features, fitted.train, fitted.candidates, BATCH, random)
-    return [fitted.pick(row, "diverse") for row in rows]
+    return tuple(fitted.pick(row, "diverse") for row in rows)
 
 
-def _suspected(fitted: FittedModel, side: Side) -> list[Pick]:
+def _suspected(fitted: FittedModel, side: Side) -> Picks:
     """Unlabelled images that are probably on the other side of the threshold."""
     if fitted.ridge is None:
-        return []
+        return ()
     candidates = np.flatnonzero(fitted.candidates)
     if len(candidates) > MOST_SUSPECTED:
         random = np.random.default_rng(fitted.seed)
         candidates = random.choice(candidates, MOST_SUSPECTED, replace=False)
     mask = np.zeros(len(fitted.rows), bool)
     mask[candidates] = True
-    found = suspected(
-        side, fitted.library.projection.features, fitted.rows["score"],
+    suspects = suspected(
+        side, fitted.matrix.projection.features, fitted.rows["score"],
         fitted.rows["uncertainty"], mask,
         labelled=fitted.train, labels=fitted.values[fitted.train],
         threshold=fitted.project.threshold, limit=LISTED,
     )  # fmt: skip
+    why: Why = "suspected_fp" if side == "fp" else "suspected_fn"
     picks = []
     for row, probability, neighbour, closeness in zip(
-        found.rows, found.probability, found.neighbour, found.closeness, strict=True
+        suspects.rows, suspects.probability, suspects.neighbour, suspects.closeness, strict=True
     ):
-        pick = fitted.pick(row, f"suspected_{side}", probability=float(probability))
+        pick = replace(fitted.pick(row, why), probability=float(probability))
         if closeness >= TWIN:
-            pick["neighbour"] = int(fitted.library.ids[neighbour])
-            pick["neighbour_label"] = fitted.label(neighbour)
+            twin, twin_label = fitted.image_id(neighbour), fitted.label(neighbour)
+            pick = replace(pick, twin=twin, twin_label=twin_label)
         picks.append(pick)
-    return picks
+    return tuple(picks)
 
 
 # --- labels --------------------------------------------------------------------------------------
 
 
-def _mistakes(fitted: FittedModel, side: Side) -> list[Pick]:
-    """Labels on the other side of the threshold than the fit without them says, worst first."""
+def _mistakes(fitted: FittedModel, side: Side) -> Picks:
+    """Labels on the other side of the threshold than the fit without them predicts, worst first."""
     if fitted.ridge is None:
-        return []
+        return ()
     wrong = disagreements(
         side, fitted.ridge.out_of_group, fitted.values[fitted.train],
         fitted.rows["uncertainty"][fitted.train], threshold=fitted.project.threshold,
     )  # fmt: skip
     rows = fitted.train[wrong[:LISTED]]
-    return [fitted.pick(row, "mistake", label=fitted.label(row)) for row in rows]
+    return tuple(replace(fitted.pick(row, "mistake"), label=fitted.label(row)) for row in rows)
 
 
-def _doubtful(fitted: FittedModel) -> list[Pick]:
+def _label_issues(fitted: FittedModel) -> Picks:
     if fitted.ridge is None:
-        return []
-    train, library = fitted.train, fitted.library
-    found = label_issues(
-        library.projection.features[train], fitted.values[train], library.groups[train],
+        return ()
+    train, matrix = fitted.train, fitted.matrix
+    issues = label_issues(
+        matrix.projection.features[train], fitted.values[train], matrix.groups[train],
         fitted.ridge,
     )  # fmt: skip
-    return [
-        fitted.pick(
-            train[at], "doubtful",
+    return tuple(
+        replace(
+            fitted.pick(train[at], "doubtful"),
             label=fitted.label(train[at]),
-            score=round(float(found.expected[at]), 5),
-            quality=float(found.quality[at]),
+            score=round(float(issues.expected[at]), 5),
+            quality=float(issues.quality[at]),
         )
-        for at in found.worst(LISTED)
-    ]  # fmt: skip
+        for at in issues.worst(LISTED)
+    )
 
 
-def _contradictions(fitted: FittedModel) -> list[Pick]:
-    train, library = fitted.train, fitted.library
+def _contradictions(fitted: FittedModel) -> Picks:
+    train, matrix = fitted.train, fitted.matrix
     pairs = contradictions(
-        library.projection.features[train], fitted.values[train], library.groups[train],
+        matrix.projection.features[train], fitted.values[train], matrix.groups[train],
         limit=PAIRS,
     )  # fmt: skip
-    return [
-        fitted.pick(
-            train[pair.first], "contradiction",
+    return tuple(
+        replace(
+            fitted.pick(train[pair.first], "contradiction"),
             label=fitted.label(train[pair.first]),
-            twin=int(library.ids[train[pair.second]]),
+            twin=fitted.image_id(train[pair.second]),
             twin_label=fitted.label(train[pair.second]),
             gap=round(pair.gap, 5),
         )
         for pair in pairs
-    ]  # fmt: skip
+    )

@@ -1,15 +1,23 @@
-"""The live model's predictions: one array file per project, replaced by a rename after every few
-scores and memory-mapped by the web process. As rows they would hold the write lock for half a
-second at a hundred thousand images.
+"""The live model: what the model process writes after every few scores, and the pages read.
+
+A project has two files, each replaced by a rename. `ID.npy` holds the predictions and is
+memory-mapped: as rows of the database they would hold the write lock for half a second at a hundred
+thousand images. `ID.json` holds what the fit came to and the lists of picks. A file that another
+release wrote, and this one cannot read, counts as no live model; the model process replaces both
+when it starts.
 """
 
 import functools
-import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+from pydantic import AliasChoices, Field, TypeAdapter
+from pydantic_core import to_json
 
 from tastemaker.config import Settings
 from tastemaker.files import write_atomic
@@ -22,28 +30,110 @@ LIVE_ROW = np.dtype(
         ("labelled", "?"),
     ]
 )
+PROJECTS_CACHED = 64
+
+LiveRows = NDArray[np.void]  # of dtype LIVE_ROW, ascending by image id
+Why = Literal[
+    "control", "teaching", "diverse", "cold_start", "threshold", "suspected_fp", "suspected_fn",
+    "mistake", "doubtful", "contradiction",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """An image of a list: why it is listed, and the evidence for it.
+
+    `score` and `uncertainty` in [0, 1] are the prediction's, None before there is a fit; `label`
+    and `twin_label` are in 0–10. `twin` is a labelled image that looks the same. What ranks a list:
+    `probability` that a suspect is on the other side of the threshold, `quality` of a label in
+    [0, 1], `gap` between the labels of twins in [0, 1].
+    """
+
+    image_id: int
+    why: Why
+    score: float | None = None
+    uncertainty: float | None = None
+    label: float | None = None
+    twin: Annotated[int | None, Field(validation_alias=AliasChoices("twin", "neighbour"))] = None
+    twin_label: Annotated[
+        float | None, Field(validation_alias=AliasChoices("twin_label", "neighbour_label"))
+    ] = None
+    probability: float = 0.0
+    quality: float = 1.0
+    gap: float = 0.0
+
+
+Picks = tuple[Pick, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorLists:
+    """Images on the wrong side of the threshold, by the side they are predicted on."""
+
+    false_positives: Annotated[Picks, Field(alias="false-positives")] = ()
+    false_negatives: Annotated[Picks, Field(alias="false-negatives")] = ()
+
+    def of(self, kind: str) -> Picks:
+        """The list of the queue or review of this name."""
+        return self.false_positives if kind == "false-positives" else self.false_negatives
+
+
+@dataclass(frozen=True)
+class PickLists:
+    """The lists of a live model, best first."""
+
+    mixed: Annotated[Picks, Field(alias="queue")] = ()
+    near_threshold: Annotated[Picks, Field(alias="near")] = ()
+    start: Picks = ()
+    mistakes: ErrorLists = ErrorLists()  # labels that the fit without them contradicts
+    suspected: ErrorLists = ErrorLists()  # unlabelled images
+    label_issues: Annotated[Picks, Field(alias="doubtful")] = ()
+    contradictions: Picks = ()  # each a pair: the image and its twin
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """The mean absolute error (points of 0–10) of so many labels, each predicted without itself.
+    One that is not `kept` gives way to the next."""
+
+    labels: int
+    error: float
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What a fit followed and came to. `event_high` is the newest score event it knows; `noise` and
+    `penalty` are None while the labels teach nothing; `errors` are the records, oldest first."""
+
+    event_high: int = 0
+    labels: int = 0
+    noise: float | None = None
+    penalty: float | None = None
+    errors: tuple[ErrorRecord, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class LiveModel:
-    """The live model as the web process sees it: `rows` ascending by image id, and what the
-    resident process decided to show next (`queue`) or suspects (`suspected`)."""
+    """A project's live model at one moment."""
 
-    rows: np.ndarray
-    facts: dict[str, Any]
+    rows: LiveRows
+    fit: FitSummary = FitSummary()
+    lists: PickLists = PickLists()
 
     @functools.cached_property
-    def ids(self) -> np.ndarray:
+    def ids(self) -> NDArray[np.int64]:
         """(N,) image ids, side by side: a search in the column of the rows would copy it."""
         return np.ascontiguousarray(self.rows["image_id"])
 
     @functools.cached_property
-    def scores(self) -> np.ndarray:
-        """(N,) scores, side by side."""
+    def scores(self) -> NDArray[np.float32]:
+        """(N,) scores in [0, 1], side by side."""
         return np.ascontiguousarray(self.rows["score"])
 
     def of(self, image_id: int) -> tuple[float, float] | None:
-        """(score, uncertainty) of an image, None if it is not embedded yet."""
+        """(score, uncertainty) of an image, None if it has no prediction yet."""
         at = int(np.searchsorted(self.ids, image_id))
         if at >= len(self.ids) or int(self.ids[at]) != image_id:
             return None
@@ -52,49 +142,55 @@ class LiveModel:
             return None
         return float(row["score"]), float(row["uncertainty"])
 
-    @property
-    def queue(self) -> list[dict[str, Any]]:
-        return self.facts.get("queue", [])
 
-    def suspected(self, kind: str) -> list[dict[str, Any]]:
-        return self.facts.get("suspected", {}).get(kind, [])
+# --- the files ---------------------------------------------------------------------------------
 
-
-def write_live(
-    settings: Settings, project_id: int, rows: np.ndarray, facts: dict[str, Any]
-) -> None:
-    """Replace the live model's two files. The array goes first; the facts name its generation, so
-    a reader that catches the moment between sees a newer score with an older queue, never junk."""
-    write_atomic(_rows_path(settings, project_id), lambda handle: np.save(handle, rows))
-    write_atomic(_facts_path(settings, project_id), json.dumps(facts).encode())
+_FIT, _LISTS = TypeAdapter(FitSummary), TypeAdapter(PickLists)
+_Stamp = tuple[int, int]
+_cache: LRUCache[Path, tuple[_Stamp, LiveModel]] = LRUCache(PROJECTS_CACHED)
+_lock = threading.Lock()
 
 
-_cache: dict[Path, tuple[tuple[int, int], LiveModel]] = {}
+def write_live(settings: Settings, project_id: int, live: LiveModel) -> None:
+    """Replace the two files of a live model. The array goes first, so a reader that catches the
+    moment between sees newer scores with older lists, never a list of images without scores."""
+    fit = _FIT.dump_python(live.fit, by_alias=True, exclude_defaults=True)
+    lists = _LISTS.dump_python(live.lists, by_alias=True, exclude_defaults=True)
+    write_atomic(_rows_path(settings, project_id), lambda handle: np.save(handle, live.rows))
+    write_atomic(_facts_path(settings, project_id), to_json(fit | lists))
 
 
 def read_live(settings: Settings, project_id: int) -> LiveModel | None:
-    """The newest live model of a project, None before the first. Re-read only when replaced."""
-    facts_path, rows_path = _facts_path(settings, project_id), _rows_path(settings, project_id)
-    try:
-        status = facts_path.stat()
-        stamp = (status.st_mtime_ns, status.st_ino)
-        cached = _cache.get(facts_path)
-        if cached is not None and cached[0] == stamp:
-            return cached[1]
-        facts = json.loads(facts_path.read_bytes())
-        rows = np.load(rows_path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError):
-        return None
-    live = LiveModel(rows, facts)
-    _cache[facts_path] = (stamp, live)
-    return live
+    """The newest live model of a project, None before the first. Read again only when replaced."""
+    facts_path = _facts_path(settings, project_id)
+    with _lock:
+        try:
+            status = facts_path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            cached = _cache.get(facts_path)
+            if cached is not None and cached[0] == stamp:
+                return cached[1]
+            live = _read(facts_path, _rows_path(settings, project_id))
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+        _cache[facts_path] = (stamp, live)
+        return live
+
+
+def _read(facts_path: Path, rows_path: Path) -> LiveModel:
+    content = facts_path.read_bytes()
+    rows = np.load(rows_path, mmap_mode="r", allow_pickle=False)
+    if rows.dtype != LIVE_ROW:
+        raise ValueError("The rows are of another release.")
+    return LiveModel(rows, _FIT.validate_json(content), _LISTS.validate_json(content))
 
 
 def forget_live(settings: Settings, project_id: int) -> None:
     """Remove the live model of a project that is no more."""
     for path in (_facts_path(settings, project_id), _rows_path(settings, project_id)):
         path.unlink(missing_ok=True)
-        _cache.pop(path, None)
+        with _lock:
+            _cache.pop(path, None)
 
 
 def _rows_path(settings: Settings, project_id: int) -> Path:

@@ -1,11 +1,11 @@
-"""What the web process asks the resident model process, which holds the networks in memory.
+"""Requests of the web process to the model process, which holds the networks in memory.
 
-    answer = ask(engine, "predict", {"staged": token, "versions": [3, 4]}, project_id=1)
+    answer = call(engine, "predict", {"staged": token, "versions": [3, 4]}, project_id=1)
 
-A question is a row: `asked`, then `taken` by the resident process, then `answered` or `failed`.
-Whoever asks waits for it and removes it, so nothing of it stays. If the resident process ends in
-the middle, the next one takes the question again; `answered` is written by one UPDATE that counts
-only while the question is open, so there is one answer at most.
+A request is a row. The web process submits it (`asked`); the model process claims it (`taken`) and
+resolves or rejects it (`answered`, `failed`); the web process reads the answer and removes the row.
+If the model process ends in the middle, the next one claims the request again. An answer is written
+by one UPDATE that counts only while the request is open, so there is one answer at most.
 """
 
 import threading
@@ -18,16 +18,16 @@ from sqlalchemy import Engine, update
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker.database.sessions import reading, rows_changed, writing
-from tastemaker.database.tables import Question, now
+from tastemaker.database.tables import ModelRequestRow, now
 from tastemaker.errors import Invalid, TastemakerError, Unavailable
 
-PICK_UP_SECONDS = 6.0  # a resident process that runs takes a question in a fraction of this
+CLAIM_SECONDS = 6.0  # a model process that runs claims a request in a fraction of this
 FIRST_LOOK, LAST_LOOK = 0.02, 0.1  # seconds between two looks, growing from one to the other
 MOST_WAITING = 32
-FORGET_AFTER = timedelta(minutes=5)  # the asker is gone by then
+FORGET_AFTER = timedelta(minutes=5)  # the caller is gone by then
 
 
-# --- asking ------------------------------------------------------------------------------------
+# --- the web process ---------------------------------------------------------------------------
 
 
 def call(
@@ -39,17 +39,17 @@ def call(
     blob: bytes | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
-    """Ask and wait for the answer, at most `timeout` seconds.
+    """Submit a request and wait for its answer, at most `timeout` seconds.
 
-    Raises what the answering side raised (the same sentence and status), and `Unavailable` when
-    nobody takes the question up or the answer is too slow.
+    Raises what the model process raised (the same sentence, hint and status), and `Unavailable`
+    when no process claims the request or the answer is too slow.
     """
-    question_id = submit(engine, kind, payload, project_id=project_id, blob=blob)
+    request_id = submit(engine, kind, payload, project_id=project_id, blob=blob)
     try:
-        return _wait(engine, question_id, timeout)
+        return _wait(engine, request_id, timeout)
     finally:
         with writing(engine) as session:
-            session.execute(delete(Question).where(col(Question.id) == question_id))
+            session.execute(delete(ModelRequestRow).where(col(ModelRequestRow.id) == request_id))
 
 
 def submit(
@@ -60,35 +60,37 @@ def submit(
     project_id: int | None = None,
     blob: bytes | None = None,
 ) -> int:
-    """Ask without waiting, as for warming up; returns the question's id. Nobody removes it but
+    """Submit a request without waiting, as for warming up; returns its id. Nobody removes it but
     `sweep`. Raises `Unavailable` when too many wait already."""
     with writing(engine) as session:
-        waiting = select(func.count()).where(col(Question.state).in_(("asked", "taken")))
+        waiting = select(func.count()).where(col(ModelRequestRow.state).in_(("asked", "taken")))
         if int(session.exec(waiting).one()) >= MOST_WAITING:
             raise Unavailable(
                 "Too many questions wait for the model at the moment.", "Try again in a moment."
             )
-        question = Question(kind=kind, project_id=project_id, payload=payload, blob=blob)
-        session.add(question)
+        row = ModelRequestRow(kind=kind, project_id=project_id, payload=payload, blob=blob)
+        session.add(row)
         session.flush()
-        return question.id
+        return row.id
 
 
-def _wait(engine: Engine, question_id: int, timeout: float) -> dict[str, Any]:
+def _wait(engine: Engine, request_id: int, timeout: float) -> dict[str, Any]:
     began, pause = time.monotonic(), FIRST_LOOK
-    look = select(Question.state, Question.answer, Question.error).where(Question.id == question_id)
+    outcome = select(ModelRequestRow.state, ModelRequestRow.answer, ModelRequestRow.error).where(
+        ModelRequestRow.id == request_id
+    )
     while True:
         with reading(engine) as session:
-            row = session.execute(look).one_or_none()
+            row = session.execute(outcome).one_or_none()
         if row is None:
             raise Unavailable("The question was lost before it was answered.", "Ask again.")
         state, answer, error = row
         if state == "answered":
             return dict(answer)
         if state == "failed":
-            raise _raised(answer, error)
+            raise _error_of(answer, error)
         waited = time.monotonic() - began
-        if state == "asked" and waited >= min(timeout, PICK_UP_SECONDS):
+        if state == "asked" and waited >= min(timeout, CLAIM_SECONDS):
             raise Unavailable(
                 f"Nobody took the question within {waited:.0f} seconds: the worker is not running, "
                 "has only just started, or has too much to do.",
@@ -104,19 +106,19 @@ def _wait(engine: Engine, question_id: int, timeout: float) -> dict[str, Any]:
         pause = min(LAST_LOOK, pause * 1.2)
 
 
-def _raised(told: dict[str, Any], message: str) -> TastemakerError:
-    """The error of the other side, with its hint and its HTTP status."""
-    error = TastemakerError(message, str(told.get("hint", "")))
-    error.status = int(told.get("status", 503))
+def _error_of(details: dict[str, Any], message: str) -> TastemakerError:
+    """The error of a rejected request, with its hint and its HTTP status."""
+    error = TastemakerError(message, str(details.get("hint", "")))
+    error.status = int(details.get("status", 503))
     return error
 
 
-# --- the other side ----------------------------------------------------------------------------
+# --- the model process -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A question as the answering side sees it; `project_id` is 0 where it is about none."""
+    """A request as the model process sees it; `project_id` is 0 where it is about none."""
 
     id: int
     kind: str
@@ -133,16 +135,15 @@ class ModelRequest:
 
 
 def claim(engine: Engine) -> list[ModelRequest]:
-    """Everything asked and not yet taken, oldest first; it is marked as taken. Cheap when there
-    is nothing: then no write lock is taken."""
+    """Take all requests that nobody has claimed, oldest first. Cheap when there are none: then no
+    write lock is taken."""
+    unclaimed = ModelRequestRow.state == "asked"
     with reading(engine) as session:
-        if session.exec(select(Question.id).where(Question.state == "asked").limit(1)).first() is (
-            None
-        ):
+        if session.exec(select(ModelRequestRow.id).where(unclaimed).limit(1)).first() is None:
             return []
     with writing(engine) as session:
         rows = session.exec(
-            select(Question).where(Question.state == "asked").order_by(col(Question.id))
+            select(ModelRequestRow).where(unclaimed).order_by(col(ModelRequestRow.id))
         ).all()
         for row in rows:
             row.state = "taken"
@@ -153,27 +154,28 @@ def claim(engine: Engine) -> list[ModelRequest]:
         ]
 
 
-def is_open(session: Session, question_id: int) -> bool:
+def is_open(session: Session, request_id: int) -> bool:
     """Whether somebody still waits for this answer."""
-    row = session.get(Question, question_id)
+    row = session.get(ModelRequestRow, request_id)
     return row is not None and row.state == "taken"
 
 
-def resolve(engine: Engine, question_id: int, said: dict[str, Any]) -> bool:
+def resolve(engine: Engine, request_id: int, answer: dict[str, Any]) -> bool:
     """Write the answer; False where nobody waits any more or it was answered already."""
-    return _settle(engine, question_id, state="answered", answer=said)
+    return _close(engine, request_id, state="answered", answer=answer)
 
 
-def reject(engine: Engine, question_id: int, error: TastemakerError) -> bool:
-    told = {"hint": error.hint, "status": error.status}
-    return _settle(engine, question_id, state="failed", answer=told, error=error.message)
+def reject(engine: Engine, request_id: int, error: TastemakerError) -> bool:
+    """Write why there is no answer; False as for `resolve`."""
+    details = {"hint": error.hint, "status": error.status}
+    return _close(engine, request_id, state="failed", answer=details, error=error.message)
 
 
-def _settle(engine: Engine, question_id: int, **values: Any) -> bool:
+def _close(engine: Engine, request_id: int, **values: Any) -> bool:
     with writing(engine) as session:
         statement = (
-            update(Question)
-            .where(col(Question.id) == question_id, col(Question.state) == "taken")
+            update(ModelRequestRow)
+            .where(col(ModelRequestRow.id) == request_id, col(ModelRequestRow.state) == "taken")
             .values(**values, blob=None)
             .execution_options(synchronize_session=False)
         )
@@ -181,15 +183,13 @@ def _settle(engine: Engine, question_id: int, **values: Any) -> bool:
 
 
 def requeue_claimed(engine: Engine) -> None:
-    """At the start of the answering side: what an earlier one had taken is open again."""
+    """At the start of the model process: what an earlier one had claimed is open again."""
+    claimed = update(ModelRequestRow).where(col(ModelRequestRow.state) == "taken")
     with writing(engine) as session:
-        session.execute(
-            update(Question).where(col(Question.state) == "taken").values(state="asked")
-            .execution_options(synchronize_session=False)
-        )  # fmt: skip
+        session.execute(claimed.values(state="asked").execution_options(synchronize_session=False))
 
 
 def sweep(session: Session) -> int:
-    """Remove what askers left behind; returns how many."""
-    gone = delete(Question).where(col(Question.asked_at) < now() - FORGET_AFTER)
-    return rows_changed(session, gone)
+    """Remove what callers left behind; returns how many."""
+    old = delete(ModelRequestRow).where(col(ModelRequestRow.asked_at) < now() - FORGET_AFTER)
+    return rows_changed(session, old)

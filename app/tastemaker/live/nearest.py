@@ -1,8 +1,9 @@
-"""The nearest images, as an answer tells of them: all, or those with a label."""
+"""The nearest images as JSON: all, or those with a label."""
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
 from tastemaker.database.tables import Image, Label, Project
@@ -11,7 +12,9 @@ from tastemaker.encoding.similarity import highest
 NEIGHBOURS = 6
 
 
-def ranked_by_similarity(ids: np.ndarray, closeness: np.ndarray, limit: int) -> dict[str, Any]:
+def ranked_by_similarity(
+    ids: NDArray[np.int64], closeness: NDArray[np.float32], limit: int
+) -> dict[str, Any]:
     rows = [row for row in highest(closeness, max(0, limit)) if np.isfinite(closeness[row])]
     return {
         "images": [
@@ -22,9 +25,9 @@ def ranked_by_similarity(ids: np.ndarray, closeness: np.ndarray, limit: int) -> 
 
 
 def labelled_neighbours(
-    session: Session, project: Project, ids: np.ndarray, closeness: np.ndarray
+    session: Session, project: Project, ids: NDArray[np.int64], closeness: NDArray[np.float32]
 ) -> list[dict[str, Any]]:
-    labels: dict[int, float] = dict(
+    labels = dict(
         session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project.id)
         ).all()

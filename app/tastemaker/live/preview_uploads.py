@@ -1,7 +1,7 @@
-"""A picture that somebody tries on the model: kept for an hour beside its answer, then forgotten.
+"""A picture that somebody tries on the model: kept for an hour beside its answer, then removed.
 
-It never enters the library by itself. What lies in its folder is the file as it came, a derivative
-to look at (re-encoded, without any metadata), and what the model said.
+It never enters the library by itself. Its folder holds the file as it came, a derivative to show
+(re-encoded, without any metadata), and the answer.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tastemaker.config import Settings
 from tastemaker.encoding.encoders import Preprocessing, fitted
@@ -31,7 +32,7 @@ PREFIX = "try-"
 class PreviewUpload:
     """A decoded picture: the encoder's input (size, size, 3) uint8, and facts about the file."""
 
-    pixels: np.ndarray
+    pixels: NDArray[np.uint8]
     sha256: str
     format: str
     width: int
@@ -60,14 +61,14 @@ def new_token() -> str:
 
 
 def folder(settings: Settings, token: str) -> Path:
-    """Where a tried picture lies. Raises `Invalid` for anything that is not a token of ours."""
+    """The folder of a tried picture. Raises `Invalid` for anything that is not a token of ours."""
     if not re.fullmatch(r"[0-9a-f]{32}", token):
         raise Invalid("This is not a picture that was tried here.", "Try a picture first.")
     return settings.incoming / f"{PREFIX}{token}"
 
 
 def file_path(settings: Settings, token: str) -> Path:
-    """The file as it came: the first of its upload."""
+    """The file as it came; an upload numbers what it stores from 0 on."""
     return folder(settings, token) / "000000"
 
 
@@ -75,25 +76,29 @@ def view_path(settings: Settings, token: str) -> Path:
     return folder(settings, token) / "view.webp"
 
 
-def store_upload(settings: Settings, token: str, told: dict[str, Any]) -> None:
+def store_answer(settings: Settings, token: str, answer: dict[str, Any]) -> None:
     """Put the answer beside the picture, so that its page can be loaded again."""
-    write_atomic(folder(settings, token) / "told.json", json.dumps(told).encode())
+    write_atomic(_answer_path(settings, token), json.dumps(answer).encode())
 
 
-def find_upload(settings: Settings, token: str) -> dict[str, Any]:
-    """What was said about a tried picture. Raises `NotFound` once it is forgotten."""
+def find_answer(settings: Settings, token: str) -> dict[str, Any]:
+    """The answer about a tried picture. Raises `NotFound` once it is removed."""
     try:
-        told: dict[str, Any] = json.loads((folder(settings, token) / "told.json").read_bytes())
+        answer: dict[str, Any] = json.loads(_answer_path(settings, token).read_bytes())
     except FileNotFoundError:
         raise NotFound(
             "This picture is no longer kept: a tried picture is forgotten after an hour.",
             "Drop it again.",
         ) from None
-    return told
+    return answer
+
+
+def _answer_path(settings: Settings, token: str) -> Path:
+    return folder(settings, token) / "told.json"
 
 
 def sweep(settings: Settings) -> None:
-    """Forget the pictures that were tried more than an hour ago."""
+    """Remove the pictures that were tried more than an hour ago."""
     for path in settings.incoming.glob(f"{PREFIX}*"):
         try:
             old = time.time() - path.stat().st_mtime > KEPT_SECONDS

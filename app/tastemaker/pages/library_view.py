@@ -1,10 +1,11 @@
 """What an address of the library means: a filter, an order, a place; and the images found."""
 
-from collections import OrderedDict
+import threading
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from cachetools import LRUCache
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -93,7 +94,8 @@ def view_of(pairs: list[tuple[str, str]]) -> View:
 
 # --- finding -------------------------------------------------------------------------------------
 
-_answers: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
+_answers: LRUCache[tuple[str, int, str, str | int | None], list[int]] = LRUCache(20)
+_lock = threading.Lock()
 
 
 def nearest(engine: Engine, project: Project, view: View) -> list[int]:
@@ -102,16 +104,16 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
     kind = "text" if view.text else "similar"
     payload: dict[str, Any] = {"text": view.text} if view.text else {"image_id": view.like}
     key = (str(engine.url), project.id, kind, view.text or view.like)
-    known = _answers.get(key) if view.after else None
+    with _lock:
+        known = _answers.get(key) if view.after else None
     if known is not None:
         return known
     answer = model_requests.call(
         engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
     )
     found = [int(one["image_id"]) for one in answer["images"]]
-    _answers[key] = found
-    while len(_answers) > 20:
-        _answers.popitem(last=False)
+    with _lock:
+        _answers[key] = found
     return found
 
 

@@ -1,6 +1,6 @@
 """The strip below the image: how this sitting goes, and what it has taught the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from tastemaker import jobs, queues, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Job, Label, Project, ScoreEvent, now
 from tastemaker.live import live_model
+from tastemaker.live.live_model import ErrorRecord
 from tastemaker.training import auto_train
 
 ENOUGH_TO_TRAIN = 20
@@ -50,7 +51,7 @@ def session_summary(
         "sitting": current_session(session, project, person),
         "streak": auto_train.streak(session, project),
         "histogram": scores.histogram(session, project),
-        "change": error_trend(live.facts.get("errors", [])) if live else None,
+        "change": error_trend(live.fit.errors) if live else None,
         "progress": progress,
         "imported": imported(session, project),
         "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
@@ -86,18 +87,16 @@ def current_session(session: Session, project: Project, person: Annotator) -> Sc
     return ScoringSession(count, count / hours if long_enough else None)
 
 
-def error_trend(errors: Sequence[Mapping[str, float]]) -> ErrorTrend | None:
-    """What the newest scores changed, from the live model's own record: `labels` and the mean
-    absolute `error` (points) of labels it had not seen, oldest first."""
+def error_trend(errors: Sequence[ErrorRecord]) -> ErrorTrend | None:
+    """What the newest scores changed, from the live model's own record, oldest first."""
     if not errors:
         return None
     newest = errors[-1]
-    before = [e for e in errors if e["labels"] <= newest["labels"] - LATELY]
+    before = [record for record in errors if record.labels <= newest.labels - LATELY]
     if not before:
-        return ErrorTrend(newest["error"], None, 0)
+        return ErrorTrend(newest.error, None, 0)
     then = before[-1]
-    ago = int(newest["labels"] - then["labels"])
-    return ErrorTrend(newest["error"], newest["error"] - then["error"], ago)
+    return ErrorTrend(newest.error, newest.error - then.error, newest.labels - then.labels)
 
 
 def importing(session: Session, project: Project) -> Job | None:

@@ -198,7 +198,7 @@ def add(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    tried = preview_uploads.find_upload(settings, token)
+    tried = preview_uploads.find_answer(settings, token)
     require_room(engine, settings, project_id)
     upload = Upload(settings.incoming / secrets.token_hex(16))
     try:
@@ -235,7 +235,7 @@ def added(
 
 def find_tried(settings: Settings, project_id: int, token: str) -> dict[str, Any]:
     """A tried picture with its predictions. Raises `NotFound`."""
-    tried = preview_uploads.find_upload(settings, token)
+    tried = preview_uploads.find_answer(settings, token)
     if tried["project_id"] != project_id:
         raise NotFound("This picture was tried in another project.", "Drop it here as well.")
     return tried
@@ -271,7 +271,7 @@ def predict_staged(
     tried = model_requests.call(
         engine, "predict", models | {"staged": token}, project_id=project_id, timeout=TIMEOUT
     ) | {"project_id": project_id, "name": name}  # fmt: skip
-    preview_uploads.store_upload(settings, token, tried)
+    preview_uploads.store_answer(settings, token, tried)
     return tried
 
 
@@ -297,7 +297,7 @@ def resolve_models(engine: Engine, project_id: int, chosen: set[str]) -> dict[st
 
 def has_live_model(settings: Settings, project: Project) -> bool:
     live = live_model.read_live(settings, project.id)
-    return live is not None and live.facts.get("penalty") is not None
+    return live is not None and live.fit.penalty is not None
 
 
 def in_project(session: Session, project: Project, image_id: int | None) -> bool:

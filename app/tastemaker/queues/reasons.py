@@ -1,42 +1,48 @@
 """Why an image is shown, in words for the person who scores it."""
 
 from datetime import datetime
-from typing import Any
+from typing import assert_never
+
+from tastemaker.live.live_model import Pick
 
 RE_ASKED = "asked again, to learn how steady scores are"
 
 
-def describe(pick: dict[str, Any]) -> str:
-    """A pick's reason in words. `pick` holds `why`, and for some reasons the prediction, its
-    uncertainty, the label, and the nearest labelled neighbour with its score."""
-    why, percent = pick["why"], round(100 * pick.get("score", 0.0))
-    if why == "control":
-        return "random control"
-    if why == "threshold":
-        return f"close to your threshold: {percent} % ± {round(100 * pick['uncertainty'])}"
-    if why == "teaching":
-        sure = f"{percent} % ± {round(100 * pick['uncertainty'])}"
-        return f"a score of it settles most about what passes: {sure}"
-    if why == "diverse":
-        return "unlike what you have scored so far"
-    if why == "cold_start":
-        return "typical of a part of your images"
-    if why in ("suspected_fp", "suspected_fn"):
-        if pick.get("neighbour_label") is not None:
-            return f"you scored a near-twin {pick['neighbour_label']:g}"
-        return f"may well {'fail' if why == 'suspected_fp' else 'pass'}, going by what you scored"
-    if why == "mistake":
-        return mistaken(pick["score"], pick["label"])
-    if why == "doubtful":
-        return f"you said {pick['label']:g}, but what resembles it points to {percent} %"
-    if why == "contradiction":
-        return f"you said {pick['label']:g}, and {pick['twin_label']:g} for its near-twin"
-    return str(why)
+def describe(pick: Pick) -> str:
+    """The reason of a pick in words."""
+    percent = _percent(pick.score)
+    match pick.why:
+        case "control":
+            return "random control"
+        case "threshold":
+            return f"close to your threshold: {percent} ± {round(100 * (pick.uncertainty or 0))}"
+        case "teaching":
+            interval = f"{percent} ± {round(100 * (pick.uncertainty or 0))}"
+            return f"a score of it settles most about what passes: {interval}"
+        case "diverse":
+            return "unlike what you have scored so far"
+        case "cold_start":
+            return "typical of a part of your images"
+        case "suspected_fp" | "suspected_fn" if pick.twin_label is not None:
+            return f"you scored a near-twin {pick.twin_label:g}"
+        case "suspected_fp":
+            return "may well fail, going by what you scored"
+        case "suspected_fn":
+            return "may well pass, going by what you scored"
+        case "mistake":
+            return mistaken(pick.score, pick.label)
+        case "doubtful":
+            return f"you said {_points(pick.label)}, but what resembles it points to {percent}"
+        case "contradiction":
+            twin = _points(pick.twin_label)
+            return f"you said {_points(pick.label)}, and {twin} for its near-twin"
+        case _:
+            assert_never(pick.why)
 
 
-def mistaken(predicted: float, label: float) -> str:
+def mistaken(predicted: float | None, label: float | None) -> str:
     """A prediction in [0, 1] against a label in 0–10."""
-    return f"predicted {round(100 * predicted)} %, you said {label:g}"
+    return f"predicted {_percent(predicted)}, you said {_points(label)}"
 
 
 def flagged(by: str, note: str) -> str:
@@ -55,3 +61,11 @@ def asked_again(earlier: int | None, at: datetime) -> str:
 def day(at: datetime) -> str:
     """A day as people say it: 3 March 2026."""
     return f"{at.day} {at:%B %Y}"
+
+
+def _percent(score: float | None) -> str:
+    return f"{round(100 * (score or 0.0))} %"
+
+
+def _points(label: float | None) -> str:
+    return "nothing" if label is None else f"{label:g}"

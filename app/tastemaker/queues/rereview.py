@@ -1,23 +1,25 @@
-"""Images that somebody has spoken of already, for a second look.
+"""Images that have an event already: another look at a label, a flag, a skip, or a blind re-ask.
 
-A second look that was answered settles an image (its event has the origin `AGAIN`): it comes back
-only once a version was trained that knows the answer. A blind re-ask is another thing: it shows an
-image as if for the first time, to learn how steady a person's scores are.
+The answer to a rereview resolves an image (its event has the origin `AGAIN`): it comes back only
+once a version was trained that knows the answer. A blind re-ask is another thing: it shows an image
+as if for the first time, to measure how steady a person's scores are.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
+from more_itertools import chunked
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from tastemaker import projects, scores, versions
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, now
+from tastemaker.live.live_model import Pick
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
-from tastemaker.queues.request import QueueRequest, batches
-from tastemaker.queues.unscored import still_unscored
+from tastemaker.queues.request import QueueRequest
+from tastemaker.queues.unscored import PICKS_AT_ONCE, still_unscored
 from tastemaker.scores.agreement import RE_ASK
 
 AGAIN = "review"
@@ -28,37 +30,37 @@ RE_ASK_PAUSE = timedelta(hours=1)  # … and so much time
 RE_ASK_OLDEST = 64  # drawn at random among so many of the oldest
 
 
-def open_rereviews(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Iterator[QueueItem]:
-    """Those of the labelled picks whose label is what the evidence spoke of, and not settled."""
-    labelled = (p for p in picks if "label" in p and p["image_id"] not in asking.held)
-    for batch in batches(labelled, 32):
-        ids = [pick["image_id"] for pick in batch]
-        values = dict(
-            asking.session.execute(
+def open_rereviews(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[QueueItem]:
+    """Those of the labelled picks that still have the label they were picked for, and are not
+    resolved."""
+    labelled = (p for p in picks if p.label is not None and p.image_id not in request.pending)
+    for batch in chunked(labelled, PICKS_AT_ONCE):
+        ids = [pick.image_id for pick in batch]
+        labels = dict(
+            request.session.execute(
                 select(Label.image_id, Label.value).where(
-                    Label.project_id == asking.project.id, col(Label.image_id).in_(ids)
+                    Label.project_id == request.project.id, col(Label.image_id).in_(ids)
                 )
             ).all()
         )
-        done = resolved(asking.session, asking.project, ids)
+        done = resolved(request.session, request.project, ids)
         for pick in batch:
-            image_id = pick["image_id"]
-            if values.get(image_id) == pick["label"] and image_id not in done:
-                yield QueueItem(image_id, AGAIN, reasons.describe(pick), pick.get("twin"))
+            if labels.get(pick.image_id) == pick.label and pick.image_id not in done:
+                yield QueueItem(pick.image_id, AGAIN, reasons.describe(pick), pick.twin)
 
 
-def sides(pair: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def sides(pair: Pick) -> tuple[Pick, Pick]:
     """Both images of a contradiction, each with the other as its twin."""
-    turned = {
-        "image_id": pair["twin"], "label": pair["twin_label"],
-        "twin": pair["image_id"], "twin_label": pair["label"],
-    }  # fmt: skip
-    return pair, pair | turned
+    assert pair.twin is not None
+    other = replace(
+        pair, image_id=pair.twin, label=pair.twin_label, twin=pair.image_id, twin_label=pair.label
+    )
+    return pair, other
 
 
 def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
-    """Those of the images that were looked at again since the active version was trained (ever,
-    while there is none)."""
+    """Those of the images that had a rereview since the active version was trained (ever, while
+    there is none)."""
     version = versions.active(session, project)
     query = (
         scores.standing_events()
@@ -73,10 +75,10 @@ def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
     return set(session.exec(query).all())
 
 
-def flagged(asking: QueueRequest) -> Iterator[QueueItem]:
-    """Flags of anybody that nobody has looked at since."""
+def flagged(request: QueueRequest) -> Iterator[QueueItem]:
+    """Flags of anybody that no rereview followed, oldest first."""
     later = aliased(ScoreEvent)
-    looked_at = (
+    has_rereview = (
         select(later.id)
         .where(
             later.project_id == ScoreEvent.project_id,
@@ -87,39 +89,40 @@ def flagged(asking: QueueRequest) -> Iterator[QueueItem]:
         )
         .exists()
     )
-    rows = asking.session.execute(
+    rows = request.session.execute(
         scores.standing_events()
         .add_columns(Annotator.name)
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
         .where(
-            ScoreEvent.project_id == asking.project.id,
+            ScoreEvent.project_id == request.project.id,
             ScoreEvent.kind == "flag",
-            ~looked_at,
-            ~projects.is_removed(asking.project.id, ScoreEvent.image_id),
+            ~has_rereview,
+            ~projects.is_removed(request.project.id, ScoreEvent.image_id),
         )
         .order_by(col(ScoreEvent.id))
     )
     for event, name in rows:
-        by = "you" if event.annotator_id == asking.person.id else name
+        by = "you" if event.annotator_id == request.person.id else name
         yield QueueItem(event.image_id, AGAIN, reasons.flagged(by, event.note))
 
 
-def skipped(asking: QueueRequest) -> Iterator[QueueItem]:
-    """What this person skipped and never scored; skipped again, it rests until the next version."""
-    version = versions.active(asking.session, asking.project)
+def skipped(request: QueueRequest) -> Iterator[QueueItem]:
+    """What this person skipped and never scored, oldest first; skipped again, it rests until the
+    next version."""
+    version = versions.active(request.session, request.project)
     mine = (
-        ScoreEvent.project_id == asking.project.id,
-        ScoreEvent.annotator_id == asking.person.id,
+        ScoreEvent.project_id == request.project.id,
+        ScoreEvent.annotator_id == request.person.id,
     )
     scored = scores.standing_events().with_only_columns(ScoreEvent.image_id)
     scored = scored.where(*mine, ScoreEvent.kind == "set")
-    rows = asking.session.exec(
+    rows = request.session.exec(
         scores.standing_events()
         .where(
             *mine,
             ScoreEvent.kind == "skip",
             col(ScoreEvent.image_id).not_in(scored),
-            ~projects.is_removed(asking.project.id, ScoreEvent.image_id),
+            ~projects.is_removed(request.project.id, ScoreEvent.image_id),
         )
         .order_by(col(ScoreEvent.id))
     ).all()
@@ -133,19 +136,19 @@ def skipped(asking: QueueRequest) -> Iterator[QueueItem]:
 # --- blind re-asks ------------------------------------------------------------------------------
 
 
-def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
-    """Images that this person scored long enough ago, drawn from the oldest. The score asked for
-    is independent of the first only if that is forgotten."""
+def re_asks(request: QueueRequest) -> Iterator[QueueItem]:
+    """Images that this person scored long enough ago, drawn from the oldest. The second score is
+    independent of the first only if that is forgotten."""
     mine = (
-        ScoreEvent.project_id == asking.project.id,
-        ScoreEvent.annotator_id == asking.person.id,
+        ScoreEvent.project_id == request.project.id,
+        ScoreEvent.annotator_id == request.person.id,
     )
     newest = scores.standing_events().where(*mine).order_by(col(ScoreEvent.id).desc())
-    apart = asking.session.exec(newest.offset(RE_ASK_AFTER - 1).limit(1)).first()
+    apart = request.session.exec(newest.offset(RE_ASK_AFTER - 1).limit(1)).first()
     if apart is None:
         return
     later = aliased(ScoreEvent)
-    spoken_of_since = (
+    has_later_event = (
         select(later.id)
         .where(
             later.project_id == ScoreEvent.project_id,
@@ -155,7 +158,7 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
         )
         .exists()
     )
-    oldest = asking.session.exec(
+    oldest = request.session.exec(
         scores.standing_events()
         .with_only_columns(ScoreEvent.image_id)
         .join(Image, col(Image.id) == ScoreEvent.image_id)
@@ -166,36 +169,36 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
             col(ScoreEvent.id) < apart.id,
             col(ScoreEvent.at) < now() - RE_ASK_PAUSE,
             col(Image.kind) != "vector",
-            ~spoken_of_since,
-            ~projects.is_removed(asking.project.id, ScoreEvent.image_id),
+            ~has_later_event,
+            ~projects.is_removed(request.project.id, ScoreEvent.image_id),
         )
         .order_by(col(ScoreEvent.id))
-        .limit(RE_ASK_OLDEST + len(asking.held))
+        .limit(RE_ASK_OLDEST + len(request.pending))
     ).all()
-    for image_id in sorted(oldest, key=lambda i: asking.draw(i)):
+    for image_id in sorted(oldest, key=lambda i: request.draw(i)):
         yield QueueItem(image_id, RE_ASK, reasons.RE_ASKED)
 
 
-def re_ask_due(asking: QueueRequest) -> bool:
-    """Whether this person's last scores hold no re-ask, and none is on its way. A proxy for a
-    person has no memory to test."""
-    if asking.person.proxy or _labels(asking) < RE_ASK_LABELS:
+def is_re_ask_due(request: QueueRequest) -> bool:
+    """Whether this person's last scores hold no re-ask, and none is pending. A proxy annotator has
+    no memory to test."""
+    if request.person.proxy or _label_count(request) < RE_ASK_LABELS:
         return False
     newest = (
         scores.standing_events()
         .where(
-            ScoreEvent.project_id == asking.project.id,
-            ScoreEvent.annotator_id == asking.person.id,
+            ScoreEvent.project_id == request.project.id,
+            ScoreEvent.annotator_id == request.person.id,
             ScoreEvent.kind == "set",
         )
         .order_by(col(ScoreEvent.id).desc())
-        .limit(max(RE_ASK_EVERY - 2 - len(asking.held), 0))  # what is held comes before it
+        .limit(max(RE_ASK_EVERY - 2 - len(request.pending), 0))  # what is pending comes first
     )
-    if any(event.origin == RE_ASK for event in asking.session.exec(newest)):
+    if any(event.origin == RE_ASK for event in request.session.exec(newest)):
         return False
-    return not asking.held - still_unscored(asking, list(asking.held))
+    return not request.pending - still_unscored(request, list(request.pending))
 
 
-def _labels(asking: QueueRequest) -> int:
-    query = select(func.count()).select_from(Label).where(Label.project_id == asking.project.id)
-    return int(asking.session.exec(query).one())
+def _label_count(request: QueueRequest) -> int:
+    query = select(func.count()).select_from(Label).where(Label.project_id == request.project.id)
+    return int(request.session.exec(query).one())

@@ -1,19 +1,21 @@
-"""What to show next.
+"""The queues: which images a person is offered next, and in which order.
 
-Where the live model is, the resident process has already decided: its picks lie in the live file,
-and the queues only leave out what was said since. Before there is a model, images come in the
-order of their content hash from a fixed point on, which is a random order that costs nothing, on
-any number of images.
+A list that a model ranks lies in the live file; its queue leaves out what changed since. Images
+without any rank come in the order of their content hash from a fixed point on, which is a random
+order that costs nothing, on any number of images. Each image carries its reason (`reasons`).
 
-Images on the hold-out side are shown only where nothing looked at a model: by random control, by
-a re-ask, or because a person asked for them (flagged, skipped, one collection).
+Images on the hold-out side are shown only where no model chose: by the random sample, by a re-ask,
+or because a person chose them (flagged, skipped, one collection).
 """
 
 from collections.abc import Callable, Iterator
 from collections.abc import Collection as Ids
-from itertools import chain, islice, zip_longest
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
+from more_itertools import chunked, interleave_longest
 from sqlmodel import Session, case, col, func, select
 
 from tastemaker import embeddings, projects
@@ -22,27 +24,17 @@ from tastemaker.database import counts
 from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
-from tastemaker.queues.cards import Card, QueueItem, card_for, cards
-from tastemaker.queues.request import BATCH, QueueRequest, batches
-from tastemaker.queues.rereview import flagged, open_rereviews, re_ask_due, re_asks, sides, skipped
+from tastemaker.queues.cards import Card, QueueItem, cards
+from tastemaker.queues.request import BATCH, QueueRequest
+from tastemaker.queues.rereview import (
+    flagged,
+    is_re_ask_due,
+    open_rereviews,
+    re_asks,
+    sides,
+    skipped,
+)
 from tastemaker.queues.unscored import collection, random_sample, unscored_picks
-
-__all__ = ["QUEUES", "Card", "card_for", "next_cards", "progress"]
-
-QUEUES = {
-    "mixed": "Mixed",
-    "start": "Start",
-    "false-positives": "False positives",
-    "false-negatives": "False negatives",
-    "near-threshold": "Near threshold",
-    "doubtful": "Doubtful labels",
-    "contradictions": "Contradictions",
-    "re-ask": "Re-ask",
-    "random": "Random",
-    "flagged": "Flagged",
-    "skipped": "Skipped",
-    "collection": "One collection",
-}
 
 
 def next_cards(
@@ -57,80 +49,91 @@ def next_cards(
 ) -> list[Card]:
     """The next `n` images of a queue, leaving out those in `exclude` (on their way already).
     `collection_id` names the collection of the queue `collection`."""
-    if queue not in QUEUES:
-        raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(QUEUES)}.")
+    if queue not in CATALOGUE:
+        raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(CATALOGUE)}.")
     live = live_model.read_live(settings, project.id)
-    asking = QueueRequest(session, project, person, live, frozenset(exclude), collection_id)
-    shown: dict[int, QueueItem] = {}
-    for one in SOURCES[queue](asking):
-        if len(shown) >= n:
+    request = QueueRequest(session, project, person, live, frozenset(exclude), collection_id)
+    items: dict[int, QueueItem] = {}
+    for item in CATALOGUE[queue].items(request):
+        if len(items) >= n:
             break
-        if one.image_id not in asking.held:
-            shown.setdefault(one.image_id, one)
-    return cards(session, settings, project, person, queue, list(shown.values()))
+        if item.image_id not in request.pending:
+            items.setdefault(item.image_id, item)
+    return cards(session, settings, project, person, queue, list(items.values()))
 
 
-def _mixed(asking: QueueRequest) -> Iterator[QueueItem]:
-    """What the live model mixed, and random images where it has nothing (more); and now and then
-    an image that was scored long ago."""
-    new = chain(unscored_picks(asking, asking.picks("queue")), random_sample(asking))
-    if not re_ask_due(asking):
+# --- what a model ranked -------------------------------------------------------------------------
+
+
+def _mixed(request: QueueRequest) -> Iterator[QueueItem]:
+    """What teaches the live model most, among a random sample; random images where it has nothing
+    more; and now and then an image that was scored long ago."""
+    new = chain(unscored_picks(request, request.lists.mixed), random_sample(request))
+    if not is_re_ask_due(request):
         return new
-    return chain(islice(new, asking.draw(len(asking.held)) % 3), islice(re_asks(asking), 1), new)
+    before = request.draw(len(request.pending)) % 3
+    return chain(islice(new, before), islice(re_asks(request), 1), new)
 
 
-def _start(asking: QueueRequest) -> Iterator[QueueItem]:
+def _start(request: QueueRequest) -> Iterator[QueueItem]:
     """Typical images of every part of the library, then what is unlike anything scored."""
-    return unscored_picks(asking, asking.picks("start")) if asking.live else random_sample(asking)
+    return unscored_picks(request, request.lists.start) if request.live else random_sample(request)
 
 
-def _near_threshold(asking: QueueRequest) -> Iterator[QueueItem]:
-    return unscored_picks(asking, asking.shuffled(asking.picks("near")))
+def _near_threshold(request: QueueRequest) -> Iterator[QueueItem]:
+    """Unlabelled images that may pass or fail, by prediction and uncertainty, shuffled."""
+    return unscored_picks(request, request.shuffled(request.lists.near_threshold))
 
 
-def _wrong(kind: str) -> Callable[[QueueRequest], Iterator[QueueItem]]:
-    """Labels on the wrong side by the live model that has not seen them, and suspected ones."""
-
-    def source(asking: QueueRequest) -> Iterator[QueueItem]:
-        live = asking.live
-        mistakes = live.facts.get("mistakes", {}).get(kind, []) if live else []
-        suspects = live.suspected(kind) if live else []
-        ranked = [
-            pick for two in zip_longest(mistakes, suspects) for pick in two if pick is not None
-        ]
-        for batch in batches(asking.shuffled(ranked), BATCH):
-            found = {one.image_id: one for one in open_rereviews(asking, batch)}
-            found |= {one.image_id: one for one in unscored_picks(asking, batch)}
-            yield from (found[p["image_id"]] for p in batch if p["image_id"] in found)
-
-    return source
+def _errors(kind: str, request: QueueRequest) -> Iterator[QueueItem]:
+    """Labels that the live model without them predicts on the other side of the threshold, and
+    unlabelled suspects, in turn and shuffled; the worst in the first batch."""
+    lists = request.lists
+    ranked = interleave_longest(lists.mistakes.of(kind), lists.suspected.of(kind))
+    for batch in chunked(request.shuffled(ranked), BATCH):
+        items = {item.image_id: item for item in open_rereviews(request, batch)}
+        items |= {item.image_id: item for item in unscored_picks(request, batch)}
+        yield from (items[pick.image_id] for pick in batch if pick.image_id in items)
 
 
-def _doubtful(asking: QueueRequest) -> Iterator[QueueItem]:
-    return open_rereviews(asking, asking.shuffled(asking.picks("doubtful")))
+def _label_issues(request: QueueRequest) -> Iterator[QueueItem]:
+    """Labels that similar images disagree with, shuffled; the worst in the first batch."""
+    return open_rereviews(request, request.shuffled(request.lists.label_issues))
 
 
-def _contradictions(asking: QueueRequest) -> Iterator[QueueItem]:
-    """Both images of a pair, one after the other, so that they are judged by the same eyes."""
-    pairs = asking.shuffled(asking.picks("contradictions"))
-    return open_rereviews(asking, (side for pair in pairs for side in sides(pair)))
+def _contradictions(request: QueueRequest) -> Iterator[QueueItem]:
+    """Both images of a pair, one after the other, so that they are scored by the same eyes."""
+    pairs = request.shuffled(request.lists.contradictions)
+    return open_rereviews(request, (side for pair in pairs for side in sides(pair)))
 
 
-# Where the images of a queue come from. A queue may name an image twice; it is shown once.
-SOURCES: dict[str, Callable[[QueueRequest], Iterator[QueueItem]]] = {
-    "mixed": _mixed,
-    "start": _start,
-    "false-positives": _wrong("false-positives"),
-    "false-negatives": _wrong("false-negatives"),
-    "near-threshold": _near_threshold,
-    "doubtful": _doubtful,
-    "contradictions": _contradictions,
-    "re-ask": re_asks,
-    "random": random_sample,
-    "flagged": flagged,
-    "skipped": skipped,
-    "collection": collection,
+# --- the catalogue -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Queue:
+    """`title` is its name on the pages; `items` gives its images in order. It may give an image
+    twice; the image is shown once."""
+
+    title: str
+    items: Callable[[QueueRequest], Iterator[QueueItem]]
+
+
+CATALOGUE = {
+    "mixed": Queue("Mixed", _mixed),
+    "start": Queue("Start", _start),
+    "false-positives": Queue("False positives", partial(_errors, "false-positives")),
+    "false-negatives": Queue("False negatives", partial(_errors, "false-negatives")),
+    "near-threshold": Queue("Near threshold", _near_threshold),
+    "doubtful": Queue("Doubtful labels", _label_issues),
+    "contradictions": Queue("Contradictions", _contradictions),
+    "re-ask": Queue("Re-ask", re_asks),
+    "random": Queue("Random", random_sample),
+    "flagged": Queue("Flagged", flagged),
+    "skipped": Queue("Skipped", skipped),
+    "collection": Queue("One collection", collection),
 }
+QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
 
 
 def progress(session: Session, settings: Settings, project: Project) -> dict[str, Any]:

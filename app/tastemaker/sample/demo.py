@@ -179,8 +179,8 @@ def _live_model(work: JobContext, project: Project) -> Callable[[], object]:
         model_process,  # loads scipy: not for the web process, which imports us
     )
 
-    seen = model_process.ProjectState()
-    return lambda: model_process.refit(work.settings, work.engine, project.id, seen)
+    state = model_process.ProjectState()
+    return lambda: model_process.refit(work.settings, work.engine, project.id, state)
 
 
 def _second_round(

@@ -5,12 +5,15 @@ keeps a sketch of each labelled vector: its direction on a few random axes, 256 
 finds a dozen candidates (Johnson & Lindenstrauss 1984), whose exact vectors then decide.
 """
 
+import functools
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
+from more_itertools import chunked
 from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
@@ -48,7 +51,8 @@ class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-_known: dict[tuple[Path, int, int, int], _Known] = {}
+_projects: LRUCache[tuple[Path, int, int, int], _Known] = LRUCache(64)
+_lock = threading.Lock()
 
 
 def nearest(
@@ -58,9 +62,10 @@ def nearest(
     embedding, or in a project without labels, has none."""
     if project.encoder_id is None or not image_ids:
         return {}
-    known = _known.setdefault(
-        (settings.root, project.id, project.encoder_id, project.seed), _Known()
-    )
+    with _lock:
+        known = _projects.setdefault(
+            (settings.root, project.id, project.encoder_id, project.seed), _Known()
+        )
     with known.lock:
         _learn(session, project, known)
         known_ids, sketch = known.ids, known.sketch
@@ -117,10 +122,8 @@ def _learn(session: Session, project: Project, known: _Known) -> None:
         return
     known.without |= todo
     wanted = sorted(todo)
-    for start in range(0, len(wanted), ROWS_AT_ONCE):
-        ids, vectors = embeddings.matrix(
-            session, project.encoder_id, wanted[start : start + ROWS_AT_ONCE]
-        )
+    for part in chunked(wanted, ROWS_AT_ONCE):
+        ids, vectors = embeddings.matrix(session, project.encoder_id, part)
         directions = _directions(vectors)
         sketch = (directions @ _axes(directions.shape[1])).astype(np.float16)
         known.ids = np.concatenate([known.ids, ids])
@@ -134,12 +137,8 @@ def _directions(vectors: NDArray[np.float16]) -> Array:
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
+@functools.lru_cache(maxsize=8)
 def _axes(dim: int) -> Array:
     """Random axes (dim, AXES), always the same ones."""
-    if dim not in _drawn:
-        drawn = np.random.default_rng(dim).standard_normal((dim, AXES), np.float32)
-        _drawn[dim] = drawn / np.float32(AXES**0.5)
-    return _drawn[dim]
-
-
-_drawn: dict[int, Array] = {}
+    drawn = np.random.default_rng(dim).standard_normal((dim, AXES), np.float32)
+    return drawn / np.float32(AXES**0.5)

@@ -102,7 +102,7 @@ def drift(session: Session, settings: Settings, project: Project) -> Drift | Non
             Label.project_id == project.id,
             ~col(Label.holdout),
             col(Label.event_id) > max(version.event_high, _asked_for_up_to(session, project)),
-            col(Label.event_id) <= live.facts.get("event_high", 0),
+            col(Label.event_id) <= live.fit.event_high,
         )
     ).all()
     said = [(live.of(image_id), value) for image_id, value in labels]

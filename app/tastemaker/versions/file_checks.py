@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
@@ -66,20 +67,15 @@ class FileState:
         return asdict(self)
 
 
-_hashes: dict[Path, tuple[Stamp, str]] = {}
-
-
 def check_hash(session: Session, settings: Settings, version: Version) -> FileState:
     """The state of a version's file now. Reads it only if it changed since it was last read."""
     path = versions.checkpoint_path(settings, version)
     try:
         stamp = _stamp(path)
-        kept = _hashes.get(path)
-        sha256 = kept[1] if kept and kept[0] == stamp else sha256_of(path)
+        sha256 = _sha256_of(path, stamp)
     except OSError:
         told = f"The file of {version.number} is missing from the checkpoints folder."
         return FileState("missing", told)
-    _hashes[path] = (stamp, sha256)
     size = stamp[0]
     if sha256 == version.sha256:
         return FileState("intact", "", sha256, size)
@@ -93,6 +89,12 @@ def check_hash(session: Session, settings: Settings, version: Version) -> FileSt
     else:
         found = "was altered after publishing"
     return FileState("altered", f"The file of {version.number} {found}.", sha256, size)
+
+
+@cached(LRUCache(1000), lock=threading.Lock())
+def _sha256_of(path: Path, _: Stamp) -> str:
+    """The hash, read once for every stamp of the file."""
+    return sha256_of(path)
 
 
 def _stamp(path: Path) -> Stamp:
@@ -160,7 +162,8 @@ class ScoreCheck:
         return asdict(self)
 
 
-_proofs: dict[tuple[int, Stamp, Stamp], ScoreCheck] = {}
+_checks: LRUCache[tuple[int, Stamp, Stamp], ScoreCheck] = LRUCache(1000)
+_checks_lock = threading.Lock()
 
 
 def verify_scores(session: Session, settings: Settings, version: Version) -> ScoreCheck:
@@ -171,9 +174,13 @@ def verify_scores(session: Session, settings: Settings, version: Version) -> Sco
         key = (version.id, _stamp(path), _stamp_if_there(versions.config_path(settings, version)))
     except OSError:
         return ScoreCheck(False, "There is no file to check.")
-    if key not in _proofs:
-        _proofs[key] = _prove(session, settings, version, path)
-    return _proofs[key]
+    with _checks_lock:
+        check = _checks.get(key)
+    if check is None:
+        check = _prove(session, settings, version, path)
+        with _checks_lock:
+            _checks[key] = check
+    return check
 
 
 def _prove(session: Session, settings: Settings, version: Version, path: Path) -> ScoreCheck:

@@ -3,10 +3,11 @@ or a relative was trained on, what a head that never saw it says.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from more_itertools import chunked
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
@@ -154,7 +155,7 @@ def _of_relatives(session: Session, version: Version, ids: np.ndarray) -> np.nda
     """(N,) mean out-of-fold score of each image's source group, NaN where none of it trained."""
     group_of: dict[int, str] = {}
     known: dict[str, float] = {}
-    for batch in _batches(ids.tolist(), 500):
+    for batch in chunked(ids.tolist(), 500):
         rows = select(Image.id, Image.source_group).where(col(Image.id).in_(batch))
         group_of |= dict(session.execute(rows).all())
         groups = list({group_of[image_id] for image_id in batch})
@@ -197,7 +198,3 @@ def _uncertainty_alike(x: np.ndarray, known: np.ndarray, spread: np.ndarray) -> 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _batches(items: list[int], size: int) -> Iterable[list[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -31,7 +31,7 @@ from tastemaker.database.tables.versions import (
     Version,
     VersionLabel,
 )
-from tastemaker.database.tables.work import Job, JobLog, LoginSession, Question
+from tastemaker.database.tables.work import Job, JobLog, LoginSession, ModelRequestRow
 
 __all__ = [
     "DEFAULT_BRACKETS",
@@ -48,10 +48,10 @@ __all__ = [
     "JobLog",
     "Label",
     "LoginSession",
+    "ModelRequestRow",
     "Prediction",
     "Project",
     "ProjectCollection",
-    "Question",
     "RemovedImage",
     "ScoreEvent",
     "SkippedFile",

@@ -1,4 +1,4 @@
-"""Jobs, what the live model is asked, and who is signed in."""
+"""Jobs, requests to the model process, and who is signed in."""
 
 from datetime import datetime
 from typing import Any
@@ -50,10 +50,11 @@ class Job(SQLModel, table=True):
     finished_at: datetime | None = None
 
 
-class Question(SQLModel, table=True):
-    """Something the web process asks the resident model process: the score of a dropped picture,
-    the vector of a text. Both sides forget it soon after."""
+class ModelRequestRow(SQLModel, table=True):
+    """A request of the web process to the model process: the score of a dropped picture, the images
+    nearest to a text. Both sides forget it soon after."""
 
+    __tablename__ = "question"
     __table_args__ = (
         CheckConstraint("state IN ('asked', 'taken', 'answered', 'failed')", name="state"),
         Index("ix_question_state", "state", "id"),
