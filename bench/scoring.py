@@ -27,8 +27,9 @@ from tastemaker.config import Settings
 from tastemaker.encoding.encoders import BUNDLED, load, parse
 from tastemaker.filtering.score_tables import write
 from tastemaker.filtering.scorer import Model, Precision, read_model, score_source
-from tastemaker.learning.checkpoints import HIDDEN, save_checkpoint
-from tastemaker.learning.heads import City96, fold_platt, module_of, tensors_of
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import HIDDEN, fold_platt
+from tastemaker.learning.network import City96, tensors_of
 from tastemaker.pictures.pictures import decode
 from tastemaker.sample.samples import make_sample_library
 
@@ -80,7 +81,10 @@ def products(model: Model, dtype: torch.dtype) -> Callable[[int], None]:
 
 def one_at_a_time(source: Path, model: Model) -> Callable[[int], None]:
     """The original's loop: each embedding alone through the module, its score taken to Python."""
-    module, x = module_of(model.checkpoint.tensors), np.load(source, mmap_mode="r")
+    module = City96(model.checkpoint.features).eval()
+    tensors = model.checkpoint.tensors.items()
+    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors})
+    x = np.load(source, mmap_mode="r")
 
     def run(rows: int) -> None:
         with torch.inference_mode():

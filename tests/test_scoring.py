@@ -25,7 +25,8 @@ from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering import scorer
 from tastemaker.filtering.score_tables import as_dicts, best, table, within, write
 from tastemaker.filtering.scorer import Model, read_model, score_source
-from tastemaker.learning.checkpoints import layout, save_checkpoint
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import layout
 from tests import pictures
 from tests.conftest import environment, forward
 

@@ -26,7 +26,7 @@ from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotF
 from tastemaker.files import is_text
 from tastemaker.filtering.score_tables import table
 from tastemaker.learning.checkpoints import Checkpoint, load_checkpoint, sidecar_path
-from tastemaker.learning.heads import Scorer
+from tastemaker.learning.heads import Head
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES, Limits
 
 Precision = Literal["fp32", "fast"]
@@ -100,7 +100,7 @@ def score_source(
     """
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    scorer = Scorer(model.checkpoint, precision)
+    scorer = Head(model.checkpoint, precision)
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
         return _score_embeddings(source, model, scorer, on_error, progress)
     base, paths = _pictures_in(source, on_error)
@@ -121,7 +121,7 @@ def _as_trained(model: Model, x: np.ndarray) -> np.ndarray:
 
 
 def _score_embeddings(
-    source: Path, model: Model, scorer: Scorer, on_error: OnError, progress: Progress
+    source: Path, model: Model, scorer: Head, on_error: OnError, progress: Progress
 ) -> Iterator[pa.Table]:
     embeddings = open_embeddings(source)
     if embeddings.dim != scorer.features:
@@ -220,7 +220,7 @@ def _score_pictures(
     encoder: Encoder,
     limits: Limits,
     model: Model,
-    scorer: Scorer,
+    scorer: Head,
     on_error: OnError,
     progress: Progress,
 ) -> Iterator[pa.Table]:

@@ -366,9 +366,9 @@ class InferenceServer:
 
     def _head(self, version: Version) -> Any:
         def load() -> Any:
-            from tastemaker.learning.heads import Scorer, as_score
+            from tastemaker.learning.heads import Head, as_score
 
-            scorer = Scorer(load_checkpoint(versions.verify(self.settings, version)))
+            scorer = Head(load_checkpoint(versions.verify(self.settings, version)))
             return lambda x: as_score(scorer(x))
 
         return self._heads.get(version.sha256, load)
