@@ -55,7 +55,8 @@ def replay(
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
     from tastemaker.replay import labelled_sets
     from tastemaker.replay import runs as replaying
-    from tastemaker.replay.report import chart, report, table
+    from tastemaker.replay.chart import chart
+    from tastemaker.replay.report import report, table
 
     for path in (to, svg):
         if path is not None:
@@ -86,7 +87,7 @@ def replay(
     )
     if plan.budget < budget:
         err.print(f"There are labels for {plan.budget} only, besides those that test.")
-    runs: list[Any] = []
+    runs: list[replaying.Run] = []
     stopped = False
     with progress_bar() as bar:
         task = bar.add_task("Replaying", total=None)
@@ -95,31 +96,31 @@ def replay(
                 runs.append(run)
                 bar.update(task, completed=done, total=total)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is to tell is told whole
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
             plan, runs = replaying.finished(plan, runs)
             stopped = True
     if stopped and not runs:
         err.print("Stopped before the first seed was finished: there is nothing to tell.")
         raise typer.Exit(130)
-    said = report(data, plan, runs) | about
+    result = report(data, plan, runs) | about
     if as_json:
-        print_json(said)
+        print_json(result)
     else:
-        print(table(said))
+        print(table(result))
     if to is not None:
-        write_json(to, said)
+        write_json(to, result)
     if svg is not None:
         from tastemaker.files import write_atomic
 
-        write_atomic(svg, chart(said).encode())
+        write_atomic(svg, chart(result).encode())
     if stopped:
         err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
         raise typer.Exit(130)
 
 
-def write_json(path: Path, said: dict[str, Any]) -> None:
+def write_json(path: Path, result: dict[str, Any]) -> None:
     import json
 
     from tastemaker.files import write_atomic
 
-    write_atomic(path, (json.dumps(said, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, (json.dumps(result, ensure_ascii=False) + "\n").encode())
