@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tastemaker.encoding import encoders
-from tastemaker.learning.training import TrainingSet
+from tastemaker.learning.folds import TrainingSet
 from tastemaker.sample import samples
 
 CACHE = Path(tempfile.gettempdir()) / "tastemaker-bench"

@@ -33,10 +33,10 @@ from bench import labelled, replay
 from tastemaker.learning import metrics
 from tastemaker.learning.blending import blend
 from tastemaker.learning.folds import TrainingSet, split_rows
-from tastemaker.learning.linear import fit_linear
 from tastemaker.learning.recipes import recipe_named
+from tastemaker.learning.ridge import fit_linear
 from tastemaker.learning.sgd import fit_by_sgd
-from tastemaker.learning.training import FEWEST_FOR_DESCENT, Trained, finish
+from tastemaker.learning.training import FEWEST_FOR_NETWORK, Trained, finish
 
 FIRST_SEED = 60  # earlier ones were looked at while `auto` was made
 LABELS = (30, 100, 300, 1000, 3000)
@@ -56,7 +56,7 @@ def heads(
         for name in recipes
     }
     share, auto = 0.0, fits["ridge"]
-    if split.train.sum() >= FEWEST_FOR_DESCENT:
+    if split.train.sum() >= FEWEST_FOR_NETWORK:
         auto, found = blend(data, split, fits["city96"], fits["ridge"])
         share = found["share"]
     made = {name: finish(data, split, fit) for name, fit in (fits | {"auto": auto}).items()}

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench import trade_off
-from bench.former_draw import pick_near
 from tastemaker.learning.selection import SHARPNESS, Mix
 from tastemaker.replay.report import report
 from tastemaker.replay.runs import LabelledSet, Pick, Plan, Run, pick_mixed, planned, replay
@@ -36,8 +36,6 @@ DRAWN = Path(__file__).parents[1] / "docs/trade-off.svg"
 
 # What is traded: shares of the batch (diverse/threshold/control), and how images are drawn.
 RULES: dict[str, Pick] = {
-    "0/80/20, former draw": pick_near,
-    "0/80/20, by distance alone": partial(pick_near, by_lesson=False),
     "20/60/20": partial(pick_mixed, mix=Mix(0.2, 0.6, 0.2)),
     "0/80/20, sharpness 2": partial(pick_mixed, sharpness=2.0),
 }
@@ -52,8 +50,8 @@ def load(name: str) -> LabelledSet:
         return fresh.load(name)
     if name in liked.available():
         return liked.load(name)
-    made = labelled.load(name)
-    return LabelledSet(made.x, made.y.astype(np.float64), made.groups.astype(np.intp))
+    data = labelled.load(name)
+    return LabelledSet(data.x, data.y.astype(np.float64), data.groups.astype(np.intp))
 
 
 def available() -> dict[str, str]:
@@ -75,10 +73,10 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=600)
     parser.add_argument("--processes", type=int)
     parser.add_argument("--svg", type=Path, default=DRAWN)
-    asked = parser.parse_args()
-    wanted = Plan(STRATEGIES, asked.seeds, asked.budget, first_seed=asked.first_seed)
+    args = parser.parse_args()
+    wanted = Plan(STRATEGIES, args.seeds, args.budget, first_seed=args.first_seed)
     print(
-        f"{asked.seeds} seeds, {wanted.start} to {asked.budget} labels, the head refitted every "
+        f"{args.seeds} seeds, {wanted.start} to {args.budget} labels, the head refitted every "
         f"{wanted.batch}; a quarter of each set tests. “Half” is the error at the threshold with "
         "half the labels ÷ random's with all. 95 % intervals over seeds in brackets. The queue was "
         f"chosen by {', '.join(CHOSEN_BY)}, on other seeds; nothing was chosen by the sets marked "
@@ -87,43 +85,43 @@ def main() -> None:
         "labels to reach random's last error | half |\n|---|---|--:|--:|--:|--:|--:|",
         flush=True,
     )
-    found: dict[str, list[Run]] = {}
-    for name in asked.sets:
+    runs: dict[str, list[Run]] = {}
+    for name in args.sets:
         if missing := available()[name]:
             print(f"| {name} | not made: {missing} | | | | | |")
             continue
         data = load(name)
         plan = planned(data, wanted)
-        found[name] = _told(name, replay(data, plan, processes=asked.processes))
-        said = report(data, plan, found[name])
-        shown = f"{name}*" if name in JUDGES else name
+        runs[name] = _with_progress(name, replay(data, plan, processes=args.processes))
+        result = report(data, plan, runs[name])
+        title = f"{name}*" if name in JUDGES else name
         for strategy in STRATEGIES:
-            own = said["strategies"][strategy]
-            row = f"| {shown} ({len(data.x):,}) | {strategy} | {_cells(own, said)} |"
+            own = result["strategies"][strategy]
+            row = f"| {title} ({len(data.x):,}) | {strategy} | {_cells(own, result)} |"
             print(row, flush=True)
             print(row, file=sys.stderr)
-    for name in found:  # last, so that a run that is cut short has the table
+    for name in runs:  # last, so that a run that is cut short has the table
         data = load(name)
-        rules = replace(planned(data, wanted), strategies=tuple(RULES), seeds=asked.rule_seeds)
-        found[name] += _told(
-            f"{name}, rules", replay(data, rules, processes=asked.processes, more=RULES)
+        rules = replace(planned(data, wanted), strategies=tuple(RULES), seeds=args.rule_seeds)
+        runs[name] += _with_progress(
+            f"{name}, rules", replay(data, rules, processes=args.processes, more=RULES)
         )
     kinds = {"chosen by": CHOSEN_BY, "fresh": JUDGES}
     points = {
-        kind: trade_off.points({name: found[name] for name in sets if name in found})
+        kind: trade_off.points({name: runs[name] for name in sets if name in runs})
         for kind, sets in kinds.items()
     }
     print(
-        f"\n### trade-off\n\nMeans over the sets of a kind; {asked.seeds} seeds for the strategies "
-        f"above, {asked.rule_seeds} for the rules below them. In bold: no other rule is better in "
+        f"\n### trade-off\n\nMeans over the sets of a kind; {args.seeds} seeds for the strategies "
+        f"above, {args.rule_seeds} for the rules below them. In bold: no other rule is better in "
         "one error and no worse in the other. Shares are diverse/threshold/control, drawn by "
         f"gain^{SHARPNESS:g} unless said. Drawn in docs/trade-off.svg.\n"
     )
-    print(trade_off.table({kind: made for kind, made in points.items() if made}, asked.budget))
-    asked.svg.write_text(trade_off.chart(points))
+    print(trade_off.table({kind: made for kind, made in points.items() if made}, args.budget))
+    args.svg.write_text(trade_off.chart(points))
 
 
-def _told(name: str, runs: Iterator[tuple[int, int, Run]]) -> list[Run]:
+def _with_progress(name: str, runs: Iterator[tuple[int, int, Run]]) -> list[Run]:
     """The runs, with a line of progress."""
     start, made = time.monotonic(), []
     for done, total, run in runs:
@@ -134,13 +132,13 @@ def _told(name: str, runs: Iterator[tuple[int, int, Run]]) -> list[Run]:
     return made
 
 
-def _cells(own: dict, said: dict) -> str:
+def _cells(own: dict[str, Any], result: dict[str, Any]) -> str:
     ratio, reached = own["mae_area_ratio"], own["labels_to_reach_random"]
-    beyond = f"over {said['budget']}"
+    beyond = f"over {result['budget']}"
     ends = [beyond if reached[end] is None else reached[end] for end in ("low", "high")]
     value = beyond if reached["value"] is None else reached["value"]
-    half = np.interp(said["budget"] / 2, own["labels"], own["error_at_threshold"])
-    half /= said["strategies"]["random"]["error_at_threshold"][-1]
+    half = np.interp(result["budget"] / 2, own["labels"], own["error_at_threshold"])
+    half /= result["strategies"]["random"]["error_at_threshold"][-1]
     return " | ".join(
         (
             f"{np.mean(own['mae']):.2f}",

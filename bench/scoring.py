@@ -13,9 +13,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,13 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from tastemaker.config import Settings
 from tastemaker.encoding.encoders import BUNDLED, load, parse
 from tastemaker.filtering.score_tables import write
-from tastemaker.filtering.scorer import Model, Precision, read_model, score_source
-from tastemaker.learning.checkpoints import HIDDEN, save_checkpoint
-from tastemaker.learning.heads import City96, fold_platt, module_of, tensors_of
+from tastemaker.filtering.scorer import Precision, Scorer
+from tastemaker.filtering.sources import score_source
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import HIDDEN, fold_platt
+from tastemaker.learning.network import City96, tensors_of
 from tastemaker.pictures.pictures import decode
 from tastemaker.sample.samples import make_sample_library
 
@@ -36,13 +36,13 @@ WIDTH = 768  # of the embeddings: CLIP ViT-L/14
 BATCH = 1024
 
 
-def make_model(folder: Path, features: int, encoder: str = "") -> Model:
+def make_model(folder: Path, features: int, about: Mapping[str, str] = {}) -> Path:
     """A city96 head of random weights whose scores spread, as a file."""
     torch.manual_seed(0)
     tensors = fold_platt(tensors_of(City96(features)), 8.0, 0.0)
     path = folder / f"random-{features}.safetensors"
-    save_checkpoint(path, tensors, {"encoder": encoder} if encoder else {})
-    return read_model(path)
+    save_checkpoint(path, tensors, about)
+    return path
 
 
 def make_embeddings(path: Path, rows: int) -> None:
@@ -53,7 +53,7 @@ def make_embeddings(path: Path, rows: int) -> None:
         part[:] = random.standard_normal(part.shape, np.float32)
 
 
-def products(model: Model, dtype: torch.dtype) -> Callable[[int], None]:
+def products(model: Scorer, dtype: torch.dtype) -> Callable[[int], None]:
     """The large matrix products of so many rows, on data that lie in the caches; every thread has
     its own, so that none waits for another."""
     names = ("up.0", "up.1.long.0", "up.1.long.2", "up.1.long.4")
@@ -78,9 +78,12 @@ def products(model: Model, dtype: torch.dtype) -> Callable[[int], None]:
     return run
 
 
-def one_at_a_time(source: Path, model: Model) -> Callable[[int], None]:
+def one_at_a_time(source: Path, model: Scorer) -> Callable[[int], None]:
     """The original's loop: each embedding alone through the module, its score taken to Python."""
-    module, x = module_of(model.checkpoint.tensors), np.load(source, mmap_mode="r")
+    module = City96(model.checkpoint.features).eval()
+    tensors = model.checkpoint.tensors.items()
+    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors})
+    x = np.load(source, mmap_mode="r")
 
     def run(rows: int) -> None:
         with torch.inference_mode():
@@ -109,7 +112,7 @@ class Clock:
 
 
 def taking_turns(
-    source: Path, model: Model, precision: Precision, others: dict[str, tuple[Callable, int]]
+    source: Path, model: Scorer, others: dict[str, tuple[Callable, int]]
 ) -> dict[str, Clock]:
     """File to Parquet, interrupted after every block for some of the other work, so that whatever
     else the machine does meets all alike. `others`: name -> (work, rows a turn)."""
@@ -118,7 +121,7 @@ def taking_turns(
     clocks = {name: Clock() for name in others}
 
     def interrupted() -> Iterator[pa.Table]:
-        for table in score_source(source, model, Settings(), precision=precision):
+        for table in score_source(source, model):
             for name, (work, rows) in others.items():
                 clocks[name](work, rows)
             yield table
@@ -133,7 +136,7 @@ def taking_turns(
 
 
 def embeddings(folder: Path, rows: int) -> None:
-    model = make_model(folder, WIDTH)
+    file = make_model(folder, WIDTH)
     print(f"{rows:,} × {WIDTH} float16, {torch.get_num_threads()} threads; the program, the limit "
           "and the loop take turns, block by block.\n")  # fmt: skip
     print("| precision | file → Parquet, per second | matrix products alone | share of the limit "
@@ -144,13 +147,13 @@ def embeddings(folder: Path, rows: int) -> None:
         ("fp32", torch.float32, rows // 5),  # takes five to ten times as long
     )
     for precision, dtype, many in kinds:
-        source = folder / f"{precision}.npy"
+        source, model = folder / f"{precision}.npy", Scorer(file, precision=precision)
         make_embeddings(source, many)
         others = {
             "peer": (one_at_a_time(source, model), 200),
             "limit": (products(model, dtype), 32 * BATCH),
         }
-        clocks = taking_turns(source, model, precision, others)
+        clocks = taking_turns(source, model, others)
         ours, limit, peer = (clocks[name].rate for name in ("ours", "limit", "peer"))
         print(f"| {precision} | {ours:,.0f} | {limit:,.0f} ({str(dtype)[6:]}) | {ours / limit:.0%} "
               f"| {peer:,.0f} | {ours / peer:.1f} |", flush=True)  # fmt: skip
@@ -167,8 +170,8 @@ def pictures(folder: Path, count: int, rounds: int) -> None:
     samples = make_sample_library(folder / "pictures", count)
     paths = [sample.path for sample in samples]
     encoder, threads = load(parse(BUNDLED)), torch.get_num_threads()
-    model = make_model(folder, encoder.dim, BUNDLED)
-    model = replace(model, fingerprint=encoder.fingerprint)
+    about = {"encoder": BUNDLED, "encoder_fingerprint": encoder.fingerprint}
+    model = Scorer(make_model(folder, encoder.dim, about))
 
     def alone() -> tuple[float, float]:
         """CPU seconds per picture of decoding, and of encoding at the best batch size."""
@@ -185,7 +188,7 @@ def pictures(folder: Path, count: int, rounds: int) -> None:
 
     def whole() -> tuple[float, float]:
         """Wall and CPU seconds per picture of the folder, the encoder being loaded."""
-        tables = score_source(folder / "pictures", model, Settings())
+        tables = score_source(folder / "pictures", model)
         wall, cpu = time.perf_counter(), time.process_time()
         scored = sum(map(len, tables))
         return (time.perf_counter() - wall) / scored, (time.process_time() - cpu) / scored

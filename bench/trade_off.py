@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from tastemaker.replay.report import ticks
+from tastemaker.replay.chart import ticks
 from tastemaker.replay.runs import Run
 
 RESAMPLES = 1000
@@ -47,7 +47,7 @@ def points(runs: dict[str, Sequence[Run]]) -> list[Point]:
     Empty without sets."""
     if not runs:
         return []
-    every = [run for found in runs.values() for run in found]
+    every = [run for own in runs.values() for run in own]
     labels = every[0].labels
 
     def seeds(rule: str) -> list[int]:
@@ -94,14 +94,14 @@ def points(runs: dict[str, Sequence[Run]]) -> list[Point]:
     ]
 
 
-def table(found: dict[str, list[Point]], budget: int) -> str:
+def table(points: dict[str, list[Point]], budget: int) -> str:
     """The points as Markdown, those on the front in bold."""
     lines = [
         "| sets | rule | MAE area ÷ random's | error area ÷ random's | "
         "labels to reach random's last error |",
         "|---|---|--:|--:|--:|",
     ]
-    for kind, own in found.items():
+    for kind, own in points.items():
         for point in own:
             rule = f"**{point.rule}**" if point.best else point.rule
             reached = point.reached
@@ -124,26 +124,26 @@ def _ratio(known: Known) -> str:
 
 WIDTH, HEIGHT, LEFT, TOP = 380, 300, 62, 56  # of a panel and of what surrounds it, in pixels
 PER_COLUMN = 5  # rules in a column of the legend
-OUTLIERS = ("highest", "threshold-greedy")  # far to the right: told in words
+OUTLIERS = ("highest", "threshold-greedy")  # far to the right: named in words
 
 
-def chart(found: dict[str, list[Point]]) -> str:
+def chart(points: dict[str, list[Point]]) -> str:
     """A panel for each kind of sets: every rule a number, its interval a cross, the front a line.
     A document of its own: it carries its colours, and follows a dark theme."""
-    rules = [p.rule for p in next((own for own in found.values() if own), [])]
+    rules = [p.rule for p in next((own for own in points.values() if own), [])]
     rules = [rule for rule in rules if rule not in OUTLIERS]
-    shown = {kind: [p for p in own if p.rule in rules] for kind, own in found.items()}
-    every = [point for own in shown.values() for point in own]
+    drawn = {kind: [p for p in own if p.rule in rules] for kind, own in points.items()}
+    every = [point for own in drawn.values() for point in own]
     across = _range([p.mae for p in every])
     up = _range([p.error for p in every])
     columns = -(-len(rules) // PER_COLUMN)
-    width = len(found) * (LEFT + WIDTH) + 24
+    width = len(points) * (LEFT + WIDTH) + 24
     height = TOP + HEIGHT + 98 + 20 * min(PER_COLUMN, len(rules))
     panels = "".join(
         f'<g transform="translate({LEFT + i * (LEFT + WIDTH)} {TOP})">'
         f"{_panel(TITLES.get(kind, kind), own, rules, across, up)}"
-        f'<text y="{height - TOP - 16}">{escape(_far_off(found[kind]))}</text></g>'
-        for i, (kind, own) in enumerate(shown.items())
+        f'<text y="{height - TOP - 16}">{escape(_far_off(points[kind]))}</text></g>'
+        for i, (kind, own) in enumerate(drawn.items())
     )
     legend = "".join(
         f'<text x="{LEFT + (width - LEFT) // columns * (i // PER_COLUMN)}" '
@@ -151,14 +151,14 @@ def chart(found: dict[str, list[Point]]) -> str:
         f'<tspan dx="8">{escape(rule)}</tspan></text>'
         for i, rule in enumerate(rules)
     )
-    told = "; ".join(
+    fronts = "; ".join(
         f"{kind}: {', '.join(p.rule for p in own if p.best) or 'none'}"
-        for kind, own in shown.items()
+        for kind, own in drawn.items()
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" font-family="system-ui, sans-serif" '
-        f'font-size="12"><title>{escape("Rules on the Pareto front. " + told)}</title><style>'
+        f'font-size="12"><title>{escape("Rules on the Pareto front. " + fronts)}</title><style>'
         "text{fill:#444}.axis{stroke:#ddd}.even{stroke:#999}.ground{fill:#fff}"
         ".rule{fill:#767676}.best{fill:#0072b2}.rule text{fill:#fff}"
         ".reach{stroke:#767676;opacity:.35}.front{stroke:#0072b2;fill:none}"
@@ -169,8 +169,8 @@ def chart(found: dict[str, list[Point]]) -> str:
 
 
 def _far_off(own: list[Point]) -> str:
-    said = [f"{p.rule} {p.mae.value:.3f}, {p.error.value:.3f}" for p in own if p.rule in OUTLIERS]
-    return f"Farther right: {'; '.join(said)}" if said else ""
+    far = [f"{p.rule} {p.mae.value:.3f}, {p.error.value:.3f}" for p in own if p.rule in OUTLIERS]
+    return f"Farther right: {'; '.join(far)}" if far else ""
 
 
 TITLES = {"chosen by": "Sets the queue was chosen by", "fresh": "Sets nothing was chosen by"}

@@ -5,8 +5,8 @@
     python -m bench.training --short         speed only
     python -m bench.training --rounds 0 --recipes auto      quality of one recipe only
 
-The peer is the original author's recipe, as the app offers it (`tastemaker.learning.original`):
-one image at a time, AdamW at 7e-6, cosine over the steps, L1 on (tanh z + 1)/2, 100,000 samples,
+The peer is the original author's recipe, as the app offers it (`learning.sgd.fit_original`): one
+image at a time, AdamW at 7e-6, cosine over the steps, L1 on (tanh z + 1)/2, 100,000 samples,
 inputs as they are. In the speed test both run in this process, in turn, on the same data and
 threads. What the peer said of a hold-out after its 100,000 samples is kept in `batch_one.json`.
 """
@@ -26,13 +26,11 @@ from sklearn.datasets import load_digits
 
 from bench import labelled
 from tastemaker.learning import metrics
-from tastemaker.learning.checkpoints import HIDDEN
+from tastemaker.learning.city96 import HIDDEN
 from tastemaker.learning.folds import TrainingSet, split_rows
-from tastemaker.learning.heads import Scorer
-from tastemaker.learning.original import OneByOne
-from tastemaker.learning.precision import matrix_type
+from tastemaker.learning.heads import Head, matrix_type
 from tastemaker.learning.recipes import Recipe, recipe_named
-from tastemaker.learning.sgd import fit_by_sgd
+from tastemaker.learning.sgd import OneByOne, fit_by_sgd
 from tastemaker.learning.training import train
 
 WIDTH = 768  # of the embeddings in the speed test: CLIP ViT-L/14
@@ -79,9 +77,10 @@ def peer(data: TrainingSet, rows: np.ndarray, samples: int, planned: int) -> tup
     """The batch-1 loop over `samples` of `planned` steps; the head and its samples per second."""
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     recipe = recipe_named("original", samples=planned)
-    head = OneByOne(recipe, x, y, rows, judged=rows[:0], seed=0)
+    head = OneByOne(recipe, x, y, rows, left_out=rows[:0], seed=0)
     start = time.perf_counter()
-    head.walk(0, samples)
+    for step in range(samples):
+        head.step(step)
     return head, samples / (time.perf_counter() - start)
 
 
@@ -166,7 +165,7 @@ def run_peer(name: str, samples: int) -> None:
     data = SETS[name]()
     head, rate = peer(data, np.flatnonzero(~data.holdout), samples, samples)
     head.keep()
-    said = Scorer(head.kept)(data.x[data.holdout])
+    said = Head(head.kept)(data.x[data.holdout])
     kept = kept_runs() | {
         name: {
             "samples": samples,

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from tastemaker.learning import heads
-from tastemaker.learning.blending import LEAST, Blended, blend, blended, share_of_network
-from tastemaker.learning.calibration import calibrate
-from tastemaker.learning.linear import Constant, fit_linear
+from tastemaker.learning import city96, heads
+from tastemaker.learning.blending import LEAST, Blended, blend, blended, calibrate, share_of_network
+from tastemaker.learning.network import City96, tensors_of
 from tastemaker.learning.recipes import Fit, recipe_named
+from tastemaker.learning.ridge import Constant, fit_linear
 from tests.test_training import labelled, split_of
 
 
@@ -92,15 +92,15 @@ def fits(data, split, sd=(0.4, 0.4), seed=0):
     line = fit_linear(data, split, recipe_named("ridge"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tensors = heads.tensors_of(heads.City96(data.x.shape[1]))
-    tensors = heads.fold_platt(tensors, 8.0, 0.2)
-    heads.silence_lane(tensors)
+        tensors = tensors_of(City96(data.x.shape[1]))
+    tensors = city96.fold_platt(tensors, 8.0, 0.2)
+    city96.silence_lane(tensors)
     random = np.random.default_rng(seed)
     y = np.clip(data.y, 0.01, 0.99)
     said = [expit(np.log(y / (1 - y)) + s * random.normal(size=len(y))) for s in sd]
     network = Fit(
         "city96", recipe_named("city96", folds=2, samples=7), tensors, said[0], said[0],
-        (heads.Scorer(tensors), Constant(0.3)), [{"step": 1}],
+        (heads.Head(tensors), Constant(0.3)), [{"step": 1}],
     )  # fmt: skip
     return network, replace(line, by_members=said[1])
 
@@ -121,10 +121,10 @@ def test_the_exported_blend_is_the_blend_of_the_exported_heads(data, split):
     assert both.kind == "blend"
     assert both.loss_curve == network.loss_curve
     assert (both.recipe.samples, both.recipe.folds) == (7, 2)
-    one, other = heads.Scorer(network.tensors)(data.x), heads.Scorer(line.tensors)(data.x)
+    one, other = heads.Head(network.tensors)(data.x), heads.Head(line.tensors)(data.x)
     assert np.abs(one - other).max() > 0.2
     expected = blended(one, other, found["share"])
-    assert np.abs(heads.Scorer(both.tensors)(data.x) - expected).max() < 1e-5
+    assert np.abs(heads.Head(both.tensors)(data.x) - expected).max() < 1e-5
     assert found["blend_minus_city96"]["verdict"] == "better"
     assert found["blend_minus_ridge"]["verdict"] == "better"
     assert found["blend_minus_city96"]["n"] == 200
@@ -172,8 +172,8 @@ def test_a_blend_can_be_stretched_like_any_head(data, split):
     )
     assert stretch["kept"]
     assert kept.kind == "blend"
-    one, other = heads.Scorer(network.tensors)(data.x), heads.Scorer(line.tensors)(data.x)
+    one, other = heads.Head(network.tensors)(data.x), heads.Head(line.tensors)(data.x)
     logit = np.log(blended(one, other, found["share"]).astype(np.float64))
     logit -= np.log1p(-blended(one, other, found["share"]).astype(np.float64))
     expected = expit(stretch["slope"] * logit + stretch["intercept"])
-    assert np.abs(heads.Scorer(kept.tensors)(data.x) - expected).max() < 1e-4
+    assert np.abs(heads.Head(kept.tensors)(data.x) - expected).max() < 1e-4

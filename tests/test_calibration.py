@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from tastemaker.learning.calibration import Calibrated, LogitScaling, calibrate, fit_logit_scaling
-from tastemaker.learning.heads import Scorer
-from tastemaker.learning.linear import Constant, fit_linear
+from tastemaker.learning.blending import Calibrated, LogitScaling, calibrate, fit_logit_scaling
+from tastemaker.learning.heads import Head
 from tastemaker.learning.recipes import recipe_named
+from tastemaker.learning.ridge import Constant, fit_linear
 from tests.test_training import labelled, split_of
 
 
@@ -60,7 +60,7 @@ def test_what_helps_is_folded_into_the_exported_head():
     assert found["kept"]
     assert found["mae"]["verdict"] == "better"
     stretch = LogitScaling(found["slope"], found["intercept"])
-    before, after = Scorer(fit.tensors)(data.x), Scorer(kept.tensors)(data.x)
+    before, after = Head(fit.tensors)(data.x), Head(kept.tensors)(data.x)
     assert np.abs(after - stretch(before)).max() < 1e-4
     assert all(isinstance(member, Calibrated) for member in kept.members)
     bias = [[abs(row["bias"] or 0) for row in found[f"brackets_{w}"]] for w in ("before", "after")]

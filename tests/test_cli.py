@@ -27,7 +27,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Job, Label, ScoreEvent
-from tastemaker.learning.checkpoints import layout
+from tastemaker.learning.city96 import layout
 from tests.conftest import add_images, forward
 from tests.pictures import truncated, write
 

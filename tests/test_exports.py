@@ -27,7 +27,8 @@ from tastemaker.files import escape_formula, unescape_formula
 from tastemaker.importing import imports, requests
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import load_checkpoint
-from tastemaker.learning.heads import Scorer, linear_head
+from tastemaker.learning.city96 import linear_head
+from tastemaker.learning.heads import Head
 from tastemaker.publishing import exports
 from tastemaker.scores import score_files
 from tastemaker.training import retrain
@@ -249,7 +250,7 @@ def test_a_line_written_and_read_is_the_same_line(
     x = np.random.default_rng(seed).normal(size=(64, 768)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     np.testing.assert_allclose(
-        np.clip(x @ found.weights + found.bias, 0, 10) / 10, Scorer(tensors)(x), atol=3e-5
+        np.clip(x @ found.weights + found.bias, 0, 10) / 10, Head(tensors)(x), atol=3e-5
     )
 
 

@@ -20,7 +20,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Job, Prediction, Project, Version
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotTrainable, TastemakerError
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import layout
+from tastemaker.learning.city96 import layout
 from tastemaker.publishing import exports, import_head
 from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import record

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
 from tastemaker.errors import CheckpointError, Invalid
-from tastemaker.learning import checkpoints, heads
+from tastemaker.learning import checkpoints, city96, heads, network
 
 WEIGHTS = {
     "up.0": (1024, 768),
@@ -51,8 +51,15 @@ def random_head(features=768, outputs=1, seed=0, spread=8.0):
     """A head of random weights whose scores spread over most of 0-1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tensors = heads.tensors_of(heads.City96(features, outputs))
-    return heads.fold_platt(tensors, spread, 0.2)
+        tensors = network.tensors_of(network.City96(features, outputs))
+    return city96.fold_platt(tensors, spread, 0.2)
+
+
+def module_of(tensors):
+    """The torch module that holds these tensors, in eval mode."""
+    module = network.City96(*city96.check_layout(tensors))
+    module.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in tensors.items()})
+    return module.eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +85,18 @@ def test_the_module_has_exactly_the_sixteen_tensors(head):
     expected = {f"{name}.weight": shape for name, shape in WEIGHTS.items()}
     expected |= {f"{name}.bias": shape[:1] for name, shape in WEIGHTS.items()}
     assert {name: value.shape for name, value in head.items()} == expected
-    assert checkpoints.layout(768) == expected
+    assert city96.layout(768) == expected
     assert sum(value.size for value in head.values()) == 4_077_825
 
 
 def test_the_module_agrees_with_the_independent_forward_pass(head, x):
     with torch.inference_mode():
-        z = heads.module_of(head)(torch.from_numpy(x)).numpy()
+        z = module_of(head)(torch.from_numpy(x)).numpy()
     assert np.abs(z - forward(head, x)).max() < 1e-5
 
 
 def test_dropout_acts_in_training_only(head, x):
-    module = heads.module_of(head)
+    module = module_of(head)
     rows = torch.from_numpy(x[:8])
     assert torch.equal(module(rows), module(rows))
     module.train()
@@ -100,7 +107,7 @@ def test_dropout_acts_in_training_only(head, x):
 
 
 def test_fp32_scores_agree_with_the_forward_pass_to_1e_5(head, x):
-    got = heads.Scorer(head)(x)
+    got = heads.Head(head)(x)
     assert got.dtype == np.float32
     assert got.shape == (300,)
     assert np.ptp(got) > 0.3
@@ -110,16 +117,16 @@ def test_fp32_scores_agree_with_the_forward_pass_to_1e_5(head, x):
 def test_fast_scores_agree_to_2e_3_and_keep_apart(x):
     mild = random_head(spread=4.0)
     many = np.random.default_rng(1).normal(size=(4096, 768)).astype(np.float32)
-    got = heads.Scorer(mild, "fast")(many)
+    got = heads.Head(mild, "fast")(many)
     assert np.abs(got[:500] - score(mild, many[:500])).max() < 2e-3
     assert len(np.unique(got)) > 4000
 
 
 def test_fast_scores_need_no_fused_layers(x, monkeypatch):
     mild = random_head(spread=4.0)
-    quickest = heads.Scorer(mild, "fast")(x)
+    quickest = heads.Head(mild, "fast")(x)
     monkeypatch.setattr(heads, "_fuses", lambda: False)
-    plain = heads.Scorer(mild, "fast")(x)
+    plain = heads.Head(mild, "fast")(x)
     assert np.abs(plain - score(mild, x)).max() < 2e-3
     assert np.abs(plain - quickest).max() < 2e-3
 
@@ -130,7 +137,7 @@ def test_scores_do_not_depend_on_the_number_of_threads_and_leave_it_alone(head, 
         scores = []
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            scores.append(heads.Scorer(head)(x))
+            scores.append(heads.Head(head)(x))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -141,7 +148,7 @@ def test_classes_give_a_softmax(x):
     head = random_head(outputs=3)
     z = forward(head, x)
     expected = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    got = heads.Scorer(head)(x)
+    got = heads.Head(head)(x)
     assert got.shape == (300, 3)
     assert np.abs(got - expected).max() < 1e-5
 
@@ -151,30 +158,30 @@ def test_a_memory_mapped_float16_file_scores_like_the_array_whatever_the_chunk(
 ):
     np.save(tmp_path / "x.npy", x.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr(heads.Scorer, "CHUNK", 77)
-    assert np.abs(heads.Scorer(head)(mapped) - score(head, mapped)).max() < 1e-5
+    monkeypatch.setattr(heads.Head, "CHUNK", 77)
+    assert np.abs(heads.Head(head)(mapped) - score(head, mapped)).max() < 1e-5
 
 
 def test_no_rows_give_no_scores(head):
-    assert heads.Scorer(head)(np.empty((0, 768), np.float32)).shape == (0,)
+    assert heads.Head(head)(np.empty((0, 768), np.float32)).shape == (0,)
 
 
 def test_a_row_of_nan_scores_nan_and_leaves_the_others_alone(head, x):
     rows = x[:3].copy()
     rows[1, 5] = np.nan
-    got = heads.Scorer(head)(rows)
+    got = heads.Head(head)(rows)
     assert np.isnan(got).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("shape", [(3, 512), (768,), (1, 1, 768)])
 def test_embeddings_of_another_shape_are_refused(head, shape):
     with pytest.raises(Invalid, match="embeddings of 768 numbers"):
-        heads.Scorer(head)(np.zeros(shape, np.float32))
+        heads.Head(head)(np.zeros(shape, np.float32))
 
 
 def test_an_unknown_precision_is_refused(head):
     with pytest.raises(Invalid, match="int4"):
-        heads.Scorer(head, "int4")
+        heads.Head(head, "int4")
 
 
 # ---------------------------------------------------------------- algebra
@@ -184,13 +191,13 @@ def test_standardisation_folds_into_the_first_layer(head):
     random = np.random.default_rng(2)
     raw = random.normal(3, 2, size=(100, 768)).astype(np.float32)
     mean, scale = raw.mean(0), raw.std(0)
-    folded = heads.fold_standardisation(head, mean, scale)
+    folded = city96.fold_standardisation(head, mean, scale)
     assert np.abs(score(folded, raw) - score(head, (raw - mean) / scale)).max() < 1e-5
 
 
 def test_a_scale_of_zero_does_not_fold(head):
     with pytest.raises(Invalid, match="positive"):
-        heads.fold_standardisation(head, np.zeros(768), np.zeros(768))
+        city96.fold_standardisation(head, np.zeros(768), np.zeros(768))
 
 
 @settings(max_examples=8, deadline=None)
@@ -198,7 +205,7 @@ def test_a_scale_of_zero_does_not_fold(head):
 def test_platt_scaling_folds_into_the_last_layer(head, x, a, c):
     logit = 2 * forward(head, x[:20])[:, 0]
     expected = 1 / (1 + np.exp(-(a * logit + c)))
-    assert np.abs(score(heads.fold_platt(head, a, c), x[:20]) - expected).max() < 1e-5
+    assert np.abs(score(city96.fold_platt(head, a, c), x[:20]) - expected).max() < 1e-5
 
 
 vectors = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -212,10 +219,10 @@ def test_a_logistic_head_is_exact_in_the_layout(random, steepness, bias):
     mean, scale = random.normal(size=features) * 3, random.uniform(0.1, 3, features)
     raw = (mean + scale * random.normal(size=(200, features))).astype(np.float32)
     linear = ((raw - mean) / scale) @ w + bias
-    tensors = heads.linear_head(w, bias, mean, scale)
+    tensors = city96.linear_head(w, bias, mean, scale)
     expected = 1 / (1 + np.exp(-linear))
     assert np.abs(score(tensors, raw) - expected).max() < 1e-5
-    assert np.abs(heads.Scorer(tensors)(raw) - expected).max() < 1e-5
+    assert np.abs(heads.Head(tensors)(raw) - expected).max() < 1e-5
 
 
 @settings(max_examples=8, deadline=None)
@@ -225,14 +232,14 @@ def test_a_clipped_linear_head_is_within_1e_4_in_the_layout(random, steepness, b
     w = random.normal(size=features) * steepness / np.sqrt(features)
     raw = random.normal(size=(500, features)).astype(np.float32)
     expected = np.clip(raw @ w + bias, 0, 1)
-    tensors = heads.linear_head(w, bias, np.zeros(features), np.ones(features), link="identity")
+    tensors = city96.linear_head(w, bias, np.zeros(features), np.ones(features), link="identity")
     assert np.abs(score(tensors, raw) - expected).max() < 1e-4
-    assert np.abs(heads.Scorer(tensors)(raw) - expected).max() < 1e-4
+    assert np.abs(heads.Head(tensors)(raw) - expected).max() < 1e-4
 
 
 def test_an_unknown_link_is_refused():
     with pytest.raises(Invalid, match="probit"):
-        heads.linear_head(np.ones(3), 0.0, np.zeros(3), np.ones(3), link="probit")
+        city96.linear_head(np.ones(3), 0.0, np.zeros(3), np.ones(3), link="probit")
 
 
 # ---------------------------------------------------------------- two heads in one
@@ -241,7 +248,7 @@ def test_an_unknown_link_is_refused():
 @pytest.fixture(scope="module")
 def with_lane():
     head = {name: value.copy() for name, value in random_head(features=24).items()}
-    heads.silence_lane(head)
+    city96.silence_lane(head)
     return head
 
 
@@ -253,21 +260,21 @@ def test_the_logit_of_two_heads_side_by_side_is_the_weighted_sum_of_theirs(
 ):
     mean, scale = random.normal(size=24) * 3, random.uniform(0.1, 3, 24)
     raw = (mean + scale * random.normal(size=(200, 24))).astype(np.float32)
-    line = heads.linear_head(random.normal(size=24) / 3, bias, mean, scale)
-    large = heads.fold_standardisation(with_lane, mean, scale)
-    both = heads.side_by_side(
-        heads.fold_platt(large, share, 0), heads.fold_platt(line, 1 - share, 0)
+    line = city96.linear_head(random.normal(size=24) / 3, bias, mean, scale)
+    large = city96.fold_standardisation(with_lane, mean, scale)
+    both = city96.side_by_side(
+        city96.fold_platt(large, share, 0), city96.fold_platt(line, 1 - share, 0)
     )
     expected = share * forward(large, raw) + (1 - share) * forward(line, raw)
     assert np.abs(forward(both, raw) - expected).max() < 1e-5
-    assert np.abs(heads.Scorer(both)(raw) - 1 / (1 + np.exp(-2 * expected[:, 0]))).max() < 1e-5
-    torch_says = heads.module_of(both).double()(torch.from_numpy(raw).double())
+    assert np.abs(heads.Head(both)(raw) - 1 / (1 + np.exp(-2 * expected[:, 0]))).max() < 1e-5
+    torch_says = module_of(both).double()(torch.from_numpy(raw).double())
     assert np.abs(torch_says.detach().numpy() - expected).max() < 1e-5
 
 
 def test_a_silent_lane_has_no_slope_and_stays_silent_in_training(with_lane):
     """With momentum, decay and dropout, in torch's own words."""
-    module = heads.module_of(with_lane).train()
+    module = module_of(with_lane).train()
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.1)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 24)).astype(np.float32))
     with torch.random.fork_rng(devices=[]):
@@ -276,27 +283,27 @@ def test_a_silent_lane_has_no_slope_and_stays_silent_in_training(with_lane):
             optimiser.zero_grad()
             (torch.tanh(module(x)[:, 0]) - torch.tanh(x[:, 0])).abs().mean().backward()
             optimiser.step()
-    after = heads.tensors_of(module)
+    after = network.tensors_of(module)
     moved = [name for name in after if not np.array_equal(after[name], with_lane[name])]
     assert len(moved) == 16
-    for name, parts in heads.LANE.items():
+    for name, parts in city96.LANE.items():
         for part in parts:
             assert not after[name][part].any()
 
 
-@pytest.mark.parametrize("name", sorted(heads.LANE))
+@pytest.mark.parametrize("name", sorted(city96.LANE))
 def test_heads_that_share_units_do_not_go_side_by_side(with_lane, name):
-    line = heads.linear_head(np.ones(24), 0.0, np.zeros(24), np.ones(24))
-    for part in heads.LANE[name]:
+    line = city96.linear_head(np.ones(24), 0.0, np.zeros(24), np.ones(24))
+    for part in city96.LANE[name]:
         taken = {**with_lane, name: with_lane[name].copy()}
         taken[name][part] = 1e-3
         with pytest.raises(Invalid, match="share units"):
-            heads.side_by_side(taken, line)
+            city96.side_by_side(taken, line)
 
 
 def test_what_is_no_line_does_not_go_beside_a_head(with_lane):
     with pytest.raises(Invalid, match="share units"):
-        heads.side_by_side(with_lane, with_lane)
+        city96.side_by_side(with_lane, with_lane)
 
 
 # ---------------------------------------------------------------- files
@@ -307,7 +314,7 @@ def test_a_saved_head_comes_back_bit_by_bit_with_its_metadata(head, tmp_path):
     sha256 = checkpoints.save_checkpoint(path, head, {"project": "Base", "version": "v1.8"})
     read = checkpoints.load_checkpoint(path, features=768)
     assert read.sha256 == sha256
-    assert (read.features, read.hidden, read.outputs) == (768, 1024, 1)
+    assert (read.features, read.outputs) == (768, 1)
     assert read.metadata == {"project": "Base", "version": "v1.8"}
     assert all(np.array_equal(read.tensors[name], head[name]) for name in head)
     assert sorted(load_file(path)) == sorted(head)  # the public library reads the same names
@@ -564,5 +571,5 @@ def test_no_damage_gives_anything_but_a_clear_error(tmp_path_factory, data):
 def random_head_once(cache=[]):  # noqa: B006
     """Made once: hypothesis asks for it at every example."""
     if not cache:
-        cache.append({n: np.zeros(s, np.float16) for n, s in checkpoints.layout(1).items()})
+        cache.append({n: np.zeros(s, np.float16) for n, s in city96.layout(1).items()})
     return cache[0]

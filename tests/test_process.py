@@ -51,6 +51,7 @@ def test_a_wheel_serves_its_pages_outside_the_checkout(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    assert (site / "tastemaker" / "py.typed").is_file(), "its types are for programs, too"
     program = """
 from pathlib import Path
 import tastemaker

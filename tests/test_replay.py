@@ -27,8 +27,9 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.errors import Invalid
 from tastemaker.learning.ridge import fit_ridge, posterior_sd
+from tastemaker.replay.chart import chart
 from tastemaker.replay.labelled_sets import read_collection, read_file
-from tastemaker.replay.report import chart, report, table
+from tastemaker.replay.report import report, table
 from tastemaker.replay.runs import (
     STRATEGIES,
     LabelledSet,

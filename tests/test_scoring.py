@@ -17,15 +17,16 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tastemaker.config import Settings
 from tastemaker.encoding import embedding_files
 from tastemaker.encoding.embedding_files import open_embeddings
 from tastemaker.encoding.encoders import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering import scorer
 from tastemaker.filtering.score_tables import as_dicts, best, table, within, write
-from tastemaker.filtering.scorer import Model, read_model, score_source
-from tastemaker.learning.checkpoints import layout, save_checkpoint
+from tastemaker.filtering.scorer import Scorer
+from tastemaker.filtering.sources import score_source
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import layout
 from tests import pictures
 from tests.conftest import environment, forward
 
@@ -63,8 +64,8 @@ def file(tensors: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def model(file: Path) -> Model:
-    return read_model(file)
+def model(file: Path) -> Scorer:
+    return Scorer(file)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_files, "BLOCK", 120)
 
 
-def scored(source: Path, model: Model, **options: Any) -> pa.Table:
-    return pa.concat_tables(score_source(source, model, Settings(_env_file=None), **options))  # type: ignore[call-arg]
+def scored(source: Path, model: Scorer, **options: Any) -> pa.Table:
+    return pa.concat_tables(score_source(source, model, **options))
 
 
 def saved(path: Path, x: Any) -> Path:
@@ -101,7 +102,7 @@ def lists(x: np.ndarray, kind: str = "list") -> pa.Array:
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
 def test_an_array_of_any_float_type_is_scored_in_its_own_order(
-    tmp_path: Path, tensors: dict[str, np.ndarray], model: Model, x: np.ndarray, dtype: str
+    tmp_path: Path, tensors: dict[str, np.ndarray], model: Scorer, x: np.ndarray, dtype: str
 ) -> None:
     rows = scored(saved(tmp_path / "x.npy", x.astype(dtype)), model)
     assert rows["path"].to_pylist() == [str(number) for number in range(len(x))]
@@ -113,7 +114,7 @@ def test_an_array_of_any_float_type_is_scored_in_its_own_order(
 
 @pytest.mark.usefixtures("small_blocks")
 def test_an_array_stored_by_columns_is_scored_as_one_stored_by_rows(
-    tmp_path: Path, model: Model, x: np.ndarray
+    tmp_path: Path, model: Scorer, x: np.ndarray
 ) -> None:
     by_rows = scored(saved(tmp_path / "rows.npy", x), model)
     assert scored(saved(tmp_path / "columns.npy", np.asfortranarray(x)), model).equals(by_rows)
@@ -123,7 +124,7 @@ def test_an_array_stored_by_columns_is_scored_as_one_stored_by_rows(
 @pytest.mark.parametrize("kind", ["list", "large", "fixed"])
 @pytest.mark.parametrize("name", ["path", "image_path", None])
 def test_a_parquet_file_is_scored_under_its_own_paths(
-    tmp_path: Path, tensors: dict[str, np.ndarray], model: Model, x: np.ndarray,
+    tmp_path: Path, tensors: dict[str, np.ndarray], model: Scorer, x: np.ndarray,
     kind: str, name: str | None,
 ) -> None:  # fmt: skip
     columns = {"caption": pa.array([""] * len(x)), "anything": lists(x, kind)}
@@ -137,7 +138,7 @@ def test_a_parquet_file_is_scored_under_its_own_paths(
 
 
 def test_of_several_columns_of_lists_the_one_called_embedding_is_scored(
-    tmp_path: Path, model: Model, x: np.ndarray
+    tmp_path: Path, model: Scorer, x: np.ndarray
 ) -> None:
     both = {"other": lists(-x), "embedding": lists(x)}
     pq.write_table(pa.table(both), tmp_path / "both.parquet")
@@ -146,11 +147,11 @@ def test_of_several_columns_of_lists_the_one_called_embedding_is_scored(
     )
     pq.write_table(pa.table({"a": lists(x), "b": lists(x)}), tmp_path / "which.parquet")
     with pytest.raises(Invalid, match=r"several columns of embeddings: a, b\."):
-        score_source(tmp_path / "which.parquet", model, Settings())
+        score_source(tmp_path / "which.parquet", model)
 
 
 def test_what_is_missing_or_not_finite_is_set_aside_and_the_rest_is_scored(
-    tmp_path: Path, model: Model, x: np.ndarray
+    tmp_path: Path, model: Scorer, x: np.ndarray
 ) -> None:
     rows: list[Any] = x[:6].tolist()
     rows[1] = None
@@ -167,7 +168,7 @@ def test_what_is_missing_or_not_finite_is_set_aside_and_the_rest_is_scored(
 
 
 def test_rows_that_were_never_written_are_set_aside(
-    tmp_path: Path, model: Model, x: np.ndarray, small_blocks: None
+    tmp_path: Path, model: Scorer, x: np.ndarray, small_blocks: None
 ) -> None:
     """As an array that was made in full and filled in part."""
     holey = x.copy()
@@ -189,11 +190,11 @@ def test_normalised_and_raw_embeddings_are_told_apart(
     raw_file = saved(tmp_path / "raw.npy", x.astype(float_type))
     unit_file = saved(tmp_path / "unit.npy", unit.astype(float_type))
 
-    def trained_on(said: dict[str, str]) -> Model:
+    def trained_on(said: dict[str, str]) -> Scorer:
         save_checkpoint(tmp_path / "head.safetensors", tensors, said)
-        return read_model(tmp_path / "head.safetensors")
+        return Scorer(tmp_path / "head.safetensors")
 
-    def of(source: Path, model: Model) -> Any:
+    def of(source: Path, model: Scorer) -> Any:
         return scored(source, model)["aesthetic_score"].to_numpy()
 
     on_raw = trained_on({"embedding": "not L2-normalised"})
@@ -222,14 +223,14 @@ def test_normalised_and_raw_embeddings_are_told_apart(
     ],
 )
 def test_a_parquet_file_without_fitting_embeddings_is_refused_before_the_first_row(
-    tmp_path: Path, model: Model, columns: dict[str, Any], sentence: str
+    tmp_path: Path, model: Scorer, columns: dict[str, Any], sentence: str
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(Invalid, match=sentence):
-        score_source(tmp_path / "x.parquet", model, Settings())
+        score_source(tmp_path / "x.parquet", model)
 
 
-def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, model: Model) -> None:
+def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, model: Scorer) -> None:
     np.savez(tmp_path / "zip.npz", a=np.ones(3))
     for name, content, sentence in (
         ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
@@ -237,17 +238,17 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, mod
         ("c.npy", (tmp_path / "zip.npz").read_bytes(), "not a plain .npy"),
     ):
         with pytest.raises(Invalid, match=sentence):
-            score_source(pictures.write(tmp_path / name, content), model, Settings())
+            score_source(pictures.write(tmp_path / name, content), model)
     for array in (np.ones((0, FEATURES), "f"), np.float32(1), np.ones((2, 2, FEATURES), "f")):
         with pytest.raises(Invalid, match="Rows of floating-point embeddings"):
-            score_source(saved(tmp_path / "x.npy", array), model, Settings())
+            score_source(saved(tmp_path / "x.npy", array), model)
     pq.write_table(pa.table({"e": [[0.5] * FEATURES, [0.5]]}), tmp_path / "ragged.parquet")
     with pytest.raises(Invalid, match=r"Row 1 of ragged.parquet holds 1 values"):
         scored(tmp_path / "ragged.parquet", model)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.ndarray) -> None:
+def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Scorer, x: np.ndarray) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"e": lists(x)}), path, row_group_size=100, compression="zstd",
                    use_dictionary=False)  # fmt: skip
@@ -259,7 +260,7 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.nd
         scored(path, model)
 
     short = saved(tmp_path / "x.npy", x)
-    rows = score_source(short, model, Settings())
+    rows = score_source(short, model)
     next(rows)
     short.write_bytes(short.read_bytes()[: 100 * FEATURES * 4])
     with pytest.raises(Invalid, match=r"not a plain \.npy array"):
@@ -269,11 +270,13 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Model, x: np.nd
 MEASURE = """
 import sys
 from pathlib import Path
-from tastemaker.config import Settings
-from tastemaker.filtering import scorer
+import torch
 from tastemaker.filtering.score_tables import best, write
+from tastemaker.filtering.scorer import Scorer
+from tastemaker.filtering.sources import score_source
 source, file, out, top = sys.argv[1:]
-model, sizes = scorer.read_model(Path(file)), []
+torch.set_num_threads(2)
+scorer, sizes = Scorer(file, precision="fast"), []
 
 def megabytes():
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024
@@ -283,9 +286,8 @@ def watched(tables):
         sizes.append(megabytes())
         yield table
 
-settings = Settings(torch_threads=2)
-tables = watched(scorer.score_source(Path(source), model, settings, precision="fast"))
-written = write(Path(out), [best(tables, int(top))] if int(top) else tables, model.about)
+tables = watched(score_source(Path(source), scorer))
+written = write(Path(out), [best(tables, int(top))] if int(top) else tables, scorer.about)
 print(written, max(sizes) - sizes[0])
 """
 
@@ -339,39 +341,42 @@ def test_a_model_names_itself_and_its_encoder_from_metadata_or_sidecar(
 ) -> None:
     path = tmp_path / "Other.safetensors"
     save_checkpoint(path, tensors, {})
-    assert (read_model(path).name, read_model(path).encoder) == ("Other", None)
+    assert (Scorer(path).name, Scorer(path).encoder) == ("Other", None)
     for content in ("{", "[]", '{"encoder": "text"}', '{"encoder": {}}'):
         (tmp_path / "Other.config.json").write_text(content)
-        assert read_model(path).encoder is None
+        assert Scorer(path).encoder is None
     beside = {"encoder": {"name": BUNDLED, "fingerprint": "abc"}}
     (tmp_path / "Other.config.json").write_text(json.dumps(beside))
-    assert (read_model(path).encoder, read_model(path).fingerprint) == (BUNDLED, "abc")
+    assert (Scorer(path).encoder, Scorer(path).fingerprint) == (BUNDLED, "abc")
 
 
 def test_what_is_no_model_of_scores_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
-        read_model(tmp_path / "nowhere.safetensors")
+        Scorer(tmp_path / "nowhere.safetensors")
     with pytest.raises(CheckpointError, match=r"bad\.safetensors: The file is too short"):
-        read_model(pictures.write(tmp_path / "bad.safetensors", b""))
+        Scorer(pictures.write(tmp_path / "bad.safetensors", b""))
     classes = {name: np.zeros(shape, "f") for name, shape in layout(4, 2).items()}
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
     with pytest.raises(Invalid, match="tells 2 classes apart"):
-        read_model(tmp_path / "two.safetensors")
+        Scorer(tmp_path / "two.safetensors")
 
 
 # ---------------------------------------------------------------- pictures
 
 
 @pytest.fixture(scope="module")
-def for_pictures(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
-    save_checkpoint(path, head_of(1280), {"encoder": BUNDLED})
-    return read_model(path)
+def for_pictures(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    return Scorer(saved_head(tmp_path_factory.mktemp("wide") / "wide.safetensors", BUNDLED))
+
+
+def saved_head(path: Path, encoder: str, **metadata: str) -> Path:
+    save_checkpoint(path, head_of(1280), {"encoder": encoder} | metadata)
+    return path
 
 
 @pytest.mark.slow
 def test_a_folder_is_scored_in_the_order_of_its_paths_past_bad_files(
-    tmp_path: Path, for_pictures: Model, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, for_pictures: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scorer, "PICTURES_AT_ONCE", 4)
     for number in range(11):
@@ -399,21 +404,23 @@ def test_a_folder_is_scored_in_the_order_of_its_paths_past_bad_files(
 
 @pytest.mark.slow
 def test_the_encoder_must_be_the_one_the_head_was_trained_on(
-    tmp_path: Path, model: Model, for_pictures: Model
+    tmp_path: Path, model: Scorer, for_pictures: Scorer
 ) -> None:
     picture = pictures.write(tmp_path / "a.png", pictures.encoded(pictures.scene()))
     with pytest.raises(Invalid, match="does not say which encoder"):
-        score_source(picture, model, Settings())
+        score_source(picture, model)
     with pytest.raises(Invalid, match=r"gives 1280 values; Mine-v1\.3\.safetensors reads 8"):
-        score_source(picture, model, Settings(), encoder=BUNDLED)
-    strange = Model(for_pictures.path, "Other", BUNDLED, "f" * 16, for_pictures.checkpoint)
+        score_source(picture, Scorer(model.path, encoder=BUNDLED))
+    strange = Scorer(
+        saved_head(tmp_path / "Other.safetensors", BUNDLED, encoder_fingerprint="f" * 16)
+    )
     with pytest.raises(Conflict, match="not the encoder Other was trained on"):
-        score_source(picture, strange, Settings())
+        score_source(picture, strange)
     with pytest.raises(Invalid, match="None of the pictures"):
         scored(pictures.write(tmp_path / "bad.png", pictures.truncated()), for_pictures)
     with pytest.raises(Invalid, match="holds no picture"):
         (tmp_path / "empty").mkdir()
-        score_source(tmp_path / "empty", for_pictures, Settings())
+        score_source(tmp_path / "empty", for_pictures)
 
 
 # ---------------------------------------------------------------- choosing
@@ -478,13 +485,13 @@ def test_what_is_written_is_read_back_in_order_with_the_model_s_name(
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_an_interrupted_run_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, model: Model, x: np.ndarray, form: str
+    tmp_path: Path, model: Scorer, x: np.ndarray, form: str
 ) -> None:
     out = pictures.write(tmp_path / f"o.{form}", b"of last week")
     source = saved(tmp_path / "x.npy", x)
 
     def interrupted() -> Iterator[pa.Table]:
-        yield next(score_source(source, model, Settings()))
+        yield next(score_source(source, model))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -492,7 +499,7 @@ def test_an_interrupted_run_leaves_the_old_file_and_nothing_else(
     assert out.read_bytes() == b"of last week"
     nothing = saved(tmp_path / "x.npy", np.full((9, FEATURES), np.nan, np.float32))
     with pytest.raises(Invalid, match="None of the embeddings"):
-        write(out, score_source(nothing, model, Settings()), model.about)
+        write(out, score_source(nothing, model), model.about)
     assert out.read_bytes() == b"of last week"
     assert {path.name for path in tmp_path.iterdir()} == {out.name, "x.npy"}
 

@@ -1,5 +1,6 @@
 """Training end to end on small sets: who trains, who judges, and that nobody peeks."""
 
+import copy
 import itertools
 import tracemalloc
 from dataclasses import replace
@@ -12,17 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tastemaker.errors import Invalid, NotTrainable
-from tastemaker.learning import checkpoints, heads, metrics, training
-from tastemaker.learning.architectures import ARCHITECTURES, Architecture
+from tastemaker.learning import city96, metrics, network, training
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
-from tastemaker.learning.folds import deal_folds, merge_near_duplicates, split_rows
-from tastemaker.learning.heads import City96, Scorer
-from tastemaker.learning.linear import Constant, fit_linear
-from tastemaker.learning.original import OneByOne, city96_logit
-from tastemaker.learning.recipes import SUBNETWORKS
-from tastemaker.learning.ridge import fit_ridge
-from tastemaker.learning.sgd import NOISES, _Learner, fit_by_sgd, largest_rate, schedule_for
-from tastemaker.learning.training import TrainingSet, recipe_named, train
+from tastemaker.learning.folds import TrainingSet, deal_folds, merge_near_duplicates, split_rows
+from tastemaker.learning.heads import Head
+from tastemaker.learning.network import NETWORKS, City96, Network, city96_logit
+from tastemaker.learning.recipes import SUBNETWORKS, recipe_named
+from tastemaker.learning.ridge import Constant, fit_linear, fit_ridge
+from tastemaker.learning.sgd import (
+    NOISES,
+    BatchLearner,
+    OneByOne,
+    fit_by_sgd,
+    largest_rate,
+    schedule_for,
+)
+from tastemaker.learning.training import train
 
 QUICK = recipe_named("city96", samples=320, batch=32, folds=2)
 BRIEF = recipe_named("auto", passes=8, folds=2)  # both heads and their blend, in a few steps
@@ -42,15 +48,13 @@ def narrow():
     """A layout of 320 hidden units, not 1024: nothing here depends on the width, and a step takes
     a tenth. Wide enough for the small network, and for the fast number format to be used."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (checkpoints, heads):
-            patch.setattr(module, "HIDDEN", 320)
+        patch.setattr(city96, "HIDDEN", 320)
         yield
 
 
 @pytest.fixture
 def full_width(monkeypatch):
-    for module in (checkpoints, heads):
-        monkeypatch.setattr(module, "HIDDEN", 1024)
+    monkeypatch.setattr(city96, "HIDDEN", 1024)
 
 
 def labelled(n=80, features=6, seed=0, holdout=0.25, truth=None):
@@ -338,7 +342,7 @@ def test_library_images_of_a_trained_group_are_scored_by_the_member_that_never_s
     known = int(data.groups[~data.holdout][0])
     held = int(data.groups[data.holdout][0])
     score, out_of_fold, _ = trained.predict(x, np.array([known, held, -1]))
-    assert np.array_equal(score, Scorer(trained.tensors)(x))
+    assert np.array_equal(score, Head(trained.tensors)(x))
     assert out_of_fold[0] == trained.members[trained.fold_of_group[known]](x)[0]
     assert np.isnan(out_of_fold[1:]).all()
     assert held not in trained.fold_of_group
@@ -354,7 +358,7 @@ def test_the_published_numbers_are_those_of_the_exported_file(recipe, tmp_path):
     data = labelled()
     trained = train(data, recipe)
     save_checkpoint(tmp_path / "v.safetensors", trained.tensors, {})
-    scores = Scorer(load_checkpoint(tmp_path / "v.safetensors", features=6))(data.x)
+    scores = Head(load_checkpoint(tmp_path / "v.safetensors", features=6))(data.x)
     assert np.array_equal(scores, trained.final)
     held = data.holdout
     assert trained.metrics["holdout"]["mae"]["value"] == metrics.mae(data.y[held], scores[held])
@@ -368,7 +372,7 @@ def test_a_ridge_head_exports_without_loss():
     data = labelled(holdout=0)
     fit = fit_linear(data, split_of(data), recipe_named("ridge"))
     expected = fit_ridge(data.x, data.y, data.groups).predict(data.x)
-    assert np.abs(Scorer(fit.tensors)(data.x) - expected).max() < 1e-5
+    assert np.abs(Head(fit.tensors)(data.x) - expected).max() < 1e-5
 
 
 @pytest.mark.slow
@@ -454,15 +458,15 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
 def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
     """Its arithmetic, beside torch's own module, optimiser and schedule; without the dropout, whose
     draws are nobody's."""
-    monkeypatch.setattr(heads, "DROPOUT", 0.0)
+    monkeypatch.setattr(network, "DROPOUT", 0.0)
     data, recipe = labelled(holdout=0), recipe_named("original", samples=12)
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
     ours = OneByOne(recipe, x, y, np.arange(40), np.arange(40, 80), seed=3)
-    theirs = heads.module_of(heads.tensors_of(ours.head))
+    theirs = copy.deepcopy(ours.module)
     shown = [next(ours.order) for _ in range(12)]
     ours.order = iter(shown)
-    ours.walk(0, 5)
-    ours.walk(5, 12)
+    for step in range(12):
+        ours.step(step)
 
     optimiser = torch.optim.AdamW(theirs.parameters(), lr=7e-6)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 12)
@@ -474,10 +478,11 @@ def test_the_original_recipe_is_the_loop_that_its_author_describes(monkeypatch):
         optimiser.zero_grad()
         cosine.step()
     ours.keep()
-    expected = heads.tensors_of(theirs)
+    expected = network.tensors_of(theirs)
     assert all(np.abs(ours.kept[name] - expected[name]).max() < 1e-7 for name in expected)
     assert len({int(row) for row in shown}) == 12
-    assert ours.inner[-1] == pytest.approx(np.abs(Scorer(ours.kept)(data.x) - data.y)[40:].mean())
+    error = np.abs(Head(ours.kept)(data.x) - data.y)[40:].mean()
+    assert ours.error_on(ours.left_out) == pytest.approx(error)
 
 
 @pytest.mark.slow
@@ -605,13 +610,14 @@ def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_
     random = np.random.default_rng(1)
     data = labelled(80, truth=lambda v: random.random(len(v)), holdout=0)
     kept = []
-    keep = _Learner.keep
-    monkeypatch.setattr(_Learner, "keep", lambda self: (kept.append(self), keep(self)))
+    keep = BatchLearner.keep
+    monkeypatch.setattr(BatchLearner, "keep", lambda self: (kept.append(self), keep(self)))
     recipe = replace(QUICK, samples=100_000, passes=100, early_stop=early_stop)
     fit = fit_by_sgd(data, split_of(data), recipe)
     inner = [point["inner"] for point in fit.loss_curve]
     *moments, first, second = kept
-    assert [len(learner.inner) for learner in (first, second)] == [len(inner)] * 2
+    assert [len(learner.left_out) for learner in (first, second)] == [40, 40]
+    assert {len(learner.left_out) for learner in moments} == {0}, "the final head sees everything"
     assert 10 * np.abs(fit.oof - data.y).mean() == pytest.approx(inner[-1], abs=0.3)
     best = [i for i in range(len(inner)) if inner[i] <= min(inner[: i + 1])]
     assert len(moments) == (len(best) if early_stop else len(inner))
@@ -641,11 +647,12 @@ def test_every_image_is_seen_with_other_noise_each_time():
     x = torch.zeros(8, 6)
     noises = torch.randn(NOISES + 8 * 6)
     weights = begin(QUICK, 6, None)
-    learner = _Learner(
-        Architecture(begin, logit, dict), weights, replace(QUICK, noise=0.5), 3, 8, x,
+    learner = BatchLearner(
+        Network(begin, logit, dict), weights, replace(QUICK, noise=0.5), 3, 8, x,
         torch.full((8,), 0.5), noises, np.arange(8), np.arange(0), 0,
     )  # fmt: skip
-    learner.walk(0, 3)
+    for step in range(3):
+        learner.step(step)
     assert len(seen) == 3
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
     assert (x == 0).all()
@@ -660,11 +667,12 @@ def test_an_image_thrown_to_where_the_sigmoid_is_flat_comes_back():
 
     x = torch.eye(2)
     recipe = replace(QUICK, lr=100.0, subnetworks=1, noise=0.0, ema=0.0)
-    learner = _Learner(
-        Architecture(begin, logit, dict), begin(recipe, 2, None), recipe, 200, 2, x,
+    learner = BatchLearner(
+        Network(begin, logit, dict), begin(recipe, 2, None), recipe, 200, 2, x,
         torch.tensor([0.2, 1.0]), torch.randn(NOISES + 4), np.arange(2), np.arange(0), 0,
     )  # fmt: skip
-    learner.walk(0, 200)
+    for step in range(200):
+        learner.step(step)
     wrong, right = learner.master["line.weight"].tolist()
     assert torch.sigmoid(torch.tensor(wrong)).item() == pytest.approx(0.2, abs=0.05)
     assert 4 < right < 12
@@ -673,7 +681,7 @@ def test_an_image_thrown_to_where_the_sigmoid_is_flat_comes_back():
 @pytest.mark.parametrize("name, parts", [("mlp", 1), *(("city96", n) for n in SUBNETWORKS)])
 def test_what_is_exported_is_what_was_trained(name, parts):
     """One file, whose logit is the mean over the subnetworks."""
-    architecture = ARCHITECTURES[name]
+    architecture = NETWORKS[name]
     torch.manual_seed(0)
     weights = architecture.begin(recipe_named(name, subnetworks=parts), 6, None)
     x = torch.randn(50, 6)
@@ -681,7 +689,7 @@ def test_what_is_exported_is_what_was_trained(name, parts):
     assert logit.shape == (parts, 50)
     said = torch.sigmoid(logit.mean(dim=0)).numpy()
     exported = architecture.export({k: v.numpy() for k, v in weights.items()})
-    assert np.abs(Scorer(exported)(x.numpy()) - said).max() < 1e-5
+    assert np.abs(Head(exported)(x.numpy()) - said).max() < 1e-5
 
 
 @pytest.mark.slow
@@ -695,8 +703,8 @@ def test_subnetworks_never_meet_and_leave_the_lane_silent_after_training():
         own = 4 * rows // weight.shape[0] == 4 * columns // weight.shape[1]
         assert not weight[~own].any()
         assert np.mean(weight[own] == 0) < 0.5
-    together = heads.side_by_side(tensors, train(data, recipe_named("ridge")).tensors)
-    assert heads.check_layout(together) == (data.x.shape[1], 1)
+    together = city96.side_by_side(tensors, train(data, recipe_named("ridge")).tensors)
+    assert city96.check_layout(together) == (data.x.shape[1], 1)
 
 
 def test_the_city96_logit_is_that_of_the_module():

@@ -31,7 +31,8 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
 from tastemaker.errors import Conflict, NotFound, NotTrainable
 from tastemaker.evaluation import expectations, slices
-from tastemaker.learning.checkpoints import layout, load_checkpoint, save_checkpoint
+from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
+from tastemaker.learning.city96 import layout
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, version_report
 from tests.conftest import add_images, environment, forward, free_port, until, work_on

@@ -1,3 +1,44 @@
-"""Tastemaker: teach a machine your taste in images, one score at a time."""
+"""Tastemaker: teach a machine your taste in images, one score at a time.
+
+    import tastemaker
+    scorer = tastemaker.load("Anime-v1.8.safetensors")
+    scorer.score(["a.jpg", "b.png"])
+
+`import tastemaker` loads neither numpy nor torch; `load` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tastemaker.errors import TastemakerError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from tastemaker.filtering.scorer import Scorer
 
 __version__ = "0.1.0"
+__all__ = ["Scorer", "TastemakerError", "__version__", "load"]
+
+
+def load(path: str | PathLike[str], *, encoder: str | None = None) -> Scorer:
+    """The head in a .safetensors file, ready to score pictures and embeddings.
+
+    `encoder` names the encoder of a file that does not say its own, as “ViT-L-14-quickgelu/openai”;
+    its weights are loaded at the first picture. Raises `TastemakerError` with a sentence for what
+    is no head.
+    """
+    from tastemaker.filtering.scorer import Scorer
+
+    return Scorer(path, encoder=encoder)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "Scorer":  # for isinstance, without torch where nobody scores
+            from tastemaker.filtering.scorer import Scorer
+
+            return Scorer
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

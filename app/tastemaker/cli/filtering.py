@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from more_itertools import side_effect
@@ -11,7 +11,7 @@ from more_itertools import side_effect
 from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.errors import Invalid
+from tastemaker.errors import Invalid, NotFound
 
 app = typer.Typer()
 
@@ -35,11 +35,16 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score pictures or embeddings, and filter by the result."""
-    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
-    from tastemaker.filtering import score_tables, scorer
-
     if precision not in ("fp32", "fast"):
         raise typer.BadParameter("fp32 or fast", param_hint="--precision")
+
+    import torch
+
+    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from tastemaker.filtering import score_tables, sources
+    from tastemaker.filtering.scorer import Precision, Scorer
+    from tastemaker.pictures.pictures import Limits
+
     if copy is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
         raise typer.BadParameter("embeddings are no pictures to copy", param_hint="--copy")
     score_tables.check_limits(low, high, top)
@@ -48,30 +53,34 @@ def score(
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
     if copy is not None:
-        scorer.check_target(source, copy)
+        sources.check_target(source, copy)
     settings = Settings()
-    chosen = scorer.read_model(_model_path(settings, model))
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    file, limits = _model_path(settings, model), Limits.of(settings)
+    scorer = Scorer(file, encoder=encoder, precision=cast(Precision, precision), limits=limits)
     tables: list[Any] = []
     written = 0
     with progress_bar() as bar, _skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
-        rows = scorer.score_source(
-            source, chosen, settings, encoder=encoder, precision=precision,  # type: ignore[arg-type]
+        rows = sources.score_source(
+            source,
+            scorer,
             on_error=skip,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
         rows = score_tables.within(rows, low, high)
         if top is not None:
             rows = iter([score_tables.best(rows, top)])
         if to is not None:  # as they come; all are held in memory only where they are wanted after
             if copy is not None or as_json:
                 rows = side_effect(tables.append, rows)
-            written = score_tables.write(to, rows, chosen.about)
+            written = score_tables.write(to, rows, scorer.about)
             rows = iter(tables)
         ranked = score_tables.best(rows)
     if copy is not None:
         paths = ranked["path"].to_pylist()
-        copied = scorer.copy_pictures(paths, source, copy, keep=keep)
+        copied = sources.copy_pictures(paths, source, copy, keep=keep)
         err.print(f"{copied} pictures copied into {copy}.")
     if as_json:
         print_json(score_tables.as_dicts(ranked))
@@ -102,8 +111,10 @@ def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
 
 def _model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    if "@" not in model or Path(model).is_file():
+    if Path(model).is_file():
         return Path(model)
+    if "@" not in model:
+        raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")
     from tastemaker import projects, versions
 
     name, number = model.rsplit("@", 1)

@@ -55,7 +55,8 @@ def replay(
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
     from tastemaker.replay import labelled_sets
     from tastemaker.replay import runs as replaying
-    from tastemaker.replay.report import chart, report, table
+    from tastemaker.replay.chart import chart
+    from tastemaker.replay.report import report, table
 
     for path in (to, svg):
         if path is not None:
@@ -86,7 +87,7 @@ def replay(
     )
     if plan.budget < budget:
         err.print(f"There are labels for {plan.budget} only, besides those that test.")
-    runs: list[Any] = []
+    runs: list[replaying.Run] = []
     stopped = False
     with progress_bar() as bar:
         task = bar.add_task("Replaying", total=None)
@@ -95,7 +96,7 @@ def replay(
                 runs.append(run)
                 bar.update(task, completed=done, total=total)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is printed whole
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
             plan, runs = replaying.finished(plan, runs)
             stopped = True
     if stopped and not runs:

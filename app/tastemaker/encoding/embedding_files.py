@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
 
@@ -21,7 +22,8 @@ BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too o
 PATH_COLUMNS = ("path", "image_path")
 EMBEDDING_COLUMNS = ("embedding", "image_embedding", "emb", "vector")
 
-Block = tuple[pa.Array, np.ndarray]  # paths (n,), vectors (n, D) of any floating-point type
+Vectors = NDArray[np.floating[Any]]
+Block = tuple[pa.Array, Vectors]  # paths (n,), vectors (n, D) of any floating-point type
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Embeddings:
     blocks: Iterator[Block]
 
 
-def are_normalised(x: np.ndarray) -> bool:
+def are_normalised(x: Vectors) -> bool:
     """Whether rows of (n, D) have length 1, as float16 keeps it. Raw vectors are many times as
-    long, so one such row says it; rows that are not finite, or zero, say nothing."""
+    long, so one such row decides it; rows that are not finite, or zero, do not count."""
     lengths = np.linalg.norm(x.astype(np.float64), axis=1)
     return bool((np.abs(lengths - 1) < 0.01).any())
 
@@ -67,20 +69,20 @@ def _open_npy(source: Path) -> Embeddings:
         for start in range(0, rows, BLOCK):
             stop = min(start + BLOCK, rows)
             # Mapped anew each time: the pages of a mapping count as ours until it is let go.
-            yield _row_numbers(start, stop), _floats(_mapped(source)[start:stop])
+            yield _row_numbers(start, stop), floats(_mapped(source)[start:stop])
 
     return Embeddings(rows, dim, blocks())
 
 
-def _mapped(source: Path) -> np.ndarray:
+def _mapped(source: Path) -> NDArray[Any]:
     try:
-        x = np.load(source, mmap_mode="r", allow_pickle=False)
+        x: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
         return x[None] if x.ndim == 1 else x
     except (ValueError, OSError, EOFError, AttributeError) as error:  # a zip has no `ndim`
         raise Invalid(f"{source.name} is not a plain .npy array.") from error
 
 
-def _floats(x: np.ndarray) -> np.ndarray:
+def floats(x: NDArray[Any]) -> Vectors:
     """As they are where torch can read them; float32 where the byte order or width is unusual."""
     usual = x.dtype in (np.float16, np.float32, np.float64)
     return x if usual else x.astype(np.float32)
@@ -141,16 +143,16 @@ def _embedding_column(schema: Any, source: Path) -> str:
 def _is_vector(kind: Any) -> bool:
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and types.is_floating(kind.value_type)
+    return bool(is_list and types.is_floating(kind.value_type))
 
 
 def _is_text(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _vectors(lists: pa.Array, dim: int, source: Path, start: int) -> np.ndarray:
+def _vectors(lists: pa.Array, dim: int, source: Path, start: int) -> Vectors:
     lengths = pc.fill_null(pc.list_value_length(lists), dim).to_numpy(zero_copy_only=False)
     if len(odd := np.flatnonzero(lengths != dim)):
         raise Invalid(
@@ -158,7 +160,7 @@ def _vectors(lists: pa.Array, dim: int, source: Path, start: int) -> np.ndarray:
             f"the first one holds {dim}."
         )
     there = lists.is_valid().to_numpy(zero_copy_only=False)
-    known = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+    known: Vectors = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
     if there.all():
         return known
     x = np.full((len(lists), dim), np.nan, np.float32)

@@ -17,23 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.errors import BadImage
 from tastemaker.pictures.pictures import Limits, decode
 
+Source = Path | bytes | Image.Image  # a path, the bytes of a file, or a picture in memory
+Vector = NDArray[np.float32]
 Report = Callable[[int, BadImage], object]
 
 
 def embed_files(
     encoder: Encoder,
-    paths: Sequence[Path | bytes],
+    paths: Sequence[Source],
     *,
     batch: int | None = None,
     limits: Limits | None = None,
     on_error: Report | None = None,
     lanes: int | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[tuple[int, Vector]]:
     """Yield (index into `paths`, (dim,) float32) for every picture, in the order they get done.
 
     Work runs in lanes: threads that each decode a batch and encode it on one torch thread. So
@@ -42,9 +46,9 @@ def embed_files(
     decode side by side and compute one after the other. Memory holds one batch of inputs and one
     decoded picture per lane.
 
-    A picture that cannot be decoded is given to `on_error(index, BadImage)` in the caller's
-    thread, and the others go on. When memory runs out, the batch is halved down to 1; then the
-    picture is set aside in the same way. `batch` fixes the batch size instead of probing it.
+    A picture that cannot be decoded goes to `on_error(index, BadImage)` in the caller's thread, and
+    the others go on. When memory runs out, the batch is halved down to 1; then the picture is
+    reported in the same way. `batch` fixes the batch size instead of probing it.
     """
     import torch
 
@@ -54,7 +58,7 @@ def embed_files(
     sizes = _BatchSize((batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128))
     waiting = iter(enumerate(paths))
     taking, computing = threading.Lock(), contextlib.nullcontext() if on_cpu else threading.Lock()
-    finished: queue.Queue[tuple[int, np.ndarray | BadImage] | BaseException | None]
+    finished: queue.Queue[tuple[int, Vector | BadImage] | BaseException | None]
     finished = queue.Queue(maxsize=64)
     stopped = threading.Event()
 
@@ -141,11 +145,11 @@ class _BatchSize:
 
 def _embed_chunk(
     encoder: Encoder,
-    chunk: list[tuple[int, Path | bytes]],
+    chunk: list[tuple[int, Source]],
     limits: Limits | None,
     sizes: _BatchSize,
     computing: contextlib.AbstractContextManager[Any],
-) -> Iterator[tuple[int, np.ndarray | BadImage]]:
+) -> Iterator[tuple[int, Vector | BadImage]]:
     indices, pictures = [], []
     for index, path in chunk:
         try:
@@ -160,8 +164,8 @@ def _embed_chunk(
 
 
 def _encode_within_memory(
-    encoder: Encoder, pictures: list[np.ndarray], sizes: _BatchSize
-) -> list[np.ndarray | BadImage]:
+    encoder: Encoder, pictures: list[NDArray[np.uint8]], sizes: _BatchSize
+) -> list[Vector | BadImage]:
     """Encode a batch, in halves if memory does not allow the whole."""
     count = len(pictures)
     try:

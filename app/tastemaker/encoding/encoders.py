@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.errors import EncoderUnavailable, Invalid
@@ -53,7 +54,9 @@ class KnownEncoder:
 
 KNOWN = (
     KnownEncoder(BUNDLED, 1280, "small, quick, no download"),
-    KnownEncoder("ViT-L-14-quickgelu/openai", 768, "CLIP large: what the original reads"),
+    KnownEncoder(
+        "ViT-L-14-quickgelu/openai", 768, "CLIP large: compatible with the city96 predictor"
+    ),
     KnownEncoder("ViT-L-14-336-quickgelu/openai", 768, "CLIP large at 336 pixels: finer, slower"),
     KnownEncoder("ViT-B-32-quickgelu/openai", 512, "CLIP base: fits a machine without a GPU"),
     KnownEncoder("ViT-B-16-quickgelu/openai", 512, "CLIP base with finer patches"),
@@ -191,13 +194,13 @@ class Encoder:
             "dtype": self.dtype,
         }
 
-    def preprocess(self, picture: Image.Image) -> np.ndarray:
+    def preprocess(self, picture: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture → (size, size, 3) uint8. The mode is converted before resizing: a
         palette picture would be resized by nearest neighbour."""
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         return np.array(fitted(picture, self.preprocessing))
 
-    def encode(self, batch: np.ndarray) -> np.ndarray:
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(n, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised."""
         import torch
 
@@ -206,9 +209,10 @@ class Encoder:
             # convolutions on a CPU; the picture is normalised in float32 whatever the dtype.
             pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
             normal = ((pixels.float() - self._mean) / self._std).to(self._torch_dtype)
-            return self._forward(normal).float().cpu().numpy()
+            vectors: NDArray[np.float32] = self._forward(normal).float().cpu().numpy()
+            return vectors
 
-    def encode_text(self, text: str) -> np.ndarray:
+    def encode_text(self, text: str) -> NDArray[np.float32]:
         """A text → (dim,) float32 in the space of the pictures. Raises `Invalid` for an encoder
         that knows no words, `EncoderUnavailable` without its tokenizer."""
         import torch
@@ -216,7 +220,8 @@ class Encoder:
         if self._read is None:
             raise no_words(self.name)
         with torch.inference_mode():
-            return self._read(text)[0].float().cpu().numpy()
+            vector: NDArray[np.float32] = self._read(text)[0].float().cpu().numpy()
+            return vector
 
 
 def reads_text(name: str) -> bool:
@@ -275,12 +280,14 @@ def _reader(spec: EncoderSpec, model: Any, device: str) -> "Callable[[str], torc
                 tokenizers.append(open_clip.get_tokenizer(spec.model))
             except Exception as error:  # some come from the hub, and fail as its downloads do
                 raise _unavailable(spec, f"its tokenizer is missing: {error}"[:200]) from error
-        return model.encode_text(tokenizers[0]([text]).to(device))
+        vectors: torch.Tensor = model.encode_text(tokenizers[0]([text]).to(device))
+        return vectors
 
     return read if hasattr(model, "encode_text") else None
 
 
-Loaded = tuple["torch.nn.Module", "torch.nn.Module", Callable[..., Any], Preprocessing]
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+Loaded = tuple["torch.nn.Module", "torch.nn.Module", Forward, Preprocessing]  # model, image tower
 
 
 def _bundled() -> Loaded:
@@ -359,7 +366,7 @@ def _published(spec: EncoderSpec) -> dict[str, Any]:
                 f"{', '.join(tags)}.",
             )
         return ways[0] if ways else {}
-    published = open_clip.get_pretrained_cfg(spec.model, spec.tag)
+    published: dict[str, Any] = open_clip.get_pretrained_cfg(spec.model, spec.tag)
     if not published:
         raise Invalid(
             f"open_clip has no weights “{spec.tag}” for {spec.model}.",
@@ -385,7 +392,7 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
     """The weights file of a tag: from the Hugging Face cache as it is, else downloaded into it.
 
     huggingface_hub retries a dead network for most of a minute, so a machine that plainly has
-    none is told so at once.
+    none is refused at once.
     """
     import huggingface_hub
     import open_clip

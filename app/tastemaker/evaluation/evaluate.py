@@ -17,7 +17,7 @@ from tastemaker.database.tables import Prediction, ScoreEvent, Version
 from tastemaker.jobs.context import JobContext
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.folds import TrainingSet
-from tastemaker.learning.heads import Scorer
+from tastemaker.learning.heads import Head
 from tastemaker.learning.learning_curve import learning_curve
 from tastemaker.learning.metrics import compare, flat, histogram, percentiles
 from tastemaker.learning.training import Trained
@@ -34,7 +34,7 @@ def against_active(
     rows = trained.split.holdout
     if current is None or current.encoder_id != version.encoder_id or not rows.any():
         return None
-    scorer = Scorer(load_checkpoint(versions.verify(work.settings, current)))
+    scorer = Head(load_checkpoint(versions.verify(work.settings, current)))
     comparison = compare(
         np.abs(trained.final[rows] - data.y[rows]),
         np.abs(scorer(data.x[rows]) - data.y[rows]),

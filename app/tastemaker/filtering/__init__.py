@@ -1,1 +1,1 @@
-"""A version as a filter over pictures and embeddings outside the library."""
+"""A head as a filter over pictures and embeddings outside the library."""

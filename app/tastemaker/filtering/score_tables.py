@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
 from tastemaker.files import escape_formula, write_atomic
@@ -27,7 +28,7 @@ ROW_GROUP = 131_072  # rows; as many are held while writing, and by `best` beyon
 Tables = Iterable[pa.Table]
 
 
-def table(paths: pa.Array, scores: np.ndarray) -> pa.Table:
+def table(paths: pa.Array, scores: NDArray[np.float32]) -> pa.Table:
     """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA."""
     percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
     return pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)

@@ -1,263 +1,330 @@
-"""Score pictures or embeddings from outside the library with one head.
+"""A head with its encoder: pictures or embeddings in, scores in 0-1 out.
 
-    rows = score_source(folder, read_model(file), settings)
-    write(out, within(rows, 60, 100), model.about)
+    scorer = Scorer("Anime-v1.8.safetensors")
+    scorer.score("a.jpg")                       one picture: a float
+    scorer.score(["a.jpg", "b.png"])            several: float32 (2,)
+    scorer.score(numpy.load("x.npy"))           embeddings (N, D): float32 (N,)
 
-Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
+No database, no server, no home folder: nothing is written, and nothing is read but the file, its
+sidecar, the pictures and, at the first picture, the weights of the encoder.
 """
 
+import contextlib
+import functools
 import json
+import math
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import numpy as np
-import pyarrow as pa
-import torch
-from more_itertools import chunked
+from numpy.typing import NDArray
+from PIL import Image
 
 from tastemaker.config import Settings
-from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, are_normalised, open_embeddings
+from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
-from tastemaker.files import is_text
-from tastemaker.filtering.score_tables import table
-from tastemaker.learning.checkpoints import Checkpoint, load_checkpoint, sidecar_path
-from tastemaker.learning.heads import Scorer
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES, Limits
+from tastemaker.learning import laion
+from tastemaker.learning.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    sidecar_path,
+    tensor_names,
+)
+from tastemaker.learning.heads import Head
+from tastemaker.pictures.pictures import Limits
 
 Precision = Literal["fp32", "fast"]
-OnError = Callable[[str, str], None]  # path, reason
-Progress = Callable[[int, int], None]  # rows done, rows in all
+Errors = Literal["raise", "skip"]
+Picture = str | os.PathLike[str] | Image.Image
+PICTURE = (str, os.PathLike, Image.Image)  # the same, to check at run time
+Vectors = NDArray[np.floating[Any]]
 
 PICTURES_AT_ONCE = 32
-LOOKED_AT = 64  # rows of a block that show whether it is L2-normalised
+CHECKED = 64  # rows of a block that show whether it is L2-normalised
+THRESHOLD = 0.5  # where the file names none
+MOST_SIDECAR_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class Model:
-    """A head to score with: its file, its name, and the encoder it needs (None: unknown)."""
+class Scorer:
+    """Scores pictures or embeddings with one head. `tastemaker score` and programs use the same.
 
-    path: Path
-    name: str
-    encoder: str | None
-    fingerprint: str | None
-    checkpoint: Checkpoint
+    - `encoder`: the name of the encoder it was trained on, or the one given; None if unknown
+    - `fingerprint`: of that encoder, as the file knows it; None if unknown
+    - `threshold`: the score from which an image passes, 0.5 if the file names none
+    - `percentiles`: 101 scores, rising: `percentiles[90]` has 90 % of its project's images below
+      it. From an exported sidecar; empty if unknown
+    - `project` and `version`: where it comes from, as “Anime” and “v1.8”; None if unknown
+    - `features`: D, the length of an embedding
+    - `normalised`: whether it was trained on L2-normalised embeddings; None if unknown
+    - `path`, `sha256`: the file and the hash of its bytes
+    """
 
-    @property
-    def normalised(self) -> bool | None:
-        """Whether it was trained on L2-normalised embeddings. None: its file does not say."""
-        said = self.checkpoint.metadata.get("embedding")
-        return None if said is None else said == "L2-normalised"
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        encoder: str | None = None,
+        precision: Precision = "fp32",
+        limits: Limits | None = None,
+    ) -> None:
+        """Read a head from a file that nobody vouches for: one of this program, a score file of
+        the original, or a LAION head. `encoder` names the encoder of a file that does not. With
+        `precision="fast"`, large products are in bfloat16 where the processor has it, about 2e-3
+        off. `limits` of a picture are those of the settings unless given.
+
+        Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes or
+        a malformed encoder name.
+        """
+        self.path = Path(path)
+        self.checkpoint = _read_head(self.path)
+        about = self.checkpoint.metadata
+        beside = _read_sidecar(sidecar_path(self.path))
+        own = (about.get("encoder"), about.get("encoder_fingerprint"))
+        own_encoder, self.fingerprint = own if "encoder" in about else _sidecar_encoder(beside)
+        self.encoder = parse(encoder).name if encoder else own_encoder
+        self.project = about.get("project") or _text(beside.get("name"))
+        self.version = about.get("version") or _text(beside.get("rev"))
+        self.threshold = _threshold(about.get("threshold", beside.get("threshold")))
+        self.percentiles = _percentiles(beside.get("percentiles"))
+        embedding = about.get("embedding")
+        self.normalised = None if embedding is None else embedding == "L2-normalised"
+        self.features, self.sha256 = self.checkpoint.features, self.checkpoint.sha256
+        named = "project" in about and "version" in about
+        self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
+        self._limits = limits
+        self._head = Head(self.checkpoint, precision)
+
+    def __repr__(self) -> str:
+        return f"<Scorer {self.name}: {self.features} features of {self.encoder or 'any encoder'}>"
 
     @property
     def about(self) -> dict[str, str]:
-        """What a file of scores says of the model that gave them."""
-        return {"model": self.name, "model_sha256": self.checkpoint.sha256}
+        """What a file of scores says of the head that gave them."""
+        return {"model": self.name, "model_sha256": self.sha256}
+
+    # --- one call for everything -------------------------------------------------------------
+
+    @overload
+    def score(  # type: ignore[overload-overlap]  # a text is an iterable of texts as well
+        self, x: Picture, *, errors: Errors = "raise"
+    ) -> float: ...
+    @overload  # a float or an array: the number of dimensions is no part of an array's type
+    def score(self, x: Vectors, *, errors: Errors = "raise") -> Any: ...
+    @overload
+    def score(self, x: Iterable[Picture], *, errors: Errors = "raise") -> NDArray[np.float32]: ...
+
+    def score(self, x: Any, *, errors: Errors = "raise") -> float | NDArray[np.float32]:
+        """Scores in 0-1. A single picture or embedding gives a float, several give (N,) float32 in
+        their order.
+
+        Pictures are paths or PIL images, one or any iterable of them; embeddings are an array (D,)
+        or (N, D) of any floating-point type. What cannot be scored, an unreadable picture or an
+        embedding that is not finite or all zeros, raises an error that names it; with
+        `errors="skip"` its score is NaN instead.
+
+        Raises `BadImage` for a picture; `Invalid` for embeddings of another width or normalisation
+        than the head was trained on, and for anything else than pictures and embeddings;
+        `EncoderUnavailable` or `Conflict` where pictures cannot be encoded as in training.
+        """
+        if errors not in ("raise", "skip"):
+            raise Invalid(f"errors is 'raise' or 'skip', not {errors!r}.")
+        if isinstance(x, PICTURE):
+            return float(self._score_pictures([x], errors)[0])
+        if not _is_numeric(x):
+            x = _listed(x)
+            if all(isinstance(item, PICTURE) for item in x):
+                return self._score_pictures(x, errors)
+        vectors = _as_vectors(x)
+        scores = self._score_vectors(np.atleast_2d(vectors), errors)
+        return float(scores[0]) if vectors.ndim == 1 else scores
+
+    def _score_pictures(self, pictures: Sequence[Picture], errors: Errors) -> NDArray[np.float32]:
+        if not pictures:
+            return np.empty(0, np.float32)
+
+        def report(index: int, error: BadImage) -> None:
+            if errors == "raise":
+                name = _name_of(pictures[index], index)
+                raise BadImage(f"{name}: {error.message}", error.hint) from error
+
+        scores = np.full(len(pictures), np.nan, np.float32)
+        sources = [item if isinstance(item, Image.Image) else Path(item) for item in pictures]
+        for indices, values in self.pictures(sources, report):
+            scores[indices] = values
+        return scores
+
+    def _score_vectors(self, x: Vectors, errors: Errors) -> NDArray[np.float32]:
+        """Block by block, as a file of embeddings: a memory-mapped array stays on the disk."""
+        self.check_width(x.shape[1], "This array")
+        scores = np.empty(len(x), np.float32)
+        for start in range(0, len(x), BLOCK):
+            scores[start : start + BLOCK], faults = self.vectors(x[start : start + BLOCK])
+            if faults and errors == "raise":
+                row, reason = next(iter(faults.items()))
+                where = f"Row {start + row}: " if len(x) > 1 else ""
+                raise Invalid(f"{where}{reason}", "Leave it out, or pass errors='skip'.")
+        return scores
+
+    # --- embeddings --------------------------------------------------------------------------
+
+    def vectors(
+        self, x: Vectors, source: str = "This array"
+    ) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """Scores (N,) of embeddings (N, D), NaN for those that cannot be scored; and the reason for
+        each of these, by row. Raises `Invalid`, about the `source`, for another width, or where
+        L2-normalised embeddings meet a head that was trained on raw ones."""
+        self.check_width(x.shape[1], source)
+        if self.normalised is False and are_normalised(x[:: max(1, len(x) // CHECKED)]):
+            raise Invalid(
+                f"{source} holds L2-normalised embeddings, and {self.name} was trained on raw "
+                "ones: every score would be wrong.",
+                "Embed the pictures again without normalising, or train on normalised ones.",
+            )
+        scores = self._head(self._as_trained(x))
+        empty = np.abs(scores - self._score_of_zeros) < 0.001  # only these are worth a look
+        empty[empty] = ~np.asarray(x[empty]).any(axis=1)
+        faults = dict.fromkeys(
+            np.flatnonzero(np.isnan(scores)).tolist(),
+            "The embedding holds values that are not finite numbers.",
+        ) | dict.fromkeys(
+            np.flatnonzero(empty).tolist(), "The embedding is all zeros: it was never written."
+        )
+        scores[empty] = np.nan
+        return scores, dict(sorted(faults.items()))
+
+    def check_width(self, width: int, source: str) -> None:
+        if width != self.features:
+            raise Invalid(
+                f"{source} holds vectors of {width} values; this head reads {self.features}.",
+                "Embed them with the encoder the head was trained on.",
+            )
+
+    @functools.cached_property
+    def _score_of_zeros(self) -> float:
+        return float(self._head(np.zeros((1, self.features), np.float32))[0])
+
+    def _as_trained(self, x: Vectors) -> Vectors:
+        """The vectors (N, D) as the head saw such in training."""
+        if not self.normalised:
+            return x
+        x = x.astype(np.float32)
+        unit: Vectors = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+        return unit
+
+    # --- pictures ----------------------------------------------------------------------------
+
+    def pictures(
+        self,
+        sources: Sequence[Path | Image.Image],
+        on_error: Callable[[int, BadImage], None],
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
+        goes to `on_error(index, error)`, and the others go on."""
+        limits = self._limits or Limits.of(Settings())
+        for batch in _batches(_in_order(self.load_encoder(), sources, limits, on_error)):
+            vectors = np.stack([vector for _, vector in batch])
+            yield [index for index, _ in batch], self._head(self._as_trained(vectors))
+
+    def load_encoder(self) -> Encoder:
+        """The encoder the head was trained on, loaded at the first call (seconds). An encoder that
+        differs is refused."""
+        return self._loaded_encoder
+
+    @functools.cached_property
+    def _loaded_encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise Invalid(
+                f"{self.path.name} does not say which encoder it needs.",
+                "Name it with --encoder, in a program with encoder=…, as "
+                "“ViT-L-14-quickgelu/openai”.",
+            )
+        encoder = load(parse(self.encoder))
+        if self.fingerprint and encoder.fingerprint != self.fingerprint:
+            raise Conflict(
+                f"{self.encoder} as it is on this machine is not the encoder {self.name} was "
+                "trained on; its scores would be wrong.",
+                f"Fingerprint {encoder.fingerprint} here, {self.fingerprint} wanted.",
+            )
+        if encoder.dim != self.features:
+            raise Invalid(
+                f"{self.encoder} gives {encoder.dim} values; {self.path.name} reads "
+                f"{self.features}.",
+                "Name the encoder the head was trained on with --encoder.",
+            )
+        return encoder
 
 
-def read_model(path: Path) -> Model:
-    """A head from a file that nobody vouches for. The encoder it needs is taken from the file's
-    metadata, else from its sidecar. Raises `CheckpointError`, `NotFound`."""
-    if not path.is_file():
-        raise NotFound(f"There is no file {path}.", "Name a .safetensors file or PROJECT@v1.0.")
+# --- what is given -----------------------------------------------------------------------------
+
+
+def _is_numeric(x: object) -> bool:
+    """Whether it is an array, and none of objects or texts: those may be paths."""
+    return hasattr(x, "__array__") and getattr(getattr(x, "dtype", None), "kind", "f") not in "OUT"
+
+
+def _listed(x: object) -> list[Any]:
+    if isinstance(x, Iterable) and not isinstance(x, bytes | Mapping):
+        with contextlib.suppress(TypeError):  # an array without dimensions
+            return list(x)
+    raise _not_scorable(x)
+
+
+def _as_vectors(x: Any) -> Vectors:
+    """Embeddings (D,) or (N, D) of a type that torch can read; `Invalid` for anything else."""
     try:
-        checkpoint = load_checkpoint(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
-    if checkpoint.outputs != 1:
-        raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
-    said = dict(checkpoint.metadata)
-    beside = sidecar_path(path)
-    if "encoder" not in said and beside.is_file():
-        try:
-            encoder = json.loads(beside.read_text(encoding="utf-8")).get("encoder", {})
-            said |= {"encoder": encoder["name"], "encoder_fingerprint": encoder["fingerprint"]}
-        except (ValueError, TypeError, KeyError, AttributeError, OSError):
-            pass  # a sidecar of another make: the person can name the encoder
-    name = f"{said['project']}@{said['version']}" if "project" in said else path.stem
-    return Model(path, name, said.get("encoder"), said.get("encoder_fingerprint"), checkpoint)
-
-
-def score_source(
-    source: Path,
-    model: Model,
-    settings: Settings,
-    *,
-    encoder: str | None = None,
-    precision: Precision = "fp32",
-    on_error: OnError = lambda path, reason: None,
-    progress: Progress = lambda done, total: None,
-) -> Iterator[pa.Table]:
-    """Score a folder (all its folders too), one picture, or a file of embeddings.
-
-    `on_error(path, reason)` hears of what cannot be used. Raises before the first row when the
-    source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn up
-    that the head cannot read, and after the last when nothing was of use.
-    """
-    if settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
-    scorer = Scorer(model.checkpoint, precision)
-    if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        return _score_embeddings(source, model, scorer, on_error, progress)
-    base, paths = _pictures_in(source, on_error)
-    network = _encoder_for(model, encoder)
-    limits = Limits.of(settings)
-    return _score_pictures(base, paths, network, limits, model, scorer, on_error, progress)
-
-
-def _as_trained(model: Model, x: np.ndarray) -> np.ndarray:
-    """The vectors (n, D) as the head saw such in training."""
-    if not model.normalised:
-        return x
-    x = x.astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
-
-
-# --- embeddings --------------------------------------------------------------------------------
-
-
-def _score_embeddings(
-    source: Path, model: Model, scorer: Scorer, on_error: OnError, progress: Progress
-) -> Iterator[pa.Table]:
-    embeddings = open_embeddings(source)
-    if embeddings.dim != scorer.features:
+        array = np.asarray(x)
+    except (TypeError, ValueError):
+        raise _not_scorable(x) from None
+    if "float" not in array.dtype.name:
+        if array.dtype.kind in "iub":
+            raise Invalid(
+                f"This array holds whole numbers ({array.dtype}); embeddings are floating-point.",
+                "For the pixels of a picture, pass PIL.Image.fromarray(array).",
+            )
+        raise _not_scorable(x)
+    if array.ndim not in (1, 2):
         raise Invalid(
-            f"{source.name} holds vectors of {embeddings.dim} values; this head reads "
-            f"{scorer.features}.",
-            "Embed them with the encoder the head was trained on.",
+            f"This array has the shape {array.shape}.", "Embeddings are of shape (D,) or (N, D)."
         )
-
-    of_nothing = scorer(np.zeros((1, embeddings.dim), np.float32))[0]
-
-    def tables() -> Iterator[pa.Table]:
-        done = scored = 0
-        for paths, x in embeddings.blocks:
-            if model.normalised is False and are_normalised(x[:: max(1, len(x) // LOOKED_AT)]):
-                raise Invalid(
-                    f"{source.name} holds L2-normalised embeddings, and {model.name} was trained "
-                    "on raw ones: every score would be wrong.",
-                    "Embed the pictures again without normalising, or train on normalised ones.",
-                )
-            rows = table(paths, scorer(_as_trained(model, x)))
-            scores = rows["aesthetic_score"].to_numpy()
-            empty = np.abs(scores - of_nothing) < 0.001  # only these are worth a look
-            empty[empty] = ~x[empty].any(axis=1)
-            for strange, reason in (
-                (np.isnan(scores), "The embedding holds values that are not finite numbers."),
-                (empty, "The embedding is all zeros: it was never written."),
-            ):
-                if strange.any():
-                    for path in paths.filter(pa.array(strange)).to_pylist():
-                        on_error(path, reason)
-            if (usable := ~(np.isnan(scores) | empty)).sum() < len(x):
-                rows = rows.filter(pa.array(usable))
-            done, scored = done + len(x), scored + len(rows)
-            yield rows
-            progress(done, embeddings.rows)
-        if not scored:
-            raise Invalid("None of the embeddings could be scored.")
-
-    return tables()
+    return floats(array)
 
 
-# --- pictures ----------------------------------------------------------------------------------
+def _not_scorable(x: object) -> Invalid:
+    kinds = sorted({type(item).__name__ for item in x}) if isinstance(x, list) else []
+    what = f"a list of {', '.join(kinds)}" if kinds else type(x).__name__
+    return Invalid(
+        f"{what[0].upper()}{what[1:]} cannot be scored.",
+        "Pass a path, a PIL image, a list of these, or an array of embeddings.",
+    )
 
 
-def _pictures_in(source: Path, on_error: OnError) -> tuple[Path, list[Path]]:
-    """The folder that paths are told from, and the pictures in it, sorted."""
-    if not source.exists():
-        raise NotFound(f"There is no file or folder {source}.", "Check the path.")
-    if source.is_dir():
-        base = source
-        found = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
-    else:
-        base, found = source.parent, [source]
-    pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not pictures:
-        wrong = "is not a picture" if source.is_file() else "holds no picture"
-        raise Invalid(f"{source} {wrong}.", "Pictures are JPEG, PNG, WebP or GIF files.")
-    named = []
-    for path in pictures:
-        if is_text(str(path)):
-            named.append(path)
-        else:
-            shown = os.fsencode(path.relative_to(base)).decode("utf-8", "replace")
-            on_error(shown, "Its name is not in UTF-8; rename it.")
-    return base, sorted(named)
+def _name_of(picture: Picture, index: int) -> str:
+    """How an error names a picture: by its path, else by its place in the list."""
+    if isinstance(picture, Image.Image):
+        return getattr(picture, "filename", "") or f"Picture {index}"
+    return os.fspath(picture)
 
 
-def _encoder_for(model: Model, name: str | None) -> Encoder:
-    """The encoder the head was trained on, loaded; an encoder that differs is refused."""
-    wanted = name or model.encoder
-    if wanted is None:
-        raise Invalid(
-            f"{model.path.name} does not say which encoder it needs.",
-            "Name it with --encoder, as “ViT-L-14-quickgelu/openai”.",
-        )
-    encoder = load(parse(wanted))
-    if model.fingerprint and encoder.fingerprint != model.fingerprint:
-        raise Conflict(
-            f"{wanted} as it is on this machine is not the encoder {model.name} was trained on; "
-            "its scores would be wrong.",
-            f"Fingerprint {encoder.fingerprint} here, {model.fingerprint} wanted.",
-        )
-    if encoder.dim != model.checkpoint.features:
-        raise Invalid(
-            f"{wanted} gives {encoder.dim} values; {model.path.name} reads "
-            f"{model.checkpoint.features}.",
-            "Name the encoder the head was trained on with --encoder.",
-        )
-    return encoder
+# --- pictures in their order -------------------------------------------------------------------
 
-
-def _score_pictures(
-    base: Path,
-    paths: list[Path],
-    encoder: Encoder,
-    limits: Limits,
-    model: Model,
-    scorer: Scorer,
-    on_error: OnError,
-    progress: Progress,
-) -> Iterator[pa.Table]:
-    def told(index: int) -> str:
-        return str(paths[index].relative_to(base))
-
-    def set_aside(index: int, error: BadImage) -> None:
-        on_error(told(index), str(error))
-
-    scored = 0
-    in_order = _in_order(encoder, paths, limits, set_aside)
-    for vectors in chunked(in_order, PICTURES_AT_ONCE):  # a large head is slow with one
-        scored += len(vectors)
-        yield table(
-            pa.array([told(index) for index, _ in vectors], pa.string()),
-            scorer(_as_trained(model, np.stack([vector for _, vector in vectors]))),
-        )
-        progress(vectors[-1][0] + 1, len(paths))
-    if not scored:
-        raise Invalid("None of the pictures could be scored.")
-
-
-Vector = tuple[int, np.ndarray]  # index into the paths, (D,) float32
+Vector = tuple[int, NDArray[np.float32]]  # index into the pictures, (D,)
 
 
 def _in_order(
     encoder: Encoder,
-    paths: list[Path],
+    sources: Sequence[Path | Image.Image],
     limits: Limits,
     on_error: Callable[[int, BadImage], None],
 ) -> Iterator[Vector]:
-    """The vectors in the order of `paths`; what is done too early waits for its turn."""
-    finished: dict[int, np.ndarray | None] = {}
+    """The vectors in the order of `sources`; what is done too early waits for its turn."""
+    finished: dict[int, NDArray[np.float32] | None] = {}
     turn = 0
 
-    def set_aside(index: int, error: BadImage) -> None:
+    def skip(index: int, error: BadImage) -> None:
         finished[index] = None
         on_error(index, error)
 
@@ -269,38 +336,86 @@ def _in_order(
                 yield turn, vector
             turn += 1
 
-    for index, vector in embed_files(encoder, paths, limits=limits, on_error=set_aside):
+    for index, vector in embed_files(encoder, sources, limits=limits, on_error=skip):
         finished[index] = vector
         yield from due()
-    yield from due()  # the last ones may have waited for one that was set aside
+    yield from due()  # the last ones may have waited for one that was skipped
 
 
-# --- copying what passes -----------------------------------------------------------------------
+def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
+    """As many at a time as are scored at once: a large head is slow with one."""
+    batch: list[Vector] = []
+    for vector in vectors:
+        batch.append(vector)
+        if len(batch) == PICTURES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def check_target(source: Path, into: Path) -> None:
-    """`Invalid` where the copies would become part of the source."""
-    base = (source if source.is_dir() else source.parent).resolve()
-    if into.resolve() == base or base in into.resolve().parents:
-        raise Invalid("The folder to copy into lies inside the source.", "Choose another one.")
+# --- the file and its sidecar ------------------------------------------------------------------
 
 
-def copy_pictures(paths: Iterable[str], source: Path, into: Path, *, keep: bool) -> int:
-    """Copy pictures, named by their `paths` under the source, into a folder, keeping the folder
-    structure or not. A name that is taken gets a number; nothing is overwritten. Returns how many
-    were copied."""
-    check_target(source, into)
-    base = source if source.is_dir() else source.parent
-    into.mkdir(parents=True, exist_ok=True)
-    copied = 0
-    for path in paths:
-        origin = base / path
-        target = into / (path if keep else origin.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while target.exists():
-            target = target.with_name(f"{origin.stem}-{number}{origin.suffix}")
-            number += 1
-        shutil.copy2(origin, target)
-        copied += 1
-    return copied
+def _read_head(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.", "Name a .safetensors file.")
+    try:
+        if laion.is_laion(tensor_names(path)):
+            return _read_laion(path)
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
+    if checkpoint.outputs != 1:
+        raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
+    return checkpoint
+
+
+def _read_laion(path: Path) -> Checkpoint:
+    """A LAION head in the city96 layout; the layout itself says what it was trained on."""
+    line, metadata, sha256 = laion.read_line(path)
+    known = {"encoder": laion.ENCODER, "embedding": "L2-normalised"} | metadata
+    return Checkpoint(laion.head_of(line), known, laion.FEATURES, 1, sha256)
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """What the sidecar says; nothing where it is missing, or of another make."""
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(MOST_SIDECAR_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sidecar_encoder(beside: dict[str, Any]) -> tuple[str | None, str | None]:
+    """(name, fingerprint) of the encoder, where the sidecar has both."""
+    encoder = beside.get("encoder")
+    if not isinstance(encoder, dict):
+        return None, None
+    name, fingerprint = _text(encoder.get("name")), _text(encoder.get("fingerprint"))
+    return (name, fingerprint) if name and fingerprint else (None, None)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _threshold(value: object) -> float:
+    """A number in 0-1, from the metadata (a text) or from the sidecar; else the usual one."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # anything may stand in a foreign file
+    except (TypeError, ValueError):
+        return THRESHOLD
+    return number if 0 <= number <= 1 else THRESHOLD
+
+
+def _percentiles(value: object) -> tuple[float, ...]:
+    """101 rising scores in 0-1, or none."""
+    scores = value.get("scores") if isinstance(value, dict) else None
+    if not isinstance(scores, list) or len(scores) != 101:
+        return ()
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        return ()
+    rising = all(a <= b for a, b in zip([0.0, *scores], [*scores, 1.0], strict=True))
+    return tuple(float(score) for score in scores) if rising else ()

@@ -1,8 +1,9 @@
-"""Blend: two unlike heads as one, each with a share of the logit.
+"""From fits to one head: blend two, and stretch scores that bunch in the middle.
 
-A line and a network err on different images, so that between them they usually err less than the
-better one alone; and where one is much the better, the shares say so. They are fitted on what the
-fold members say of folds they never saw, and the sum is again one head, exactly (`side_by_side`).
+*Blend.* A line and a network err on different images, so that between them they usually err less
+than the better one alone; and where one is much the better, the shares say so. They are fitted on
+the fold members' scores of folds that they never saw, and the weighted sum of both logits is again
+one head, exactly (`side_by_side`).
 
 With thirty labels the share that errs least is a lottery: it was 0 or 0.9 on the same digits, by
 the draw. So every share has a vote that falls with its error, and the mean of the votes counts:
@@ -14,6 +15,11 @@ line; on most sets it is the better of the two. So its share has credit, as if t
 labels that it alone had right: much with thirty, next to nothing with a thousand. How sharp the
 votes are, how much credit there is and how small a share may be was chosen by trial
 (docs/decisions/0018, 0019).
+
+*Calibrate.* A fitted head errs towards the middle, because that is where it is punished least.
+Platt scaling stretches the logit, ℓ → a·ℓ + c, with a and c fitted on out-of-fold scores; it folds
+into the last layer without loss. Whether it helps is judged by predictions that had no part in a
+and c: each fold is stretched by what the other folds need. It is kept only where that shows a gain.
 """
 
 from __future__ import annotations
@@ -23,19 +29,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from tastemaker.learning import metrics
-from tastemaker.learning.checkpoints import Array
+from tastemaker.learning.city96 import Array, fold_platt, side_by_side
 from tastemaker.learning.folds import Split, TrainingSet
-from tastemaker.learning.heads import fold_platt, side_by_side
 from tastemaker.learning.recipes import Fit, Member
 
 SHARES = np.linspace(0, 1, 41)
 SHARPNESS = 40.0  # over √n: a vote falls to 1/e where n errors add up to √n / 4 points more
 CREDIT = 6.0  # labels, as if the network had no error on so many more
 LEAST = 0.15  # a smaller share costs more than it brings
-EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit
+BLEND_EDGE = 1e-6  # scores this near to 0 or 1 have no useful logit: in a blend
+STRETCH_EDGE = 1e-4  # and in a stretch
+SOFT = 0.01  # below a tenth of a point, an error counts by its square: |e| has no slope at 0
+
+
+def logit_of(scores: ArrayLike, edge: float) -> NDArray[np.float64]:
+    """Logits of scores in 0-1, which are clipped to `edge` from both ends."""
+    clipped = np.clip(np.asarray(scores, np.float64), edge, 1 - edge)
+    return np.asarray(logit(clipped), np.float64)
+
+
+# ---------------------------------------------------------------- blending
 
 
 @dataclass(frozen=True)
@@ -52,16 +69,17 @@ class Blended:
 
 def blended(network: ArrayLike, line: ArrayLike, share: float) -> Array:
     """sigmoid(share · logit(network) + (1 − share) · logit(line)) of scores (n,) in 0-1."""
-    return expit(share * _logit(network) + (1 - share) * _logit(line)).astype(np.float32)
+    mixed = share * logit_of(network, BLEND_EDGE) + (1 - share) * logit_of(line, BLEND_EDGE)
+    return np.asarray(expit(mixed), np.float32)
 
 
 def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float:
     """The network's share of the logit, in hundredths, by the errors of all shares on scores and
     labels (n,) in 0-1: 0, 1, or between LEAST and 1 − LEAST."""
     shares = SHARES[:, None]
-    said = expit(shares * _logit(network) + (1 - shares) * _logit(line))
-    errors = np.abs(said - np.asarray(y, np.float64)).sum(axis=1)
-    n = said.shape[1]
+    mixed = shares * logit_of(network, BLEND_EDGE) + (1 - shares) * logit_of(line, BLEND_EDGE)
+    errors = np.abs(expit(mixed) - np.asarray(y, np.float64)).sum(axis=1)
+    n = mixed.shape[1]
     errors -= CREDIT * errors.min() / n * SHARES
     votes = np.exp(-SHARPNESS / np.sqrt(n) * (errors - errors.min()))
     share = round(float(votes @ SHARES / votes.sum()), 2)
@@ -69,29 +87,30 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
 
 
 def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit, dict[str, Any]]:
-    """Both as one fit, and what was found: the share of the network, and how the blend compares
-    with either alone on labels that none of them had seen.
+    """Both as one fit, and the facts about it, ready for JSON: the share of the network, and how
+    the blend compares with either alone on labels that none of them had seen.
 
     `network` and `line` are fits on the same split. The share of a fold's member is fitted on the
     other folds. Where one of the two gets nothing, the other is published as it is.
     """
     y, groups = data.y[split.train], split.groups[split.train]
-    fold, said, lined = split.fold[split.train], network.by_members, line.by_members
-    share = share_of_network(said, lined, y)
+    fold = split.fold[split.train]
+    wide, straight = network.by_members, line.by_members
+    share = share_of_network(wide, straight, y)
     members, out_of_fold = [], np.empty(len(y), np.float32)
-    for k, (wide, straight) in enumerate(zip(network.members, line.members, strict=True)):
+    for k, pair in enumerate(zip(network.members, line.members, strict=True)):
         mine = fold == k
-        own = share_of_network(said[~mine], lined[~mine], y[~mine])
-        members.append(Blended(wide, straight, own))
-        out_of_fold[mine] = blended(said[mine], lined[mine], own)
+        own = share_of_network(wide[~mine], straight[~mine], y[~mine])
+        members.append(Blended(*pair, own))
+        out_of_fold[mine] = blended(wide[mine], straight[mine], own)
     error = np.abs(out_of_fold - y)
-    found = {
+    facts = {
         "share": share,
-        "blend_minus_city96": metrics.compare(error, np.abs(said - y), groups).as_dict(),
-        "blend_minus_ridge": metrics.compare(error, np.abs(lined - y), groups).as_dict(),
+        "blend_minus_city96": metrics.compare(error, np.abs(wide - y), groups).as_dict(),
+        "blend_minus_ridge": metrics.compare(error, np.abs(straight - y), groups).as_dict(),
     }
     if share in (0, 1):
-        return (network if share else line), found
+        return (network if share else line), facts
     tensors = side_by_side(
         fold_platt(network.tensors, share, 0), fold_platt(line.tensors, 1 - share, 0)
     )
@@ -100,8 +119,97 @@ def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit
         network, kind="blend", recipe=used, tensors=tensors, oof=out_of_fold,
         by_members=out_of_fold, members=tuple(members),
     )  # fmt: skip
-    return both, found
+    return both, facts
 
 
-def _logit(scores: ArrayLike) -> NDArray[np.float64]:
-    return logit(np.clip(np.asarray(scores, np.float64), EDGE, 1 - EDGE))
+# ---------------------------------------------------------------- calibration
+
+
+@dataclass(frozen=True)
+class LogitScaling:
+    """Score → sigmoid(slope · logit(score) + intercept)."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __call__(self, scores: ArrayLike) -> Array:
+        stretched = self.slope * logit_of(scores, STRETCH_EDGE) + self.intercept
+        return np.asarray(expit(stretched), np.float32)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A member behind a stretch."""
+
+    member: Member
+    stretch: LogitScaling
+
+    def __call__(self, x: NDArray[Any]) -> Array:
+        return self.stretch(self.member(x))
+
+
+def fit_logit_scaling(scores: ArrayLike, y: ArrayLike) -> LogitScaling:
+    """The stretch with the smallest mean error on scores (n,) and labels (n,) in 0-1."""
+    at = logit_of(scores, STRETCH_EDGE)
+    target = np.asarray(y, np.float64)
+
+    def error(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        log_slope, intercept = parameters
+        stretched = expit(np.exp(log_slope) * at + intercept)
+        apart = stretched - target
+        size = np.sqrt(apart**2 + SOFT**2)
+        steep = apart / size * stretched * (1 - stretched)
+        # A touch of pull towards "as it is", so that ten labels cannot demand the absurd.
+        value = size.mean() + (log_slope**2 + intercept**2) / (2 * len(target))
+        down = np.array([(steep * np.exp(log_slope) * at).mean(), steep.mean()])
+        return float(value), down + parameters / len(target)
+
+    best = minimize(error, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-1, 1.5), (-2, 2)])
+    return LogitScaling(float(np.exp(best.x[0])), float(best.x[1]))
+
+
+def calibrate(
+    fit: Fit, y: Array, groups: NDArray[np.integer], fold: NDArray[np.integer], threshold: float
+) -> tuple[Fit, dict[str, Any]]:
+    """The fit with its scores stretched where that helps, and the facts about it, ready for JSON.
+
+    y, groups, fold (trained,) belong to `fit.oof`. It is kept if the mean error, or the error at
+    the threshold, is shown to fall, and the other is not shown to rise.
+    """
+    each = {
+        k: fit_logit_scaling(fit.oof[fold != k], y[fold != k]) for k in np.unique(fold).tolist()
+    }
+    stretched = np.empty_like(fit.oof)
+    for k, stretch in each.items():
+        stretched[fold == k] = stretch(fit.oof[fold == k])
+    duel = metrics.compare(np.abs(stretched - y), np.abs(fit.oof - y), groups)
+    wrong, was_wrong = (((p >= threshold) != (y >= threshold)) / 10 for p in (stretched, fit.oof))
+    sides = metrics.compare(wrong, was_wrong, groups)  # ÷ 10: rates, where `compare` has points
+    verdicts = {duel.verdict, sides.verdict}
+    kept = "better" in verdicts and "worse" not in verdicts
+    whole = fit_logit_scaling(fit.oof, y)
+    facts: dict[str, Any] = {
+        "slope": whole.slope,
+        "intercept": whole.intercept,
+        "kept": kept,
+        "why": (
+            f"out-of-fold, the mean error is {_in_words(duel.verdict)} and the error at the "
+            f"threshold is {_in_words(sides.verdict)}"
+        ),
+        "mae": duel.as_dict(),
+        "error_at_threshold": sides.as_dict(),
+        "brackets_before": metrics.bracket_errors(y, fit.oof),
+        "brackets_after": metrics.bracket_errors(y, stretched),
+    }
+    if not kept:
+        return fit, facts
+    members = tuple(
+        Calibrated(member, each[k]) if k in each else member for k, member in enumerate(fit.members)
+    )
+    tensors = fold_platt(fit.tensors, whole.slope, whole.intercept)
+    fit = replace(fit, tensors=tensors, oof=stretched, by_members=stretched, members=members)
+    return fit, facts
+
+
+def _in_words(verdict: str) -> str:
+    return {"better": "smaller", "worse": "larger"}.get(verdict, "not shown to change")

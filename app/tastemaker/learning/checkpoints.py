@@ -15,70 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors_bytes
 
 from tastemaker.errors import CheckpointError, Invalid
-
-HIDDEN = 1024
+from tastemaker.learning.city96 import (
+    HIDDEN,
+    Array,
+    Tensors,
+    check_layout,
+    check_names,
+    layout,
+)
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
-
-Array = NDArray[np.float32]
-Tensors = dict[str, Array]
-
-
-# ---------------------------------------------------------------- the 16 tensors
-
-
-def layout(features: int, outputs: int = 1) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the 16 tensors, in the order of the forward pass."""
-    weights = {
-        "up.0": (HIDDEN, features),
-        "up.1.long.0": (HIDDEN, HIDDEN),
-        "up.1.long.2": (HIDDEN, HIDDEN),
-        "up.1.long.4": (HIDDEN, HIDDEN),
-        "down.0": (128, HIDDEN),
-        "down.1": (64, 128),
-        "down.4": (32, 64),
-        "down.5": (outputs, 32),
-    }
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, (rows, columns) in weights.items():
-        shapes[f"{name}.weight"] = (rows, columns)
-        shapes[f"{name}.bias"] = (rows,)
-    return shapes
-
-
-def check_layout(tensors: Mapping[str, Array]) -> tuple[int, int]:
-    """(features, outputs) of 16 well-shaped tensors; CheckpointError otherwise."""
-    _check_names(tensors)
-    first, last = tensors["up.0.weight"], tensors["down.5.weight"]
-    if first.ndim != 2 or last.ndim != 2 or not first.shape[1] or not last.shape[0]:
-        raise CheckpointError("The first and the last weight of a head must be non-empty matrices.")
-    features, outputs = first.shape[1], last.shape[0]
-    for name, shape in layout(features, outputs).items():
-        if tensors[name].shape != shape:
-            found, wanted = times(tensors[name].shape), times(shape)
-            raise CheckpointError(f"The tensor {name} is {found}; a head needs {wanted} there.")
-    return features, outputs
-
-
-def times(shape: tuple[int, ...]) -> str:
-    """A shape in words: “64 × 128”."""
-    return " × ".join(map(str, shape)) or "a single number"
-
-
-def _check_names(names: Mapping[str, Any]) -> None:
-    wanted = layout(1).keys()
-    if missing := [name for name in wanted if name not in names]:
-        raise CheckpointError(
-            f"The file lacks {len(missing)} of the 16 tensors of a head, {missing[0]} first."
-        )
-    if extra := sorted(set(names) - wanted):
-        raise CheckpointError(f"The file holds a tensor that no head has: {extra[0][:80]!r}.")
-
 
 # ---------------------------------------------------------------- writing
 
@@ -157,7 +107,6 @@ class Checkpoint:
     features: int
     outputs: int
     sha256: str
-    hidden: int = HIDDEN
 
 
 def load_checkpoint(path: Path, *, features: int | None = None) -> Checkpoint:
@@ -167,7 +116,7 @@ def load_checkpoint(path: Path, *, features: int | None = None) -> Checkpoint:
     width of the embeddings it must take. Raises CheckpointError with one sentence otherwise.
     Nothing is unpickled, and nothing larger than 256 MB is read.
     """
-    read = read_safetensors(Path(path), _check_names)
+    read = read_safetensors(Path(path), check_names)
     tensors = read.tensors
     width, outputs = check_layout(tensors)
     if features is not None and width != features:

@@ -6,6 +6,7 @@ head. So whatever resembles each other stays together: in one fold, on one side 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tastemaker.errors import Invalid, NotTrainable
+from tastemaker.learning.city96 import Array
+from tastemaker.learning.recipes import Member
 
-Array = NDArray[np.float32]
 Rows = NDArray[np.bool_]
 
 FEW = 150  # labels below which there are ten folds
@@ -118,7 +120,7 @@ def merge_near_duplicates(x: Array, groups: NDArray[np.integer]) -> NDArray[np.i
     picture is there twice would have a median of almost nothing. Memory is bounded: 256 rows are
     compared at a time; the median comes from 2,048 rows when n is larger.
     """
-    labels = np.unique(groups, return_inverse=True)[1].ravel()
+    labels: NDArray[np.intp] = np.unique(groups, return_inverse=True)[1].ravel()
     n = len(x)
     if n < 2:
         return labels
@@ -153,7 +155,8 @@ def _beyond_twins(squared: Array) -> Array:
     least 0.13 × the fifth distance. Infinite where the row has no neighbour."""
     squared = np.maximum(squared, 0)
     fifth = np.where(np.isfinite(squared), squared, 0).max(axis=1, keepdims=True)
-    return np.where(squared >= NEAR**2 * fifth, squared, np.inf).min(axis=1)
+    nearest: Array = np.where(squared >= NEAR**2 * fifth, squared, np.inf).min(axis=1)
+    return nearest
 
 
 def _pairs_with_first(keys: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -170,7 +173,7 @@ def _united(labels: NDArray[np.intp], i: NDArray[np.intp], j: NDArray[np.intp]) 
     count = int(labels.max()) + 1
     edges = (np.ones(int(apart.sum()), np.int8), (labels[i][apart], labels[j][apart]))
     component = connected_components(coo_array(edges, shape=(count, count)), directed=False)[1]
-    return component[labels].astype(np.intp)
+    return np.asarray(component[labels], np.intp)
 
 
 def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.intp]:
@@ -184,10 +187,22 @@ def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np
         emptiest = load.index(min(load))
         fold[group] = emptiest
         load[emptiest] += int(sizes[group])
-    return fold[at.ravel()]
+    dealt: NDArray[np.intp] = fold[at.ravel()]
+    return dealt
 
 
 def fold_of_group(groups: NDArray[np.integer], split: Split) -> dict[int, int]:
     """The caller's group number -> the fold that was left out for it, of groups that train."""
     trained = split.train
     return {int(g): int(f) for g, f in zip(groups[trained], split.fold[trained], strict=True)}
+
+
+def out_of_fold_predictions(
+    members: Sequence[Member], x: Array, fold: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Each row of x (n, D) scored by the member that never saw it: (n,). `fold` (n,) numbers the
+    member of each row."""
+    scores = np.empty(len(x), np.float32)
+    for k, member in enumerate(members):
+        scores[fold == k] = member(x[fold == k])
+    return scores

@@ -3,10 +3,10 @@
 Five linear layers with no activation between them, 768 → 1024 → 128 → 64 → 16 → 1, are one
 straight line: points of 0–10 = w·x + b, where x is the embedding of OpenAI's CLIP ViT-L/14 at 224
 pixels, divided by its length. So a head can be written in this layout only if it is such a line
-(clipped to 0–10) on such embeddings; whether it is, `line_of` finds out by asking the head itself.
+(clipped to 0–10) on such embeddings; whether it is, `line_of` finds out by probing the head.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors_bytes
 
 from tastemaker.errors import CheckpointError, Conflict
-from tastemaker.learning.checkpoints import (
-    Array,
-    Tensors,
-    check_finite,
-    check_layout,
-    read_safetensors,
-    times,
-)
+from tastemaker.learning.checkpoints import check_finite, read_safetensors
+from tastemaker.learning.city96 import Array, Tensors, check_layout, linear_head, times
 
 ENCODER = "ViT-L-14-quickgelu/openai"
 FEATURES = 768
@@ -59,12 +53,12 @@ def is_laion(names: Iterable[str]) -> bool:
 def read_line(path: Path) -> tuple[LinearHead, dict[str, str], str]:
     """The line of a LAION file, its metadata and its SHA-256. Raises CheckpointError."""
     file = read_safetensors(path, _check_names)
-    for layer, shape in SHAPES.items():
-        for name, wanted in ((f"{layer}.weight", shape), (f"{layer}.bias", shape[:1])):
-            found = file.tensors[name].shape
-            if found != wanted:
+    for layer, size in SHAPES.items():
+        for name, wanted in ((f"{layer}.weight", size), (f"{layer}.bias", size[:1])):
+            shape = file.tensors[name].shape
+            if shape != wanted:
                 raise CheckpointError(
-                    f"The tensor {name} is {times(found)}; the LAION layout has {times(wanted)}."
+                    f"The tensor {name} is {times(shape)}; the LAION layout has {times(wanted)}."
                 )
     check_finite(file.tensors)
     return collapse(file.tensors), file.metadata, file.sha256
@@ -102,6 +96,13 @@ def laion_bytes(line: LinearHead, metadata: Mapping[str, str]) -> bytes:
     return safetensors_bytes(tensors, metadata=dict(metadata))
 
 
+def head_of(line: LinearHead) -> Tensors:
+    """The line, clipped to 0–10, as the 16 tensors of the city96 layout; within 1e-5."""
+    none, one = np.zeros(FEATURES, np.float32), np.ones(FEATURES, np.float32)
+    weights = (line.weights / POINTS).astype(np.float32)
+    return linear_head(weights, line.bias / POINTS, none, one, link="identity")
+
+
 # ---------------------------------------------------------------- is this head a line?
 
 
@@ -109,8 +110,8 @@ def line_of(tensors: Mapping[str, Array]) -> LinearHead:
     """The line that a head of the city96 layout is; Conflict says why it is none.
 
     A head whose residual branch is silent and whose first layer looks at the input along one
-    direction v is a function of v·x alone. That function is asked at many points: if it is the
-    clipped line through two of them, the head is a line.
+    direction v is a function of v·x alone. That function is evaluated at many points: if it is
+    the clipped line through two of them, the head is a line.
     """
     features, outputs = check_layout(tensors)
     if features != FEATURES or outputs != 1:
@@ -132,9 +133,9 @@ def line_of(tensors: Mapping[str, Array]) -> LinearHead:
 
     low, high = _crossing(scores, 0.25), _crossing(scores, 0.75)
     slope = 0.5 / (high - low)
-    asked = np.linspace(low - (high - low), high + (high - low), 801)
-    told, line = scores(asked), np.clip(0.25 + slope * (asked - low), 0, 1)
-    if np.abs(told - line).max() > BEND:
+    probes = np.linspace(low - (high - low), high + (high - low), 801)
+    line = np.clip(0.25 + slope * (probes - low), 0, 1)
+    if np.abs(scores(probes) - line).max() > BEND:
         raise Conflict(
             "Its score is a sigmoid of the embedding, and the LAION layout holds straight lines "
             "only."
@@ -142,7 +143,7 @@ def line_of(tensors: Mapping[str, Array]) -> LinearHead:
     return LinearHead(POINTS * slope * v, POINTS * (0.25 - slope * low))
 
 
-def _crossing(scores: Any, level: float) -> float:
+def _crossing(scores: Callable[[NDArray[np.float64]], NDArray[np.float64]], level: float) -> float:
     """Where a monotone function of one number passes `level`, by halving."""
     a, b = -1e4, 1e4
     at_a, at_b = scores(np.array([a, b]))

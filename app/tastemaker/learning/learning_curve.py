@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.learning import metrics
-from tastemaker.learning.checkpoints import Array
+from tastemaker.learning.city96 import Array
 from tastemaker.learning.folds import Rows, Split, TrainingSet
-from tastemaker.learning.linear import ridge_or_none
+from tastemaker.learning.ridge import ridge_or_none
 
 FEWEST = 10  # labels of the first point of a curve
 POINTS = 10  # of a curve

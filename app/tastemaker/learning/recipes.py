@@ -1,4 +1,4 @@
-"""Recipes: what to train and how, and what a fit of one leaves behind."""
+"""Recipes: what to train and how, and what one leaves behind, a fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
-from tastemaker.learning.checkpoints import Array, Tensors
+from tastemaker.learning.city96 import Array, Tensors
 
 Kind = Literal["ridge", "mlp", "city96", "blend", "original"]
 Name = Literal["auto", "ridge", "mlp", "city96", "original"]
@@ -37,15 +37,16 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 class Progress(Protocol):
-    """Hears how far the training is; `curve` is the loss curve so far, whenever it has grown."""
+    """Called with how far the training is, in any unit; `curve` is the loss curve so far, whenever
+    it has grown. What it raises ends the training."""
 
     def __call__(
         self, done: int, total: int, message: str, curve: Curve | None = None, /
     ) -> None: ...
 
 
-def silent(done: int, total: int, message: str, curve: Curve | None = None) -> None:
-    """The progress that nobody hears."""
+def ignore_progress(done: int, total: int, message: str, curve: Curve | None = None) -> None:
+    """The progress callback of a training that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Recipe:
     the standard deviation of what is added to every feature, whose own is 1 on average. `ema` is
     the span of the average of the weights, as a share of the steps; with `early_stop` those weights
     of the final head count that it had when the members predicted best what they left out. The
-    city96 layout is shared out among `subnetworks`, each as much narrower (see `ensemble`). Without
+    city96 layout is shared out among `subnetworks`, each as much narrower (see `network`). Without
     `folds`, the number of labels says how many there are.
     """
 
@@ -108,7 +109,7 @@ class Fit:
     """One fitted architecture, before it is known whether it is published.
 
     `oof` (trained,) scores by heads that never saw the label nor its group; `members[k]` never saw
-    fold k, and `by_members` is what they say of their own folds: the same as `oof`, except where
+    fold k, and `by_members` are their scores of their own folds: the same as `oof`, except where
     that comes from an exact formula and rests on more labels. Fits are compared by `by_members`.
     """
 

@@ -1,4 +1,4 @@
-"""The live head: a closed-form ridge, refitted after every few scores.
+"""The linear head: a closed-form ridge, refitted live after every few scores, and published.
 
 One eigendecomposition serves every penalty. At a given penalty λ, ridge with a free intercept is a
 linear smoother ŷ = Hy of its labels, with
@@ -19,7 +19,7 @@ labelled rows; no score enters it. The mean is immaterial, because the intercept
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,9 @@ from scipy.linalg import cholesky, eigh, solve_triangular
 from scipy.special import expit
 
 from tastemaker.errors import NotTrainable
+from tastemaker.learning.city96 import linear_head
+from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
+from tastemaker.learning.recipes import Fit, Member, Progress, Recipe, ignore_progress
 
 Link = Literal["logit", "identity"]
 Array = NDArray[Any]
@@ -137,7 +140,7 @@ def half_scale(x: Array) -> NDArray[np.float32]:
     variance = np.asarray(x, np.float32).var(0, dtype=np.float64)
     variance += 1e-3 * variance.mean() or 1.0
     scale = variance**0.25
-    return (scale * np.sqrt(np.sum(variance / scale**2))).astype(np.float32)
+    return np.asarray(scale * np.sqrt(np.sum(variance / scale**2)), np.float32)
 
 
 def to_link(scores: Array, link: Link) -> NDArray[np.float64]:
@@ -145,12 +148,57 @@ def to_link(scores: Array, link: Link) -> NDArray[np.float64]:
     if link == "identity":
         return np.asarray(scores, np.float64)
     clipped = np.clip(scores, CLIP, 1 - CLIP)
-    return np.log(clipped / (1 - clipped))
+    return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
 
 
 def from_link(values: Array, link: Link) -> Array:
     """The way back, into [0, 1]."""
     return np.clip(values, 0, 1) if link == "identity" else expit(values)
+
+
+# --------------------------------------------------------------------------- published
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The head that gives every image the same score."""
+
+    value: float
+
+    def __call__(self, x: Array) -> NDArray[np.float32]:
+        return np.full(len(x), self.value, np.float32)
+
+
+def fit_linear(
+    data: TrainingSet, split: Split, recipe: Recipe, progress: Progress = ignore_progress
+) -> Fit:
+    """Ridge on the logit of the scores; its out-of-fold scores are exact leave-one-group-out."""
+    x, y, groups = data.x[split.train], data.y[split.train], split.groups[split.train]
+    fold = split.fold[split.train]
+    folds = int(fold.max()) + 1
+    progress(0, folds + 1, "Fitting the linear head")
+    ridge = fit_ridge(x, y, groups)
+    members: list[Member] = []
+    for k in range(folds):
+        progress(k + 1, folds + 1, "Fitting the linear head")
+        seen = fold != k
+        fitted = ridge_or_none(x[seen], y[seen], groups[seen])
+        members.append(fitted.predict if fitted else Constant(float(y[seen].mean())))
+    progress(folds + 1, folds + 1, "Fitted the linear head")
+    tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
+    used = replace(recipe, name="ridge", folds=folds)
+    by_members = out_of_fold_predictions(members, x, fold)
+    return Fit("ridge", used, tensors, ridge.out_of_group, by_members, tuple(members), [])
+
+
+def ridge_or_none(
+    x: Array, y: Array, groups: NDArray[np.integer], unit: float | None = None
+) -> Ridge | None:
+    """A ridge on these labels; None where too little is left to fit one. With a `unit`, every
+    feature is divided by that number instead of by its `half_scale`."""
+    if len(np.unique(groups)) < 2 or y.min() == y.max():
+        return None
+    return fit_ridge(x, y, groups, scale=None if unit is None else np.full(x.shape[1], unit))
 
 
 # --------------------------------------------------------------------------- uncertainty
@@ -312,4 +360,4 @@ def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[
 
 def _squares(rows: Array) -> Array:
     """Squared length of every row."""
-    return np.einsum("ij,ij->i", rows, rows)
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))

@@ -22,13 +22,10 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning import metrics
-from tastemaker.learning.blending import blend
-from tastemaker.learning.calibration import calibrate
-from tastemaker.learning.checkpoints import Array, Tensors
+from tastemaker.learning.blending import blend, calibrate
+from tastemaker.learning.city96 import Array, Tensors
 from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
-from tastemaker.learning.heads import Scorer
-from tastemaker.learning.linear import fit_linear
-from tastemaker.learning.original import fit_original
+from tastemaker.learning.heads import Head
 from tastemaker.learning.recipes import (
     Curve,
     Fit,
@@ -36,14 +33,12 @@ from tastemaker.learning.recipes import (
     Member,
     Progress,
     Recipe,
-    recipe_named,
-    silent,
+    ignore_progress,
 )
-from tastemaker.learning.sgd import fit_by_sgd
+from tastemaker.learning.ridge import fit_linear
+from tastemaker.learning.sgd import fit_by_sgd, fit_original
 
-__all__ = ["Recipe", "Trained", "TrainingSet", "check", "recipe_named", "train"]
-
-FEWEST_FOR_DESCENT = 20  # with fewer labels nobody measured what a share of the network does
+FEWEST_FOR_NETWORK = 20  # with fewer labels nobody measured what a share of the network does
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
 FITS = {
     "ridge": fit_linear,
@@ -57,8 +52,8 @@ FITS = {
 class Trained:
     """A head ready to publish, and what is known about it.
 
-    `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) is what
-    the exported tensors say of every row (honest only where the row did not train).
+    `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) scores
+    every row by the exported tensors (honest only where the row did not train).
     `fold_of_group` maps the caller's group numbers to the fold that was left out for them.
     """
 
@@ -88,16 +83,16 @@ class Trained:
         the members' disagreement, scaled as a jackknife over folds (they share most of their
         labels, so their plain spread is too small), plus the noise of the labels themselves.
         """
-        said = np.stack([member(x) for member in self.members])
+        scores = np.stack([member(x) for member in self.members])
         fold = np.array([self.fold_of_group.get(group, -1) for group in groups.tolist()], np.intp)
-        out_of_fold = np.where(fold >= 0, said[fold, np.arange(len(x))], np.nan)
-        disagreement = (len(said) - 1) * said.var(axis=0)
+        out_of_fold = np.where(fold >= 0, scores[fold, np.arange(len(x))], np.nan)
+        disagreement = (len(scores) - 1) * scores.var(axis=0)
         spread = np.maximum(np.sqrt(disagreement + self.noise**2), UNCERTAINTY_FLOOR)
-        return self._scorer(x), out_of_fold, spread.astype(np.float32)
+        return self._head(x), out_of_fold, spread.astype(np.float32)
 
     @functools.cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self.tensors)
+    def _head(self) -> Head:
+        return Head(self.tensors)
 
 
 # ---------------------------------------------------------------- the story
@@ -107,7 +102,7 @@ def train(
     data: TrainingSet,
     recipe: Recipe | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
     threshold: float = 0.5,
 ) -> Trained:
     """Train a head on a data set by a recipe.
@@ -141,7 +136,7 @@ def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) ->
         tensors=fit.tensors,
         split=split,
         oof=oof,
-        final=Scorer(fit.tensors)(data.x),
+        final=Head(fit.tensors)(data.x),
         fold_of_group=fold_of_group(data.groups, split),
         members=fit.members,
         noise=float(np.sqrt(np.mean((fit.oof - data.y[split.train]) ** 2))),
@@ -183,29 +178,29 @@ def _choose(
     """The fit to publish, and why it was chosen.
 
     `auto` takes both, each with its share of the logit (see `blending`). The shares come from the
-    fold members, which saw equally many labels. The hold-out has no say: a number that chose the
-    head could not measure it.
+    fold members, which saw equally many labels. The hold-out plays no part: a number that
+    chose the head could not measure it.
     """
     n = int(split.train.sum())
-    chosen: dict[str, Any] = {"asked": recipe.name}
+    choice: dict[str, Any] = {"asked": recipe.name}
     if recipe.name != "auto":
-        return FITS[recipe.name](data, split, recipe, progress), {**chosen, "why": "asked for"}
+        return FITS[recipe.name](data, split, recipe, progress), {**choice, "why": "asked for"}
 
     line = fit_linear(data, split, recipe, progress)
-    if n < FEWEST_FOR_DESCENT:
-        why = f"{n} labels; below {FEWEST_FOR_DESCENT} the linear head is the safer one"
-        return line, {**chosen, "why": why}
+    if n < FEWEST_FOR_NETWORK:
+        why = f"{n} labels; below {FEWEST_FOR_NETWORK} the linear head is the safer one"
+        return line, {**choice, "why": why}
     network = fit_by_sgd(data, split, replace(recipe, name="city96"), progress)
-    fit, found = blend(data, split, network, line)
-    return fit, {**chosen, "why": _why_blended(found), **found}
+    fit, facts = blend(data, split, network, line)
+    return fit, {**choice, "why": _why_blended(facts), **facts}
 
 
-def _why_blended(found: dict[str, Any]) -> str:
+def _why_blended(facts: dict[str, Any]) -> str:
     """The shares in words, and how the blend compares with either alone."""
-    share = round(100 * found["share"])
+    share = round(100 * facts["share"])
     against = {
         name: {"better": "errs less than", "worse": "errs more than"}.get(
-            found[f"blend_minus_{name}"]["verdict"], "is not shown to differ from"
+            facts[f"blend_minus_{name}"]["verdict"], "is not shown to differ from"
         )
         for name in ("city96", "ridge")
     }
@@ -246,7 +241,7 @@ def _measure(data: TrainingSet, trained: Trained, threshold: float) -> dict[str,
 
 
 def _against_the_median(data: TrainingSet, trained: Trained) -> dict[str, Any]:
-    """The error of always saying the training median, and whether the head is better than that: on
+    """The error of the constant training median, and whether the head is better than that: on
     the hold-out, or out-of-fold where that has too few pictures; and out-of-fold in any case. A set
     that teaches nothing shows here, also where a small hold-out happens to flatter the head."""
     split = trained.split
@@ -260,9 +255,9 @@ def _against_the_median(data: TrainingSet, trained: Trained) -> dict[str, Any]:
 
     enough = len(np.unique(split.groups[split.holdout])) >= metrics.FEWEST_GROUPS
     out_of_fold = against(split.train)
-    told = against(split.holdout) if enough else dict(out_of_fold)
+    duel = against(split.holdout) if enough else dict(out_of_fold)
     return {
-        "baseline_mae": told.pop("mae"),
-        "versus_baseline": told | {"on": "holdout" if enough else "out_of_fold"},
+        "baseline_mae": duel.pop("mae"),
+        "versus_baseline": duel | {"on": "holdout" if enough else "out_of_fold"},
         "out_of_fold_baseline": out_of_fold,
     }

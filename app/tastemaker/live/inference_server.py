@@ -375,10 +375,10 @@ def _load_encoder(name: str) -> Encoder:
 
 
 def _load_head(path: Path) -> Head:
-    from tastemaker.learning.heads import Scorer, as_score  # imports torch
+    from tastemaker.learning import heads  # imports torch
 
-    scorer = Scorer(load_checkpoint(path))
-    return lambda x: as_score(scorer(x))
+    head = heads.Head(load_checkpoint(path))
+    return lambda x: heads.as_score(head(x))
 
 
 def bracket(project: Project, score: float) -> str:

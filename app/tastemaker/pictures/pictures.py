@@ -11,6 +11,7 @@ import io
 import math
 import os
 import stat
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +66,35 @@ class Examined:
 # ---- decoding
 
 
-def decode(source: Path | bytes, limits: Limits | None = None) -> Image.Image:
+def decode(source: Path | bytes | Image.Image, limits: Limits | None = None) -> Image.Image:
     """A picture as people see it: upright, sRGB, mode RGB, first frame, flattened on white.
 
-    `source` is a path or the bytes of a file. Raises `BadImage`, whose sentence names what is
-    wrong: not one of the formats, too large, cut short, damaged.
+    `source` is a path, the bytes of a file, or a picture that Pillow opened. Raises `BadImage`,
+    whose sentence names what is wrong: not one of the formats, too large, cut short, damaged.
     """
+    if isinstance(source, Image.Image):
+        return _decode_opened(source, limits or Limits())
     content = source if isinstance(source, bytes) else _read(source, limits or Limits())
     return decode_with_facts(content, limits or Limits())[0]
+
+
+_opened_lock = threading.Lock()  # Pillow reads the pixels of an opened file at the first use
+
+
+def _decode_opened(image: Image.Image, limits: Limits) -> Image.Image:
+    if math.prod(image.size) > limits.pixels:
+        raise _too_many_pixels(limits)
+    if not math.prod(image.size):
+        raise BadImage("The picture has no pixels.")
+    try:
+        with _opened_lock:
+            image.load()
+        turn, picture = _turn(image), _rgb(image)
+        return picture if turn is None else picture.transpose(turn)
+    except MemoryError:
+        raise BadImage("Decoding the picture takes more memory than is allowed.") from None
+    except Exception as error:  # as below; a closed file as well
+        raise BadImage(_what_is_wrong(error, b""), "Open the picture again.") from error
 
 
 def _read(path: Path, limits: Limits) -> bytes:

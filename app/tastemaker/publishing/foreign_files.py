@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from tastemaker.errors import CheckpointError, NotFound
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import Tensors, load_checkpoint, tensor_names
+from tastemaker.learning.checkpoints import load_checkpoint, tensor_names
+from tastemaker.learning.city96 import Tensors
 
 MOST_SIDECAR_BYTES = 2**20
 
@@ -59,12 +58,7 @@ class ForeignHead:
         """The head as the 16 tensors; a line is within 1e-5 of its clipped self there."""
         if not isinstance(self.head, laion.LinearHead):
             return self.head
-        from tastemaker.learning.heads import linear_head  # torch: for the job alone
-
-        none, one = np.zeros(self.features, np.float32), np.ones(self.features, np.float32)
-        weights = (self.head.weights / laion.POINTS).astype(np.float32)
-        bias = self.head.bias / laion.POINTS
-        return linear_head(weights, bias, none, one, link="identity")
+        return laion.head_of(self.head)
 
 
 def read_foreign_head(file: Path, name: str = "", config: Path | None = None) -> ForeignHead:

@@ -225,10 +225,10 @@ def _say(work: JobContext, head: ForeignHead, x: np.ndarray) -> np.ndarray:
     """(N,) what the head says of every embedded image, as one score in [0, 1] each."""
     import torch
 
-    from tastemaker.learning.heads import Scorer, as_score
+    from tastemaker.learning.heads import Head, as_score
 
     torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
-    scorer = Scorer(head.tensors())
+    scorer = Head(head.tensors())
     said = np.empty(len(x), np.float32)
     work.stage("Predicting every image", len(x))
     for start in range(0, len(x), 4096):

@@ -14,7 +14,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Prediction, Project, Version, VersionLabel
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations
-from tastemaker.learning.checkpoints import HIDDEN, layout
+from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.publishing.card_blocks import (
     Block,
     Bullets,

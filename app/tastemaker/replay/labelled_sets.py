@@ -130,13 +130,13 @@ def read_collection(
             f"No image of “{project.name}” is embedded yet.",
             f"Do that first: tastemaker embed --collection {name}",
         )
-    facts = session.execute(
+    rows = session.execute(
         select(Image.id, Image.source_group)
         .join(CollectionImage, col(CollectionImage.image_id) == Image.id)
         .where(CollectionImage.collection_id == collection.id)
         .order_by(col(Image.id))
     ).all()
-    groups = dict(facts)
+    groups = dict(rows)
     ids, x = embeddings.matrix(session, project.encoder_id, list(groups))
     if not len(ids):
         raise Invalid(
@@ -151,8 +151,8 @@ def read_collection(
     image_ids = [int(image_id) for image_id in ids]
     scores = np.array([labels.get(image_id, np.nan) for image_id in image_ids]) / 10
     names = np.unique([groups[image_id] for image_id in image_ids], return_inverse=True)[1]
-    found = LabelledSet(np.asarray(x, np.float32), scores, names.astype(np.intp))
-    return found, image_ids, project
+    data = LabelledSet(np.asarray(x, np.float32), scores, names.astype(np.intp))
+    return data, image_ids, project
 
 
 def _only_user(session: Session, collection: Collection) -> Project:

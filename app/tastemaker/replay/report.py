@@ -1,4 +1,4 @@
-"""What the runs of a replay say: learning curves with their intervals, as JSON, text and SVG.
+"""The report of a replay: learning curves with their intervals, as JSON and as a table.
 
 Every mean is over seeds, and every interval resamples seeds. A comparison with random labelling
 resamples the seeds of both together, because under one seed both have the same test split and the
@@ -7,7 +7,6 @@ same first labels.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tastemaker.replay.runs import LabelledSet, Plan, Run, split
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # with fewer there is no saying how sure a mean is
+FEWEST_SEEDS = 3  # with fewer the uncertainty of a mean is unknown
 
 Curves = NDArray[np.float64]  # (seeds, points)
 
@@ -73,26 +72,26 @@ def _notes(data: LabelledSet, plan: Plan) -> list[str]:
 def _strategy(own: list[Run], random: list[Run] | None) -> dict[str, Any]:
     labels = own[0].labels
     mae, error = np.array([r.mae for r in own]), np.array([r.error for r in own])
-    said: dict[str, Any] = {"labels": labels.tolist()}
+    result: dict[str, Any] = {"labels": labels.tolist()}
     for name, curves in (("mae", mae), ("error_at_threshold", error)):
-        said[name] = _rounded(curves.mean(0))
+        result[name] = _rounded(curves.mean(0))
         ends = _interval(len(own), partial(_mean_curve, curves))
         for end, values in zip(("low", "high"), ends, strict=True):
-            said[f"{name}_{end}"] = [None] * len(labels) if values is None else _rounded(values)
+            result[f"{name}_{end}"] = [None] * len(labels) if values is None else _rounded(values)
     if random is not None:
         their_mae, their_error = (
             np.array([r.mae for r in random]), np.array([r.error for r in random])
         )  # fmt: skip
-        said["labels_to_reach_random"] = _reached(labels, error, their_error)
-        said["mae_area_ratio"] = _ratio(mae, their_mae)
-    said["runs"] = [
+        result["labels_to_reach_random"] = _reached(labels, error, their_error)
+        result["mae_area_ratio"] = _ratio(mae, their_mae)
+    result["runs"] = [
         {"seed": r.seed, "test": r.test.tolist(), "picks": r.picks.tolist()} for r in own
     ]
-    return said
+    return result
 
 
 def _mean_curve(curves: Curves, drawn: NDArray[np.intp]) -> NDArray[np.float64]:
-    return curves[drawn].mean(0)
+    return np.asarray(curves[drawn].mean(0), np.float64)
 
 
 def _reached(labels: NDArray[np.intp], error: Curves, theirs: Curves) -> dict[str, Any]:
@@ -156,26 +155,26 @@ def _ends(draws: Any, method: Any = "linear") -> Any:
 # --- text --------------------------------------------------------------------------------------
 
 
-def table(said: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """The report for a terminal: one line a strategy, and what random needs beside it."""
     lines = [
-        f"{said['labelled']:,} labels on {said['images']:,} images, {said['tested']:,} test; "
-        f"{said['seeds']} seed{'s' * (said['seeds'] != 1)}, "
-        f"{said['start']} to {said['budget']} labels, "
-        f"refitted every {said['batch']}; threshold {said['threshold']:g} %.",
+        f"{report['labelled']:,} labels on {report['images']:,} images, {report['tested']:,} test; "
+        f"{report['seeds']} seed{'s' * (report['seeds'] != 1)}, "
+        f"{report['start']} to {report['budget']} labels, "
+        f"refitted every {report['batch']}; threshold {report['threshold']:g} %.",
         "",
         f"{'strategy':18}  {'MAE':>5}  {'error':>6}  {'MAE':>5}  {'error':>6}  "
         f"{'MAE area':>20}  labels to reach",
         f"{'':18}  {'mean of the curve':>13}  {'at the end':>13}  "
         f"{'÷ random’s':>20}  random’s last error",
     ]
-    for name, own in said["strategies"].items():
+    for name, own in report["strategies"].items():
         mae, error = own["mae"], own["error_at_threshold"]
         lines.append(
             f"{name:18}  {np.mean(mae):5.2f}  {np.mean(error):6.3f}  {mae[-1]:5.2f}  "
-            f"{error[-1]:6.3f}  {_area(own):>20}  {_labels(own, said['budget'])}"
+            f"{error[-1]:6.3f}  {_area(own):>20}  {_labels(own, report['budget'])}"
         )
-    lines += ["", *said["notes"]] if said["notes"] else []
+    lines += ["", *report["notes"]] if report["notes"] else []
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -188,117 +187,12 @@ def _area(own: dict[str, Any]) -> str:
 
 
 def _labels(own: dict[str, Any], budget: int) -> str:
-    found = own.get("labels_to_reach_random")
-    if found is None:
+    reach = own.get("labels_to_reach_random")
+    if reach is None:
         return "–"
-    value = f"over {budget}" if found["value"] is None else str(found["value"])
-    if found["reached"] is None or not found["reached"]:
+    value = f"over {budget}" if reach["value"] is None else str(reach["value"])
+    if reach["reached"] is None or not reach["reached"]:
         return value
-    low = f"over {budget}" if found["low"] is None else found["low"]
-    high = f"over {budget}" if found["high"] is None else found["high"]
+    low = f"over {budget}" if reach["low"] is None else reach["low"]
+    high = f"over {budget}" if reach["high"] is None else reach["high"]
     return f"{value} ({low}–{high})"
-
-
-# --- SVG ---------------------------------------------------------------------------------------
-
-WIDTH, HEIGHT, LEFT, TOP = 360, 220, 56, 44  # of a panel and of what surrounds it, in pixels
-PER_ROW = 4  # names in a row of the legend
-# Okabe & Ito 2008: told apart by every kind of colour vision, on white and on black.
-COLOURS = ("#0072b2", "#8a8a8a", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6a3d9a")
-
-
-def chart(said: dict[str, Any]) -> str:
-    """The two curves of every strategy side by side, with bands for their intervals. A document
-    of its own: it carries its colours, and follows a dark theme."""
-    strategies = said["strategies"]
-    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(strategies)}
-    width = 2 * (LEFT + WIDTH) + 24
-    height = TOP + HEIGHT + 44 + 20 * -(-len(strategies) // PER_ROW)
-    panels = "".join(
-        f'<g transform="translate({LEFT + i * (LEFT + WIDTH)} {TOP})">'
-        f"{_panel(strategies, key, title, colour)}</g>"
-        for i, (key, title) in enumerate(
-            (
-                ("error_at_threshold", "Share on the wrong side of the threshold, by labels"),
-                ("mae", "Mean absolute error in points, by labels"),
-            )
-        )
-    )
-    legend = "".join(
-        f'<g transform="translate({LEFT + (width - LEFT) // PER_ROW * (i % PER_ROW)} '
-        f'{TOP + HEIGHT + 52 + 20 * (i // PER_ROW)})">'
-        f'<path d="M0 -4H20" stroke="{colour[name]}" stroke-width="2.5"/>'
-        f'<text x="28">{escape(name)}</text></g>'
-        for i, name in enumerate(strategies)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" font-family="system-ui, sans-serif" '
-        f'font-size="12"><title>{escape(_told(said))}</title><style>'
-        "text{fill:#444}.axis{stroke:#ddd}.ground{fill:#fff}"
-        "@media(prefers-color-scheme:dark)"
-        "{text{fill:#bbb}.axis{stroke:#3a3a3a}.ground{fill:#181818}}"
-        f'</style><rect class="ground" width="{width}" height="{height}"/>{panels}{legend}</svg>\n'
-    )
-
-
-def _panel(strategies: dict[str, Any], key: str, title: str, colour: dict[str, str]) -> str:
-    """One diagram, its upper left corner at the origin."""
-    labels = [count for own in strategies.values() for count in own["labels"]]
-    values = [
-        value
-        for own in strategies.values()
-        for name in (key, f"{key}_low", f"{key}_high")
-        for value in own[name]
-        if value is not None
-    ]
-    first, last, low, high = min(labels), max(labels), min(values), max(values)
-    low, high = (low, high) if high > low else (low - 0.05, high + 0.05)
-
-    def x(count: float) -> float:
-        return WIDTH * (count - first) / max(last - first, 1)
-
-    def y(value: float) -> float:
-        return HEIGHT * (high - value) / (high - low)
-
-    def points(counts: Sequence[float], along: Sequence[float]) -> str:
-        return " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in zip(counts, along, strict=True))
-
-    parts = [f'<text y="-18" font-weight="600">{escape(title)}</text>']
-    for value in ticks(low, high):
-        number = f"{100 * value:g} %" if key == "error_at_threshold" else f"{value:g}"
-        parts.append(
-            f'<path class="axis" d="M0 {y(value):.1f}h{WIDTH}"/>'
-            f'<text x="-8" y="{y(value) + 4:.1f}" text-anchor="end">{number}</text>'
-        )
-    for count in ticks(first, last):
-        parts.append(
-            f'<text x="{x(count):.1f}" y="{HEIGHT + 20}" text-anchor="middle">{count:g}</text>'
-        )
-    for name, own in strategies.items():
-        if None not in own[f"{key}_low"]:
-            there = points(own["labels"], own[f"{key}_high"])
-            back = points(own["labels"][::-1], own[f"{key}_low"][::-1])
-            parts.append(f'<polygon points="{there} {back}" fill="{colour[name]}" opacity="0.13"/>')
-    for name, own in strategies.items():
-        parts.append(
-            f'<polyline points="{points(own["labels"], own[key])}" fill="none" '
-            f'stroke="{colour[name]}" stroke-width="2" stroke-linejoin="round"/>'
-        )
-    return "".join(parts)
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers in [low, high]."""
-    power = 10 ** np.floor(np.log10(max(high - low, 1e-9) / 3))
-    step = next(m * power for m in (5, 2, 1) if m * power <= (high - low) / 3 * (1 + 1e-9))
-    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [round(float(n * step), 9) for n in range(int(first), int(last) + 1)]
-
-
-def _told(said: dict[str, Any]) -> str:
-    ends = "; ".join(
-        f"{name} {100 * own['error_at_threshold'][-1]:.1f} % and {own['mae'][-1]:.2f} points"
-        for name, own in said["strategies"].items()
-    )
-    return f"Error at the threshold and mean error after {said['budget']} labels: {ends}."

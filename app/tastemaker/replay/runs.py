@@ -1,9 +1,9 @@
 """What a strategy of asking would have cost: known labels are hidden, and bought back one by one.
 
-Every seed sets a test split aside, by groups, before anything is asked: the same for all
-strategies, and never offered. The first labels are drawn at random, the same for all strategies
+Every seed keeps a test split apart, by groups, before anything is offered: the same for all
+strategies, and never in the pool. The first labels are drawn at random, the same for all strategies
 too. From then on each strategy picks from the pool, in batches, with the code the queues use; the
-live head is refitted as the resident process refits it, and judged on the test split. Strategies
+live head is refitted as the live process refits it, and judged on the test split. Strategies
 differ in nothing but what they pick.
 
 Scores are in 0–1 here; the report speaks of points of 0–10 and of shares of wrong decisions.
@@ -31,7 +31,6 @@ from tastemaker.learning.selection import (
     SHARPNESS,
     Mix,
     Rows,
-    cold_start,
     diverse,
     mixed,
     near_threshold,
@@ -41,8 +40,8 @@ from tastemaker.processes import exit_with_parent
 Array = NDArray[Any]
 
 TEST_SHARE = 0.25
-MOST_PASSED = 8  # images asked for at once per label wanted, where few have one
-FEWEST_TESTED = 20  # labelled images in the test split: below, a rate says nothing
+MOST_OFFERED = 8  # images offered at once per label wanted, where few have one
+FEWEST_TESTED = 20  # labelled images in the test split: below, a rate means nothing
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pool:
-    """What a strategy sees when it is asked for `count` rows: never a hidden label.
+    """What a strategy sees when it must pick `count` rows: never a hidden label.
 
     `scores` and `sd` (N,) and `penalty` are the live model's, None where the labels so far teach
-    nothing. `sd` is worked out where it is asked for: that is half the time of a run.
+    nothing. `sd` is computed at the first use: that is half the time of a run.
     """
 
     features: Array
     free: NDArray[np.bool_]
     labelled: Rows
     scores: Array | None
-    doubt: Callable[[], Array] | None
+    compute_sd: Callable[[], Array] | None
     penalty: float | None
     threshold: float
     count: int
@@ -93,7 +92,7 @@ class Pool:
 
     @cached_property
     def sd(self) -> Array | None:
-        return None if self.doubt is None else self.doubt()
+        return None if self.compute_sd is None else self.compute_sd()
 
 
 # --- strategies --------------------------------------------------------------------------------
@@ -127,10 +126,6 @@ def pick_diverse(pool: Pool) -> Rows:
     return diverse(pool.features, pool.labelled, pool.free, pool.count, rng)
 
 
-def pick_cold_start(pool: Pool) -> Rows:
-    return cold_start(pool.features, pool.free, pool.count, np.random.default_rng(pool.seed))
-
-
 def _greedy(rank: Callable[[Pool, Array], Any]) -> Callable[[Pool], Rows]:
     """Takes what ranks highest, by the pool and the live model's scores."""
 
@@ -160,8 +155,8 @@ STRATEGIES: dict[str, Pick] = {
 def strategy(name: str, more: Mapping[str, Pick] | None = None) -> Pick:
     """By name, from STRATEGIES or `more`, or as a mix of shares `diverse/threshold/control` such
     as `20/60/20`."""
-    if found := STRATEGIES.get(name) or (more or {}).get(name):
-        return found
+    if pick := STRATEGIES.get(name) or (more or {}).get(name):
+        return pick
     try:
         shares = [float(part) for part in name.split("/")]
         if len(shares) == 3 and min(shares) >= 0 and math.isclose(sum(shares), 100):
@@ -223,7 +218,7 @@ def run(
     draws = np.random.default_rng((seed, 2))
     while True:
         rows = np.array(picks, np.intp)
-        scores, doubt, penalty = refit(data, projection, rows)
+        scores, compute_sd, penalty = refit(data, projection, rows)
         guess = data.scores[rows].mean() if scores is None else scores[test]
         labels.append(len(picks))
         mae.append(10 * float(np.mean(np.abs(guess - data.scores[test]))))
@@ -233,16 +228,16 @@ def run(
             break
         wanted = min(len(picks) + plan.batch, plan.budget)
         while (missing := wanted - len(picks)) > 0:
-            asked = missing * min(MOST_PASSED, math.ceil(free.sum() / (free & known).sum()))
+            count = missing * min(MOST_OFFERED, math.ceil(free.sum() / (free & known).sum()))
             pool = Pool(
-                projection.features, free, rows, scores, doubt, penalty, plan.threshold,
-                asked, int(draws.integers(2**31)),
+                projection.features, free, rows, scores, compute_sd, penalty, plan.threshold,
+                count, int(draws.integers(2**31)),
             )  # fmt: skip
-            shown = pick(pool)
-            # Shown one by one until so many labels are found; one without a label costs nothing.
-            shown = shown[: np.searchsorted(np.cumsum(known[shown]), missing) + 1]
-            free[shown] = False
-            picks += shown[known[shown]].tolist()
+            offered = pick(pool)
+            # One by one until so many have a label; one without a label costs nothing.
+            offered = offered[: np.searchsorted(np.cumsum(known[offered]), missing) + 1]
+            free[offered] = False
+            picks += offered[known[offered]].tolist()
     return Run(
         name, seed, test, np.array(picks, np.intp),
         np.array(labels), np.array(mae), np.array(error),
@@ -252,9 +247,9 @@ def run(
 def refit(
     data: LabelledSet, projection: Projection, rows: Rows
 ) -> tuple[Array | None, Callable[[], Array] | None, float | None]:
-    """Scores (N,), what works out their sd (N,), and penalty of the live head fitted on `rows`, as
-    the resident process makes them: a labelled image is judged by the fit without its group. None
-    while there is nothing to learn."""
+    """Scores (N,), a function that computes their sd (N,), and penalty of the live head fitted on
+    `rows`, as the live process makes them: a labelled image is judged by the fit without its group.
+    None while there is nothing to learn."""
     try:
         ridge = fit_ridge(data.x[rows], data.scores[rows], data.groups[rows], link="identity")
     except NotTrainable:
@@ -288,17 +283,16 @@ def replay(
                 yield done, len(jobs), run(data, projection, plan, name, seed, more)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _settle, (data, projection, plan, more)) as pool:
+    with ProcessPoolExecutor(
+        workers, context, _start_process, (data, projection, plan, more)
+    ) as pool:
         for done, made in enumerate(_in_order(pool, jobs, workers + 1), 1):
             yield done, len(jobs), made
 
 
-_given: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]
-
-
 def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
-    """What can be told of a replay that was broken off: the seeds under which every strategy ran,
-    and their runs (none: no seed was finished)."""
+    """What is left of a replay that was broken off: a plan with the seeds under which every
+    strategy ran, and their runs (none: no seed was finished)."""
     whole = len(runs) // len(plan.strategies)
     return replace(plan, seeds=whole), runs[: whole * len(plan.strategies)]
 
@@ -307,21 +301,21 @@ def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int
     """The runs in the order of the jobs. No more than `ahead` are ever under way: Ctrl-C goes to
     this process, not to the pool's, and waits for those."""
     left = iter(jobs)
-    asked: deque[Future[Run]] = deque()
+    pending: deque[Future[Run]] = deque()
     while True:
-        while sum(not future.done() for future in asked) < ahead and (job := next(left, None)):
-            with _deaf_to_ctrl_c():
-                asked.append(pool.submit(_run_here, job))
-        if not asked:
+        while sum(not future.done() for future in pending) < ahead and (job := next(left, None)):
+            with _interrupts_blocked():
+                pending.append(pool.submit(_run_in_process, job))
+        if not pending:
             return
-        wait([future for future in asked if not future.done()], return_when=FIRST_COMPLETED)
-        while asked and asked[0].done():
-            yield asked.popleft().result()
+        wait([future for future in pending if not future.done()], return_when=FIRST_COMPLETED)
+        while pending and pending[0].done():
+            yield pending.popleft().result()
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process that begins in here never hears it."""
+def _interrupts_blocked() -> Iterator[None]:
+    """A process that begins in here ignores Ctrl-C: the mask of its parent is its own."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -329,15 +323,20 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _settle(*given: Any) -> None:
-    global _given
-    _given = given
+_inputs: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]  # of a pool's process
+
+
+def _start_process(
+    data: LabelledSet, projection: Projection, plan: Plan, more: Mapping[str, Pick] | None
+) -> None:
+    global _inputs
+    _inputs = data, projection, plan, more
     exit_with_parent()
     threadpool_limits(1)
 
 
-def _run_here(job: tuple[str, int]) -> Run:
-    data, projection, plan, more = _given
+def _run_in_process(job: tuple[str, int]) -> Run:
+    data, projection, plan, more = _inputs
     return run(data, projection, plan, *job, more)
 
 

@@ -111,9 +111,9 @@ def predict_missing(work: JobContext, version: Version, collection_id: int | Non
             return 0
         said_of = _sample_with_uncertainty(session, version)
     work.stage(f"Predicting with {version.number}", len(missing))
-    from tastemaker.learning.heads import Scorer, as_score
+    from tastemaker.learning.heads import Head, as_score
 
-    scorer = Scorer(load_checkpoint(versions.verify(work.settings, version)))
+    scorer = Head(load_checkpoint(versions.verify(work.settings, version)))
     for start in range(0, len(missing), CHUNK):
         with work.reading() as session:
             ids, x = embeddings.matrix(session, version.encoder_id, missing[start : start + CHUNK])
