@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from more_itertools import chunked
 from numpy.typing import NDArray
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker import images, jobs, projects
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import (
     CollectionImage,
     Embedding,
@@ -274,10 +273,7 @@ def store_vectors(session: Session, encoder_id: int, vectors: Iterable[tuple[int
         if not np.isfinite(half).all():
             raise Invalid(f"The vector of image {image_id} does not fit float16.")
         rows.append({"image_id": image_id, "encoder_id": encoder_id, "vector": half.tobytes()})
-    if rows:
-        postgres = session.get_bind().dialect.name == "postgresql"
-        insert = postgres_insert if postgres else sqlite_insert
-        session.execute(insert(Embedding).values(rows).on_conflict_do_nothing())
+    insert_missing(session, Embedding, rows)
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ that was sent twice does no harm. No action touches a file.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database.sessions import rows_changed
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import (
     Annotator,
     Collection,
@@ -116,10 +115,7 @@ def put_in(session: Session, collection_id: int, ids: Sequence[int]) -> int:
     )
     before = int(session.exec(there).one())
     rows = [{"collection_id": collection_id, "image_id": image_id} for image_id in ids]
-    if rows:
-        postgres = session.get_bind().dialect.name == "postgresql"
-        insert = (postgres_insert if postgres else sqlite_insert)(CollectionImage)
-        session.connection().execute(insert.on_conflict_do_nothing(), rows)
+    insert_missing(session, CollectionImage, rows)
     return int(session.exec(there).one()) - before
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import projects
 from tastemaker.database import counts
 from tastemaker.database.sessions import rows_changed
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import Project, Tag
 from tastemaker.errors import Invalid
 from tastemaker.files import is_text
@@ -102,10 +101,8 @@ def add(session: Session, image_ids: Iterable[int], names: Iterable[str]) -> int
     rows = [{"image_id": image_id, "tag": tag} for image_id in image_ids for tag in names]
     if not rows:
         return 0
-    postgres = session.get_bind().dialect.name == "postgresql"
-    insert = (postgres_insert if postgres else sqlite_insert)(Tag).on_conflict_do_nothing()
     before = _pairs(session, image_ids, names)
-    session.connection().execute(insert, rows)
+    insert_missing(session, Tag, rows)
     return _pairs(session, image_ids, names) - before
 
 
