@@ -1,7 +1,7 @@
 """The worker: a clock, the resident model process, and one spawned child per long job.
 
-A child does the work and writes its results itself (guarded by the fence); what it says about its
-progress comes through a pipe, and the worker writes that to the job's row. Cancelling is TERM,
+A child does the work and writes its results itself (guarded by the fence); its reports of
+progress come through a pipe, and the worker writes that to the job's row. Cancelling is TERM,
 then KILL. A child that dies without a word gives its job back to the queue, three times.
 
 Only one worker runs per home folder: it holds a file lock for as long as it lives, and the system
@@ -66,7 +66,7 @@ spawn = multiprocessing.get_context("spawn")
 
 @dataclass
 class Running:
-    """A child at work on a job, and what it said that is not written down yet."""
+    """A child at work on a job, and its reports that are not written yet."""
 
     claim: jobs.Claim
     kind: str
@@ -74,9 +74,9 @@ class Running:
     pipe: Connection
     fields: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
-    ending: tuple[str, Any] | None = None  # how the child says it ended, and with what
+    ending: tuple[str, Any] | None = None  # how the child reported to have ended, and with what
     beat: float = 0.0
-    told_to_stop: float | None = None
+    stopped_at: float | None = None
 
 
 # --- in the child ------------------------------------------------------------------------------
@@ -88,20 +88,20 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     engine = sessions.make_engine(settings)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)
-    work = JobContext(
+    context = JobContext(
         settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
     )
     module, function = HANDLERS[job.kind].split(":")
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
-        result = getattr(importlib.import_module(module), function)(work)
+        result = getattr(importlib.import_module(module), function)(context)
         pipe.send(("done", result))
     except jobs.LostJob:
         pipe.send(("lost", None))
     except TastemakerError as error:
         pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
     except BaseException as error:  # whatever it is, it must reach the job's page
-        work.log(traceback.format_exc(limit=8))
+        context.log(traceback.format_exc(limit=8))
         pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
 
 
@@ -130,9 +130,7 @@ class Worker:
             self._attend(running)
         free = set(HANDLERS) - {running.kind for running in self.running}
         while free:
-            with sessions.reading(
-                self.engine
-            ) as session:  # cheap look first: no write lock when idle
+            with sessions.reading(self.engine) as session:  # cheap look first: no lock when idle
                 if not any(job.kind in free for job in jobs.unfinished(session)):
                     return
             with sessions.writing(self.engine) as session:
@@ -158,15 +156,15 @@ class Worker:
         alive = running.process.is_alive()
         self._listen(running)
         try:
-            self._write_down(running)
-            stopping = running.told_to_stop
+            self._write_reports(running)
+            stopping = running.stopped_at
             if stopping is not None and time.monotonic() - stopping > KILL_AFTER_SECONDS:
                 running.process.kill()
             if alive and running.ending is None:
                 return
             join_or_kill(running.process)
             self._listen(running)
-            self._write_down(running)
+            self._write_reports(running)
             self._conclude(running)
         except jobs.LostJob:
             log.warning("job %s was taken over by another worker", running.claim.job_id)
@@ -188,7 +186,7 @@ class Worker:
         except (EOFError, OSError):
             pass  # the child is gone; `_attend` sees that
 
-    def _write_down(self, running: Running) -> None:
+    def _write_reports(self, running: Running) -> None:
         """Progress, log and heartbeat in one small transaction; then whether to stop."""
         due = time.monotonic() - running.beat >= HEARTBEAT_SECONDS
         if running.fields or running.lines or due:
@@ -200,8 +198,8 @@ class Worker:
         else:
             with sessions.reading(self.engine) as session:
                 stop = jobs.get(session, running.claim.job_id).cancel_requested
-        if stop and running.told_to_stop is None:
-            running.told_to_stop = time.monotonic()
+        if stop and running.stopped_at is None:
+            running.stopped_at = time.monotonic()
             running.process.terminate()
 
     def _conclude(self, running: Running) -> None:
@@ -210,7 +208,7 @@ class Worker:
         with sessions.writing(self.engine) as session:
             if kind == "done":
                 jobs.finish(session, claim, value or {})
-            elif running.told_to_stop is not None:
+            elif running.stopped_at is not None:
                 jobs.cancelled(session, claim)
                 jobs.log(session, claim.job_id, "cancelled")
             elif kind == "failed":
@@ -366,11 +364,11 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         file_checks.check_all_files(engine, settings)
 
     # A signal's handler runs between any two instructions of this thread, which may hold any lock:
-    # so it takes none, and this thread does nothing but wait for its word.
-    to_end, say = os.pipe()
+    # so it takes none, and this thread does nothing but wait for its byte.
+    ended, end_now = os.pipe()
 
     def end(*_: Any) -> None:
-        os.write(say, b".")
+        os.write(end_now, b".")
 
     def watch_parent() -> None:
         if parent is not None and os.getppid() != parent:
@@ -399,9 +397,9 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     scheduler.start()
     try:
         resident.tend()
-        os.read(to_end, 1)
+        os.read(ended, 1)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # it is ending, and need not be told again
+        for number in (signal.SIGTERM, signal.SIGINT):  # it is ending already
             signal.signal(number, signal.SIG_IGN)
         scheduler.shutdown(wait=False)
         resident.stop()
@@ -409,16 +407,16 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
 
 
 def log_expected_errors(do: Callable[..., Any]) -> Callable[..., None]:
-    """The same, but what a person would be told (the database is busy, or damaged) is a line in the
-    log, and no traceback: the clock comes round again."""
+    """The same, but an error with a sentence (the database is busy, or damaged) is a line in the
+    log without a traceback: the clock comes round again."""
 
-    def tried(*args: Any) -> None:
+    def logged(*args: Any) -> None:
         try:
             do(*args)
         except TastemakerError as error:
             log.warning("%s was not done: %s", do.__name__, error)
 
-    return tried
+    return logged
 
 
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
