@@ -9,11 +9,13 @@ from tastemaker import jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
+from tastemaker.embeddings import store_vectors
 from tastemaker.errors import Invalid
 from tastemaker.live.live_model import LIVE_ROW, FitSummary, LiveModel, write_live
 from tastemaker.training import auto_train
 from tastemaker.training.auto_train import Drift
 from tests.conftest import add_images
+from tests.flat_metrics import from_flat
 
 
 class Desk:
@@ -26,6 +28,8 @@ class Desk:
             self.project = projects.create(session, "Desk", holdout_share=0.0)
             self.project.encoder_id = encoder.id
             self.ids = [image.id for image in add_images(session, 200)]
+            vectors = np.random.default_rng(0).normal(size=(200, 4))
+            store_vectors(session, encoder.id, zip(self.ids, vectors, strict=True))
             self.me = projects.annotator(session, "me")
         self.said = 0
 
@@ -54,7 +58,7 @@ class Desk:
                     project_id=self.project.id, state="ready", active=True, made_by="test",
                     encoder_id=self.project.encoder_id or 0,
                     event_high=scores.highest_event(session, self.project),
-                    metrics={"out_of_fold": {"mae": mae}},
+                    metrics=from_flat({"out_of_fold": {"mae": mae}}),
                 )
             )  # fmt: skip
 

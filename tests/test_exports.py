@@ -32,9 +32,9 @@ from tastemaker.learning.heads import Head
 from tastemaker.publishing import exports
 from tastemaker.scores import score_files
 from tastemaker.training import retrain
-from tastemaker.versions import file_checks, percentiles, prediction_files
+from tastemaker.versions import file_checks, prediction_files, predictions
 from tests.conftest import work_on
-from tests.test_foreign import (
+from tests.test_import_head import (
     L14,
     L14_336,
     Home,
@@ -193,7 +193,7 @@ def test_the_best_tenth_begins_where_a_tenth_of_the_images_lies_above(
 ) -> None:
     home, version = trained
     with sessions.reading(home.engine) as session:
-        spread = percentiles.of_version(session, version)
+        spread = predictions.percentiles(session, version)
     said = home.said(version)
     assert spread is not None and spread.scores[0] == pytest.approx(said.min(), abs=1e-6)
     assert spread.top(25) == pytest.approx(np.percentile(said, 75), abs=1e-6)

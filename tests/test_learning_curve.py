@@ -26,17 +26,18 @@ def test_the_curve_follows_the_order_in_which_labels_were_given():
     data, split = world()
     order = np.random.default_rng(1).permutation(len(data.y))
     curve = learning_curve(data, split, order, np.zeros(len(data.y), bool), noise_floor=0.8)
-    assert curve["labels"][0] == 10
-    assert curve["labels"][-1] == split.train.sum()
-    assert curve["mae"][-1] < curve["mae"][0]
-    ends = zip(curve["mae_low"], curve["mae"], curve["mae_high"], strict=True)
-    assert all(low <= mae <= high for low, mae, high in ends)
-    assert curve["noise_floor"] == 0.8
+    assert curve.points[0].labels == 10
+    assert curve.points[-1].labels == split.train.sum()
+    errors = [point.mae for point in curve.points]
+    assert errors[-1].value < errors[0].value
+    assert all(error.low <= error.value <= error.high for error in errors)
+    assert {error.n for error in errors} == {split.holdout.sum()}
+    assert curve.noise_floor == 0.8
     first = np.flatnonzero(split.train)[np.argsort(order[split.train])][:10]
     ridge = fit_ridge(data.x[first], data.y[first])
     held = split.holdout
     expected = 10 * np.abs(ridge.predict(data.x[held]) - data.y[held]).mean()
-    assert curve["mae"][0] == pytest.approx(expected, rel=1e-5)
+    assert errors[0].value == pytest.approx(expected, rel=1e-5)
 
 
 def test_savings_are_found_where_the_chosen_labels_taught_more():
@@ -50,11 +51,9 @@ def test_savings_are_found_where_the_chosen_labels_taught_more():
     clean = fit_ridge(data.x, data.y).predict(data.x)
     y = data.y.copy()
     y[chosen] = clean[chosen]
-    saved = learning_curve(
-        replace(data, y=y), split, np.arange(len(y)), control
-    )["labels_saved"]  # fmt: skip
-    assert saved["value"] is None or saved["low"] <= saved["value"] <= saved["high"]
-    assert saved["why"]
+    saved = learning_curve(replace(data, y=y), split, np.arange(len(y)), control).labels_saved
+    assert saved.value is None or saved.low <= saved.value <= saved.high
+    assert saved.why
 
 
 @pytest.mark.parametrize(
@@ -65,9 +64,9 @@ def test_savings_that_cannot_be_known_say_why(controls, why):
     data, split = world()
     control = np.zeros(len(data.y), bool)
     control[np.flatnonzero(split.train)[:controls]] = True
-    saved = learning_curve(data, split, np.arange(len(data.y)), control)["labels_saved"]
-    assert saved["value"] is saved["low"] is saved["high"] is None
-    assert saved["why"].startswith(why)
+    saved = learning_curve(data, split, np.arange(len(data.y)), control).labels_saved
+    assert saved.value is saved.low is saved.high is None
+    assert saved.why.startswith(why)
 
 
 def test_without_a_hold_out_there_is_no_curve():
@@ -75,5 +74,5 @@ def test_without_a_hold_out_there_is_no_curve():
     data = replace(data, holdout=np.zeros(60, bool))
     split = split_rows(data.x, data.y, data.groups, data.holdout, folds=5, seed=0)
     curve = learning_curve(data, split, np.arange(60), np.ones(60, bool))
-    assert curve["labels"] == curve["mae"] == []
-    assert "hold-out is too small" in curve["labels_saved"]["why"]
+    assert curve.points == ()
+    assert "hold-out is too small" in curve.labels_saved.why

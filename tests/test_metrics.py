@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from tastemaker.learning import metrics
+from tastemaker.learning.version_metrics import NOTHING
 
 scores = st.lists(
     st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=60
@@ -68,7 +69,7 @@ def test_the_threshold_itself_is_a_pass():
 def test_missing_values_are_left_out():
     y, p = [0.0, None, 1.0, 0.5], [0.5, 0.5, np.nan, 0.5]
     assert metrics.mae(y, p) == pytest.approx(2.5)
-    assert metrics.summary(y, p)["n"] == 2
+    assert metrics.summary(y, p).n == 2
 
 
 def test_an_empty_set_has_no_values_and_no_errors():
@@ -78,32 +79,32 @@ def test_an_empty_set_has_no_values_and_no_errors():
     ):  # fmt: skip
         assert metric([], []) is None
     summary = metrics.summary([], [], [])
-    assert summary["n"] == 0
-    assert summary["mae"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert summary["labelled_histogram"] == [0] * 11
+    assert summary.n == 0
+    assert summary.mae == NOTHING
+    assert summary.labelled_histogram == (0,) * 11
 
 
 @given(st.lists(st.integers(0, 10)))
 def test_the_histogram_counts_every_point_of_the_scale(points):
     counts = metrics.histogram(np.array(points, float) / 10)
-    assert counts == [points.count(i) for i in range(11)]
+    assert counts == tuple(points.count(i) for i in range(11))
 
 
 def test_the_histogram_rounds_halves_up_and_ignores_missing_values():
-    assert metrics.histogram([0.05, 0.949, 0.95, np.nan]) == [0, 1] + [0] * 7 + [1, 1]
+    assert metrics.histogram([0.05, 0.949, 0.95, np.nan]) == (0, 1, *[0] * 7, 1, 1)
 
 
 def test_brackets_show_regression_to_the_mean():
     y = np.repeat([0.05, 0.5, 1.0], 20)
     rows = metrics.bracket_mae(y, np.full(60, 0.5), (0, 0.1, 0.6, 1.0))
-    assert [row["mae"]["n"] for row in rows] == [20, 20, 20]  # the last one holds its end
-    assert [row["bias"] for row in rows] == pytest.approx([4.5, 0, -5])
+    assert [row.mae.n for row in rows] == [20, 20, 20]  # the last one holds its end
+    assert [row.bias for row in rows] == pytest.approx([4.5, 0, -5])
 
 
 @given(scores)
 def test_every_label_falls_into_one_bracket(pairs):
     y, p = columns(pairs)
-    assert sum(row["mae"]["n"] for row in metrics.bracket_mae(y, p)) == len(y)
+    assert sum(row.mae.n for row in metrics.bracket_mae(y, p)) == len(y)
 
 
 # ---------------------------------------------------------------- intervals
@@ -111,10 +112,10 @@ def test_every_label_falls_into_one_bracket(pairs):
 
 def test_the_n_of_a_rate_is_its_denominator():
     summary = metrics.summary([0.1, 0.6, 0.7, 0.8], [0.6, 0.7, 0.2, 0.1])
-    assert summary["fp_rate"]["n"] == 2
-    assert summary["fn_rate"]["n"] == 3
-    assert summary["fp_rate"]["value"] == 0.5
-    assert summary["mae"]["n"] == 4
+    assert summary.fp_rate.n == 2
+    assert summary.fn_rate.n == 3
+    assert summary.fp_rate.value == 0.5
+    assert summary.mae.n == 4
 
 
 @pytest.mark.slow
@@ -122,22 +123,22 @@ def test_the_n_of_a_rate_is_its_denominator():
 @given(scores)
 def test_an_interval_of_the_mean_error_holds_the_value(pairs):
     y, p = np.tile(columns(pairs), 10)
-    mae = metrics.summary(y, p)["mae"]
-    assert mae["low"] - 1e-9 <= mae["value"] <= mae["high"] + 1e-9
+    mae = metrics.summary(y, p).mae
+    assert mae.low - 1e-9 <= mae.value <= mae.high + 1e-9
 
 
 def test_one_group_gives_a_value_without_an_interval():
-    mae = metrics.summary([0.1, 0.9], [0.2, 0.4], [7, 7])["mae"]
-    assert mae["value"] == pytest.approx(3.0)
-    assert mae["low"] is None
-    assert mae["high"] is None
+    mae = metrics.summary([0.1, 0.9], [0.2, 0.4], [7, 7]).mae
+    assert mae.value == pytest.approx(3.0)
+    assert mae.low is None
+    assert mae.high is None
 
 
 @pytest.mark.parametrize("groups", [1, 5, 6])
 def test_a_mean_of_a_few_pictures_has_no_interval(groups):
     y = np.linspace(0.1, 0.9, groups)
-    mae = metrics.summary(np.tile(y, 9), np.tile(y**2, 9), np.tile(np.arange(groups), 9))["mae"]
-    assert (mae["low"] is None) == (groups < metrics.FEWEST_GROUPS)
+    mae = metrics.summary(np.tile(y, 9), np.tile(y**2, 9), np.tile(np.arange(groups), 9)).mae
+    assert (mae.low is None) == (groups < metrics.FEWEST_GROUPS)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 60])
@@ -146,22 +147,22 @@ def test_a_rate_of_none_or_all_is_as_sure_as_its_pictures_are_many(n):
     y, p = np.append(np.ones(n), 0.0), np.append(np.full(n, 0.9), 0.1)
     exact = stats.binomtest(0, n).proportion_ci(method="exact")
     told = metrics.summary(np.tile(y, 3), np.tile(p, 3), np.tile(np.arange(n + 1), 3))
-    for rate in (told["fp_rate"], told["fn_rate"]):
-        assert (rate["value"], rate["low"], rate["n"]) == (0.0, 0.0, 3 * n)
-        assert rate["high"] == pytest.approx(exact.high)
-    worst = metrics.summary(y, 1 - p)["fn_rate"]
-    assert worst["value"] == worst["high"] == 1.0
-    assert worst["low"] == pytest.approx(1 - exact.high)
+    for rate in (told.fp_rate, told.fn_rate):
+        assert (rate.value, rate.low, rate.n) == (0.0, 0.0, 3 * n)
+        assert rate.high == pytest.approx(exact.high)
+    worst = metrics.summary(y, 1 - p).fn_rate
+    assert worst.value == worst.high == 1.0
+    assert worst.low == pytest.approx(1 - exact.high)
 
 
 def test_copies_of_an_image_do_not_make_the_interval_narrower():
     random = np.random.default_rng(0)
     y, p = random.random(30), random.random(30)
     groups = np.arange(30)
-    once = metrics.summary(y, p, groups)["mae"]
-    copied = metrics.summary(np.tile(y, 8), np.tile(p, 8), np.tile(groups, 8))["mae"]
-    fooled = metrics.summary(np.tile(y, 8), np.tile(p, 8))["mae"]
-    width, wide, narrow = (m["high"] - m["low"] for m in (once, copied, fooled))
+    once = metrics.summary(y, p, groups).mae
+    copied = metrics.summary(np.tile(y, 8), np.tile(p, 8), np.tile(groups, 8)).mae
+    fooled = metrics.summary(np.tile(y, 8), np.tile(p, 8)).mae
+    width, wide, narrow = (m.high - m.low for m in (once, copied, fooled))
     assert wide == pytest.approx(width, rel=1e-6)
     assert narrow < width / 2
 
@@ -169,7 +170,7 @@ def test_copies_of_an_image_do_not_make_the_interval_narrower():
 def test_the_same_seed_gives_the_same_interval():
     y, p = np.linspace(0, 1, 40), np.linspace(1, 0, 40) ** 2
     assert metrics.summary(y, p, seed=3) == metrics.summary(y, p, seed=3)
-    assert metrics.summary(y, p, seed=3)["mae"] != metrics.summary(y, p, seed=4)["mae"]
+    assert metrics.summary(y, p, seed=3).mae != metrics.summary(y, p, seed=4).mae
 
 
 @pytest.mark.parametrize("groups", [8, 40])
@@ -229,9 +230,9 @@ def test_equal_heads_and_empty_sets_show_no_difference():
 def test_the_calibration_curve_holds_every_image_once(pairs):
     y, p = columns(pairs)
     curve = metrics.calibration_curve(y, p)
-    assert sum(row["n"] for row in curve) == len(y)
-    assert all(row["from"] - 1e-9 <= row["predicted"] <= row["to"] + 1e-9 for row in curve)
-    total = sum(row["n"] * row["labelled"] for row in curve)
+    assert sum(row.n for row in curve) == len(y)
+    assert all(row.low - 1e-9 <= row.predicted <= row.high + 1e-9 for row in curve)
+    total = sum(row.n * row.labelled for row in curve)
     assert total == pytest.approx(y.sum())
 
 
@@ -247,9 +248,9 @@ def test_bracket_errors_are_the_brackets_without_their_intervals():
     random = np.random.default_rng(3)
     y, p = random.integers(0, 11, 80) / 10, random.random(80)
     for short, full in zip(metrics.bracket_errors(y, p), metrics.bracket_mae(y, p), strict=True):
-        assert short["n"] == full["mae"]["n"]
-        assert short["mae"] == pytest.approx(full["mae"]["value"])
-        assert short["bias"] == pytest.approx(full["bias"])
+        assert short["n"] == full.mae.n
+        assert short["mae"] == pytest.approx(full.mae.value)
+        assert short["bias"] == pytest.approx(full.bias)
 
 
 def test_percentiles_rise_from_the_lowest_to_the_highest():

@@ -165,8 +165,8 @@ def test_an_upgrade_that_fails_or_would_lose_rows_changes_nothing(
 MIGRATE = """
 import sys
 from pathlib import Path
-from tastemaker.database import migration
 from tastemaker.config import Settings
+from tastemaker.database import migration
 
 migration.shipped = lambda name: Path(sys.argv[2])
 migration.migrate(Settings(home=Path(sys.argv[1]), _env_file=None))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
+from sqlmodel import select
 
 from tastemaker import projects, scores, versions
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Label, Version
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations, slices
+from tastemaker.learning.version_metrics import VersionMetrics
 from tastemaker.publishing import model_card
 from tastemaker.publishing.card_blocks import (
     Bullets,
@@ -27,7 +29,8 @@ from tastemaker.publishing.card_blocks import (
     sparkline,
 )
 from tastemaker.versions import version_report
-from tests.test_foreign import random_head
+from tests.flat_metrics import from_flat
+from tests.test_import_head import random_head
 from tests.web_world import World, add_version, client_of, full_world, make_world, score_some
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "example-model-card.md"
@@ -81,7 +84,7 @@ def test_the_score_histogram_is_that_of_stats_for_the_labels_the_version_saw(
     world = make_world(tmp_path, images=30)
     score_some(world, [2, 3, 8, 9, 1, 7, 6, 5, 4, 10, 0])
     with writing(world.engine) as session:
-        labels = list(session.exec(model_card.select(Label)))
+        labels = list(session.exec(select(Label)))
     version_id = add_version(world, 0, dict.fromkeys(range(1, 31), 0.5))
     with writing(world.engine) as session:
         for label in labels:
@@ -136,8 +139,8 @@ def test_the_pull_to_the_middle_is_named_where_it_is_seen(world: World) -> None:
     with writing(world.engine) as session:
         version = versions.get(session, 2)
         told = [bracket(0, 0.1, 1.8), bracket(0.4, 0.6, 0.1), bracket(0.6, 1, -2.25)]
-        holdout = version.metrics["holdout"] | {"brackets": told}
-        version.metrics = {**version.metrics, "holdout": holdout}
+        flat = version.metrics.as_json()
+        version.metrics = from_flat(flat | {"holdout": flat["holdout"] | {"brackets": told}})
     text = card_of(world, 2)
     assert "those scored 0 come out 1.8 points too high" in section(text, "Issues")
     assert "those scored 6–10 come out 2.2 points too low" in section(text, "Issues")
@@ -147,7 +150,7 @@ def test_the_pull_to_the_middle_is_named_where_it_is_seen(world: World) -> None:
 def test_a_version_nothing_measured_says_so(world: World) -> None:
     with writing(world.engine) as session:
         version = versions.get(session, 2)
-        version.metrics = {"images": 3}
+        version.metrics = VersionMetrics(images=3)
         version.curve = {}
     text = card_of(world, 2)
     assert "*Nothing was measured: too few labels.*" in text
@@ -170,7 +173,7 @@ def test_the_loss_curve_is_a_line_of_blocks_and_a_table(world: World) -> None:
 )
 def test_a_recipe_is_told_in_words(kind: str, network: str) -> None:
     recipe = {"name": kind, "samples": 7000, "batch": 44, "lr": 0.002, "loss": "l1", "folds": 5}
-    told = version_report.recipe_sentence(Version(recipe=recipe, metrics={"kind": kind}))
+    told = version_report.recipe_sentence(Version(recipe=recipe, metrics=VersionMetrics(kind=kind)))
     assert told.startswith(
         f"{network}, 7 000 samples in batches of 44, learning rate 0.002, L1 loss; 5 more heads, "
     )

@@ -4,12 +4,13 @@ import pytest
 
 from tastemaker.database.tables import Version
 from tastemaker.learning.recipes import recipe_named
+from tastemaker.learning.version_metrics import VersionMetrics
 from tastemaker.versions.version_report import recipe_sentence
 
 
 def told(kind, name="auto", **choice):
     recipe = {"folds": 5} | {k: v for k, v in recipe_named(name).as_dict().items() if v is not None}
-    metrics = {"kind": kind, "folds": recipe["folds"]}
+    metrics = VersionMetrics(kind=kind, folds=recipe["folds"])
     return recipe_sentence(Version(recipe=recipe | {"choice": choice}, metrics=metrics))
 
 
@@ -29,7 +30,9 @@ def test_a_network_of_several_is_told_as_such_and_an_older_version_is_not():
     assert "The original's network, as 4 narrow ones side by side" in told("city96", "city96")
     recipe = recipe_named("city96").as_dict()
     del recipe["subnetworks"]
-    assert "narrow" not in recipe_sentence(Version(recipe=recipe, metrics={"kind": "city96"}))
+    assert "narrow" not in recipe_sentence(
+        Version(recipe=recipe, metrics=VersionMetrics(kind="city96"))
+    )
 
 
 def test_the_original_recipe_is_told_with_its_own_numbers():

@@ -23,8 +23,8 @@ from tastemaker.database.tables import (
     VersionLabel,
 )
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.evaluation import expectations, slices
-from tastemaker.training import retrain
+from tastemaker.evaluation import evaluate, expectations, slices
+from tastemaker.learning.version_metrics import Estimate, ExpectationCheck, VersusVersion
 
 PREDICTED = {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.2, 5: 0.1, 6: 0.6, 7: 0.4, 8: 0.3, 9: 0.5, 10: 0.05}
 
@@ -71,9 +71,10 @@ def test_every_number_of_a_slice_is_what_a_count_by_hand_gives(world: World) -> 
     assert row.mean == pytest.approx((0.9 + 0.8 + 0.7 + 0.2) / 4)
     assert row.pass_rate == 0.75
     assert row.labelled == 4
-    assert row.mae == pytest.approx((7 + 1 + 1 + 1) / 4)
-    assert (row.fp_rate, row.fn_rate) == (pytest.approx(1 / 3), 0.0)  # image 1: 90 %, labelled 2
-    assert (row.fp_n, row.fn_n) == (3, 2)
+    assert row.mae.value == pytest.approx((7 + 1 + 1 + 1) / 4)
+    rates = (row.fp_rate.value, row.fn_rate.value)
+    assert rates == (pytest.approx(1 / 3), 0.0)  # image 1: 90 %, labelled 2
+    assert (row.mae.n, row.fp_rate.n, row.fn_rate.n) == (4, 3, 2)
 
 
 def test_a_label_is_judged_by_the_head_that_never_saw_it(world: World) -> None:
@@ -85,7 +86,7 @@ def test_a_label_is_judged_by_the_head_that_never_saw_it(world: World) -> None:
         said.score, said.out_of_fold = 0.2, 0.9  # the file has learned image 1 by heart
     with reading(world.engine) as session:
         (row,) = report(world, session).slices
-    assert row.mean == pytest.approx(0.65) and row.fp_rate == pytest.approx(1 / 3)
+    assert row.mean == pytest.approx(0.65) and row.fp_rate.value == pytest.approx(1 / 3)
 
 
 def test_images_removed_from_the_project_count_nowhere(world: World) -> None:
@@ -94,7 +95,7 @@ def test_images_removed_from_the_project_count_nowhere(world: World) -> None:
         session.add(RemovedImage(project_id=world.project_id, image_id=1))
     with reading(world.engine) as session:
         (row,) = report(world, session).slices
-    assert row.images == 3 and row.library_share == pytest.approx(3 / 9) and row.fp_rate == 0
+    assert row.images == 3 and row.library_share == pytest.approx(3 / 9) and row.fp_rate.value == 0
 
 
 def test_an_empty_slice_has_no_numbers_and_blocks_nothing(world: World) -> None:
@@ -107,7 +108,7 @@ def test_an_empty_slice_has_no_numbers_and_blocks_nothing(world: World) -> None:
     with reading(world.engine) as session:
         told = report(world, session)
     (row,), (check,) = told.slices, told.expectations
-    assert (row.images, row.mean, row.mae, row.fp_rate) == (0, None, None, None)
+    assert (row.images, row.mean, row.mae.value, row.fp_rate.value) == (0, None, None, None)
     assert check.met is None and check.value is None
     assert told.missed == told.blocking == []
 
@@ -138,17 +139,17 @@ def test_only_slices_with_less_than_half_their_share_are_named_as_lacking(
     share: float, training: int, more: int
 ) -> None:
     everything = training + more
-    if slices.missing_measurement(share, training, everything):
+    if slices.is_under_represented(share, training, everything):
         assert share >= slices.NOTICED and training < 0.5 * share * everything
         assert everything >= 8, "with so few labels nothing is known to lack"
-    assert not slices.missing_measurement(share, round(share * everything + 0.5), everything)
+    assert not slices.is_under_represented(share, round(share * everything + 0.5), everything)
 
 
 def test_a_slice_with_few_labels_is_found(tmp_path: Path) -> None:
     """“male characters: 2 % of the labels, 11 % of the library”"""
-    assert slices.missing_measurement(0.11, training=6, all_training=300)
-    assert not slices.missing_measurement(0.11, training=30, all_training=300)
-    assert not slices.missing_measurement(0.11, training=0, all_training=10), (
+    assert slices.is_under_represented(0.11, training=6, all_training=300)
+    assert not slices.is_under_represented(0.11, training=30, all_training=300)
+    assert not slices.is_under_represented(0.11, training=0, all_training=10), (
         "chance would often bring that"
     )
 
@@ -255,7 +256,7 @@ def test_an_expectation_is_met_or_missed(
         expectations.expect(session, world.project(session), slice_id, measure, bound, value)
     with reading(world.engine) as session:
         (check,) = report(world, session).expectations
-    assert check.met is met and (check.missed == "") == met
+    assert check.met is met and (expectations.missed(check) == "") == met
 
 
 @pytest.mark.parametrize(
@@ -282,17 +283,21 @@ def test_a_changed_expectation_is_the_same_one(world: World) -> None:
     )  # fmt: skip
 
 
-def told(blocks: bool, met: bool | None = False) -> expectations.Report:
-    check = expectations.Checked(1, 1, "photo", "mean", "at most", 0.1, blocks, 0.14, 9, met)
+def missed(blocks: bool, met: bool | None = False) -> expectations.Report:
+    check = ExpectationCheck(
+        id=1, slice_id=1, slice="photo", measure="mean", bound="at most", limit=0.1,
+        blocks=blocks, value=0.14, images=9, met=met,
+    )  # fmt: skip
     return expectations.Report([], [check])
 
 
 def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active() -> None:
     later, first = Version(parent_id=1), Version(parent_id=None)
-    better = {"version": "v1.0", "verdict": "better", "n": 60}
-    assert retrain._activation(later, better, told(blocks=True)) == (
+    error = Estimate(value=-0.2, low=-0.3, high=-0.1, n=60)
+    better = VersusVersion(difference=error, verdict="better", version="v1.0")
+    assert evaluate._activation(later, better, missed(blocks=True)) == (
         False, "not activated: “photo”: mean prediction 14 %, expected at most 10 %",
     )  # fmt: skip
-    assert retrain._activation(later, better, told(blocks=False))[0]
-    assert retrain._activation(later, better, told(blocks=True, met=None))[0]
-    assert retrain._activation(first, None, told(blocks=True)) == (True, "the first version")
+    assert evaluate._activation(later, better, missed(blocks=False))[0]
+    assert evaluate._activation(later, better, missed(blocks=True, met=None))[0]
+    assert evaluate._activation(first, None, missed(blocks=True)) == (True, "the first version")

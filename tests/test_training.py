@@ -138,13 +138,13 @@ def test_a_handful_of_labels_trains_and_says_how_little_is_known(labels):
     assert trained.kind == "ridge"
     assert np.isfinite(trained.honest).all()
     if labels < metrics.FEWEST_GROUPS:
-        assert trained.metrics["versus_baseline"]["verdict"] == "no difference shown"
+        assert trained.metrics.versus_baseline.verdict == "no difference shown"
 
 
 @pytest.mark.parametrize("labels", [19, 20])
 def test_from_twenty_labels_on_a_share_of_the_network_is_fitted(labels):
     trained = train(labelled(labels, features=64, holdout=0), BRIEF)
-    choice = trained.metrics["choice"]
+    choice = trained.choice
     assert ("share" in choice) == (labels == 20)
     assert ("below 20 the linear head is the safer one" in choice["why"]) == (labels == 19)
     assert np.isfinite(trained.honest).all()
@@ -152,10 +152,10 @@ def test_from_twenty_labels_on_a_share_of_the_network_is_fitted(labels):
 
 def test_a_set_without_a_single_pass_trains():
     trained = train(labelled(60, truth=lambda v: 0.2 + 0.05 * np.tanh(v[:, 0])), BRIEF)
-    held = trained.metrics["holdout"]
-    assert held["auc"]["value"] is None  # there is nothing to rank above the others
-    assert held["fn_rate"]["value"] is None
-    assert held["mae"]["value"] < 0.5
+    held = trained.metrics.holdout
+    assert held.auc.value is None  # there is nothing to rank above the others
+    assert held.fn_rate.value is None
+    assert held.mae.value < 0.5
 
 
 def test_twins_with_opposite_scores_cancel_and_do_not_explode():
@@ -176,8 +176,8 @@ def test_twins_with_opposite_scores_cancel_and_do_not_explode():
 def test_labels_that_teach_nothing_are_told_from_those_that_do(recipe):
     random = np.random.default_rng(5)
     noise = train(labelled(90, truth=lambda v: random.random(len(v))), recipe)
-    assert noise.metrics["versus_baseline"]["verdict"] != "better"
-    assert noise.metrics["baseline_mae"] == pytest.approx(2.5, abs=0.8)
+    assert noise.metrics.versus_baseline.verdict != "better"
+    assert noise.metrics.baseline_mae == pytest.approx(2.5, abs=0.8)
     if recipe.name == "auto":
         taught = train(labelled(90), recipe).metrics
         assert taught["versus_baseline"]["verdict"] == "better"
@@ -203,8 +203,8 @@ def test_two_labels_are_enough(recipe):
     data = labelled(2, holdout=0)
     trained = train(data, recipe)
     assert np.isfinite(trained.honest).all()
-    assert trained.metrics["folds"] == 2
-    assert trained.metrics["holdout"]["n"] == 0
+    assert trained.metrics.folds == 2
+    assert trained.metrics.holdout.n == 0
     _, _, uncertainty = trained.predict(data.x, data.groups)
     assert (uncertainty >= training.UNCERTAINTY_FLOOR).all()
 
@@ -212,7 +212,7 @@ def test_two_labels_are_enough(recipe):
 @pytest.mark.parametrize("labels, folds", [(40, 10), (149, 10), (150, 5)])
 def test_few_labels_are_dealt_into_more_folds(labels, folds):
     trained = train(labelled(labels, holdout=0), recipe_named("ridge"))
-    assert trained.metrics["folds"] == trained.recipe.folds == folds
+    assert trained.metrics.folds == trained.recipe.folds == folds
     assert np.bincount(trained.split.fold).max() == -(-labels // folds)
 
 
@@ -361,9 +361,9 @@ def test_the_published_numbers_are_those_of_the_exported_file(recipe, tmp_path):
     scores = Head(load_checkpoint(tmp_path / "v.safetensors", features=6))(data.x)
     assert np.array_equal(scores, trained.final)
     held = data.holdout
-    assert trained.metrics["holdout"]["mae"]["value"] == metrics.mae(data.y[held], scores[held])
-    assert trained.metrics["holdout"]["n"] == 20
-    assert trained.metrics["trained_on"] == 60
+    assert trained.metrics.holdout.mae.value == metrics.mae(data.y[held], scores[held])
+    assert trained.metrics.holdout.n == 20
+    assert trained.metrics.images == 60
     assert np.array_equal(trained.honest[held], scores[held])
     assert np.array_equal(trained.honest[~held], trained.oof[~held])
 
@@ -396,8 +396,8 @@ def test_training_twice_gives_the_same_bytes_and_leaves_the_random_state_alone()
 def test_auto_takes_ridge_below_20_labels_without_trying_the_other():
     trained = train(labelled(26), recipe_named("auto"))  # of which 19 train
     assert trained.kind == trained.recipe.name == "ridge"
-    assert trained.metrics["choice"]["asked"] == "auto"
-    assert "19 labels" in trained.metrics["choice"]["why"]
+    assert trained.choice["asked"] == "auto"
+    assert "19 labels" in trained.choice["why"]
     assert trained.loss_curve == []
 
 
@@ -405,7 +405,7 @@ def test_auto_takes_ridge_below_20_labels_without_trying_the_other():
 def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
     data = labelled(400, truth=lambda v: np.abs(v[:, 0]) / 2, holdout=0.2)
     trained = train(data, recipe_named("auto", samples=4096, passes=60, batch=64, folds=2))
-    choice = trained.metrics["choice"]
+    choice = trained.choice
     assert trained.kind in ("blend", "city96")
     assert choice["share"] > 0.7
     duel = choice["blend_minus_ridge"]
@@ -413,14 +413,14 @@ def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
     assert duel["high"] < 0
     assert duel["n"] == 320
     assert "errs less than ridge alone" in choice["why"]
-    linear = train(data, recipe_named("ridge")).metrics["holdout"]["mae"]
-    assert trained.metrics["holdout"]["mae"]["high"] < linear["low"]
+    linear = train(data, recipe_named("ridge")).metrics.holdout.mae
+    assert trained.metrics.holdout.mae.high < linear.low
 
 
 def test_auto_leans_on_the_line_where_the_network_is_not_better():
     data = labelled(400)
     trained = train(data, recipe_named("auto", samples=640, batch=64, folds=2))
-    choice = trained.metrics["choice"]
+    choice = trained.choice
     assert trained.kind in ("blend", "ridge")
     assert choice["share"] < 0.5
     assert choice["blend_minus_ridge"]["verdict"] != "worse"
@@ -437,14 +437,14 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     assert trained.kind == "blend"
     used = replace(recipe, samples=trained.recipe.samples, batch=56, lr=3.742e-3)
     assert trained.recipe == used, "what counted: small batches take smaller steps"
-    share = trained.metrics["choice"]["share"]
+    share = trained.choice["share"]
     assert 0 < share < 1
-    assert f"{round(100 * share)} % for the network" in trained.metrics["choice"]["why"]
+    assert f"{round(100 * share)} % for the network" in trained.choice["why"]
     assert len(trained.loss_curve) > 1
     assert len(trained.members) == 2
     mine = trained.split.fold == 0
     said = trained.members[0](data.x[mine])
-    if not trained.metrics["calibration"]["kept"]:
+    if not trained.metrics.calibration["kept"]:
         assert np.array_equal(trained.oof[mine], said)
     line = train(data, replace(recipe, name="ridge")).final
     network = train(data, replace(recipe, name="city96")).final

@@ -34,10 +34,10 @@ from tastemaker.evaluation import expectations, slices
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.learning.city96 import layout
 from tastemaker.training import retrain
-from tastemaker.versions import file_checks, version_report
+from tastemaker.versions import file_checks, training_set
 from tests.conftest import add_images, environment, forward, free_port, until, work_on
 
-POINTS = ["begun", "written", "hashed", "linked", "predicted", "ready"]
+POINTS = ["begun", "predicted", "written", "hashed", "linked", "ready"]
 
 # Runs train jobs named on its input, each in a fork of its own that a fault may kill. The fork is
 # made after the imports and before any arithmetic, so it starts at once and shares nothing.
@@ -46,9 +46,9 @@ import os, sys
 from pathlib import Path
 import tastemaker.learning.heads, tastemaker.learning.metrics, tastemaker.learning.training
 from tastemaker import processes
+from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.training import retrain
-from tastemaker.config import Settings
 from tests.conftest import work_on
 print("ready", flush=True)
 for line in sys.stdin:
@@ -249,18 +249,18 @@ def test_predictions_and_metrics_are_those_of_the_exported_file(
     labels = undisturbed.saw(number)
     holdout = {i: value / 10 for i, (value, side, _) in labels.items() if side == "holdout"}
     version = undisturbed.get(number)
-    measured = version.metrics["holdout"]
-    assert measured["n"] == len(holdout) > 20
+    measured = version.metrics.holdout
+    assert measured.n == len(holdout) > 20
     errors = [abs(said[i] - y) for i, y in holdout.items()]
-    assert measured["mae"] == pytest.approx(10 * np.mean(errors), abs=1e-4)
+    assert measured.mae.value == pytest.approx(10 * np.mean(errors), abs=1e-4)
     passed = {i for i in holdout if said[i] >= 0.5}
     liked = {i for i in holdout if holdout[i] >= 0.5}
     # A rate over no images is no rate.
     wrong = pytest.approx(len(passed - liked) / len(passed)) if passed else None
-    assert measured["fp_rate"] == wrong
-    assert measured["fn_rate"] == pytest.approx(len(liked - passed) / len(liked))
-    assert measured["mae_low"] < measured["mae"] < measured["mae_high"]
-    assert version.metrics["images"] == sum(side == "train" for _, side, _ in labels.values())
+    assert measured.fp_rate.value == wrong
+    assert measured.fn_rate.value == pytest.approx(len(liked - passed) / len(liked))
+    assert measured.mae.low < measured.mae.value < measured.mae.high
+    assert version.metrics.images == sum(side == "train" for _, side, _ in labels.values())
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_the_file_names_its_training_set_so_that_anyone_can_check_it(undisturbed
     assert said["embedding"] == "not L2-normalised"
     assert said["program"] == f"tastemaker {__version__}"
     with sessions.reading(undisturbed.engine) as session:
-        rows = csv.DictReader(io.StringIO(version_report.training_csv(session, version)))
+        rows = csv.DictReader(io.StringIO(training_set.as_csv(session, version)))
         lines = sorted(f"{row['sha256']},{row['score']}\n" for row in rows)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert said["training_set_sha256"] == digest and len(lines) > 200
@@ -361,9 +361,10 @@ def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
     assert forge.train(home) == "v1.2"
     new, active = home.get("v1.2"), home.get("active")
     assert active.number == "v1.1" and not new.active
-    assert new.metrics["versus_parent"]["verdict"] == "worse"
-    assert new.metrics["versus_parent"]["low"] > 0
-    assert new.activation == f"not activated: worse than v1.1 on {new.metrics['holdout']['n']} " + (
+    versus = new.metrics.versus_parent
+    assert versus is not None and versus.verdict == "worse"
+    assert versus.difference.low is not None and versus.difference.low > 0
+    assert new.activation == f"not activated: worse than v1.1 on {new.metrics.holdout.n} " + (
         "hold-out images"
     )
     with sessions.writing(home.engine) as session:
@@ -379,12 +380,15 @@ def test_the_first_version_is_active_whatever_it_is_and_better_is_said_with_its_
     shutil.copytree(sample_home, tmp_path / "home")
     home = Home(tmp_path / "home")
     first, second = home.get("v1.0"), home.get("v1.1")
-    assert first.activation == "the first version" and first.metrics["versus_parent"] is None
+    assert first.activation == "the first version" and first.metrics.versus_parent is None
     assert second.parent_id == first.id
-    duel = second.metrics["versus_parent"]
-    verdict = "better" if duel["high"] < 0 else "worse" if duel["low"] > 0 else None
-    assert duel["verdict"] == (verdict or duel["verdict"])
-    assert (duel["verdict"] in ("better", "worse")) == (verdict is not None)
+    versus = second.metrics.versus_parent
+    assert versus is not None
+    low, high = versus.difference.low, versus.difference.high
+    assert low is not None and high is not None
+    verdict = "better" if high < 0 else "worse" if low > 0 else None
+    assert versus.verdict == (verdict or versus.verdict)
+    assert (versus.verdict in ("better", "worse")) == (verdict is not None)
     assert second.active == (verdict != "worse")
     assert first.active == (not second.active)
 
@@ -420,21 +424,16 @@ def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_
     assert active.number == "v1.1" and not new.active
     assert new.activation.startswith("not activated: “noise”: mean prediction ")
     assert new.activation.endswith("expected at most 1 %")
-    missed, met = new.metrics["expectations"]
-    assert (missed["met"], missed["blocks"], met["met"], met["blocks"]) == (
-        False,
-        True,
-        True,
-        False,
-    )
-    (told,) = new.metrics["slices"]
+    missed, met = new.metrics.expectations
+    assert (missed.met, missed.blocks, met.met, met.blocks) == (False, True, True, False)
+    (measured,) = new.metrics.slices
     noisy = {
         i: p.score if p.out_of_fold is None else p.out_of_fold
         for i, p in home.predictions("v1.2").items()
         if i in set(tagged(home, "noise"))
     }
-    assert told["images"] == len(noisy) > 40
-    assert missed["value"] == pytest.approx(np.mean(list(noisy.values())))
+    assert measured.images == len(noisy) > 40
+    assert missed.value == pytest.approx(np.mean(list(noisy.values())))
     assert new.sha256 == undisturbed.get("v1.2").sha256, "only its activation is another"
 
 
@@ -462,7 +461,7 @@ def test_the_training_set_is_frozen_to_the_last_bit(tmp_path: Path) -> None:
     home = open_trained(tmp_path / "home")
     with sessions.reading(home.engine) as session:
         kept = dict(session.execute(select(Label.image_id, Label.value)).all())
-        rows = list(version_report.training_set(session, home.version()))
+        rows = list(training_set.rows(session, home.version()))
         saw = dict(session.execute(select(VersionLabel.image_id, VersionLabel.value)).all())
     assert saw == kept and {row["score"] for row in rows} <= set(range(11))
     sides = [row["side"] for row in rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from routes import every_route
 from sqlmodel import select
-from web_world import World, add_job, add_version, events, make_world, score_some
+from web_world import World, add_job, add_version, embed_all, events, make_world, score_some
 
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Collection, Image, Job
@@ -114,6 +114,7 @@ def test_versions_jobs_and_training(world: World) -> None:
     job = world.client.get(f"{API}/jobs/{job_id}").json()
     assert job["state"] == "running" and job["seconds_left"] > 0 and "fence" not in job
     assert world.client.post(f"{API}/jobs/{job_id}/cancel").json()["cancel_requested"] is True
+    embed_all(world)
     score_some(world, [1, 9, 4])
     queued = world.client.post(f"{API}{world.at}/train", json={"recipe": "ridge"})
     assert queued.status_code == 202 and queued.json()["kind"] == "train"
@@ -238,6 +239,7 @@ def test_a_program_adds_a_folder_and_files(
 
 
 def test_a_training_may_begin_a_series_and_the_sample_is_asked_for_once(world: World) -> None:
+    embed_all(world)
     score_some(world, [1, 9, 4])
     world.client.post(f"{API}{world.at}/train", json={"major": True})
     with reading(world.engine) as session:

@@ -7,7 +7,7 @@ import pytest
 from in_browser import PHONE, browsing, saved, serving, shown_image
 from playwright.sync_api import Browser, Route, expect
 from sqlmodel import select
-from web_world import World, add_version, events, full_world, make_world, score_some
+from web_world import World, add_version, embed_all, events, full_world, make_world, score_some
 
 from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
@@ -284,6 +284,7 @@ def test_a_correction_takes_the_persons_own_keys_and_a_second_press_after_a_conf
 
 def test_two_clicks_are_one_training(chromium: Browser, tmp_path: Path) -> None:
     world = make_world(tmp_path, images=6)
+    embed_all(world)
     score_some(world, [1, 9, 5, 3])
     with serving(world) as address, browsing(chromium) as page:
         page.goto(f"{address}{world.at}/versions")

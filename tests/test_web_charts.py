@@ -7,6 +7,14 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tastemaker.learning.version_metrics import (
+    NOTHING,
+    BracketErrors,
+    CalibrationPoint,
+    Estimate,
+    LearningCurve,
+    LearningPoint,
+)
 from tastemaker.pages import charts, plots
 
 SVG = re.compile(r'(height|x|y|width|cx)="(-?[\d.]+)"')
@@ -65,9 +73,10 @@ def test_an_interval_says_its_numbers_and_stops_at_the_frame() -> None:
 # --- the larger ones -----------------------------------------------------------------------------
 
 shares = st.floats(0, 1)
-groups = st.fixed_dictionaries(
-    {"predicted": shares, "labelled": st.none() | shares, "n": st.integers(0, 10**6)}
-)
+groups = st.builds(
+    CalibrationPoint, **{"from": shares, "to": shares}, predicted=shares,
+    labelled=st.none() | shares, n=st.integers(0, 10**6),
+)  # fmt: skip
 
 
 def drawn(text: str) -> ET.Element:
@@ -77,10 +86,10 @@ def drawn(text: str) -> ET.Element:
 
 @given(st.lists(groups, max_size=12), st.floats(0.01, 0.99))
 def test_a_calibration_plot_has_a_dot_for_each_group_that_is_known(
-    curve: list[dict], threshold: float
+    curve: list[CalibrationPoint], threshold: float
 ) -> None:
     text = plots.calibration(curve, threshold)
-    known = [row for row in curve if row["n"] and row["labelled"] is not None]
+    known = [row for row in curve if row.n and row.labelled is not None]
     assert bool(text) == bool(known)
     if text:
         assert len(drawn(text).findall("circle")) == len(known)
@@ -115,14 +124,17 @@ def test_a_shift_stays_in_its_frame(counts: list[tuple[int, int]], threshold: fl
 
 @given(
     st.lists(
-        st.fixed_dictionaries(
-            {"from": shares, "to": shares, "bias": st.none() | st.floats(-10, 10)}
+        st.builds(
+            BracketErrors,
+            **{"from": shares, "to": shares},
+            mae=st.just(NOTHING),
+            bias=st.none() | st.floats(-10, 10),
         ),
         max_size=8,
     )
 )
-def test_bias_has_a_bar_for_each_bracket_that_holds_labels(brackets: list[dict]) -> None:
-    known = [row for row in brackets if row["bias"] is not None]
+def test_bias_has_a_bar_for_each_bracket_that_holds_labels(brackets: list[BracketErrors]) -> None:
+    known = [row for row in brackets if row.bias is not None]
     text = plots.bias(brackets)
     assert bool(text) == bool(known)
     if text:
@@ -130,12 +142,17 @@ def test_bias_has_a_bar_for_each_bracket_that_holds_labels(brackets: list[dict])
 
 
 def test_a_learning_curve_shows_the_noise_it_cannot_go_below_and_takes_gaps() -> None:
-    curve = {"labels": [50, 100], "mae": [2.0, 1.5], "mae_low": [1.8, None], "noise_floor": 0.9}
-    root = drawn(plots.learning_curve(curve))
+    def curve(*points: tuple[int, float, float | None], floor: float | None = None) -> str:
+        errors = [
+            LearningPoint(labels=n, mae=Estimate(value=value, low=low, high=None, n=9))
+            for n, value, low in points
+        ]
+        return plots.learning_curve(LearningCurve(points=tuple(errors), noise_floor=floor))
+
+    root = drawn(curve((50, 2.0, 1.8), (100, 1.5, None), floor=0.9))
     assert "noise of the scores themselves is 0.90" in (root.findtext("title") or "")
     assert len(root.findall("circle")) == 2 and len(root.findall("polygon")) == 1
-    for few in ({}, {"labels": [50], "mae": [2.0]}, {"labels": [1, 2], "mae": [1.0]}):
-        assert plots.learning_curve(few) == ""
+    assert plots.learning_curve(None) == curve() == curve((50, 2.0, None)) == ""
     assert plots.learning_rate({"step": [0, 1], "lr": [None, 0.1]}) == ""
     assert "at most 0.1" in plots.learning_rate({"step": [0, 1], "lr": [0.1, 0.0]})
 

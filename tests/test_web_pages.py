@@ -13,6 +13,7 @@ from web_world import (
     add_job,
     add_version,
     client_of,
+    embed_all,
     events,
     full_world,
     make_world,
@@ -25,6 +26,7 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Label, Project, ScoreEvent, Version, now
 from tastemaker.pages.app import create_app
 from tastemaker.pages.versions import activation
+from tests.flat_metrics import from_flat
 
 HTMX = {"HX-Request": "true"}
 
@@ -346,6 +348,7 @@ def test_while_the_first_images_come_in_no_page_says_that_there_are_none(tmp_pat
 
 
 def test_train_queues_one_job_and_shows_it(world: World) -> None:
+    embed_all(world)
     score_some(world, [1, 9, 5, 3])
     answer = world.client.post(f"{world.at}/train", data={"note": "first"}, headers=HTMX)
     assert 'id="training"' in answer.text and "<html" not in answer.text
@@ -396,17 +399,28 @@ def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:
 def test_the_reason_for_activating_is_told_where_it_adds_something(
     why: str, versus: dict[str, str] | None, told: str
 ) -> None:
-    version = Version(activation=why, metrics={"versus_parent": versus})
+    version = Version(activation=why, metrics=from_flat({"versus_parent": versus}))
     assert activation(version) == told
 
 
-def test_train_says_how_many_scores_are_missing(world: World) -> None:
-    assert "Two scores that train are needed" in world.client.get(f"{world.at}/versions").text
-    score_some(world, [3])
-    assert "One more score that trains is" in world.client.get(f"{world.at}/versions").text
-    score_some(world, [8], first=2)
+def test_train_cannot_be_pressed_and_is_refused_with_the_same_sentence(world: World) -> None:
+    embed_all(world)
+    for score, sentence in (
+        (3, "No image is scored yet"), (3, "Only one image is scored"),
+        (8, "All 2 scored images have the same score of 3"),
+    ):  # fmt: skip
+        page = world.client.get(f"{world.at}/versions").text
+        assert sentence in page and re.search(r"<button[^>]*disabled>Train", page)
+        refused = world.client.post(f"{world.at}/train")
+        assert refused.status_code == 409 and sentence in refused.text
+        score_some(world, [score], first=count_scores(world) + 1)
     page = world.client.get(f"{world.at}/versions").text
-    assert "needed first" not in page and '<button class="primary">Train' in page
+    assert "disabled" not in page and re.search(r'<button class="primary" *>Train', page)
+
+
+def count_scores(world: World) -> int:
+    with reading(world.engine) as session:
+        return len(session.exec(select(Label)).all())
 
 
 def test_a_running_training_shows_its_bar_rate_and_time_left(world: World) -> None:

@@ -16,7 +16,7 @@ from PIL import Image as Picture
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
 from trained_world import open_trained, trained_home
-from web_world import World, add_job, add_version, events, make_world, score_some
+from web_world import World, add_job, add_version, embed_all, events, make_world, score_some
 
 from tastemaker import images, jobs, scores
 from tastemaker.database.sessions import reading, writing
@@ -25,6 +25,7 @@ from tastemaker.errors import Unavailable
 from tastemaker.evaluation import expectations, slices
 from tastemaker.training import auto_train
 from tastemaker.versions import version_report
+from tests.flat_metrics import from_flat
 
 HTMX = {"HX-Request": "true"}
 API = "/api/v1"
@@ -161,11 +162,11 @@ def test_what_a_real_training_measured_is_shown_on_every_page_about_it(tmp_path:
     trained.score(again, origin="control")
     trained.score({image_id: value + 1 for image_id, value in again.items()}, origin="re-ask")
     version = trained.train()
-    measured = version.metrics
-    assert measured["noise_floor"]["n"] == 10
+    floor = version.metrics.noise_floor
+    assert floor is not None and floor.sigma.n == 10
     world = trained.world
     page = world.client.get(f"/versions/{version.id}").text
-    assert "your own noise" in page and f"{measured['noise_floor']['mae']:.2f}" in page
+    assert "your own noise" in page and f"{floor.mae.value:.2f}" in page
     for address in ("versions", "compare", "publish"):
         assert world.client.get(f"{world.at}/{address}").status_code == 200, address
     assert world.client.get(f"/versions/{version.id}/card.md").status_code == 200
@@ -280,18 +281,20 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     shares: tuple[float, float], n: int, verdict: str
 ) -> None:
     coverage = {"50": shares[0], "80": shares[1], "95": 1.0}
-    told = {"n": n, "mae": 1.0, "coverage": coverage}
-    version = Version(project_id=1, metrics={"holdout": told})
-    assert f"doubt is {verdict}" in version_report.calibration_sentence(version)
-    told["groups"] = 3  # three photographs in many crops prove little
-    assert "doubt is about right" in version_report.calibration_sentence(version)
-    del told["groups"]
-    told["coverage"] = {}
-    assert version_report.calibration_sentence(version) == ""
+
+    def sentence(**more: Any) -> str:
+        measured = {"n": n, "mae": 1.0, "coverage": coverage} | more
+        version = Version(project_id=1, metrics=from_flat({"holdout": measured}))
+        return version_report.calibration_sentence(version)
+
+    assert f"doubt is {verdict}" in sentence()
+    assert "doubt is about right" in sentence(groups=3), "three photographs prove little"
+    assert sentence(coverage={}) == ""
 
 
 def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None:
     at = f"{world.at}/versions"
+    embed_all(world)
     assert "Learns from" not in world.client.get(at).text, "twelve scores are few"
     score_some(world, [3, 8] * 4, first=13)
     page = world.client.get(at).text
@@ -413,9 +416,10 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
         asked.append(payload | {"kind": kind})
         return {"images": [{"image_id": i, "similarity": 0.3} for i in (4, 2)]}
 
-    monkeypatch.setattr("tastemaker.pages.slices.reads_text", lambda name: True)
-    monkeypatch.setattr("tastemaker.pages.slices.embeddings.count", lambda *_: 20)
-    monkeypatch.setattr("tastemaker.pages.slices.model_requests.call", answer)
+    for module in ("evaluation", "pages"):
+        monkeypatch.setattr(f"tastemaker.{module}.slices.reads_text", lambda name: True)
+    monkeypatch.setattr("tastemaker.evaluation.slices.embeddings.count", lambda *_: 20)
+    monkeypatch.setattr("tastemaker.evaluation.slices.model_requests.call", answer)
     data = {"kind": "prompt", "prompt": "a castle", "share": "10"}
     assert world.client.post(f"{world.at}/slices", data=data).status_code == 303
     assert asked == [{"text": "a castle", "limit": 2, "kind": "text"}]
@@ -426,7 +430,7 @@ def test_a_slice_by_text_asks_for_its_share_of_the_library(
     def nobody(*_: Any, **__: Any) -> None:
         raise Unavailable("The worker is not running.", "Start it.")
 
-    monkeypatch.setattr("tastemaker.pages.slices.model_requests.call", nobody)
+    monkeypatch.setattr("tastemaker.evaluation.slices.model_requests.call", nobody)
     refused = world.client.post(f"{world.at}/slices", data=data | {"prompt": "a tower"})
     assert refused.status_code == 503 and "The worker is not running" in refused.text
     assert 'value="a tower"' in refused.text
@@ -479,6 +483,7 @@ def test_names_and_tags_of_people_are_text_and_nothing_else(world: World) -> Non
 
 
 def test_a_training_may_have_another_recipe_than_the_project(world: World) -> None:
+    embed_all(world)
     form = Fields(world.client.get(f"{world.at}/versions").text, f"{world.at}/train").fields
     assert form["recipe"] == "auto"
     assert world.client.post(f"{world.at}/train", data={"recipe": "best"}).status_code == 422
@@ -495,6 +500,7 @@ def test_a_training_may_have_another_recipe_than_the_project(world: World) -> No
 
 
 def test_a_major_version_is_asked_for_with_a_tick(world: World) -> None:
+    embed_all(world)
     world.client.post(f"{world.at}/train", data={"major": "true"})
     with reading(world.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "train")).all()

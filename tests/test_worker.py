@@ -166,8 +166,8 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         with sessions.reading(engine) as session:
             whole, *killed = versions.list_ready(session, sample_project(session))[:3]
             for version in killed:
-                assert version.metrics["holdout"] == whole.metrics["holdout"]
-                assert version.metrics["out_of_fold"] == whole.metrics["out_of_fold"]
+                assert version.metrics.holdout == whole.metrics.holdout
+                assert version.metrics.out_of_fold == whole.metrics.out_of_fold
                 versions.verify(settings, version)
 
         # the resident model process is killed, and comes back to see the next score

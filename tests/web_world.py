@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image as Picture
@@ -33,10 +35,12 @@ from tastemaker.database.tables import (
     Version,
     now,
 )
+from tastemaker.embeddings import store_vectors
 from tastemaker.learning.checkpoints import sidecar
 from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from tests.conftest import made_once, migrated
+from tests.flat_metrics import from_flat
 
 ORIGIN = "http://localhost"
 OWN_PAGE = {"Origin": ORIGIN}
@@ -158,6 +162,19 @@ def drawn(number: int) -> Picture.Image:
     return picture
 
 
+def embed_all(world: World) -> None:
+    """Give every image a vector, so that the project can be trained."""
+    with writing(world.engine) as session:
+        project = world.project(session)
+        encoder = EncoderRow(fingerprint="b" * 64, name=project.encoder, dim=8)
+        session.add(encoder)
+        session.flush()
+        projects.pin_encoder(session, project, encoder)
+        ids = list(session.exec(select(Image.id)))
+        vectors = np.random.default_rng(0).normal(size=(len(ids), 8))
+        store_vectors(session, encoder.id, zip(ids, vectors, strict=True))
+
+
 def score_some(world: World, values: list[int], first: int = 1) -> None:
     with writing(world.engine) as session:
         project = world.project(session)
@@ -166,13 +183,20 @@ def score_some(world: World, values: list[int], first: int = 1) -> None:
             scores.record(session, project, image_id, person, "set", value, origin="queue")
 
 
-def add_version(world: World, minor: int, predicted: dict[int, float], **fields: object) -> int:
-    """A published version whose out-of-fold predictions are `predicted` (image id → 0–1)."""
+def add_version(
+    world: World,
+    minor: int,
+    predicted: dict[int, float],
+    metrics: dict[str, Any] | None = None,
+    **fields: object,
+) -> int:
+    """A published version whose out-of-fold predictions are `predicted` (image id → 0–1); its
+    metrics are in the form of `versions show --json`."""
     measured = {
         "n": 60, "mae": 1.32 - minor / 10, "mae_low": 1.08, "mae_high": 1.6, "spearman": 0.71,
         "fp_rate": 0.18, "fn_rate": 0.22,
     }  # fmt: skip
-    metrics = {
+    usual = {
         "images": 240 + 80 * minor,
         "holdout": measured,
         "out_of_fold": measured,
@@ -213,7 +237,8 @@ def add_version(world: World, minor: int, predicted: dict[int, float], **fields:
             parent_id=1 if minor else None,
             **{
                 "recipe": {"name": "city96", "samples": 100_000, "learning_rate": 0.0001},
-                "activation": "better than v1.0", "event_high": 0, "metrics": metrics,
+                "activation": "better than v1.0", "event_high": 0,
+                "metrics": from_flat(usual if metrics is None else metrics),
                 "curve": curve, **fields,
             },
         )  # fmt: skip

@@ -123,7 +123,7 @@ def _checkpoints(session: Session, settings: Settings) -> list[Finding]:
             state = file_checks.check_hash(session, settings, version)
             if not state.intact:
                 hint = f"{file_checks.SAFE} {file_checks.WAY_OUT}"
-                findings.append(Finding("damage", f"“{project.name}”: {state.told}", hint))
+                findings.append(Finding("damage", f"“{project.name}”: {state.message}", hint))
                 continue
             proof = file_checks.verify_scores(session, settings, version)
             if not proof.holds:

@@ -154,9 +154,7 @@ def versions_activate(project: str, version: str) -> None:
 
     with database() as (settings, engine), sessions.writing(engine) as session:
         chosen = versions.by_number(session, projects.by_name(session, project), version)
-        versions.verify(settings, chosen)
-        versions.activate(session, chosen)
-        predictions.enqueue_predictions(session, chosen)
+        predictions.activate_by_hand(session, settings, chosen)
     out.print(f"{chosen.number} is active.")
 
 

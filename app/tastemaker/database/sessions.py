@@ -9,9 +9,10 @@ the `with` block that opened the session commits.
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import CursorResult, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
@@ -109,6 +110,28 @@ def writing(engine: Engine) -> Iterator[Session]:
             raise
         finally:
             session.close()
+
+
+class Transactions(Protocol):
+    """Where code that opens several sessions in turn gets them from: a plain engine, or a job,
+    whose every write first checks that the job is still its own."""
+
+    def reading(self) -> AbstractContextManager[Session]: ...
+
+    def writing(self) -> AbstractContextManager[Session]: ...
+
+
+@dataclass(frozen=True)
+class PlainTransactions:
+    """`Transactions` over an engine, with no job behind them."""
+
+    engine: Engine
+
+    def reading(self) -> AbstractContextManager[Session]:
+        return reading(self.engine)
+
+    def writing(self) -> AbstractContextManager[Session]:
+        return writing(self.engine)
 
 
 @lru_cache(maxsize=8)

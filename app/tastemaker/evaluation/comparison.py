@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Integer, literal
+from sqlalchemy import ColumnElement, Integer, literal
 from sqlalchemy import cast as sql_cast
 from sqlmodel import Session, col, func, select
 
-from tastemaker.database.tables import EncoderRow, Image, Prediction, Version, VersionLabel
+from tastemaker.database.tables import EncoderRow, Image, Prediction, Version
 from tastemaker.evaluation import flips, slices
 from tastemaker.evaluation.flips import DIRECTIONS, New, Old, Pair, predicted_by_both
 from tastemaker.learning import metrics
+from tastemaker.versions import publication, training_set
 
 GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
 POINTS = 2000
@@ -30,8 +31,8 @@ def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
     """`{"n", "metrics": {name: {new, old, difference, verdict}}, "why_not"}`: on the hold-out
     images of the newer version (of the older, where it has none) that neither learned from, by the
     label that it saw. `why_not` says in words why nothing can be said, where that is so."""
-    label = _measuring(session, both)
-    common = sorted(label)
+    labels = _measuring(session, both)
+    common = sorted(labels)
     if not common:
         return {"n": 0, "metrics": {}, "why_not": _why_not(both)}
     before, after = _honest(session, both.a, common), _honest(session, both.b, common)
@@ -43,7 +44,7 @@ def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
         session.execute(select(Image.id, Image.source_group).where(col(Image.id).in_(common))).all()
     )
     rows = metrics.paired(
-        [label[i] / 10 for i in common],
+        [labels[i] / 10 for i in common],
         [after[i] for i in common],
         [before[i] for i in common],
         [groups[i] for i in common],
@@ -63,13 +64,8 @@ def _measuring(session: Session, both: Pair) -> dict[int, float]:
     """Image id → label (0–10) of what can judge both: the hold-out side belongs to an image for
     good, so what measures one version has not taught another of this project."""
 
-    def of(version: Version, side: str) -> dict[int, float]:
-        rows = session.execute(
-            select(VersionLabel.image_id, VersionLabel.value).where(
-                VersionLabel.version_id == version.id, VersionLabel.side == side
-            )
-        )
-        return dict(rows.all())
+    def of(version: Version, side: publication.Side) -> dict[int, float]:
+        return training_set.values(session, version, side)
 
     measuring = of(both.b, "holdout") or of(both.a, "holdout")
     taught = of(both.a, "train").keys() | of(both.b, "train").keys()
@@ -77,15 +73,15 @@ def _measuring(session: Session, both: Pair) -> dict[int, float]:
 
 
 def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, float]:
-    said: dict[int, float] = {}
+    scores: dict[int, float] = {}
     for start in range(0, len(ids), 5000):
         rows = session.execute(
-            select(Prediction.image_id, func.coalesce(Prediction.out_of_fold, Prediction.score))
+            select(Prediction.image_id, Prediction.honest)
             .where(Prediction.version_id == version.id)
             .where(col(Prediction.image_id).in_(ids[start : start + 5000]))
         )
-        said |= dict(rows.all())
-    return said
+        scores |= {image_id: float(score) for image_id, score in rows}
+    return scores
 
 
 def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
@@ -97,7 +93,7 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
     old = slices.slice_predictions(session, both.project, both.a)
     new = slices.slice_predictions(session, both.project, both.b)
     _, at_old, at_new = np.intersect1d(old.ids, new.ids, return_indices=True)
-    threshold, found = both.project.threshold, []
+    threshold, moves = both.project.threshold, []
     for row in rows:
         inside = new.among(slices.members(session, both.project, row))[at_new]
         i, j = at_old[inside], at_new[inside]
@@ -105,13 +101,13 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
             continue
         labelled = np.isfinite(new.label[j])
         y = new.label[j][labelled]
-        duel = metrics.compare(
+        comparison = metrics.compare(
             np.abs(new.honest[j][labelled] - y),
             np.abs(old.honest[i][labelled] - y),
             new.group[j][labelled],
             resamples=slices.RESAMPLES,
         )
-        found.append(
+        moves.append(
             {
                 "slice": row.name, "slice_id": row.id or None, "images": len(i),
                 "mean": {"old": float(old.honest[i].mean()), "new": float(new.honest[j].mean())},
@@ -119,10 +115,10 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
                     "old": float((old.honest[i] >= threshold).mean()),
                     "new": float((new.honest[j] >= threshold).mean()),
                 },
-                "error": duel.as_dict() | {"groups": len(np.unique(new.group[j][labelled]))},
+                "error": comparison.as_dict() | {"groups": len(np.unique(new.group[j][labelled]))},
             }
         )  # fmt: skip
-    return sorted(found, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
+    return sorted(moves, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
 
 
 def slice_comparison(error: dict[str, Any]) -> str:
@@ -141,7 +137,7 @@ def moved(session: Session, both: Pair) -> dict[str, Any]:
     column by new score), `points` (old, new), every image up to POINTS, else a sample fixed by
     the image's id; `old` and `new` histograms (GRID bars each), `images`, the mean change."""
 
-    def cell(score: Any) -> Any:
+    def cell(score: Any) -> ColumnElement[int]:
         return sql_cast(func.floor(score * (GRID - 1e-9)), Integer)
 
     before, after = cell(Old.score), cell(New.score)
@@ -197,10 +193,10 @@ def label_changes(
 ) -> tuple[dict[str, int], list[Change]]:
     """Counts by kind, and the changes themselves: corrected first, the furthest leading."""
     old, new = _labels(session, both.a), _labels(session, both.b)
-    found = [(i, old.get(i), new.get(i)) for i in old.keys() | new.keys()]
-    found = [row for row in found if row[1] != row[2]]
-    names = _names(session, [row[0] for row in found])
-    changes = [Change(i, names[i], before, after) for i, before, after in found]
+    rows = [(i, old.get(i), new.get(i)) for i in old.keys() | new.keys()]
+    rows = [row for row in rows if row[1] != row[2]]
+    names = _names(session, [row[0] for row in rows])
+    changes = [Change(i, names[i], before, after) for i, before, after in rows]
     order = {"corrected": 0, "taken back": 1, "added": 2}
     changes.sort(key=lambda c: (order[c.kind], -abs((c.after or 0) - (c.before or 0)), c.image_id))
     counts = {kind: sum(c.kind == kind for c in changes) for kind in order}
@@ -208,13 +204,9 @@ def label_changes(
 
 
 def _labels(session: Session, version: Version) -> dict[int, float]:
-    rows = session.execute(
-        select(VersionLabel.image_id, VersionLabel.value).where(
-            VersionLabel.version_id == version.id
-        )
-    )
     # Versions made before their labels were kept to the last bit are off by 1e-7 of a point.
-    return {image_id: round(value, 4) for image_id, value in rows}
+    values = training_set.values(session, version)
+    return {image_id: round(value, 4) for image_id, value in values.items()}
 
 
 def _names(session: Session, ids: list[int]) -> dict[int, str]:
@@ -264,10 +256,10 @@ def diff(session: Session, both: Pair, flipped: int = 20) -> dict[str, Any]:
     }
 
 
-def in_words(told: dict[str, Any]) -> list[str]:
+def in_words(result: dict[str, Any]) -> list[str]:
     """The lines that `versions diff` prints of a `diff`."""
-    a, b, holdout, labels = told["a"], told["b"], told["holdout"], told["labels"]
-    lines = [told["encoders_differ"]] if told["encoders_differ"] else []
+    a, b, holdout, labels = result["a"], result["b"], result["holdout"], result["labels"]
+    lines = [result["encoders_differ"]] if result["encoders_differ"] else []
     if not holdout["n"]:
         lines.append(holdout["why_not"])
     for name, row in holdout["metrics"].items():
@@ -282,12 +274,12 @@ def in_words(told: dict[str, Any]) -> list[str]:
     if holdout["n"]:
         lines.append(f"paired, on {holdout['n']} hold-out images that neither learned from")
     for direction, what in DIRECTIONS.items():
-        flip = told["flips"][direction]
+        flip = result["flips"][direction]
         lines.append(
-            f"{what:20} {flip['images']} of {told['images']} images; "
+            f"{what:20} {flip['images']} of {result['images']} images; "
             f"{flip['right']} of {flip['labelled']} labels agree with {b}"
         )
-    for row in told["slices"][:10]:
+    for row in result["slices"][:10]:
         mean = row["mean"]
         lines.append(
             f"{row['slice'][:40]:20} mean {100 * mean['old']:.0f} % → {100 * mean['new']:.0f} %, "

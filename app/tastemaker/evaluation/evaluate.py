@@ -1,106 +1,151 @@
-"""How a freshly trained version is judged, and what is stored of it.
+"""How a freshly trained version is judged: what is stored of it, and whether it becomes active.
 
 The arrays come from the training; the database adds what only it knows: the order in which the
-labels were given, which of them were drawn at random, how steady the people are, and the version
-that is active now.
+labels were given, which of them were drawn at random, how steady the people are, the slices and
+what is expected of them, and the version that is active now.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 
 from tastemaker import projects, versions
-from tastemaker.database.tables import Prediction, ScoreEvent, Version
-from tastemaker.jobs.context import JobContext
+from tastemaker.config import Settings
+from tastemaker.database.sessions import Transactions
+from tastemaker.database.tables import ScoreEvent, Version
+from tastemaker.evaluation import expectations
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.folds import TrainingSet
 from tastemaker.learning.heads import Head
 from tastemaker.learning.learning_curve import learning_curve
-from tastemaker.learning.metrics import compare, flat, histogram, percentiles
+from tastemaker.learning.metrics import (
+    compare,
+    histogram,
+    histogram_of_predictions,
+    percentiles,
+)
 from tastemaker.learning.training import Trained
+from tastemaker.learning.version_metrics import (
+    Estimate,
+    NoiseFloor,
+    VersionMetrics,
+    VersusVersion,
+)
 from tastemaker.scores import agreement
+from tastemaker.versions import predictions
 
 
-def against_active(
-    work: JobContext, version: Version, data: TrainingSet, trained: Trained
-) -> dict[str, Any] | None:
-    """The new file against the active version's file on the same hold-out images, paired; None
-    where there is nothing to compare with."""
-    with work.reading() as session:
+@dataclass(frozen=True)
+class Judgement:
+    """What was measured, whether the version becomes the active one, and why in words."""
+
+    metrics: VersionMetrics
+    activate: bool
+    why: str
+
+
+def judge(
+    transactions: Transactions,
+    settings: Settings,
+    version: Version,
+    data: TrainingSet,
+    trained: Trained,
+) -> Judgement:
+    """Measure a version whose predictions are written, and compare it with the active one."""
+    with transactions.reading() as session:
         current = versions.active(session, projects.get(session, version.project_id))
+    versus = None
+    if current is not None and current.encoder_id == version.encoder_id:
+        versus = _against(settings, current, data, trained)
+    with transactions.reading() as session:
+        report = expectations.check(session, version, frozen=True)
+        metrics = _measure(session, version, data, trained, versus, report)
+    activate, why = _activation(version, versus, report)
+    return Judgement(metrics, activate, why)
+
+
+def _against(
+    settings: Settings, current: Version, data: TrainingSet, trained: Trained
+) -> VersusVersion | None:
+    """The new head against the active version's file on the same hold-out images, paired; None
+    without any."""
     rows = trained.split.holdout
-    if current is None or current.encoder_id != version.encoder_id or not rows.any():
+    if not rows.any():
         return None
-    scorer = Head(load_checkpoint(versions.verify(work.settings, current)))
-    comparison = compare(
+    scorer = Head(load_checkpoint(versions.verify(settings, current)))
+    result = compare(
         np.abs(trained.final[rows] - data.y[rows]),
         np.abs(scorer(data.x[rows]) - data.y[rows]),
         trained.split.groups[rows],
     )
-    return {"version": current.number, **comparison.flat()}
+    return VersusVersion(
+        difference=result.difference, verdict=result.verdict, version=current.number
+    )
 
 
-def stored_metrics(
-    work: JobContext,
+def _measure(
+    session: Session,
     version: Version,
     data: TrainingSet,
     trained: Trained,
-    duel: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The numbers of the version page; every one with its n, and its 95 % interval if known."""
-    with work.reading() as session:
-        said = _said(session, version)
-        floor = noise_floor(session, version)
-        order, control = _history(session, version, data.image_ids)
-    measured = trained.metrics
-    return {
-        "images": int(trained.split.train.sum()),
-        "kind": trained.kind,
-        "aside": measured["aside"],
-        "groups": measured["groups"],
-        "folds": measured["folds"],
-        "noise": trained.noise,
-        "holdout": flat(measured["holdout"]),
-        "out_of_fold": flat(measured["out_of_fold"]),
-        "baseline_mae": measured["baseline_mae"],
-        "versus_baseline": measured["versus_baseline"],
-        "out_of_fold_baseline": measured["out_of_fold_baseline"],
-        "calibration": measured["calibration"],
-        "noise_floor": floor,
-        "learning_curve": learning_curve(
-            data, trained.split, order, control, floor["mae"] if floor else None
-        ),
-        "label_histogram": histogram(data.y),
-        "prediction_histogram": np.histogram(said, bins=20, range=(0, 1))[0].tolist(),
-        "percentiles": percentiles(said),
-        "predicted": len(said),
-        "versus_parent": duel,
-    }
+    versus: VersusVersion | None,
+    report: expectations.Report,
+) -> VersionMetrics:
+    """The training's own numbers, and those that need the database."""
+    predicted = predictions.all_scores(session, version)
+    floor = noise_floor(session, version)
+    order, control = _history(session, version, data.image_ids)
+    return trained.metrics.model_copy(
+        update={
+            "noise_floor": floor,
+            "learning_curve": learning_curve(
+                data, trained.split, order, control, floor.mae.value if floor else None
+            ),
+            "label_histogram": histogram(data.y),
+            "prediction_histogram": histogram_of_predictions(predicted),
+            "percentiles": percentiles(predicted),
+            "predicted": len(predicted),
+            "versus_parent": versus,
+            "slices": tuple(report.slices),
+            "expectations": tuple(report.expectations),
+        }
+    )
 
 
-def noise_floor(session: Session, version: Version) -> dict[str, Any] | None:
-    """How far a person is from themselves, in points: `sigma` of one score, and `mae`, the error
-    that a perfect model would still show; with intervals, and `n` pairs. None without a re-ask."""
-    project = projects.get(session, version.project_id)
-    noise = agreement.annotator_noise(session, project)
-    if not noise["pairs"]:
+def _activation(
+    version: Version, versus: VersusVersion | None, report: expectations.Report
+) -> tuple[bool, str]:
+    if version.parent_id is None:
+        return True, "the first version"
+    if report.blocking:
+        missed = "; ".join(expectations.missed(check) for check in report.blocking)
+        return False, f"not activated: {missed}"
+    if versus is None:
+        return True, "not compared: no hold-out label yet"
+    against = f"than {versus.version} on {versus.difference.n} hold-out images"
+    if versus.verdict == "worse":
+        return False, f"not activated: worse {against}"
+    if versus.verdict == "better":
+        return True, f"better {against}"
+    return True, f"not shown to be worse {against}"
+
+
+def noise_floor(session: Session, version: Version) -> NoiseFloor | None:
+    """How far a person is from themselves, in points, and the error that a perfect model would
+    still show. None without a re-ask."""
+    noise = agreement.annotator_noise(session, projects.get(session, version.project_id))
+    pairs = noise["pairs"]
+    if not pairs:
         return None
+    value, low, high = (noise[name] for name in ("sigma", "sigma_low", "sigma_high"))
     to_mae = math.sqrt(2 / math.pi)  # mean |error| of a normal error of standard deviation 1
-    return {
-        "sigma": noise["sigma"], "sigma_low": noise["sigma_low"],
-        "sigma_high": noise["sigma_high"], "mae": noise["sigma"] * to_mae,
-        "mae_low": noise["sigma_low"] * to_mae, "mae_high": noise["sigma_high"] * to_mae,
-        "n": noise["pairs"],
-    }  # fmt: skip
-
-
-def _said(session: Session, version: Version) -> NDArray[np.float64]:
-    """What the version says of every image of the project."""
-    query = select(Prediction.score).where(Prediction.version_id == version.id)
-    return np.fromiter(session.execute(query).scalars(), np.float64)
+    return NoiseFloor(
+        sigma=Estimate(value=value, low=low, high=high, n=pairs),
+        mae=Estimate(value=value * to_mae, low=low * to_mae, high=high * to_mae, n=pairs),
+    )
 
 
 def _history(

@@ -5,7 +5,8 @@ against. Each is held against every version; one that blocks keeps a version tha
 becoming active.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -14,7 +15,7 @@ from tastemaker import projects
 from tastemaker.database.tables import Expectation, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import slices
-from tastemaker.evaluation.slices import Measured
+from tastemaker.learning.version_metrics import ExpectationCheck, SliceMetrics
 
 MEASURES = {"mean": "mean prediction", "pass_rate": "pass rate"}
 BOUNDS = ("at most", "at least")
@@ -22,58 +23,40 @@ ROUNDING = 1e-9  # a mean of exactly 65 % is at most 65 %
 
 
 @dataclass(frozen=True)
-class Checked:
-    """An expectation held against a version. `met` is None where the slice has no image to tell;
-    that blocks nothing."""
-
-    id: int
-    slice_id: int
-    slice: str
-    measure: str
-    bound: str
-    limit: float
-    blocks: bool
-    value: float | None
-    images: int
-    met: bool | None
-
-    @property
-    def wanted(self) -> str:
-        return f"{MEASURES[self.measure]} {self.bound} {_percent(self.limit)}"
-
-    @property
-    def missed(self) -> str:
-        """Why it is not met, in words; empty where it is."""
-        if self.met is not False:
-            return ""
-        return f"“{self.slice}”: {MEASURES[self.measure]} {_percent(self.value or 0)}, " + (
-            f"expected {self.bound} {_percent(self.limit)}"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Report:
     """All slices and all expectations of a project, for one version."""
 
-    slices: list[Measured] = field(default_factory=list)
-    expectations: list[Checked] = field(default_factory=list)
+    slices: list[SliceMetrics] = field(default_factory=list)
+    expectations: list[ExpectationCheck] = field(default_factory=list)
 
     @property
-    def missed(self) -> list[Checked]:
+    def missed(self) -> list[ExpectationCheck]:
         return [check for check in self.expectations if check.met is False]
 
     @property
-    def blocking(self) -> list[Checked]:
+    def blocking(self) -> list[ExpectationCheck]:
         return [check for check in self.missed if check.blocks]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
-            "slices": [row.as_dict() for row in self.slices],
-            "expectations": [row.as_dict() for row in self.expectations],
+            "slices": [row.as_json() for row in self.slices],
+            "expectations": [check.as_json() for check in self.expectations],
         }
+
+
+def wanted(check: ExpectationCheck) -> str:
+    """“mean prediction at most 10 %”."""
+    return f"{MEASURES[check.measure]} {check.bound} {_percent(check.limit)}"
+
+
+def missed(check: ExpectationCheck) -> str:
+    """Why it is not met, in words; empty where it is."""
+    if check.met is not False:
+        return ""
+    return (
+        f"“{check.slice}”: {MEASURES[check.measure]} {_percent(check.value or 0)}, "
+        f"expected {check.bound} {_percent(check.limit)}"
+    )
 
 
 def listing(session: Session, project: Project) -> list[Expectation]:
@@ -104,13 +87,13 @@ def expect(
         raise Invalid(f"“{bound[:20]}” is no bound.", "Use “at most” or “at least”.")
     if not 0 <= value <= 1:  # also refuses NaN
         raise Invalid("What is expected lies between 0 and 100 %.", "Give a number of that range.")
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "slice_id": row.id, "measure": measure, "bound": bound, "value": value, "blocks": blocks,
     }  # fmt: skip
     if expectation_id:
-        stated = get(session, project, expectation_id).sqlmodel_update(told)
+        stated = get(session, project, expectation_id).sqlmodel_update(fields)
     else:
-        stated = Expectation(project_id=project.id, **told)
+        stated = Expectation(project_id=project.id, **fields)
     session.add(stated)
     session.flush()
     return stated
@@ -136,14 +119,24 @@ def check(session: Session, version: Version, frozen: bool = False) -> Report:
     return Report(rows, checks)
 
 
-def is_met(stated: Expectation, row: Measured) -> Checked:
+def history(ready: Sequence[Version]) -> dict[int, list[tuple[str, bool | None]]]:
+    """Expectation id → (number, whether it was met) of each of the newest versions, oldest first,
+    as found when they were published."""
+    results: dict[int, list[tuple[str, bool | None]]] = {}
+    for version in reversed(ready[:12]):
+        for check in version.metrics.expectations:
+            results.setdefault(check.id, []).append((version.number, check.met))
+    return results
+
+
+def is_met(stated: Expectation, row: SliceMetrics) -> ExpectationCheck:
     """One expectation against one measured slice."""
     value = row.mean if stated.measure == "mean" else row.pass_rate
     met = None
     if value is not None:
         over = value - stated.value
         met = over <= ROUNDING if stated.bound == "at most" else over >= -ROUNDING
-    return Checked(
+    return ExpectationCheck(
         id=stated.id, slice_id=row.id, slice=row.name, measure=stated.measure, bound=stated.bound,
         limit=stated.value, blocks=stated.blocks, value=value, images=row.images, met=met,
     )  # fmt: skip

@@ -6,32 +6,38 @@ labels in it, each judged by a head that had not seen it.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import String
+from sqlalchemy import Engine, String
 from sqlalchemy import cast as sql_cast
 from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import Select, SelectOfScalar
 
-from tastemaker import images, projects
+from tastemaker import embeddings, images, projects
+from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
     Image,
     Label,
     Prediction,
     Project,
-    RemovedImage,
     Slice,
     Tag,
     Version,
     VersionLabel,
 )
+from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning import metrics
+from tastemaker.learning.version_metrics import Estimate, SliceMetrics
 from tastemaker.library import scopes
+from tastemaker.live import model_requests
+from tastemaker.versions import training_set
 
 MOST_SLICES = 100
+TEXT_SECONDS = 30.0  # the first search by text loads the encoder
 MOST_TAGS = 12  # the largest tags are looked at too, where nobody has made slices of them
 RESAMPLES = 200  # an interval a slice; there may be many on a page
 
@@ -69,10 +75,10 @@ def add(
     name = " ".join(name.split()) or str(definition.get("tag") or definition.get("prompt") or "")
     if not 1 <= len(name) <= 120 or not name.isprintable():
         raise Invalid("A slice needs a name of 1 to 120 characters.", "Give it one.")
-    there = listing(session, project)
-    if any(other.name.casefold() == name.casefold() for other in there):
+    others = listing(session, project)
+    if any(other.name.casefold() == name.casefold() for other in others):
         raise Conflict(f"There is a slice “{name}” already.", "Choose another name.")
-    if len(there) >= MOST_SLICES:
+    if len(others) >= MOST_SLICES:
         raise Invalid(f"A project has at most {MOST_SLICES} slices.", "Remove one first.")
     row = Slice(project_id=project.id, name=name, kind=kind, definition=definition)
     session.add(row)
@@ -134,7 +140,47 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
     return np.unique(ids.astype(np.int64))
 
 
-def _columns(session: Session, query: Any, *columns: Any) -> list[NDArray[np.float64]]:
+def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> dict[str, Any]:
+    """The definition of a slice by text: the live model is asked which `share` (0–0.5) of the
+    project's images are nearest to it."""
+    if not 0 < share <= 0.5:
+        raise Invalid("The share of nearest images is above 0 and at most 50 %.")
+    if not prompt.strip():
+        raise Invalid("A text is needed.", "Describe what the images have in common.")
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        if not reads_text(project.encoder):
+            raise Conflict(
+                f"The encoder {project.encoder} reads no text.",
+                "Use a tag, or a saved filter of the library.",
+            )
+        count = embeddings.count(session, project.encoder_id, project_id)
+    limit = max(1, round(share * count))
+    answer = model_requests.call(
+        engine, "text", {"text": prompt, "limit": limit}, project_id=project_id,
+        timeout=TEXT_SECONDS,
+    )  # fmt: skip
+    ids = [image["image_id"] for image in answer["images"]]
+    return {"prompt": prompt, "share": share, "image_ids": ids}
+
+
+def search_again(engine: Engine, project_id: int, slice_id: int) -> Slice:
+    """Look for the images nearest to a slice's text anew: some may have come since."""
+    with reading(engine) as session:
+        row = get(session, projects.get(session, project_id), slice_id)
+    if row.kind != "prompt":
+        raise Invalid(f"“{row.name}” is not a slice by text; it is up to date.")
+    definition = by_text(engine, project_id, row.definition["prompt"], row.definition["share"])
+    with writing(engine) as session:
+        row = get(session, projects.get(session, project_id), slice_id)
+        row.definition = definition
+        session.add(row)
+    return row
+
+
+def _columns(
+    session: Session, query: Select[Any] | SelectOfScalar[Any], *columns: Any
+) -> list[NDArray[np.float64]]:
     """The columns of a query as arrays, in one order. The database writes each into one string,
     which is many times faster than a hundred thousand rows as objects."""
     joined = (func.aggregate_strings(sql_cast(column, String), ",") for column in columns)
@@ -151,8 +197,8 @@ def in_words(row: Slice) -> str:
         return f"the {share:g} % nearest to “{row.definition['prompt']}”"
     parts = []
     for name, value in row.definition.get("filter", {}).items():
-        told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        parts.append(f"{name.replace('_', ' ')} {told}")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts.append(f"{name.replace('_', ' ')} {shown}")
     return f"library filter: {'; '.join(parts)}"
 
 
@@ -172,7 +218,7 @@ def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str
 
 @dataclass(frozen=True)
 class SlicePredictions:
-    """What a version says, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
+    """What a version predicts, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
     where the image or a relative was trained on; `trained` (N,) bool; `label` (N,) in 0–1, NaN
     without one; `group` (N,), the number of the image's source group."""
 
@@ -193,27 +239,24 @@ class SlicePredictions:
 def slice_predictions(
     session: Session, project: Project, version: Version, frozen: bool = False
 ) -> SlicePredictions:
-    """What a version says about every image it predicted, without those removed since, beside the
+    """What a version gives every image it predicted, without those removed since, beside the
     labels as they are now, or (`frozen`) as the version saw them."""
     ids, honest = _columns(
         session,
         select(Prediction).where(Prediction.version_id == version.id),
         Prediction.image_id,
-        func.coalesce(Prediction.out_of_fold, Prediction.score),
+        Prediction.honest,
     )
     order = np.argsort(ids, kind="stable")
     ids, honest = ids[order], honest[order]
-    removed = session.exec(
-        select(RemovedImage.image_id).where(RemovedImage.project_id == project.id)
-    ).all()
-    if removed:
-        keep = ~np.isin(ids, np.asarray(removed))
+    if removed := projects.removed_ids(session, project.id):
+        keep = ~np.isin(ids, np.fromiter(removed, np.int64))
         ids, honest = ids[keep], honest[keep]
 
     source: Any = VersionLabel if frozen else Label
     owner = VersionLabel.version_id == version.id if frozen else Label.project_id == project.id
     label, group = np.full(len(ids), np.nan), np.arange(len(ids))
-    names: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for image_id, value, name in session.execute(
         select(source.image_id, source.value, Image.source_group)
         .join(Image, col(Image.id) == source.image_id)
@@ -222,77 +265,43 @@ def slice_predictions(
         at = int(np.searchsorted(ids, image_id))
         if at < len(ids) and ids[at] == image_id:
             label[at] = value / 10
-            group[at] = -1 - names.setdefault(name, len(names))
-    trained = np.isin(
-        ids,
-        np.asarray(
-            session.exec(
-                select(VersionLabel.image_id).where(
-                    VersionLabel.version_id == version.id, VersionLabel.side == "train"
-                )
-            ).all(),
-            np.int64,
-        ),
-    )
+            group[at] = -1 - numbers.setdefault(name, len(numbers))
+    taught = training_set.values(session, version, "train")
+    trained = np.isin(ids, np.fromiter(taught, np.int64))
     return SlicePredictions(ids.astype(np.int64), honest, trained, label, group)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a version makes of one slice. Shares, means and rates are in 0–1, `mae` in points of
-    0–10; a rate over nothing is None."""
-
-    id: int
-    name: str
-    kind: str
-    images: int
-    library_share: float
-    training: int
-    training_share: float
-    mean: float | None
-    pass_rate: float | None
-    labelled: int
-    mae: float | None
-    mae_low: float | None
-    mae_high: float | None
-    fp_rate: float | None
-    fp_n: int
-    fn_rate: float | None
-    fn_n: int
-    under_represented: bool
-    what: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(
     row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions, threshold: float
-) -> Measured:
-    """`inside` (N,) says which images of `seen` belong to the slice."""
+) -> SliceMetrics:
+    """What a version makes of one slice; `inside` (N,) says which images of `seen` belong to it."""
     n, everything = int(inside.sum()), len(seen.ids)
     training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
     known = inside & np.isfinite(seen.label)
     y, p = seen.label[known], seen.honest[known]
     passed, liked = p >= threshold, y >= threshold - 1e-9
-    error = metrics.mean_error(y, p, seen.group[known], resamples=RESAMPLES)
     share = n / everything if everything else 0.0
-    return Measured(
+    return SliceMetrics(
         id=row.id, name=row.name, kind=row.kind, what=in_words(row),
         images=n, library_share=share,
         training=training, training_share=training / all_training if all_training else 0.0,
         mean=float(seen.honest[inside].mean()) if n else None,
         pass_rate=float((seen.honest[inside] >= threshold).mean()) if n else None,
-        labelled=len(y), mae=error.value, mae_low=error.low, mae_high=error.high,
-        fp_rate=float((~liked)[passed].mean()) if passed.any() else None, fp_n=int(passed.sum()),
-        fn_rate=float((~passed)[liked].mean()) if liked.any() else None, fn_n=int(liked.sum()),
-        under_represented=missing_measurement(share, training, all_training),
+        labelled=len(y),
+        mae=metrics.mean_error(y, p, seen.group[known], resamples=RESAMPLES),
+        fp_rate=_rate(~liked, passed), fn_rate=_rate(~passed, liked),
+        under_represented=is_under_represented(share, training, all_training),
     )  # fmt: skip
 
 
-def missing_measurement(library_share: float, training: int, all_training: int) -> bool:
+def _rate(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+    value = float(wrong[among].mean()) if among.any() else None
+    return Estimate(value=value, low=None, high=None, n=int(among.sum()))
+
+
+def is_under_represented(library_share: float, training: int, all_training: int) -> bool:
     """Whether so few of the labels lie in a slice of that share of the library that more of them
-    are worth asking for."""
+    are needed."""
     expected = library_share * all_training
     spread = np.sqrt(expected * (1 - library_share))
     return bool(
@@ -304,7 +313,7 @@ def missing_measurement(library_share: float, training: int, all_training: int) 
 
 def measured(
     session: Session, project: Project, version: Version, frozen: bool = False
-) -> list[Measured]:
+) -> list[SliceMetrics]:
     """Every slice of the project, by name."""
     rows = listing(session, project)
     if not rows:
@@ -326,17 +335,17 @@ def large_tags(session: Session, project: Project) -> list[Slice]:
     ]
 
 
-def unmeasured(session: Session, project: Project, version: Version) -> list[Measured]:
+def unmeasured(session: Session, project: Project, version: Version) -> list[SliceMetrics]:
     """The slices, and the largest tags besides, of which too few labels trained the version; the
     largest part of the library first."""
     rows = [*listing(session, project), *large_tags(session, project)]
     if not rows:
         return []
     seen = slice_predictions(session, project, version)
-    found = []
+    lacking = []
     for row in rows:
         inside = seen.among(members(session, project, row))
         share = float(inside.mean()) if len(inside) else 0.0
-        if missing_measurement(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
-            found.append(measure(row, inside, seen, project.threshold))
-    return sorted(found, key=lambda row: -row.library_share)
+        if is_under_represented(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
+            lacking.append(measure(row, inside, seen, project.threshold))
+    return sorted(lacking, key=lambda row: -row.library_share)

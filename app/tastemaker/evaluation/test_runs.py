@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, case, col, func, select
 
@@ -29,6 +30,7 @@ from tastemaker.database.tables import (
     TestRun,
     Version,
 )
+from tastemaker.database.tables.versions import EarlierRun, RunSummary
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files import require_free_space
 from tastemaker.importing import imports, requests
@@ -66,10 +68,10 @@ def request_run(
             f"{version.number} was trained on another encoder than “{project.name}” uses now.",
             "Choose another version.",
         )
-    given = [bool(source.collection_id), bool(source.folder.strip()), bool(source.files)]
-    if sum(given) != 1:
+    sources = [bool(source.collection_id), bool(source.folder.strip()), bool(source.files)]
+    if sum(sources) != 1:
         raise Invalid(
-            "Name what to look at." if not any(given) else "This names more than one source.",
+            "Name what to look at." if not any(sources) else "This names more than one source.",
             "Choose a collection, a folder on this machine, or files.",
         )
     require_free_space(settings.root, settings.min_free_gb)
@@ -79,13 +81,14 @@ def request_run(
     else:
         if source.files:
             assert source.staging is not None
-            told = {"staging": source.staging.name, "files": [list(pair) for pair in source.files]}
+            files = [list(pair) for pair in source.files]
+            origin: dict[str, Any] = {"staging": source.staging.name, "files": files}
             name = source.name or "Test uploads"
         else:
             path = requests.validate_paths(settings, [source.folder.strip()])[0]
-            told, name = {"paths": [str(path)]}, source.name or requests.free_name(path)
+            origin, name = {"paths": [str(path)]}, source.name or requests.free_name(path)
         collection = _own_collection(session, project, name)
-        payload["import"] = told | {
+        payload["import"] = origin | {
             "collection": collection.name, "role": "test-run", "scores_from_folders": False,
         }  # fmt: skip
     projects.add_collection(session, project, collection, "test-run")
@@ -146,18 +149,18 @@ def _own_collection(session: Session, project: Project, name: str) -> Collection
     else a new one. Images of a pool, or of another project, are never mixed in."""
     name = " ".join(name.split())[:100]
     for number in range(1, 1000):
-        called = name if number == 1 else f"{name} {number}"
-        found = session.exec(select(Collection).where(Collection.name == called)).first()
-        if found is None:
-            found = Collection(name=called)
-            session.add(found)
+        numbered = name if number == 1 else f"{name} {number}"
+        collection = session.exec(select(Collection).where(Collection.name == numbered)).first()
+        if collection is None:
+            collection = Collection(name=numbered)
+            session.add(collection)
             session.flush()
-            return found
+            return collection
         links = session.exec(
-            select(ProjectCollection).where(ProjectCollection.collection_id == found.id)
+            select(ProjectCollection).where(ProjectCollection.collection_id == collection.id)
         ).all()
         if [(link.project_id, link.role) for link in links] == [(project.id, "test-run")]:
-            return found
+            return collection
     raise Conflict(f"There are too many collections named “{name}”.", "Choose another name.")
 
 
@@ -173,73 +176,72 @@ def _unfinished(session: Session, version: Version, collection: Collection) -> T
 # --- the job -----------------------------------------------------------------------------------
 
 
-def run(work: JobContext) -> dict[str, Any]:
+def run(job: JobContext) -> dict[str, Any]:
     """The job “test-run”. Each step skips what is done, so it may be killed and started again."""
-    with work.reading() as session:
-        found = session.get(TestRun, work.payload["run"])
-        if found is None:
+    with job.reading() as session:
+        test_run = session.get(TestRun, job.payload["run"])
+        if test_run is None:
             raise NotFound("This test run was removed.")
-        if found.summary:
-            return {"run": found.id, "n": found.summary["n"]}
-        version = versions.get(session, found.version_id)
-    if "import" in work.payload:
-        imports.import_files(
-            work, work.payload["import"], work.project_id, queue_embedding=False
-        )  # fmt: skip
-    with work.reading() as session:
-        query = embeddings.missing(version.encoder_id, None, found.collection_id).limit(1)
+        if test_run.summary:
+            return {"run": test_run.id, "n": test_run.summary["n"]}
+        version = versions.get(session, test_run.version_id)
+    if "import" in job.payload:
+        imports.import_files(job, job.payload["import"], job.project_id, queue_embedding=False)
+    with job.reading() as session:
+        query = embeddings.missing(version.encoder_id, None, test_run.collection_id).limit(1)
         without_vector = session.exec(query).first() is not None
     if without_vector:
-        embeddings.embed_project(work, work.project_id, found.collection_id)
-    predictions.predict_missing(work, version, found.collection_id)
-    work.stage("Looking at the result")
-    with work.reading() as session:
-        summary = summarise(session, projects.get(session, work.project_id), found, version)
-    with work.writing() as session:
-        row = session.get(TestRun, found.id)
+        embeddings.embed_project(job, job.project_id, test_run.collection_id)
+    predictions.predict_missing(job, job.settings, version, test_run.collection_id, report=job)
+    job.stage("Looking at the result")
+    with job.reading() as session:
+        project = projects.get(session, job.project_id)
+        summary = summarise(session, project, test_run, version)
+    with job.writing() as session:
+        row = session.get(TestRun, test_run.id)
         assert row is not None
         row.summary = summary
         session.add(row)
-    return {"run": found.id, "n": summary["n"]}
+    return {"run": test_run.id, "n": summary["n"]}
 
 
 def summarise(
-    session: Session, project: Project, found: TestRun, version: Version
-) -> dict[str, Any]:
-    """What the version says about the collection. Scores are in [0, 1], and honest: where an image
+    session: Session, project: Project, test_run: TestRun, version: Version
+) -> RunSummary:
+    """What the version gives the collection. Scores are in [0, 1], and honest: where an image
     was trained on, it is the score by a head that never saw it."""
     threshold = project.threshold
     rows = session.execute(
-        select(Prediction.image_id, _honest(Prediction), Prediction.uncertainty, Image.source_group)
+        select(Prediction.image_id, Prediction.honest, Prediction.uncertainty, Image.source_group)
         .join(Image, col(Image.id) == Prediction.image_id)
-        .where(Prediction.version_id == version.id, _in_collection(found))
+        .where(Prediction.version_id == version.id, _in_collection(test_run))
         .order_by(col(Prediction.image_id))
     ).all()
-    said = np.array([row[1] for row in rows], np.float64)
+    scores = np.array([row[1] for row in rows], np.float64)
     held = np.array([projects.on_holdout_side(project, row[3]) for row in rows], bool)
     all_images = select(func.count()).select_from(CollectionImage).where(
-        CollectionImage.collection_id == found.collection_id
+        CollectionImage.collection_id == test_run.collection_id
     )  # fmt: skip
-    n = len(said)
+    n = len(scores)
     order = {
-        "top": np.argsort(-said, kind="stable"),
-        "threshold": np.argsort(np.abs(said - threshold), kind="stable"),
-        "bottom": np.argsort(said, kind="stable"),
+        "top": np.argsort(-scores, kind="stable"),
+        "threshold": np.argsort(np.abs(scores - threshold), kind="stable"),
+        "bottom": np.argsort(scores, kind="stable"),
     }
     return {
         "n": n,
         "without_prediction": int(session.exec(all_images).one()) - n,
         "holdout": int(held.sum()),
         "threshold": threshold,
-        "passes": int((said >= threshold).sum()),
-        "pass_rate": float((said >= threshold).mean()) if n else None,
-        "mean": float(said.mean()) if n else None,
-        "median": float(np.median(said)) if n else None,
-        "histogram": np.histogram(said, bins=BINS, range=(0, 1))[0].tolist(),
-        "against": _against_earlier(session, found, version, threshold),
+        "passes": int((scores >= threshold).sum()),
+        "pass_rate": float((scores >= threshold).mean()) if n else None,
+        "mean": float(scores.mean()) if n else None,
+        "median": float(np.median(scores)) if n else None,
+        "histogram": np.histogram(scores, bins=BINS, range=(0, 1))[0].tolist(),
+        "against": _against_earlier(session, test_run, version, threshold),
         "grids": {
             grid: [
-                [rows[i][0], round(float(said[i]), 4), round(float(rows[i][2]), 4)]
+                [rows[i][0], round(float(scores[i]), 4), round(float(rows[i][2]), 4)]
                 for i in indices[~held[indices]][:SHOWN].tolist()
             ]
             for grid, indices in order.items()
@@ -247,17 +249,13 @@ def summarise(
     }
 
 
-def _honest(table: Any) -> Any:
-    return func.coalesce(table.out_of_fold, table.score)
-
-
-def _in_collection(found: TestRun) -> Any:
+def _in_collection(test_run: TestRun) -> ColumnElement[bool]:
     """Condition on Prediction: its image is in the run's collection and was not taken out of the
     project."""
     inside = (
         select(CollectionImage.image_id)
         .where(
-            CollectionImage.collection_id == found.collection_id,
+            CollectionImage.collection_id == test_run.collection_id,
             CollectionImage.image_id == Prediction.image_id,
         )
         .exists()
@@ -265,7 +263,7 @@ def _in_collection(found: TestRun) -> Any:
     removed = (
         select(RemovedImage.image_id)
         .where(
-            RemovedImage.project_id == found.project_id,
+            RemovedImage.project_id == test_run.project_id,
             RemovedImage.image_id == Prediction.image_id,
         )
         .exists()
@@ -274,16 +272,17 @@ def _in_collection(found: TestRun) -> Any:
 
 
 def _against_earlier(
-    session: Session, found: TestRun, version: Version, threshold: float
-) -> dict[str, Any] | None:
+    session: Session, test_run: TestRun, version: Version, threshold: float
+) -> EarlierRun | None:
     """The newest earlier run of another version on the same collection: on the images that both
     have predicted, how many pass now that failed (`up`), and the reverse (`down`)."""
     earlier = session.execute(
         select(TestRun, Version)
         .join(Version, col(Version.id) == TestRun.version_id)
         .where(
-            TestRun.collection_id == found.collection_id, TestRun.project_id == found.project_id,
-            TestRun.id < found.id, TestRun.version_id != found.version_id,
+            TestRun.collection_id == test_run.collection_id,
+            TestRun.project_id == test_run.project_id,
+            TestRun.id < test_run.id, TestRun.version_id != test_run.version_id,
         )
         .order_by(col(TestRun.id).desc())
     ).all()  # fmt: skip
@@ -292,13 +291,13 @@ def _against_earlier(
         return None
     run, other = done[0]
     before = aliased(Prediction)
-    now, then = _honest(Prediction), _honest(before)
+    now, then = Prediction.honest, before.honest
     up = case((and_(now >= threshold, then < threshold), 1), else_=0)
     down = case((and_(now < threshold, then >= threshold), 1), else_=0)
     n, rose, fell, shift = session.execute(
         select(func.count(), func.sum(up), func.sum(down), func.avg(now - then))
         .join(before, and_(before.image_id == Prediction.image_id, before.version_id == other.id))
-        .where(Prediction.version_id == version.id, _in_collection(found))
+        .where(Prediction.version_id == version.id, _in_collection(test_run))
     ).one()
     return {
         "run": run.id, "version": other.number, "version_id": other.id, "n": n,

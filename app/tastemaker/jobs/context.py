@@ -1,4 +1,4 @@
-"""What the code of a job sees of its job: the payload, progress, a log, guarded writing.
+"""What the code of a job sees of its job: the payload, progress, a log, fenced transactions.
 
 The job's code runs in a spawned child. Progress and log lines travel over a pipe to the worker,
 which writes them (and the heartbeat) to the job's row; results are written by the child itself, in
@@ -24,7 +24,8 @@ RATE_SECONDS = 15.0
 
 
 class JobContext:
-    """One running job. `emit` takes typed events: ("progress", fields) and ("log", line)."""
+    """One running job, which is its own `Transactions` and its own `Progress`. `emit` takes typed
+    events: ("progress", fields) and ("log", line)."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class JobContext:
         message: str | None = None,
         curve: dict[str, Any] | None = None,
     ) -> None:
-        """Say how far it is. Cheap: at most five reports a second leave the process."""
+        """Report how far it is. Cheap: at most five reports a second leave the process."""
         self._fields.update(done=done, rate=self._rate(done))
         if total is not None:
             self._fields["total"] = total

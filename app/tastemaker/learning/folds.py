@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from tastemaker.errors import Invalid, NotTrainable
 from tastemaker.learning.city96 import Array
 from tastemaker.learning.recipes import Member
+from tastemaker.learning.trainable import why_not
 
 Rows = NDArray[np.bool_]
 
@@ -83,17 +84,8 @@ def split_rows(
     aside = touched & ~holdout
 
     labels = y[train]
-    if len(labels) < 2:
-        raise NotTrainable(
-            f"Of {len(y)} scored images only {len(labels)} may train: the others are the "
-            "hold-out, or near-duplicates of it.",
-            "Score a few more images, then train again.",
-        )
-    if labels.min() == labels.max():
-        raise NotTrainable(
-            "Outside the hold-out all scores are the same, so there is nothing to tell apart.",
-            "Score images that you like more, or less.",
-        )
+    if reason := why_not(y, train):
+        raise reason
     apart = len(np.unique(groups[train]))
     if apart < 2:
         raise NotTrainable(

@@ -8,8 +8,6 @@ labels it would have taken to err as little; the difference is the labels saved.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +15,7 @@ from tastemaker.learning import metrics
 from tastemaker.learning.city96 import Array
 from tastemaker.learning.folds import Rows, Split, TrainingSet
 from tastemaker.learning.ridge import ridge_or_none
+from tastemaker.learning.version_metrics import LabelsSaved, LearningCurve, LearningPoint
 
 FEWEST = 10  # labels of the first point of a curve
 POINTS = 10  # of a curve
@@ -31,27 +30,24 @@ def learning_curve(
     order: NDArray[np.integer],
     control: Rows,
     noise_floor: float | None = None,
-) -> dict[str, Any]:
+) -> LearningCurve:
     """Hold-out MAE (points of 0-10, with its interval) after the first n training labels.
 
     `order` (n,) rises with the time of a label; `control` (n,) is True where the image was drawn at
-    random; `noise_floor` is the error of a perfect model. Empty lists where nothing measures.
+    random; `noise_floor` is the error of a perfect model. No points where nothing measures.
     """
     rows = np.flatnonzero(split.train)
     rows = rows[np.argsort(order[rows], kind="stable")]
     held = np.flatnonzero(split.holdout)
-    drawn: dict[str, Any] = {"labels": [], "mae": [], "mae_low": [], "mae_high": []}
-    if len(held):
-        for n, scores in _heads(data, split, rows, held):
-            error = metrics.mean_error(data.y[held], scores, split.groups[held])
-            drawn["labels"].append(n)
-            drawn["mae"].append(error.value)
-            drawn["mae_low"].append(error.low)
-            drawn["mae_high"].append(error.high)
-    return drawn | {
-        "noise_floor": noise_floor,
-        "labels_saved": _labels_saved(data, split, rows, rows[control[rows]], held),
-    }
+    points = [
+        LearningPoint(labels=n, mae=metrics.mean_error(data.y[held], scores, split.groups[held]))
+        for n, scores in (_heads(data, split, rows, held) if len(held) else [])
+    ]
+    return LearningCurve(
+        points=tuple(points),
+        noise_floor=noise_floor,
+        labels_saved=_labels_saved(data, split, rows, rows[control[rows]], held),
+    )
 
 
 def _heads(
@@ -78,12 +74,12 @@ def _labels_saved(
     rows: NDArray[np.intp],
     controls: NDArray[np.intp],
     held: NDArray[np.intp],
-) -> dict[str, Any]:
+) -> LabelsSaved:
     """How many more random labels would have been needed, with a 95 % interval, or why nobody
     knows. The random curve is a power law, error = a·n^(−b), through its own points."""
 
-    def unknown(why: str) -> dict[str, Any]:
-        return {"value": None, "low": None, "high": None, "why": why}
+    def unknown(why: str) -> LabelsSaved:
+        return LabelsSaved(value=None, low=None, high=None, why=why)
 
     if len(np.unique(split.groups[held])) < metrics.FEWEST_GROUPS:
         return unknown("the hold-out is too small to measure anything yet")
@@ -119,7 +115,7 @@ def _labels_saved(
             f"the curve of the {len(controls)} random labels cannot be followed that far"
         )
     n = len(rows)
-    return {
-        "value": round(value - n), "low": round(low - n), "high": round(high - n),
-        "why": f"against a curve through {len(controls)} labels drawn at random",
-    }  # fmt: skip
+    return LabelsSaved(
+        value=round(value - n), low=round(low - n), high=round(high - n),
+        why=f"against a curve through {len(controls)} labels drawn at random",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How good a head is, in numbers that carry their n and their doubt.
+"""How good a head is, in numbers that carry their n and their interval.
 
 Labels `y` and predictions `p` are scores in [0, 1]; errors are reported in points of the 0-10
 scale, rates in 0-1. Pass means score >= threshold.
@@ -11,61 +11,32 @@ often its group was drawn), and each metric below is a function of such weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tastemaker.learning.quantiles import normal_cdf, t_quantile
+from tastemaker.learning.version_metrics import (
+    BracketErrors,
+    CalibrationPoint,
+    Comparison,
+    Estimate,
+    LabelMetrics,
+    Verdict,
+)
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], float]
-Verdict = Literal["better", "worse", "no difference shown"]
 
-RESAMPLES = 1000  # of small sets; those of large ones, whose intervals settle sooner, get 200
+RESAMPLES = 1000  # of small sets; large ones, whose intervals settle sooner, get 200
 CONFIDENCE = 0.95
 # Up to five groups can all point the same way by chance in more than 1 of 20 sets: no interval of
 # a mean, and no verdict.
 FEWEST_GROUPS = 6
 
 DEFAULT_BRACKETS = (0.0, 0.1, 0.2, 0.4, 0.5, 0.6, 1.0)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval; `n` is what it was measured on.
-
-    `value` is None where there is nothing to measure (an empty set, a rate over no images), and
-    `low`, `high` are None where there are too few groups to say how sure it is.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Mean error of one head minus that of another on the same images, in points of 0-10."""
-
-    difference: Estimate
-    verdict: Verdict
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.difference.as_dict(), "verdict": self.verdict}
-
-    def flat(self) -> dict[str, Any]:
-        """{verdict, difference, low, high, n}, as stored with a version."""
-        d = self.difference
-        return {
-            "verdict": self.verdict, "difference": d.value, "low": d.low, "high": d.high, "n": d.n,
-        }  # fmt: skip
 
 
 # ---------------------------------------------------------------- the metrics
@@ -113,7 +84,7 @@ def bracket_mae(
     p: ArrayLike,
     edges: Sequence[float] = DEFAULT_BRACKETS,
     groups: ArrayLike | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[BracketErrors, ...]:
     """MAE of the images *labelled* within each bracket [low, high); the last one includes its end.
 
     Shows regression to the mean, which a single MAE hides: `bias` is the mean of p − y in points.
@@ -125,8 +96,8 @@ def bracket_mae(
         inside = (y >= low) & ((y < high) | ((high == edges[-1]) & (y <= high)))
         error = estimate(_weighted_mae(y[inside], p[inside]), keys[inside], int(inside.sum()))
         bias = 10 * float(np.mean(p[inside] - y[inside])) if inside.any() else None
-        rows.append({"from": low, "to": high, "mae": error.as_dict(), "bias": bias})
-    return rows
+        rows.append(BracketErrors(low=low, high=high, mae=error, bias=bias))
+    return tuple(rows)
 
 
 def bracket_errors(
@@ -147,18 +118,18 @@ def bracket_errors(
     return rows
 
 
-def calibration_curve(y: ArrayLike, p: ArrayLike, bins: int = 10) -> list[dict[str, Any]]:
+def calibration_curve(y: ArrayLike, p: ArrayLike, bins: int = 10) -> tuple[CalibrationPoint, ...]:
     """Mean prediction beside mean label (0-1) of the images predicted within each tenth of the
-    scale: {from, to, predicted, labelled, n}. Tenths without an image are left out."""
+    scale. Tenths without an image are left out."""
     y, p = _pair(y, p)
     at = np.minimum((p * bins).astype(int), bins - 1)
-    return [
-        {
-            "from": i / bins, "to": (i + 1) / bins, "predicted": float(p[at == i].mean()),
-            "labelled": float(y[at == i].mean()), "n": int((at == i).sum()),
-        }
+    return tuple(
+        CalibrationPoint(
+            low=i / bins, high=(i + 1) / bins, predicted=float(p[at == i].mean()),
+            labelled=float(y[at == i].mean()), n=int((at == i).sum()),
+        )
         for i in np.unique(at).tolist()
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def coverage(y: ArrayLike, p: ArrayLike, uncertainty: ArrayLike) -> dict[str, float | None]:
@@ -181,12 +152,17 @@ def percentiles(scores: ArrayLike) -> dict[str, float]:
     return {str(q): float(v) for q, v in zip(at, np.percentile(values, at), strict=True)}
 
 
-def histogram(scores: ArrayLike) -> list[int]:
+def histogram(scores: ArrayLike) -> tuple[int, ...]:
     """Eleven counts: how many scores in [0, 1] are nearest to 0, 1, … 10 points."""
     values = np.asarray(scores, np.float64).ravel()
     values = values[np.isfinite(values)]
     points = np.floor(np.clip(values, 0, 1) * 10 + 0.5).astype(int)
-    return np.bincount(points, minlength=11).tolist()
+    return tuple(np.bincount(points, minlength=11).tolist())
+
+
+def histogram_of_predictions(scores: ArrayLike) -> tuple[int, ...]:
+    """Twenty counts of scores, from 0 to 1."""
+    return tuple(np.histogram(scores, bins=20, range=(0, 1))[0].tolist())
 
 
 def summary(
@@ -197,8 +173,8 @@ def summary(
     threshold: float = 0.5,
     brackets: Sequence[float] = DEFAULT_BRACKETS,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Everything a version says of itself on one set of labels, ready for JSON.
+) -> LabelMetrics:
+    """Everything measured on one set of labels.
 
     Pairs with a missing prediction or label are left out. The n of a rate is its denominator.
     """
@@ -208,46 +184,34 @@ def summary(
     y, p, keys = y[known], p[known], keys[known]
     passed, labelled = p >= threshold, y >= threshold
 
-    def measured(statistic: Statistic, n: int) -> dict[str, Any]:
-        return estimate(statistic, keys, n, seed=seed).as_dict()
+    def measured(statistic: Statistic, n: int) -> Estimate:
+        return estimate(statistic, keys, n, seed=seed)
 
-    def share(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
-        of = measured(_share(wrong, among), int(among.sum()))
-        if of["value"] in (0.0, 1.0):  # no resample differs from it
-            of["low"], of["high"] = _exact(of["value"], len(np.unique(keys[among])))
-        return of
+    def share(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+        rate = measured(_share(wrong, among), int(among.sum()))
+        if rate.value not in (0.0, 1.0):
+            return rate
+        low, high = _exact(rate.value, len(np.unique(keys[among])))  # no resample differs from it
+        return Estimate(value=rate.value, low=low, high=high, n=rate.n)
 
-    everything = np.ones(len(y), bool)
-    return {
-        "n": len(y),
-        "groups": len(np.unique(keys)),
-        "threshold": threshold,
-        "mae": measured(_weighted_mae(y, p), len(y)),
-        "spearman": measured(_weighted_spearman(y, p), len(y)),
-        "auc": measured(_weighted_auc(labelled, p), len(y)),
-        "fp_rate": share(~labelled, passed),
-        "fn_rate": share(~passed, labelled),
-        "error_at_threshold": share(passed != labelled, everything),
-        "brackets": bracket_mae(y, p, brackets, keys),
-        "calibration_curve": calibration_curve(y, p),
-        "labelled_histogram": histogram(y),
-        "predicted_histogram": histogram(p),
-    }
-
-
-def flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """{"mae": {value, low, high, n}} as mae, mae_low, mae_high, mae_n: the form that is stored."""
-    flattened: dict[str, Any] = {}
-    for key, value in summary.items():
-        if isinstance(value, dict) and "value" in value:
-            flattened[key] = value["value"]
-            flattened |= {f"{key}_{part}": value[part] for part in ("low", "high", "n")}
-        else:
-            flattened[key] = value
-    return flattened
+    return LabelMetrics(
+        n=len(y),
+        groups=len(np.unique(keys)),
+        threshold=threshold,
+        mae=measured(_weighted_mae(y, p), len(y)),
+        spearman=measured(_weighted_spearman(y, p), len(y)),
+        auc=measured(_weighted_auc(labelled, p), len(y)),
+        fp_rate=share(~labelled, passed),
+        fn_rate=share(~passed, labelled),
+        error_at_threshold=share(passed != labelled, np.ones(len(y), bool)),
+        brackets=bracket_mae(y, p, brackets, keys),
+        calibration_curve=calibration_curve(y, p),
+        labelled_histogram=histogram(y),
+        predicted_histogram=histogram(p),
+    )
 
 
-# ---------------------------------------------------------------- doubt
+# ---------------------------------------------------------------- intervals
 
 
 def estimate(
@@ -268,7 +232,7 @@ def estimate(
     value = _number(statistic(np.ones(len(keys))))
     count = int(keys.max()) + 1 if len(keys) else 0
     if value is None or count < FEWEST_GROUPS:
-        return Estimate(value, None, None, n)
+        return Estimate(value=value, low=None, high=None, n=n)
 
     random = np.random.default_rng(seed)
     resamples = resamples or min(RESAMPLES, max(200, 5_000_000 // len(keys)))
@@ -276,12 +240,12 @@ def estimate(
     values = np.array([statistic(times[keys].astype(np.float64)) for times in drawn])
     values = values[np.isfinite(values)]
     if not len(values):
-        return Estimate(value, None, None, n)
+        return Estimate(value=value, low=None, high=None, n=n)
 
     reach = np.sqrt(count / (count - 1)) * t_quantile((1 + CONFIDENCE) / 2, count - 1)
     tail = normal_cdf(-reach)
     low, high = np.quantile(values, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), n)
+    return Estimate(value=value, low=float(low), high=float(high), n=n)
 
 
 def _exact(value: float, groups: int) -> tuple[float, float]:
@@ -329,7 +293,7 @@ def compare(
     keys = _keys(keys[known], len(points))
     difference = estimate(_mean(points), keys, len(points), resamples=resamples, seed=seed)
 
-    return Comparison(difference, _verdict(difference, keys))
+    return Comparison(difference=difference, verdict=_verdict(difference, keys))
 
 
 def paired(
@@ -371,7 +335,7 @@ def paired(
         rows[name] = {
             "new": _number(after[name](_ones(y))),
             "old": _number(before[name](_ones(y))),
-            "difference": difference.as_dict(),
+            "difference": difference.as_json(),
             "verdict": _verdict(difference, keys, lower_is_better=name not in ("spearman", "auc")),
         }
     return rows

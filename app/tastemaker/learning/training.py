@@ -37,6 +37,14 @@ from tastemaker.learning.recipes import (
 )
 from tastemaker.learning.ridge import fit_linear
 from tastemaker.learning.sgd import fit_by_sgd, fit_original
+from tastemaker.learning.trainable import why_not
+from tastemaker.learning.version_metrics import (
+    LabelMetrics,
+    MeasuredOn,
+    VersionMetrics,
+    VersusConstant,
+    VersusConstantOutOfFold,
+)
 
 FEWEST_FOR_NETWORK = 20  # with fewer labels nobody measured what a share of the network does
 UNCERTAINTY_FLOOR = 0.01  # a tenth of a point
@@ -55,6 +63,7 @@ class Trained:
     `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) scores
     every row by the exported tensors (honest only where the row did not train).
     `fold_of_group` maps the caller's group numbers to the fold that was left out for them.
+    `choice` says which recipe was asked for, and why this one was taken.
     """
 
     kind: Kind
@@ -67,7 +76,8 @@ class Trained:
     members: tuple[Member, ...]
     noise: float
     loss_curve: Curve
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: VersionMetrics = field(default_factory=VersionMetrics)
+    choice: dict[str, Any] = field(default_factory=dict)
 
     @property
     def honest(self) -> Array:
@@ -119,7 +129,7 @@ def train(
     )
     fit, choice = _choose(data, split, recipe, progress)
     trained = finish(data, split, fit, threshold)
-    return replace(trained, metrics=trained.metrics | {"choice": choice})
+    return replace(trained, choice=choice)
 
 
 def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) -> Trained:
@@ -143,29 +153,18 @@ def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) ->
         loss_curve=fit.loss_curve,
     )
     measured = _measure(data, trained, threshold)
-    return replace(trained, metrics=measured | {"calibration": stretched})
+    return replace(trained, metrics=measured.model_copy(update={"calibration": stretched}))
 
 
 def check(data: TrainingSet) -> None:
     """NotTrainable if these labels cannot train anything."""
-    more = "Score a few more images, then train again."
-    if len(data.y) == 0:
-        raise NotTrainable("No image is scored yet, so there is nothing to learn from.", more)
-    if len(data.y) == 1:
-        raise NotTrainable("Only one image is scored; training needs two or more.", more)
+    if reason := why_not(data.y, ~data.holdout):
+        raise reason
     if not np.isfinite(data.x).all():
         bad = int((~np.isfinite(data.x).all(axis=1)).sum())
         raise NotTrainable(
             f"The embeddings of {bad} scored images hold values that are not numbers.",
             "Embed these images again.",
-        )
-    if not (np.isfinite(data.y).all() and data.y.min() >= 0 and data.y.max() <= 1):
-        raise NotTrainable("Some scores are outside their range of 0 to 10.", "Correct them first.")
-    if data.y.min() == data.y.max():
-        raise NotTrainable(
-            f"All {len(data.y)} scored images have the same score of {10 * data.y[0]:g}, "
-            "so there is nothing to tell apart.",
-            "Score images that you like more, or less.",
         )
 
 
@@ -214,11 +213,11 @@ def _why_blended(facts: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- honest numbers
 
 
-def _measure(data: TrainingSet, trained: Trained, threshold: float) -> dict[str, Any]:
-    """Counts, and the metrics on the hold-out and out-of-fold, ready for JSON."""
+def _measure(data: TrainingSet, trained: Trained, threshold: float) -> VersionMetrics:
+    """Counts, and the metrics on the hold-out and out-of-fold."""
     split = trained.split
 
-    def measured(rows: Rows, scores: Array) -> dict[str, Any]:
+    def measured(rows: Rows, scores: Array) -> LabelMetrics:
         return metrics.summary(
             data.y[rows], scores[rows], split.groups[rows], threshold=threshold
         )  # fmt: skip
@@ -226,38 +225,43 @@ def _measure(data: TrainingSet, trained: Trained, threshold: float) -> dict[str,
     held = split.holdout
     strangers = np.full(int(held.sum()), -1)
     unsure = trained.predict(data.x[held], strangers)[2] if held.any() else np.empty(0)
-    return {
-        "trained_on": int(split.train.sum()),
-        "holdout_size": int(held.sum()),
-        "aside": int(split.aside.sum()),
-        "groups": len(np.unique(split.groups)),
-        "folds": len(trained.members),
-        "noise": trained.noise,
-        "holdout": measured(held, trained.final)
-        | {"coverage": metrics.coverage(data.y[held], trained.final[held], unsure)},
-        "out_of_fold": measured(split.train, trained.oof),
-        **_against_the_median(data, trained),
-    }
+    covered = metrics.coverage(data.y[held], trained.final[held], unsure)
+    baseline_mae, versus_baseline, out_of_fold_baseline = _against_the_median(data, trained)
+    return VersionMetrics(
+        images=int(split.train.sum()),
+        kind=trained.kind,
+        aside=int(split.aside.sum()),
+        groups=len(np.unique(split.groups)),
+        folds=len(trained.members),
+        noise=trained.noise,
+        holdout=measured(held, trained.final).model_copy(update={"coverage": covered}),
+        out_of_fold=measured(split.train, trained.oof),
+        baseline_mae=baseline_mae,
+        versus_baseline=versus_baseline,
+        out_of_fold_baseline=out_of_fold_baseline,
+    )
 
 
-def _against_the_median(data: TrainingSet, trained: Trained) -> dict[str, Any]:
+def _against_the_median(
+    data: TrainingSet, trained: Trained
+) -> tuple[float, VersusConstant, VersusConstantOutOfFold]:
     """The error of the constant training median, and whether the head is better than that: on
     the hold-out, or out-of-fold where that has too few pictures; and out-of-fold in any case. A set
     that teaches nothing shows here, also where a small hold-out happens to flatter the head."""
     split = trained.split
     median = np.median(data.y[split.train])
 
-    def against(rows: Rows) -> dict[str, Any]:
+    def against(rows: Rows) -> VersusConstantOutOfFold:
         y, groups = data.y[rows], split.groups[rows]
         constant = np.abs(median - y)
-        duel = metrics.compare(np.abs(trained.honest[rows] - y), constant, groups)
-        return {"mae": 10 * float(constant.mean()), **duel.flat()}
+        result = metrics.compare(np.abs(trained.honest[rows] - y), constant, groups)
+        return VersusConstantOutOfFold(
+            difference=result.difference, verdict=result.verdict, mae=10 * float(constant.mean())
+        )
 
     enough = len(np.unique(split.groups[split.holdout])) >= metrics.FEWEST_GROUPS
     out_of_fold = against(split.train)
-    duel = against(split.holdout) if enough else dict(out_of_fold)
-    return {
-        "baseline_mae": duel.pop("mae"),
-        "versus_baseline": duel | {"on": "holdout" if enough else "out_of_fold"},
-        "out_of_fold_baseline": out_of_fold,
-    }
+    first = against(split.holdout) if enough else out_of_fold
+    on: MeasuredOn = "holdout" if enough else "out_of_fold"
+    versus = VersusConstant(difference=first.difference, verdict=first.verdict, on=on)
+    return first.mae, versus, out_of_fold

@@ -38,7 +38,6 @@ from tastemaker.library.scopes import (
     Source,
     conditions,
     exists,
-    honest_prediction,
     label_range,
     name_like,
     predicted_range,
@@ -124,13 +123,11 @@ def gathered(found: ResolvedFilter, order: Order, source: Source, together: bool
     said = and_(prediction.version_id == version_id, prediction.image_id == image_id)
     scored = and_(label.project_id == found.project_id, label.image_id == image_id)
     if order.by == "predicted":
-        query = select_columns(honest_prediction(prediction).label("key"), image_id).join(
-            prediction, said
-        )
+        query = select_columns(prediction.honest.label("key"), image_id).join(prediction, said)
     elif order.by == "label":
         query = select_columns(label.value.label("key"), image_id).join(label, scored)
     elif order.by == "disagreement":
-        gap = func.abs(honest_prediction(prediction) - label.value / 10.0)
+        gap = func.abs(prediction.honest - label.value / 10.0)
         query = select_columns(gap.label("key"), image_id).join(label, scored)
         query = query.join(prediction, said)
     elif order.by == "name":
@@ -201,7 +198,7 @@ def _branches(found: ResolvedFilter, order: Order) -> list[tuple[Any, Any, list[
         version_id = found.version.id if found.version else 0
         asked = predicted_range(found.filter, Prediction) if not found.by_live else []
         where = [Prediction.version_id == version_id, *asked]
-        return [(honest_prediction(), col(Prediction.image_id), where)]
+        return [(Prediction.honest, col(Prediction.image_id), where)]
     if order.by == "label":
         where = [Label.project_id == found.project_id, *label_range(found.filter, Label)]
         return [(col(Label.value), col(Label.image_id), where)]
@@ -271,7 +268,7 @@ def _by_disagreement(
     """There is no index of differences; but there are only as many as there are labels, and only
     those shown are looked at closely."""
     version_id = found.version.id if found.version else 0
-    gap = func.abs(honest_prediction() - col(Label.value) / 10.0)
+    gap = func.abs(Prediction.honest - col(Label.value) / 10.0)
     query = (
         select_columns(gap, col(Label.image_id))
         .join(

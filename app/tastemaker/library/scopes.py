@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
 from tastemaker import scores, versions
 from tastemaker.config import Settings
@@ -120,11 +120,6 @@ def filtered_ids(
 # --- as SQL --------------------------------------------------------------------------------------
 
 
-def honest_prediction(prediction: Any = Prediction) -> Any:
-    """What a version says of an image without having seen it: the expression of an index."""
-    return func.coalesce(prediction.out_of_fold, prediction.score)
-
-
 def conditions(found: ResolvedFilter, image_id: Any) -> list[Any]:
     """What must hold for the image whose id is in the column `image_id`."""
     asked = found.filter
@@ -147,7 +142,7 @@ def conditions(found: ResolvedFilter, image_id: Any) -> list[Any]:
         said = aliased(Prediction)
         by = found.version.id if found.version else 0
         value = (
-            select(honest_prediction(said))
+            select(said.honest)
             .where(said.version_id == by, said.image_id == image_id)
             .scalar_subquery()
         )
@@ -198,7 +193,7 @@ def label_range(asked: LibraryFilter, label: Any) -> list[Any]:
 
 
 def predicted_range(asked: LibraryFilter, said: Any) -> list[Any]:
-    return _range(honest_prediction(said), asked.predicted_min, asked.predicted_max)
+    return _range(said.honest, asked.predicted_min, asked.predicted_max)
 
 
 def _range(column: Any, low: float | None, high: float | None) -> list[Any]:

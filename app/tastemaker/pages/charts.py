@@ -28,9 +28,9 @@ def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:
             f'<text class="tick" x="{x + (width - gap) / 2:g}" y="{height + 14}" '
             f'text-anchor="middle">{score}</text>'
         )
-    told = ", ".join(f"{n} × {score}" for score, n in enumerate(counts) if n) or "none yet"
+    summary = ", ".join(f"{n} × {score}" for score, n in enumerate(counts) if n) or "none yet"
     base = f'<path class="axis" d="M0 {height + 0.5}H{SCORES * width - gap}"/>'
-    return svg(SCORES * width - gap, height + 18, f"{title}: {told}.", base + "".join(parts))
+    return svg(SCORES * width - gap, height + 18, f"{title}: {summary}.", base + "".join(parts))
 
 
 def distribution(counts: Sequence[int], threshold: float, title: str = "Predictions") -> Markup:
@@ -52,8 +52,8 @@ def distribution(counts: Sequence[int], threshold: float, title: str = "Predicti
         + share_ticks(240, height + 14, threshold)
     )
     above = sum(c for i, c in enumerate(counts) if (i + 0.5) / n >= threshold)
-    told = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
-    return svg(240, height + 18, told, bars + lines)
+    summary = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
+    return svg(240, height + 18, summary, bars + lines)
 
 
 def share_ticks(width: float, y: float, threshold: float) -> str:
@@ -99,12 +99,12 @@ def loss_curve(curve: Mapping[str, Any], title: str = "Loss while training") -> 
         f'<text class="tick" x="{left}" y="{height + 12}">{first:g}</text>'
         f'<text class="tick" x="{width}" y="{height + 12}" text-anchor="end">{last:g} steps</text>'
     )
-    told = "; ".join(
+    summary = "; ".join(
         f"{name} from {points[0][1]:.3f} to {points[-1][1]:.3f}"
         for name, points in series.items()
         if points
     )
-    return svg(width, height + 16, f"{title}: {told}.", frame + lines)
+    return svg(width, height + 16, f"{title}: {summary}.", frame + lines)
 
 
 def interval(value: float, low: float, high: float, limit: float = 4.0) -> Markup:
@@ -114,13 +114,13 @@ def interval(value: float, low: float, high: float, limit: float = 4.0) -> Marku
     def x(number: float) -> float:
         return 2 + (width - 4) * min(max(number, 0.0), limit) / limit
 
-    told = f"{value:.2f} points, 95 % interval {low:.2f} to {high:.2f}."
+    summary = f"{value:.2f} points, 95 % interval {low:.2f} to {high:.2f}."
     shapes = (
         f'<path class="axis" d="M2 8H{width - 2}"/>'
         f'<path class="whisker" d="M{x(low):.1f} 4V12M{x(low):.1f} 8H{x(high):.1f}'
         f'M{x(high):.1f} 4V12"/><circle class="dot" cx="{x(value):.1f}" cy="8" r="3"/>'
     )
-    return svg(width, 16, told, shapes)
+    return svg(width, 16, summary, shapes)
 
 
 def marker(score: float, threshold: float, spread: float | None = None) -> Markup:
@@ -147,8 +147,8 @@ def marker(score: float, threshold: float, spread: float | None = None) -> Marku
         f'<path class="needle" d="M{x(score):.1f} 6V{top + tall}"/>'
     )
     side = "at or above" if score >= threshold else "below"
-    told = f"{100 * score:.0f} %, {side} the threshold of {100 * threshold:.0f} %."
-    return svg(width, top + tall + 5, told, shapes)
+    summary = f"{100 * score:.0f} %, {side} the threshold of {100 * threshold:.0f} %."
+    return svg(width, top + tall + 5, summary, shapes)
 
 
 def _points(curve: Mapping[str, Any], name: str) -> list[tuple[float, float]]:

@@ -104,7 +104,7 @@ def page(
 
 
 def numbers(session: Session, both: Pair) -> dict[str, Any]:
-    units = {name: (label, unit, of) for name, label, unit, of, _ in version_report.METRICS}
+    units = {name: (label, unit, of) for name, label, unit, of in version_report.METRICS}
     return {
         "encoders": comparison.encoders_differ(session, both),
         "paired": comparison.paired_metrics(session, both),

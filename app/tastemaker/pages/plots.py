@@ -6,11 +6,17 @@ screen reader, what it shows; the page has the same numbers as a table where the
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from tastemaker.learning.version_metrics import (
+    BracketErrors,
+    CalibrationPoint,
+    LearningCurve,
+    LossCurve,
+)
 from tastemaker.pages.charts import CURVE_LEFT, SPACE, share_ticks, svg
 from tastemaker.versions.version_report import scores_within
 
@@ -18,31 +24,34 @@ SIDE = 240  # of a square plot, in pixels
 LEFT, BELOW = 40, 36  # room for its labels
 
 
-def calibration(curve: Sequence[Mapping[str, Any]], threshold: float) -> Markup:
+def calibration(curve: Sequence[CalibrationPoint], threshold: float) -> Markup:
     """Mean label over mean prediction (both 0–1), a dot for each group of images, its area by how
     many they are. On the diagonal, predictions mean what they say."""
-    known = [row for row in curve if row.get("n") and row.get("labelled") is not None]
+    known = [
+        (point.predicted, point.labelled, point.n)
+        for point in curve
+        if point.n and point.predicted is not None and point.labelled is not None
+    ]
     if not known:
         return Markup("")
-    most = max(row["n"] for row in known)
+    most = max(n for _, _, n in known)
     dots = "".join(
-        f'<circle class="mark" cx="{_x(row["predicted"])}" cy="{_y(row["labelled"])}" '
-        f'r="{3 + 6 * math.sqrt(row["n"] / most):.1f}"/>'
-        for row in known
+        f'<circle class="mark" cx="{_x(predicted)}" cy="{_y(labelled)}" '
+        f'r="{3 + 6 * math.sqrt(n / most):.1f}"/>'
+        for predicted, labelled, n in known
     )
-    line = " ".join(f"{_x(row['predicted'])},{_y(row['labelled'])}" for row in known)
+    line = " ".join(f"{_x(predicted)},{_y(labelled)}" for predicted, labelled, _ in known)
     shapes = (
         _square("predicted", "labelled", threshold)
         + f'<path class="diagonal" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>'
         + f'<polyline class="line train" points="{line}"/>'
         + dots
     )
-    told = "; ".join(
-        f"predicted {_percent(row['predicted'])}, labelled {_percent(row['labelled'])}, "
-        f"{row['n']} images"
-        for row in known
+    summary = "; ".join(
+        f"predicted {_percent(predicted)}, labelled {_percent(labelled)}, {n} images"
+        for predicted, labelled, n in known
     )
-    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, f"Calibration: {told}.", shapes)
+    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, f"Calibration: {summary}.", shapes)
 
 
 def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
@@ -81,11 +90,11 @@ def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
         + dots
     )
     change = how.get("mean_change") or 0.0
-    told = (
+    summary = (
         f"Predictions of {how['images']} images by {a} (across) and {b} (up); "
         f"on average they moved by {100 * change:+.1f} points of 100."
     )
-    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, told, shapes)
+    return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, summary, shapes)
 
 
 def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: str) -> Markup:
@@ -114,25 +123,25 @@ def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: s
     )
     passes = [sum(c for i, c in enumerate(bars) if (i + 0.5) / n >= threshold) for bars in
               (old, new)]  # fmt: skip
-    told = (
+    summary = (
         f"Predictions of the same {sum(new)} images: {passes[0]} at or above "
         f"{_percent(threshold)} by {a}, {passes[1]} by {b}."
     )
     return svg(
         width,
         height + 24,
-        told,
+        summary,
         bars + f'<path class="outline" d="{outline}V{height + 4}"/>' + frame,
     )
 
 
-def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
+def bias(brackets: Sequence[BracketErrors]) -> Markup:
     """Mean error by the score an image was given: below the line predictions are too low. Points of
     0–10, one bar for each bracket that holds labels."""
-    known = [row for row in brackets if row.get("bias") is not None]
+    known = [(row, row.bias) for row in brackets if row.bias is not None]
     if not known:
         return Markup("")
-    limit = max(1.0, math.ceil(max(abs(row["bias"]) for row in known)))
+    limit = max(1.0, math.ceil(max(abs(points) for _, points in known)))
     step, height, left = 48, 120, 32
     width = left + step * len(brackets)
     zero = 4 + height / 2
@@ -143,11 +152,11 @@ def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
             f'<text class="tick" x="{x + step / 2:g}" y="{height + 20}" text-anchor="middle">'
             f"{scores_within(row)}</text>"
         )
-        if row.get("bias") is None:
+        if row.bias is None:
             continue
-        tall = height / 2 * abs(row["bias"]) / limit
-        top = zero - tall if row["bias"] > 0 else zero
-        shade = min(10, round(10 * (row["from"] + row["to"]) / 2))
+        tall = height / 2 * abs(row.bias) / limit
+        top = zero - tall if row.bias > 0 else zero
+        shade = min(10, round(10 * (row.low + row.high) / 2))
         parts.append(
             f'<rect class="bar r{shade}" x="{x + 6}" y="{top:.1f}" width="{step - 12}" '
             f'height="{max(tall, 1):.1f}" rx="1"/>'
@@ -158,21 +167,25 @@ def bias(brackets: Sequence[Mapping[str, Any]]) -> Markup:
         f'<text class="tick" x="{left - 6}" y="{height + 4}" text-anchor="end">−{limit:g}</text>'
         f'<text class="tick" x="{left - 6}" y="{zero + 5}" text-anchor="end">0</text>'
     )
-    told = "; ".join(f"scored {scores_within(row)}: {row['bias']:+.2f}" for row in known)
-    return svg(width, height + 24, f"Bias by label, in points of 0–10: {told}.",
+    summary = "; ".join(f"scored {scores_within(row)}: {points:+.2f}" for row, points in known)
+    return svg(width, height + 24, f"Bias by label, in points of 0–10: {summary}.",
                frame + "".join(parts))  # fmt: skip
 
 
-def learning_curve(curve: Mapping[str, Any]) -> Markup:
+def learning_curve(curve: LearningCurve | None) -> Markup:
     """Mean error on the hold-out over the number of labels, with its interval, and the person's
     own noise as the floor it cannot go below."""
-    labels = [float(n) for n in curve.get("labels") or []]
-    errors = list(curve.get("mae") or [])
-    if len(labels) < 2 or len(errors) != len(labels):
+    points = [
+        (point.labels, point.mae, point.mae.value)
+        for point in (curve.points if curve else ())
+        if point.mae.value is not None
+    ]
+    if curve is None or len(points) < 2:
         return Markup("")
-    low = [v if v is not None else e for v, e in _beside(curve.get("mae_low"), errors)]
-    high = [v if v is not None else e for v, e in _beside(curve.get("mae_high"), errors)]
-    floor = curve.get("noise_floor")
+    labels, errors = [n for n, _, _ in points], [error for _, _, error in points]
+    low = [error if mae.low is None else mae.low for _, mae, error in points]
+    high = [error if mae.high is None else mae.high for _, mae, error in points]
+    floor = curve.noise_floor
     top = max(*high, floor or 0.0) * 1.08 or 1.0
     width, height, left = 400, 168, 40
     first, last = min(labels), max(labels)
@@ -203,7 +216,9 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
         + f'<text class="tick" x="{left}" y="{height + 20}">{first:g}</text>'
         f'<text class="tick" x="{width}" y="{height + 20}" text-anchor="end">{last:g} labels</text>'
     )
-    told = f"Mean error from {errors[0]:.2f} at {first:g} labels to {errors[-1]:.2f} at {last:g}."
+    summary = (
+        f"Mean error from {errors[0]:.2f} at {first:g} labels to {errors[-1]:.2f} at {last:g}."
+    )
     if floor:
         # Below its line, for the curve is above; but not on the numbers of the axis.
         at = y(floor) + 16 if y(floor) + 16 < height else y(floor) - 5
@@ -212,14 +227,14 @@ def learning_curve(curve: Mapping[str, Any]) -> Markup:
             f'<text class="tick" x="{width}" y="{at:.1f}" text-anchor="end">'
             f"your own noise</text>"
         )
-        told += f" The noise of the scores themselves is {floor:.2f}."
-    return svg(width, height + 24, told, shapes)
+        summary += f" The noise of the scores themselves is {floor:.2f}."
+    return svg(width, height + 24, summary, shapes)
 
 
-def learning_rate(curve: Mapping[str, Any]) -> Markup:
+def learning_rate(curve: LossCurve) -> Markup:
     """The learning rate over the steps of the training."""
-    rates = [(s, r) for s, r in zip(curve.get("step") or [], curve.get("lr") or [], strict=False)
-             if r is not None]  # fmt: skip
+    columns = zip(curve.get("step", []), curve.get("lr", []), strict=False)
+    rates = [(step, rate) for step, rate in columns if rate is not None]
     if len(rates) < 2:
         return Markup("")
     width, height, left = 320, 48, CURVE_LEFT
@@ -235,8 +250,8 @@ def learning_rate(curve: Mapping[str, Any]) -> Markup:
         f'<text class="tick" x="{left - 8}" y="13" text-anchor="end">{most:.2g}</text>'
         f'<polyline class="line train" points="{line}"/>'
     )
-    told = f"Learning rate, at most {most:.2g}, {rates[-1][1]:.2g} at the end."
-    return svg(width, height, told, shapes)
+    summary = f"Learning rate, at most {most:.2g}, {rates[-1][1]:.2g} at the end."
+    return svg(width, height, summary, shapes)
 
 
 # --- small print ---------------------------------------------------------------------------------
@@ -264,12 +279,6 @@ def _square(across: str, up: str, threshold: float) -> str:
         f'<text class="tick" text-anchor="middle" transform="translate(14 {4 + SIDE / 2}) '
         f'rotate(-90)">{up}</text>'
     )
-
-
-def _beside(values: Iterable[Any] | None, errors: Sequence[float]) -> list[tuple[Any, float]]:
-    given = list(values or [])
-    given += [None] * (len(errors) - len(given))
-    return list(zip(given, errors, strict=False))
 
 
 def _steps(top: float) -> list[float]:

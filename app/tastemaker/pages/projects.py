@@ -107,8 +107,8 @@ def card(session: Session, project: Project) -> dict[str, object]:
         .order_by(col(Image.sha256))
         .limit(4)
     ).all()
-    measured = (active.metrics.get("holdout") or {}) if active else {}
-    return projects.summary(session, project) | {"pictures": some, "measured": measured}
+    error = active.metrics.holdout.mae.value if active else None
+    return projects.summary(session, project) | {"pictures": some, "mean_error": error}
 
 
 # --- for programs --------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -18,7 +17,7 @@ from tastemaker.database.tables import Job, Project, Version
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
-from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.scoring_session import newest_job
@@ -73,19 +72,16 @@ def publish_page(
     import_error: TastemakerError | None = None,
 ) -> Response:
     """Without a number, the active version. After an error, what was typed is kept."""
-    every = versions.list_ready(session, project)
-    chosen = versions.by_number(session, project, number) if number else None
-    if chosen is None and every:
-        chosen = versions.active(session, project) or every[0]
+    chosen = versions.chosen(session, project, number)
     context: dict[str, Any] = {
-        "versions": every,
+        "versions": versions.list_ready(session, project),
         "version": chosen,
         "card": model_card.card_of(session, settings, chosen) if chosen else None,
         "headings": model_card.TEXTS,
         "texts": model_card.texts(project),
         "most": model_card.MOST_CHARACTERS,
         "trouble": _trouble(settings, chosen) if chosen else "",
-        "no_laion": _why_no_laion(session, settings, chosen) if chosen else "",
+        "no_laion": exports.why_no_laion(session, settings, chosen) if chosen else "",
         "encoders": dict.fromkeys([project.encoder, *(e.name for e in known_encoders())]),
         "job": adoption(session, project),
         "given": given or {},
@@ -102,14 +98,6 @@ def _trouble(settings: Settings, version: Version) -> str:
         versions.verify(settings, version)
     except TastemakerError as error:
         return str(error)
-    return ""
-
-
-def _why_no_laion(session: Session, settings: Settings, version: Version) -> str:
-    try:
-        exports.laion_file(session, settings, version)
-    except TastemakerError as error:
-        return error.hint or error.message
     return ""
 
 
@@ -151,8 +139,8 @@ def write_card(
         project = projects.get(session, project_id)
         written = {"goals": goals, "biases": biases, "issues": issues, "scope": scope}
         model_card.set_texts(session, project, written)
-        there = [v.number for v in versions.list_ready(session, project)]
-    chosen = f"?version={version}" if version in there else ""
+        numbers = [v.number for v in versions.list_ready(session, project)]
+    chosen = f"?version={version}" if version in numbers else ""
     return see_other(f"/projects/{project_id}/publish{chosen}#card")
 
 
@@ -272,10 +260,8 @@ def adopt(engine: Engine, settings: Settings, project_id: int, upload: Upload) -
 # --- for programs --------------------------------------------------------------------------------
 
 
-class Texts(BaseModel):
+class Texts(Body):
     """The author's words for the model card; what is left out stays as it is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     goals: str | None = None
     biases: str | None = None

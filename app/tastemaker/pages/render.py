@@ -29,7 +29,8 @@ from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
 from tastemaker.pages import charts, formats, keymap, plots
-from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, importing
+from tastemaker.pages.scoring_session import importing
+from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
 def render(

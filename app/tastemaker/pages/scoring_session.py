@@ -13,8 +13,8 @@ from tastemaker.database.tables import Annotator, Job, Label, Project, ScoreEven
 from tastemaker.live import live_model
 from tastemaker.live.live_model import ErrorRecord
 from tastemaker.training import auto_train
+from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
-ENOUGH_TO_TRAIN = 20
 PAUSE = timedelta(minutes=30)  # a longer one begins a new sitting
 BRIEF = timedelta(minutes=1)  # a shorter one has no pace yet
 LATELY = 50  # scores, over which a change of the live error is told

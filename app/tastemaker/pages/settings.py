@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
-from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from tastemaker import projects, scores, versions
@@ -17,6 +16,7 @@ from tastemaker.learning import recipes
 from tastemaker.library.deletion import delete_project
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
+    Body,
     CurrentAnnotator,
     CurrentProject,
     EngineDep,
@@ -25,17 +25,13 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.versions import percentiles
+from tastemaker.versions import predictions
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 FIELDS = ("name", "threshold", "recipe", "aggregate", "auto_train_every", "auto_train_drift")
 SPARE_ROWS = 2  # empty brackets at the end of the form, to be filled in
-SHARES = (
-    (0, "lowest tenth"), (10, "10–25 % of the images"), (25, "25–50 %"), (50, "upper half"),
-    (75, "best quarter"), (90, "best tenth"), (98, "best 2 %"),
-)  # fmt: skip
 
 
 @router.get("/projects/{project_id}/settings")
@@ -47,56 +43,56 @@ def page(
     person: CurrentAnnotator,
     saved: bool = False,
 ) -> Response:
-    return shown(request, session, project, person, as_typed(project), saved=saved)
+    return settings_page(request, session, project, person, as_typed(project), saved=saved)
 
 
-async def typed_in(request: Request) -> dict[str, list[str]]:
+async def form_fields(request: Request) -> dict[str, list[str]]:
     """A form as it was sent: unlike `Form()`, an emptied field is not one that was left out."""
     form = await request.form()
     return {name: [str(value) for value in form.getlist(name)] for name in form}
 
 
-Typed = Annotated[dict[str, list[str]], Depends(typed_in)]
+FormFields = Annotated[dict[str, list[str]], Depends(form_fields)]
 
 
 @router.post("/projects/{project_id}/settings")
 def change(
-    request: Request, engine: EngineDep, user: AdminUser, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, user: AdminUser, project_id: Id, form: FormFields
 ) -> Response:
     """Save what the form holds; what it leaves out stays as it is. `suggest` only fills in brackets
     at the percentiles of the active version, to be looked at and saved."""
-    given: dict[str, Any] = {name: typed[name][0] for name in FIELDS if name in typed}
-    given["show_prediction_first"] = "show_prediction_first" in typed
-    if "bracket_from" in typed:
-        given["brackets"] = list(
-            zip(typed["bracket_from"], typed.get("bracket_name", []), strict=False)
+    fields: dict[str, Any] = {name: form[name][0] for name in FIELDS if name in form}
+    fields["show_prediction_first"] = "show_prediction_first" in form
+    if "bracket_from" in form:
+        fields["brackets"] = list(
+            zip(form["bracket_from"], form.get("bracket_name", []), strict=False)
         )
     try:
-        if "suggest" in typed:
+        if "suggest" in form:
             with reading(engine) as session:
-                given["brackets"] = suggested(session, projects.get(session, project_id))
-                return again(request, session, user.person(session), project_id, given)
+                fields["brackets"] = suggested(session, projects.get(session, project_id))
+                return page_again(request, session, user.person(session), project_id, fields)
         with writing(engine) as session:
-            store(session, projects.get(session, project_id), understood(given))
+            scores.change_project(session, projects.get(session, project_id), **parsed(fields))
     except TastemakerError as error:
         with reading(engine) as session:
-            return again(request, session, user.person(session), project_id, given, error)
+            return page_again(request, session, user.person(session), project_id, fields, error)
     return see_other(f"/projects/{project_id}/settings?saved=1")
 
 
 @router.post("/projects/{project_id}/keys")
 def change_keys(
-    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, typed: Typed
+    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, form: FormFields
 ) -> Response:
     """Give actions keys of your own: an action and a key in turn."""
-    chosen = dict(zip(typed.get("action", []), typed.get("key", []), strict=False))
+    chosen = dict(zip(form.get("action", []), form.get("key", []), strict=False))
     try:
         with writing(engine) as session:
             keymap.change(session, user.person(session), chosen)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)
-            return shown(
+            return settings_page(
                 request, session, project, user.person(session), as_typed(project),
                 typed_keys=chosen, keys_error=error,
             )  # fmt: skip
@@ -112,13 +108,13 @@ def delete(
     project_id: Id,
     name: Annotated[str, Form()] = "",
 ) -> Response:
-    """Delete the project, once its name was typed. Its scores are kept as a file first."""
+    """Delete the project, once its name was form. Its scores are kept as a file first."""
     try:
         delete_project(settings, engine, project_id, name)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)
-            return shown(
+            return settings_page(
                 request, session, project, user.person(session), as_typed(project),
                 delete_error=error,
             )  # fmt: skip
@@ -128,11 +124,9 @@ def delete(
 # --- for programs --------------------------------------------------------------------------------
 
 
-class Changes(BaseModel):
+class Changes(Body):
     """What is named is changed, the rest stays. `threshold` and the lower ends of `brackets` are
     shares between 0 and 1."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = None
     threshold: float | None = None
@@ -144,18 +138,14 @@ class Changes(BaseModel):
     brackets: list[tuple[float, str]] | None = None
 
 
-class Keys(BaseModel):
+class Keys(Body):
     """Action → key. An empty key goes back to the action's own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     keys: dict[str, str]
 
 
-class TypedName(BaseModel):
-    """The project's name, as a sign that this one is meant."""
-
-    model_config = ConfigDict(extra="forbid")
+class TypedName(Body):
+    """The project's name, as a sign that this one is values."""
 
     name: str
 
@@ -166,7 +156,7 @@ def change_settings(
 ) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        store(session, project, body.model_dump(exclude_none=True))
+        scores.change_project(session, project, **body.model_dump(exclude_none=True))
         return {field: getattr(project, field) for field in Changes.model_fields}
 
 
@@ -193,18 +183,6 @@ def delete_by_program(
     return {"scores": str(delete_project(settings, engine, project_id, body.name))}
 
 
-# --- what is kept --------------------------------------------------------------------------------
-
-
-def store(session: Session, project: Project, given: dict[str, Any]) -> None:
-    """Change a project's settings, and what follows from them."""
-    rule = project.aggregate
-    projects.change(session, project, **given)
-    if project.aggregate != rule:
-        session.flush()
-        scores.rebuild_labels(session, project)
-
-
 # --- what the page shows -------------------------------------------------------------------------
 
 
@@ -220,20 +198,20 @@ def as_typed(project: Project) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def understood(given: Mapping[str, Any]) -> dict[str, Any]:
+def parsed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What was typed, as the project takes it: percent become shares, empty brackets go."""
-    meant = dict(given)
-    if "threshold" in meant:
-        meant["threshold"] = share(meant["threshold"], 1, 99, "The threshold")
-    if "auto_train_drift" in meant:
-        meant["auto_train_drift"] = str(meant["auto_train_drift"]).replace(",", ".")
-    if "brackets" in meant:
-        meant["brackets"] = [
+    values = dict(fields)
+    if "threshold" in values:
+        values["threshold"] = share(values["threshold"], 1, 99, "The threshold")
+    if "auto_train_drift" in values:
+        values["auto_train_drift"] = str(values["auto_train_drift"]).replace(",", ".")
+    if "brackets" in values:
+        values["brackets"] = [
             [share(start, 0, 99, "Where a bracket begins"), name]
-            for start, name in meant["brackets"]
+            for start, name in values["brackets"]
             if start.strip() or name.strip()
         ]
-    return meant
+    return values
 
 
 def share(percent: str, low: float, high: float, what: str) -> float:
@@ -248,42 +226,40 @@ def share(percent: str, low: float, high: float, what: str) -> float:
 
 
 def suggested(session: Session, project: Project) -> list[tuple[str, str]]:
-    """Brackets as typed, at the percentiles of what the active version says about the library."""
+    """Brackets as typed, at the percentiles of the active version's predictions."""
     version = versions.active(session, project)
-    of_all = percentiles.of_version(session, version) if version else None
-    if of_all is None:
+    brackets = predictions.suggested_brackets(session, version) if version else []
+    if not brackets:
         raise Conflict("There is no version yet whose predictions could be used.", "Train first.")
-    brackets: dict[str, str] = {}
-    for percent, name in SHARES:
-        start = 0 if percent == 0 else round(100 * of_all.scores[percent])
-        brackets[str(min(start, 99))] = name  # where two fall together, the higher one stays
-    return list(brackets.items())
+    return [(str(start), name) for start, name in brackets]
 
 
-def again(
+def page_again(
     request: Request, session: Session, person: Annotator, project_id: int,
-    given: Mapping[str, Any], error: TastemakerError | None = None,
+    fields: Mapping[str, Any], error: TastemakerError | None = None,
 ) -> Response:  # fmt: skip
     """The page with what was typed, and why it was not saved."""
     project = projects.get(session, project_id)
-    return shown(request, session, project, person, as_typed(project) | dict(given), error=error)
+    return settings_page(
+        request, session, project, person, as_typed(project) | dict(fields), error=error
+    )
 
 
-def shown(
+def settings_page(
     request: Request, session: Session, project: Project, person: Annotator,
-    given: Mapping[str, Any], *, saved: bool = False, error: TastemakerError | None = None,
+    fields: Mapping[str, Any], *, saved: bool = False, error: TastemakerError | None = None,
     typed_keys: Mapping[str, str] | None = None, keys_error: TastemakerError | None = None,
     delete_error: TastemakerError | None = None,
 ) -> Response:  # fmt: skip
     keys = keymap.of(person)
-    fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
+    key_fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
     context = {
         "recipes": recipes.IN_WORDS, "aggregates": projects.AGGREGATES,
-        "given": given, "saved": saved, "error": error,
-        "rows": [*given["brackets"], *[("", "")] * SPARE_ROWS],
-        "suggests": given["brackets"] != as_typed(project)["brackets"] and error is None,
+        "fields": fields, "saved": saved, "error": error,
+        "rows": [*fields["brackets"], *[("", "")] * SPARE_ROWS],
+        "suggests": fields["brackets"] != as_typed(project)["brackets"] and error is None,
         "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
-        "key_fields": fields | dict(typed_keys or {}), "keys_error": keys_error,
+        "key_fields": key_fields | dict(typed_keys or {}), "keys_error": keys_error,
         "delete_error": delete_error,
     }  # fmt: skip
     refusal = error or keys_error or delete_error

@@ -5,26 +5,24 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import embeddings, projects, versions
+from tastemaker import projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Project, Slice, Version
+from tastemaker.database.tables import Project, Slice
 from tastemaker.encoding.encoders import reads_text
-from tastemaker.errors import Conflict, Invalid, TastemakerError
+from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
-from tastemaker.live import model_requests
-from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession
+from tastemaker.learning.version_metrics import SliceMetrics
+from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.formats import share
 from tastemaker.pages.render import render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
-
-TEXT_SECONDS = 30.0  # the first question by text loads the encoder
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -45,16 +43,16 @@ def context(
     session: Session,
     project: Project,
     number: str = "",
-    given: Mapping[str, Any] | None = None,
+    typed: Mapping[str, Any] | None = None,
     error: TastemakerError | None = None,
 ) -> dict[str, Any]:
-    """With an `error`, the form it came from is shown as it was filled in (`given`)."""
-    there = versions.list_ready(session, project)
-    chosen = chosen_version(session, project, number)
+    """With an `error`, the form it came from is shown as it was filled in (`typed`)."""
+    ready = versions.list_ready(session, project)
+    chosen = versions.chosen(session, project, number)
     rows = slices.listing(session, project)
     report = expectations.check(session, chosen) if chosen else expectations.Report()
     return shell(session, project, "versions") | {
-        "versions": there,
+        "versions": ready,
         "chosen": chosen,
         "rows": [(row, slices.in_words(row)) for row in rows],
         "report": report,
@@ -62,40 +60,24 @@ def context(
         "lacking": [lacking(r) for r in slices.unmeasured(session, project, chosen)]
         if chosen
         else [],
-        "history": history(there),
+        "history": expectations.history(ready),
+        "wanted": expectations.wanted,
         "tags": slices.tags(session, project),
         "reads_text": reads_text(project.encoder),
         "measures": expectations.MEASURES,
         "bounds": expectations.BOUNDS,
-        "given": {"form": "", **(given or {})},
+        "typed": {"form": "", **(typed or {})},
         "error": error,
     }
 
 
-def chosen_version(session: Session, project: Project, number: str) -> Version | None:
-    """The version asked for, else the active one, else the newest; None before there is one."""
-    if number:
-        return versions.by_number(session, project, number)
-    there = versions.list_ready(session, project)
-    return next((v for v in there if v.active), there[0] if there else None)
-
-
-def lacking(row: slices.Measured) -> str:
+def lacking(row: SliceMetrics) -> str:
     """An under-represented slice in one sentence."""
     passes = "" if row.pass_rate is None else f", pass rate {share(row.pass_rate)}"
     return (
         f"{row.name}: {share(row.training_share)} of the training labels, "
         f"{share(row.library_share)} of the library{passes}."
     )
-
-
-def history(there: list[Version]) -> dict[int, list[tuple[str, bool | None]]]:
-    """For each expectation, what each of the newest versions was found to do when published."""
-    found: dict[int, list[tuple[str, bool | None]]] = {}
-    for version in reversed(there[:12]):
-        for check in version.metrics.get("expectations") or []:
-            found.setdefault(check["id"], []).append((version.number, check["met"]))
-    return found
 
 
 # --- changing them -------------------------------------------------------------------------------
@@ -113,14 +95,17 @@ def add(
     prompt: Annotated[str, Form()] = "",
     share: Annotated[str, Form()] = "5",
 ) -> Response:
-    given = {"form": kind, "name": name, "tag": tag, "prompt": prompt, "share": share}
+    typed = {"form": kind, "name": name, "tag": tag, "prompt": prompt, "share": share}
     try:
-        definition = {"tag": tag} if kind == "tag" else by_text(engine, project_id, prompt, share)
+        if kind == "tag":
+            definition: dict[str, Any] = {"tag": tag}
+        else:
+            definition = slices.by_text(engine, project_id, prompt, as_share(share))
         with writing(engine) as session:
             project = projects.get(session, project_id)
             slices.add(session, project, kind, definition, name)
     except TastemakerError as error:
-        return again(request, engine, project_id, given, error)
+        return again(request, engine, project_id, typed, error)
     return see_other(f"/projects/{project_id}/slices")
 
 
@@ -134,7 +119,7 @@ def remove(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Res
 @router.post("/projects/{project_id}/slices/{slice_id}/search")
 def search_again(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
     """Look for the images nearest to a slice's text anew: some may have come since."""
-    search(engine, project_id, slice_id)
+    slices.search_again(engine, project_id, slice_id)
     return see_other(f"/projects/{project_id}/slices")
 
 
@@ -152,7 +137,7 @@ def expect(
     expectation_id: Annotated[int, Form()] = 0,
 ) -> Response:
     """State what a slice must score, or change that (`expectation_id`)."""
-    given = {
+    typed = {
         "form": f"expectation-{expectation_id}", "slice_id": slice_id, "measure": measure,
         "bound": bound, "value": value, "blocks": blocks,
     }  # fmt: skip
@@ -164,7 +149,7 @@ def expect(
                 expectation_id or None,
             )  # fmt: skip
     except TastemakerError as error:
-        return again(request, engine, project_id, given, error)
+        return again(request, engine, project_id, typed, error)
     return see_other(f"/projects/{project_id}/slices#expectations")
 
 
@@ -179,13 +164,13 @@ def remove_expectation(
 
 
 def again(
-    request: Request, engine: Engine, project_id: int, given: Mapping[str, Any],
+    request: Request, engine: Engine, project_id: int, typed: Mapping[str, Any],
     error: TastemakerError,
 ) -> Response:  # fmt: skip
     """The page as it was, with what was typed and why it was refused beside it."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        page = context(session, project, given=given, error=error)
+        page = context(session, project, typed=typed, error=error)
         return render(request, "slices.html", None, page, status=error.status)
 
 
@@ -200,48 +185,7 @@ def as_share(text: str) -> float:
     return value
 
 
-def by_text(engine: Engine, project_id: int, prompt: str, share: str | float) -> dict[str, Any]:
-    """The definition of a slice by text: asks the resident model which images are nearest."""
-    part = as_share(share) if isinstance(share, str) else share
-    if not 0 < part <= 0.5:
-        raise Invalid("The share of nearest images is above 0 and at most 50 %.")
-    if not prompt.strip():
-        raise Invalid("A text is needed.", "Describe what the images have in common.")
-    with reading(engine) as session:
-        project = projects.get(session, project_id)
-        if not reads_text(project.encoder):
-            raise Conflict(
-                f"The encoder {project.encoder} reads no text.",
-                "Use a tag, or a saved filter of the library.",
-            )
-        images = embeddings.count(session, project.encoder_id, project_id)
-    limit = max(1, round(part * images))
-    answer = model_requests.call(
-        engine, "text", {"text": prompt, "limit": limit}, project_id=project_id,
-        timeout=TEXT_SECONDS,
-    )  # fmt: skip
-    ids = [image["image_id"] for image in answer["images"]]
-    return {"prompt": prompt, "share": part, "image_ids": ids}
-
-
-def search(engine: Engine, project_id: int, slice_id: int) -> Slice:
-    with reading(engine) as session:
-        row = slices.get(session, projects.get(session, project_id), slice_id)
-    if row.kind != "prompt":
-        raise Invalid(f"“{row.name}” is not a slice by text; it is up to date.")
-    found = by_text(engine, project_id, row.definition["prompt"], row.definition["share"])
-    with writing(engine) as session:
-        row = slices.get(session, projects.get(session, project_id), slice_id)
-        row.definition = found
-        session.add(row)
-    return row
-
-
 # --- for programs --------------------------------------------------------------------------------
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class NewSlice(Body):
@@ -273,13 +217,13 @@ def list_slices(
     """Every slice with its numbers under a version (the active one), and every expectation with
     whether that version meets it; `under_represented` are those, and the largest tags besides, with
     less than half of their share of the labels. Before a version, `slices` hold names only."""
-    chosen = chosen_version(session, project, version)
+    chosen = versions.chosen(session, project, version)
     if chosen is None:
         rows = [slice_json(row) for row in slices.listing(session, project)]
         return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
-    lacks = [row.as_dict() for row in slices.unmeasured(session, project, chosen)]
-    told = expectations.check(session, chosen).as_dict()
-    return {"version": chosen.number} | told | {"under_represented": lacks}
+    lacks = [row.as_json() for row in slices.unmeasured(session, project, chosen)]
+    report = expectations.check(session, chosen).as_json()
+    return {"version": chosen.number} | report | {"under_represented": lacks}
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
@@ -288,7 +232,7 @@ def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -
     if body.kind == "filter":
         definition = {"filter": body.filter}
     elif body.kind == "prompt":
-        definition = by_text(engine, project_id, body.prompt, body.share)
+        definition = slices.by_text(engine, project_id, body.prompt, body.share)
     with writing(engine) as session:
         project = projects.get(session, project_id)
         return slice_json(slices.add(session, project, body.kind, definition, body.name))
@@ -304,7 +248,7 @@ def search_slice_again(
     _: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id
 ) -> dict[str, Any]:
     """Look for the images of a slice by text anew."""
-    return slice_json(search(engine, project_id, slice_id))
+    return slice_json(slices.search_again(engine, project_id, slice_id))
 
 
 @api.post("/projects/{project_id}/expectations", status_code=201)

@@ -5,24 +5,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import Field
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session
 
 from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
-from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
-from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
+from tastemaker.database.tables import EncoderRow, Job, Project, Version
 from tastemaker.errors import NotFound
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, count_labels, newest_job
+from tastemaker.pages.scoring_session import count_labels, newest_job
 from tastemaker.publishing import exports, sheets
-from tastemaker.training import auto_train, retrain
-from tastemaker.versions import file_checks, predictions, version_report
+from tastemaker.training import auto_train, retrain, trainable
+from tastemaker.versions import file_checks, predictions, training_set, version_report
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -42,29 +41,26 @@ def page(
     settings: SettingsDep,
     project: CurrentProject,
 ) -> Response:
-    every = versions.list_ready(session, project)
-    numbers = {version.id or 0: version.number for version in every}
+    ready = versions.list_ready(session, project)
+    numbers = {version.id or 0: version.number for version in ready}
     context = {
         "versions": [
             {
                 "row": v,
-                "figures": figures(v),
-                "doubts": version_report.caveats(v),
+                "caveats": version_report.caveats(v),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
                 "file": file_checks.check_hash(session, settings, v),
                 "expectations": expected(v),
             }
-            for v in every
+            for v in ready
         ],
         "labelled": count_labels(session, project.id or 0),
-        "trainable": trainable(session, project.id or 0),
-        "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
     }
-    context |= of_the_form(session, project)
+    context |= train_form(session, project)
     return render(request, "versions.html", None, shell(session, project, "versions") | context)
 
 
@@ -104,38 +100,37 @@ def train(
 
 
 def training_context(session: Session, project: Project, job: Job) -> dict[str, Any]:
-    return {
-        "project": project, "job": job, "trainable": trainable(session, project.id or 0),
-        **of_the_form(session, project),
-    }  # fmt: skip
+    return {"project": project, "job": job, **train_form(session, project)}
 
 
-def of_the_form(session: Session, project: Project) -> dict[str, Any]:
-    """What stands beside the button Train: note and recipe, whether the last training was
-    cancelled, and the version that saw everything said so far, if there is one.
+def train_form(session: Session, project: Project) -> dict[str, Any]:
+    """What stands beside the button Train: why it cannot be pressed, note and recipe, whether the
+    last training was cancelled, and the version that saw every score, if there is one.
 
     What was chosen for a training that was cancelled or failed is kept for the next try, unless it
     began by itself: then nobody chose it."""
-    newest, said = newest_job(session, project, "train"), scores.highest_event(session, project)
+    newest, event_high = (
+        newest_job(session, project, "train"),
+        scores.highest_event(session, project),
+    )
     last = next(iter(versions.list_ready(session, project)), None)
     broken_off = newest is not None and newest.state in ("cancelled", "failed")
     tried = newest.payload if newest is not None and broken_off else {}
     if str(tried.get("note", "")).startswith(auto_train.BY_ITSELF):
         tried = {}
     return {
+        "trainable": trainable.count_training_labels(session, project),
+        "why_not": trainable.why_not(trainable.known_now(session, project)),
+        "enough": trainable.ENOUGH_TO_TRAIN,
         "note": tried.get("note", ""),
         "recipe": tried.get("recipe", project.recipe),
         "recipes": recipes.IN_WORDS,
         "major": bool(tried.get("major")),
         "cancelled": newest is not None and newest.state == "cancelled",
-        "nothing_since": last.number if last and last.major and last.event_high == said else "",
+        "nothing_since": last.number
+        if last and last.major and last.event_high == event_high
+        else "",
     }
-
-
-def trainable(session: Session, project_id: int) -> int:
-    """How many labels a head can learn from: all but those of the hold-out."""
-    training = (Label.project_id == project_id, ~col(Label.holdout))
-    return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())
 
 
 def training(session: Session, project: Project) -> Job | None:
@@ -161,22 +156,21 @@ def one(
         "version": version,
         "encoder": encoder,
         "figures": version_report.metrics_table(version),
-        "beside": version_report.baselines(version),
-        "doubts": version_report.caveats(version),
+        "baselines": version_report.baselines(version),
+        "caveats": version_report.caveats(version),
         "scores_within": version_report.scores_within,
         "coverage": version_report.calibration_sentence(version),
-        "measured_on": version_report.evaluated_on(version),
-        "measured": version.metrics.get(version_report.evaluated_on(version)) or {},
         "recipe": version_report.recipe_sentence(version),
-        "spreads": version_report.prediction_histograms(session, project, version),
-        "sides": version_report.sides(session, version),
+        "histograms": version_report.prediction_histograms(session, project, version),
+        "sides": training_set.count_sides(session, version),
         "activation": version.activation,
         "file": file_checks.check_hash(session, settings, version),
-        "proof": file_checks.verify_scores(session, settings, version),
+        "score_check": file_checks.verify_scores(session, settings, version),
         "close": file_checks.CLOSE,
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
         "report": expectations.check(session, version),
+        "wanted": expectations.wanted,
         "editable": False,
         "sheets": [
             (name, title, sheets.sheet_tiles(session, project, version, name, ON_A_SHEET))
@@ -189,19 +183,10 @@ def one(
 
 @router.post("/versions/{version_id}/activate")
 def activate(_: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id) -> Response:
-    version = activate_checked(engine, settings, version_id)
-    return see_other(f"/projects/{version.project_id}/versions#{version.number}")
-
-
-def activate_checked(engine: EngineDep, settings: Settings, version_id: int) -> Version:
-    """Make a version the active one, or go back to it: in one transaction, and only while its file
-    is the one that was published."""
     with writing(engine) as session:
         version = versions.get(session, version_id)
-        versions.verify(settings, version)
-        versions.activate(session, version)
-        predictions.enqueue_predictions(session, version)
-    return version
+        predictions.activate_by_hand(session, settings, version)
+    return see_other(f"/projects/{version.project_id}/versions#{version.number}")
 
 
 @router.get("/versions/{version_id}/checkpoint")
@@ -228,14 +213,14 @@ def config(_: AdminUser, session: ReadSession, settings: SettingsDep, version_id
 @router.get("/versions/{version_id}/training-set.csv")
 def training_set_csv(_: AdminUser, session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
-    content = version_report.training_csv(session, version)
+    content = training_set.as_csv(session, version)
     return attached(content, "text/csv", f"{file_name(session, version)}.training-set.csv")
 
 
 @router.get("/versions/{version_id}/training-set.jsonl")
 def training_set_jsonl(_: AdminUser, session: ReadSession, version_id: Id) -> Response:
     version = versions.get(session, version_id)
-    content = version_report.training_jsonl(session, version)
+    content = training_set.as_jsonl(session, version)
     name = f"{file_name(session, version)}.training-set.jsonl"
     return attached(content, "application/jsonl", name)
 
@@ -247,11 +232,11 @@ def sheet(
     """A contact sheet as a PNG to keep or to send."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
-    shown = sheets.sheet_tiles(session, project, version, sheet, DOWNLOADED)
-    if not shown:
+    tiles = sheets.sheet_tiles(session, project, version, sheet, DOWNLOADED)
+    if not tiles:
         raise NotFound(f"{version.number} has predicted nothing yet.", "Train again.")
-    title = f"{project.name} {version.number}: {sheets.SHEETS[sheet].lower()} {len(shown)}"
-    content = sheets.draw(settings, shown, title)
+    title = f"{project.name} {version.number}: {sheets.SHEETS[sheet].lower()} {len(tiles)}"
+    content = sheets.draw(settings, tiles, title)
     return attached(content, "image/png", f"{file_name(session, version)}-{sheet}.png")
 
 
@@ -275,25 +260,17 @@ def activation(version: Version) -> str:
         return "It was not made active."
     if why.startswith("not activated: "):
         return f"It was not made active: {why.removeprefix('not activated: ')}."
-    compared = bool(version.metrics.get("versus_parent")) and why != "chosen by hand"
+    compared = version.metrics.versus_parent is not None and why != "chosen by hand"
     return "" if compared or not why else f"Made active because: {why}."
-
-
-def figures(version: Version) -> dict[str, Any]:
-    """The measurement to show, and what it was made on: the hold-out, or out-of-fold while there
-    is none (`measured_on` is empty when there is neither)."""
-    where = version_report.evaluated_on(version)
-    return {"measured_on": where, **(version.metrics.get(where) or {})}
 
 
 def expected(version: Version) -> dict[str, Any]:
     """How many expectations the version met when it was published, and those it missed."""
-    told = [expectations.Checked(**row) for row in version.metrics.get("expectations") or []]
-    held = [check for check in told if check.met is not None]
+    checks = [check for check in version.metrics.expectations if check.met is not None]
     return {
-        "n": len(held),
-        "met": sum(check.met is True for check in held),
-        "missed": [check.missed for check in held if check.missed],
+        "n": len(checks),
+        "met": sum(check.met is True for check in checks),
+        "missed": [expectations.missed(check) for check in checks if not check.met],
     }
 
 
@@ -308,26 +285,26 @@ def show_version(
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     return versions.as_json(session, settings, version) | {
-        "measured_on": version_report.evaluated_on(version),
+        "measured_on": version.metrics.measured_on or "",
         "figures": [figure.as_dict() for figure in version_report.metrics_table(version)],
         "beside": [figure.as_dict() for figure in version_report.baselines(version)],
         "doubts": version_report.caveats(version),
         "recipe_in_words": version_report.recipe_sentence(version),
         "curve": version.curve,
-        "labels": version_report.sides(session, version),
+        "labels": training_set.count_sides(session, version),
         "predictions": [
             s.as_dict() for s in version_report.prediction_histograms(session, project, version)
         ],
-        "file_state": file_checks.check_hash(session, settings, version).as_dict(),
-        "format": file_checks.verify_scores(session, settings, version).as_dict(),
-        **expectations.check(session, version).as_dict(),
+        "file_state": file_checks.check_hash(session, settings, version).as_json(),
+        "format": file_checks.verify_scores(session, settings, version).as_json(),
+        **expectations.check(session, version).as_json(),
     }
 
 
 @api.get("/versions/{version_id}/training-set")
 def show_training_set(_: AdminUser, session: ReadSession, version_id: Id) -> list[dict[str, Any]]:
     """The exact labels the version saw: sha256, path, score, side (train, holdout, aside), fold."""
-    return list(version_report.training_set(session, versions.get(session, version_id)))
+    return list(training_set.rows(session, versions.get(session, version_id)))
 
 
 @api.get("/versions/{version_id}/sheets/{sheet}")
@@ -377,7 +354,5 @@ def activate_version(
 ) -> dict[str, Any]:
     with writing(engine) as session:
         version = versions.get(session, version_id)
-        versions.verify(settings, version)
-        versions.activate(session, version)
-        predictions.enqueue_predictions(session, version)
+        predictions.activate_by_hand(session, settings, version)
         return versions.as_json(session, settings, version)

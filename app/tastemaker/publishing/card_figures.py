@@ -1,26 +1,31 @@
 """What was measured of a version, as the blocks of its card: the loss curve, the metrics with
-their intervals, the pull to the middle; and how such numbers are written."""
+their intervals, the regression to the mean; and how such numbers are written."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from tastemaker.database.tables import Version
+from tastemaker.learning.version_metrics import Estimate, LabelMetrics, VersusVersion
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words, sparkline
 from tastemaker.versions.version_report import scores_within
 
 
 def loss_curve(version: Version) -> tuple[Block, ...]:
-    steps = version.curve.get("step") or []
+    steps = version.curve.get("step", [])
     if version.major == 0 or len(steps) < 2:
         why = "It was made elsewhere" if version.major == 0 else "It was solved in closed form"
         return (Words(f"{why}: there is no curve to draw.", quiet=True),)
     chosen = sorted({round(i * (len(steps) - 1) / 11) for i in range(12)})
-    series = {name: version.curve.get(name) or [] for name in ("train", "validation", "lr")}
-    lines = [
-        f"{name:10} {sparkline([values[i] for i in chosen])}"
-        for name, values in series.items()
-        if len(values) == len(steps) and None not in values
-    ]
+    curve = version.curve
+    series = {
+        "train": curve.get("train", []),
+        "validation": curve.get("validation", []),
+        "lr": curve.get("lr", []),
+    }
+    lines = []
+    for name, values in series.items():
+        known = [value for value in values if value is not None]
+        if len(known) == len(steps):
+            lines.append(f"{name:10} {sparkline([known[i] for i in chosen])}")
     rows = tuple(
         (f"{steps[i]:g}", *(_number(values, i, name) for name, values in series.items()))
         for i in chosen
@@ -48,73 +53,73 @@ MEASURES = (
 
 def metrics_of(version: Version) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    told = {"holdout": "Held-out images", "out_of_fold": "Training images, out-of-fold"}
-    for where, title in (*told.items(), ("all_labels", "All scored images, none of which it saw")):
-        measured = version.metrics.get(where) or {}
-        if measured.get("mae") is None:
+    m = version.metrics
+    for measured, title in (
+        (m.holdout, "Held-out images"),
+        (m.out_of_fold, "Training images, out-of-fold"),
+        (m.all_labels, "All scored images, none of which it saw"),
+    ):
+        if measured.mae.value is None:
             continue
-        rows = tuple(
-            (
-                name,
-                with_interval(measured, key, points=points, n=False),
-                str(measured.get(f"{key}_n", measured.get("n", "–"))),
-            )
+        estimates = [
+            (name, getattr(measured, key), points)
             for key, name, points in MEASURES
-            if key in measured
+            if key in measured.model_fields_set
+        ]
+        rows = tuple(
+            (name, with_interval(estimate, points=points), str(estimate.n))
+            for name, estimate, points in estimates
         )
         blocks += [Words(f"{title} (95 % intervals):"), Table(("measure", "value", "n"), rows)]
     measured, on = best_measured(version)
     brackets = tuple(
-        (scores_within(b), _estimate(b["mae"]), _signed(b["bias"]), str(_n(b)))
-        for b in measured.get("brackets", [])
-        if _n(b)
+        (scores_within(b), with_interval(b.mae, points=True), _signed(b.bias), str(b.mae.n))
+        for b in measured.brackets
+        if b.mae.n and b.bias is not None
     )
     if brackets:
         blocks += [
             Words(f"By the score given ({on}):"),
             Table(("scored", "mean error", "prediction − score", "n"), brackets),
         ]
-    versus = version.metrics.get("versus_parent")
-    if versus:
-        blocks.append(Words(_compared(versus)))
+    if m.versus_parent is not None:
+        blocks.append(Words(_compared(m.versus_parent)))
     return tuple(blocks) or (Words("Nothing was measured: too few labels.", quiet=True),)
 
 
-def _compared(versus: dict[str, Any]) -> str:
-    told = f"{_signed(versus['difference'])} points of error"
-    if versus.get("low") is not None:
-        told += f", {_signed(versus['low'])} to {_signed(versus['high'])}"
-    if versus.get("n"):
-        told += f", {versus['n']} images"
-    return f"Against {versus.get('version', 'the version before')}: {versus['verdict']} ({told})."
+def _compared(versus: VersusVersion) -> str:
+    error = versus.difference
+    if error.value is None:
+        return f"Against {versus.version or 'the version before'}: {versus.verdict}."
+    numbers = f"{_signed(error.value)} points of error"
+    if error.low is not None and error.high is not None:
+        numbers += f", {_signed(error.low)} to {_signed(error.high)}"
+    if error.n:
+        numbers += f", {error.n} images"
+    return f"Against {versus.version or 'the version before'}: {versus.verdict} ({numbers})."
 
 
-def best_measured(version: Version) -> tuple[dict[str, Any], str]:
+def best_measured(version: Version) -> tuple[LabelMetrics, str]:
     """The most honest measurement there is, and what it was made on."""
-    names = {"holdout": "hold-out", "out_of_fold": "out-of-fold", "all_labels": "measured"}
-    for where, name in names.items():
-        measured = version.metrics.get(where) or {}
-        if measured.get("mae") is not None:
-            return measured, name
-    return {}, ""
+    m = version.metrics
+    names = ((m.holdout, "hold-out"), (m.out_of_fold, "out-of-fold"), (m.all_labels, "measured"))
+    return next((pair for pair in names if pair[0].mae.value is not None), (LabelMetrics(), ""))
 
 
-def regression_to_the_mean(measured: dict[str, Any]) -> list[str]:
+def regression_to_the_mean(measured: LabelMetrics) -> list[str]:
     """Regression to the mean: the lowest and highest brackets with enough labels, where their
     predictions lie a point or more towards the middle."""
-    told = [b for b in measured.get("brackets", []) if _n(b) >= 5 and b.get("bias") is not None]
-    if len(told) < 2:
+    biases = [
+        (scores_within(b), b.bias) for b in measured.brackets if b.mae.n >= 5 and b.bias is not None
+    ]
+    if len(biases) < 2:
         return []
-    low, high = told[0], told[-1]
+    (lowest, rise), (highest, fall) = biases[0], biases[-1]
     parts = []
-    if low["bias"] >= 1:
-        parts.append(
-            f"those scored {scores_within(low)} come out {low['bias']:.1f} points too high"
-        )
-    if high["bias"] <= -1:
-        parts.append(
-            f"those scored {scores_within(high)} come out {-high['bias']:.1f} points too low"
-        )
+    if rise >= 1:
+        parts.append(f"those scored {lowest} come out {rise:.1f} points too high")
+    if fall <= -1:
+        parts.append(f"those scored {highest} come out {-fall:.1f} points too low")
     return [f"Pulls the ends towards the middle: {' and '.join(parts)} on average."] * bool(parts)
 
 
@@ -129,25 +134,11 @@ def _signed(points: float) -> str:
     return f"{points:+.2f}".replace("-", "−")
 
 
-def _n(bracket: dict[str, Any]) -> int:
-    return int(bracket["mae"].get("n") or 0)
-
-
-def _estimate(estimate: dict[str, Any]) -> str:
-    if estimate.get("value") is None:
-        return "–"
-    if estimate.get("low") is None:
-        return f"{estimate['value']:.2f}"
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
-
-
-def with_interval(measured: dict[str, Any], key: str, *, points: bool, n: bool = True) -> str:
-    """A number, its interval if known, and (`n`) what it was measured on."""
-    value, low, high = (measured.get(f"{key}{part}") for part in ("", "_low", "_high"))
-    if value is None:
+def with_interval(estimate: Estimate, *, points: bool) -> str:
+    """A number in points or as a share, with its interval if known."""
+    if estimate.value is None:
         return "–"
     form = (lambda x: f"{x:.2f}") if points else percent
-    told = form(value)
-    if low is not None and high is not None:
-        told += f" ({form(low)} to {form(high)})"
-    return f"{told} on {measured.get('n', 0)} images" if n else told
+    if estimate.low is None or estimate.high is None:
+        return form(estimate.value)
+    return f"{form(estimate.value)} ({form(estimate.low)} to {form(estimate.high)})"

@@ -1,4 +1,4 @@
-"""What leaves the house: a version's files, one by one or all in a zip, and the labels as folders.
+"""What leaves the program: a version's files, alone or all in a zip, and the labels as folders.
 
     Name-v1.3/
         Name-v1.3.safetensors     the head, as it was published
@@ -20,6 +20,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -29,14 +30,13 @@ from sqlmodel import Session, col, select
 from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Image, Label, Project, Version
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files import sha256_of, write_atomic
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.publishing import card_blocks, model_card, sheets
-from tastemaker.publishing.import_head import original_path
 from tastemaker.scores import score_files
-from tastemaker.versions import file_checks, percentiles, version_report
+from tastemaker.versions import file_checks, predictions, training_set
 from tastemaker.versions.prediction_files import prediction_bytes
 
 PIECE = 2**20  # bytes of a file that are in memory at once
@@ -109,13 +109,13 @@ def config(session: Session, settings: Settings, version: Version) -> Part:
 
 def _known_besides(session: Session, version: Version) -> dict[str, Any]:
     parent = session.get(Version, version.parent_id) if version.parent_id else None
-    spread = percentiles.of_version(session, version)
+    spread = predictions.percentiles(session, version)
     return {
         "score_range": [0, 10],
         "parent": {"rev": parent.number, "sha256": parent.sha256} if parent else None,
-        "calibration": version.metrics.get("calibration"),
+        "calibration": version.metrics.calibration,
         "percentiles": spread.as_dict() if spread else None,
-        "holdout": version.metrics.get("holdout") or None,
+        "holdout": version.metrics.holdout.as_json() or None,
         "published_at": version.created_at.isoformat(),
     }
 
@@ -123,7 +123,7 @@ def _known_besides(session: Session, version: Version) -> dict[str, Any]:
 def laion_file(session: Session, settings: Settings, version: Version) -> Part:
     """The head in the LAION layout. `Conflict` says why it cannot be written so. One that came in
     that layout leaves as it came, to the byte."""
-    source = original_path(versions.checkpoint_path(settings, version))
+    source = versions.original_path(settings, version)
     name = f"{stem(version)}.laion.safetensors"
     if source.is_file() and sha256_of(source) == version.recipe.get("source_sha256"):
         return Part(name, source)
@@ -144,6 +144,15 @@ def laion_file(session: Session, settings: Settings, version: Version) -> Part:
     return Part(name, laion.laion_bytes(line, about))
 
 
+def why_no_laion(session: Session, settings: Settings, version: Version) -> str:
+    """Why the version cannot be written in the LAION layout; empty where it can."""
+    try:
+        laion_file(session, settings, version)
+    except TastemakerError as error:
+        return error.hint or error.message
+    return ""
+
+
 def card(session: Session, settings: Settings, version: Version) -> Part:
     text = card_blocks.markdown(model_card.card_of(session, settings, version))
     return Part("README.md", text.encode())
@@ -158,7 +167,7 @@ def export_all(session: Session, settings: Settings, version: Version) -> list[P
         config(session, settings, version),
         card(session, settings, version),
         Part("labels.csv", score_files.score_bytes(labels, ".csv")),
-        Part("training-set.csv", version_report.training_csv(session, version).encode()),
+        Part("training-set.csv", training_set.as_csv(session, version).encode()),
         Part("predictions.parquet", prediction_bytes(session, version, ".parquet")),
     ]
     best = [t for t in sheets.sheet_tiles(session, project, version, "top", 100) if t.has_pixels]
@@ -200,7 +209,7 @@ class _Outbox:
         return taken
 
 
-def zipped(parts: list[Part], folder: str, at: Any) -> Iterator[bytes]:
+def zipped(parts: list[Part], folder: str, at: datetime) -> Iterator[bytes]:
     """A zip of the parts, inside one folder, piece by piece: no more than a piece is in memory.
     `at` is the time the entries bear, so that the same version gives the same bytes."""
     outbox = _Outbox()
@@ -227,30 +236,27 @@ def write_folders(session: Session, project: Project, folder: Path) -> dict[str,
     the nearest; the answer counts them."""
     if project.encoder_id is None:
         raise Invalid("No image is embedded yet.", "Wait for the embedding job, then try again.")
-    labels = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(Label.project_id == project.id)
-        ).all()
-    )
+    rows = session.exec(select(Label.image_id, Label.value).where(Label.project_id == project.id))
+    labels = dict(rows.all())
     if not labels:
         raise Invalid("No image is scored yet, so there is nothing to write.", "Score some first.")
     encoder = session.get(EncoderRow, project.encoder_id)
     assert encoder is not None
     ids, x = embeddings.matrix(session, project.encoder_id, labels)
-    names = dict(
-        session.execute(
+    hashes = dict(
+        session.exec(
             select(Image.id, Image.sha256)
             .join(Label, col(Label.image_id) == Image.id)
             .where(Label.project_id == project.id)
         ).all()
     )
     top = folder / "data" / re.sub(r"[^\w.-]+", "_", encoder.name, flags=re.ASCII)
-    called = versions.base_name(project)
+    name = versions.base_name(project)
     between = 0
     for image_id, vector in zip(ids.tolist(), x, strict=True):
         value = labels[image_id]
         between += value != round(value)
-        path = top / f"{round(value):02d}_{called}" / f"{names[image_id][:32]}.npy"
+        path = top / f"{round(value):02d}_{name}" / f"{hashes[image_id][:32]}.npy"
         write_atomic(path, functools.partial(np.save, arr=vector.astype("<f4")[None]))
     return {
         "folder": str(top), "written": len(ids), "between_scores": between,

@@ -1,45 +1,51 @@
 """Heads made elsewhere: a score or class file of the original, or a LAION head, becomes v0.0.
 
     foreign_files      what the file is, checked byte by byte
-    fitting            whether it can score the project's embeddings
-    import_checkpoint  stages a file that does, and queues the job
-    run                the job: publish the file as it came, predict every image, measure
+    compatibility      whether it can score the project's embeddings
+    import_checkpoint  stages a file that can, and queues the job
+    publish_head       the job: predict every image, measure, publish the file as it came
 
 Whatever is refused leaves nothing behind.
 """
 
-import functools
 import secrets
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 from sqlmodel import select
 
 from tastemaker import embeddings, jobs, projects, scores, versions
+from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import EncoderRow, Image, Job, Label, Project, Version
+from tastemaker.database.sessions import Transactions
+from tastemaker.database.tables import Image, Job, Label, Project, Version
 from tastemaker.errors import CheckpointError, NotFound
-from tastemaker.files import require_free_space, write_atomic
+from tastemaker.files import require_free_space
 from tastemaker.jobs.context import JobContext
-from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint, sidecar
-from tastemaker.learning.checkpoints import sidecar_path as beside
+from tastemaker.jobs.progress import Progress
+from tastemaker.learning.checkpoints import sidecar_path
+from tastemaker.learning.metrics import histogram, histogram_of_predictions, summary
+from tastemaker.learning.version_metrics import LabelMetrics, StoredRecipe, VersionMetrics
 from tastemaker.publishing.compatibility import check_compatible
 from tastemaker.publishing.foreign_files import ForeignHead, canonical, read_foreign_head
-from tastemaker.versions import predictions
+from tastemaker.versions import predictions, publication
+from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome
 
 FEWEST_FOR_NOISE = 8  # labels from which the head's own error is taken for its uncertainty
 USUAL_ERROR = 0.15  # a point and a half: what such heads are off where nothing is known yet
 
 
-# --- asking for it -----------------------------------------------------------------------------
+# --- requesting it -----------------------------------------------------------------------------
 
 
 def import_checkpoint(
     engine: Engine,
-    settings: Any,
+    settings: Settings,
     project_id: int,
     file: Path,
     *,
@@ -51,8 +57,8 @@ def import_checkpoint(
 ) -> Job:
     """Check a foreign head against a project and queue its import. Whatever is refused leaves
     nothing behind."""
-    if config is None and beside(file).is_file():
-        config = beside(file)
+    if config is None and sidecar_path(file).is_file():
+        config = sidecar_path(file)
     head = read_foreign_head(file, name, config)
     with sessions.reading(engine) as session:
         check_compatible(session, projects.get(session, project_id), head, encoder)
@@ -89,8 +95,8 @@ def project_for(
         project = projects.find(session, name)
     if project is not None:
         return project.id
-    if config is None and beside(file).is_file():
-        config = beside(file)
+    if config is None and sidecar_path(file).is_file():
+        config = sidecar_path(file)
     head = read_foreign_head(file, config=config)
     needed = head.encoder or (canonical(encoder) if encoder else None)
     if needed is None:
@@ -108,173 +114,173 @@ def project_for(
 # --- the job -----------------------------------------------------------------------------------
 
 
-def run(work: JobContext) -> dict[str, Any]:
+@dataclass(frozen=True)
+class HeadRequest:
+    """What to publish: the `file` of a head (called `name`) and its sidecar `config`, judged on the
+    labels as they stood at `event_high`. `encoder` is what the person says it was trained on; the
+    same `made_by` is the same version."""
+
+    project_id: int
+    made_by: str
+    file: Path
+    name: str
+    event_high: int
+    config: Path | None = None
+    encoder: str | None = None
+    note: str = ""
+    activate: bool = False
+
+
+def run(job: JobContext) -> dict[str, Any]:
     """Publish the staged head as the next version v0.x. Safe to run again after a crash."""
-    made_by = f"job {work.claim.job_id}"
-    staging = work.settings.incoming / work.payload["staging"]
-    with work.reading() as session:
-        version = session.exec(select(Version).where(Version.made_by == made_by)).first()
-    if version is None or version.state != "ready":
-        version = _adopt(work, staging, made_by)
+    staging = job.settings.incoming / job.payload["staging"]
+    config = staging / "head.config.json"
+    request = HeadRequest(
+        job.project_id, f"job {job.claim.job_id}", staging / "head.safetensors",
+        config=config if config.exists() else None,
+        name=job.payload["name"], event_high=job.payload["event_high"],
+        encoder=job.payload["encoder"], note=job.payload["note"],
+        activate=bool(job.payload["activate"]),
+    )  # fmt: skip
+    with job.reading() as session:
+        project = projects.get(session, job.project_id)
+    if project.encoder_id is None:  # nothing was embedded yet: that pins the fingerprint
+        embeddings.embed_project(job, project.id)
+    version = publish_head(job, job.settings, request, report=job)
     shutil.rmtree(staging, ignore_errors=True)
     return {"version": version.number, "version_id": version.id, "active": version.active}
 
 
-def _adopt(work: JobContext, staging: Path, made_by: str) -> Version:
-    file, config = staging / "head.safetensors", staging / "head.config.json"
-    head = read_foreign_head(file, work.payload["name"], config if config.exists() else None)
-    with work.reading() as session:
-        project = projects.get(session, work.project_id)
-    if project.encoder_id is None:  # nothing was embedded yet: that settles the fingerprint
-        embeddings.embed_project(work, project.id)
-    with work.reading() as session:
-        project = projects.get(session, work.project_id)
-        check_compatible(session, project, head, work.payload["encoder"])
-        encoder = session.get(EncoderRow, project.encoder_id)
-        assert encoder is not None
-        labels = scores.labels_at(session, project, work.payload["event_high"])
+def publish_head(
+    transactions: Transactions, settings: Settings, request: HeadRequest, *, report: Progress
+) -> Version:
+    """Publish a head as it came, with what it gives every image of the project, measured."""
+    with transactions.reading() as session:
+        version = publication.made_before(session, request.made_by)
+    if version is not None and version.state == "ready":
+        return version
+    head = read_foreign_head(request.file, request.name, request.config)
+    with transactions.reading() as session:
+        project = projects.get(session, request.project_id)
+        check_compatible(session, project, head, request.encoder)
+        labels = scores.labels_at(session, project, request.event_high)
         ids, x = embeddings.project_matrix(session, project)
-        group_of = dict(session.execute(select(Image.id, Image.source_group)).all())
+        group_of = dict(session.exec(select(Image.id, Image.source_group)).all())
+        first = versions.active(session, project) is None
+    assert project.encoder_id is not None
     embedded = set(ids.tolist())
-    version = versions.begin(
-        work,
+    version = publication.begin(
+        transactions,
         project.id,
-        made_by,
-        labels=[
-            {
-                "image_id": label.image_id, "value": label.value,
-                "side": "holdout" if label.measures else "aside",
-            }
+        request.made_by,
+        [
+            FrozenLabel(label.image_id, label.value, "holdout" if label.measures else "aside")
             for label in labels.values()
             if label.image_id in embedded
         ],
-        major=0, encoder_id=encoder.id, event_high=work.payload["event_high"], seed=project.seed,
-        note=work.payload["note"] or f"imported from {head.name}",
+        major=0, encoder_id=project.encoder_id, event_high=request.event_high, seed=project.seed,
+        note=request.note or f"imported from {head.name}",
     )  # fmt: skip
-
-    work.stage(f"Writing {version.number}")
-    path = versions.write_file(
-        work, version, functools.partial(_save, file, head),
-        functools.partial(_config, project, version, encoder, head),
+    predicted = _predict(settings, head, x, report)
+    metrics = _measure(project, head, ids, predicted, labels, group_of)
+    uncertainty = np.full(len(ids), metrics.noise)
+    unseen = np.full(len(ids), np.nan)
+    predictions.replace_all(
+        transactions, version, ids, x,
+        lambda rows, part: (predicted[part], unseen[part], uncertainty[part]), report,
     )  # fmt: skip
-    if head.layout == "laion":
-        write_atomic(original_path(path), file.read_bytes())
-    said = _say(work, head, x)
-    metrics = _measure(project, head, ids, said, labels, group_of)
-    versions.discard_predictions(work, version)
-    predictions.write(
-        work, version.id, ids, said, np.full(len(ids), np.nan),
-        np.full(len(ids), metrics["noise"]), progress=work.progress,
-    )  # fmt: skip
-    with work.reading() as session:
-        first = versions.active(session, project) is None
+    activate = first or request.activate
     why = "the first version" if first else "chosen when it was imported"
-    active = first or bool(work.payload["activate"])
-    versions.make_ready(
-        work, version, sides=[], metrics=metrics, curve={}, recipe=_recipe(head),
-        activation=(active, why if active else "not activated: it was only imported"),
-    )  # fmt: skip
-    work.log(f"published {path.name}")
-    with work.reading() as session:
-        return versions.get(session, version.id)
+    report.stage(f"Writing {version.number}")
+    version = publication.publish(
+        transactions,
+        settings,
+        version,
+        _head_file(head, request.file),
+        Outcome(
+            metrics=metrics,
+            recipe=_recipe(head),
+            activate=activate,
+            why=why if activate else "not activated: it was only imported",
+        ),
+    )
+    report.log(f"published {Path(version.file).name}")
+    return version
 
 
-def original_path(checkpoint: Path) -> Path:
-    """Where a head that came in the LAION layout is kept byte for byte."""
-    return checkpoint.with_name(checkpoint.name.removesuffix(".safetensors") + ".laion.safetensors")
-
-
-def _save(source: Path, head: ForeignHead, path: Path) -> str:
-    """The file as it came, to the byte; one of another layout as the 16 tensors."""
-    tensors = head.tensors()
-    if head.layout == "city96":
-        shutil.copyfile(source, path)
-    else:
-        save_checkpoint(path, tensors, {"imported_from": head.name})
-    read = load_checkpoint(path)
-    if any(not np.array_equal(read.tensors[n], np.float32(v)) for n, v in tensors.items()):
-        raise CheckpointError("The checkpoint read back differently from what was written.")
-    return read.sha256
-
-
-def _config(
-    project: Project, version: Version, encoder: EncoderRow, head: ForeignHead, sha256: str
-) -> dict[str, Any]:
-    return sidecar(
-        versions.base_name(project),
-        version.number,
-        features=head.features,
-        labels=list(head.labels) or None,
-        encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, **encoder.details},
-        score_range=[0, 10],
-        threshold=project.threshold,
-        brackets=project.brackets,
-        sha256=sha256,
-        imported={"file": head.name, "sha256": head.sha256, "sidecar": head.sidecar},
+def _head_file(head: ForeignHead, file: Path) -> HeadFile:
+    """The file as it came, to the byte; one of another layout as the 16 tensors, and itself."""
+    as_it_came = head.layout == "city96"
+    return HeadFile(
+        head.tensors(),
+        metadata={"imported_from": head.name},
+        labels=head.labels,
+        source=file if as_it_came else None,
+        original=None if as_it_came else file,
+        about={"imported": {"file": head.name, "sha256": head.sha256, "sidecar": head.sidecar}},
     )
 
 
-def _recipe(head: ForeignHead) -> dict[str, Any]:
+def _recipe(head: ForeignHead) -> StoredRecipe:
     return {
         "name": "imported", "file": head.name, "layout": head.layout, "source_sha256": head.sha256,
         "outputs": head.outputs, "labels": list(head.labels),
     }  # fmt: skip
 
 
-def _say(work: JobContext, head: ForeignHead, x: np.ndarray) -> np.ndarray:
-    """(N,) what the head says of every embedded image, as one score in [0, 1] each."""
+def _predict(
+    settings: Settings, head: ForeignHead, x: NDArray[np.float16], report: Progress
+) -> NDArray[np.float32]:
+    """(N,) what the head gives every embedded image, as one score in [0, 1] each."""
     import torch
 
     from tastemaker.learning.heads import Head, as_score
 
-    torch.set_num_threads(work.settings.torch_threads or torch.get_num_threads())
+    torch.set_num_threads(settings.torch_threads or torch.get_num_threads())
     scorer = Head(head.tensors())
-    said = np.empty(len(x), np.float32)
-    work.stage("Predicting every image", len(x))
-    for start in range(0, len(x), 4096):
-        said[start : start + 4096] = as_score(scorer(x[start : start + 4096]))
-        work.progress(start)
-    if not np.isfinite(said).all():
+    predicted = np.empty(len(x), np.float32)
+    report.stage("Scoring every image", len(x))
+    for start in range(0, len(x), predictions.CHUNK):
+        part = slice(start, start + predictions.CHUNK)
+        predicted[part] = as_score(scorer(x[part]))
+        report.progress(start)
+    if not np.isfinite(predicted).all():
         raise CheckpointError(f"{head.name} gives numbers that are not finite for some images.")
-    return said
+    return predicted
 
 
 def _measure(
     project: Project,
     head: ForeignHead,
-    ids: np.ndarray,
-    said: np.ndarray,
+    ids: NDArray[np.int64],
+    predicted: NDArray[np.float32],
     labels: dict[int, Label],
     group_of: dict[int, str],
-) -> dict[str, Any]:
+) -> VersionMetrics:
     """Its error on the hold-out, as of any version; and on every label, none of which it was
     trained on as far as anybody knows."""
-    from tastemaker.learning.metrics import flat, histogram, summary
-
     at = {image_id: row for row, image_id in enumerate(ids.tolist())}
     known = [label for image_id, label in sorted(labels.items()) if image_id in at]
 
-    def measured(some: list[Label]) -> dict[str, Any]:
-        return flat(
-            summary(
-                [label.value / 10 for label in some],
-                said[[at[label.image_id] for label in some]],
-                [group_of[label.image_id] for label in some] if some else None,
-                threshold=project.threshold,
-            )
+    def measured(some: list[Label]) -> LabelMetrics:
+        return summary(
+            [label.value / 10 for label in some],
+            predicted[[at[label.image_id] for label in some]],
+            [group_of[label.image_id] for label in some] if some else None,
+            threshold=project.threshold,
         )
 
-    errors = np.array([said[at[label.image_id]] - label.value / 10 for label in known])
+    errors = np.array([predicted[at[label.image_id]] - label.value / 10 for label in known])
     noise = float(np.sqrt(np.mean(errors**2))) if len(errors) >= FEWEST_FOR_NOISE else USUAL_ERROR
-    return {
-        "images": 0,
-        "kind": head.kind,
-        "noise": max(noise, 0.01),
-        "holdout": measured([label for label in known if label.measures]),
-        "out_of_fold": {},
-        "all_labels": measured(known),
-        "label_histogram": histogram([label.value / 10 for label in known]),
-        "prediction_histogram": np.histogram(said, bins=20, range=(0, 1))[0].tolist(),
-        "predicted": len(said),
-        "versus_parent": None,
-    }
+    return VersionMetrics(
+        images=0,
+        kind=head.kind,
+        noise=max(noise, 0.01),
+        holdout=measured([label for label in known if label.measures]),
+        out_of_fold=LabelMetrics(),
+        all_labels=measured(known),
+        label_histogram=histogram([label.value / 10 for label in known]),
+        prediction_histogram=histogram_of_predictions(predicted),
+        predicted=len(predicted),
+        versus_parent=None,
+    )

@@ -4,17 +4,18 @@ Goals, biases, issues and limits are the author's to write (once per project);
 whatever can be measured stands beside their words and stays true by itself.
 """
 
-from collections.abc import Iterable
+import math
 from pathlib import Path
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from tastemaker import projects, scores, versions
 from tastemaker.config import Settings
-from tastemaker.database.tables import EncoderRow, Prediction, Project, Version, VersionLabel
+from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations
 from tastemaker.learning.city96 import HIDDEN, layout
+from tastemaker.learning.version_metrics import ExpectationCheck
 from tastemaker.publishing.card_blocks import (
     Block,
     Bullets,
@@ -33,7 +34,7 @@ from tastemaker.publishing.card_figures import (
     regression_to_the_mean,
     with_interval,
 )
-from tastemaker.versions import percentiles, version_report
+from tastemaker.versions import predictions, training_set, version_report
 
 # The author's own words, by the heading they stand under.
 TEXTS = {
@@ -79,10 +80,10 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
     own, report = texts(project), expectations.check(session, version, frozen=True)
     sections = [
         Section(2, "", (Words(_in_a_sentence(project, version, encoder)), *_note(version))),
-        Section(2, "Design goals", _said(own["goals"], "The author has not written them yet.")),
+        Section(2, "Design goals", _own_or(own["goals"], "The author has not written them yet.")),
         Section(3, "Intentional biases", _biases(own["biases"], report)),
         Section(3, "Issues", _issues(own["issues"], report, version)),
-        Section(3, "Out-of-scope", _said(own["scope"], "The author has not drawn the line yet.")),
+        Section(3, "Out-of-scope", _own_or(own["scope"], "The author has not drawn the line yet.")),
         Section(2, "Usecases", _usecases(session, project, version)),
         Section(2, "Training", _training(version, encoder)),
         Section(3, "Loss curve", loss_curve(version)),
@@ -96,7 +97,7 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
     return Card(f"{project.name} {version.number}", tuple(sections))
 
 
-def _said(own: str, otherwise: str) -> tuple[Block, ...]:
+def _own_or(own: str, otherwise: str) -> tuple[Block, ...]:
     return (Own(own),) if own else (Words(otherwise, quiet=True),)
 
 
@@ -108,7 +109,7 @@ def _in_a_sentence(project: Project, version: Version, encoder: EncoderRow) -> s
     day = version.created_at.date().isoformat()
     if version.major == 0:
         return f"Made elsewhere and brought in on {day}; it reads embeddings of {encoder.name}."
-    n = version.metrics.get("images", 0)
+    n = version.metrics.images
     return (
         f"Scores images from 0 to 100 %, as one person would: it learned from {n} images scored "
         f"by hand from 0 to 10. Published on {day}; it reads embeddings of {encoder.name}."
@@ -116,47 +117,47 @@ def _in_a_sentence(project: Project, version: Version, encoder: EncoderRow) -> s
 
 
 def _biases(own: str, report: expectations.Report) -> tuple[Block, ...]:
-    held = tuple(_held(check) for check in report.expectations)
+    stated = tuple(_stated(check) for check in report.expectations)
     if own:
-        return (Own(own), Words("As expectations:"), Bullets(held)) if held else (Own(own),)
-    if held:
-        return (Bullets(held),)
+        return (Own(own), Words("As expectations:"), Bullets(stated)) if stated else (Own(own),)
+    if stated:
+        return (Bullets(stated),)
     return (Words("None were stated, in words or as expectations of slices.", quiet=True),)
 
 
-def _held(check: expectations.Checked) -> str:
-    told = f"{check.slice}: {check.wanted}"
+def _stated(check: ExpectationCheck) -> str:
+    sentence = f"{check.slice}: {expectations.wanted(check)}"
     if check.value is None or check.met is None:
-        return f"{told} (no image to tell by)"
+        return f"{sentence} (no image to tell by)"
     verdict = "met" if check.met else "missed"
-    return f"{told} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
+    return f"{sentence} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
 
 
 def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Block, ...]:
     """The author's, and what the measurements show without anybody's help."""
-    seen = [check.missed for check in report.missed]
-    seen += [
+    known = [expectations.missed(check) for check in report.missed]
+    known += [
         f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
         f"{percent(row.library_share)} of the library, pass rate {percent(row.pass_rate)}"
         for row in report.slices
         if row.under_represented
     ]
     measured, _ = best_measured(version)
-    seen += version_report.caveats(version)
-    seen += regression_to_the_mean(measured)
-    n = version.metrics.get("holdout", {}).get("n") or 0
+    known += version_report.caveats(version)
+    known += regression_to_the_mean(measured)
+    n = version.metrics.holdout.n
     if n == 0:
-        seen.append("No label was held out, so nothing independent measures it.")
+        known.append("No label was held out, so nothing independent measures it.")
     elif n < 100:
-        seen.append(f"Only {n} held-out images measure it; mind the intervals under Metrics.")
-    blocks: tuple[Block, ...] = (Bullets(tuple(seen)),) if seen else ()
+        known.append(f"Only {n} held-out images measure it; mind the intervals under Metrics.")
+    blocks: tuple[Block, ...] = (Bullets(tuple(known)),) if known else ()
     if own:
-        return (Own(own), Words("And as measured:"), *blocks) if seen else (Own(own),)
+        return (Own(own), Words("And as measured:"), *blocks) if known else (Own(own),)
     return blocks or (Words("None are known.", quiet=True),)
 
 
 def _usecases(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
-    spread = percentiles.of_version(session, version)
+    spread = predictions.percentiles(session, version)
     labels = version.recipe.get("labels")
     meaning = f" The score is how sure it is that an image is not “{labels[0]}”." if labels else ""
     blocks: list[Block] = [
@@ -174,7 +175,7 @@ def _usecases(session: Session, project: Project, version: Version) -> tuple[Blo
             ),
             Table(
                 ("best", "score from"),
-                tuple((f"{top} %", f"{100 * spread.top(top):.1f} %") for top in percentiles.TOPS),
+                tuple((f"{top} %", f"{100 * spread.top(top):.1f} %") for top in predictions.TOPS),
             ),
             Words(f"The sheet {TOP_SHEET} beside this card shows the images it likes best."),
         ]
@@ -182,14 +183,13 @@ def _usecases(session: Session, project: Project, version: Version) -> tuple[Blo
 
 
 def _brackets(session: Session, project: Project, version: Version) -> tuple[tuple[str, ...], ...]:
-    query = select(Prediction.score).where(Prediction.version_id == version.id)
-    said = sorted(session.exec(query))
+    predicted = predictions.all_scores(session, version)
     starts = [float(start) for start, _ in project.brackets]
     rows = []
     for (start, name), end in zip(project.brackets, [*starts[1:], 1.01], strict=True):
-        inside = sum(start <= score < end for score in said)
+        inside = int(((predicted >= start) & (predicted < end)).sum())
         to = min(end, 1.0)
-        share = percent(inside / len(said)) if said else "–"
+        share = percent(inside / len(predicted)) if len(predicted) else "–"
         rows.append((f"{100 * start:g}–{100 * to:g} %", str(name), share))
     return tuple(rows)
 
@@ -202,7 +202,7 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
         ("encoder fingerprint", encoder.fingerprint),
         ("seed", str(version.seed)),
     ]
-    if version.metrics.get("kind") != "ridge":  # the other settings are those of a descent
+    if version.metrics.kind != "ridge":  # the other settings are those of a descent
         rows += [
             (key.replace("_", " "), str(value))
             for key, value in version.recipe.items()
@@ -215,14 +215,11 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
 
 
 def _distribution(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
-    counts, labelled = [0] * 11, 0
-    for value in session.exec(
-        select(VersionLabel.value).where(VersionLabel.version_id == version.id)
-    ):
+    counts = [0] * 11
+    for value in training_set.values(session, version).values():
         counts[round(value)] += 1
-        labelled += 1
-    raw = max(0, projects.pool_size(session, project) - labelled)
-    sides = version_report.sides(session, version)
+    raw = max(0, projects.pool_size(session, project) - sum(counts))
+    sides = training_set.count_sides(session, version)
     return (
         Words(f"Dataset score distribution for {version.number}:"),
         Verbatim(scores.histogram_text(counts, raw)),
@@ -234,23 +231,24 @@ def _distribution(session: Session, project: Project, version: Version) -> tuple
 
 
 def _history(session: Session, project: Project) -> Block:
-    return Bullets(tuple(_told(v) for v in reversed(versions.list_ready(session, project))))
+    return Bullets(tuple(_line(v) for v in reversed(versions.list_ready(session, project))))
 
 
-def _told(version: Version) -> str:
+def _line(version: Version) -> str:
     measured, on = best_measured(version)
     parts = [f"{version.number} - {version.note or 'no note'}"]
-    images = version.metrics.get("images", 0)
+    images = version.metrics.images
     parts.append(f"{images} training images" if version.major else "made elsewhere")
-    if measured:
-        parts.append(f"{on} error {with_interval(measured, 'mae', points=True)}")
+    if on:
+        error = with_interval(measured.mae, points=True)
+        parts.append(f"{on} error {error} on {measured.n} images")
     return "; ".join(parts)
 
 
 def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
     labels = version.recipe.get("labels") or []
     outputs = max(1, len(labels))
-    count = sum(_product(shape) for shape in layout(encoder.dim, outputs).values())
+    count = sum(math.prod(shape) for shape in layout(encoder.dim, outputs).values())
     last = (
         "A softmax over the outputs gives the classes; the score shown is how sure it is that the "
         "image is not the first one."
@@ -266,11 +264,11 @@ def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
             f"{count} parameters in 16 tensors."
         )
     ]
-    if version.metrics.get("kind") == "ridge":
+    if version.metrics.kind == "ridge":
         blocks.append(
             Words("This one is a linear model written in that layout, exactly up to rounding.")
         )
-    if version.metrics.get("kind") == "blend":
+    if version.metrics.kind == "blend":
         blocks.append(
             Words("Part of its units are a linear model, whose output is added to the network's.")
         )
@@ -281,23 +279,16 @@ def _architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _product(shape: Iterable[int]) -> int:
-    number = 1
-    for extent in shape:
-        number *= extent
-    return number
-
-
 def _demo(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
     file = Path(version.file).name
     return (
         Words("Score a folder, and copy what passes:"),
         Verbatim(f"tastemaker score FOLDER --model {file} --min 50 --copy BEST"),
-        Words(f"The file needs the encoder {encoder.name}. {_original_says(encoder)}"),
+        Words(f"The file needs the encoder {encoder.name}. {_original_scripts(encoder)}"),
     )
 
 
-def _original_says(encoder: EncoderRow) -> str:
+def _original_scripts(encoder: EncoderRow) -> str:
     """What the scripts of CityClassifiers, whose layout this is, will make of the file."""
     if encoder.dim != 768:
         return (

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from sqlalchemy import Executable
-from sqlmodel import Session, and_, col, func, select
+from sqlmodel import Session, and_, col, select
 
 from tastemaker import projects, scores, versions
 from tastemaker.config import Settings
@@ -190,7 +190,7 @@ def wrong_labels(project: Project, version: Version, kind: str) -> Executable:
         .limit(10**9)
         .subquery()
     )
-    predicted = func.coalesce(Prediction.out_of_fold, Prediction.score)
+    predicted = Prediction.honest
     return (
         select(labels.c.image_id, predicted, labels.c.value, Prediction.uncertainty)
         .join(

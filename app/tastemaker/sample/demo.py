@@ -76,19 +76,19 @@ def make_sample(session: Session) -> Job | None:
     return done if there else None
 
 
-def run(work: JobContext) -> dict[str, Any]:
+def run(job: JobContext) -> dict[str, Any]:
     """Every step can be done twice: after a crash the job goes on where it was."""
-    staging = work.settings.incoming / f"samples-{work.claim.job_id}"
-    work.stage("Making the sample pictures", PICTURES)
-    samples = make_sample_library(staging, PICTURES, work.progress, seed=SEED)
-    with work.writing() as session:
+    staging = job.settings.incoming / f"samples-{job.claim.job_id}"
+    job.stage("Making the sample pictures", PICTURES)
+    samples = make_sample_library(staging, PICTURES, job.progress, seed=SEED)
+    with job.writing() as session:
         project = projects.find(session, PROJECT) or projects.create(
             session, PROJECT, holdout_share=HOLDOUT_SHARE
         )
         project.seed, project.card = SEED, project.card or CARD
         rater = projects.annotator(session, RATER, proxy=True)
     import_files(
-        work,
+        job,
         {
             "staging": staging.name,
             "files": [[path.name, path.name] for path in sorted(staging.iterdir())],
@@ -98,26 +98,26 @@ def run(work: JobContext) -> dict[str, Any]:
         queue_embedding=False,
         in_order=True,  # draws go by the ids: so the sample is the same every time
     )  # fmt: skip
-    embeddings.embed_project(work, project.id, batch=BATCH)
-    _expect(work, project)
+    embeddings.embed_project(job, project.id, batch=BATCH)
+    _expect(job, project)
 
-    truth = _truth(work, samples)
-    _first_round(work, project, rater, truth)
-    first = _train(work, project, "first", FIRST_RECIPE, "scores of pictures drawn at random")
-    refit = _live_model(work, project)
+    truth = _truth(job, samples)
+    _first_round(job, project, rater, truth)
+    first = _train(job, project, "first", FIRST_RECIPE, "scores of pictures drawn at random")
+    refit = _live_model(job, project)
     refit()
-    _correct_slips(work, project, rater, truth)
-    _second_round(work, project, rater, truth, refit)
+    _correct_slips(job, project, rater, truth)
+    _second_round(job, project, rater, truth, refit)
     second = _train(
-        work, project, "second", SECOND_RECIPE,
+        job, project, "second", SECOND_RECIPE,
         "slips corrected, and what the Mixed queue asked for",
     )  # fmt: skip
     return {"project_id": project.id, "project": PROJECT, "versions": f"{first} and {second}"}
 
 
-def _expect(work: JobContext, project: Project) -> None:
+def _expect(job: JobContext, project: Project) -> None:
     """State what some tags should score on average, as their slices' expectations."""
-    with work.writing() as session:
+    with job.writing() as session:
         project = projects.get(session, project.id)
         if slices.listing(session, project):
             return
@@ -126,10 +126,10 @@ def _expect(work: JobContext, project: Project) -> None:
             expectations.expect(session, project, row.id, "mean", bound, value)
 
 
-def _truth(work: JobContext, samples: list[Sample]) -> dict[int, int]:
+def _truth(job: JobContext, samples: list[Sample]) -> dict[int, int]:
     """Image id -> the rater's score, in the order of the file names."""
     wanted = {sample.path.name: sample.score for sample in samples}
-    with work.reading() as session:
+    with job.reading() as session:
         rows = session.execute(
             select(Image.id, Image.name)
             .where(col(Image.name).in_(wanted))
@@ -139,32 +139,32 @@ def _truth(work: JobContext, samples: list[Sample]) -> dict[int, int]:
 
 
 def _first_round(
-    work: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
+    job: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
 ) -> None:
     """Pictures drawn at random are scored; a few keys are missed by far."""
     random = np.random.default_rng(SEED)
     drawn = random.permutation(list(truth))[:FIRST_ROUND].tolist()
     slips = set(drawn[:: FIRST_ROUND // SLIPS])
-    with work.writing() as session:
+    with job.writing() as session:
         project = projects.get(session, project.id)
         if scores.highest_event(session, project):
             return
         for image_id in drawn:
-            said = 10 - truth[image_id] if image_id in slips else truth[image_id]
+            value = 10 - truth[image_id] if image_id in slips else truth[image_id]
             scores.record(
-                session, project, image_id, rater, "set", said,
+                session, project, image_id, rater, "set", value,
                 origin="control", reason="random control",
             )  # fmt: skip
 
 
 def _correct_slips(
-    work: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
+    job: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
 ) -> None:
     """Look through the review lists and mend what was mistyped."""
-    with work.writing() as session:
+    with job.writing() as session:
         project = projects.get(session, project.id)
         for kind in reviews.REVIEWS:
-            page = reviews.review(session, work.settings, project, rater, kind)
+            page = reviews.review(session, job.settings, project, rater, kind)
             for card in page.cards:
                 if card.label is not None and abs(card.label - truth[card.image_id]) >= 2:
                     scores.record(
@@ -173,33 +173,32 @@ def _correct_slips(
                     )  # fmt: skip
 
 
-def _live_model(work: JobContext, project: Project) -> Callable[[], object]:
+def _live_model(job: JobContext, project: Project) -> Callable[[], object]:
     """What refits it, with the images held in memory from one time to the next."""
-    from tastemaker.live import (
-        model_process,  # loads scipy: not for the web process, which imports us
-    )
+    # It loads scipy: not for the web process, which imports this module.
+    from tastemaker.live import model_process
 
     state = model_process.ProjectState()
-    return lambda: model_process.refit(work.settings, work.engine, project.id, state)
+    return lambda: model_process.refit(job.settings, job.engine, project.id, state)
 
 
 def _second_round(
-    work: JobContext,
+    job: JobContext,
     project: Project,
     rater: Annotator,
     truth: dict[int, int],
     refit: Callable[[], object],
 ) -> None:
     """The rater answers what the Mixed queue asks, a batch at a time."""
-    work.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
-    with work.reading() as session:
-        asked = _labelled(session, project) - FIRST_ROUND
-    while asked < SECOND_ROUND:
+    job.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
+    with job.reading() as session:
+        scored = _labelled(session, project) - FIRST_ROUND
+    while scored < SECOND_ROUND:
         refit()
-        with work.writing() as session:
+        with job.writing() as session:
             project = projects.get(session, project.id)
-            n = min(20, SECOND_ROUND - asked)
-            cards = queues.next_cards(session, work.settings, project, rater, "mixed", n)
+            n = min(20, SECOND_ROUND - scored)
+            cards = queues.next_cards(session, job.settings, project, rater, "mixed", n)
             for card in cards:
                 scores.record(
                     session, project, card.image_id, rater, "set", truth[card.image_id],
@@ -207,8 +206,8 @@ def _second_round(
                 )  # fmt: skip
         if not cards:
             return
-        asked += len(cards)
-        work.progress(asked)
+        scored += len(cards)
+        job.progress(scored)
 
 
 def _labelled(session: Session, project: Project) -> int:
@@ -216,12 +215,13 @@ def _labelled(session: Session, project: Project) -> int:
 
 
 def _train(
-    work: JobContext, project: Project, step: str, recipe: tuple[str, dict[str, Any]], note: str
+    job: JobContext, project: Project, step: str, recipe: tuple[str, dict[str, Any]], note: str
 ) -> str:
-    with work.reading() as session:
+    with job.reading() as session:
         event_high = scores.highest_event(session, project)
-    version = retrain.train_and_publish(
-        work, project.id, made_by=f"job {work.claim.job_id}: {step}", event_high=event_high,
-        seed=SEED, recipe=recipe[0], settings=recipe[1], note=note,
+    name, changed = recipe
+    request = retrain.Request(
+        project.id, made_by=f"job {job.claim.job_id}: {step}", event_high=event_high, seed=SEED,
+        recipe=name, note=note, changed=changed,
     )  # fmt: skip
-    return version.number
+    return retrain.train_and_publish(job, job.settings, request, report=job).number

@@ -10,6 +10,7 @@ from tastemaker.scores.events import (
 from tastemaker.scores.labels import (
     UNBIASED_ORIGINS,
     aggregate,
+    change_project,
     histogram,
     histogram_text,
     labels_at,
@@ -29,6 +30,7 @@ __all__ = [
     "Forbidden",
     "Recorded",
     "aggregate",
+    "change_project",
     "highest_event",
     "histogram",
     "histogram_text",

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session, col, delete, func, select
 
+from tastemaker import projects
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
 from tastemaker.projects import LabelRules, on_holdout_side
 from tastemaker.scores.events import Event, highest_event, standing
@@ -86,6 +87,17 @@ def rebuild_labels(session: Session, project: Project) -> int:
     session.add_all(labels.values())
     session.flush()
     return len(labels)
+
+
+def change_project(session: Session, project: Project, **changes: Any) -> Project:
+    """Change a project's settings; another way to make one label of several people's scores
+    rebuilds its labels."""
+    rule = project.aggregate
+    projects.change(session, project, **changes)
+    if project.aggregate != rule:
+        session.flush()
+        rebuild_labels(session, project)
+    return project
 
 
 def _label_from(

@@ -1,8 +1,8 @@
 """Training that begins by itself: after so many new scores, or once the model has drifted.
 
-The worker's clock asks every few seconds. What has been asked for before is not asked again: new
-scores are counted from the newest training, also one that failed or was cancelled, so that a
-training that cannot succeed is not begun over and over.
+The worker's clock looks every few seconds. What was trained once is not trained again: new scores
+are counted from the newest training, also one that failed or was cancelled, so that a training that
+cannot succeed is not begun over and over.
 """
 
 import math
@@ -16,9 +16,10 @@ from tastemaker import jobs, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job, Label, Project, ScoreEvent, Version
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import StorageFull
+from tastemaker.files import require_free_space
 from tastemaker.live import live_model
-from tastemaker.training import retrain
+from tastemaker.training import retrain, trainable
 
 ENOUGH_FOR_DRIFT = 20  # new labels, below which a difference of the errors means nothing
 Z95 = 1.96
@@ -44,9 +45,7 @@ class Drift:
 
 def tick(settings: Settings, engine: Engine) -> list[Job]:
     """Queue what is due in every project; returns the jobs. Called by the worker's clock."""
-    with sessions.reading(
-        engine
-    ) as session:  # cheap look first: no write lock while nothing is due
+    with sessions.reading(engine) as session:  # cheap look first: no write lock while idle
         if not any(due_reason(session, settings, p) for p in projects.list_all(session)):
             return []
     queued = []
@@ -68,10 +67,11 @@ def due_reason(session: Session, settings: Settings, project: Project) -> str:
     why = _because_of_scores(session, project) or _because_of_drift(session, settings, project)
     if not why:
         return ""
+    if trainable.why_not(trainable.known_now(session, project)):
+        return ""
     try:
-        retrain.check_trainable(session, project)
-        retrain.require_free_space(settings.root, settings.min_free_gb)
-    except TastemakerError:
+        require_free_space(settings.root, settings.min_free_gb)
+    except StorageFull:
         return ""
     return why
 
@@ -83,7 +83,7 @@ def streak(session: Session, project: Project) -> tuple[int, int]:
         .where(
             ScoreEvent.project_id == project.id,
             ScoreEvent.kind == "set",
-            col(ScoreEvent.id) > _asked_for_up_to(session, project),
+            col(ScoreEvent.id) > _trained_up_to(session, project),
         )
         .subquery()
     )
@@ -94,19 +94,19 @@ def drift(session: Session, settings: Settings, project: Project) -> Drift | Non
     """How the live model does on new labels, each predicted without itself and its relatives; None
     without a live model, an active version or a new label."""
     live, version = live_model.read_live(settings, project.id), versions.active(session, project)
-    recorded = (version.metrics.get("out_of_fold") or {}).get("mae") if version else None
+    recorded = version.metrics.out_of_fold.mae.value if version else None
     if live is None or version is None or recorded is None:
         return None
     labels = session.execute(
         select(Label.image_id, Label.value).where(
             Label.project_id == project.id,
             ~col(Label.holdout),
-            col(Label.event_id) > max(version.event_high, _asked_for_up_to(session, project)),
+            col(Label.event_id) > max(version.event_high, _trained_up_to(session, project)),
             col(Label.event_id) <= live.fit.event_high,
         )
     ).all()
-    said = [(live.of(image_id), value) for image_id, value in labels]
-    errors = np.array([abs(10 * of[0] - value) for of, value in said if of is not None])
+    pairs = [(live.of(image_id), value) for image_id, value in labels]
+    errors = np.array([abs(10 * score[0] - value) for score, value in pairs if score is not None])
     if len(errors) < 2:
         return None
     spread = float(errors.std(ddof=1)) / math.sqrt(len(errors))
@@ -121,16 +121,16 @@ def _because_of_scores(session: Session, project: Project) -> str:
 
 
 def _because_of_drift(session: Session, settings: Settings, project: Project) -> str:
-    found = drift(session, settings, project) if project.auto_train_drift else None
-    if found is None or not found.exceeds(project.auto_train_drift):
+    measured = drift(session, settings, project) if project.auto_train_drift else None
+    if measured is None or not measured.exceeds(project.auto_train_drift):
         return ""
     return (
-        f"the error on {found.n} new labels is {found.live:.2f} points, "
-        f"not {found.recorded:.2f} as published"
+        f"the error on {measured.n} new labels is {measured.live:.2f} points, "
+        f"not {measured.recorded:.2f} as published"
     )
 
 
-def _asked_for_up_to(session: Session, project: Project) -> int:
+def _trained_up_to(session: Session, project: Project) -> int:
     """The newest score event that a version or a training job has looked at."""
     version = session.exec(
         select(func.max(Version.event_high)).where(Version.project_id == project.id)

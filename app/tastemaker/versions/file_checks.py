@@ -1,9 +1,9 @@
-"""Whether the file of a version is still the one that was published, and what it proves.
+"""Whether the file of a version is still the one that was published, and whether it works.
 
-Three questions, asked of the bytes on the disk: are they those of the published hash; are they a
-head in the original's strict layout; and does a forward pass written down here, straight from
-that layout and sharing nothing with `heads`, give the scores that the version gave its images.
-Answers are kept until the file changes, so a page may ask each time it is shown.
+Three checks of the bytes on the disk: have they the published hash; are they a head in the
+original's strict layout; and does a forward pass written down here, straight from that layout and
+sharing nothing with `heads`, give the scores that the version gave its images. Results are cached
+until the file changes, so a page may check each time it is rendered.
 """
 
 import json
@@ -52,10 +52,10 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FileState:
-    """What is on the disk under a version's name. `told` is a sentence where it is not intact."""
+    """What is on the disk under a version's name; `message` says so where it is not intact."""
 
     state: State
-    told: str = ""
+    message: str = ""
     sha256: str = ""
     bytes: int = 0
 
@@ -63,8 +63,10 @@ class FileState:
     def intact(self) -> bool:
         return self.state == "intact"
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state, "told": self.message, "sha256": self.sha256, "bytes": self.bytes,
+        }  # fmt: skip
 
 
 def check_hash(session: Session, settings: Settings, version: Version) -> FileState:
@@ -74,8 +76,8 @@ def check_hash(session: Session, settings: Settings, version: Version) -> FileSt
         stamp = _stamp(path)
         sha256 = _sha256_of(path, stamp)
     except OSError:
-        told = f"The file of {version.number} is missing from the checkpoints folder."
-        return FileState("missing", told)
+        message = f"The file of {version.number} is missing from the checkpoints folder."
+        return FileState("missing", message)
     size = stamp[0]
     if sha256 == version.sha256:
         return FileState("intact", "", sha256, size)
@@ -83,12 +85,12 @@ def check_hash(session: Session, settings: Settings, version: Version) -> FileSt
         select(Version).where(Version.sha256 == sha256, Version.state == "ready")
     ).first()
     if other is not None:
-        found = f"now holds the file of {other.number}"
+        change = f"now holds the file of {other.number}"
     elif size < version.bytes:
-        found = f"was cut short: {size:,} of {version.bytes:,} bytes are left"
+        change = f"was cut short: {size:,} of {version.bytes:,} bytes are left"
     else:
-        found = "was altered after publishing"
-    return FileState("altered", f"The file of {version.number} {found}.", sha256, size)
+        change = "was altered after publishing"
+    return FileState("altered", f"The file of {version.number} {change}.", sha256, size)
 
 
 @cached(LRUCache(1000), lock=threading.Lock())
@@ -111,7 +113,7 @@ def damaged(engine: Engine, settings: Settings) -> list[str]:
     """A sentence for each version of any project whose file is not the published one. Meant for
     the start of the program; every file is read once."""
     with reading(engine) as session:
-        found = []
+        sentences = []
         rows = session.execute(
             select(Version, Project.name)
             .join(Project, col(Project.id) == Version.project_id)
@@ -122,17 +124,17 @@ def damaged(engine: Engine, settings: Settings) -> list[str]:
             state = check_hash(session, settings, version)
             if not state.intact:
                 active = " It is the active version." if version.active else ""
-                found.append(f"“{name}”: {state.told}{active} {WAY_OUT}")
-    return found
+                sentences.append(f"“{name}”: {state.message}{active} {WAY_OUT}")
+    return sentences
 
 
 def check_all_files(engine: Engine, settings: Settings) -> threading.Thread:
-    """Called when the program starts: read every published file once, behind everything else, and
-    warn in the log of each that is not the published one. The pages then know already."""
+    """Called when the program starts: read every published file once, in the background, and warn
+    in the log of each that is not the published one. The pages then know already."""
 
     def read() -> None:
-        for told in damaged(engine, settings):
-            log.warning(told)
+        for sentence in damaged(engine, settings):
+            log.warning(sentence)
 
     thread = threading.Thread(target=read, name="look over the published files", daemon=True)
     thread.start()
@@ -145,8 +147,8 @@ def check_all_files(engine: Engine, settings: Settings) -> threading.Thread:
 @dataclass(frozen=True)
 class ScoreCheck:
     """What was checked of a version's file as a file of the original's format. `why` says what
-    is wrong where `holds` is false; `images` and `largest` tell how many scores were computed
-    anew, and the largest difference (0–1) to those of the version."""
+    is wrong where `holds` is false; `images` says how many scores were computed anew, `largest` is
+    the largest difference (0–1) to those of the version."""
 
     holds: bool
     why: str = ""
@@ -158,7 +160,7 @@ class ScoreCheck:
     images: int = 0
     largest: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -177,73 +179,76 @@ def verify_scores(session: Session, settings: Settings, version: Version) -> Sco
     with _checks_lock:
         check = _checks.get(key)
     if check is None:
-        check = _prove(session, settings, version, path)
+        check = _check_scores(session, settings, version, path)
         with _checks_lock:
             _checks[key] = check
     return check
 
 
-def _prove(session: Session, settings: Settings, version: Version, path: Path) -> ScoreCheck:
+def _check_scores(session: Session, settings: Settings, version: Version, path: Path) -> ScoreCheck:
     try:
         head = load_checkpoint(path)
     except TastemakerError as error:
         return ScoreCheck(False, error.message)
-    told: dict[str, Any] = {
-        "tensors": len(head.tensors),
-        "parameters": sum(tensor.size for tensor in head.tensors.values()),
-        "features": head.features,
-        "outputs": head.outputs,
-        "sidecar": _has_sidecar(session, settings, version, head),
-    }
-    if head.outputs == 1:
-        told |= _recomputed(session, version, head)
-        if told["images"] and told["largest"] > CLOSE:
-            why = "Computed anew, its scores differ from those the version gave its images."
-            return ScoreCheck(False, why, **told)
-    return ScoreCheck(True, **told)
+    images, largest = _recompute(session, version, head) if head.outputs == 1 else (0, None)
+    differs = largest is not None and largest > CLOSE
+    return ScoreCheck(
+        not differs,
+        "Computed anew, its scores differ from those the version gave its images." * differs,
+        tensors=len(head.tensors),
+        parameters=sum(tensor.size for tensor in head.tensors.values()),
+        features=head.features,
+        outputs=head.outputs,
+        sidecar=_has_sidecar(session, settings, version, head),
+        images=images,
+        largest=largest,
+    )
 
 
 def _has_sidecar(session: Session, settings: Settings, version: Version, head: Checkpoint) -> bool:
     """Whether the sidecar is there and describes this very file."""
     try:
-        said = json.loads(versions.config_path(settings, version).read_bytes())
+        sidecar = json.loads(versions.config_path(settings, version).read_bytes())
     except (OSError, ValueError):
         return False
-    if not describes(session, version, said):
+    if not describes(session, version, sidecar):
         return False
-    model = said["model_params"]
-    told = (said["sha256"], model["features"], model["outputs"])
-    return told == (head.sha256, head.features, head.outputs)
+    model = sidecar["model_params"]
+    described = (sidecar["sha256"], model["features"], model["outputs"])
+    return bool(described == (head.sha256, head.features, head.outputs))
 
 
-def describes(session: Session, version: Version, said: Any) -> bool:
-    """Whether what a sidecar holds is said of this version: its number, its file, its encoder."""
+def describes(session: Session, version: Version, sidecar: Any) -> bool:
+    """Whether what a sidecar holds describes this version: its number, its file, its encoder."""
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
     try:
-        model, named = said["model_params"], said["encoder"]
-        told = (said["rev"], said["sha256"], model["features"], named["name"], named["fingerprint"])
+        model, named = sidecar["model_params"], sidecar["encoder"]
+        described = (
+            sidecar["rev"], sidecar["sha256"], model["features"], named["name"],
+            named["fingerprint"],
+        )  # fmt: skip
     except (KeyError, TypeError):
         return False
-    mine = (version.number, version.sha256, encoder.dim, encoder.name, encoder.fingerprint)
-    return told == mine and "outputs" in model
+    actual = (version.number, version.sha256, encoder.dim, encoder.name, encoder.fingerprint)
+    return bool(described == actual) and "outputs" in model
 
 
-def _recomputed(session: Session, version: Version, head: Checkpoint) -> dict[str, Any]:
-    scores = dict(
-        session.execute(
-            select(Prediction.image_id, Prediction.score)
-            .where(Prediction.version_id == version.id)
-            .order_by(col(Prediction.image_id))
-            .limit(SAMPLED)
-        ).all()
+def _recompute(session: Session, version: Version, head: Checkpoint) -> tuple[int, float | None]:
+    """How many scores were computed anew, and the largest difference to those of the version."""
+    rows = session.exec(
+        select(Prediction.image_id, Prediction.score)
+        .where(Prediction.version_id == version.id)
+        .order_by(col(Prediction.image_id))
+        .limit(SAMPLED)
     )
+    scores = dict(rows.all())
     ids, x = embeddings.matrix(session, version.encoder_id, scores)
     if not len(ids) or x.shape[1] != head.features:
-        return {"images": 0, "largest": None}
+        return 0, None
     anew = forward(head.tensors, x.astype(np.float64))
     largest = np.abs(anew - np.array([scores[i] for i in ids.tolist()])).max()
-    return {"images": len(ids), "largest": float(largest)}
+    return len(ids), float(largest)
 
 
 def forward(

@@ -1,35 +1,64 @@
-"""A version's predictions: rows that say what its file says about every image, and, where an image
-or a relative was trained on, what a head that never saw it says.
+"""A version's predictions: rows that hold what its file gives every image, and, where an image or a
+relative was trained on, what a head gives that never saw it.
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from more_itertools import chunked
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlmodel import Session, col, func, select
+from numpy.typing import NDArray
+from sqlmodel import Session, col, delete, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker import embeddings, jobs, projects, versions
+from tastemaker.config import Settings
+from tastemaker.database.sessions import Transactions
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import CollectionImage, Embedding, Image, Prediction, Version
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.progress import Progress
 from tastemaker.learning.checkpoints import load_checkpoint
+
+Floats = NDArray[np.floating[Any]]
+Ids = NDArray[np.int64]
+# (n, D) vectors, and their row numbers -> score, out-of-fold score, uncertainty, each (n,)
+Predict = Callable[[NDArray[np.float32], slice], tuple[Floats, Floats, Floats]]
 
 # --- a version's rows --------------------------------------------------------------------------
 
 ROWS_AT_ONCE = 1000
+CHUNK = 4096  # images predicted at once
+
+
+def replace_all(
+    transactions: Transactions,
+    version: Version,
+    ids: Ids,
+    x: NDArray[np.floating[Any]],
+    predict: Predict,
+    report: Progress,
+) -> None:
+    """Predict (N,) images of vectors (N, D) with a version that is not published yet; what an
+    earlier attempt at it had predicted goes."""
+    with transactions.writing() as session:
+        session.execute(delete(Prediction).where(col(Prediction.version_id) == version.id))
+    report.stage("Predicting every image", len(ids))
+    for start in range(0, len(ids), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows = predict(x[part].astype(np.float32), part)
+        write(transactions, version.id, ids[part], *rows)
+        report.progress(min(start + CHUNK, len(ids)), len(ids))
 
 
 def write(
-    work: JobContext,
+    transactions: Transactions,
     version_id: int,
-    image_ids: np.ndarray,
-    scores: np.ndarray,
-    out_of_fold: np.ndarray,
-    uncertainty: np.ndarray,
-    progress: Callable[[int], None] = lambda done: None,
+    image_ids: Ids,
+    scores: Floats,
+    out_of_fold: Floats,
+    uncertainty: Floats,
 ) -> None:
     """Rows for (N,) image ids; `out_of_fold` is NaN where the version's own score is honest. Rows
     that are there stay as they are."""
@@ -47,90 +76,146 @@ def write(
                 image_ids[part], scores[part], out_of_fold[part], uncertainty[part], strict=True
             )
         ]
-        with work.writing() as session:
-            postgres = session.get_bind().dialect.name == "postgresql"
-            insert = (postgres_insert if postgres else sqlite_insert)(Prediction)
-            session.execute(insert.on_conflict_do_nothing(), rows)
-        progress(start + len(rows))
+        with transactions.writing() as session:
+            insert_missing(session, Prediction, rows)
 
 
 def of_images(
     session: Session, version_id: int, image_ids: list[int]
 ) -> dict[int, tuple[float, float]]:
     """Image id -> (honest score, uncertainty) in [0, 1] of a version."""
-    rows = session.exec(
-        select(Prediction).where(
+    rows = session.execute(
+        select(Prediction.image_id, Prediction.honest, Prediction.uncertainty).where(
             Prediction.version_id == version_id, col(Prediction.image_id).in_(image_ids)
         )
     )
-    return {
-        row.image_id: (
-            row.score if row.out_of_fold is None else row.out_of_fold,
-            row.uncertainty,
-        )
-        for row in rows
-    }
+    return {image_id: (score, uncertainty) for image_id, score, uncertainty in rows}
+
+
+# --- what share of the images a score stands for -------------------------------------------------
+
+TOPS = (1, 2, 5, 10, 20, 25, 50)  # percent of the images, as asked for in practice
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """`scores[p]` (101 numbers, rising, in 0–1): so that p percent of the `images` score below.
+
+    Scores of different versions spread differently: 60 % may be the best tenth of one and the best
+    third of another. “The best tenth” means the same for all."""
+
+    images: int
+    scores: tuple[float, ...]
+
+    def top(self, percent: int) -> float:
+        """The lowest score among the best `percent` percent."""
+        return self.scores[100 - percent]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "scores": list(self.scores)}
+
+
+def percentiles(session: Session, version: Version) -> Percentiles | None:
+    """Over every image that the version has predicted; None before the first."""
+    scores = all_scores(session, version)
+    if not len(scores):
+        return None
+    at = np.percentile(scores, np.arange(101))
+    return Percentiles(len(scores), tuple(round(float(score), 6) for score in at))
+
+
+def all_scores(session: Session, version: Version) -> NDArray[np.float64]:
+    """(N,) what the version's file gives the images it has predicted, in 0–1, in no order."""
+    query = select(Prediction.score).where(Prediction.version_id == version.id)
+    return np.fromiter(session.exec(query), np.float64)
+
+
+SHARES = (
+    (0, "lowest tenth"), (10, "10–25 % of the images"), (25, "25–50 %"), (50, "upper half"),
+    (75, "best quarter"), (90, "best tenth"), (98, "best 2 %"),
+)  # fmt: skip
+
+
+def suggested_brackets(session: Session, version: Version) -> list[tuple[int, str]]:
+    """Brackets (lower end in whole percent, name) at the percentiles of the version's predictions;
+    none before the first. Where two fall together, the higher one stays."""
+    spread = percentiles(session, version)
+    if spread is None:
+        return []
+    starts = {}
+    for percent, name in SHARES:
+        start = 0 if percent == 0 else round(100 * spread.scores[percent])
+        starts[min(start, 99)] = name
+    return list(starts.items())
 
 
 # --- images that came after the training -------------------------------------------------------
 
-CHUNK = 4096  # images predicted at once
 SAMPLE = 2048  # predicted images that the new ones are compared with
 ALIKE = 5  # so many of them lend a new one their uncertainty
 UNMEASURED = 0.2  # uncertainty of a head that nothing was measured with: a fifth of the scale
 
 
-def run(work: JobContext) -> dict[str, Any]:
-    """The job “predict”: let the active version speak about images that came after it."""
-    with work.reading() as session:
-        version = versions.active(session, projects.get(session, work.project_id))
+def run(job: JobContext) -> dict[str, Any]:
+    """The job “predict”: the active version predicts the images that came after it."""
+    with job.reading() as session:
+        version = versions.active(session, projects.get(session, job.project_id))
     if version is None:
         return {"predicted": 0}
-    return {"predicted": predict_missing(work, version), "version": version.number}
+    predicted = predict_missing(job, job.settings, version, report=job)
+    return {"predicted": predicted, "version": version.number}
 
 
-def enqueue_predictions(session: Session, version: Version) -> None:
-    """Queue the job “predict” where a version that has just become active, as after going back to
-    an older one, has not spoken about every embedded image of its project."""
+def activate_by_hand(session: Session, settings: Settings, version: Version) -> None:
+    """Make a version the active one by hand, or go back to it: only while its file is the one that
+    was published. Images that came after its training are predicted by a job."""
+    versions.verify(settings, version)
+    versions.activate(session, version)
     if session.exec(_unpredicted(version, None).limit(1)).first() is not None:
         title = f"Predict with {version.number} what came after it"
         jobs.enqueue(session, "predict", title, {}, version.project_id, once=True)
 
 
-def predict_missing(work: JobContext, version: Version, collection_id: int | None = None) -> int:
+def predict_missing(
+    transactions: Transactions,
+    settings: Settings,
+    version: Version,
+    collection_id: int | None = None,
+    *,
+    report: Progress,
+) -> int:
     """Predict the embedded images of a version's project, or of one collection, that it has not
-    spoken about. Returns how many. Safe to run again, and beside itself.
+    predicted yet. Returns how many. Safe to run again, and beside itself.
 
     A new relative of trained images gets as its out-of-fold score the mean of theirs, since the
     members that never saw them are not kept. The uncertainty is that of the most similar images
     among those predicted before: of the whole spread, the members' part is not kept either.
     """
-    with work.reading() as session:
+    with transactions.reading() as session:
         missing = list(session.exec(_unpredicted(version, collection_id)))
         if not missing:
             return 0
-        said_of = _sample_with_uncertainty(session, version)
-    work.stage(f"Predicting with {version.number}", len(missing))
-    from tastemaker.learning.heads import Head, as_score
+        known, spread = _sample_with_uncertainty(session, version)
+    report.stage(f"Predicting with {version.number}", len(missing))
+    from tastemaker.learning.heads import Head, as_score  # torch: for a job's process alone
 
-    scorer = Head(load_checkpoint(versions.verify(work.settings, version)))
+    scorer = Head(load_checkpoint(versions.verify(settings, version)))
     for start in range(0, len(missing), CHUNK):
-        with work.reading() as session:
-            ids, x = embeddings.matrix(session, version.encoder_id, missing[start : start + CHUNK])
+        with transactions.reading() as session:
+            ids, half = embeddings.matrix(
+                session, version.encoder_id, missing[start : start + CHUNK]
+            )
             honest = _of_relatives(session, version, ids)
-        x = x.astype(np.float32)
+        x = half.astype(np.float32)
         write(
-            work, version.id, ids, as_score(scorer(x)), honest, _uncertainty_alike(x, *said_of),
-            progress=functools.partial(_count, work, start, len(missing)),
+            transactions, version.id, ids, as_score(scorer(x)), honest,
+            _uncertainty_alike(x, known, spread),
         )  # fmt: skip
+        report.progress(start + len(ids), len(missing))
     return len(missing)
 
 
-def _count(work: JobContext, before: int, total: int, done: int) -> None:
-    work.progress(before + done, total)
-
-
-def _unpredicted(version: Version, collection_id: int | None) -> Any:
+def _unpredicted(version: Version, collection_id: int | None) -> SelectOfScalar[int]:
     """Select of the ids of embedded images without a row of this version, ascending."""
     if collection_id is None:
         wanted = projects.image_ids(version.project_id)
@@ -151,7 +236,7 @@ def _unpredicted(version: Version, collection_id: int | None) -> Any:
     )
 
 
-def _of_relatives(session: Session, version: Version, ids: np.ndarray) -> np.ndarray:
+def _of_relatives(session: Session, version: Version, ids: Ids) -> NDArray[np.float64]:
     """(N,) mean out-of-fold score of each image's source group, NaN where none of it trained."""
     group_of: dict[int, str] = {}
     known: dict[str, float] = {}
@@ -170,7 +255,9 @@ def _of_relatives(session: Session, version: Version, ids: np.ndarray) -> np.nda
     return np.array([known.get(group_of[i], np.nan) for i in ids.tolist()], np.float64)
 
 
-def _sample_with_uncertainty(session: Session, version: Version) -> tuple[np.ndarray, np.ndarray]:
+def _sample_with_uncertainty(
+    session: Session, version: Version
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Unit vectors (M, D) and uncertainties (M,) of some images the version was measured beside;
     with nothing predicted yet, no vectors and one general uncertainty."""
     rows = session.execute(
@@ -179,15 +266,16 @@ def _sample_with_uncertainty(session: Session, version: Version) -> tuple[np.nda
         .order_by(col(Prediction.image_id))
     ).all()
     if not rows:
-        noise = version.metrics.get("noise")
-        return np.empty((0, 0), np.float32), np.array([noise or UNMEASURED])
+        return np.empty((0, 0), np.float32), np.array([version.metrics.noise or UNMEASURED])
     chosen = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)
     spread = {rows[i][0]: rows[i][1] for i in chosen.tolist()}
     ids, x = embeddings.matrix(session, version.encoder_id, spread)
     return _unit(x.astype(np.float32)), np.array([spread[i] for i in ids.tolist()])
 
 
-def _uncertainty_alike(x: np.ndarray, known: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def _uncertainty_alike(
+    x: NDArray[np.float32], known: NDArray[np.float32], spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(N,) mean uncertainty of the most similar of the known images."""
     if not len(known):
         return np.full(len(x), spread.mean())
@@ -196,5 +284,5 @@ def _uncertainty_alike(x: np.ndarray, known: np.ndarray, spread: np.ndarray) -> 
     return spread[nearest].mean(axis=1)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -1,9 +1,11 @@
 """What every table is made with."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Column, ForeignKey
+from pydantic import BaseModel
+from sqlalchemy import JSON, Column, Dialect, ForeignKey
+from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
 # Named constraints, so that a migration can change them on every database.
@@ -23,6 +25,33 @@ def now() -> datetime:
 def json_column() -> Any:
     """A JSON object, empty by default."""
     return Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ModelType(TypeDecorator[M]):
+    """A JSON column that is a Pydantic model in Python. Fields that are unset stay unset."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, model: type[M]) -> None:
+        super().__init__()
+        self.model = model
+
+    def process_bind_param(self, value: M | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> M | None:
+        return None if value is None else self.model.model_validate(value)
+
+
+def model_column(model: type[BaseModel]) -> Any:
+    """A value of a Pydantic model in a JSON column; the model with nothing set by default."""
+    return Field(default_factory=model, sa_column=Column(ModelType(model), nullable=False))
 
 
 def cascade(target: str, **kwargs: Any) -> Any:

@@ -3,17 +3,23 @@
 from datetime import datetime
 from typing import Any
 
+from pydantic import ConfigDict
 from sqlalchemy import (
     CheckConstraint,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     UniqueConstraint,
+    func,
     text,
 )
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlmodel import Field, SQLModel
+from typing_extensions import TypedDict
 
-from tastemaker.database.tables.base import cascade, json_column, now
+from tastemaker.database.tables.base import cascade, json_column, model_column, now
+from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, VersionMetrics
 
 
 class Version(SQLModel, table=True):
@@ -32,16 +38,18 @@ class Version(SQLModel, table=True):
     active: bool = False
     note: str = ""
     parent_id: int | None = Field(default=None, foreign_key="version.id")
-    made_by: str = Field(unique=True, description="The job (and step) that made it, once.")
+    made_by: str = Field(
+        unique=True, description="What made it, once: “job 7” or “job 7: step”, or any other name."
+    )
     encoder_id: int = Field(foreign_key="encoder.id")
     file: str = Field(default="", description="File name inside the checkpoints folder.")
     sha256: str = ""
     bytes: int = 0
     event_high: int = Field(description="Highest score event that was looked at.")
     seed: int = 0
-    recipe: dict[str, Any] = json_column()
-    metrics: dict[str, Any] = json_column()
-    curve: dict[str, Any] = json_column()
+    recipe: StoredRecipe = json_column()
+    metrics: VersionMetrics = model_column(VersionMetrics)
+    curve: LossCurve = json_column()
     activation: str = Field(default="", description="Why it is, or is not, the active version.")
     created_at: datetime = Field(default_factory=now)
 
@@ -67,6 +75,8 @@ class Prediction(SQLModel, table=True):
     """`score` is what the version's file says, in [0, 1]; `out_of_fold`, where the image or a
     relative was trained on, is what a head that never saw it says."""
 
+    model_config = ConfigDict(ignored_types=(hybrid_property,))  # type: ignore[assignment]
+
     __table_args__ = (
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
         Index("ix_prediction_score", "version_id", "score"),
@@ -81,6 +91,16 @@ class Prediction(SQLModel, table=True):
     score: float
     out_of_fold: float | None = None
     uncertainty: float
+
+    @hybrid_property
+    def honest(self) -> float:
+        """The score by a head that did not see the image: the expression of an index."""
+        return self.score if self.out_of_fold is None else self.out_of_fold
+
+    @honest.inplace.expression
+    @classmethod
+    def _honest(cls) -> ColumnElement[float]:
+        return func.coalesce(cls.out_of_fold, cls.score)
 
 
 class Slice(SQLModel, table=True):
@@ -119,8 +139,38 @@ class Expectation(SQLModel, table=True):
     blocks: bool = Field(default=False, description="A version that misses it is not activated.")
 
 
+class EarlierRun(TypedDict):
+    """The run that a test run is compared with: on the `n` images of both, how many pass now that
+    failed (`up`), the reverse (`down`), and the mean change of the scores (`shift`)."""
+
+    run: int
+    version: str
+    version_id: int
+    n: int
+    up: int
+    down: int
+    shift: float
+
+
+class RunSummary(TypedDict, total=False):
+    """The result of a test run; empty while it is under way. Scores and rates are in 0–1; `grids`
+    holds [image id, score, uncertainty] of the images shown in each part."""
+
+    n: int
+    without_prediction: int
+    holdout: int
+    threshold: float
+    passes: int
+    pass_rate: float | None
+    mean: float | None
+    median: float | None
+    histogram: list[int]
+    against: EarlierRun | None
+    grids: dict[str, list[list[Any]]]
+
+
 class TestRun(SQLModel, table=True):
-    """A version tried on a collection. `summary` is what was seen when it finished."""
+    """A version tried on a collection."""
 
     __tablename__ = "test_run"
     __table_args__ = (Index("ix_test_run_project", "project_id", "id"),)
@@ -132,7 +182,7 @@ class TestRun(SQLModel, table=True):
     job_id: int | None = Field(
         default=None, sa_column=Column(ForeignKey("job.id", ondelete="SET NULL"))
     )
-    summary: dict[str, Any] = json_column()
+    summary: RunSummary = json_column()
     created_at: datetime = Field(default_factory=now)
 
 

@@ -268,8 +268,8 @@ def test_labels_measure_an_imported_head_and_are_not_called_its_training_set(
     version = home.adopt(head, encoder=L14_336)
     told = 10 * home.said(version)
     expected = np.mean([abs(told[i - 1] - i % 11) for i in range(1, 13)])
-    assert version.metrics["all_labels"]["mae"] == pytest.approx(expected, abs=1e-5)
-    assert version.metrics["images"] == 0
+    assert version.metrics.all_labels.mae.value == pytest.approx(expected, abs=1e-5)
+    assert version.metrics.images == 0
 
 
 def test_the_next_trained_version_is_v1_0_with_the_import_as_its_parent(
@@ -295,7 +295,9 @@ def test_an_import_killed_half_way_goes_on_under_the_same_number(
     job = import_head.import_checkpoint(home.engine, home.settings, 1, head, encoder=L14_336)
     work = work_on(home.settings, home.engine, job.id)
     with monkeypatch.context() as patched:
-        patched.setattr(import_head, "_say", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            import_head, "_predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             import_head.run(work)
     with sessions.reading(home.engine) as session:
