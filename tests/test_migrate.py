@@ -1,5 +1,6 @@
 """The schema grows and no score is lost on the way."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -17,12 +18,14 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel, func, select
 
-from tastemaker import config, projects, scores
+from tastemaker import config, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
-from tastemaker.database.tables import Image, Label, ScoreEvent
+from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Version
 from tastemaker.errors import TastemakerError
+from tastemaker.learning.version_metrics import VersionMetrics
 from tests.conftest import add_images, environment
+from tests.flat_metrics import from_flat
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")
 
@@ -258,3 +261,107 @@ def test_a_new_home_folder_is_its_owners_alone_and_one_that_is_there_keeps_its_m
         settings.model_copy(update={"home": tmp_path / name}).make_folders()
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
         assert (tmp_path / name / "thumbs").is_dir()
+
+
+# --- what the migrations make of rows ------------------------------------------------------------
+
+INTERVAL = {"value": 1.2, "low": 1.0, "high": 1.5, "n": 30}
+MEASURED = {
+    "n": 30, "groups": 20, "threshold": 0.5, "mae": 1.2, "mae_low": 1.0, "mae_high": 1.5,
+    "mae_n": 30, "fp_rate": None, "fp_rate_low": None, "fp_rate_high": None, "fp_rate_n": 0,
+    "brackets": [{"from": 0.0, "to": 0.1, "mae": INTERVAL, "bias": None}],
+    "coverage": {"50": 0.5, "80": 0.8, "95": None},
+}  # fmt: skip
+FLAT = {
+    "images": 120, "kind": "blend", "noise": 0.13, "holdout": MEASURED, "out_of_fold": MEASURED,
+    "baseline_mae": 2.5,
+    "versus_baseline": {"verdict": "better", "difference": -1.3, "low": -1.6, "high": -1.0,
+                        "n": 30, "on": "holdout"},
+    "out_of_fold_baseline": {"mae": 2.4, "verdict": "better", "difference": -1.1, "low": -1.2,
+                             "high": -1.0, "n": 120},
+    "calibration": {"kept": False, "why": "no", "mae": INTERVAL | {"verdict": "better"}},
+    "noise_floor": {"sigma": 1.1, "sigma_low": 0.8, "sigma_high": 1.7, "mae": 0.9,
+                    "mae_low": 0.6, "mae_high": 1.4, "n": 12},
+    "learning_curve": {
+        "labels": [10, 120], "mae": [2.0, 1.2], "mae_low": [1.6, None], "mae_high": [2.4, None],
+        "noise_floor": 0.9,
+        "labels_saved": {"value": None, "low": None, "high": None, "why": "too few"},
+    },
+    "label_histogram": [1] * 11, "percentiles": {"50": 0.4}, "predicted": 400,
+    "versus_parent": {"version": "v1.0", "verdict": "no difference shown", "difference": 0.0,
+                      "low": -0.1, "high": 0.1, "n": 30},
+    "slices": [{"id": 1, "name": "photo", "kind": "tag", "images": 9, "library_share": 0.1,
+                "training": 3, "training_share": 0.2, "mean": 0.5, "pass_rate": 0.4, "labelled": 5,
+                "mae": 1.0, "mae_low": None, "mae_high": None, "fp_rate": None, "fp_n": 0,
+                "fn_rate": 0.5, "fn_n": 2, "under_represented": False, "what": "tagged “photo”"}],
+    "expectations": [{"id": 1, "slice_id": 1, "slice": "photo", "measure": "mean",
+                      "bound": "at most", "limit": 0.1, "blocks": True, "value": 0.5, "images": 9,
+                      "met": False}],
+}  # fmt: skip
+IMPORTED = {
+    "images": 0, "kind": "score", "noise": 0.15, "holdout": MEASURED, "out_of_fold": {},
+    "all_labels": MEASURED, "versus_parent": None,
+}  # fmt: skip
+OLD = {"images": 3, "holdout": {"n": 9, "mae": 1.5}}  # of an earlier release
+
+
+def test_the_metrics_of_a_version_are_the_same_after_they_were_nested(settings: Settings) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0002")
+    with sessions.writing(engine) as session:
+        run = session.connection().exec_driver_sql
+        run(
+            "INSERT INTO project (id, name, kind, encoder, threshold, brackets, recipe, "
+            "holdout_share, seed, show_prediction_first, created_at) "
+            "VALUES (1, 'P', 'score', 'e', 0.5, '[]', 'auto', 0.1, 0, 0, '2026-01-01')"
+        )
+        run(
+            "INSERT INTO encoder (id, fingerprint, name, dim, declared, details) "
+            "VALUES (1, 'f', 'e', 8, 0, '{}')"
+        )
+        for minor, metrics in enumerate((FLAT, IMPORTED, OLD, {})):
+            run(
+                "INSERT INTO version (project_id, major, minor, state, active, note, made_by, "
+                "encoder_id, file, sha256, bytes, event_high, seed, recipe, metrics, curve, "
+                "activation, created_at) VALUES (1, 1, ?, 'ready', 0, '', ?, 1, '', '', 0, 0, 0, "
+                "'{}', ?, '{}', '', '2026-01-01')",
+                (minor, f"job {minor}", json.dumps(metrics)),
+            )
+    engine.dispose()
+    engine = migration.migrate(settings)
+    assert len(list(settings.backups.iterdir())) == 1
+    with sessions.reading(engine) as session:
+        ready = versions.list_ready(session, projects.get(session, 1))
+    engine.dispose()
+    whole, imported, old, empty = (version.metrics for version in reversed(ready))
+    assert whole.as_json() == FLAT and imported.as_json() == IMPORTED and empty.as_json() == {}
+    assert {"n": 9, "mae": 1.5, "mae_n": 9}.items() <= old.as_json()["holdout"].items()
+    assert whole.holdout.mae.model_dump() == INTERVAL
+    assert (whole.holdout.fp_rate.value, whole.holdout.fp_rate.n) == (None, 0)
+    assert whole.versus_parent is not None and whole.versus_parent.difference.high == 0.1
+    assert whole.noise_floor is not None and whole.noise_floor.mae.n == 12
+    assert whole.learning_curve is not None
+    assert [point.mae.n for point in whole.learning_curve.points] == [30, 30]
+    assert (whole.slices[0].mae.n, whole.slices[0].fn_rate.n) == (5, 2)
+    assert imported.measured_on == old.measured_on == "holdout" and empty.measured_on is None
+
+
+def test_metrics_come_back_from_the_database_as_they_went_in(engine: Engine) -> None:
+    metrics = from_flat(FLAT)
+    with sessions.writing(engine) as session:
+        project = projects.create(session, "P")
+        encoder = EncoderRow(fingerprint="f", name="e", dim=8)
+        session.add(encoder)
+        session.flush()
+        for minor, value in enumerate((metrics, VersionMetrics())):
+            session.add(
+                Version(
+                    project_id=project.id, minor=minor, state="ready", made_by=f"test {minor}",
+                    encoder_id=encoder.id, event_high=0, metrics=value,
+                )
+            )  # fmt: skip
+    with sessions.reading(engine) as session:
+        empty, full = versions.list_ready(session, project)
+    assert full.metrics == metrics and full.metrics.as_json() == FLAT
+    assert empty.metrics == VersionMetrics() and empty.metrics.as_json() == {}

@@ -27,7 +27,7 @@ from tastemaker.database.tables import Image, Job, Label, Project, Version
 from tastemaker.errors import CheckpointError, NotFound
 from tastemaker.files import require_free_space
 from tastemaker.jobs.context import JobContext
-from tastemaker.jobs.progress import Progress
+from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.metrics import histogram, histogram_of_predictions, summary
 from tastemaker.learning.version_metrics import LabelMetrics, StoredRecipe, VersionMetrics
@@ -152,9 +152,14 @@ def run(job: JobContext) -> dict[str, Any]:
 
 
 def publish_head(
-    transactions: Transactions, settings: Settings, request: HeadRequest, *, report: Progress
+    transactions: Transactions,
+    settings: Settings,
+    request: HeadRequest,
+    *,
+    report: Progress | None = None,
 ) -> Version:
     """Publish a head as it came, with what it gives every image of the project, measured."""
+    report = report or Silent()
     with transactions.reading() as session:
         version = publication.made_before(session, request.made_by)
     if version is not None and version.state == "ready":

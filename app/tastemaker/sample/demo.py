@@ -9,15 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, jobs, projects, queues, scores
 from tastemaker.config import Settings
+from tastemaker.database.sessions import Transactions
 from tastemaker.database.tables import Annotator, Image, Job, Project
 from tastemaker.evaluation import expectations, slices
 from tastemaker.files import require_free_space
 from tastemaker.importing.imports import import_files
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.progress import Progress
 from tastemaker.queues import reviews
 from tastemaker.sample.samples import Sample, make_sample_library
 from tastemaker.training import retrain
@@ -104,10 +107,10 @@ def run(job: JobContext) -> dict[str, Any]:
     truth = _truth(job, samples)
     _first_round(job, project, rater, truth)
     first = _train(job, project, "first", FIRST_RECIPE, "scores of pictures drawn at random")
-    refit = _live_model(job, project)
+    refit = _live_model(job.settings, job.engine, project)
     refit()
-    _correct_slips(job, project, rater, truth)
-    _second_round(job, project, rater, truth, refit)
+    _correct_slips(job, job.settings, project, rater, truth)
+    _second_round(job, job.settings, project, rater, truth, refit, job)
     second = _train(
         job, project, "second", SECOND_RECIPE,
         "slips corrected, and what the Mixed queue asked for",
@@ -115,9 +118,9 @@ def run(job: JobContext) -> dict[str, Any]:
     return {"project_id": project.id, "project": PROJECT, "versions": f"{first} and {second}"}
 
 
-def _expect(job: JobContext, project: Project) -> None:
+def _expect(transactions: Transactions, project: Project) -> None:
     """State what some tags should score on average, as their slices' expectations."""
-    with job.writing() as session:
+    with transactions.writing() as session:
         project = projects.get(session, project.id)
         if slices.listing(session, project):
             return
@@ -126,10 +129,10 @@ def _expect(job: JobContext, project: Project) -> None:
             expectations.expect(session, project, row.id, "mean", bound, value)
 
 
-def _truth(job: JobContext, samples: list[Sample]) -> dict[int, int]:
+def _truth(transactions: Transactions, samples: list[Sample]) -> dict[int, int]:
     """Image id -> the rater's score, in the order of the file names."""
     wanted = {sample.path.name: sample.score for sample in samples}
-    with job.reading() as session:
+    with transactions.reading() as session:
         rows = session.execute(
             select(Image.id, Image.name)
             .where(col(Image.name).in_(wanted))
@@ -139,13 +142,13 @@ def _truth(job: JobContext, samples: list[Sample]) -> dict[int, int]:
 
 
 def _first_round(
-    job: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
+    transactions: Transactions, project: Project, rater: Annotator, truth: dict[int, int]
 ) -> None:
     """Pictures drawn at random are scored; a few keys are missed by far."""
     random = np.random.default_rng(SEED)
     drawn = random.permutation(list(truth))[:FIRST_ROUND].tolist()
     slips = set(drawn[:: FIRST_ROUND // SLIPS])
-    with job.writing() as session:
+    with transactions.writing() as session:
         project = projects.get(session, project.id)
         if scores.highest_event(session, project):
             return
@@ -158,13 +161,17 @@ def _first_round(
 
 
 def _correct_slips(
-    job: JobContext, project: Project, rater: Annotator, truth: dict[int, int]
+    transactions: Transactions,
+    settings: Settings,
+    project: Project,
+    rater: Annotator,
+    truth: dict[int, int],
 ) -> None:
     """Look through the review lists and mend what was mistyped."""
-    with job.writing() as session:
+    with transactions.writing() as session:
         project = projects.get(session, project.id)
         for kind in reviews.REVIEWS:
-            page = reviews.review(session, job.settings, project, rater, kind)
+            page = reviews.review(session, settings, project, rater, kind)
             for card in page.cards:
                 if card.label is not None and abs(card.label - truth[card.image_id]) >= 2:
                     scores.record(
@@ -173,32 +180,34 @@ def _correct_slips(
                     )  # fmt: skip
 
 
-def _live_model(job: JobContext, project: Project) -> Callable[[], object]:
+def _live_model(settings: Settings, engine: Engine, project: Project) -> Callable[[], object]:
     """What refits it, with the images held in memory from one time to the next."""
     # It loads scipy: not for the web process, which imports this module.
     from tastemaker.live import model_process
 
     state = model_process.ProjectState()
-    return lambda: model_process.refit(job.settings, job.engine, project.id, state)
+    return lambda: model_process.refit(settings, engine, project.id, state)
 
 
 def _second_round(
-    job: JobContext,
+    transactions: Transactions,
+    settings: Settings,
     project: Project,
     rater: Annotator,
     truth: dict[int, int],
     refit: Callable[[], object],
+    report: Progress,
 ) -> None:
-    """The rater answers what the Mixed queue asks, a batch at a time."""
-    job.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
-    with job.reading() as session:
+    """The rater scores what the Mixed queue offers, a batch at a time."""
+    report.stage("Scoring what the Mixed queue asks", SECOND_ROUND)
+    with transactions.reading() as session:
         scored = _labelled(session, project) - FIRST_ROUND
     while scored < SECOND_ROUND:
         refit()
-        with job.writing() as session:
+        with transactions.writing() as session:
             project = projects.get(session, project.id)
             n = min(20, SECOND_ROUND - scored)
-            cards = queues.next_cards(session, job.settings, project, rater, "mixed", n)
+            cards = queues.next_cards(session, settings, project, rater, "mixed", n)
             for card in cards:
                 scores.record(
                     session, project, card.image_id, rater, "set", truth[card.image_id],
@@ -207,7 +216,7 @@ def _second_round(
         if not cards:
             return
         scored += len(cards)
-        job.progress(scored)
+        report.progress(scored)
 
 
 def _labelled(session: Session, project: Project) -> int:
