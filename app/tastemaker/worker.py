@@ -109,7 +109,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
 
 
 class Worker:
-    """Runs jobs until told to stop. The invariant: a job in `running` has exactly one child here,
+    """Runs jobs until it is stopped. The invariant: a job in `running` has exactly one child here,
     and each lane at most one job."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
@@ -266,7 +266,7 @@ class Worker:
 
 
 class Resident:
-    """The resident model process: started, watched, started again until told to stop."""
+    """The resident model process: started, watched, started again until it is stopped."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -30,7 +30,7 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and 
 def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
     """`{"n", "metrics": {name: {new, old, difference, verdict}}, "why_not"}`: on the hold-out
     images of the newer version (of the older, where it has none) that neither learned from, by the
-    label that it saw. `why_not` says in words why nothing can be said, where that is so."""
+    label that it saw. `why_not` says in words why nothing is known, where that is so."""
     labels = _measuring(session, both)
     common = sorted(labels)
     if not common:

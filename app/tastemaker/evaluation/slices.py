@@ -141,7 +141,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
 
 
 def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> dict[str, Any]:
-    """The definition of a slice by text: the live model is asked which `share` (0–0.5) of the
+    """The definition of a slice by text: the model process finds which `share` (0–0.5) of the
     project's images are nearest to it."""
     if not 0 < share <= 0.5:
         raise Invalid("The share of nearest images is above 0 and at most 50 %.")
@@ -197,8 +197,8 @@ def in_words(row: Slice) -> str:
         return f"the {share:g} % nearest to “{row.definition['prompt']}”"
     parts = []
     for name, value in row.definition.get("filter", {}).items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        parts.append(f"{name.replace('_', ' ')} {shown}")
+        values = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts.append(f"{name.replace('_', ' ')} {values}")
     return f"library filter: {'; '.join(parts)}"
 
 
@@ -233,7 +233,8 @@ class SlicePredictions:
         if not len(ids):
             return np.zeros(len(self.ids), bool)
         at = np.minimum(np.searchsorted(ids, self.ids), len(ids) - 1)
-        return ids[at] == self.ids
+        inside: NDArray[np.bool_] = ids[at] == self.ids
+        return inside
 
 
 def slice_predictions(

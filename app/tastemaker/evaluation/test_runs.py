@@ -60,7 +60,7 @@ class Source:
 def request_run(
     session: Session, settings: Settings, project: Project, version: Version, source: Source
 ) -> TestRun:
-    """Queue a test run. The same run that still waits or works is given instead of a second."""
+    """Queue a test run. The same run that still waits or works is returned instead of a second."""
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
     if version.encoder_id != project.encoder_id:

@@ -70,7 +70,7 @@ class JobContext:
 
     def _rate(self, done: int) -> float:
         """How many a second, over the last seconds: what was slow at first, as loading libraries
-        is, says nothing of what is left. 0 while it is not known."""
+        is, does not help to predict what is left. 0 while it is not known."""
         moment, seen = time.monotonic(), self._seen
         if not seen or moment - seen[-1][0] >= REPORT_SECONDS:
             seen.append((moment, done))

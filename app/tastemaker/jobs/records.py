@@ -93,7 +93,7 @@ def guard(session: Session, claim: Claim) -> None:
 
 
 def report(session: Session, claim: Claim, **fields: Any) -> bool:
-    """Write progress fields and a heartbeat. Returns whether cancelling was asked for."""
+    """Write progress fields and a heartbeat. Returns whether cancelling was requested."""
     _update(session, claim, heartbeat=Job.heartbeat + 1, **fields)
     return bool(session.exec(select(Job.cancel_requested).where(Job.id == claim.job_id)).one())
 

@@ -428,7 +428,7 @@ def _pair(y: ArrayLike, p: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _keys(groups: ArrayLike | None, n: int) -> NDArray[np.intp]:
-    """Group of each image as 0, 1, …; every image its own group where none are given."""
+    """Group of each image as 0, 1, …; every image its own group by default."""
     if groups is None:
         return np.arange(n)
     return np.unique(np.asarray(groups), return_inverse=True)[1].ravel()

@@ -58,8 +58,8 @@ def add(
             project = session.get(Project, project_id)
             if project is None:
                 raise
-            given = {"name": name, "role": role}
-            return _page(request, session, project, user, given, error)
+            typed = {"name": name, "role": role}
+            return _page(request, session, project, user, typed, error)
     return see_other(f"/projects/{project_id}/people")
 
 
@@ -99,12 +99,12 @@ class NewPerson(Body):
 @api.get("/projects/{project_id}/people")
 def show_agreement(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
     """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
-    found = people.agreement(session, project)
+    agreement = people.agreement(session, project)
     habits = [
         asdict(habit) | {"noise": _noise(session, project, habit.person_id)}
-        for habit in found.habits
+        for habit in agreement.habits
     ]
-    return asdict(found) | {"habits": habits, "aggregate": project.aggregate}
+    return asdict(agreement) | {"habits": habits, "aggregate": project.aggregate}
 
 
 @api.get("/people")
@@ -147,7 +147,7 @@ def add_person(_: AdminUser, engine: EngineDep, body: NewPerson) -> dict[str, An
 
 
 def about(person: Annotator) -> dict[str, Any]:
-    """What may be told of a person: never the password's hash."""
+    """What may be shown of a person: never the password's hash."""
     return {
         "id": person.id, "name": person.name, "role": person.role,
         "signs_in": bool(person.password_hash), "disabled": person.disabled,
@@ -162,21 +162,21 @@ def _page(
     session: Session,
     project: Project,
     user: Identity,
-    given: dict[str, str] | None = None,
+    typed: dict[str, str] | None = None,
     error: TastemakerError | None = None,
 ) -> Response:
     """With an `error`, the form comes back as it was filled in, but for the password."""
-    found = people.agreement(session, project)
+    agreement = people.agreement(session, project)
     context = {
-        "agreement": found,
-        "noise": {h.person_id: _noise(session, project, h.person_id) for h in found.habits},
+        "agreement": agreement,
+        "noise": {h.person_id: _noise(session, project, h.person_id) for h in agreement.habits},
         "aggregate": projects.AGGREGATES[project.aggregate],
         "people": [about(person) for person in accounts.list_all(session)],
         "me": user.person(session).id,
         "is_admin": user.is_admin,
         "signs_in": bool(request.app.state.settings.admin_password),
         "shortest": accounts.SHORTEST_PASSWORD,
-        "given": given or {"name": "", "role": "annotator"},
+        "typed": typed or {"name": "", "role": "annotator"},
         "error": error,
     }
     return render(

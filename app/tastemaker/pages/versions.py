@@ -338,7 +338,7 @@ def list_versions(
 def start_training(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewTraining
 ) -> dict[str, Any]:
-    """Queue a training; the answer is its job. `recipe` is the project's if none is given; `major`
+    """Queue a training; the answer is its job. `recipe` is the project's by default; `major`
     begins a new series, v2.0 after v1.4."""
     with writing(engine) as session:
         project = projects.get(session, project_id)

@@ -18,14 +18,14 @@ def check_compatible(
     session: Session, project: Project, head: ForeignHead, encoder: str | None = None
 ) -> None:
     """Raise the reason why this head cannot score the project's embeddings. `encoder` is what the
-    person says it was trained on."""
+    person named as what it was trained on."""
     _check_kind(session, project, head)
     if encoder:
-        parse(ALIASES.get(encoder.strip(), encoder))  # a misspelt name is told as such
-    told = canonical(encoder) if encoder else None
-    if told and head.encoder and told != head.encoder:
+        parse(ALIASES.get(encoder.strip(), encoder))  # refuses a misspelt name
+    named = canonical(encoder) if encoder else None
+    if named and head.encoder and named != head.encoder:
         raise Conflict(
-            f"{head.name} says that it was trained on {head.encoder}, not on {told}.",
+            f"{head.name} says that it was trained on {head.encoder}, not on {named}.",
             "Leave the encoder out, or take the file that was trained on it.",
         )
     pinned = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
@@ -36,7 +36,7 @@ def check_compatible(
             f"“{project.name}” gives {dim}.",
             "Import it into a project with the encoder it was trained on.",
         )
-    needed = told or head.encoder
+    needed = named or head.encoder
     if needed is None:
         raise Invalid(
             f"{head.name} does not say which encoder it was trained on, and {head.features} "

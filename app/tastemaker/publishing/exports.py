@@ -6,7 +6,7 @@
         README.md, top-100.png    the model card and the images it likes best
         labels.csv                the hand scores, one row per image and person
         training-set.csv          the labels exactly as this version saw them
-        predictions.parquet       what it says of every image
+        predictions.parquet       what it gives every image
         SHA256SUMS
 
 Everything here can be brought back: the head by `versions import`, the labels by `scores import`,

@@ -33,7 +33,7 @@ ALIASES = {
 @dataclass(frozen=True)
 class ForeignHead:
     """A head from a file: the 16 tensors, or the line of a LAION head. `encoder` and `fingerprint`
-    are what the file or its sidecar says of them; `labels` names the classes (empty: one score)."""
+    are what the file or its sidecar names; `labels` names the classes (empty: one score)."""
 
     name: str
     head: Tensors | laion.LinearHead
@@ -68,32 +68,32 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
     if not file.is_file():
         raise NotFound(f"There is no file {file}.", "Name a .safetensors file.")
     try:
-        said = _read_sidecar(config) if config is not None else {}
+        sidecar = _read_sidecar(config) if config is not None else {}
         if laion.is_laion(tensor_names(file)):
-            return _read_laion(file, name, said)
-        return _read_city96(file, name, said)
+            return _read_laion(file, name, sidecar)
+        return _read_city96(file, name, sidecar)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error.message}", error.hint) from error
 
 
-def _read_city96(file: Path, name: str, said: dict[str, Any]) -> ForeignHead:
+def _read_city96(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:
     read = load_checkpoint(file)
-    encoder, fingerprint = _said_encoder(said, read.metadata)
+    encoder, fingerprint = _named_encoder(sidecar, read.metadata)
     return ForeignHead(
         name=name, head=read.tensors, features=read.features,
-        outputs=read.outputs, labels=_labels(said, read.features, read.outputs), encoder=encoder,
+        outputs=read.outputs, labels=_labels(sidecar, read.features, read.outputs), encoder=encoder,
         fingerprint=fingerprint, normalised=read.metadata.get("embedding") == "L2-normalised",
-        sha256=read.sha256, sidecar=said,
+        sha256=read.sha256, sidecar=sidecar,
     )  # fmt: skip
 
 
-def _read_laion(file: Path, name: str, said: dict[str, Any]) -> ForeignHead:
+def _read_laion(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:
     line, metadata, sha256 = laion.read_line(file)
-    encoder, fingerprint = _said_encoder(said, metadata)
+    encoder, fingerprint = _named_encoder(sidecar, metadata)
     return ForeignHead(
         name=name, head=line, features=laion.FEATURES, outputs=1, labels=(),
         encoder=encoder or laion.ENCODER, fingerprint=fingerprint, normalised=True, sha256=sha256,
-        sidecar=said,
+        sidecar=sidecar,
     )  # fmt: skip
 
 
@@ -101,27 +101,27 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_SIDECAR_BYTES:
             raise CheckpointError("The sidecar is larger than a megabyte; it holds a few lines.")
-        said = json.loads(path.read_text(encoding="utf-8"))
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise CheckpointError("The sidecar is not a JSON file.") from None
-    if not isinstance(said, dict):
+    if not isinstance(sidecar, dict):
         raise CheckpointError("The sidecar is not a JSON object.")
-    return said
+    return sidecar
 
 
-def _labels(said: dict[str, Any], features: int, outputs: int) -> tuple[str, ...]:
+def _labels(sidecar: dict[str, Any], features: int, outputs: int) -> tuple[str, ...]:
     """The names of the classes, in order; their numbers where nobody named them."""
-    params = said.get("model_params") or {}
-    found = {"features": features, "outputs": outputs}
-    if not isinstance(params, dict) or any(params.get(k, n) != n for k, n in found.items()):
+    params = sidecar.get("model_params") or {}
+    sizes = {"features": features, "outputs": outputs}
+    if not isinstance(params, dict) or any(params.get(k, n) != n for k, n in sizes.items()):
         raise CheckpointError(
             f"The sidecar speaks of another head: this one reads {features} numbers and has "
             f"{outputs} {'output' if outputs == 1 else 'outputs'}.",
             "Take the .config.json that came with the file.",
         )
-    labels = said.get("labels")
+    labels = sidecar.get("labels")
     if outputs == 1:
-        if labels or said.get("arch") == "class":
+        if labels or sidecar.get("arch") == "class":
             raise CheckpointError("The sidecar names classes, but the head has a single output.")
         return ()
     if labels is None or labels == {}:
@@ -136,11 +136,13 @@ def _labels(said: dict[str, Any], features: int, outputs: int) -> tuple[str, ...
     return tuple(labels[key] for key in wanted)
 
 
-def _said_encoder(said: dict[str, Any], metadata: dict[str, str]) -> tuple[str | None, str | None]:
+def _named_encoder(
+    sidecar: dict[str, Any], metadata: dict[str, str]
+) -> tuple[str | None, str | None]:
     """(name, fingerprint) of the encoder by the file's metadata, else by its sidecar."""
     if metadata.get("encoder"):
         return canonical(metadata["encoder"]), metadata.get("encoder_fingerprint")
-    named = said.get("encoder")
+    named = sidecar.get("encoder")
     if isinstance(named, dict):
         fingerprint = named.get("fingerprint")
         fingerprint = fingerprint if isinstance(fingerprint, str) else None

@@ -117,7 +117,7 @@ def project_for(
 @dataclass(frozen=True)
 class HeadRequest:
     """What to publish: the `file` of a head (called `name`) and its sidecar `config`, judged on the
-    labels as they stood at `event_high`. `encoder` is what the person says it was trained on; the
+    labels as they stood at `event_high`. `encoder` is what the person named as its own; the
     same `made_by` is the same version."""
 
     project_id: int

@@ -22,7 +22,7 @@ GROUND, INK, FAINT = (30, 30, 30), (235, 235, 235), (165, 165, 165)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on a sheet: what the version's file says of it (0–1), and its label (0–10)."""
+    """An image on a sheet: the score by the version's file (0–1), and its label (0–10)."""
 
     image_id: int
     name: str
@@ -73,17 +73,17 @@ def _tiles(
     return [Tile(*row) for row in rows]
 
 
-def draw(settings: Settings, shown: list[Tile], title: str, columns: int = 10) -> bytes:
+def draw(settings: Settings, tiles: list[Tile], title: str, columns: int = 10) -> bytes:
     """A PNG of the tiles in rows of `columns`, each with its score; the thumbnails suffice."""
     side, gap, foot, head = 160, 8, 24, 40
-    columns = max(1, min(columns, len(shown)))
-    rows = -(-len(shown) // columns)
+    columns = max(1, min(columns, len(tiles)))
+    rows = -(-len(tiles) // columns)
     size = (gap + columns * (side + gap), head + rows * (side + foot + gap))
     sheet = Picture.new("RGB", size, GROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     pen.text((gap, head / 2), title.encode("latin-1", "replace").decode("latin-1"), INK, font,
              anchor="lm")  # fmt: skip
-    for at, tile in enumerate(shown):
+    for at, tile in enumerate(tiles):
         left = gap + at % columns * (side + gap)
         top = head + at // columns * (side + foot + gap)
         if picture := _thumbnail(settings, tile):
@@ -92,8 +92,8 @@ def draw(settings: Settings, shown: list[Tile], title: str, columns: int = 10) -
             sheet.paste(picture, (left + middle[0], top + middle[1]))
         else:
             pen.rectangle((left, top, left + side - 1, top + side - 1), outline=FAINT)
-        said = f"{100 * tile.score:.0f} %"
-        pen.text((left + side / 2, top + side + foot / 2), said, INK, font, anchor="mm")
+        score = f"{100 * tile.score:.0f} %"
+        pen.text((left + side / 2, top + side + foot / 2), score, INK, font, anchor="mm")
     content = io.BytesIO()
     sheet.save(content, "PNG", compress_level=3)
     return content.getvalue()

@@ -181,8 +181,8 @@ def _prints(photograph: Photograph) -> list[Image.Image]:
     pictures, enough = [], round(LONG_SIDE / SMALLEST_CUT)
     for file in photograph.files:
         package, _, rest = file.partition("/")
-        found = importlib.util.find_spec(package)
-        for root in (found and found.submodule_search_locations) or ():
+        spec = importlib.util.find_spec(package)
+        for root in (spec and spec.submodule_search_locations) or ():
             if (path := Path(root) / rest).is_file():
                 with Image.open(path) as image:
                     picture = image.convert("RGB")

@@ -180,7 +180,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
 
 
 def _training_set(session: Session, version: Version) -> tuple["TrainingSet", dict[str, int]]:
-    """The frozen labels as arrays, and the numbers given to source groups.
+    """The frozen labels as arrays, and the numbers of the source groups.
 
     Labels on the hold-out side that somebody picked rather than drew neither train nor measure;
     they stay out altogether."""
@@ -247,7 +247,9 @@ def _used_labels(data: "TrainingSet", trained: "Trained") -> list[UsedLabel]:
 
 
 def _recipe(trained: "Trained") -> StoredRecipe:
-    return StoredRecipe(**trained.recipe.as_dict(), choice=trained.choice)  # type: ignore[typeddict-item]
+    recipe: StoredRecipe = trained.recipe.as_dict()  # type: ignore[assignment]  # the same fields
+    recipe["choice"] = trained.choice
+    return recipe
 
 
 def _columns(points: Curve) -> LossCurve:
@@ -262,7 +264,7 @@ def _columns(points: Curve) -> LossCurve:
 
 
 def _metadata(session: Session, project: Project, version: Version) -> dict[str, str]:
-    """What the file says of itself."""
+    """What the file carries about itself."""
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
     normalised = embeddings.is_normalised(session, encoder)

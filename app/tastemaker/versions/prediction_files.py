@@ -1,7 +1,8 @@
 """A version's predictions in and out as CSV, JSON lines or Parquet.
 
-Numbers are written so that reading them gives the same ones. A file names the head that spoke by
-its SHA-256: predictions come back only to that head, and only for images it has not spoken about.
+Numbers are written so that reading them gives the same ones. A file names the head that
+predicted by its SHA-256: predictions come back only to that head, and only for images it has not
+predicted yet.
 """
 
 import csv
@@ -36,8 +37,8 @@ SCHEMA = pa.schema(
 
 
 def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
-    """One row per predicted image: `aesthetic_score` is what the file says (0–1), `out_of_fold`
-    what a head says that never saw the image or a relative, where that differs."""
+    """One row per predicted image: `aesthetic_score` is that of the file (0–1), `out_of_fold`
+    that of a head which never saw the image or a relative, where that differs."""
     return [
         {
             "sha256": image.sha256,
@@ -117,11 +118,11 @@ def _read(session: Session, version: Version, row: dict[str, Any]) -> Prediction
     )
 
 
-def _share(given: Any, most: float = 1.0) -> float:
+def _share(text: Any, most: float = 1.0) -> float:
     try:
-        value = float(given)
+        value = float(text)
     except (TypeError, ValueError):
         value = math.nan
     if not (0 <= value <= most and math.isfinite(value)):
-        raise Invalid(f"“{str(given)[:40]}” is not a number from 0 to 1.")
+        raise Invalid(f"“{str(text)[:40]}” is not a number from 0 to 1.")
     return value

@@ -94,7 +94,7 @@ def of_images(
 
 # --- what share of the images a score stands for -------------------------------------------------
 
-TOPS = (1, 2, 5, 10, 20, 25, 50)  # percent of the images, as asked for in practice
+TOPS = (1, 2, 5, 10, 20, 25, 50)  # percent of the images
 
 
 @dataclass(frozen=True)
@@ -281,8 +281,10 @@ def _uncertainty_alike(
         return np.full(len(x), spread.mean())
     n = min(ALIKE, len(known))
     nearest = np.argpartition(-(_unit(x) @ known.T), n - 1, axis=1)[:, :n]
-    return spread[nearest].mean(axis=1)
+    uncertainty: NDArray[np.float64] = spread[nearest].mean(axis=1)
+    return uncertainty
 
 
 def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    unit: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -50,14 +50,14 @@ def rows(session: Session, version: Version) -> Iterator[dict[str, Any]]:
         Image.sha256, func.coalesce(present.c.path, Image.name), VersionLabel.value,
         VersionLabel.side, VersionLabel.fold,
     )  # fmt: skip
-    found = session.execute(
+    labels = session.execute(
         select(*columns)
         .join(Image, col(Image.id) == VersionLabel.image_id)
         .outerjoin(present, present.c.image_id == VersionLabel.image_id)
         .where(VersionLabel.version_id == version.id)
         .order_by(col(VersionLabel.image_id))
     )
-    for row in found:
+    for row in labels:
         yield dict(zip(COLUMNS, row, strict=True))
 
 
