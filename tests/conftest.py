@@ -24,11 +24,11 @@ from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import images, jobs
+from tastemaker import images, jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image
+from tastemaker.database.tables import Image, Project
 from tastemaker.jobs.context import JobContext
 
 # Continuous integration tries the same cases every time; at a desk, new ones.
@@ -76,9 +76,13 @@ def migrated() -> Path:
 # --- a small library by hand ---------------------------------------------------------------------
 
 
-def add_images(session: Session, count: int, collection: str = "Pictures") -> list[Image]:
-    """So many images without pixels, each of a group of its own, in a collection."""
+def add_images(
+    session: Session, count: int, collection: str = "Pictures", project: Project | None = None
+) -> list[Image]:
+    """So many images without pixels, each of a group of its own, in a collection (of a project)."""
     home = images.collection_named(session, collection)
+    if project is not None:
+        projects.add_collection(session, project, home)
     made = []
     known = images.count(session)
     for number in range(known, known + count):

@@ -25,7 +25,7 @@ class Desk:
             session.flush()
             self.project = projects.create(session, "Desk", holdout_share=0.0)
             self.project.encoder_id = encoder.id
-            self.ids = [image.id for image in add_images(session, 200)]
+            self.ids = [image.id for image in add_images(session, 200, project=self.project)]
             self.me = projects.annotator(session, "me")
         self.said = 0
 

@@ -21,7 +21,7 @@ from tastemaker.learning.heads import Scorer
 from tastemaker.learning.learning_curve import learning_curve
 from tastemaker.learning.metrics import compare, flat, histogram, percentiles
 from tastemaker.learning.training import Trained
-from tastemaker.scores import agreement
+from tastemaker.scores import Origin, agreement
 
 
 def against_active(
@@ -121,6 +121,6 @@ def _history(
             col(ScoreEvent.id).in_(first)
         )
     )
-    known = {image_id: (event_id, origin == "control") for image_id, event_id, origin in rows}
+    known = {image_id: (event_id, origin == Origin.CONTROL) for image_id, event_id, origin in rows}
     pairs = [known.get(image_id, (0, False)) for image_id in image_ids.tolist()]
     return np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], bool)

@@ -31,7 +31,8 @@ MOST_SCORED = 2_000  # one undo, which is one transaction, takes all of these ba
 
 
 def selected_images(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
-    """Those of the ids that are images of the project, taken out of it or not, each once."""
+    """Those of the ids that are images of the project, taken out of it or not, each once. Raises
+    `NotFound` where none is."""
     wanted = list(dict.fromkeys(ids))
     if not wanted:
         raise Invalid("No image is selected.", "Select one or more, then choose what to do.")
@@ -44,13 +45,14 @@ def selected_images(session: Session, project: Project, ids: Iterable[int]) -> l
             col(CollectionImage.image_id).in_(part), members
         )
         mine.update(session.exec(query))
+    if not mine:
+        raise NotFound("This image is not in this project.", "Look for it in the library.")
     return [image_id for image_id in wanted if image_id in mine]
 
 
 def require_images(session: Session, project: Project, image_id: int) -> None:
     """Raises `NotFound` for an image that is not the project's."""
-    if not selected_images(session, project, [image_id]):
-        raise NotFound("This image is not in this project.", "Look for it in the library.")
+    selected_images(session, project, [image_id])
 
 
 def matching_images(
@@ -84,7 +86,9 @@ def score(
 ) -> int:
     """Give images the same score. What is scored under one `group` is undone as one."""
     pairs = [(image_id, value) for image_id in ids]
-    return scores.record_many(session, project, person, pairs, origin="library", group=group)
+    return scores.record_many(
+        session, project, person, pairs, origin=scores.Origin.LIBRARY, group=group
+    )
 
 
 # --- collections ---------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlmodel import Session, col, func, select
 
@@ -16,7 +15,6 @@ from tastemaker.database.tables import (
     CollectionImage,
     Image,
     ImagePath,
-    Label,
     Prediction,
     Project,
     ProjectCollection,
@@ -60,7 +58,7 @@ def tiles(
 ) -> list[Tile]:
     """The images in the order of `ids`, with predictions of the scope's version or live model."""
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
-    labels = _labels(session, project.id, ids)
+    labels = scores.values_of(session, project.id, ids)
     said = _said(session, found, list(ids))
     events = session.execute(
         scores.standing_events()
@@ -109,15 +107,6 @@ def tiles(
         for image_id in ids
         if image_id in rows
     ]
-
-
-def _labels(session: Session, project_id: int, ids: Sequence[int]) -> dict[int, float]:
-    rows = session.execute(
-        select(Label.image_id, Label.value).where(
-            Label.project_id == project_id, col(Label.image_id).in_(ids)
-        )
-    )
-    return dict(rows.tuples().all())
 
 
 def _said(session: Session, found: ResolvedFilter, ids: list[int]) -> dict[int, float]:
@@ -262,15 +251,3 @@ def image_facts(
         neighbours=[(n, pictures[n.image_id]) for n in near if n.image_id in pictures],
         places=places(session, settings, image),
     )
-
-
-def newest_of(session: Session, project: Project, person: Annotator) -> int:
-    """Id of the newest thing this person said that still stands: what an undo takes back."""
-    newest: Any = session.exec(
-        scores.standing_events()
-        .with_only_columns(ScoreEvent.id)
-        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(1)
-    ).first()
-    return int(newest or 0)

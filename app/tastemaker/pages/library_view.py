@@ -16,6 +16,7 @@ from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Order, Page
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import model_requests
+from tastemaker.pages.places import Place
 
 PER_PAGE = 60
 ALIKE = 1000  # images a search by likeness or by words brings
@@ -32,6 +33,12 @@ ORDERS = {
     "name": ("File name, A to Z", Order("name", False)),
     "name-down": ("File name, Z to A", Order("name", True)),
 }
+
+DONE = {
+    "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
+    "move": "Moved to another collection:", "remove": "Taken out of the project:",
+    "restore": "Brought back:",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,16 @@ class View:
 
     def pairs(self, **but: str | None) -> list[tuple[str, str]]:
         """This view as an address has it; `but` replaces or (None) leaves out."""
-        said = self.filter.as_pairs()
+        pairs = self.filter.as_pairs()
         if self.sort != "newest":
-            said.append(("sort", self.sort))
+            pairs.append(("sort", self.sort))
         if self.apart:
-            said.append(("apart", "yes"))
+            pairs.append(("apart", "yes"))
         if self.like is not None:
-            said.append(("like", str(self.like)))
+            pairs.append(("like", str(self.like)))
         if self.text:
-            said.append(("text", self.text))
-        kept = [(name, value) for name, value in said if name not in but]
+            pairs.append(("text", self.text))
+        kept = [(name, value) for name, value in pairs if name not in but]
         return kept + [(name, value) for name, value in but.items() if value is not None]
 
     def query(self, **but: str | None) -> str:
@@ -74,20 +81,20 @@ class View:
 
 def view_of(pairs: list[tuple[str, str]]) -> View:
     """Raises `Invalid` for what means nothing."""
-    said = {name: value.strip() for name, value in pairs}
-    sort = said.get("sort") or "newest"
+    given = {name: value.strip() for name, value in pairs}
+    sort = given.get("sort") or "newest"
     if sort not in ORDERS:
         raise Invalid(f"There is no order “{sort[:20]}”.", f"Use one of: {', '.join(ORDERS)}.")
-    like = said.get("like", "")
+    like = given.get("like", "")
     if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
         raise Invalid("“like” is the number of an image.")
     return View(
         filter=filters.from_pairs(pairs),
         order=ORDERS[sort][1],
-        after=said.get("after", "")[:300],
-        apart=said.get("apart") == "yes",
+        after=given.get("after", "")[:300],
+        apart=given.get("apart") == "yes",
         like=int(like) if like else None,
-        text=" ".join(said.get("text", "").split())[:200],
+        text=" ".join(given.get("text", "").split())[:200],
     )
 
 
@@ -135,3 +142,32 @@ def predictor(found: ResolvedFilter) -> str:
     if found.filter.version == filters.LIVE:
         return "the live model"
     return found.version.number if found.version else ""
+
+
+# --- what was done -------------------------------------------------------------------------------
+
+
+def library_address(project_id: int, view: View) -> str:
+    return f"/projects/{project_id}/library?{view.query()}"
+
+
+def done_toast(
+    project: Project, done: str, n: int, undo: int, place: Place
+) -> dict[str, Any] | None:
+    """The toast that tells what was done to `n` images; `undo` is the event that it can undo."""
+    plain = {
+        "undone": "Taken back.", "saved": "The filter is saved.",
+        "forgotten": "The saved filter is gone; no image was touched.",
+    }  # fmt: skip
+    if done in plain:
+        return {"text": plain[done]}
+    if done not in DONE:
+        return None
+    if done == "score" and not n:
+        return {"text": "Nothing changed: they had that score already."}
+    toast: dict[str, Any] = {"text": f"{DONE[done]} {n:,} image{'s' * (n != 1)}."}
+    if done == "remove":
+        toast["hint"] = "No file was touched; “Taken out” shows them, to bring them back."
+    if undo:
+        toast |= {"undo": undo, "project_id": project.id, "place": place.text()}
+    return toast

@@ -19,7 +19,7 @@ from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, count_labels, newest_job
+from tastemaker.pages.scoring_session import ENOUGH_TO_TRAIN, newest_job
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain
 from tastemaker.versions import file_checks, predictions, version_report
@@ -57,7 +57,7 @@ def page(
             }
             for v in every
         ],
-        "labelled": count_labels(session, project.id or 0),
+        "labelled": scores.count_labels(session, project.id),
         "trainable": trainable(session, project.id or 0),
         "enough": ENOUGH_TO_TRAIN,
         "job": training(session, project),

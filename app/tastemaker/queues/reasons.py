@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+CONTROL = "random control"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 
@@ -11,7 +12,7 @@ def describe(pick: dict[str, Any]) -> str:
     uncertainty, the label, and the nearest labelled neighbour with its score."""
     why, percent = pick["why"], round(100 * pick.get("score", 0.0))
     if why == "control":
-        return "random control"
+        return CONTROL
     if why == "threshold":
         return f"close to your threshold: {percent} % ± {round(100 * pick['uncertainty'])}"
     if why == "teaching":

@@ -1,6 +1,6 @@
 """Images that somebody has spoken of already, for a second look.
 
-A second look that was answered settles an image (its event has the origin `AGAIN`): it comes back
+A second look that was answered settles an image (its event has the origin `REVIEW`): it comes back
 only once a version was trained that knows the answer. A blind re-ask is another thing: it shows an
 image as if for the first time, to learn how steady a person's scores are.
 """
@@ -18,9 +18,8 @@ from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest, batches
 from tastemaker.queues.unscored import still_unscored
-from tastemaker.scores.agreement import RE_ASK
+from tastemaker.scores import Origin
 
-AGAIN = "review"
 RE_ASK_EVERY = 20  # one of so many images of the Mixed queue
 RE_ASK_LABELS = 100  # so many labels first
 RE_ASK_AFTER = 100  # so many scores must lie between two looks at an image …
@@ -33,18 +32,12 @@ def open_rereviews(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Ite
     labelled = (p for p in picks if "label" in p and p["image_id"] not in asking.held)
     for batch in batches(labelled, 32):
         ids = [pick["image_id"] for pick in batch]
-        values = dict(
-            asking.session.execute(
-                select(Label.image_id, Label.value).where(
-                    Label.project_id == asking.project.id, col(Label.image_id).in_(ids)
-                )
-            ).all()
-        )
+        values = scores.values_of(asking.session, asking.project.id, ids)
         done = resolved(asking.session, asking.project, ids)
         for pick in batch:
             image_id = pick["image_id"]
             if values.get(image_id) == pick["label"] and image_id not in done:
-                yield QueueItem(image_id, AGAIN, reasons.describe(pick), pick.get("twin"))
+                yield QueueItem(image_id, Origin.REVIEW, reasons.describe(pick), pick.get("twin"))
 
 
 def sides(pair: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,7 +59,7 @@ def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
         .where(
             ScoreEvent.project_id == project.id,
             col(ScoreEvent.image_id).in_(ids),
-            ScoreEvent.origin == AGAIN,
+            ScoreEvent.origin == Origin.REVIEW,
             col(ScoreEvent.id) > (version.event_high if version else 0),
         )
     )
@@ -81,7 +74,7 @@ def flagged(asking: QueueRequest) -> Iterator[QueueItem]:
         .where(
             later.project_id == ScoreEvent.project_id,
             later.image_id == ScoreEvent.image_id,
-            later.origin == AGAIN,
+            later.origin == Origin.REVIEW,
             scores.is_standing(later),
             col(later.id) > ScoreEvent.id,
         )
@@ -101,7 +94,7 @@ def flagged(asking: QueueRequest) -> Iterator[QueueItem]:
     )
     for event, name in rows:
         by = "you" if event.annotator_id == asking.person.id else name
-        yield QueueItem(event.image_id, AGAIN, reasons.flagged(by, event.note))
+        yield QueueItem(event.image_id, Origin.REVIEW, reasons.flagged(by, event.note))
 
 
 def skipped(asking: QueueRequest) -> Iterator[QueueItem]:
@@ -126,8 +119,8 @@ def skipped(asking: QueueRequest) -> Iterator[QueueItem]:
     newest = {event.image_id: event for event in rows}
     since = version.event_high if version else 0
     for event in newest.values():
-        if event.origin != AGAIN or event.id <= since:
-            yield QueueItem(event.image_id, AGAIN, reasons.skipped(event.at))
+        if event.origin != Origin.REVIEW or event.id <= since:
+            yield QueueItem(event.image_id, Origin.REVIEW, reasons.skipped(event.at))
 
 
 # --- blind re-asks ------------------------------------------------------------------------------
@@ -162,7 +155,7 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
         .where(
             *mine,
             ScoreEvent.kind == "set",
-            ScoreEvent.origin != "import",
+            ScoreEvent.origin != Origin.IMPORT,
             col(ScoreEvent.id) < apart.id,
             col(ScoreEvent.at) < now() - RE_ASK_PAUSE,
             col(Image.kind) != "vector",
@@ -173,7 +166,7 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
         .limit(RE_ASK_OLDEST + len(asking.held))
     ).all()
     for image_id in sorted(oldest, key=lambda i: asking.draw(i)):
-        yield QueueItem(image_id, RE_ASK, reasons.RE_ASKED)
+        yield QueueItem(image_id, Origin.RE_ASK, reasons.RE_ASKED)
 
 
 def re_ask_due(asking: QueueRequest) -> bool:
@@ -191,7 +184,7 @@ def re_ask_due(asking: QueueRequest) -> bool:
         .order_by(col(ScoreEvent.id).desc())
         .limit(max(RE_ASK_EVERY - 2 - len(asking.held), 0))  # what is held comes before it
     )
-    if any(event.origin == RE_ASK for event in asking.session.exec(newest)):
+    if any(event.origin == Origin.RE_ASK for event in asking.session.exec(newest)):
         return False
     return not asking.held - still_unscored(asking, list(asking.held))
 

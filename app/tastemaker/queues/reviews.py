@@ -18,8 +18,9 @@ from tastemaker.live import live_model
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
 from tastemaker.queues.request import QueueRequest
-from tastemaker.queues.rereview import AGAIN, open_rereviews, sides
+from tastemaker.queues.rereview import open_rereviews, sides
 from tastemaker.queues.unscored import still_unscored
+from tastemaker.scores import Origin
 
 REVIEWS = {
     "false-positives": "False positives",
@@ -79,6 +80,13 @@ def place(text: str) -> Place:
     return found
 
 
+def known_review(kind: str) -> str:
+    """`kind`, if it is a list. Raises `NotFound`."""
+    if kind not in REVIEWS:
+        raise NotFound(f"There is no review “{kind[:40]}”.", f"There are: {', '.join(REVIEWS)}.")
+    return kind
+
+
 def review(
     session: Session,
     settings: Settings,
@@ -96,8 +104,7 @@ def review(
     model's evidence makes suspects. Doubtful labels and contradictions come from the live model.
     Hold-out images are never in it.
     """
-    if kind not in REVIEWS:
-        raise NotFound(f"There is no review “{kind}”.", f"There are: {', '.join(REVIEWS)}.")
+    known_review(kind)
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
     asking = QueueRequest(session, project, person, live, frozenset())
@@ -151,7 +158,7 @@ class Mistake(NamedTuple):
 
     @property
     def shown(self) -> QueueItem:
-        return QueueItem(self.image_id, AGAIN, reasons.mistaken(self.said, self.value))
+        return QueueItem(self.image_id, Origin.REVIEW, reasons.mistaken(self.said, self.value))
 
 
 def mistakes(session: Session, project: Project, version: Version, kind: str) -> list[Mistake]:
@@ -199,7 +206,7 @@ def resolved_since(session: Session, project: Project, version: Version) -> froz
     query = scores.standing_events().with_only_columns(ScoreEvent.image_id)
     newer = query.where(
         ScoreEvent.project_id == project.id,
-        ScoreEvent.origin == AGAIN,
+        ScoreEvent.origin == Origin.REVIEW,
         col(ScoreEvent.id) > version.event_high,
     )
     return frozenset(session.exec(newer))
@@ -216,7 +223,11 @@ def _suspects(asking: QueueRequest, kind: str) -> list[tuple[Place, list[QueueIt
     found = [
         (
             Place(SUSPECTED, pick["probability"], pick["image_id"]),
-            [QueueItem(pick["image_id"], AGAIN, reasons.describe(pick), pick.get("neighbour"))],
+            [
+                QueueItem(
+                    pick["image_id"], Origin.REVIEW, reasons.describe(pick), pick.get("neighbour")
+                )
+            ],
         )
         for pick in picks
         if pick["image_id"] in still_open
@@ -256,7 +267,7 @@ def _contradictions(asking: QueueRequest) -> list[tuple[Place, list[QueueItem]]]
         pair = both[0]
         if any(side["image_id"] in still_open for side in both):
             shown = [
-                QueueItem(side["image_id"], AGAIN, reasons.describe(side), side["twin"])
+                QueueItem(side["image_id"], Origin.REVIEW, reasons.describe(side), side["twin"])
                 for side in both
             ]
             found.append((Place(LABELLED, pair["gap"], pair["image_id"]), shown))

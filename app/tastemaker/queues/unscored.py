@@ -11,6 +11,7 @@ from tastemaker.errors import Invalid
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest, batches
+from tastemaker.scores import Origin
 
 
 def unscored_picks(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Iterator[QueueItem]:
@@ -19,7 +20,7 @@ def unscored_picks(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Ite
         still_open = still_unscored(asking, [pick["image_id"] for pick in batch])
         for pick in batch:
             if pick["image_id"] in still_open:
-                origin = "control" if pick["why"] == "control" else "queue"
+                origin = Origin.CONTROL if pick["why"] == "control" else Origin.QUEUE
                 yield QueueItem(
                     pick["image_id"], origin, reasons.describe(pick), pick.get("neighbour")
                 )
@@ -28,7 +29,9 @@ def unscored_picks(asking: QueueRequest, picks: Iterable[dict[str, Any]]) -> Ite
 def random_sample(asking: QueueRequest) -> Iterator[QueueItem]:
     """Unscored pool images in the order of their hash, which is a random one: beginning at a
     point that depends on the project, and going round."""
-    return (QueueItem(i, "control", "random control") for i in _by_hash(asking, _in_pool(asking)))
+    return (
+        QueueItem(i, Origin.CONTROL, reasons.CONTROL) for i in _by_hash(asking, _in_pool(asking))
+    )
 
 
 def collection(asking: QueueRequest) -> Iterator[QueueItem]:
@@ -49,7 +52,7 @@ def collection(asking: QueueRequest) -> Iterator[QueueItem]:
         .exists()
     )
     reason = f"from the collection “{collection.name}”"
-    yield from (QueueItem(i, "queue", reason) for i in _by_hash(asking, inside))
+    yield from (QueueItem(i, Origin.QUEUE, reason) for i in _by_hash(asking, inside))
 
 
 def _by_hash(asking: QueueRequest, where: Any) -> Iterator[int]:

@@ -18,7 +18,7 @@ from tastemaker.evaluation import expectations, slices
 from tastemaker.files import require_free_space
 from tastemaker.importing.imports import import_files
 from tastemaker.jobs.context import JobContext
-from tastemaker.queues import reviews
+from tastemaker.queues import reasons, reviews
 from tastemaker.sample.samples import Sample, make_sample_library
 from tastemaker.training import retrain
 
@@ -153,7 +153,7 @@ def _first_round(
             said = 10 - truth[image_id] if image_id in slips else truth[image_id]
             scores.record(
                 session, project, image_id, rater, "set", said,
-                origin="control", reason="random control",
+                origin=scores.Origin.CONTROL, reason=reasons.CONTROL,
             )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def _correct_slips(
                 if card.label is not None and abs(card.label - truth[card.image_id]) >= 2:
                     scores.record(
                         session, project, card.image_id, rater, "set", truth[card.image_id],
-                        origin="review", reason=card.reason,
+                        origin=scores.Origin.REVIEW, reason=card.reason,
                     )  # fmt: skip
 
 

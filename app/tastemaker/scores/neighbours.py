@@ -1,4 +1,4 @@
-"""The labelled images nearest to an image: what a person has said about its like.
+"""The labelled images nearest to an image: what a person thinks of its like.
 
 The web process answers this at every card, for any image, also before there is a live model. It
 keeps a sketch of each labelled vector: its direction on a few random axes, 256 bytes. The sketch
@@ -17,6 +17,7 @@ from sqlmodel import Session, col, select
 from tastemaker import embeddings
 from tastemaker.config import Settings
 from tastemaker.database.tables import Label, Project
+from tastemaker.scores.labels import values_of
 
 AXES = 128
 SHORTLIST = 12  # candidates per image that are compared exactly
@@ -76,13 +77,7 @@ def nearest(
     candidates = known_ids[np.argpartition(-likeness, short - 1, axis=1)[:, :short]]
 
     wanted = np.unique(candidates).tolist()
-    labels = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(
-                Label.project_id == project.id, col(Label.image_id).in_(wanted)
-            )
-        ).all()
-    )
+    labels = values_of(session, project.id, wanted)
     exact_ids, exact = embeddings.matrix(session, project.encoder_id, list(labels))
     found: dict[int, list[Neighbour]] = {}
     if not len(exact_ids):
@@ -131,7 +126,8 @@ def _learn(session: Session, project: Project, known: _Known) -> None:
 def _directions(vectors: NDArray[np.float16]) -> Array:
     """The vectors with length 1."""
     wide = vectors.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    unit: Array = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def _axes(dim: int) -> Array:
