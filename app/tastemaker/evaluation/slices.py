@@ -21,7 +21,6 @@ from tastemaker.database.tables import (
     Label,
     Prediction,
     Project,
-    RemovedImage,
     Slice,
     Tag,
     Version,
@@ -203,11 +202,9 @@ def slice_predictions(
     )
     order = np.argsort(ids, kind="stable")
     ids, honest = ids[order], honest[order]
-    removed = session.exec(
-        select(RemovedImage.image_id).where(RemovedImage.project_id == project.id)
-    ).all()
+    removed = projects.removed_ids(session, project.id)
     if removed:
-        keep = ~np.isin(ids, np.asarray(removed))
+        keep = ~np.isin(ids, list(removed))
         ids, honest = ids[keep], honest[keep]
 
     source: Any = VersionLabel if frozen else Label

@@ -25,7 +25,6 @@ from tastemaker.database.tables import (
     Prediction,
     Project,
     ProjectCollection,
-    RemovedImage,
     TestRun,
     Version,
 )
@@ -262,15 +261,7 @@ def _in_collection(found: TestRun) -> Any:
         )
         .exists()
     )
-    removed = (
-        select(RemovedImage.image_id)
-        .where(
-            RemovedImage.project_id == found.project_id,
-            RemovedImage.image_id == Prediction.image_id,
-        )
-        .exists()
-    )
-    return and_(inside, ~removed)
+    return and_(inside, ~projects.is_removed(found.project_id, Prediction.image_id))
 
 
 def _against_earlier(

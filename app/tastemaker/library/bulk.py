@@ -56,10 +56,10 @@ def require_images(session: Session, project: Project, image_id: int) -> None:
 
 
 def matching_images(
-    session: Session, project: Project, asked: LibraryFilter, most: int = MOST
+    session: Session, project: Project, wanted: LibraryFilter, most: int = MOST
 ) -> list[int]:
     """All images that agree with a filter. Raises `Invalid` where they are more than `most`."""
-    ids = list(session.exec(scopes.filtered_ids(session, project, asked).limit(most + 1)))
+    ids = list(session.exec(scopes.filtered_ids(session, project, wanted).limit(most + 1)))
     if len(ids) > most:
         raise Invalid(
             f"More than {most:,} images match; at most so many can be changed at once.",
@@ -143,14 +143,8 @@ def move(session: Session, from_id: int, to_id: int, ids: Sequence[int]) -> int:
 
 def remove(session: Session, project: Project, ids: Sequence[int]) -> int:
     """Take images out of the project. Files, scores and other projects stay as they are."""
-    there = set(
-        session.exec(
-            select(RemovedImage.image_id).where(
-                RemovedImage.project_id == project.id, col(RemovedImage.image_id).in_(ids)
-            )
-        )
-    )
-    new = [image_id for image_id in ids if image_id not in there]
+    gone = projects.removed_ids(session, project.id, ids)
+    new = [image_id for image_id in ids if image_id not in gone]
     session.add_all(RemovedImage(project_id=project.id, image_id=i) for i in new)
     session.flush()
     return len(new)

@@ -64,18 +64,18 @@ def page(
     """`saved` and `undone` tell what a form without a script has just done."""
     if view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
-    there = versions.list_ready(session, project)
+    ready = versions.list_ready(session, project)
     context: dict[str, Any] = {
-        "versions": there,
+        "versions": ready,
         "views": VIEWS,
         "view": view,
         "both": None,
         "one": None,
     }
-    twice = len(there) >= 2 and bool(a) and a == b
+    twice = len(ready) >= 2 and bool(a) and a == b
     if twice:
         context["one"] = versions.by_number(session, project, a)
-    elif len(there) >= 2:
+    elif len(ready) >= 2:
         both = flips.pair(session, project, a, b)
         counts = flips.counts(session, both)
         labels, changes = comparison.label_changes(session, both, LABELS_SHOWN)
@@ -144,9 +144,9 @@ def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[FlipForm, Form()],
 ) -> Response:  # fmt: skip
-    given = replace(form.input("set"), origin=Origin.REVIEW)
+    entry = replace(form.input("set"), origin=Origin.REVIEW)
     place = form.return_place()
-    return respond(request, engine, settings, user, project_id, image_id, given, place)
+    return respond(request, engine, settings, user, project_id, image_id, entry, place)
 
 
 @router.post("/projects/{project_id}/compare/undo")

@@ -68,8 +68,8 @@ def page(
         "key": secrets.token_hex(16),
         "toast": _toast(saved, refused, undone),
     }
-    shown = shell(session, project, "score") | context
-    return render(request, "grid.html", None, shown, headers=NEVER_STALE)
+    frame = shell(session, project, "score") | context
+    return render(request, "grid.html", None, frame, headers=NEVER_STALE)
 
 
 @router.post("/projects/{project_id}/score/grid")
@@ -86,8 +86,8 @@ def score(
     queue = known_queue(queue)
     chosen = [_chosen(text) for text in image or ()]
     batch = _record(engine, user, project_id, chosen, value, key or secrets.token_hex(16))
-    told = f"saved={len(batch.events)}&refused={len(batch.refused)}"
-    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{told}")
+    done = f"saved={len(batch.events)}&refused={len(batch.refused)}"
+    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{done}")
 
 
 @router.post("/projects/{project_id}/score/grid/undo")

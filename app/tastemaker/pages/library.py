@@ -73,23 +73,23 @@ def page(
     """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
     form without a script has just done."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.resolve(session, project, view.filter, settings)
+    resolved = scopes.resolve(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
     try:
-        listed = find(session, engine, project, found, view, PER_PAGE)
+        listed = find(session, engine, project, resolved, view, PER_PAGE)
     except TastemakerError as error:
         if not view.searches:
             raise
         trouble, listed = error, Page([])
-    shown = tiles.tiles(session, project, found, listed.ids)
+    shown = tiles.tiles(session, project, resolved, listed.ids)
     context: dict[str, Any] = {
         "view": view, "tiles": shown, "listed": listed, "project": project,
-        "by": predictor(found), "trouble": trouble,
+        "by": predictor(resolved), "trouble": trouble,
         "next": view.query(after=listed.after) if listed.after else "",
     }  # fmt: skip
     if by_htmx(request) and view.after:
         return render(request, "library.html", "more", context)
-    context |= around(session, project, view, found, bool(shown))
+    context |= around(session, project, view, resolved, bool(shown))
     context |= {
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
@@ -101,10 +101,10 @@ def page(
 
 
 def around(
-    session: Session, project: Project, view: View, found: ResolvedFilter, any_shown: bool
+    session: Session, project: Project, view: View, resolved: ResolvedFilter, any_shown: bool
 ) -> dict[str, Any]:
     """What stands around the grid: the counts, and what one can filter by."""
-    counted = None if view.searches else counting.count(session, project, found)
+    counted = None if view.searches else counting.count(session, project, resolved)
     if not any_shown and not view.after and not view.searches:
         counted = counting.Count(0)
     return {
@@ -169,9 +169,9 @@ def facts_of(
     session: Session, settings: Settings, project: Project, image_id: int
 ) -> tiles.ImageFacts:
     """Raises `NotFound` for an image that is not the project's."""
-    found = scopes.resolve(session, project, LibraryFilter(), settings)
+    resolved = scopes.resolve(session, project, LibraryFilter(), settings)
     bulk.require_images(session, project, image_id)
-    return tiles.image_facts(session, settings, project, found, image_id)
+    return tiles.image_facts(session, settings, project, resolved, image_id)
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -192,13 +192,13 @@ def list_images(
     (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
     `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.resolve(session, project, view.filter, settings)
-    listed = find(session, engine, project, found, view, n)
-    counted = None if view.searches else counting.count(session, project, found)
+    resolved = scopes.resolve(session, project, view.filter, settings)
+    listed = find(session, engine, project, resolved, view, n)
+    counted = None if view.searches else counting.count(session, project, resolved)
     return {
-        "images": [_tile_json(t) for t in tiles.tiles(session, project, found, listed.ids)],
+        "images": [_tile_json(t) for t in tiles.tiles(session, project, resolved, listed.ids)],
         "next": listed.after or None,
-        "predicted_by": predictor(found) or None,
+        "predicted_by": predictor(resolved) or None,
         "count": asdict(counted) if counted else None,
     }
 
@@ -231,10 +231,10 @@ def show_facts(
         ],
         "predictions": [
             {
-                "version": version.number, "score": said.score, "out_of_fold": said.out_of_fold,
-                "uncertainty": said.uncertainty,
+                "version": version.number, "score": prediction.score,
+                "out_of_fold": prediction.out_of_fold, "uncertainty": prediction.uncertainty,
             }
-            for version, said in facts.said
+            for version, prediction in facts.predicted
         ],
         "near_duplicates": [tile.image_id for tile in facts.kin],
         "neighbours": [asdict(neighbour) for neighbour, _ in facts.neighbours],
@@ -308,10 +308,10 @@ def create_filter(
     _: AdminUser, engine: EngineDep, project_id: Id, body: NewFilter
 ) -> dict[str, Any]:
     """Save a filter under a name; one of that name is replaced."""
-    asked = filters.from_dict(body.filter)
+    wanted = filters.from_dict(body.filter)
     with writing(engine) as session:
         return _filter_json(
-            saved_filters.save(session, projects.get(session, project_id), body.name, asked)
+            saved_filters.save(session, projects.get(session, project_id), body.name, wanted)
         )
 
 

@@ -189,12 +189,12 @@ def changed_tiles(
     """The tiles as they are now, each in its place, and a toast."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        found = scopes.resolve(session, project, view.filter, settings)
+        resolved = scopes.resolve(session, project, view.filter, settings)
         place = LibraryPlace(query=view.query())
         n = result.changed if action == "score" else len(result.chosen)
         context = {
-            "project": project, "view": view, "by": predictor(found),
-            "tiles": tiles.tiles(session, project, found, result.chosen),
+            "project": project, "view": view, "by": predictor(resolved),
+            "tiles": tiles.tiles(session, project, resolved, result.chosen),
             "toast": done_toast(project, action, n, result.event_id, place),
         }  # fmt: skip
         return render(request, "library.html", ("changed", "toast"), context)
@@ -246,13 +246,13 @@ def change_images(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewChange
 ) -> dict[str, Any]:
     """Score, tag, collect, take out or bring back many images. `event_id` is what an undo names."""
-    asked = body.model_dump(exclude={"images", "filter", "tags"})
+    fields = body.model_dump(exclude={"images", "filter", "tags"})
     named = tags.parse(",".join(body.tags)) if body.tags else []
     wanted = Change(
         images=tuple(body.images),
         filter=filters.from_dict(body.filter) if body.filter is not None else None,
         tags=tuple(named),
-        **asked,
+        **fields,
     )
     result = change(engine, user, project_id, wanted)
     return {

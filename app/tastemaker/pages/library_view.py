@@ -81,20 +81,20 @@ class View:
 
 def view_of(pairs: list[tuple[str, str]]) -> View:
     """Raises `Invalid` for what means nothing."""
-    given = {name: value.strip() for name, value in pairs}
-    sort = given.get("sort") or "newest"
+    fields = {name: value.strip() for name, value in pairs}
+    sort = fields.get("sort") or "newest"
     if sort not in ORDERS:
         raise Invalid(f"There is no order “{sort[:20]}”.", f"Use one of: {', '.join(ORDERS)}.")
-    like = given.get("like", "")
+    like = fields.get("like", "")
     if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
         raise Invalid("“like” is the number of an image.")
     return View(
         filter=filters.from_pairs(pairs),
         order=ORDERS[sort][1],
-        after=given.get("after", "")[:300],
-        apart=given.get("apart") == "yes",
+        after=fields.get("after", "")[:300],
+        apart=fields.get("apart") == "yes",
         like=int(like) if like else None,
-        text=" ".join(given.get("text", "").split())[:200],
+        text=" ".join(fields.get("text", "").split())[:200],
     )
 
 
@@ -115,18 +115,18 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
     answer = model_requests.call(
         engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
     )
-    found = [int(one["image_id"]) for one in answer["images"]]
-    _answers[key] = found
+    resolved = [int(one["image_id"]) for one in answer["images"]]
+    _answers[key] = resolved
     while len(_answers) > 20:
         _answers.popitem(last=False)
-    return found
+    return resolved
 
 
 def find(
-    session: Session, engine: Engine, project: Project, found: ResolvedFilter, view: View, n: int
+    session: Session, engine: Engine, project: Project, resolved: ResolvedFilter, view: View, n: int
 ) -> Page:
     if not view.searches:
-        return browsing.find(session, found, view.order, view.after, n, together=not view.apart)
+        return browsing.find(session, resolved, view.order, view.after, n, together=not view.apart)
     if view.text and not reads_text(project.encoder):
         raise Invalid(
             f"The encoder {project.encoder} knows pictures only, so it cannot look for words.",
@@ -134,14 +134,14 @@ def find(
         )
     if view.like is not None:
         bulk.require_images(session, project, view.like)
-    return browsing.among(session, found, nearest(engine, project, view), view.after, n)
+    return browsing.among(session, resolved, nearest(engine, project, view), view.after, n)
 
 
-def predictor(found: ResolvedFilter) -> str:
+def predictor(resolved: ResolvedFilter) -> str:
     """Whose predictions are shown."""
-    if found.filter.version == filters.LIVE:
+    if resolved.filter.version == filters.LIVE:
         return "the live model"
-    return found.version.number if found.version else ""
+    return resolved.version.number if resolved.version else ""
 
 
 # --- what was done -------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class ComparePlace(Place):
         self, session: Session, settings: Settings, project: Project, person: Annotator
     ) -> Fragment:
         both = flips.pair(session, project, self.a, self.b)
-        shown = {"view": self.view, "flips": flips.counts(session, both)}
-        return "compare.html", "counts", shown
+        context = {"view": self.view, "flips": flips.counts(session, both)}
+        return "compare.html", "counts", context
 
 
 class TestRunPlace(Place):

@@ -180,7 +180,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= formats.FILTERS | {"key": keymap.shown}
+    templates.filters |= formats.FILTERS | {"key": keymap.drawn}
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,

@@ -140,12 +140,12 @@ def undo(
 
 def respond(
     request: Request, engine: Engine, settings: Settings, user: Identity, project_id: int,
-    image_id: int, given: ScoreInput, place: ReturnPlace,
+    image_id: int, entry: ScoreInput, place: ReturnPlace,
 ) -> Response:  # fmt: skip
     """Record, and go back to the place it was given at."""
     check(engine, project_id, place)
-    recorded = record(engine, user, project_id, image_id, given)
-    return corrected(request, engine, settings, user, project_id, recorded, place, given.offer)
+    recorded = record(engine, user, project_id, image_id, entry)
+    return corrected(request, engine, settings, user, project_id, recorded, place, entry.offer)
 
 
 def take_back(
@@ -166,19 +166,19 @@ def check(engine: Engine, project_id: int, place: Place) -> None:
 
 
 def record(
-    engine: Engine, user: Identity, project_id: int, image_id: int, given: ScoreInput
+    engine: Engine, user: Identity, project_id: int, image_id: int, entry: ScoreInput
 ) -> Recorded:
     """Record, in one transaction, committed when this returns."""
-    if given.origin and given.origin not in CLAIMS:
-        raise Invalid(f"“{given.origin[:20]}” is not where an image can come from.")
+    if entry.origin and entry.origin not in CLAIMS:
+        raise Invalid(f"“{entry.origin[:20]}” is not where an image can come from.")
     with writing(engine) as session:
         if user.page_user_id is not None:
             user.person(session)  # still the one whose page this is
         try:
             return scores.record_for(
-                session, project_id, image_id, user.annotator_id, given.kind, given.value,
-                origin=Origin.claimed(given.origin), reason=given.reason, offer=given.offer,
-                note=given.note, key=given.key, expected=given.expected,
+                session, project_id, image_id, user.annotator_id, entry.kind, entry.value,
+                origin=Origin.claimed(entry.origin), reason=entry.reason, offer=entry.offer,
+                note=entry.note, key=entry.key, expected=entry.expected,
                 otherwise=user.owner_id,
             )  # fmt: skip
         except NotFound:
@@ -213,9 +213,9 @@ def corrected(
         counts = place.counts(session, settings, project, person)
         if counts is None:
             return redirect(request, place.address(project_id, event))
-        template, block, shown = counts
+        template, block, counted = counts
         card = queues.card_for(session, settings, project, person, event.image_id)
-        context = shown | {
+        context = counted | {
             "project": project, "place": place, "changed": event.kind != "undo",
             "card": replace(card, offer=offer or card.offer),
             "toast": saved_toast(session, project, place, event.id),
@@ -275,11 +275,11 @@ def record_score(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
     """Record a score, a skip or a flag. It is on disk when this answers."""
-    given = ScoreInput(
+    entry = ScoreInput(
         body.kind, body.value, body.key, body.expected, body.offer, body.origin, body.reason,
         body.note,
     )  # fmt: skip
-    return recorded_json(record(engine, user, project_id, body.image_id, given))
+    return recorded_json(record(engine, user, project_id, body.image_id, entry))
 
 
 def recorded_json(event: Recorded) -> JSONResponse:

@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
 from tastemaker import projects, scores, versions
-from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, now
+from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, now
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest, batches
@@ -172,7 +172,8 @@ def re_asks(asking: QueueRequest) -> Iterator[QueueItem]:
 def re_ask_due(asking: QueueRequest) -> bool:
     """Whether this person's last scores hold no re-ask, and none is on its way. A proxy for a
     person has no memory to test."""
-    if asking.person.proxy or _labels(asking) < RE_ASK_LABELS:
+    labels = scores.count_labels(asking.session, asking.project.id)
+    if asking.person.proxy or labels < RE_ASK_LABELS:
         return False
     newest = (
         scores.standing_events()
@@ -187,8 +188,3 @@ def re_ask_due(asking: QueueRequest) -> bool:
     if any(event.origin == Origin.RE_ASK for event in asking.session.exec(newest)):
         return False
     return not asking.held - still_unscored(asking, list(asking.held))
-
-
-def _labels(asking: QueueRequest) -> int:
-    query = select(func.count()).select_from(Label).where(Label.project_id == asking.project.id)
-    return int(asking.session.exec(query).one())

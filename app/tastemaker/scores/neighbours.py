@@ -67,12 +67,12 @@ def nearest(
         known_ids, sketch = known.ids, known.sketch
     if not len(known_ids):
         return {}
-    asked, vectors = embeddings.matrix(session, project.encoder_id, image_ids)
-    if not len(asked):
+    embedded, vectors = embeddings.matrix(session, project.encoder_id, image_ids)
+    if not len(embedded):
         return {}
     directions = _directions(vectors)
     likeness = (directions @ _axes(directions.shape[1])) @ sketch.T.astype(np.float32)
-    likeness[asked[:, None] == known_ids] = -np.inf
+    likeness[embedded[:, None] == known_ids] = -np.inf
     short = min(SHORTLIST, likeness.shape[1])
     candidates = known_ids[np.argpartition(-likeness, short - 1, axis=1)[:, :short]]
 
@@ -83,7 +83,7 @@ def nearest(
     if not len(exact_ids):
         return found
     cosines = directions @ _directions(exact).T
-    for image_id, mine, cosine in zip(asked.tolist(), candidates, cosines, strict=True):
+    for image_id, mine, cosine in zip(embedded.tolist(), candidates, cosines, strict=True):
         cosine = np.where(np.isin(exact_ids, mine) & (exact_ids != image_id), cosine, -np.inf)
         best = np.argsort(-cosine, kind="stable")[:count]
         found[image_id] = [

@@ -270,9 +270,9 @@ class Scene(NamedTuple):
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
-    asked: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
-    welcome = select_columns(asked.c.id).where(
-        asked.c.id == bindparam("person"), ~asked.c.proxy, ~asked.c.disabled
+    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
+    welcome = select_columns(chosen.c.id).where(
+        chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
     )
     event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]
     spoken_of = (

@@ -107,16 +107,16 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
     return {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
 
 
-def _moment(given: Any) -> datetime | None:
+def _moment(text: Any) -> datetime | None:
     """A time as ISO 8601 writes it; one without a zone is in UTC. None where none is given."""
-    if given in (None, ""):
+    if text in (None, ""):
         return None
     try:
-        moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given))
+        moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
         return in_utc(moment)
     except (ValueError, OverflowError):
         raise Invalid(
-            f"“{str(given)[:40]}” is not a point in time.", "Write it as 2026-03-01T12:00:00+00:00."
+            f"“{str(text)[:40]}” is not a point in time.", "Write it as 2026-03-01T12:00:00+00:00."
         ) from None
 
 
