@@ -1,5 +1,5 @@
-"""the numbers of a version with their intervals inside them: {"mae": {"value", "low", "high", "n"}}
-instead of "mae", "mae_low", "mae_high", "mae_n" """
+"""Metrics of a version nest their intervals: {"mae": {"value", "low", "high", "n"}} instead of
+"mae", "mae_low", "mae_high", "mae_n"."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 VERSION = sa.table("version", sa.column("id", sa.Integer), sa.column("metrics", sa.JSON))
 ON_LABELS = ("mae", "spearman", "auc", "fp_rate", "fn_rate", "error_at_threshold")

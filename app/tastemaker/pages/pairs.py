@@ -43,8 +43,8 @@ def page(
     low: Low = None,
 ) -> Response:
     context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, person, low)}
-    shown = shell(session, project, "score") | context
-    return render(request, "pairs.html", None, shown, headers=NEVER_STALE)
+    frame = shell(session, project, "score") | context
+    return render(request, "pairs.html", None, frame, headers=NEVER_STALE)
 
 
 @router.post("/projects/{project_id}/score/pairs")
