@@ -32,7 +32,7 @@ async function play(seed, others) {
      that image before it answered would be refused, rightly, so here it answers first. */
   const undo = () => {
     const blind = page.session.actions.length === 0;
-    if (blind) Object.assign(server, { online: true, losing: false }).deliver(true);
+    if (blind) Object.assign(server, { online: true, losing: false }).deliverAll();
     if (blind && page.entries().length) return page.outbox.send();
     key("Backspace", "undo");
     return blind ? settled() : null;
@@ -66,7 +66,7 @@ async function play(seed, others) {
     [6, () => settled()],
     [2, () => server.hold()],
     [3, () => { server.deliver(); return settled(); }],
-    [2, () => { server.deliver(true); return settled(); }],
+    [2, () => { server.deliverAll(); return settled(); }],
     [1, () => { server.online = false; }],
     [2, () => { server.online = true; page.outbox.send(); }],
     [1, () => { server.losing = true; }],
@@ -85,7 +85,7 @@ async function play(seed, others) {
     if (page.reloads) page = new Page(server, { storage: page.storage, clock: page.clock });
   }
   Object.assign(server, { online: true, losing: false });
-  server.deliver(true);
+  server.deliverAll();
   for (let round = 0; round < 3; round += 1) {
     await settled();
     await page.outbox.send();

@@ -99,7 +99,7 @@ test("undo of a score that is not saved yet waits for it", async () => {
   page.press("Backspace");
   await settled();
   assert.equal(server.events.length, 1);
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.deepEqual(stored(server), [[1, "set", 3], [1, "undo", null]]);
   assert.equal(await page.judge("9"), 1);
@@ -125,14 +125,15 @@ test("undo of what was scored before the page was opened is the server's to know
 
 test("a refused undo leaves the score as it was, and the next one is the server's to know", async () => {
   const [server, page] = await opened(6);
+  await page.judge("5");
   await page.judge("4");
   server.append({ image_id: 6, kind: "set", value: 9 }); // elsewhere
   page.press("Backspace");
-  assert.equal(page.stage.image_id, 1);
+  assert.equal(page.stage.image_id, 2);
   await settled();
   assert.equal(page.warned.at(-1)[0], "Something newer was scored since.");
-  assert.equal(page.stage.image_id, 2);
-  assert.deepEqual(server.decision(1), { kind: "set", value: 4 });
+  assert.equal(page.stage.image_id, 3);
+  assert.deepEqual(server.decision(2), { kind: "set", value: 4 });
   page.press("Backspace");
   await settled();
   assert.equal(page.stage.image_id, 6); // the newest there is
@@ -239,7 +240,7 @@ test("steps back that came before the history wait for it", async () => {
   page.press("ArrowLeft");
   page.press("ArrowLeft");
   assert.equal(page.stage.image_id, 21);
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.equal(page.stage.image_id, 19);
   for (let image_id = 18; image_id >= 1; image_id -= 1) {
@@ -303,7 +304,7 @@ test("an answer that comes late or twice changes nothing more", async () => {
   const image = await page.judge("4");
   const [entry] = page.entries();
   await page.judge(" ");
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   const before = JSON.stringify([page.session.past, page.session.ahead]);
   page.session.saved(entry, { event_id: 1, image_id: image });
@@ -332,7 +333,7 @@ test("the undo of a score that was refused is not sent", async () => {
   server.hold();
   await page.judge("2");
   page.press("Backspace");
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.deepEqual(stored(server), [[1, "set", 9]]);
   assert.equal(page.stage.image_id, 1);
@@ -368,7 +369,7 @@ test("an image of the past that is gone leaves the one on the stage where it is"
   await page.judge("4");
   page.press("ArrowLeft");
   assert.equal(page.see(), 2);
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.equal(page.session.current(), page.stage);
   assert.equal(await page.judge("8"), 2);
@@ -384,7 +385,7 @@ test("a card that comes while the past is walked is not at hand twice", async ()
   server.hold();
   page.see();
   page.press("ArrowLeft");
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.equal(page.stage.image_id, 1);
   assert.deepEqual(page.session.ahead.map((card) => card.image_id), [2, 3, 4, 5]);
@@ -420,7 +421,7 @@ test("a queue that runs dry waits for what is on its way, then leaves to the ser
   page.press("5");
   page.press(" ");
   assert.equal(left(page), 2);
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.equal(page.reloads, 1);
   assert.deepEqual(stored(server), [[1, "set", 3], [2, "set", 4]]);
@@ -446,13 +447,26 @@ test("a queue that was asked for cards before the last key is asked again after 
   await page.judge("3");
   server.hold();
   page.see(); // with one card at hand, more are asked for: there are none
-  page.press("4");
+  server.rest();
+  page.press("4"); // saved before that answer arrives
   await settled();
-  server.deliver(); // the queue: nothing
-  await settled();
-  server.deliver(true);
+  assert.equal(page.reloads, 0);
+  server.deliver();
   await settled();
   assert.equal(page.reloads, 1);
+});
+
+test("what another tab has scored meanwhile is not offered by an answer that was on its way", async () => {
+  const [server, page] = await opened(6, { ahead: 2 });
+  const { storage, clock } = page, other = new Page(server, { storage, clock, ahead: 6 });
+  await settled();
+  server.hold();
+  page.see();
+  server.losing = true;
+  for (const key of "123") await other.judge(key);
+  server.deliverAll();
+  await settled();
+  assert.deepEqual(page.session.ahead.map((card) => card.image_id), [1, 2, 4, 5, 6]);
 });
 
 test("the last image can be taken back while its score is on its way", async () => {
@@ -461,7 +475,7 @@ test("the last image can be taken back while its score is on its way", async () 
   await page.judge("3");
   page.press("Backspace");
   assert.equal(page.stage.image_id, 1);
-  server.deliver(true);
+  server.deliverAll();
   await settled();
   assert.equal(page.reloads, 0);
   assert.equal(await page.judge("8"), 1);

@@ -6,13 +6,13 @@ const { actionOf } = require("../../static/keys.js");
 const { makeOutbox } = require("../../static/outbox.js");
 const { ScoringSession } = require("../../static/scoring-session.js");
 
-/* Like localStorage. */
+/* Like localStorage, whose order is nobody's to rely on: here it is the last name first. */
 class Storage {
   #items = new Map();
   full = false; // whether it takes nothing more
 
   get length() { return this.#items.size; }
-  key(index) { return [...this.#items.keys()][index] ?? null; }
+  key(index) { return [...this.#items.keys()].sort().reverse()[index] ?? null; }
   getItem(name) { return this.#items.get(name) ?? null; }
   removeItem(name) { this.#items.delete(name); }
 
@@ -52,7 +52,8 @@ class Server {
   online = true;
   losing = false; // whether answers get lost on the way back
   failing = null; // [status, answer] of a server that cannot answer
-  #held = null; // answers on their way, while they take long
+  #holding = false; // whether answers take long
+  #held = []; // those on their way
 
   constructor(images) { this.images = Array.from({ length: images }, (_, at) => at + 1); }
 
@@ -132,16 +133,21 @@ class Server {
   get(answer) { return this.online ? this.#arrives(answer) : Promise.resolve(null); }
 
   /* From now on, answers wait for `deliver`. */
-  hold() { this.#held ??= []; }
+  hold() { this.#holding = true; }
 
-  /* The oldest answer that waits arrives, or all of them. */
-  deliver(all = false) {
-    for (const arrive of this.#held?.splice(0, all ? Infinity : 1) ?? []) arrive();
-    if (all) this.#held = null;
+  /* From now on, answers arrive at once; those on their way still wait. */
+  rest() { this.#holding = false; }
+
+  /* The oldest answer that waits arrives. */
+  deliver() { this.#held.shift()?.(); }
+
+  deliverAll() {
+    this.rest();
+    while (this.#held.length) this.deliver();
   }
 
   #arrives(answer) {
-    if (this.#held === null) return Promise.resolve(answer);
+    if (!this.#holding) return Promise.resolve(answer);
     return new Promise((resolve) => { this.#held.push(() => resolve(answer)); });
   }
 }
