@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from tastemaker import jobs, projects, scores
+from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Job, Label, Project, Version
@@ -123,6 +123,7 @@ def test_nothing_happens_where_it_is_off_or_nothing_could_be_learned(desk: Desk)
     with sessions.writing(desk.engine) as session:
         other = projects.create(session, "Flat", holdout_share=0.0)
         other.encoder_id = desk.project.encoder_id
+        projects.add_collection(session, other, images.collection_named(session, "Pictures"))
         projects.change(session, other, auto_train_every=5)
         bare = projects.create(session, "Bare")
         projects.change(session, bare, auto_train_every=1)
