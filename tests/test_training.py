@@ -181,7 +181,7 @@ def test_labels_that_teach_nothing_are_told_from_those_that_do(recipe):
     if recipe.name == "auto":
         taught = train(labelled(90), recipe).metrics
         assert taught.versus_baseline.verdict == "better"
-        assert taught["holdout"]["mae"]["value"] < taught["baseline_mae"] / 4
+        assert taught.holdout.mae.value < taught.baseline_mae / 4
 
 
 @pytest.mark.slow
