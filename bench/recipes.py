@@ -107,7 +107,7 @@ def outcome(name: str, labels: int, seed: int, recipes: tuple[str, ...]) -> Outc
         {recipe: np.abs(trained.final[held] - data.y[held]) for recipe, trained in made.items()},
         data.groups[held] + seed * (whole.groups.max() + 1),
         share,
-        sum(trained.metrics["calibration"]["kept"] for trained in made.values()),
+        sum((trained.metrics.calibration or {})["kept"] for trained in made.values()),
     )
 
 

@@ -12,7 +12,7 @@ from sqlmodel import select
 
 from tastemaker import projects, scores, versions
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Label, Version
+from tastemaker.database.tables import Label, Version, VersionLabel
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations, slices
 from tastemaker.learning.version_metrics import VersionMetrics
@@ -89,7 +89,7 @@ def test_the_score_histogram_is_that_of_stats_for_the_labels_the_version_saw(
     with writing(world.engine) as session:
         for label in labels:
             session.add(
-                model_card.VersionLabel(
+                VersionLabel(
                     version_id=version_id, image_id=label.image_id, value=label.value, side="train"
                 )
             )

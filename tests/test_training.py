@@ -180,8 +180,8 @@ def test_labels_that_teach_nothing_are_told_from_those_that_do(recipe):
     assert noise.metrics.baseline_mae == pytest.approx(2.5, abs=0.8)
     if recipe.name == "auto":
         taught = train(labelled(90), recipe).metrics
-        assert taught["versus_baseline"]["verdict"] == "better"
-        assert taught["holdout"]["mae"]["value"] < taught["baseline_mae"] / 4
+        assert taught.versus_baseline.verdict == "better"
+        assert taught.holdout.mae.value < taught.baseline_mae / 4
 
 
 @pytest.mark.slow

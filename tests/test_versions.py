@@ -28,14 +28,24 @@ from tastemaker.cli import doctor
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, Label, Prediction, Project, Tag, Version, VersionLabel
+from tastemaker.database.sessions import PlainTransactions
+from tastemaker.database.tables import (
+    EncoderRow,
+    Image,
+    Label,
+    Prediction,
+    Project,
+    Tag,
+    Version,
+    VersionLabel,
+)
 from tastemaker.errors import Conflict, NotFound, NotTrainable
 from tastemaker.evaluation import expectations, slices
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.learning.city96 import layout
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, training_set
-from tests.conftest import add_images, environment, forward, free_port, until, work_on
+from tests.conftest import add_images, environment, forward, free_port, until
 
 POINTS = ["begun", "predicted", "written", "hashed", "linked", "ready"]
 
@@ -677,9 +687,21 @@ def test_scores_of_images_without_a_vector_wait_for_the_embedding(
         person = projects.annotator(session, "me")
         for value, image in enumerate(add_images(session, 4)):
             scores.record(session, project, image.id, person, "set", value)
-        job = retrain.request_training(session, settings, project)
+    late = retrain.Request(project.id, "by hand", event_high=10**6, seed=0)
+    with (
+        pytest.raises(NotTrainable, match=r"No image is embedded yet\."),
+        sessions.writing(engine) as session,
+    ):
+        retrain.request_training(session, settings, project)
     with pytest.raises(NotTrainable, match=r"No image is embedded yet\."):
-        retrain.run(work_on(settings, engine, job.id))
+        retrain.train_and_publish(PlainTransactions(engine), settings, late)
+    with sessions.writing(engine) as session:
+        encoder = EncoderRow(fingerprint="f", name="e", dim=4)
+        session.add(encoder)
+        session.flush()
+        projects.pin_encoder(session, projects.get(session, project.id), encoder)
+    with pytest.raises(NotTrainable, match=r"None of the scored images is embedded yet\."):
+        retrain.train_and_publish(PlainTransactions(engine), settings, late)
 
 
 def test_file_names_made_of_project_names_stay_plain() -> None:
