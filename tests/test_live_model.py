@@ -110,7 +110,7 @@ def test_the_file_of_an_earlier_release_is_read(settings: Settings) -> None:
     facts_path(settings).write_text(json.dumps(OLDER))
     live = read_live(settings, 1)
     assert live is not None
-    assert live.fit == FitSummary(40, 20, 0.1, 3.5, (ErrorRecord(10, 2.5),), 0.2)
+    assert live.fit == FitSummary(40, 20, 0.1, 3.5, (ErrorRecord(10, 2.5, kept=True),), 0.2)
     lists = live.lists
     assert lists.mixed == (Pick(7, "control"),)
     assert lists.near_threshold == (Pick(3, "threshold", 0.5, 0.1),)

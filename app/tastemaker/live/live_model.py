@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from pydantic import AliasChoices, Field, TypeAdapter
-from pydantic_core import to_json
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from tastemaker.config import Settings
 from tastemaker.files import write_atomic
@@ -39,7 +38,7 @@ Why = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pick:
     """An image of a list: why it is listed, and the evidence for it.
 
@@ -66,7 +65,7 @@ class Pick:
 Picks = tuple[Pick, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ErrorLists:
     """Images on the wrong side of the threshold, by the side they are predicted on."""
 
@@ -91,14 +90,14 @@ class PickLists:
     contradictions: Picks = ()  # each a pair: the image and its twin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ErrorRecord:
     """The mean absolute error (points of 0–10) of so many labels, each predicted without itself.
     One that is not `kept` gives way to the next."""
 
     labels: int
     error: float
-    kept: bool = True
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,16 @@ class LiveModel:
 
 # --- the files ---------------------------------------------------------------------------------
 
-_FIT, _LISTS = TypeAdapter(FitSummary), TypeAdapter(PickLists)
+
+@dataclass(frozen=True)
+class _File:
+    """The contents of `ID.json`."""
+
+    fit: FitSummary
+    lists: PickLists
+
+
+_FILE, _FIT, _LISTS = TypeAdapter(_File), TypeAdapter(FitSummary), TypeAdapter(PickLists)
 _Stamp = tuple[int, int]
 _cache: LRUCache[Path, tuple[_Stamp, LiveModel]] = LRUCache(PROJECTS_CACHED)
 _lock = threading.Lock()
@@ -154,10 +162,9 @@ _lock = threading.Lock()
 def write_live(settings: Settings, project_id: int, live: LiveModel) -> None:
     """Replace the two files of a live model. The array goes first, so a reader that catches the
     moment between sees newer scores with older lists, never a list of images without scores."""
-    fit = _FIT.dump_python(live.fit, by_alias=True, exclude_defaults=True)
-    lists = _LISTS.dump_python(live.lists, by_alias=True, exclude_defaults=True)
+    content = _FILE.dump_json(_File(live.fit, live.lists), by_alias=True, exclude_defaults=True)
     write_atomic(_rows_path(settings, project_id), lambda handle: np.save(handle, live.rows))
-    write_atomic(_facts_path(settings, project_id), to_json(fit | lists))
+    write_atomic(_facts_path(settings, project_id), content)
 
 
 def read_live(settings: Settings, project_id: int) -> LiveModel | None:
@@ -182,7 +189,11 @@ def _read(facts_path: Path, rows_path: Path) -> LiveModel:
     rows = np.load(rows_path, mmap_mode="r", allow_pickle=False)
     if rows.dtype != LIVE_ROW:
         raise ValueError("The rows are of another release.")
-    return LiveModel(rows, _FIT.validate_json(content), _LISTS.validate_json(content))
+    try:
+        file = _FILE.validate_json(content)
+    except ValidationError:  # earlier releases wrote all of it side by side
+        file = _File(_FIT.validate_json(content), _LISTS.validate_json(content))
+    return LiveModel(rows, file.fit, file.lists)
 
 
 def forget_live(settings: Settings, project_id: int) -> None:
