@@ -123,16 +123,16 @@ def main(words: list[str]) -> None:
     seeds = int(words[1]) if len(words) > 1 else SEEDS
     print("| set | labels | " + " | ".join(METHODS) + " | ours − cleanlab |")
     print("|---|--:" + "|--:" * (len(METHODS) + 1) + "|")
-    for name, *data in sets():
-        found: dict[str, list[float]] = {method: [] for method in METHODS}
+    for name, x_all, y_all, groups_all in sets():
+        precisions: dict[str, list[float]] = {method: [] for method in METHODS}
         for seed in range(seeds):
-            x, y, groups, slipped = with_slips(*data, labels, seed)
+            x, y, groups, slipped = with_slips(x_all, y_all, groups_all, labels, seed)
             for method, doubt in rank(x, y, groups, seed).items():
-                found[method].append(average_precision_score(slipped, doubt))
-        means = {method: np.array(values) for method, values in found.items()}
-        shown = " | ".join(interval(means[method]).lstrip("+") for method in METHODS)
+                precisions[method].append(average_precision_score(slipped, doubt))
+        means = {method: np.array(values) for method, values in precisions.items()}
+        row = " | ".join(interval(means[method]).lstrip("+") for method in METHODS)
         paired = interval(means["ours"] - means["cleanlab"])
-        print(f"| {name} | {labels} | {shown} | {paired} |", flush=True)
+        print(f"| {name} | {labels} | {row} | {paired} |", flush=True)
     print(
         f"\n{seeds} seeds; nothing was chosen by the sets marked *. Beyond the fit, 3,000 labels × "
         f"1,280 features take {seconds():.2f} s of one processor."

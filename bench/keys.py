@@ -90,14 +90,17 @@ def press(page: Page, keys: int, pause: float) -> list[float]:
         page.keyboard.press(str(number % 10))
         wait(page, f"window.painted.length > {number}")
         page.wait_for_timeout(1000 * pause)
-    return page.evaluate("window.painted")
+    painted: list[float] = page.evaluate("window.painted")
+    return painted
 
 
-def at_a_pace(page: Page, url: str, project: int, seconds: float, per_second: float) -> dict:
+def at_a_pace(
+    page: Page, url: str, project: int, seconds: float, per_second: float
+) -> dict[str, Any]:
     """Keys at an even pace, whatever the page does: how many were pressed, saved, on which
     image."""
     before = _events(url, project)
-    shown = []
+    shown: list[Any] = []
     end, due = time.monotonic() + seconds, time.monotonic()
     while time.monotonic() < end:
         value = len(shown) % 10

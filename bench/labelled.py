@@ -83,8 +83,8 @@ def _photographs() -> Iterator[Picture]:
 
 def _stamps() -> Iterator[Picture]:
     for number, path in enumerate(sorted(STAMPS.rglob("*.png"))):
-        with Image.open(path) as stamp:
-            stamp = stamp.convert("RGBA")
+        with Image.open(path) as file:
+            stamp = file.convert("RGBA")
             stamp.thumbnail((320, 320))
             ground = Image.new("RGBA", stamp.size, "white")
             picture = Image.alpha_composite(ground, stamp).convert("RGB")

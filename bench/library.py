@@ -18,7 +18,7 @@ from tastemaker.config import Settings
 from tastemaker.database.migration import migrate
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Collection, CollectionImage, Embedding, EncoderRow, Image
-from tastemaker.pictures.pictures import THUMB, VIEW, Limits, ingest, thumb_path
+from tastemaker.pictures.pictures import THUMB, VIEW, Examined, Limits, ingest, thumb_path
 from tastemaker.sample.samples import make_sample_library
 
 DIM = 768
@@ -31,7 +31,7 @@ def make_library(home: Path, count: int, labels: int, dim: int = DIM, pictures: 
     the live model has something to learn. Every image has thumbnails: those of `pictures` real
     ones, linked under many names.
     """
-    settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=home, min_free_gb=0, _env_file=None)
     engine = migrate(settings)
     samples = make_sample_library(home / "pictures", pictures)
     seen = [ingest(s.path, home / "seen", Limits()) for s in samples]
@@ -72,8 +72,8 @@ def make_library(home: Path, count: int, labels: int, dim: int = DIM, pictures: 
 
 
 def _rows(
-    session: Session, ids: range, names: list[str], seen: list, x: np.ndarray, encoder: int,
-    collection: int,
+    session: Session, ids: range, names: list[str], seen: list[Examined], x: np.ndarray,
+    encoder: int, collection: int,
 ) -> None:  # fmt: skip
     session.execute(
         Image.__table__.insert(),  # type: ignore[attr-defined]
@@ -100,7 +100,9 @@ def _rows(
 
 
 @contextmanager
-def serving(home: Path, port: int, *words: str) -> Iterator[tuple[str, subprocess.Popen, float]]:
+def serving(
+    home: Path, port: int, *words: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
     """`tastemaker serve`: its URL, its process, and the seconds until `/healthz` answered."""
     began = time.perf_counter()
     process = subprocess.Popen(

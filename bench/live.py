@@ -14,6 +14,7 @@ turns. Times are the best of several runs: on a shared machine the others measur
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
@@ -38,6 +39,8 @@ PARTS = ("fit", "predict", "uncertainty", "rank", "batch")
 SIZES = ((10_000, 3_000), (100_000, 300), (100_000, 3_000))  # images, labels
 FEATURES = (768, 1280)
 HUGE = (768, 1_000_000, 3_000)  # features, images, labels: to see how the cost grows
+
+T = TypeVar("T")
 
 
 def library(images: int, features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +76,7 @@ def refit(x: np.ndarray, y: np.ndarray, labels: int, repeats: int) -> dict[int, 
         def took(name: str, seconds: float) -> None:
             parts[name] = min(seconds, parts.get(name, seconds))
 
-        def timed(name: str, work: Callable, *arguments, **named):
+        def timed(name: str, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
             start = time.perf_counter()
             result = work(*arguments, **named)
             took(name, time.perf_counter() - start)

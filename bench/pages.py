@@ -76,7 +76,7 @@ def main() -> None:
 def make(home: Path, count: int, labels: int) -> None:
     """One project with three collections, forty tags of very different size, near-duplicates,
     scores, flags, skips, a version with predictions for every image, and a live model."""
-    settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=home, min_free_gb=0, _env_file=None)
     engine = migrate(settings)
     samples = make_sample_library(home / "pictures", 60)
     for sample in samples:
@@ -121,7 +121,7 @@ def make(home: Path, count: int, labels: int) -> None:
                     for i in at
                 ),
             )  # fmt: skip
-    events = [(int(i), "set", int(value[i])) for i in labelled]
+    events: list[tuple[int, str, int | None]] = [(int(i), "set", int(value[i])) for i in labelled]
     events += [(int(i), "flag", None) for i in random.permutation(count)[:300]]
     events += [(int(i), "skip", None) for i in random.permutation(count)[:15_000]]
     with writing(engine) as session:
@@ -143,8 +143,8 @@ def make(home: Path, count: int, labels: int) -> None:
                     "project_id": project_id, "image_id": i + 1, "value": float(v),
                     "annotators": 1, "event_id": event, "holdout": False, "measures": False,
                 }
-                for event, (i, kind, v) in enumerate(events, 1)
-                if kind == "set"
+                for event, (i, _, v) in enumerate(events, 1)
+                if v is not None
             ),
         )  # fmt: skip
     rows = np.zeros(count, LIVE_ROW)

@@ -112,7 +112,7 @@ def outcome(name: str, labels: int, seed: int, recipes: tuple[str, ...]) -> Outc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=available())
     parser.add_argument("--labels", nargs="+", type=int, default=list(LABELS))
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)

@@ -65,7 +65,7 @@ def available() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", default=list(available()))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rule-seeds", type=int, default=6)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class Clock:
 
 
 def taking_turns(
-    source: Path, model: Scorer, others: dict[str, tuple[Callable, int]]
+    source: Path, model: Scorer, others: Mapping[str, tuple[Callable[[int], None], int]]
 ) -> dict[str, Clock]:
     """File to Parquet, interrupted after every block for some of the other work, so that whatever
     else the machine does meets all alike. `others`: name -> (work, rows a turn)."""
@@ -126,11 +127,11 @@ def taking_turns(
                 clocks[name](work, rows)
             yield table
 
+    def to_parquet(_: int) -> None:
+        write(source.with_suffix(".parquet"), interrupted(), model.about)
+
     whole = Clock()
-    whole(
-        lambda _: write(source.with_suffix(".parquet"), interrupted(), model.about) and None,
-        len(np.load(source, mmap_mode="r")),
-    )
+    whole(to_parquet, len(np.load(source, mmap_mode="r")))
     whole.seconds -= sum(clock.seconds for clock in clocks.values())
     return {"ours": whole, **clocks}
 
@@ -180,7 +181,7 @@ def pictures(folder: Path, count: int, rounds: int) -> None:
         ready = [encoder.preprocess(decode(path)) for path in some]
         decoding = cpu_time(lambda: [encoder.preprocess(decode(path)) for path in some])
         encoding = min(
-            cpu_time(lambda size=size: encoder.encode(np.stack(ready[:size]))) / size
+            cpu_time(partial(encoder.encode, np.stack(ready[:size]))) / size
             for size in (1, 2, 4, 8, 16) * 2
         )
         torch.set_num_threads(threads)
@@ -211,11 +212,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3, help="of the pictures")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="tastemaker-bench-") as folder:
-        embeddings(Path(folder), given.rows)
-        pictures(Path(folder), given.pictures, given.rounds)
+        embeddings(Path(folder), args.rows)
+        pictures(Path(folder), args.pictures, args.rounds)
 
 
 if __name__ == "__main__":

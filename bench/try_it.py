@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from skimage import data
@@ -44,10 +45,11 @@ def pictures() -> list[bytes]:
     return files
 
 
-def post(url: str, body: bytes, kind: str = "application/json") -> dict:
+def post(url: str, body: bytes, kind: str = "application/json") -> dict[str, Any]:
     origin = url[: url.index("/", len("http://"))]
     request = urllib.request.Request(url, body, {"Content-Type": kind, "Origin": origin})
-    return json.loads(urllib.request.urlopen(request).read())
+    answer: dict[str, Any] = json.loads(urllib.request.urlopen(request).read())
+    return answer
 
 
 def ask(url: str, content: bytes) -> float:
@@ -58,13 +60,13 @@ def ask(url: str, content: bytes) -> float:
     ).encode()
     body = head + content + f"\r\n--{boundary}--\r\n".encode()
     began = time.perf_counter()
-    told = post(f"{url}/predict", body, f"multipart/form-data; boundary={boundary}")
-    assert 0 <= told["said"][0]["score"] <= 1
+    answer = post(f"{url}/predict", body, f"multipart/form-data; boundary={boundary}")
+    assert 0 <= answer["said"][0]["score"] <= 1
     return time.perf_counter() - began
 
 
 def state(url: str, job_id: int) -> str:
-    return json.loads(urllib.request.urlopen(f"{url}/jobs/{job_id}").read())["state"]
+    return str(json.loads(urllib.request.urlopen(f"{url}/jobs/{job_id}").read())["state"])
 
 
 def during_training(url: str, project: str, files: list[bytes], wanted: int) -> list[float]:
