@@ -30,7 +30,7 @@ test: $(READY) browser node
 
 # The types take one processor for half a minute: beside the tests, not before them.
 check: $(READY)
-	$(MAKE) --jobs 2 --output-sync=target lint fast
+	$(MAKE) --jobs 2 lint fast
 
 fast: $(READY) node
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
