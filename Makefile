@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint bench browser node clean
+.PHONY: help run test check fast lint bench browser node clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -26,9 +26,13 @@ run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
 test: $(READY) browser node
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
-check: lint node
+# The types take one processor for half a minute: beside the tests, not before them.
+check: $(READY)
+	$(MAKE) --jobs 2 lint fast
+
+fast: $(READY) node
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
 
 lint: $(READY)

@@ -4,7 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from tastemaker.publishing import exports
 from tastemaker.scores import score_files
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, prediction_files, predictions
-from tests.conftest import work_on
+from tests.conftest import made_once, work_on
 from tests.test_import_head import (
     L14,
     L14_336,
@@ -43,6 +45,7 @@ from tests.test_import_head import (
     make_home,
     random_laion,
     run_head,
+    vectors,
 )
 
 __all__ = ["head"]  # a fixture
@@ -57,6 +60,11 @@ def home(settings: Settings, engine: Any) -> Home:
 
 @pytest.fixture
 def scored(home: Home) -> Home:
+    score(home)
+    return home
+
+
+def score(home: Home) -> None:
     """Twelve images scored by two people, one of whom has a name a spreadsheet would run."""
     begun = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
     with sessions.writing(home.engine) as session:
@@ -67,16 +75,29 @@ def scored(home: Home) -> Home:
                 at = begun + timedelta(hours=i, microseconds=i)
                 value = (i + shift) % 11
                 scores.record(session, project, i, who, "set", value, origin="control", at=at)
-    return home
 
 
 @pytest.fixture
-def trained(scored: Home) -> tuple[Home, Version]:
-    with sessions.writing(scored.engine) as session:
-        job = retrain.request_training(session, scored.settings, scored.project(session))
-    result = retrain.run(work_on(scored.settings, scored.engine, job.id))
-    with sessions.reading(scored.engine) as session:
-        return scored, versions.get(session, result["version_id"])
+def trained(settings: Settings) -> Iterator[tuple[Home, Version]]:
+    """The same with a trained version, v1.0."""
+    shutil.copytree(made_once(train_in), settings.root)
+    engine = migrate(settings)
+    with sessions.reading(engine) as session:
+        version = versions.by_number(session, projects.get(session, 1), "v1.0")
+    yield Home(settings, engine, vectors()), version
+    engine.dispose()
+
+
+def train_in(folder: Path) -> None:
+    settings = Settings(home=folder, min_free_gb=0, _env_file=None)
+    engine = migrate(settings)
+    home = make_home(settings, engine, L14_336)
+    score(home)
+    with sessions.writing(engine) as session:
+        job = retrain.request_training(session, settings, home.project(session))
+    result = retrain.run(work_on(settings, engine, job.id))
+    assert result["version"] == "v1.0"
+    engine.dispose()
 
 
 def export_city96(home: Home, version: Version, folder: Path) -> tuple[Path, Path]:

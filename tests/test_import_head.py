@@ -144,18 +144,23 @@ class Home:
         return not rows and not kept
 
 
-def make_home(settings: Settings, engine: Engine, encoder: str, normalised: bool = False) -> Home:
-    random = np.random.default_rng(3)
-    x = random.normal(size=(12, 768)).astype(np.float32)
+def vectors(normalised: bool = False) -> np.ndarray:
+    """(12, 768) vectors as a home here stores them."""
+    x = np.random.default_rng(3).normal(size=(12, 768)).astype(np.float32)
     if normalised:
         x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x.astype(np.float16).astype(np.float32)
+
+
+def make_home(settings: Settings, engine: Engine, encoder: str, normalised: bool = False) -> Home:
+    x = vectors(normalised)
     with sessions.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=encoder)
         images = add_images(session, len(x), project=project)
         row = embeddings.declare_encoder(session, project, x[0])
         pairs = zip((image.id for image in images), x, strict=True)
         embeddings.store_vectors(session, row.id, pairs)
-    return Home(settings, engine, x.astype(np.float16).astype(np.float32))
+    return Home(settings, engine, x)
 
 
 @pytest.fixture
