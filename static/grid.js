@@ -95,12 +95,12 @@ if (grid) {
 
   /* --- scoring ---------------------------------------------------------------------------- */
   const parts = (box) => {
-    const [image, expected, origin, ...reason] = box.value.split(":");
-    return { image_id: Number(image), expected: Number(expected), origin, reason: reason.join(":") };
+    const [image, expected, offer] = box.value.split(":");
+    return { image_id: Number(image), expected: Number(expected), offer };
   };
   const knows = (box, event) => {
     const known = parts(box);
-    box.value = [known.image_id, event, known.origin, known.reason].join(":");
+    box.value = [known.image_id, event, known.offer].join(":");
   };
   const show = (at, value, decided = true) => {
     const place = tiles[at].querySelector("[data-score]"), chip = document.createElement("span");

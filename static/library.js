@@ -109,7 +109,7 @@ if (one) {
     if (typing(event.target) || event.repeat) return;
     const value = scoreOf(event);
     if (value !== null) one.querySelector(`button[value="${value}"]`).click();
-    else if (takesBack(event)) document.querySelector("form[action$='/library/undo'] button")?.click();
+    else if (takesBack(event)) document.querySelector("#undo-own button")?.click();
     else return;
     event.preventDefault();
   });

@@ -26,8 +26,9 @@
    zoom, flag, help    open or close this part of the page */
 "use strict";
 
-/* What a card brings along that says why it was offered; it goes back with the score. */
-const offerOf = ({ origin, reason }) => ({ origin, reason });
+/* What a card brings along that says why it was offered, in words that only the server can sign; it
+   goes back with the score. */
+const offerOf = ({ offer, reason }) => ({ offer, reason });
 
 class ScoringSession {
   static AHEAD = 3; // pictures that are kept decoded, after the one on the stage

@@ -26,12 +26,12 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import images, jobs
+from tastemaker import images, jobs, projects
 from tastemaker.auth import accounts
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image
+from tastemaker.database.tables import Image, Project
 from tastemaker.jobs.context import JobContext
 
 # Continuous integration tries the same cases every time; at a desk, new ones.
@@ -105,9 +105,13 @@ def _migrate_in(home: Path) -> None:
 # --- a small library by hand ---------------------------------------------------------------------
 
 
-def add_images(session: Session, count: int, collection: str = "Pictures") -> list[Image]:
-    """So many images without pixels, each of a group of its own, in a collection."""
+def add_images(
+    session: Session, count: int, collection: str = "Pictures", project: Project | None = None
+) -> list[Image]:
+    """So many images without pixels, each of a group of its own, in a collection (of a project)."""
     home = images.collection_named(session, collection)
+    if project is not None:
+        projects.add_collection(session, project, home)
     made = []
     known = images.count(session)
     for number in range(known, known + count):

@@ -27,7 +27,7 @@ class Desk:
             session.flush()
             self.project = projects.create(session, "Desk", holdout_share=0.0)
             self.project.encoder_id = encoder.id
-            self.ids = [image.id for image in add_images(session, 200)]
+            self.ids = [image.id for image in add_images(session, 200, project=self.project)]
             vectors = np.random.default_rng(0).normal(size=(200, 4))
             store_vectors(session, encoder.id, zip(self.ids, vectors, strict=True))
             self.me = projects.annotator(session, "me")

@@ -214,10 +214,7 @@ def library(tmp_path: Path) -> Iterator[Any]:
     engine = migrate(settings)
     with sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
-        images = add_images(session, 5)
-        from tastemaker.images import find_collection
-
-        projects.add_collection(session, project, find_collection(session, "Pictures"))
+        images = add_images(session, 5, project=project)
         images[0].name = '=cmd|"/c calc"!A1.png'
         images[1].name = images[2].name = "double.png"
         session.add_all(images)

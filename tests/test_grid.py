@@ -89,10 +89,12 @@ def test_what_was_scored_elsewhere_or_is_gone_is_left_out_and_the_others_are_sav
 
 def test_nothing_selected_too_much_and_nonsense_are_refused(world: World) -> None:
     at = f"{world.at}/score/grid"
-    one = "1:0:queue:x"
+    one = "1:0:no-offer"
     for form in ({"value": "7"}, {"image": "1", "value": "7"}, {"image": one, "value": "11"},
-                 {"image": "1:0:import:x", "value": "7"}, {"image": one}):  # fmt: skip
+                 {"image": one}):  # fmt: skip
         assert world.client.post(at, data=form).status_code == 422, form
+    claimed = {"images": [{"image_id": 1, "origin": "import"}], "value": 7, "key": "a-long-key"}
+    assert world.client.post(f"/api/v1{world.at}/batches", json=claimed).status_code == 422
     with writing(world.engine) as session, pytest.raises(Invalid):
         batches.record_batch(
             session, world.project(session), projects.annotator(session, "me"),

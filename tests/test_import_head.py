@@ -151,9 +151,7 @@ def make_home(settings: Settings, engine: Engine, encoder: str, normalised: bool
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     with sessions.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=encoder)
-        images = add_images(session, len(x))
-        collection = session.exec(select(projects.Collection)).one()
-        projects.add_collection(session, project, collection)
+        images = add_images(session, len(x), project=project)
         row = embeddings.declare_encoder(session, project, x[0])
         pairs = zip((image.id for image in images), x, strict=True)
         embeddings.store_vectors(session, row.id, pairs)

@@ -110,6 +110,10 @@ class Made:
                         )
                     )  # fmt: skip
                     fact["predicted"] = fact["predicted"] if honest is None else honest
+                left = fact["homes"].isdisjoint({0, 1})  # it was in the project, and is no more
+                if left:
+                    session.add(CollectionImage(collection_id=self.homes[0], image_id=i))
+                    session.flush()
                 if random.random() < 0.5:
                     fact["label"] = float(random.integers(11))
                     scores.record(session, project, i, me, "set", int(fact["label"]))
@@ -121,6 +125,8 @@ class Made:
                             scores.undo(session, project, me)
                         else:
                             fact["said"].add(kind)
+                if left:
+                    session.delete(session.get(CollectionImage, (self.homes[0], i)))
                 if fact["removed"]:
                     session.add(RemovedImage(project_id=project.id, image_id=i))
                 self.facts[i] = fact

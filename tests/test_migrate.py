@@ -20,7 +20,7 @@ from sqlmodel import SQLModel, func, select
 
 from tastemaker import config, projects, scores, versions
 from tastemaker.config import Settings
-from tastemaker.database import migration, sessions
+from tastemaker.database import installation, migration, sessions
 from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Version
 from tastemaker.errors import TastemakerError
 from tastemaker.learning.version_metrics import VersionMetrics
@@ -68,7 +68,7 @@ def populated(settings: Settings) -> Iterator[Engine]:
     with sessions.writing(engine) as session:
         project = projects.create(session, "P")
         person = projects.annotator(session, "me")
-        for value, image in enumerate(add_images(session, 5)[:3]):
+        for value, image in enumerate(add_images(session, 5, project=project)[:3]):
             scores.record(session, project, image.id, person, "set", value)
         scores.undo(session, project, person)
     yield engine
@@ -140,6 +140,59 @@ def test_rebuilding_the_image_table_keeps_every_score_and_a_backup_is_made_first
         assert old.execute("SELECT count(*) FROM score_event").fetchone() == (4,)
         assert old.execute("SELECT version_num FROM alembic_version").fetchone() == (newest(),)
         assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+FORMER = """
+INSERT INTO image (id, sha256, kind, name, format, width, height, bytes, source_group, added_at)
+VALUES (1, '{sha256}', 'file', 'a.jpg', '', 0, 0, 0, 'group', '2026-01-01');
+INSERT INTO collection (id, name, created_at) VALUES (1, 'Pictures', '2026-01-01');
+INSERT INTO collection_image VALUES (1, 1);
+INSERT INTO project (id, name, kind, encoder, threshold, holdout_share, seed, recipe, brackets,
+    show_prediction_first, card, created_at)
+VALUES (1, 'P', 'score', 'e', 0.5, 0.1, 1, 'auto', '[]', 0, '{{}}', '2026-01-01');
+INSERT INTO project_collection VALUES (1, 1, 'pool');
+INSERT INTO annotator (id, name, stand_in) VALUES (1, 'me', 0);
+INSERT INTO score_event (id, project_id, image_id, annotator_id, kind, value, origin, reason, note,
+    at)
+VALUES (1, 1, 1, 1, 'set', 7, 'control', '', '', '2026-01-01');
+INSERT INTO label VALUES (1, 1, 7, 1, 1, 1, 1);
+"""
+
+
+def test_a_database_of_the_former_schema_keeps_its_scores_and_is_given_an_identity(
+    settings: Settings,
+) -> None:
+    settings.make_folders()
+    former = sessions.make_engine(settings)
+    migration.upgrade(former, "0002")
+    with former.begin() as connection:
+        for statement in FORMER.format(sha256="a" * 64).split(";\n")[:-1]:
+            connection.exec_driver_sql(statement)
+    former.dispose()
+    engine = migration.migrate(settings)
+    with sessions.reading(engine) as session:
+        known = installation.identity(session)
+        assert installation.identity(session) == known and known.secret not in repr(known)
+        assert session.exec(select(ScoreEvent.value, ScoreEvent.origin)).one() == (7, "control")
+    assert counts(engine) == (1, 1, 1)
+    with sessions.writing(engine) as session:
+        project, person = projects.get(session, 1), projects.annotator(session, "me")
+        offer = scores.sign_offer(session, 1, 1, person.id, scores.Offer(scores.Origin.QUEUE))
+        assert scores.record(session, project, 1, person, "set", 3, offer=offer).fresh
+    engine.dispose()
+
+
+def find_identity(home: str) -> installation.Identity:
+    settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
+    with sessions.reading(sessions.make_engine(settings)) as session:
+        return installation.identity(session)
+
+
+def test_processes_that_need_an_identity_at_once_agree_on_one(settings: Settings) -> None:
+    migration.migrate(settings).dispose()
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        found = pool.map(find_identity, [str(settings.home)] * 6, chunksize=1)
+    assert len(set(found)) == 1 and find_identity(str(settings.home)) == found[0]
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,7 @@ def test_without_a_password_on_the_server_a_browser_chooses_who_scores(tmp_path:
 def test_the_label_is_the_aggregate_and_follows_a_change_of_rule(
     session: Session, project: Project, how: str, label: float
 ) -> None:
-    image = add_images(session, 1)[0]
+    image = add_images(session, 1, project=project)[0]
     for name, value in (("a", 9), ("b", 2), ("c", 4)):
         scores.record(session, project, image.id, projects.annotator(session, name), "set", value)
     project.aggregate = how
@@ -381,7 +381,7 @@ def test_the_label_is_the_aggregate_and_follows_a_change_of_rule(
 def test_bias_and_distance_are_measured_on_the_images_of_both(
     session: Session, project: Project
 ) -> None:
-    images = add_images(session, 30)
+    images = add_images(session, 30, project=project)
     strict, mild, other = (projects.annotator(session, n) for n in ("strict", "mild", "other"))
     for number, image in enumerate(images[:20]):
         value = number % 7

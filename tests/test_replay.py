@@ -550,9 +550,7 @@ def test_a_collection_is_replayed_with_the_projects_labels(
             session, "Mine", threshold=0.6, encoder="ViT-B-32/of_unknown_width"
         )
         pictures = add_images(session, 120, "Pool")
-        add_images(session, 5, "Pool")  # not embedded: left out
-        collection = images.find_collection(session, "Pool")
-        projects.add_collection(session, project, collection)
+        add_images(session, 5, "Pool", project)  # not embedded: left out
         encoder = embeddings.declare_encoder(session, project, data.x[0])
         embeddings.store_vectors(
             session, encoder.id, [(p.id, v) for p, v in zip(pictures, data.x, strict=True)]
@@ -569,7 +567,9 @@ def test_a_collection_is_replayed_with_the_projects_labels(
     assert said.json["threshold"] == 60 and said.json["image_ids"] == ids
     assert said.json["labelled"] == 100
     with sessions.writing(engine) as session:
-        projects.add_collection(session, projects.create(session, "Other"), collection)
+        projects.add_collection(
+            session, projects.create(session, "Other"), images.find_collection(session, "Pool")
+        )
     said = run("replay", "Pool")
     assert said.code == 1 and "Several projects" in said.sentence
     said = run("replay", "Pool", "--project", "Other")

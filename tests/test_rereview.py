@@ -54,11 +54,8 @@ class Desk:
             session.flush()
             self.project = projects.create(session, "Desk", holdout_share=0.2)
             self.project.seed, self.project.encoder_id = 7, encoder.id
-            found = add_images(session, count)
+            found = add_images(session, count, project=self.project)
             self.ids = [image.id for image in found]
-            projects.add_collection(
-                session, self.project, projects.Collection(id=1, name="Pictures")
-            )
             for image, vector in zip(found, self.x, strict=True):
                 session.add(
                     Embedding(image_id=image.id, encoder_id=encoder.id, vector=vector.tobytes())

@@ -30,7 +30,7 @@ class Wrong:
             session.flush()
             self.project = projects.create(session, "Wrong", threshold=0.4, holdout_share=0.3)
             self.me = projects.annotator(session, "me")
-            self.ids = [image.id for image in add_images(session, count)]
+            self.ids = [image.id for image in add_images(session, count, project=self.project)]
             for image_id, value in zip(self.ids, self.value.tolist(), strict=True):
                 scores.record(session, self.project, image_id, self.me, "set", value)
             self.version = Version(

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, func, select
 
-from tastemaker import jobs, projects, scores
+from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
@@ -33,7 +33,7 @@ class Desk:
             self.project.seed = 3  # or else one day all images would fall on one side
             self.me = projects.annotator(session, "me")
             self.other = projects.annotator(session, "other")
-            self.images = [image.id for image in add_images(session, 10)]
+            self.images = [image.id for image in add_images(session, 10, project=self.project)]
 
     def say(self, image: int, value: int | None, by: Annotator | None = None, **more: Any) -> Any:
         kind = more.pop("kind", "set")
@@ -370,7 +370,7 @@ def test_the_holdout_side_is_frozen_shared_by_a_group_and_of_about_its_share(des
     other = [projects.on_holdout_side(reseeded, f"group {n}") for n in range(20_000)]
     assert 0.005 < statistics.fmean(a and b for a, b in zip(sides, other, strict=True)) < 0.015
     with sessions.writing(desk.engine) as session:
-        for image in add_images(session, 4):
+        for image in add_images(session, 4, project=desk.project):
             image.source_group = "one photograph"
             desk.images.append(image.id)
     for image in range(10, 14):
@@ -414,6 +414,7 @@ def test_labels_kept_up_to_date_are_those_derived_anew_and_those_one_would_expec
         project = projects.create(session, "Sequence", holdout_share=0.5)
         project.seed = 3
         people = [projects.annotator(session, name, proxy=name == "c") for name in ("a", "b", "c")]
+        projects.add_collection(session, project, images.find_collection(session, "Pictures"))
         groups = {image: session.get(Image, image).source_group for image in ids}  # type: ignore[union-attr]
         said: list[dict[str, Any]] = []  # what stands, as a plain list
         then: tuple[int, Any] = (0, {})

@@ -647,7 +647,9 @@ def test_labels_that_teach_nothing_are_refused_at_once(
     with pytest.raises(NotTrainable, match=sentence), sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
         person = projects.annotator(session, "me")
-        for image, value in zip(add_images(session, len(values)), values, strict=True):
+        for image, value in zip(
+            add_images(session, len(values), project=project), values, strict=True
+        ):
             scores.record(session, project, image.id, person, "set", value)
         retrain.request_training(session, settings, project)
     with sessions.reading(engine) as session:
@@ -661,7 +663,7 @@ def test_scores_on_the_holdout_side_alone_cannot_train(settings: Settings, engin
     ):
         project = projects.create(session, "P", holdout_share=0.5)
         person = projects.annotator(session, "me")
-        for n, image in enumerate(add_images(session, 30)):
+        for n, image in enumerate(add_images(session, 30, project=project)):
             if projects.on_holdout_side(project, image.source_group):
                 scores.record(session, project, image.id, person, "set", n % 11)
         retrain.request_training(session, settings, project)

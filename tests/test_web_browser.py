@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Route, expect
 from sqlmodel import select
 from web_world import World, add_version, embed_all, events, full_world, make_world, score_some
 
-from tastemaker import projects
+from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, RemovedImage, ScoreEvent
 from tastemaker.pages import keymap
@@ -69,9 +69,13 @@ def test_a_control_image_taken_back_after_a_reload_stays_control(
 ) -> None:
     world = make_world(tmp_path, images=8)
     with serving(world) as address, browsing(chromium) as page:
+        with writing(world.engine) as session:
+            person = projects.annotator(session, world.settings.annotator)
+            control = scores.Offer(scores.Origin.CONTROL)
+            offer = scores.sign_offer(session, world.project_id, 5, person.id, control)
         page.request.post(
             f"{address}/api/v1{world.at}/scores",
-            data={"image_id": 5, "kind": "set", "value": 3, "origin": "control"},
+            data={"image_id": 5, "kind": "set", "value": 3, "offer": offer},
         )
         page.goto(f"{address}{world.at}/score")
         assert shown_image(page) != 5

@@ -10,6 +10,7 @@ import pytest
 from sqlmodel import select
 from web_world import (
     World,
+    add_image,
     add_job,
     add_version,
     client_of,
@@ -21,14 +22,26 @@ from web_world import (
     settings_in,
 )
 
-from tastemaker import jobs
+from tastemaker import jobs, projects, scores
+from tastemaker.database import installation
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Job, Label, Project, ScoreEvent, Version, now
+from tastemaker.database.tables import (
+    Collection,
+    Job,
+    Label,
+    Project,
+    ScoreEvent,
+    Version,
+    now,
+)
 from tastemaker.pages.app import create_app
+from tastemaker.pages.places import ReviewPlace
 from tastemaker.pages.versions import activation
+from tastemaker.scores import Offer, Origin, offers
 from tests.flat_metrics import from_flat
 
 HTMX = {"HX-Request": "true"}
+REVIEWING = ReviewPlace(review="false-positives").text()
 
 
 class Forms(HTMLParser):
@@ -180,6 +193,23 @@ def origins(world: World) -> list[tuple[str, str]]:
     return [(row.kind, row.origin) for row in rows]
 
 
+def offer(world: World, image_id: int, what: Offer, person: str = "") -> str:
+    """What a card of the image would bring back."""
+    with writing(world.engine) as session:
+        by = projects.annotator(session, person or world.settings.annotator)
+        return scores.sign_offer(session, world.project_id, image_id, by.id, what)
+
+
+def offered(world: World, action: str, fields: dict[str, str]) -> Offer:
+    """What the server reads in the offer of a form."""
+    with writing(world.engine) as session:
+        person = projects.annotator(session, world.settings.annotator)
+        image_id = int(action.split("/")[4])
+        found = offers.read(session, world.project_id, image_id, person.id, fields["offer"])
+    assert found is not None
+    return found
+
+
 def test_an_image_that_was_flagged_first_stays_flagged_when_it_is_scored(world: World) -> None:
     action, fields = Forms(world.client.get(f"{world.at}/score").text).to("/flag")
     answer = world.client.post(action, data=fields | {"note": "odd"})
@@ -187,25 +217,139 @@ def test_an_image_that_was_flagged_first_stays_flagged_when_it_is_scored(world: 
     assert "Flagged." in page and "You can still score it." in page
     assert 'id="previous" hidden' in page, "the prediction comes after the score"
     action, again = Forms(page).to("/score")
-    assert again["origin"] == fields["origin"] != "review"
+    assert again["offer"] == fields["offer"] and offered(world, action, again).origin == "control"
     after = world.client.post(action, data=again | {"value": "6"})
     assert "Flagged." not in world.client.get(after.headers["location"]).text
     flagged = world.client.get(f"{world.at}/score?queue=flagged").text
     assert Forms(flagged).to("/score")[0] == action
-    assert Forms(flagged).to("/score")[1]["origin"] == "review"
+    assert offered(world, *Forms(flagged).to("/score")).origin == "review"
 
 
-@pytest.mark.parametrize("origin", ["control", "queue", "re-ask", "review"])
-def test_an_image_that_was_taken_back_is_scored_as_it_came(world: World, origin: str) -> None:
-    said = {"value": "9", "origin": origin, "reason": "drawn at random"}
-    world.client.post(f"{world.at}/images/3/score", data=said)
+@pytest.mark.parametrize("origin", [one for one in Origin if one != Origin.IMPORT])
+def test_an_image_that_was_taken_back_is_scored_as_it_came(world: World, origin: Origin) -> None:
+    form = {"value": "9", "offer": offer(world, 3, Offer(origin, "drawn at random"))}
+    world.client.post(f"{world.at}/images/3/score", data=form)
     answer = world.client.post(f"{world.at}/undo", data={"queue": "mixed"})
     action, fields = Forms(world.client.get(answer.headers["location"]).text).to("/score")
-    assert (fields["origin"], fields["reason"]) == (origin, "drawn at random")
+    assert offered(world, action, fields) == Offer(origin, "drawn at random")
     world.client.post(action, data=fields | {"value": "4"})
     assert origins(world) == [("set", origin), ("undo", origin), ("set", origin)]
     told = world.client.post(f"/api/v1{world.at}/undo", json={"key": "a-long-key"}).json()
     assert told["card"]["origin"] == origin, "and so by the API"
+
+
+# --- where a score came from ---------------------------------------------------------------------
+
+
+def through(world: World, door: str, image_id: int, offer: str, claim: str = "control") -> int:
+    """Score an image with 7 through one of the doors; the status of the answer."""
+    said = {"value": "7", "offer": offer, "origin": claim, "reason": "they say"}
+    one = {"image_id": image_id, "offer": offer, "origin": claim, "reason": "they say"}
+    match door:
+        case "form":
+            answer = world.client.post(f"{world.at}/images/{image_id}/score", data=said)
+        case "api":
+            answer = world.client.post(f"/api/v1{world.at}/scores", json=one | {"value": 7})
+        case "grid":
+            answer = world.client.post(
+                f"{world.at}/score/grid", data={"image": f"{image_id}:0:{offer}", "value": "7"}
+            )
+        case "batch":
+            answer = world.client.post(
+                f"/api/v1{world.at}/batches",
+                json={"images": [one], "value": 7, "key": f"key-{image_id:05d}"},
+            )
+    return answer.status_code
+
+
+DOORS = ("form", "api", "grid", "batch")
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> World:
+    """A project half of whose images only ever measure; and an image that is not in it."""
+    world = make_world(tmp_path, images=12)
+    with writing(world.engine) as session:
+        project = world.project(session)
+        project.holdout_share = 0.5
+        session.add(project)
+        elsewhere = Collection(name="Elsewhere")
+        session.add(elsewhere)
+        session.flush()
+        add_image(session, world.settings, elsewhere, 99)
+    return world
+
+
+def came_from(world: World) -> list[tuple[str, str]]:
+    with reading(world.engine) as session:
+        rows = session.exec(select(ScoreEvent).order_by(ScoreEvent.id)).all()
+    return [(row.origin, row.reason) for row in rows]
+
+
+def measuring(world: World) -> int:
+    with reading(world.engine) as session:
+        labels = session.exec(select(Label)).all()
+    assert any(one.holdout for one in labels)
+    return sum(one.measures for one in labels)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_a_client_claims_does_not_measure_and_what_the_server_offered_does(
+    held_out: World, door: str
+) -> None:
+    drawn = Offer(Origin.CONTROL, "random control")
+    forged = offer(held_out, 1, drawn)
+    broken = forged[:-2] + ("AA" if forged[-2:] != "AA" else "BB")
+    bad = ["", "control", broken, offer(held_out, 12, drawn), offer(held_out, 4, drawn, "Anna")]
+    for image_id, token in enumerate(bad, 1):
+        assert through(held_out, door, image_id, token) < 400
+    reason = "" if door == "grid" else "they say"
+    assert came_from(held_out) == [("api", reason)] * 5 and measuring(held_out) == 0
+    for image_id in range(6, 13):
+        assert through(held_out, door, image_id, offer(held_out, image_id, drawn)) < 400
+    assert came_from(held_out)[5:] == [("control", "random control")] * 7
+    assert measuring(held_out) > 0
+
+
+@pytest.mark.parametrize("door", ["form", "api", "batch"])
+@pytest.mark.parametrize("claim", ["queue", "re-ask", "review"])
+def test_without_an_offer_a_score_is_a_programs_or_a_correction(
+    held_out: World, door: str, claim: str
+) -> None:
+    assert through(held_out, door, 1, "", claim) < 400
+    assert came_from(held_out) == [("review" if claim == "review" else "api", "they say")]
+    assert not Origin.REVIEW.blind and not Origin.API.blind
+
+
+def test_an_offer_holds_after_a_restart_and_days_later(held_out: World) -> None:
+    action, fields = Forms(held_out.client.get(f"{held_out.at}/score").text).to("/score")
+    installation._known.clear()  # as a new process
+    again = client_of(create_app(held_out.settings))
+    assert again.post(action, data=fields | {"value": "5"}).status_code == 303
+    assert came_from(held_out)[0] == ("control", "random control")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_image_that_is_not_in_the_project_is_not_scored(held_out: World, door: str) -> None:
+    status = through(held_out, door, 13, offer(held_out, 13, Offer(Origin.QUEUE)))
+    assert status == {"form": 404, "api": 404, "grid": 303, "batch": 200}[door]
+    assert came_from(held_out) == [], "of a batch, the others would have been saved"
+
+
+def test_the_library_and_the_comparison_score_no_image_that_is_not_in_the_project(
+    held_out: World,
+) -> None:
+    at, client = held_out.at, held_out.client
+    add_version(held_out, 0, {})
+    add_version(held_out, 1, {})
+    bulk = {"action": "score", "images": [13], "value": 3}
+    for answer in (
+        client.post(f"{at}/library/changes", data={"image": "13", "value": "3"}),
+        client.post(f"/api/v1{at}/library", json=bulk),
+        client.post(f"{at}/compare/images/13/score", data={"value": "3"}),
+    ):
+        assert answer.status_code == 404 and "is not in this project" in answer.text
+    assert came_from(held_out) == []
 
 
 def test_the_page_of_an_empty_project_leads_to_adding(tmp_path: Path) -> None:
@@ -255,7 +399,7 @@ def test_review_shows_what_was_predicted_and_what_was_said(full: World) -> None:
 def test_a_correction_answers_with_the_card_and_an_undo(tmp_path: Path) -> None:
     world = full_world(tmp_path)
     path = f"{world.at}/images/1/score"
-    data = {"value": "8", "queue": "false-positives", "origin": "review"}
+    data = {"value": "8", "place": REVIEWING, "origin": "review"}
     answer = world.client.post(path, data=data, headers=HTMX)
     assert answer.status_code == 200 and "<html" not in answer.text
     for part in ("verdict-1", "scale-1", "counts"):
@@ -268,7 +412,7 @@ def test_a_correction_answers_with_the_card_and_an_undo(tmp_path: Path) -> None:
 
 def test_a_correction_without_a_script_comes_back_with_an_undo(tmp_path: Path) -> None:
     world = full_world(tmp_path)
-    data = {"value": "8", "queue": "false-positives", "origin": "review"}
+    data = {"value": "8", "place": REVIEWING, "origin": "review"}
     answer = world.client.post(f"{world.at}/images/1/score", data=data)
     page = world.client.get(answer.headers["location"]).text
     action, fields = Forms(page).to("/undo")
@@ -364,7 +508,7 @@ def test_a_correction_refused_for_a_newer_score_can_be_given_again(world: World)
     image_id = 3
     score_some(world, [7], first=image_id)
     at = f"{world.at}/images/{image_id}/score"
-    form = {"value": "2", "expected": "0", "queue": "false-positives", "origin": "review"}
+    form = {"value": "2", "expected": "0", "place": REVIEWING, "origin": "review"}
     refused = world.client.post(at, data=form, headers=HTMX)
     assert refused.status_code == 409 and "7 there, 2 here" in refused.text
     renewed = re.search(

@@ -328,22 +328,22 @@ def test_with_fewer_than_two_versions_the_page_says_what_to_do(tmp_path: Path) -
 
 def test_a_flip_is_corrected_where_it_is_seen_and_the_correction_taken_back(world: World) -> None:
     page = world.client.get(f"{world.at}/compare?view=up").text
-    action = f"{world.at}/compare/images/3/score"
+    action = f"{world.at}/images/3/score"
     data = Fields(page, action).fields | {"value": "9"}
     before = len(events(world))
     saved = world.client.post(action, data=data)
     assert saved.status_code == 303 and events(world)[-1] == (3, "set", 9)
     page = world.client.get(saved.headers["location"]).text
     assert "Saved 9 for" in page and "you said 9" in page
-    undo = Fields(page, f"{world.at}/compare/undo").fields
-    back = world.client.post(f"{world.at}/compare/undo", data=undo)
+    undo = Fields(page, f"{world.at}/undo").fields
+    back = world.client.post(f"{world.at}/undo", data=undo)
     assert "Taken back." in world.client.get(back.headers["location"]).text
     assert len(events(world)) == before + 2 and events(world)[-1][1] == "undo"
 
 
 def test_with_htmx_only_the_card_and_the_counts_change(world: World) -> None:
     page = world.client.get(f"{world.at}/compare?view=up").text
-    action = f"{world.at}/compare/images/3/score"
+    action = f"{world.at}/images/3/score"
     data = Fields(page, action).fields | {"value": "9"}
     answer = world.client.post(action, data=data, headers=HTMX).text
     assert "<html" not in answer and answer.count("hx-swap-oob") == 4

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -234,16 +235,22 @@ def image_ids(project_id: int, role: str | None = None) -> SelectOfScalar[int]:
 
 def is_removed(project_id: int, image_id: IdColumn) -> ColumnElement[bool]:
     """Condition: a person took the image with that id (a column) out of the project."""
+    removed = aliased(RemovedImage)
     return (
-        select(RemovedImage.image_id)
-        .where(RemovedImage.project_id == project_id, RemovedImage.image_id == image_id)
+        select(removed.image_id)
+        .where(removed.project_id == project_id, removed.image_id == image_id)
         .exists()
     )
 
 
-def removed_ids(session: Session, project_id: int) -> set[int]:
-    """The images that were taken out of a project. Their scores are kept, and do not count."""
+def removed_ids(
+    session: Session, project_id: int, image_ids: Sequence[int] | None = None
+) -> set[int]:
+    """The images (of `image_ids`, where given) that were taken out of a project. Their scores are
+    kept, and do not count."""
     removed = select(RemovedImage.image_id).where(RemovedImage.project_id == project_id)
+    if image_ids is not None:
+        removed = removed.where(col(RemovedImage.image_id).in_(image_ids))
     return set(session.exec(removed))
 
 

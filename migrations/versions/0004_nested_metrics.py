@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 VERSION = sa.table("version", sa.column("id", sa.Integer), sa.column("metrics", sa.JSON))
 ON_LABELS = ("mae", "spearman", "auc", "fp_rate", "fn_rate", "error_at_threshold")

@@ -140,6 +140,11 @@ def _immediate(engine: Engine) -> Engine:
     return engine.execution_options(begin="IMMEDIATE")
 
 
+def is_writing(session: Session) -> bool:
+    """Whether `writing` opened the session."""
+    return bool(session.get_bind().get_execution_options().get("begin") == "IMMEDIATE")
+
+
 def is_locked(error: OperationalError) -> bool:
     return "locked" in str(error.orig) or "busy" in str(error.orig)
 

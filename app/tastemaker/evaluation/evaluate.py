@@ -34,7 +34,7 @@ from tastemaker.learning.version_metrics import (
     VersionMetrics,
     VersusVersion,
 )
-from tastemaker.scores import agreement
+from tastemaker.scores import Origin, agreement
 from tastemaker.versions import predictions
 
 
@@ -166,6 +166,6 @@ def _history(
             col(ScoreEvent.id).in_(first)
         )
     )
-    known = {image_id: (event_id, origin == "control") for image_id, event_id, origin in rows}
+    known = {image_id: (event_id, origin == Origin.CONTROL) for image_id, event_id, origin in rows}
     pairs = [known.get(image_id, (0, False)) for image_id in image_ids.tolist()]
     return np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], bool)

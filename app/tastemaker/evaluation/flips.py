@@ -2,16 +2,20 @@
 the threshold. What counts is what the two files say, so versions of different encoders pair too.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import and_, case
+from sqlalchemy import ColumnElement, and_, case
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
-from tastemaker import versions
-from tastemaker.database.tables import Image, Label, Prediction, Project, RemovedImage, Version
-from tastemaker.errors import Invalid, NotFound
+from tastemaker import projects, versions
+from tastemaker.config import Settings
+from tastemaker.database.tables import Annotator, Image, Label, Prediction, Project, Version
+from tastemaker.errors import Invalid
+from tastemaker.queues.cards import Card, Predicted, QueueItem, cards
+from tastemaker.scores import Origin
 
 DIRECTIONS = {"up": "fail to pass", "down": "pass to fail"}
 
@@ -56,24 +60,26 @@ New: Any = aliased(Prediction)
 
 def predicted_by_both(both: Pair, *columns: Any) -> Any:
     """Select over the images that both versions predicted and that are still in the project."""
-    removed = select(RemovedImage.image_id).where(
-        RemovedImage.project_id == both.project.id, RemovedImage.image_id == New.image_id
-    )
     return (
         select(*columns)
         .select_from(New)
         .join(Old, and_(col(Old.image_id) == New.image_id, col(Old.version_id) == both.a.id))
-        .where(New.version_id == both.b.id, ~removed.exists())
+        .where(New.version_id == both.b.id, ~projects.is_removed(both.project.id, New.image_id))
     )
 
 
-def _flipped(both: Pair, direction: str) -> Any:
+def known_direction(direction: str) -> str:
+    """`direction`, if it is one. Raises `Invalid`."""
+    if direction not in DIRECTIONS:
+        raise Invalid(f"“{direction[:20]}” is no direction.", "Use up or down.")
+    return direction
+
+
+def _flipped(both: Pair, direction: str) -> ColumnElement[bool]:
     cut = both.project.threshold
-    if direction == "up":
+    if known_direction(direction) == "up":
         return and_(Old.score < cut, col(New.score) >= cut)
-    if direction == "down":
-        return and_(col(Old.score) >= cut, New.score < cut)
-    raise Invalid(f"“{direction[:20]}” is no direction.", "Use up or down.")
+    return and_(col(Old.score) >= cut, New.score < cut)
 
 
 @dataclass(frozen=True)
@@ -107,24 +113,31 @@ def listing(
     return [Flip(*row) for row in rows]
 
 
-def one(session: Session, both: Pair, image_id: int) -> Flip:
-    """What the two say of one image, flipped or not. Raises `NotFound`."""
-    row = session.execute(
-        predicted_by_both(both, New.image_id, Image.name, Old.score, New.score, Label.value)
-        .join(Image, col(Image.id) == New.image_id)
-        .outerjoin(Label, label_of(both))
-        .where(New.image_id == image_id)
-    ).one_or_none()
-    if row is None:
-        raise NotFound("One of the two versions has not predicted this image.")
-    return Flip(*row)
+def flip_cards(
+    session: Session, settings: Settings, both: Pair, person: Annotator, flips: Sequence[Flip]
+) -> list[Card]:
+    """The cards on which the scores of images that flipped are corrected."""
+    items = [
+        QueueItem(
+            flip.image_id,
+            Origin.REVIEW,
+            f"{DIRECTIONS['up' if flip.after > flip.before else 'down']} from {both.a.number} to "
+            f"{both.b.number}: {round(100 * flip.before)} % → {round(100 * flip.after)} %",
+        )
+        for flip in flips
+    ]
+    predicted = {flip.image_id: Predicted(flip.after, None, both.b.number) for flip in flips}
+    return cards(
+        session, settings, both.project, person, "compare", items,
+        predicted=predicted, with_neighbours=False,
+    )  # fmt: skip
 
 
 def counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
     """For each direction: how many flipped, how many of those are labelled, and how many labels
     agree with the side they are on now."""
     cut = 10 * both.project.threshold - 1e-9
-    found = {}
+    by_direction = {}
     for direction in DIRECTIONS:
         agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
         total, labelled, right = session.execute(
@@ -137,9 +150,9 @@ def counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
             .outerjoin(Label, label_of(both))
             .where(_flipped(both, direction))
         ).one()
-        found[direction] = {"images": total, "labelled": labelled, "right": int(right)}
-    return found
+        by_direction[direction] = {"images": total, "labelled": labelled, "right": int(right)}
+    return by_direction
 
 
-def label_of(both: Pair) -> Any:
+def label_of(both: Pair) -> ColumnElement[bool]:
     return and_(col(Label.image_id) == New.image_id, col(Label.project_id) == both.project.id)

@@ -1,31 +1,33 @@
-"""Looking at test runs, and correcting what they got wrong.
+"""Looking at test runs, and at the cards on which what they got wrong is corrected.
 
-Scores given while looking at a run are labels of the project like any other, and remember the run.
-They never measure a version, because the model picked what they are about.
+Scores given while looking at a run are labels of the project like any other; their offer names the
+run, which remembers them. They never measure a version, because the model picked their images.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
+from sqlalchemy import Select
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 
 from tastemaker import scores
+from tastemaker.config import Settings
 from tastemaker.database.tables import (
     Annotator,
     Collection,
-    Image,
     Job,
-    Label,
     Project,
-    ScoreEvent,
     TestRun,
     TestRunScore,
     Version,
 )
 from tastemaker.errors import NotFound
 from tastemaker.evaluation.test_runs import GRIDS
+from tastemaker.queues.cards import Card, Predicted, QueueItem
+from tastemaker.queues.cards import cards as build_cards
+from tastemaker.scores import Origin
 
-ORIGIN = "test-run"
+Entry = tuple[int, float, float]  # of a grid: image id, prediction and its uncertainty in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,33 @@ class TestRunReport:
             return "done"
         return self.job.state if self.job else "failed"
 
+    @property
+    def reason(self) -> str:
+        """Why its images are shown."""
+        return f"test run of {self.version.number} on “{self.collection.name}”"
+
+    def grid(self, part: str) -> list[Entry]:
+        """The images of one part of the run, as they are shown."""
+        entries = self.run.summary.get("grids", {}).get(part, [])
+        return [(image_id, score, spread) for image_id, score, spread in entries]
+
 
 def listing(session: Session, project: Project) -> list[TestRunReport]:
     """Every run of a project, newest first."""
-    return _told(session, _runs().where(TestRun.project_id == project.id))
+    return _reports(session, _runs().where(col(TestRun.project_id) == project.id))
 
 
 def get(session: Session, project: Project, run_id: int) -> TestRunReport:
-    found = _told(session, _runs().where(TestRun.project_id == project.id, TestRun.id == run_id))
-    if not found:
+    mine = _runs().where(col(TestRun.project_id) == project.id, col(TestRun.id) == run_id)
+    reports = _reports(session, mine)
+    if not reports:
         raise NotFound("There is no such test run.", "Choose one of the list.")
-    return found[0]
+    return reports[0]
 
 
-def _runs() -> Any:
+def _runs() -> Select[TestRun, Version, Collection, Job]:
     return (
-        select(TestRun, Version, Collection, Job)
+        select_columns(TestRun, Version, Collection, Job)
         .join(Version, col(Version.id) == TestRun.version_id)
         .join(Collection, col(Collection.id) == TestRun.collection_id)
         .outerjoin(Job, col(Job.id) == TestRun.job_id)
@@ -68,7 +81,9 @@ def _runs() -> Any:
     )
 
 
-def _told(session: Session, query: Any) -> list[TestRunReport]:
+def _reports(
+    session: Session, query: Select[TestRun, Version, Collection, Job]
+) -> list[TestRunReport]:
     rows = session.execute(query).all()
     standing = scores.standing_events().subquery()
     counts: dict[int, int] = dict(
@@ -77,109 +92,39 @@ def _told(session: Session, query: Any) -> list[TestRunReport]:
             .join(standing, standing.c.id == TestRunScore.event_id)
             .where(col(TestRunScore.test_run_id).in_([row[0].id for row in rows]))
             .group_by(col(TestRunScore.test_run_id))
-        ).all()
+        )
+        .tuples()
+        .all()
     )
     return [TestRunReport(run, v, c, job, counts.get(run.id, 0)) for run, v, c, job in rows]
 
 
-@dataclass(frozen=True)
-class RunCard:
-    """One image of a run. `prediction` and `uncertainty` are in [0, 1], the label in 0–10;
-    `event_id` is the newest event of the person who looks (0: none)."""
-
-    image_id: int
-    name: str
-    has_pixels: bool
-    prediction: float
-    uncertainty: float
-    predicted_by: str
-    label: float | None
-    event_id: int
-    origin: str
-    reason: str
-
-
 def cards(
-    session: Session, told: TestRunReport, grid: str, person: Annotator, after: int = 0, n: int = 48
-) -> list[RunCard]:
-    """A page of one of the run's grids."""
-    if grid not in GRIDS:
-        raise NotFound(f"A test run has no part “{grid[:40]}”.", f"It has {', '.join(GRIDS)}.")
-    shown = told.run.summary.get("grids", {}).get(grid, [])[after : after + n]
-    return _cards(session, told, shown, person)
-
-
-def card_of(session: Session, told: TestRunReport, image_id: int, person: Annotator) -> RunCard:
-    """The card of one image that the run shows. Raises `NotFound` for any other."""
-    for shown in told.run.summary.get("grids", {}).values():
-        for entry in shown:
-            if entry[0] == image_id:
-                return _cards(session, told, [entry], person)[0]
-    raise NotFound("This test run does not show that image.", "Choose one of its cards.")
-
-
-def _cards(
-    session: Session, told: TestRunReport, shown: list[list[Any]], person: Annotator
-) -> list[RunCard]:
-    ids = [entry[0] for entry in shown]
-    rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
-    project_id = told.run.project_id
-    labels: dict[int, float] = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(
-                Label.project_id == project_id, col(Label.image_id).in_(ids)
-            )
-        ).all()
-    )
-    newest: dict[int, int] = dict(
-        session.execute(
-            scores.standing_events()
-            .with_only_columns(ScoreEvent.image_id, func.max(ScoreEvent.id))
-            .where(
-                ScoreEvent.project_id == project_id,
-                ScoreEvent.annotator_id == person.id,
-                col(ScoreEvent.image_id).in_(ids),
-            )
-            .group_by(ScoreEvent.image_id)
-        ).all()
-    )
-    return [
-        RunCard(
-            image_id=image_id, name=rows[image_id].name,
-            has_pixels=rows[image_id].kind != "vector", prediction=score, uncertainty=spread,
-            predicted_by=told.version.number, label=labels.get(image_id),
-            event_id=newest.get(image_id, 0), origin=ORIGIN, reason=reason_of(told),
-        )
-        for image_id, score, spread in shown
-        if image_id in rows
-    ]  # fmt: skip
-
-
-def reason_of(told: TestRunReport) -> str:
-    return f"test run of {told.version.number} on “{told.collection.name}”"
-
-
-# --- correcting --------------------------------------------------------------------------------
-
-
-def correct(
-    session: Session,
-    project: Project,
-    told: TestRunReport,
-    image_id: int,
-    person: Annotator,
-    value: Any,
-    *,
-    key: str | None = None,
-    expected: int | None = None,
-) -> ScoreEvent:
-    """Score an image that the run shows; the score remembers the run."""
-    card_of(session, told, image_id, person)
-    recorded = scores.record(
-        session, project, image_id, person, "set", scores.parse_score(value), origin=ORIGIN,
-        reason=reason_of(told), key=key, expected=expected,
+    session: Session, settings: Settings, project: Project, report: TestRunReport, part: str,
+    person: Annotator, after: int = 0, n: int = 48,
+) -> list[Card]:  # fmt: skip
+    """A page of one of the run's grids, with what the version predicted in the run."""
+    if part not in GRIDS:
+        raise NotFound(f"A test run has no part “{part[:40]}”.", f"It has {', '.join(GRIDS)}.")
+    entries = report.grid(part)[after : after + n]
+    items = [
+        QueueItem(image_id, Origin.TEST_RUN, report.reason, test_run=report.run.id)
+        for image_id, *_ in entries
+    ]
+    number = report.version.number
+    predicted = {image_id: Predicted(score, spread, number) for image_id, score, spread in entries}
+    return build_cards(
+        session, settings, project, person, "test-run", items,
+        predicted=predicted, with_neighbours=False,
     )  # fmt: skip
-    if recorded.fresh:
-        session.add(TestRunScore(test_run_id=told.run.id, event_id=recorded.event.id))
-        session.flush()
-    return recorded.event
+
+
+def offer(
+    session: Session, project: Project, report: TestRunReport, image_id: int, person: Annotator
+) -> str:
+    """What a score of one image that the run shows has to bring back. Raises `NotFound` for any
+    other image."""
+    if not any(image_id == entry[0] for part in GRIDS for entry in report.grid(part)):
+        raise NotFound("This test run does not show that image.", "Choose one of its cards.")
+    seen = scores.Offer(Origin.TEST_RUN, report.reason, report.run.id)
+    return scores.sign_offer(session, project.id, image_id, person.id, seen)

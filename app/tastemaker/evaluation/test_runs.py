@@ -26,7 +26,6 @@ from tastemaker.database.tables import (
     Prediction,
     Project,
     ProjectCollection,
-    RemovedImage,
     TestRun,
     Version,
 )
@@ -260,15 +259,7 @@ def _in_collection(test_run: TestRun) -> ColumnElement[bool]:
         )
         .exists()
     )
-    removed = (
-        select(RemovedImage.image_id)
-        .where(
-            RemovedImage.project_id == test_run.project_id,
-            RemovedImage.image_id == Prediction.image_id,
-        )
-        .exists()
-    )
-    return and_(inside, ~removed)
+    return and_(inside, ~projects.is_removed(test_run.project_id, Prediction.image_id))
 
 
 def _against_earlier(

@@ -251,7 +251,7 @@ def _place(
     if item.score is not None and target.project is not None:
         person = projects.annotator(session, projects.IMPORTED, proxy=True)
         tally.scored += scores.record_many(
-            session, target.project, person, [(image.id, item.score)], origin="import"
+            session, target.project, person, [(image.id, item.score)], origin=scores.Origin.IMPORT
         )
 
 

@@ -51,7 +51,7 @@ CHECKED_AT_ONCE = 500
 
 
 def find(
-    session: Session, found: ResolvedFilter, order: Order, after: str = "", n: int = 60,
+    session: Session, resolved: ResolvedFilter, order: Order, after: str = "", n: int = 60,
     together: bool = False,
 ) -> Page:  # fmt: skip
     """The next `n` images behind the cursor `after`. `together`: of near-duplicates that agree
@@ -59,26 +59,28 @@ def find(
     if order.by not in SORTS:
         raise Invalid(f"There is no order “{order.by[:20]}”.", f"Use {' or '.join(SORTS)}.")
     cursor = parse_cursor(after, order)
-    live = found.filter.version == LIVE
-    if (live and order.by == "predicted") or (found.by_live and order.by == "added"):
-        return _by_live_model(session, found, order, cursor, n, together)
-    narrow = narrowest(session, found, order)
+    live = resolved.filter.version == LIVE
+    if (live and order.by == "predicted") or (resolved.by_live and order.by == "added"):
+        return _by_live_model(session, resolved, order, cursor, n, together)
+    narrow = narrowest(session, resolved, order)
     if narrow is not None:
-        return _gather(session, found, order, narrow, cursor, n, together)
+        return _gather(session, resolved, order, narrow, cursor, n, together)
     if order.by == "disagreement":
-        return _by_disagreement(session, found, order, cursor, n, together)
-    return _walk(session, found, order, cursor, n, together)
+        return _by_disagreement(session, resolved, order, cursor, n, together)
+    return _walk(session, resolved, order, cursor, n, together)
 
 
-def narrowest(session: Session, found: ResolvedFilter, order: Order | None = None) -> Source | None:
+def narrowest(
+    session: Session, resolved: ResolvedFilter, order: Order | None = None
+) -> Source | None:
     """An index that holds at most `GATHER` candidates, if the filter has one."""
-    for source in sources(found):
+    for source in sources(resolved):
         few = select_columns(source.image_id).where(*source.where).limit(GATHER + 1).subquery()
         if session.execute(select_columns(func.count()).select_from(few)).scalar_one() <= GATHER:
             return source
-    if found.filter.name and (order is None or order.by != "name"):
+    if resolved.filter.name and (order is None or order.by != "name"):
         # Last, as this reads every name until it has that many; and once, so by their ids.
-        named = select_columns(col(Image.id)).where(name_like(found, Image)).limit(GATHER + 1)
+        named = select_columns(col(Image.id)).where(name_like(resolved, Image)).limit(GATHER + 1)
         ids = session.execute(named).scalars().all()
         if len(ids) <= GATHER:
             return Source("name", col(Image.id), (col(Image.id).in_(ids),))
@@ -89,10 +91,10 @@ def narrowest(session: Session, found: ResolvedFilter, order: Order | None = Non
 
 
 def _gather(
-    session: Session, found: ResolvedFilter, order: Order, source: Source,
+    session: Session, resolved: ResolvedFilter, order: Order, source: Source,
     cursor: tuple[Any, int] | None, n: int, together: bool,
 ) -> Page:  # fmt: skip
-    statement = gathered(found, order, source, together)
+    statement = gathered(resolved, order, source, together)
     if cursor is not None:
         key, image_id = statement.selected_columns[:2]
         statement = statement.where(after_cursor(order, key, image_id, cursor))
@@ -101,14 +103,14 @@ def _gather(
     rows: Sequence[Any] = session.execute(
         select_columns(key, image_id)
         .order_by(*in_order(order, key, image_id))
-        .limit(None if found.by_live else n + 1)
+        .limit(None if resolved.by_live else n + 1)
     ).all()
-    rows = within_live(found, rows) if found.by_live else rows
+    rows = within_live(resolved, rows) if resolved.by_live else rows
     last = cursor_of(order, *rows[n - 1]) if len(rows) > n else ""
     return Page([image_id for _, image_id in rows[:n]], last)
 
 
-def gathered(found: ResolvedFilter, order: Order, source: Source, together: bool = False) -> Any:
+def gathered(resolved: ResolvedFilter, order: Order, source: Source, together: bool = False) -> Any:
     """Select of (key, image_id) of the source's images that agree with the filter. The candidates
     are a subquery with a limit, which keeps every planner from beginning elsewhere."""
     candidates = (
@@ -119,39 +121,41 @@ def gathered(found: ResolvedFilter, order: Order, source: Source, together: bool
     prediction: Any = aliased(Prediction)
     label: Any = aliased(Label)
     image: Any = aliased(Image)
-    version_id = found.version.id if found.version else 0
-    said = and_(prediction.version_id == version_id, prediction.image_id == image_id)
-    scored = and_(label.project_id == found.project_id, label.image_id == image_id)
+    version_id = resolved.version.id if resolved.version else 0
+    predicted = and_(prediction.version_id == version_id, prediction.image_id == image_id)
+    scored = and_(label.project_id == resolved.project_id, label.image_id == image_id)
     if order.by == "predicted":
-        query = select_columns(prediction.honest.label("key"), image_id).join(prediction, said)
+        query = select_columns(prediction.honest.label("key"), image_id).join(prediction, predicted)
     elif order.by == "label":
         query = select_columns(label.value.label("key"), image_id).join(label, scored)
     elif order.by == "disagreement":
         gap = func.abs(prediction.honest - label.value / 10.0)
         query = select_columns(gap.label("key"), image_id).join(label, scored)
-        query = query.join(prediction, said)
+        query = query.join(prediction, predicted)
     elif order.by == "name":
         query = select_columns(image.name.label("key"), image_id).join(image, image.id == image_id)
     else:
         query = select_columns(image_id.label("key"), image_id)
-    return query.where(*conditions(found, image_id), *_first_of_kin(found, image_id, together))
+    return query.where(
+        *conditions(resolved, image_id), *_first_of_kin(resolved, image_id, together)
+    )
 
 
 # --- walking -------------------------------------------------------------------------------------
 
 
 def _walk(
-    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
-    together: bool,
+    session: Session, resolved: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
+    n: int, together: bool,
 ) -> Page:  # fmt: skip
-    rows_walked = WALK_NAMES if order.by == "name" and found.filter.name else WALK
-    end = session.execute(walk_end(found, order, cursor, rows_walked)).first()
-    limit = n + 1 if not found.by_live else max(n + 1, 2000)
-    statement = walked(found, order, cursor, end and (end[0], end[1]), limit, together)
+    rows_walked = WALK_NAMES if order.by == "name" and resolved.filter.name else WALK
+    end = session.execute(walk_end(resolved, order, cursor, rows_walked)).first()
+    limit = n + 1 if not resolved.by_live else max(n + 1, 2000)
+    statement = walked(resolved, order, cursor, end and (end[0], end[1]), limit, together)
     rows = list(session.execute(statement).all())
     stopped = len(rows) == limit  # full, so the walk went no further than the last of them
     last = rows[-1] if stopped else end
-    rows = within_live(found, rows) if found.by_live else rows
+    rows = within_live(resolved, rows) if resolved.by_live else rows
     ids = [row[1] for row in rows[:n]]
     if len(rows) > n:
         return Page(ids, cursor_of(order, rows[n - 1][0], rows[n - 1][1]))
@@ -160,16 +164,19 @@ def _walk(
 
 
 def walked(
-    found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
+    resolved: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
     end: tuple[Any, int] | None, limit: int, together: bool = False,
 ) -> Any:  # fmt: skip
     """Select of (key, image_id), in order, between two cursors (the end belongs to it)."""
     parts = []
-    by_name = order.by == "name" and bool(found.filter.name)
-    for key, image_id, where in _branches(found, order):
-        named = [name_like(found, Image)] if by_name else []  # read from the index, so first
+    by_name = order.by == "name" and bool(resolved.filter.name)
+    for key, image_id, where in _branches(resolved, order):
+        named = [name_like(resolved, Image)] if by_name else []  # read from the index, so first
         part = select_columns(key.label("key"), image_id.label("image_id")).where(
-            *where, *named, *conditions(found, image_id), *_first_of_kin(found, image_id, together)
+            *where,
+            *named,
+            *conditions(resolved, image_id),
+            *_first_of_kin(resolved, image_id, together),
         )
         if cursor is not None:
             part = part.where(after_cursor(order, key, image_id, cursor))
@@ -179,10 +186,12 @@ def walked(
     return _merged(order, parts).limit(limit)
 
 
-def walk_end(found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, rows: int) -> Any:
+def walk_end(
+    resolved: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, rows: int
+) -> Any:
     """Select of the row that lies so many rows behind the cursor; none if there are fewer."""
     parts = []
-    for key, image_id, where in _branches(found, order):
+    for key, image_id, where in _branches(resolved, order):
         part = select_columns(key.label("key"), image_id.label("image_id")).where(*where)
         if cursor is not None:
             part = part.where(after_cursor(order, key, image_id, cursor))
@@ -190,27 +199,27 @@ def walk_end(found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None
     return _merged(order, parts).offset(rows - 1).limit(1)
 
 
-def _branches(found: ResolvedFilter, order: Order) -> list[tuple[Any, Any, list[Any]]]:
+def _branches(resolved: ResolvedFilter, order: Order) -> list[tuple[Any, Any, list[Any]]]:
     """(key, image id, where) of the indexes that hold the images in this order. For the date, that
     is any index of the filter that is in the order of ids; or else every collection has its own,
     and they are merged as they are read."""
     if order.by == "predicted":
-        version_id = found.version.id if found.version else 0
-        asked = predicted_range(found.filter, Prediction) if not found.by_live else []
-        where = [Prediction.version_id == version_id, *asked]
+        version_id = resolved.version.id if resolved.version else 0
+        in_range = predicted_range(resolved.filter, Prediction) if not resolved.by_live else []
+        where = [Prediction.version_id == version_id, *in_range]
         return [(Prediction.honest, col(Prediction.image_id), where)]
     if order.by == "label":
-        where = [Label.project_id == found.project_id, *label_range(found.filter, Label)]
+        where = [Label.project_id == resolved.project_id, *label_range(resolved.filter, Label)]
         return [(col(Label.value), col(Label.image_id), where)]
     if order.by == "name":
         return [(col(Image.name), col(Image.id), [])]
-    for source in sources(found)[:-1]:
+    for source in sources(resolved)[:-1]:
         if source.once and source.by_id:
             return [(source.image_id, source.image_id, list(source.where))]
-    in_one = [aliased(CollectionImage) for _ in found.collections]
+    in_one = [aliased(CollectionImage) for _ in resolved.collections]
     return [
         (member.image_id, member.image_id, [member.collection_id == collection_id])
-        for member, collection_id in zip(in_one, found.collections, strict=True)
+        for member, collection_id in zip(in_one, resolved.collections, strict=True)
     ] or [(col(CollectionImage.image_id), col(CollectionImage.image_id), [literal(False)])]
 
 
@@ -222,15 +231,15 @@ def _merged(order: Order, parts: list[Any]) -> Any:
     return both.order_by(*in_order(order, both.selected_columns.key))
 
 
-def _first_of_kin(found: ResolvedFilter, image_id: Any, together: bool) -> list[Any]:
+def _first_of_kin(resolved: ResolvedFilter, image_id: Any, together: bool) -> list[Any]:
     """No near-duplicate that came earlier agrees with the filter: one of each group is shown."""
-    if not together or found.by_live:
+    if not together or resolved.by_live:
         return []
     own, kin = aliased(Image), aliased(Image)
     return [
         ~exists(
             kin.id, own.id == image_id, kin.source_group == own.source_group, kin.id < own.id,
-            *conditions(found, kin.id),
+            *conditions(resolved, kin.id),
         )
     ]  # fmt: skip
 
@@ -238,12 +247,14 @@ def _first_of_kin(found: ResolvedFilter, image_id: Any, together: bool) -> list[
 # --- arrays --------------------------------------------------------------------------------------
 
 
-def among(session: Session, found: ResolvedFilter, ids: Sequence[int], after: str, n: int) -> Page:
+def among(
+    session: Session, resolved: ResolvedFilter, ids: Sequence[int], after: str, n: int
+) -> Page:
     """A stretch of images that come in an order of their own, as a search answers with; the
     cursor is a place in that list."""
     start = int(after) if after.isdecimal() and len(after) < 10 else 0
     kept: list[int] = []
-    for place, image_id in checked(session, found, ids, start):
+    for place, image_id in checked(session, resolved, ids, start):
         if len(kept) == n:
             return Page(kept, str(place))
         kept.append(image_id)
@@ -251,23 +262,23 @@ def among(session: Session, found: ResolvedFilter, ids: Sequence[int], after: st
 
 
 def _by_live_model(
-    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
-    together: bool,
+    session: Session, resolved: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
+    n: int, together: bool,
 ) -> Page:  # fmt: skip
-    if found.live is None:
+    if resolved.live is None:
         return Page([])
-    ids, said = live_in_order(found, order, cursor, WALK)
-    rows = [(float(key), int(i)) for key, i in zip(said[:WALK], ids[:WALK], strict=True)]
-    return _in_turn(session, found, order, rows, len(ids) > WALK, n, together)
+    ids, predicted = live_in_order(resolved, order, cursor, WALK)
+    rows = [(float(key), int(i)) for key, i in zip(predicted[:WALK], ids[:WALK], strict=True)]
+    return _in_turn(session, resolved, order, rows, len(ids) > WALK, n, together)
 
 
 def _by_disagreement(
-    session: Session, found: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None, n: int,
-    together: bool,
+    session: Session, resolved: ResolvedFilter, order: Order, cursor: tuple[Any, int] | None,
+    n: int, together: bool,
 ) -> Page:  # fmt: skip
     """There is no index of differences; but there are only as many as there are labels, and only
     those shown are looked at closely."""
-    version_id = found.version.id if found.version else 0
+    version_id = resolved.version.id if resolved.version else 0
     gap = func.abs(Prediction.honest - col(Label.value) / 10.0)
     query = (
         select_columns(gap, col(Label.image_id))
@@ -278,24 +289,24 @@ def _by_disagreement(
                 col(Prediction.image_id) == Label.image_id,
             ),
         )
-        .where(col(Label.project_id) == found.project_id, *label_range(found.filter, Label))
+        .where(col(Label.project_id) == resolved.project_id, *label_range(resolved.filter, Label))
         .order_by(*in_order(order, gap, col(Label.image_id)))
         .limit(WALK + 1)
     )
     if cursor is not None:
         query = query.where(after_cursor(order, gap, col(Label.image_id), cursor))
     rows = [(key, image_id) for key, image_id in session.execute(query)]
-    rows = within_live(found, rows) if found.by_live else rows
-    return _in_turn(session, found, order, rows[:WALK], len(rows) > WALK, n, together)
+    rows = within_live(resolved, rows) if resolved.by_live else rows
+    return _in_turn(session, resolved, order, rows[:WALK], len(rows) > WALK, n, together)
 
 
 def _in_turn(
-    session: Session, found: ResolvedFilter, order: Order, rows: list[tuple[Any, int]], more: bool,
-    n: int, together: bool,
+    session: Session, resolved: ResolvedFilter, order: Order, rows: list[tuple[Any, int]],
+    more: bool, n: int, together: bool,
 ) -> Page:  # fmt: skip
     """A stretch of (key, image id) rows that are in order already; `more` lie behind them."""
     kept: list[int] = []
-    for place, _ in checked(session, found, [row[1] for row in rows], together=together):
+    for place, _ in checked(session, resolved, [row[1] for row in rows], together=together):
         if len(kept) == n:
             return Page([rows[at][1] for at in kept], cursor_of(order, *rows[kept[-1]]))
         kept.append(place)
@@ -305,7 +316,7 @@ def _in_turn(
 
 def checked(
     session: Session,
-    found: ResolvedFilter,
+    resolved: ResolvedFilter,
     ids: Sequence[int],
     start: int = 0,
     together: bool = False,
@@ -318,8 +329,8 @@ def checked(
             session.exec(
                 select(Image.id).where(
                     col(Image.id).in_(chunk),
-                    *conditions(found, Image.id),
-                    *_first_of_kin(found, Image.id, together),
+                    *conditions(resolved, Image.id),
+                    *_first_of_kin(resolved, Image.id, together),
                 )
             )
         )

@@ -30,7 +30,8 @@ MOST_SCORED = 2_000  # one undo, which is one transaction, takes all of these ba
 
 
 def selected_images(session: Session, project: Project, ids: Iterable[int]) -> list[int]:
-    """Those of the ids that are images of the project, taken out of it or not, each once."""
+    """Those of the ids that are images of the project, taken out of it or not, each once. Raises
+    `NotFound` where none is."""
     wanted = list(dict.fromkeys(ids))
     if not wanted:
         raise Invalid("No image is selected.", "Select one or more, then choose what to do.")
@@ -43,20 +44,21 @@ def selected_images(session: Session, project: Project, ids: Iterable[int]) -> l
             col(CollectionImage.image_id).in_(part), members
         )
         mine.update(session.exec(query))
+    if not mine:
+        raise NotFound("This image is not in this project.", "Look for it in the library.")
     return [image_id for image_id in wanted if image_id in mine]
 
 
 def require_images(session: Session, project: Project, image_id: int) -> None:
     """Raises `NotFound` for an image that is not the project's."""
-    if not selected_images(session, project, [image_id]):
-        raise NotFound("This image is not in this project.", "Look for it in the library.")
+    selected_images(session, project, [image_id])
 
 
 def matching_images(
-    session: Session, project: Project, asked: LibraryFilter, most: int = MOST
+    session: Session, project: Project, wanted: LibraryFilter, most: int = MOST
 ) -> list[int]:
     """All images that agree with a filter. Raises `Invalid` where they are more than `most`."""
-    ids = list(session.exec(scopes.filtered_ids(session, project, asked).limit(most + 1)))
+    ids = list(session.exec(scopes.filtered_ids(session, project, wanted).limit(most + 1)))
     if len(ids) > most:
         raise Invalid(
             f"More than {most:,} images match; at most so many can be changed at once.",
@@ -83,7 +85,9 @@ def score(
 ) -> int:
     """Give images the same score. What is scored under one `group` is undone as one."""
     pairs = [(image_id, value) for image_id in ids]
-    return scores.record_many(session, project, person, pairs, origin="library", group=group)
+    return scores.record_many(
+        session, project, person, pairs, origin=scores.Origin.LIBRARY, group=group
+    )
 
 
 # --- collections ---------------------------------------------------------------------------------
@@ -135,14 +139,8 @@ def move(session: Session, from_id: int, to_id: int, ids: Sequence[int]) -> int:
 
 def remove(session: Session, project: Project, ids: Sequence[int]) -> int:
     """Take images out of the project. Files, scores and other projects stay as they are."""
-    there = set(
-        session.exec(
-            select(RemovedImage.image_id).where(
-                RemovedImage.project_id == project.id, col(RemovedImage.image_id).in_(ids)
-            )
-        )
-    )
-    new = [image_id for image_id in ids if image_id not in there]
+    gone = projects.removed_ids(session, project.id, ids)
+    new = [image_id for image_id in ids if image_id not in gone]
     session.add_all(RemovedImage(project_id=project.id, image_id=i) for i in new)
     session.flush()
     return len(new)

@@ -27,20 +27,20 @@ class Count:
     exact: bool = True
 
 
-def count(session: Session, project: Project, found: ResolvedFilter) -> Count | None:
+def count(session: Session, project: Project, resolved: ResolvedFilter) -> Count | None:
     """Exact where an index of the filter holds few; else estimated from images drawn at random,
     and None where too few of those agree to say."""
-    asked = found.filter
-    if asked in (LibraryFilter(), LibraryFilter(version=asked.version)):
+    wanted = resolved.filter
+    if wanted in (LibraryFilter(), LibraryFilter(version=wanted.version)):
         return Count(projects.size(session, project))
-    narrow = narrowest(session, found, Order("name"))  # without reading every name once more
-    if narrow is None and asked.removed:  # what was taken out is in no sample
-        narrow = next(source for source in sources(found) if source.kind == "removed")
-    if narrow is not None and not found.by_live:
-        everything = gathered(found, Order(), narrow).subquery()
+    narrow = narrowest(session, resolved, Order("name"))  # without reading every name once more
+    if narrow is None and wanted.removed:  # what was taken out is in no sample
+        narrow = next(source for source in sources(resolved) if source.kind == "removed")
+    if narrow is not None and not resolved.by_live:
+        everything = gathered(resolved, Order(), narrow).subquery()
         many = session.execute(select_columns(func.count()).select_from(everything)).scalar_one()
         return Count(int(many))
-    if asked.removed:
+    if wanted.removed:
         return None
     size = projects.size(session, project)
     drawn = counts.cached_count(
@@ -48,8 +48,8 @@ def count(session: Session, project: Project, found: ResolvedFilter) -> Count | 
         lambda: projects.sample(session, project, SAMPLE),
         lambda ids: size > counts.LARGE,
     )
-    agree = [(0, image_id) for _, image_id in checked(session, found, drawn)]
-    hits = len(within_live(found, agree) if found.by_live else agree)
+    agree = [(0, image_id) for _, image_id in checked(session, resolved, drawn)]
+    hits = len(within_live(resolved, agree) if resolved.by_live else agree)
     if len(drawn) == size:
         return Count(hits)
     if hits < 10:

@@ -53,11 +53,11 @@ class LibraryFilter:
 
     def as_dict(self) -> dict[str, Any]:
         """Only what was asked for: the form in which a slice keeps it. `{}` is the empty filter."""
-        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         blank = LibraryFilter()
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in said.items()
+            for name, value in values.items()
             if value != getattr(blank, name)
         }
 
@@ -85,44 +85,44 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
     for name in data:
         if name not in known:
             raise Invalid(f"A filter has no “{str(name)[:40]}”.", f"It has: {', '.join(known)}.")
-    said = dict(data)
-    tags = said.get("tags", ())
+    values = dict(data)
+    tags = values.get("tags", ())
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
         raise Invalid("“tags” is a list of words.")
     for name in ("scored", "removed"):
-        if not isinstance(said.get(name, False), bool | None):
+        if not isinstance(values.get(name, False), bool | None):
             raise Invalid(f"“{name}” is true or false.")
     return LibraryFilter(
-        collection=_whole(said.get("collection"), "collection"),
+        collection=_whole(values.get("collection"), "collection"),
         tags=tuple(dict.fromkeys(" ".join(tag.split())[:LONGEST] for tag in tags if tag.strip())),
-        scored=said.get("scored"),
-        label_min=_within(said.get("label_min"), 10, "label_min"),
-        label_max=_within(said.get("label_max"), 10, "label_max"),
-        predicted_min=_within(said.get("predicted_min"), 1, "predicted_min"),
-        predicted_max=_within(said.get("predicted_max"), 1, "predicted_max"),
-        version=str(said.get("version") or ACTIVE)[:40],
-        said=_one_of(str(said.get("said") or ""), ("", *SAID), "said"),
-        name=str(said.get("name") or "").strip()[:LONGEST],  # spaces within count
-        relatives=_whole(said.get("relatives"), "relatives"),
-        removed=bool(said.get("removed")),
+        scored=values.get("scored"),
+        label_min=_within(values.get("label_min"), 10, "label_min"),
+        label_max=_within(values.get("label_max"), 10, "label_max"),
+        predicted_min=_within(values.get("predicted_min"), 1, "predicted_min"),
+        predicted_max=_within(values.get("predicted_max"), 1, "predicted_max"),
+        version=str(values.get("version") or ACTIVE)[:40],
+        said=_one_of(str(values.get("said") or ""), ("", *SAID), "said"),
+        name=str(values.get("name") or "").strip()[:LONGEST],  # spaces within count
+        relatives=_whole(values.get("relatives"), "relatives"),
+        removed=bool(values.get("removed")),
     )
 
 
 def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:
     """A filter as a form or an address brings it; other names are left alone, as are fields that
     were left empty. Raises `Invalid`."""
-    said: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}
-    given = {name: value.strip() for name, value in pairs if value.strip()}
+    values: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}
+    typed = {name: value.strip() for name, value in pairs if value.strip()}
     for name in ("collection", "version", "said", "name", "relatives", "label_min", "label_max"):
-        said[name] = given.get(name)
+        values[name] = typed.get(name)
     for name in ("predicted_min", "predicted_max"):
-        share = _within(given.get(name), 100, name)
-        said[name] = None if share is None else round(share / 100, 8)
+        share = _within(typed.get(name), 100, name)
+        values[name] = None if share is None else round(share / 100, 8)
     for name in ("scored", "removed"):
-        answer = _one_of(given.get(name, ""), ("", "yes", "no"), name)
-        said[name] = {"": None, "yes": True, "no": False}[answer]
-    said["removed"] = bool(said["removed"])
-    return from_dict(said)
+        answer = _one_of(typed.get(name, ""), ("", "yes", "no"), name)
+        values[name] = {"": None, "yes": True, "no": False}[answer]
+    values["removed"] = bool(values["removed"])
+    return from_dict(values)
 
 
 NAMES = {

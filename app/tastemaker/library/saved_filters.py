@@ -8,21 +8,21 @@ from tastemaker.library.filters import LibraryFilter, from_dict
 from tastemaker.library.scopes import filtered_ids
 
 
-def save(session: Session, project: Project, name: str, asked: LibraryFilter) -> Slice:
+def save(session: Session, project: Project, name: str, wanted: LibraryFilter) -> Slice:
     """Keep a filter under a name, as a slice; a saved filter of that name is replaced."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= 120:
         raise Invalid("A saved filter needs a name of 1 to 120 characters.")
-    if not asked.as_dict():
+    if not wanted.as_dict():
         raise Invalid("There is nothing to save: this shows every image.", "Filter first.")
-    filtered_ids(session, project, asked)  # says so now if it cannot last
+    filtered_ids(session, project, wanted)  # says so now if it cannot last
     found = session.exec(
         select(Slice).where(Slice.project_id == project.id, Slice.name == name)
     ).first()
     if found is not None and found.kind != "filter":
         raise Invalid(f"A slice of another kind is named “{name}”.", "Choose another name.")
     found = found or Slice(project_id=project.id, name=name, kind="filter")
-    found.definition = {"filter": asked.as_dict()}
+    found.definition = {"filter": wanted.as_dict()}
     session.add(found)
     session.flush()
     return found

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlmodel import Session, col, func, select
 
@@ -16,11 +15,9 @@ from tastemaker.database.tables import (
     CollectionImage,
     Image,
     ImagePath,
-    Label,
     Prediction,
     Project,
     ProjectCollection,
-    RemovedImage,
     ScoreEvent,
     Version,
 )
@@ -56,12 +53,12 @@ class Tile:
 
 
 def tiles(
-    session: Session, project: Project, found: ResolvedFilter, ids: Sequence[int]
+    session: Session, project: Project, resolved: ResolvedFilter, ids: Sequence[int]
 ) -> list[Tile]:
     """The images in the order of `ids`, with predictions of the scope's version or live model."""
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
-    labels = _labels(session, project.id, ids)
-    said = _said(session, found, list(ids))
+    labels = scores.values_of(session, project.id, ids)
+    predicted = _predicted(session, resolved, list(ids))
     events = session.execute(
         scores.standing_events()
         .with_only_columns(ScoreEvent.image_id, ScoreEvent.kind)
@@ -72,13 +69,7 @@ def tiles(
         )
     ).all()
     aside = {(image_id, kind) for image_id, kind in events}
-    removed = set(
-        session.exec(
-            select(RemovedImage.image_id).where(
-                RemovedImage.project_id == project.id, col(RemovedImage.image_id).in_(ids)
-            )
-        )
-    )
+    removed = projects.removed_ids(session, project.id, ids)
     groups = {row.source_group for row in rows.values()}
     kin = Counter(
         dict(
@@ -99,7 +90,7 @@ def tiles(
             name=rows[image_id].name,
             has_pixels=rows[image_id].kind != "vector",
             label=labels.get(image_id),
-            prediction=said.get(image_id),
+            prediction=predicted.get(image_id),
             flagged=(image_id, "flag") in aside,
             skipped=(image_id, "skip") in aside and image_id not in labels,
             holdout=projects.on_holdout_side(project, rows[image_id].source_group),
@@ -111,24 +102,19 @@ def tiles(
     ]
 
 
-def _labels(session: Session, project_id: int, ids: Sequence[int]) -> dict[int, float]:
-    rows = session.execute(
-        select(Label.image_id, Label.value).where(
-            Label.project_id == project_id, col(Label.image_id).in_(ids)
-        )
-    )
-    return dict(rows.tuples().all())
-
-
-def _said(session: Session, found: ResolvedFilter, ids: list[int]) -> dict[int, float]:
-    """Image id -> what the scope's version, or the live model, says of it."""
-    if found.version is not None:
-        by_version = predictions.of_images(session, found.version.id, ids)
-        return {image_id: said[0] for image_id, said in by_version.items()}
-    if found.live is None:
+def _predicted(session: Session, resolved: ResolvedFilter, ids: list[int]) -> dict[int, float]:
+    """Image id -> what the filter's version, or the live model, predicts."""
+    if resolved.version is not None:
+        by_version = predictions.of_images(session, resolved.version.id, ids)
+        return {image_id: predicted[0] for image_id, predicted in by_version.items()}
+    if resolved.live is None:
         return {}
-    live = live_order.live_scores(found.live, ids)
-    return {i: float(said) for i, said in zip(ids, live, strict=True) if said == said}
+    live = live_order.live_scores(resolved.live, ids)
+    return {
+        i: float(predicted)
+        for i, predicted in zip(ids, live, strict=True)
+        if predicted == predicted
+    }
 
 
 # --- one image -----------------------------------------------------------------------------------
@@ -145,7 +131,7 @@ class HistoryEntry:
 
 
 def history(session: Session, project: Project, image_id: int) -> list[HistoryEntry]:
-    """Everything ever said about an image in a project, newest first."""
+    """Every event on an image in a project, newest first."""
     rows = session.execute(
         select(ScoreEvent, Annotator.name)
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
@@ -175,14 +161,14 @@ class Place:
 
 def places(session: Session, settings: Settings, image: Image) -> list[Place]:
     """Every path of an image, looked at; the app's own copy of an upload has no path to show."""
-    found = []
+    listed = []
     if image.kind == "upload":
-        there = images.stored_path(settings, image).is_file()
-        found.append(Place("kept by Tastemaker", STATES["present" if there else "missing"]))
+        kept = images.stored_path(settings, image).is_file()
+        listed.append(Place("kept by Tastemaker", STATES["present" if kept else "missing"]))
     rows = session.exec(
         select(ImagePath).where(ImagePath.image_id == image.id).order_by(col(ImagePath.id))
     )
-    return found + [Place(row.path, STATES[_state(row)]) for row in rows]
+    return listed + [Place(row.path, STATES[_state(row)]) for row in rows]
 
 
 def _state(row: ImagePath) -> str:
@@ -203,7 +189,7 @@ class ImageFacts:
     image: Image
     tile: Tile
     history: list[HistoryEntry]
-    said: list[tuple[Version, Prediction]]
+    predicted: list[tuple[Version, Prediction]]
     live: tuple[float, float] | None
     tags: list[str]
     collections: list[Collection]
@@ -213,11 +199,11 @@ class ImageFacts:
 
 
 def image_facts(
-    session: Session, settings: Settings, project: Project, found: ResolvedFilter, image_id: int
+    session: Session, settings: Settings, project: Project, resolved: ResolvedFilter, image_id: int
 ) -> ImageFacts:
     """Raises `NotFound` for an image that is not in the library."""
     image = images.get(session, image_id)
-    said = session.execute(
+    predicted = session.execute(
         select(Version, Prediction)
         .join(Prediction, col(Prediction.version_id) == Version.id)
         .where(
@@ -252,25 +238,13 @@ def image_facts(
     )
     return ImageFacts(
         image=image,
-        tile=tiles(session, project, found, [image_id])[0],
+        tile=tiles(session, project, resolved, [image_id])[0],
         history=history(session, project, image_id),
-        said=[(version, prediction) for version, prediction in said],
+        predicted=[(version, prediction) for version, prediction in predicted],
         live=live.of(image_id) if live else None,
         tags=tags.of_image(session, image_id),
         collections=list(collections),
-        kin=tiles(session, project, found, list(kin)),
+        kin=tiles(session, project, resolved, list(kin)),
         neighbours=[(n, pictures[n.image_id]) for n in near if n.image_id in pictures],
         places=places(session, settings, image),
     )
-
-
-def newest_of(session: Session, project: Project, person: Annotator) -> int:
-    """Id of the newest thing this person said that still stands: what an undo takes back."""
-    newest: Any = session.exec(
-        scores.standing_events()
-        .with_only_columns(ScoreEvent.id)
-        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(1)
-    ).first()
-    return int(newest or 0)

@@ -23,7 +23,6 @@ from tastemaker.pages import (
     jobs,
     library,
     library_changes,
-    library_filters,
     login,
     pairs,
     people,
@@ -44,7 +43,7 @@ from tastemaker.pictures.full_size import FullSize
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, grid, pairs, review, library, library_changes,
-    library_filters, versions, compare, slices, publish, test_runs, try_it, add, people, settings,
+    versions, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip
 

@@ -26,10 +26,11 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
+from tastemaker.pages.places import known_queue
 from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.score import steps
-from tastemaker.pages.scores import NEVER_STALE, ORIGINS, known_queue
-from tastemaker.scores import batches
+from tastemaker.pages.scores import CLAIMS, NEVER_STALE
+from tastemaker.scores import Origin, batches
 from tastemaker.scores.batches import Batch, BatchItem
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -67,8 +68,8 @@ def page(
         "key": secrets.token_hex(16),
         "toast": _toast(saved, refused, undone),
     }
-    shown = shell(session, project, "score") | context
-    return render(request, "grid.html", None, shown, headers=NEVER_STALE)
+    frame = shell(session, project, "score") | context
+    return render(request, "grid.html", None, frame, headers=NEVER_STALE)
 
 
 @router.post("/projects/{project_id}/score/grid")
@@ -85,8 +86,8 @@ def score(
     queue = known_queue(queue)
     chosen = [_chosen(text) for text in image or ()]
     batch = _record(engine, user, project_id, chosen, value, key or secrets.token_hex(16))
-    told = f"saved={len(batch.events)}&refused={len(batch.refused)}"
-    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{told}")
+    done = f"saved={len(batch.events)}&refused={len(batch.refused)}"
+    return see_other(f"/projects/{project_id}/score/grid?queue={queue}&{done}")
 
 
 @router.post("/projects/{project_id}/score/grid/undo")
@@ -106,7 +107,8 @@ class OneOfBatch(BaseModel):
 
     image_id: int = Field(ge=1, lt=2**63)
     expected: int | None = None
-    origin: str = "queue"
+    offer: str = Field(default="", max_length=4000)
+    origin: str = ""
     reason: str = Field(default="", max_length=300)
 
 
@@ -126,7 +128,12 @@ def record_batch(
 ) -> dict[str, Any]:
     """Score many images at once. `events` tells the new event of each image that was saved,
     `refused` why others were left as they are."""
-    chosen = [BatchItem(one.image_id, one.expected, one.origin, one.reason) for one in body.images]
+    if any(one.origin and one.origin not in CLAIMS for one in body.images):
+        raise Invalid("An image of this batch comes from nowhere that is known.")
+    chosen = [
+        BatchItem(one.image_id, one.expected, Origin.claimed(one.origin), one.reason, one.offer)
+        for one in body.images
+    ]
     value = "skip" if body.value is None else str(body.value)
     batch = _record(engine, user, project_id, chosen, value, body.key)
     return {
@@ -157,8 +164,6 @@ def undo_batch(
 def _record(
     engine: Engine, user: Identity, project_id: int, chosen: list[BatchItem], value: str, key: str
 ) -> Batch:
-    if any(one.origin not in ORIGINS for one in chosen):
-        raise Invalid("An image of this batch comes from nowhere that is known.")
     kind, number = ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
     with writing(engine) as session:
         project = projects.get(session, project_id)
@@ -179,11 +184,11 @@ def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> d
 
 
 def _chosen(text: str) -> BatchItem:
-    """An image as its check box names it: id, known event, origin, reason, by colons."""
-    image_id, expected, origin, reason = [*text.split(":", 3), "", "", ""][:4]
+    """An image as its check box names it: id, known event and offer, by colons."""
+    image_id, expected, offer = [*text.split(":", 2), "", ""][:3]
     if not (image_id.isdecimal() and expected.isdecimal() and len(image_id + expected) < 38):
         raise Invalid("An image of this form cannot be read.", "Reload the page.")
-    return BatchItem(int(image_id), int(expected), origin, reason[:300])
+    return BatchItem(int(image_id), int(expected), offer=offer)
 
 
 def _toast(saved: int, refused: int, undone: bool) -> dict[str, Any] | None:

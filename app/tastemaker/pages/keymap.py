@@ -44,12 +44,12 @@ def of(person: Annotator) -> dict[str, tuple[str, ...]]:
     return DEFAULTS | chosen
 
 
-def change(session: Session, person: Annotator, given: Mapping[str, str]) -> None:
+def change(session: Session, person: Annotator, typed_keys: Mapping[str, str]) -> None:
     """Give actions keys of their own; an empty one goes back to its defaults. Actions that are not
     named stay as they are. Raises `Invalid` for what is not a key or an action, `Conflict` where
     two actions would share one; nothing is changed then."""
     chosen = {action: str(key) for action, key in person.keys.items() if action in DEFAULTS}
-    for action, typed in given.items():
+    for action, typed in typed_keys.items():
         if action not in DEFAULTS:
             raise Invalid(f"There is no action “{action[:40]}”.", f"There are: {', '.join(DOES)}.")
         key = key_named(typed)
@@ -92,7 +92,7 @@ SHOWN = {
 }  # fmt: skip
 
 
-def shown(key: str) -> str:
+def drawn(key: str) -> str:
     """A key as it is drawn on a page."""
     *with_, plain = key.split("+") if len(key) > 1 else [key]
     name = SHOWN.get(plain, plain.upper() if len(plain) == 1 else plain)

@@ -9,18 +9,21 @@ import secrets
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
-from tastemaker import projects, versions
+from tastemaker import projects, scores, versions
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
-from tastemaker.database.tables import Project
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Project, Slice
 from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import TastemakerError
-from tastemaker.library import bulk, counting, saved_filters, scopes, tags, tiles
+from tastemaker.library import bulk, counting, filters, saved_filters, scopes, tags, tiles
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Page
 from tastemaker.library.scopes import ResolvedFilter
@@ -34,9 +37,18 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
-from tastemaker.pages.library_changes import told
-from tastemaker.pages.library_view import ORDERS, PER_PAGE, View, find, predictor, view_of
-from tastemaker.pages.render import render, shell
+from tastemaker.pages.library_view import (
+    ORDERS,
+    PER_PAGE,
+    View,
+    done_toast,
+    find,
+    predictor,
+    view_of,
+)
+from tastemaker.pages.places import ImagePlace, LibraryPlace, with_done
+from tastemaker.pages.render import render, see_other, shell
+from tastemaker.queues.cards import QueueItem, cards
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -61,27 +73,27 @@ def page(
     """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
     form without a script has just done."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.resolve(session, project, view.filter, settings)
+    resolved = scopes.resolve(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
     try:
-        stretch = find(session, engine, project, found, view, PER_PAGE)
+        listed = find(session, engine, project, resolved, view, PER_PAGE)
     except TastemakerError as error:
         if not view.searches:
             raise
-        trouble, stretch = error, Page([])
-    shown = tiles.tiles(session, project, found, stretch.ids)
+        trouble, listed = error, Page([])
+    shown = tiles.tiles(session, project, resolved, listed.ids)
     context: dict[str, Any] = {
-        "view": view, "tiles": shown, "stretch": stretch, "project": project,
-        "by": predictor(found), "trouble": trouble,
-        "next": view.query(after=stretch.after) if stretch.after else "",
+        "view": view, "tiles": shown, "listed": listed, "project": project,
+        "by": predictor(resolved), "trouble": trouble,
+        "next": view.query(after=listed.after) if listed.after else "",
     }  # fmt: skip
     if by_htmx(request) and view.after:
         return render(request, "library.html", "more", context)
-    context |= around(session, project, view, found, bool(shown))
+    context |= around(session, project, view, resolved, bool(shown))
     context |= {
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
-        "toast": told(project, done, n, undo, f"/projects/{project.id}/library?{view.query()}"),
+        "toast": done_toast(project, done, n, undo, LibraryPlace(query=view.query())),
     }
     status = trouble.status if trouble else 200
     shown_in = shell(session, project, "library") | context
@@ -89,10 +101,10 @@ def page(
 
 
 def around(
-    session: Session, project: Project, view: View, found: ResolvedFilter, any_shown: bool
+    session: Session, project: Project, view: View, resolved: ResolvedFilter, any_shown: bool
 ) -> dict[str, Any]:
     """What stands around the grid: the counts, and what one can filter by."""
-    counted = None if view.searches else counting.count(session, project, found)
+    counted = None if view.searches else counting.count(session, project, resolved)
     if not any_shown and not view.after and not view.searches:
         counted = counting.Count(0)
     return {
@@ -132,20 +144,23 @@ def one(
     undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
     facts = facts_of(session, settings, project, image_id)
-    here = f"/projects/{project.id}/images/{image_id}"
-    newest = tiles.newest_of(session, project, person)
-    mine = any(heard.event.id == newest for heard in facts.history)
+    newest = scores.newest_undoable(session, project, person)
+    mine = newest is not None and newest.image_id == image_id
+    item = QueueItem(image_id, scores.Origin.LIBRARY, "")
+    place = ImagePlace(image=image_id)
     context = {
         "facts": facts,
         "image": facts.image,
         "tile": facts.tile,
+        "card": cards(session, settings, project, person, "one", [item])[0],
+        "place": place,
         "by": predictor(scopes.resolve(session, project, LibraryFilter())),
         "common": tags.most_common(session, project),
-        "undo": newest if mine else 0,
+        "undo": newest.id if newest is not None and mine else 0,
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
-        "here_at": here,
-        "toast": told(project, done, n, undo, here),
+        "here_at": f"/projects/{project.id}/images/{image_id}",
+        "toast": done_toast(project, done, n, undo, place),
     }
     return render(request, "image.html", None, shell(session, project, "library") | context)
 
@@ -154,9 +169,9 @@ def facts_of(
     session: Session, settings: Settings, project: Project, image_id: int
 ) -> tiles.ImageFacts:
     """Raises `NotFound` for an image that is not the project's."""
-    found = scopes.resolve(session, project, LibraryFilter(), settings)
+    resolved = scopes.resolve(session, project, LibraryFilter(), settings)
     bulk.require_images(session, project, image_id)
-    return tiles.image_facts(session, settings, project, found, image_id)
+    return tiles.image_facts(session, settings, project, resolved, image_id)
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -177,13 +192,13 @@ def list_images(
     (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
     `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
-    found = scopes.resolve(session, project, view.filter, settings)
-    stretch = find(session, engine, project, found, view, n)
-    counted = None if view.searches else counting.count(session, project, found)
+    resolved = scopes.resolve(session, project, view.filter, settings)
+    listed = find(session, engine, project, resolved, view, n)
+    counted = None if view.searches else counting.count(session, project, resolved)
     return {
-        "images": [_tile_json(t) for t in tiles.tiles(session, project, found, stretch.ids)],
-        "next": stretch.after or None,
-        "predicted_by": predictor(found) or None,
+        "images": [_tile_json(t) for t in tiles.tiles(session, project, resolved, listed.ids)],
+        "next": listed.after or None,
+        "predicted_by": predictor(resolved) or None,
         "count": asdict(counted) if counted else None,
     }
 
@@ -216,10 +231,10 @@ def show_facts(
         ],
         "predictions": [
             {
-                "version": version.number, "score": said.score, "out_of_fold": said.out_of_fold,
-                "uncertainty": said.uncertainty,
+                "version": version.number, "score": prediction.score,
+                "out_of_fold": prediction.out_of_fold, "uncertainty": prediction.uncertainty,
             }
-            for version, said in facts.said
+            for version, prediction in facts.predicted
         ],
         "near_duplicates": [tile.image_id for tile in facts.kin],
         "neighbours": [asdict(neighbour) for neighbour, _ in facts.neighbours],
@@ -247,3 +262,67 @@ def _tile_json(tile: Tile) -> dict[str, Any]:
 
 def _utc(at: datetime) -> str:
     return at.isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
+
+
+# --- saved filters: what a person looks for often, by name -------------------------------------
+
+
+class NewFilter(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    filter: dict[str, Any]
+
+
+@router.post("/projects/{project_id}/library/filters")
+def save_filter(
+    _: AdminUser,
+    engine: EngineDep,
+    project_id: Id,
+    name: Annotated[str, Form()] = "",
+    query: Annotated[str, Form()] = "",
+) -> Response:
+    view = view_of(parse_qsl(query))
+    with writing(engine) as session:
+        saved_filters.save(session, projects.get(session, project_id), name, view.filter)
+    there = with_done(f"/projects/{project_id}/library", view.query(), {"done": "saved"})
+    return see_other(there)
+
+
+@router.post("/projects/{project_id}/library/filters/{slice_id}/delete")
+def forget_filter(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+    with writing(engine) as session:
+        saved_filters.delete(session, projects.get(session, project_id), slice_id)
+    return see_other(f"/projects/{project_id}/library?done=forgotten")
+
+
+@api.get("/projects/{project_id}/filters")
+def list_filters(
+    _: ViewerUser, session: ReadSession, project: CurrentProject
+) -> list[dict[str, Any]]:
+    """The saved filters, by name."""
+    return [_filter_json(row) for row, _ in saved_filters.list_saved(session, project)]
+
+
+@api.post("/projects/{project_id}/filters", status_code=201)
+def create_filter(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: NewFilter
+) -> dict[str, Any]:
+    """Save a filter under a name; one of that name is replaced."""
+    wanted = filters.from_dict(body.filter)
+    with writing(engine) as session:
+        return _filter_json(
+            saved_filters.save(session, projects.get(session, project_id), body.name, wanted)
+        )
+
+
+@api.delete("/projects/{project_id}/filters/{slice_id}", status_code=204)
+def delete_filter(_: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> Response:
+    """Drop a saved filter; no image is touched."""
+    with writing(engine) as session:
+        saved_filters.delete(session, projects.get(session, project_id), slice_id)
+    return Response(status_code=204)
+
+
+def _filter_json(row: Slice) -> dict[str, Any]:
+    return {"id": row.id, "name": row.name, **row.definition}

@@ -4,11 +4,12 @@ Whoever may score may score here, in their own name. Tags, collections and what 
 to everybody, so only the admin changes those.
 """
 
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter, Form, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -26,17 +27,22 @@ from tastemaker.errors import Invalid, NotFound
 from tastemaker.library import bulk, filters, scopes, tags, tiles
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.pages.deps import EngineDep, Id, SettingsDep
-from tastemaker.pages.library_view import PER_PAGE, View, predictor, view_of
-from tastemaker.pages.render import render, see_other
+from tastemaker.pages.library_view import (
+    DONE,
+    PER_PAGE,
+    View,
+    done_toast,
+    library_address,
+    predictor,
+    view_of,
+)
+from tastemaker.pages.places import ImagePlace, LibraryPlace, with_done
+from tastemaker.pages.render import redirect, render
+from tastemaker.pages.scores import take_back
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-DONE = {
-    "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
-    "move": "Moved to another collection:", "remove": "Taken out of the project:",
-    "restore": "Brought back:",
-}  # fmt: skip
 Action = Literal["score", "tag", "untag", "put", "move", "remove", "restore"]
 
 
@@ -82,7 +88,7 @@ def change(engine: Engine, user: Identity, project_id: int, wanted: Change) -> C
             raise Invalid(
                 f"At most {bulk.MOST_SCORED:,} images can be scored at once.", "Select fewer."
             )
-    do = change_form(engine, project_id, user, wanted)
+    do = action_of(engine, project_id, user, wanted)
     changed = 0
     for part in bulk.parts(ids, 100 if wanted.action == "score" else bulk.AT_ONCE):
         with writing(engine) as session:
@@ -91,11 +97,12 @@ def change(engine: Engine, user: Identity, project_id: int, wanted: Change) -> C
     if wanted.action == "score" and changed:
         with reading(engine) as session:
             project = projects.get(session, project_id)
-            event_id = tiles.newest_of(session, project, user.person(session))
+            newest = scores.newest_undoable(session, project, user.person(session))
+            event_id = newest.id if newest else 0
     return Changed(ids, changed, event_id)
 
 
-def change_form(
+def action_of(
     engine: Engine, project_id: int, user: Identity, wanted: Change
 ) -> Callable[[Session, Project, list[int]], int]:
     """What is done to a part of the images. What cannot be done at all is refused here, before
@@ -166,14 +173,13 @@ def changes(
         key=key,
     )
     result = change(engine, user, project_id, wanted)
-    there = safe_redirect_path(back) if back else f"/projects/{project_id}/library?{view.query()}"
+    there = urlsplit(safe_redirect_path(back) if back else library_address(project_id, view))
     if by_htmx(request) and not everything and len(result.chosen) <= PER_PAGE * 5 and not back:
         return changed_tiles(request, engine, settings, project_id, view, action, result)
-    said = {"done": action, "n": str(result.changed if action == "score" else len(result.chosen))}
+    done = {"done": action, "n": str(result.changed if action == "score" else len(result.chosen))}
     if result.event_id:
-        said["undo"] = str(result.event_id)
-    there = with_done(there, said)
-    return Response(headers={"HX-Redirect": there}) if by_htmx(request) else see_other(there)
+        done["undo"] = str(result.event_id)
+    return redirect(request, with_done(there.path, there.query, done))
 
 
 def changed_tiles(
@@ -183,13 +189,13 @@ def changed_tiles(
     """The tiles as they are now, each in its place, and a toast."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        found = scopes.resolve(session, project, view.filter, settings)
-        here = f"/projects/{project_id}/library?{view.query()}"
+        resolved = scopes.resolve(session, project, view.filter, settings)
+        place = LibraryPlace(query=view.query())
         n = result.changed if action == "score" else len(result.chosen)
         context = {
-            "project": project, "view": view, "by": predictor(found),
-            "tiles": tiles.tiles(session, project, found, result.chosen),
-            "toast": told(project, action, n, result.event_id, here),
+            "project": project, "view": view, "by": predictor(resolved),
+            "tiles": tiles.tiles(session, project, resolved, result.chosen),
+            "toast": done_toast(project, action, n, result.event_id, place),
         }  # fmt: skip
         return render(request, "library.html", ("changed", "toast"), context)
 
@@ -204,45 +210,10 @@ def undo(
     event_id: Annotated[int, Form()],
     queue: Annotated[str, Form()] = "",
 ) -> Response:
-    """Take back what was scored last, a selection as a whole. `queue` says where to go back to."""
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        scores.undo(session, project, user.person(session), event_id)
-    there = with_done(safe_redirect_path(queue) if queue else f"/projects/{project_id}/library", {})
-    there = with_done(there, {"done": "undone"})
-    return Response(headers={"HX-Redirect": there}) if by_htmx(request) else see_other(there)
-
-
-def told(project: Project, done: str, n: int, undo: int, here: str) -> dict[str, Any] | None:
-    """The toast that says what was done."""
-    plain = {
-        "undone": "Taken back.", "saved": "The filter is saved.",
-        "forgotten": "The saved filter is gone; no image was touched.",
-    }  # fmt: skip
-    if done in plain:
-        return {"text": plain[done]}
-    if done not in DONE:
-        return None
-    if done == "score" and not n:
-        return {"text": "Nothing changed: they had that score already."}
-    toast: dict[str, Any] = {"text": f"{DONE[done]} {n:,} image{'s' * (n != 1)}."}
-    if done == "remove":
-        toast["hint"] = "No file was touched; “Taken out” shows them, to bring them back."
-    if undo:
-        toast |= {
-            "undo": undo, "project_id": project.id, "queue": here,
-            "undo_at": f"/projects/{project.id}/library/undo",
-        }  # fmt: skip
-    return toast
-
-
-def with_done(address: str, said: Mapping[str, str]) -> str:
-    """An address of ours with what was done, instead of what was done before."""
-    parts = urlsplit(address)
-    kept = [
-        (name, value) for name, value in parse_qsl(parts.query) if name not in ("done", "n", "undo")
-    ]
-    return urlunsplit(("", "", parts.path, urlencode([*kept, *said.items()]), ""))
+    """An older address; `queue` is that of the page it was asked for on."""
+    image = re.fullmatch(r"/projects/\d+/images/(\d{1,18})", urlsplit(queue).path)
+    place = ImagePlace(image=int(image[1])) if image else LibraryPlace(query=urlsplit(queue).query)
+    return take_back(request, engine, settings, user, project_id, event_id, place)
 
 
 def _number(text: str) -> int:
@@ -275,13 +246,13 @@ def change_images(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewChange
 ) -> dict[str, Any]:
     """Score, tag, collect, take out or bring back many images. `event_id` is what an undo names."""
-    asked = body.model_dump(exclude={"images", "filter", "tags"})
+    fields = body.model_dump(exclude={"images", "filter", "tags"})
     named = tags.parse(",".join(body.tags)) if body.tags else []
     wanted = Change(
         images=tuple(body.images),
         filter=filters.from_dict(body.filter) if body.filter is not None else None,
         tags=tuple(named),
-        **asked,
+        **fields,
     )
     result = change(engine, user, project_id, wanted)
     return {

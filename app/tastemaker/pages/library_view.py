@@ -17,6 +17,7 @@ from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Order, Page
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import model_requests
+from tastemaker.pages.places import Place
 
 PER_PAGE = 60
 ALIKE = 1000  # images a search by likeness or by words brings
@@ -33,6 +34,12 @@ ORDERS = {
     "name": ("File name, A to Z", Order("name", False)),
     "name-down": ("File name, Z to A", Order("name", True)),
 }
+
+DONE = {
+    "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
+    "move": "Moved to another collection:", "remove": "Taken out of the project:",
+    "restore": "Brought back:",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,16 @@ class View:
 
     def pairs(self, **but: str | None) -> list[tuple[str, str]]:
         """This view as an address has it; `but` replaces or (None) leaves out."""
-        said = self.filter.as_pairs()
+        pairs = self.filter.as_pairs()
         if self.sort != "newest":
-            said.append(("sort", self.sort))
+            pairs.append(("sort", self.sort))
         if self.apart:
-            said.append(("apart", "yes"))
+            pairs.append(("apart", "yes"))
         if self.like is not None:
-            said.append(("like", str(self.like)))
+            pairs.append(("like", str(self.like)))
         if self.text:
-            said.append(("text", self.text))
-        kept = [(name, value) for name, value in said if name not in but]
+            pairs.append(("text", self.text))
+        kept = [(name, value) for name, value in pairs if name not in but]
         return kept + [(name, value) for name, value in but.items() if value is not None]
 
     def query(self, **but: str | None) -> str:
@@ -75,20 +82,20 @@ class View:
 
 def view_of(pairs: list[tuple[str, str]]) -> View:
     """Raises `Invalid` for what means nothing."""
-    said = {name: value.strip() for name, value in pairs}
-    sort = said.get("sort") or "newest"
+    fields = {name: value.strip() for name, value in pairs}
+    sort = fields.get("sort") or "newest"
     if sort not in ORDERS:
         raise Invalid(f"There is no order “{sort[:20]}”.", f"Use one of: {', '.join(ORDERS)}.")
-    like = said.get("like", "")
+    like = fields.get("like", "")
     if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
         raise Invalid("“like” is the number of an image.")
     return View(
         filter=filters.from_pairs(pairs),
         order=ORDERS[sort][1],
-        after=said.get("after", "")[:300],
-        apart=said.get("apart") == "yes",
+        after=fields.get("after", "")[:300],
+        apart=fields.get("apart") == "yes",
         like=int(like) if like else None,
-        text=" ".join(said.get("text", "").split())[:200],
+        text=" ".join(fields.get("text", "").split())[:200],
     )
 
 
@@ -111,17 +118,17 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
     answer = model_requests.call(
         engine, kind, payload | {"limit": ALIKE}, project_id=project.id, timeout=SEARCH_SECONDS
     )
-    found = [int(one["image_id"]) for one in answer["images"]]
+    ids = [int(one["image_id"]) for one in answer["images"]]
     with _lock:
-        _answers[key] = found
-    return found
+        _answers[key] = ids
+    return ids
 
 
 def find(
-    session: Session, engine: Engine, project: Project, found: ResolvedFilter, view: View, n: int
+    session: Session, engine: Engine, project: Project, resolved: ResolvedFilter, view: View, n: int
 ) -> Page:
     if not view.searches:
-        return browsing.find(session, found, view.order, view.after, n, together=not view.apart)
+        return browsing.find(session, resolved, view.order, view.after, n, together=not view.apart)
     if view.text and not reads_text(project.encoder):
         raise Invalid(
             f"The encoder {project.encoder} knows pictures only, so it cannot look for words.",
@@ -129,11 +136,40 @@ def find(
         )
     if view.like is not None:
         bulk.require_images(session, project, view.like)
-    return browsing.among(session, found, nearest(engine, project, view), view.after, n)
+    return browsing.among(session, resolved, nearest(engine, project, view), view.after, n)
 
 
-def predictor(found: ResolvedFilter) -> str:
+def predictor(resolved: ResolvedFilter) -> str:
     """Whose predictions are shown."""
-    if found.filter.version == filters.LIVE:
+    if resolved.filter.version == filters.LIVE:
         return "the live model"
-    return found.version.number if found.version else ""
+    return resolved.version.number if resolved.version else ""
+
+
+# --- what was done -------------------------------------------------------------------------------
+
+
+def library_address(project_id: int, view: View) -> str:
+    return f"/projects/{project_id}/library?{view.query()}"
+
+
+def done_toast(
+    project: Project, done: str, n: int, undo: int, place: Place
+) -> dict[str, Any] | None:
+    """The toast that tells what was done to `n` images; `undo` is the event that it can undo."""
+    plain = {
+        "undone": "Taken back.", "saved": "The filter is saved.",
+        "forgotten": "The saved filter is gone; no image was touched.",
+    }  # fmt: skip
+    if done in plain:
+        return {"text": plain[done]}
+    if done not in DONE:
+        return None
+    if done == "score" and not n:
+        return {"text": "Nothing changed: they had that score already."}
+    toast: dict[str, Any] = {"text": f"{DONE[done]} {n:,} image{'s' * (n != 1)}."}
+    if done == "remove":
+        toast["hint"] = "No file was touched; “Taken out” shows them, to bring them back."
+    if undo:
+        toast |= {"undo": undo, "project_id": project.id, "place": place.text()}
+    return toast

@@ -6,7 +6,7 @@ times are written is in `formats`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,12 +43,26 @@ def render(
     headers: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
     """A whole page (`block=None`) or some of its blocks, one after the other."""
-    values = {"request": request, "fragment": block is not None, **context}
-    if block is None:
-        body = environment().get_template(page).render(values)
-    else:
+    if block is not None:
         blocks = (block,) if isinstance(block, str) else block
-        body = "\n".join(render_block(environment(), page, name, values) for name in blocks)
+        fragments = [(page, name) for name in blocks]
+        return render_blocks(request, fragments, context, status=status, headers=headers)
+    values = {"request": request, "fragment": False, **context}
+    body = environment().get_template(page).render(values)
+    return HTMLResponse(body, status, dict(headers or {}))
+
+
+def render_blocks(
+    request: Request,
+    blocks: Sequence[tuple[str, str]],
+    context: Mapping[str, Any],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    """Blocks of several pages, each as (page, block), one after the other."""
+    values = {"request": request, "fragment": True, **context}
+    body = "\n".join(render_block(environment(), page, name, values) for page, name in blocks)
     return HTMLResponse(body, status, dict(headers or {}))
 
 
@@ -167,7 +181,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= formats.FILTERS | {"key": keymap.shown}
+    templates.filters |= formats.FILTERS | {"key": keymap.drawn}
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
@@ -175,5 +189,6 @@ def environment() -> Environment:
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module
+    templates.globals["cards_of"] = templates.get_template("_partials/cards.html").module
     templates.globals["icon"] = templates.get_template("_partials/icons.html").module.icon  # type: ignore[attr-defined]
     return templates

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.database.tables import ScoreEvent
-from tastemaker.errors import NotFound
 from tastemaker.live import live_model
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
+from tastemaker.pages.places import ReviewPlace
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scores import NEVER_STALE
+from tastemaker.pages.scores import NEVER_STALE, saved_toast
 from tastemaker.queues import reviews
 from tastemaker.queues.cards import card_json
 
@@ -42,24 +41,16 @@ def page(
 ) -> Response:
     """`after` is the place in the list behind which this page begins; `saved` and `undone` tell
     what a form without a script has just done."""
-    known_review(kind)
+    place = ReviewPlace(review=kind, after=after)
     n = PER_PAGE // 2 if kind == "contradictions" else PER_PAGE  # a pair shows two pictures
-    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
-    toast: dict[str, Any] | None = None
-    if undone:
-        toast = {"text": "Taken back."}
-    elif (event := session.get(ScoreEvent, saved)) and event.project_id == project.id:
-        toast = {
-            "text": f"Saved {event.value}.", "undo": event.id, "project_id": project.id,
-            "queue": kind,
-        }  # fmt: skip
     context = {
-        "reviews": reviews.REVIEWS, "kind": kind, "review": review, "after": after,
-        "live": live_model.read_live(settings, project.id) is not None, "toast": toast,
-        "keys": keymap.of(person),
+        "reviews": reviews.REVIEWS, "kind": kind, "after": after, "place": place,
+        "review": reviews.review(session, settings, project, person, kind, after=after, n=n),
+        "live": live_model.read_live(settings, project.id) is not None,
+        "toast": saved_toast(session, project, place, saved, undone), "keys": keymap.of(person),
     }  # fmt: skip
-    shown = shell(session, project, "review") | context
-    return render(request, "review.html", None, shown, headers=NEVER_STALE)
+    frame = shell(session, project, "review")
+    return render(request, "review.html", None, frame | context, headers=NEVER_STALE)
 
 
 @api.get("/projects/{project_id}/review/{kind}")
@@ -75,13 +66,5 @@ def show_review(
 ) -> dict[str, Any]:
     """A page of a review list, each card with the reason why. `next` is what to give as `after`
     for the next page; contradictions come as pairs of cards."""
-    known_review(kind)
     review = reviews.review(session, settings, project, person, kind, after=after, n=n)
     return asdict(review) | {"cards": [card_json(card) for card in review.cards]}
-
-
-def known_review(kind: str) -> None:
-    if kind not in reviews.REVIEWS:
-        raise NotFound(
-            f"There is no review “{kind[:40]}”.", f"There are: {', '.join(reviews.REVIEWS)}."
-        )

@@ -15,21 +15,15 @@ from sqlmodel import Session, col, select
 
 from tastemaker import queues, scores
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.config import Settings
-from tastemaker.database.tables import (
-    Annotator,
-    Collection,
-    Project,
-    ProjectCollection,
-    ScoreEvent,
-    now,
-)
+from tastemaker.database.tables import Collection, Project, ProjectCollection
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
+from tastemaker.pages.places import ScorePlace, known_queue
 from tastemaker.pages.render import render, shell
-from tastemaker.pages.scores import NEVER_STALE, known_queue
-from tastemaker.pages.scoring_session import PAUSE, session_summary, zoned
+from tastemaker.pages.scores import NEVER_STALE
+from tastemaker.pages.scoring_session import session_summary
+from tastemaker.queues import history
 from tastemaker.queues.cards import card_for, card_json
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -79,32 +73,31 @@ def page(
 ) -> Response:
     """The next image; `image` names one to show first (after an undo). `flagged` tells what a form
     without a script has just done."""
-    queue = known_queue(queue)
-    cards = queues.next_cards(
-        session, settings, project, person, queue, n=CARDS_AHEAD, exclude=[image],
+    place = ScorePlace(queue=known_queue(queue), collection=collection)
+    dealt = queues.score_page(
+        session, settings, project, person, queue, CARDS_AHEAD, first_id=image,
         collection_id=collection or None,
     )  # fmt: skip
-    if image > 0:
-        cards = [card_for(session, settings, project, person, image), *cards]
     context = {
         "keys": keymap.of(person),
         "key_actions": keymap.DOES,
         "scale": steps(project.brackets),
         "choices": choices(session, project),
+        "place": place,
         "queue": queue,
         "collection": collection,
         "chosen": queues.QUEUES[queue],
         "empty": EMPTY,
-        "card": cards[0] if cards else None,
-        "cards": json.dumps([card_json(card) for card in cards]),
-        "previous": previous_card(session, settings, project, person, image),
-        "undoable": bool(scores.recent(session, project, person, 1)),
+        "card": dealt.cards[0] if dealt.cards else None,
+        "cards": json.dumps([card_json(card) for card in dealt.cards]),
+        "previous": dealt.previous,
+        "undoable": scores.newest_undoable(session, project, person) is not None,
         "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,
         "key": secrets.token_hex(16),
         **session_summary(session, settings, project, person),
     }
-    shown = shell(session, project, "score") | context
-    return render(request, "score.html", None, shown, headers=NEVER_STALE)
+    frame = shell(session, project, "score")
+    return render(request, "score.html", None, frame | context, headers=NEVER_STALE)
 
 
 @router.get("/projects/{project_id}/score/strip")
@@ -140,8 +133,9 @@ def waiting(
         return Response(headers={"HX-Refresh": "true"})
     context = {
         "project": project, "queue": queue, "collection": collection,
+        "place": ScorePlace(queue=queue, collection=collection),
         "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
-        "undoable": bool(scores.recent(session, project, person, 1)),
+        "undoable": scores.newest_undoable(session, project, person) is not None,
         **session_summary(session, settings, project, person),
     }  # fmt: skip
     return render(request, "score.html", "nothing", context)
@@ -153,7 +147,7 @@ def waiting(
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     """The queues to choose from as (queue, name, collection): the last one once for each of the
     project's collections, where there is more than one."""
-    found = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
+    listed = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
     pools = session.execute(
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
@@ -161,49 +155,27 @@ def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
         .order_by(col(Collection.name))
     ).all()
     if len(pools) > 1:
-        found += [("collection", name, collection_id) for collection_id, name in pools]
-    return found
+        listed += [("collection", name, collection_id) for collection_id, name in pools]
+    return listed
 
 
 def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:
     """The scores 0–10 under the brackets ([from 0–1, name], ascending) that they fall into. A
     bracket too narrow to hold a whole score has none."""
-    found = []
+    listed = []
     for number, (start, name) in enumerate(brackets):
         end = brackets[number + 1][0] if number + 1 < len(brackets) else 1.01
         inside = [v for v in range(11) if start - 1e-9 <= v / 10 < end - 1e-9]
         if inside:
-            found.append(Step(inside[0], inside[-1], str(name)))
-    return found
-
-
-def previous_card(
-    session: Session, settings: Settings, project: Project, person: Annotator, image_id: int = 0
-) -> dict[str, Any] | None:
-    """The image this person scored or skipped last in this sitting: what they said, what the model
-    thinks, and why it was shown. Never `image_id`, which is still to be judged blind."""
-    event = session.exec(
-        scores.standing_events()
-        .where(
-            ScoreEvent.project_id == project.id,
-            ScoreEvent.annotator_id == person.id,
-            ScoreEvent.image_id != image_id,
-            col(ScoreEvent.kind).in_(("set", "skip")),
-        )
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(1)
-    ).first()
-    if event is None or now() - zoned(event.at) > PAUSE:
-        return None
-    card = card_for(session, settings, project, person, event.image_id)
-    return {"card": card, "value": event.value, "reason": event.reason or card.reason}
+            listed.append(Step(inside[0], inside[-1], str(name)))
+    return listed
 
 
 # --- for programs --------------------------------------------------------------------------------
 
 
 @api.get("/projects/{project_id}/history")
-def history(
+def show_history(
     _: ViewerUser,
     session: ReadSession,
     settings: SettingsDep,
@@ -214,26 +186,15 @@ def history(
 ) -> list[dict[str, Any]]:
     """The images you scored or skipped, newest first, as cards with what you said; `before` is the
     event of the oldest one at hand. An image that was scored again is listed once."""
-    query = (
-        scores.standing_events()
-        .where(
-            ScoreEvent.project_id == project.id,
-            ScoreEvent.annotator_id == person.id,
-            col(ScoreEvent.kind).in_(("set", "skip")),
-        )
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(n)
-    )
-    found: dict[int, dict[str, Any]] = {}
-    for event in session.exec(query.where(ScoreEvent.id < before) if before else query):
-        if event.image_id not in found:
-            card = card_for(session, settings, project, person, event.image_id)
-            told = {"reason": event.reason or card.reason}
-            found[event.image_id] = {
-                "event_id": event.id, "kind": event.kind, "value": event.value,
-                "card": card_json(card) | told,
-            }  # fmt: skip
-    return list(found.values())
+    return [
+        {
+            "event_id": one.event_id,
+            "kind": one.kind,
+            "value": one.value,
+            "card": card_json(one.card),
+        }
+        for one in history.history(session, settings, project, person, before, n)
+    ]
 
 
 @api.get("/projects/{project_id}/queue")
@@ -265,7 +226,7 @@ def list_scores(
     person: CurrentAnnotator,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
 ) -> list[dict[str, Any]]:
-    """What you said that still stands, newest first."""
+    """Your scores, skips and flags that stand, newest first."""
     return [
         {
             "event_id": event.id,

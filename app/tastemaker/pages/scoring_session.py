@@ -1,21 +1,21 @@
-"""The strip below the image: how this sitting goes, and what it has taught the model."""
+"""The strip below the image: how this session of scoring goes, and what it has taught the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from tastemaker import jobs, queues, scores
+from tastemaker import queues, scores
 from tastemaker.config import Settings
-from tastemaker.database.tables import Annotator, Job, Label, Project, ScoreEvent, now
+from tastemaker.database.tables import Annotator, Job, Project, ScoreEvent, in_utc, now
 from tastemaker.live import live_model
 from tastemaker.live.live_model import ErrorRecord
+from tastemaker.queues.history import PAUSE
 from tastemaker.training import auto_train
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
-PAUSE = timedelta(minutes=30)  # a longer one begins a new sitting
 BRIEF = timedelta(minutes=1)  # a shorter one has no pace yet
 LATELY = 50  # scores, over which a change of the live error is told
 
@@ -49,7 +49,7 @@ def session_summary(
     live = live_model.read_live(settings, project.id)
     return {
         "sitting": current_session(session, project, person),
-        "streak": auto_train.streak(session, project),
+        "streak": auto_train.streak(session, project) if project.auto_train_every else (0, 0),
         "histogram": scores.histogram(session, project),
         "change": error_trend(live.fit.errors) if live else None,
         "progress": progress,
@@ -69,7 +69,7 @@ def current_session(session: Session, project: Project, person: Annotator) -> Sc
             ScoreEvent.project_id == project.id,
             ScoreEvent.annotator_id == person.id,
             ScoreEvent.kind == "set",
-            ScoreEvent.origin != "import",
+            ScoreEvent.origin != scores.Origin.IMPORT,
         )
         .order_by(col(ScoreEvent.id).desc())
         .limit(5000)
@@ -78,9 +78,9 @@ def current_session(session: Session, project: Project, person: Annotator) -> Sc
     count = 0
     begun = later
     for at in times:
-        if later - zoned(at) > PAUSE:
+        if later - in_utc(at) > PAUSE:
             break
-        later = begun = zoned(at)
+        later = begun = in_utc(at)
         count += 1
     hours = (now() - begun) / timedelta(hours=1)
     long_enough = count >= 5 and hours * timedelta(hours=1) >= BRIEF
@@ -101,22 +101,21 @@ def error_trend(errors: Sequence[ErrorRecord]) -> ErrorTrend | None:
 
 def importing(session: Session, project: Project) -> Job | None:
     """The job that brings images in at the moment, if any."""
-    kinds = ("import", "demo")
-    running = [job for job in jobs.unfinished(session, project_id=project.id) if job.kind in kinds]
-    return running[0] if running else None
+    under_way = col(Job.state).in_(("queued", "running"))
+    return session.exec(
+        select(Job)
+        .where(Job.project_id == project.id, col(Job.kind).in_(("import", "demo")), under_way)
+        .order_by(col(Job.id))
+        .limit(1)
+    ).first()
 
 
 def imported(session: Session, project: Project) -> Job | None:
     """The newest import, for a while after it left files aside."""
     job = newest_job(session, project, "import")
-    if job is None or job.finished_at is None or now() - zoned(job.finished_at) > PAUSE:
+    if job is None or job.finished_at is None or now() - in_utc(job.finished_at) > PAUSE:
         return None
     return job if job.state == "done" and job.result.get("set_aside") else None
-
-
-def count_labels(session: Session, project_id: int) -> int:
-    count = select(func.count()).select_from(Label).where(Label.project_id == project_id)
-    return int(session.exec(count).one())
 
 
 def newest_job(session: Session, project: Project, kind: str) -> Job | None:
@@ -126,8 +125,3 @@ def newest_job(session: Session, project: Project, kind: str) -> Job | None:
         .order_by(col(Job.id).desc())
         .limit(1)
     ).first()
-
-
-def zoned(at: datetime) -> datetime:
-    """Databases hand times back without their zone; they are UTC."""
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at

@@ -1,5 +1,6 @@
 """Test runs: a version tried on other images; its best, its worst, its doubts; corrected there."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
@@ -14,10 +15,10 @@ from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Annotator, Project, ScoreEvent, TestRun
+from tastemaker.database.tables import Project, TestRun
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import test_run_cards, test_runs
-from tastemaker.evaluation.test_run_cards import RunCard, TestRunReport
+from tastemaker.evaluation.test_run_cards import TestRunReport
 from tastemaker.evaluation.test_runs import GRIDS, Source
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
@@ -28,9 +29,21 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
+from tastemaker.pages.places import TestRunPlace
 from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.scores import NEVER_STALE, undo_score
+from tastemaker.pages.scores import (
+    NEVER_STALE,
+    ScoreForm,
+    ScoreInput,
+    UndoForm,
+    record,
+    recorded_json,
+    respond,
+    saved_toast,
+    take_back,
+)
 from tastemaker.pages.uploads import Reception, Upload
+from tastemaker.queues.cards import Card
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -150,6 +163,7 @@ def run_page(
     _: ViewerUser,
     request: Request,
     session: ReadSession,
+    settings: SettingsDep,
     project: CurrentProject,
     person: CurrentAnnotator,
     run_id: Id,
@@ -160,18 +174,17 @@ def run_page(
 ) -> Response:
     """`part` names the grid, `after` is how many of its cards came before; `saved` and `undone`
     tell what a form without a script has just done."""
-    told = test_run_cards.get(session, project, run_id)
-    toast: dict[str, Any] | None = None
-    if undone:
-        toast = {"text": "Taken back."}
-    elif (event := session.get(ScoreEvent, saved)) and event.project_id == project.id:
-        toast = saved_toast(event, told, part)
+    report = test_run_cards.get(session, project, run_id)
     after = max(0, after)
-    shown = told.run.summary.get("grids", {}).get(part, [])
+    shown = len(report.grid(part)) if part in GRIDS else 0
+    place = TestRunPlace(run=run_id, part=part, after=after)
     context = {
-        "told": told, "s": told.run.summary, "parts_of": GRIDS, "part": part, "after": after,
-        "cards": test_run_cards.cards(session, told, part, person, after, PER_PAGE),
-        "shown": len(shown), "per_page": PER_PAGE, "toast": toast, "keys": keymap.of(person),
+        "report": report, "s": report.run.summary, "parts_of": GRIDS, "part": part,
+        "after": after, "shown": shown, "per_page": PER_PAGE, "place": place,
+        "cards": test_run_cards.cards(
+            session, settings, project, report, part, person, after, PER_PAGE
+        ),
+        "toast": saved_toast(session, project, place, saved, undone), "keys": keymap.of(person),
     }  # fmt: skip
     page = shell(session, project, "test-runs") | context
     return render(request, "test_run.html", None, page, headers=NEVER_STALE)
@@ -182,130 +195,70 @@ def progress(
     _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> Response:
     """Asked every second while the run is under way; then the page is loaded anew."""
-    told = test_run_cards.get(session, project, run_id)
-    if told.state not in ("queued", "running"):
+    report = test_run_cards.get(session, project, run_id)
+    if report.state not in ("queued", "running"):
         return Response(headers={"HX-Refresh": "true"})
-    return render(request, "test_run.html", "progress", {"project": project, "told": told})
+    return render(request, "test_run.html", "progress", {"project": project, "report": report})
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/retry")
 def retry(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     """Go on with a run that failed or was cancelled."""
     with writing(engine) as session:
-        told = test_run_cards.get(session, projects.get(session, project_id), run_id)
-        jobs.retry(session, told.run.job_id or 0)
+        report = test_run_cards.get(session, projects.get(session, project_id), run_id)
+        jobs.retry(session, report.run.job_id or 0)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}")
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/cancel")
 def cancel(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     with writing(engine) as session:
-        told = test_run_cards.get(session, projects.get(session, project_id), run_id)
-        jobs.cancel(session, told.run.job_id or 0)
+        report = test_run_cards.get(session, projects.get(session, project_id), run_id)
+        jobs.cancel(session, report.run.job_id or 0)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}")
+
+
+# --- older addresses of a correction -------------------------------------------------------------
+
+
+class At(BaseModel):
+    part: str = "top"
+    after: int = Field(default=0, ge=0, lt=2**31)
+
+
+class RunScoreForm(At, ScoreForm):
+    pass
+
+
+class RunUndoForm(At, UndoForm):
+    pass
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/images/{image_id}/score")
 def score(
-    request: Request,
-    engine: EngineDep,
-    user: AnnotatorUser,
-    project_id: Id,
-    run_id: Id,
-    image_id: Id,
-    value: Annotated[str, Form()] = "",
-    key: Annotated[str, Form()] = "",
-    expected: Annotated[int | None, Form()] = None,
-    part: Annotated[str, Form()] = "top",
-    after: Annotated[int, Form(ge=0)] = 0,
-) -> Response:
-    """Correct a score where the mistake is seen."""
-    event = say(engine, user, project_id, run_id, image_id, value, key or None, expected)
-    if by_htmx(request):
-        return changed_card(request, engine, user, project_id, run_id, image_id, part, event)
-    at = f"/projects/{project_id}/test-runs/{run_id}"
-    return see_other(f"{at}?part={known_part(part)}&after={after}&saved={event.id}#card-{image_id}")
+    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
+    run_id: Id, image_id: Id, form: Annotated[RunScoreForm, Form()],
+) -> Response:  # fmt: skip
+    place = TestRunPlace(run=run_id, part=form.part, after=form.after)
+    given = replace(form.input("set"), offer=offer(engine, user, project_id, run_id, image_id))
+    return respond(request, engine, settings, user, project_id, image_id, given, place)
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/undo")
 def undo(
-    request: Request,
-    engine: EngineDep,
-    user: AnnotatorUser,
-    project_id: Id,
-    run_id: Id,
-    event_id: Annotated[int | None, Form()] = None,
-    part: Annotated[str, Form(alias="queue")] = "top",
-) -> Response:
-    with reading(engine) as session:
-        test_run_cards.get(session, projects.get(session, project_id), run_id)
-    event = undo_score(engine, user, project_id, event_id, None)
-    if by_htmx(request):
-        return changed_card(request, engine, user, project_id, run_id, event.image_id, part, None)
-    return see_other(f"/projects/{project_id}/test-runs/{run_id}?part={known_part(part)}&undone=1")
-
-
-def say(
-    engine: Engine, user: Identity, project_id: int, run_id: int, image_id: int,
-    value: Any, key: str | None, expected: int | None,
-) -> ScoreEvent:  # fmt: skip
-    """Record a correction, in one transaction, committed when this returns."""
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        told = test_run_cards.get(session, project, run_id)
-        return test_run_cards.correct(
-            session,
-            project,
-            told,
-            image_id,
-            user.person(session),
-            value,
-            key=key,
-            expected=expected,
-        )
-
-
-def changed_card(
-    request: Request, engine: Engine, user: Identity, project_id: int, run_id: int, image_id: int,
-    part: str, saved: ScoreEvent | None,
+    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
+    run_id: Id, form: Annotated[RunUndoForm, Form()],
 ) -> Response:  # fmt: skip
-    """What changes after a correction: the verdict and the form of one card, the count of
-    corrections, and a toast that can take the change back."""
+    place = TestRunPlace(run=run_id, part=form.part, after=form.after)
+    return take_back(request, engine, settings, user, project_id, form.event_id, place)
+
+
+def offer(engine: Engine, user: Identity, project_id: int, run_id: int, image_id: int) -> str:
+    """The offer of a card of the run, for a form or a program that brings none."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        told = test_run_cards.get(session, project, run_id)
-        toast = saved_toast(saved, told, part) if saved else {"text": "Taken back."}
-        context: dict[str, Any] = {
-            "project": project, "told": told, "toast": toast, "part": part, "after": 0,
-            "changed": saved is not None,
-        }  # fmt: skip
-        blocks: tuple[str, ...] = ("corrected", "toast")
-        if card := shown_card(session, told, image_id, user.person(session)):
-            context["card"] = card
-            blocks = ("verdict", "correction", *blocks)
-        return render(request, "test_run.html", blocks, context)
-
-
-def shown_card(
-    session: Session, told: TestRunReport, image_id: int, person: Annotator
-) -> RunCard | None:
-    """The card of an image; None where the run does not show it (an undo reached further back)."""
-    try:
-        return test_run_cards.card_of(session, told, image_id, person)
-    except TastemakerError:
-        return None
-
-
-def saved_toast(event: ScoreEvent, told: TestRunReport, part: str) -> dict[str, Any]:
-    at = f"/projects/{told.run.project_id}/test-runs/{told.run.id}"
-    return {
-        "text": f"Saved {event.value}.", "undo": event.id, "project_id": told.run.project_id,
-        "queue": part, "undo_at": f"{at}/undo",
-    }  # fmt: skip
-
-
-def known_part(part: str) -> str:
-    return part if part in GRIDS else "top"
+        report = test_run_cards.get(session, project, run_id)
+        return test_run_cards.offer(session, project, report, image_id, user.person(session))
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -336,7 +289,7 @@ class Correction(BaseModel):
 @api.get("/projects/{project_id}/test-runs")
 def list_runs(_: ViewerUser, session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
     """Every test run, newest first, with its figures."""
-    return [run_json(told) for told in test_run_cards.listing(session, project)]
+    return [run_json(report) for report in test_run_cards.listing(session, project)]
 
 
 @api.post("/projects/{project_id}/test-runs", status_code=202)
@@ -362,6 +315,7 @@ def show_run(
 def run_images(
     _: ViewerUser,
     session: ReadSession,
+    settings: SettingsDep,
     project: CurrentProject,
     person: CurrentAnnotator,
     run_id: Id,
@@ -370,8 +324,9 @@ def run_images(
     n: Annotated[int, Query(ge=1, le=240)] = PER_PAGE,
 ) -> list[dict[str, Any]]:
     """The images a run shows; `part` is top, threshold or bottom."""
-    told = test_run_cards.get(session, project, run_id)
-    return [card_json(card) for card in test_run_cards.cards(session, told, part, person, after, n)]
+    report = test_run_cards.get(session, project, run_id)
+    cards = test_run_cards.cards(session, settings, project, report, part, person, after, n)
+    return [run_card_json(card) for card in cards]
 
 
 @api.post("/projects/{project_id}/test-runs/{run_id}/scores")
@@ -379,31 +334,32 @@ def correct(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, run_id: Id, body: Correction
 ) -> JSONResponse:
     """Score an image that the run shows. It is on disk when this answers."""
-    event = say(
-        engine, user, project_id, run_id, body.image_id, body.value, body.key, body.expected
+    given = ScoreInput(
+        "set", body.value, body.key, body.expected,
+        offer(engine, user, project_id, run_id, body.image_id),
     )  # fmt: skip
-    return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
+    return recorded_json(record(engine, user, project_id, body.image_id, given))
 
 
-def card_json(card: RunCard) -> dict[str, Any]:
+def run_card_json(card: Card) -> dict[str, Any]:
     return {
         "image_id": card.image_id, "name": card.name, "prediction": card.prediction,
         "uncertainty": card.uncertainty, "predicted_by": card.predicted_by, "label": card.label,
-        "event_id": card.event_id,
+        "event_id": card.event_id, "offer": card.offer,
         "thumb": f"/images/{card.image_id}/thumb" if card.has_pixels else None,
     }  # fmt: skip
 
 
-def run_json(told: TestRunReport) -> dict[str, Any]:
+def run_json(report: TestRunReport) -> dict[str, Any]:
     """A run for programs: its figures are null while it is under way."""
-    run: TestRun = told.run
+    run: TestRun = report.run
     figures = ("n", "passes", "pass_rate", "mean", "median", "threshold", "histogram", "holdout",
                "without_prediction", "against")  # fmt: skip
     return {
-        "id": run.id, "version": told.version.number, "version_id": run.version_id,
-        "collection": told.collection.name, "collection_id": run.collection_id,
-        "state": told.state, "job_id": run.job_id, "corrected": told.corrected,
-        "error": told.job.error if told.job else "",
+        "id": run.id, "version": report.version.number, "version_id": run.version_id,
+        "collection": report.collection.name, "collection_id": run.collection_id,
+        "state": report.state, "job_id": run.job_id, "corrected": report.corrected,
+        "error": report.job.error if report.job else "",
         "created_at": run.created_at.isoformat(),
         **{name: run.summary.get(name) for name in figures},
     }  # fmt: skip

@@ -18,7 +18,7 @@ from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scoring_session import count_labels, newest_job
+from tastemaker.pages.scoring_session import newest_job
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain, trainable
 from tastemaker.versions import file_checks, predictions, training_set, version_report
@@ -55,7 +55,7 @@ def page(
             }
             for v in ready
         ],
-        "labelled": count_labels(session, project.id or 0),
+        "labelled": scores.count_labels(session, project.id),
         "job": training(session, project),
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,

@@ -1,31 +1,51 @@
-"""An image as a page shows it: what is known of it, why it is here, and what is near it."""
+"""Cards: an image as a page shows it, to be scored or to have its score corrected.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+Every page that shows images to score builds its cards here: what is known of each, why it is here,
+what is near it, and the offer that its score brings back.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from sqlmodel import Session, col, select
 
 from tastemaker import images, scores, versions
 from tastemaker.config import Settings
-from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, Version
+from tastemaker.database.tables import (
+    Annotator,
+    Image,
+    Project,
+    ScoreEvent,
+    TestRunScore,
+    Version,
+)
 from tastemaker.live import live_model
 from tastemaker.pictures.pictures import VIEW
 from tastemaker.queues import reasons
-from tastemaker.scores import neighbours
-from tastemaker.scores.agreement import RE_ASK
+from tastemaker.scores import Origin, neighbours, offers
 from tastemaker.scores.neighbours import Neighbour
 from tastemaker.versions import predictions
 
 
 @dataclass(frozen=True)
 class QueueItem:
-    """An image that a queue or a review shows: where its score will say it came from, and why."""
+    """An image that a page is about to show: where its score will come from, and why it is shown;
+    `test_run` is the run in which it is seen, if any."""
 
     image_id: int
-    origin: str
+    origin: Origin
     reason: str
     twin: int | None = None  # a labelled image that the reason speaks of
+    test_run: int | None = None
+
+
+class Predicted(NamedTuple):
+    """What a model predicts of an image: score and standard deviation in [0, 1], and which one."""
+
+    score: float
+    uncertainty: float | None
+    by: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,8 @@ class Card:
 
     `neighbours` are up to three labelled images, the nearest first. A `blind` card is a re-ask: its
     label is withheld, and nothing but the image should be shown before the answer, whatever the
-    project's setting.
+    project's setting. `offer` goes back with the score; `event_id` is the newest event of the
+    person who looks (0: none).
     """
 
     image_id: int
@@ -43,7 +64,7 @@ class Card:
     width: int
     height: int
     queue: str
-    origin: str
+    origin: Origin
     reason: str
     prediction: float | None
     uncertainty: float | None
@@ -53,34 +74,69 @@ class Card:
     has_pixels: bool
     neighbours: tuple[Neighbour, ...] = ()
     blind: bool = False
+    offer: str = field(default="", repr=False)
+
+
+def items_for(
+    session: Session, project: Project, person: Annotator, image_ids: Sequence[int]
+) -> list[QueueItem]:
+    """Images that no queue brings just now: after a score, for a correction, from the past.
+
+    One that this person only flagged just now, or took back, is still as the queue brought it: it
+    keeps where it came from, which decides whether its score may measure a version."""
+    events: dict[int, list[ScoreEvent]] = {image_id: [] for image_id in image_ids}
+    own = (
+        select(ScoreEvent)
+        .where(
+            ScoreEvent.project_id == project.id,
+            ScoreEvent.annotator_id == person.id,
+            col(ScoreEvent.image_id).in_(image_ids),
+        )
+        .order_by(col(ScoreEvent.id))
+    )
+    for row in session.exec(own):
+        events[row.image_id].append(row)
+    still_open = {image_id: _still_open(of) for image_id, of in events.items()}
+    brought = {image_id: event for image_id, event in still_open.items() if event is not None}
+    seen_in = select(TestRunScore.event_id, TestRunScore.test_run_id).where(
+        col(TestRunScore.event_id).in_([event.id for event in brought.values()])
+    )
+    runs = dict(session.execute(seen_in).tuples().all()) if brought else {}
+    return [
+        QueueItem(i, Origin(of.origin), of.reason, test_run=runs.get(of.id))
+        if (of := brought.get(i)) is not None
+        else QueueItem(i, Origin.REVIEW, _review_reason(events[i]))
+        for i in image_ids
+    ]
+
+
+def _still_open(events: list[ScoreEvent]) -> ScoreEvent | None:
+    """Of a person's events on an image, oldest first, the one whose offer still holds: a flag, or
+    what was taken back. None where the newest is an answer, or no queue brought the image."""
+    newest = events[-1] if events else None
+    if newest is not None and newest.undoes is not None:
+        newest = next(event for event in events if event.id == newest.undoes)
+    elif newest is not None and newest.kind != "flag":
+        return None
+    return None if newest is None or newest.origin == Origin.IMPORT else newest
+
+
+def _review_reason(events: list[ScoreEvent]) -> str:
+    """After a re-ask is answered: the score of the time before."""
+    undone = {event.undoes for event in events}
+    scored = [event for event in events if event.kind == "set" and event.id not in undone]
+    if len(scored) > 1 and scored[-1].origin == Origin.RE_ASK:
+        return reasons.asked_again(scored[-2].value, scored[-2].at)
+    return ""
 
 
 def card_for(
     session: Session, settings: Settings, project: Project, person: Annotator, image_id: int
 ) -> Card:
-    """The card of one image, as after a score or for a correction.
-
-    One that this person only flagged just now, or took back, is still as the queue brought it: it
-    keeps where it came from, which decides whether its score may measure a version."""
+    """The card of one image, as after a score or for a correction. Raises `NotFound`."""
     images.get(session, image_id)
-    shown = _original_item(session, project, person, image_id) or QueueItem(
-        image_id, "review", _review_reason(session, project, person, image_id)
-    )
-    return cards(session, settings, project, person, "one", [shown])[0]
-
-
-def _original_item(
-    session: Session, project: Project, person: Annotator, image_id: int
-) -> QueueItem | None:
-    """None where the newest that this person said of the image, or took back, is an answer."""
-    newest = scores.newest_event(session, project, image_id, person, undone_too=True)
-    if newest is not None and newest.undoes is not None:
-        newest = session.get(ScoreEvent, newest.undoes)
-    elif newest is not None and newest.kind != "flag":
-        return None
-    if newest is None or newest.origin == "import":  # no queue brought it
-        return None
-    return QueueItem(image_id, newest.origin, newest.reason)
+    items = items_for(session, project, person, [image_id])
+    return cards(session, settings, project, person, "one", items)[0]
 
 
 def cards(
@@ -89,87 +145,71 @@ def cards(
     project: Project,
     person: Annotator,
     queue: str,
-    shown: Sequence[QueueItem],
+    items: Sequence[QueueItem],
     version: Version | None = None,
+    *,
+    predicted: Mapping[int, Predicted] | None = None,
+    with_neighbours: bool = True,
 ) -> list[Card]:
-    """Cards in the order of `shown`. Labelled images are judged by `version` where one is given,
-    by predictions that never saw their label; everything else by the live model."""
-    ids = [one.image_id for one in shown]
+    """Cards in the order of `items`, in a fixed number of queries. Images that are gone are left
+    out.
+
+    Labelled images are judged by `version` where one is given, by predictions that never saw their
+    label; everything else by the live model. With `predicted`, by that alone."""
+    ids = [item.image_id for item in items]
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
-    labels = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(
-                Label.project_id == project.id, col(Label.image_id).in_(ids)
-            )
-        ).all()
-    )
-    near = neighbours.nearest(session, settings, project, ids)
-    events = _newest_events(session, project, person, ids)
-    judge = version or versions.active(session, project)
-    by_version = predictions.of_images(session, judge.id, ids) if judge else {}
-    live = live_model.read_live(settings, project.id)
+    labels = scores.values_of(session, project.id, ids)
+    events = scores.newest_of(session, project.id, person, ids)
+    near = neighbours.nearest(session, settings, project, ids) if with_neighbours else {}
+    if predicted is None:
+        predicted = _predicted(session, settings, project, ids, labels if version else {}, version)
     made = []
-    for one in shown:
-        image, label = rows[one.image_id], labels.get(one.image_id)
-        said, by = (live.of(one.image_id) if live else None), "live model"
-        if one.image_id in by_version and (said is None or (version and label is not None)):
-            said, by = by_version[one.image_id], judge.number if judge else ""
-        blind = one.origin == RE_ASK
+    for item in items:
+        if item.image_id not in rows:
+            continue
+        image, judged = rows[item.image_id], predicted.get(item.image_id)
+        blind = item.origin == Origin.RE_ASK
+        offer = offers.Offer(item.origin, item.reason, item.test_run)
         made.append(
             Card(
                 image_id=image.id, sha256=image.sha256, name=image.name, width=image.width,
-                height=image.height, queue=queue, origin=one.origin, reason=one.reason,
-                prediction=said[0] if said else None,
-                uncertainty=said[1] if said else None,
-                predicted_by=by if said else "",
-                label=None if blind else label,
+                height=image.height, queue=queue, origin=item.origin, reason=item.reason,
+                prediction=judged.score if judged else None,
+                uncertainty=judged.uncertainty if judged else None,
+                predicted_by=judged.by if judged else "",
+                label=None if blind else labels.get(image.id),
                 event_id=events.get(image.id, 0),
                 has_pixels=image.kind != "vector",
-                neighbours=_named_first(near.get(image.id, []), one.twin),
+                neighbours=_named_first(near.get(image.id, []), item.twin),
                 blind=blind,
+                offer=offers.sign(session, project.id, image.id, person.id, offer),
             )
         )  # fmt: skip
     return made
 
 
+def _predicted(
+    session: Session, settings: Settings, project: Project, ids: Sequence[int],
+    by_version: Container[int], version: Version | None,
+) -> dict[int, Predicted]:  # fmt: skip
+    """By the live model; where it knows nothing, and for the images in `by_version`, by the version
+    (without one, the active)."""
+    live = live_model.read_live(settings, project.id)
+    judge = version or versions.active(session, project)
+    honest = predictions.of_images(session, judge.id, list(ids)) if judge else {}
+    predicted: dict[int, Predicted] = {}
+    for image_id in ids:
+        by_live = live.of(image_id) if live else None
+        if judge and image_id in honest and (by_live is None or image_id in by_version):
+            predicted[image_id] = Predicted(*honest[image_id], judge.number)
+        elif by_live is not None:
+            predicted[image_id] = Predicted(*by_live, "live model")
+    return predicted
+
+
 def _named_first(near: list[Neighbour], twin: int | None) -> tuple[Neighbour, ...]:
     """The neighbour that the reason speaks of comes before the others."""
     return tuple(sorted(near, key=lambda neighbour: neighbour.image_id != twin))
-
-
-def _newest_events(
-    session: Session, project: Project, person: Annotator, ids: list[int]
-) -> dict[int, int]:
-    """Image id -> the newest standing event of this person, where there is one."""
-    rows = session.execute(
-        scores.standing_events()
-        .with_only_columns(ScoreEvent.image_id, ScoreEvent.id)
-        .where(
-            ScoreEvent.project_id == project.id,
-            col(ScoreEvent.image_id).in_(ids),
-            ScoreEvent.annotator_id == person.id,
-        )
-        .order_by(col(ScoreEvent.id))
-    )
-    return dict(rows.all())  # the last one of an image wins
-
-
-def _review_reason(session: Session, project: Project, person: Annotator, image_id: int) -> str:
-    """After a re-ask is answered: what was said the time before."""
-    said = session.exec(
-        scores.standing_events()
-        .where(
-            ScoreEvent.project_id == project.id,
-            ScoreEvent.image_id == image_id,
-            ScoreEvent.annotator_id == person.id,
-            ScoreEvent.kind == "set",
-        )
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(2)
-    ).all()
-    if len(said) == 2 and said[0].origin == RE_ASK:
-        return reasons.asked_again(said[1].value, said[1].at)
-    return ""
 
 
 def card_json(card: Card) -> dict[str, Any]:

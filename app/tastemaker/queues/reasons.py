@@ -5,6 +5,7 @@ from typing import assert_never
 
 from tastemaker.live.live_model import Pick
 
+CONTROL = "random control"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 
@@ -13,7 +14,7 @@ def describe(pick: Pick) -> str:
     percent = _percent(pick.score)
     match pick.why:
         case "control":
-            return "random control"
+            return CONTROL
         case "threshold":
             return f"close to your threshold: {percent} ± {round(100 * (pick.uncertainty or 0))}"
         case "teaching":

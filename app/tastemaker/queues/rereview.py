@@ -1,6 +1,6 @@
 """Images that have an event already: another look at a label, a flag, a skip, or a blind re-ask.
 
-The answer to a rereview resolves an image (its event has the origin `AGAIN`): it comes back only
+The answer to a rereview resolves an image (its event has the origin `REVIEW`): it comes back only
 once a version was trained that knows the answer. A blind re-ask is another thing: it shows an image
 as if for the first time, to measure how steady a person's scores are.
 """
@@ -11,18 +11,17 @@ from datetime import timedelta
 
 from more_itertools import chunked
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
 from tastemaker import projects, scores, versions
-from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent, now
+from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, now
 from tastemaker.live.live_model import Pick
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest
 from tastemaker.queues.unscored import PICKS_AT_ONCE, still_unscored
-from tastemaker.scores.agreement import RE_ASK
+from tastemaker.scores import Origin
 
-AGAIN = "review"
 RE_ASK_EVERY = 20  # one of so many images of the Mixed queue
 RE_ASK_LABELS = 100  # so many labels first
 RE_ASK_AFTER = 100  # so many scores must lie between two looks at an image …
@@ -36,17 +35,11 @@ def open_rereviews(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
     labelled = (p for p in picks if p.label is not None and p.image_id not in request.pending)
     for batch in chunked(labelled, PICKS_AT_ONCE):
         ids = [pick.image_id for pick in batch]
-        labels = dict(
-            request.session.execute(
-                select(Label.image_id, Label.value).where(
-                    Label.project_id == request.project.id, col(Label.image_id).in_(ids)
-                )
-            ).all()
-        )
+        labels = scores.values_of(request.session, request.project.id, ids)
         done = resolved(request.session, request.project, ids)
         for pick in batch:
             if labels.get(pick.image_id) == pick.label and pick.image_id not in done:
-                yield QueueItem(pick.image_id, AGAIN, reasons.describe(pick), pick.twin)
+                yield QueueItem(pick.image_id, Origin.REVIEW, reasons.describe(pick), pick.twin)
 
 
 def sides(pair: Pick) -> tuple[Pick, Pick]:
@@ -68,7 +61,7 @@ def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
         .where(
             ScoreEvent.project_id == project.id,
             col(ScoreEvent.image_id).in_(ids),
-            ScoreEvent.origin == AGAIN,
+            ScoreEvent.origin == Origin.REVIEW,
             col(ScoreEvent.id) > (version.event_high if version else 0),
         )
     )
@@ -83,7 +76,7 @@ def flagged(request: QueueRequest) -> Iterator[QueueItem]:
         .where(
             later.project_id == ScoreEvent.project_id,
             later.image_id == ScoreEvent.image_id,
-            later.origin == AGAIN,
+            later.origin == Origin.REVIEW,
             scores.is_standing(later),
             col(later.id) > ScoreEvent.id,
         )
@@ -103,7 +96,7 @@ def flagged(request: QueueRequest) -> Iterator[QueueItem]:
     )
     for event, name in rows:
         by = "you" if event.annotator_id == request.person.id else name
-        yield QueueItem(event.image_id, AGAIN, reasons.flagged(by, event.note))
+        yield QueueItem(event.image_id, Origin.REVIEW, reasons.flagged(by, event.note))
 
 
 def skipped(request: QueueRequest) -> Iterator[QueueItem]:
@@ -129,8 +122,8 @@ def skipped(request: QueueRequest) -> Iterator[QueueItem]:
     newest = {event.image_id: event for event in rows}
     since = version.event_high if version else 0
     for event in newest.values():
-        if event.origin != AGAIN or event.id <= since:
-            yield QueueItem(event.image_id, AGAIN, reasons.skipped(event.at))
+        if event.origin != Origin.REVIEW or event.id <= since:
+            yield QueueItem(event.image_id, Origin.REVIEW, reasons.skipped(event.at))
 
 
 # --- blind re-asks ------------------------------------------------------------------------------
@@ -165,7 +158,7 @@ def re_asks(request: QueueRequest) -> Iterator[QueueItem]:
         .where(
             *mine,
             ScoreEvent.kind == "set",
-            ScoreEvent.origin != "import",
+            ScoreEvent.origin != Origin.IMPORT,
             col(ScoreEvent.id) < apart.id,
             col(ScoreEvent.at) < now() - RE_ASK_PAUSE,
             col(Image.kind) != "vector",
@@ -176,13 +169,14 @@ def re_asks(request: QueueRequest) -> Iterator[QueueItem]:
         .limit(RE_ASK_OLDEST + len(request.pending))
     ).all()
     for image_id in sorted(oldest, key=lambda i: request.draw(i)):
-        yield QueueItem(image_id, RE_ASK, reasons.RE_ASKED)
+        yield QueueItem(image_id, Origin.RE_ASK, reasons.RE_ASKED)
 
 
 def is_re_ask_due(request: QueueRequest) -> bool:
     """Whether this person's last scores hold no re-ask, and none is pending. A proxy annotator has
     no memory to test."""
-    if request.person.proxy or _label_count(request) < RE_ASK_LABELS:
+    labels = scores.count_labels(request.session, request.project.id)
+    if request.person.proxy or labels < RE_ASK_LABELS:
         return False
     newest = (
         scores.standing_events()
@@ -194,11 +188,6 @@ def is_re_ask_due(request: QueueRequest) -> bool:
         .order_by(col(ScoreEvent.id).desc())
         .limit(max(RE_ASK_EVERY - 2 - len(request.pending), 0))  # what is pending comes first
     )
-    if any(event.origin == RE_ASK for event in request.session.exec(newest)):
+    if any(event.origin == Origin.RE_ASK for event in request.session.exec(newest)):
         return False
     return not request.pending - still_unscored(request, list(request.pending))
-
-
-def _label_count(request: QueueRequest) -> int:
-    query = select(func.count()).select_from(Label).where(Label.project_id == request.project.id)
-    return int(request.session.exec(query).one())

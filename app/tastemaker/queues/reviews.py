@@ -23,8 +23,9 @@ from tastemaker.live.live_model import Pick
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
 from tastemaker.queues.request import QueueRequest
-from tastemaker.queues.rereview import AGAIN, open_rereviews, sides
+from tastemaker.queues.rereview import open_rereviews, sides
 from tastemaker.queues.unscored import still_unscored
+from tastemaker.scores import Origin
 
 REVIEWS = {
     "false-positives": "False positives",
@@ -93,6 +94,13 @@ def place(text: str) -> Place:
     return parsed
 
 
+def known_review(kind: str) -> str:
+    """`kind`, if it is a list. Raises `NotFound`."""
+    if kind not in REVIEWS:
+        raise NotFound(f"There is no review “{kind[:40]}”.", f"There are: {', '.join(REVIEWS)}.")
+    return kind
+
+
 def review(
     session: Session,
     settings: Settings,
@@ -110,8 +118,7 @@ def review(
     images. Suspects, doubtful labels and contradictions come from the live model. Hold-out images
     are never in it.
     """
-    if kind not in REVIEWS:
-        raise NotFound(f"There is no review “{kind}”.", f"There are: {', '.join(REVIEWS)}.")
+    known_review(kind)
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
     request = QueueRequest(session, project, person, live)
@@ -166,7 +173,7 @@ class Mistake(NamedTuple):
     @property
     def entry(self) -> Entry:
         reason = reasons.mistaken(self.predicted, self.label)
-        return Entry(self.place, (QueueItem(self.image_id, AGAIN, reason),))
+        return Entry(self.place, (QueueItem(self.image_id, Origin.REVIEW, reason),))
 
 
 def mistakes(session: Session, project: Project, version: Version, kind: str) -> list[Mistake]:
@@ -213,7 +220,7 @@ def resolved_since(session: Session, project: Project, version: Version) -> froz
     query = scores.standing_events().with_only_columns(ScoreEvent.image_id)
     newer = query.where(
         ScoreEvent.project_id == project.id,
-        ScoreEvent.origin == AGAIN,
+        ScoreEvent.origin == Origin.REVIEW,
         col(ScoreEvent.id) > version.event_high,
     )
     return frozenset(session.exec(newer))
@@ -235,7 +242,7 @@ def _suspects(request: QueueRequest, kind: str) -> list[Entry]:
     return _in_order(
         Entry(
             Place(SUSPECTED, pick.probability, pick.image_id),
-            (QueueItem(pick.image_id, AGAIN, reasons.describe(pick), pick.twin),),
+            (QueueItem(pick.image_id, Origin.REVIEW, reasons.describe(pick), pick.twin),),
         )
         for pick in suspects
         if pick.image_id in unscored
@@ -270,7 +277,8 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
         Entry(
             Place(LABELLED, pair[0].gap, pair[0].image_id),
             tuple(
-                QueueItem(side.image_id, AGAIN, reasons.describe(side), side.twin) for side in pair
+                QueueItem(side.image_id, Origin.REVIEW, reasons.describe(side), side.twin)
+                for side in pair
             ),
         )
         for pair in pairs

@@ -18,13 +18,14 @@ from typing import Any
 from more_itertools import chunked, interleave_longest
 from sqlmodel import Session, case, col, func, select
 
-from tastemaker import embeddings, projects
+from tastemaker import embeddings, images, projects
 from tastemaker.config import Settings
 from tastemaker.database import counts
 from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
-from tastemaker.queues.cards import Card, QueueItem, cards
+from tastemaker.queues.cards import Card, QueueItem, cards, items_for
+from tastemaker.queues.history import Answered, answered, previous_event
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import (
     flagged,
@@ -49,6 +50,56 @@ def next_cards(
 ) -> list[Card]:
     """The next `n` images of a queue, leaving out those in `exclude` (on their way already).
     `collection_id` names the collection of the queue `collection`."""
+    items = next_items(session, settings, project, person, queue, n, exclude, collection_id)
+    return cards(session, settings, project, person, queue, items)
+
+
+@dataclass(frozen=True)
+class ScorePage:
+    """The cards of the Score page: those to be scored, the first one next, and what the person
+    scored or skipped before."""
+
+    cards: list[Card]
+    previous: Answered | None
+
+
+def score_page(
+    session: Session,
+    settings: Settings,
+    project: Project,
+    person: Annotator,
+    queue: str,
+    n: int,
+    first_id: int = 0,
+    collection_id: int | None = None,
+) -> ScorePage:
+    """The next `n` images of a queue behind the image `first_id` (0: none), and the previous one;
+    all cards are built at once."""
+    items = next_items(session, settings, project, person, queue, n, [first_id], collection_id)
+    event = previous_event(session, project, person, first_id)
+    first = [first_id] if first_id else []
+    past = [event.image_id] if event else []
+    known = items_for(session, project, person, [*first, *past])
+    ahead = [*known[: len(first)], *items]
+    behind = known[len(first) :]
+    made = cards(session, settings, project, person, queue, [*ahead, *behind])
+    if first and (not made or made[0].image_id != first_id):
+        images.get(session, first_id)  # raises: there is no such image
+    previous = answered([event], made[len(ahead) :])[0] if event else None
+    return ScorePage(made[: len(ahead)], previous)
+
+
+def next_items(
+    session: Session,
+    settings: Settings,
+    project: Project,
+    person: Annotator,
+    queue: str,
+    n: int,
+    exclude: Ids[int] = (),
+    collection_id: int | None = None,
+) -> list[QueueItem]:
+    """The next `n` images of a queue. Raises `NotFound` for a queue that there is not."""
     if queue not in CATALOGUE:
         raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(CATALOGUE)}.")
     live = live_model.read_live(settings, project.id)
@@ -59,7 +110,7 @@ def next_cards(
             break
         if item.image_id not in request.pending:
             items.setdefault(item.image_id, item)
-    return cards(session, settings, project, person, queue, list(items.values()))
+    return list(items.values())
 
 
 # --- what a model ranked -------------------------------------------------------------------------
@@ -142,14 +193,14 @@ def progress(session: Session, settings: Settings, project: Project) -> dict[str
         select(func.count(), func.coalesce(func.sum(case((col(Label.holdout), 1), else_=0)), 0))
         .where(Label.project_id == project.id)
     ).one()  # fmt: skip
-    images = projects.pool_size(session, project)
+    pool = projects.pool_size(session, project)
     embedded = counts.cached_count(
         ("embedded", str(session.get_bind().engine.url), project.id, project.encoder_id),
         lambda: embeddings.count(session, project.encoder_id, project.id),
-        lambda count: images > counts.LARGE,
+        lambda count: pool > counts.LARGE,
     )
     return {
-        "images": images,
+        "images": pool,
         "embedded": embedded,
         "labelled": int(labels[0]),
         "holdout_labelled": int(labels[1]),

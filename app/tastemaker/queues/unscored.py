@@ -13,6 +13,7 @@ from tastemaker.live.live_model import Pick
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest
+from tastemaker.scores import Origin
 
 PICKS_AT_ONCE = 32  # looked up in the database together
 
@@ -24,7 +25,7 @@ def unscored_picks(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
         unscored = still_unscored(request, [pick.image_id for pick in batch])
         for pick in batch:
             if pick.image_id in unscored:
-                origin = "control" if pick.why == "control" else "queue"
+                origin = Origin.CONTROL if pick.why == "control" else Origin.QUEUE
                 yield QueueItem(pick.image_id, origin, reasons.describe(pick), pick.twin)
 
 
@@ -32,7 +33,7 @@ def random_sample(request: QueueRequest) -> Iterator[QueueItem]:
     """Pool images in the order of their content hash, which is a random one: beginning at a point
     that depends on the project, and going round."""
     in_pool = _in_pool(request)
-    return (QueueItem(i, "control", "random control") for i in _by_hash(request, in_pool))
+    return (QueueItem(i, Origin.CONTROL, reasons.CONTROL) for i in _by_hash(request, in_pool))
 
 
 def collection(request: QueueRequest) -> Iterator[QueueItem]:
@@ -53,7 +54,7 @@ def collection(request: QueueRequest) -> Iterator[QueueItem]:
         .exists()
     )
     reason = f"from the collection “{collection.name}”"
-    yield from (QueueItem(i, "queue", reason) for i in _by_hash(request, inside))
+    yield from (QueueItem(i, Origin.QUEUE, reason) for i in _by_hash(request, inside))
 
 
 def _by_hash(request: QueueRequest, condition: ColumnElement[bool]) -> Iterator[int]:

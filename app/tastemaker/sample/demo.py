@@ -21,7 +21,7 @@ from tastemaker.files import require_free_space
 from tastemaker.importing.imports import import_files
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress
-from tastemaker.queues import reviews
+from tastemaker.queues import reasons, reviews
 from tastemaker.sample.samples import Sample, make_sample_library
 from tastemaker.training import retrain
 
@@ -156,7 +156,7 @@ def _first_round(
             value = 10 - truth[image_id] if image_id in slips else truth[image_id]
             scores.record(
                 session, project, image_id, rater, "set", value,
-                origin="control", reason="random control",
+                origin=scores.Origin.CONTROL, reason=reasons.CONTROL,
             )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _correct_slips(
                 if card.label is not None and abs(card.label - truth[card.image_id]) >= 2:
                     scores.record(
                         session, project, card.image_id, rater, "set", truth[card.image_id],
-                        origin="review", reason=card.reason,
+                        origin=scores.Origin.REVIEW, reason=card.reason,
                     )  # fmt: skip
 
 

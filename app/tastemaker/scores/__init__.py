@@ -4,18 +4,24 @@ from tastemaker.scores.events import (
     highest_event,
     is_standing,
     newest_event,
+    newest_of,
+    newest_undoable,
     recent,
     standing_events,
 )
 from tastemaker.scores.labels import (
-    UNBIASED_ORIGINS,
     aggregate,
     change_project,
+    count_labels,
     histogram,
     histogram_text,
     labels_at,
     rebuild_labels,
+    values_of,
 )
+from tastemaker.scores.offers import Offer
+from tastemaker.scores.offers import sign as sign_offer
+from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
     Recorded,
     parse_score,
@@ -26,23 +32,28 @@ from tastemaker.scores.recording import (
 )
 
 __all__ = [
-    "UNBIASED_ORIGINS",
-    "Forbidden",
+    "Offer",
+    "Origin",
     "Recorded",
     "aggregate",
     "change_project",
+    "count_labels",
     "highest_event",
     "histogram",
     "histogram_text",
     "is_standing",
     "labels_at",
     "newest_event",
+    "newest_of",
+    "newest_undoable",
     "parse_score",
     "rebuild_labels",
     "recent",
     "record",
     "record_for",
     "record_many",
+    "sign_offer",
     "standing_events",
     "undo",
+    "values_of",
 ]  # fmt: skip

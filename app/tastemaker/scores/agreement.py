@@ -12,10 +12,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
-
-RE_ASK = "re-ask"
-# Given without sight of a prediction or of an older score. A correction in review is not.
-BLIND_ORIGINS = ("control", "queue", RE_ASK)
+from tastemaker.scores.origin import Origin
 
 Z95 = 1.959964
 
@@ -44,7 +41,9 @@ def annotator_noise(
 def _differences(session: Session, project: Project, person: Annotator | None) -> list[int]:
     """y₂ − y₁ of every re-ask that follows a blind score of the same person directly."""
     asked_again = select(ScoreEvent.image_id).where(
-        ScoreEvent.project_id == project.id, ScoreEvent.origin == RE_ASK, ScoreEvent.kind == "set"
+        ScoreEvent.project_id == project.id,
+        ScoreEvent.origin == Origin.RE_ASK,
+        ScoreEvent.kind == "set",
     )
     query = scores.standing_events().where(
         ScoreEvent.project_id == project.id,
@@ -58,8 +57,8 @@ def _differences(session: Session, project: Project, person: Annotator | None) -
         (later.value or 0) - (earlier.value or 0)
         for earlier, later in pairwise(session.exec(query.order_by(*order)))
         if (earlier.annotator_id, earlier.image_id) == (later.annotator_id, later.image_id)
-        and later.origin == RE_ASK
-        and earlier.origin in BLIND_ORIGINS
+        and later.origin == Origin.RE_ASK
+        and Origin(earlier.origin).blind
     ]
 
 

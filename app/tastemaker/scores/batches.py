@@ -8,18 +8,20 @@ from sqlmodel import Session, col, select
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.scores.origin import Origin
 
 MOST = 500
 
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One image of a batch as the page showed it; `expected` as in `scores.record`."""
+    """One image of a batch as the page showed it; the fields are those of `scores.record`."""
 
     image_id: int
     expected: int | None = None
-    origin: str = "queue"
+    origin: Origin = Origin.API
     reason: str = ""
+    offer: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def record_batch(
         try:
             recorded = scores.record(
                 session, project, one.image_id, person, kind, value, origin=one.origin,
-                reason=one.reason, key=f"{key}:{one.image_id}", group=f"batch:{key}",
-                expected=one.expected,
+                reason=one.reason, offer=one.offer, key=f"{key}:{one.image_id}",
+                group=f"batch:{key}", expected=one.expected,
             )  # fmt: skip
             events.append(recorded.event)
         except (Conflict, NotFound) as error:

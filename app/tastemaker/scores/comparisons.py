@@ -49,7 +49,7 @@ def record(
     verdict: str,
     key: str | None = None,
 ) -> Comparison:
-    """Append what a person said about a pair. The same `key` again gives the first answer."""
+    """Append a verdict on a pair. The same `key` again returns the row that it wrote first."""
     if verdict not in VERDICTS:
         raise Invalid(f"“{verdict[:40]}” is no verdict.", f"Use {', '.join(VERDICTS)}.")
     if first_id == second_id:
@@ -62,13 +62,13 @@ def record(
     for image_id in (first_id, second_id):
         if session.get(Image, image_id) is None:
             raise NotFound("This image is not in the library.", "It may have been removed; go on.")
-    said = Comparison(
+    row = Comparison(
         project_id=project.id, annotator_id=person.id, first_id=first_id, second_id=second_id,
         verdict=verdict, key=key,
     )  # fmt: skip
-    session.add(said)
+    session.add(row)
     session.flush()
-    return said
+    return row
 
 
 def undo(

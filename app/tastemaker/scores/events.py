@@ -1,6 +1,7 @@
-"""What was said and still stands: score events that nobody has taken back."""
+"""The events that stand: scores, skips and flags that nobody has taken back."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam
@@ -47,6 +48,34 @@ def newest_event(
     return newest
 
 
+def newest_of(
+    session: Session, project_id: int, person: Annotator, image_ids: Sequence[int]
+) -> dict[int, int]:
+    """Image id -> the newest event of this person that stands, where there is one."""
+    rows = session.execute(
+        standing_events()
+        .with_only_columns(ScoreEvent.image_id, func.max(ScoreEvent.id))
+        .where(
+            ScoreEvent.project_id == project_id,
+            ScoreEvent.annotator_id == person.id,
+            col(ScoreEvent.image_id).in_(image_ids),
+        )
+        .group_by(col(ScoreEvent.image_id))
+    )
+    return dict(rows.tuples().all())
+
+
+def newest_undoable(session: Session, project: Project, person: Annotator) -> ScoreEvent | None:
+    """The newest event of this person that stands: what `undo` takes back."""
+    newest: ScoreEvent | None = session.exec(
+        standing_events()
+        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(1)
+    ).first()
+    return newest
+
+
 def highest_event(session: Session, project: Project) -> int:
     """Id of the project's newest event, 0 without any."""
     query = select(func.max(ScoreEvent.id)).where(ScoreEvent.project_id == project.id)
@@ -72,7 +101,7 @@ def recent(
 
 
 class Event(NamedTuple):
-    """One event on an image, and whether a proxy said it."""
+    """One event on an image, and whether it is a proxy's."""
 
     id: int
     annotator_id: int
@@ -106,7 +135,7 @@ def standing_on(session: Session, project_id: int, image_id: int) -> list[Event]
     return standing([Event(*row) for row in rows])
 
 
-def standing(said: list[Event]) -> list[Event]:
+def standing(events: list[Event]) -> list[Event]:
     """Those of an image's events, oldest first, that are not undone (and are not undos)."""
-    undone = {event.undoes for event in said if event.kind == "undo"}
-    return [event for event in said if event.kind != "undo" and event.id not in undone]
+    undone = {event.undoes for event in events if event.kind == "undo"}
+    return [event for event in events if event.kind != "undo" and event.id not in undone]

@@ -7,6 +7,7 @@ project's `aggregate` of their scores is its label (proxies count only where no 
 
 import functools
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -18,10 +19,7 @@ from tastemaker import projects
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
 from tastemaker.projects import LabelRules, on_holdout_side
 from tastemaker.scores.events import Event, highest_event, standing
-
-# Events of these origins were drawn without a look at any model or at the picture; only such
-# labels may judge a version.
-UNBIASED_ORIGINS = ("control", "import")
+from tastemaker.scores.origin import Origin
 
 
 def derive_label(
@@ -29,11 +27,11 @@ def derive_label(
     project: Project | LabelRules,
     image_id: int,
     source_group: str,
-    said: list[Event],
+    events: list[Event],
 ) -> None:
     """Make the label of one image agree with its standing events, oldest first; gone when nobody's
     score stands."""
-    values = _label_from(project, image_id, source_group, said)
+    values = _label_from(project, image_id, source_group, events)
     if values is not None:
         statement = _upsert_label(session.get_bind().dialect.name)
         session.connection().execute(statement, values)
@@ -58,10 +56,10 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
     proxies = set(session.exec(select(Annotator.id).where(col(Annotator.proxy))))
     about: dict[int, list[Event]] = {}
     for e in events:
-        said = Event(
+        event = Event(
             e.id, e.annotator_id, e.kind, e.value, e.undoes, e.origin, e.annotator_id in proxies
         )
-        about.setdefault(e.image_id, []).append(said)
+        about.setdefault(e.image_id, []).append(event)
     groups = dict(
         session.execute(
             select(Image.id, Image.source_group).where(
@@ -72,8 +70,8 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
         ).all()
     )
     derived = {
-        image_id: _label_from(project, image_id, groups[image_id], standing(said))
-        for image_id, said in about.items()
+        image_id: _label_from(project, image_id, groups[image_id], standing(about_image))
+        for image_id, about_image in about.items()
     }
     return {image_id: Label(**values) for image_id, values in derived.items() if values}
 
@@ -101,11 +99,11 @@ def change_project(session: Session, project: Project, **changes: Any) -> Projec
 
 
 def _label_from(
-    project: Project | LabelRules, image_id: int, source_group: str, said: list[Event]
+    project: Project | LabelRules, image_id: int, source_group: str, events: list[Event]
 ) -> dict[str, Any] | None:
     """The columns of the label that follows from the standing events of an image, oldest first;
     None without a score among them."""
-    scored = [event for event in said if event.kind == "set"]
+    scored = [event for event in events if event.kind == "set"]
     if not scored:
         return None
     by_people = [event for event in scored if not event.proxy]
@@ -120,7 +118,7 @@ def _label_from(
         "event_id": by_age[-1].id,
         "holdout": holdout,
         # How the image came to be scored at all decides; a later correction does not change that.
-        "measures": holdout and scored[0].origin in UNBIASED_ORIGINS,
+        "measures": holdout and Origin(scored[0].origin).measures,
     }
 
 
@@ -139,6 +137,21 @@ def _upsert_label(dialect: str) -> Any:
     key = ("project_id", "image_id")
     changed = {name: insert.excluded[name] for name in Label.model_fields if name not in key}
     return insert.on_conflict_do_update(index_elements=key, set_=changed)
+
+
+def values_of(session: Session, project_id: int, image_ids: Sequence[int]) -> dict[int, float]:
+    """Image id -> its label in 0–10, for those of the images that have one."""
+    rows = session.execute(
+        select(Label.image_id, Label.value).where(
+            Label.project_id == project_id, col(Label.image_id).in_(image_ids)
+        )
+    )
+    return dict(rows.tuples().all())
+
+
+def count_labels(session: Session, project_id: int) -> int:
+    query = select(func.count()).select_from(Label).where(Label.project_id == project_id)
+    return int(session.exec(query).one())
 
 
 # --- how many of each --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The labelled images nearest to an image: what a person has said about its like.
+"""The labelled images nearest to an image: what a person thinks of its like.
 
 The web process answers this at every card, for any image, also before there is a live model. It
 keeps a sketch of each labelled vector: its direction on a few random axes, 256 bytes. The sketch
@@ -20,6 +20,7 @@ from sqlmodel import Session, col, select
 from tastemaker import embeddings
 from tastemaker.config import Settings
 from tastemaker.database.tables import Label, Project
+from tastemaker.scores.labels import values_of
 
 AXES = 128
 SHORTLIST = 12  # candidates per image that are compared exactly
@@ -71,29 +72,23 @@ def nearest(
         known_ids, sketch = known.ids, known.sketch
     if not len(known_ids):
         return {}
-    asked, vectors = embeddings.matrix(session, project.encoder_id, image_ids)
-    if not len(asked):
+    embedded, vectors = embeddings.matrix(session, project.encoder_id, image_ids)
+    if not len(embedded):
         return {}
     directions = _directions(vectors)
     likeness = (directions @ _axes(directions.shape[1])) @ sketch.T.astype(np.float32)
-    likeness[asked[:, None] == known_ids] = -np.inf
+    likeness[embedded[:, None] == known_ids] = -np.inf
     short = min(SHORTLIST, likeness.shape[1])
     candidates = known_ids[np.argpartition(-likeness, short - 1, axis=1)[:, :short]]
 
     wanted = np.unique(candidates).tolist()
-    labels = dict(
-        session.execute(
-            select(Label.image_id, Label.value).where(
-                Label.project_id == project.id, col(Label.image_id).in_(wanted)
-            )
-        ).all()
-    )
+    labels = values_of(session, project.id, wanted)
     exact_ids, exact = embeddings.matrix(session, project.encoder_id, list(labels))
     found: dict[int, list[Neighbour]] = {}
     if not len(exact_ids):
         return found
     cosines = directions @ _directions(exact).T
-    for image_id, mine, cosine in zip(asked.tolist(), candidates, cosines, strict=True):
+    for image_id, mine, cosine in zip(embedded.tolist(), candidates, cosines, strict=True):
         cosine = np.where(np.isin(exact_ids, mine) & (exact_ids != image_id), cosine, -np.inf)
         best = np.argsort(-cosine, kind="stable")[:count]
         found[image_id] = [
@@ -134,7 +129,8 @@ def _learn(session: Session, project: Project, known: _Known) -> None:
 def _directions(vectors: NDArray[np.float16]) -> Array:
     """The vectors with length 1."""
     wide = vectors.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    unit: Array = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 @functools.lru_cache(maxsize=8)

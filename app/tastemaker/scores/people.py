@@ -1,7 +1,7 @@
 """How people score: how many images, how high beside the others, how far apart any two are.
 
-Each person scores on their own. What they say about the same images, compared, tells a strict
-person from a careless one, which the aggregated label hides. Everything is in points of 0–10.
+Each person scores on their own. Their scores of the same images, compared, tell a strict person
+from a careless one, which the aggregated label hides. Everything is in points of 0–10.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,15 @@ from datetime import datetime
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sqlmodel import Session, col
 
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
+from tastemaker.learning import metrics
 
 RESAMPLES = 1000
-FEWEST_SHARED = 5  # images two must have in common before anything is said about them
+FEWEST_SHARED = 5  # images two must have in common to be compared
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,16 @@ class Agreement:
 
 
 def agreement(session: Session, project: Project) -> Agreement:
-    """What the standing scores of a project's people say about each other. Stand-ins, which are
-    no people, are left out."""
-    said, newest, names = _said(session, project)
+    """How the standing scores of a project's people compare. Stand-ins, which are no people, are
+    left out."""
+    standing, newest, names = _standing(session, project)
     by_image: dict[int, dict[int, int]] = {}
-    for (person, image), value in said.items():
+    for (person, image), value in standing.items():
         by_image.setdefault(image, {})[person] = value
     shared = {image: by for image, by in by_image.items() if len(by) > 1}
     habits = []
     for person, name in names.items():
-        own = [value for (who, _), value in said.items() if who == person]
+        own = [value for (scorer, _), value in standing.items() if scorer == person]
         gaps = [
             by[person] - float(np.mean([v for other, v in by.items() if other != person]))
             for by in shared.values()
@@ -100,7 +102,7 @@ def agreement(session: Session, project: Project) -> Agreement:
     return Agreement(habits, pairs, len(shared))
 
 
-def mean_of(values: list[float] | np.ndarray) -> MeanEstimate:
+def mean_of(values: ArrayLike) -> MeanEstimate:
     """The mean with its percentile bootstrap interval, the same every time."""
     array = np.asarray(values, np.float64)
     n = len(array)
@@ -111,19 +113,12 @@ def mean_of(values: list[float] | np.ndarray) -> MeanEstimate:
     return MeanEstimate(float(array.mean()), float(low), float(high), n)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Rank correlation, −1 to 1, ties at their mid-rank."""
-    if len(a) < FEWEST_SHARED or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+def spearman(a: NDArray[np.int64], b: NDArray[np.int64]) -> float | None:
+    """Rank correlation, −1 to 1, ties at their mid-rank; None where it cannot be told."""
+    return metrics.spearman(a, b) if len(a) >= FEWEST_SHARED else None
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
-def _said(
+def _standing(
     session: Session, project: Project
 ) -> tuple[dict[tuple[int, int], int], dict[int, datetime], dict[int, str]]:
     """(person, image) → the score that stands; person → when they scored last; person → name."""
@@ -140,10 +135,10 @@ def _said(
         )
         .order_by(col(ScoreEvent.id))
     ).all()  # fmt: skip
-    said: dict[tuple[int, int], int] = {}
+    standing: dict[tuple[int, int], int] = {}
     newest: dict[int, datetime] = {}
     names: dict[int, str] = {}
     for person, image, value, at, name in rows:
-        said[person, image] = value
+        standing[person, image] = value
         newest[person], names[person] = at, name
-    return said, newest, names
+    return standing, newest, names

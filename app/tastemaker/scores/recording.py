@@ -15,15 +15,29 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, bindparam, func
 from sqlalchemy import select as select_columns
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
-from tastemaker.database.tables import Annotator, Image, Project, RemovedImage, ScoreEvent, now
+from tastemaker import projects
+from tastemaker.database.tables import (
+    Annotator,
+    Image,
+    Project,
+    ScoreEvent,
+    TestRun,
+    TestRunScore,
+    now,
+)
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
-from tastemaker.scores.events import Event, newest_event, standing_events, standing_on
-from tastemaker.scores.labels import (
-    derive_label,
+from tastemaker.scores import offers
+from tastemaker.scores.events import (
+    Event,
+    newest_undoable,
+    standing_events,
+    standing_on,
 )
+from tastemaker.scores.labels import derive_label
+from tastemaker.scores.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,11 @@ class Recorded:
     value: int | None
     columns: dict[str, Any]
     fresh: bool
+
+    @property
+    def kind(self) -> str:
+        """set, skip, flag or undo."""
+        return str(self.columns["kind"])
 
     @property
     def event(self) -> ScoreEvent:
@@ -71,23 +90,30 @@ def record_for(
     kind: str,
     value: int | None = None,
     *,
-    origin: str = "queue",
+    origin: Origin = Origin.QUEUE,
     reason: str = "",
+    offer: str = "",
     note: str = "",
     key: str | None = None,
     group: str | None = None,
     expected: int | None = None,
     at: datetime | None = None,
     otherwise: int | None = None,
+    unless_same: bool = False,
 ) -> Recorded:
-    """Append what a person said: `set` (with a value), `skip` or `flag`. `otherwise` is whose it
-    is where that person is gone, shut out or a proxy.
+    """Append an event: `set` (with a value), `skip` or `flag`. `otherwise` is whose it is where
+    that person is gone, shut out or a proxy.
+
+    `offer` is what the person's page brought back of the card it showed; a valid one for this very
+    image and person says where the score came from, and not `origin` and `reason`.
 
     `key` makes a repeated request harmless: the first answer is given again. `expected` is the id
     of the newest event of this person on this image that the page knew of (0: none); another one
     means that the score was changed elsewhere meanwhile, and `Conflict` names both values. `at`
-    is when it was said, where that was not now: scores brought in from a file keep their time.
-    Raises `NotFound` for an image (project, person) that is not there or was taken out.
+    is when it was given, where that was not now: scores brought in from a file keep their time.
+    With `unless_same`, and always in the library, a score that stands already is not written again.
+    Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
+    or was taken out.
     """
     if kind not in ("set", "skip", "flag"):
         raise Invalid(f"“{kind}” is not something one can say about an image.")
@@ -106,31 +132,44 @@ def record_for(
         if same != (project_id, image_id, annotator_id, kind) or before.value != value:
             raise Conflict("This request key was used for another score.", "Reload the page.")
         return _again(before)
-    if scene.removed and origin != "import":
+    if not scene.member:
+        raise NotFound("This image is not in this project; nothing was saved.", "Add it first.")
+    if scene.removed and origin != Origin.IMPORT:
         raise NotFound(
             "This image was taken out of the project meanwhile; nothing was saved.",
             "Go on with the next one.",
         )
-    said = standing_on(session, project_id, image_id) if scene.spoken_of else []
-    if expected is not None:
-        newest = next((e for e in reversed(said) if e.annotator_id == annotator_id), None)
-        if (newest.id if newest else 0) != expected:
-            theirs = "nothing" if newest is None or newest.value is None else newest.value
-            raise Stale(
-                f"This image was scored elsewhere meanwhile: {theirs} there, "
-                f"{'nothing' if value is None else value} here. The first was kept.",
-                "Score it again if you want to replace it.",
-                newest.id if newest else 0,
-            )
+    standing = standing_on(session, project_id, image_id) if scene.spoken_of else []
+    newest = next((e for e in reversed(standing) if e.annotator_id == annotator_id), None)
+    if expected is not None and (newest.id if newest else 0) != expected:
+        theirs = "nothing" if newest is None or newest.value is None else newest.value
+        raise Stale(
+            f"This image was scored elsewhere meanwhile: {theirs} there, "
+            f"{'nothing' if value is None else value} here. The first was kept.",
+            "Score it again if you want to replace it.",
+            newest.id if newest else 0,
+        )
+    offered = offers.read(session, project_id, image_id, annotator_id, offer) if offer else None
+    came = offered or offers.Offer(Origin(origin), reason)
+    unless_same = unless_same or came.origin == Origin.LIBRARY
+    if unless_same and newest is not None and (newest.kind, newest.value) == (kind, value):
+        event = session.get(ScoreEvent, newest.id)
+        assert event is not None, "it was there a statement ago, in this transaction"
+        return _again(event)
     written = _append(
         session,
         project_id=project_id, image_id=image_id, annotator_id=annotator_id, kind=kind,
-        value=value, origin=origin, reason=reason[:300], note=note[:2000], key=key,
-        event_group=group, at=at or now(),
+        value=value, origin=came.origin.value, reason=came.reason[:offers.MOST_REASON],
+        note=note[:2000], key=key, event_group=group, at=at or now(),
     )  # fmt: skip
+    if came.test_run is not None and session.get(TestRun, came.test_run) is not None:
+        session.add(TestRunScore(test_run_id=came.test_run, event_id=written.id))
+        session.flush()
     if kind == "set":
-        said.append(Event(written.id, annotator_id, kind, value, None, origin, scene.proxy))
-        derive_label(session, scene.terms, image_id, scene.source_group, said)
+        standing.append(
+            Event(written.id, annotator_id, kind, value, None, came.origin, scene.proxy)
+        )
+        derive_label(session, scene.terms, image_id, scene.source_group, standing)
     return written
 
 
@@ -140,22 +179,19 @@ def record_many(
     person: Annotator,
     scores: Iterable[tuple[int, int]],
     *,
-    origin: str,
+    origin: Origin,
     group: str | None = None,
     at: datetime | None = None,
 ) -> int:
-    """Record (image id, score) pairs, leaving out those that already say the same."""
-    written = 0
-    for image_id, value in scores:
-        newest = newest_event(session, project, image_id, person)
-        if newest is not None and newest.kind == "set" and newest.value == value:
-            continue
+    """Record (image id, score) pairs, leaving out those that already say the same. Returns how many
+    were written."""
+    return sum(
         record_for(
             session, project.id, image_id, person.id, "set", value, origin=origin, group=group,
-            at=at,
-        )  # fmt: skip
-        written += 1
-    return written
+            at=at, unless_same=True,
+        ).fresh
+        for image_id, value in scores
+    )  # fmt: skip
 
 
 def undo(
@@ -181,12 +217,7 @@ def undo(
             raise NotFound("There is no such score to undo.")
         if event.annotator_id != person.id:
             raise Forbidden("This score is somebody else's.", "Only they can take it back.")
-    newest = session.exec(
-        standing_events()
-        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
-        .order_by(col(ScoreEvent.id).desc())
-        .limit(1)
-    ).first()
+    newest = newest_undoable(session, project, person)
     if newest is None:
         raise NotFound("Nothing more to take back.")
     if event_id is not None and newest.id < event_id:
@@ -212,9 +243,9 @@ def undo(
             undoes=event.id, origin=event.origin, key=key if event is newest else None, at=now(),
         )  # fmt: skip
         inverse.append(written)
-        source_group, _ = _image(session, project.id, event.image_id)
-        said = standing_on(session, project.id, event.image_id)
-        derive_label(session, project, event.image_id, source_group, said)
+        group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
+        standing = standing_on(session, project.id, event.image_id)
+        derive_label(session, project, event.image_id, group, standing)
     return inverse[together.index(newest)]
 
 
@@ -227,6 +258,7 @@ class Scene(NamedTuple):
 
     terms: LabelRules
     source_group: str
+    member: bool
     removed: bool
     annotator_id: int
     proxy: bool
@@ -238,9 +270,9 @@ class Scene(NamedTuple):
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
-    asked: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
-    welcome = select_columns(asked.c.id).where(
-        asked.c.id == bindparam("person"), ~asked.c.proxy, ~asked.c.disabled
+    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
+    welcome = select_columns(chosen.c.id).where(
+        chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
     )
     event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]
     spoken_of = (
@@ -251,7 +283,9 @@ def _scene() -> Any:
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Image.source_group), _removed(), col(Annotator.id),
+            col(Project.aggregate), col(Image.source_group),
+            projects.is_member(project, Image.id, removed_too=True),
+            projects.is_removed(project, Image.id), col(Annotator.id),
             col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
         )
         .select_from(Image)
@@ -265,17 +299,6 @@ def _scene() -> Any:
     )  # fmt: skip
 
 
-def _removed() -> Any:
-    return (
-        select_columns(col(RemovedImage.image_id))
-        .where(
-            col(RemovedImage.project_id) == bindparam("project"),
-            col(RemovedImage.image_id) == bindparam("image"),
-        )
-        .exists()
-    )
-
-
 def _scene_of(
     session: Session, project_id: int, image_id: int, annotator_id: int, otherwise: int | None,
     key: str | None,
@@ -287,22 +310,6 @@ def _scene_of(
     }  # fmt: skip
     row = session.connection().execute(_scene(), names).one_or_none()
     return None if row is None else Scene(LabelRules(*row[:4]), *row[4:])
-
-
-@functools.cache
-def _image_facts() -> Any:
-    return select_columns(col(Image.source_group), _removed()).where(
-        col(Image.id) == bindparam("image")
-    )
-
-
-def _image(session: Session, project_id: int, image_id: int) -> tuple[str, bool]:
-    """The source group of an image, and whether it was taken out of the project."""
-    facts = {"project": project_id, "image": image_id}
-    found = session.connection().execute(_image_facts(), facts).one_or_none()
-    if found is None:
-        raise NotFound("This image is not in the library.", "It may have been removed; go on.")
-    return str(found[0]), bool(found[1])
 
 
 @functools.cache

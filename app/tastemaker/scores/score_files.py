@@ -1,11 +1,11 @@
 """Scores in and out as CSV, JSON lines or Parquet. Importing is all or nothing, and what was
-exported comes back as it was: who said what, and when."""
+exported comes back as it was: each person's scores, and when they were given."""
 
 import csv
 import io
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlmodel import Session, col
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
+from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, NotFound, TastemakerError
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
 
@@ -34,7 +34,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         raise Invalid(f"{file.name} is larger than {MOST_BYTES // 2**20} MB.", "Split it.")
     if file.suffix.lower() == ".parquet":
         try:
-            return pq.read_table(file).to_pylist()
+            table: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+            return table
         except (pa.ArrowException, OSError) as error:
             raise Invalid(f"{file.name} is not a Parquet file.") from error
     try:
@@ -72,7 +73,7 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
     recorded, overruled = 0, 0
-    said: dict[tuple[int, int], int] = {}
+    latest: dict[tuple[int, int], int] = {}
     with sessions.writing(engine) as session:
         project = projects.by_name(session, project_name)
         for number, row in enumerate(rows, 1):
@@ -91,10 +92,10 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                 proxy = name == projects.IMPORTED
                 person = projects.annotator(session, name, proxy=proxy)
                 key = (image.id, person.id)
-                overruled += said.setdefault(key, value) != value
-                said[key] = value
+                overruled += latest.setdefault(key, value) != value
+                latest[key] = value
                 recorded += scores.record_many(
-                    session, project, person, [(image.id, value)], origin="import",
+                    session, project, person, [(image.id, value)], origin=scores.Origin.IMPORT,
                     at=_moment(row.get("scored_at")),
                 )  # fmt: skip
             except TastemakerError as error:
@@ -106,22 +107,17 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
     return {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
 
 
-def _moment(given: Any) -> datetime | None:
+def _moment(text: Any) -> datetime | None:
     """A time as ISO 8601 writes it; one without a zone is in UTC. None where none is given."""
-    if given in (None, ""):
+    if text in (None, ""):
         return None
     try:
-        moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given))
-        return _in_utc(moment)
+        moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
+        return in_utc(moment)
     except (ValueError, OverflowError):
         raise Invalid(
-            f"“{str(given)[:40]}” is not a point in time.", "Write it as 2026-03-01T12:00:00+00:00."
+            f"“{str(text)[:40]}” is not a point in time.", "Write it as 2026-03-01T12:00:00+00:00."
         ) from None
-
-
-def _in_utc(moment: datetime) -> datetime:
-    """Databases hand times back in UTC without their zone."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def unknown_ending(file: Path) -> Invalid:
@@ -151,7 +147,7 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
             "path": images.shown_path(session, image),
             "score": event.value,
             "annotator": name,
-            "scored_at": _in_utc(event.at).isoformat(),
+            "scored_at": in_utc(event.at).isoformat(),
         }
         for event, image, name in newest.values()
     ]

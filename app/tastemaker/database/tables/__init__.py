@@ -4,7 +4,7 @@ Two rules run through them: what a person said (`score_event`) is only ever appe
 the program derived from it (`label`, `prediction`) can be thrown away and rebuilt.
 """
 
-from tastemaker.database.tables.base import now
+from tastemaker.database.tables.base import in_utc, now
 from tastemaker.database.tables.library import (
     Collection,
     CollectionImage,
@@ -31,7 +31,13 @@ from tastemaker.database.tables.versions import (
     Version,
     VersionLabel,
 )
-from tastemaker.database.tables.work import Job, JobLog, LoginSession, ModelRequestRow
+from tastemaker.database.tables.work import (
+    Installation,
+    Job,
+    JobLog,
+    LoginSession,
+    ModelRequestRow,
+)
 
 __all__ = [
     "DEFAULT_BRACKETS",
@@ -44,6 +50,7 @@ __all__ = [
     "Expectation",
     "Image",
     "ImagePath",
+    "Installation",
     "Job",
     "JobLog",
     "Label",
@@ -61,5 +68,6 @@ __all__ = [
     "TestRunScore",
     "Version",
     "VersionLabel",
+    "in_utc",
     "now",
 ]

@@ -22,6 +22,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def in_utc(at: datetime) -> datetime:
+    """The same point in time in UTC: databases hand times back in UTC without their zone."""
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
 def json_column() -> Any:
     """A JSON object, empty by default."""
     return Field(default_factory=dict, sa_column=Column(JSON, nullable=False))

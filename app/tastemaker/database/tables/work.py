@@ -1,4 +1,4 @@
-"""Jobs, requests to the model process, and who is signed in."""
+"""Jobs, requests to the model process, who is signed in, and what this database is known by."""
 
 from datetime import datetime
 from typing import Any
@@ -94,3 +94,13 @@ class LoginSession(SQLModel, table=True):
     )
     created_at: datetime = Field(default_factory=now)
     expires_at: datetime
+
+
+class Installation(SQLModel, table=True):
+    """The one row by which a database is known (`tastemaker.database.installation`)."""
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: int = Field(default=1, primary_key=True)
+    library_id: str
+    secret: str = Field(repr=False)
