@@ -140,8 +140,8 @@ def try_on_others(home: Path) -> None:
             session.flush()
             run.summary = test_runs.summarise(session, project, run, version)
         told = test_run_cards.get(session, project, run.id)
-        for card in test_run_cards.cards(session, told, "top", me)[:3]:
-            test_run_cards.correct(session, project, told, card.image_id, me, 3)
+        for card in test_run_cards.cards(session, settings_of(home), project, told, "top", me, n=3):
+            scores.record(session, project, card.image_id, me, "set", 3, offer=card.offer)
     engine.dispose()
 
 

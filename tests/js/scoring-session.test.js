@@ -73,7 +73,7 @@ test("a score says what the page knew of the image and why it was offered", asyn
   assert.ok(key);
   assert.deepEqual(sent, {
     image_id: 5, kind: "set", value: 4, note: "", queue: "start", expected: 0,
-    origin: "control", reason: "reason 5",
+    offer: "offer of 5", reason: "reason 5",
   });
 });
 

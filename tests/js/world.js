@@ -76,7 +76,7 @@ class Server {
     const event_id = this.newest(image_id)?.id ?? 0;
     return {
       image_id, event_id, name: `picture-${image_id}`, view: `/images/${image_id}/view`,
-      origin: image_id % 5 ? "queue" : "control", reason: `reason ${image_id}`, blind: image_id % 5 === 0,
+      offer: `offer of ${image_id}`, reason: `reason ${image_id}`, blind: image_id % 5 === 0,
     };
   }
 
@@ -201,7 +201,7 @@ class Page {
     },
     fetchCard: async (image_id, why) => {
       const { reason, ...card } = this.server.card(image_id); // there, it is no offer
-      this.#run(this.session.cardArrived(await this.server.get({ ...card, origin: "queue", reason: "" }), why));
+      this.#run(this.session.cardArrived(await this.server.get({ ...card, offer: "", reason: "" }), why));
     },
     send: () => { this.outbox.send(); },
     saved: () => {},

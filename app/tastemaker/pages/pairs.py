@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import projects
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
@@ -82,7 +84,7 @@ def undo(
 
 
 def _next(
-    request: Request, engine: Any, user: Any, project_id: int, low: int | None,
+    request: Request, engine: Engine, user: Identity, project_id: int, low: int | None,
     pair: tuple[int, int] | None = None,
 ) -> Response:  # fmt: skip
     if not by_htmx(request):
@@ -128,6 +130,7 @@ def show_order(
 def compare(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewComparison
 ) -> dict[str, Any]:
+    """Record which of two images is better, or that neither is."""
     with writing(engine) as session:
         project, person = projects.get(session, project_id), user.person(session)
         row = comparisons.record(
@@ -138,6 +141,7 @@ def compare(
 
 @api.post("/projects/{project_id}/comparisons/undo")
 def undo_comparison(engine: EngineDep, user: AnnotatorUser, project_id: Id) -> dict[str, Any]:
+    """Take back your newest comparison."""
     with writing(engine) as session:
         row = comparisons.undo(session, projects.get(session, project_id), user.person(session))
         return {"undoes": row.undoes, "first_id": row.first_id, "second_id": row.second_id}
