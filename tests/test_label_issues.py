@@ -1,4 +1,4 @@
-"""Doubtful labels: slips that were put in on purpose are found, and nothing else is accused."""
+"""Possible label errors: slips put in on purpose are found, and nothing else is accused."""
 
 import numpy as np
 import pytest

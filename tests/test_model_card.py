@@ -237,8 +237,8 @@ def test_too_long_and_unknown_words_are_refused(world: World) -> None:
 
 def test_the_page_shows_the_card_of_the_active_version_and_of_any_other(world: World) -> None:
     page = world.client.get(f"{world.at}/publish").text
-    assert "Take v1.1 with you" in page and "Anime v1.1" in page and "images in dataset." in page
-    assert "Take v1.0 with you" in world.client.get(f"{world.at}/publish?version=v1.0").text
+    assert "Download v1.1" in page and "Anime v1.1" in page and "images in dataset." in page
+    assert "Download v1.0" in world.client.get(f"{world.at}/publish?version=v1.0").text
     assert world.client.get(f"{world.at}/publish?version=v9.9").status_code == 404
 
 
@@ -246,7 +246,7 @@ def test_without_a_version_the_page_says_what_to_do(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=1)
     page = world.client.get(f"{world.at}/publish")
     assert page.status_code == 200 and "Nothing to publish yet" in page.text
-    assert "Bring in a head made elsewhere" in page.text
+    assert "Import a model" in page.text
 
 
 def test_markup_in_the_authors_words_stays_text(world: World) -> None:

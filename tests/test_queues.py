@@ -144,7 +144,7 @@ def test_a_whole_sitting_shows_every_image_once_and_the_held_out_ones_only_by_ch
         shown[card.image_id] += 1
         origins[card.origin] += 1
         assert card.reason and card.queue == "mixed" and card.label is None
-        assert (card.origin == "control") == (card.reason == "random control")
+        assert (card.origin == "control") == (card.reason == "random sample (for evaluation)")
         if card.image_id in held_out:
             assert card.origin == "control"
         if sum(shown.values()) % 11 == 0:
@@ -314,7 +314,7 @@ def test_nothing_held_out_is_ever_in_a_review_and_suspects_are_unlabelled(
     for card in page.cards[page.labelled :]:
         assert card.image_id in to_show and card.label is None
         assert card.predicted_by == "live model" and card.reason.startswith(
-            ("may well ", "you scored a near-twin ")
+            ("likely ", "you scored a near-twin ")
         )
         assert card.origin == "review"
 
@@ -408,7 +408,7 @@ def test_reasons_are_words_for_a_person() -> None:
     assert reasons.describe(near) == "you scored a near-twin 2"
     pair = replace(near, why="contradiction")
     assert reasons.describe(pair) == "you said 9, and 2 for its near-twin"
-    assert reasons.describe(Pick(1, "control")) == "random control"
+    assert reasons.describe(Pick(1, "control")) == "random sample (for evaluation)"
     for why in get_args(Why):
         assert re.fullmatch("[^_]+", reasons.describe(replace(pick, why=why)))
 

@@ -300,4 +300,4 @@ def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active()
     )  # fmt: skip
     assert evaluate._activation(later, better, missed(blocks=False))[0]
     assert evaluate._activation(later, better, missed(blocks=True, met=None))[0]
-    assert evaluate._activation(first, None, missed(blocks=True)) == (True, "the first version")
+    assert evaluate._activation(first, None, missed(blocks=True)) == (True, "first version")

@@ -390,7 +390,7 @@ def test_the_first_version_is_active_whatever_it_is_and_better_is_said_with_its_
     shutil.copytree(sample_home, tmp_path / "home")
     home = Home(tmp_path / "home")
     first, second = home.get("v1.0"), home.get("v1.1")
-    assert first.activation == "the first version" and first.metrics.versus_parent is None
+    assert first.activation == "first version" and first.metrics.versus_parent is None
     assert second.parent_id == first.id
     versus = second.metrics.versus_parent
     assert versus is not None

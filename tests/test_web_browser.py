@@ -545,12 +545,12 @@ def test_the_figures_are_hidden_for_good_and_nothing_jumps(
     world = make_world(tmp_path, images=3)
     with serving(world) as address, browsing(chromium) as page:
         page.goto(f"{address}{world.at}/score")
-        page.get_by_role("button", name="Hide the figures").click()
+        page.get_by_role("button", name="Hide statistics").click()
         expect(page.locator("#strip")).to_be_hidden()
         page.reload()
         assert page.evaluate("document.documentElement.dataset.strip") == "hidden"
         expect(page.locator("#strip")).to_be_hidden()
-        page.get_by_role("button", name="Show the figures").click()
+        page.get_by_role("button", name="Show statistics").click()
         expect(page.locator("#strip")).to_be_visible()
 
 

@@ -297,7 +297,7 @@ def measuring(world: World) -> int:
 def test_what_a_client_claims_does_not_measure_and_what_the_server_offered_does(
     held_out: World, door: str
 ) -> None:
-    drawn = Offer(Origin.CONTROL, "random control")
+    drawn = Offer(Origin.CONTROL, "random sample (for evaluation)")
     forged = offer(held_out, 1, drawn)
     broken = forged[:-2] + ("AA" if forged[-2:] != "AA" else "BB")
     bad = ["", "control", broken, offer(held_out, 12, drawn), offer(held_out, 4, drawn, "Anna")]
@@ -307,7 +307,7 @@ def test_what_a_client_claims_does_not_measure_and_what_the_server_offered_does(
     assert came_from(held_out) == [("api", reason)] * 5 and measuring(held_out) == 0
     for image_id in range(6, 13):
         assert through(held_out, door, image_id, offer(held_out, image_id, drawn)) < 400
-    assert came_from(held_out)[5:] == [("control", "random control")] * 7
+    assert came_from(held_out)[5:] == [("control", "random sample (for evaluation)")] * 7
     assert measuring(held_out) > 0
 
 
@@ -326,7 +326,7 @@ def test_an_offer_holds_after_a_restart_and_days_later(held_out: World) -> None:
     installation._known.clear()  # as a new process
     again = client_of(create_app(held_out.settings))
     assert again.post(action, data=fields | {"value": "5"}).status_code == 303
-    assert came_from(held_out)[0] == ("control", "random control")
+    assert came_from(held_out)[0] == ("control", "random sample (for evaluation)")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -534,10 +534,10 @@ def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:
 @pytest.mark.parametrize(
     ("why", "versus", "told"),
     [
-        ("the first version", None, "Made active because: the first version."),
+        ("first version", None, "Active (first version)."),
         ("better than v1.0 on 60 hold-out images", {"verdict": "better"}, ""),
         ("not activated: worse than v1.0", {"verdict": "worse"}, "It was not made active."),
-        ("chosen by hand", {"verdict": "worse"}, "Made active because: chosen by hand."),
+        ("chosen by hand", {"verdict": "worse"}, "Active (chosen by hand)."),
     ],
 )
 def test_the_reason_for_activating_is_told_where_it_adds_something(

@@ -36,7 +36,7 @@ NEW = OLD | {2: 0.9, 3: 0.8, 4: 0.7, 18: 0.1, 19: 0.2}
 LEARNED = {
     "labels": [50, 100, 200], "mae": [2.0, 1.6, 1.3], "mae_low": [1.8, 1.4, 1.1],
     "mae_high": [2.2, 1.8, 1.5], "noise_floor": 0.8,
-    "labels_saved": {"value": 120, "low": 60, "high": 180, "why": "against random control"},
+    "labels_saved": {"value": 120, "low": 60, "high": 180, "why": "against the random sample"},
 }  # fmt: skip
 
 
@@ -144,9 +144,10 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
     }  # fmt: skip
     add_version(world, 2, {}, metrics=metrics)
     page = world.client.get("/versions/3").text
-    for told in ("always the same answer", "2.40", "your own noise", "0.80 to 0.97", "Calibration",
+    for told in ("baseline (always the median)", "2.40", "your test–retest noise",
+                 "0.80 to 0.97", "Calibration",
                  "The 60 hold-out images may flatter it: on the 140 that trained",
-                 "mean error, out-of-fold", "2.20 to 2.60", "own doubt is about right",
+                 "mean error, out-of-fold", "2.20 to 2.60", "intervals are well calibrated",
                  "Bias by label", "50\u202f% intervals contain 52",
                  "about 120 more labels (60 to 180)",
                  "part of the file", "learning rate"):  # fmt: skip
@@ -166,7 +167,7 @@ def test_what_a_real_training_measured_is_shown_on_every_page_about_it(tmp_path:
     assert floor is not None and floor.sigma.n == 10
     world = trained.world
     page = world.client.get(f"/versions/{version.id}").text
-    assert "your own noise" in page and f"{floor.mae.value:.2f}" in page
+    assert "your test–retest noise" in page and f"{floor.mae.value:.2f}" in page
     for address in ("versions", "compare", "publish"):
         assert world.client.get(f"{world.at}/{address}").status_code == 200, address
     assert world.client.get(f"/versions/{version.id}/card.md").status_code == 200
@@ -274,8 +275,8 @@ def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, st
 
 @pytest.mark.parametrize(
     ("shares", "n", "verdict"),
-    [((0.52, 0.79), 60, "about right"), ((0.87, 0.95), 15, "too cautious"),
-     ((0.6, 0.85), 15, "about"), ((0.45, 0.6), 60, "too bold"), ((0.3, 0.8), 60, "too bold")],
+    [((0.52, 0.79), 60, "well calibrated"), ((0.87, 0.95), 15, "too wide"),
+     ((0.6, 0.85), 15, "about"), ((0.45, 0.6), 60, "too narrow"), ((0.3, 0.8), 60, "too narrow")],
 )  # fmt: skip
 def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     shares: tuple[float, float], n: int, verdict: str
@@ -288,7 +289,7 @@ def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
         return version_report.calibration_sentence(version)
 
     assert f"doubt is {verdict}" in sentence()
-    assert "doubt is about right" in sentence(groups=3), "three photographs prove little"
+    assert "intervals are well calibrated" in sentence(groups=3), "three photographs prove little"
     assert sentence(coverage={}) == ""
 
 
@@ -299,13 +300,13 @@ def test_beside_the_button_stands_what_a_training_would_do(world: World) -> None
     score_some(world, [3, 8] * 4, first=13)
     page = world.client.get(at).text
     assert "Learns from 20 scores." in page
-    assert "has seen them all" not in page
+    assert "No new labels since" not in page
     with writing(world.engine) as session:
         version = session.get(Version, 2)
         assert version is not None
         version.event_high = scores.highest_event(session, world.project(session))
         session.add(version)
-    assert "v1.1 has seen them all: nothing was scored since" in world.client.get(at).text
+    assert "No new labels since v1.1" in world.client.get(at).text
     assert "was cancelled" not in page
     add_job(world, "cancelled")
     assert "The training was cancelled. Nothing was published" in world.client.get(at).text
@@ -347,7 +348,7 @@ def test_with_htmx_only_the_card_and_the_counts_change(world: World) -> None:
     data = Fields(page, action).fields | {"value": "9"}
     answer = world.client.post(action, data=data, headers=HTMX).text
     assert "<html" not in answer and answer.count("hx-swap-oob") == 4
-    assert 'id="verdict-3"' in answer and 'id="counts"' in answer and "saved: you say 9" in answer
+    assert 'id="verdict-3"' in answer and 'id="counts"' in answer and "Saved: 9" in answer
     stale = world.client.post(action, data=data | {"value": "1"}, headers=HTMX)
     assert stale.status_code == 409 and events(world)[-1] == (3, "set", 9)
 
@@ -539,7 +540,7 @@ def test_flips_are_corrected_and_taken_back_by_keyboard_alone(
         expect(page.locator("#card-2")).to_be_focused()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("8")
-        expect(page.locator("#verdict-3")).to_contain_text("saved: you say 8")
+        expect(page.locator("#verdict-3")).to_contain_text("Saved: 8")
         expect(page.locator("#counts")).to_contain_text("Of 3 with a label, 3 are")
         assert events(world)[before:] == [(3, "set", 8)]
         page.keyboard.press("Backspace")

@@ -105,7 +105,7 @@ def score_by_hand(session: Session, project: Project, people: list[Annotator]) -
     record = scores.record
     for number, image_id in enumerate(ids[:12]):
         record(session, project, image_id, me, "set", number % 11, origin="control",
-               reason="random control", key=f"control-{number}")  # fmt: skip
+               reason="random sample (for evaluation)", key=f"control-{number}")  # fmt: skip
     record(session, project, ids[12], me, "set", 3, origin="queue", reason="near the threshold")
     scores.undo(session, project, me, key="undo-1")
     record(session, project, ids[12], me, "set", 4, origin="queue")

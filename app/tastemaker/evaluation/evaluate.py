@@ -119,18 +119,18 @@ def _activation(
     version: Version, versus: VersusVersion | None, report: expectations.Report
 ) -> tuple[bool, str]:
     if version.parent_id is None:
-        return True, "the first version"
+        return True, "first version"
     if report.blocking:
         missed = "; ".join(expectations.missed(check) for check in report.blocking)
         return False, f"not activated: {missed}"
     if versus is None:
         return True, "not compared: no hold-out label yet"
-    against = f"than {versus.version} on {versus.difference.n} hold-out images"
+    other = f"{versus.version} on {versus.difference.n} hold-out images"
     if versus.verdict == "worse":
-        return False, f"not activated: worse {against}"
+        return False, f"not activated: worse than {other}"
     if versus.verdict == "better":
-        return True, f"better {against}"
-    return True, f"not shown to be worse {against}"
+        return True, f"better than {other}"
+    return True, f"no significant regression against {other}"
 
 
 def noise_floor(session: Session, version: Version) -> NoiseFloor | None:

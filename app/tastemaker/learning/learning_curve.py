@@ -1,8 +1,8 @@
 """The learning curve of a real project, and what choosing the images has saved.
 
 A linear head is refitted on the first n labels, in the order they were given, and measured on the
-hold-out. The labels drawn at random (random control) make a second curve: what labelling without a
-model would have brought. Where that curve can be followed far enough, it tells how many random
+hold-out. The labels drawn at random make a second curve: what labelling without a model
+would have brought. Where that curve can be followed far enough, it tells how many random
 labels it would have taken to err as little; the difference is the labels saved.
 """
 

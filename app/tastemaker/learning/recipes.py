@@ -18,7 +18,7 @@ Curve = list[dict[str, float]]
 
 NAMES: tuple[str, ...] = get_args(Name)
 IN_WORDS: dict[Name, str] = {
-    "auto": "Automatic: ridge with City96",
+    "auto": "Automatic (linear + network)",
     "ridge": "Ridge: a linear head, for few scores",
     "mlp": "Small network beside the linear head",
     "city96": "City96: the network of the original",

@@ -225,7 +225,7 @@ def learning_curve(curve: LearningCurve | None) -> Markup:
         shapes += (
             f'<path class="threshold" d="M{left} {y(floor):.1f}H{width}"/>'
             f'<text class="tick" x="{width}" y="{at:.1f}" text-anchor="end">'
-            f"your own noise</text>"
+            f"your test–retest noise</text>"
         )
         summary += f" The noise of the scores themselves is {floor:.2f}."
     return svg(width, height + 24, summary, shapes)

@@ -340,6 +340,6 @@ def export_labels(
 def adopt_head(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: HeadFiles
 ) -> dict[str, Any]:
-    """Bring in a head made elsewhere: multipart with the file, its sidecar if any, and the fields
+    """Import a model: multipart with the file, its sidecar if any, and the fields
     `encoder`, `note`, `activate`. The answer is the job."""
     return adopt(engine, settings, project_id, upload)

@@ -261,7 +261,7 @@ def activation(version: Version) -> str:
     if why.startswith("not activated: "):
         return f"It was not made active: {why.removeprefix('not activated: ')}."
     compared = version.metrics.versus_parent is not None and why != "chosen by hand"
-    return "" if compared or not why else f"Made active because: {why}."
+    return "" if compared or not why else f"Active ({why})."
 
 
 def expected(version: Version) -> dict[str, Any]:

@@ -47,7 +47,7 @@ MEASURES = (
     ("auc", "chance that a pass ranks above a fail", False),
     ("fp_rate", "false positives of predicted passes", False),
     ("fn_rate", "false negatives of labelled passes", False),
-    ("error_at_threshold", "on the wrong side of the threshold", False),
+    ("error_at_threshold", "misclassified at the threshold", False),
 )
 
 

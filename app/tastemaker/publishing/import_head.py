@@ -195,7 +195,7 @@ def publish_head(
         lambda rows, part: (predicted[part], unseen[part], uncertainty[part]), report,
     )  # fmt: skip
     activate = first or request.activate
-    why = "the first version" if first else "chosen when it was imported"
+    why = "first version" if first else "chosen when it was imported"
     report.stage(f"Writing {version.number}")
     version = publication.publish(
         transactions,

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from tastemaker.live.live_model import Pick
 
-CONTROL = "random control"
+CONTROL = "random sample (for evaluation)"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 
@@ -19,7 +19,7 @@ def describe(pick: Pick) -> str:
             return f"close to your threshold: {percent} ± {round(100 * (pick.uncertainty or 0))}"
         case "teaching":
             interval = f"{percent} ± {round(100 * (pick.uncertainty or 0))}"
-            return f"a score of it settles most about what passes: {interval}"
+            return f"most informative near the threshold: {interval}"
         case "diverse":
             return "unlike what you have scored so far"
         case "cold_start":
@@ -27,9 +27,9 @@ def describe(pick: Pick) -> str:
         case "suspected_fp" | "suspected_fn" if pick.twin_label is not None:
             return f"you scored a near-twin {pick.twin_label:g}"
         case "suspected_fp":
-            return "may well fail, going by what you scored"
+            return "likely below your threshold"
         case "suspected_fn":
-            return "may well pass, going by what you scored"
+            return "likely above your threshold"
         case "mistake":
             return mistaken(pick.score, pick.label)
         case "doubtful":

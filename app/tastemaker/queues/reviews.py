@@ -30,8 +30,8 @@ from tastemaker.scores import Origin
 REVIEWS = {
     "false-positives": "False positives",
     "false-negatives": "False negatives",
-    "doubtful": "Doubtful labels",
-    "contradictions": "Contradictions",
+    "doubtful": "Possible label errors",
+    "contradictions": "Conflicting near-duplicates",
 }
 LABELLED, SUSPECTED = 0, 1  # the parts of a list, one after the other
 

@@ -23,7 +23,7 @@ def chart(report: dict[str, Any]) -> str:
         f"{_panel(strategies, key, title, colour)}</g>"
         for i, (key, title) in enumerate(
             (
-                ("error_at_threshold", "Share on the wrong side of the threshold, by labels"),
+                ("error_at_threshold", "Share misclassified at the threshold, by labels"),
                 ("mae", "Mean absolute error in points, by labels"),
             )
         )

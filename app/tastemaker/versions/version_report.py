@@ -30,7 +30,12 @@ SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
 # and what it is a share of.
 METRICS = (
     ("mae", "mean error", "points", "distance between prediction and label"),
-    ("error_at_threshold", "on the wrong side", "share", "of all images, at the threshold"),
+    (
+        "error_at_threshold",
+        "misclassified at the threshold",
+        "share",
+        "of all images, at the threshold",
+    ),
     ("fp_rate", "false positives", "share", "of predicted passes"),
     ("fn_rate", "false negatives", "share", "of labelled passes"),
     ("spearman", "rank correlation", "number", "1 is the same order, 0 is none"),
@@ -82,7 +87,7 @@ def baselines(version: Version) -> list[Metric]:
             m.out_of_fold.mae,
         ))  # fmt: skip
     rows.append((
-        "always the same answer", "mean error of saying the middle of the labels every time",
+        "baseline (always the median)", "mean error of always predicting the median label",
         Estimate(
             value=m.baseline_mae, low=None, high=None,
             n=m.versus_baseline.difference.n if m.versus_baseline else 0,
@@ -90,8 +95,9 @@ def baselines(version: Version) -> list[Metric]:
     ))  # fmt: skip
     if noise is not None:
         rows.append((
-            "your own noise", "mean error no model can go below, from scores you were asked for "
-            f"again (σ {noise.sigma.value:.2f})", noise.mae,
+            "your test–retest noise",
+            "mean error no model can go below, from scores you were asked "
+            f"for again (σ {noise.sigma.value:.2f})", noise.mae,
         ))  # fmt: skip
     return [
         Metric("mae", label, "points", of, mae) for label, of, mae in rows if mae.value is not None
@@ -141,11 +147,11 @@ def calibration_sentence(version: Version) -> str:
         ((shares[level] - p) / (p * (1 - p) / n) ** 0.5 for level, p in (("50", 0.5), ("80", 0.8))),
         key=abs,
     )
-    verdict = "is about right" if abs(off) <= 2 else f"is too {'cautious' if off > 0 else 'bold'}"
+    verdict = "well calibrated" if abs(off) <= 2 else "too wide" if off > 0 else "too narrow"
     parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
              for level, share in sorted(shares.items())]  # fmt: skip
     listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"What it says of its own doubt {verdict}: {listed} of the labels."
+    return f"Prediction intervals are {verdict}: {listed} of the labels."
 
 
 def recipe_sentence(version: Version) -> str:
