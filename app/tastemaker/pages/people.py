@@ -109,6 +109,7 @@ def show_agreement(_: ViewerUser, session: ReadSession, project: CurrentProject)
 
 @api.get("/people")
 def list_people(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
+    """Everybody who scores or may, without passwords."""
     return [about(person) for person in accounts.list_all(session)]
 
 
@@ -142,6 +143,7 @@ def change_password(
 
 @api.post("/people", status_code=201)
 def add_person(_: AdminUser, engine: EngineDep, body: NewPerson) -> dict[str, Any]:
+    """Add somebody who may sign in; without a password they can only be chosen on this machine."""
     with writing(engine) as session:
         return about(accounts.add(session, body.name, body.password, body.role))
 

@@ -122,11 +122,13 @@ class NewProject(Body):
 
 @api.get("/projects")
 def list_projects(_: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
+    """Every project in short."""
     return [projects.summary(session, project) for project in projects.list_all(session)]
 
 
 @api.post("/projects", status_code=201)
 def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[str, Any]:
+    """A new project; its encoder is fixed by the first embedding."""
     with writing(engine) as session:
         project = projects.create(
             session, body.name, encoder=body.encoder, threshold=body.threshold
@@ -136,4 +138,5 @@ def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[st
 
 @api.get("/projects/{project_id}")
 def show_project(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
+    """One project in short."""
     return projects.summary(session, project)

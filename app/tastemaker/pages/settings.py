@@ -154,6 +154,7 @@ class TypedName(Body):
 def change_settings(
     _: AdminUser, engine: EngineDep, project_id: Id, body: Changes
 ) -> dict[str, Any]:
+    """Change settings of a project, all or none."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         scores.change_project(session, project, **body.model_dump(exclude_none=True))

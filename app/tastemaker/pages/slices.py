@@ -228,6 +228,7 @@ def list_slices(
 
 @api.post("/projects/{project_id}/slices", status_code=201)
 def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, Any]:
+    """A new slice: images with a tag, of a filter, or near a text."""
     definition: dict[str, Any] = {"tag": body.tag}
     if body.kind == "filter":
         definition = {"filter": body.filter}
@@ -240,6 +241,7 @@ def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -
 
 @api.delete("/projects/{project_id}/slices/{slice_id}", status_code=204)
 def remove_slice(user: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id) -> None:
+    """Drop a slice and its expectations; no image is touched."""
     remove(user, engine, project_id, slice_id)
 
 
@@ -255,6 +257,7 @@ def search_slice_again(
 def add_expectation(
     _: AdminUser, engine: EngineDep, project_id: Id, body: NewExpectation
 ) -> dict[str, Any]:
+    """What a slice must score: its mean or pass rate at most, or at least, a value."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         return expectations.expect(session, project, **body.model_dump()).model_dump()
@@ -264,6 +267,7 @@ def add_expectation(
 def change_expectation(
     _: AdminUser, engine: EngineDep, project_id: Id, expectation_id: Id, body: NewExpectation
 ) -> dict[str, Any]:
+    """Change an expectation in place."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         return expectations.expect(
@@ -275,6 +279,7 @@ def change_expectation(
 def drop_expectation(
     user: AdminUser, engine: EngineDep, project_id: Id, expectation_id: Id
 ) -> None:
+    """Drop an expectation."""
     remove_expectation(user, engine, project_id, expectation_id)
 
 

@@ -331,6 +331,7 @@ class NewTraining(Body):
 def list_versions(
     _: ViewerUser, session: ReadSession, settings: SettingsDep, project: CurrentProject
 ) -> list[dict[str, Any]]:
+    """The versions of a project, newest first, with their metrics."""
     return [versions.as_json(session, settings, v) for v in versions.list_ready(session, project)]
 
 
@@ -352,6 +353,7 @@ def start_training(
 def activate_version(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id
 ) -> dict[str, Any]:
+    """Make a version the active one of its project, after checking its file."""
     with writing(engine) as session:
         version = versions.get(session, version_id)
         predictions.activate_by_hand(session, settings, version)
