@@ -2,10 +2,29 @@
 
 import ast
 import re
+import sys
+import threading
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
+import numpy as np
 import pytest
+import trained_world
+import web_world
+from sqlmodel import select
+
+from tastemaker import embeddings, projects
+from tastemaker.cli import filtering
+from tastemaker.database import sessions
+from tastemaker.database.tables import Job
+from tastemaker.importing import imports, requests
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import linear_head
+from tastemaker.training import retrain
+from tests.conftest import work_on
 
 ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "app" / "tastemaker"
@@ -69,18 +88,95 @@ def test_one_contract_holds_the_siblings_and_one_each_what_may_not_be_known() ->
 
 # --- the walks -----------------------------------------------------------------------------------
 
+GROUND = {"errors", "config", "files", "processes", "database", "auth", "__init__"}
 WALKS = {
-    letter: re.findall(r"(?m)^\d+\. `([\w/.]+)`", text)
+    letter: re.findall(r"(?m)^\d+\. `app/tastemaker/([\w/.]+)`", text)
     for letter, text in re.findall(r"### \((\w)\)[^\n]*\n(.*?)(?=\n### |\Z)", MAP, re.DOTALL)
 }
 MOST_ROOMS = {"a": 7, "b": 7, "c": 12, "d": 8}
 
 
-@pytest.mark.parametrize("letter", MOST_ROOMS)
-def test_a_walk_is_short_and_goes_through_files_that_exist(letter: str) -> None:
-    files = WALKS[letter]
-    assert files and all((ROOT / file).is_file() for file in files)
-    rooms = {file for file in files if file.startswith("app/")}
-    assert len(rooms) <= MOST_ROOMS[letter], sorted(rooms)
-    visits = [file for file, before in zip(files, [None, *files], strict=False) if file != before]
-    assert max(visits.count(file) for file in files) <= 2, "each is visited once or twice"
+def room(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+@contextmanager
+def footsteps() -> Iterator[set[str]]:
+    """The files of ours that any thread enters meanwhile."""
+    entered: set[str] = set()
+
+    def step(frame: FrameType, event: str, _: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(HOUSE)):
+            entered.add(path.removeprefix(f"{HOUSE}/"))
+
+    threading.setprofile(step)
+    sys.setprofile(step)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def check_walk(letter: str, entered: set[str]) -> None:
+    listed = WALKS[letter]
+    assert set(listed) <= entered, set(listed) - entered
+    rooms = {room(file) for file in entered} - GROUND
+    assert rooms == {room(file) for file in listed}
+    assert len(rooms) <= MOST_ROOMS[letter]
+    assert f"{len(rooms)} rooms" in MAP.split(f"### ({letter})")[1].split("\n")[0]
+    assert max(map(listed.count, listed)) <= 2, "each file is visited once or twice"
+
+
+def test_a_score_and_the_next_page_walk_as_the_map_says(tmp_path: Path) -> None:
+    world = web_world.full_world(tmp_path / "home")
+    world.client.get(f"{world.at}/score")
+    fresh = web_world.client_of(world.app)  # its thread begins within the walk
+    with footsteps() as entered:
+        saved = fresh.post(f"/api/v1{world.at}/scores", json={"image_id": 3, "value": 5})
+        page = fresh.get(f"{world.at}/score")
+    assert (saved.status_code, page.status_code) == (200, 200)
+    check_walk("a", entered)
+
+
+@pytest.mark.slow
+def test_an_import_walks_as_the_map_says(tmp_path: Path) -> None:
+    world = web_world.make_world(tmp_path / "home", images=2)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        web_world.drawn(100 + number).save(folder / f"{number}.png")
+    with sessions.writing(world.engine) as session:
+        project = projects.get(session, world.project_id)
+        job_id = requests.request_import(session, world.settings, [str(folder)], project=project).id
+    with footsteps() as entered:
+        imports.run(work_on(world.settings, world.engine, job_id))
+        with sessions.reading(world.engine) as session:
+            queued = session.exec(select(Job).where(Job.kind == "embed")).one()
+        embeddings.run(work_on(world.settings, world.engine, queued.id))
+    check_walk("b", entered - {"jobs/__init__.py"})
+
+
+def test_a_training_walks_as_the_map_says(tmp_path: Path) -> None:
+    home = trained_world.open_trained(trained_world.trained_home(tmp_path / "home"))
+    with sessions.writing(home.engine) as session:
+        project = projects.get(session, home.project_id)
+        job_id = retrain.request_training(session, home.settings, project, recipe="ridge").id
+    job = work_on(home.settings, home.engine, job_id)
+    with footsteps() as entered:
+        assert retrain.run(job)["version"] == "v1.1"
+    check_walk("c", entered)
+
+
+@pytest.mark.slow
+def test_scoring_a_folder_walks_as_the_map_says(tmp_path: Path) -> None:
+    folder, head = tmp_path / "pictures", tmp_path / "head.safetensors"
+    folder.mkdir()
+    web_world.drawn(1).save(folder / "a.png")
+    features = np.ones(1280, np.float32)
+    tensors = linear_head(features / 1280, 0.0, 0 * features, features)
+    save_checkpoint(head, tensors, {"encoder": "efficientnet_lite0/bundled"})
+    with footsteps() as entered:
+        filtering.score(folder, model=str(head), to=tmp_path / "scores.csv")
+    check_walk("d", entered)
