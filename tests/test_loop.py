@@ -78,7 +78,7 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path) -> Non
         card = page.locator("[data-card]").first
         name = card.get_attribute("id") or ""
         card.get_by_role("button", name="Score 9", exact=True).click()
-        expect(page.locator(f"#{name}")).to_contain_text("you say 9")
+        expect(page.locator(f"#{name}")).to_contain_text("Saved: 9")
         assert saved(page, url)[0] == (int(name.removeprefix("card-")), 9)
 
         # Train again, and download both files.

@@ -74,7 +74,7 @@ def test_mistakes_found_in_a_test_run_are_gone_in_the_next_version(
             expect(card.locator(".big-said")).to_have_text(re.compile(r"^(5\d|[6-9]\d|100)\s%$"))
             card.focus()
             page.keyboard.press("0")
-            expect(card).to_contain_text("you say 0")
+            expect(card).to_contain_text("Saved: 0")
             expect(page.locator("#corrected dd")).to_contain_text(str(at + 1))
 
         # Train on them, straight from the run.

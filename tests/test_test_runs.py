@@ -329,7 +329,7 @@ def test_the_page_corrects_in_place_and_takes_back(
         f"{at}/images/{image_id}/score", data={"value": "2", "expected": "0"},
         headers={"HX-Request": "true"},
     )  # fmt: skip
-    assert answer.status_code == 200 and "you say 2" in answer.text
+    assert answer.status_code == 200 and "Saved: 2" in answer.text
     assert f'action="/projects/{home.project_id}/undo"' in answer.text
     assert client.post(f"{at}/undo", data={}, headers={"HX-Request": "true"}).status_code == 200
     with sessions.reading(home.engine) as session:

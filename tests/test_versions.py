@@ -685,7 +685,7 @@ def test_scores_of_images_without_a_vector_wait_for_the_embedding(
     with sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
         person = projects.annotator(session, "me")
-        for value, image in enumerate(add_images(session, 4)):
+        for value, image in enumerate(add_images(session, 4, project=project)):
             scores.record(session, project, image.id, person, "set", value)
     late = retrain.Request(project.id, "by hand", event_high=10**6, seed=0)
     with (

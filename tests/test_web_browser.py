@@ -252,7 +252,7 @@ def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_taken_back(
         image_id = int((card.get_attribute("id") or "").removeprefix("card-"))
         page.keyboard.press("8")
         expect(page.locator("#toast")).to_contain_text("Saved 8")
-        expect(page.locator(f"#card-{image_id} .verdict")).to_contain_text("you say 8")
+        expect(page.locator(f"#card-{image_id} .verdict")).to_contain_text("Saved: 8")
         assert page.locator(f"#card-{image_id}:focus").count() == 1
         assert events(world)[-1] == (image_id, "set", 8)
         expect(page.locator("#counts")).to_contain_text("7 among your labels")

@@ -261,7 +261,7 @@ def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_lo
     job_id = empty_bench.enqueue("import", {"paths": 5}, project_id)
     job = empty_bench.ended(job_id)
     assert (job.state, job.attempts) == ("failed", 3)
-    assert "TypeError" in job.error and "tried 3 times" in job.error
+    assert "ValidationError" in job.error and "tried 3 times" in job.error
     said = log_of(empty_bench.engine, job_id)
     assert said.count("Traceback") == 3 and "The job is queued." in said
 
