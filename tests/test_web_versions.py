@@ -276,7 +276,8 @@ def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, st
 @pytest.mark.parametrize(
     ("shares", "n", "verdict"),
     [((0.52, 0.79), 60, "well calibrated"), ((0.87, 0.95), 15, "too wide"),
-     ((0.6, 0.85), 15, "well calibrated"), ((0.45, 0.6), 60, "too narrow"), ((0.3, 0.8), 60, "too narrow")],
+     ((0.6, 0.85), 15, "well calibrated"), ((0.45, 0.6), 60, "too narrow"),
+     ((0.3, 0.8), 60, "too narrow")],
 )  # fmt: skip
 def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(
     shares: tuple[float, float], n: int, verdict: str
