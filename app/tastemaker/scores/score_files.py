@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Engine
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
@@ -67,7 +67,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, int]:
     """Record every row of a file, in one transaction: with a single bad row nothing is recorded,
     and the error names its number. A column `annotator` keeps people apart; `scored_at`, where
-    it is given, is kept as the time of the score. Returns how many were `recorded`, were there
+    it is given, is kept as the time of the score. An image of the library that is not in the
+    project joins it, in a collection of its own. Returns how many were `recorded`, were there
     already (`unchanged`), and were `overruled` by a later row with another score."""
     rows = read_rows(file)
     if not rows:
@@ -88,6 +89,7 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                     raise Invalid("It holds no score.")
                 image = images.find_by_reference(session, unescape_formula(str(reference)))
                 value = scores.parse_score(row["score"])
+                _join(session, project, image)
                 name = unescape_formula(str(row.get("annotator") or projects.IMPORTED))
                 proxy = name == projects.IMPORTED
                 person = projects.annotator(session, name, proxy=proxy)
@@ -105,6 +107,15 @@ def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, in
                 ) from error
     unchanged = len(rows) - recorded
     return {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
+
+
+def _join(session: Session, project: Project, image: Image) -> None:
+    """Put an image into the project, unless it is in it or was taken out of it."""
+    member = projects.is_member(project.id, col(Image.id), removed_too=True)
+    if session.exec(select(Image.id).where(Image.id == image.id, member)).first() is None:
+        scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
+        projects.add_collection(session, project, scored)
+        images.put_in_collection(session, scored.id, image.id)
 
 
 def _moment(text: Any) -> datetime | None:
