@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -304,7 +305,7 @@ def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int
     pending: deque[Future[Run]] = deque()
     while True:
         while sum(not future.done() for future in pending) < ahead and (job := next(left, None)):
-            with _interrupts_blocked():
+            with _interrupts_deferred():
                 pending.append(pool.submit(_run_in_process, job))
         if not pending:
             return
@@ -314,13 +315,24 @@ def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A process that begins in here ignores Ctrl-C: the mask of its parent is its own."""
+def _interrupts_deferred() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, and a process that begins in here ignores it: the
+    mask of its parent is its own. The mask alone would not do, because another thread may take the
+    signal, and Python then interrupts the main one while it hands a new process its inputs."""
+    deferred: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if in_main:
+        signal.signal(signal.SIGINT, lambda number, frame: deferred.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+        if deferred:
+            signal.raise_signal(signal.SIGINT)
 
 
 _inputs: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]  # of a pool's process
