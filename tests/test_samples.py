@@ -36,6 +36,7 @@ def test_every_photograph_is_really_inside_the_installed_libraries(library):
     assert set(Counter(sample.source for sample in samples).values()) == {len(PLAN)}
 
 
+@pytest.mark.slow(2)
 def test_pictures_are_sound_of_moderate_size_and_all_different(library):
     folder, samples = library
     contents = {sample.path.read_bytes() for sample in samples}

@@ -11,7 +11,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job, Project
 from tastemaker.pages.deps import EngineDep, Id, ReadSession
-from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.render import load_anew, render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -34,7 +34,7 @@ def page(
 def listing(_: AdminUser, request: Request, session: ReadSession) -> Response:
     """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
     if not jobs.unfinished(session):
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     return render(request, "jobs.html", "list", {"jobs": jobs.recent(session)})
 
 
@@ -53,7 +53,7 @@ def progress(_: AdminUser, request: Request, session: ReadSession, job_id: Id) -
     the unfinished jobs."""
     job = jobs.get(session, job_id)
     if job.state in jobs.FINISHED:
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     return render(request, "job.html", "job", job_context(session, job))
 
 

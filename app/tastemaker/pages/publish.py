@@ -8,19 +8,19 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import jobs, projects, versions
+from tastemaker import projects, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Job, Project, Version
+from tastemaker.database.tables import Project, Version
 from tastemaker.encoding.encoders import known_encoders
-from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
+from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
-from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.scoring_session import newest_job
+from tastemaker.pages.project_jobs import job_of, job_to_show
+from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload, UploadLimit
 from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.scores import score_files
@@ -83,7 +83,7 @@ def publish_page(
         "trouble": _trouble(settings, chosen) if chosen else "",
         "no_laion": exports.why_no_laion(session, settings, chosen) if chosen else "",
         "encoders": dict.fromkeys([project.encoder, *(e.name for e in known_encoders())]),
-        "job": adoption(session, project),
+        "job": job_to_show(session, project, "adopt"),
         "given": given or {},
         "import_error": import_error,
     }
@@ -101,25 +101,14 @@ def _trouble(settings: Settings, version: Version) -> str:
     return ""
 
 
-def adoption(session: Session, project: Project) -> Job | None:
-    """The import to show: the one that runs, or the newest if it failed."""
-    running = jobs.unfinished(session, "adopt", project.id)
-    if running:
-        return running[0]
-    newest = newest_job(session, project, "adopt")
-    return newest if newest is not None and newest.state == "failed" else None
-
-
 @router.get("/projects/{project_id}/publish/adopting")
 def adopting(
     _: AdminUser, request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
     """Asked every second while a head is brought in; the page reloads when that has ended well."""
-    job = session.get(Job, job_id)
-    if job is None or job.project_id != project.id:
-        raise NotFound("There is no such import.")
+    job = job_of(session, project, job_id)
     if job.state in ("done", "cancelled"):
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     return render(request, "publish.html", "adopting", {"project": project, "job": job})
 
 

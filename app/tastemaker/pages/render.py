@@ -29,7 +29,7 @@ from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
 from tastemaker.pages import charts, formats, keymap, plots
-from tastemaker.pages.scoring_session import importing
+from tastemaker.pages.project_jobs import importing
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
@@ -119,6 +119,12 @@ def page_user_field(request: Request) -> Markup:
 def see_other(path: str) -> RedirectResponse:
     """After a POST: look at that page now."""
     return RedirectResponse(path, status_code=303)
+
+
+def load_anew() -> Response:
+    """The answer to a block that asks how far something is, once that has ended: htmx loads the
+    whole page again."""
+    return Response(headers={"HX-Refresh": "true"})
 
 
 def redirect(request: Request, path: str) -> Response:

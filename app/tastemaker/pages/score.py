@@ -20,7 +20,7 @@ from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.places import ScorePlace, known_queue
-from tastemaker.pages.render import render, shell
+from tastemaker.pages.render import load_anew, render, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.pages.scoring_session import session_summary
 from tastemaker.queues import history
@@ -130,7 +130,7 @@ def waiting(
     if queues.next_cards(
         session, settings, project, person, queue, n=1, collection_id=collection or None
     ):
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     context = {
         "project": project, "queue": queue, "collection": collection,
         "place": ScorePlace(queue=queue, collection=collection),

@@ -34,6 +34,7 @@ api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 # The back button shows a page as it was, images that were scored meanwhile among them; so pages to
 # score on are asked for anew.
 NEVER_STALE = {"Cache-Control": "no-store"}
+KINDS = {"score": "set", "skip": "skip", "flag": "flag"}  # by the last word of an address
 CLAIMS = (Origin.CONTROL, Origin.QUEUE, Origin.REVIEW, Origin.RE_ASK, Origin.API)
 
 
@@ -95,35 +96,17 @@ class UndoForm(BaseModel):
 
 
 @router.post("/projects/{project_id}/images/{image_id}/score")
-def score(
-    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
-    image_id: Id, form: Annotated[ScoreForm, Form()],
-) -> Response:  # fmt: skip
-    return respond(
-        request, engine, settings, user, project_id, image_id, form.input("set"),
-        form.return_place(),
-    )  # fmt: skip
-
-
 @router.post("/projects/{project_id}/images/{image_id}/skip")
-def skip(
-    request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
-    image_id: Id, form: Annotated[ScoreForm, Form()],
-) -> Response:  # fmt: skip
-    return respond(
-        request, engine, settings, user, project_id, image_id, form.input("skip"),
-        form.return_place(),
-    )  # fmt: skip
-
-
 @router.post("/projects/{project_id}/images/{image_id}/flag")
-def flag(
+def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[ScoreForm, Form()],
 ) -> Response:  # fmt: skip
-    """Mark an image for a later look. It stays on the screen: it can be scored as well."""
+    """What the last word of the address says. A flagged image stays on the screen: it can be scored
+    as well."""
+    kind = KINDS[request.url.path.rpartition("/")[2]]
     return respond(
-        request, engine, settings, user, project_id, image_id, form.input("flag"),
+        request, engine, settings, user, project_id, image_id, form.input(kind),
         form.return_place(),
     )  # fmt: skip
 

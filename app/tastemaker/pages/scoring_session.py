@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from tastemaker import queues, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Job, Project, ScoreEvent, in_utc, now
 from tastemaker.live import live_model
 from tastemaker.live.live_model import ErrorRecord
+from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.history import PAUSE
 from tastemaker.training import auto_train
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
@@ -99,29 +100,9 @@ def error_trend(errors: Sequence[ErrorRecord]) -> ErrorTrend | None:
     return ErrorTrend(newest.error, newest.error - then.error, newest.labels - then.labels)
 
 
-def importing(session: Session, project: Project) -> Job | None:
-    """The job that brings images in at the moment, if any."""
-    under_way = col(Job.state).in_(("queued", "running"))
-    return session.exec(
-        select(Job)
-        .where(Job.project_id == project.id, col(Job.kind).in_(("import", "demo")), under_way)
-        .order_by(col(Job.id))
-        .limit(1)
-    ).first()
-
-
 def imported(session: Session, project: Project) -> Job | None:
     """The newest import, for a while after it left files aside."""
     job = newest_job(session, project, "import")
     if job is None or job.finished_at is None or now() - in_utc(job.finished_at) > PAUSE:
         return None
     return job if job.state == "done" and job.result.get("set_aside") else None
-
-
-def newest_job(session: Session, project: Project, kind: str) -> Job | None:
-    return session.exec(
-        select(Job)
-        .where(Job.project_id == project.id, Job.kind == kind)
-        .order_by(col(Job.id).desc())
-        .limit(1)
-    ).first()

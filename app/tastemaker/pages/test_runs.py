@@ -30,7 +30,7 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.places import TestRunPlace
-from tastemaker.pages.render import redirect, render, see_other, shell
+from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
 from tastemaker.pages.scores import (
     NEVER_STALE,
     ScoreForm,
@@ -197,7 +197,7 @@ def progress(
     """Asked every second while the run is under way; then the page is loaded anew."""
     report = test_run_cards.get(session, project, run_id)
     if report.state not in ("queued", "running"):
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     return render(request, "test_run.html", "progress", {"project": project, "report": report})
 
 

@@ -38,8 +38,8 @@ from tastemaker.files import write_atomic
 from tastemaker.importing import requests
 from tastemaker.live import live_model, model_requests, preview_uploads
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.scoring_session import newest_job
 from tastemaker.pages.uploads import Reception, Upload, UploadLimit, receive, require_room
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 from pydantic import Field
 from sqlmodel import Session
 
-from tastemaker import jobs, projects, scores, versions
+from tastemaker import projects, scores, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
@@ -17,8 +17,8 @@ from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
-from tastemaker.pages.render import render, see_other, shell
-from tastemaker.pages.scoring_session import newest_job
+from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
+from tastemaker.pages.render import load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain, trainable
 from tastemaker.versions import file_checks, predictions, training_set, version_report
@@ -56,7 +56,7 @@ def page(
             for v in ready
         ],
         "labelled": scores.count_labels(session, project.id),
-        "job": training(session, project),
+        "job": job_to_show(session, project, "train"),
         "safe": file_checks.SAFE,
         "way_out": file_checks.WAY_OUT,
     }
@@ -69,11 +69,9 @@ def training_progress(
     _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
     """Asked every second while a training runs; the page reloads when it has ended well."""
-    job = session.get(Job, job_id)
-    if job is None or job.project_id != project.id:
-        raise NotFound("There is no such training.")
+    job = job_of(session, project, job_id)
     if job.state in ("done", "cancelled"):
-        return Response(headers={"HX-Refresh": "true"})
+        return load_anew()
     return render(request, "versions.html", "training", training_context(session, project, job))
 
 
@@ -131,15 +129,6 @@ def train_form(session: Session, project: Project) -> dict[str, Any]:
         if last and last.major and last.event_high == event_high
         else "",
     }
-
-
-def training(session: Session, project: Project) -> Job | None:
-    """The training to show: the one that runs, or the newest if it failed."""
-    running = jobs.unfinished(session, "train", project.id)
-    if running:
-        return running[0]
-    newest = newest_job(session, project, "train")
-    return newest if newest is not None and newest.state == "failed" else None
 
 
 # --- one version ---------------------------------------------------------------------------------
