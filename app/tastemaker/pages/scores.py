@@ -102,8 +102,8 @@ def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[ScoreForm, Form()],
 ) -> Response:  # fmt: skip
-    """What the last word of the address says. A flagged image stays on the screen: it can be scored
-    as well."""
+    """Record a score, a skip or a flag, as the last word of the address says. A flagged image stays
+    on the screen: it can be scored as well."""
     kind = KINDS[request.url.path.rpartition("/")[2]]
     return respond(
         request, engine, settings, user, project_id, image_id, form.input(kind),
