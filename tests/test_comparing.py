@@ -69,8 +69,8 @@ def test_flips_are_the_images_on_the_other_side_furthest_first(world: World) -> 
         assert [f.image_id for f in flips.listing(session, both, "up", after=1, n=5)] == [5]
         # 3 is labelled 2, 5 is labelled 9; 4 is labelled 8, 6 has no label
         assert flips.counts(session, both) == {
-            "up": {"images": 2, "labelled": 2, "right": 1},
-            "down": {"images": 2, "labelled": 1, "right": 0},
+            "up": flips.FlipCount(images=2, labelled=2, right=1),
+            "down": flips.FlipCount(images=2, labelled=1, right=0),
         }
         with pytest.raises(Invalid):
             flips.listing(session, both, "sideways")
@@ -82,7 +82,7 @@ def test_a_flip_is_gone_with_its_image(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         assert [f.image_id for f in flips.listing(session, both, "up")] == [5]
-        assert comparison.moved(session, both)["images"] == 6
+        assert comparison.moved(session, both).images == 6
 
 
 def test_what_moved_counts_the_images_of_both_and_draws_each(world: World) -> None:
@@ -90,9 +90,9 @@ def test_what_moved_counts_the_images_of_both_and_draws_each(world: World) -> No
         both = flips.pair(session, world.project(session))
         how = comparison.moved(session, both)
     common = sorted(OLD.keys() & NEW.keys())
-    assert how["images"] == len(common) == sum(how["old"]) == sum(how["new"])
-    assert sorted(how["points"]) == sorted((OLD[i], NEW[i]) for i in common)
-    assert how["mean_change"] == pytest.approx(np.mean([NEW[i] - OLD[i] for i in common]))
+    assert how.images == len(common) == sum(how.old) == sum(how.new)
+    assert sorted(how.points) == sorted((OLD[i], NEW[i]) for i in common)
+    assert how.mean_change == pytest.approx(np.mean([NEW[i] - OLD[i] for i in common]))
 
 
 def test_a_sample_is_fixed_and_no_larger_than_it_may_be(
@@ -102,7 +102,7 @@ def test_a_sample_is_fixed_and_no_larger_than_it_may_be(
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         how, again = comparison.moved(session, both), comparison.moved(session, both)
-    assert how == again and 0 < len(how["points"]) <= 4 and how["images"] == 7
+    assert how == again and 0 < len(how.points) <= 4 and how.images == 7
 
 
 def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> None:
@@ -120,11 +120,11 @@ def test_metrics_are_paired_on_the_hold_out_of_both(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         told = comparison.paired_metrics(session, both)
-    assert told["n"] == 2 and told["why_not"] == ""
-    mae = told["metrics"]["mae"]
-    assert (mae["old"], mae["new"]) == (pytest.approx(0.0), pytest.approx(1.0))
-    assert mae["difference"]["value"] == pytest.approx(1.0)
-    assert mae["verdict"] == "no difference shown", "two images prove nothing"
+    assert told.n == 2 and told.why_not == ""
+    mae = told.metrics["mae"]
+    assert (mae.old, mae.new) == (pytest.approx(0.0), pytest.approx(1.0))
+    assert mae.difference.value == pytest.approx(1.0)
+    assert mae.verdict == "no difference shown", "two images prove nothing"
 
 
 def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> None:
@@ -135,14 +135,12 @@ def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> N
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         told = comparison.diff(session, both)
-    assert told["holdout"]["n"] == 0 and told["holdout"]["metrics"] == {}
-    assert (
-        "v1.0 and v1.1 have no hold-out image that neither learned from"
-        in (told["holdout"]["why_not"])
-    )
-    assert "cannot be known" in told["holdout"]["why_not"]
-    assert told["flips"]["up"]["images"] == 2, "what they say differently is known"
-    assert any("cannot be known" in line for line in comparison.in_words(told))
+    assert told.holdout.n == 0 and told.holdout.metrics == {}
+    why = told.holdout.why_not
+    assert "v1.0 and v1.1 have no hold-out image that neither learned from" in why
+    assert "cannot be known" in why
+    assert told.flips["up"][0].images == 2, "what they say differently is known"
+    assert any("cannot be known" in line for line in told.in_words())
 
 
 def test_versions_of_different_encoders_compare_by_image_and_say_so(world: World) -> None:
@@ -155,8 +153,8 @@ def test_versions_of_different_encoders_compare_by_image_and_say_so(world: World
         version.encoder_id = other.id
     with reading(world.engine) as session:
         told = comparison.diff(session, flips.pair(session, world.project(session)))
-    assert "v1.1 through ViT-L-14-quickgelu/openai" in told["encoders_differ"]
-    assert told["flips"]["up"]["images"] == 2 and told["holdout"]["n"] == 2
+    assert "v1.1 through ViT-L-14-quickgelu/openai" in told.encoders_differ
+    assert told.flips["up"][0].images == 2 and told.holdout.n == 2
 
 
 def test_the_largest_tags_are_compared_without_being_made_slices(world: World) -> None:
@@ -168,14 +166,14 @@ def test_the_largest_tags_are_compared_without_being_made_slices(world: World) -
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         (row,) = comparison.slices_moved(session, both)
-    assert (row["slice"], row["images"], row["slice_id"]) == ("photo", 3, None)
-    assert row["mean"] == {
-        "old": pytest.approx((0.4 + 0.6 + 0.45) / 3),
-        "new": pytest.approx((0.9 + 0.1 + 0.55) / 3),
-    }
+    assert (row.slice, row.images, row.slice_id) == ("photo", 3, None)
+    assert row.mean.old == pytest.approx((0.4 + 0.6 + 0.45) / 3)
+    assert row.mean.new == pytest.approx((0.9 + 0.1 + 0.55) / 3)
     # labels 2, 8, 9 on 3, 4, 5: off by 2, 2, 4.5 before and by 7, 7, 3.5 now
-    assert row["error"]["value"] == pytest.approx(10 * (0.7 + 0.7 + 0.35 - 0.2 - 0.2 - 0.45) / 3)
-    assert row["error"]["n"] == 3
+    assert row.error.difference.value == pytest.approx(
+        10 * (0.7 + 0.7 + 0.35 - 0.2 - 0.2 - 0.45) / 3
+    )
+    assert row.error.difference.n == 3
 
 
 # --- the arithmetic ------------------------------------------------------------------------------
@@ -204,13 +202,15 @@ def test_paired_metrics_see_a_difference_that_separate_intervals_hide() -> None:
     new = np.clip(y + hard * 0.9, 0, 1)
     old = np.clip(y + hard, 0, 1)
     told = metrics.paired(y, new, old, resamples=300)
-    assert told["mae"]["verdict"] == "better" and told["mae"]["difference"]["high"] < 0
-    assert told["spearman"]["verdict"] == "better" and told["spearman"]["difference"]["low"] > 0
+    mae, spearman = told["mae"], told["spearman"]
+    assert mae.verdict == "better" and mae.difference.high is not None and mae.difference.high < 0
+    assert spearman.verdict == "better"
+    assert spearman.difference.low is not None and spearman.difference.low > 0
     one, other = (
         metrics.mean_error(y, new, resamples=300),
         metrics.mean_error(y, old, resamples=300),
     )
     assert one.high is not None and other.low is not None and one.high > other.low
     same = metrics.paired(y, old, old, resamples=200)
-    assert {row["verdict"] for row in same.values()} == {"no difference shown"}
-    assert all(row["difference"]["value"] == 0 for row in same.values())
+    assert {row.verdict for row in same.values()} == {"no difference shown"}
+    assert all(row.difference.value == 0 for row in same.values())

@@ -7,6 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tastemaker.evaluation.comparison import Moved
 from tastemaker.learning.version_metrics import (
     NOTHING,
     BracketErrors,
@@ -100,9 +101,9 @@ def test_a_scatter_draws_every_point_once_and_cells_where_there_are_more(
     points: list[tuple[float, float]], threshold: float, more: bool
 ) -> None:
     cells = [[0, 3], [1, 0]]
-    how = {"images": len(points) + 4 * more, "points": points, "cells": cells, "mean_change": 0.1}
+    how = Moved(len(points) + 4 * more, cells, points, old=[], new=[], mean_change=0.1)
     text = plots.scatter(how, threshold, "v1.0", "v1.1")
-    if not how["images"]:
+    if not how.images:
         assert text == ""
         return
     root = drawn(text)

@@ -141,8 +141,8 @@ def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False)
         both = flips.pair(session, projects.by_name(session, project), older, newer)
         diff = comparison.diff(session, both)
     if as_json:
-        return print_json(diff)
-    out.print("\n".join(plain(line) for line in comparison.in_words(diff)))
+        return print_json(diff.as_json())
+    out.print("\n".join(plain(line) for line in diff.in_words()))
     return None
 
 

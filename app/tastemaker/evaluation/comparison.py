@@ -5,6 +5,7 @@ metrics are paired, on hold-out images that neither learned from. The scatter an
 about what the two files say, which is what a person who uses them will notice.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +16,17 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker.database.tables import EncoderRow, Image, Prediction, Version
 from tastemaker.evaluation import flips, slices
-from tastemaker.evaluation.flips import DIRECTIONS, New, Old, Pair, predicted_by_both
+from tastemaker.evaluation.flips import (
+    DIRECTIONS,
+    Flip,
+    FlipCount,
+    New,
+    Old,
+    Pair,
+    predicted_by_both,
+)
 from tastemaker.learning import metrics
+from tastemaker.learning.version_metrics import Comparison, PairedMetric
 from tastemaker.versions import publication, training_set
 
 GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
@@ -27,19 +37,32 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and 
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
-    """`{"n", "metrics": {name: {new, old, difference, verdict}}, "why_not"}`: on the hold-out
-    images of the newer version (of the older, where it has none) that neither learned from, by the
-    label that it saw. `why_not` says in words why nothing is known, where that is so."""
+@dataclass(frozen=True)
+class HoldoutComparison:
+    """Every metric of both versions, by name, on `n` images that can judge them. `why_not` says in
+    words why nothing is known, where that is so."""
+
+    n: int
+    metrics: Mapping[str, PairedMetric]
+    why_not: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        rows = {name: row.as_json() for name, row in self.metrics.items()}
+        return {"n": self.n, "metrics": rows, "why_not": self.why_not}
+
+
+def paired_metrics(session: Session, both: Pair) -> HoldoutComparison:
+    """On the hold-out images of the newer version (of the older, where it has none) that neither
+    learned from, by the label that it saw."""
     labels = _measuring(session, both)
     common = sorted(labels)
     if not common:
-        return {"n": 0, "metrics": {}, "why_not": _why_not(both)}
+        return HoldoutComparison(0, {}, _why_not(both))
     before, after = _honest(session, both.a, common), _honest(session, both.b, common)
     common = [i for i in common if i in before and i in after]
     if not common:
         why = "The images that could judge both have no predictions by both."
-        return {"n": 0, "metrics": {}, "why_not": why}
+        return HoldoutComparison(0, {}, why)
     groups = dict(
         session.execute(select(Image.id, Image.source_group).where(col(Image.id).in_(common))).all()
     )
@@ -50,7 +73,7 @@ def paired_metrics(session: Session, both: Pair) -> dict[str, Any]:
         [groups[i] for i in common],
         threshold=both.project.threshold,
     )
-    return {"n": len(common), "metrics": rows, "why_not": ""}
+    return HoldoutComparison(len(common), rows)
 
 
 def _why_not(both: Pair) -> str:
@@ -84,7 +107,44 @@ def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, flo
     return scores
 
 
-def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class OldAndNew:
+    """One number under both versions."""
+
+    old: float
+    new: float
+
+
+@dataclass(frozen=True)
+class SliceMove:
+    """What a slice of `images` scores under both versions, and whether the newer one errs less on
+    its labels, which lie in so many `groups`. A large tag that is no slice has no id."""
+
+    slice: str
+    slice_id: int | None
+    images: int
+    mean: OldAndNew
+    pass_rate: OldAndNew
+    error: Comparison
+    groups: int
+
+    @property
+    def told(self) -> str:
+        """The verdict on the slice, or why there is none."""
+        if not self.error.difference.n:
+            return "without a label"
+        few = self.groups < metrics.FEWEST_GROUPS
+        return "on too few photographs" if few else self.error.verdict
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "slice": self.slice, "slice_id": self.slice_id, "images": self.images,
+            "mean": asdict(self.mean), "pass_rate": asdict(self.pass_rate),
+            "error": self.error.as_dict() | {"groups": self.groups},
+        }  # fmt: skip
+
+
+def slices_moved(session: Session, both: Pair) -> list[SliceMove]:
     """What each slice (and each of the largest tags) scores under both versions, and whether the
     newer one errs less on its labels: paired, each label judged by heads that had not seen it."""
     rows = slices.listing(session, both.project) + slices.large_tags(session, both.project)
@@ -108,34 +168,42 @@ def slices_moved(session: Session, both: Pair) -> list[dict[str, Any]]:
             resamples=slices.RESAMPLES,
         )
         moves.append(
-            {
-                "slice": row.name, "slice_id": row.id or None, "images": len(i),
-                "mean": {"old": float(old.honest[i].mean()), "new": float(new.honest[j].mean())},
-                "pass_rate": {
-                    "old": float((old.honest[i] >= threshold).mean()),
-                    "new": float((new.honest[j] >= threshold).mean()),
-                },
-                "error": comparison.as_dict() | {"groups": len(np.unique(new.group[j][labelled]))},
-            }
-        )  # fmt: skip
-    return sorted(moves, key=lambda r: -abs(r["mean"]["new"] - r["mean"]["old"]))
-
-
-def slice_comparison(error: dict[str, Any]) -> str:
-    """The verdict on a slice, or why there is none."""
-    if not error["n"]:
-        return "without a label"
-    few = error["groups"] < metrics.FEWEST_GROUPS
-    return "on too few photographs" if few else str(error["verdict"])
+            SliceMove(
+                row.name,
+                row.id or None,
+                len(i),
+                mean=OldAndNew(float(old.honest[i].mean()), float(new.honest[j].mean())),
+                pass_rate=OldAndNew(
+                    float((old.honest[i] >= threshold).mean()),
+                    float((new.honest[j] >= threshold).mean()),
+                ),
+                error=comparison,
+                groups=len(np.unique(new.group[j][labelled])),
+            )
+        )
+    return sorted(moves, key=lambda move: -abs(move.mean.new - move.mean.old))
 
 
 # --- how everything moved -----------------------------------------------------------------------
 
 
-def moved(session: Session, both: Pair) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Moved:
     """How the predictions of the common images moved: `cells` (GRID × GRID counts, row by old,
     column by new score), `points` (old, new), every image up to POINTS, else a sample fixed by
-    the image's id; `old` and `new` histograms (GRID bars each), `images`, the mean change."""
+    the image's id; `old` and `new` histograms (GRID bars each). `mean_change` is None without an
+    image."""
+
+    images: int
+    cells: Sequence[Sequence[int]]
+    points: Sequence[tuple[float, float]]
+    old: Sequence[int]
+    new: Sequence[int]
+    mean_change: float | None
+
+
+def moved(session: Session, both: Pair) -> Moved:
+    """How the predictions of the images that both predicted moved."""
 
     def cell(score: Any) -> ColumnElement[int]:
         return sql_cast(func.floor(score * (GRID - 1e-9)), Integer)
@@ -155,14 +223,14 @@ def moved(session: Session, both: Pair) -> dict[str, Any]:
         mixed = (col(New.image_id) * literal(SPREAD)) % literal(2**32)
         sample = sample.where(mixed < cut).order_by(mixed).limit(POINTS)
     change = session.execute(predicted_by_both(both, func.avg(New.score - Old.score))).scalar_one()
-    return {
-        "images": images,
-        "cells": cells.tolist(),
-        "points": [(float(x), float(y)) for x, y in session.execute(sample)],
-        "old": cells.sum(1).tolist(),
-        "new": cells.sum(0).tolist(),
-        "mean_change": float(change) if change is not None else None,
-    }
+    return Moved(
+        images=images,
+        cells=cells.tolist(),
+        points=[(float(x), float(y)) for x, y in session.execute(sample)],
+        old=cells.sum(1).tolist(),
+        new=cells.sum(0).tolist(),
+        mean_change=float(change) if change is not None else None,
+    )
 
 
 # --- what was learned in between ------------------------------------------------------------------
@@ -233,60 +301,96 @@ def encoders_differ(session: Session, both: Pair) -> str:
     return f"{through}. They are compared by what they say about the same images."
 
 
-def diff(session: Session, both: Pair, flipped: int = 20) -> dict[str, Any]:
-    """What `versions diff --json` prints; of the flips the `flipped` furthest of each way."""
+@dataclass(frozen=True)
+class Difference:
+    """Everything that is told of two versions. `flips`: for each direction the count and the
+    furthest ones; `label_counts` by kind."""
+
+    a: str
+    b: str
+    threshold: float
+    encoders_differ: str
+    holdout: HoldoutComparison
+    moved: Moved
+    flips: Mapping[str, tuple[FlipCount, list[Flip]]]
+    slices: list[SliceMove]
+    label_counts: Mapping[str, int]
+    label_changes: list[Change]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `versions diff --json` prints."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "threshold": self.threshold,
+            "encoders_differ": self.encoders_differ,
+            "holdout": self.holdout.as_json(),
+            "images": self.moved.images,
+            "mean_change": self.moved.mean_change,
+            "histogram": {"old": self.moved.old, "new": self.moved.new},
+            "flips": {
+                direction: asdict(count) | {"first": [flip.as_dict() for flip in first]}
+                for direction, (count, first) in self.flips.items()
+            },
+            "slices": [move.as_json() for move in self.slices],
+            "labels": {
+                **self.label_counts,
+                "changes": [change.as_dict() for change in self.label_changes],
+            },
+        }
+
+    def in_words(self) -> list[str]:
+        """The lines that `versions diff` prints."""
+        lines = [self.encoders_differ] if self.encoders_differ else []
+        if not self.holdout.n:
+            lines.append(self.holdout.why_not)
+        lines += [_metric_line(*named) for named in self.holdout.metrics.items()
+                  if named[1].difference.value is not None]  # fmt: skip
+        if self.holdout.n:
+            lines.append(f"paired, on {self.holdout.n} hold-out images that neither learned from")
+        for direction, what in DIRECTIONS.items():
+            flip, _ = self.flips[direction]
+            lines.append(
+                f"{what:20} {flip.images} of {self.moved.images} images; "
+                f"{flip.right} of {flip.labelled} labels agree with {self.b}"
+            )
+        for move in self.slices[:10]:
+            mean = move.mean
+            lines.append(
+                f"{move.slice[:40]:20} mean {100 * mean.old:.0f} % → {100 * mean.new:.0f} %, "
+                f"error {move.told}"
+            )
+        counts = self.label_counts
+        lines.append(
+            f"labels from {self.a} to {self.b}: {counts['added']} added, "
+            f"{counts['corrected']} corrected, {counts['taken back']} taken back"
+        )
+        return lines
+
+
+def _metric_line(name: str, row: PairedMetric) -> str:
+    change = row.difference
+    within = "" if change.low is None else f" ({change.low:+.2f} to {change.high:+.2f})"
+    values = f"{row.old:.2f} → {row.new:.2f}"
+    return f"{name:20} {values}  {change.value:+.2f}{within}  {row.verdict}"
+
+
+def diff(session: Session, both: Pair, flipped: int = 20) -> Difference:
+    """The two versions held against each other; of the flips the `flipped` furthest of each
+    way."""
     counts, changes = label_changes(session, both)
-    how = moved(session, both)
-    return {
-        "a": both.a.number,
-        "b": both.b.number,
-        "threshold": both.project.threshold,
-        "encoders_differ": encoders_differ(session, both),
-        "holdout": paired_metrics(session, both),
-        "images": how["images"],
-        "mean_change": how["mean_change"],
-        "histogram": {"old": how["old"], "new": how["new"]},
-        "flips": {
-            direction: count
-            | {"first": [f.as_dict() for f in flips.listing(session, both, direction, n=flipped)]}
+    return Difference(
+        a=both.a.number,
+        b=both.b.number,
+        threshold=both.project.threshold,
+        encoders_differ=encoders_differ(session, both),
+        holdout=paired_metrics(session, both),
+        moved=moved(session, both),
+        flips={
+            direction: (count, flips.listing(session, both, direction, n=flipped))
             for direction, count in flips.counts(session, both).items()
         },
-        "slices": slices_moved(session, both),
-        "labels": counts | {"changes": [change.as_dict() for change in changes]},
-    }
-
-
-def in_words(result: dict[str, Any]) -> list[str]:
-    """The lines that `versions diff` prints of a `diff`."""
-    a, b, holdout, labels = result["a"], result["b"], result["holdout"], result["labels"]
-    lines = [result["encoders_differ"]] if result["encoders_differ"] else []
-    if not holdout["n"]:
-        lines.append(holdout["why_not"])
-    for name, row in holdout["metrics"].items():
-        change = row["difference"]
-        if change["value"] is None:
-            continue
-        within = ""
-        if change["low"] is not None:
-            within = f" ({change['low']:+.2f} to {change['high']:+.2f})"
-        values = f"{row['old']:.2f} → {row['new']:.2f}"
-        lines.append(f"{name:20} {values}  {change['value']:+.2f}{within}  {row['verdict']}")
-    if holdout["n"]:
-        lines.append(f"paired, on {holdout['n']} hold-out images that neither learned from")
-    for direction, what in DIRECTIONS.items():
-        flip = result["flips"][direction]
-        lines.append(
-            f"{what:20} {flip['images']} of {result['images']} images; "
-            f"{flip['right']} of {flip['labelled']} labels agree with {b}"
-        )
-    for row in result["slices"][:10]:
-        mean = row["mean"]
-        lines.append(
-            f"{row['slice'][:40]:20} mean {100 * mean['old']:.0f} % → {100 * mean['new']:.0f} %, "
-            f"error {slice_comparison(row['error'])}"
-        )
-    lines.append(
-        f"labels from {a} to {b}: {labels['added']} added, {labels['corrected']} corrected, "
-        f"{labels['taken back']} taken back"
+        slices=slices_moved(session, both),
+        label_counts=counts,
+        label_changes=changes,
     )
-    return lines

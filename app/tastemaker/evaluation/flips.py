@@ -133,9 +133,18 @@ def flip_cards(
     )  # fmt: skip
 
 
-def counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
-    """For each direction: how many flipped, how many of those are labelled, and how many labels
-    agree with the side they are on now."""
+@dataclass(frozen=True)
+class FlipCount:
+    """How many images flipped one way, how many of those are labelled, and how many labels agree
+    with the side they are on now."""
+
+    images: int
+    labelled: int
+    right: int
+
+
+def counts(session: Session, both: Pair) -> dict[str, FlipCount]:
+    """How many flipped, for each direction."""
     cut = 10 * both.project.threshold - 1e-9
     by_direction = {}
     for direction in DIRECTIONS:
@@ -150,7 +159,7 @@ def counts(session: Session, both: Pair) -> dict[str, dict[str, int]]:
             .outerjoin(Label, label_of(both))
             .where(_flipped(both, direction))
         ).one()
-        by_direction[direction] = {"images": total, "labelled": labelled, "right": int(right)}
+        by_direction[direction] = FlipCount(total, labelled, int(right))
     return by_direction
 
 

@@ -24,6 +24,7 @@ from tastemaker.learning.version_metrics import (
     Comparison,
     Estimate,
     LabelMetrics,
+    PairedMetric,
     Verdict,
 )
 
@@ -305,10 +306,9 @@ def paired(
     threshold: float = 0.5,
     resamples: int | None = None,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Every metric of two heads on the same labels: name -> {new, old, difference {value, low,
-    high, n}, verdict}. The difference is new − old within each resample, so what both find hard
-    cancels. Triples with a missing number are left out."""
+) -> dict[str, PairedMetric]:
+    """Every metric of two heads on the same labels, by name. The difference is new − old within
+    each resample, so what both find hard cancels. Triples with a missing number are left out."""
     y, new, old = (np.asarray(v, np.float64).ravel() for v in (y, new, old))
     known = np.isfinite(y) & np.isfinite(new) & np.isfinite(old)
     keys = _keys(_keys(groups, len(y))[known], int(known.sum()))
@@ -326,18 +326,18 @@ def paired(
             "auc": _weighted_auc(passes, p),
         }
 
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, PairedMetric] = {}
     after, before = statistics(new), statistics(old)
     for name in after:
         difference = estimate(
             _minus(after[name], before[name]), keys, len(y), resamples=resamples, seed=seed
         )
-        rows[name] = {
-            "new": _number(after[name](_ones(y))),
-            "old": _number(before[name](_ones(y))),
-            "difference": difference.as_json(),
-            "verdict": _verdict(difference, keys, lower_is_better=name not in ("spearman", "auc")),
-        }
+        rows[name] = PairedMetric(
+            new=_number(after[name](_ones(y))),
+            old=_number(before[name](_ones(y))),
+            difference=difference,
+            verdict=_verdict(difference, keys, lower_is_better=name not in ("spearman", "auc")),
+        )
     return rows
 
 

@@ -159,6 +159,16 @@ class Comparison(Value):
         return rest | {name: getattr(self.difference, name) for name in ("low", "high", "n")}
 
 
+class PairedMetric(Value):
+    """A metric of a newer and an older head on the same images, `difference` being new − old; None
+    where it is undefined."""
+
+    new: float | None
+    old: float | None
+    difference: Estimate
+    verdict: Verdict
+
+
 class VersusVersion(Comparison):
     """Against the version that was active when this one was trained."""
 

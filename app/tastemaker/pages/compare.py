@@ -82,7 +82,7 @@ def page(
         context |= {
             "both": both, "flips": counts, "labels": labels, "after": after,
             "tabs": {
-                "numbers": None, "up": counts["up"]["images"], "down": counts["down"]["images"],
+                "numbers": None, "up": counts["up"].images, "down": counts["down"].images,
                 "labels": sum(labels.values()),
             },
         }  # fmt: skip
@@ -112,7 +112,6 @@ def numbers(session: Session, both: Pair) -> dict[str, Any]:
         "units": units,
         "moved": comparison.moved(session, both),
         "slices": comparison.slices_moved(session, both),
-        "told_of": comparison.slice_comparison,
     }
 
 
@@ -167,8 +166,8 @@ def show_comparison(
 ) -> dict[str, Any]:
     """Two versions side by side; without numbers, the active one against its parent."""
     both = flips.pair(session, project, a, b)
-    points = comparison.moved(session, both)["points"]
-    return comparison.diff(session, both) | {"points": points}
+    told = comparison.diff(session, both)
+    return told.as_json() | {"points": told.moved.points}
 
 
 @api.get("/projects/{project_id}/compare/flips")
@@ -188,6 +187,6 @@ def show_flips(
     rows = flips.listing(session, both, direction, after=after, n=n)
     return {
         "a": both.a.number, "b": both.b.number,
-        "images": flips.counts(session, both)[direction]["images"],
+        "images": flips.counts(session, both)[direction].images,
         "flips": [row.as_dict() for row in rows],
     }  # fmt: skip

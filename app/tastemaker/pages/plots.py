@@ -6,11 +6,11 @@ screen reader, what it shows; the page has the same numbers as a table where the
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from tastemaker.evaluation.comparison import Moved
 from tastemaker.learning.version_metrics import (
     BracketErrors,
     CalibrationPoint,
@@ -54,14 +54,14 @@ def calibration(curve: Sequence[CalibrationPoint], threshold: float) -> Markup:
     return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, f"Calibration: {summary}.", shapes)
 
 
-def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
+def scatter(how: Moved, threshold: float, a: str, b: str) -> Markup:
     """Old prediction against new, of the same images: every one a dot while they are few, else
     cells as dark as they are full, with a fixed sample of dots over them."""
-    if not how["images"]:
+    if not how.images:
         return Markup("")
     cells, dots = "", ""
-    if how["images"] > len(how["points"]):
-        grid = how["cells"]
+    if how.images > len(how.points):
+        grid = how.cells
         step, most = SIDE / len(grid), math.log1p(max(max(row) for row in grid))
         cells = "".join(
             f'<rect class="cell" x="{LEFT + i * step:g}" y="{4 + SIDE - (j + 1) * step:g}" '
@@ -71,9 +71,9 @@ def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
             for j, count in enumerate(row)
             if count
         )
-    small = len(how["points"]) > 500
+    small = len(how.points) > 500
     sides: dict[str, list[str]] = {"stays": [], "up": [], "down": []}
-    for old, new in how["points"]:
+    for old, new in how.points:
         side = "stays"
         if (old >= threshold) != (new >= threshold):
             side = "up" if new > old else "down"
@@ -89,9 +89,9 @@ def scatter(how: Mapping[str, Any], threshold: float, a: str, b: str) -> Markup:
         + f'<path class="diagonal" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>'
         + dots
     )
-    change = how.get("mean_change") or 0.0
+    change = how.mean_change or 0.0
     summary = (
-        f"Predictions of {how['images']} images by {a} (across) and {b} (up); "
+        f"Predictions of {how.images} images by {a} (across) and {b} (up); "
         f"on average they moved by {100 * change:+.1f} points of 100."
     )
     return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, summary, shapes)
