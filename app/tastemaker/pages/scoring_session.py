@@ -55,7 +55,7 @@ def session_summary(
         "change": error_trend(live.fit.errors) if live else None,
         "progress": progress,
         "imported": imported(session, project),
-        "unembedded": embedding if stopped and progress["embedded"] < progress["images"] else None,
+        "unembedded": embedding if stopped and progress.embedded < progress.images else None,
         "importing": importing(session, project),
         "enough": ENOUGH_TO_TRAIN,
     }

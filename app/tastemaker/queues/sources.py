@@ -13,7 +13,6 @@ from collections.abc import Collection as Ids
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any
 
 from more_itertools import chunked, interleave_longest
 from sqlmodel import Session, case, col, func, select
@@ -187,8 +186,19 @@ CATALOGUE = {
 QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
 
 
-def progress(session: Session, settings: Settings, project: Project) -> dict[str, Any]:
-    """The counts that the pages keep in sight."""
+@dataclass(frozen=True)
+class Counts:
+    """What the pages keep in sight: the images of a project's queues, and how many of them have a
+    vector or a label; and the files that no import could read."""
+
+    images: int
+    embedded: int
+    labelled: int
+    holdout_labelled: int
+    set_aside: int
+
+
+def progress(session: Session, settings: Settings, project: Project) -> Counts:
     labels = session.execute(
         select(func.count(), func.coalesce(func.sum(case((col(Label.holdout), 1), else_=0)), 0))
         .where(Label.project_id == project.id)
@@ -199,10 +209,10 @@ def progress(session: Session, settings: Settings, project: Project) -> dict[str
         lambda: embeddings.count(session, project.encoder_id, project.id),
         lambda count: pool > counts.LARGE,
     )
-    return {
-        "images": pool,
-        "embedded": embedded,
-        "labelled": int(labels[0]),
-        "holdout_labelled": int(labels[1]),
-        "set_aside": int(session.exec(select(func.count()).select_from(SkippedFile)).one()),
-    }
+    return Counts(
+        images=pool,
+        embedded=embedded,
+        labelled=int(labels[0]),
+        holdout_labelled=int(labels[1]),
+        set_aside=int(session.exec(select(func.count()).select_from(SkippedFile)).one()),
+    )
