@@ -360,10 +360,12 @@ def test_noise_comes_from_pairs_of_blind_scores_only(desk: Desk) -> None:
         noise = agreement.annotator_noise(session, desk.project, desk.me)
         nobody = agreement.annotator_noise(session, desk.project, Annotator(id=99, name="x"))
         assert agreement.annotator_noise(session, desk.project) == noise
-    assert noise["pairs"] == 2 and noise["sigma"] == pytest.approx((4 / 2 / 2) ** 0.5)
-    assert noise["sigma_low"] < noise["sigma"] < noise["sigma_high"]
-    assert noise["mae_floor"] == pytest.approx(noise["sigma"] * 0.798, abs=1e-3)
-    assert nobody["pairs"] == 0 and nobody["sigma"] is None
+    assert noise is not None and nobody is None
+    sigma = noise.sigma
+    assert sigma.n == noise.mae.n == 2 and sigma.value == pytest.approx((4 / 2 / 2) ** 0.5)
+    assert sigma.low < sigma.value < sigma.high
+    for point, scaled in ((sigma.value, noise.mae.value), (sigma.low, noise.mae.low)):
+        assert scaled == pytest.approx(point * 0.798, abs=1e-3)
 
 
 @given(st.integers(5, 2000))

@@ -5,7 +5,6 @@ labels were given, which of them were drawn at random, how steady the people are
 what is expected of them, and the version that is active now.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +28,6 @@ from tastemaker.learning.metrics import (
 )
 from tastemaker.learning.training import Trained
 from tastemaker.learning.version_metrics import (
-    Estimate,
-    NoiseFloor,
     VersionMetrics,
     VersusVersion,
 )
@@ -96,7 +93,7 @@ def _measure(
 ) -> VersionMetrics:
     """The training's own numbers, and those that need the database."""
     predicted = predictions.all_scores(session, version)
-    floor = noise_floor(session, version)
+    floor = agreement.annotator_noise(session, projects.get(session, version.project_id))
     order, control = _history(session, version, data.image_ids)
     return trained.metrics.model_copy(
         update={
@@ -131,21 +128,6 @@ def _activation(
     if versus.verdict == "better":
         return True, f"better than {other}"
     return True, f"no significant regression against {other}"
-
-
-def noise_floor(session: Session, version: Version) -> NoiseFloor | None:
-    """How far a person is from themselves, in points, and the error that a perfect model would
-    still show. None without a re-ask."""
-    noise = agreement.annotator_noise(session, projects.get(session, version.project_id))
-    pairs = noise["pairs"]
-    if not pairs:
-        return None
-    value, low, high = (noise[name] for name in ("sigma", "sigma_low", "sigma_high"))
-    to_mae = math.sqrt(2 / math.pi)  # mean |error| of a normal error of standard deviation 1
-    return NoiseFloor(
-        sigma=Estimate(value=value, low=low, high=high, n=pairs),
-        mae=Estimate(value=value * to_mae, low=low * to_mae, high=high * to_mae, n=pairs),
-    )
 
 
 def _history(

@@ -13,6 +13,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, NotFound, TastemakerError
+from tastemaker.learning.version_metrics import NOTHING, NoiseFloor
 from tastemaker.pages.deps import (
     Body,
     CurrentProject,
@@ -101,7 +102,7 @@ def show_agreement(_: ViewerUser, session: ReadSession, project: CurrentProject)
     """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
     agreement = people.agreement(session, project)
     habits = [
-        asdict(habit) | {"noise": _noise(session, project, habit.person_id)}
+        asdict(habit) | {"noise": noise_json(_noise(session, project, habit.person_id))}
         for habit in agreement.habits
     ]
     return asdict(agreement) | {"habits": habits, "aggregate": project.aggregate}
@@ -156,6 +157,13 @@ def about(person: Annotator) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def noise_json(noise: NoiseFloor | None) -> dict[str, Any]:
+    """A person's σ with its interval and how many pairs it is from; all null but `pairs` where
+    nothing was asked again."""
+    sigma, mae = (noise.sigma, noise.mae) if noise else (NOTHING, NOTHING)
+    return sigma.flat("sigma", n=False) | {"mae_floor": mae.value, "pairs": sigma.n}
+
+
 # --- what the page shows -------------------------------------------------------------------------
 
 
@@ -187,7 +195,7 @@ def _page(
     )  # fmt: skip
 
 
-def _noise(session: Session, project: Project, person_id: int) -> dict[str, Any]:
+def _noise(session: Session, project: Project, person_id: int) -> NoiseFloor | None:
     return annotator_noise(session, project, session.get(Annotator, person_id))
 
 

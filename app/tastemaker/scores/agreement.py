@@ -6,36 +6,36 @@ is the person's own noise, which no model can beat: the floor under every learni
 
 import math
 from itertools import pairwise
-from typing import Any
 
 from sqlmodel import Session, col, select
 
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
+from tastemaker.learning.version_metrics import Estimate, NoiseFloor
 from tastemaker.scores.origin import Origin
 
 Z95 = 1.959964
+TO_MAE = math.sqrt(2 / math.pi)  # mean |error| of a normal error of standard deviation 1
 
 
 def annotator_noise(
     session: Session, project: Project, person: Annotator | None = None
-) -> dict[str, Any]:
-    """A person's noise in points of 0–10 (everybody's together without one): `sigma` =
-    RMS(y₁ − y₂)/√2 over `pairs` of a re-ask and the blind score before it, with its 95 % interval
-    `sigma_low` … `sigma_high`; and `mae_floor` = σ√(2/π), the mean error that a perfect model
-    would still show against such scores. All None but `pairs` where nothing was asked again."""
+) -> NoiseFloor | None:
+    """A person's noise in points of 0–10 (everybody's together without one): σ = RMS(y₁ − y₂)/√2
+    over pairs of a re-ask and the blind score before it, with its 95 % interval; and σ√(2/π), the
+    mean error that a perfect model would still show against such scores. None where nothing was
+    asked again."""
     differences = _differences(session, project, person)
     if not differences:
-        return dict.fromkeys(("sigma", "sigma_low", "sigma_high", "mae_floor")) | {"pairs": 0}
+        return None
     n = len(differences)
     sigma = math.sqrt(sum(d * d for d in differences) / n / 2)
-    return {
-        "sigma": sigma,
-        "sigma_low": sigma * math.sqrt(n / _chi_square(n, Z95)),
-        "sigma_high": sigma * math.sqrt(n / _chi_square(n, -Z95)),
-        "pairs": n,
-        "mae_floor": sigma * math.sqrt(2 / math.pi),
-    }
+    low = sigma * math.sqrt(n / _chi_square(n, Z95))
+    high = sigma * math.sqrt(n / _chi_square(n, -Z95))
+    return NoiseFloor(
+        sigma=Estimate(value=sigma, low=low, high=high, n=n),
+        mae=Estimate(value=sigma * TO_MAE, low=low * TO_MAE, high=high * TO_MAE, n=n),
+    )
 
 
 def _differences(session: Session, project: Project, person: Annotator | None) -> list[int]:
