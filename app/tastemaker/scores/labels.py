@@ -31,10 +31,10 @@ def derive_label(
 ) -> None:
     """Make the label of one image agree with its standing events, oldest first; gone when nobody's
     score stands."""
-    values = _label_from(project, image_id, source_group, events)
-    if values is not None:
+    derived = _label_from(project, image_id, source_group, events)
+    if derived is not None:
         statement = _upsert_label(session.get_bind().dialect.name)
-        session.connection().execute(statement, values)
+        session.connection().execute(statement, derived.model_dump())
         known = session.identity_map.get(identity_key(Label, (project.id, image_id)))
         if known is not None:
             session.expire(known)
@@ -73,7 +73,7 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
         image_id: _label_from(project, image_id, groups[image_id], standing(about_image))
         for image_id, about_image in about.items()
     }
-    return {image_id: Label(**values) for image_id, values in derived.items() if values}
+    return {image_id: label for image_id, label in derived.items() if label is not None}
 
 
 def rebuild_labels(session: Session, project: Project) -> int:
@@ -100,8 +100,8 @@ def change_project(session: Session, project: Project, **changes: Any) -> Projec
 
 def _label_from(
     project: Project | LabelRules, image_id: int, source_group: str, events: list[Event]
-) -> dict[str, Any] | None:
-    """The columns of the label that follows from the standing events of an image, oldest first;
+) -> Label | None:
+    """The label that follows from the standing events of an image, oldest first, in no session;
     None without a score among them."""
     scored = [event for event in events if event.kind == "set"]
     if not scored:
@@ -110,16 +110,16 @@ def _label_from(
     per_person = {event.annotator_id: event for event in by_people or scored}
     by_age = sorted(per_person.values(), key=lambda event: event.id)
     holdout = on_holdout_side(project, source_group)
-    return {
-        "project_id": project.id,
-        "image_id": image_id,
-        "value": aggregate(project.aggregate, [event.value or 0 for event in by_age]),
-        "annotators": len(per_person),
-        "event_id": by_age[-1].id,
-        "holdout": holdout,
+    return Label(
+        project_id=project.id,
+        image_id=image_id,
+        value=aggregate(project.aggregate, [event.value or 0 for event in by_age]),
+        annotators=len(per_person),
+        event_id=by_age[-1].id,
+        holdout=holdout,
         # How the image came to be scored at all decides; a later correction does not change that.
-        "measures": holdout and Origin(scored[0].origin).measures,
-    }
+        measures=holdout and Origin(scored[0].origin).measures,
+    )
 
 
 def aggregate(how: str, values: list[int]) -> float:
