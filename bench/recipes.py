@@ -58,7 +58,7 @@ def heads(
     share, auto = 0.0, fits["ridge"]
     if split.train.sum() >= FEWEST_FOR_NETWORK:
         auto, found = blend(data, split, fits["city96"], fits["ridge"])
-        share = found["share"]
+        share = found.share
     made = {name: finish(data, split, fit) for name, fit in (fits | {"auto": auto}).items()}
     return made, share
 

@@ -123,11 +123,11 @@ def test_the_exported_blend_is_the_blend_of_the_exported_heads(data, split):
     assert (both.recipe.samples, both.recipe.folds) == (7, 2)
     one, other = heads.Head(network.tensors)(data.x), heads.Head(line.tensors)(data.x)
     assert np.abs(one - other).max() > 0.2
-    expected = blended(one, other, found["share"])
+    expected = blended(one, other, found.share)
     assert np.abs(heads.Head(both.tensors)(data.x) - expected).max() < 1e-5
-    assert found["blend_minus_city96"]["verdict"] == "better"
-    assert found["blend_minus_ridge"]["verdict"] == "better"
-    assert found["blend_minus_city96"]["n"] == 200
+    assert found.versus_network.verdict == "better"
+    assert found.versus_line.verdict == "better"
+    assert found.versus_network.difference.n == 200
 
 
 def test_members_are_blended_as_their_fold_was(data, split):
@@ -160,20 +160,20 @@ def test_a_head_with_no_share_leaves_the_other_as_it_was(data, split, sd, winner
     fit, found = blend(data, split, network, line)
     assert fit is (network if winner == "city96" else line)
     assert fit.kind == winner
-    assert found["share"] == (winner == "city96")
+    assert found.share == (winner == "city96")
 
 
 def test_a_blend_can_be_stretched_like_any_head(data, split):
     network, line = fits(data, split)
     both, found = blend(data, split, network, line)
     squeezed = expit(0.4 * np.log(both.oof / (1 - both.oof)))
-    kept, stretch = calibrate(
+    kept, told = calibrate(
         replace(both, oof=squeezed.astype(np.float32)), data.y, split.groups, split.fold, 0.5
     )
-    assert stretch["kept"]
+    assert told.kept
     assert kept.kind == "blend"
     one, other = heads.Head(network.tensors)(data.x), heads.Head(line.tensors)(data.x)
-    logit = np.log(blended(one, other, found["share"]).astype(np.float64))
-    logit -= np.log1p(-blended(one, other, found["share"]).astype(np.float64))
-    expected = expit(stretch["slope"] * logit + stretch["intercept"])
+    logit = np.log(blended(one, other, found.share).astype(np.float64))
+    logit -= np.log1p(-blended(one, other, found.share).astype(np.float64))
+    expected = expit(told.stretch.slope * logit + told.stretch.intercept)
     assert np.abs(heads.Head(kept.tensors)(data.x) - expected).max() < 1e-4

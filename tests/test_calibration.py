@@ -57,13 +57,13 @@ def test_what_helps_is_folded_into_the_exported_head():
     data, split, fit = fitted()
     worse = replace(fit, oof=expit(0.4 * logit(np.clip(fit.oof, 0.01, 0.99))).astype(np.float32))
     kept, found = calibrate(worse, data.y, split.groups, split.fold, 0.5)
-    assert found["kept"]
-    assert found["mae"]["verdict"] == "better"
-    stretch = LogitScaling(found["slope"], found["intercept"])
+    assert found.kept
+    assert found.mae.verdict == "better"
     before, after = Head(fit.tensors)(data.x), Head(kept.tensors)(data.x)
-    assert np.abs(after - stretch(before)).max() < 1e-4
+    assert np.abs(after - found.stretch(before)).max() < 1e-4
     assert all(isinstance(member, Calibrated) for member in kept.members)
-    bias = [[abs(row["bias"] or 0) for row in found[f"brackets_{w}"]] for w in ("before", "after")]
+    brackets = (found.brackets_before, found.brackets_after)
+    bias = [[abs(row.bias or 0) for row in rows] for rows in brackets]
     assert max(bias[1]) < max(bias[0])
 
 
@@ -73,7 +73,7 @@ def test_a_head_that_needs_nothing_is_left_alone():
     scatter = 0.1 * np.random.default_rng(1).choice([-1, 1], len(data.y))
     y = np.clip(fit.oof + scatter, 0, 1).astype(np.float32)
     same, found = calibrate(fit, y, split.groups, split.fold, 0.5)
-    assert not found["kept"]
+    assert not found.kept
     assert same is fit
 
 

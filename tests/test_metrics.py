@@ -248,9 +248,9 @@ def test_bracket_errors_are_the_brackets_without_their_intervals():
     random = np.random.default_rng(3)
     y, p = random.integers(0, 11, 80) / 10, random.random(80)
     for short, full in zip(metrics.bracket_errors(y, p), metrics.bracket_mae(y, p), strict=True):
-        assert short["n"] == full.mae.n
-        assert short["mae"] == pytest.approx(full.mae.value)
-        assert short["bias"] == pytest.approx(full.bias)
+        assert short.n == full.mae.n
+        assert short.mae == pytest.approx(full.mae.value)
+        assert short.bias == pytest.approx(full.bias)
 
 
 def test_percentiles_rise_from_the_lowest_to_the_highest():

@@ -145,8 +145,8 @@ def test_a_handful_of_labels_trains_and_says_how_little_is_known(labels):
 def test_from_twenty_labels_on_a_share_of_the_network_is_fitted(labels):
     trained = train(labelled(labels, features=64, holdout=0), BRIEF)
     choice = trained.choice
-    assert ("share" in choice) == (labels == 20)
-    assert ("below 20 the linear head is the safer one" in choice["why"]) == (labels == 19)
+    assert (choice.blend is not None) == (labels == 20)
+    assert ("below 20 the linear head is the safer one" in choice.why) == (labels == 19)
     assert np.isfinite(trained.honest).all()
 
 
@@ -396,8 +396,8 @@ def test_training_twice_gives_the_same_bytes_and_leaves_the_random_state_alone()
 def test_auto_takes_ridge_below_20_labels_without_trying_the_other():
     trained = train(labelled(26), recipe_named("auto"))  # of which 19 train
     assert trained.kind == trained.recipe.name == "ridge"
-    assert trained.choice["asked"] == "auto"
-    assert "19 labels" in trained.choice["why"]
+    assert trained.choice.asked == "auto"
+    assert "19 labels" in trained.choice.why
     assert trained.loss_curve == []
 
 
@@ -407,12 +407,12 @@ def test_auto_leans_on_the_network_where_taste_is_not_a_straight_line():
     trained = train(data, recipe_named("auto", samples=4096, passes=60, batch=64, folds=2))
     choice = trained.choice
     assert trained.kind in ("blend", "city96")
-    assert choice["share"] > 0.7
-    duel = choice["blend_minus_ridge"]
-    assert duel["verdict"] == "better"
-    assert duel["high"] < 0
-    assert duel["n"] == 320
-    assert "errs less than ridge alone" in choice["why"]
+    assert choice.blend.share > 0.7
+    duel = choice.blend.versus_line
+    assert duel.verdict == "better"
+    assert duel.difference.high < 0
+    assert duel.difference.n == 320
+    assert "errs less than ridge alone" in choice.why
     linear = train(data, recipe_named("ridge")).metrics.holdout.mae
     assert trained.metrics.holdout.mae.high < linear.low
 
@@ -422,8 +422,8 @@ def test_auto_leans_on_the_line_where_the_network_is_not_better():
     trained = train(data, recipe_named("auto", samples=640, batch=64, folds=2))
     choice = trained.choice
     assert trained.kind in ("blend", "ridge")
-    assert choice["share"] < 0.5
-    assert choice["blend_minus_ridge"]["verdict"] != "worse"
+    assert choice.blend.share < 0.5
+    assert choice.blend.versus_line.verdict != "worse"
 
 
 @pytest.mark.slow
@@ -437,9 +437,9 @@ def test_a_blend_is_published_with_its_shares_and_the_curve_of_its_network():
     assert trained.kind == "blend"
     used = replace(recipe, samples=trained.recipe.samples, batch=56, lr=3.742e-3)
     assert trained.recipe == used, "what counted: small batches take smaller steps"
-    share = trained.choice["share"]
+    share = trained.choice.blend.share
     assert 0 < share < 1
-    assert f"{round(100 * share)} % for the network" in trained.choice["why"]
+    assert f"{round(100 * share)} % for the network" in trained.choice.why
     assert len(trained.loss_curve) > 1
     assert len(trained.members) == 2
     mine = trained.split.fold == 0

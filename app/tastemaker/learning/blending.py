@@ -36,6 +36,7 @@ from tastemaker.learning import metrics
 from tastemaker.learning.city96 import Array, fold_platt, side_by_side
 from tastemaker.learning.folds import Split, TrainingSet
 from tastemaker.learning.recipes import Fit, Member
+from tastemaker.learning.version_metrics import BracketBias, Comparison
 
 SHARES = np.linspace(0, 1, 41)
 SHARPNESS = 40.0  # over √n: a vote falls to 1/e where n errors add up to √n / 4 points more
@@ -86,9 +87,25 @@ def share_of_network(network: ArrayLike, line: ArrayLike, y: ArrayLike) -> float
     return 0.0 if share < LEAST else 1.0 if share > 1 - LEAST else share
 
 
-def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit, dict[str, Any]]:
-    """Both as one fit, and the facts about it, ready for JSON: the share of the network, and how
-    the blend compares with either alone on labels that none of them had seen.
+@dataclass(frozen=True)
+class BlendFacts:
+    """The share of the network, and how the blend compares with either alone on labels that none
+    of them had seen."""
+
+    share: float
+    versus_network: Comparison
+    versus_line: Comparison
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "share": self.share,
+            "blend_minus_city96": self.versus_network.as_dict(),
+            "blend_minus_ridge": self.versus_line.as_dict(),
+        }
+
+
+def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit, BlendFacts]:
+    """Both as one fit, and the facts about it.
 
     `network` and `line` are fits on the same split. The share of a fold's member is fitted on the
     other folds. Where one of the two gets nothing, the other is published as it is.
@@ -104,11 +121,11 @@ def blend(data: TrainingSet, split: Split, network: Fit, line: Fit) -> tuple[Fit
         members.append(Blended(*pair, own))
         out_of_fold[mine] = blended(wide[mine], straight[mine], own)
     error = np.abs(out_of_fold - y)
-    facts = {
-        "share": share,
-        "blend_minus_city96": metrics.compare(error, np.abs(wide - y), groups).as_dict(),
-        "blend_minus_ridge": metrics.compare(error, np.abs(straight - y), groups).as_dict(),
-    }
+    facts = BlendFacts(
+        share,
+        versus_network=metrics.compare(error, np.abs(wide - y), groups),
+        versus_line=metrics.compare(error, np.abs(straight - y), groups),
+    )
     if share in (0, 1):
         return (network if share else line), facts
     tensors = side_by_side(
@@ -168,10 +185,36 @@ def fit_logit_scaling(scores: ArrayLike, y: ArrayLike) -> LogitScaling:
     return LogitScaling(float(np.exp(best.x[0])), float(best.x[1]))
 
 
+@dataclass(frozen=True)
+class StretchFacts:
+    """The stretch, whether the scores were `kept` stretched and `why`; `mae` and
+    `error_at_threshold` compare with the scores as they were. All of it is out-of-fold."""
+
+    stretch: LogitScaling
+    kept: bool
+    why: str
+    mae: Comparison
+    error_at_threshold: Comparison
+    brackets_before: tuple[BracketBias, ...]
+    brackets_after: tuple[BracketBias, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "slope": self.stretch.slope,
+            "intercept": self.stretch.intercept,
+            "kept": self.kept,
+            "why": self.why,
+            "mae": self.mae.as_dict(),
+            "error_at_threshold": self.error_at_threshold.as_dict(),
+            "brackets_before": [row.as_json() for row in self.brackets_before],
+            "brackets_after": [row.as_json() for row in self.brackets_after],
+        }
+
+
 def calibrate(
     fit: Fit, y: Array, groups: NDArray[np.integer], fold: NDArray[np.integer], threshold: float
-) -> tuple[Fit, dict[str, Any]]:
-    """The fit with its scores stretched where that helps, and the facts about it, ready for JSON.
+) -> tuple[Fit, StretchFacts]:
+    """The fit with its scores stretched where that helps, and the facts about it.
 
     y, groups, fold (trained,) belong to `fit.oof`. It is kept if the mean error, or the error at
     the threshold, is shown to fall, and the other is not shown to rise.
@@ -188,19 +231,18 @@ def calibrate(
     verdicts = {duel.verdict, sides.verdict}
     kept = "better" in verdicts and "worse" not in verdicts
     whole = fit_logit_scaling(fit.oof, y)
-    facts: dict[str, Any] = {
-        "slope": whole.slope,
-        "intercept": whole.intercept,
-        "kept": kept,
-        "why": (
+    facts = StretchFacts(
+        stretch=whole,
+        kept=kept,
+        why=(
             f"out-of-fold, the mean error is {_in_words(duel.verdict)} and the error at the "
             f"threshold is {_in_words(sides.verdict)}"
         ),
-        "mae": duel.as_dict(),
-        "error_at_threshold": sides.as_dict(),
-        "brackets_before": metrics.bracket_errors(y, fit.oof),
-        "brackets_after": metrics.bracket_errors(y, stretched),
-    }
+        mae=duel,
+        error_at_threshold=sides,
+        brackets_before=metrics.bracket_errors(y, fit.oof),
+        brackets_after=metrics.bracket_errors(y, stretched),
+    )
     if not kept:
         return fit, facts
     members = tuple(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tastemaker.learning.quantiles import normal_cdf, t_quantile
 from tastemaker.learning.version_metrics import (
+    BracketBias,
     BracketErrors,
     CalibrationPoint,
     Comparison,
@@ -103,20 +103,18 @@ def bracket_mae(
 
 def bracket_errors(
     y: ArrayLike, p: ArrayLike, edges: Sequence[float] = DEFAULT_BRACKETS
-) -> list[dict[str, Any]]:
-    """As `bracket_mae`, without intervals: {from, to, mae, bias, n}, errors in points."""
+) -> tuple[BracketBias, ...]:
+    """As `bracket_mae`, without intervals."""
     y, p = _pair(y, p)
     at = np.clip(np.searchsorted(edges, y, side="right") - 1, 0, len(edges) - 2)
     rows = []
     for i, (low, high) in enumerate(pairwise(edges)):
         apart = 10 * (p - y)[at == i]
         n = len(apart)
-        rows.append({
-            "from": low, "to": high, "n": n,
-            "mae": float(np.abs(apart).mean()) if n else None,
-            "bias": float(apart.mean()) if n else None,
-        })  # fmt: skip
-    return rows
+        error = float(np.abs(apart).mean()) if n else None
+        bias = float(apart.mean()) if n else None
+        rows.append(BracketBias(low=low, high=high, n=n, mae=error, bias=bias))
+    return tuple(rows)
 
 
 def calibration_curve(y: ArrayLike, p: ArrayLike, bins: int = 10) -> tuple[CalibrationPoint, ...]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning import metrics
-from tastemaker.learning.blending import blend, calibrate
+from tastemaker.learning.blending import BlendFacts, blend, calibrate
 from tastemaker.learning.city96 import Array, Tensors
 from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
 from tastemaker.learning.heads import Head
@@ -57,13 +57,25 @@ FITS = {
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which recipe was asked for, and why this one was taken; where both were, how they blend."""
+
+    asked: str = ""
+    why: str = ""
+    blend: BlendFacts | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        facts = self.blend.as_json() if self.blend else {}
+        return {"asked": self.asked, "why": self.why} | facts
+
+
+@dataclass(frozen=True)
 class Trained:
     """A head ready to publish, and what is known about it.
 
     `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) scores
     every row by the exported tensors (honest only where the row did not train).
     `fold_of_group` maps the caller's group numbers to the fold that was left out for them.
-    `choice` says which recipe was asked for, and why this one was taken.
     """
 
     kind: Kind
@@ -77,7 +89,7 @@ class Trained:
     noise: float
     loss_curve: Curve
     metrics: VersionMetrics = field(default_factory=VersionMetrics)
-    choice: dict[str, Any] = field(default_factory=dict)
+    choice: Choice = Choice()
 
     @property
     def honest(self) -> Array:
@@ -153,7 +165,9 @@ def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) ->
         loss_curve=fit.loss_curve,
     )
     measured = _measure(data, trained, threshold)
-    return replace(trained, metrics=measured.model_copy(update={"calibration": stretched}))
+    return replace(
+        trained, metrics=measured.model_copy(update={"calibration": stretched.as_json()})
+    )
 
 
 def check(data: TrainingSet) -> None:
@@ -173,7 +187,7 @@ def check(data: TrainingSet) -> None:
 
 def _choose(
     data: TrainingSet, split: Split, recipe: Recipe, progress: Progress
-) -> tuple[Fit, dict[str, Any]]:
+) -> tuple[Fit, Choice]:
     """The fit to publish, and why it was chosen.
 
     `auto` takes both, each with its share of the logit (see `blending`). The shares come from the
@@ -181,32 +195,31 @@ def _choose(
     chose the head could not measure it.
     """
     n = int(split.train.sum())
-    choice: dict[str, Any] = {"asked": recipe.name}
     if recipe.name != "auto":
-        return FITS[recipe.name](data, split, recipe, progress), {**choice, "why": "asked for"}
+        return FITS[recipe.name](data, split, recipe, progress), Choice(recipe.name, "asked for")
 
     line = fit_linear(data, split, recipe, progress)
     if n < FEWEST_FOR_NETWORK:
         why = f"{n} labels; below {FEWEST_FOR_NETWORK} the linear head is the safer one"
-        return line, {**choice, "why": why}
+        return line, Choice(recipe.name, why)
     network = fit_by_sgd(data, split, replace(recipe, name="city96"), progress)
     fit, facts = blend(data, split, network, line)
-    return fit, {**choice, "why": _why_blended(facts), **facts}
+    return fit, Choice(recipe.name, _why_blended(facts), facts)
 
 
-def _why_blended(facts: dict[str, Any]) -> str:
+def _why_blended(facts: BlendFacts) -> str:
     """The shares in words, and how the blend compares with either alone."""
-    share = round(100 * facts["share"])
-    against = {
-        name: {"better": "errs less than", "worse": "errs more than"}.get(
-            facts[f"blend_minus_{name}"]["verdict"], "is not shown to differ from"
+    share = round(100 * facts.share)
+    network, line = (
+        {"better": "errs less than", "worse": "errs more than"}.get(
+            versus.verdict, "is not shown to differ from"
         )
-        for name in ("city96", "ridge")
-    }
+        for versus in (facts.versus_network, facts.versus_line)
+    )
     return (
         f"the shares, {share} % for the network and {100 - share} % for the linear head, were "
         "fitted on labels that neither had seen; out-of-fold, the blend "
-        f"{against['city96']} city96 alone and {against['ridge']} ridge alone"
+        f"{network} city96 alone and {line} ridge alone"
     )
 
 

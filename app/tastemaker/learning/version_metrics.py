@@ -99,6 +99,16 @@ class BracketErrors(Value):
     bias: float | None
 
 
+class BracketBias(Value):
+    """As `BracketErrors`, without an interval; `mae` is None without an image as well."""
+
+    low: float = Field(alias="from")
+    high: float = Field(alias="to")
+    n: int
+    mae: float | None
+    bias: float | None
+
+
 class CalibrationPoint(Value):
     """Mean prediction and mean label of the `n` images predicted in [`low`, `high`); None without
     an image."""

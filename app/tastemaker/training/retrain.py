@@ -111,7 +111,7 @@ def train_and_publish(
         progress=functools.partial(_report_training, report),
         threshold=project.threshold,
     )
-    report.log(f"{trained.kind}: {trained.choice['why']}")
+    report.log(f"{trained.kind}: {trained.choice.why}")
     _predict(transactions, version, trained, group_names, report)
     report.stage("Measuring it")
     judgement = evaluate.judge(transactions, settings, version, data, trained)
@@ -248,7 +248,7 @@ def _used_labels(data: "TrainingSet", trained: "Trained") -> list[UsedLabel]:
 
 def _recipe(trained: "Trained") -> StoredRecipe:
     recipe: StoredRecipe = trained.recipe.as_dict()  # type: ignore[assignment]  # the same fields
-    recipe["choice"] = trained.choice
+    recipe["choice"] = trained.choice.as_json()
     return recipe
 
 
