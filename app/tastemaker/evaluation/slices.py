@@ -7,7 +7,7 @@ labels in it, each judged by a head that had not seen it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,25 @@ Ids = NDArray[np.int64]
 # --- defining them -----------------------------------------------------------------------------
 
 
+class TagDefinition(TypedDict):
+    tag: str
+
+
+class FilterDefinition(TypedDict):
+    filter: dict[str, Any]
+
+
+class TextDefinition(TypedDict):
+    """The `share` of the project's images (0–0.5) that were nearest to the text."""
+
+    prompt: str
+    share: float
+    image_ids: list[int]
+
+
+Definition = TagDefinition | FilterDefinition | TextDefinition
+
+
 def listing(session: Session, project: Project) -> list[Slice]:
     return list(
         session.exec(select(Slice).where(Slice.project_id == project.id).order_by(col(Slice.name)))
@@ -69,10 +88,10 @@ def get(session: Session, project: Project, slice_id: int) -> Slice:
 def add(
     session: Session, project: Project, kind: str, definition: Mapping[str, Any], name: str = ""
 ) -> Slice:
-    """A new slice. `definition` is `{"tag"}`, `{"filter": {…}}` or `{"prompt", "share",
-    "image_ids"}`; without a name it is called after what defines it."""
-    definition = _checked(session, project, kind, definition)
-    name = " ".join(name.split()) or str(definition.get("tag") or definition.get("prompt") or "")
+    """A new slice. `definition` is a `Definition` that is not checked yet; without a name the slice
+    is called after what defines it."""
+    checked = _checked(session, project, kind, definition)
+    name = " ".join(name.split()) or str(checked.get("tag") or checked.get("prompt") or "")
     if not 1 <= len(name) <= 120 or not name.isprintable():
         raise Invalid("A slice needs a name of 1 to 120 characters.", "Give it one.")
     others = listing(session, project)
@@ -80,7 +99,7 @@ def add(
         raise Conflict(f"There is a slice “{name}” already.", "Choose another name.")
     if len(others) >= MOST_SLICES:
         raise Invalid(f"A project has at most {MOST_SLICES} slices.", "Remove one first.")
-    row = Slice(project_id=project.id, name=name, kind=kind, definition=definition)
+    row = Slice(project_id=project.id, name=name, kind=kind, definition=dict(checked))
     session.add(row)
     session.flush()
     return row
@@ -88,7 +107,7 @@ def add(
 
 def _checked(
     session: Session, project: Project, kind: str, definition: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Definition:
     if kind == "tag":
         tag = str(definition.get("tag", "")).strip()
         if not tag:
@@ -140,7 +159,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
     return np.unique(ids.astype(np.int64))
 
 
-def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> dict[str, Any]:
+def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> TextDefinition:
     """The definition of a slice by text: the model process finds which `share` (0–0.5) of the
     project's images are nearest to it."""
     if not 0 < share <= 0.5:
@@ -173,7 +192,7 @@ def search_again(engine: Engine, project_id: int, slice_id: int) -> Slice:
     definition = by_text(engine, project_id, row.definition["prompt"], row.definition["share"])
     with writing(engine) as session:
         row = get(session, projects.get(session, project_id), slice_id)
-        row.definition = definition
+        row.definition = dict(definition)
         session.add(row)
     return row
 

@@ -98,7 +98,7 @@ def add(
     typed = {"form": kind, "name": name, "tag": tag, "prompt": prompt, "share": share}
     try:
         if kind == "tag":
-            definition: dict[str, Any] = {"tag": tag}
+            definition: Mapping[str, Any] = {"tag": tag}
         else:
             definition = slices.by_text(engine, project_id, prompt, as_share(share))
         with writing(engine) as session:
@@ -229,7 +229,7 @@ def list_slices(
 @api.post("/projects/{project_id}/slices", status_code=201)
 def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -> dict[str, Any]:
     """A new slice: images with a tag, of a filter, or near a text."""
-    definition: dict[str, Any] = {"tag": body.tag}
+    definition: Mapping[str, Any] = {"tag": body.tag}
     if body.kind == "filter":
         definition = {"filter": body.filter}
     elif body.kind == "prompt":
