@@ -106,14 +106,18 @@ def run(job: JobContext) -> dict[str, Any]:
 
     truth = _truth(job, samples)
     _first_round(job, project, rater, truth)
-    first = _train(job, project, "first", FIRST_RECIPE, "scores of pictures drawn at random")
+    made_by = f"job {job.claim.job_id}"
+    first = _train(
+        job, job.settings, project, f"{made_by}: first", FIRST_RECIPE,
+        "scores of pictures drawn at random", job,
+    )  # fmt: skip
     refit = _live_model(job.settings, job.engine, project)
     refit()
     _correct_slips(job, job.settings, project, rater, truth)
     _second_round(job, job.settings, project, rater, truth, refit, job)
     second = _train(
-        job, project, "second", SECOND_RECIPE,
-        "slips corrected, and what the Mixed queue asked for",
+        job, job.settings, project, f"{made_by}: second", SECOND_RECIPE,
+        "slips corrected, and what the Mixed queue asked for", job,
     )  # fmt: skip
     return {"project_id": project.id, "project": PROJECT, "versions": f"{first} and {second}"}
 
@@ -224,13 +228,19 @@ def _labelled(session: Session, project: Project) -> int:
 
 
 def _train(
-    job: JobContext, project: Project, step: str, recipe: tuple[str, dict[str, Any]], note: str
+    transactions: Transactions,
+    settings: Settings,
+    project: Project,
+    made_by: str,
+    recipe: tuple[str, dict[str, Any]],
+    note: str,
+    report: Progress,
 ) -> str:
-    with job.reading() as session:
+    with transactions.reading() as session:
         event_high = scores.highest_event(session, project)
     name, changed = recipe
     request = retrain.Request(
-        project.id, made_by=f"job {job.claim.job_id}: {step}", event_high=event_high, seed=SEED,
-        recipe=name, note=note, changed=changed,
+        project.id, made_by=made_by, event_high=event_high, seed=SEED, recipe=name, note=note,
+        changed=changed,
     )  # fmt: skip
-    return retrain.train_and_publish(job, job.settings, request, report=job).number
+    return retrain.train_and_publish(transactions, settings, request, report=report).number
