@@ -7,6 +7,7 @@ and `foreign_key_check` must come back empty before anything is committed.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -73,8 +74,9 @@ def upgrade(engine: Engine, revision: str) -> None:
     config.set_main_option("script_location", str(shipped("migrations")))
     is_sqlite = engine.dialect.name == "sqlite"
     with engine.connect().execution_options(begin="IMMEDIATE") as connection:
+        plain: Any = connection.connection.dbapi_connection
         if is_sqlite:  # a no-op inside a transaction, so before it
-            connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+            plain.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
                 config.attributes["connection"] = connection
@@ -89,7 +91,7 @@ def upgrade(engine: Engine, revision: str) -> None:
                         )
         finally:
             if is_sqlite:
-                connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+                plain.execute("PRAGMA foreign_keys=ON")
 
 
 def current_revision(engine: Engine) -> str | None:

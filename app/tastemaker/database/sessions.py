@@ -156,5 +156,5 @@ def sqlite_version() -> tuple[int, ...]:
 
 def rows_changed(session: Session, statement: Any) -> int:
     """Run an UPDATE or DELETE; how many rows it met."""
-    result: CursorResult[Any] = session.execute(statement)  # type: ignore[assignment]
+    result: CursorResult[Any] = session.execute(statement)  # type: ignore[assignment]  # no rows: a cursor
     return int(result.rowcount)

@@ -91,7 +91,7 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
         )
     if unknown := changes.keys() - {f.name for f in fields(Recipe)}:
         raise Invalid(f"A recipe has no setting {sorted(unknown)[0]!r}.")
-    recipe = Recipe(name=name, **(OWN.get(name, {}) | changes))  # type: ignore[arg-type]
+    recipe = Recipe(name=name, **(OWN.get(name, {}) | changes))  # type: ignore[arg-type]  # fields of a Recipe
     too_few = recipe.folds is not None and recipe.folds < 2
     if too_few or min(recipe.samples, recipe.batch) < 1 or recipe.lr <= 0:
         raise Invalid("A recipe needs two folds or more, and positive samples, batch and lr.")

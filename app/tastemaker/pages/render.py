@@ -196,5 +196,6 @@ def environment() -> Environment:
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module
     templates.globals["cards_of"] = templates.get_template("_partials/cards.html").module
-    templates.globals["icon"] = templates.get_template("_partials/icons.html").module.icon  # type: ignore[attr-defined]
+    icons: Any = templates.get_template("_partials/icons.html").module
+    templates.globals["icon"] = icons.icon
     return templates

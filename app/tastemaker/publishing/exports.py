@@ -214,7 +214,7 @@ def zipped(parts: list[Part], folder: str, at: datetime) -> Iterator[bytes]:
     `at` is the time the entries bear, so that the same version gives the same bytes."""
     outbox = _Outbox()
     stamp = (max(at.year, 1980), at.month, at.day, at.hour, at.minute, at.second)
-    with zipfile.ZipFile(outbox, "w") as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(outbox, "w") as archive:  # type: ignore[call-overload]  # it only takes writes
         for part in parts:
             entry = zipfile.ZipInfo(f"{folder}/{part.name}", stamp)
             entry.external_attr = 0o644 << 16

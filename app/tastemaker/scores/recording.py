@@ -270,11 +270,11 @@ class Scene(NamedTuple):
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
-    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]
+    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]  # a table has it
     welcome = select_columns(chosen.c.id).where(
         chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
     )
-    event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]
+    event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]  # a table has it
     spoken_of = (
         select_columns(event.c.id)
         .where(event.c.project_id == project, event.c.image_id == image)
@@ -325,7 +325,7 @@ def _with_key(session: Session, key: str) -> ScoreEvent | None:
 
 @functools.cache
 def _insert_event() -> Any:
-    return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]
+    return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]  # a table has it
 
 
 def _append(session: Session, **columns: Any) -> Recorded:

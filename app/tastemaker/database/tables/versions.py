@@ -75,7 +75,7 @@ class Prediction(SQLModel, table=True):
     """`score` is what the version's file says, in [0, 1]; `out_of_fold`, where the image or a
     relative was trained on, is what a head that never saw it says."""
 
-    model_config = ConfigDict(ignored_types=(hybrid_property,))  # type: ignore[assignment]
+    model_config = ConfigDict(ignored_types=(hybrid_property,))  # type: ignore[assignment]  # SQLModel asks for its own
 
     __table_args__ = (
         CheckConstraint("score BETWEEN 0 AND 1", name="score"),
