@@ -370,7 +370,7 @@ def test_a_slice_and_what_is_expected_of_it_by_forms_alone(world: World) -> None
     assert "No slice" not in world.client.get(at).text
     assert world.client.post(at, data={"kind": "tag", "tag": "photo"}).status_code == 303
     page = world.client.get(at).text
-    assert "tagged “photo”" in page and "40 %" in page
+    assert "tagged “photo”" in page and "40\u202f%" in page
     data = {"slice_id": "1", "measure": "mean", "bound": "at most", "value": "12,5 %",
             "blocks": "true"}  # fmt: skip
     assert world.client.post(f"{world.at}/expectations", data=data).status_code == 303

@@ -9,9 +9,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from tastemaker.versions.version_report import SPACE
+
 SCORES = 11
 CURVE_LEFT = 64  # room for a number like 0.00083 before the axis of what goes over the steps
-SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
 
 
 def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:

@@ -9,8 +9,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tastemaker.database.tables import Job
-
-SPACE = " "  # between a number and its unit, and between thousands
+from tastemaker.versions.version_report import SPACE
 
 
 def percent(value: float | None) -> str:

@@ -17,8 +17,8 @@ from tastemaker.learning.version_metrics import (
     LearningCurve,
     LossCurve,
 )
-from tastemaker.pages.charts import CURVE_LEFT, SPACE, share_ticks, svg
-from tastemaker.versions.version_report import scores_within
+from tastemaker.pages.charts import CURVE_LEFT, share_ticks, svg
+from tastemaker.versions.version_report import SPACE, scores_within
 
 SIDE = 240  # of a square plot, in pixels
 LEFT, BELOW = 40, 36  # room for its labels

@@ -24,7 +24,7 @@ from tastemaker.database.tables import (
 from tastemaker.learning.version_metrics import BracketErrors, Estimate, MeasuredOn, StoredRecipe
 
 BARS = 20
-SPACE = "\u202f"  # thin, unbreakable: between a number and its unit
+SPACE = "\u202f"  # thin, unbreakable: between a number and its unit, and between thousands
 
 # Name in the metrics, what a person calls it, its unit (points of 0–10, share, or a bare number),
 # and what it is a share of.
