@@ -98,14 +98,16 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
         ]
     if as_json:
         return print_json(rows)
-    table = Table("version", "", "images", "MAE", "FP", "FN", "n", "recipe", "note")
+    table = Table(
+        "version", "", "images", "error", "95 %", "median", "FP", "FN", "n", "by", "recipe", "note"
+    )
     for v in rows:
-        holdout = v["metrics"].get("holdout", {})
+        interval = ("–" if v["mae_low"] is None else f"{v['mae_low']:.2f}–{v['mae_high']:.2f}")
         table.add_row(
             v["version"], "active" if v["active"] else "", str(v["images"]),
-            _number(v["mae"], "{:.2f}"), _number(v["fp_rate"], "{:.0%}"),
-            _number(v["fn_rate"], "{:.0%}"), str(holdout.get("n", 0)),
-            v["recipe"].get("name", ""), v["note"],
+            _number(v["mae"], "{:.2f}"), interval, _number(v["baseline_mae"], "{:.2f}"),
+            _number(v["fp_rate"], "{:.0%}"), _number(v["fn_rate"], "{:.0%}"), str(v["mae_n"]),
+            v["mae_by"] or "", v["recipe"].get("name", ""), v["note"],
         )  # fmt: skip
     out.print(table if rows else "No version yet: tastemaker train --project NAME")
     return None
@@ -269,17 +271,19 @@ def versions_predictions(
     return None
 
 
+ON = {
+    "holdout": "hold-out images", "random_sample": "images drawn at random, cross-validated",
+    "out_of_fold": "images, cross-validated", "all_labels": "images",
+}  # fmt: skip
+
+
 def quality(version: dict[str, Any]) -> str:
-    """The numbers of a version in a line, saying what they were measured on."""
-    for name, part in (("hold-out", "holdout"), ("out-of-fold", "out_of_fold")):
-        numbers = version["metrics"].get(part) or {}
-        if numbers.get("mae") is not None:
-            interval = (
-                f" ({numbers['mae_low']:.2f}–{numbers['mae_high']:.2f})"
-                if numbers.get("mae_low") is not None
-                else ""
-            )
-            line = f"{name} MAE {numbers['mae']:.2f}{interval} points on {numbers['n']} images"
-            constant = version["metrics"].get("baseline_mae")
-            return f"{line}, one answer for all {constant:.2f}" if constant is not None else line
-    return "not measured yet"
+    """The error of a version in a line, with what it was measured on and the baseline."""
+    if version["mae"] is None:
+        return "not measured yet"
+    line = f"mean error {version['mae']:.2f}"
+    if version["mae_low"] is not None:
+        line += f" ({version['mae_low']:.2f}–{version['mae_high']:.2f})"
+    line += f" points on {version['mae_n']} {ON[version['mae_on']]}"
+    constant = version["baseline_mae"]
+    return f"{line}; always the median: {constant:.2f}" if constant is not None else line

@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 
 from tastemaker import projects, versions
-from tastemaker.config import Settings
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.tables import ScoreEvent, Version
 from tastemaker.evaluation import expectations
-from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.folds import TrainingSet
-from tastemaker.learning.heads import Head
 from tastemaker.learning.learning_curve import learning_curve
 from tastemaker.learning.metrics import (
     compare,
@@ -46,7 +43,6 @@ class Judgement:
 
 def judge(
     transactions: Transactions,
-    settings: Settings,
     version: Version,
     data: TrainingSet,
     trained: Trained,
@@ -54,10 +50,7 @@ def judge(
     """Measure a version whose predictions are written, and compare it with the active one."""
     with transactions.reading() as session:
         current = versions.active(session, projects.get(session, version.project_id))
-    versus = None
-    if current is not None and current.encoder_id == version.encoder_id:
-        versus = _against(settings, current, data, trained)
-    with transactions.reading() as session:
+        versus = _against(session, current, data, trained) if current is not None else None
         report = expectations.check(session, version, frozen=True)
         metrics = _measure(session, version, data, trained, versus, report)
     activate, why = _activation(version, versus, report)
@@ -65,18 +58,19 @@ def judge(
 
 
 def _against(
-    settings: Settings, current: Version, data: TrainingSet, trained: Trained
+    session: Session, current: Version, data: TrainingSet, trained: Trained
 ) -> VersusVersion | None:
-    """The new head against the active version's file on the same hold-out images, paired; None
-    without any."""
-    rows = trained.split.holdout
-    if not rows.any():
+    """The new head against the active version on everything drawn at random, paired: each image
+    predicted by heads of either that never saw it. None without such an image."""
+    rows = np.flatnonzero(data.drawn)
+    before = predictions.honest(session, current, data.image_ids[rows].tolist())
+    rows = rows[[image_id in before for image_id in data.image_ids[rows].tolist()]]
+    if not len(rows):
         return None
-    scorer = Head(load_checkpoint(versions.verify(settings, current)))
+    y = data.y[rows]
+    theirs = np.array([before[image_id] for image_id in data.image_ids[rows].tolist()])
     result = compare(
-        np.abs(trained.final[rows] - data.y[rows]),
-        np.abs(scorer(data.x[rows]) - data.y[rows]),
-        trained.split.groups[rows],
+        np.abs(trained.honest[rows] - y), np.abs(theirs - y), trained.split.groups[rows]
     )
     return VersusVersion(
         difference=result.difference, verdict=result.verdict, version=current.number
@@ -121,8 +115,8 @@ def _activation(
         missed = "; ".join(expectations.missed(check) for check in report.blocking)
         return False, f"not activated: {missed}"
     if versus is None:
-        return True, "not compared: no hold-out label yet"
-    other = f"{versus.version} on {versus.difference.n} hold-out images"
+        return True, "not compared: no label drawn at random yet"
+    other = f"{versus.version} on {versus.difference.n} images drawn at random"
     if versus.verdict == "worse":
         return False, f"not activated: worse than {other}"
     if versus.verdict == "better":

@@ -31,7 +31,9 @@ class TrainingSet:
     """Labelled images as the numeric code wants them, all in the same order.
 
     image_ids (n,); x (n, D) float32 embeddings; y (n,) scores in 0-1; groups (n,) integers, equal
-    for images of one source; holdout (n,) True where the label only ever measures.
+    for images of one source; holdout (n,) True where the label only ever measures; random (n,) True
+    where neither a model nor the picture itself decided that the image was scored, None where that
+    is so of all.
     """
 
     image_ids: NDArray[Any]
@@ -39,10 +41,18 @@ class TrainingSet:
     y: Array
     groups: NDArray[np.integer]
     holdout: Rows
+    random: Rows | None = None
+
+    @property
+    def drawn(self) -> Rows:
+        """(n,) the random sample."""
+        return np.ones(len(self.y), bool) if self.random is None else self.random
 
     def __post_init__(self) -> None:
         n = len(self.y)
-        lengths = (len(self.image_ids), len(self.x), len(self.groups), len(self.holdout))
+        lengths = (
+            len(self.image_ids), len(self.x), len(self.groups), len(self.holdout), len(self.drawn),
+        )  # fmt: skip
         if any(length != n for length in lengths) or (n and self.x.ndim != 2):
             raise Invalid("The parts of a training set differ in length.")
 

@@ -30,6 +30,7 @@ Rows = NDArray[np.intp]
 DIVERSITY_SAMPLE = 10_000
 ASKED = 2500  # candidates whose gain is worked out, drawn at random where there are more
 DOUBTFUL_SAMPLE = 250  # images, of those in most doubt, that stand for all that a label can gain
+FIRST_LABELS = 50  # as many as the replay draws at random before any strategy begins
 SHARPNESS = 4.0  # how strongly a draw prefers what gains more
 
 
@@ -38,13 +39,20 @@ class Mix:
     """Shares of a batch; they need not add up to 1.
 
     The replay chose them (docs/decisions/0010). Most are drawn by what a label of each would gain
-    at the threshold. One in five is control: the hold-out feeds on it. Diverse images (LCMD) have
+    at the threshold. One in five is control: it measures the versions. Diverse images (LCMD) have
     no share of their own; they stand in where too few images are left to draw from.
     """
 
     diverse: float = 0.0
     threshold: float = 0.8
     control: float = 0.2
+
+    @classmethod
+    def after(cls, labels: int) -> "Mix":
+        """The shares once there are so many labels. Most of the first ones are control, as all of
+        them are in the replay: they teach as much as any, and the first version is measured by
+        more than a handful (docs/decisions/0026)."""
+        return cls(0.0, 0.4, 0.6) if labels < FIRST_LABELS else cls()
 
     def counts(self, total: int) -> dict[Reason, int]:
         """`total` images in these shares, by largest remainder."""

@@ -227,54 +227,56 @@ def _why_blended(facts: BlendFacts) -> str:
 
 
 def _measure(data: TrainingSet, trained: Trained, threshold: float) -> VersionMetrics:
-    """Counts, and the metrics on the hold-out and out-of-fold."""
+    """Counts, and the metrics on the hold-out, on the random sample and out-of-fold."""
     split = trained.split
-
-    def measured(rows: Rows, scores: Array) -> LabelMetrics:
-        return metrics.summary(
-            data.y[rows], scores[rows], split.groups[rows], threshold=threshold
-        )  # fmt: skip
-
-    held = split.holdout
-    strangers = np.full(int(held.sum()), -1)
-    unsure = trained.predict(data.x[held], strangers)[2] if held.any() else np.empty(0)
-    covered = metrics.coverage(data.y[held], trained.final[held], unsure)
-    baseline_mae, versus_baseline, out_of_fold_baseline = _against_the_median(data, trained)
-    return VersionMetrics(
+    rows: dict[MeasuredOn, Rows] = {
+        "holdout": split.holdout, "random_sample": data.drawn, "out_of_fold": split.train,
+    }  # fmt: skip
+    measured = {name: _measured(data, trained, some, threshold) for name, some in rows.items()}
+    metrics_of = VersionMetrics(
         images=int(split.train.sum()),
         kind=trained.kind,
         aside=int(split.aside.sum()),
         groups=len(np.unique(split.groups)),
         folds=len(trained.members),
         noise=trained.noise,
-        holdout=measured(held, trained.final).model_copy(update={"coverage": covered}),
-        out_of_fold=measured(split.train, trained.oof),
-        baseline_mae=baseline_mae,
-        versus_baseline=versus_baseline,
-        out_of_fold_baseline=out_of_fold_baseline,
+        holdout=measured["holdout"],
+        random_sample=measured["random_sample"],
+        out_of_fold=measured["out_of_fold"],
+    )
+    on = metrics_of.measured_on or "out_of_fold"
+    first, out_of_fold = (_against_the_median(data, trained, rows[name]) for name in (on, "out_of_fold"))
+    versus = VersusConstant(difference=first.difference, verdict=first.verdict, on=on)
+    return metrics_of.model_copy(
+        update={
+            "baseline_mae": first.mae,
+            "versus_baseline": versus,
+            "out_of_fold_baseline": out_of_fold,
+        }
     )
 
 
+def _measured(
+    data: TrainingSet, trained: Trained, rows: Rows, threshold: float
+) -> LabelMetrics:
+    """Everything on these labels, each predicted by a head that never saw it."""
+    y, predicted = data.y[rows], trained.honest[rows]
+    found = metrics.summary(y, predicted, trained.split.groups[rows], threshold=threshold)
+    strangers = np.full(int(rows.sum()), -1)
+    unsure = trained.predict(data.x[rows], strangers)[2] if rows.any() else np.empty(0)
+    return found.model_copy(update={"coverage": metrics.coverage(y, predicted, unsure)})
+
+
 def _against_the_median(
-    data: TrainingSet, trained: Trained
-) -> tuple[float, VersusConstant, VersusConstantOutOfFold]:
-    """The error of the constant training median, and whether the head is better than that: on
-    the hold-out, or out-of-fold where that has too few pictures; and out-of-fold in any case. A set
-    that teaches nothing shows here, also where a small hold-out happens to flatter the head."""
-    split = trained.split
-    median = np.median(data.y[split.train])
-
-    def against(rows: Rows) -> VersusConstantOutOfFold:
-        y, groups = data.y[rows], split.groups[rows]
-        constant = np.abs(median - y)
-        result = metrics.compare(np.abs(trained.honest[rows] - y), constant, groups)
-        return VersusConstantOutOfFold(
-            difference=result.difference, verdict=result.verdict, mae=10 * float(constant.mean())
-        )
-
-    enough = len(np.unique(split.groups[split.holdout])) >= metrics.FEWEST_GROUPS
-    out_of_fold = against(split.train)
-    first = against(split.holdout) if enough else out_of_fold
-    on: MeasuredOn = "holdout" if enough else "out_of_fold"
-    versus = VersusConstant(difference=first.difference, verdict=first.verdict, on=on)
-    return first.mae, versus, out_of_fold
+    data: TrainingSet, trained: Trained, rows: Rows
+) -> VersusConstantOutOfFold:
+    """The error of the constant training median on these labels, and whether the head is better
+    than that. A set that teaches nothing shows here."""
+    y, median = data.y[rows], np.median(data.y[trained.split.train])
+    constant = np.abs(median - y)
+    result = metrics.compare(
+        np.abs(trained.honest[rows] - y), constant, trained.split.groups[rows]
+    )
+    return VersusConstantOutOfFold(
+        difference=result.difference, verdict=result.verdict, mae=10 * float(constant.mean())
+    )

@@ -17,7 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 Verdict = Literal["better", "worse", "no difference shown"]
-MeasuredOn = Literal["holdout", "out_of_fold"]
+MeasuredOn = Literal["holdout", "random_sample", "out_of_fold", "all_labels"]
+
+ENOUGH_HELD_OUT = 50  # hold-out labels from which on they give the numbers in front
+ENOUGH_DRAWN = 20  # labels of the random sample, from which on it is worth more than all labels
+ENOUGH_FOR_RATES = 30  # labels below which an error is told, and no rate, correlation or curve
+ENOUGH_FOR_ONE_RATE = 10  # images that a rate is a share of, at least
 
 
 class LossCurve(TypedDict, total=False):
@@ -141,6 +146,20 @@ class LabelMetrics(Value):
     labelled_histogram: tuple[int, ...] = ()
     predicted_histogram: tuple[int, ...] = ()
     coverage: dict[str, float | None] = {}
+
+    @property
+    def findings(self) -> LabelMetrics:
+        """What may stand as a finding. Over fewer than 30 labels that is the error with its
+        interval; a rate is a share of at least 10 images. The others keep their n alone."""
+        thin = self.n < ENOUGH_FOR_RATES
+        withheld: dict[str, Any] = {}
+        for name in ("spearman", "auc", "fp_rate", "fn_rate", "error_at_threshold"):
+            known: Estimate = getattr(self, name)
+            if name in self.model_fields_set and (thin or known.n < ENOUGH_FOR_ONE_RATE):
+                withheld[name] = Estimate(value=None, low=None, high=None, n=known.n)
+        if thin:
+            withheld |= {"brackets": (), "calibration_curve": (), "coverage": {}}
+        return self.model_copy(update=withheld)
 
     def as_json(self) -> dict[str, Any]:
         written: dict[str, Any] = {}
@@ -295,8 +314,9 @@ class ExpectationCheck(Value):
 class VersionMetrics(Value):
     """Everything measured of a version when it was published.
 
-    `noise` is the standard deviation of its error. `baseline_mae` is the error of always giving the
-    median. `all_labels` is there for imported heads alone, which saw none of them. `percentiles`:
+    `noise` is the standard deviation of its error. `random_sample` is the hold-out together with the
+    labels drawn at random that train, each predicted by a head that never saw it. `baseline_mae` is
+    the error of always giving the median, on what the version is `measured_on`. `all_labels` is there for imported heads alone, which saw none of them. `percentiles`:
     percentile → score of its predictions, whose histogram has 20 bars.
     """
 
@@ -307,6 +327,7 @@ class VersionMetrics(Value):
     folds: int | None = None
     noise: float | None = None
     holdout: LabelMetrics = LabelMetrics()
+    random_sample: LabelMetrics = LabelMetrics()
     out_of_fold: LabelMetrics = LabelMetrics()
     all_labels: LabelMetrics = LabelMetrics()
     baseline_mae: float | None = None
@@ -325,15 +346,29 @@ class VersionMetrics(Value):
 
     @property
     def measured_on(self) -> MeasuredOn | None:
-        """The hold-out; out-of-fold while there is none; None where neither measures anything."""
-        if self.holdout.mae.value is not None:
+        """What the numbers in front rest on: the most honest evidence there is.
+
+        The hold-out from 50 labels on. Until then the random sample from 20 labels on: the hold-out
+        and the labels drawn at random that train, each predicted by a head that never saw it. Else
+        whatever has most labels, drawn or picked. None where nothing measures anything.
+        """
+        if self.holdout.n >= ENOUGH_HELD_OUT:
             return "holdout"
-        return "out_of_fold" if self.out_of_fold.mae.value is not None else None
+        if self.random_sample.n >= ENOUGH_DRAWN:
+            return "random_sample"
+        kept: tuple[MeasuredOn, ...] = ("out_of_fold", "all_labels", "random_sample", "holdout")
+        known = [name for name in kept if self._on(name).mae.value is not None]
+        return max(known, key=lambda name: self._on(name).n, default=None)
 
     @property
     def measured(self) -> LabelMetrics:
-        """The labels it is `measured_on`; empty without any."""
-        return self.out_of_fold if self.measured_on == "out_of_fold" else self.holdout
+        """The numbers in front: the findings on what it is `measured_on`; empty without any."""
+        on = self.measured_on
+        return self._on(on).findings if on else LabelMetrics()
+
+    def _on(self, name: MeasuredOn) -> LabelMetrics:
+        labels: LabelMetrics = getattr(self, name)
+        return labels
 
     def as_json(self) -> dict[str, Any]:
         return {name: _json(getattr(self, name)) for name in super().as_json()}

@@ -12,6 +12,7 @@ from tastemaker.database.tables import Project
 from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.ridge import Ridge
 from tastemaker.learning.selection import (
+    Mix,
     Side,
     cold_start,
     disagreements,
@@ -27,6 +28,8 @@ BATCH = 64  # picks decided at once; the next refit replaces those not shown
 LISTED = 200  # of mistakes, suspects, label issues
 PAIRS = 100
 MOST_SUSPECTED = 100_000  # images compared with every label in one search, drawn at random
+HELD_OUT = 60  # labels that measure, from which on they come as the random sample brings them
+HELD_OUT_SHARE = 1 / 7  # of the labels, until then
 TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the same picture)
 
 
@@ -44,6 +47,16 @@ class FittedModel:
     train: NDArray[np.intp]
     free: NDArray[np.bool_]
     seed: int
+
+    @property
+    def control(self) -> NDArray[np.bool_]:
+        """(N,) what the random sample is drawn from: everything; the hold-out side alone while
+        that is behind its share of the labels. Which side an image is on says nothing about it, so
+        either way it is a random sample."""
+        held = int((~np.isnan(self.values) & self.matrix.holdout).sum())
+        wanted = min(HELD_OUT, HELD_OUT_SHARE * (len(self.train) + held))
+        measuring: NDArray[np.bool_] = self.free & self.matrix.holdout
+        return measuring if held < wanted and measuring.any() else self.free
 
     @property
     def candidates(self) -> NDArray[np.bool_]:
@@ -93,12 +106,13 @@ def slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
 def _mixed(fitted: FittedModel) -> Picks:
     rows = fitted.rows
     batch = mixed(
-        fitted.matrix.projection.features, fitted.candidates, fitted.free, BATCH,
+        fitted.matrix.projection.features, fitted.candidates, fitted.control, BATCH,
         labelled=fitted.train,
         scores=rows["score"] if fitted.ridge else None,
         sd=rows["uncertainty"] if fitted.ridge else None,
         penalty=fitted.ridge.penalty if fitted.ridge else None,
         threshold=fitted.project.threshold,
+        mix=Mix.after(len(fitted.train)),
         seed=fitted.seed,
     )  # fmt: skip
     return tuple(fitted.pick(chosen.row, chosen.reason) for chosen in batch)

@@ -107,7 +107,7 @@ def card(session: Session, project: Project) -> dict[str, object]:
         .order_by(col(Image.sha256))
         .limit(4)
     ).all()
-    error = active.metrics.holdout.mae.value if active else None
+    error = active.metrics.measured.mae if active else None
     return projects.summary(session, project) | {"pictures": some, "mean_error": error}
 
 

@@ -48,6 +48,7 @@ def page(
             {
                 "row": v,
                 "caveats": version_report.caveats(v),
+                "measured": version_report.measured_in_words(v.metrics),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
                 "file": file_checks.check_hash(session, settings, v),
@@ -147,6 +148,7 @@ def one(
         "figures": version_report.metrics_table(version),
         "baselines": version_report.baselines(version),
         "caveats": version_report.caveats(version),
+        "measured_in_words": version_report.measured_in_words(version.metrics),
         "scores_within": version_report.scores_within,
         "coverage": version_report.calibration_sentence(version),
         "recipe": version_report.recipe_sentence(version),

@@ -55,10 +55,12 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
     blocks: list[Block] = []
     m = version.metrics
     for measured, title in (
-        (m.holdout, "Held-out images"),
-        (m.out_of_fold, "Training images, out-of-fold"),
-        (m.all_labels, "All scored images, none of which it saw"),
-    ):
+        (m.holdout.findings, "Held-out images"),
+        (m.random_sample.findings, "Images drawn at random, each predicted by a head that never "
+         "saw it"),
+        (m.out_of_fold.findings, "Training images, out-of-fold"),
+        (m.all_labels.findings, "All scored images, none of which it saw"),
+    ):  # fmt: skip
         if measured.mae.value is None:
             continue
         estimates = [
@@ -71,15 +73,15 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
             for name, estimate, points in estimates
         )
         blocks += [Words(f"{title} (95 % intervals):"), Table(("measure", "value", "n"), rows)]
-    measured, on = best_measured(version)
+    measured, on = m.measured, m.measured_on
     brackets = tuple(
         (scores_within(b), with_interval(b.mae, points=True), _signed(b.bias), str(b.mae.n))
         for b in measured.brackets
         if b.mae.n and b.bias is not None
     )
-    if brackets:
+    if brackets and on:
         blocks += [
-            Words(f"By the score given ({on}):"),
+            Words(f"By the score given ({measured.n} {SHORTLY[on]}):"),
             Table(("scored", "mean error", "prediction − score", "n"), brackets),
         ]
     if m.versus_parent is not None:
@@ -97,13 +99,6 @@ def _compared(versus: VersusVersion) -> str:
     if error.n:
         numbers += f", {error.n} images"
     return f"Against {versus.version or 'the version before'}: {versus.verdict} ({numbers})."
-
-
-def best_measured(version: Version) -> tuple[LabelMetrics, str]:
-    """The most honest measurement there is, and what it was made on."""
-    m = version.metrics
-    names = ((m.holdout, "hold-out"), (m.out_of_fold, "out-of-fold"), (m.all_labels, "measured"))
-    return next((pair for pair in names if pair[0].mae.value is not None), (LabelMetrics(), ""))
 
 
 def regression_to_the_mean(measured: LabelMetrics) -> list[str]:

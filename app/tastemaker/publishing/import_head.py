@@ -169,6 +169,7 @@ def publish_head(
         project = projects.get(session, request.project_id)
         check_compatible(session, project, head, request.encoder)
         labels = scores.labels_at(session, project, request.event_high)
+        drawn = scores.drawn_at_random(session, project.id, request.event_high)
         ids, x = embeddings.project_matrix(session, project)
         group_of = dict(session.exec(select(Image.id, Image.source_group)).all())
         first = versions.active(session, project) is None
@@ -187,7 +188,7 @@ def publish_head(
         note=request.note or f"imported from {head.name}",
     )  # fmt: skip
     predicted = _predict(settings, head, x, report)
-    metrics = _measure(project, head, ids, predicted, labels, group_of)
+    metrics = _measure(project, head, ids, predicted, labels, group_of, drawn)
     uncertainty = np.full(len(ids), metrics.noise)
     unseen = np.full(len(ids), np.nan)
     predictions.replace_all(
@@ -261,9 +262,10 @@ def _measure(
     predicted: NDArray[np.float32],
     labels: dict[int, Label],
     group_of: dict[int, str],
+    drawn: set[int],
 ) -> VersionMetrics:
-    """Its error on the hold-out, as of any version; and on every label, none of which it was
-    trained on as far as anybody knows."""
+    """Its error on the hold-out and the random sample, as of any version; and on every label, none
+    of which it was trained on as far as anybody knows."""
     at = {image_id: row for row, image_id in enumerate(ids.tolist())}
     known = [label for image_id, label in sorted(labels.items()) if image_id in at]
 
@@ -282,6 +284,7 @@ def _measure(
         kind=head.kind,
         noise=max(noise, 0.01),
         holdout=measured([label for label in known if label.measures]),
+        random_sample=measured([label for label in known if label.image_id in drawn]),
         out_of_fold=LabelMetrics(),
         all_labels=measured(known),
         label_histogram=histogram([label.value / 10 for label in known]),

@@ -27,7 +27,6 @@ from tastemaker.publishing.card_blocks import (
     Words,
 )
 from tastemaker.publishing.card_figures import (
-    best_measured,
     loss_curve,
     metrics_of,
     percent,
@@ -142,12 +141,12 @@ def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Bl
         for row in report.slices
         if row.under_represented
     ]
-    measured, _ = best_measured(version)
     known += version_report.caveats(version)
-    known += regression_to_the_mean(measured)
+    known += regression_to_the_mean(version.metrics.measured)
     n = version.metrics.holdout.n
-    if n == 0:
-        known.append("No label was held out, so nothing independent measures it.")
+    if n < ENOUGH_HELD_OUT:
+        held = f"Only {n} labels were" if n else "No label was"
+        known.append(f"{held} held out; its numbers are cross-validated, on the images it learned from.")
     elif n < 100:
         known.append(f"Only {n} held-out images measure it; mind the intervals under Metrics.")
     blocks: tuple[Block, ...] = (Bullets(tuple(known)),) if known else ()
@@ -235,13 +234,13 @@ def _history(session: Session, project: Project) -> Block:
 
 
 def _line(version: Version) -> str:
-    measured, on = best_measured(version)
+    measured, on = version.metrics.measured, version.metrics.measured_on
     parts = [f"{version.number} - {version.note or 'no note'}"]
     images = version.metrics.images
     parts.append(f"{images} training images" if version.major else "made elsewhere")
     if on:
         error = with_interval(measured.mae, points=True)
-        parts.append(f"{on} error {error} on {measured.n} images")
+        parts.append(f"error {error} on {measured.n} {version_report.SHORTLY[on]}")
     return "; ".join(parts)
 
 

@@ -76,6 +76,26 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
     return {image_id: label for image_id, label in derived.items() if label is not None}
 
 
+def drawn_at_random(session: Session, project_id: int, event_high: int) -> set[int]:
+    """The images whose score, as it stood right after the event `event_high`, may judge a version
+    by where it came from (`Origin.measures`): the random sample, on both sides of the hold-out."""
+    until = (ScoreEvent.project_id == project_id, col(ScoreEvent.id) <= event_high)
+    undone = select(ScoreEvent.undoes).where(*until, ScoreEvent.kind == "undo")
+    first = (
+        select(func.min(ScoreEvent.id))
+        .where(*until, ScoreEvent.kind == "set", col(ScoreEvent.id).not_in(undone))
+        .group_by(col(ScoreEvent.image_id))
+    )
+    measuring = [origin for origin in Origin if origin.measures]
+    return set(
+        session.exec(
+            select(ScoreEvent.image_id).where(
+                col(ScoreEvent.id).in_(first), col(ScoreEvent.origin).in_(measuring)
+            )
+        )
+    )
+
+
 def rebuild_labels(session: Session, project: Project) -> int:
     """Throw the project's labels away and derive them from the events. Returns how many there
     are. The result equals what incremental derivation left (a test holds this)."""

@@ -114,7 +114,7 @@ def train_and_publish(
     report.log(f"{trained.kind}: {trained.choice.why}")
     _predict(transactions, version, trained, group_names, report)
     report.stage("Measuring it")
-    judgement = evaluate.judge(transactions, settings, version, data, trained)
+    judgement = evaluate.judge(transactions, version, data, trained)
     report.stage(f"Writing {version.number}")
     version = publication.publish(
         transactions,
@@ -195,12 +195,14 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
     ids, x = embeddings.matrix(session, version.encoder_id, [row[0] for row in rows])
     assert ids.tolist() == [row[0] for row in rows]
     names = {name: number for number, name in enumerate(sorted({row[3] for row in rows}))}
+    drawn = scores.drawn_at_random(session, version.project_id, version.event_high)
     data = TrainingSet(
         image_ids=ids,
         x=x.astype(np.float32),
         y=np.array([row[1] / 10 for row in rows], np.float32),
         groups=np.array([names[row[3]] for row in rows], np.int64),
         holdout=np.array([row[2] == "holdout" for row in rows], bool),
+        random=np.array([row[0] in drawn for row in rows], bool),
     )
     return data, names
 

@@ -92,6 +92,20 @@ def of_images(
     return {image_id: (score, uncertainty) for image_id, score, uncertainty in rows}
 
 
+def honest(session: Session, version: Version, image_ids: list[int]) -> dict[int, float]:
+    """Image id -> the score in [0, 1] by a head of the version that never saw the image, for those
+    that it has predicted."""
+    scores: dict[int, float] = {}
+    for part in chunked(image_ids, ROWS_AT_ONCE):
+        rows = session.execute(
+            select(Prediction.image_id, Prediction.honest).where(
+                Prediction.version_id == version.id, col(Prediction.image_id).in_(part)
+            )
+        )
+        scores |= {image_id: float(score) for image_id, score in rows}
+    return scores
+
+
 # --- what share of the images a score stands for -------------------------------------------------
 
 TOPS = (1, 2, 5, 10, 20, 25, 50)  # percent of the images

@@ -11,6 +11,7 @@ from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
+from tastemaker.learning.version_metrics import MeasuredOn
 
 # --- finding -----------------------------------------------------------------------------------
 
@@ -121,20 +122,31 @@ def base_name(project: Project) -> str:
 # --- for programs ----------------------------------------------------------------------------
 
 
+BY: dict[MeasuredOn, str] = {
+    "holdout": "hold-out", "all_labels": "hold-out",
+    "random_sample": "out-of-fold", "out_of_fold": "out-of-fold",
+}  # fmt: skip
+
+
 def as_json(session: Session, settings: Settings, version: Version) -> dict[str, Any]:
     """What `versions list --json` and the API give. `mae` is in points of 0–10; `fp_rate` is false
-    positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three on the
-    hold-out, and null while it is empty."""
-    holdout = version.metrics.holdout
+    positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three are the
+    numbers in front (`VersionMetrics.measured`), and null while too few images tell. `mae_on` says
+    which images these are, `mae_by` whether they never trained (`hold-out`) or were predicted by
+    heads that never saw them (`out-of-fold`)."""
+    measured, on = version.metrics.measured, version.metrics.measured_on
     encoder = session.get(EncoderRow, version.encoder_id)
     parent = session.get(Version, version.parent_id) if version.parent_id else None
     return {
         "version": version.number,
         "active": version.active,
         "images": version.metrics.images,
-        "mae": holdout.mae.value,
-        "fp_rate": holdout.fp_rate.value,
-        "fn_rate": holdout.fn_rate.value,
+        **measured.mae.flat("mae"),
+        "mae_by": BY[on] if on else None,
+        "mae_on": on,
+        "baseline_mae": version.metrics.baseline_mae,
+        "fp_rate": measured.fp_rate.value,
+        "fn_rate": measured.fn_rate.value,
         "file": str(checkpoint_path(settings, version)),
         "sha256": version.sha256,
         "bytes": version.bytes,

@@ -21,7 +21,14 @@ from tastemaker.database.tables import (
     ProjectCollection,
     Version,
 )
-from tastemaker.learning.version_metrics import BracketErrors, Estimate, MeasuredOn, StoredRecipe
+from tastemaker.learning.version_metrics import (
+    ENOUGH_HELD_OUT,
+    BracketErrors,
+    Estimate,
+    MeasuredOn,
+    StoredRecipe,
+    VersionMetrics,
+)
 
 BARS = 20
 SPACE = "\u202f"  # thin, unbreakable: between a number and its unit, and between thousands
@@ -41,9 +48,12 @@ METRICS = (
     ("spearman", "rank correlation", "number", "1 is the same order, 0 is none"),
     ("auc", "AUC", "number", "chance that a pass is predicted above a fail"),
 )
-MEASURED_ON: dict[MeasuredOn, str] = {
-    "holdout": "hold-out images", "out_of_fold": "training images, out-of-fold",
-}  # fmt: skip
+SHORTLY: dict[MeasuredOn, str] = {  # what the numbers in front rest on: “57 …”
+    "holdout": "hold-out images",
+    "random_sample": "images drawn at random",
+    "out_of_fold": "scored images, cross-validated",
+    "all_labels": "scored images",
+}
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -65,6 +75,34 @@ class Metric:
         return names | self.estimate.as_json()
 
 
+def measured_in_words(metrics: VersionMetrics) -> str:
+    """What the numbers in front rest on, in a sentence or two; empty where there are none."""
+    n, held = metrics.measured.n, metrics.holdout.n
+    images = f"{n} image" if n == 1 else f"{n} images"
+    match metrics.measured_on:
+        case "holdout":
+            return f"Measured on {images} of the hold-out, which never trained."
+        case "random_sample":
+            return (
+                f"Cross-validated on {images} drawn at random: each was predicted by a head that "
+                f"never saw it. {_hold_out_so_far(held)}"
+            )
+        case "out_of_fold":
+            return (
+                f"Cross-validated on {images} that were not drawn at random: take it as a hint. "
+                "The Mixed and the Random queue draw some."
+            )
+        case "all_labels":
+            return f"Measured on {images} with a score, none of which it saw."
+        case _:
+            return ""
+
+
+def _hold_out_so_far(n: int) -> str:
+    """What becomes of the hold-out."""
+    return f"The hold-out, of {n} so far, takes over from {ENOUGH_HELD_OUT} on."
+
+
 def metrics_table(version: Version) -> list[Metric]:
     """The version's metrics, in the order of METRICS."""
     measured = version.metrics.measured
@@ -76,16 +114,10 @@ def metrics_table(version: Version) -> list[Metric]:
 
 
 def baselines(version: Version) -> list[Metric]:
-    """Mean errors to hold the version's own against: its other one, out-of-fold; that of always
-    giving one answer; and that of the person who scores."""
+    """Mean errors to hold the version's own against: that of always giving one answer, its own
+    on everything that trained, and that of the person who scores."""
     m, noise = version.metrics, version.metrics.noise_floor
     rows: list[tuple[str, str, Estimate]] = []
-    if m.measured_on == "holdout":
-        rows.append((
-            "mean error, out-of-fold",
-            "on the images that trained, each judged by heads that never saw it",
-            m.out_of_fold.mae,
-        ))  # fmt: skip
     rows.append((
         "baseline (always the median)", "mean error of always predicting the median label",
         Estimate(
@@ -93,6 +125,12 @@ def baselines(version: Version) -> list[Metric]:
             n=m.versus_baseline.difference.n if m.versus_baseline else 0,
         ),
     ))  # fmt: skip
+    if m.measured_on != "out_of_fold":
+        rows.append((
+            "mean error, out-of-fold",
+            "on the images that trained, each judged by heads that never saw it",
+            m.out_of_fold.mae,
+        ))  # fmt: skip
     if noise is not None:
         rows.append((
             "your test–retest noise",
@@ -109,7 +147,7 @@ def caveats(version: Version) -> list[str]:
     versus, out_of_fold = version.metrics.versus_baseline, version.metrics.out_of_fold_baseline
     if versus is None:
         return []
-    on = f"{versus.difference.n} {MEASURED_ON[versus.on]}"
+    on = f"{versus.difference.n} {SHORTLY[versus.on]}"
     if versus.verdict == "worse":
         return [f"It errs more than giving one answer every time, on {on}."]
     if versus.verdict != "better":
@@ -119,7 +157,7 @@ def caveats(version: Version) -> list[str]:
         ]
     if out_of_fold is not None and out_of_fold.verdict != "better":
         return [
-            f"The {versus.difference.n} hold-out images may flatter it: on the "
+            f"The {versus.difference.n} {SHORTLY[versus.on]} may flatter it: on the "
             f"{out_of_fold.difference.n} that trained, each judged by heads that never saw it, it "
             "is not shown to be better than giving one answer every time."
         ]
