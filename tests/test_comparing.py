@@ -116,7 +116,7 @@ def test_labels_added_corrected_and_taken_back_are_told_apart(world: World) -> N
     ]  # fmt: skip
 
 
-def test_metrics_are_paired_on_the_hold_out_of_both(world: World) -> None:
+def test_metrics_are_paired_on_what_neither_saw(world: World) -> None:
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         told = comparison.paired_metrics(session, both)
@@ -127,17 +127,20 @@ def test_metrics_are_paired_on_the_hold_out_of_both(world: World) -> None:
     assert mae.verdict == "no difference shown", "two images prove nothing"
 
 
-def test_versions_without_a_hold_out_say_what_cannot_be_known(world: World) -> None:
+def test_versions_that_nothing_measures_say_what_cannot_be_known(world: World) -> None:
     with writing(world.engine) as session:
         for row in session.exec(select(VersionLabel).where(VersionLabel.version_id == 1)):
             row.side = "train"
             session.add(row)
+        for seen in session.exec(select(Prediction).where(Prediction.version_id == 1)):
+            seen.out_of_fold = None
+            session.add(seen)
     with reading(world.engine) as session:
         both = flips.pair(session, world.project(session))
         told = comparison.diff(session, both)
     assert told.holdout.n == 0 and told.holdout.metrics == {}
     why = told.holdout.why_not
-    assert "v1.0 and v1.1 have no hold-out image that neither learned from" in why
+    assert "v1.0 and v1.1 have no image drawn at random that both can be judged by" in why
     assert "cannot be known" in why
     assert told.flips["up"][0].images == 2, "what they say differently is known"
     assert any("cannot be known" in line for line in told.in_words())

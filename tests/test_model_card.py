@@ -104,7 +104,7 @@ def test_every_version_is_in_the_history_with_its_note_and_its_error(world: Worl
         versions.get(session, 1).note = "first | try * with <b> and\nmore"
     history = section(card_of(world, 2), "Version history").strip().splitlines()
     assert history[0].startswith(r"- v1.0 - first \| try \* with &lt;b> and more; 240 training")
-    assert "hold-out error 1.22 (1.08 to 1.60) on 60 images" in history[1]
+    assert "error 1.22 (1.08 to 1.60) on 60 hold-out images" in history[1]
 
 
 def test_brackets_and_shares_are_those_of_the_predictions(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
 
 def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
     page = world.client.get(f"{world.at}/compare").text
-    assert "on 8 hold-out images that neither learned from" in page
+    assert "on 8 images drawn at random, each predicted by heads that never saw it" in page
     assert "3 of 20 images went up to a pass" in page and "<svg" in page and "style=" not in page
     assert "drawing" in page and "photo" in page
     labels = world.client.get(f"{world.at}/compare?view=labels").text
@@ -275,8 +275,8 @@ def test_odd_comparisons_are_answered_in_a_sentence(world: World, query: str, st
 
 @pytest.mark.parametrize(
     ("shares", "n", "verdict"),
-    [((0.52, 0.79), 60, "well calibrated"), ((0.87, 0.95), 15, "too wide"),
-     ((0.6, 0.85), 15, "well calibrated"), ((0.45, 0.6), 60, "too narrow"),
+    [((0.52, 0.79), 60, "well calibrated"), ((0.87, 0.95), 35, "too wide"),
+     ((0.6, 0.85), 35, "well calibrated"), ((0.45, 0.6), 60, "too narrow"),
      ((0.3, 0.8), 60, "too narrow")],
 )  # fmt: skip
 def test_the_doubt_of_a_version_is_judged_by_how_often_its_intervals_hold(

@@ -102,7 +102,7 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
         "version", "", "images", "error", "95 %", "median", "FP", "FN", "n", "by", "recipe", "note"
     )
     for v in rows:
-        interval = ("–" if v["mae_low"] is None else f"{v['mae_low']:.2f}–{v['mae_high']:.2f}")
+        interval = "–" if v["mae_low"] is None else f"{v['mae_low']:.2f}–{v['mae_high']:.2f}"
         table.add_row(
             v["version"], "active" if v["active"] else "", str(v["images"]),
             _number(v["mae"], "{:.2f}"), interval, _number(v["baseline_mae"], "{:.2f}"),

@@ -1,8 +1,9 @@
 """Two versions side by side: what changed between an older one, `a`, and a newer one, `b`.
 
 What is compared are predictions by image, so versions of different encoders compare as well. The
-metrics are paired, on hold-out images that neither learned from. The scatter and the histograms are
-about what the two files say, which is what a person who uses them will notice.
+metrics are paired, on the images drawn at random, each predicted by heads of either version that
+never saw it. The scatter and the histograms are about what the two files say, which is what a
+person who uses them will notice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from sqlalchemy import ColumnElement, Integer, literal
 from sqlalchemy import cast as sql_cast
 from sqlmodel import Session, col, func, select
 
-from tastemaker.database.tables import EncoderRow, Image, Prediction, Version
+from tastemaker import scores
+from tastemaker.database.tables import EncoderRow, Image, Version
 from tastemaker.evaluation import flips, slices
 from tastemaker.evaluation.flips import (
     DIRECTIONS,
@@ -27,7 +29,7 @@ from tastemaker.evaluation.flips import (
 )
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Comparison, PairedMetric
-from tastemaker.versions import publication, training_set
+from tastemaker.versions import predictions, training_set
 
 GRID = 40  # cells of the scatter, and bars of the histograms, along each axis
 POINTS = 2000
@@ -38,7 +40,7 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and 
 
 
 @dataclass(frozen=True)
-class HoldoutComparison:
+class PairedComparison:
     """Every metric of both versions, by name, on `n` images that can judge them. `why_not` says in
     words why nothing is known, where that is so."""
 
@@ -51,18 +53,16 @@ class HoldoutComparison:
         return {"n": self.n, "metrics": rows, "why_not": self.why_not}
 
 
-def paired_metrics(session: Session, both: Pair) -> HoldoutComparison:
-    """On the hold-out images of the newer version (of the older, where it has none) that neither
-    learned from, by the label that it saw."""
+def paired_metrics(session: Session, both: Pair) -> PairedComparison:
+    """On the random sample, both sides of the hold-out, by the labels that the newer version saw
+    (the older, where it saw none)."""
     labels = _measuring(session, both)
     common = sorted(labels)
-    if not common:
-        return HoldoutComparison(0, {}, _why_not(both))
-    before, after = _honest(session, both.a, common), _honest(session, both.b, common)
+    before = predictions.honest(session, both.a, common)
+    after = predictions.honest(session, both.b, common)
     common = [i for i in common if i in before and i in after]
     if not common:
-        why = "The images that could judge both have no predictions by both."
-        return HoldoutComparison(0, {}, why)
+        return PairedComparison(0, {}, _why_not(both))
     groups = dict(
         session.execute(select(Image.id, Image.source_group).where(col(Image.id).in_(common))).all()
     )
@@ -73,38 +73,24 @@ def paired_metrics(session: Session, both: Pair) -> HoldoutComparison:
         [groups[i] for i in common],
         threshold=both.project.threshold,
     )
-    return HoldoutComparison(len(common), rows)
+    return PairedComparison(len(common), rows)
 
 
 def _why_not(both: Pair) -> str:
     return (
-        f"{both.a.number} and {both.b.number} have no hold-out image that neither learned from, so "
-        "which of them errs less cannot be known. What they say differently is below."
+        f"{both.a.number} and {both.b.number} have no image drawn at random that both can be "
+        "judged by, so which of them errs less cannot be known. What they say differently is below."
     )
 
 
 def _measuring(session: Session, both: Pair) -> dict[int, float]:
-    """Image id → label (0–10) of what can judge both: the hold-out side belongs to an image for
-    good, so what measures one version has not taught another of this project."""
-
-    def of(version: Version, side: publication.Side) -> dict[int, float]:
-        return training_set.values(session, version, side)
-
-    measuring = of(both.b, "holdout") or of(both.a, "holdout")
-    taught = of(both.a, "train").keys() | of(both.b, "train").keys()
-    return {image_id: value for image_id, value in measuring.items() if image_id not in taught}
-
-
-def _honest(session: Session, version: Version, ids: list[int]) -> dict[int, float]:
-    scores: dict[int, float] = {}
-    for start in range(0, len(ids), 5000):
-        rows = session.execute(
-            select(Prediction.image_id, Prediction.honest)
-            .where(Prediction.version_id == version.id)
-            .where(col(Prediction.image_id).in_(ids[start : start + 5000]))
-        )
-        scores |= {image_id: float(score) for image_id, score in rows}
-    return scores
+    """Image id → label (0–10) of what can judge both: what was held out, and the rest of the
+    random sample."""
+    newer = both.b if training_set.values(session, both.b) else both.a
+    drawn = scores.drawn_at_random(session, both.project.id, newer.event_high)
+    held = training_set.values(session, newer, "holdout")
+    labels = training_set.values(session, newer)
+    return held | {image_id: value for image_id, value in labels.items() if image_id in drawn}
 
 
 @dataclass(frozen=True)
@@ -310,7 +296,7 @@ class Difference:
     b: str
     threshold: float
     encoders_differ: str
-    holdout: HoldoutComparison
+    holdout: PairedComparison
     moved: Moved
     flips: Mapping[str, tuple[FlipCount, list[Flip]]]
     slices: list[SliceMove]
@@ -347,7 +333,7 @@ class Difference:
         lines += [_metric_line(*named) for named in self.holdout.metrics.items()
                   if named[1].difference.value is not None]  # fmt: skip
         if self.holdout.n:
-            lines.append(f"paired, on {self.holdout.n} hold-out images that neither learned from")
+            lines.append(f"paired, on {self.holdout.n} images drawn at random")
         for direction, what in DIRECTIONS.items():
             flip, _ = self.flips[direction]
             lines.append(

@@ -245,7 +245,9 @@ def _measure(data: TrainingSet, trained: Trained, threshold: float) -> VersionMe
         out_of_fold=measured["out_of_fold"],
     )
     on = metrics_of.measured_on or "out_of_fold"
-    first, out_of_fold = (_against_the_median(data, trained, rows[name]) for name in (on, "out_of_fold"))
+    first, out_of_fold = (
+        _against_the_median(data, trained, rows[name]) for name in (on, "out_of_fold")
+    )
     versus = VersusConstant(difference=first.difference, verdict=first.verdict, on=on)
     return metrics_of.model_copy(
         update={
@@ -256,9 +258,7 @@ def _measure(data: TrainingSet, trained: Trained, threshold: float) -> VersionMe
     )
 
 
-def _measured(
-    data: TrainingSet, trained: Trained, rows: Rows, threshold: float
-) -> LabelMetrics:
+def _measured(data: TrainingSet, trained: Trained, rows: Rows, threshold: float) -> LabelMetrics:
     """Everything on these labels, each predicted by a head that never saw it."""
     y, predicted = data.y[rows], trained.honest[rows]
     found = metrics.summary(y, predicted, trained.split.groups[rows], threshold=threshold)
@@ -267,16 +267,12 @@ def _measured(
     return found.model_copy(update={"coverage": metrics.coverage(y, predicted, unsure)})
 
 
-def _against_the_median(
-    data: TrainingSet, trained: Trained, rows: Rows
-) -> VersusConstantOutOfFold:
+def _against_the_median(data: TrainingSet, trained: Trained, rows: Rows) -> VersusConstantOutOfFold:
     """The error of the constant training median on these labels, and whether the head is better
     than that. A set that teaches nothing shows here."""
     y, median = data.y[rows], np.median(data.y[trained.split.train])
     constant = np.abs(median - y)
-    result = metrics.compare(
-        np.abs(trained.honest[rows] - y), constant, trained.split.groups[rows]
-    )
+    result = metrics.compare(np.abs(trained.honest[rows] - y), constant, trained.split.groups[rows])
     return VersusConstantOutOfFold(
         difference=result.difference, verdict=result.verdict, mae=10 * float(constant.mean())
     )

@@ -314,9 +314,10 @@ class ExpectationCheck(Value):
 class VersionMetrics(Value):
     """Everything measured of a version when it was published.
 
-    `noise` is the standard deviation of its error. `random_sample` is the hold-out together with the
-    labels drawn at random that train, each predicted by a head that never saw it. `baseline_mae` is
-    the error of always giving the median, on what the version is `measured_on`. `all_labels` is there for imported heads alone, which saw none of them. `percentiles`:
+    `noise` is the standard deviation of its error. `random_sample` is the hold-out together with
+    the labels drawn at random that train, each predicted by a head that never saw it.
+    `baseline_mae` is the error of always giving the median, on what the version is `measured_on`.
+    `all_labels` is there for imported heads alone, which saw none of them. `percentiles`:
     percentile → score of its predictions, whose histogram has 20 bars.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tastemaker.database.tables import Version
 from tastemaker.learning.version_metrics import Estimate, LabelMetrics, VersusVersion
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words, sparkline
-from tastemaker.versions.version_report import scores_within
+from tastemaker.versions.version_report import SHORTLY, scores_within
 
 
 def loss_curve(version: Version) -> tuple[Block, ...]:

@@ -15,7 +15,7 @@ from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations
 from tastemaker.learning.city96 import HIDDEN, layout
-from tastemaker.learning.version_metrics import ExpectationCheck
+from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck
 from tastemaker.publishing.card_blocks import (
     Block,
     Bullets,
@@ -146,7 +146,7 @@ def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Bl
     n = version.metrics.holdout.n
     if n < ENOUGH_HELD_OUT:
         held = f"Only {n} labels were" if n else "No label was"
-        known.append(f"{held} held out; its numbers are cross-validated, on the images it learned from.")
+        known.append(f"{held} held out: its numbers are cross-validated on what it learned from.")
     elif n < 100:
         known.append(f"Only {n} held-out images measure it; mind the intervals under Metrics.")
     blocks: tuple[Block, ...] = (Bullets(tuple(known)),) if known else ()

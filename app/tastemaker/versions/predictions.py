@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 from more_itertools import chunked
 from numpy.typing import NDArray
-from sqlmodel import Session, col, delete, func, select
+from sqlmodel import Session, col, delete, func, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from tastemaker import embeddings, jobs, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.statements import insert_missing
-from tastemaker.database.tables import CollectionImage, Embedding, Image, Prediction, Version
+from tastemaker.database.tables import (
+    CollectionImage,
+    Embedding,
+    Image,
+    Prediction,
+    Version,
+    VersionLabel,
+)
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress
 from tastemaker.learning.checkpoints import load_checkpoint
@@ -94,12 +101,23 @@ def of_images(
 
 def honest(session: Session, version: Version, image_ids: list[int]) -> dict[int, float]:
     """Image id -> the score in [0, 1] by a head of the version that never saw the image, for those
-    that it has predicted."""
+    of which there is one."""
     scores: dict[int, float] = {}
+    trained = (
+        select(VersionLabel.image_id)
+        .where(
+            VersionLabel.version_id == version.id,
+            VersionLabel.image_id == Prediction.image_id,
+            VersionLabel.side == "train",
+        )
+        .exists()
+    )
     for part in chunked(image_ids, ROWS_AT_ONCE):
         rows = session.execute(
             select(Prediction.image_id, Prediction.honest).where(
-                Prediction.version_id == version.id, col(Prediction.image_id).in_(part)
+                Prediction.version_id == version.id,
+                col(Prediction.image_id).in_(part),
+                or_(col(Prediction.out_of_fold).is_not(None), ~trained),
             )
         )
         scores |= {image_id: float(score) for image_id, score in rows}

@@ -81,7 +81,7 @@ def measured_in_words(metrics: VersionMetrics) -> str:
     images = f"{n} image" if n == 1 else f"{n} images"
     match metrics.measured_on:
         case "holdout":
-            return f"Measured on {images} of the hold-out, which never trained."
+            return f"Measured on {n} hold-out images, which never trained."
         case "random_sample":
             return (
                 f"Cross-validated on {images} drawn at random: each was predicted by a head that "
