@@ -11,7 +11,7 @@ from sqlmodel import select
 from web_world import World, add_version, make_world, score_some
 
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, RemovedImage, Version, VersionLabel
+from tastemaker.database.tables import EncoderRow, Prediction, RemovedImage, Version, VersionLabel
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import comparison, flips
 from tastemaker.learning import metrics, quantiles
