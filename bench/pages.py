@@ -33,9 +33,10 @@ from tastemaker.database.tables import (
     Version,
     now,
 )
-from tastemaker.live.candidates import LISTED, PAIRS
 from tastemaker.live.live_model import (
+    LISTED,
     LIVE_ROW,
+    PAIRS,
     ErrorLists,
     FitSummary,
     LiveModel,

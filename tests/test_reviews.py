@@ -10,6 +10,16 @@ from tastemaker import projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Prediction, RemovedImage, Version
+from tastemaker.errors import Invalid
+from tastemaker.live import live_model
+from tastemaker.live.live_model import (
+    LISTED,
+    ErrorLists,
+    FitSummary,
+    LiveModel,
+    Pick,
+    PickLists,
+)
 from tastemaker.queues import reviews
 from tests.conftest import add_images
 
@@ -50,32 +60,37 @@ class Wrong:
             labels = scores.labels_at(session, self.project, self.version.event_high)
             self.held_out = {i for i, label in labels.items() if label.holdout}
 
-    def expected(self, kind: str) -> list[int]:
+    def expected(self, kind: str, by: str = "evidence") -> list[int]:
         """Image ids in the order of the list, from the arrays alone."""
         said = np.where(np.isnan(self.honest), self.said, self.honest)
         passes, should = said >= 0.4, self.value >= 4
         wrong = passes & ~should if kind == "false-positives" else ~passes & should
         with np.errstate(divide="ignore"):
             rank = np.abs(said - self.value / 10) / self.uncertainty
+        if by == "confidence":
+            rank = np.abs(said - 0.4)
         order = sorted(np.flatnonzero(wrong).tolist(), key=lambda i: (-rank[i], self.ids[i]))
         return [self.ids[i] for i in order if self.ids[i] not in self.held_out]
 
-    def review(self, kind: str, after: str = "", n: int = 48) -> reviews.Review:
+    def review(
+        self, kind: str, after: str = "", n: int = 48, order: str = "evidence"
+    ) -> reviews.Review:
         with sessions.reading(self.engine) as session:
             return reviews.review(
-                session, self.settings, self.project, self.me, kind, after=after, n=n
+                session, self.settings, self.project, self.me, kind, after=after, n=n, order=order
             )
 
 
+@pytest.mark.parametrize("order", ["evidence", "confidence"])
 @pytest.mark.parametrize("kind", ["false-positives", "false-negatives"])
-def test_mistakes_are_listed_by_error_over_uncertainty_page_by_page(
-    settings: Settings, engine: Engine, kind: str
+def test_mistakes_are_listed_in_their_order_page_by_page(
+    settings: Settings, engine: Engine, kind: str, order: str
 ) -> None:
     made = Wrong(settings, engine)
-    expected, seen, after = made.expected(kind), [], ""
+    expected, seen, after = made.expected(kind, order), [], ""
     assert len(expected) > 5
     while True:
-        page = made.review(kind, after, n=3)
+        page = made.review(kind, after, n=3, order=order)
         assert page.labelled == len(expected)
         seen += [card.image_id for card in page.cards]
         after = page.next
@@ -125,3 +140,21 @@ def plan_of(session: Session, statement: object) -> list[str]:
     )
     rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")
     return [row[3] for row in rows]
+
+
+def test_a_list_that_may_be_cut_short_says_so(settings: Settings, engine: Engine) -> None:
+    """The live model lists no more than so many suspects: the count is then “200+”."""
+    made = Wrong(settings, engine)
+    for listed in (LISTED - 1, LISTED):
+        picks = tuple(Pick(i, "suspected_fp", 0.9, 0.1, probability=0.9) for i in range(listed))
+        lists = PickLists(suspected=ErrorLists(picks, ()))
+        rows = np.zeros(0, live_model.LIVE_ROW)
+        fit = FitSummary(event_high=1, labels=60, noise=0.1, penalty=1.0, errors=(), seconds=0.1)
+        live_model.write_live(settings, made.project.id, LiveModel(rows, fit, lists))
+        assert made.review("false-positives").capped == (listed == LISTED)
+        assert not made.review("false-negatives").capped
+
+
+def test_an_order_that_there_is_not_is_named(settings: Settings, engine: Engine) -> None:
+    with pytest.raises(Invalid, match="no order “age”"):
+        Wrong(settings, engine).review("false-positives", order="age")

@@ -12,7 +12,7 @@ from web_world import World, add_version, embed_all, events, full_world, make_wo
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, RemovedImage, ScoreEvent
-from tastemaker.pages import keymap
+from tastemaker.pages import keymap, review
 
 pytestmark = pytest.mark.browser
 
@@ -253,7 +253,7 @@ def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_taken_back(
         page.keyboard.press("8")
         expect(page.locator("#toast")).to_contain_text("Saved 8")
         expect(page.locator(f"#card-{image_id} .verdict")).to_contain_text("Saved: 8")
-        assert page.locator(f"#card-{image_id}:focus").count() == 1
+        expect(page.locator("[data-card]").nth(3)).to_be_focused()
         assert events(world)[-1] == (image_id, "set", 8)
         expect(page.locator("#counts")).to_contain_text("7 among your labels")
         page.keyboard.press("Backspace")
@@ -261,6 +261,53 @@ def test_a_mistake_is_corrected_in_place_with_the_keyboard_and_taken_back(
         expect(page.locator("#counts")).to_contain_text("8 among your labels")
         assert events(world)[-1] == (image_id, "undo", None)
         expect(page.locator(f"#card-{image_id} .verdict")).not_to_contain_text("8")
+        expect(page.locator(f"#card-{image_id}")).to_be_focused()
+
+
+def test_every_card_of_a_review_costs_one_key(chromium: Browser, tmp_path: Path) -> None:
+    world = full_world(tmp_path)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives?order=confidence")
+        cards = page.locator("[data-card]")
+        expect(cards.first).to_be_focused()
+        ids = [
+            int(card.removeprefix("card-")) for card in cards.evaluate_all("c => c.map(e => e.id)")
+        ]
+        labelled = sum(
+            "said" in text for text in page.locator("[data-card] .verdict").all_inner_texts()
+        )
+        keys = ["Enter" if n < labelled and n % 2 else "3" for n in range(len(ids))]
+        for key in keys:
+            page.keyboard.press(key)
+        expect(page.locator("[data-card]:has(.verdict.changed)")).to_have_count(len(ids))
+        written = events(world)[-len(ids) :]
+        assert sorted(image_id for image_id, _, _ in written) == sorted(ids), (
+            "each once, on its own"
+        )
+        assert {kind for _, kind, _ in written} == {"set"}
+        for n in range(3):  # as far back as one likes
+            page.keyboard.press("Backspace")
+            expect(page.locator("[data-card]:has(.verdict.changed)")).to_have_count(
+                len(ids) - n - 1
+            )
+        assert [kind for _, kind, _ in events(world)[-3:]] == ["undo"] * 3
+
+
+def test_the_next_page_of_a_review_comes_by_itself_once_all_is_saved(
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "PER_PAGE", 3)
+    world = full_world(tmp_path)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives")
+        first = page.locator("[data-card]").evaluate_all("c => c.map(e => e.id)")
+        for _ in first:
+            page.keyboard.press("2")
+        page.wait_for_url("**/false-positives?after=*")
+        second = page.locator("[data-card]").evaluate_all("c => c.map(e => e.id)")
+        assert len(first) == len(second) == 3 and not {*first} & {*second}
+        expect(page.locator("[data-card]").first).to_be_focused()
+        assert {f"card-{image_id}" for image_id, _, _ in events(world)[-3:]} == {*first}
 
 
 def test_a_correction_takes_the_persons_own_keys_and_a_second_press_after_a_conflict(
@@ -279,6 +326,7 @@ def test_a_correction_takes_the_persons_own_keys_and_a_second_press_after_a_conf
         page.keyboard.press("8")  # no longer means anything
         page.keyboard.press("j")
         expect(page.locator("#toast")).to_contain_text("1 there, 8 here")
+        card.focus()
         page.keyboard.press("j")  # again, and now on purpose
         expect(page.locator("#toast")).to_contain_text("Saved 8")
         assert events(world)[-1] == (image_id, "set", 8)

@@ -22,11 +22,18 @@ from tastemaker.learning.selection import (
     suspected,
 )
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
-from tastemaker.live.live_model import ErrorLists, LiveRows, Pick, PickLists, Picks, Why
+from tastemaker.live.live_model import (
+    LISTED,
+    PAIRS,
+    ErrorLists,
+    LiveRows,
+    Pick,
+    PickLists,
+    Picks,
+    Why,
+)
 
 BATCH = 64  # picks decided at once; the next refit replaces those not shown
-LISTED = 200  # of mistakes, suspects, label issues
-PAIRS = 100
 MOST_SUSPECTED = 100_000  # images compared with every label in one search, drawn at random
 HELD_OUT = 60  # labels that measure, from which on they come as the random sample brings them
 HELD_OUT_SHARE = 1 / 7  # of the labels, until then

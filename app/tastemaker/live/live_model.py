@@ -29,6 +29,8 @@ LIVE_ROW = np.dtype(
         ("labelled", "?"),
     ]
 )
+LISTED = 200  # of mistakes, suspects, label issues: the most that a list holds
+PAIRS = 100  # of contradictions
 PROJECTS_CACHED = 64
 
 LiveRows = NDArray[np.void]  # of dtype LIVE_ROW, ascending by image id

@@ -97,7 +97,7 @@ def page(
                 "place": place, "per_page": PER_PAGE,
                 "cards": flips.flip_cards(session, settings, both, person, listed),
                 "by_image": {flip.image_id: flip for flip in listed},
-                "toast": saved_toast(session, project, place, saved, undone),
+                "toast": saved_toast(session, project, person, place, saved, undone),
             }  # fmt: skip
     page = shell(session, project, "versions") | context | {"keys": keymap.of(person)}
     status = Invalid.status if twice else 200

@@ -79,13 +79,15 @@ class ReviewPlace(Place):
     kind: Literal["review"] = "review"
     review: Annotated[str, AfterValidator(reviews.known_review)]
     after: str = Field(default="", max_length=80)
+    order: Annotated[str, AfterValidator(reviews.known_order)] = "evidence"
 
     def check(self, session: Session, project: Project) -> None:
         reviews.place(self.after)
 
     def address(self, project_id: int, event: Recorded) -> str:
         after = f"&after={reviews.place(self.after)}" if self.after else ""
-        return f"/projects/{project_id}/review/{self.review}?{_done(event)}{after}"
+        order = f"&order={self.order}" if self.order != "evidence" else ""
+        return f"/projects/{project_id}/review/{self.review}?{_done(event)}{after}{order}"
 
     def counts(
         self, session: Session, settings: Settings, project: Project, person: Annotator

@@ -36,18 +36,25 @@ def page(
     person: CurrentAnnotator,
     kind: str,
     after: Annotated[str, Query(max_length=80)] = "",
+    order: Annotated[str, Query(max_length=40)] = "evidence",
     saved: int = 0,
     undone: bool = False,
 ) -> Response:
     """`after` is the place in the list behind which this page begins; `saved` and `undone` tell
     what a form without a script has just done."""
-    place = ReviewPlace(review=kind, after=after)
+    place = ReviewPlace(
+        review=reviews.known_review(kind), after=after, order=reviews.known_order(order)
+    )
     n = PER_PAGE // 2 if kind == "contradictions" else PER_PAGE  # a pair shows two pictures
     context = {
         "reviews": reviews.REVIEWS, "kind": kind, "after": after, "place": place,
-        "review": reviews.review(session, settings, project, person, kind, after=after, n=n),
+        "order": order, "orders": reviews.ORDERS,
+        "review": reviews.review(
+            session, settings, project, person, kind, after=after, n=n, order=order
+        ),
         "live": live_model.read_live(settings, project.id) is not None,
-        "toast": saved_toast(session, project, place, saved, undone), "keys": keymap.of(person),
+        "toast": saved_toast(session, project, person, place, saved, undone),
+        "keys": keymap.of(person),
     }  # fmt: skip
     frame = shell(session, project, "review")
     return render(request, "review.html", None, frame | context, headers=NEVER_STALE)
@@ -63,8 +70,9 @@ def show_review(
     kind: str,
     after: Annotated[str, Query(max_length=80)] = "",
     n: Annotated[int, Query(ge=1, le=50)] = PER_PAGE,
+    order: Annotated[str, Query(max_length=40)] = "evidence",
 ) -> dict[str, Any]:
     """A page of a review list, each card with the reason why. `next` is what to give as `after`
-    for the next page; contradictions come as pairs of cards."""
-    review = reviews.review(session, settings, project, person, kind, after=after, n=n)
+    for the next page; contradictions come as pairs of cards. `order` is evidence or confidence."""
+    review = reviews.review(session, settings, project, person, kind, after=after, n=n, order=order)
     return asdict(review) | {"cards": [card_json(card) for card in review.cards]}

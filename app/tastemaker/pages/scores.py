@@ -19,7 +19,7 @@ from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Project, ScoreEvent
+from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.pages import places
 from tastemaker.pages.deps import Body, EngineDep, Id, SettingsDep
@@ -201,7 +201,7 @@ def corrected(
         context = counted | {
             "project": project, "place": place, "changed": event.kind != "undo",
             "card": replace(card, offer=offer or card.offer),
-            "toast": saved_toast(session, project, place, event.id),
+            "toast": saved_toast(session, project, person, place, event.id),
         }  # fmt: skip
         fragments = [
             ("_partials/cards.html", "corrected"), (template, block),
@@ -211,17 +211,31 @@ def corrected(
 
 
 def saved_toast(
-    session: Session, project: Project, place: Place, event_id: int, undone: bool = False
-) -> dict[str, Any] | None:
-    """What a page of cards says of the event that was just written, with a way to take it back."""
+    session: Session, project: Project, person: Annotator, place: Place, event_id: int,
+    undone: bool = False,
+) -> dict[str, Any] | None:  # fmt: skip
+    """What a page of cards says of the event that was just written, with a way to take it back;
+    after that, with a way to take back what this person did before it."""
     event = session.get(ScoreEvent, event_id) if event_id else None
     if undone or (event is not None and event.kind == "undo"):
-        return {"text": "Taken back."}
+        before = scores.newest_undoable(session, project, person)
+        if before is None:
+            return {"text": "Taken back."}
+        what = (
+            f"Taken back. Before that: {before.value if before.kind == 'set' else before.kind} for"
+        )
+        return _with_undo(session, project, place, before, what)
     if event is None or event.project_id != project.id:
         return None
+    return _with_undo(session, project, place, event, f"Saved {event.value} for")
+
+
+def _with_undo(
+    session: Session, project: Project, place: Place, event: ScoreEvent, text: str
+) -> dict[str, Any]:
     return {
-        "text": f"Saved {event.value} for", "name": images.get(session, event.image_id).name,
-        "undo": event.id, "project_id": project.id, "place": place.text(),
+        "text": text, "name": images.get(session, event.image_id).name, "undo": event.id,
+        "project_id": project.id, "place": place.text(),
     }  # fmt: skip
 
 

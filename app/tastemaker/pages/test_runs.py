@@ -184,7 +184,8 @@ def run_page(
         "cards": test_run_cards.cards(
             session, settings, project, report, part, person, after, PER_PAGE
         ),
-        "toast": saved_toast(session, project, place, saved, undone), "keys": keymap.of(person),
+        "toast": saved_toast(session, project, person, place, saved, undone),
+        "keys": keymap.of(person),
     }  # fmt: skip
     page = shell(session, project, "test-runs") | context
     return render(request, "test_run.html", None, page, headers=NEVER_STALE)

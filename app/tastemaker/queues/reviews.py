@@ -19,7 +19,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Label, Prediction, Project, ScoreEvent, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.live import live_model
-from tastemaker.live.live_model import Pick
+from tastemaker.live.live_model import LISTED, PAIRS, Pick
 from tastemaker.queues import reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
 from tastemaker.queues.request import QueueRequest
@@ -33,14 +33,19 @@ REVIEWS = {
     "doubtful": "Possible label errors",
     "contradictions": "Conflicting near-duplicates",
 }
+ORDERS = {
+    "evidence": "what most speaks for a mistake",
+    "confidence": "what the model is surest of",
+}
 LABELLED, SUSPECTED = 0, 1  # the parts of a list, one after the other
 
 
 @dataclass(frozen=True)
 class Review:
-    """A page of a review list. `labelled` and `suspected` count all that is open in it, `reviewed`
-    what was resolved since the version was trained; `next` is the place where the next page begins,
-    empty at the end. In a list of contradictions, two cards in a row are a pair."""
+    """A page of a review list. `labelled` and `suspected` count all that is open in it, and there
+    may be more where the live model lists no more of them (`capped`); `reviewed` counts what was
+    resolved since the version was trained; `next` is the place where the next page begins, empty
+    at the end. In a list of contradictions, two cards in a row are a pair."""
 
     cards: list[Card]
     labelled: int
@@ -48,6 +53,7 @@ class Review:
     version: str
     reviewed: int
     next: str
+    capped: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,13 @@ def known_review(kind: str) -> str:
     return kind
 
 
+def known_order(order: str) -> str:
+    """`order`, if a list can have it. Raises `Invalid`."""
+    if order not in ORDERS:
+        raise Invalid(f"There is no order “{order[:40]}”.", f"Use {' or '.join(ORDERS)}.")
+    return order
+
+
 def review(
     session: Session,
     settings: Settings,
@@ -110,15 +123,18 @@ def review(
     *,
     after: str = "",
     n: int = 48,
+    order: str = "evidence",
 ) -> Review:
     """A page of the list `kind`, beginning behind the place `after`.
 
     False positives and negatives: first the mistakes among the labels, by out-of-fold predictions
-    of the active version, ranked by error ÷ uncertainty; then the suspects among the unlabelled
-    images. Suspects, doubtful labels and contradictions come from the live model. Hold-out images
-    are never in it.
+    of the active version; then the suspects among the unlabelled images. By evidence, mistakes are
+    ranked by error ÷ uncertainty and suspects by how likely they are; by confidence, both by how
+    far the prediction lies from the threshold. Suspects, doubtful labels and contradictions come
+    from the live model. Hold-out images are never in it.
     """
     known_review(kind)
+    known_order(order)
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
     request = QueueRequest(session, project, person, live)
@@ -130,13 +146,13 @@ def review(
     elif kind == "contradictions":
         entries = _contradictions(request)
     else:
-        entries = _suspects(request, kind)
+        entries = _suspects(request, kind, order)
         if version is not None:
-            wrong = mistakes(session, project, version, kind)
+            wrong = mistakes(session, project, version, kind, order)
             done = resolved_since(session, project, version) if wrong else frozenset()
             unresolved = [mistake for mistake in wrong if mistake.image_id not in done]
             reviewed = len(wrong) - len(unresolved)
-            entries = [mistake.entry for mistake in unresolved] + entries
+            entries = [mistake.entry(project, order) for mistake in unresolved] + entries
     behind = [entry for entry in entries if begin.comes_before(entry.place)]
     page = behind[:n]
     return Review(
@@ -149,6 +165,7 @@ def review(
         version=version.number if version else "",
         reviewed=reviewed,
         next=str(page[-1].place) if page and len(behind) > n else "",
+        capped=_is_capped(request, kind),
     )  # fmt: skip
 
 
@@ -164,23 +181,30 @@ class Mistake(NamedTuple):
     label: float
     uncertainty: float
 
-    @property
-    def place(self) -> Place:
+    def place(self, project: Project, order: str) -> Place:
+        if order == "confidence":
+            return Place(LABELLED, _confidence(project, self.predicted), self.image_id)
         gap = abs(self.predicted - self.label / 10)
         rank = gap / self.uncertainty if self.uncertainty > 0 else math.inf
         return Place(LABELLED, rank, self.image_id)
 
-    @property
-    def entry(self) -> Entry:
+    def entry(self, project: Project, order: str) -> Entry:
         reason = reasons.mistaken(self.predicted, self.label)
-        return Entry(self.place, (QueueItem(self.image_id, Origin.REVIEW, reason),))
+        place = self.place(project, order)
+        return Entry(place, (QueueItem(self.image_id, Origin.REVIEW, reason),))
 
 
-def mistakes(session: Session, project: Project, version: Version, kind: str) -> list[Mistake]:
+def _confidence(project: Project, predicted: float) -> float:
+    return round(abs(predicted - project.threshold), 6)
+
+
+def mistakes(
+    session: Session, project: Project, version: Version, kind: str, order: str = "evidence"
+) -> list[Mistake]:
     """Labels that a version gets wrong, in the order of the list: FP = y < t ≤ f, FN = f < t ≤ y,
-    ranked by |f − y| / uncertainty."""
+    ranked by |f − y| / uncertainty, or by |f − t|."""
     rows = session.execute(wrong_labels(project, version, kind))
-    return sorted((Mistake(*row) for row in rows), key=lambda mistake: mistake.place.key)
+    return sorted((Mistake(*row) for row in rows), key=lambda m: m.place(project, order).key)
 
 
 def wrong_labels(project: Project, version: Version, kind: str) -> Executable:
@@ -229,7 +253,16 @@ def resolved_since(session: Session, project: Project, version: Version) -> froz
 # --- what the live model lists -------------------------------------------------------------------
 
 
-def _suspects(request: QueueRequest, kind: str) -> list[Entry]:
+def _is_capped(request: QueueRequest, kind: str) -> bool:
+    """Whether the live model may know more than it lists."""
+    if kind == "doubtful":
+        return len(request.lists.label_issues) >= LISTED
+    if kind == "contradictions":
+        return len(request.lists.contradictions) >= PAIRS
+    return len(request.lists.suspected.of(kind)) >= LISTED
+
+
+def _suspects(request: QueueRequest, kind: str, order: str) -> list[Entry]:
     live = request.live
     if live is None:
         return []
@@ -241,7 +274,13 @@ def _suspects(request: QueueRequest, kind: str) -> list[Entry]:
     unscored = still_unscored(request, [pick.image_id for pick in suspects])
     return _in_order(
         Entry(
-            Place(SUSPECTED, pick.probability, pick.image_id),
+            Place(
+                SUSPECTED,
+                pick.probability
+                if order == "evidence"
+                else _confidence(request.project, pick.score or 0.0),
+                pick.image_id,
+            ),
             (QueueItem(pick.image_id, Origin.REVIEW, reasons.describe(pick), pick.twin),),
         )
         for pick in suspects
