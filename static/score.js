@@ -147,9 +147,9 @@ function scoring(page) {
 
   function prediction(card) {
     if (card.prediction === null) return "no prediction yet";
-    const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${Math.round(100 * card.uncertainty)}`;
+    const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${(10 * card.uncertainty).toFixed(1)}`;
     const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
-    return `predicted ${Math.round(100 * card.prediction)}\u202f%${spread}${by ? ` by ${by}` : ""}`;
+    return `predicted ${(10 * card.prediction).toFixed(1)}${spread}${by ? ` by ${by}` : ""}`;
   }
 
   function chip(value) {

@@ -402,8 +402,8 @@ def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: 
 
 def test_reasons_are_words_for_a_person() -> None:
     pick = Pick(1, "threshold", score=0.78, uncertainty=0.1, label=9.0)
-    assert reasons.describe(pick) == "close to your threshold: 78 % ± 10"
-    assert reasons.describe(replace(pick, why="mistake")) == "predicted 78 %, you said 9"
+    assert reasons.describe(pick) == "close to your threshold: 7.8 ± 1.0"
+    assert reasons.describe(replace(pick, why="mistake")) == "predicted 7.8, you said 9"
     near = replace(pick, why="suspected_fp", twin=2, twin_label=2.0)
     assert reasons.describe(near) == "you scored a near-twin 2"
     pair = replace(near, why="contradiction")

@@ -207,12 +207,12 @@ def test_the_prediction_comes_after_the_key_unless_the_project_says_otherwise(
         shown_image(page)
         assert "78" not in page.locator("main").inner_text()
         page.keyboard.press("5")
-        expect(page.locator("#previous-said")).to_contain_text("78 %")
+        expect(page.locator("#previous-said")).to_contain_text("7.8")
         page.goto(f"{address}{world.at}/settings")
         page.get_by_label("Show the prediction before I score").check()
         page.get_by_role("button", name="Save", exact=True).click()
         page.goto(f"{address}{world.at}/score")
-        expect(page.locator("#this-said")).to_contain_text("78 %")
+        expect(page.locator("#this-said")).to_contain_text("7.8")
 
 
 def test_scoring_works_without_a_script(chromium: Browser, tmp_path: Path) -> None:

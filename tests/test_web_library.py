@@ -74,7 +74,7 @@ def test_the_library_shows_the_newest_first_with_score_and_prediction(
     assert "30 images" in page.text
     assert "predictions by v1.1" in page.text
     tile = page.text[page.text.index('id="tile-1"') :]
-    assert "78" in tile and "hold-out" not in tile
+    assert "7.8" in tile and "hold-out" not in tile
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def test_many_people_writing_at_once_never_wait_for_each_other_forever(world: Wo
 
 def test_review_shows_what_was_predicted_and_what_was_said(full: World) -> None:
     page = full.client.get(f"{full.at}/review/false-positives").text
-    assert "picture-000.jpg" in page and "predicted <b>78" in page and "you said 2" in page
+    assert "picture-000.jpg" in page and "predicted <b>7.8" in page and "you said 2" in page
     page = full.client.get(f"{full.at}/review/false-negatives").text
     assert "picture-003.jpg" in page and "picture-000.jpg" not in page
 

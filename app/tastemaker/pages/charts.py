@@ -9,8 +9,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tastemaker.versions.version_report import SPACE
-
 SCORES = 11
 CURVE_LEFT = 64  # room for a number like 0.00083 before the axis of what goes over the steps
 
@@ -35,7 +33,7 @@ def histogram(counts: Sequence[int], title: str = "Scores given") -> Markup:
 
 
 def distribution(counts: Sequence[int], threshold: float, title: str = "Predictions") -> Markup:
-    """How the predictions of a version spread over 0–100 %, with the threshold as a line."""
+    """How the predictions of a version spread over 0–10 points, with the threshold as a line."""
     n, height = max(len(counts), 1), 56
     wide = 240 / n
     most = max([*counts, 1])
@@ -53,23 +51,20 @@ def distribution(counts: Sequence[int], threshold: float, title: str = "Predicti
         + share_ticks(240, height + 14, threshold)
     )
     above = sum(c for i, c in enumerate(counts) if (i + 0.5) / n >= threshold)
-    summary = f"{title}: {above} of {sum(counts)} images at or above {100 * threshold:.0f} %."
+    summary = f"{title}: {above} of {sum(counts)} images at or above {10 * threshold:g}."
     return svg(240, height + 18, summary, bars + lines)
 
 
 def share_ticks(width: float, y: float, threshold: float) -> str:
-    """Under an axis from 0 to 100 %: its ends and the threshold, which matters more than an end
+    """Under an axis from 0 to 10 points: its ends and the threshold, which matters more than an end
     that its label would run into."""
-    name, end = 18, 44  # half of “50 %”, and all of “100 %”, in pixels
+    name, end = 12, 18  # half of “5.5”, and all of “10”, in pixels
     x = min(max(width * threshold, name), width - name)
-    ticks = (
-        f'<text class="tick" x="{x:g}" y="{y:g}" text-anchor="middle">'
-        f"{100 * threshold:.0f}{SPACE}%</text>"
-    )
+    ticks = f'<text class="tick" x="{x:g}" y="{y:g}" text-anchor="middle">{10 * threshold:g}</text>'
     if x - name > 16:
         ticks += f'<text class="tick" x="0" y="{y:g}">0</text>'
     if x + name < width - end:
-        ticks += f'<text class="tick" x="{width:g}" y="{y:g}" text-anchor="end">100{SPACE}%</text>'
+        ticks += f'<text class="tick" x="{width:g}" y="{y:g}" text-anchor="end">10</text>'
     return ticks
 
 
@@ -148,7 +143,7 @@ def marker(score: float, threshold: float, spread: float | None = None) -> Marku
         f'<path class="needle" d="M{x(score):.1f} 6V{top + tall}"/>'
     )
     side = "at or above" if score >= threshold else "below"
-    summary = f"{100 * score:.0f} %, {side} the threshold of {100 * threshold:.0f} %."
+    summary = f"{10 * score:.1f}, {side} the threshold of {10 * threshold:g}."
     return svg(width, top + tall + 5, summary, shapes)
 
 

@@ -17,6 +17,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}{SPACE}%"
 
 
+def predicted(value: float | None) -> str:
+    """A prediction in 0–1, or how sure it is, on the scale people score on: 0.378 → “3.8”."""
+    return "–" if value is None else f"{10 * value:.1f}"
+
+
 def points(value: float | None, digits: int = 2) -> str:
     """Points of 0–10: a mean error, a difference."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
@@ -110,7 +115,8 @@ def _markdown() -> MarkdownIt:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "percent": percent, "points": points, "signed": signed, "share": share, "score": score,
+    "percent": percent, "predicted": predicted, "points": points, "signed": signed, "share": share,
+    "score": score,
     "count": count, "size": size, "duration": duration, "when": when, "own_words": markdown,
     "outcome": job_result,
 }  # fmt: skip

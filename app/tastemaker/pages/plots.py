@@ -17,8 +17,9 @@ from tastemaker.learning.version_metrics import (
     LearningCurve,
     LossCurve,
 )
+from tastemaker.pages import formats
 from tastemaker.pages.charts import CURVE_LEFT, share_ticks, svg
-from tastemaker.versions.version_report import SPACE, scores_within
+from tastemaker.versions.version_report import scores_within
 
 SIDE = 240  # of a square plot, in pixels
 LEFT, BELOW = 40, 36  # room for its labels
@@ -48,7 +49,8 @@ def calibration(curve: Sequence[CalibrationPoint], threshold: float) -> Markup:
         + dots
     )
     summary = "; ".join(
-        f"predicted {_percent(predicted)}, labelled {_percent(labelled)}, {n} images"
+        f"predicted {formats.predicted(predicted)}, labelled {formats.predicted(labelled)}, "
+        f"{n} images"
         for predicted, labelled, n in known
     )
     return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, f"Calibration: {summary}.", shapes)
@@ -92,7 +94,7 @@ def scatter(how: Moved, threshold: float, a: str, b: str) -> Markup:
     change = how.mean_change or 0.0
     summary = (
         f"Predictions of {how.images} images by {a} (across) and {b} (up); "
-        f"on average they moved by {100 * change:+.1f} points of 100."
+        f"on average they moved by {10 * change:+.2f} points."
     )
     return svg(LEFT + SIDE + 12, SIDE + BELOW + 8, summary, shapes)
 
@@ -125,7 +127,7 @@ def shift(old: Sequence[int], new: Sequence[int], threshold: float, a: str, b: s
               (old, new)]  # fmt: skip
     summary = (
         f"Predictions of the same {sum(new)} images: {passes[0]} at or above "
-        f"{_percent(threshold)} by {a}, {passes[1]} by {b}."
+        f"{formats.predicted(threshold)} by {a}, {passes[1]} by {b}."
     )
     return svg(
         width,
@@ -273,8 +275,8 @@ def _square(across: str, up: str, threshold: float) -> str:
         f'<text class="tick" x="{LEFT}" y="{SIDE + 20}">0</text>'
         f'<text class="tick" x="{LEFT + SIDE / 2}" y="{SIDE + 36}" text-anchor="middle">{across}'
         f"</text>"
-        f'<text class="tick" x="{LEFT + SIDE}" y="{SIDE + 20}" text-anchor="end">100{SPACE}%</text>'
-        f'<text class="tick" x="{LEFT - 6}" y="16" text-anchor="end">100</text>'
+        f'<text class="tick" x="{LEFT + SIDE}" y="{SIDE + 20}" text-anchor="end">10</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="16" text-anchor="end">10</text>'
         f'<text class="tick" x="{LEFT - 6}" y="{SIDE + 4}" text-anchor="end">0</text>'
         f'<text class="tick" text-anchor="middle" transform="translate(14 {4 + SIDE / 2}) '
         f'rotate(-90)">{up}</text>'
@@ -285,7 +287,3 @@ def _steps(top: float) -> list[float]:
     """A few round numbers from 0 to `top`."""
     step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if top / s <= 5)
     return [round(step * i, 2) for i in range(int(top / step) + 1)]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}{SPACE}%"

@@ -11,14 +11,14 @@ RE_ASKED = "asked again, to learn how steady scores are"
 
 def describe(pick: Pick) -> str:
     """The reason of a pick in words."""
-    percent = _percent(pick.score)
+    predicted = _predicted(pick.score)
     match pick.why:
         case "control":
             return CONTROL
         case "threshold":
-            return f"close to your threshold: {percent} ± {round(100 * (pick.uncertainty or 0))}"
+            return f"close to your threshold: {predicted} ± {_predicted(pick.uncertainty)}"
         case "teaching":
-            interval = f"{percent} ± {round(100 * (pick.uncertainty or 0))}"
+            interval = f"{predicted} ± {_predicted(pick.uncertainty)}"
             return f"most informative near the threshold: {interval}"
         case "diverse":
             return "unlike what you have scored so far"
@@ -33,7 +33,7 @@ def describe(pick: Pick) -> str:
         case "mistake":
             return mistaken(pick.score, pick.label)
         case "doubtful":
-            return f"you said {_points(pick.label)}, but what resembles it points to {percent}"
+            return f"you said {_points(pick.label)}, but what resembles it points to {predicted}"
         case "contradiction":
             twin = _points(pick.twin_label)
             return f"you said {_points(pick.label)}, and {twin} for its near-twin"
@@ -43,7 +43,7 @@ def describe(pick: Pick) -> str:
 
 def mistaken(predicted: float | None, label: float | None) -> str:
     """A prediction in [0, 1] against a label in 0–10."""
-    return f"predicted {_percent(predicted)}, you said {_points(label)}"
+    return f"predicted {_predicted(predicted)}, you said {_points(label)}"
 
 
 def flagged(by: str, note: str) -> str:
@@ -64,8 +64,9 @@ def day(at: datetime) -> str:
     return f"{at.day} {at:%B %Y}"
 
 
-def _percent(score: float | None) -> str:
-    return f"{round(100 * (score or 0.0))} %"
+def _predicted(score: float | None) -> str:
+    """A score in [0, 1] on the scale people score on."""
+    return f"{10 * (score or 0.0):.1f}"
 
 
 def _points(label: float | None) -> str:
