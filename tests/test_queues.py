@@ -292,7 +292,7 @@ def test_the_review_lists_exactly_the_labels_on_the_wrong_side_by_their_size(
     assert listed == sorted(wrong, key=wrong.__getitem__)
     assert page.version == version.number
     for card in page.cards[: page.labelled]:
-        assert re.fullmatch(r"predicted \d+ %, you said [\d.]+", card.reason)
+        assert re.fullmatch(r"predicted [\d.]+, you said [\d.]+", card.reason)
         assert card.predicted_by == version.number and card.label is not None
     pages, after = [], ""
     while len(pages) < len(listed):

@@ -80,6 +80,19 @@ def test_every_score_stands_under_exactly_one_step_of_the_scale(cuts: list[int])
             assert int(step.name) == max(start for start in starts if start <= 10 * value)
 
 
+def test_the_scale_is_told_in_words_until_the_project_has_its_own(world: World) -> None:
+    page = world.client.get(f"{world.at}/score").text
+    for word in ("reject", "poor", "acceptable", "good", "best"):
+        assert f">{word}</span>" in page
+    assert "5 and above passes." in page
+    world.client.post(f"{world.at}/settings", data=FORM | {"threshold": "62"})
+    assert "7 and above passes." in world.client.get(f"{world.at}/score").text
+    own = FORM | {"bracket_from": ["0", "50"], "bracket_name": ["flat shading", "city at night"]}
+    world.client.post(f"{world.at}/settings", data=own)
+    page = world.client.get(f"{world.at}/score").text
+    assert "city at night" in page and "acceptable" not in page
+
+
 # --- labels and training -------------------------------------------------------------------------
 
 

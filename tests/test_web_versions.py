@@ -20,7 +20,14 @@ from web_world import World, add_job, add_version, embed_all, events, make_world
 
 from tastemaker import images, jobs, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Expectation, Job, Slice, Version, VersionLabel
+from tastemaker.database.tables import (
+    Expectation,
+    Job,
+    Prediction,
+    Slice,
+    Version,
+    VersionLabel,
+)
 from tastemaker.errors import Unavailable
 from tastemaker.evaluation import expectations, slices
 from tastemaker.training import auto_train
@@ -211,6 +218,21 @@ def test_a_file_name_that_looks_like_a_formula_is_no_formula_in_the_csv(world: W
     with writing(world.engine) as session:
         images.get(session, 1).name = "=1+1.jpg"
     assert ",'=1+1.jpg," in world.client.get("/versions/2/training-set.csv").text
+
+
+def test_contact_sheets_prefer_what_the_version_never_learned_from(world: World) -> None:
+    with writing(world.engine) as session:
+        for image_id in (10, 11):
+            seen = session.get(Prediction, (2, image_id))
+            assert seen is not None and seen.out_of_fold is not None
+            seen.out_of_fold = None
+            session.add(seen)
+    top = world.client.get(f"{API}/versions/2/sheets/top?n=3").json()
+    assert {tile["image_id"]: tile["cross_validated"] for tile in top} == {
+        2: True, 10: False, 11: False,
+    }  # fmt: skip
+    assert [tile["score"] for tile in top] == sorted((tile["score"] for tile in top), reverse=True)
+    assert "cross-validated</span>" in world.client.get("/versions/2").text
 
 
 def test_contact_sheets_show_the_extremes_and_the_threshold(world: World) -> None:

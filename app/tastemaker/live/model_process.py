@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
+FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 
 
 def main(settings: Settings) -> None:
@@ -91,6 +92,7 @@ def refit(
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
         ).all()
+        drawn = scores.drawn_at_random(session, project_id, event_high)
         with_event = session.exec(
             scores.standing_events()
             .with_only_columns(ScoreEvent.image_id)
@@ -113,7 +115,13 @@ def refit(
         labels=len(train),
         noise=ridge.noise if ridge else None,
         penalty=ridge.penalty if ridge else None,
-        errors=_errors(settings, project_id, rows["score"][train], values[train]),
+        errors=_errors(
+            settings,
+            project_id,
+            rows["score"][train],
+            values[train],
+            np.isin(matrix.ids[train], list(drawn)),
+        ),
         seconds=round(time.monotonic() - began, 4),
     )
     live = LiveModel(rows, summary, lists)
@@ -132,16 +140,18 @@ def _errors(
     project_id: int,
     predicted: NDArray[np.float32],
     values: NDArray[np.float64],
+    drawn: NDArray[np.bool_],
 ) -> tuple[ErrorRecord, ...]:
     """How the mean error of the live model went as labels came in: an entry every `ERROR_STEP`
-    labels, and the newest."""
+    labels, and the newest. Of the images drawn at random alone: those that a queue picked are
+    harder, and would tell of the queue instead of the model."""
     before = read_live(settings, project_id)
     records = [e for e in (before.fit.errors if before else ()) if e.kept]
     records = [e for e in records if e.labels < len(values)][-ERRORS_KEPT:]  # fewer after an undo
-    if not len(values) or np.isnan(predicted).any():
+    if drawn.sum() < FEWEST_DRAWN or np.isnan(predicted).any():
         return tuple(records)
     due = not records or len(values) - records[-1].labels >= ERROR_STEP
-    error = round(float(10 * np.abs(predicted - values).mean()), 4)
+    error = round(float(10 * np.abs(predicted - values)[drawn].mean()), 4)
     return (*records, ErrorRecord(len(values), error, kept=due))
 
 

@@ -5,6 +5,7 @@ through the JSON API: it shows the next image at once and saves behind it.
 """
 
 import json
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sqlmodel import Session, col, select
 from tastemaker import queues, scores
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.database.tables import Collection, Project, ProjectCollection
+from tastemaker.database.tables.projects import DEFAULT_BRACKETS
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
@@ -55,6 +57,13 @@ class Step:
     name: str
 
 
+# What the scale means in words, until a project names its own brackets.
+WORDS = (
+    Step(0, 0, "reject"), Step(3, 3, "poor"), Step(5, 5, "acceptable"), Step(7, 7, "good"),
+    Step(10, 10, "best"),
+)  # fmt: skip
+
+
 # --- pages ---------------------------------------------------------------------------------------
 
 
@@ -81,7 +90,8 @@ def page(
     context = {
         "keys": keymap.of(person),
         "key_actions": keymap.DOES,
-        "scale": steps(project.brackets),
+        "scale": scale(project),
+        "passes_from": math.ceil(10 * project.threshold - 1e-9),
         "choices": choices(session, project),
         "place": place,
         "queue": queue,
@@ -157,6 +167,12 @@ def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     if len(pools) > 1:
         listed += [("collection", name, collection_id) for collection_id, name in pools]
     return listed
+
+
+def scale(project: Project) -> Sequence[Step]:
+    """What the scores mean, beside the image."""
+    own = [tuple(bracket) for bracket in project.brackets]
+    return WORDS if own == list(DEFAULT_BRACKETS) else steps(project.brackets)
 
 
 def steps(brackets: Sequence[Sequence[Any]]) -> list[Step]:

@@ -22,7 +22,8 @@ GROUND, INK, FAINT = (30, 30, 30), (235, 235, 235), (165, 165, 165)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on a sheet: the score by the version's file (0–1), and its label (0–10)."""
+    """An image on a sheet: the score (0–1) by a head that never saw it, and its label (0–10).
+    `cross_validated` tells that the version's file itself has learned from it."""
 
     image_id: int
     name: str
@@ -30,6 +31,7 @@ class Tile:
     has_pixels: bool
     score: float
     label: float | None
+    cross_validated: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,27 +41,39 @@ def sheet_tiles(
     session: Session, project: Project, version: Version, sheet: str, n: int = 24
 ) -> list[Tile]:
     """The `n` highest (`top`), lowest (`bottom`), or nearest to the project's threshold from both
-    sides (`threshold`), in falling order of score. Each costs a walk along the index only."""
+    sides (`threshold`), in falling order of score; images that the version learned from only where
+    there are too few others. Each costs a walk along the index only."""
     if sheet not in SHEETS:
         raise NotFound(f"There is no sheet “{sheet[:20]}”.", f"There are: {', '.join(SHEETS)}.")
-    score, cut = col(Prediction.score), project.threshold
+    fresh = _sheet(session, project, version, sheet, n, col(Prediction.out_of_fold).is_(None))
+    rest = n - len(fresh)
+    seen = col(Prediction.out_of_fold).is_not(None)
+    more = _sheet(session, project, version, sheet, rest, seen) if rest else []
+    return sorted(fresh + more, key=lambda tile: (-tile.score, tile.image_id))
+
+
+def _sheet(
+    session: Session, project: Project, version: Version, sheet: str, n: int, among: Any
+) -> list[Tile]:
+    score: Any = Prediction.honest
+    cut = project.threshold
     if sheet == "top":
-        return _tiles(session, project, version, score.desc(), n)
+        return _tiles(session, project, version, score.desc(), n, among)
     if sheet == "bottom":
-        return _tiles(session, project, version, score, n)[::-1]
-    above = _tiles(session, project, version, score, n, score >= cut)
-    below = _tiles(session, project, version, score.desc(), n, score < cut)
-    nearest = sorted(above + below, key=lambda tile: abs(tile.score - cut))[:n]
-    return sorted(nearest, key=lambda tile: (-tile.score, tile.image_id))
+        return _tiles(session, project, version, score, n, among)
+    above = _tiles(session, project, version, score, n, and_(among, score >= cut))
+    below = _tiles(session, project, version, score.desc(), n, and_(among, score < cut))
+    return sorted(above + below, key=lambda tile: abs(tile.score - cut))[:n]
 
 
 def _tiles(
-    session: Session, project: Project, version: Version, order: Any, n: int, where: Any = True
+    session: Session, project: Project, version: Version, order: Any, n: int, where: Any
 ) -> list[Tile]:
     label = and_(col(Label.image_id) == Prediction.image_id, col(Label.project_id) == project.id)
     removed = projects.is_removed(project.id, Prediction.image_id)
     columns: tuple[Any, ...] = (
-        Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.score, Label.value,
+        Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.honest,
+        Label.value, col(Prediction.out_of_fold).is_not(None),
     )  # fmt: skip
     rows = session.execute(
         select(*columns)
