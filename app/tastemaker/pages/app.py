@@ -33,6 +33,7 @@ from tastemaker.pages import (
     settings,
     slices,
     test_runs,
+    theme,
     try_it,
     versions,
 )
@@ -42,7 +43,7 @@ from tastemaker.pictures.full_size import FullSize
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    images, score, scores, first_page, login, grid, pairs, review, library, library_changes,
+    images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
     versions, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip

@@ -29,7 +29,7 @@ from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
 from tastemaker.pages import charts, formats, keymap, plots
-from tastemaker.pages.project_jobs import importing
+from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
@@ -67,7 +67,8 @@ def render_blocks(
 
 
 def shell(session: Session, project: Project | None = None, here: str = "") -> dict[str, Any]:
-    """What the frame around every page shows: the projects, where we are, how much is running."""
+    """What the frame around every page shows: the projects, where we are, how much is running, and
+    whether the project's images could not be embedded."""
     names = session.exec(select(Project.id, Project.name).order_by(col(Project.id))).all()
     running = select(func.count()).where(col(Job.state).in_(("queued", "running")))
     return {
@@ -75,7 +76,14 @@ def shell(session: Session, project: Project | None = None, here: str = "") -> d
         "project": project,
         "here": here,
         "running": int(session.exec(running).one()),
+        "embedding": failed_embedding(session, project) if project else None,
     }
+
+
+def failed_embedding(session: Session, project: Project) -> Job | None:
+    """The project's newest embedding, if it failed: then nothing can be predicted or trained."""
+    newest = newest_job(session, project, "embed")
+    return newest if newest is not None and newest.state == "failed" else None
 
 
 def next_step(request: Request, project: Project) -> str:
