@@ -13,8 +13,10 @@ from tastemaker.learning.version_metrics import (
     BracketErrors,
     CalibrationPoint,
     Estimate,
+    LabelMetrics,
     LearningCurve,
     LearningPoint,
+    VersionMetrics,
 )
 from tastemaker.pages import charts, plots
 
@@ -173,3 +175,22 @@ def test_the_names_under_an_axis_never_run_into_each_other(percent: int, width: 
     assert len(spans) >= 2 and all(a >= -1 and b <= width + 1 for a, b in spans)
     assert all(a[1] < b[0] for a, b in pairwise(sorted(spans)))
     assert f"{percent / 10:g}" in {name.text for name in drawn}
+
+
+def test_the_errors_of_the_versions_stand_on_one_line_with_what_they_rest_on() -> None:
+    def version(n: int, value: float) -> VersionMetrics:
+        error = Estimate(value=value, low=value - 0.2, high=value + 0.2, n=n)
+        measured = LabelMetrics(n=n, mae=error)
+        if n >= 50:
+            return VersionMetrics(holdout=measured, baseline_mae=2.0)
+        return VersionMetrics(random_sample=measured, baseline_mae=2.0)
+
+    two = [("v1.0", version(40, 1.5)), ("v1.1", version(60, 1.25))]
+    drawn = ET.fromstring(plots.error_by_version(two))
+    assert drawn.findtext("title") == "Mean error by version: v1.0 1.50, v1.1 1.25."
+    circles = list(drawn.iter("circle"))
+    assert [circle.attrib["class"] for circle in circles] == ["dot ring", "dot"]
+    assert float(circles[0].attrib["cy"]) < float(circles[1].attrib["cy"]), "less stands lower"
+    assert plots.error_by_version(two[:1]) == ""
+    many = [(f"v1.{n}", version(60, 1.0)) for n in range(40)]
+    assert plots.error_by_version(many).count("<circle") == plots.MOST_VERSIONS

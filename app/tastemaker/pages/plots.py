@@ -16,6 +16,7 @@ from tastemaker.learning.version_metrics import (
     CalibrationPoint,
     LearningCurve,
     LossCurve,
+    VersionMetrics,
 )
 from tastemaker.pages import formats
 from tastemaker.pages.charts import CURVE_LEFT, share_ticks, svg
@@ -231,6 +232,49 @@ def learning_curve(curve: LearningCurve | None) -> Markup:
         )
         summary += f" The noise of the scores themselves is {floor:.2f}."
     return svg(width, height + 24, summary, shapes)
+
+
+MOST_VERSIONS = 12  # on one line
+
+
+def error_by_version(versions: Sequence[tuple[str, VersionMetrics]]) -> Markup:
+    """The error in front of each version, oldest first, with its interval, and as a stroke the
+    baseline of the same images; a ring where it was cross-validated, a dot on the hold-out. Empty
+    below two versions."""
+    known = [(number, m) for number, m in versions if m.measured.mae.value is not None]
+    known = known[-MOST_VERSIONS:]
+    if len(known) < 2:
+        return Markup("")
+    marks = [(number, m.measured.mae, m.baseline_mae, m.measured_on) for number, m in known]
+    top = max(max(e.high or e.value or 0.0, base or 0.0) for _, e, base, _ in marks) * 1.08 or 1.0
+    step, height, left = 64, 112, 32
+    width = left + step * len(marks)
+
+    def y(error: float) -> float:
+        return 4 + height - height * max(0.0, error) / top
+
+    parts = [f'<path class="axis" d="M{left} 4V{height + 4}H{width}"/>']
+    parts += [
+        f'<text class="tick" x="{left - 6}" y="{y(v) + 5:.1f}" text-anchor="end">{v:g}</text>'
+        for v in _steps(top)
+    ]
+    told = []
+    for at, (number, error, base, on) in enumerate(marks):
+        x, value = left + step * (at + 0.5), error.value or 0.0
+        if base is not None:
+            parts.append(f'<path class="threshold" d="M{x - 16:g} {y(base):.1f}h32"/>')
+        if error.low is not None and error.high is not None:
+            parts.append(
+                f'<path class="whisker" d="M{x:g} {y(error.low):.1f}V{y(error.high):.1f}'
+                f'M{x - 4:g} {y(error.low):.1f}h8M{x - 4:g} {y(error.high):.1f}h8"/>'
+            )
+        ring = " ring" if on != "holdout" else ""
+        parts.append(f'<circle class="dot{ring}" cx="{x:g}" cy="{y(value):.1f}" r="4"/>')
+        parts.append(
+            f'<text class="tick" x="{x:g}" y="{height + 20}" text-anchor="middle">{number}</text>'
+        )
+        told.append(f"{number} {value:.2f}")
+    return svg(width, height + 24, f"Mean error by version: {', '.join(told)}.", "".join(parts))
 
 
 def learning_rate(curve: LossCurve) -> Markup:

@@ -56,6 +56,7 @@ def page(
             }
             for v in ready
         ],
+        "errors": [(v.number, v.metrics) for v in reversed(ready) if v.major],
         "labelled": scores.count_labels(session, project.id),
         "job": job_to_show(session, project, "train"),
         "safe": file_checks.SAFE,
