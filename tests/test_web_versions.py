@@ -267,7 +267,10 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
 
 
 def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
-    page = world.client.get(f"{world.at}/compare").text
+    opened = world.client.get(f"{world.at}/compare").text
+    assert "<b>3</b> images went up to a pass" in opened, "it opens on what flipped"
+    assert "on 8 images drawn at random, each predicted by heads that never saw it" in opened
+    page = world.client.get(f"{world.at}/compare?view=numbers").text
     assert "on 8 images drawn at random, each predicted by heads that never saw it" in page
     assert "3 of 20 images went up to a pass" in page and "<svg" in page and "style=" not in page
     assert "drawing" in page and "photo" in page
@@ -281,7 +284,7 @@ def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
 def test_a_head_from_elsewhere_is_not_said_to_be_new_to_the_images(world: World) -> None:
     assert "made elsewhere" not in world.client.get(f"{world.at}/compare").text
     add_version(world, 2, OLD, major=0)
-    page = world.client.get(f"{world.at}/compare?a=v0.2&b=v1.1").text
+    page = world.client.get(f"{world.at}/compare?a=v0.2&b=v1.1&view=numbers").text
     assert "v0.2 was made elsewhere and may have learned from these images" in page
     assert "v1.1 was made elsewhere" not in page
 

@@ -56,13 +56,14 @@ def page(
     person: CurrentAnnotator,
     a: str = "",
     b: str = "",
-    view: str = "numbers",
+    view: str = "",
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     saved: int = 0,
     undone: bool = False,
 ) -> Response:
-    """`saved` and `undone` tell what a form without a script has just done."""
-    if view not in VIEWS:
+    """Without a `view` it opens on what flipped, if anything did. `saved` and `undone` tell what a
+    form without a script has just done."""
+    if view and view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
     ready = versions.list_ready(session, project)
     context: dict[str, Any] = {
@@ -78,9 +79,11 @@ def page(
     elif len(ready) >= 2:
         both = flips.pair(session, project, a, b)
         counts = flips.counts(session, both)
+        view = view or next((way for way in ("up", "down") if counts[way].images), "numbers")
         labels, changes = comparison.label_changes(session, both, LABELS_SHOWN)
         context |= {
-            "both": both, "flips": counts, "labels": labels, "after": after,
+            "both": both, "view": view, "paired": comparison.paired_metrics(session, both),
+            "flips": counts, "labels": labels, "after": after,
             "tabs": {
                 "numbers": None, "up": counts["up"].images, "down": counts["down"].images,
                 "labels": sum(labels.values()),
@@ -108,7 +111,6 @@ def numbers(session: Session, both: Pair) -> dict[str, Any]:
     units = {name: (label, unit, of) for name, label, unit, of in version_report.METRICS}
     return {
         "encoders": comparison.encoders_differ(session, both),
-        "paired": comparison.paired_metrics(session, both),
         "units": units,
         "moved": comparison.moved(session, both),
         "slices": comparison.slices_moved(session, both),

@@ -217,7 +217,7 @@ def _distribution(session: Session, project: Project, version: Version) -> tuple
     counts = [0] * 11
     for value in training_set.values(session, version).values():
         counts[round(value)] += 1
-    raw = max(0, projects.pool_size(session, project) - sum(counts))
+    raw = projects.pool_size(session, project, unlabelled=True)
     sides = training_set.count_sides(session, version)
     return (
         Words(f"Dataset score distribution for {version.number}:"),
