@@ -98,6 +98,28 @@ def test_the_sample_library_is_one_job_however_often_it_is_asked_for(tmp_path: P
     assert "It is being made" in client.get("/").text
 
 
+def test_every_project_says_what_it_needs_next(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=20)
+
+    def told() -> tuple[str, str]:
+        card = world.client.get("/").text.split('class="panel">')[1]
+        return re.findall(r'<p class="small"><a href="([^"]+)">([^<]+)</a>', card)[0]
+
+    assert told() == (f"{world.at}/score", "Score 20 more to train")
+    score_some(world, [index % 11 for index in range(20)])
+    assert told() == (f"{world.at}/versions", "Train the first version")
+    add_version(world, 0, {})
+    with writing(world.engine) as session:
+        version = session.get(Version, 1)
+        assert version is not None
+        version.active = True
+        version.event_high = scores.highest_event(session, world.project(session))
+        session.add(version)
+    assert told() == (f"{world.at}/review/false-positives", "Review what v1.0 gets wrong")
+    score_some(world, [5] * 20)
+    assert told() == (f"{world.at}/versions", "20 new scores since v1.0: train")
+
+
 def test_a_new_project_leads_to_adding_images(world: World) -> None:
     answer = world.client.post("/projects", data={"name": "  City  photos "})
     assert answer.status_code == 303

@@ -4,19 +4,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tastemaker import images, jobs, projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Image, Job, Project
+from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.jobs import job_json
-from tastemaker.pages.render import redirect, render, see_other, shell
+from tastemaker.pages.project_jobs import importing
+from tastemaker.pages.render import failed_embedding, redirect, render, see_other, shell
 from tastemaker.sample import demo
+from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -108,7 +110,35 @@ def card(session: Session, project: Project) -> dict[str, object]:
         .limit(4)
     ).all()
     error = active.metrics.measured.mae if active else None
-    return projects.summary(session, project) | {"pictures": some, "mean_error": error}
+    known = projects.summary(session, project)
+    words, page = next_page(session, project, known["images"], known["labels"], active)
+    return known | {"pictures": some, "mean_error": error, "next": words, "next_page": page}
+
+
+def next_page(
+    session: Session, project: Project, images: int, labels: int, active: Version | None
+) -> tuple[str, str]:
+    """What a project needs next, in words, and the page that does it."""
+    if not images:
+        return (
+            ("Images are coming in", "score")
+            if importing(session, project)
+            else ("Add images", "add")
+        )
+    if failed_embedding(session, project):
+        return "Its images could not be embedded", "score"
+    if active is None and labels < ENOUGH_TO_TRAIN:
+        return f"Score {ENOUGH_TO_TRAIN - labels} more to train", "score"
+    if active is None:
+        return "Train the first version", "versions"
+    newer = select(func.count()).where(
+        ScoreEvent.project_id == project.id, ScoreEvent.kind == "set",
+        col(ScoreEvent.id) > active.event_high,
+    )  # fmt: skip
+    since = int(session.exec(newer).one())
+    if since >= ENOUGH_TO_TRAIN:
+        return f"{since} new scores since {active.number}: train", "versions"
+    return f"Review what {active.number} gets wrong", "review/false-positives"
 
 
 # --- for programs --------------------------------------------------------------------------------
