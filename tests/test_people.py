@@ -213,6 +213,7 @@ def test_a_name_is_not_looked_at_after_many_wrong_passwords_from_everywhere(guar
 
 # What an annotator may change. Opening another route to them is a decision: it is made here.
 MAY_CHANGE = {
+    "/theme",
     "/projects/{project_id}/compare/images/{image_id}/score",
     "/projects/{project_id}/compare/undo",
     "/projects/{project_id}/images/{image_id}/flag",

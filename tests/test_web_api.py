@@ -180,6 +180,7 @@ COUNTERPARTS = {
     "/projects/{project_id}/try/{token}/add": "/projects/{project_id}/uploads",
     "/projects/{project_id}/try/{token}/again": "/projects/{project_id}/predict",
     "/projects/{project_id}/undo": "/projects/{project_id}/undo",
+    "/theme": None,
     "/versions/{version_id}/activate": "/versions/{version_id}/activate",
 }  # fmt: skip
 
