@@ -202,6 +202,12 @@ def seconds_left(job: Job) -> float | None:
     return max(0.0, (job.total - job.done) / job.rate)
 
 
+def as_json(job: Job) -> dict[str, Any]:
+    """A job for programs; what its worker alone needs (payload, fence) stays out."""
+    inner = {"payload", "fence", "heartbeat"}
+    return job.model_dump(mode="json", exclude=inner) | {"seconds_left": seconds_left(job)}
+
+
 def _update(session: Session, claim: Claim, **fields: Any) -> None:
     statement = (
         update(Job)

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 from pydantic import Field
 from sqlmodel import Session
 
-from tastemaker import projects, scores, versions
+from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
@@ -16,7 +16,6 @@ from tastemaker.errors import NotFound
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pages.jobs import job_json
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
@@ -337,7 +336,7 @@ def start_training(
         job = retrain.request_training(
             session, settings, project, body.note, body.recipe, body.major
         )
-        return job_json(job)
+        return jobs.as_json(job)
 
 
 @api.post("/versions/{version_id}/activate")
