@@ -320,6 +320,21 @@ def _size(session: Session, project_id: int, role: str | None) -> int:
     return int(inside) - int(session.exec(removed).one())
 
 
+def count_labels(session: Session, project_id: int) -> int:
+    """How many labels a project has; not those of images that were taken out of it."""
+    query = select(func.count()).select_from(Label)
+    every = session.exec(query.where(Label.project_id == project_id)).one()
+    return int(every) - int(session.exec(of_removed_images(query, project_id)).one())
+
+
+def of_removed_images(query: Any, project_id: int) -> Any:
+    """A query of labels, about those of images that were taken out of the project: few."""
+    same = and_(
+        RemovedImage.project_id == Label.project_id, RemovedImage.image_id == Label.image_id
+    )
+    return query.join(RemovedImage, same).where(RemovedImage.project_id == project_id)
+
+
 def _unlabelled(session: Session, project_id: int) -> int:
     labelled = select(func.count()).where(
         Label.project_id == project_id, is_member(project_id, Label.image_id, "pool")
@@ -371,7 +386,6 @@ def pin_encoder(session: Session, project: Project, encoder: EncoderRow) -> None
 
 def summary(session: Session, project: Project) -> dict[str, Any]:
     """What `project list --json` prints."""
-    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
     events = select(func.max(ScoreEvent.id)).where(ScoreEvent.project_id == project.id)
     active = session.exec(
         select(Version).where(Version.project_id == project.id, Version.active)
@@ -385,7 +399,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
         "holdout_share": project.holdout_share,
         "recipe": project.recipe,
         "images": pool_size(session, project),
-        "labels": int(session.exec(labels).one()),
+        "labels": count_labels(session, project.id),
         "last_event": session.exec(events).one(),
         "active_version": active.number if active else None,
         "created_at": project.created_at.isoformat(),

@@ -28,7 +28,6 @@ from tastemaker.errors import Invalid, TastemakerError
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
-ProjectName = Annotated[str, typer.Option("--project", "-p", help="Name of the project.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
