@@ -16,10 +16,13 @@ from tastemaker.cli import (
     backups,
     filtering,
     images,
+    jobs,
     projects,
     replay,
     running,
     scores,
+    slices,
+    test_runs,
     users,
     versions,
 )
@@ -46,7 +49,8 @@ for top in (
 ):
     app.add_typer(top)
 for name, below in {
-    "project": projects.app, "scores": scores.app, "versions": versions.app, "user": users.app,
+    "project": projects.app, "scores": scores.app, "versions": versions.app,
+    "slices": slices.app, "test-run": test_runs.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)
 

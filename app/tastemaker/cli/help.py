@@ -15,12 +15,9 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Arguments as they are typed: what may be left out stands in brackets."""
-        pieces = [self.options_metavar] if self.options_metavar else []
-        for param in self.get_params(ctx):
-            if param.param_type_name == "argument":
-                name = param.metavar or param.name.upper()
-                pieces.append(name if param.required or name.startswith("[") else f"[{name}]")
-        return pieces
+        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        options = [self.options_metavar] if self.options_metavar else []
+        return options + [argument.metavar for argument in arguments]
 
 
 class Group(TyperGroup):

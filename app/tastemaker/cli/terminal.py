@@ -51,6 +51,16 @@ def require_writable(path: Path) -> None:
         ) from error
 
 
+def confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal before something is lost, unless `yes` was said already."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Invalid("There is no terminal to ask on; nothing was changed.", "Say it with --yes.")
+    if not typer.confirm(question, err=True):
+        raise TastemakerError("Nothing was changed.")
+
+
 def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 

@@ -10,6 +10,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
+    confirm,
     database,
     err,
     finish_jobs,
@@ -189,6 +190,30 @@ def versions_activate(
     if as_json:
         return print_json(facts)
     out.print(f"{chosen.number} is active.")
+    return None
+
+
+@app.command("delete")
+def versions_delete(
+    typed: Annotated[list[str], words("PROJECT VERSION", VERSION)],
+    project: InProject = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a version with its file, predictions and test runs; never the active one."""
+    from tastemaker import projects, versions
+    from tastemaker.versions import deletion
+
+    name, number = in_order(typed, project, "VERSION")
+    with database() as (settings, engine):
+        with sessions.reading(engine) as session:
+            chosen = versions.by_number(session, projects.by_name(session, name), number)
+            goes = deletion.what_goes(session, chosen)
+        confirm(f"Delete {goes.version}: {goes.in_words()}? Scores stay.", yes)
+        gone = deletion.delete_version(settings, engine, chosen.id)
+    if as_json:
+        return print_json(gone.as_json())
+    out.print(f"{gone.version} is deleted: {gone.in_words()}. Scores stay.")
     return None
 
 

@@ -217,13 +217,7 @@ def list_slices(
     """Every slice with its numbers under a version (the active one), and every expectation with
     whether that version meets it; `under_represented` are those, and the largest tags besides, with
     less than half of their share of the labels. Before a version, `slices` hold names only."""
-    chosen = versions.chosen(session, project, version)
-    if chosen is None:
-        rows = [slices.as_json(row) for row in slices.listing(session, project)]
-        return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
-    lacks = [row.as_json() for row in slices.unmeasured(session, project, chosen)]
-    report = expectations.check(session, chosen).as_json()
-    return {"version": chosen.number} | report | {"under_represented": lacks}
+    return expectations.overview(session, project, version)
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
