@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tastemaker import cli
+from tastemaker.learning.city96 import layout
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,24 @@ def fails(said: Said, *sentences: str) -> None:
     assert "Traceback" not in said.err
     for sentence in sentences:
         assert sentence in said.sentence
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head with all its layers at work, of 24 features, as a stranger may have made it."""
+    random = np.random.default_rng(3)
+    tensors = {
+        name: random.normal(0, 0.7 / np.sqrt(shape[-1]), shape).astype(np.float32)
+        for name, shape in layout(24).items()
+    }
+    path = tmp_path_factory.mktemp("head") / "strange.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = np.random.default_rng(4).normal(0, 3, (300, 24)).astype(np.float32)
+    path = tmp_path_factory.mktemp("vectors") / "x.npy"
+    np.save(path, rows)
+    return path

@@ -399,27 +399,6 @@ def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path)
 # --- scoring -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head with all its layers at work, of 24 features, as a stranger may have made it."""
-    random = np.random.default_rng(3)
-    tensors = {
-        name: random.normal(0, 0.7 / np.sqrt(shape[-1]), shape).astype(np.float32)
-        for name, shape in layout(24).items()
-    }
-    path = tmp_path_factory.mktemp("head") / "strange.safetensors"
-    save_file(tensors, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = np.random.default_rng(4).normal(0, 3, (300, 24)).astype(np.float32)
-    path = tmp_path_factory.mktemp("vectors") / "x.npy"
-    np.save(path, rows)
-    return path
-
-
 @pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("fast", 2e-3)])
 def test_scores_agree_with_an_independent_forward_pass(
     run: Run, head: Path, vectors: Path, precision: str, off: float

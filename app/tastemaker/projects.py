@@ -60,8 +60,7 @@ def create(
             f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
             "Use --kind score.",
         )
-    if not 0 < threshold < 1:
-        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    validate_threshold(threshold)
     if not 0 <= holdout_share <= 0.5:
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
@@ -124,8 +123,8 @@ def list_all(session: Session) -> list[Project]:
 def change(session: Session, project: Project, **fields: Any) -> Project:
     """Change settings: `name`, `threshold`, `show_prediction_first`, `recipe`, `brackets`,
     `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
-    if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
-        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    if "threshold" in fields:
+        validate_threshold(float(fields["threshold"]))
     recipe_named(fields.get("recipe", project.recipe))
     if fields.get("aggregate", project.aggregate) not in AGGREGATES:
         raise Invalid(
@@ -147,6 +146,14 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
         setattr(project, field, value)
     session.add(project)
     return project
+
+
+def validate_threshold(threshold: float) -> None:
+    """Raises `Invalid` for what is no share between 0 and 1; of a percentage it says which."""
+    if not 0 < threshold < 1:
+        percent = 1 < threshold < 100
+        example = f"{threshold:g} % is {threshold / 100:g}." if percent else "0.5 means 50 %."
+        raise Invalid("The threshold is a share between 0 and 1.", example)
 
 
 def validate_count(value: Any) -> int:
