@@ -13,10 +13,13 @@ from web_world import drawn
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
+from tastemaker.errors import Invalid
+from tastemaker.filtering.placing import Placement, move_pictures, plan_targets
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tests.command_line import Run, Said, fails
 from tests.conftest import forward
+from tests.pictures import write
 from tests.test_cli import COMMANDS
 
 
@@ -283,6 +286,28 @@ def test_what_passes_is_linked_or_moved_and_a_dry_run_writes_nothing(
     (tmp_path / "flat").write_bytes(b"a file")
     fails(run(*words, "--move", "flat"), "cannot be made")
     assert contents(pictures) == {"c.png": was["c.png"]}
+
+
+def test_a_plan_knows_what_vanished_what_is_the_same_and_what_has_the_name(tmp_path: Path) -> None:
+    source, into = tmp_path / "pictures", tmp_path / "good"
+    for name in ("x.png", "a/x.png", "b/x.png", "y.png", "z.png"):
+        write(source / name, name[-5:].encode() if name != "b/x.png" else b"another")
+    write(into / "y.png", b"y.png")
+    (into / "z.png").mkdir()
+    (into / "gone.png").symlink_to(tmp_path / "nowhere")
+    paths = ["x.png", "a/x.png", "b/x.png", "y.png", "z.png", "gone.png"]
+    plan = plan_targets(paths, source, into, keep=False)
+    goes = {item.path: (item.target and item.target.name, item.there) for item in plan}
+    assert goes == {
+        "x.png": ("x.png", False), "a/x.png": ("x.png", True), "b/x.png": ("x-1.png", False),
+        "y.png": ("y.png", True), "z.png": ("z-1.png", False), "gone.png": (None, False),
+    }  # fmt: skip
+    assert move_pictures(plan) == 3
+    assert (into / "x-1.png").read_bytes() == b"another" and (into / "z.png").is_dir()
+    assert {path.name for path in source.rglob("*.png")} == {"x.png", "y.png"}, "the same stay"
+    with pytest.raises(Invalid, match="cannot be made"):
+        move_pictures([Placement("y.png", source / "y.png", into / "y.png")])
+    assert (source / "y.png").exists() and (into / "y.png").read_bytes() == b"y.png"
 
 
 # --- ~ -------------------------------------------------------------------------------------------

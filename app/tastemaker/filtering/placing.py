@@ -40,7 +40,7 @@ def plan_targets(paths: Iterable[str], source: Path, into: Path, *, keep: bool) 
     folder structure or not. Raises `Invalid` where the folder lies inside the source."""
     check_target(source, into)
     base = source if source.is_dir() else source.parent
-    taken: set[Path] = set()
+    taken: dict[Path, Path] = {}  # target -> what goes there
     plan = []
     for path in paths:
         origin = base / path
@@ -49,11 +49,13 @@ def plan_targets(paths: Iterable[str], source: Path, into: Path, *, keep: bool) 
             continue
         wanted = into / (path if keep else origin.name)
         target, number = wanted, 0
-        while target in taken or (os.path.lexists(target) and not _same(origin, target)):
+        while (there := target in taken or os.path.lexists(target)) and not _same(
+            origin, taken.get(target, target)
+        ):
             number += 1
             target = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
-        taken.add(target)
-        plan.append(Placement(path, origin, target, there=os.path.lexists(target)))
+        taken.setdefault(target, origin)
+        plan.append(Placement(path, origin, target, there))
     return plan
 
 
