@@ -78,7 +78,8 @@ def _commands(command: Any, name: str) -> Iterator[str]:
         return
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    words = (p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments)
+    words = (p.metavar or (p.name.upper() if p.required else f"[{p.name.upper()}]")
+             for p in arguments)  # fmt: skip
     yield f"### `{' '.join([name, *words])}`"
     yield ""
     yield _one_line(command.help or "")

@@ -34,6 +34,9 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import CollectionImage, Image, Project
 from tastemaker.jobs.context import JobContext
+from tests import command_line
+
+run, head, vectors = command_line.run, command_line.head, command_line.vectors  # fixtures
 
 # Continuous integration tries the same cases every time; at a desk, new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)

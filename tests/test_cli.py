@@ -8,8 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +20,16 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 from trained_world import trained_home
 
-from tastemaker import cli, embeddings, projects
+from tastemaker import embeddings, projects
 from tastemaker.cli import commands
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Job, Label, ScoreEvent
 from tastemaker.learning.city96 import layout
+from tests.command_line import Run, Said, fails
 from tests.conftest import add_images, forward
 from tests.pictures import truncated, write
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def sentence(self) -> str:
-        """What it said on stderr, without its line breaks."""
-        return " ".join(self.err.split())
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process, in the home folder of this test."""
-    monkeypatch.setenv("TASTEMAKER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TASTEMAKER_MIN_FREE_GB", "0")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: Any) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tastemaker", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
-
-    return run
-
-
-def fails(said: Said, *sentences: str) -> None:
-    """One sentence or two on stderr, exit code 1, and nothing on stdout."""
-    assert (said.code, said.out) == (1, ""), said
-    assert "Traceback" not in said.err
-    for sentence in sentences:
-        assert sentence in said.sentence
 
 
 def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -445,27 +397,6 @@ def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path)
 
 
 # --- scoring -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head with all its layers at work, of 24 features, as a stranger may have made it."""
-    random = np.random.default_rng(3)
-    tensors = {
-        name: random.normal(0, 0.7 / np.sqrt(shape[-1]), shape).astype(np.float32)
-        for name, shape in layout(24).items()
-    }
-    path = tmp_path_factory.mktemp("head") / "strange.safetensors"
-    save_file(tensors, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = np.random.default_rng(4).normal(0, 3, (300, 24)).astype(np.float32)
-    path = tmp_path_factory.mktemp("vectors") / "x.npy"
-    np.save(path, rows)
-    return path
 
 
 @pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-5), ("fast", 2e-3)])

@@ -145,6 +145,7 @@ COUNTERPARTS = {
     "/projects/{project_id}/compare/images/{image_id}/score": "/projects/{project_id}/scores",
     "/projects/{project_id}/compare/undo": "/projects/{project_id}/undo",
     "/projects/{project_id}/delete": "/projects/{project_id}/delete",
+    "/projects/{project_id}/duplicate": "/projects/{project_id}/duplicate",
     "/projects/{project_id}/expectations": "/projects/{project_id}/expectations",
     "/projects/{project_id}/expectations/{expectation_id}/remove":
         "/projects/{project_id}/expectations/{expectation_id}",
@@ -182,6 +183,7 @@ COUNTERPARTS = {
     "/projects/{project_id}/undo": "/projects/{project_id}/undo",
     "/theme": None,
     "/versions/{version_id}/activate": "/versions/{version_id}/activate",
+    "/versions/{version_id}/delete": "/versions/{version_id}",
 }  # fmt: skip
 
 

@@ -132,6 +132,14 @@ def is_text(name: str) -> bool:
     return True
 
 
+def typed_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a person types it: `~` and `~name` are home folders, where there is such a one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

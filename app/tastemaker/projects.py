@@ -60,8 +60,7 @@ def create(
             f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
             "Use --kind score.",
         )
-    if not 0 < threshold < 1:
-        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    validate_threshold(threshold)
     if not 0 <= holdout_share <= 0.5:
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
@@ -124,8 +123,8 @@ def list_all(session: Session) -> list[Project]:
 def change(session: Session, project: Project, **fields: Any) -> Project:
     """Change settings: `name`, `threshold`, `show_prediction_first`, `recipe`, `brackets`,
     `aggregate`, `auto_train_every`, `auto_train_drift`. All or nothing."""
-    if "threshold" in fields and not 0 < float(fields["threshold"]) < 1:
-        raise Invalid("The threshold is a share between 0 and 1.", "0.5 means 50 %.")
+    if "threshold" in fields:
+        validate_threshold(float(fields["threshold"]))
     recipe_named(fields.get("recipe", project.recipe))
     if fields.get("aggregate", project.aggregate) not in AGGREGATES:
         raise Invalid(
@@ -147,6 +146,14 @@ def change(session: Session, project: Project, **fields: Any) -> Project:
         setattr(project, field, value)
     session.add(project)
     return project
+
+
+def validate_threshold(threshold: float) -> None:
+    """Raises `Invalid` for what is no share between 0 and 1; of a percentage it says which."""
+    if not 0 < threshold < 1:
+        percent = 1 < threshold < 100
+        example = f"{threshold:g} % is {threshold / 100:g}." if percent else "0.5 means 50 %."
+        raise Invalid("The threshold is a share between 0 and 1.", example)
 
 
 def validate_count(value: Any) -> int:
@@ -320,6 +327,21 @@ def _size(session: Session, project_id: int, role: str | None) -> int:
     return int(inside) - int(session.exec(removed).one())
 
 
+def count_labels(session: Session, project_id: int) -> int:
+    """How many labels a project has; not those of images that were taken out of it."""
+    query = select(func.count()).select_from(Label)
+    every = session.exec(query.where(Label.project_id == project_id)).one()
+    return int(every) - int(session.exec(of_removed_images(query, project_id)).one())
+
+
+def of_removed_images(query: Any, project_id: int) -> Any:
+    """A query of labels, about those of images that were taken out of the project: few."""
+    same = and_(
+        RemovedImage.project_id == Label.project_id, RemovedImage.image_id == Label.image_id
+    )
+    return query.join(RemovedImage, same).where(RemovedImage.project_id == project_id)
+
+
 def _unlabelled(session: Session, project_id: int) -> int:
     labelled = select(func.count()).where(
         Label.project_id == project_id, is_member(project_id, Label.image_id, "pool")
@@ -371,7 +393,6 @@ def pin_encoder(session: Session, project: Project, encoder: EncoderRow) -> None
 
 def summary(session: Session, project: Project) -> dict[str, Any]:
     """What `project list --json` prints."""
-    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
     events = select(func.max(ScoreEvent.id)).where(ScoreEvent.project_id == project.id)
     active = session.exec(
         select(Version).where(Version.project_id == project.id, Version.active)
@@ -385,7 +406,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
         "holdout_share": project.holdout_share,
         "recipe": project.recipe,
         "images": pool_size(session, project),
-        "labels": int(session.exec(labels).one()),
+        "labels": count_labels(session, project.id),
         "last_event": session.exec(events).one(),
         "active_version": active.number if active else None,
         "created_at": project.created_at.isoformat(),

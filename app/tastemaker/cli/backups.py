@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from filelock import Timeout
 
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import path_argument
 from tastemaker.cli.terminal import (
     AsJson,
     database,
@@ -23,13 +24,13 @@ from tastemaker.config import Settings
 if TYPE_CHECKING:  # the commands load what they need: whoever asks for help does not wait for it
     from tastemaker.database.backups import Report
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("backup")
 def back_up(
     file: Annotated[
-        Path | None, typer.Argument(help="A new file; left out: in the backups folder.")
+        Path | None, path_argument("[FILE]", "A new file; left out: in the backups folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +61,7 @@ def back_up(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `tastemaker backup` wrote, or a .db of it.")],
+    file: Annotated[Path, path_argument("FILE", "What `tastemaker backup` wrote, or a .db of it.")],
     as_json: AsJson = False,
 ) -> None:
     """Put a backup in the place of what is there, which is kept in the backups folder. The program

@@ -16,25 +16,29 @@ from tastemaker.cli import (
     backups,
     filtering,
     images,
+    jobs,
     projects,
     replay,
     running,
     scores,
+    slices,
+    test_runs,
     users,
     versions,
 )
+from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import err, plain
 from tastemaker.config import Settings
 from tastemaker.errors import TastemakerError
 
-app = typer.Typer(
+app = Commands(
     name="tastemaker",
     help="Teach a machine your taste in images: score, train, review, repeat.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (
+for top in (
     running.app,
     backups.app,
     images.app,
@@ -43,11 +47,12 @@ for commands in (
     filtering.app,
     replay.app,
 ):
-    app.add_typer(commands)
-for name, commands in {
-    "project": projects.app, "scores": scores.app, "versions": versions.app, "user": users.app,
+    app.add_typer(top)
+for name, below in {
+    "project": projects.app, "scores": scores.app, "versions": versions.app,
+    "slices": slices.app, "test-run": test_runs.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
-    app.add_typer(commands, name=name)
+    app.add_typer(below, name=name)
 
 
 def run() -> None:

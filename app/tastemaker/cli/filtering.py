@@ -3,64 +3,128 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from more_itertools import side_effect
 
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import path_argument, path_option, percent_option
 from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.files import typed_path
 
-app = typer.Typer()
+if TYPE_CHECKING:  # help does not wait for what scoring needs
+    from tastemaker.filtering.placing import Placement
+    from tastemaker.filtering.score_tables import Top
+
+app = Commands()
+
+DONE = {"copy": "copied into", "symlink": "linked in", "move": "moved into"}
+
+
+def top_of(typed: str) -> "Top":
+    from tastemaker.filtering.score_tables import parse_top
+
+    return parse_top(typed)
 
 
 @app.command()
 def score(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder, picture, or embeddings: .npy, .parquet.")
+        Path, path_argument("SRC", "Folder, picture, or embeddings: .npy, .parquet.")
     ],
     model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],
-    low: Annotated[float, typer.Option("--min", help="Lowest percentage.")] = 0.0,
-    high: Annotated[float, typer.Option("--max", help="Highest percentage.")] = 100.0,
-    copy: Annotated[Path | None, typer.Option(help="Copy what passes into this folder.")] = None,
+    low: Annotated[float, percent_option("--min", "Lowest percentage that passes, 0–100.")] = 0.0,
+    high: Annotated[
+        float, percent_option("--max", "Highest percentage that passes, 0–100.")
+    ] = 100.0,
+    own: Annotated[
+        bool, typer.Option("--pass", help="What the version itself lets pass, by its threshold.")
+    ] = False,
+    top: Annotated[
+        Any,
+        typer.Option(
+            parser=top_of,
+            metavar="N|N%",
+            help="Only the N best of what passes, best first; with a percent sign, as many as N % "
+            "of all that were scored.",
+        ),
+    ] = None,
+    copy: Annotated[
+        Path | None,
+        path_option("--copy", about="Copy what passes into this folder.", metavar="FOLDER"),
+    ] = None,
+    symlink: Annotated[
+        Path | None,
+        path_option("--symlink", about="Link to what passes in this folder.", metavar="FOLDER"),
+    ] = None,
+    move: Annotated[
+        Path | None,
+        path_option("--move", about="Move what passes into this folder.", metavar="FOLDER"),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the folder structure.")] = False,
-    top: Annotated[int | None, typer.Option(help="Only the N best, best first.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help=".parquet, .csv or .jsonl.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; tell what would be written.")
+    ] = False,
+    to: Annotated[Path | None, path_option("--out", about=".parquet, .csv or .jsonl.")] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
     ] = "fp32",
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where pictures are encoded: cpu, cuda, cuda:1; default: a GPU if any."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Pictures encoded at once; default: as measured."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score pictures or embeddings, and filter by the result."""
     if precision not in ("fp32", "fast"):
         raise typer.BadParameter("fp32 or fast", param_hint="--precision")
+    if own and (low, high) != (0.0, 100.0):
+        raise typer.BadParameter("the version's own threshold, or --min and --max, not both",
+                                 param_hint="--pass")  # fmt: skip
+    way, into = chosen_way(copy, symlink, move)
 
     import torch
 
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
-    from tastemaker.filtering import score_tables, sources
+    from tastemaker.filtering import placing, score_tables, sources
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
 
-    if copy is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
-        raise typer.BadParameter("embeddings are no pictures to copy", param_hint="--copy")
-    score_tables.check_limits(low, high, top)
+    if into is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
+        raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
+    score_tables.check_limits(low, high)
     if to is not None:
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
-    if copy is not None:
-        sources.check_target(source, copy)
+    if into is not None:
+        sources.check_target(source, into)
     settings = Settings()
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     file, limits = _model_path(settings, model), Limits.of(settings)
-    scorer = Scorer(file, encoder=encoder, precision=cast(Precision, precision), limits=limits)
+    scorer = Scorer(
+        file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
+        device=device, batch=batch_size,
+    )  # fmt: skip
+    if own:
+        low = 100 * scorer.threshold
     tables: list[Any] = []
-    written = 0
+    scored = written = 0
+
+    def count(rows: Any) -> None:
+        nonlocal scored
+        scored += len(rows)
+
     with progress_bar() as bar, _skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
         rows = sources.score_source(
@@ -69,26 +133,70 @@ def score(
             on_error=skip,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        rows = score_tables.within(rows, low, high)
+        rows = score_tables.within(side_effect(count, rows), low, high)
         if top is not None:
-            rows = iter([score_tables.best(rows, top)])
-        if to is not None:  # as they come; all are held in memory only where they are wanted after
-            if copy is not None or as_json:
+            best = score_tables.best(rows, top.rows)
+            rows = iter([best.slice(0, top.of(scored))])
+        if to is not None and not dry_run:
+            # as they come; all are held in memory only where they are wanted after
+            if into is not None or as_json:
                 rows = side_effect(tables.append, rows)
             written = score_tables.write(to, rows, scorer.about)
             rows = iter(tables)
         ranked = score_tables.best(rows)
-    if copy is not None:
+    passing = max(written, len(ranked))
+    limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
+    err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
+    plan: list[Placement] = []
+    if into is not None:
         paths = ranked["path"].to_pylist()
-        copied = sources.copy_pictures(paths, source, copy, keep=keep)
-        err.print(f"{copied} pictures copied into {copy}.")
+        if way != "copy" or dry_run:
+            plan = placing.plan_targets(paths, source, into, keep=keep)
+        if dry_run:
+            placed = sum(item.due for item in plan)
+        elif way == "copy":
+            placed = sources.copy_pictures(paths, source, into, keep=keep)
+        else:
+            placed = (placing.move_pictures if way == "move" else placing.link_pictures)(plan)
+        tell_placed(plan, placed, f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}")
+    if dry_run:
+        err.print("Nothing was written.")
+    targets = {item.path: str(item.target) if item.due else None for item in plan}
     if as_json:
-        print_json(score_tables.as_dicts(ranked))
-    elif to is None:
+        facts = score_tables.as_dicts(ranked)
+        print_json([row | {"target": targets.get(row["path"])} for row in facts]
+                   if dry_run else facts)  # fmt: skip
+    elif to is None or dry_run:
         for row in score_tables.as_dicts(ranked):
-            print(f"{row['percent']:6.2f} %  {row['path']}")
+            goes = targets.get(row["path"]) if dry_run else None
+            print(f"{row['percent']:6.2f} %  {row['path']}{f'  → {goes}' if goes else ''}")
+        if to is not None:
+            err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
         out.print(f"{written} rows written to {to}.")
+
+
+def chosen_way(
+    copy: Path | None, symlink: Path | None, move: Path | None
+) -> tuple[str, Path | None]:
+    """How what passes is put into which folder, if it is at all."""
+    chosen = [
+        (way, folder)
+        for way, folder in (("copy", copy), ("symlink", symlink), ("move", move))
+        if folder is not None
+    ]
+    if len(chosen) > 1:
+        raise typer.BadParameter("one of --copy, --symlink and --move", param_hint=chosen[1][0])
+    return chosen[0] if chosen else ("copy", None)
+
+
+def tell_placed(plan: list["Placement"], placed: int, what: str) -> None:
+    err.print(f"{placed} pictures {what}.")
+    if there := sum(item.there for item in plan):
+        err.print(f"{there} lie there already, as the same file; they are left as they are.")
+    for item in plan:
+        if item.target is None:
+            err.print(f"skipped {plain(item.path)}: it is not there any more")
 
 
 @contextmanager
@@ -111,8 +219,8 @@ def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
 
 def _model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    if Path(model).is_file():
-        return Path(model)
+    if typed_path(model).is_file():
+        return typed_path(model)
     if "@" not in model:
         raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")
     from tastemaker import projects, versions

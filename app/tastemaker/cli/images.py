@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlmodel import Session
 
 from tastemaker import jobs
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import InProject, either
 from tastemaker.cli.terminal import (
     AsJson,
     database,
@@ -16,17 +19,24 @@ from tastemaker.cli.terminal import (
     unfinished,
 )
 from tastemaker.database import sessions
-from tastemaker.errors import Invalid
+from tastemaker.database.tables import Project
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.files import typed_path
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command("import")
 def import_images(
-    paths: Annotated[list[Path], typer.Argument(help="Folders, pictures, or zips of pictures.")],
-    project: Annotated[
-        str | None, typer.Option("--project", "-p", help="The project that uses the images.")
-    ] = None,
+    typed: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[PROJECT] PATHS",
+            help="Folders, pictures, or zips of pictures. A project may come first, where there "
+            "is no file of its name.",
+        ),
+    ],
+    project: InProject = None,
     collection: Annotated[str | None, typer.Option(help="Name of the collection.")] = None,
     role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
     scores_from_folders: Annotated[
@@ -35,14 +45,13 @@ def import_images(
     as_json: AsJson = False,
 ) -> None:
     """Import images, and embed them if a project is named."""
-    from tastemaker import projects
     from tastemaker.importing.requests import request_import
 
-    if scores_from_folders and project is None:
-        raise typer.BadParameter("--scores-from-folders needs --project.")
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
-            target = projects.by_name(session, project) if project else None
+            target, paths = project_and_paths(session, project, typed)
+            if scores_from_folders and target is None:
+                raise typer.BadParameter("--scores-from-folders needs --project.")
             job_id = request_import(
                 session, settings, paths, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders,
@@ -64,22 +73,50 @@ def import_images(
     return None
 
 
+def project_and_paths(
+    session: Session, named: str | None, typed: list[str]
+) -> tuple[Project | None, list[Path]]:
+    """The project, if one is named, and the paths. Of several words the first is a project where
+    nothing lies under it; what lies there is a path, as it always was."""
+    from tastemaker import projects
+
+    paths = [typed_path(word) for word in typed]
+    if named is not None:
+        return projects.by_name(session, named), paths
+    if len(typed) < 2 or _there(paths[0]):
+        return None, paths
+    try:
+        return projects.by_name(session, typed[0]), paths[1:]
+    except NotFound as error:
+        message = f"There is no file or folder “{typed[0]}”, and no project of that name."
+        raise NotFound(message, error.hint) from None
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or a zero in it
+        return False
+
+
 @app.command()
 def embed(
-    collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
-    project: Annotated[
-        str | None, typer.Option("--project", "-p", help="Only the images of this project.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PROJECT]", help="Only the images of this project.")
     ] = None,
+    collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
+    project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed the images that have no embedding yet."""
     from tastemaker import images, projects
     from tastemaker.embeddings import declared
 
+    wanted = either(name, project)
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
-            if project:
-                chosen = [projects.by_name(session, project)]
+            if wanted:
+                chosen = [projects.by_name(session, wanted)]
             else:  # those whose vectors came from outside have nothing to embed
                 chosen = [p for p in projects.list_all(session) if not declared(session, p)]
             if not chosen:

@@ -1,24 +1,29 @@
 """`tastemaker project …`"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from tastemaker.cli.terminal import AsJson, database, out, print_json
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import InProject, in_order, percent_of, share_option, words
+from tastemaker.cli.terminal import AsJson, confirm, database, finish_jobs, out, plain, print_json
 from tastemaker.database import sessions
+from tastemaker.errors import Invalid
 
-app = typer.Typer(help="Make and list projects.", no_args_is_help=True)
+app = Commands(help="Make, list, change, duplicate and delete projects.", no_args_is_help=True)
+
+PASSES = "Pass from this score on: a share of 0–1, or 60%."
 
 
 @app.command("create")
 def project_create(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
     kind: Annotated[str, typer.Option(help="score or class.")] = "score",
     encoder: Annotated[str, typer.Option(help="MODEL/TAG, or MODEL@FILE.safetensors.")] = (
         "efficientnet_lite0/bundled"
     ),
-    threshold: Annotated[float, typer.Option(help="Pass from this score on, 0–1.")] = 0.5,
+    threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
     as_json: AsJson = False,
 ) -> None:
     """Make a project."""
@@ -51,14 +56,168 @@ def project_list(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def project_show(name: str, as_json: AsJson = False) -> None:
+def project_show(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Show one project."""
     from tastemaker import projects
 
+    (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
         summary = projects.summary(session, projects.by_name(session, name))
     if as_json:
         return print_json(summary)
     for key, value in summary.items():
         out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
+    return None
+
+
+@app.command("set")
+def project_set(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="Its new name.")] = None,
+    threshold: Annotated[float | None, share_option("--threshold", PASSES)] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="auto, ridge, mlp, city96, or original.")
+    ] = None,
+    aggregate: Annotated[
+        str | None,
+        typer.Option(help="One label of several people: median, mean, lowest, highest, newest."),
+    ] = None,
+    auto_train_every: Annotated[
+        int | None, typer.Option(help="Train by itself after so many new scores; 0: never.")
+    ] = None,
+    auto_train_drift: Annotated[
+        float | None,
+        typer.Option(help="Train by itself once the live error is so many points off; 0: never."),
+    ] = None,
+    show_prediction_first: Annotated[
+        bool | None, typer.Option(help="Show the prediction before one scores.")
+    ] = None,
+    bracket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PERCENT=NAME",
+            help="A part of the scale, from so many percent on. Given once for each, the first "
+            "from 0 on; they replace those there are.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change settings of a project, all or none; what is not named stays."""
+    from tastemaker import projects, scores
+
+    (name,) = in_order(typed, project)
+    named = {
+        "name": new_name, "threshold": threshold, "recipe": recipe, "aggregate": aggregate,
+        "auto_train_every": auto_train_every, "auto_train_drift": auto_train_drift,
+        "show_prediction_first": show_prediction_first,
+        "brackets": brackets_of(bracket) if bracket else None,
+    }  # fmt: skip
+    changes = {field: value for field, value in named.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("nothing to change is named; --help lists what can be")
+    with database() as (_, engine), sessions.writing(engine) as session:
+        chosen = scores.change_project(session, projects.by_name(session, name), **changes)
+        facts = {field: getattr(chosen, field) for field in named}
+    if as_json:
+        return print_json(facts)
+    told = ", ".join(f"{field.replace('_', ' ')} {facts[field]}" for field in changes)
+    out.print(f"“{plain(chosen.name)}” is changed: {plain(told)}.")
+    return None
+
+
+def brackets_of(typed: list[str]) -> list[list[Any]]:
+    """“40=nice” → [0.4, "nice"]."""
+    percent = percent_of("--bracket")
+    brackets = []
+    for text in typed:
+        start, equals, name = text.partition("=")
+        try:
+            brackets.append([percent(start) / 100, name])
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise Invalid(
+                f"“{text}” is no bracket.",
+                "Write where it begins in percent, and its name: 40=nice",
+            )
+    return brackets
+
+
+@app.command("duplicate")
+def project_duplicate(
+    typed: Annotated[
+        list[str],
+        words("PROJECT NEW", "The project, or -p, and what the new one is to be called."),
+    ],
+    project: InProject = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Another encoder: MODEL/TAG, or MODEL@FILE.safetensors.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until its images are embedded.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Make a project once more, with every score, and perhaps with another encoder.
+
+    Collections, scores, settings, slices and saved filters come along; versions do not."""
+    from tastemaker import jobs, projects
+    from tastemaker.library import duplication
+    from tastemaker.worker import is_running
+
+    name, new = in_order(typed, project, "NEW")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            original = projects.by_name(session, name)
+            copy = duplication.duplicate_project(session, original, new, encoder)
+            queued = [job.id for job in jobs.unfinished(session, project_id=copy.id)]
+            vectors = copy.encoder_id is None and duplication.without_picture(session, copy)
+            facts = projects.summary(session, copy) | {"jobs": queued}
+        if not as_json:
+            out.print(
+                f"Project “{plain(facts['name'])}” made: {facts['images']:,} images and "
+                f"{facts['labels']:,} labels, with encoder {facts['encoder']}."
+            )
+            if vectors:
+                out.print(f"{vectors} of them have no picture, and get no vector.")
+        if wait or not is_running(settings):
+            finish_jobs(settings, engine, queued)
+    if as_json:
+        return print_json(facts)
+    if queued and not wait:
+        out.print(f"Its images are embedded by job {queued[0]}.")
+    return None
+
+
+@app.command("delete")
+def project_delete(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a project. Its scores are kept in a file, its published files and all images stay."""
+    from tastemaker import projects, versions
+    from tastemaker.library.deletion import delete_project
+
+    (name,) = in_order(typed, project)
+    with database() as (settings, engine):
+        with sessions.reading(engine) as session:
+            chosen = projects.by_name(session, name)
+            facts = projects.summary(session, chosen)
+            published = len(versions.list_ready(session, chosen))
+        confirm(
+            f"Delete “{facts['name']}” with {facts['labels']:,} labels and {published} versions? "
+            "Its scores are first written to a file; images and published files stay.",
+            yes,
+        )
+        kept = delete_project(settings, engine, facts["id"], facts["name"])
+    if as_json:
+        return print_json({"deleted": facts["name"], "scores": str(kept)})
+    out.print(f"“{plain(facts['name'])}” is deleted. Its scores are kept in {plain(str(kept))}.")
+    if published:
+        out.print(f"The files of its versions are kept in {plain(str(settings.checkpoints))}.")
     return None

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import either, path_option, percent_option
 from tastemaker.cli.terminal import (
     AsJson,
     database,
@@ -15,16 +17,17 @@ from tastemaker.cli.terminal import (
     require_writable,
 )
 from tastemaker.database import sessions
+from tastemaker.files import typed_path
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
 def replay(
-    source: Annotated[
-        str,
+    typed: Annotated[
+        list[str],
         typer.Argument(
-            metavar="COLLECTION|FILE",
+            metavar="[PROJECT] COLLECTION|FILE",
             help="A collection, or an .npz with embeddings (N, D), scores (N,) in 0–10 "
             "(−1: no label) and, if there are any, groups (N,).",
         ),
@@ -40,16 +43,25 @@ def replay(
     budget: Annotated[int, typer.Option(min=1, help="Labels to spend in each.")] = 600,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Percent that passes; default: the project's, or 50."),
+        percent_option(
+            "--threshold", "Passes from so many percent on; default: the project's, or 50."
+        ),
     ] = None,
     project: Annotated[
         str | None,
-        typer.Option("--project", "-p", help="Whose scores a collection is replayed with."),
+        typer.Option(
+            "--project",
+            "-p",
+            metavar="PROJECT",
+            help="Whose scores a collection is replayed with, if the project is not first.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Labels between two refits.")] = 25,
     start: Annotated[int, typer.Option(min=2, help="Labels drawn at random to begin with.")] = 50,
-    to: Annotated[Path | None, typer.Option("--out", help="Write the JSON into this file.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
+    to: Annotated[Path | None, path_option("--out", about="Write the JSON into this file.")] = None,
+    svg: Annotated[
+        Path | None, path_option("--svg", about="Draw the curves into this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
@@ -61,11 +73,15 @@ def replay(
     for path in (to, svg):
         if path is not None:
             require_writable(path)
+    *first, source = typed
+    if len(first) > 1:
+        raise typer.BadParameter(f"“{first[1]}” is too many: PROJECT COLLECTION, or FILE.")
+    project = either(first[0] if first else None, project)
     about: dict[str, Any] = {}
-    if Path(source).is_file() or source.endswith(".npz"):
+    if typed_path(source).is_file() or source.endswith(".npz"):
         if project is not None:
             raise typer.BadParameter("a file brings its own scores", param_hint="--project")
-        data = labelled_sets.read_file(Path(source))
+        data = labelled_sets.read_file(typed_path(source))
     else:
         with database() as (_, engine), sessions.reading(engine) as session:
             from tastemaker import projects

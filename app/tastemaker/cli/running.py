@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import AsJson, database, finish_jobs, out, plain, print_json
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import TastemakerError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()

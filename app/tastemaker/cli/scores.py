@@ -3,23 +3,29 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from tastemaker.cli.terminal import AsJson, ProjectName, database, err, out, print_json
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import InProject, in_order, path_option, words
+from tastemaker.cli.terminal import AsJson, database, err, out, print_json
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
+from tastemaker.files import typed_path
 
-app = typer.Typer(help="Bring scores in and out.", no_args_is_help=True)
-top = typer.Typer()
+app = Commands(help="Bring scores in and out.", no_args_is_help=True)
+top = Commands()
 
 
 @app.command("import")
-def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> None:
+def scores_import(
+    typed: Annotated[list[str], words("PROJECT FILE")],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Read scores from CSV or JSON lines: a column `score`, and `sha256` or `path`."""
+    name, file = in_order(typed, project, "FILE")
     from tastemaker.scores.score_files import import_scores
 
     with database() as (_, engine):
-        result = import_scores(engine, project, file)
+        result = import_scores(engine, name, typed_path(file))
     if as_json:
         return print_json(result)
     out.print(f"{result['recorded']} scores recorded, {result['unchanged']} were there already.")
@@ -31,17 +37,19 @@ def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> 
 
 @app.command("export")
 def scores_export(
-    project: ProjectName,
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
     to: Annotated[
-        Path | None, typer.Option("--out", help=".csv or .jsonl; default: CSV to stdout.")
+        Path | None, path_option("--out", about=".csv or .jsonl; default: CSV to stdout.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
+    (name,) = in_order(typed, project)
     from tastemaker.scores.score_files import export_scores, write_scores
 
     with database() as (_, engine):
-        rows = export_scores(engine, project)
+        rows = export_scores(engine, name)
     if as_json:
         return print_json(rows)
     write_scores(rows, to)
@@ -51,15 +59,21 @@ def scores_export(
 
 
 @app.command("folders")
-def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) -> None:
+def scores_folders(
+    typed: Annotated[list[str], words("PROJECT FOLDER")],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Write the labelled embeddings as folders: data/ENCODER/NN_name/*.npy, NN the score."""
+    name, place = in_order(typed, project, "FOLDER")
+    folder = typed_path(place)
     from tastemaker import projects
     from tastemaker.publishing import exports
 
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")
     with database() as (_, engine), sessions.reading(engine) as session:
-        result = exports.write_folders(session, projects.by_name(session, project), folder)
+        result = exports.write_folders(session, projects.by_name(session, name), folder)
     if as_json:
         return print_json(result)
     out.print(f"{result['written']} vectors written to {result['folder']}.")
@@ -73,15 +87,23 @@ def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) 
 
 
 @top.command()
-def stats(project: ProjectName, as_json: AsJson = False) -> None:
+def stats(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Print the histogram of scores."""
     from tastemaker import projects, scores
 
+    (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
-        chosen = projects.by_name(session, project)
+        chosen = projects.by_name(session, name)
         counts = scores.histogram(session, chosen)
+        images = projects.pool_size(session, chosen)
         raw = projects.pool_size(session, chosen, unlabelled=True)
+    labels = sum(counts)
     if as_json:
-        return print_json({"scores": dict(enumerate(counts)), "raw": raw})
-    print(scores.histogram_text(counts, raw))
+        numbers = {"images": images, "labels": labels}
+        return print_json({"scores": dict(enumerate(counts)), "raw": raw} | numbers)
+    print(scores.histogram_text(counts, raw, images))
     return None

@@ -28,7 +28,6 @@ from tastemaker.errors import Invalid, TastemakerError
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
-ProjectName = Annotated[str, typer.Option("--project", "-p", help="Name of the project.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -50,6 +49,16 @@ def require_writable(path: Path) -> None:
             f"{path} cannot be written: {(error.strerror or str(error)).lower()}.",
             "Name a file in another folder.",
         ) from error
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal before something is lost, unless `yes` was said already."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Invalid("There is no terminal to ask on; nothing was changed.", "Say it with --yes.")
+    if not typer.confirm(question, err=True):
+        raise TastemakerError("Nothing was changed.")
 
 
 def print_json(data: Any) -> None:

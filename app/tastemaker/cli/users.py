@@ -6,12 +6,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import AsJson, database, out, print_json
 from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator
 from tastemaker.errors import Invalid
 
-app = typer.Typer(help="People who sign in and score.", no_args_is_help=True)
+app = Commands(help="People who sign in and score.", no_args_is_help=True)
 
 
 @app.command("add")
@@ -62,13 +63,19 @@ def user_list(as_json: AsJson = False) -> None:
 def user_disable(
     name: str,
     undo: Annotated[bool, typer.Option("--undo", help="Let them in again.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Shut a person out, at once. Their scores stay and count."""
     from tastemaker.auth import accounts
 
     with database() as (_, engine), sessions.writing(engine) as session:
-        accounts.disable(session, accounts.by_name(session, name), not undo)
+        changed = accounts.by_name(session, name)
+        accounts.disable(session, changed, not undo)
+        person = about(changed)
+    if as_json:
+        return print_json(person)
     out.print(f"{name} {'may sign in again' if undo else 'is shut out; all scores are kept'}.")
+    return None
 
 
 def about(person: Annotator) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import InProject, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
-    ProjectName,
+    confirm,
     database,
     err,
     finish_jobs,
@@ -18,16 +20,19 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.database import sessions
 from tastemaker.errors import Conflict, NotFound
+from tastemaker.files import typed_path
 
-top = typer.Typer()
-app = typer.Typer(help="List, show, compare, activate, export versions.", no_args_is_help=True)
+top = Commands()
+app = Commands(help="List, show, compare, activate, export versions.", no_args_is_help=True)
 
 FORMATS = ("city96", "laion", "all")
+VERSION = "A version is v1.3, or active. The project comes first, or as -p."
 
 
 @top.command()
 def train(
-    project: ProjectName,
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
     note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
     recipe: Annotated[
         str | None,
@@ -44,9 +49,10 @@ def train(
     from tastemaker.training.retrain import request_training
     from tastemaker.worker import is_running
 
+    (name,) = in_order(typed, project)
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
-            chosen = projects.by_name(session, project)
+            chosen = projects.by_name(session, name)
             job_id = request_training(session, settings, chosen, note, recipe, major).id
         if not wait and is_running(settings):
             if as_json:
@@ -68,16 +74,19 @@ def train(
 
 @top.command()
 def card(
-    project: str,
-    version: Annotated[str, typer.Argument(help="v1.3, or active.")] = "active",
+    typed: Annotated[
+        list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
+    ] = None,
+    project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the model card of a version, as Markdown."""
+    name, number = in_order(typed, project, "[VERSION]")
     from tastemaker import projects, versions
     from tastemaker.publishing import card_blocks, model_card
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, name), number or "active")
         text = card_blocks.markdown(model_card.card_of(session, settings, chosen))
     if as_json:
         return print_json({"version": chosen.number, "markdown": text})
@@ -86,12 +95,17 @@ def card(
 
 
 @app.command("list")
-def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
+def versions_list(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """List the versions of a project, oldest first."""
+    (name,) = in_order(typed, project)
     from tastemaker import projects, versions
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = projects.by_name(session, project)
+        chosen = projects.by_name(session, name)
         rows = [
             versions.as_json(session, settings, version)
             for version in reversed(versions.list_ready(session, chosen))
@@ -109,7 +123,7 @@ def versions_list(project: ProjectName, as_json: AsJson = False) -> None:
             _number(v["fp_rate"], "{:.0%}"), _number(v["fn_rate"], "{:.0%}"), str(v["mae_n"]),
             v["mae_by"] or "", v["recipe"].get("name", ""), v["note"],
         )  # fmt: skip
-    out.print(table if rows else "No version yet: tastemaker train --project NAME")
+    out.print(table if rows else "No version yet: tastemaker train PROJECT")
     return None
 
 
@@ -118,12 +132,17 @@ def _number(value: float | None, form: str) -> str:
 
 
 @app.command("show")
-def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
+def versions_show(
+    typed: Annotated[list[str], words("PROJECT VERSION", VERSION)],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Show one version."""
+    name, number = in_order(typed, project, "VERSION")
     from tastemaker import projects, versions
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, name), number)
         facts = versions.as_json(session, settings, chosen)
     if as_json:
         return print_json(facts)
@@ -134,13 +153,18 @@ def versions_show(project: str, version: str, as_json: AsJson = False) -> None:
 
 
 @app.command("diff")
-def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False) -> None:
+def versions_diff(
+    typed: Annotated[list[str], words("PROJECT OLDER NEWER", VERSION)],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """What changed from one version to another: errors, flips, slices, labels."""
+    name, older, newer = in_order(typed, project, "OLDER", "NEWER")
     from tastemaker import projects
     from tastemaker.evaluation import comparison, flips
 
     with database() as (_, engine), sessions.reading(engine) as session:
-        both = flips.pair(session, projects.by_name(session, project), older, newer)
+        both = flips.pair(session, projects.by_name(session, name), older, newer)
         diff = comparison.diff(session, both)
     if as_json:
         return print_json(diff.as_json())
@@ -149,34 +173,69 @@ def versions_diff(project: str, older: str, newer: str, as_json: AsJson = False)
 
 
 @app.command("activate")
-def versions_activate(project: str, version: str) -> None:
+def versions_activate(
+    typed: Annotated[list[str], words("PROJECT VERSION", VERSION)],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a version the active one."""
+    name, number = in_order(typed, project, "VERSION")
     from tastemaker import projects, versions
     from tastemaker.versions import predictions
 
     with database() as (settings, engine), sessions.writing(engine) as session:
-        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, name), number)
         predictions.activate_by_hand(session, settings, chosen)
+        facts = versions.as_json(session, settings, chosen)
+    if as_json:
+        return print_json(facts)
     out.print(f"{chosen.number} is active.")
+    return None
+
+
+@app.command("delete")
+def versions_delete(
+    typed: Annotated[list[str], words("PROJECT VERSION", VERSION)],
+    project: InProject = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a version with its file, predictions and test runs; never the active one."""
+    from tastemaker import projects, versions
+    from tastemaker.versions import deletion
+
+    name, number = in_order(typed, project, "VERSION")
+    with database() as (settings, engine):
+        with sessions.reading(engine) as session:
+            chosen = versions.by_number(session, projects.by_name(session, name), number)
+            goes = deletion.what_goes(session, chosen)
+        confirm(f"Delete {goes.version}: {goes.in_words()}? Scores stay.", yes)
+        gone = deletion.delete_version(settings, engine, chosen.id)
+    if as_json:
+        return print_json(gone.as_json())
+    out.print(f"{gone.version} is deleted: {gone.in_words()}. Scores stay.")
+    return None
 
 
 @app.command("export")
 def versions_export(
-    project: str,
-    version: str,
-    folder: Path,
+    typed: Annotated[list[str], words("PROJECT VERSION FOLDER", VERSION)],
+    project: InProject = None,
     layout: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "city96",
+    as_json: AsJson = False,
 ) -> None:
     """Write a version's files into a folder: the head and its sidecar, a LAION head, or all."""
     from tastemaker import projects, versions
     from tastemaker.publishing import exports
 
+    name, number, place = in_order(typed, project, "VERSION", "FOLDER")
+    folder = typed_path(place)
     if layout not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
     if folder.exists() and not folder.is_dir():
         raise Conflict(f"{folder} is a file.", "Name a folder to write into.")
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.by_number(session, projects.by_name(session, project), version)
+        chosen = versions.by_number(session, projects.by_name(session, name), number)
         if layout == "city96":
             parts = [
                 exports.checkpoint(settings, chosen), exports.config(session, settings, chosen)
@@ -185,19 +244,25 @@ def versions_export(
             parts = [exports.laion_file(session, settings, chosen)]
         else:
             parts = exports.export_all(session, settings, chosen)
-        for path in exports.write(parts, folder):
-            out.print(str(path))
+        written = [str(path) for path in exports.write(parts, folder)]
+    if as_json:
+        return print_json(written)
+    for path in written:
+        out.print(path)
+    return None
 
 
 @app.command("import")
 def versions_import(
-    project: str,
-    file: Path,
+    typed: Annotated[
+        list[str], words("PROJECT FILE", "A .safetensors file of a head; -p PROJECT is accepted.")
+    ],
+    project: InProject = None,
     encoder: Annotated[
         str | None, typer.Option(help="The encoder it was trained on, if the file does not say.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Its .config.json; default: the one beside it.")
+        Path | None, path_option("--config", about="Its .config.json; default: the one beside it.")
     ] = None,
     note: Annotated[str, typer.Option(help="A line about it.")] = "",
     activate: Annotated[bool, typer.Option("--activate", help="Make it the active one.")] = False,
@@ -209,10 +274,12 @@ def versions_import(
     from tastemaker import versions
     from tastemaker.publishing import import_head
 
+    name, place = in_order(typed, project, "FILE")
+    file = typed_path(place)
     if config is not None and not config.is_file():
         raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
     with database() as (settings, engine):
-        project_id = import_head.project_for(engine, project, file, encoder, config)
+        project_id = import_head.project_for(engine, name, file, encoder, config)
         job = import_head.import_checkpoint(
             engine, settings, project_id, file,
             config=config, encoder=encoder, note=note, activate=activate,
@@ -230,11 +297,11 @@ def versions_import(
 
 @app.command("predictions")
 def versions_predictions(
-    project: str,
-    version: str,
-    to: Annotated[Path | None, typer.Option("--out", help=".csv, .jsonl or .parquet.")] = None,
+    typed: Annotated[list[str], words("PROJECT VERSION", VERSION)],
+    project: InProject = None,
+    to: Annotated[Path | None, path_option("--out", about=".csv, .jsonl or .parquet.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Bring such a file back instead.")
+        Path | None, path_option("--from", about="Bring such a file back instead.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -243,13 +310,14 @@ def versions_predictions(
     from tastemaker.files import write_atomic
     from tastemaker.versions import prediction_files
 
+    name, number = in_order(typed, project, "VERSION")
     if to is not None and source is not None:
         raise typer.BadParameter("--out or --from, not both", param_hint="--from")
     with database() as (_, engine):
         if source is not None:
             if not source.is_file():
                 raise NotFound(f"There is no file {source}.", "Check the path.")
-            counts = prediction_files.import_predictions(engine, project, version, source)
+            counts = prediction_files.import_predictions(engine, name, number, source)
             if as_json:
                 return print_json(counts)
             out.print(
@@ -258,7 +326,7 @@ def versions_predictions(
             )
             return None
         with sessions.reading(engine) as session:
-            chosen = versions.by_number(session, projects.by_name(session, project), version)
+            chosen = versions.by_number(session, projects.by_name(session, name), number)
             if as_json:
                 return print_json(prediction_files.rows_of(session, chosen))
             ending = ".csv" if to is None else to.suffix.lower()

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.errors import EncoderUnavailable, Invalid
+from tastemaker.files import typed_path
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +122,7 @@ def parse(name: str) -> EncoderSpec:
             "A local weights file must be a .safetensors file; other formats can run code.",
             "Write it as MODEL@/path/to/weights.safetensors.",
         )
-    weights = Path(file).expanduser().absolute() if file else None
+    weights = typed_path(file).absolute() if file else None
     canonical = f"{identity}@{weights}" if weights else identity
     dim = next((known.dim for known in KNOWN if known.name == identity), None)
     return EncoderSpec(canonical, model, tag or None, weights, dim)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tastemaker import projects
+from tastemaker import projects, versions
 from tastemaker.database.tables import Expectation, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import slices
@@ -117,6 +117,19 @@ def check(session: Session, version: Version, frozen: bool = False) -> Report:
         if stated.slice_id in by_id
     ]
     return Report(rows, checks)
+
+
+def overview(session: Session, project: Project, number: str = "") -> dict[str, Any]:
+    """For programs: every slice with its numbers under a version (the active one) and every
+    expectation; `under_represented` are the slices, and large tags, that lack labels. Before a
+    version, `slices` hold names only."""
+    chosen = versions.chosen(session, project, number)
+    if chosen is None:
+        rows = [slices.as_json(row) for row in slices.listing(session, project)]
+        return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
+    lacks = [row.as_json() for row in slices.unmeasured(session, project, chosen)]
+    report = check(session, chosen).as_json()
+    return {"version": chosen.number} | report | {"under_represented": lacks}
 
 
 def history(ready: Sequence[Version]) -> dict[int, list[tuple[str, bool | None]]]:

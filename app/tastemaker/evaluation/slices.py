@@ -85,6 +85,20 @@ def get(session: Session, project: Project, slice_id: int) -> Slice:
     return row
 
 
+def by_name(session: Session, project: Project, name: str) -> Slice:
+    """The slice of that name, in large or small letters. Raises `NotFound` with those there are."""
+    rows = listing(session, project)
+    wanted = " ".join(name.split()).casefold()
+    for row in rows:
+        if row.name.casefold() == wanted:
+            return row
+    names = ", ".join(f"“{row.name}”" for row in rows)
+    raise NotFound(
+        f"“{project.name}” has no slice “{name}”.",
+        f"There are: {names}." if names else "There is none yet.",
+    )
+
+
 def add(
     session: Session, project: Project, kind: str, definition: Mapping[str, Any], name: str = ""
 ) -> Slice:
@@ -205,6 +219,15 @@ def _columns(
     joined = (func.aggregate_strings(sql_cast(column, String), ",") for column in columns)
     row = session.execute(query.with_only_columns(*joined)).one()
     return [np.fromstring(text or "", np.float64, sep=",") for text in row]
+
+
+def as_json(row: Slice) -> dict[str, Any]:
+    """A slice for programs."""
+    definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
+    return {
+        "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
+        "what": in_words(row),
+    }  # fmt: skip
 
 
 def in_words(row: Slice) -> str:

@@ -5,6 +5,7 @@ run, which remembers them. They never measure a version, because the model picke
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Select
 from sqlalchemy import select as select_columns
@@ -27,6 +28,8 @@ from tastemaker.queues.cards import Card, Predicted, QueueItem
 from tastemaker.queues.cards import cards as build_cards
 from tastemaker.scores import Origin
 
+FIGURES = ("n", "passes", "pass_rate", "mean", "median", "threshold", "histogram", "holdout",
+           "without_prediction", "against")  # fmt: skip
 Entry = tuple[int, float, float]  # of a grid: image id, prediction and its uncertainty in [0, 1]
 
 
@@ -56,6 +59,17 @@ class TestRunReport:
         """The images of one part of the run, as they are shown."""
         entries = self.run.summary.get("grids", {}).get(part, [])
         return [(image_id, score, spread) for image_id, score, spread in entries]
+
+    def as_json(self) -> dict[str, Any]:
+        """A run for programs: its figures are null while it is under way."""
+        return {
+            "id": self.run.id, "version": self.version.number, "version_id": self.run.version_id,
+            "collection": self.collection.name, "collection_id": self.run.collection_id,
+            "state": self.state, "job_id": self.run.job_id, "corrected": self.corrected,
+            "error": self.job.error if self.job else "",
+            "created_at": self.run.created_at.isoformat(),
+            **{name: self.run.summary.get(name) for name in FIGURES},
+        }  # fmt: skip
 
 
 def listing(session: Session, project: Project) -> list[TestRunReport]:

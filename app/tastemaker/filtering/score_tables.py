@@ -7,7 +7,9 @@ them pass through in bounded memory. The columns are a contract with scripts.
 import codecs
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,12 +44,42 @@ def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
 # --- choosing ----------------------------------------------------------------------------------
 
 
-def check_limits(low: float, high: float, top: int | None) -> None:
-    """`Invalid` unless these can be limits of a percentage and of a number of rows."""
+@dataclass(frozen=True)
+class Top:
+    """How many of the best: a number of rows, or a share (0–1) of all that were scored."""
+
+    rows: int | None = None
+    share: float | None = None
+
+    def of(self, scored: int) -> int:
+        """So many rows, where so many were scored: a tenth of 5 is one row, not none."""
+        if self.rows is not None:
+            return self.rows
+        return math.ceil((self.share or 0) * scored - 1e-9)
+
+
+def parse_top(typed: str) -> Top:
+    """“100” rows, or “10%” of all. Raises `ValueError` for no number, `Invalid` for a wrong one."""
+    bare = typed.strip()
+    if bare.endswith("%"):
+        percent = float(bare.removesuffix("%"))
+        if not 0 < percent <= 100:
+            raise Invalid("--top is above 0 % and at most 100 %.", "Write 100, or 10%.")
+        return Top(share=percent / 100)
+    if int(bare) < 1:
+        raise Invalid("--top is a number of at least 1.", "Write 100, or 10%.")
+    return Top(rows=int(bare))
+
+
+def check_limits(low: float, high: float) -> None:
+    """`Invalid` unless these can be limits of a percentage between which anything lies."""
+    if 0 <= high < low <= 100:
+        raise Invalid(
+            f"Nothing lies between --min {low:g} and --max {high:g}: they need min ≤ max.",
+            "Exchange the two.",
+        )
     if not 0 <= low <= high <= 100:
         raise Invalid("--min and --max are percentages with 0 ≤ min ≤ max ≤ 100.")
-    if top is not None and top < 1:
-        raise Invalid("--top is a number of at least 1.")
 
 
 def within(tables: Tables, low: float, high: float) -> Iterator[pa.Table]:

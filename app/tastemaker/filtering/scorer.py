@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.config import Settings
+from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import Encoder, load, parse
@@ -70,14 +71,18 @@ class Scorer:
         encoder: str | None = None,
         precision: Precision = "fp32",
         limits: Limits | None = None,
+        device: str | None = None,
+        batch: int | None = None,
     ) -> None:
         """Read a head from a file that nobody vouches for: one of this program, a score file of
         the original, or a LAION head. `encoder` names the encoder of a file that does not. With
         `precision="fast"`, large products are in bfloat16 where the processor has it, about 2e-3
-        off. `limits` of a picture are those of the settings unless given.
+        off. `limits` of a picture are those of the settings unless given. Pictures are encoded on
+        `device`, a GPU if there is one unless given, and `batch` of them at once, which is
+        measured otherwise.
 
-        Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes or
-        a malformed encoder name.
+        Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes, a
+        malformed encoder name or a device that is not there.
         """
         self.path = Path(path)
         self.checkpoint = _read_head(self.path)
@@ -95,7 +100,8 @@ class Scorer:
         self.features, self.sha256 = self.checkpoint.features, self.checkpoint.sha256
         named = "project" in about and "version" in about
         self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
-        self._limits = limits
+        self._limits, self._batch = limits, batch
+        self._device = None if device is None else validate_device(device)
         self._head = Head(self.checkpoint, precision)
 
     def __repr__(self) -> str:
@@ -225,7 +231,8 @@ class Scorer:
         """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
         goes to `on_error(index, error)`, and the others go on."""
         limits = self._limits or Limits.of(Settings())
-        for batch in _batches(_in_order(self.load_encoder(), sources, limits, on_error)):
+        vectors_of = _in_order(self.load_encoder(), sources, limits, on_error, self._batch)
+        for batch in _batches(vectors_of):
             vectors = np.stack([vector for _, vector in batch])
             yield [index for index, _ in batch], self._head(self._as_trained(vectors))
 
@@ -242,7 +249,7 @@ class Scorer:
                 "Name it with --encoder, in a program with encoder=…, as "
                 "“ViT-L-14-quickgelu/openai”.",
             )
-        encoder = load(parse(self.encoder))
+        encoder = load(parse(self.encoder), device=self._device)
         if self.fingerprint and encoder.fingerprint != self.fingerprint:
             raise Conflict(
                 f"{self.encoder} as it is on this machine is not the encoder {self.name} was "
@@ -319,6 +326,7 @@ def _in_order(
     sources: Sequence[Path | Image.Image],
     limits: Limits,
     on_error: Callable[[int, BadImage], None],
+    size: int | None,
 ) -> Iterator[Vector]:
     """The vectors in the order of `sources`; what is done too early waits for its turn."""
     finished: dict[int, NDArray[np.float32] | None] = {}
@@ -336,7 +344,7 @@ def _in_order(
                 yield turn, vector
             turn += 1
 
-    for index, vector in embed_files(encoder, sources, limits=limits, on_error=skip):
+    for index, vector in embed_files(encoder, sources, batch=size, limits=limits, on_error=skip):
         finished[index] = vector
         yield from due()
     yield from due()  # the last ones may have waited for one that was skipped

@@ -13,7 +13,7 @@ from tastemaker import images, jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.files import require_free_space
+from tastemaker.files import require_free_space, typed_path
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 
@@ -89,7 +89,7 @@ def validate_paths(
     at once not to work."""
     resolved = []
     for place in paths:
-        path = Path(place).expanduser()
+        path = typed_path(place)
         try:
             there = "\0" not in str(place) and path.exists()
             wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)

@@ -5,6 +5,7 @@ from tastemaker.jobs.records import (
     MAX_ATTEMPTS,
     Claim,
     LostJob,
+    as_json,
     cancel,
     cancelled,
     claim,
@@ -26,7 +27,7 @@ from tastemaker.jobs.records import (
 )
 
 __all__ = [
-    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "cancel", "cancelled", "claim", "claim_next",
-    "enqueue", "fail", "finish", "get", "give_back", "guard", "log", "log_of", "recent", "report",
-    "requeue_orphans", "retry", "seconds_left", "unfinished",
+    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "as_json", "cancel", "cancelled", "claim",
+    "claim_next", "enqueue", "fail", "finish", "get", "give_back", "guard", "log", "log_of",
+    "recent", "report", "requeue_orphans", "retry", "seconds_left", "unfinished",
 ]  # fmt: skip

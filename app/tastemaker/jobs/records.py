@@ -177,11 +177,12 @@ def log_of(session: Session, job_id: int, limit: int = 200) -> list[JobLog]:
     return list(session.exec(newest.limit(limit)))[::-1]
 
 
-def recent(session: Session, limit: int = 50) -> list[Job]:
-    """Unfinished jobs first, then the newest finished ones."""
+def recent(session: Session, limit: int = 50, project_id: int | None = None) -> list[Job]:
+    """Unfinished jobs first, then the newest finished ones; all, or those of one project."""
     unfinished = col(Job.state).in_(("queued", "running"))
     order = (unfinished.desc(), col(Job.id).desc())
-    return list(session.exec(select(Job).order_by(*order).limit(limit)))
+    query = select(Job) if project_id is None else select(Job).where(Job.project_id == project_id)
+    return list(session.exec(query.order_by(*order).limit(limit)))
 
 
 def unfinished(
@@ -200,6 +201,12 @@ def seconds_left(job: Job) -> float | None:
     if job.state != "running" or job.rate <= 0 or job.total <= 0:
         return None
     return max(0.0, (job.total - job.done) / job.rate)
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    """A job for programs; what its worker alone needs (payload, fence) stays out."""
+    inner = {"payload", "fence", "heartbeat"}
+    return job.model_dump(mode="json", exclude=inner) | {"seconds_left": seconds_left(job)}
 
 
 def _update(session: Session, claim: Claim, **fields: Any) -> None:

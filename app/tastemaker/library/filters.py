@@ -79,12 +79,15 @@ class LibraryFilter:
         return urlencode(self.as_pairs())
 
 
+NAMES_OF_FIELDS = tuple(f.name for f in fields(LibraryFilter))
+
+
 def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
     """A filter as `as_dict` gives it. Raises `Invalid` for a key or a value that means nothing."""
-    known = {f.name for f in fields(LibraryFilter)}
     for name in data:
-        if name not in known:
-            raise Invalid(f"A filter has no “{str(name)[:40]}”.", f"It has: {', '.join(known)}.")
+        if name not in NAMES_OF_FIELDS:
+            has = ", ".join(NAMES_OF_FIELDS)
+            raise Invalid(f"A filter has no “{str(name)[:40]}”.", f"It has: {has}.")
     values = dict(data)
     tags = values.get("tags", ())
     if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):

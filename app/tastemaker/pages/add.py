@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import projects
+from tastemaker import jobs, projects
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
@@ -19,7 +19,6 @@ from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pages.jobs import job_json
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload
 
@@ -172,7 +171,7 @@ def import_folder(
             session, settings, [body.folder], project=project,
             collection=body.collection.strip() or None,
         )  # fmt: skip
-        return job_json(job)
+        return jobs.as_json(job)
 
 
 @api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)
@@ -181,4 +180,4 @@ def upload_files(
 ) -> dict[str, Any]:
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
     job of their import. A field `collection` says where they come to: “Uploads” without it."""
-    return job_json(queue_import(engine, settings, project_id, upload))
+    return jobs.as_json(queue_import(engine, settings, project_id, upload))

@@ -91,31 +91,25 @@ def back_to(job: Job) -> Response:
 @api.get("/jobs")
 def list_jobs(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
     """Unfinished jobs first, then the newest finished ones."""
-    return [job_json(job) for job in jobs.recent(session)]
+    return [jobs.as_json(job) for job in jobs.recent(session)]
 
 
 @api.get("/jobs/{job_id}")
 def show_job(_: AdminUser, session: ReadSession, job_id: Id) -> dict[str, Any]:
     """One job with its log."""
     lines = [entry.line for entry in jobs.log_of(session, job_id)]
-    return job_json(jobs.get(session, job_id)) | {"log": lines}
+    return jobs.as_json(jobs.get(session, job_id)) | {"log": lines}
 
 
 @api.post("/jobs/{job_id}/cancel")
 def cancel_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
     """Ask for the end of a job: a queued one ends now, a running one within seconds."""
     with writing(engine) as session:
-        return job_json(jobs.cancel(session, job_id))
+        return jobs.as_json(jobs.cancel(session, job_id))
 
 
 @api.post("/jobs/{job_id}/retry")
 def retry_job(_: AdminUser, engine: EngineDep, job_id: Id) -> dict[str, Any]:
     """Queue a failed or cancelled job again."""
     with writing(engine) as session:
-        return job_json(jobs.retry(session, job_id))
-
-
-def job_json(job: Job) -> dict[str, Any]:
-    """A job for programs; what its worker alone needs (payload, fence) stays out."""
-    inner = {"payload", "fence", "heartbeat"}
-    return job.model_dump(mode="json", exclude=inner) | {"seconds_left": jobs.seconds_left(job)}
+        return jobs.as_json(jobs.retry(session, job_id))

@@ -14,7 +14,6 @@ from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pages.jobs import job_json
 from tastemaker.pages.project_jobs import importing
 from tastemaker.pages.render import failed_embedding, redirect, render, see_other, shell
 from tastemaker.sample import demo
@@ -87,7 +86,7 @@ def sample_library(
 @api.post("/demo", status_code=202)
 def make_sample_project(_: AdminUser, engine: EngineDep, settings: SettingsDep) -> dict[str, Any]:
     """Queue the sample project; the answer is its job, the finished one if it was made before."""
-    return job_json(the_demo(engine, settings))
+    return jobs.as_json(the_demo(engine, settings))
 
 
 def the_demo(engine: Engine, settings: Settings) -> Job:

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import projects, versions
+from tastemaker import jobs, projects, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
@@ -18,7 +18,6 @@ from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pages.jobs import job_json
 from tastemaker.pages.project_jobs import job_of, job_to_show
 from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload, UploadLimit
@@ -243,7 +242,7 @@ def adopt(engine: Engine, settings: Settings, project_id: int, upload: Upload) -
         note=fields.get("note", ""),
         activate=fields.get("activate", "") == "true",
     )
-    return job_json(job)
+    return jobs.as_json(job)
 
 
 # --- for programs --------------------------------------------------------------------------------

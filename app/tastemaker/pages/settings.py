@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
+from sqlalchemy import Engine
 from sqlmodel import Session
 
-from tastemaker import projects, scores, versions
+from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
+from tastemaker.encoding.encoders import known_encoders
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
+from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
@@ -121,6 +124,37 @@ def delete(
     return see_other("/")
 
 
+@router.post("/projects/{project_id}/duplicate")
+def duplicate(
+    request: Request,
+    engine: EngineDep,
+    user: AdminUser,
+    project_id: Id,
+    name: Annotated[str, Form()] = "",
+    encoder: Annotated[str, Form()] = "",
+) -> Response:
+    """Make the project once more, with every score; without an encoder, on its own."""
+    try:
+        copy_id = duplicated(engine, project_id, name, encoder)["id"]
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = projects.get(session, project_id)
+            return settings_page(
+                request, session, project, user.person(session), as_typed(project),
+                typed_copy={"name": name, "encoder": encoder}, copy_error=error,
+            )  # fmt: skip
+    return see_other(f"/projects/{copy_id}/score")
+
+
+def duplicated(engine: Engine, project_id: int, name: str, encoder: str | None) -> dict[str, Any]:
+    """The new project in short, and the ids of the jobs that make its vectors."""
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        copy = duplication.duplicate_project(session, project, name, encoder or None)
+        waiting = jobs.unfinished(session, project_id=copy.id)
+        return projects.summary(session, copy) | {"jobs": [job.id for job in waiting]}
+
+
 # --- for programs --------------------------------------------------------------------------------
 
 
@@ -142,6 +176,13 @@ class Keys(Body):
     """Action → key. An empty key goes back to the action's own."""
 
     keys: dict[str, str]
+
+
+class Duplicate(Body):
+    """What the new project is called, and its encoder where that is another one."""
+
+    name: str
+    encoder: str | None = None
 
 
 class TypedName(Body):
@@ -174,6 +215,15 @@ def choose_keys(engine: EngineDep, user: AnnotatorUser, body: Keys) -> dict[str,
         person = user.person(session)
         keymap.change(session, person, body.keys)
         return keymap.of(person)
+
+
+@api.post("/projects/{project_id}/duplicate", status_code=201)
+def duplicate_by_program(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: Duplicate
+) -> dict[str, Any]:
+    """Make a project once more: collections, scores with their origins, settings, slices, saved
+    filters. `jobs` are those that embed its images, where the encoder is another one."""
+    return duplicated(engine, project_id, body.name, body.encoder)
 
 
 @api.post("/projects/{project_id}/delete")
@@ -250,7 +300,8 @@ def settings_page(
     request: Request, session: Session, project: Project, person: Annotator,
     fields: Mapping[str, Any], *, saved: bool = False, error: TastemakerError | None = None,
     typed_keys: Mapping[str, str] | None = None, keys_error: TastemakerError | None = None,
-    delete_error: TastemakerError | None = None,
+    delete_error: TastemakerError | None = None, typed_copy: Mapping[str, str] | None = None,
+    copy_error: TastemakerError | None = None,
 ) -> Response:  # fmt: skip
     keys = keymap.of(person)
     key_fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
@@ -261,9 +312,10 @@ def settings_page(
         "suggests": fields["brackets"] != as_typed(project)["brackets"] and error is None,
         "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
         "key_fields": key_fields | dict(typed_keys or {}), "keys_error": keys_error,
-        "delete_error": delete_error,
+        "delete_error": delete_error, "copy_error": copy_error, "encoders": known_encoders(),
+        "copy": {"name": f"{project.name} 2", "encoder": ""} | dict(typed_copy or {}),
     }  # fmt: skip
-    refusal = error or keys_error or delete_error
+    refusal = error or keys_error or delete_error or copy_error
     return render(
         request, "settings.html", None, shell(session, project, "settings") | context,
         status=refusal.status if refusal else 200,

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from tastemaker import projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Project, Slice
+from tastemaker.database.tables import Project
 from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
@@ -217,13 +217,7 @@ def list_slices(
     """Every slice with its numbers under a version (the active one), and every expectation with
     whether that version meets it; `under_represented` are those, and the largest tags besides, with
     less than half of their share of the labels. Before a version, `slices` hold names only."""
-    chosen = versions.chosen(session, project, version)
-    if chosen is None:
-        rows = [slice_json(row) for row in slices.listing(session, project)]
-        return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
-    lacks = [row.as_json() for row in slices.unmeasured(session, project, chosen)]
-    report = expectations.check(session, chosen).as_json()
-    return {"version": chosen.number} | report | {"under_represented": lacks}
+    return expectations.overview(session, project, version)
 
 
 @api.post("/projects/{project_id}/slices", status_code=201)
@@ -236,7 +230,7 @@ def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -
         definition = slices.by_text(engine, project_id, body.prompt, body.share)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return slice_json(slices.add(session, project, body.kind, definition, body.name))
+        return slices.as_json(slices.add(session, project, body.kind, definition, body.name))
 
 
 @api.delete("/projects/{project_id}/slices/{slice_id}", status_code=204)
@@ -250,7 +244,7 @@ def search_slice_again(
     _: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id
 ) -> dict[str, Any]:
     """Look for the images of a slice by text anew."""
-    return slice_json(slices.search_again(engine, project_id, slice_id))
+    return slices.as_json(slices.search_again(engine, project_id, slice_id))
 
 
 @api.post("/projects/{project_id}/expectations", status_code=201)
@@ -281,11 +275,3 @@ def drop_expectation(
 ) -> None:
     """Drop an expectation."""
     remove_expectation(user, engine, project_id, expectation_id)
-
-
-def slice_json(row: Slice) -> dict[str, Any]:
-    definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
-    return {
-        "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
-        "what": slices.in_words(row),
-    }  # fmt: skip

@@ -15,7 +15,7 @@ from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Project, TestRun
+from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import test_run_cards, test_runs
 from tastemaker.evaluation.test_run_cards import TestRunReport
@@ -290,7 +290,7 @@ class Correction(BaseModel):
 @api.get("/projects/{project_id}/test-runs")
 def list_runs(_: ViewerUser, session: ReadSession, project: CurrentProject) -> list[dict[str, Any]]:
     """Every test run, newest first, with its figures."""
-    return [run_json(report) for report in test_run_cards.listing(session, project)]
+    return [report.as_json() for report in test_run_cards.listing(session, project)]
 
 
 @api.post("/projects/{project_id}/test-runs", status_code=202)
@@ -301,7 +301,7 @@ def start_run(
     source = Source(body.collection_id, body.folder, name=body.name.strip())
     run_id = enqueue(engine, settings, project_id, body.version_id, source)
     with reading(engine) as session:
-        return run_json(test_run_cards.get(session, projects.get(session, project_id), run_id))
+        return test_run_cards.get(session, projects.get(session, project_id), run_id).as_json()
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}")
@@ -309,7 +309,7 @@ def show_run(
     _: ViewerUser, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> dict[str, Any]:
     """One test run, with its figures once it has ended."""
-    return run_json(test_run_cards.get(session, project, run_id))
+    return test_run_cards.get(session, project, run_id).as_json()
 
 
 @api.get("/projects/{project_id}/test-runs/{run_id}/images")
@@ -348,19 +348,4 @@ def run_card_json(card: Card) -> dict[str, Any]:
         "uncertainty": card.uncertainty, "predicted_by": card.predicted_by, "label": card.label,
         "event_id": card.event_id, "offer": card.offer,
         "thumb": f"/images/{card.image_id}/thumb" if card.has_pixels else None,
-    }  # fmt: skip
-
-
-def run_json(report: TestRunReport) -> dict[str, Any]:
-    """A run for programs: its figures are null while it is under way."""
-    run: TestRun = report.run
-    figures = ("n", "passes", "pass_rate", "mean", "median", "threshold", "histogram", "holdout",
-               "without_prediction", "against")  # fmt: skip
-    return {
-        "id": run.id, "version": report.version.number, "version_id": run.version_id,
-        "collection": report.collection.name, "collection_id": run.collection_id,
-        "state": report.state, "job_id": run.job_id, "corrected": report.corrected,
-        "error": report.job.error if report.job else "",
-        "created_at": run.created_at.isoformat(),
-        **{name: run.summary.get(name) for name in figures},
     }  # fmt: skip

@@ -7,21 +7,21 @@ from fastapi.responses import FileResponse
 from pydantic import Field
 from sqlmodel import Session
 
-from tastemaker import projects, scores, versions
+from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
-from tastemaker.database.sessions import writing
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import EncoderRow, Job, Project, Version
-from tastemaker.errors import NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pages.jobs import job_json
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain, trainable
-from tastemaker.versions import file_checks, predictions, training_set, version_report
+from tastemaker.versions import deletion, file_checks, predictions, training_set, version_report
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -140,6 +140,16 @@ def train_form(session: Session, project: Project) -> dict[str, Any]:
 def one(
     _: ViewerUser, request: Request, session: ReadSession, settings: SettingsDep, version_id: Id
 ) -> Response:
+    return version_page(request, session, settings, version_id)
+
+
+def version_page(
+    request: Request,
+    session: Session,
+    settings: Settings,
+    version_id: int,
+    delete_error: TastemakerError | None = None,
+) -> Response:
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
@@ -169,8 +179,45 @@ def one(
             for name, title in sheets.SHEETS.items()
         ],
         **version_report.neighbours(session, project, version),
+        **deletable(session, version),
+        "delete_error": delete_error,
     }
-    return render(request, "version.html", None, shell(session, project, "versions") | context)
+    page = shell(session, project, "versions") | context
+    status = delete_error.status if delete_error else 200
+    return render(request, "version.html", None, page, status=status)
+
+
+def deletable(session: Session, version: Version) -> dict[str, Any]:
+    """What would go with the version, or why it has to stay."""
+    try:
+        return {"goes": deletion.what_goes(session, version), "stays": None}
+    except Conflict as error:
+        return {"goes": None, "stays": error}
+
+
+@router.post("/versions/{version_id}/delete")
+def delete(
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    version_id: Id,
+    number: Annotated[str, Form()] = "",
+) -> Response:
+    """Delete the version, once its number was typed."""
+    try:
+        with reading(engine) as session:
+            version = versions.get(session, version_id)
+        if number.strip() not in (version.number, version.number[1:]):
+            raise Invalid(
+                "That is not the number of this version; nothing was deleted.",
+                f"Type {version.number} to delete it.",
+            )
+        deletion.delete_version(settings, engine, version_id)
+    except (Conflict, Invalid) as error:
+        with reading(engine) as session:
+            return version_page(request, session, settings, version_id, error)
+    return see_other(f"/projects/{version.project_id}/versions")
 
 
 @router.post("/versions/{version_id}/activate")
@@ -338,7 +385,7 @@ def start_training(
         job = retrain.request_training(
             session, settings, project, body.note, body.recipe, body.major
         )
-        return job_json(job)
+        return jobs.as_json(job)
 
 
 @api.post("/versions/{version_id}/activate")
@@ -350,3 +397,12 @@ def activate_version(
         version = versions.get(session, version_id)
         predictions.activate_by_hand(session, settings, version)
         return versions.as_json(session, settings, version)
+
+
+@api.delete("/versions/{version_id}")
+def delete_version(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, version_id: Id
+) -> dict[str, Any]:
+    """Delete a version with its file, predictions and test runs; the answer tells what went. The
+    active one is refused, and one that a test run is under way with."""
+    return deletion.delete_version(settings, engine, version_id).as_json()

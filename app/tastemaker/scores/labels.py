@@ -170,31 +170,34 @@ def values_of(session: Session, project_id: int, image_ids: Sequence[int]) -> di
 
 
 def count_labels(session: Session, project_id: int) -> int:
-    query = select(func.count()).select_from(Label).where(Label.project_id == project_id)
-    return int(session.exec(query).one())
+    """How many labels a project has; not those of images that were taken out of it."""
+    return projects.count_labels(session, project_id)
 
 
 # --- how many of each --------------------------------------------------------------------------
 
 
 def histogram(session: Session, project: Project) -> list[int]:
-    """Number of labels at each whole score 0–10 (a median of .5 counts for the even score)."""
+    """Number of labels at each whole score 0–10 (a median of .5 counts for the even score); not
+    those of images that were taken out of the project."""
     counts = [0] * 11
-    rows = session.exec(
-        select(Label.value, func.count())
-        .where(Label.project_id == project.id)
-        .group_by(col(Label.value))
-    )
-    for value, count in rows:
+    of_value = select(Label.value, func.count()).group_by(col(Label.value))
+    for value, count in session.exec(of_value.where(Label.project_id == project.id)):
         counts[round(value)] += count
+    for value, count in session.exec(projects.of_removed_images(of_value, project.id)):
+        counts[round(value)] -= count
     return counts
 
 
-def histogram_text(counts: list[int], raw: int) -> str:
-    """The histogram as the original's author prints it: one bar for every whole 1 % of all
-    images, `raw` being those without a score."""
+def histogram_text(counts: list[int], raw: int, images: int | None = None) -> str:
+    """The histogram as the original's author prints it: one bar for every whole 1 % of all images.
+    `raw` of the pool's `images` have no score; scored ones that are not of the pool, as those of
+    test runs, are told apart. Without `images`, all are of the pool."""
     total = sum(counts) + raw
-    lines = [f"{total} images in dataset."]
+    images = total if images is None else images
+    lines = [f"{images} images in dataset."]
+    if total > images:
+        lines[0] += f" {total - images} more, from outside the pool, are scored."
     for name, count in [*((f"{score:3d}", n) for score, n in enumerate(counts)), ("raw", raw)]:
         bars = "|" * (100 * count // total) if total else ""
         lines.append(f"{name} - {count:4d} {bars}".rstrip())

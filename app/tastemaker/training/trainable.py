@@ -71,5 +71,8 @@ def known_now(session: Session, project: Project) -> Known:
 
 def count_training_labels(session: Session, project: Project) -> int:
     """How many labels a head can learn from: all but those of the hold-out."""
-    training = (Label.project_id == project.id, ~col(Label.holdout))
+    training = (
+        Label.project_id == project.id, ~col(Label.holdout),
+        ~projects.is_removed(project.id, Label.image_id),
+    )  # fmt: skip
     return int(session.exec(select(func.count()).select_from(Label).where(*training)).one())

@@ -39,6 +39,7 @@ from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, Version
 from tastemaker.processes import failpoint
 from tastemaker.versions import registry
 
+DELETED = "deleted"  # how `made_by` begins of a row that only keeps its number from being given
 GIVEN_UP_AFTER = timedelta(days=1)  # a row that no job makes, and that nobody finished
 
 Side = Literal["train", "holdout", "aside"]
@@ -162,6 +163,8 @@ def _forget_given_up(session: Session, project_id: int) -> None:
 
 
 def _is_given_up(session: Session, version: Version) -> bool:
+    if version.made_by.startswith(DELETED):
+        return False
     by_job = re.match(r"job (\d+)\b", version.made_by)
     if by_job is None:
         begun = version.created_at  # SQLite gives it without its zone

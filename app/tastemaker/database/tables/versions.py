@@ -23,7 +23,8 @@ from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, Version
 
 
 class Version(SQLModel, table=True):
-    """An immutable trained head. `building` rows are invisible until one write makes them ready."""
+    """An immutable trained head. `building` rows are invisible until one write makes them ready; of
+    a deleted version such a row is left, which keeps its number."""
 
     __table_args__ = (
         CheckConstraint("state IN ('building', 'ready')", name="state"),

@@ -1,0 +1,107 @@
+"""What is typed after a command: units, paths, and the project, which comes first or as `-p`.
+
+People score from 0 to 10, filters speak percent, and a project keeps its threshold as a share of 1.
+A number that would be read both ways is refused with both readings; a percent sign settles it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tastemaker.errors import Invalid
+from tastemaker.files import typed_path
+
+# --- units ---------------------------------------------------------------------------------------
+
+
+def percent_option(name: str, about: str, **more: Any) -> Any:
+    """An option in percent, 0–100: `60`, or `60%`."""
+    return typer.Option(name, parser=percent_of(name), metavar="PERCENT", help=about, **more)
+
+
+def share_option(name: str, about: str, **more: Any) -> Any:
+    """An option that is a share of 1: `0.6`, or `60%`."""
+    return typer.Option(name, parser=share_of(name), metavar="SHARE", help=about, **more)
+
+
+def percent_of(name: str) -> Callable[[Any], float]:
+    def percent(typed: Any) -> float:
+        number, signed = _number(str(typed))
+        if 0 < number <= 1 and not signed:
+            raise Invalid(
+                f"{name} {typed}: {number:g} % or {100 * number:g} %? It is in percent.",
+                f"For {100 * number:g} % write {100 * number:g}, for {number:g} % write "
+                f"{number:g}%, with its sign.",
+            )
+        return number
+
+    return percent
+
+
+def share_of(name: str) -> Callable[[Any], float]:
+    def share(typed: Any) -> float:
+        number, signed = _number(str(typed))
+        if signed:
+            return number / 100
+        if 1 < number <= 100:
+            raise Invalid(
+                f"{name} {typed}: that reads as {number:g} %, and a share from 0 to 1 is meant.",
+                f"For {number:g} % write {number / 100:g}, or {number:g}% with its sign.",
+            )
+        return number
+
+    return share
+
+
+def _number(text: str) -> tuple[float, bool]:
+    """The number, and whether a percent sign stands behind it."""
+    bare = text.strip()
+    signed = bare.endswith("%")
+    return float(bare.removesuffix("%")), signed
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+def path_option(*names: str, about: str, metavar: str = "FILE", **more: Any) -> Any:
+    """An option that is a path; `~` is one's home, also where the shell does not say so."""
+    return typer.Option(*names, parser=typed_path, metavar=metavar, help=about, **more)
+
+
+def path_argument(metavar: str, about: str) -> Any:
+    return typer.Argument(parser=typed_path, metavar=metavar, help=about)
+
+
+# --- the project, first or as -p -----------------------------------------------------------------
+
+InProject = Annotated[
+    str | None,
+    typer.Option("--project", "-p", metavar="PROJECT", help="The project, if it is not first."),
+]
+
+
+def words(order: str, about: str = "") -> Any:
+    """The arguments of a command, as `in_order` takes them: “PROJECT VERSION”."""
+    return typer.Argument(metavar=order, help=about or "The project comes first, or as -p.")
+
+
+def in_order(typed: Sequence[str] | None, project: str | None, *names: str) -> tuple[str, ...]:
+    """The project and what else was typed, one text for each name: `PROJECT VERSION`, or `VERSION
+    -p PROJECT`. A name in brackets may be left out, and is empty then."""
+    given = [*([] if project is None else [project]), *(typed or [])]
+    needed = 1 + sum(not name.startswith("[") for name in names)
+    order = " ".join(("PROJECT", *names))
+    if len(given) < needed:
+        missing = ("PROJECT", *names)[len(given)]
+        raise typer.BadParameter(f"{missing} is missing: {order}, or the project as -p PROJECT.")
+    if len(given) > 1 + len(names):
+        raise typer.BadParameter(f"“{given[-1]}” is too many: {order}, or the project as -p.")
+    return (*given, *[""] * (1 + len(names) - len(given)))
+
+
+def either(first: str | None, project: str | None) -> str | None:
+    """The project, where one may be named: as the argument or as `-p`."""
+    if first is not None and project is not None:
+        raise typer.BadParameter(f"“{first}” and -p “{project}” both name a project.")
+    return first if project is None else project

@@ -1,0 +1,152 @@
+"""`tastemaker test-run …`: a version tried on images it was not taught with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tastemaker.cli.help import Commands
+from tastemaker.cli.options import InProject, in_order, path_option, words
+from tastemaker.cli.terminal import (
+    AsJson,
+    database,
+    err,
+    finish_jobs,
+    out,
+    plain,
+    print_json,
+)
+from tastemaker.database import sessions
+from tastemaker.errors import Invalid, NotFound
+
+app = Commands(help="Try a version on other images.", no_args_is_help=True)
+
+
+@app.command("start")
+def start(
+    typed: Annotated[
+        list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
+    ] = None,
+    project: InProject = None,
+    folder: Annotated[
+        Path | None,
+        path_option("--folder", about="A folder on this machine, or a picture.", metavar="FOLDER"),
+    ] = None,
+    collection: Annotated[
+        str | None, typer.Option(help="A collection that does not feed the project's queues.")
+    ] = None,
+    called: Annotated[
+        str, typer.Option("--name", help="Of the collection that a folder becomes.")
+    ] = "",
+    wait: Annotated[bool, typer.Option(help="Wait for its end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Try a version on a folder or a collection: how much passes, what is at the top."""
+    from tastemaker import images, projects, versions
+    from tastemaker.evaluation import test_run_cards, test_runs
+    from tastemaker.worker import is_running
+
+    name, number = in_order(typed, project, "[VERSION]")
+    if (folder is None) == (collection is None):
+        raise typer.BadParameter("either --folder or --collection is needed")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, name)
+            version = versions.chosen(session, chosen, number)
+            if version is None:
+                raise NotFound(f"“{chosen.name}” has no version yet.", "tastemaker train PROJECT")
+            source = test_runs.Source(
+                images.find_collection(session, collection).id if collection else None,
+                str(folder) if folder else "",
+                name=called.strip(),
+            )
+            run = test_runs.request_run(session, settings, chosen, version, source)
+            run_id, job_id, project_id = run.id, run.job_id or 0, chosen.id
+        if not wait and not is_running(settings):
+            err.print("No worker is running that would do it later: it is done now.")
+            wait = True
+        if wait:
+            finish_jobs(settings, engine, [job_id])
+        with sessions.reading(engine) as session:
+            report = test_run_cards.get(session, projects.get(session, project_id), run_id)
+            facts = report.as_json()
+    if as_json:
+        return print_json(facts)
+    out.print(in_words(facts))
+    return None
+
+
+@app.command("list")
+def list_runs(
+    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the test runs of a project, newest first."""
+    from tastemaker import projects
+    from tastemaker.evaluation import test_run_cards
+
+    (name,) = in_order(typed, project)
+    with database() as (_, engine), sessions.reading(engine) as session:
+        chosen = projects.by_name(session, name)
+        rows = [report.as_json() for report in test_run_cards.listing(session, chosen)]
+    if as_json:
+        return print_json(rows)
+    table = Table("run", "version", "collection", "state", "images", "pass", "mean", "corrected")
+    for row in rows:
+        table.add_row(
+            str(row["id"]), row["version"], plain(row["collection"]), row["state"],
+            _count(row["n"]), _count(row["passes"]), _percent(row["mean"]), str(row["corrected"]),
+        )  # fmt: skip
+    out.print(table if rows else "No test run yet: tastemaker test-run start PROJECT --folder …")
+    return None
+
+
+@app.command("show")
+def show(
+    typed: Annotated[list[str], words("PROJECT RUN", "A run by its number in the list.")],
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the figures of one test run."""
+    from tastemaker import projects
+    from tastemaker.evaluation import test_run_cards
+
+    name, typed_id = in_order(typed, project, "RUN")
+    if not (typed_id.isascii() and typed_id.isdecimal() and len(typed_id) < 19):
+        raise Invalid(f"“{typed_id}” is not the number of a run.", "`test-run list` shows them.")
+    with database() as (_, engine), sessions.reading(engine) as session:
+        chosen = projects.by_name(session, name)
+        facts = test_run_cards.get(session, chosen, int(typed_id)).as_json()
+    if as_json:
+        return print_json(facts)
+    out.print(in_words(facts))
+    return None
+
+
+def in_words(run: dict[str, Any]) -> str:
+    """A run in a line or two."""
+    what = f"Run {run['id']}: {run['version']} on “{plain(run['collection'])}”"
+    if run["n"] is None:
+        return f"{what} is {run['state']}{': ' + plain(run['error']) if run['error'] else ''}."
+    told = (
+        f"{what}: {run['passes']:,} of {run['n']:,} pass from {_percent(run['threshold'])} on; "
+        f"mean {_percent(run['mean'])}, median {_percent(run['median'])}."
+    )
+    if run["without_prediction"]:
+        told += f" {run['without_prediction']:,} could not be predicted."
+    if against := run["against"]:
+        told += (
+            f"\nAgainst {against['version']} on the same images: {against['up']} pass now, "
+            f"{against['down']} no longer."
+        )
+    return told
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.3g} %"

@@ -1,0 +1,94 @@
+"""Deleting a version: its file, its predictions and the test runs that show them go.
+
+The row stays as one that nobody sees, without its labels: its number is never given to another
+head, and versions that were measured against it can still name it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, delete, func, select
+
+from tastemaker import jobs
+from tastemaker.config import Settings
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Job, Prediction, TestRun, Version, VersionLabel
+from tastemaker.errors import Conflict
+from tastemaker.learning.version_metrics import LossCurve, VersionMetrics
+from tastemaker.versions import registry
+from tastemaker.versions.publication import DELETED
+
+
+@dataclass(frozen=True)
+class DeletedVersion:
+    """What goes, or went, with a version. Scores that were given in its test runs stay."""
+
+    version: str
+    predictions: int
+    test_runs: int
+    bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> str:
+        """“its file, 80 predictions and 1 test run”."""
+        runs = f"{self.test_runs} test run{'s' * (self.test_runs != 1)}"
+        predictions = f"{self.predictions:,} prediction{'s' * (self.predictions != 1)}"
+        return f"its file, {predictions}" + (f" and {runs}" if self.test_runs else "")
+
+
+def what_goes(session: Session, version: Version) -> DeletedVersion:
+    """What deleting the version would take. Raises `Conflict` for the active one, and while a test
+    run of it is under way."""
+    if version.active:
+        raise Conflict(
+            f"{version.number} is the active version and stays.",
+            "Make another one active first: its page has a button, and there is `tastemaker "
+            "versions activate`.",
+        )
+    runs = select(func.count()).select_from(TestRun).where(TestRun.version_id == version.id)
+    under_way = (
+        select(TestRun.id)
+        .join(Job, col(Job.id) == TestRun.job_id)
+        .where(TestRun.version_id == version.id, col(Job.state).not_in(jobs.FINISHED))
+    )
+    if session.exec(under_way.limit(1)).first() is not None:
+        raise Conflict(
+            f"A test run of {version.number} is under way and needs it.",
+            "Cancel the run first, or wait for its end.",
+        )
+    predictions = select(func.count()).where(Prediction.version_id == version.id)
+    return DeletedVersion(
+        version.number, int(session.exec(predictions).one()), int(session.exec(runs).one()),
+        version.bytes,
+    )  # fmt: skip
+
+
+def delete_version(settings: Settings, engine: Engine, version_id: int) -> DeletedVersion:
+    """Delete a version for good. Raises what `what_goes` does."""
+    with writing(engine) as session:
+        version = registry.get(session, version_id)
+        gone = what_goes(session, version)
+        files = [
+            registry.checkpoint_path(settings, version), registry.config_path(settings, version),
+            registry.original_path(settings, version),
+        ]  # fmt: skip
+        for table in (Prediction, VersionLabel, TestRun):
+            session.execute(delete(table).where(col(table.version_id) == version.id))
+        version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
+        version.note = version.activation = version.file = ""
+        version.recipe, version.metrics, version.curve = {}, VersionMetrics(), LossCurve()
+        version.bytes = 0
+        session.add(version)
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Conflict(
+            f"{gone.version} is deleted, but {error.filename} could not be removed: {reason}.",
+            "Remove it by hand; nothing names it any more.",
+        ) from error
+    return gone
