@@ -3,8 +3,9 @@
 Photographs are those of scikit-image and scikit-learn, cut into tiles that do not overlap; stamps
 are Debian's `tuxpaint-stamps-default`. Each picture is there several times, spoiled in measured
 ways (blurred, made noisy, compressed, written over, exposed wrongly), and scored by a formula:
-appeal of the subject, less the harm of the treatment, with noise of 0.6 points. Variants of one picture share a group.
-Digits are scikit-learn's, scored by their value. The vectors are kept in the temporary folder.
+appeal of the subject, less the harm of the treatment, with noise of 0.6 points. Variants of one
+picture share a group. Digits are scikit-learn's, scored by their value. The vectors are kept in the
+temporary folder.
 """
 
 from __future__ import annotations

@@ -36,8 +36,10 @@ def main() -> None:
         better += verdict == "better"
         longest = max(longest, seconds)
     met = "met" if better >= WANTED else "missed"
-    print(f"\nBetter in {better} of {len(SEEDS)} seeds; goal {WANTED} {met}. The slowest took "
-          f"{longest:.0f} s from nothing. The program makes the sample with seed {demo.SEED}.")  # fmt: skip
+    print(
+        f"\nBetter in {better} of {len(SEEDS)} seeds; goal {WANTED} {met}. The slowest took "
+        f"{longest:.0f} s from nothing. The program makes the sample with seed {demo.SEED}."
+    )
 
 
 def made(home: Path, seed: int) -> tuple[str, str, float]:

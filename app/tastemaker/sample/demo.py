@@ -50,10 +50,10 @@ CARD = {
     "- What a picture shows does not matter to its rater, and should not to it",
     "issues": "- Its rater is a formula that looks at the colours of a picture, with noise; not a "
     "person\n- Three of five pictures were painted by a program; the others were cut from 21 "
-    "photographs that come with scientific libraries, and coloured\n- Parts of one photograph that "
-    "do not overlap count as different pictures, although they resemble each other: on photographs "
-    "of other places it will err more than measured here\n- A few scores were mistyped on purpose, "
-    "so that Review has something to show",
+    "pictures, most of them photographs, that come with scientific libraries, and coloured\n"
+    "- Parts of one photograph that do not overlap count as different pictures, although they "
+    "resemble each other: on other photographs it may err more than measured here\n- A few scores "
+    "were mistyped on purpose, so that Review has something to show",
     "scope": "A sample that shows how the program works. It says nothing about anybody's taste, "
     "and counting red and blue pixels would do the same.",
 }

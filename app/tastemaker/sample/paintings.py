@@ -156,7 +156,7 @@ def _sea(size: tuple[int, int], palette: Palette, random: np.random.Generator) -
 
 def _hills(size: tuple[int, int], palette: Palette, random: np.random.Generator) -> Image.Image:
     picture = _sky(size, palette, random, 0.5)
-    pen, ranges = ImageDraw.Draw(picture), random.integers(2, 7)
+    pen, ranges = ImageDraw.Draw(picture), int(random.integers(2, 7))
     rough, near = random.uniform(0.2, 1.3), random.uniform(0.05, 0.35)
     for number in range(ranges):
         share = number / max(1, ranges - 1)
