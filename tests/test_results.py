@@ -142,9 +142,9 @@ def test_a_first_version_is_told_beside_one_answer_for_all(made: Trained) -> Non
         ("better", -0.65, -0.94, -0.37, "Better than v1.0 by 0.65 points (0.37 to 0.94)."),
         ("worse", 0.4, 0.1, 0.7, "Worse than v1.0 by 0.40 points (0.10 to 0.70)."),
         ("no difference shown", -0.2, -0.5, 0.1,
-         "Not shown to differ from v1.0: −0.20 points of error (−0.50 to +0.10)."),
+         "Not yet shown to be better than v1.0: −0.20 points of error (−0.50 to +0.10)."),
         ("no difference shown", 0.3, None, None,
-         "Not shown to differ from v1.0: +0.30 points of error."),
+         "Not yet shown to be better than v1.0: +0.30 points of error."),
     ],
 )  # fmt: skip
 def test_better_is_said_only_where_the_interval_leaves_nought_out(

@@ -130,7 +130,7 @@ def finding(verdict: str, difference: Estimate, other: str) -> str:
     value, low, high = difference.value, difference.low, difference.high
     if verdict == "no difference shown":
         span = "" if low is None else f" ({signed(low)} to {signed(high)})"
-        return f"Not shown to differ from {other}: {signed(value)} points of error{span}."
+        return f"Not yet shown to be better than {other}: {signed(value)} points of error{span}."
     known = [abs(end) for end in (low, high) if end is not None]
     span = f" ({points(min(known))} to {points(max(known))})" if known else ""
     by = points(None if value is None else abs(value))
