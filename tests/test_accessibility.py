@@ -58,6 +58,7 @@ STANDS_FOR = {
 SIDES = {
     "/projects/1/score": [f"queue={queue}" for queue in queues.QUEUES],
     "/projects/1/library": ["scored=yes&sort=disagreement", "tag=none", "removed=yes"],
+    "/projects/1/results": ["version=v1.0"],
     "/projects/1/compare": ["view=numbers", "view=labels", "view=up", "view=down"],
     "/projects/1/test-runs/1": ["part=threshold", "part=bottom"],
 }

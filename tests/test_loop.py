@@ -40,8 +40,9 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path) -> Non
         # The first page is empty and offers the sample project with one click.
         page.goto(url)
         page.get_by_role("button", name="sample").click()
-        page.get_by_role("link", name="See the versions").click(timeout=TRAINING)
-        expect(page.get_by_role("heading", name="v1.1")).to_be_visible()
+        # It ends on the results: v1.1 beside v1.0, and better than it.
+        expect(page.get_by_role("heading", name="Results of v1.1")).to_be_visible(timeout=TRAINING)
+        expect(page.locator(".verdict-better")).to_contain_text("Better than v1.0 by")
 
         # Trainings by the quick recipe, for there are two to wait for.
         page.get_by_role("link", name="Settings", exact=True).click()

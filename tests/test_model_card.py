@@ -369,6 +369,6 @@ def test_the_card_of_the_sample_project_is_complete(sample: Path, tastemaker: ob
         assert number.sub("%", ours) == number.sub("%", theirs), "the sample is the same every time"
         said = [float(value) for value in number.findall(ours)]
         assert said == pytest.approx([float(value) for value in number.findall(theirs)], abs=5)
-    assert "320 images in dataset.\n  0 - " in section(made, "Score distribution")
+    assert "420 images in dataset.\n  0 - " in section(made, "Score distribution")
     assert re.search(r"train +[▁-█]+\n", section(made, "Loss curve"))
     assert "The sheet top-100.png beside this card" in section(made, "Usecases")

@@ -417,7 +417,7 @@ def test_progress_counts_what_the_pages_keep_in_sight(young: Sitting) -> None:
     with sessions.reading(young.engine) as session:
         counts = queues.progress(session, young.settings, young.project)
         labels = session.exec(select(Label)).all()
-    assert counts.images == counts.embedded == 320
-    assert counts.labelled == len(labels) == 320 - len(young.open())
+    assert counts.images == counts.embedded == 420
+    assert counts.labelled == len(labels) == 420 - len(young.open())
     assert counts.holdout_labelled == sum(label.holdout for label in labels)
     assert counts.set_aside == 0

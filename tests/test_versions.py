@@ -426,24 +426,24 @@ def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_
         project = home.project(session)
         for defined in slices.listing(session, project):
             slices.remove(session, defined)
-        row = slices.add(session, project, "tag", {"tag": "noise"})
+        row = slices.add(session, project, "tag", {"tag": "night"})
         expectations.expect(session, project, row.id, "mean", "at most", 0.01, blocks=True)
         expectations.expect(session, project, row.id, "pass_rate", "at most", 1.0)
     assert forge.train(home) == "v1.2"
     new, active = home.get("v1.2"), home.get("active")
     assert active.number == "v1.1" and not new.active
-    assert new.activation.startswith("not activated: “noise”: mean prediction ")
+    assert new.activation.startswith("not activated: “night”: mean prediction ")
     assert new.activation.endswith("expected at most 1 %")
     missed, met = new.metrics.expectations
     assert (missed.met, missed.blocks, met.met, met.blocks) == (False, True, True, False)
     (measured,) = new.metrics.slices
-    noisy = {
+    dark = {
         i: p.score if p.out_of_fold is None else p.out_of_fold
         for i, p in home.predictions("v1.2").items()
-        if i in set(tagged(home, "noise"))
+        if i in set(tagged(home, "night"))
     }
-    assert measured.images == len(noisy) > 40
-    assert missed.value == pytest.approx(np.mean(list(noisy.values())))
+    assert measured.images == len(dark) > 40
+    assert missed.value == pytest.approx(np.mean(list(dark.values())))
     assert new.sha256 == undisturbed.get("v1.2").sha256, "only its activation is another"
 
 

@@ -636,10 +636,13 @@ def test_a_page_that_watches_a_job_is_loaded_anew_when_it_ends(world: World) -> 
     with writing(world.engine) as session:
         job = jobs.get(session, job_id)
         job.state, job.result = "done", {"project_id": world.project_id}
-    for path in (f"/jobs/{job_id}/progress", "/jobs/list"):
-        assert world.client.get(path, headers=HTMX).headers["hx-refresh"] == "true"
+    assert world.client.get("/jobs/list", headers=HTMX).headers["hx-refresh"] == "true"
     page = world.client.get(f"/jobs/{job_id}").text
     assert page.index("Score images") < page.index("See the versions")
+    with writing(world.engine) as session:
+        jobs.get(session, job_id).kind = "import"
+    watched = world.client.get(f"/jobs/{job_id}/progress", headers=HTMX)
+    assert watched.headers["hx-refresh"] == "true"
 
 
 def test_cancel_stops_a_waiting_job_and_asks_a_running_one(world: World) -> None:

@@ -183,6 +183,7 @@ SHOTS = (
     *(Shot(f"review-{kind}", f"Review: {kind.replace('-', ' ')}", f"{PROJECT}/review/{kind}")
       for kind in REVIEWS),
     Shot("versions", "Versions", f"{PROJECT}/versions"),
+    Shot("results", "Results", f"{PROJECT}/results"),
     Shot("version", "One version", "/versions/2"),
     Shot("compare", "Two versions compared", f"{PROJECT}/compare"),
     Shot("slices", "Slices and expectations", f"{PROJECT}/slices"),
@@ -203,7 +204,8 @@ SHOTS = (
     *(Shot(f"{page.replace('/', '-')}-empty", f"A new project: {page}", f"{PROJECT}/{page}",
            "empty")
       for page in ("score", "score/grid", "score/pairs", "library", "review/false-positives",
-                   "versions", "compare", "slices", "publish", "test-runs", "try", "people")),
+                   "versions", "results", "compare", "slices", "publish", "test-runs", "try",
+                   "people")),
     Shot("login", "Signing in", "/login", "locked"),
     Shot("login-wrong", "A wrong password", "/login", "locked",
          act=filled("[type=password]", "not this one", "main button")),

@@ -64,7 +64,8 @@ def demo(
     if serve_after:
         from tastemaker.cli.server import serve as run
 
-        run(settings, "127.0.0.1", port, with_worker=True)
+        begin = f"/projects/{result['project_id']}/results"
+        run(settings, "127.0.0.1", port, with_worker=True, begin=begin)
 
 
 @app.command()

@@ -19,9 +19,9 @@ FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; double
 LONG_LIFE = 60.0  # seconds after which its end says nothing about the next one
 
 
-def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> None:
-    """Serve until stopped. Raises `TastemakerError` for a taken port, or an address that others
-    can reach without a password set."""
+def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin: str = "") -> None:
+    """Serve until stopped; `begin` is the page to begin with. Raises `TastemakerError` for a taken
+    port, or an address that others can reach without a password set."""
     if host not in LOOPBACK and not settings.admin_password:
         raise TastemakerError(
             f"{host} can be reached from other machines, and no password is set.",
@@ -43,7 +43,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool) -> Non
         supervisor.start()
     name = f"[{host}]" if ":" in host else host
     file_checks.check_all_files(application.state.engine, settings)
-    print(f"Tastemaker is at http://{name}:{port}  (Ctrl-C stops it)", flush=True)
+    print(f"Tastemaker is at http://{name}:{port}{begin}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -41,12 +41,14 @@ SPREAD = 2654435761  # Knuth's multiplicative hash: a sample that is fixed, and 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Every metric of both versions, by name, on `n` images that can judge them. `why_not` says in
-    words why nothing is known, where that is so."""
+    """Every metric of both versions, by name, on `n` images that can judge them. `constant_mae` is
+    the error there of always giving the median label that the newer one learned from. `why_not`
+    says in words why nothing is known, where that is so."""
 
     n: int
     metrics: Mapping[str, PairedMetric]
     why_not: str = ""
+    constant_mae: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         rows = {name: row.as_json() for name, row in self.metrics.items()}
@@ -73,7 +75,14 @@ def paired_metrics(session: Session, both: Pair) -> PairedComparison:
         [groups[i] for i in common],
         threshold=both.project.threshold,
     )
-    return PairedComparison(len(common), rows)
+    return PairedComparison(
+        len(common), rows, constant_mae=_constant_mae(session, both, [labels[i] for i in common])
+    )
+
+
+def _constant_mae(session: Session, both: Pair, labels: Sequence[float]) -> float | None:
+    trained = list(training_set.values(session, both.b, "train").values())
+    return float(np.abs(np.array(labels) - np.median(trained)).mean()) if trained else None
 
 
 def _why_not(both: Pair) -> str:

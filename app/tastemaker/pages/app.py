@@ -27,6 +27,7 @@ from tastemaker.pages import (
     pairs,
     people,
     publish,
+    results,
     review,
     score,
     scores,
@@ -44,7 +45,7 @@ from tastemaker.pictures.full_size import FullSize
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, compare, slices, publish, test_runs, try_it, add, people, settings,
+    versions, results, compare, slices, publish, test_runs, try_it, add, people, settings,
     jobs,
 )  # fmt: skip
 

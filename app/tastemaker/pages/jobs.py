@@ -11,7 +11,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job, Project
 from tastemaker.pages.deps import EngineDep, Id, ReadSession
-from tastemaker.pages.render import load_anew, render, see_other, shell
+from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -50,8 +50,10 @@ def job_page(_: AdminUser, request: Request, session: ReadSession, job_id: Id) -
 @router.get("/jobs/{job_id}/progress")
 def progress(_: AdminUser, request: Request, session: ReadSession, job_id: Id) -> Response:
     """Asked every second while the job runs; then the page is loaded anew, for its frame counts
-    the unfinished jobs."""
+    the unfinished jobs. The sample project leads to its results."""
     job = jobs.get(session, job_id)
+    if job.kind == "demo" and job.state == "done" and job.result.get("project_id"):
+        return lead_to(f"/projects/{job.result['project_id']}/results")
     if job.state in jobs.FINISHED:
         return load_anew()
     return render(request, "job.html", "job", job_context(session, job))

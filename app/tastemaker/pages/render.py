@@ -135,6 +135,11 @@ def load_anew() -> Response:
     return Response(headers={"HX-Refresh": "true"})
 
 
+def lead_to(path: str) -> Response:
+    """The same, where its end is looked at on another page."""
+    return Response(headers={"HX-Redirect": path})
+
+
 def redirect(request: Request, path: str) -> Response:
     """Leave for another page, by htmx or without it."""
     return Response(headers={"HX-Redirect": path}) if by_htmx(request) else see_other(path)

@@ -18,7 +18,7 @@ from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
-from tastemaker.pages.render import load_anew, render, see_other, shell
+from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain, trainable
 from tastemaker.versions import deletion, file_checks, predictions, training_set, version_report
@@ -70,8 +70,11 @@ def page(
 def training_progress(
     _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, job_id: int = 0
 ) -> Response:
-    """Asked every second while a training runs; the page reloads when it has ended well."""
+    """Asked every second while a training runs. When it has ended well the page reloads; the first
+    version leads to its results."""
     job = job_of(session, project, job_id)
+    if job.state == "done" and len(versions.list_ready(session, project)) == 1:
+        return lead_to(f"/projects/{project.id}/results")
     if job.state in ("done", "cancelled"):
         return load_anew()
     return render(request, "versions.html", "training", training_context(session, project, job))

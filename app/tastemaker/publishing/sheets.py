@@ -1,16 +1,17 @@
 """Contact sheets: the images a version likes most, likes least, and cannot decide about."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
-from sqlmodel import Session, and_, col, select
+from sqlmodel import Session, and_, col, func, select
 
 from tastemaker import projects
 from tastemaker.config import Settings
-from tastemaker.database.tables import Image, Label, Prediction, Project, Version
+from tastemaker.database.tables import Image, Label, Prediction, Project, Version, VersionLabel
 from tastemaker.errors import NotFound
 from tastemaker.pictures.pictures import THUMB, thumb_path
 
@@ -64,6 +65,57 @@ def _sheet(
     above = _tiles(session, project, version, score, n, and_(among, score >= cut))
     below = _tiles(session, project, version, score.desc(), n, and_(among, score < cut))
     return sorted(above + below, key=lambda tile: abs(tile.score - cut))[:n]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a version likes most, from the top down, and least, from the bottom up."""
+
+    version: Version
+    best: list[Tile]
+    worst: list[Tile]
+
+
+def unseen_ends(
+    session: Session, project: Project, shown: Sequence[Version], n: int = 12
+) -> tuple[list[Ends], bool]:
+    """Both ends of what each version says of the images that none of them trained on, `n` at most
+    at either; and whether nobody has scored any of these. Scored ones are taken only where there
+    are not enough others. No image is at both ends."""
+    trained = select(VersionLabel.image_id).where(
+        col(VersionLabel.version_id).in_([version.id for version in shown]),
+        VersionLabel.image_id == Prediction.image_id, VersionLabel.side == "train",
+    )  # fmt: skip
+    labelled = select(Label.image_id).where(
+        Label.project_id == project.id, Label.image_id == Prediction.image_id
+    )
+    unseen = ~trained.correlate(Prediction).exists()
+    unscored = ~labelled.correlate(Prediction).exists()
+    some = _count(session, project, shown[0], and_(unseen, unscored), 2 * n)
+    new = some == 2 * n
+    where = and_(unseen, unscored) if new else unseen
+    some = some if new else _count(session, project, shown[0], where, 2 * n)
+    score = col(Prediction.score)
+    ends = [
+        Ends(
+            version,
+            best=_tiles(session, project, version, score.desc(), (some + 1) // 2, where),
+            worst=_tiles(session, project, version, score, some // 2, where),
+        )
+        for version in shown
+    ]
+    return ends, new
+
+
+def _count(session: Session, project: Project, version: Version, where: Any, most: int) -> int:
+    """How many of a version's predictions are meant, counted as far as `most`."""
+    rows = (
+        select(Prediction.image_id)
+        .where(Prediction.version_id == version.id, where)
+        .where(~projects.is_removed(project.id, Prediction.image_id))
+        .limit(most)
+    )
+    return int(session.exec(select(func.count()).select_from(rows.subquery())).one())
 
 
 def _tiles(
