@@ -675,6 +675,65 @@ def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Pat
             copy_pictures(paths, source, into, keep=True)
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("/proc/x.csv", "/proc/x.csv cannot be written: no such file or directory."),
+        ("file.py/x.csv", "file.py is a file"),
+        ("file.py/deep/er/x.csv", "file.py is a file"),
+        ("folder.csv", "folder.csv is a folder."),
+        ("n" * 300 + ".csv", "cannot be written: file name too long."),
+        ("n" * 300 + "/x.csv", "cannot be written: file name too long."),
+    ],
+    ids=lambda text: text[:14],
+)
+def test_a_place_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
+    run: Run, head: Path, library: Any, tmp_path: Path, place: str, why: str
+) -> None:
+    write(tmp_path / "file.py", b"mine")
+    (tmp_path / "folder.csv").mkdir()
+    np.save(tmp_path / "wrong.npy", np.ones((2, 5)))  # scoring it would fail in other words
+    fails(run("score", "wrong.npy", "--model", head, "--out", place), why)
+    fails(run("scores", "export", "-p", "P", "--out", place), why)
+    fails(run("versions", "predictions", "P", "v9.9", "--out", place), why)
+    fails(run("replay", "nowhere.npz", "--out", place), why)
+    fails(run("backup", place), why)
+    assert (tmp_path / "file.py").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("place", ["/proc/q", "file.py", "file.py/deep", "n" * 300])
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
+    run: Run, head: Path, tmp_path: Path, place: str
+) -> None:
+    write(tmp_path / "file.py", b"mine")
+    (tmp_path / "pictures").mkdir()
+    fails(run("score", "pictures", "--model", head, "--copy", place), "cannot be written: ")
+    fails(run("versions", "export", "P", "v1.0", place), "cannot be written: ")
+    fails(run("scores", "folders", "-p", "P", place), "cannot be written: ")
+    assert (tmp_path / "file.py").read_bytes() == b"mine"
+
+
+def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(run: Run, library: Any) -> None:
+    fails(run("scores", "import", "n" * 300 + ".csv", "-p", "P"), ".csv: File name too long.")
+    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "Input/output error.")
+
+
+def test_copying_goes_on_past_a_file_that_is_gone_and_names_it(tmp_path: Path) -> None:
+    from tastemaker.filtering.sources import copy_pictures
+
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "pictures" / name, name.encode())
+    told: list[str] = []
+    copied = copy_pictures(
+        ["a.png", "gone.png", "b.png"], tmp_path / "pictures", tmp_path / "kept", keep=False,
+        on_error=lambda path, reason: told.append(f"{path}: {reason}"),
+    )  # fmt: skip
+    assert copied == 2 and sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+        "a.png", "b.png",
+    ]  # fmt: skip
+    assert told == ["gone.png: It was not copied: no such file or directory."]
+
+
 # --- the loop by hand --------------------------------------------------------------------------
 
 

@@ -16,7 +16,6 @@ from tastemaker.cli.terminal import (
     plain,
     print_json,
     progress_bar,
-    require_writable,
 )
 from tastemaker.config import Settings
 
@@ -35,6 +34,7 @@ def back_up(
 ) -> None:
     """Write everything (scores, uploads, versions, people) to one file, also while it runs."""
     from tastemaker.database import backups
+    from tastemaker.files import require_writable
 
     if file is not None:
         require_writable(file)

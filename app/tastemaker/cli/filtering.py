@@ -41,6 +41,7 @@ def score(
     import torch
 
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from tastemaker.files import require_writable
     from tastemaker.filtering import score_tables, sources
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
@@ -52,6 +53,7 @@ def score(
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
+        require_writable(to)
     if copy is not None:
         sources.check_target(source, copy)
     settings = Settings()
@@ -80,7 +82,8 @@ def score(
         ranked = score_tables.best(rows)
     if copy is not None:
         paths = ranked["path"].to_pylist()
-        copied = sources.copy_pictures(paths, source, copy, keep=keep)
+        with _skipped_files() as skip:
+            copied = sources.copy_pictures(paths, source, copy, keep=keep, on_error=skip)
         err.print(f"{copied} pictures copied into {copy}.")
     if as_json:
         print_json(score_tables.as_dicts(ranked))

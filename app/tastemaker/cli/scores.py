@@ -38,8 +38,11 @@ def scores_export(
     as_json: AsJson = False,
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
+    from tastemaker.files import require_writable
     from tastemaker.scores.score_files import export_scores, write_scores
 
+    if to is not None:
+        require_writable(to)
     with database() as (_, engine):
         rows = export_scores(engine, project)
     if as_json:
@@ -54,9 +57,11 @@ def scores_export(
 def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) -> None:
     """Write the labelled embeddings as folders: data/ENCODER/NN_name/*.npy, NN the score."""
     from tastemaker import projects
+    from tastemaker.files import require_writable_folder
     from tastemaker.publishing import exports
 
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+    require_writable_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")
     with database() as (_, engine), sessions.reading(engine) as session:
         result = exports.write_folders(session, projects.by_name(session, project), folder)

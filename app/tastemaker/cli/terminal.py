@@ -2,10 +2,8 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +22,7 @@ from tastemaker import jobs
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
-from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.errors import TastemakerError
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 
@@ -34,22 +32,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 def plain(text: str) -> str:
     return text.replace("[", r"\[")
-
-
-def require_writable(path: Path) -> None:
-    """Raise `Invalid` if a file cannot be written at `path`, before the work for it is done."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise Invalid(f"The folder of {path} is not there.", "Make it first.")
-    if path.is_dir():
-        raise Invalid(f"{path} is a folder.", "Name a file in it.")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise Invalid(
-            f"{path} cannot be written: {(error.strerror or str(error)).lower()}.",
-            "Name a file in another folder.",
-        ) from error
 
 
 def print_json(data: Any) -> None:

@@ -17,7 +17,7 @@ from tastemaker.cli.terminal import (
     print_json,
 )
 from tastemaker.database import sessions
-from tastemaker.errors import Conflict, NotFound
+from tastemaker.errors import NotFound
 
 top = typer.Typer()
 app = typer.Typer(help="List, show, compare, activate, export versions.", no_args_is_help=True)
@@ -169,12 +169,12 @@ def versions_export(
 ) -> None:
     """Write a version's files into a folder: the head and its sidecar, a LAION head, or all."""
     from tastemaker import projects, versions
+    from tastemaker.files import require_writable_folder
     from tastemaker.publishing import exports
 
     if layout not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
-    if folder.exists() and not folder.is_dir():
-        raise Conflict(f"{folder} is a file.", "Name a folder to write into.")
+    require_writable_folder(folder)
     with database() as (settings, engine), sessions.reading(engine) as session:
         chosen = versions.by_number(session, projects.by_name(session, project), version)
         if layout == "city96":
@@ -240,11 +240,13 @@ def versions_predictions(
 ) -> None:
     """Write what a version says of every image, or bring such a file back."""
     from tastemaker import projects, versions
-    from tastemaker.files import write_atomic
+    from tastemaker.files import require_writable, write_atomic
     from tastemaker.versions import prediction_files
 
     if to is not None and source is not None:
         raise typer.BadParameter("--out or --from, not both", param_hint="--from")
+    if to is not None:
+        require_writable(to)
     with database() as (_, engine):
         if source is not None:
             if not source.is_file():
