@@ -283,6 +283,18 @@ def test_a_picture_that_cannot_be_read_is_named_or_skipped(
     assert for_pictures.score([]).shape == (0,)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "\ud800.png", ""], ids=ascii)
+def test_a_name_that_no_file_can_have_costs_only_itself(
+    for_pictures: tastemaker.Scorer, folder: Path, name: str
+) -> None:
+    good = str(folder / "0.png")
+    skipped = for_pictures.score([good, name, good], errors="skip")
+    assert np.isnan(skipped).tolist() == [False, True, False]
+    with pytest.raises(BadImage):
+        for_pictures.score([good, name])
+
+
 # ---------------------------------------------------------------- the file
 
 
@@ -341,6 +353,37 @@ def test_what_is_no_head_of_scores_is_refused_in_words(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
     with pytest.raises(tastemaker.TastemakerError, match="tells 2 classes apart"):
         tastemaker.load(tmp_path / "two.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "encoder"),
+    [("a" * 5000, None), ("a\0b", None), ("\ud800", None), (3, None), (b"a", None), (None, None),
+     ("there", 3), ("there", b"ViT-B-32/openai"), ("a" * 5000, "a" * 5000)],
+    ids=ascii,
+)  # fmt: skip
+def test_what_can_be_no_file_or_encoder_is_refused_in_words(
+    make: Callable[..., Path], path: Any, encoder: Any
+) -> None:
+    with pytest.raises(tastemaker.TastemakerError) as told:
+        tastemaker.load(make() if path == "there" else path, encoder=encoder)
+    assert type(told.value) in (Invalid, NotFound)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("embedding", ["L2-normalised", "not L2-normalised", ""])
+@pytest.mark.parametrize("kind", [np.float64, np.longdouble])
+def test_numbers_of_any_size_are_scored_or_told_without_a_warning(
+    make: Callable[..., Path], x: np.ndarray, embedding: str, kind: type
+) -> None:
+    scorer = tastemaker.load(make(**{"embedding": embedding} if embedding else {}))
+    wide = x.astype(kind)
+    wide[3], wide[5] = 1e300, -1e308
+    scores = scorer.score(wide, errors="skip")
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 5]
+    with pytest.raises(Invalid, match="Row 3: The embedding holds values that are not finite"):
+        scorer.score(wide)
+    if embedding == "L2-normalised":  # squares beyond float32 are no reason for another score
+        assert np.allclose(scorer.score(x * np.float32(1e20)), scorer.score(x), atol=1e-5)
 
 
 def test_a_laion_head_scores_normalised_embeddings(tmp_path: Path) -> None:

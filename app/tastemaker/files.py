@@ -161,6 +161,14 @@ def require_writable_folder(folder: Path, what: Path | None = None) -> None:
         tempfile.TemporaryFile(dir=there).close()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there. Unlike `Path.is_file`, no for a name that is too long for one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _is_there(path: Path) -> bool:
     """Unlike `Path.exists`, raises for a name that cannot be one, and sees a dangling link."""
     try:

@@ -39,7 +39,8 @@ class Embeddings:
 def are_normalised(x: Vectors) -> bool:
     """Whether rows of (n, D) have length 1, as float16 keeps it. Raw vectors are many times as
     long, so one such row decides it; rows that are not finite, or zero, do not count."""
-    lengths = np.linalg.norm(x.astype(np.float64), axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(x.astype(np.float64), axis=1)
     return bool((np.abs(lengths - 1) < 0.01).any())
 
 
@@ -85,7 +86,8 @@ def _mapped(source: Path) -> NDArray[Any]:
 def floats(x: NDArray[Any]) -> Vectors:
     """As they are where torch can read them; float32 where the byte order or width is unusual."""
     usual = x.dtype in (np.float16, np.float32, np.float64)
-    return x if usual else x.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and told as such
+        return x if usual else x.astype(np.float32)
 
 
 # --- .parquet ----------------------------------------------------------------------------------

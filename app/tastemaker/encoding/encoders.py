@@ -35,6 +35,7 @@ from PIL import Image
 
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import EncoderUnavailable, Invalid
+from tastemaker.files import is_file
 
 if TYPE_CHECKING:
     import torch
@@ -296,7 +297,7 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
         raise _no_such_model(spec.model, open_clip.list_models())
     published = _published(spec)
     weights = spec.weights or _from_hub(spec, published)
-    if not weights.is_file():
+    if not is_file(weights):
         raise EncoderUnavailable(
             f"The weights file {weights} is not there.", "Put it back, or use another encoder."
         )

@@ -27,6 +27,7 @@ from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.files import is_file
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import (
     Checkpoint,
@@ -79,7 +80,12 @@ class Scorer:
         Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes or
         a malformed encoder name.
         """
-        self.path = Path(path)
+        if not isinstance(path, str | os.PathLike) or not isinstance(encoder, str | None):
+            raise Invalid(
+                "A head is loaded by its path and, where the file names none, its encoder's name; "
+                f"these are {type(path).__name__} and {type(encoder).__name__}.",
+            )
+        self.path = Path(os.fsdecode(path))
         self.checkpoint = _read_head(self.path)
         about = self.checkpoint.metadata
         beside = _read_sidecar(sidecar_path(self.path))
@@ -152,7 +158,9 @@ class Scorer:
                 raise BadImage(f"{name}: {error.message}", error.hint) from error
 
         scores = np.full(len(pictures), np.nan, np.float32)
-        sources = [item if isinstance(item, Image.Image) else Path(item) for item in pictures]
+        sources = [
+            item if isinstance(item, Image.Image) else Path(os.fsdecode(item)) for item in pictures
+        ]
         for indices, values in self.pictures(sources, report):
             scores[indices] = values
         return scores
@@ -211,8 +219,11 @@ class Scorer:
         """The vectors (N, D) as the head saw such in training."""
         if not self.normalised:
             return x
-        x = x.astype(np.float32)
-        unit: Vectors = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite scores NaN
+            x = x.astype(np.float32)
+            # The squares in float64: those of values above 1e19 are beyond float32.
+            lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+            unit: Vectors = x / lengths.clip(1e-12).astype(np.float32)[:, None]
         return unit
 
     # --- pictures ----------------------------------------------------------------------------
@@ -306,7 +317,7 @@ def _name_of(picture: Picture, index: int) -> str:
     """How an error names a picture: by its path, else by its place in the list."""
     if isinstance(picture, Image.Image):
         return getattr(picture, "filename", "") or f"Picture {index}"
-    return os.fspath(picture)
+    return os.fsdecode(picture)
 
 
 # --- pictures in their order -------------------------------------------------------------------
@@ -358,7 +369,7 @@ def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
 
 
 def _read_head(path: Path) -> Checkpoint:
-    if not path.is_file():
+    if not is_file(path):
         raise NotFound(f"There is no file {path}.", "Name a .safetensors file.")
     try:
         if laion.is_laion(tensor_names(path)):

@@ -111,8 +111,8 @@ def _read(path: Path, limits: Limits) -> bytes:
                 raise BadImage(f"{path.name} is not a file.", "Give a picture file.")
             if status.st_size <= limits.bytes:
                 return file.read(limits.bytes)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise BadImage(f"{path.name} cannot be read: {reason}.") from error
     raise BadImage(
         f"The file has {status.st_size / 2**20:.0f} MB; {limits.bytes / 2**20:.0f} MB are allowed.",

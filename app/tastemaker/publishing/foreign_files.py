@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tastemaker.errors import CheckpointError, NotFound
+from tastemaker.files import is_file
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import load_checkpoint, tensor_names
 from tastemaker.learning.city96 import Tensors
@@ -65,7 +66,7 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
     """The head in `file` (called `name`), with its sidecar `config` if there is one. Raises
     `NotFound`, `CheckpointError`."""
     name = name or file.name
-    if not file.is_file():
+    if not is_file(file):
         raise NotFound(f"There is no file {file}.", "Name a .safetensors file.")
     try:
         sidecar = _read_sidecar(config) if config is not None else {}
