@@ -344,6 +344,35 @@ def test_a_sidecar_of_another_make_does_no_harm(make: Callable[..., Path], conte
     assert (scorer.threshold, scorer.percentiles, scorer.project) == (0.5, (), None)
 
 
+def test_a_sidecar_of_another_file_is_refused_with_both_names(make: Callable[..., Path]) -> None:
+    path, other = make(), make("Other.safetensors", project="Other")
+    beside = path.with_name("Mine-v1.3.config.json")
+    mine = tastemaker.load(path).sha256
+    for described in (tastemaker.load(other).sha256, "0" * 64):
+        beside.write_text(json.dumps({"sha256": described, "threshold": 0.6}))
+        with pytest.raises(CheckpointError) as told:
+            tastemaker.load(path)
+        assert "Mine-v1.3.config.json describes another file than Mine-v1.3.saf" in str(told.value)
+        assert "or remove it" in told.value.hint
+    for described in (mine, mine.upper(), None, "", 7, "unknown"):  # its own, or it does not say
+        beside.write_text(json.dumps({"sha256": described, "threshold": 0.6}))
+        assert tastemaker.load(path).threshold == 0.6
+
+
+def test_a_flipped_byte_is_found_where_the_true_sidecar_lies_beside(
+    make: Callable[..., Path],
+) -> None:
+    path = make()
+    sha256 = tastemaker.load(path).sha256
+    path.with_name("Mine-v1.3.config.json").write_text(json.dumps({"sha256": sha256}))
+    tastemaker.load(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"Mine-v1\.3\.safetensors was changed or damaged"):
+        tastemaker.load(path)
+
+
 def test_what_is_no_head_of_scores_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"There is no file .*nowhere\.safetensors"):
         tastemaker.load(tmp_path / "nowhere.safetensors")

@@ -31,6 +31,7 @@ from tastemaker.files import is_file
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import (
     Checkpoint,
+    check_described,
     load_checkpoint,
     sidecar_path,
     tensor_names,
@@ -77,8 +78,8 @@ class Scorer:
         `precision="fast"`, large products are in bfloat16 where the processor has it, about 2e-3
         off. `limits` of a picture are those of the settings unless given.
 
-        Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes or
-        a malformed encoder name.
+        Raises `NotFound`, `CheckpointError` for what is no head or has the sidecar of another
+        beside it, `Invalid` for a head of classes or a malformed encoder name.
         """
         if not isinstance(path, str | os.PathLike) or not isinstance(encoder, str | None):
             raise Invalid(
@@ -89,6 +90,8 @@ class Scorer:
         self.checkpoint = _read_head(self.path)
         about = self.checkpoint.metadata
         beside = _read_sidecar(sidecar_path(self.path))
+        names = sidecar_path(self.path).name, self.path.name
+        check_described(beside, *names, self.checkpoint.sha256)
         own = (about.get("encoder"), about.get("encoder_fingerprint"))
         own_encoder, self.fingerprint = own if "encoder" in about else _sidecar_encoder(beside)
         self.encoder = parse(encoder).name if encoder else own_encoder

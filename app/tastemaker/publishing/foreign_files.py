@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tastemaker.errors import CheckpointError, NotFound
 from tastemaker.files import is_file
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import load_checkpoint, tensor_names
+from tastemaker.learning.checkpoints import check_described, load_checkpoint, tensor_names
 from tastemaker.learning.city96 import Tensors
 
 MOST_SIDECAR_BYTES = 2**20
@@ -70,9 +70,11 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
         raise NotFound(f"There is no file {file}.", "Name a .safetensors file.")
     try:
         sidecar = _read_sidecar(config) if config is not None else {}
-        if laion.is_laion(tensor_names(file)):
-            return _read_laion(file, name, sidecar)
-        return _read_city96(file, name, sidecar)
+        foreign = laion.is_laion(tensor_names(file))
+        head = (_read_laion if foreign else _read_city96)(file, name, sidecar)
+        beside = config.name if config is not None and config.suffix == ".json" else "The sidecar"
+        check_described(sidecar, beside, name, head.sha256)
+        return head
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error.message}", error.hint) from error
 
