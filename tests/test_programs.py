@@ -455,6 +455,31 @@ def test_the_encoder_is_named_by_the_file_or_by_the_caller(
         tastemaker.load(make(encoder=BUNDLED, encoder_fingerprint="f" * 16)).score([picture])
 
 
+@pytest.mark.parametrize(
+    ("own", "given", "refused"),
+    [
+        (BUNDLED, "foo/bar", "open_clip has no model “foo”"),
+        (None, "foo/bar", "open_clip has no model “foo”"),
+        (BUNDLED, "ViT-B-16/laion2b_s34b_b88k", f"was trained on {BUNDLED}, not on ViT-B-16/"),
+        ("ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai", "not on ViT-L-14-336"),
+        ("ViT-B-16/datacomp_xl_s13b_b90k", "ViT-B-16/laion2b_s34b_b88k", "not on ViT-B-16/laion"),
+        ("ViT-B-16/a", "ViT-B-16/a@/x.safetensors", None),
+        ("ViT-B-16/a@/there.safetensors", "ViT-B-16@/here.safetensors", None),
+        ("openai/clip-vit-large-patch14", "ViT-L-14-quickgelu/openai", None),
+        (None, "ViT-L-14-quickgelu/openai", None),
+    ],
+)
+def test_another_encoder_than_the_file_names_is_refused_at_once(
+    make: Callable[..., Path], own: str | None, given: str, refused: str | None
+) -> None:
+    path = make(**{"encoder": own} if own else {})
+    if refused is None:
+        assert tastemaker.load(path, encoder=given).encoder == given
+    else:
+        with pytest.raises(tastemaker.TastemakerError, match=refused):
+            tastemaker.load(path, encoder=given)
+
+
 # ---------------------------------------------------------------- the README
 
 

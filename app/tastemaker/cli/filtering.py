@@ -114,7 +114,9 @@ def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
 
 def _model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    if Path(model).is_file():
+    from tastemaker.files import is_file
+
+    if is_file(Path(model)):
         return Path(model)
     if "@" not in model:
         raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")

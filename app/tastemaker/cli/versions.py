@@ -207,9 +207,10 @@ def versions_import(
 
     A project of that name is made if there is none and the encoder is known."""
     from tastemaker import versions
+    from tastemaker.files import is_file
     from tastemaker.publishing import import_head
 
-    if config is not None and not config.is_file():
+    if config is not None and not is_file(config):
         raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
     with database() as (settings, engine):
         project_id = import_head.project_for(engine, project, file, encoder, config)
@@ -240,7 +241,7 @@ def versions_predictions(
 ) -> None:
     """Write what a version says of every image, or bring such a file back."""
     from tastemaker import projects, versions
-    from tastemaker.files import require_writable, write_atomic
+    from tastemaker.files import is_file, require_writable, write_atomic
     from tastemaker.versions import prediction_files
 
     if to is not None and source is not None:
@@ -249,7 +250,7 @@ def versions_predictions(
         require_writable(to)
     with database() as (_, engine):
         if source is not None:
-            if not source.is_file():
+            if not is_file(source):
                 raise NotFound(f"There is no file {source}.", "Check the path.")
             counts = prediction_files.import_predictions(engine, project, version, source)
             if as_json:

@@ -126,6 +126,14 @@ def check_architecture(spec: EncoderSpec) -> None:
         raise _no_such_model(spec.model, models)
 
 
+def check_weights(spec: EncoderSpec) -> None:
+    """Raise `EncoderUnavailable` where a file is named and not there."""
+    if spec.weights is not None and not is_file(spec.weights):
+        raise EncoderUnavailable(
+            f"The weights file {spec.weights} is not there.", "Put it back, or use another encoder."
+        )
+
+
 def _no_such_model(model: str, models: list[str]) -> Invalid:
     near = difflib.get_close_matches(model, models, n=3, cutoff=0.4)
     hint = f"Near it: {', '.join(near)}." if near else f"The bundled one is called {BUNDLED}."
@@ -296,11 +304,8 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
     if open_clip.get_model_config(spec.model) is None:
         raise _no_such_model(spec.model, open_clip.list_models())
     published = _published(spec)
+    check_weights(spec)
     weights = spec.weights or _from_hub(spec, published)
-    if not is_file(weights):
-        raise EncoderUnavailable(
-            f"The weights file {weights} is not there.", "Put it back, or use another encoder."
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

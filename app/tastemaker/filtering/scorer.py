@@ -25,6 +25,7 @@ from PIL import Image
 from tastemaker.config import Settings
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
+from tastemaker.encoding.encoder_names import given
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.files import is_file
@@ -79,7 +80,8 @@ class Scorer:
         off. `limits` of a picture are those of the settings unless given.
 
         Raises `NotFound`, `CheckpointError` for what is no head or has the sidecar of another
-        beside it, `Invalid` for a head of classes or a malformed encoder name.
+        beside it, `Invalid` for a head of classes or an encoder that there is not, `Conflict` for
+        another encoder than the file names.
         """
         if not isinstance(path, str | os.PathLike) or not isinstance(encoder, str | None):
             raise Invalid(
@@ -94,7 +96,7 @@ class Scorer:
         check_described(beside, *names, self.checkpoint.sha256)
         own = (about.get("encoder"), about.get("encoder_fingerprint"))
         own_encoder, self.fingerprint = own if "encoder" in about else _sidecar_encoder(beside)
-        self.encoder = parse(encoder).name if encoder else own_encoder
+        self.encoder = given(encoder, own_encoder, self.path.name) if encoder else own_encoder
         self.project = about.get("project") or _text(beside.get("name"))
         self.version = about.get("version") or _text(beside.get("rev"))
         self.threshold = _threshold(about.get("threshold", beside.get("threshold")))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import CheckpointError, NotFound
 from tastemaker.files import is_file
 from tastemaker.learning import laion
@@ -13,22 +14,6 @@ from tastemaker.learning.checkpoints import check_described, load_checkpoint, te
 from tastemaker.learning.city96 import Tensors
 
 MOST_SIDECAR_BYTES = 2**20
-
-# The same networks under the names other programs give them.
-ALIASES = {
-    "openai/clip-vit-large-patch14": "ViT-L-14-quickgelu/openai",
-    "openai/clip-vit-large-patch14-336": "ViT-L-14-336-quickgelu/openai",
-    "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu/openai",
-    "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu/openai",
-    "ViT-L/14": "ViT-L-14-quickgelu/openai",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu/openai",
-    "ViT-B/32": "ViT-B-32-quickgelu/openai",
-    "ViT-B/16": "ViT-B-16-quickgelu/openai",
-    "ViT-L-14/openai": "ViT-L-14-quickgelu/openai",
-    "ViT-L-14-336/openai": "ViT-L-14-336-quickgelu/openai",
-    "ViT-B-32/openai": "ViT-B-32-quickgelu/openai",
-    "ViT-B-16/openai": "ViT-B-16-quickgelu/openai",
-}
 
 
 @dataclass(frozen=True)
@@ -153,9 +138,3 @@ def _named_encoder(
     else:
         fingerprint = None
     return (canonical(named), fingerprint) if isinstance(named, str) and named else (None, None)
-
-
-def canonical(name: str) -> str:
-    """An encoder's name as this program writes it, without the place of local weights."""
-    identity = name.strip().partition("@")[0] if name not in ALIASES else name
-    return ALIASES.get(identity, identity)

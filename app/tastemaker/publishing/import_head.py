@@ -24,6 +24,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.tables import Image, Job, Label, Project, Version
+from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import CheckpointError, NotFound
 from tastemaker.files import is_file, require_free_space
 from tastemaker.jobs.context import JobContext
@@ -32,7 +33,7 @@ from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.metrics import histogram, histogram_of_predictions, summary
 from tastemaker.learning.version_metrics import LabelMetrics, StoredRecipe, VersionMetrics
 from tastemaker.publishing.compatibility import check_compatible
-from tastemaker.publishing.foreign_files import ForeignHead, canonical, read_foreign_head
+from tastemaker.publishing.foreign_files import ForeignHead, read_foreign_head
 from tastemaker.versions import predictions, publication
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome
 
