@@ -222,6 +222,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith("I"):
         image = _eight_bit(image)
+    if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
+        image = image.convert("LA")
     if image.mode in ("P", "1") or image.has_transparency_data:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode == "RGBA":
@@ -233,9 +235,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255."""
-    deep = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((deep.clip(0, 65535) + 128) // 257).astype(np.uint8))
+    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255. The mode I
+    does not say how many bits its values have: those up to 255 are eight-bit ones."""
+    deep = np.asarray(image).clip(0, 65535).astype(np.uint32)
+    if image.mode != "I" or deep.max() > 255:
+        deep = (deep + 128) // 257
+    grey = Image.fromarray(deep.astype(np.uint8))
     grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return grey
 
