@@ -535,6 +535,8 @@ def test_results_are_filtered_and_written_in_three_forms(
         )
     assert {row["model"] for row in (*rows, *lines)} == {"strange"}
     fails(run(*words, "--out", "o.xlsx"), "no known ending")
+    assert run(*words, "--top", 1, "--out", "o.csv").out == "1 row written to o.csv.\n"
+    assert run(*words, "--top", 2, "--out", "o.csv").out == "2 rows written to o.csv.\n"
 
 
 @pytest.mark.parametrize(
@@ -562,6 +564,7 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
 
     fails(scored(np.ones((3, 25), np.float32)), "vectors of 25 values; this head reads 24")
     fails(scored(np.ones((3, 24), int)), "type int64")
+    fails(scored(np.ones((0, 24))), "x.npy is empty: it holds no embedding.")
     fails(scored(np.ones((2, 3, 24), np.float32)), "shape (2, 3, 24)")
     fails(scored(np.array([{}], object), allow_pickle=True), "not a plain .npy array")
     write(tmp_path / "x.npy", b"")
@@ -667,11 +670,14 @@ def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Pat
     for name in ("a/x.png", "b/x.png", "x.png"):
         write(source / name, name.encode())
     paths = ["a/x.png", "b/x.png", "x.png"]
-    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == 3
-    assert copy_pictures(paths[:1], source, tmp_path / "flat", keep=False) == 1
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (3, 0)
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (0, 3), "the same files"
     kept = {path.name: path.read_text() for path in (tmp_path / "flat").iterdir()}
-    assert sorted(kept) == ["x-1.png", "x-2.png", "x-3.png", "x.png"]
-    assert sorted(kept.values()) == ["a/x.png", "a/x.png", "b/x.png", "x.png"]
+    assert sorted(kept) == ["x-1.png", "x-2.png", "x.png"]
+    assert sorted(kept.values()) == ["a/x.png", "b/x.png", "x.png"]
+    write(source / "x.png", b"another now")
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (1, 2)
+    assert (tmp_path / "flat" / "x-3.png").read_bytes() == b"another now"
     for into in (source, source / "deeper"):
         with pytest.raises(Invalid, match="inside the source"):
             copy_pictures(paths, source, into, keep=True)
@@ -703,6 +709,11 @@ def test_a_place_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
     assert (tmp_path / "file.py").read_bytes() == b"mine"
 
 
+def test_a_name_without_a_known_ending_is_told_as_it_was_typed(run: Run, library: Any) -> None:
+    for words in (("scores", "export", "-p", "P"), ("versions", "predictions", "P", "v1.0")):
+        fails(run(*words, "--out", "x.txt"), "x.txt has no known ending. Use .csv, .jsonl")
+
+
 @pytest.mark.parametrize("place", ["/proc/q", "file.py", "file.py/deep", "n" * 300])
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
     run: Run, head: Path, tmp_path: Path, place: str
@@ -729,7 +740,7 @@ def test_copying_goes_on_past_a_file_that_is_gone_and_names_it(tmp_path: Path) -
         ["a.png", "gone.png", "b.png"], tmp_path / "pictures", tmp_path / "kept", keep=False,
         on_error=lambda path, reason: told.append(f"{path}: {reason}"),
     )  # fmt: skip
-    assert copied == 2 and sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+    assert copied == (2, 0) and sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
         "a.png", "b.png",
     ]  # fmt: skip
     assert told == ["gone.png: It was not copied: no such file or directory."]

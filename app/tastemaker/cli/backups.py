@@ -10,6 +10,7 @@ from filelock import Timeout
 
 from tastemaker.cli.terminal import (
     AsJson,
+    counted,
     database,
     err,
     out,
@@ -48,7 +49,8 @@ def back_up(
         return print_json(facts)
     size = f"{backup.bytes / 1e6:,.1f} MB"
     out.print(
-        f"{plain(str(backup.path))}: {backup.scores:,} scores, {backup.files:,} files, {size}."
+        f"{plain(str(backup.path))}: {counted(backup.scores, 'score')}, "
+        f"{counted(backup.files, 'file')}, {size}."
     )
     if backup.damaged:
         first, n = backup.damaged[0], len(backup.damaged)
@@ -82,7 +84,10 @@ def restore(
             {"made_at": made_at, "files": done.files, "scores": done.scores, "kept": replaced}
         )
     of = f" of {done.made_at:%Y-%m-%d %H:%M} UTC" if done.made_at else ""
-    out.print(f"The backup{of} is in place: {done.scores:,} scores, {done.files:,} files.")
+    out.print(
+        f"The backup{of} is in place: {counted(done.scores, 'score')}, "
+        f"{counted(done.files, 'file')}."
+    )
     if replaced:
         out.print(f"What was there before is in {plain(replaced)}.")
     return None

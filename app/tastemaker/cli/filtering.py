@@ -8,7 +8,17 @@ from typing import Annotated, Any, cast
 import typer
 from more_itertools import side_effect
 
-from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
+from tastemaker.cli.terminal import (
+    AsJson,
+    counted,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+    were,
+)
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid, NotFound
@@ -83,15 +93,16 @@ def score(
     if copy is not None:
         paths = ranked["path"].to_pylist()
         with _skipped_files() as skip:
-            copied = sources.copy_pictures(paths, source, copy, keep=keep, on_error=skip)
-        err.print(f"{copied} pictures copied into {copy}.")
+            copied, there = sources.copy_pictures(paths, source, copy, keep=keep, on_error=skip)
+        already = f"; {there:,} {were(there)} there already" if there else ""
+        err.print(f"{counted(copied, 'picture')} copied into {plain(str(copy))}{already}.")
     if as_json:
         print_json(score_tables.as_dicts(ranked))
     elif to is None:
         for row in score_tables.as_dicts(ranked):
             print(f"{row['percent']:6.2f} %  {row['path']}")
     else:
-        out.print(f"{written} rows written to {to}.")
+        out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
 
 
 @contextmanager

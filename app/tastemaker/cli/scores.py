@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from tastemaker.cli.terminal import AsJson, ProjectName, database, err, out, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    ProjectName,
+    counted,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    were,
+)
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 
@@ -22,7 +32,8 @@ def scores_import(file: Path, project: ProjectName, as_json: AsJson = False) -> 
         result = import_scores(engine, project, file)
     if as_json:
         return print_json(result)
-    out.print(f"{result['recorded']} scores recorded, {result['unchanged']} were there already.")
+    recorded, unchanged = counted(result["recorded"], "score"), result["unchanged"]
+    out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if n := result["overruled"]:
         what = "score contradicts a later row" if n == 1 else "scores contradict later rows"
         err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
@@ -39,9 +50,10 @@ def scores_export(
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
     from tastemaker.files import require_writable
-    from tastemaker.scores.score_files import export_scores, write_scores
+    from tastemaker.scores.score_files import check_ending, export_scores, write_scores
 
     if to is not None:
+        check_ending(to)
         require_writable(to)
     with database() as (_, engine):
         rows = export_scores(engine, project)
@@ -49,7 +61,7 @@ def scores_export(
         return print_json(rows)
     write_scores(rows, to)
     if to is not None:
-        out.print(f"{len(rows)} scores written to {to}.")
+        out.print(f"{counted(len(rows), 'score')} written to {plain(str(to))}.")
     return None
 
 
@@ -67,13 +79,12 @@ def scores_folders(project: ProjectName, folder: Path, as_json: AsJson = False) 
         result = exports.write_folders(session, projects.by_name(session, project), folder)
     if as_json:
         return print_json(result)
-    out.print(f"{result['written']} vectors written to {result['folder']}.")
-    if result["between_scores"]:
-        out.print(
-            f"{result['between_scores']} labels lay between two scores; the nearest was taken."
-        )
-    if result["without_embedding"]:
-        out.print(f"{result['without_embedding']} scored images have no embedding yet.")
+    out.print(f"{counted(result['written'], 'vector')} written to {plain(result['folder'])}.")
+    if between := result["between_scores"]:
+        out.print(f"{counted(between, 'label')} lay between two scores; the nearest was taken.")
+    if without := result["without_embedding"]:
+        have = "has" if without == 1 else "have"
+        out.print(f"{counted(without, 'scored image')} {have} no embedding yet.")
     return None
 
 

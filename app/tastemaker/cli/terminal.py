@@ -34,6 +34,15 @@ def plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def counted(n: int, what: str) -> str:
+    """“1 row”, “2,000 rows”."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def were(n: int) -> str:
+    return "was" if n == 1 else "were"
+
+
 def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 

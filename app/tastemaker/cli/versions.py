@@ -9,12 +9,14 @@ from rich.table import Table
 from tastemaker.cli.terminal import (
     AsJson,
     ProjectName,
+    counted,
     database,
     err,
     finish_jobs,
     out,
     plain,
     print_json,
+    were,
 )
 from tastemaker.database import sessions
 from tastemaker.errors import NotFound
@@ -242,11 +244,13 @@ def versions_predictions(
     """Write what a version says of every image, or bring such a file back."""
     from tastemaker import projects, versions
     from tastemaker.files import is_file, require_writable, write_atomic
+    from tastemaker.scores.score_files import check_ending
     from tastemaker.versions import prediction_files
 
     if to is not None and source is not None:
         raise typer.BadParameter("--out or --from, not both", param_hint="--from")
     if to is not None:
+        check_ending(to)
         require_writable(to)
     with database() as (_, engine):
         if source is not None:
@@ -255,10 +259,8 @@ def versions_predictions(
             counts = prediction_files.import_predictions(engine, project, version, source)
             if as_json:
                 return print_json(counts)
-            out.print(
-                f"{counts['added']} predictions recorded, {counts['there_already']} were there "
-                "already."
-            )
+            added, there = counted(counts["added"], "prediction"), counts["there_already"]
+            out.print(f"{added} recorded, {there:,} {were(there)} there already.")
             return None
         with sessions.reading(engine) as session:
             chosen = versions.by_number(session, projects.by_name(session, project), version)
@@ -270,7 +272,7 @@ def versions_predictions(
         print(content.decode(), end="")
     else:
         write_atomic(to, content)
-        out.print(f"Predictions of {chosen.number} written to {to}.")
+        out.print(f"Predictions of {chosen.number} written to {plain(str(to))}.")
     return None
 
 

@@ -59,10 +59,13 @@ def _row_numbers(start: int, stop: int) -> pa.Array:
 
 def _open_npy(source: Path) -> Embeddings:
     x = _mapped(source)
+    needed = "Rows of floating-point embeddings, (N, D), are needed."
+    if x.ndim == 2 and not len(x):
+        raise Invalid(f"{source.name} is empty: it holds no embedding.", needed)
     if x.ndim != 2 or x.dtype.kind != "f" or not x.size:
         raise Invalid(
             f"{source.name} holds an array of shape {x.shape}, type {x.dtype}.",
-            "Rows of floating-point embeddings, (N, D), are needed.",
+            needed,
         )
     rows, dim = x.shape
 

@@ -6,6 +6,7 @@
 Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
 """
 
+import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -129,13 +130,14 @@ def copy_pictures(
     *,
     keep: bool,
     on_error: OnError = lambda path, reason: None,
-) -> int:
+) -> tuple[int, int]:
     """Copy pictures, named by their `paths` under the source, into a folder, keeping the folder
-    structure or not. A name that is taken gets a number; nothing is overwritten. What is gone
-    meanwhile, or cannot be read, goes to `on_error`. Returns how many were copied."""
+    structure or not. A name that is taken gets a number, unless the same content has it already;
+    nothing is overwritten. What is gone meanwhile, or cannot be read, goes to `on_error`. Returns
+    how many were copied, and how many were there already."""
     check_target(source, into)
     base = source if source.is_dir() else source.parent
-    copied = 0
+    copied = there = 0
     for path in paths:
         origin = base / path
         try:
@@ -146,15 +148,21 @@ def copy_pictures(
         target = into / (path if keep else origin.name)
         with place_named(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(origin, _free_name(target))
-        copied += 1
-    return copied
+            free = _free_name(target, origin)
+            if free is None:
+                there += 1
+            else:
+                _copy(origin, free)
+                copied += 1
+    return copied, there
 
 
-def _free_name(wanted: Path) -> Path:
-    """The name, with a number where it is taken."""
+def _free_name(wanted: Path, origin: Path) -> Path | None:
+    """The name, with a number where it is taken; None where what took it is the same file."""
     target, number = wanted, 0
     while target.exists():
+        if target.is_file() and filecmp.cmp(origin, target, shallow=False):
+            return None
         number += 1
         target = wanted.with_stem(f"{wanted.stem}-{number}")
     return target

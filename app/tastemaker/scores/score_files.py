@@ -131,6 +131,12 @@ def _moment(text: Any) -> datetime | None:
         ) from None
 
 
+def check_ending(file: Path) -> None:
+    """Raises `Invalid` for a file whose name does not say its form."""
+    if file.suffix.lower() not in ENDINGS:
+        raise unknown_ending(file)
+
+
 def unknown_ending(file: Path) -> Invalid:
     return Invalid(f"{file.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
 
@@ -186,7 +192,6 @@ def write_scores(rows: list[dict[str, Any]], to: Path | None) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:
         sys.stdout.write(score_bytes(rows, ".csv").decode())
-    elif (ending := to.suffix.lower()) in ENDINGS:
-        write_atomic(to, score_bytes(rows, ending))
     else:
-        raise unknown_ending(to)
+        check_ending(to)
+        write_atomic(to, score_bytes(rows, to.suffix.lower()))
