@@ -49,7 +49,8 @@ def test_what_is_no_picture_is_skipped_with_its_reason(tmp_path):
     }  # fmt: skip
     unpacked = unpack(zipped(tmp_path / "a.zip", members), tmp_path / "into")
     assert sorted(name for _, name in unpacked.files) == ["a.png", "v.npy"]
-    reasons = dict(unpacked.skipped)
+    reasons = dict(unpacked.unwanted)
+    assert unpacked.skipped == []
     assert "neither a picture" in reasons["run.exe"] and "neither a picture" in reasons["noext"]
     assert "operating system" in reasons["._a.png"]
     assert len(list((tmp_path / "into").iterdir())) == 2
@@ -172,7 +173,7 @@ def test_a_member_that_is_too_large_is_skipped_and_the_rest_goes_on(tmp_path):
     archive = zipped(tmp_path / "a.zip", {"big.png": os.urandom(2_000_000), "ok.png": PNG})
     unpacked = unpack(archive, tmp_path / "into", ArchiveLimits(entry_bytes=2**20))
     assert [name for _, name in unpacked.files] == ["ok.png"]
-    assert unpacked.skipped == [("big.png", "it has more than the 1 MB allowed")]
+    assert unpacked.skipped == [("big.png", "It has more than the 1 MB allowed.")]
     assert len(list((tmp_path / "into").iterdir())) == 1
 
 
@@ -183,7 +184,7 @@ def test_a_damaged_member_is_skipped_and_the_rest_goes_on(tmp_path):
     archive.write_bytes(raw)
     unpacked = unpack(archive, tmp_path / "into")
     assert [name for _, name in unpacked.files] == ["b.png"]
-    assert unpacked.skipped == [("a.png", "it is damaged inside the archive")]
+    assert unpacked.skipped == [("a.png", "It is damaged inside the archive.")]
     assert len(list((tmp_path / "into").iterdir())) == 1
 
 

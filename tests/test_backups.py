@@ -26,9 +26,8 @@ from tastemaker.database.tables import Image, Job, LoginSession, now
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.pages.app import create_app
 from tastemaker.worker import worker_lock
+from tests.command_line import Run
 from tests.conftest import environment, serving
-from tests.test_cli import Run
-from tests.test_cli import run as run  # the command line in this process
 
 ROOT = Path(__file__).parent.parent
 UPLOAD = b"not decoded here"

@@ -133,6 +133,8 @@ def test_projects_are_made_listed_and_shown(run: Run) -> None:
     "words",
     [
         ["x" * 81], ["  "], ["a/b"], ["a@b"], ["a\nb\x00"], ["ok", "--encoder", "no slash"],
+        ["ok", "--encoder", "ViT-L-14@/nope.safetensors"],
+        ["ok", "--encoder", f"ViT-L-14/openai@/{'n' * 300}.safetensors"],
         ["ok", "--threshold", "1.5"], ["ok", "--threshold", "nan"], ["ok", "--kind", "class"],
     ],
 )  # fmt: skip
@@ -464,6 +466,8 @@ def test_results_are_filtered_and_written_in_three_forms(
         )
     assert {row["model"] for row in (*rows, *lines)} == {"strange"}
     fails(run(*words, "--out", "o.xlsx"), "no known ending")
+    assert run(*words, "--top", 1, "--out", "o.csv").out == "1 row written to o.csv.\n"
+    assert run(*words, "--top", 2, "--out", "o.csv").out == "2 rows written to o.csv.\n"
 
 
 @pytest.mark.parametrize(
@@ -491,6 +495,7 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
 
     fails(scored(np.ones((3, 25), np.float32)), "vectors of 25 values; this head reads 24")
     fails(scored(np.ones((3, 24), int)), "type int64")
+    fails(scored(np.ones((0, 24))), "x.npy is empty: it holds no embedding.")
     fails(scored(np.ones((2, 3, 24), np.float32)), "shape (2, 3, 24)")
     fails(scored(np.array([{}], object), allow_pickle=True), "not a plain .npy array")
     write(tmp_path / "x.npy", b"")
@@ -596,14 +601,80 @@ def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Pat
     for name in ("a/x.png", "b/x.png", "x.png"):
         write(source / name, name.encode())
     paths = ["a/x.png", "b/x.png", "x.png"]
-    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == 3
-    assert copy_pictures(paths[:1], source, tmp_path / "flat", keep=False) == 1
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (3, 0)
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (0, 3), "the same files"
     kept = {path.name: path.read_text() for path in (tmp_path / "flat").iterdir()}
-    assert sorted(kept) == ["x-1.png", "x-2.png", "x-3.png", "x.png"]
-    assert sorted(kept.values()) == ["a/x.png", "a/x.png", "b/x.png", "x.png"]
+    assert sorted(kept) == ["x-1.png", "x-2.png", "x.png"]
+    assert sorted(kept.values()) == ["a/x.png", "b/x.png", "x.png"]
+    write(source / "x.png", b"another now")
+    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (1, 2)
+    assert (tmp_path / "flat" / "x-3.png").read_bytes() == b"another now"
     for into in (source, source / "deeper"):
         with pytest.raises(Invalid, match="inside the source"):
             copy_pictures(paths, source, into, keep=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("/proc/x.csv", "/proc/x.csv cannot be written: no such file or directory."),
+        ("file.py/x.csv", "file.py is a file"),
+        ("file.py/deep/er/x.csv", "file.py is a file"),
+        ("folder.csv", "folder.csv is a folder."),
+        ("n" * 300 + ".csv", "cannot be written: file name too long."),
+        ("n" * 300 + "/x.csv", "cannot be written: file name too long."),
+    ],
+    ids=lambda text: text[:14],
+)
+def test_a_place_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
+    run: Run, head: Path, library: Any, tmp_path: Path, place: str, why: str
+) -> None:
+    write(tmp_path / "file.py", b"mine")
+    (tmp_path / "folder.csv").mkdir()
+    np.save(tmp_path / "wrong.npy", np.ones((2, 5)))  # scoring it would fail in other words
+    fails(run("score", "wrong.npy", "--model", head, "--out", place), why)
+    fails(run("scores", "export", "-p", "P", "--out", place), why)
+    fails(run("versions", "predictions", "P", "v9.9", "--out", place), why)
+    fails(run("replay", "nowhere.npz", "--out", place), why)
+    fails(run("backup", place), why)
+    assert (tmp_path / "file.py").read_bytes() == b"mine"
+
+
+def test_a_name_without_a_known_ending_is_told_as_it_was_typed(run: Run, library: Any) -> None:
+    for words in (("scores", "export", "-p", "P"), ("versions", "predictions", "P", "v1.0")):
+        fails(run(*words, "--out", "x.txt"), "x.txt has no known ending. Use .csv, .jsonl")
+
+
+@pytest.mark.parametrize("place", ["/proc/q", "file.py", "file.py/deep", "n" * 300])
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
+    run: Run, head: Path, tmp_path: Path, place: str
+) -> None:
+    write(tmp_path / "file.py", b"mine")
+    (tmp_path / "pictures").mkdir()
+    fails(run("score", "pictures", "--model", head, "--copy", place), "cannot be written: ")
+    fails(run("versions", "export", "P", "v1.0", place), "cannot be written: ")
+    fails(run("scores", "folders", "-p", "P", place), "cannot be written: ")
+    assert (tmp_path / "file.py").read_bytes() == b"mine"
+
+
+def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(run: Run, library: Any) -> None:
+    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "Input/output error.")
+
+
+def test_copying_goes_on_past_a_file_that_is_gone_and_names_it(tmp_path: Path) -> None:
+    from tastemaker.filtering.sources import copy_pictures
+
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "pictures" / name, name.encode())
+    told: list[str] = []
+    copied = copy_pictures(
+        ["a.png", "gone.png", "b.png"], tmp_path / "pictures", tmp_path / "kept", keep=False,
+        on_error=lambda path, reason: told.append(f"{path}: {reason}"),
+    )  # fmt: skip
+    assert copied == (2, 0) and sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+        "a.png", "b.png",
+    ]  # fmt: skip
+    assert told == ["gone.png: It was not copied: no such file or directory."]
 
 
 # --- the loop by hand --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tastemaker.encoding import encode_files, encoders
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
+from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import BadImage, EncoderUnavailable, Invalid
 from tests import pictures
 
@@ -329,6 +330,64 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(bundled, tmp_path):
     vectors = embedded(bundled, paths, on_error=bad.__setitem__)
     assert set(bad) == {2, 4} and "cut short" in bad[2].message
     assert set(np.flatnonzero(np.isnan(vectors[:, 0]))) == {2, 4}
+
+
+# ---- shapes
+
+
+def as_torchvision(picture: Image.Image, how: Preprocessing) -> np.ndarray:
+    """The whole picture resized, then cut, as its documentation says."""
+    short = min(picture.size)
+    width, height = (int(how.resize_to * side / short) for side in picture.size)
+    whole = picture.resize((width, height), Image.Resampling[how.interpolation.upper()])
+    left, top = round((width - how.size) / 2), round((height - how.size) / 2)
+    return np.array(whole.crop((left, top, left + how.size, top + how.size)))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    random = np.random.default_rng(width)
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+WAYS = [
+    Preprocessing(size, resize_to, "shortest", filter, (0.5,) * 3, (0.5,) * 3)
+    for size, resize_to, filter in ((224, 256, "bicubic"), (96, 96, "lanczos"))
+]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: how.interpolation)
+def test_pictures_of_ordinary_shapes_are_resized_whole_to_the_bit(how):
+    for size in ((96, 64), (333, 500), (1, 1), (3, 64), (640, 10), (4000, 100), (61, 3904)):
+        picture = noise(*size)
+        assert np.array_equal(fitted(picture, how), as_torchvision(picture, how)), size
+
+
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: how.interpolation)
+def test_very_long_pictures_are_cut_first_and_differ_by_one_at_most(how):
+    for size in ((1000, 1), (7, 2000), (20_000, 300), (100, 6500), (3000, 11)):
+        picture = noise(*size)
+        ours, whole = fitted(picture, how).astype(int), as_torchvision(picture, how).astype(int)
+        assert np.abs(ours - whole).max() <= 1, size
+
+
+def test_one_row_of_nine_million_pixels_is_embedded_among_the_others(bundled, tmp_path):
+    paths = picture_files(tmp_path, 3)
+    paths[1] = pictures.write(
+        tmp_path / "row.png", pictures.encoded(Image.new("L", (9_000_000, 1), 90))
+    )
+    paths.append(
+        pictures.write(tmp_path / "column.png", pictures.encoded(Image.new("L", (1, 30_000), 90)))
+    )
+    bad = {}
+    vectors = embedded(bundled, paths, on_error=bad.__setitem__)
+    assert not bad and np.isfinite(vectors).all()
+    assert np.allclose(vectors[1], vectors[3], atol=1e-4)  # grey both
+
+
+def test_whatever_fails_on_the_pixels_of_a_picture_is_told_of_that_picture():
+    how = Preprocessing(0, 0, "squash", "bicubic", (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(BadImage, match="cannot be made ready for the encoder: "):
+        fitted(pictures.scene(), how)
 
 
 class StandIn:

@@ -113,6 +113,25 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     assert np.abs(row - np.linspace(0, 255, 64)).max() <= 1
 
 
+def test_grey_in_the_mode_i_has_the_bits_that_its_values_have():
+    ramp = np.arange(256, dtype=np.int32)[None].repeat(4, axis=0)
+    shallow = Image.fromarray(ramp)
+    assert shallow.mode == "I"
+    assert np.array_equal(pixels(decode(shallow))[0, :, 0], ramp[0])
+    deep = pixels(decode(Image.fromarray(ramp * 257)))[0, :, 0]
+    assert np.array_equal(deep, ramp[0])
+    wild = pixels(decode(Image.fromarray(np.array([[-5, 0, 65535, 10**6]], np.int32))))[0, :, 0]
+    assert wild.tolist() == [0, 0, 255, 255]
+    dark = Image.fromarray(np.full((4, 4), 200, np.uint16))  # says itself that it has sixteen
+    assert pixels(decode(pictures.encoded(dark))).max() == 1
+
+
+def test_grey_times_its_opacity_is_flattened_like_any_other():
+    grey = Image.new("LA", (4, 4), (100, 128))
+    expected = pixels(decode(grey))
+    assert np.abs(pixels(decode(grey.convert("La"))) - expected).max() <= 2
+
+
 @pytest.mark.parametrize("make", [pictures.half_transparent, pictures.transparent_palette])
 def test_transparency_is_flattened_on_white_whatever_hides_beneath(make):
     picture = decode(make())

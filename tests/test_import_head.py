@@ -476,6 +476,15 @@ def test_a_sidecar_of_something_else_is_refused(home: Home, head: Path, config: 
     assert home.nothing_stored()
 
 
+def test_a_sidecar_that_describes_another_file_is_refused(home: Home, head: Path) -> None:
+    head.with_name("Base-v1.8.config.json").write_text(
+        json.dumps(sidecar_of(1) | {"sha256": "0" * 64})
+    )
+    with pytest.raises(CheckpointError, match=r"Base-v1\.8\.config\.json describes another file"):
+        home.adopt(head, encoder=L14_336)
+    assert home.nothing_stored()
+
+
 @pytest.mark.parametrize(
     "labels",
     [{"0": "a"}, {"0": "a", "2": "b"}, {"0": "a", "1": 3}, ["a", "b"], {"0": "", "1": "b"}],

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -662,9 +663,38 @@ def test_a_zip_with_a_link_is_set_aside_whole_and_its_neighbours_come_in(
     assert "link" in desk.reasons()["evil.zip"]
 
 
+def test_every_member_of_a_zip_comes_in_or_is_counted_as_set_aside(
+    desk: Desk, tmp_path: Path
+) -> None:
+    archive = tmp_path / "pictures.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(archive, "w") as file:
+        warnings.simplefilter("ignore")  # two of one name
+        for number, tag in ((1, "sky"), (2, "sea")):
+            file.writestr("a.png", png(number))
+            file.writestr("a.txt", tag)
+        file.writestr("b.png", png(3))
+        file.writestr("packed.png", png(4), zipfile.ZIP_BZIP2)
+        file.writestr("notes.exe", b"MZ")
+    raw = bytearray(archive.read_bytes())
+    raw[raw.index(png(3)) + 50] ^= 0xFF
+    write(desk.folder / "pictures.zip", bytes(raw))
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (2, 2)
+    assert desk.tags(png(1)) == {"sky"} and desk.tags(png(2)) == {"sea"}
+    assert desk.reasons() == {
+        "b.png": "It is damaged inside the archive.",
+        "packed.png": "It is packed by a method other than deflate.",
+    }
+
+
 def test_a_job_in_which_nothing_can_be_used_fails_with_the_first_reason(desk: Desk) -> None:
     desk.put("bad.png", b"bad")
-    with pytest.raises(Invalid, match=r"None of the 1 files.*bad\.png: The file is not a JPEG"):
+    with pytest.raises(
+        Invalid, match=r"The only file cannot be used\. bad\.png: The file is not a JPEG"
+    ):
+        desk.bring_in()
+    desk.put("worse.png", b"bad")
+    with pytest.raises(Invalid, match=r"None of the 2 files could be used"):
         desk.bring_in()
 
 

@@ -283,6 +283,18 @@ def test_a_picture_that_cannot_be_read_is_named_or_skipped(
     assert for_pictures.score([]).shape == (0,)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "\ud800.png", ""], ids=ascii)
+def test_a_name_that_no_file_can_have_costs_only_itself(
+    for_pictures: tastemaker.Scorer, folder: Path, name: str
+) -> None:
+    good = str(folder / "0.png")
+    skipped = for_pictures.score([good, name, good], errors="skip")
+    assert np.isnan(skipped).tolist() == [False, True, False]
+    with pytest.raises(BadImage):
+        for_pictures.score([good, name])
+
+
 # ---------------------------------------------------------------- the file
 
 
@@ -332,6 +344,35 @@ def test_a_sidecar_of_another_make_does_no_harm(make: Callable[..., Path], conte
     assert (scorer.threshold, scorer.percentiles, scorer.project) == (0.5, (), None)
 
 
+def test_a_sidecar_of_another_file_is_refused_with_both_names(make: Callable[..., Path]) -> None:
+    path, other = make(), make("Other.safetensors", project="Other")
+    beside = path.with_name("Mine-v1.3.config.json")
+    mine = tastemaker.load(path).sha256
+    for described in (tastemaker.load(other).sha256, "0" * 64):
+        beside.write_text(json.dumps({"sha256": described, "threshold": 0.6}))
+        with pytest.raises(CheckpointError) as told:
+            tastemaker.load(path)
+        assert "Mine-v1.3.config.json describes another file than Mine-v1.3.saf" in str(told.value)
+        assert "or remove it" in told.value.hint
+    for described in (mine, mine.upper(), None, "", 7, "unknown"):  # its own, or it does not say
+        beside.write_text(json.dumps({"sha256": described, "threshold": 0.6}))
+        assert tastemaker.load(path).threshold == 0.6
+
+
+def test_a_flipped_byte_is_found_where_the_true_sidecar_lies_beside(
+    make: Callable[..., Path],
+) -> None:
+    path = make()
+    sha256 = tastemaker.load(path).sha256
+    path.with_name("Mine-v1.3.config.json").write_text(json.dumps({"sha256": sha256}))
+    tastemaker.load(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"Mine-v1\.3\.safetensors was changed or damaged"):
+        tastemaker.load(path)
+
+
 def test_what_is_no_head_of_scores_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"There is no file .*nowhere\.safetensors"):
         tastemaker.load(tmp_path / "nowhere.safetensors")
@@ -341,6 +382,37 @@ def test_what_is_no_head_of_scores_is_refused_in_words(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
     with pytest.raises(tastemaker.TastemakerError, match="tells 2 classes apart"):
         tastemaker.load(tmp_path / "two.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "encoder"),
+    [("a" * 5000, None), ("a\0b", None), ("\ud800", None), (3, None), (b"a", None), (None, None),
+     ("there", 3), ("there", b"ViT-B-32/openai"), ("a" * 5000, "a" * 5000)],
+    ids=ascii,
+)  # fmt: skip
+def test_what_can_be_no_file_or_encoder_is_refused_in_words(
+    make: Callable[..., Path], path: Any, encoder: Any
+) -> None:
+    with pytest.raises(tastemaker.TastemakerError) as told:
+        tastemaker.load(make() if path == "there" else path, encoder=encoder)
+    assert type(told.value) in (Invalid, NotFound)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("embedding", ["L2-normalised", "not L2-normalised", ""])
+@pytest.mark.parametrize("kind", [np.float64, np.longdouble])
+def test_numbers_of_any_size_are_scored_or_told_without_a_warning(
+    make: Callable[..., Path], x: np.ndarray, embedding: str, kind: type
+) -> None:
+    scorer = tastemaker.load(make(**{"embedding": embedding} if embedding else {}))
+    wide = x.astype(kind)
+    wide[3], wide[5] = 1e300, -1e308
+    scores = scorer.score(wide, errors="skip")
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 5]
+    with pytest.raises(Invalid, match="Row 3: The embedding holds values that are not finite"):
+        scorer.score(wide)
+    if embedding == "L2-normalised":  # squares beyond float32 are no reason for another score
+        assert np.allclose(scorer.score(x * np.float32(1e20)), scorer.score(x), atol=1e-5)
 
 
 def test_a_laion_head_scores_normalised_embeddings(tmp_path: Path) -> None:
@@ -381,6 +453,31 @@ def test_the_encoder_is_named_by_the_file_or_by_the_caller(
         named.score(picture)
     with pytest.raises(Conflict, match=r"is not the encoder Mine-v1\.3 was trained on"):
         tastemaker.load(make(encoder=BUNDLED, encoder_fingerprint="f" * 16)).score([picture])
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "refused"),
+    [
+        (BUNDLED, "foo/bar", "open_clip has no model “foo”"),
+        (None, "foo/bar", "open_clip has no model “foo”"),
+        (BUNDLED, "ViT-B-16/laion2b_s34b_b88k", f"was trained on {BUNDLED}, not on ViT-B-16/"),
+        ("ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai", "not on ViT-L-14-336"),
+        ("ViT-B-16/datacomp_xl_s13b_b90k", "ViT-B-16/laion2b_s34b_b88k", "not on ViT-B-16/laion"),
+        ("ViT-B-16/a", "ViT-B-16/a@/x.safetensors", None),
+        ("ViT-B-16/a@/there.safetensors", "ViT-B-16@/here.safetensors", None),
+        ("openai/clip-vit-large-patch14", "ViT-L-14-quickgelu/openai", None),
+        (None, "ViT-L-14-quickgelu/openai", None),
+    ],
+)
+def test_another_encoder_than_the_file_names_is_refused_at_once(
+    make: Callable[..., Path], own: str | None, given: str, refused: str | None
+) -> None:
+    path = make(**{"encoder": own} if own else {})
+    if refused is None:
+        assert tastemaker.load(path, encoder=given).encoder == given
+    else:
+        with pytest.raises(tastemaker.TastemakerError, match=refused):
+            tastemaker.load(path, encoder=given)
 
 
 # ---------------------------------------------------------------- the README

@@ -41,7 +41,6 @@ from tastemaker.replay.runs import (
     strategy,
 )
 from tests.conftest import add_images, environment, until
-from tests.test_cli import run as run  # the command line in this process
 
 SMALL = Plan(("mixed", "random"), seeds=2, budget=60, batch=10, start=20)
 

@@ -21,7 +21,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Job, Label, ModelRequestRow, Prediction
-from tastemaker.encoding.encoders import Preprocessing
+from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning.ridge import fit_ridge
 from tastemaker.live import embedding_matrix, model_requests, preview_uploads
@@ -99,9 +99,7 @@ def file_of(picture: Picture.Image, format: str = "PNG") -> bytes:
 
 
 def vector_of(picture: Picture.Image) -> np.ndarray:
-    from tastemaker.encoding.encoders import fitted
-
-    pixels = np.array(fitted(picture.convert("RGB"), HOW))
+    pixels = fitted(picture, HOW)
     vector: np.ndarray = PlainEncoder().encode(pixels[None])[0].astype("<f2").astype(np.float32)
     return vector
 
@@ -143,6 +141,17 @@ def test_a_picture_is_scored_as_the_published_file_scores_its_vector(
     assert told["picture"] | {"sha256": ""} == {
         "image_id": None, "name": "", "format": "PNG", "width": 960, "height": 640, "sha256": "",
     }  # fmt: skip
+
+
+def test_a_picture_of_one_very_long_row_is_scored_like_any_other(
+    home: Trained, answering: InferenceServer
+) -> None:
+    thin = Picture.new("RGB", (9_000_000, 1), "red")
+    told = answering.answer(asked(home, "predict", file_of(thin), versions=[home.version().id]))
+    short = Picture.new("RGB", (90, 90), "red")
+    same = answering.answer(asked(home, "predict", file_of(short), versions=[home.version().id]))
+    assert told["said"][0]["score"] == pytest.approx(same["said"][0]["score"], abs=1e-6)
+    assert told["picture"]["width"] == 9_000_000
 
 
 def home_brackets(home: Trained) -> list[Any]:

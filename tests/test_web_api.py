@@ -55,6 +55,28 @@ def test_a_queue_that_makes_no_sense_is_refused(world: World, query: str) -> Non
     assert answer.status_code in (404, 422) and set(answer.json()) == {"error", "hint"}
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["queue?limit=0", "queue?limit=1000000", "queue?n=3&page=2", "library?min=nan", "?x=",
+     "library?predicted_min=nan", "library?label_max=inf", "library?tags=a", "scores?limit=0",
+     "../../jobs?state=foo", "../../projects?page=2", "library?%3Cscript%3E=1"],
+)  # fmt: skip
+def test_a_parameter_that_is_not_known_is_refused_and_not_passed_over(
+    world: World, address: str
+) -> None:
+    separator = "" if address.startswith("?") else "/"
+    answer = world.client.get(f"{API}{world.at}{separator}{address}")
+    assert answer.status_code == 422 and set(answer.json()) == {"error", "hint"}
+
+
+def test_what_a_request_takes_is_told_with_the_parameter_it_does_not(world: World) -> None:
+    told = world.client.get(f"{API}{world.at}/queue?limit=0").json()
+    assert told["error"] == "“limit” is no parameter of this request."
+    assert told["hint"] == "It takes collection, exclude, n, queue."
+    every = "collection=1&tag=a&scored=yes&said=&label_min=1&sort=newest&apart=yes&after=&n=3"
+    assert world.client.get(f"{API}{world.at}/library?{every}").status_code == 200
+
+
 def test_a_score_answers_with_its_event_and_a_repeat_with_the_same(world: World) -> None:
     body = {"image_id": 2, "value": 7, "key": "k-00000001", "expected": 0}
     answers = [world.client.post(f"{API}{world.at}/scores", json=body).json() for _ in range(2)]

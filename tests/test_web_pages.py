@@ -22,7 +22,7 @@ from web_world import (
     settings_in,
 )
 
-from tastemaker import jobs, projects, scores
+from tastemaker import jobs, projects, scores, versions
 from tastemaker.database import installation
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
@@ -565,8 +565,24 @@ def test_training_on_nothing_is_refused_in_one_sentence(world: World) -> None:
 def test_the_reason_for_activating_is_told_where_it_adds_something(
     why: str, versus: dict[str, str] | None, told: str
 ) -> None:
-    version = Version(activation=why, metrics=from_flat({"versus_parent": versus}))
+    version = Version(activation=why, active=True, metrics=from_flat({"versus_parent": versus}))
     assert activation(version) == told
+    version.active = False
+    assert activation(version) == told.replace("Active (", "It was active before (")
+
+
+def test_only_the_active_version_is_called_active(world: World) -> None:
+    first = add_version(world, 0, {}, metrics={}, activation="first version")
+    second = add_version(world, 1, {}, metrics={}, activation="chosen by hand")
+    for active, other in ((second, first), (first, second)):
+        with writing(world.engine) as session:
+            versions.activate(session, versions.get(session, active), "chosen by hand")
+        card = world.client.get(f"{world.at}/versions").text
+        assert card.count("Active (chosen by hand).") == 1
+        assert card.count("It was active before (") == 1
+        page = world.client.get(f"/versions/{other}").text
+        assert "Not active." in page and "It was active before (" in page
+        assert "It was active" not in world.client.get(f"/versions/{active}").text
 
 
 def test_train_cannot_be_pressed_and_is_refused_with_the_same_sentence(world: World) -> None:

@@ -253,7 +253,10 @@ def _embed(
     for index, vector in embed_files(
         encoder, paths, batch=batch, limits=limits, on_error=skip, lanes=lanes
     ):
-        yield pictures[index][0], vector
+        if np.isfinite(_stored(vector)).all():
+            yield pictures[index][0], vector
+        else:
+            skip(index, BadImage("The encoder gives no usable vector for this picture."))
 
 
 def _readable_path(session: Session, job: JobContext, image: Image) -> Path | None:
@@ -268,12 +271,17 @@ def store_vectors(session: Session, encoder_id: int, vectors: Iterable[tuple[int
     """Write (image id, (D,) float) pairs; those that are there stay as they are."""
     rows = []
     for image_id, vector in vectors:
-        with np.errstate(over="ignore"):  # reported below, in words
-            half = vector.astype("<f2")
+        half = _stored(vector)
         if not np.isfinite(half).all():
             raise Invalid(f"The vector of image {image_id} does not fit float16.")
         rows.append({"image_id": image_id, "encoder_id": encoder_id, "vector": half.tobytes()})
     insert_missing(session, Embedding, rows)
+
+
+def _stored(vector: Vector) -> NDArray[np.float16]:
+    """A vector as it is stored; what does not fit becomes infinite."""
+    with np.errstate(over="ignore"):
+        return vector.astype("<f2")
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -85,6 +85,12 @@ class StorageFull(TastemakerError):
     status = 507
 
 
+class NotWritable(TastemakerError):
+    """A place that takes no file: not there, not allowed, or something else lies in the way."""
+
+    status = 507
+
+
 class BadImage(TastemakerError):
     """One file that cannot be used; the others go on."""
 

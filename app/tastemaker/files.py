@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tastemaker.errors import Conflict, StorageFull
+from tastemaker.errors import Conflict, NotWritable, StorageFull
 
 
 def sha256_of(path: Path) -> str:
@@ -30,9 +30,10 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
     A reader, or a power cut, finds the old file or the new one and never a part: the bytes go to
     a temporary file in the same folder, are flushed to the disk, and take the name in one step.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _full_disk_named(path):
+    with place_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    with _full_disk_named(path):
         try:
             with os.fdopen(handle, "wb") as file:
                 if callable(content):
@@ -42,7 +43,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)  # mkstemp is private; a backup user may read these
                 os.fsync(file.fileno())
-            Path(name).replace(path)
+            with place_named(path):
+                Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -116,6 +118,64 @@ def _full_disk_named(path: Path) -> Iterator[None]:
             f"The disk is full: {path.name} was not written and nothing else changed.",
             "Free some space, then try again.",
         ) from error
+
+
+@contextlib.contextmanager
+def place_named(path: Path) -> Iterator[None]:
+    """What the disk refuses while something is put at `path` becomes `NotWritable`, or
+    `StorageFull`, in a sentence."""
+    with _full_disk_named(path):
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise NotWritable(f"{path} cannot be written: {reason}.", ELSEWHERE) from error
+
+
+ELSEWHERE = "Name a place in another folder."
+
+
+def require_writable(path: Path) -> None:
+    """Raise `NotWritable` if a file cannot be written at `path`, before the work for it is done.
+    Folders that are missing would be made; nothing is."""
+    with place_named(path):
+        if path.is_dir():
+            raise NotWritable(f"{path} is a folder.", "Name a file in it.")
+        if _is_there(path) and not path.is_file() and not path.is_symlink():
+            raise NotWritable(f"{path} is no ordinary file.", ELSEWHERE)
+    require_writable_folder(path.absolute().parent, path)
+
+
+def require_writable_folder(folder: Path, what: Path | None = None) -> None:
+    """Raise `NotWritable`, about `what`, if nothing can be written into a folder, which is there or
+    would be made."""
+    what = what or folder
+    with place_named(what):
+        there = folder.absolute()
+        while not _is_there(there):
+            there = there.parent
+        if not there.is_dir():
+            raise NotWritable(f"{what} cannot be written: {there} is a file.", ELSEWHERE)
+        tempfile.TemporaryFile(dir=there).close()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there. Unlike `Path.is_file`, no for a name that is too long for one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    """Unlike `Path.exists`, raises for a name that cannot be one, and sees a dangling link."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def content_path(root: Path, sha256: str, suffix: str) -> Path:

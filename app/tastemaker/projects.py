@@ -25,7 +25,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Version,
 )
-from tastemaker.encoding.encoders import check_architecture, parse
+from tastemaker.encoding.encoders import check_architecture, check_weights, parse
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.learning.recipes import recipe_named
 
@@ -53,7 +53,8 @@ def create(
     holdout_share: float = 0.1,
     recipe: str = "auto",
 ) -> Project:
-    """A new project. Never loads the encoder's weights; its name is only checked for form."""
+    """A new project. Never loads the encoder's weights: checked are the form of its name, and that
+    a file it names is there."""
     name = validate_name(name)
     if kind != "score":
         raise Invalid(
@@ -65,9 +66,11 @@ def create(
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
-    check_architecture(parse(encoder))
+    spec = parse(encoder)
+    check_architecture(spec)
+    check_weights(spec)
     project = Project(
-        name=name, kind=kind, encoder=encoder, threshold=threshold, recipe=recipe,
+        name=name, kind=kind, encoder=spec.name, threshold=threshold, recipe=recipe,
         holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)

@@ -5,23 +5,28 @@
 
 `GuardedRoute` reads it there and checks it before a byte of the body is read. A route that names
 none, or two, cannot be made. It also stops reading a body that is larger than any form; only a
-dependency that limits the body itself (an upload's) lets a route take more.
+dependency that limits the body itself (an upload's) lets a route take more. A route for programs
+refuses a parameter in the address that it does not know, as its body refuses a field: a misspelt
+one would be passed over, and the answer be another than was asked for.
 """
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from tastemaker.auth.identity import Identity, is_id
-from tastemaker.errors import Forbidden, NotSignedIn, TooLarge
+from tastemaker.errors import Forbidden, Invalid, NotSignedIn, TooLarge
 
 FORM = "application/x-www-form-urlencoded"
 MAX_BODY = 2**20  # bytes of a form or of JSON
+FOR_PROGRAMS = "/api/"
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 async def current_user(
@@ -102,6 +107,23 @@ def limits_its_body(route: APIRoute) -> bool:
     return any(isinstance(part.call, LimitsItsBody) for part in route.dependant.dependencies)
 
 
+def takes(*names: str) -> Callable[[Endpoint], Endpoint]:
+    """Marks an endpoint that reads the address itself: the parameters it takes besides those of its
+    signature."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.takes = names  # type: ignore[attr-defined]  # a function may carry more
+        return endpoint
+
+    return mark
+
+
+def parameters_of(dependant: Dependant) -> set[str]:
+    """The parameters in the address that an endpoint or its dependencies name."""
+    own = {parameter.alias for parameter in dependant.query_params}
+    return own.union(*map(parameters_of, dependant.dependencies))
+
+
 class GuardedRoute(APIRoute):
     """A route that checks its permission before it reads the request's body, and the body's size
     while it does."""
@@ -114,9 +136,14 @@ class GuardedRoute(APIRoute):
             )
         permission, takes_more = permissions[0], limits_its_body(self)
         handle = super().get_route_handler()
+        known: set[str] | None = None
+        if self.path.startswith(FOR_PROGRAMS):
+            known = parameters_of(self.dependant) | set(getattr(self.endpoint, "takes", ()))
 
         async def guarded(request: Request) -> Response:
             permission.check(request)
+            if known is not None and (strange := sorted(request.query_params.keys() - known)):
+                raise _strange_parameter(strange[0], known)
             # A form without files is read whole, whatever the route takes besides.
             if not takes_more or request.headers.get("content-type", "").startswith(FORM):
                 if announced_length(request) > MAX_BODY:
@@ -130,6 +157,11 @@ class GuardedRoute(APIRoute):
                 raise
 
         return guarded
+
+
+def _strange_parameter(name: str, known: set[str]) -> Invalid:
+    taken = f"It takes {', '.join(sorted(known))}." if known else "It takes none in its address."
+    return Invalid(f"“{name[:40]}” is no parameter of this request.", taken)
 
 
 def announced_length(request: Request) -> int:

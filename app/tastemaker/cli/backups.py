@@ -11,13 +11,13 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import path_argument
 from tastemaker.cli.terminal import (
     AsJson,
+    counted,
     database,
     err,
     out,
     plain,
     print_json,
     progress_bar,
-    require_writable,
 )
 from tastemaker.config import Settings
 
@@ -36,6 +36,7 @@ def back_up(
 ) -> None:
     """Write everything (scores, uploads, versions, people) to one file, also while it runs."""
     from tastemaker.database import backups
+    from tastemaker.files import require_writable
 
     if file is not None:
         require_writable(file)
@@ -49,7 +50,8 @@ def back_up(
         return print_json(facts)
     size = f"{backup.bytes / 1e6:,.1f} MB"
     out.print(
-        f"{plain(str(backup.path))}: {backup.scores:,} scores, {backup.files:,} files, {size}."
+        f"{plain(str(backup.path))}: {counted(backup.scores, 'score')}, "
+        f"{counted(backup.files, 'file')}, {size}."
     )
     if backup.damaged:
         first, n = backup.damaged[0], len(backup.damaged)
@@ -83,7 +85,10 @@ def restore(
             {"made_at": made_at, "files": done.files, "scores": done.scores, "kept": replaced}
         )
     of = f" of {done.made_at:%Y-%m-%d %H:%M} UTC" if done.made_at else ""
-    out.print(f"The backup{of} is in place: {done.scores:,} scores, {done.files:,} files.")
+    out.print(
+        f"The backup{of} is in place: {counted(done.scores, 'score')}, "
+        f"{counted(done.files, 'file')}."
+    )
     if replaced:
         out.print(f"What was there before is in {plain(replaced)}.")
     return None

@@ -74,6 +74,10 @@ def run() -> None:
     except BrokenPipeError:
         sys.stdout = None  # the reader of our output went away
         sys.exit(0)
+    except OSError as error:  # a file or folder that is not as it should be, and nobody foresaw it
+        what = f"{plain(str(error.filename))}: " if error.filename else ""
+        err.print(f"[red]{what}{plain(error.strerror or str(error))}.[/red]")
+        sys.exit(1)
 
 
 def show_version(wanted: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores, versions
+from tastemaker.cli.terminal import counted, were
 from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
@@ -107,7 +108,7 @@ def _labels(session: Session) -> list[Finding]:
             (x.image_id, x.value, x.holdout, x.measures) for x in derived.values()
         }
         if same:
-            findings.append(Finding("ok", f"“{project.name}”: {len(stored)} labels."))
+            findings.append(Finding("ok", f"“{project.name}”: {counted(len(stored), 'label')}."))
         else:
             findings.append(
                 Finding("damage", f"The labels of “{project.name}” differ from its score events.")
@@ -148,7 +149,7 @@ def _uploads(session: Session, settings: Settings) -> list[Finding]:
     if gone:
         return [
             Finding(
-                "damage", f"{len(gone)} uploaded files are missing, {gone[0]} first.",
+                "damage", f"{counted(len(gone), 'uploaded file')} missing, {gone[0]} first.",
                 "Restore a backup, or upload them again.",
             )
         ]  # fmt: skip
@@ -159,16 +160,18 @@ def _paths(session: Session) -> list[Finding]:
     missing = session.exec(select(ImagePath).where(col(ImagePath.state) != "present")).all()
     skipped = session.exec(select(SkippedFile)).all()
     findings = []
-    if missing:
+    if n := len(missing):
         findings.append(
             Finding(
-                "warning", f"{len(missing)} scanned files were moved or deleted.",
+                "warning", f"{counted(n, 'scanned file')} {were(n)} moved or deleted.",
                 "Import their folder again to find them; their scores are kept.",
             )
         )  # fmt: skip
     if skipped:
-        first = skipped[0]
+        first, n = skipped[0], len(skipped)
         findings.append(
-            Finding("warning", f"{len(skipped)} files were skipped; {first.path}: {first.reason}")
+            Finding(
+                "warning", f"{counted(n, 'file')} {were(n)} skipped; {first.path}: {first.reason}"
+            )
         )
     return findings

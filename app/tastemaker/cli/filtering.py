@@ -10,7 +10,17 @@ from more_itertools import side_effect
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import path_argument, path_option, percent_option
-from tastemaker.cli.terminal import AsJson, database, err, out, plain, print_json, progress_bar
+from tastemaker.cli.terminal import (
+    AsJson,
+    counted,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    progress_bar,
+    were,
+)
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid, NotFound
@@ -95,6 +105,7 @@ def score(
     import torch
 
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from tastemaker.files import require_writable
     from tastemaker.filtering import placing, score_tables, sources
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
@@ -106,6 +117,7 @@ def score(
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
+        require_writable(to)
     if into is not None:
         sources.check_target(source, into)
     settings = Settings()
@@ -152,13 +164,16 @@ def score(
         paths = ranked["path"].to_pylist()
         if way != "copy" or dry_run:
             plan = placing.plan_targets(paths, source, into, keep=keep)
+            there = sum(item.there for item in plan)
         if dry_run:
             placed = sum(item.due for item in plan)
         elif way == "copy":
-            placed = sources.copy_pictures(paths, source, into, keep=keep)
+            with _skipped_files() as skip:
+                placed, there = sources.copy_pictures(paths, source, into, keep=keep, on_error=skip)
         else:
             placed = (placing.move_pictures if way == "move" else placing.link_pictures)(plan)
-        tell_placed(plan, placed, f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}")
+        what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
+        tell_placed(plan, placed, there, what)
     if dry_run:
         err.print("Nothing was written.")
     targets = {item.path: str(item.target) if item.due else None for item in plan}
@@ -173,7 +188,7 @@ def score(
         if to is not None:
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
-        out.print(f"{written} rows written to {to}.")
+        out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
 
 
 def chosen_way(
@@ -190,10 +205,9 @@ def chosen_way(
     return chosen[0] if chosen else ("copy", None)
 
 
-def tell_placed(plan: list["Placement"], placed: int, what: str) -> None:
-    err.print(f"{placed} pictures {what}.")
-    if there := sum(item.there for item in plan):
-        err.print(f"{there} lie there already, as the same file; they are left as they are.")
+def tell_placed(plan: list["Placement"], placed: int, there: int, what: str) -> None:
+    already = f"; {there:,} {were(there)} there already" if there else ""
+    err.print(f"{counted(placed, 'picture')} {what}{already}.")
     for item in plan:
         if item.target is None:
             err.print(f"skipped {plain(item.path)}: it is not there any more")
@@ -219,7 +233,9 @@ def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
 
 def _model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    if typed_path(model).is_file():
+    from tastemaker.files import is_file
+
+    if is_file(typed_path(model)):
         return typed_path(model)
     if "@" not in model:
         raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")

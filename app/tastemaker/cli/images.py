@@ -11,6 +11,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, either
 from tastemaker.cli.terminal import (
     AsJson,
+    counted,
     database,
     finish_jobs,
     out,
@@ -63,9 +64,9 @@ def import_images(
     if as_json:
         return print_json(result)
     out.print(
-        f"{result['added']} new images, {result['known']} known already, "
+        f"{counted(result['added'], 'new image')}, {result['known']} known already, "
         f"{result['set_aside']} skipped"
-        + (f", {result['scored']} scores" if result["scored"] else "")
+        + (f", {counted(result['scored'], 'score')}" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
     if result["set_aside"]:

@@ -14,7 +14,6 @@ from tastemaker.cli.terminal import (
     err,
     print_json,
     progress_bar,
-    require_writable,
 )
 from tastemaker.database import sessions
 from tastemaker.files import typed_path
@@ -65,6 +64,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
+    from tastemaker.files import require_writable
     from tastemaker.replay import labelled_sets
     from tastemaker.replay import runs as replaying
     from tastemaker.replay.chart import chart

@@ -5,7 +5,16 @@ from typing import Annotated
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, in_order, path_option, words
-from tastemaker.cli.terminal import AsJson, database, err, out, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    counted,
+    database,
+    err,
+    out,
+    plain,
+    print_json,
+    were,
+)
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 from tastemaker.files import typed_path
@@ -28,7 +37,8 @@ def scores_import(
         result = import_scores(engine, name, typed_path(file))
     if as_json:
         return print_json(result)
-    out.print(f"{result['recorded']} scores recorded, {result['unchanged']} were there already.")
+    recorded, unchanged = counted(result["recorded"], "score"), result["unchanged"]
+    out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if n := result["overruled"]:
         what = "score contradicts a later row" if n == 1 else "scores contradict later rows"
         err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
@@ -46,15 +56,19 @@ def scores_export(
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
     (name,) = in_order(typed, project)
-    from tastemaker.scores.score_files import export_scores, write_scores
+    from tastemaker.files import require_writable
+    from tastemaker.scores.score_files import check_ending, export_scores, write_scores
 
+    if to is not None:
+        check_ending(to)
+        require_writable(to)
     with database() as (_, engine):
         rows = export_scores(engine, name)
     if as_json:
         return print_json(rows)
     write_scores(rows, to)
     if to is not None:
-        out.print(f"{len(rows)} scores written to {to}.")
+        out.print(f"{counted(len(rows), 'score')} written to {plain(str(to))}.")
     return None
 
 
@@ -68,21 +82,22 @@ def scores_folders(
     name, place = in_order(typed, project, "FOLDER")
     folder = typed_path(place)
     from tastemaker import projects
+    from tastemaker.files import require_writable_folder
     from tastemaker.publishing import exports
 
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+    require_writable_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise Invalid(f"{folder} is not empty.", "Name a new folder; nothing is overwritten.")
     with database() as (_, engine), sessions.reading(engine) as session:
         result = exports.write_folders(session, projects.by_name(session, name), folder)
     if as_json:
         return print_json(result)
-    out.print(f"{result['written']} vectors written to {result['folder']}.")
-    if result["between_scores"]:
-        out.print(
-            f"{result['between_scores']} labels lay between two scores; the nearest was taken."
-        )
-    if result["without_embedding"]:
-        out.print(f"{result['without_embedding']} scored images have no embedding yet.")
+    out.print(f"{counted(result['written'], 'vector')} written to {plain(result['folder'])}.")
+    if between := result["between_scores"]:
+        out.print(f"{counted(between, 'label')} lay between two scores; the nearest was taken.")
+    if without := result["without_embedding"]:
+        have = "has" if without == 1 else "have"
+        out.print(f"{counted(without, 'scored image')} {have} no embedding yet.")
     return None
 
 

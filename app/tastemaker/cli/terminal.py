@@ -2,10 +2,8 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,20 +33,13 @@ def plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def require_writable(path: Path) -> None:
-    """Raise `Invalid` if a file cannot be written at `path`, before the work for it is done."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise Invalid(f"The folder of {path} is not there.", "Make it first.")
-    if path.is_dir():
-        raise Invalid(f"{path} is a folder.", "Name a file in it.")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise Invalid(
-            f"{path} cannot be written: {(error.strerror or str(error)).lower()}.",
-            "Name a file in another folder.",
-        ) from error
+def counted(n: int, what: str) -> str:
+    """“1 row”, “2,000 rows”."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def were(n: int) -> str:
+    return "was" if n == 1 else "were"
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -11,15 +11,17 @@ from tastemaker.cli.options import InProject, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
     confirm,
+    counted,
     database,
     err,
     finish_jobs,
     out,
     plain,
     print_json,
+    were,
 )
 from tastemaker.database import sessions
-from tastemaker.errors import Conflict, NotFound
+from tastemaker.errors import NotFound
 from tastemaker.files import typed_path
 
 top = Commands()
@@ -226,14 +228,14 @@ def versions_export(
 ) -> None:
     """Write a version's files into a folder: the head and its sidecar, a LAION head, or all."""
     from tastemaker import projects, versions
+    from tastemaker.files import require_writable_folder
     from tastemaker.publishing import exports
 
     name, number, place = in_order(typed, project, "VERSION", "FOLDER")
     folder = typed_path(place)
     if layout not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
-    if folder.exists() and not folder.is_dir():
-        raise Conflict(f"{folder} is a file.", "Name a folder to write into.")
+    require_writable_folder(folder)
     with database() as (settings, engine), sessions.reading(engine) as session:
         chosen = versions.by_number(session, projects.by_name(session, name), number)
         if layout == "city96":
@@ -272,11 +274,12 @@ def versions_import(
 
     A project of that name is made if there is none and the encoder is known."""
     from tastemaker import versions
+    from tastemaker.files import is_file
     from tastemaker.publishing import import_head
 
     name, place = in_order(typed, project, "FILE")
     file = typed_path(place)
-    if config is not None and not config.is_file():
+    if config is not None and not is_file(config):
         raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
     with database() as (settings, engine):
         project_id = import_head.project_for(engine, name, file, encoder, config)
@@ -307,23 +310,25 @@ def versions_predictions(
 ) -> None:
     """Write what a version says of every image, or bring such a file back."""
     from tastemaker import projects, versions
-    from tastemaker.files import write_atomic
+    from tastemaker.files import is_file, require_writable, write_atomic
+    from tastemaker.scores.score_files import check_ending
     from tastemaker.versions import prediction_files
 
     name, number = in_order(typed, project, "VERSION")
     if to is not None and source is not None:
         raise typer.BadParameter("--out or --from, not both", param_hint="--from")
+    if to is not None:
+        check_ending(to)
+        require_writable(to)
     with database() as (_, engine):
         if source is not None:
-            if not source.is_file():
+            if not is_file(source):
                 raise NotFound(f"There is no file {source}.", "Check the path.")
             counts = prediction_files.import_predictions(engine, name, number, source)
             if as_json:
                 return print_json(counts)
-            out.print(
-                f"{counts['added']} predictions recorded, {counts['there_already']} were there "
-                "already."
-            )
+            added, there = counted(counts["added"], "prediction"), counts["there_already"]
+            out.print(f"{added} recorded, {there:,} {were(there)} there already.")
             return None
         with sessions.reading(engine) as session:
             chosen = versions.by_number(session, projects.by_name(session, name), number)
@@ -335,7 +340,7 @@ def versions_predictions(
         print(content.decode(), end="")
     else:
         write_atomic(to, content)
-        out.print(f"Predictions of {chosen.number} written to {to}.")
+        out.print(f"Predictions of {chosen.number} written to {plain(str(to))}.")
     return None
 
 

@@ -27,7 +27,7 @@ from tastemaker.database.migration import back_up_database, migrate, revisions
 from tastemaker.database.sessions import sqlite
 from tastemaker.database.tables import now
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
-from tastemaker.files import free_space, sha256_of, sync_folder
+from tastemaker.files import free_space, is_file, sha256_of, sync_folder
 from tastemaker.processes import failpoint
 
 DATABASE = "tastemaker.db"
@@ -217,7 +217,7 @@ def restore(settings: Settings, source: Path, report: Report | None = None) -> R
     `Conflict` while the program runs, and `StorageFull`; nothing was changed then.
     """
     _require_in_home(settings, "pg_restore")
-    if not source.is_file():
+    if not is_file(source):
         raise NotFound(f"There is no file {source}.")
     settings.make_folders()
     with _own_folder(settings, "restoring-") as ready:

@@ -39,7 +39,8 @@ class Embeddings:
 def are_normalised(x: Vectors) -> bool:
     """Whether rows of (n, D) have length 1, as float16 keeps it. Raw vectors are many times as
     long, so one such row decides it; rows that are not finite, or zero, do not count."""
-    lengths = np.linalg.norm(x.astype(np.float64), axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(x.astype(np.float64), axis=1)
     return bool((np.abs(lengths - 1) < 0.01).any())
 
 
@@ -58,10 +59,13 @@ def _row_numbers(start: int, stop: int) -> pa.Array:
 
 def _open_npy(source: Path) -> Embeddings:
     x = _mapped(source)
+    needed = "Rows of floating-point embeddings, (N, D), are needed."
+    if x.ndim == 2 and not len(x):
+        raise Invalid(f"{source.name} is empty: it holds no embedding.", needed)
     if x.ndim != 2 or x.dtype.kind != "f" or not x.size:
         raise Invalid(
             f"{source.name} holds an array of shape {x.shape}, type {x.dtype}.",
-            "Rows of floating-point embeddings, (N, D), are needed.",
+            needed,
         )
     rows, dim = x.shape
 
@@ -85,7 +89,8 @@ def _mapped(source: Path) -> NDArray[Any]:
 def floats(x: NDArray[Any]) -> Vectors:
     """As they are where torch can read them; float32 where the byte order or width is unusual."""
     usual = x.dtype in (np.float16, np.float32, np.float64)
-    return x if usual else x.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and told as such
+        return x if usual else x.astype(np.float32)
 
 
 # --- .parquet ----------------------------------------------------------------------------------

@@ -33,8 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import EncoderUnavailable, Invalid
-from tastemaker.files import typed_path
+from tastemaker.files import is_file, typed_path
 
 if TYPE_CHECKING:
     import torch
@@ -80,20 +81,6 @@ class EncoderSpec:
     dim: int | None
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a picture becomes the network's input: resized by `interpolation` (to `resize_to` pixels
-    on its shortest edge, then cut to the central `size` × `size`; or `squash`ed to that square),
-    divided by 255, minus `mean`, divided by `std`."""
-
-    size: int
-    resize_to: int
-    resize_mode: str
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 def known_encoders() -> tuple[KnownEncoder, ...]:
     """The encoders to offer in a list, the one that needs no download first."""
     return KNOWN
@@ -137,6 +124,14 @@ def check_architecture(spec: EncoderSpec) -> None:
     models = [path.stem for path in Path(found.origin).parent.glob("model_configs/*.json")]
     if models and spec.model not in models:
         raise _no_such_model(spec.model, models)
+
+
+def check_weights(spec: EncoderSpec) -> None:
+    """Raise `EncoderUnavailable` where a file is named and not there."""
+    if spec.weights is not None and not is_file(spec.weights):
+        raise EncoderUnavailable(
+            f"The weights file {spec.weights} is not there.", "Put it back, or use another encoder."
+        )
 
 
 def _no_such_model(model: str, models: list[str]) -> Invalid:
@@ -196,10 +191,8 @@ class Encoder:
         }
 
     def preprocess(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture → (size, size, 3) uint8. The mode is converted before resizing: a
-        palette picture would be resized by nearest neighbour."""
-        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        return np.array(fitted(picture, self.preprocessing))
+        """A picture → (size, size, 3) uint8. Raises `BadImage`."""
+        return fitted(picture, self.preprocessing)
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(n, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised."""
@@ -235,18 +228,6 @@ def no_words(name: str) -> Invalid:
         f"{name} knows no words, so its images cannot be searched by text.",
         "A project on a CLIP encoder can; here, search by a similar image or by tag.",
     )
-
-
-def fitted(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """Resize and cut, with the roundings of torchvision, which these networks were trained with."""
-    filter = Image.Resampling[how.interpolation.upper()]
-    if how.resize_mode == "squash":
-        return picture.resize((how.size, how.size), filter)
-    short = min(picture.size)
-    width, height = (int(how.resize_to * side / short) for side in picture.size)
-    left, top = round((width - how.size) / 2), round((height - how.size) / 2)
-    resized = picture.resize((width, height), filter)
-    return resized.crop((left, top, left + how.size, top + how.size))
 
 
 def load(spec: EncoderSpec, dtype: Dtype = "float32", device: str | None = None) -> Encoder:
@@ -323,11 +304,8 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
     if open_clip.get_model_config(spec.model) is None:
         raise _no_such_model(spec.model, open_clip.list_models())
     published = _published(spec)
+    check_weights(spec)
     weights = spec.weights or _from_hub(spec, published)
-    if not weights.is_file():
-        raise EncoderUnavailable(
-            f"The weights file {weights} is not there.", "Put it back, or use another encoder."
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -26,11 +26,14 @@ from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
+from tastemaker.encoding.encoder_names import given
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.files import is_file
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import (
     Checkpoint,
+    check_described,
     load_checkpoint,
     sidecar_path,
     tensor_names,
@@ -81,16 +84,24 @@ class Scorer:
         `device`, a GPU if there is one unless given, and `batch` of them at once, which is
         measured otherwise.
 
-        Raises `NotFound`, `CheckpointError` for what is no head, `Invalid` for a head of classes, a
-        malformed encoder name or a device that is not there.
+        Raises `NotFound`, `CheckpointError` for what is no head or has the sidecar of another
+        beside it, `Invalid` for a head of classes, an encoder that there is not or a device that is
+        not there, `Conflict` for another encoder than the file names.
         """
-        self.path = Path(path)
+        if not isinstance(path, str | os.PathLike) or not isinstance(encoder, str | None):
+            raise Invalid(
+                "A head is loaded by its path and, where the file names none, its encoder's name; "
+                f"these are {type(path).__name__} and {type(encoder).__name__}.",
+            )
+        self.path = Path(os.fsdecode(path))
         self.checkpoint = _read_head(self.path)
         about = self.checkpoint.metadata
         beside = _read_sidecar(sidecar_path(self.path))
+        names = sidecar_path(self.path).name, self.path.name
+        check_described(beside, *names, self.checkpoint.sha256)
         own = (about.get("encoder"), about.get("encoder_fingerprint"))
         own_encoder, self.fingerprint = own if "encoder" in about else _sidecar_encoder(beside)
-        self.encoder = parse(encoder).name if encoder else own_encoder
+        self.encoder = given(encoder, own_encoder, self.path.name) if encoder else own_encoder
         self.project = about.get("project") or _text(beside.get("name"))
         self.version = about.get("version") or _text(beside.get("rev"))
         self.threshold = _threshold(about.get("threshold", beside.get("threshold")))
@@ -158,7 +169,9 @@ class Scorer:
                 raise BadImage(f"{name}: {error.message}", error.hint) from error
 
         scores = np.full(len(pictures), np.nan, np.float32)
-        sources = [item if isinstance(item, Image.Image) else Path(item) for item in pictures]
+        sources = [
+            item if isinstance(item, Image.Image) else Path(os.fsdecode(item)) for item in pictures
+        ]
         for indices, values in self.pictures(sources, report):
             scores[indices] = values
         return scores
@@ -217,8 +230,11 @@ class Scorer:
         """The vectors (N, D) as the head saw such in training."""
         if not self.normalised:
             return x
-        x = x.astype(np.float32)
-        unit: Vectors = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite scores NaN
+            x = x.astype(np.float32)
+            # The squares in float64: those of values above 1e19 are beyond float32.
+            lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+            unit: Vectors = x / lengths.clip(1e-12).astype(np.float32)[:, None]
         return unit
 
     # --- pictures ----------------------------------------------------------------------------
@@ -313,7 +329,7 @@ def _name_of(picture: Picture, index: int) -> str:
     """How an error names a picture: by its path, else by its place in the list."""
     if isinstance(picture, Image.Image):
         return getattr(picture, "filename", "") or f"Picture {index}"
-    return os.fspath(picture)
+    return os.fsdecode(picture)
 
 
 # --- pictures in their order -------------------------------------------------------------------
@@ -366,7 +382,7 @@ def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
 
 
 def _read_head(path: Path) -> Checkpoint:
-    if not path.is_file():
+    if not is_file(path):
         raise NotFound(f"There is no file {path}.", "Name a .safetensors file.")
     try:
         if laion.is_laion(tensor_names(path)):

@@ -6,6 +6,7 @@
 Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
 """
 
+import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
 from tastemaker.errors import BadImage, Invalid, NotFound
-from tastemaker.files import is_text
+from tastemaker.files import is_text, place_named, require_writable_folder
 from tastemaker.filtering.score_tables import table
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
@@ -114,28 +115,63 @@ def _score_pictures(
 
 
 def check_target(source: Path, into: Path) -> None:
-    """`Invalid` where the copies would become part of the source."""
+    """`Invalid` where the copies would become part of the source, `NotWritable` where there is no
+    room for them."""
     base = (source if source.is_dir() else source.parent).resolve()
     if into.resolve() == base or base in into.resolve().parents:
         raise Invalid("The folder to copy into lies inside the source.", "Choose another one.")
+    require_writable_folder(into)
 
 
-def copy_pictures(paths: Iterable[str], source: Path, into: Path, *, keep: bool) -> int:
+def copy_pictures(
+    paths: Iterable[str],
+    source: Path,
+    into: Path,
+    *,
+    keep: bool,
+    on_error: OnError = lambda path, reason: None,
+) -> tuple[int, int]:
     """Copy pictures, named by their `paths` under the source, into a folder, keeping the folder
-    structure or not. A name that is taken gets a number; nothing is overwritten. Returns how many
-    were copied."""
+    structure or not. A name that is taken gets a number, unless the same content has it already;
+    nothing is overwritten. What is gone meanwhile, or cannot be read, goes to `on_error`. Returns
+    how many were copied, and how many were there already."""
     check_target(source, into)
     base = source if source.is_dir() else source.parent
-    into.mkdir(parents=True, exist_ok=True)
-    copied = 0
+    copied = there = 0
     for path in paths:
         origin = base / path
+        try:
+            origin.open("rb").close()
+        except OSError as error:
+            on_error(path, f"It was not copied: {(error.strerror or str(error)).lower()}.")
+            continue
         target = into / (path if keep else origin.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while target.exists():
-            target = target.with_name(f"{origin.stem}-{number}{origin.suffix}")
-            number += 1
+        with place_named(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            free = _free_name(target, origin)
+            if free is None:
+                there += 1
+            else:
+                _copy(origin, free)
+                copied += 1
+    return copied, there
+
+
+def _free_name(wanted: Path, origin: Path) -> Path | None:
+    """The name, with a number where it is taken; None where what took it is the same file."""
+    target, number = wanted, 0
+    while target.exists():
+        if target.is_file() and filecmp.cmp(origin, target, shallow=False):
+            return None
+        number += 1
+        target = wanted.with_stem(f"{wanted.stem}-{number}")
+    return target
+
+
+def _copy(origin: Path, target: Path) -> None:
+    """A copy, or nothing."""
+    try:
         shutil.copy2(origin, target)
-        copied += 1
-    return copied
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

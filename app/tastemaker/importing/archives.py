@@ -42,11 +42,13 @@ class ArchiveLimits:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """`files`: (where it is stored, its name inside the archive as a clean relative path).
-    `skipped`: (name inside the archive, reason)."""
+    """`files`: (where it is stored, its name inside the archive as a clean relative path), several
+    of one name where the archive holds several. `skipped`: (name inside the archive, reason) of
+    those that cannot be had; `unwanted`: the same of those that nobody would look for."""
 
     files: list[tuple[Path, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    unwanted: list[tuple[str, str]] = field(default_factory=list)
 
 
 def unpack(archive: Path, into: Path, limits: ArchiveLimits | None = None) -> Unpacked:
@@ -140,23 +142,23 @@ def _unpack_members(
     budget = min(limits.total_bytes, int(limits.ratio * packed_bytes) + PIECE)
     for member in members:
         name = clean_name(member.filename)
-        reason = _why_unwanted(name)
+        if reason := _why_unwanted(name):
+            result.unwanted.append((name or member.filename, reason))
+            continue
         if member.compress_type not in READABLE:
-            reason = reason or "it is packed by a method other than deflate"
-        if reason:
-            result.skipped.append((name or member.filename, reason))
+            result.skipped.append((name, "It is packed by a method other than deflate."))
             continue
         stored = _free_place(into, name, numbers)
         try:
             size = _copy(archive, member, stored, limits, budget)
         except _MemberTooLarge:
-            reason = f"it has more than the {limits.entry_bytes / PIECE:.0f} MB allowed"
+            reason = f"It has more than the {limits.entry_bytes / PIECE:.0f} MB allowed."
         except (Invalid, MemoryError):
             raise
         except Exception as error:  # a wrong checksum, bad deflate data, an offset below zero …
             if _disk_is_full(error):
                 raise
-            reason = "it is damaged inside the archive"
+            reason = "It is damaged inside the archive."
         if reason:
             stored.unlink(missing_ok=True)
             result.skipped.append((name, reason))

@@ -94,7 +94,9 @@ def import_files(
         f"{tally.scored} scores"
     )
     if tally.added == tally.known == 0:
-        raise Invalid(f"None of the {tally.skipped} files could be used.", tally.first_reason)
+        none = f"None of the {tally.skipped:,} files" if tally.skipped > 1 else "The only file"
+        verb = "could be used" if tally.skipped > 1 else "cannot be used"
+        raise Invalid(f"{none} {verb}.", tally.first_reason)
     return tally.as_dict() | {"collection": collection.name}
 
 

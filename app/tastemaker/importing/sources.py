@@ -104,16 +104,31 @@ def find_items(
             except TastemakerError as error:
                 yield Skipped(name, str(error))
                 continue
-            for member, reason in content.skipped:
+            for member, reason in content.unwanted:
                 log(f"left out {member}: {reason}")
-            members = {member: stored for stored, member in content.files}
-            for member, stored in members.items():
+            for member, reason in content.skipped:
+                yield Skipped(member, reason)
+            for stored, member, siblings in _with_siblings(content.files):
                 if Path(member).suffix.lower() in suffixes:
-                    beside = sidecars_among(member, members)
+                    beside = sidecars_among(member, siblings)
                     yield ImportItem(stored, member, True, score(member), beside)
         elif suffix in suffixes:
             beside = sidecars_among(name, uploads) if staged else sidecars_on_disk(path)
             yield ImportItem(path, name, staged, score(name), beside)
+
+
+def _with_siblings(
+    members: list[tuple[Path, str]],
+) -> Iterator[tuple[Path, str, dict[str, Path]]]:
+    """(where it is stored, its name, the sidecars by name) of every member. An archive may hold
+    several of one name: the second has the second of each sidecar beside it, or the last."""
+    stored_as: dict[str, list[Path]] = {}
+    for stored, name in members:
+        stored_as.setdefault(name, []).append(stored)
+    for name, copies in stored_as.items():
+        beside = [(n, stored_as[n]) for n in _sidecar_names(name) if n in stored_as]
+        for number, stored in enumerate(copies):
+            yield stored, name, {n: paths[min(number, len(paths) - 1)] for n, paths in beside}
 
 
 def _named_files(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tastemaker.learning.city96 import (
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
+SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 # ---------------------------------------------------------------- writing
 
@@ -93,6 +95,24 @@ def sidecar(
 def sidecar_path(checkpoint: Path) -> Path:
     """`Name-v1.8.safetensors` -> `Name-v1.8.config.json`."""
     return checkpoint.with_name(checkpoint.name.removesuffix(".safetensors") + ".config.json")
+
+
+def described_sha256(sidecar: Any) -> str | None:
+    """The hash of the file that a sidecar says it describes; None where it does not say, as the
+    original's do not."""
+    named = sidecar.get("sha256") if isinstance(sidecar, dict) else None
+    return named.lower() if isinstance(named, str) and SHA256.fullmatch(named) else None
+
+
+def check_described(sidecar: Any, beside: str, name: str, sha256: str) -> None:
+    """Raise `CheckpointError` where the sidecar `beside` describes another file than `name`: what
+    it says of its scores and its encoder would be believed of the wrong head."""
+    if described_sha256(sidecar) not in (None, sha256):
+        raise CheckpointError(
+            f"{beside} describes another file than {name}, by its hash.",
+            "Put the right sidecar there, or remove it. If it is the right one, "
+            f"{name} was changed or damaged: get it anew.",
+        )
 
 
 # ---------------------------------------------------------------- reading

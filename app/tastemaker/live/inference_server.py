@@ -35,7 +35,8 @@ from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Image, Prediction, Project, Version
-from tastemaker.encoding.encoders import Encoder, Preprocessing, no_words, reads_text
+from tastemaker.encoding.encoders import Encoder, no_words, reads_text
+from tastemaker.encoding.preprocessing import Preprocessing
 from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.learning.checkpoints import load_checkpoint

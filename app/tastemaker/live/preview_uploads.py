@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.config import Settings
-from tastemaker.encoding.encoders import Preprocessing, fitted
+from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
-from tastemaker.pictures.pictures import VIEW, Limits, decode_with_facts, shrunk
+from tastemaker.pictures.pictures import VIEW, Limits, decode_with_facts, own_faults, shrunk
 
 KEPT_SECONDS = 3600.0
 MOST_BYTES = 50 * 2**20
@@ -47,9 +47,10 @@ def inspect_upload(
     content = source if isinstance(source, bytes) else source.read_bytes()
     picture, format, (width, height) = decode_with_facts(content, limits)
     if view is not None:
-        small = shrunk(picture, VIEW)
-        small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
-    pixels = np.array(fitted(picture, how))
+        with own_faults("The picture cannot be made smaller"):
+            small = shrunk(picture, VIEW)
+            small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
+    pixels = fitted(picture, how)
     return PreviewUpload(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
 
 

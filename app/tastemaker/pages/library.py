@@ -17,7 +17,7 @@ from sqlmodel import Session
 
 from tastemaker import projects, scores, versions
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser, takes
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Project, Slice
@@ -39,6 +39,7 @@ from tastemaker.pages.deps import (
 )
 from tastemaker.pages.library_view import (
     ORDERS,
+    PARAMETERS,
     PER_PAGE,
     View,
     done_toast,
@@ -178,6 +179,7 @@ def facts_of(
 
 
 @api.get("/projects/{project_id}/library")
+@takes(*PARAMETERS)
 def list_images(
     _: ViewerUser,
     request: Request,

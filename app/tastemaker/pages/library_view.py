@@ -1,7 +1,7 @@
 """What an address of the library means: a filter, an order, a place; and the images found."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlencode
 
@@ -80,22 +80,29 @@ class View:
         return urlencode(self.pairs(**but))
 
 
+# The parameters of an address that `view_of` reads.
+PARAMETERS = (
+    *("tag" if field.name == "tags" else field.name for field in fields(LibraryFilter)),
+    "sort", "apart", "like", "text", "after",
+)  # fmt: skip
+
+
 def view_of(pairs: list[tuple[str, str]]) -> View:
     """Raises `Invalid` for what means nothing."""
-    fields = {name: value.strip() for name, value in pairs}
-    sort = fields.get("sort") or "newest"
+    given = {name: value.strip() for name, value in pairs}
+    sort = given.get("sort") or "newest"
     if sort not in ORDERS:
         raise Invalid(f"There is no order “{sort[:20]}”.", f"Use one of: {', '.join(ORDERS)}.")
-    like = fields.get("like", "")
+    like = given.get("like", "")
     if like and not (like.isascii() and like.isdecimal() and len(like) < 19):
         raise Invalid("“like” is the number of an image.")
     return View(
         filter=filters.from_pairs(pairs),
         order=ORDERS[sort][1],
-        after=fields.get("after", "")[:300],
-        apart=fields.get("apart") == "yes",
+        after=given.get("after", "")[:300],
+        apart=given.get("apart") == "yes",
         like=int(like) if like else None,
-        text=" ".join(fields.get("text", "").split())[:200],
+        text=" ".join(given.get("text", "").split())[:200],
     )
 
 

@@ -168,7 +168,7 @@ def version_page(
         "recipe": version_report.recipe_sentence(version),
         "histograms": version_report.prediction_histograms(session, project, version),
         "sides": training_set.count_sides(session, version),
-        "activation": version.activation,
+        "activation": activation_in_full(version),
         "file": file_checks.check_hash(session, settings, version),
         "score_check": file_checks.verify_scores(session, settings, version),
         "close": file_checks.CLOSE,
@@ -303,7 +303,17 @@ def activation(version: Version) -> str:
     if why.startswith("not activated: "):
         return f"It was not made active: {why.removeprefix('not activated: ')}."
     compared = version.metrics.versus_parent is not None and why != "chosen by hand"
-    return "" if compared or not why else f"Active ({why})."
+    if compared or not why:
+        return ""
+    return f"Active ({why})." if version.active else f"It was active before ({why})."
+
+
+def activation_in_full(version: Version) -> str:
+    """The same beside the state of a version, whether the comparison says it or not."""
+    why = version.activation
+    if version.active or not why or why.startswith("not activated"):
+        return why
+    return f"it was active before ({why})."
 
 
 def expected(version: Version) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tastemaker.config import Settings
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.files import write_atomic
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.pictures import Limits, decode, thumb_path
+from tastemaker.pictures.pictures import Limits, decode, own_faults, thumb_path
 
 LONG_SIDE = 8192  # pixels; WebP ends at 16,383
 QUALITY = 90
@@ -62,7 +62,8 @@ def _make(order: _Order) -> None:
     if hashlib.sha256(content).hexdigest() != order.sha256:
         raise BadImage("the file was changed since it was imported.")
     picture = decode(content, order.limits)
-    picture.thumbnail((LONG_SIDE, LONG_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY, method=1, exif=b"", icc_profile=b"")
+    with own_faults("The picture cannot be made smaller"):
+        picture.thumbnail((LONG_SIDE, LONG_SIDE))
+        picture.save(buffer, "WEBP", quality=QUALITY, method=1, exif=b"", icc_profile=b"")
     write_atomic(order.target, buffer.getvalue())

@@ -5,6 +5,7 @@ header before a pixel is decoded, and whatever goes wrong inside a decoder comes
 `BadImage` sentence about that one file.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -13,6 +14,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from tastemaker.config import Settings
-from tastemaker.errors import BadImage
+from tastemaker.errors import BadImage, TastemakerError
 from tastemaker.files import content_path, write_atomic
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -32,6 +34,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif"})
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
 WEBP_QUALITY = {THUMB: 80, VIEW: 88}
+
+SMALLER = "Save the picture in another size or shape, or leave it out."
 
 # A picture that Pillow suspects of being a bomb is refused, never merely warned about.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -107,8 +111,8 @@ def _read(path: Path, limits: Limits) -> bytes:
                 raise BadImage(f"{path.name} is not a file.", "Give a picture file.")
             if status.st_size <= limits.bytes:
                 return file.read(limits.bytes)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise BadImage(f"{path.name} cannot be read: {reason}.") from error
     raise BadImage(
         f"The file has {status.st_size / 2**20:.0f} MB; {limits.bytes / 2**20:.0f} MB are allowed.",
@@ -218,6 +222,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith("I"):
         image = _eight_bit(image)
+    if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
+        image = image.convert("LA")
     if image.mode in ("P", "1") or image.has_transparency_data:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode == "RGBA":
@@ -229,9 +235,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255."""
-    deep = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((deep.clip(0, 65535) + 128) // 257).astype(np.uint8))
+    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255. The mode I
+    does not say how many bits its values have: those up to 255 are eight-bit ones."""
+    deep = np.asarray(image).clip(0, 65535).astype(np.uint32)
+    if image.mode != "I" or deep.max() > 255:
+        deep = (deep + 128) // 257
+    grey = Image.fromarray(deep.astype(np.uint8))
     grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return grey
 
@@ -262,6 +271,24 @@ def _to_srgb(profile: bytes, mode: str) -> Any:
 # ---- facts and thumbnails
 
 
+@contextlib.contextmanager
+def own_faults(what: str) -> Iterator[None]:
+    """What fails on the pixels of one picture is a fault of that picture: a `BadImage` that says
+    `what` could not be done and why, so that only this picture is set aside. A full disk, or a file
+    that cannot be written, is none."""
+    try:
+        yield
+    except TastemakerError:
+        raise
+    except MemoryError:
+        raise BadImage(f"{what}: it takes more memory than there is.", SMALLER) from None
+    except Exception as error:  # Pillow raises its own, and those of every shape it did not expect
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise BadImage(f"{what}: {reason}.", SMALLER) from error
+
+
 def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Examined:
     """The facts of a picture, and both thumbnails on the disk: one reading, one decoding.
 
@@ -270,10 +297,11 @@ def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Exami
     limits = limits or Limits()
     content = _read(path, limits)
     picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
-    picture = shrunk(picture, VIEW)
     sha256 = hashlib.sha256(content).hexdigest()
-    make_thumbnails(picture, thumbs_root, sha256)
-    return Examined(sha256, len(content), format, *size, perceptual_hash(picture))
+    with own_faults("The picture cannot be made smaller"):
+        picture = shrunk(picture, VIEW)
+        make_thumbnails(picture, thumbs_root, sha256)
+        return Examined(sha256, len(content), format, *size, perceptual_hash(picture))
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:

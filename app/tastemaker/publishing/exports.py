@@ -180,7 +180,6 @@ def export_all(session: Session, settings: Settings, version: Version) -> list[P
 
 def write(parts: list[Part], folder: Path) -> list[Path]:
     """Put an export's files into a folder, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         write_atomic(folder / part.name, part.write_to)
     return [folder / part.name for part in parts]

@@ -6,28 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import CheckpointError, NotFound
+from tastemaker.files import is_file
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import load_checkpoint, tensor_names
+from tastemaker.learning.checkpoints import check_described, load_checkpoint, tensor_names
 from tastemaker.learning.city96 import Tensors
 
 MOST_SIDECAR_BYTES = 2**20
-
-# The same networks under the names other programs give them.
-ALIASES = {
-    "openai/clip-vit-large-patch14": "ViT-L-14-quickgelu/openai",
-    "openai/clip-vit-large-patch14-336": "ViT-L-14-336-quickgelu/openai",
-    "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu/openai",
-    "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu/openai",
-    "ViT-L/14": "ViT-L-14-quickgelu/openai",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu/openai",
-    "ViT-B/32": "ViT-B-32-quickgelu/openai",
-    "ViT-B/16": "ViT-B-16-quickgelu/openai",
-    "ViT-L-14/openai": "ViT-L-14-quickgelu/openai",
-    "ViT-L-14-336/openai": "ViT-L-14-336-quickgelu/openai",
-    "ViT-B-32/openai": "ViT-B-32-quickgelu/openai",
-    "ViT-B-16/openai": "ViT-B-16-quickgelu/openai",
-}
 
 
 @dataclass(frozen=True)
@@ -65,13 +51,15 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
     """The head in `file` (called `name`), with its sidecar `config` if there is one. Raises
     `NotFound`, `CheckpointError`."""
     name = name or file.name
-    if not file.is_file():
+    if not is_file(file):
         raise NotFound(f"There is no file {file}.", "Name a .safetensors file.")
     try:
         sidecar = _read_sidecar(config) if config is not None else {}
-        if laion.is_laion(tensor_names(file)):
-            return _read_laion(file, name, sidecar)
-        return _read_city96(file, name, sidecar)
+        foreign = laion.is_laion(tensor_names(file))
+        head = (_read_laion if foreign else _read_city96)(file, name, sidecar)
+        beside = config.name if config is not None and config.suffix == ".json" else "The sidecar"
+        check_described(sidecar, beside, name, head.sha256)
+        return head
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error.message}", error.hint) from error
 
@@ -150,9 +138,3 @@ def _named_encoder(
     else:
         fingerprint = None
     return (canonical(named), fingerprint) if isinstance(named, str) and named else (None, None)
-
-
-def canonical(name: str) -> str:
-    """An encoder's name as this program writes it, without the place of local weights."""
-    identity = name.strip().partition("@")[0] if name not in ALIASES else name
-    return ALIASES.get(identity, identity)

@@ -24,15 +24,16 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.tables import Image, Job, Label, Project, Version
+from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import CheckpointError, NotFound
-from tastemaker.files import require_free_space
+from tastemaker.files import is_file, require_free_space
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.metrics import histogram, histogram_of_predictions, summary
 from tastemaker.learning.version_metrics import LabelMetrics, StoredRecipe, VersionMetrics
 from tastemaker.publishing.compatibility import check_compatible
-from tastemaker.publishing.foreign_files import ForeignHead, canonical, read_foreign_head
+from tastemaker.publishing.foreign_files import ForeignHead, read_foreign_head
 from tastemaker.versions import predictions, publication
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome
 
@@ -57,7 +58,7 @@ def import_checkpoint(
 ) -> Job:
     """Check a foreign head against a project and queue its import. Whatever is refused leaves
     nothing behind."""
-    if config is None and sidecar_path(file).is_file():
+    if config is None and is_file(sidecar_path(file)):
         config = sidecar_path(file)
     head = read_foreign_head(file, name, config)
     with sessions.reading(engine) as session:
@@ -95,7 +96,7 @@ def project_for(
         project = projects.find(session, name)
     if project is not None:
         return project.id
-    if config is None and sidecar_path(file).is_file():
+    if config is None and is_file(sidecar_path(file)):
         config = sidecar_path(file)
     head = read_foreign_head(file, config=config)
     needed = head.encoder or (canonical(encoder) if encoder else None)

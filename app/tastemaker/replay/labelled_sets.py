@@ -23,6 +23,7 @@ from tastemaker.database.tables import (
     ProjectCollection,
 )
 from tastemaker.errors import Invalid
+from tastemaker.files import is_file
 from tastemaker.replay.runs import LabelledSet
 
 LARGEST = 8 * 2**30  # bytes of float32 embeddings held in memory: 1.6 million images of 1,280
@@ -31,7 +32,7 @@ UNLABELLED = -1.0
 
 def read_file(path: Path) -> LabelledSet:
     """The set in an `.npz`. Raises `Invalid` with what is wrong with it."""
-    if not path.is_file():
+    if not is_file(path):
         raise Invalid(f"There is no file {path}.", "Name an .npz, or a collection.")
     try:
         with zipfile.ZipFile(path) as archive:

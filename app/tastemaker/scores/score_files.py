@@ -18,7 +18,7 @@ from tastemaker import images, projects, scores
 from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, NotFound, TastemakerError
-from tastemaker.files import escape_formula, unescape_formula, write_atomic
+from tastemaker.files import escape_formula, is_file, unescape_formula, write_atomic
 
 COLUMNS = ("sha256", "path", "score", "annotator", "scored_at")
 MOST_BYTES = 256 * 2**20
@@ -28,7 +28,7 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a `.csv` (with a header), `.jsonl` or `.parquet` file. Raises `Invalid`,
     `NotFound`."""
-    if not file.is_file():
+    if not is_file(file):
         raise NotFound(f"There is no file {file}.", "Check the path.")
     if file.stat().st_size > MOST_BYTES:
         raise Invalid(f"{file.name} is larger than {MOST_BYTES // 2**20} MB.", "Split it.")
@@ -131,6 +131,12 @@ def _moment(text: Any) -> datetime | None:
         ) from None
 
 
+def check_ending(file: Path) -> None:
+    """Raises `Invalid` for a file whose name does not say its form."""
+    if file.suffix.lower() not in ENDINGS:
+        raise unknown_ending(file)
+
+
 def unknown_ending(file: Path) -> Invalid:
     return Invalid(f"{file.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
 
@@ -186,7 +192,6 @@ def write_scores(rows: list[dict[str, Any]], to: Path | None) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:
         sys.stdout.write(score_bytes(rows, ".csv").decode())
-    elif (ending := to.suffix.lower()) in ENDINGS:
-        write_atomic(to, score_bytes(rows, ending))
     else:
-        raise unknown_ending(to)
+        check_ending(to)
+        write_atomic(to, score_bytes(rows, to.suffix.lower()))

@@ -26,7 +26,7 @@ from tastemaker.database.sessions import reading
 from tastemaker.database.tables import EncoderRow, Prediction, Project, Version
 from tastemaker.errors import TastemakerError
 from tastemaker.files import sha256_of
-from tastemaker.learning.checkpoints import Checkpoint, load_checkpoint
+from tastemaker.learning.checkpoints import Checkpoint, described_sha256, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _has_sidecar(session: Session, settings: Settings, version: Version, head: C
     if not describes(session, version, sidecar):
         return False
     model = sidecar["model_params"]
-    described = (sidecar["sha256"], model["features"], model["outputs"])
+    described = (described_sha256(sidecar), model["features"], model["outputs"])
     return bool(described == (head.sha256, head.features, head.outputs))
 
 
@@ -225,7 +225,7 @@ def describes(session: Session, version: Version, sidecar: Any) -> bool:
     try:
         model, named = sidecar["model_params"], sidecar["encoder"]
         described = (
-            sidecar["rev"], sidecar["sha256"], model["features"], named["name"],
+            sidecar["rev"], described_sha256(sidecar), model["features"], named["name"],
             named["fingerprint"],
         )  # fmt: skip
     except (KeyError, TypeError):

@@ -22,7 +22,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.files import escape_formula
-from tastemaker.scores.score_files import ENDINGS, read_rows, unknown_ending
+from tastemaker.scores.score_files import check_ending, read_rows, unknown_ending
 
 SCHEMA = pa.schema(
     [
@@ -80,8 +80,7 @@ def import_predictions(
 ) -> dict[str, int]:
     """Bring predictions of a version back, all or nothing. Those that are there stay; one that
     another head made, or of an image that is not in the library, refuses the file."""
-    if file.suffix.lower() not in ENDINGS:
-        raise unknown_ending(file)
+    check_ending(file)
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "Export predictions to see the columns.")
