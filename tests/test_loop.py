@@ -1,11 +1,17 @@
-"""The whole loop by hand: sample library, scores by keyboard, training, review, correction,
-training again, download."""
+"""The first hour by hand: the sample, a project of one's own, sixty keys, training, a review with
+twenty keys, training again, what flipped, download, a filtered folder."""
 
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load
 
@@ -28,8 +34,12 @@ def without_projects(home: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow(60)
-def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path) -> None:
+def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_path: Path) -> None:
     without_projects(sample)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for stored in (path for path in (sample / "images").rglob("*") if path.is_file()):
+        shutil.copy(stored, pictures)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
@@ -44,66 +54,111 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path) -> Non
         expect(page.get_by_role("heading", name="Results of v1.1")).to_be_visible(timeout=TRAINING)
         expect(page.locator(".verdict-better")).to_contain_text("Better than v1.0 by")
 
-        # Trainings by the quick recipe, for there are two to wait for.
+        # Then a project of one's own: a name, a folder, and the first picture is there to score.
+        page.goto(url)
+        page.get_by_label("Name").fill("Mine")
+        page.get_by_role("button", name="Create the project").click()
+        page.get_by_label("Full path").fill(str(pictures))
+        page.get_by_role("button", name="Add the folder").click()
+        expect(page.locator("#stage img[data-image]")).to_be_visible(timeout=TRAINING)
         page.get_by_role("link", name="Settings", exact=True).click()
-        page.locator("select[name=recipe]").select_option("ridge")
+        page.locator("select[name=recipe]").select_option("ridge")  # the quick one
         page.get_by_role("button", name="Save").first.click()
         expect(page.locator("select[name=recipe]")).to_have_value("ridge")
         page.get_by_role("link", name="Score", exact=True).click()
 
-        # Twenty scores by keyboard; every one is saved, for the image that was on the screen.
+        # Sixty scores by sixty keys; every one is saved, for the image that was on the screen.
         given = []
-        for number in range(20):
+        for _ in range(60):
             shown = page.locator("#stage img[data-image]")
-            expect(shown).to_have_js_property("complete", True)
-            image = shown.get_attribute("data-image")
-            expect(page.locator("#score")).to_have_attribute("data-ready", image or "")
-            given.append((int(image or 0), number % 11))
-            page.keyboard.press("-" if number % 11 == 10 else str(number % 11))
-            expect(shown).not_to_have_attribute("data-image", image or "")
-            expect(page.locator("#previous-score")).to_contain_text(str(number % 11))
-        assert len({image for image, _ in given}) == 20
+            image = shown.get_attribute("data-image") or ""
+            expect(page.locator("#score")).to_have_attribute("data-ready", image)
+            value = taste(page, url, int(image))
+            given.append((int(image), value))
+            page.keyboard.press("-" if value == 10 else str(value))
+            expect(shown).not_to_have_attribute("data-image", image)
+        assert len({image for image, _ in given}) == 60
         until(lambda: page.evaluate("!Object.keys(localStorage).some(k => k.includes('outbox'))"))
-        assert given == saved(page, url)[:20][::-1]
+        assert given == saved(page, url)[:60][::-1]
 
-        # Train: progress is shown, then v1.2 with a number that was measured on the hold-out.
-        page.get_by_role("link", name="Versions", exact=True).click()
-        page.get_by_role("button", name="Train").click()
-        expect(page.get_by_role("progressbar").first).to_be_visible()
-        newest = page.locator("article.version").first
-        expect(newest.get_by_role("heading", name="v1.2")).to_be_visible(timeout=TRAINING)
-        expect(newest).to_contain_text("hold-out images that never trained")
+        # Train, on the same page: it ends on what v1.0 makes of images that it never saw.
+        page.locator("#strip").get_by_role("button", name="Train").click()
+        results = page.get_by_role("heading", name="Results of v1.0")
+        expect(results).to_be_visible(timeout=TRAINING)
+        expect(page.get_by_text("Cross-validated on")).to_be_visible()
+        expect(page.locator(".ends img")).to_have_count(24)
 
-        # The false positives: correct the first one where it stands.
+        # Review: twenty cards cost twenty keys.
         page.get_by_role("link", name="Review", exact=True).click()
-        card = page.locator("[data-card]").first
-        name = card.get_attribute("id") or ""
-        card.get_by_role("button", name="Score 9", exact=True).click()
-        expect(page.locator(f"#{name}")).to_contain_text("Saved: 9")
-        assert saved(page, url)[0] == (int(name.removeprefix("card-")), 9)
+        reviewed = 0
+        for review in ("False positives", "False negatives"):
+            page.get_by_role("navigation", name="Review").get_by_role("link", name=review).click()
+            for _ in range(min(20 - reviewed, page.locator("[data-card]").count())):
+                card = page.locator("[data-card]:focus")
+                image = (card.get_attribute("id") or "").removeprefix("card-")
+                page.keyboard.press("0" if taste(page, url, int(image)) < 5 else "9")
+                expect(page.locator(f"#card-{image} .verdict.changed")).to_be_visible()
+                reviewed += 1
+        assert reviewed == 20
+        assert len({image for image, _ in saved(page, url)[:20]}) == 20
 
-        # Train again, and download both files.
+        # Train again: v1.1, and what flipped between the two.
         page.get_by_role("link", name="Versions", exact=True).click()
         page.get_by_role("button", name="Train").click()
         newest = page.locator("article.version").first
-        expect(newest.get_by_role("heading", name="v1.3")).to_be_visible(timeout=TRAINING)
+        expect(newest.get_by_role("heading", name="v1.1")).to_be_visible(timeout=TRAINING)
+        expect(page.get_by_text("A ring is cross-validated")).to_be_visible()
+        newest.get_by_role("link", name="Compare with v1.0").click()
+        expect(page.get_by_text("drawn at random, each predicted by heads")).to_be_visible()
+        expect(page.locator("#counts")).to_contain_text("a pass" if page.get_by_role(
+            "link", name="Fail to pass").get_attribute("aria-current") else "a fail")  # fmt: skip
+
+        # Download both files, and filter a folder with the version.
+        page.get_by_role("link", name="Versions", exact=True).click()
         with page.expect_download() as download:
             newest.get_by_role("link", name="safetensors").click()
-        assert download.value.suggested_filename == "Sample-v1.3.safetensors"
+        assert download.value.suggested_filename == "Mine-v1.1.safetensors"
         tensors = load(Path(download.value.path()).read_bytes())
         assert len(tensors) == 16
         assert tensors["up.0.weight"].shape == (1024, 1280)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
-        newest.get_by_role("link", name="Open v1.3").click()
+        newest.get_by_role("link", name="Open v1.1").click()
         with page.expect_download() as download:
             page.get_by_role("link", name="config.json").click()
         config = json.loads(Path(download.value.path()).read_text())
-        assert config["rev"] == "v1.3"
+        assert config["rev"] == "v1.1"
         assert config["model_params"] == {"features": 1280, "hidden": 1024, "outputs": 1}
+        few = tmp_path / "few"
+        few.mkdir()
+        for picture in sorted(pictures.iterdir())[:12]:
+            shutil.copy(picture, few)
+        filtered = run_program(sample, "score", str(few), "--model", "Mine@active", "--pass",
+                               "--copy", str(tmp_path / "good"))  # fmt: skip
+        passing = int(filtered.stderr.split(" of 12 pass")[0].split()[-1])
+        assert len(list((tmp_path / "good").glob("*"))) == passing
     assert not errors
 
 
 def saved(page: Page, url: str) -> list[tuple[int, int]]:
     """(image id, value) of what this person scored, newest first."""
-    events = page.request.get(f"{url}/api/v1/projects/1/scores?limit=100").json()
+    project = max(p["id"] for p in page.request.get(f"{url}/api/v1/projects").json())
+    events = page.request.get(f"{url}/api/v1/projects/{project}/scores?limit=100").json()
     return [(event["image_id"], event["value"]) for event in events]
+
+
+def taste(page: Page, url: str, image_id: int) -> int:
+    """What this newcomer thinks of a picture: the warmer its light, the better."""
+    content = page.request.get(f"{url}/images/{image_id}/thumb").body()
+    with Picture.open(io.BytesIO(content)) as picture:
+        red, _, blue = np.asarray(picture.convert("RGB"), float).reshape(-1, 3).mean(0)
+    return int(np.clip(round(4.5 + (red - blue) / 12), 0, 10))
+
+
+def run_program(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tastemaker.cli", *words],
+        env=os.environ | {"TASTEMAKER_HOME": str(home)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
