@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from in_browser import browsing, serving
 from playwright.sync_api import Browser, expect
-from web_world import World, make_world
+from web_world import World, embed_all, make_world
 
 from tastemaker import jobs
 from tastemaker.database.sessions import writing
@@ -53,5 +53,7 @@ def test_a_failed_embedding_is_told_on_every_page_with_the_ways_out(world: World
         text = world.client.get(f"{world.at}/{page}").text
         assert "could not be embedded" in text and "The weights are not on this machine." in text
         assert f'action="/jobs/{job.id}/retry"' in text and "Use another encoder" in text
+    embed_all(world)
+    assert "could not be embedded" not in world.client.get(f"{world.at}/score").text, "all are"
     world.client.post(f"/jobs/{job.id}/retry")
     assert "could not be embedded" not in world.client.get(f"{world.at}/score").text

@@ -232,7 +232,7 @@ def test_contact_sheets_prefer_what_the_version_never_learned_from(world: World)
         2: True, 10: False, 11: False,
     }  # fmt: skip
     assert [tile["score"] for tile in top] == sorted((tile["score"] for tile in top), reverse=True)
-    assert "cross-validated</span>" in world.client.get("/versions/2").text
+    assert ">cv</abbr>" in world.client.get("/versions/2").text
 
 
 def test_contact_sheets_show_the_extremes_and_the_threshold(world: World) -> None:

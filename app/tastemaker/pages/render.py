@@ -19,7 +19,7 @@ from jinja2_fragments import render_block
 from markupsafe import Markup
 from sqlmodel import Session, col, func, select
 
-from tastemaker import projects
+from tastemaker import embeddings, projects
 from tastemaker.auth import accounts
 from tastemaker.auth.identity import is_id
 from tastemaker.auth.origins import by_htmx, for_program
@@ -81,9 +81,13 @@ def shell(session: Session, project: Project | None = None, here: str = "") -> d
 
 
 def failed_embedding(session: Session, project: Project) -> Job | None:
-    """The project's newest embedding, if it failed: then nothing can be predicted or trained."""
+    """The project's newest embedding, if it failed and left images without a vector: they can be
+    neither predicted nor learned from."""
     newest = newest_job(session, project, "embed")
-    return newest if newest is not None and newest.state == "failed" else None
+    if newest is None or newest.state != "failed":
+        return None
+    embedded = embeddings.count(session, project.encoder_id, project.id)
+    return newest if embedded < projects.size(session, project) else None
 
 
 def next_step(request: Request, project: Project) -> str:
