@@ -82,7 +82,10 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_pa
         assert given == saved(page, url)[:60][::-1]
 
         # Train, on the same page: it ends on what v1.0 makes of images that it never saw.
-        page.locator("#strip").get_by_role("button", name="Train").click()
+        train = page.locator("#strip").get_by_role("button", name="Train")
+        expect(train).to_be_visible(timeout=TRAINING)  # as soon as there are vectors to learn from
+        expect(page.locator("#strip")).not_to_contain_text("embedding:", timeout=TRAINING)
+        train.click()
         results = page.get_by_role("heading", name="Results of v1.0")
         expect(results).to_be_visible(timeout=TRAINING)
         expect(page.get_by_text("Cross-validated on")).to_be_visible()

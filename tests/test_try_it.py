@@ -495,7 +495,7 @@ def test_a_picture_is_dropped_or_pasted_and_a_bad_one_leaves_the_page_as_it_is(
         page.evaluate(GIVE, [event, "note.txt", "text/plain", list(b"words")])
         expect(page.locator(".toast.wrong")).to_contain_text("That is not a picture.")
         page.evaluate(GIVE, [event, "mine.png", "image/png", list(file_of(drawn(5)))])
-        expect(page.locator(".score-said")).to_contain_text("%")
+        expect(page.locator(".score-said")).to_contain_text("±")
         expect(page.locator(".near li")).to_have_count(6)
         expect(page.locator(".tried-picture img")).to_have_js_property("naturalWidth", 960)
         assert violations(page) == []
