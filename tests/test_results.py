@@ -12,7 +12,7 @@ from web_world import World, add_job, add_version, make_world, score_some
 
 from tastemaker import jobs
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Label, VersionLabel
+from tastemaker.database.tables import Label, Prediction, VersionLabel
 from tastemaker.learning.version_metrics import Estimate
 from tastemaker.pages.results import finding
 
@@ -66,6 +66,23 @@ def test_both_ends_are_images_that_nobody_scored_and_neither_version_saw(made: T
     assert "nobody has scored" in page_of(made)
 
 
+def test_an_image_stands_where_the_number_below_it_puts_it(made: Trained) -> None:
+    """Of an image whose relative trained, that is what a head says that saw neither."""
+    second_version(made)
+    made.world.client.post(f"/versions/{made.version('v1.0').id}/activate")
+    newer = results(made)["shown"][0]
+    highest, lowest = newer["best"][0]["image_id"], newer["worst"][0]["image_id"]
+    with writing(made.engine) as session:
+        for image_id, says in ((highest, 0.0), (lowest, 1.0)):
+            seen = session.get(Prediction, (made.version("v1.1").id, image_id))
+            assert seen is not None
+            seen.out_of_fold = says
+            session.add(seen)
+    newer = results(made)["shown"][0]
+    assert newer["worst"][0]["image_id"] == highest and newer["best"][0]["image_id"] == lowest
+    assert newer["best"][0]["cross_validated"] and newer["best"][0]["score"] == 1.0
+
+
 def test_where_everything_is_scored_it_shows_what_did_not_train_and_nothing_twice(
     made: Trained,
 ) -> None:
@@ -113,7 +130,7 @@ def test_a_project_without_a_version_says_what_is_first(tmp_path: Path) -> None:
 
 def test_two_versions_are_told_on_the_images_that_judge_both(made: Trained) -> None:
     second_version(made)
-    told = results(made)["told"]
+    told = results(made)["summary"]
     both = made.world.client.get(f"{API}/projects/{made.project_id}/compare").json()
     mae, n = both["holdout"]["metrics"]["mae"], both["holdout"]["n"]
     assert told["headline"].startswith(
@@ -126,7 +143,7 @@ def test_two_versions_are_told_on_the_images_that_judge_both(made: Trained) -> N
 
 
 def test_a_first_version_is_told_beside_one_answer_for_all(made: Trained) -> None:
-    told = results(made)["told"]
+    told = results(made)["summary"]
     assert re.fullmatch(
         r"v1\.0 errs \d\.\d points where always guessing the middle errs \d\.\d\.", told["headline"]
     )
@@ -165,7 +182,7 @@ def test_versions_that_no_image_can_judge_say_so(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=6)
     for minor in (0, 1):
         add_version(world, minor, {i: i / 10 for i in range(1, 7)})
-    told = world.client.get(f"{API}{world.at}/results").json()["told"]
+    told = world.client.get(f"{API}{world.at}/results").json()["summary"]
     assert told["headline"].startswith("v1.1 errs 1.2 points")
     assert "which of them errs less cannot be known" in told["rests_on"]
 

@@ -86,6 +86,12 @@ def words(order: str, about: str = "") -> Any:
     return typer.Argument(metavar=order, help=about or "The project comes first, or as -p.")
 
 
+ProjectWords = Annotated[list[str] | None, words("PROJECT")]
+VersionWords = Annotated[
+    list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
+]
+
+
 def in_order(typed: Sequence[str] | None, project: str | None, *names: str) -> tuple[str, ...]:
     """The project and what else was typed, one text for each name: `PROJECT VERSION`, or `VERSION
     -p PROJECT`. A name in brackets may be left out, and is empty then."""

@@ -6,7 +6,14 @@ import typer
 from rich.table import Table
 
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, in_order, percent_of, share_option, words
+from tastemaker.cli.options import (
+    InProject,
+    ProjectWords,
+    in_order,
+    percent_of,
+    share_option,
+    words,
+)
 from tastemaker.cli.terminal import AsJson, confirm, database, finish_jobs, out, plain, print_json
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
@@ -57,7 +64,7 @@ def project_list(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def project_show(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +83,7 @@ def project_show(
 
 @app.command("set")
 def project_set(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     new_name: Annotated[str | None, typer.Option("--name", help="Its new name.")] = None,
     threshold: Annotated[float | None, share_option("--threshold", PASSES)] = None,
@@ -194,7 +201,7 @@ def project_duplicate(
 
 @app.command("delete")
 def project_delete(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, in_order, path_option, words
+from tastemaker.cli.options import InProject, ProjectWords, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -47,7 +47,7 @@ def scores_import(
 
 @app.command("export")
 def scores_export(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     to: Annotated[
         Path | None, path_option("--out", about=".csv or .jsonl; default: CSV to stdout.")
@@ -103,7 +103,7 @@ def scores_folders(
 
 @top.command()
 def stats(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:

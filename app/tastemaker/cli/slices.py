@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, in_order, percent_option, words
+from tastemaker.cli.options import InProject, VersionWords, in_order, percent_option, words
 from tastemaker.cli.terminal import AsJson, database, out, plain, print_json
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
@@ -17,9 +17,7 @@ app = Commands(help="List, add and remove slices of a library.", no_args_is_help
 
 @app.command("list")
 def slices_list(
-    typed: Annotated[
-        list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
-    ] = None,
+    typed: VersionWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:

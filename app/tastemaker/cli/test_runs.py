@@ -7,7 +7,14 @@ import typer
 from rich.table import Table
 
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, in_order, path_option, words
+from tastemaker.cli.options import (
+    InProject,
+    ProjectWords,
+    VersionWords,
+    in_order,
+    path_option,
+    words,
+)
 from tastemaker.cli.terminal import (
     AsJson,
     database,
@@ -25,9 +32,7 @@ app = Commands(help="Try a version on other images.", no_args_is_help=True)
 
 @app.command("start")
 def start(
-    typed: Annotated[
-        list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
-    ] = None,
+    typed: VersionWords = None,
     project: InProject = None,
     folder: Annotated[
         Path | None,
@@ -79,7 +84,7 @@ def start(
 
 @app.command("list")
 def list_runs(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:

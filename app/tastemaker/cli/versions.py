@@ -7,7 +7,14 @@ import typer
 from rich.table import Table
 
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, in_order, path_option, words
+from tastemaker.cli.options import (
+    InProject,
+    ProjectWords,
+    VersionWords,
+    in_order,
+    path_option,
+    words,
+)
 from tastemaker.cli.terminal import (
     AsJson,
     confirm,
@@ -33,7 +40,7 @@ VERSION = "A version is v1.3, or active. The project comes first, or as -p."
 
 @top.command()
 def train(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     note: Annotated[str, typer.Option(help="A line to remember this version by.")] = "",
     recipe: Annotated[
@@ -76,9 +83,7 @@ def train(
 
 @top.command()
 def card(
-    typed: Annotated[
-        list[str] | None, words("PROJECT [VERSION]", "v1.3; left out: the active one.")
-    ] = None,
+    typed: VersionWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +103,7 @@ def card(
 
 @app.command("list")
 def versions_list(
-    typed: Annotated[list[str] | None, words("PROJECT")] = None,
+    typed: ProjectWords = None,
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
@@ -344,19 +349,15 @@ def versions_predictions(
     return None
 
 
-ON = {
-    "holdout": "hold-out images", "random_sample": "images drawn at random, cross-validated",
-    "out_of_fold": "images, cross-validated", "all_labels": "images",
-}  # fmt: skip
-
-
 def quality(version: dict[str, Any]) -> str:
     """The error of a version in a line, with what it was measured on and the baseline."""
+    from tastemaker.versions.version_report import RESTS_ON
+
     if version["mae"] is None:
         return "not measured yet"
     line = f"mean error {version['mae']:.2f}"
     if version["mae_low"] is not None:
         line += f" ({version['mae_low']:.2f}–{version['mae_high']:.2f})"
-    line += f" points on {version['mae_n']} {ON[version['mae_on']]}"
+    line += f" points on {version['mae_n']} {RESTS_ON[version['mae_on']]}"
     constant = version["baseline_mae"]
     return f"{line}; always the median: {constant:.2f}" if constant is not None else line

@@ -26,7 +26,7 @@ SHOWN = 12  # images at either end
 
 
 @dataclass(frozen=True)
-class Told:
+class Summary:
     """How far a version errs, in words: a `headline`, the `finding` that may be drawn from it
     (its `verdict` in a word, for its colour), and what that `rests_on`."""
 
@@ -58,23 +58,23 @@ def page(
     context: dict[str, Any] = {"version": None}
     if ready:
         chosen = versions.by_number(session, project, version) if version else ready[0]
-        context = found(session, project, chosen)
+        context = results_of(session, project, chosen)
     return render(request, "results.html", None, shell(session, project, "versions") | context)
 
 
-def found(session: Session, project: Project, version: Version) -> dict[str, Any]:
+def results_of(session: Session, project: Project, version: Version) -> dict[str, Any]:
     before = before_it(session, project, version)
     shown, new = sheets.unseen_ends(
         session, project, [version, before] if before else [version], SHOWN
     )
-    told = told_of(session, project, version, before)
+    summary = summarise(session, project, version, before)
     return {
         "version": version,
         "before": before,
-        "told": told,
+        "summary": summary,
         "shown": shown,
         "never_scored": new,
-        "next": "score" if version_report.caveats(version) or not told.verdict else "review",
+        "next": "score" if version_report.caveats(version) or not summary.verdict else "review",
     }
 
 
@@ -87,7 +87,9 @@ def before_it(session: Session, project: Project, version: Version) -> Version |
 # --- in words ------------------------------------------------------------------------------------
 
 
-def told_of(session: Session, project: Project, version: Version, before: Version | None) -> Told:
+def summarise(
+    session: Session, project: Project, version: Version, before: Version | None
+) -> Summary:
     """Beside the one before it, on the images that judge both; else beside one fixed answer."""
     paired = None
     if before is not None:
@@ -95,7 +97,7 @@ def told_of(session: Session, project: Project, version: Version, before: Versio
     if before is None or paired is None or not paired.n:
         alone = _alone(version)
         why = f" {paired.why_not}" if paired else ""
-        return Told(alone.headline, alone.verdict, alone.finding, alone.rests_on + why)
+        return Summary(alone.headline, alone.verdict, alone.finding, alone.rests_on + why)
     mae = paired.metrics["mae"]
     headline = (
         f"{version.number} errs {points(mae.new, 1)} points where {before.number} erred "
@@ -103,7 +105,7 @@ def told_of(session: Session, project: Project, version: Version, before: Versio
     )
     if paired.constant_mae is not None:
         headline += f"; always guessing the middle errs {points(paired.constant_mae, 1)}"
-    return Told(
+    return Summary(
         f"{headline}.",
         mae.verdict,
         finding(mae.verdict, mae.difference, before.number),
@@ -111,18 +113,18 @@ def told_of(session: Session, project: Project, version: Version, before: Versio
     )
 
 
-def _alone(version: Version) -> Told:
+def _alone(version: Version) -> Summary:
     measured, metrics = version.metrics.measured, version.metrics
     if measured.mae.value is None:
-        return Told("Nothing is measured yet: there are too few labels.")
+        return Summary("Nothing is measured yet: there are too few labels.")
     headline = f"{version.number} errs {points(measured.mae.value, 1)} points"
     if metrics.baseline_mae is not None:
         headline += f" where always guessing the middle errs {points(metrics.baseline_mae, 1)}"
     versus, rests_on = metrics.versus_baseline, version_report.measured_in_words(metrics)
     if versus is None:
-        return Told(f"{headline}.", rests_on=rests_on)
+        return Summary(f"{headline}.", rests_on=rests_on)
     said = finding(versus.verdict, versus.difference, "that")
-    return Told(f"{headline}.", versus.verdict, said, rests_on)
+    return Summary(f"{headline}.", versus.verdict, said, rests_on)
 
 
 def finding(verdict: str, difference: Estimate, other: str) -> str:
@@ -148,13 +150,13 @@ def show_results(
     beside the one before it, and how far both err."""
     ready = versions.list_ready(session, project)
     if not ready and not version:
-        return {"version": "", "before": "", "told": {}, "never_scored": False, "shown": []}
+        return {"version": "", "before": "", "summary": {}, "never_scored": False, "shown": []}
     chosen = versions.by_number(session, project, version) if version else ready[0]
-    known = found(session, project, chosen)
+    known = results_of(session, project, chosen)
     return {
         "version": chosen.number,
         "before": known["before"].number if known["before"] else "",
-        "told": known["told"].as_json(),
+        "summary": known["summary"].as_json(),
         "never_scored": known["never_scored"],
         "shown": [
             {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tastemaker.database.tables import Version
 from tastemaker.learning.version_metrics import Estimate, LabelMetrics, VersusVersion
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words, sparkline
-from tastemaker.versions.version_report import SHORTLY, scores_within
+from tastemaker.versions.version_report import RESTS_ON, scores_within
 
 
 def loss_curve(version: Version) -> tuple[Block, ...]:
@@ -81,7 +81,7 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
     )
     if brackets and on:
         blocks += [
-            Words(f"By the score given ({measured.n} {SHORTLY[on]}):"),
+            Words(f"By the score given ({measured.n} {RESTS_ON[on]}):"),
             Table(("scored", "mean error", "prediction − score", "n"), brackets),
         ]
     if m.versus_parent is not None:

@@ -240,7 +240,7 @@ def _line(version: Version) -> str:
     parts.append(f"{images} training images" if version.major else "made elsewhere")
     if on:
         error = with_interval(measured.mae, points=True)
-        parts.append(f"error {error} on {measured.n} {version_report.SHORTLY[on]}")
+        parts.append(f"error {error} on {measured.n} {version_report.RESTS_ON[on]}")
     return "; ".join(parts)
 
 

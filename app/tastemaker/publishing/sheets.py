@@ -95,7 +95,7 @@ def unseen_ends(
     new = some == 2 * n
     where = and_(unseen, unscored) if new else unseen
     some = some if new else _count(session, project, shown[0], where, 2 * n)
-    score = col(Prediction.score)
+    score: Any = Prediction.honest
     ends = [
         Ends(
             version,

@@ -41,8 +41,8 @@ class Palette:
     def leaf(self, bright: float) -> Colour:
         """A green, tinted by the light."""
         hue = 0.42 - 0.2 * self.light + self.random.normal(0, 0.02)
-        parts = colorsys.hsv_to_rgb(hue % 1, min(0.3 + 0.4 * self.full, 1), bright)
-        return tuple(round(255 * part) for part in parts)  # type: ignore[return-value]
+        red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(0.3 + 0.4 * self.full, 1), bright)
+        return round(255 * red), round(255 * green), round(255 * blue)
 
 
 Painter = Callable[[tuple[int, int], Palette, np.random.Generator], Image.Image]

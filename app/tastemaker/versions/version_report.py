@@ -48,7 +48,7 @@ METRICS = (
     ("spearman", "rank correlation", "number", "1 is the same order, 0 is none"),
     ("auc", "AUC", "number", "chance that a pass is predicted above a fail"),
 )
-SHORTLY: dict[MeasuredOn, str] = {  # what the numbers in front rest on: “57 …”
+RESTS_ON: dict[MeasuredOn, str] = {  # what the numbers in front rest on: “57 …”
     "holdout": "hold-out images",
     "random_sample": "images drawn at random",
     "out_of_fold": "scored images, cross-validated",
@@ -147,7 +147,7 @@ def caveats(version: Version) -> list[str]:
     versus, out_of_fold = version.metrics.versus_baseline, version.metrics.out_of_fold_baseline
     if versus is None:
         return []
-    on = f"{versus.difference.n} {SHORTLY[versus.on]}"
+    on = f"{versus.difference.n} {RESTS_ON[versus.on]}"
     if versus.verdict == "worse":
         return [f"It errs more than giving one answer every time, on {on}."]
     if versus.verdict != "better":
@@ -157,7 +157,7 @@ def caveats(version: Version) -> list[str]:
         ]
     if out_of_fold is not None and out_of_fold.verdict != "better":
         return [
-            f"The {versus.difference.n} {SHORTLY[versus.on]} may flatter it: on the "
+            f"The {versus.difference.n} {RESTS_ON[versus.on]} may flatter it: on the "
             f"{out_of_fold.difference.n} that trained, each judged by heads that never saw it, it "
             "is not shown to be better than giving one answer every time."
         ]
