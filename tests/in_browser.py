@@ -7,10 +7,14 @@ from typing import Any, Literal
 
 import uvicorn
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from web_world import World, events
 
 from tests.conftest import until
+
+# Seconds to wait for what happens at once on a machine with nothing else to do.
+PATIENCE = 30
+expect.set_options(timeout=PATIENCE * 1000)
 
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
@@ -41,16 +45,28 @@ def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
     """A page that fails the test on a script error or a CSP report."""
     context = chromium.new_context(viewport=DESKTOP, **options)
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE * 1000)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on(
         "console",
         lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
     )
-    yield page
-    context.close()
+    try:
+        yield page
+    except Exception as failed:  # what the scripts reported is most often the reason
+        for report in wrong:
+            failed.add_note(f"reported by the page: {report}")
+        raise
+    finally:
+        context.close()
     assert wrong == []
+
+
+PAGE_STATE = """({
+  waiting: Object.entries(localStorage), ready: document.querySelector("#score")?.dataset.ready,
+  toast: document.querySelector("#toast")?.innerText, focus: document.activeElement.outerHTML,
+})"""
 
 
 def shown_image(page: Page) -> int:
@@ -76,7 +92,12 @@ def saved(page: Page, world: World, number: int) -> list[tuple[int, str, int | N
 
     if not number:
         return events(world)
-    return list(until(stored, 10, f"for {number} events"))
+    try:
+        return list(until(stored, PATIENCE, f"for {number} events"))
+    except AssertionError as failed:
+        failed.add_note(f"stored: {events(world)}")
+        failed.add_note(f"on the page: {page.evaluate(PAGE_STATE)}")
+        raise
 
 
 # --- what no page may have -----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_browser import PHONE, browsing, serving, shown_pair
+from in_browser import PATIENCE, PHONE, browsing, serving, shown_pair
 from playwright.sync_api import Route, expect
 from sqlmodel import func, select
 from web_world import World, make_world, score_some
@@ -177,7 +177,7 @@ def test_a_double_click_judges_one_pair(world: World, chromium) -> None:
             page.mouse.click(box["x"] + 100, box["y"] + 100)
             return len(stored(world)) == 2
 
-        until(two_are_judged, 10, "for two pairs")
+        until(two_are_judged, PATIENCE, "for two pairs")
     with reading(world.engine) as session:
         first, second = session.exec(select(Comparison.at).order_by(Comparison.id))
     assert second - first > timedelta(seconds=0.4)

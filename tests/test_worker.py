@@ -115,7 +115,7 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
             assert below
             at_work.kill()
             assert answers()
-            until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+            until(lambda: not any(alive(child) for child in below), 30, "for the children to end")
             return until(
                 lambda: (new := worker_of(server)) and new.pid != at_work.pid and new,
                 30,
@@ -426,7 +426,7 @@ def test_a_worker_alone_ends_when_told_to_and_takes_its_children_along(settings:
         below = here.children(recursive=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+    until(lambda: not any(alive(child) for child in below), 30, "for the children to end")
 
 
 @pytest.mark.slow
@@ -444,7 +444,7 @@ def test_a_worker_told_again_and_again_to_end_hands_its_job_back_all_the_same(
         end = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < end:
             process.send_signal(signal.SIGTERM)
-    until(lambda: not any(alive(child) for child in below), 10, "for the children to end")
+    until(lambda: not any(alive(child) for child in below), 30, "for the children to end")
     job = seen(engine, job_id)
     assert (job.state, job.attempts) == ("queued", 0)
 
