@@ -243,3 +243,16 @@ def test_a_projection_is_the_same_every_time():
     assert np.array_equal(one.features, two.features)
     whole = np.square((x - x.mean(0)) / half_scale(x)).sum(1)
     assert np.square(one.features).sum(1) + one.rest == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.parametrize(("rows", "axes"), [(40, 10), (300, 40), (1, 0), (2, 1)])
+def test_a_library_of_fewer_rows_than_dimensions_loses_no_length_on_its_axes(rows: int, axes: int):
+    x, _ = data(max(rows, 2), 400)
+    x = x[:rows].astype(np.float16)
+    projection = project(x, 40)
+    assert projection.features.shape == (rows, min(40, rows - 1))
+    whole = np.square((x - x.mean(0, dtype=np.float32)) / half_scale(x)).sum(1)
+    length = np.square(projection.features).sum(1)
+    assert length + projection.rest == pytest.approx(whole, rel=0.02, abs=1e-6)
+    few = project(x, axes).features
+    assert np.abs(few) == pytest.approx(np.abs(projection.features[:, -axes or rows :]), abs=1e-4)
