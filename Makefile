@@ -8,6 +8,11 @@ PORT ?= 8000
 # Compiling every module again in each of the hundreds of processes of the tests takes minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
+# The tests write, flush and delete gigabytes: in memory, where 8 GB of it are free for files.
+SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -gt 8000000 ] \
+	2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
+PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check fast lint bench browser node clean
 
@@ -29,14 +34,14 @@ run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
 test: $(READY) browser node
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+	$(PYTEST) --durations 10
 
 # The types take one processor for half a minute: beside the tests, not before them.
 check: $(READY)
 	$(MAKE) --jobs 2 lint fast
 
 fast: $(READY) node
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser"
 
 lint: $(READY)
 	$(BIN)/ruff check .
