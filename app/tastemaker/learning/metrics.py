@@ -10,6 +10,7 @@ often its group was drawn), and each metric below is a function of such weights.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -233,9 +234,8 @@ def estimate(
     if value is None or count < FEWEST_GROUPS:
         return Estimate(value=value, low=None, high=None, n=n)
 
-    random = np.random.default_rng(seed)
     resamples = resamples or min(RESAMPLES, max(200, 5_000_000 // len(keys)))
-    drawn = (random.multinomial(count, np.full(count, 1 / count)) for _ in range(resamples))
+    drawn = _resamples(count, resamples, seed)
     values = np.array([statistic(times[keys].astype(np.float64)) for times in drawn])
     values = values[np.isfinite(values)]
     if not len(values):
@@ -245,6 +245,18 @@ def estimate(
     tail = normal_cdf(-reach)
     low, high = np.quantile(values, [tail, 1 - tail])
     return Estimate(value=value, low=float(low), high=float(high), n=n)
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(count: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+    """How often each of `count` groups is drawn (resamples, count). Drawing takes as long as a
+    statistic, and all statistics of one set are of the same draws."""
+    random = np.random.default_rng(seed)
+    drawn = np.empty((resamples, count), np.uint16)
+    for row in drawn:
+        row[:] = random.multinomial(count, np.full(count, 1 / count))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def _exact(value: float, groups: int) -> tuple[float, float]:
