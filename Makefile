@@ -14,13 +14,14 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint bench browser node clean
+.PHONY: help run test check fast lint audit bench release browser node clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
 	@echo "make test    run the whole test suite"
-	@echo "make check   lint, types, layers, the tests without browser and long jobs"
+	@echo "make check   lint, types, layers, the tests without browser and long jobs, known holes"
 	@echo "make bench   measure speed; the figures go to bench/RESULTS.md"
+	@echo "make release the wheel and its bill of materials, in dist/"
 	@echo "make clean   remove the environment and caches"
 
 $(READY): pyproject.toml
@@ -39,6 +40,19 @@ test: $(READY) browser node
 # The types take one processor for half a minute: beside the tests, not before them.
 check: $(READY)
 	$(MAKE) --jobs 2 lint fast
+	$(MAKE) audit
+
+# Known holes in what is installed. Without a connection nothing is said against it.
+audit: $(READY)
+	@found=$$($(BIN)/pip-audit --local --skip-editable --progress-spinner off 2>&1); code=$$?; \
+	echo "$$found" | grep -v 'not found on PyPI' || true; \
+	[ $$code = 0 ] || ! echo "$$found" | grep -Eq '(PYSEC|GHSA|CVE)-'
+
+# The wheel, and beside it what an installation of it is made of (CycloneDX).
+release: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m docs.bill_of_materials dist/tastemaker.cdx.json
 
 fast: $(READY) node
 	$(PYTEST) -m "not slow and not browser"

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import uvicorn
 from axe_playwright_python.base import AXE_SCRIPT
@@ -42,7 +43,7 @@ def serving(world: World) -> Iterator[str]:
 
 @contextmanager
 def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
-    """A page that fails the test on a script error or a CSP report."""
+    """A page that fails the test on a script error, a CSP report, or a request to another host."""
     context = chromium.new_context(viewport=DESKTOP, **options)
     page = context.new_page()
     page.set_default_timeout(PATIENCE * 1000)
@@ -51,6 +52,10 @@ def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
     page.on(
         "console",
         lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
+    )
+    page.on(
+        "request",
+        lambda request: wrong.append(f"asked {request.url}") if is_elsewhere(request.url) else None,
     )
     try:
         yield page
@@ -61,6 +66,10 @@ def browsing(chromium: Browser, **options: object) -> Iterator[Page]:
     finally:
         context.close()
     assert wrong == []
+
+
+def is_elsewhere(url: str) -> bool:
+    return urlsplit(url).hostname not in (None, "localhost", "127.0.0.1")
 
 
 PAGE_STATE = """({
