@@ -14,13 +14,14 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench release browser node clean
+.PHONY: help run test check fast lint audit bench soak release browser node clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
 	@echo "make test    run the whole test suite"
 	@echo "make check   lint, types, layers, the tests without browser and long jobs, known holes"
 	@echo "make bench   measure speed; the figures go to bench/RESULTS.md"
+	@echo "make soak    the long tests of a release: kills, load, odd requests"
 	@echo "make release the wheel and its bill of materials, in dist/"
 	@echo "make clean   remove the environment and caches"
 
@@ -47,6 +48,12 @@ audit: $(READY)
 	@found=$$($(BIN)/pip-audit --local --skip-editable --progress-spinner off 2>&1); code=$$?; \
 	echo "$$found" | grep -v 'not found on PyPI' || true; \
 	[ $$code = 0 ] || ! echo "$$found" | grep -Eq '(PYSEC|GHSA|CVE)-'
+
+# Before a release, half an hour: a hundred kills while scoring, twenty minutes of ten people beside
+# an embedding and a training, every request that the schema of the API allows.
+soak: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,soak]'
+	KILLS=100 LOAD_SECONDS=1200 $(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_soak.py
 
 # The wheel, and beside it what an installation of it is made of (CycloneDX).
 release: $(READY)

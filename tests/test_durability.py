@@ -1,30 +1,46 @@
-"""What was acknowledged is there, however the server ends."""
+"""What was acknowledged is there, however the server ends and whatever runs beside it."""
 
+import math
 import os
 import signal
 import sqlite3
 import threading
+import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from web_world import make_world
+from sqlmodel import col, delete, func, select
+from web_world import make_world, settings_in
 
-from tests.conftest import free_port, running, until
+from tastemaker import jobs, projects
+from tastemaker.cli.doctor import examine
+from tastemaker.database.migration import migrate
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Embedding, Image, Job, ScoreEvent
+from tastemaker.training import retrain
+from tests.conftest import free_port, running, serving, until
 
-KILLS = int(os.environ.get("KILLS", "3"))  # a hundred before a release: a few minutes
-PEOPLE = 4
+# `make soak`, before a release: a hundred kills, twenty minutes of load.
+KILLS = int(os.environ.get("KILLS", "3"))
+LOAD_SECONDS = float(os.environ.get("LOAD_SECONDS", "6"))
+PEOPLE, CROWD, EACH_PER_SECOND = 4, 10, 5
 
 
 class Person(threading.Thread):
-    """Scores images as fast as the server answers, and remembers what it was told is saved. After
-    an error it sends the same score again under the same key, as the page does."""
+    """Scores images as fast as the server answers, or at a pace, and remembers what it was told is
+    saved. After an error it sends the same score again under the same key, as the page does."""
 
-    def __init__(self, url: str, project: str, images: int, seed: int) -> None:
+    def __init__(
+        self, url: str, project: str, images: int, seed: int, per_second: float = math.inf
+    ) -> None:
         super().__init__(daemon=True)
         self.at, self.images = f"{url}/api/v1{project}/scores", images
+        self.pause = 1 / per_second
+        self.took: list[float] = []  # milliseconds of each answer
         self.random = np.random.default_rng(seed)
         self.acknowledged: dict[str, tuple[int, int, int]] = {}  # key -> event, image, value
         self.refused: list[str] = []  # anything but "saved" and "busy"
@@ -40,6 +56,7 @@ class Person(threading.Thread):
                 key = uuid.uuid4().hex
                 said = {"image_id": image, "value": value, "key": key}
                 while key not in self.acknowledged and not self.ending.is_set():
+                    began = time.perf_counter()
                     try:
                         answer = client.post(self.at, json=said)
                     except httpx.TransportError:
@@ -49,7 +66,9 @@ class Person(threading.Thread):
                         self.refused.append(answer.text)
                         return
                     if answer.status_code == 200:
+                        self.took.append(1000 * (time.perf_counter() - began))
                         self.acknowledged[key] = (answer.json()["event_id"], image, value)
+                        self.ending.wait(self.pause)
 
 
 @pytest.mark.slow
@@ -86,18 +105,74 @@ def test_a_score_that_was_acknowledged_survives_every_kill_of_the_server(tmp_pat
     assert acknowledged() > 20 * KILLS
 
 
+@pytest.mark.slow(20)
+def test_ten_people_lose_nothing_beside_an_embedding_and_a_training(sample: Path) -> None:
+    """Fifty scores a second while the worker embeds and trains again and again. The times are told
+    and fail nothing: they are this machine's."""
+    settings = settings_in(sample)
+    engine = migrate(settings)
+    with reading(engine) as session:
+        before = session.exec(select(func.count()).select_from(ScoreEvent)).one()
+        images = session.exec(select(func.count()).select_from(Image)).one()
+
+    def keep_the_worker_busy() -> None:
+        """An embedding and a training run, or wait to."""
+        with writing(engine) as session:
+            at_work = session.exec(
+                select(Job.kind).where(col(Job.state).not_in(jobs.FINISHED))
+            ).all()
+            project = projects.get(session, 1)
+            if "train" not in at_work:
+                retrain.request_training(session, settings, project, recipe="ridge")
+            if "embed" not in at_work:
+                session.execute(delete(Embedding).where(col(Embedding.image_id) % 10 == 0))
+                jobs.enqueue(session, "embed", "Embed", {}, project.id)
+
+    with serving(sample) as url:
+        people = [
+            Person(url, "/projects/1", images, seed, EACH_PER_SECOND) for seed in range(CROWD)
+        ]
+        for person in people:
+            person.start()
+        end = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < end:
+            keep_the_worker_busy()
+            people[0].ending.wait(1)
+        for person in people:
+            person.ending.set()
+        for person in people:
+            person.join()
+    stored_once(sample, people)
+    assert [finding for finding in examine(settings) if finding.level == "damage"] == []
+    took = np.concatenate([person.took for person in people])
+    p50, p95, p99 = np.percentile(took, [50, 95, 99])
+    print(
+        f"{len(took)} scores in {LOAD_SECONDS:g} s: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms"
+    )
+    with reading(engine) as session:
+        after = session.exec(select(func.count()).select_from(ScoreEvent)).one()
+        failed = session.exec(select(Job.message).where(Job.state == "failed")).all()
+    assert after - before == len(took) > CROWD and failed == []
+
+
 def check(home: Path, people: list[Person]) -> None:
-    """Every acknowledged score stands once, as it was said; the file is sound, and each label is
-    what its newest score says."""
+    """Every acknowledged score stands once; the file is sound, and each label is what its newest
+    score says."""
+    stored_once(home, people)
+    with closing(sqlite3.connect(f"file:{home / 'tastemaker.db'}?mode=ro", uri=True)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = database.execute("SELECT image_id, value FROM score_event ORDER BY id").fetchall()
+        assert dict(database.execute("SELECT image_id, value FROM label")) == dict(rows)
+
+
+def stored_once(home: Path, people: list[Person]) -> None:
+    """What was acknowledged is stored once, as it was said; nothing was refused."""
     assert [text for person in people for text in person.refused] == []
     told = {key: said for person in people for key, said in list(person.acknowledged.items())}
-    with sqlite3.connect(f"file:{home / 'tastemaker.db'}?mode=ro", uri=True) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows = database.execute('SELECT "key", id, image_id, value FROM score_event').fetchall()
+    with closing(sqlite3.connect(f"file:{home / 'tastemaker.db'}?mode=ro", uri=True)) as database:
+        rows = database.execute(
+            'SELECT "key", id, image_id, value FROM score_event WHERE "key" IS NOT NULL'
+        ).fetchall()
         stored = {key: (event, image, value) for key, event, image, value in rows}
         assert len(stored) == len(rows), "a score was stored twice"
         assert {key: stored.get(key) for key in told} == told
-        newest = {image: value for _, _, image, value in sorted(rows, key=lambda row: row[1])}
-        labels = dict(database.execute("SELECT image_id, value FROM label"))
-        assert labels == newest
-    database.close()
