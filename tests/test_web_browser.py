@@ -608,11 +608,11 @@ def test_a_picture_that_does_not_load_cannot_be_scored_until_it_does(
     world = make_world(tmp_path, images=3)
     with serving(world) as address, browsing(chromium) as page:
         page.clock.install()
-        page.route("**/view", lambda route: route.abort())
+        page.route("**/view*", lambda route: route.abort())
         page.goto(f"{address}{world.at}/score")
         expect(page.locator("#stage")).to_contain_text("cannot be loaded")
         page.keyboard.press("5")
-        page.unroute("**/view")
+        page.unroute("**/view*")
         page.clock.fast_forward(2000)
         image_id = shown_image(page)  # it is tried again
         page.keyboard.press("6")
