@@ -173,7 +173,7 @@ if (grid) {
 
   function changed(left, late, why) {
     note.hidden = left === 0 || (!late && note.hidden);
-    tellWaiting(note, left, "key", why);
+    if (!note.hidden) tellWaiting(note, left, "key", why);
   }
 
   grid.addEventListener("submit", (event) => {

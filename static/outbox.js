@@ -102,7 +102,7 @@ function requestOf(entry) {
    busy      nothing can be saved now
 
    `response` is null without an answer; `answer` is its JSON, null where it is none. */
-function judged(entry, response, answer) {
+function verdictOn(entry, response, answer) {
   if (!response) return { verdict: "busy", text: "The server does not answer.", hint: "It is tried again by itself." };
   const { ok, status } = response, said = answer !== null && typeof answer === "object" ? answer : {};
   const library = response.headers?.get("Tastemaker-Library") ?? said.library ?? null;
@@ -325,7 +325,7 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
     }
   }
 
-  /* What comes back for an entry: `judged`, with the answer and its status. */
+  /* What comes back for an entry: `verdictOn`, with the answer and its status. */
   async function post(entry) {
     if (!entry.sent && !isUndo(entry)) store.put(entry = { ...entry, sent: true });
     const [path, body] = requestOf(entry);
@@ -340,7 +340,7 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
       answer = await response.json();
     } catch { /* no answer, or no JSON */ }
     browser.clearTimeout(timer);
-    return { ...judged(entry, response, answer), answer, status: response?.status };
+    return { ...verdictOn(entry, response, answer), answer, status: response?.status };
   }
 
   const others = ofProject().filter((entry) => entry.library === library && !mine(entry));
@@ -401,4 +401,4 @@ function everythingSaved() {
   return left ? `Saved. ${left} more ${left === 1 ? "waits" : "wait"} in this browser, listed under “Waiting”.` : "Everything is saved.";
 }
 
-if (typeof module === "object") module.exports = { makeOutbox, makeStore, drop, isUndo, requestOf, judged, leansOn };
+if (typeof module === "object") module.exports = { makeOutbox, makeStore, drop, isUndo, requestOf, verdictOn, leansOn };

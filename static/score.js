@@ -61,7 +61,7 @@ function scoring(page) {
     saved(at) { if (at > warnedAt) quiet(); },
     waiting(left, visible, why) {
       note.hidden = left === 0 || !visible;
-      tellWaiting(note, left, "score", why);
+      if (!note.hidden) tellWaiting(note, left, "score", why);
     },
     allSaved() {
       note.textContent = everythingSaved();

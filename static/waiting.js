@@ -3,45 +3,50 @@
 "use strict";
 const takesBackAnother = typeof module === "object" ? require("./outbox.js").isUndo : isUndo;
 
-/* Why an entry waits, as { title, text, offer } of the group that it is listed in; `offer`: what can be
-   done with the group besides discarding it. `why` is the trouble of the moment. */
+/* Why an entry waits, as { order, title, text, offer } of the group that it is listed in; `offer`:
+   whether the group can be sent to this library. `why` is the trouble of the moment. */
 function groupOf(entry, library, why) {
   if (entry.unreadable) return {
-    title: "Cannot be read", text: "Only half of it was written, or it is not Tastemaker's. The file holds it as it is.",
+    order: 3, title: "Cannot be read", text: "Half-written, or not by Tastemaker. Saved as a file, it is there as it is.",
   };
   if (!entry.library) return {
-    title: "From before an upgrade", offer: "adopt",
+    order: 1, title: "From before an upgrade", offer: true,
     text: "It was not noted then which library these belong to. The pictures are those that have the same numbers here: if they are what you scored, send them to this library.",
   };
   if (entry.library !== library) return {
-    title: "Of another library", text: `They are sent once it is served at this address again. Its id: ${entry.library}.`,
+    order: 2, title: "Of another library", text: `They are sent once it is served at this address again. Its id: ${entry.library}.`,
   };
   const reason = entry.held ?? why;
-  if (reason) return { title: reason.text, text: reason.hint };
-  return { title: "Not sent yet", text: entry.name ? `They are sent while ${entry.name} scores here.` : "" };
+  if (reason) return { order: 0, title: reason.text, text: `${reason.hint} ${entry.held ? "It is tried again every minute." : ""}` };
+  return { order: 0, title: "Not sent yet", text: entry.name ? `They are sent while ${entry.name} scores here.` : "" };
 }
 
-/* The scores among the entries, as rows that `tastemaker scores import` reads; what is taken back
-   by another entry is left out. */
-function rowsOf(entries) {
+/* What waits, as the lines of two files: `scores`, which `tastemaker scores import` reads, and the
+   `rest` as it is (skips, flags, undos, what names no picture). What another entry takes back is in
+   neither. */
+function linesOf(entries) {
   const undone = new Set(entries.filter(takesBackAnother).map((entry) => entry.after));
-  return entries.filter((entry) => !undone.has(entry.key)).flatMap((entry) => {
-    if (entry.unreadable) return [{ unreadable: entry.unreadable }];
-    if (takesBackAnother(entry) || entry.value === null || entry.value === undefined) return [];
-    const about = {
-      score: entry.value, annotator: entry.name, scored_at: new Date(entry.at).toISOString(),
-      library: entry.library, project: entry.project, key: entry.key,
-    };
+  const scores = [], rest = [];
+  for (const entry of entries) {
     const images = entry.kind === "batch" ? entry.images : [entry];
-    return images.map(({ sha256, image_id }) => ({ sha256, image_id, ...about }));
-  });
+    const known = images.every((one) => one.sha256) && typeof entry.value === "number";
+    if (undone.has(entry.key) || (takesBackAnother(entry) && entry.after)) continue;
+    if (!known) { rest.push(JSON.stringify(entry)); continue; }
+    for (const { sha256 } of images) {
+      const { value: score, name: annotator, library, project, key } = entry;
+      scores.push(JSON.stringify({ sha256, score, annotator, scored_at: new Date(entry.at).toISOString(), library, project, key }));
+    }
+  }
+  return { scores, rest };
 }
 
 function watching(dialog) {
   const { library, browser } = own, { store } = browser;
   const opener = byId("waiting-open"), groups = byId("waiting-groups");
   const keepers = new Map(); // of projects and people without a page of their own here
-  const covered = (entry) => own.outbox?.project === entry.project && own.outbox?.person === entry.person;
+  /* Whether the page's own outbox sends it. */
+  const covered = (entry) => own.outbox !== null && entry.library === library
+    && own.outbox.project === entry.project && own.outbox.person === entry.person;
   const whyOf = (entry) => (covered(entry) ? own.outbox.why() : keepers.get(laneOf(entry))?.why()) ?? null;
   const laneOf = (entry) => `${entry.project} ${entry.person}`;
 
@@ -90,7 +95,7 @@ function watching(dialog) {
     }
     byId("waiting-none").hidden = entries.length > 0;
     byId("waiting-actions").hidden = entries.length === 0;
-    groups.replaceChildren(...[...named.values()].map(section));
+    groups.replaceChildren(...[...named.values()].sort((a, b) => a.order - b.order).map(section));
   }
 
   function section({ title, text, offer, entries }) {
@@ -101,7 +106,7 @@ function watching(dialog) {
     const rows = element("ul", { className: "waiting-list" }, ...entries.slice(0, MOST).map(row));
     const more = entries.length > MOST ? [element("p", { className: "faint small", textContent: `and ${entries.length - MOST} more` })] : [];
     const words = element("p", { className: "faint", textContent: text });
-    return element("section", {}, element("h3", { textContent: title }), words, rows, ...more, actions);
+    return element("section", {}, element("h3", { textContent: title }), words, rows, ...more, ...(actions.childElementCount ? [actions] : []));
   }
 
   function row(entry) {
@@ -170,10 +175,13 @@ function watching(dialog) {
     for (const keeper of keepers.values()) keeper.retry();
   });
   byId("waiting-export").addEventListener("click", () => {
-    const lines = rowsOf(store.all()).map((one) => `${JSON.stringify(one)}\n`);
-    const link = element("a", { href: URL.createObjectURL(new Blob(lines, { type: "application/jsonl" })), download: "waiting-scores.jsonl" });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    for (const [name, lines] of Object.entries(linesOf(store.all()))) {
+      if (!lines.length) continue;
+      const file = new Blob(lines.map((line) => `${line}\n`), { type: "application/jsonl" });
+      const link = element("a", { href: URL.createObjectURL(file), download: `waiting-${name}.jsonl` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    }
   });
   document.addEventListener("click", (event) => {
     if (event.target.closest('[data-dialog="waiting"]')) list(store.all());
@@ -186,4 +194,4 @@ function watching(dialog) {
 }
 
 if (typeof document === "object" && byId("waiting")) watching(byId("waiting"));
-if (typeof module === "object") module.exports = { groupOf, rowsOf };
+if (typeof module === "object") module.exports = { groupOf, linesOf };
