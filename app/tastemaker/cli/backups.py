@@ -109,6 +109,10 @@ def library_id(
 
     with database() as (settings, engine):
         if new:
+            engine.dispose()  # a server has the database open from its start, a worker soon after
+            if settings.database_in_home:
+                with backups.held_alone(settings.root / backups.DATABASE):
+                    pass
             try:
                 with worker_lock(settings).acquire(timeout=0), sessions.writing(engine) as session:
                     known = installation.renew(session)

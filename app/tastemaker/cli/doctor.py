@@ -41,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_paths(session),
         ]
         findings += _copied(session, settings)
+    engine.dispose()
     findings.append(_backup(settings))
     running = is_running(settings)
     findings.append(
