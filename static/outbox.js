@@ -16,7 +16,7 @@
 
 /* --- where entries are kept ---------------------------------------------------------------- */
 
-const WAITING = "tastemaker:waiting:";
+const WAITING = "tastemaker:outbox-2:"; // which tabs that were opened before an upgrade leave alone
 const FORMER = "tastemaker:outbox:"; // of versions that did not know of libraries
 
 /* Every entry of this browser. `storage` is its localStorage; null where site data is blocked: then,

@@ -294,7 +294,7 @@ test("what was scored in another library waits for it, and so does what is of no
 
 test("what cannot be read is kept and shown, and stops nothing", async () => {
   const storage = new Storage();
-  for (const [name, text] of [["a", "{half"], ["b", "null"], ["c", "[]"]]) storage.setItem(`tastemaker:waiting:${name}`, text);
+  for (const [name, text] of [["a", "{half"], ["b", "null"], ["c", "[]"]]) storage.setItem(`tastemaker:outbox-2:${name}`, text);
   const log = opened({ storage });
   log.outbox.put(score("d"));
   await log.outbox.send();

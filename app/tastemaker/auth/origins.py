@@ -78,20 +78,22 @@ def foreign_request(request: Request) -> Forbidden:
     page, name = urlsplit(origin).netloc[:80], host_name(urlsplit(origin).netloc)[:80]
     remedy = (
         "Let the proxy pass the Host header on (nginx: proxy_set_header Host $http_host; Apache: "
-        f"ProxyPreserveHost On), and add {name} to TASTEMAKER_ALLOWED_HOSTS."
+        "ProxyPreserveHost On)"
     )
+    if name not in LOOPBACK:
+        remedy += f", and add {name} to TASTEMAKER_ALLOWED_HOSTS"
     if page and page.lower() != host.lower():
         same_page = headers.get("sec-fetch-site") == "same-origin"
         if same_page or any(header in headers for header in BY_PROXIES):
             return Forbidden(
                 f"A proxy between the browser and Tastemaker changes the Host header: {page} became"
                 f" {host}. Nothing was changed.",
-                remedy,
+                f"{remedy}.",
             )
         return Forbidden(
             f"This request came from {page}, and Tastemaker is asked as {host}; nothing was "
             "changed.",
-            f"If that is a proxy of yours, it changes the Host header. {remedy}",
+            f"If that is a proxy of yours, it changes the Host header. {remedy}.",
         )
     return Forbidden(
         "This request did not come from Tastemaker's own pages; nothing was changed.",
