@@ -191,12 +191,14 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
     try {
       let answered = true;
       while (answered && next(new Set())) answered = await inTurn(drain); // one may have come meanwhile
-    } finally { sending = false; }
-    const left = all().length;
-    changed(left, false, why());
-    if (!left) return;
-    pause = moving() || trouble ? Math.min(2 * pause, LONGEST_PAUSE) : HELD_PAUSE;
-    again = browser.setTimeout(send, pause);
+    } finally { // also where the page could not show what was saved: the others still go
+      sending = false;
+      if (all().length) {
+        pause = moving() || trouble ? Math.min(2 * pause, LONGEST_PAUSE) : HELD_PAUSE;
+        again = browser.setTimeout(send, pause);
+      }
+    }
+    changed(all().length, false, why());
   }
 
   /* Try everything again now, also what was refused a moment ago. */

@@ -51,6 +51,14 @@ document.addEventListener("htmx:before:response", (event) => {
   event.target.dispatchEvent(new CustomEvent("htmx:response:error", { bubbles: true, detail: event.detail }));
 });
 
+/* So does a plain form: what is changed here was meant for the library that the page shows. */
+document.addEventListener("submit", ({ target: form }) => {
+  if (form.method !== "post" || form.enctype === "multipart/form-data" || form.querySelector("[name=opened_in]")) return;
+  const field = document.createElement("input");
+  Object.assign(field, { type: "hidden", name: "opened_in", value: document.body.dataset.library });
+  form.append(field);
+}, true);
+
 /* A form is sent once, however often its button is clicked while the answer is on its way. */
 document.addEventListener("submit", (event) => {
   const form = event.target;

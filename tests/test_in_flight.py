@@ -115,6 +115,11 @@ def test_another_library_another_program_and_an_upgrade_lose_and_misplace_nothin
         expect(page.locator("#waiting-none")).to_be_visible()
         expect(page.locator("#waiting-open")).to_be_hidden()
 
+        page.goto(f"{url}{here.at}/settings")  # a plain form of a page that was open
+        address.app = there.app
+        page.get_by_role("button", name="Save", exact=True).click()
+        expect(page.locator("h1")).to_contain_text("Another library is served at this address")
+
 
 BLOCKED = """
 Object.defineProperty(window, "localStorage", { get() { throw new DOMException("denied", "SecurityError"); } });

@@ -470,3 +470,23 @@ test("where the browser stores nothing, the page keeps its entries itself", asyn
   await log.outbox.send();
   assert.deepEqual(keys(log), []);
 });
+
+test("a page that fails to show what was saved holds up none of the others", async () => {
+  const { store, clock } = opened(), sent = [];
+  const outbox = makeOutbox({
+    library: LIBRARY, project: 1, person: ADA,
+    browser: { store, locks: null, ...clock, fetch: async (_, { body }) => {
+      const entry = JSON.parse(body);
+      sent.push(entry.key);
+      return response(200, receipt("scores", entry));
+    } },
+    saved: (entry) => { if (entry.key === "a") throw new Error("a fault of the page"); },
+    refused: () => {}, changed: () => {}, warn: () => {},
+  });
+  outbox.put(score("a"));
+  outbox.put(score("b", { image_id: 8 }));
+  await assert.rejects(outbox.send(), /a fault of the page/);
+  clock.forward(1000);
+  await settled();
+  assert.deepEqual([sent, outbox.all()], [["a", "b"], []]);
+});
