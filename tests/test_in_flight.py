@@ -115,6 +115,20 @@ def test_another_library_another_program_and_an_upgrade_lose_and_misplace_nothin
         expect(page.locator("#waiting-none")).to_be_visible()
         expect(page.locator("#waiting-open")).to_be_hidden()
 
+        # A page whose scores do not go through the outbox keeps what was chosen, and says why.
+        page.goto(f"{url}{here.at}/library")
+        page.locator("[data-pick]").first.check()
+        for app, text in ((another_program, "is not Tastemaker"), (there.app, "Another library")):
+            address.app = app
+            page.keyboard.press("5")
+            expect(page.locator("#toast")).to_contain_text(text)
+            expect(page.locator("#toast")).to_contain_text("nothing was saved")
+            page.evaluate("quiet()")
+        address.app = here.app
+        page.keyboard.press("5")
+        expect(page.locator("#toast")).to_contain_text("Undo")
+        assert len(saved(page, here, 6)) == 6 and len(events(there)) == 1
+
         page.goto(f"{url}{here.at}/settings")  # a plain form of a page that was open
         address.app = there.app
         page.get_by_role("button", name="Save", exact=True).click()
