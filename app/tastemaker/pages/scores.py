@@ -274,7 +274,8 @@ def record_score(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
     """Record a score, a skip or a flag. It is on disk when this answers; the answer names the
-    library, the image and the key, so that nothing else can be taken for it."""
+    library, the image and the key, so that nothing else can be taken for it. Like every request,
+    it is refused where its header `Tastemaker-Library` names another library."""
     entry = ScoreInput(
         body.kind, body.value, body.key, body.expected, body.offer, body.origin, body.reason,
         body.note, body.sha256,
