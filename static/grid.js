@@ -96,7 +96,8 @@ if (grid) {
   /* --- scoring ---------------------------------------------------------------------------- */
   const parts = (box) => {
     const [image, expected, offer] = box.value.split(":");
-    return { image_id: Number(image), expected: Number(expected), offer };
+    const { hash } = box.closest("[data-tile]").dataset;
+    return { image_id: Number(image), expected: Number(expected), offer, sha256: hash };
   };
   const knows = (box, event) => {
     const known = parts(box);
@@ -113,7 +114,8 @@ if (grid) {
   const at = (image) => tiles.findIndex((tile) => tile.dataset.tile === String(image));
   const person = { id: Number(grid.dataset.person), name: grid.dataset.personName };
   const of = newKey(), note = byId("outbox"); // this page among others whose batches wait
-  const outbox = pageOutbox({ project: Number(grid.dataset.project), person, saved, refused, changed });
+  const outbox = pageOutbox({ project: Number(grid.dataset.project), person, saved, refused, held, changed });
+  let made = []; // keys of the batches of this page, for undo
   const waiting = () => {
     const images = new Set(outbox.images().map(String));
     tiles.forEach((tile) => tile.classList.toggle("late", images.has(tile.dataset.tile)));
@@ -123,20 +125,26 @@ if (grid) {
   function record(value) {
     const chosen = boxes.filter((box) => box.checked);
     if (!chosen.length) return warn("No image is selected.", "Click the images first, then press a score.");
-    outbox.put({ key: newKey(), kind: "batch", of, images: chosen.map(parts), value });
+    const key = newKey(), titles = chosen.map((box) => box.closest("[data-tile]").dataset.title);
+    outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, title: titles.join(", ").slice(0, 200) });
+    made.push(key);
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
     waiting();
     return outbox.send();
   }
 
-  /* What waits to be saved goes first, so the newest batch is the one that is taken back. */
+  /* The newest batch is taken back. What still waits to be saved goes first; what cannot be saved and
+     was made on another page is not meant. */
   function takeBack() {
-    outbox.put({ key: newKey(), kind: "undo-batch", of, after: outbox.all().findLast((entry) => entry.kind === "batch")?.key });
+    const mine = made.pop();
+    const newest = outbox.all().findLast((entry) => entry.kind === "batch" && (mine ? entry.key === mine : !entry.held));
+    outbox.put({ key: newKey(), kind: "undo-batch", of, after: newest?.key });
     outbox.send();
   }
 
   function saved(entry, answer) {
     const events = Object.entries(answer.events ?? {});
+    if (!events.length) made = made.filter((key) => key !== entry.key); // nothing of it to take back
     for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
       knows(boxes[at(image)], event);
       if (entry.kind === "batch") show(at(image), entry.value);
@@ -158,10 +166,14 @@ if (grid) {
     warn(answer.error || "The server could not save this.", answer.hint);
   }
 
-  function changed(left, late) {
+  function held(entry, { text, hint }) {
+    waiting();
+    warn(text, `It waits in this browser, listed under “Waiting”. ${hint}`);
+  }
+
+  function changed(left, late, why) {
     note.hidden = left === 0 || (!late && note.hidden);
-    note.classList.toggle("late", left > 0);
-    note.textContent = `${left} ${left === 1 ? "key" : "keys"} waiting to be saved; nothing is lost.`;
+    if (!note.hidden) tellWaiting(note, left, "key", why);
   }
 
   grid.addEventListener("submit", (event) => {

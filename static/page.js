@@ -37,6 +37,28 @@ byId("toast").addEventListener("click", (event) => {
   if (event.target.closest("[data-close]")) byId("toast").replaceChildren();
 });
 
+/* Every request says which library the page is of, and every answer whose it is. What comes from
+   another library, another program or a proxy is neither shown nor believed. */
+document.addEventListener("htmx:config:request", (event) => {
+  event.detail.ctx.request.headers["Tastemaker-Library"] = document.body.dataset.library;
+});
+document.addEventListener("htmx:before:response", (event) => {
+  const { response } = event.detail.ctx, library = response.headers.get("Tastemaker-Library");
+  if (library === document.body.dataset.library) return;
+  event.preventDefault();
+  const who = library ? "Another library is served at this address by now" : `What answers at this address is not Tastemaker, or a proxy before it (${response.status})`;
+  warn(`${who}; nothing was saved.`, library ? "Reload the page to work in that one." : "Start it there again, or look at the proxy; then try again.");
+  event.target.dispatchEvent(new CustomEvent("htmx:response:error", { bubbles: true, detail: event.detail }));
+});
+
+/* So does a plain form: what is changed here was meant for the library that the page shows. */
+document.addEventListener("submit", ({ target: form }) => {
+  if (form.method !== "post" || form.enctype === "multipart/form-data" || form.querySelector("[name=opened_in]")) return;
+  const field = document.createElement("input");
+  Object.assign(field, { type: "hidden", name: "opened_in", value: document.body.dataset.library });
+  form.append(field);
+}, true);
+
 /* A form is sent once, however often its button is clicked while the answer is on its way. */
 document.addEventListener("submit", (event) => {
   const form = event.target;

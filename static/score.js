@@ -13,7 +13,8 @@ function scoring(page) {
     project, person,
     saved: (entry, answer) => run(session.saved(entry, answer)),
     refused: (entry, status, answer) => run(session.refused(entry, status, answer)),
-    changed: (left, late) => run(session.outboxChanged(left, late)),
+    held: (entry, reason) => run(session.held(entry, reason)),
+    changed: (left, late, why) => run(session.outboxChanged(left, late, why)),
   });
   const session = new ScoringSession({
     cards: JSON.parse(page.dataset.cards), queue, outbox, newKey,
@@ -58,13 +59,12 @@ function scoring(page) {
     },
     send() { outbox.send(); },
     saved(at) { if (at > warnedAt) quiet(); },
-    waiting(left, visible) {
+    waiting(left, visible, why) {
       note.hidden = left === 0 || !visible;
-      note.textContent = `${left} ${left === 1 ? "score" : "scores"} waiting to be saved; nothing is lost.`;
-      note.classList.toggle("late", left > 0);
+      if (!note.hidden) tellWaiting(note, left, "score", why);
     },
     allSaved() {
-      note.textContent = "Everything is saved.";
+      note.textContent = everythingSaved();
       note.classList.remove("late");
       setTimeout(() => { if (!outbox.all().length) note.hidden = true; }, 2500);
     },
@@ -88,7 +88,7 @@ function scoring(page) {
   /* The server's answer; null without one. */
   async function read(path) {
     try {
-      const answer = await fetch(`/api/v1/projects/${project}${path}`, { headers: { "Tastemaker-Opened-For": person.id } });
+      const answer = await fetch(`/api/v1/projects/${project}${path}`, { headers: { "Tastemaker-Library": own.library, "Tastemaker-Opened-For": person.id } });
       return answer.ok ? await answer.json() : null;
     } catch { return null; }
   }

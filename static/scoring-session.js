@@ -16,7 +16,8 @@
    fetchCard image why get the card of this image, then `cardArrived` with it and `why`
    send                send the outbox
    saved at            what was put into the outbox at that time is saved
-   waiting number late how many scores wait to be saved, and whether that takes long
+   waiting number late why
+                       how many scores wait to be saved, whether that takes long, and what for
    allSaved            nothing waits any more, after something did
    announce text       say it to a screen reader
    warn text hint      something went wrong
@@ -36,6 +37,7 @@ class ScoringSession {
   static LOW = 8; // with fewer cards at hand, more are fetched
   static FULL = 12;
   static HISTORY = 12;
+  static REST = "Nothing else is left to score here. What waits to be saved is listed under “Waiting”.";
 
   /* `cards` are to be scored, the next one first; `labelled` of `images` are scored already. */
   constructor({ cards, labelled, images, queue, showFirst, outbox, newKey }) {
@@ -51,6 +53,7 @@ class ScoringSession {
     this.stepsDue = 0; // steps back that wait for the history
     this.fetchingQueue = null; // { last }: whether nothing was left when it was asked for
     this.wasLate = false;
+    this.lost = false; // whether a score gave way to a newer one since all was saved
   }
 
   /* The card on the stage. */
@@ -85,8 +88,8 @@ class ScoringSession {
     this.seen = this.missing = null;
     const card = this.current();
     if (card) return [["clear"], ["show", card]];
-    if (!this.outbox.all().length) return [["clear"], ["describe"], ...this.#fetchQueue(true)];
-    const text = this.outbox.elsewhere() ? "Reload the page to go on scoring."
+    if (!this.outbox.moving()) return [["clear"], ["describe"], ...this.#fetchQueue(true)];
+    const text = this.outbox.elsewhere() ? "Reload the page to go on scoring here."
       : this.wasLate ? "Not connected. The next image comes when the server answers again." : "";
     return [["clear"], ["describe"], ["empty", text]];
   }
@@ -159,10 +162,11 @@ class ScoringSession {
   }
 
   #put(kind, value, note = "") {
-    const card = this.current(), { image_id, event_id, pendingKey, decision, flagged } = card;
+    const card = this.current(), { image_id, event_id, pendingKey, decision, flagged, sha256 } = card;
     const key = this.newKey();
     const basis = pendingKey ? { after: pendingKey, fill: "expected" } : { expected: event_id };
-    this.outbox.put({ key, kind, value, note, image_id, queue: this.queue, ...offerOf(card), ...basis });
+    const picture = { sha256, title: card.name, thumb: card.thumb }; // to be told from others while it waits
+    this.outbox.put({ key, kind, value, note, image_id, queue: this.queue, ...picture, ...offerOf(card), ...basis });
     const before = { event_id, pendingKey, decision, flagged };
     this.actions.push({ card, key, kind, first: this.position === null, before });
     card.pendingKey = key; // until it is saved
@@ -284,7 +288,7 @@ class ScoringSession {
     const again = new Set(fresh.map((card) => card.image_id));
     this.past = this.past.filter((card) => !again.has(card.image_id)); // some were at hand as well
     const prefetch = ["prefetch", this.ahead];
-    if (!this.current() && last) return [["reload"]];
+    if (!this.current() && last) return this.outbox.all().length ? [["empty", ScoringSession.REST]] : [["reload"]];
     if (this.position !== null) return [prefetch];
     if (wasEmpty && fresh.length) return [...this.#show(), prefetch];
     return [["prepare", this.ahead.slice(1, 1 + ScoringSession.AHEAD)], prefetch];
@@ -317,8 +321,15 @@ class ScoringSession {
     return [...effects, ["refresh"]];
   }
 
+  /* It cannot be saved now, and waits; scoring goes on. */
+  held(entry, { text, hint }) {
+    return [["warn", text, `It waits in this browser, listed under “Waiting”. ${hint}`]];
+  }
+
+  /* Another score was there before it, or there is nothing to take back: that is final. */
   refused(entry, status, answer) {
     const warning = ["warn", answer.error, answer.hint];
+    this.lost = true;
     if (entry.kind === "batch" || entry.kind === "undo-batch") return [warning];
     if (entry.kind === "undo") return [warning, ...this.#undoRefused(entry)];
     const made = this.actions.find((action) => action.key === entry.key); // none before a reload
@@ -329,12 +340,9 @@ class ScoringSession {
       }
       return [warning, ...this.#show()];
     }
-    const onStage = this.current()?.image_id === entry.image_id;
     this.#withdraw(entry.image_id);
-    // Where another score was there before it, the image comes back, knowing of that one, so that
-    // it can be scored again at once.
-    if (status === 409) return [warning, ["fetchCard", entry.image_id, offerOf(made?.card ?? entry)]];
-    return [warning, ...(onStage || !this.current() ? this.#show() : [["describe"]])];
+    // The image comes back, knowing of the other score, so that it can be scored again at once.
+    return [warning, ["fetchCard", entry.image_id, offerOf(made?.card ?? entry)]];
   }
 
   /* The score stands, so the image that came back for it goes again. What this page remembers is not
@@ -351,11 +359,13 @@ class ScoringSession {
     return this.#show();
   }
 
-  /* `left` scores wait to be saved, `late`: for longer than a moment. */
-  outboxChanged(left, late) {
-    const effect = left === 0 && this.wasLate ? ["allSaved"] : ["waiting", left, late || this.wasLate];
+  /* `left` scores wait to be saved, `late`: for longer than a moment; `why`, where that is known. */
+  outboxChanged(left, late, why = null) {
+    const all = left === 0 && this.wasLate && !this.lost;
+    const effect = all ? ["allSaved"] : ["waiting", left, late || this.wasLate, why];
     this.wasLate = left > 0 && (late || this.wasLate);
-    return [effect, ...(left === 0 && !this.current() ? this.#fetchQueue(true) : [])];
+    this.lost &&= left > 0;
+    return [effect, ...(!this.outbox.moving() && !this.current() ? this.#fetchQueue(true) : [])];
   }
 }
 

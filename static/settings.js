@@ -3,11 +3,11 @@
 
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest("[data-key]");
-  const leaves = ["Tab", "Enter", "Escape", "Shift", "Control", "Alt", "Meta"].includes(event.key);
+  const leaves = ["Tab", "Enter", "Escape", "Shift", "Control", "Alt", "Meta", ...TYPES_NOTHING].includes(event.key);
   if (!field || leaves || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Backspace" && field.value) return; // empties the field first
   event.preventDefault();
-  field.value = event.key === " " ? "Space" : event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  field.value = typedDigit(event.key) ?? keyName(event);
 });
 
 document.addEventListener("input", (event) => {

@@ -46,14 +46,16 @@ function makeStage(stage) {
     for (const id of pictures.keys()) if (!kept.has(id)) pictures.delete(id);
   }
 
-  /* Offline, a picture comes again; one that the server has lost does not. */
+  /* Offline, or while something else has the address, a picture comes again; one that the server has
+     lost does not. */
   async function missing(card, how) {
     pictures.delete(card.image_id);
     explain(card, "This picture cannot be loaded. Trying again; you can skip it.");
     seeing = setTimeout(() => { if (now === card) how.unseen(); }, SEEN);
     const answer = await fetch(card.view, { method: "HEAD" }).catch(() => null);
     if (now !== card) return;
-    if (answer && (answer.status === 404 || answer.ok)) {
+    const its = answer?.headers.get("Tastemaker-Library") === document.body.dataset.library;
+    if (its && (answer.status === 404 || answer.ok)) {
       if (answer.status === 404 || card.tried) {
         return explain(card, "There is no picture to show for this image any more. Skip it to go on.");
       }

@@ -193,7 +193,7 @@ def test_a_pair_whose_picture_does_not_load_takes_no_key_and_no_click(
         def lose(route: Route) -> None:
             route.abort() if lost else route.continue_()
 
-        page.route("**/images/*/view", lose)
+        page.route("**/images/*/view*", lose)
         page.on("request", lambda request: sent.append(request.method))
         page.clock.install()  # the page tries again after two seconds
         page.goto(f"{at}{world.at}/score/pairs")

@@ -20,7 +20,7 @@ from tastemaker.auth.middleware import CSP
 from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
 from tastemaker.auth.permissions import limits_its_body
 from tastemaker.database.sessions import reading
-from tastemaker.database.tables import Job, LoginSession, Project, ScoreEvent
+from tastemaker.database.tables import Image, Job, LoginSession, Project, ScoreEvent
 from tastemaker.errors import TooManyAttempts
 from tastemaker.pages.app import create_app
 
@@ -253,7 +253,20 @@ def test_pictures_are_sandboxed_webp_for_this_origin_only(world: World) -> None:
         assert answer.headers["content-type"] == "image/webp"
         assert answer.headers["content-security-policy"].startswith("sandbox")
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["cache-control"] == "private, no-cache"
+        known = {"If-None-Match": answer.headers["etag"]}
+        assert world.client.get(f"/images/1/{size}", headers=known).status_code == 304
+
+
+def test_only_an_address_that_names_the_pixels_is_kept_for_good(world: World) -> None:
+    """Ids begin at one in every library: under the address of one image, another library has
+    another picture."""
+    with reading(world.engine) as session:
+        first, second = (session.get(Image, image_id).sha256 for image_id in (1, 2))
+    for size in ("thumb", "view"):
+        answer = world.client.get(f"/images/1/{size}?h={first[:16]}")
+        assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+        assert world.client.get(f"/images/1/{size}?h={second[:16]}").status_code == 404
 
 
 @pytest.mark.parametrize(

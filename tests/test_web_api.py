@@ -46,7 +46,10 @@ def test_the_queue_leaves_out_what_the_asker_holds(world: World) -> None:
         f"{API}{world.at}/queue", params={"n": 8, "exclude": ",".join(map(str, held))}
     ).json()
     assert len(rest) == 5 and not {card["image_id"] for card in rest} & set(held)
-    assert first[0]["view"] == f"/images/{held[0]}/view" and first[0]["reason"]
+    assert (
+        first[0]["view"] == f"/images/{held[0]}/view?h={first[0]['sha256'][:16]}"
+        and first[0]["reason"]
+    )
 
 
 @pytest.mark.parametrize("query", ["n=0", "n=51", "queue=best", "exclude=a", "exclude=1;2", "n=x"])
@@ -81,7 +84,10 @@ def test_a_score_answers_with_its_event_and_a_repeat_with_the_same(world: World)
     body = {"image_id": 2, "value": 7, "key": "k-00000001", "expected": 0}
     answers = [world.client.post(f"{API}{world.at}/scores", json=body).json() for _ in range(2)]
     assert answers[0] == answers[1]
-    assert answers[0] == {"event_id": 1, "saved": True, "image_id": 2}
+    assert answers[0] == {
+        "event_id": 1, "saved": True, "image_id": 2, "key": "k-00000001",
+        "library": world.app.state.library,
+    }  # fmt: skip
     assert events(world) == [(2, "set", 7)]
 
 

@@ -11,10 +11,13 @@ class TastemakerError(Exception):
     status = 400
     code = ""  # for the scripts of the pages, where the status alone does not say enough
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, code: str = "", **about: object) -> None:
+        """`about` names what exactly was refused (its key, its image), for the scripts as well."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code or self.code
+        self.about = about
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -44,8 +47,12 @@ class Stale(Conflict):
     """Something newer than what the page knew was said of an image; `newest` is its event, 0 where
     all was taken back. A page that learns it can say the same again, knowingly."""
 
-    def __init__(self, message: str, hint: str, newest: int) -> None:
-        super().__init__(message, hint)
+    code = "stale"
+
+    def __init__(
+        self, message: str, hint: str, newest: int, image_id: int = 0, key: str | None = None
+    ) -> None:
+        super().__init__(message, hint, newest=newest, image_id=image_id, key=key)
         self.newest = newest
 
 
@@ -53,6 +60,12 @@ class UserMismatch(Conflict):
     """A page of one person's, sent by another: what it says is neither's to be saved."""
 
     code = "somebody-else"
+
+
+class AnotherLibrary(Conflict):
+    """A page, or a score that waited in a browser, of another library than the one served here."""
+
+    code = "another-library"
 
 
 class TooLarge(TastemakerError):

@@ -187,7 +187,7 @@ test("a flag keeps the card, also one that is not painted yet, and can be taken 
 
 test("a refused flag is taken off the card, which stays", async () => {
   const [server, page] = await opened(4);
-  server.removed.add(1);
+  server.append({ image_id: 1, kind: "set", value: 4 }); // elsewhere
   page.flag();
   await settled();
   assert.equal(page.stage.image_id, 1);
@@ -351,14 +351,61 @@ test("without a connection to look, an image scored elsewhere leaves the stage t
   assert.equal(page.stage.image_id, 2);
 });
 
-test("an image that was removed meanwhile is left", async () => {
+test("a score of an image that was removed meanwhile waits, with the reason, and scoring goes on", async () => {
   const [server, page] = await opened(4);
   server.removed.add(1);
   await page.judge("5");
   assert.equal(page.warned.length, 1);
-  assert.deepEqual(page.session.past, []);
+  assert.match(page.warned[0].join(" "), /taken out of the project.*waits in this browser/);
+  assert.deepEqual(page.note, { left: 1, visible: true });
+  assert.equal(page.why.text, "This image was taken out of the project meanwhile.");
   assert.equal(await page.judge("6"), 2);
   assert.deepEqual(stored(server), [[2, "set", 6]]);
+  assert.deepEqual(page.entries().map(({ image_id, value, held }) => [image_id, value, Boolean(held)]), [[1, 5, true]]);
+  assert.equal(page.warned.length, 1);
+});
+
+test("taken back, a score that cannot be saved waits no more, and the server hears nothing of it", async () => {
+  const [server, page] = await opened(4);
+  server.removed.add(1);
+  await page.judge("5");
+  page.press("Backspace");
+  await settled();
+  assert.deepEqual(page.entries(), []);
+  assert.deepEqual(server.requests.map(([path]) => path), ["scores"]);
+  assert.equal(page.stage.image_id, 1);
+});
+
+test("with nothing left but what waits, the page says so and is not loaded again and again", async () => {
+  const [server, page] = await opened(2);
+  server.removed.add(1);
+  await page.judge("5");
+  await page.judge("6");
+  await settled();
+  assert.equal(page.reloads, 0);
+  assert.match(page.text, /Nothing else is left/);
+  server.removed.delete(1);
+  await page.outbox.retry();
+  await settled();
+  assert.deepEqual(stored(server), [[2, "set", 6], [1, "set", 5]]);
+  assert.equal(page.reloads, 1);
+});
+
+test("that everything is saved is not said where a score gave way to a newer one", async () => {
+  const [server, page] = await opened(4);
+  server.online = false;
+  await page.judge("5");
+  server.online = true;
+  server.append({ image_id: 1, kind: "set", value: 9 });
+  await page.outbox.retry();
+  await settled();
+  assert.deepEqual(page.note, { left: 0, visible: false });
+  server.online = false;
+  await page.judge("6");
+  server.online = true;
+  await page.outbox.retry();
+  await settled();
+  assert.deepEqual(page.note, { left: 0, visible: true }); // now it is
 });
 
 test("an image of the past that is gone leaves the one on the stage where it is", async () => {

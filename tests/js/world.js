@@ -2,6 +2,8 @@
    page without a picture that carries out what the scoring session wants. */
 "use strict";
 
+const LIBRARY = "the-library";
+
 const { actionOf } = require("../../static/keys.js");
 const { makeOutbox } = require("../../static/outbox.js");
 const { ScoringSession } = require("../../static/scoring-session.js");
@@ -49,6 +51,7 @@ class Server {
   events = []; // { id, image_id, kind, value, key, undoes }
   requests = []; // [path, body] of every POST that came through
   removed = new Set(); // images taken out of the project
+  overtaken = new Set(); // keys that were answered with a newer score
   online = true;
   losing = false; // whether answers get lost on the way back
   failing = null; // [status, answer] of a server that cannot answer
@@ -102,21 +105,24 @@ class Server {
 
   #score({ key, image_id, kind, value, expected }) {
     const before = this.events.find((event) => event.key === key);
-    if (before) return [200, { event_id: before.id, image_id }];
+    const receipt = { saved: true, library: LIBRARY, key };
+    if (before) return [200, { ...receipt, event_id: before.id, image_id }];
     if (this.removed.has(image_id)) return [404, { error: "This image was taken out of the project meanwhile." }];
     const newest = this.newest(image_id);
-    if ((newest?.id ?? 0) !== expected) return [409, { error: `${newest?.value} there, ${value} here`, hint: "" }];
-    return [200, { event_id: this.append({ key, image_id, kind, value }).id, image_id }];
+    if ((newest?.id ?? 0) !== expected) this.overtaken.add(key);
+    if ((newest?.id ?? 0) !== expected) return [409, { code: "stale", image_id, key, error: `${newest?.value} there, ${value} here`, hint: "" }];
+    return [200, { ...receipt, event_id: this.append({ key, image_id, kind, value }).id, image_id }];
   }
 
   #undo({ key, event_id }) {
     const before = this.events.find((event) => event.key === key);
-    if (before) return [200, { event_id: before.id, card: this.card(before.image_id) }];
+    const receipt = { saved: true, library: LIBRARY, key };
+    if (before) return [200, { ...receipt, event_id: before.id, card: this.card(before.image_id) }];
     const newest = this.standing().at(-1);
-    if (!newest) return [404, { error: "Nothing more to take back." }];
-    if (event_id && newest.id !== event_id) return [409, { error: "Something newer was scored since." }];
+    if (!newest) return [404, { code: "no-undo", key, error: "Nothing more to take back." }];
+    if (event_id && newest.id !== event_id) return [409, { code: "no-undo", key, error: "Something newer was scored since." }];
     const { id } = this.append({ key, image_id: newest.image_id, kind: "undo", undoes: newest.id });
-    return [200, { event_id: id, card: this.card(newest.image_id) }];
+    return [200, { ...receipt, event_id: id, card: this.card(newest.image_id) }];
   }
 
   /* --- on the line */
@@ -127,7 +133,7 @@ class Server {
     this.requests.push([path, sent]);
     const [status, answer] = this.failing ?? (path === "undo" ? this.#undo(sent) : this.#score(sent));
     if (this.losing) return Promise.reject(new TypeError("the answer was lost"));
-    return this.#arrives({ status, ok: status < 400, json: async () => answer });
+    return this.#arrives(response(status, answer));
   };
 
   get(answer) { return this.online ? this.#arrives(answer) : Promise.resolve(null); }
@@ -152,6 +158,12 @@ class Server {
   }
 }
 
+/* An answer of the program that keeps the library; `library` null: of another program. */
+const response = (status, answer, library = LIBRARY) => ({
+  status, ok: status < 400, headers: new Map(library ? [["Tastemaker-Library", library]] : []),
+  json: async () => { if (answer === undefined) throw new SyntaxError("no JSON"); return answer; },
+});
+
 let keys = 0;
 
 /* The page of one person. What is on its stage counts as seen once `see` is called. */
@@ -171,10 +183,11 @@ class Page {
     Object.assign(this, { server, storage, clock });
     const browser = { storage, locks: null, fetch: server.fetch, ...clock };
     this.outbox = makeOutbox({
-      project: 1, person, browser, warn: (...words) => { this.warned.push(words); },
+      library: LIBRARY, project: 1, person, browser, warn: (...words) => { this.warned.push(words); },
       saved: (entry, answer) => this.#run(this.session.saved(entry, answer)),
       refused: (entry, status, answer) => this.#run(this.session.refused(entry, status, answer)),
-      changed: (left, late) => this.#run(this.session.outboxChanged(left, late)),
+      held: (entry, reason) => this.#run(this.session.held(entry, reason)),
+      changed: (left, late, why) => this.#run(this.session.outboxChanged(left, late, why)),
     });
     this.session = new ScoringSession({
       cards: server.queue({ n: ahead }), queue, outbox: this.outbox, showFirst, images: server.images.length,
@@ -205,7 +218,7 @@ class Page {
     },
     send: () => { this.outbox.send(); },
     saved: () => {},
-    waiting: (left, visible) => { this.note = { left, visible: left > 0 && visible }; },
+    waiting: (left, visible, why) => { this.note = { left, visible: left > 0 && visible }; this.why = why; },
     allSaved: () => { this.note = { left: 0, visible: true }; },
     announce: (text) => { this.announced.push(text); },
     warn: (...words) => { this.warned.push(words); },
@@ -263,4 +276,4 @@ function random(seed) {
   };
 }
 
-module.exports = { Clock, Page, Server, Storage, random, settled };
+module.exports = { LIBRARY, response, Clock, Page, Server, Storage, random, settled };

@@ -17,9 +17,19 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tastemaker.auth import identity
-from tastemaker.auth.origins import by_htmx, for_program, from_our_own_pages, host_name, known_hosts
+from tastemaker.auth.origins import (
+    LIBRARY_HEADER,
+    by_htmx,
+    check_library,
+    for_program,
+    foreign_request,
+    from_our_own_pages,
+    host_name,
+    known_hosts,
+)
 from tastemaker.config import Settings
 from tastemaker.errors import (
+    AnotherLibrary,
     Forbidden,
     NotSignedIn,
     TastemakerError,
@@ -79,6 +89,7 @@ class SecurityMiddleware:
         request = Request(scope, receive)
         try:
             refusal = self._refuse_origin(request) or await self._identify(request)
+            refusal = refusal or self._refuse_library(request)
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -96,24 +107,25 @@ class SecurityMiddleware:
 
     def _refuse_origin(self, request: Request) -> Response | None:
         """The answer to a request under a strange name or from a strange page; else None."""
-        if host_name(request.headers.get("host", "")) not in self.hosts:
+        if (name := host_name(request.headers.get("host", ""))) not in self.hosts:
             return self.respond(
                 request,
                 Forbidden(
-                    "This server does not answer under that name.",
-                    "Use the address it printed at start, or add the name to "
-                    "TASTEMAKER_ALLOWED_HOSTS.",
+                    "This server does not answer under that name; nothing was changed.",
+                    f"Use the address it printed at start, or add {name[:80] or 'the name'} to "
+                    "TASTEMAKER_ALLOWED_HOSTS and start it again.",
                 ),
             )
         if request.method not in SAFE_METHODS and not from_our_own_pages(request):
-            return self.respond(
-                request,
-                Forbidden(
-                    "This request did not come from Tastemaker's own pages; nothing was changed.",
-                    "Programs use /api/v1 with Content-Type: application/json, or with an "
-                    "X-Requested-With header where they send files.",
-                ),
-            )
+            return self.respond(request, foreign_request(request))
+        return None
+
+    def _refuse_library(self, request: Request) -> Response | None:
+        """The answer to a request that is meant for another library; else None."""
+        try:
+            check_library(request, request.headers.get(LIBRARY_HEADER))
+        except AnotherLibrary as error:
+            return self.respond(request, error)
         return None
 
     async def _identify(self, request: Request) -> Response | None:
@@ -161,6 +173,7 @@ def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:
     """`private`: behind a password, where no page may stay readable after signing out."""
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
+    headers.setdefault(LIBRARY_HEADER, scope["app"].state.library)
     if scope["path"].startswith("/static/"):
         lasting = b"v=" in scope["query_string"]
         cache = "public, max-age=31536000, immutable" if lasting else "no-cache"

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from tastemaker.config import Settings
+from tastemaker.errors import AnotherLibrary, Forbidden
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -64,6 +65,56 @@ def from_our_own_pages(request: Request) -> bool:
     parts = urlsplit(origin)
     same = parts.netloc.lower() == headers.get("host", "").lower()
     return parts.scheme in ("http", "https") and same
+
+
+BY_PROXIES = ("x-forwarded-host", "x-forwarded-for", "x-forwarded-proto", "forwarded", "via")
+
+
+def foreign_request(request: Request) -> Forbidden:
+    """Why `from_our_own_pages` is false, and what to do: a browser whose page has another name than
+    the host that is asked is either elsewhere, or behind a proxy that changes the name."""
+    headers = request.headers
+    origin, host = headers.get("origin", ""), headers.get("host", "")[:80]
+    page, name = urlsplit(origin).netloc[:80], host_name(urlsplit(origin).netloc)[:80]
+    remedy = (
+        "Let the proxy pass the Host header on (nginx: proxy_set_header Host $http_host; Apache: "
+        "ProxyPreserveHost On)"
+    )
+    if name not in LOOPBACK:
+        remedy += f", and add {name} to TASTEMAKER_ALLOWED_HOSTS"
+    if page and page.lower() != host.lower():
+        same_page = headers.get("sec-fetch-site") == "same-origin"
+        if same_page or any(header in headers for header in BY_PROXIES):
+            return Forbidden(
+                f"A proxy between the browser and Tastemaker changes the Host header: {page} became"
+                f" {host}. Nothing was changed.",
+                f"{remedy}.",
+            )
+        return Forbidden(
+            f"This request came from {page}, and Tastemaker is asked as {host}; nothing was "
+            "changed.",
+            f"If that is a proxy of yours, it changes the Host header. {remedy}.",
+        )
+    return Forbidden(
+        "This request did not come from Tastemaker's own pages; nothing was changed.",
+        "Programs use /api/v1 with Content-Type: application/json, or with an X-Requested-With "
+        "header where they send files.",
+    )
+
+
+# Of a request, the library that it is meant for; of an answer, the one that gives it.
+LIBRARY_HEADER = "tastemaker-library"
+
+
+def check_library(request: Request, meant: object) -> None:
+    """Raises `AnotherLibrary` where a request names another library than the one served here: of a
+    page that was open, or of a score that waited, while this one came under the same address."""
+    if meant not in (None, "", request.app.state.library):
+        raise AnotherLibrary(
+            "Another library is served at this address by now; nothing was changed.",
+            "What you scored waits in this browser until its own library is served here again. "
+            "Reload the page to work in this one.",
+        )
 
 
 def safe_redirect_path(path: str) -> str:

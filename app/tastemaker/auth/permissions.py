@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from tastemaker.auth.identity import Identity, is_id
+from tastemaker.auth.origins import check_library
 from tastemaker.errors import Forbidden, Invalid, NotSignedIn, TooLarge
 
 FORM = "application/x-www-form-urlencoded"
@@ -33,11 +34,14 @@ async def current_user(
     request: Request, tastemaker_opened_for: Annotated[int | None, Header()] = None
 ) -> Identity:
     """Who calls, and whose page they call from, where it says so: a script by a header, a form by
-    a field. Another tab may have changed who scores since the page was opened."""
+    a field. Another tab may have changed who scores since the page was opened. Raises
+    `AnotherLibrary` for a form of a page of another one."""
     user: Identity = request.state.user
     page_user_id = tastemaker_opened_for
     if page_user_id is None and request.headers.get("content-type", "").startswith(FORM):
-        field = (await request.form()).get("opened_for")  # read once, for the endpoint as well
+        form = await request.form()  # read once, for the endpoint as well
+        check_library(request, form.get("opened_in"))
+        field = form.get("opened_for")
         page_user_id = int(field) if isinstance(field, str) and is_id(field) else None
     return user if page_user_id is None else replace(user, page_user_id=page_user_id)
 

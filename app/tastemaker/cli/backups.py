@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from filelock import Timeout
 
 from tastemaker.cli.help import Commands
@@ -91,6 +92,38 @@ def restore(
     )
     if replaced:
         out.print(f"What was there before is in {plain(replaced)}.")
+    return None
+
+
+@app.command("library-id")
+def library_id(
+    new: Annotated[
+        bool, typer.Option("--new", help="Give it another one; the program must be stopped.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the id by which browsers tell this library from others. A copy that is used beside its
+    original needs a new one; a moved or restored library keeps its own."""
+    from tastemaker.database import backups, installation, sessions
+    from tastemaker.worker import worker_lock
+
+    with database() as (settings, engine):
+        if new:
+            engine.dispose()  # a server has the database open from its start, a worker soon after
+            if settings.database_in_home:
+                with backups.held_alone(settings.root / backups.DATABASE):
+                    pass
+            try:
+                with worker_lock(settings).acquire(timeout=0), sessions.writing(engine) as session:
+                    known = installation.renew(session)
+            except Timeout:
+                raise backups.running() from None
+        else:
+            with sessions.reading(engine) as session:
+                known = installation.identity(session)
+    if as_json:
+        return print_json({"library": known.library})
+    out.print(known.library)
     return None
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores, versions
+from tastemaker.cli.server import NEW_ID, copy_of
 from tastemaker.cli.terminal import counted, were
 from tastemaker.config import Settings
-from tastemaker.database import backups, sessions
+from tastemaker.database import backups, copies, installation, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, ImagePath, Label, SkippedFile
 from tastemaker.files import free_space
@@ -39,6 +40,8 @@ def examine(settings: Settings) -> list[Finding]:
             *_uploads(session, settings),
             *_paths(session),
         ]
+        findings += _copied(session, settings)
+    engine.dispose()
     findings.append(_backup(settings))
     running = is_running(settings)
     findings.append(
@@ -60,6 +63,11 @@ def _sqlite_build(settings: Settings) -> Finding:
             "Install pysqlite3, which brings a newer one.",
         )
     return Finding("ok", f"SQLite {version}.")
+
+
+def _copied(session: Session, settings: Settings) -> list[Finding]:
+    original = copies.original_of(settings, installation.identity(session).library)
+    return [] if original is None else [Finding("warning", copy_of(original), NEW_ID)]
 
 
 def _space(settings: Settings) -> Finding:

@@ -7,16 +7,29 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import uvicorn
 
 from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
+from tastemaker.database import copies
 from tastemaker.errors import TastemakerError
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
 LONG_LIFE = 60.0  # seconds after which its end says nothing about the next one
+
+
+NEW_ID = "Stop the program here and type: tastemaker library-id --new"
+
+
+def copy_of(original: Path) -> str:
+    """What is wrong with a home folder that is a copy of another one which is still there."""
+    return (
+        f"This library is a copy of the one in {original}, with the same id: a browser cannot tell "
+        "which of them a score waits for."
+    )
 
 
 def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin: str = "") -> None:
@@ -42,6 +55,9 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     if supervisor:
         supervisor.start()
     name = f"[{host}]" if ":" in host else host
+    original = copies.note_place(settings, application.state.library)
+    if original is not None:
+        print(f"{copy_of(original)} {NEW_ID}", file=sys.stderr, flush=True)
     file_checks.check_all_files(application.state.engine, settings)
     print(f"Tastemaker is at http://{name}:{port}{begin}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.

@@ -225,7 +225,7 @@ def restore(settings: Settings, source: Path, report: Report | None = None) -> R
         scores, _ = _inspect(ready / DATABASE, check=True)
         _sign_everybody_out(ready / DATABASE)
         replaced = settings.backups / f"before-restore-{now():%Y%m%d-%H%M%S-%f}"
-        with _held_alone(settings.root / DATABASE) as existed:
+        with held_alone(settings.root / DATABASE) as existed:
             names = [name for name in about["sha256"] if name != DATABASE]
             for name in names:
                 _put_in_place(ready / name, settings.root / name, replaced / name)
@@ -333,7 +333,7 @@ def _sign_everybody_out(database: Path) -> None:
 
 
 @contextmanager
-def _held_alone(database: Path) -> Iterator[bool]:
+def held_alone(database: Path) -> Iterator[bool]:
     """Hold the database alone; whether there is one. A damaged one cannot be held, and is replaced
     all the same."""
     if not database.exists():

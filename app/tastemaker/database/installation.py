@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlmodel import Session, select
+from sqlmodel import Session, select, update
 
 from tastemaker.database.sessions import is_writing, writing
 from tastemaker.database.tables import Installation
@@ -43,6 +43,16 @@ def identity(session: Session) -> Identity:
     if not is_writing(session):  # what an open transaction wrote may not come to stay
         _known[address] = found
     return found
+
+
+def renew(session: Session) -> Identity:
+    """Another id and another secret, for a copy that is used beside its original. Pages and entries
+    of before belong to the former id: no server may be running."""
+    new = {"library_id": secrets.token_hex(8), "secret": secrets.token_urlsafe(32)}
+    identity(session)  # there is one to be replaced
+    session.execute(update(Installation).values(new))
+    _known.pop(session.get_bind().engine.url.render_as_string(hide_password=False), None)
+    return Identity(new["library_id"], new["secret"])
 
 
 def _read(session: Session) -> Identity | None:

@@ -12,6 +12,7 @@ from tastemaker.auth.identity import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
+from tastemaker.database import installation
 from tastemaker.database.migration import migrate
 from tastemaker.database.sessions import is_locked, writing
 from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
@@ -63,6 +64,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     engine = migrate(config)
     with writing(engine) as session:
         annotator_id = projects.annotator(session, config.annotator).id
+        library = installation.identity(session).library
     app = FastAPI(
         title="Tastemaker",
         version=__version__,
@@ -72,6 +74,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)
+    app.state.library = library
     app.state.annotator_id, app.state.failed_logins = annotator_id, FailedLogins()
     app.add_middleware(
         SecurityMiddleware,

@@ -110,6 +110,7 @@ class OneOfBatch(BaseModel):
     offer: str = Field(default="", max_length=4000)
     origin: str = ""
     reason: str = Field(default="", max_length=300)
+    sha256: str | None = Field(default=None, max_length=64)
 
 
 class NewBatch(BaseModel):
@@ -124,22 +125,33 @@ class NewBatch(BaseModel):
 
 @api.post("/projects/{project_id}/batches")
 def record_batch(
-    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewBatch
+    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewBatch
 ) -> dict[str, Any]:
     """Score many images at once. `events` tells the new event of each image that was saved,
-    `refused` why others were left as they are."""
+    `refused` why others were left as they are; `stale` are those of them that were scored
+    elsewhere meanwhile."""
     if any(one.origin and one.origin not in CLAIMS for one in body.images):
         raise Invalid("An image of this batch comes from nowhere that is known.")
     chosen = [
-        BatchItem(one.image_id, one.expected, Origin.claimed(one.origin), one.reason, one.offer)
+        BatchItem(
+            one.image_id,
+            one.expected,
+            Origin.claimed(one.origin),
+            one.reason,
+            one.offer,
+            one.sha256,
+        )
         for one in body.images
     ]
     value = "skip" if body.value is None else str(body.value)
     batch = _record(engine, user, project_id, chosen, value, body.key)
     return {
         "saved": True,
+        "library": request.app.state.library,
+        "key": body.key,
         "events": {event.image_id: event.id for event in batch.events},
         "refused": batch.refused,
+        "stale": batch.stale,
     }
 
 
@@ -151,11 +163,12 @@ class UndoneBatch(BaseModel):
 
 @api.post("/projects/{project_id}/batches/undo")
 def undo_batch(
-    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: UndoneBatch
+    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: UndoneBatch
 ) -> dict[str, Any]:
     """Take back the newest thing said, a batch as a whole. `events` names, for each image it was
     about, the event that stands now (0: none), and `scores` the score."""
-    return _undo(engine, user, project_id, body.key)
+    undone = _undo(engine, user, project_id, body.key)
+    return {"saved": True, "library": request.app.state.library, "key": body.key} | undone
 
 
 # --- inside --------------------------------------------------------------------------------------

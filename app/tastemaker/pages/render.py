@@ -30,6 +30,7 @@ from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
 from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
+from tastemaker.queues.cards import picture_address
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
@@ -122,10 +123,13 @@ def scorer(request: Request) -> Scorer:
 
 
 def page_user_field(request: Request) -> Markup:
-    """The hidden field of every form that scores: whoever sends it later, it is this person's
-    page."""
-    field = '<input type="hidden" name="opened_for" value="{}">'
-    return Markup(field).format(scorer(request).id)
+    """The hidden fields of every form that scores: whoever sends it later, it is this person's
+    page, and of this library."""
+    field = (
+        '<input type="hidden" name="opened_for" value="{}">'
+        '<input type="hidden" name="opened_in" value="{}">'
+    )
+    return Markup(field).format(scorer(request).id, request.app.state.library)
 
 
 def see_other(path: str) -> RedirectResponse:
@@ -153,7 +157,7 @@ def error_response(request: Request, error: TastemakerError) -> Response:
     """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     if for_program(request):
-        body = {"error": error.message, "hint": error.hint}
+        body: dict[str, Any] = {"error": error.message, "hint": error.hint} | error.about
         if error.code:
             body["code"] = error.code
         return JSONResponse(body, error.status, headers)
@@ -208,7 +212,7 @@ def environment() -> Environment:
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
-        "enough_to_train": ENOUGH_TO_TRAIN,
+        "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module

@@ -51,6 +51,7 @@ class ScoreInput:
     origin: str = ""
     reason: str = ""
     note: str = ""
+    sha256: str | None = None
 
 
 # --- the forms -----------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def record(
             return scores.record_for(
                 session, project_id, image_id, user.annotator_id, entry.kind, entry.value,
                 origin=Origin.claimed(entry.origin), reason=entry.reason, offer=entry.offer,
-                note=entry.note, key=entry.key, expected=entry.expected,
+                note=entry.note, key=entry.key, expected=entry.expected, sha256=entry.sha256,
                 otherwise=user.owner_id,
             )  # fmt: skip
         except NotFound:
@@ -246,9 +247,10 @@ class NewScore(Body):
     """`value` 0–10 for a score; `kind` skip or flag without one. `key` makes a repeat harmless;
     `expected` is the event the asker knew of (0: none). `offer` is the card's, and says where the
     score comes from; without it, `origin` counts only where it is review, and the score else as
-    one from a program."""
+    one from a program. `sha256`, where it is given, must be the image's."""
 
     image_id: int = Field(ge=1, lt=2**63)
+    sha256: str | None = Field(default=None, max_length=64)
     value: StrictInt | None = Field(default=None, ge=0, le=10)
     kind: Literal["set", "skip", "flag"] = "set"
     key: str | None = Field(default=None, min_length=8, max_length=80)
@@ -269,24 +271,36 @@ class NewUndo(Body):
 
 @api.post("/projects/{project_id}/scores")
 def record_score(
-    engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
+    request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
-    """Record a score, a skip or a flag. It is on disk when this answers."""
+    """Record a score, a skip or a flag. It is on disk when this answers; the answer names the
+    library, the image and the key, so that nothing else can be taken for it. Like every request,
+    it is refused where its header `Tastemaker-Library` names another library."""
     entry = ScoreInput(
         body.kind, body.value, body.key, body.expected, body.offer, body.origin, body.reason,
-        body.note,
+        body.note, body.sha256,
     )  # fmt: skip
-    return recorded_json(record(engine, user, project_id, body.image_id, entry))
+    return recorded_json(request, record(engine, user, project_id, body.image_id, entry))
 
 
-def recorded_json(event: Recorded) -> JSONResponse:
+def recorded_json(request: Request, event: Recorded) -> JSONResponse:
     # A ready response: a dict would be validated in a thread first, on the way of every score.
-    return JSONResponse({"event_id": event.id, "saved": True, "image_id": event.image_id})
+    return JSONResponse(
+        {
+            "event_id": event.id, "saved": True, "library": request.app.state.library,
+            "image_id": event.image_id, "key": event.columns["key"],
+        }
+    )  # fmt: skip
 
 
 @api.post("/projects/{project_id}/undo")
 def undo_score(
-    engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id, body: NewUndo
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    user: AnnotatorUser,
+    project_id: Id,
+    body: NewUndo,
 ) -> dict[str, Any]:
     """Take back the newest event. Answers with the image it was about, as a card."""
     inverse = undo_newest(engine, user, project_id, body.event_id, body.key)
@@ -298,6 +312,8 @@ def undo_score(
             "event_id": inverse.id,
             "undoes": inverse.columns["undoes"],
             "saved": True,
+            "library": request.app.state.library,
+            "key": body.key,
             "image_id": inverse.image_id,
             "card": card_json(card),
         }

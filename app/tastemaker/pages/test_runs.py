@@ -332,14 +332,19 @@ def run_images(
 
 @api.post("/projects/{project_id}/test-runs/{run_id}/scores")
 def correct(
-    engine: EngineDep, user: AnnotatorUser, project_id: Id, run_id: Id, body: Correction
+    request: Request,
+    engine: EngineDep,
+    user: AnnotatorUser,
+    project_id: Id,
+    run_id: Id,
+    body: Correction,
 ) -> JSONResponse:
     """Score an image that the run shows. It is on disk when this answers."""
     given = ScoreInput(
         "set", body.value, body.key, body.expected,
         offer(engine, user, project_id, run_id, body.image_id),
     )  # fmt: skip
-    return recorded_json(record(engine, user, project_id, body.image_id, given))
+    return recorded_json(request, record(engine, user, project_id, body.image_id, given))
 
 
 def run_card_json(card: Card) -> dict[str, Any]:

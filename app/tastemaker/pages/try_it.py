@@ -182,7 +182,8 @@ async def predict_again(
 ) -> Response:
     """Ask other models about the same picture."""
     # `async`, because only so can a form of any fields be read.
-    chosen = {name.removeprefix("version-") for name in await request.form()}
+    fields = (name for name in await request.form() if name != "opened_in")
+    chosen = {name.removeprefix("version-") for name in fields}
 
     def ask() -> None:
         tried = find_tried(settings, project_id, token)

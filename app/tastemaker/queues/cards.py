@@ -76,6 +76,16 @@ class Card:
     blind: bool = False
     offer: str = field(default="", repr=False)
 
+    def picture(self, size: str) -> str:
+        """The address of its `thumb`, `view` or `full`."""
+        return picture_address(self.image_id, self.sha256, size)
+
+
+def picture_address(image_id: int, sha256: str, size: str) -> str:
+    """Where the pages get the `thumb`, `view` or `full` of these very pixels. Ids begin at one in
+    every library, so the address names the hash as well."""
+    return f"/images/{image_id}/{size}?h={sha256[:16]}"
+
 
 def items_for(
     session: Session, project: Project, person: Annotator, image_ids: Sequence[int]
@@ -215,11 +225,10 @@ def _named_first(near: list[Neighbour], twin: int | None) -> tuple[Neighbour, ..
 def card_json(card: Card) -> dict[str, Any]:
     """A card for programs and for the scripts of the pages, with the addresses of its pictures.
     `full` is there only where `view` shows less than the file holds."""
-    at = f"/images/{card.image_id}"
     larger = max(card.width, card.height) > VIEW
     pictures = {
-        "view": f"{at}/view" if card.has_pixels else None,
-        "thumb": f"{at}/thumb" if card.has_pixels else None,
-        "full": f"{at}/full" if card.has_pixels and larger else None,
+        "view": card.picture("view") if card.has_pixels else None,
+        "thumb": card.picture("thumb") if card.has_pixels else None,
+        "full": card.picture("full") if card.has_pixels and larger else None,
     }
     return asdict(card) | pictures

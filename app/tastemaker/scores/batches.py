@@ -7,7 +7,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, Stale
 from tastemaker.scores.origin import Origin
 
 MOST = 500
@@ -22,14 +22,17 @@ class BatchItem:
     origin: Origin = Origin.API
     reason: str = ""
     offer: str = ""
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What was saved, in the order given, and the images that were left as they are, with why."""
+    """What was saved, in the order given, and the images that were left as they are, with why;
+    `stale` are those of them that were scored elsewhere meanwhile."""
 
     events: list[ScoreEvent]
     refused: dict[int, str]
+    stale: list[int]
 
 
 def record_batch(
@@ -49,17 +52,21 @@ def record_batch(
         raise Invalid(f"At most {MOST} images can be scored at once.", "Select fewer.")
     events: list[ScoreEvent] = []
     refused: dict[int, str] = {}
+    stale: list[int] = []
     for one in {one.image_id: one for one in chosen}.values():
         try:
             recorded = scores.record(
                 session, project, one.image_id, person, kind, value, origin=one.origin,
                 reason=one.reason, offer=one.offer, key=f"{key}:{one.image_id}",
                 group=f"batch:{key}", expected=one.expected,
+                sha256=one.sha256,
             )  # fmt: skip
             events.append(recorded.event)
         except (Conflict, NotFound) as error:
             refused[one.image_id] = error.message
-    return Batch(events, refused)
+            if isinstance(error, Stale):
+                stale.append(one.image_id)
+    return Batch(events, refused, stale)
 
 
 def undone_together(session: Session, inverse: ScoreEvent) -> list[ScoreEvent]:

@@ -39,6 +39,8 @@ from tastemaker.scores.events import (
 from tastemaker.scores.labels import derive_label
 from tastemaker.scores.origin import Origin
 
+NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -97,6 +99,7 @@ def record_for(
     key: str | None = None,
     group: str | None = None,
     expected: int | None = None,
+    sha256: str | None = None,
     at: datetime | None = None,
     otherwise: int | None = None,
     unless_same: bool = False,
@@ -109,9 +112,10 @@ def record_for(
 
     `key` makes a repeated request harmless: the first answer is given again. `expected` is the id
     of the newest event of this person on this image that the page knew of (0: none); another one
-    means that the score was changed elsewhere meanwhile, and `Conflict` names both values. `at`
-    is when it was given, where that was not now: scores brought in from a file keep their time.
-    With `unless_same`, and always in the library, a score that stands already is not written again.
+    means that the score was changed elsewhere meanwhile, and `Conflict` names both values.
+    `sha256`, where it is given, must be the image's: ids begin at one in every library. `at` is
+    when it was given, where that was not now: scores brought in from a file keep their time. With
+    `unless_same`, and always in the library, a score that stands already is not written again.
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
@@ -124,6 +128,12 @@ def record_for(
     scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
+    if sha256 not in (None, scene.sha256):
+        raise Conflict(
+            "Here this is another picture than the one that was scored; nothing was saved.",
+            "It belongs to another library, or to this one as it was before a backup came back.",
+            code="another-image",
+        )
     annotator_id = scene.annotator_id
     if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)
@@ -148,6 +158,8 @@ def record_for(
             f"{'nothing' if value is None else value} here. The first was kept.",
             "Score it again if you want to replace it.",
             newest.id if newest else 0,
+            image_id=image_id,
+            key=key,
         )
     offered = offers.read(session, project_id, image_id, annotator_id, offer) if offer else None
     came = offered or offers.Offer(Origin(origin), reason)
@@ -214,16 +226,20 @@ def undo(
     if event_id is not None:
         event = session.get(ScoreEvent, event_id)
         if event is None or event.project_id != project.id:
-            raise NotFound("There is no such score to undo.")
+            raise NotFound("There is no such score to undo.", code=NO_UNDO, key=key)
         if event.annotator_id != person.id:
             raise Forbidden("This score is somebody else's.", "Only they can take it back.")
     newest = newest_undoable(session, project, person)
     if newest is None:
-        raise NotFound("Nothing more to take back.")
+        raise NotFound("Nothing more to take back.", code=NO_UNDO, key=key)
     if event_id is not None and newest.id < event_id:
-        raise Conflict("This score was taken back already.", "Nothing was changed.")
+        raise Conflict(
+            "This score was taken back already.", "Nothing was changed.", code=NO_UNDO, key=key
+        )
     if event_id is not None and newest.id != event_id:
-        raise Conflict("Something newer was scored since.", "Undo that first.")
+        raise Conflict(
+            "Something newer was scored since.", "Undo that first.", code=NO_UNDO, key=key
+        )
     together = [newest]
     if newest.event_group is not None:
         together = list(
@@ -257,6 +273,7 @@ class Scene(NamedTuple):
     the event of the request's key if it came before, and whether anybody spoke of the image."""
 
     terms: LabelRules
+    sha256: str
     source_group: str
     member: bool
     removed: bool
@@ -283,7 +300,7 @@ def _scene() -> Any:
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Image.source_group),
+            col(Project.aggregate), col(Image.sha256), col(Image.source_group),
             projects.is_member(project, Image.id, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
             col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
