@@ -21,7 +21,14 @@ from sqlmodel import SQLModel, func, select
 from tastemaker import config, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import installation, migration, sessions
-from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Version
+from tastemaker.database.tables import (
+    EncoderRow,
+    Image,
+    Label,
+    LoginSession,
+    ScoreEvent,
+    Version,
+)
 from tastemaker.errors import TastemakerError
 from tastemaker.learning.version_metrics import VersionMetrics
 from tests.conftest import add_images, environment
@@ -419,3 +426,23 @@ def test_metrics_come_back_from_the_database_as_they_went_in(engine: Engine) -> 
         empty, full = versions.list_ready(session, project)
     assert full.metrics == metrics and full.metrics.as_json() == FLAT
     assert empty.metrics == VersionMetrics() and empty.metrics.as_json() == {}
+
+
+def test_sessions_that_do_not_say_whose_they_are_end_with_the_upgrade(settings: Settings) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0004")
+    with sessions.writing(engine) as session:
+        session.connection().exec_driver_sql(
+            "INSERT INTO login_session (token_sha256, created_at, expires_at)"
+            " VALUES ('ab', '2026-01-01', '2099-01-01')"
+        )
+        session.connection().exec_driver_sql(
+            "INSERT INTO annotator (name, stand_in, role, password_hash, disabled, keys)"
+            " VALUES ('me', 0, 'annotator', '', 0, '{}')"
+        )
+    migration.upgrade(engine, "head")
+    with sessions.reading(engine) as session:
+        assert session.exec(select(LoginSession)).all() == []
+        assert projects.annotator(session, "me").id == 1
+    engine.dispose()

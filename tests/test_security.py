@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from sqlmodel import func, select
 from starlette.routing import Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from tastemaker.auth.identity import SESSION_COOKIE, FailedLogins
+from tastemaker.auth.failed_logins import FailedLogins
+from tastemaker.auth.identity import SESSION_COOKIE
 from tastemaker.auth.middleware import CSP
 from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
 from tastemaker.auth.permissions import limits_its_body
@@ -377,12 +380,39 @@ def test_the_eleventh_guess_from_one_address_is_not_looked_at(tmp_path: Path) ->
 def test_tries_are_forgotten_after_the_window() -> None:
     time = [0.0]
     tries = FailedLogins(limit=2, window=600, clock=lambda: time[0])
-    tries.add("a")
-    tries.add("a")
+    tries.begin("a")
+    tries.begin("a")
     with pytest.raises(TooManyAttempts):
-        tries.check("a")
+        tries.begin("a")
     time[0] = 601
-    tries.check("a")
+    tries.begin("a")
+
+
+def test_of_45_guesses_at_once_ten_are_looked_at_and_right_ones_are_not_counted() -> None:
+    tries = FailedLogins()
+    start = threading.Barrier(45)
+
+    def guess(_: int) -> bool:
+        start.wait()
+        try:
+            tries.begin("a", "admin")
+        except TooManyAttempts:
+            return False
+        return True
+
+    with ThreadPoolExecutor(45) as pool:
+        assert sum(pool.map(guess, range(45))) == 10
+    for _ in range(100):
+        tries.begin("b", "Ada")()
+
+
+def test_many_requests_at_once_with_the_right_password_are_all_let_in(locked: World) -> None:
+    client = client_of(locked.app, client=("10.0.3.1", 1))
+    with ThreadPoolExecutor(12) as pool:
+        asked = [
+            pool.submit(client.get, "/api/v1/projects", auth=("admin", PASSWORD)) for _ in range(24)
+        ]
+    assert {one.result().status_code for one in asked} == {200}
 
 
 def test_the_api_takes_the_password_as_user_admin_and_counts_wrong_ones(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tastemaker.auth import identity
+from tastemaker.auth.identity import NOBODY, Who
 from tastemaker.auth.origins import by_htmx, for_program, from_our_own_pages, host_name, known_hosts
 from tastemaker.config import Settings
 from tastemaker.errors import (
     Forbidden,
-    NotSignedIn,
     TastemakerError,
     TooManyAttempts,
     Unexpected,
@@ -120,6 +120,7 @@ class SecurityMiddleware:
         """The answer to a request of nobody who is signed in; None where it may go on, with
         `state.user` set to who sends it."""
         path = request.url.path
+        request.state.user = NOBODY
         if not self.settings.admin_password:
             request.state.user = identity.owner_identity(request)
             return None
@@ -127,9 +128,10 @@ class SecurityMiddleware:
             return None
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
-        user = await run_sync(identity.session_identity, self.engine, token, owner_id)
-        request.state.user = user
-        if user is not None:
+        request.state.user = await run_sync(
+            identity.session_identity, self.engine, self.settings, token, owner_id
+        )
+        if request.state.user.who != Who.NOBODY:
             return None
         challenge = {}
         authorization = request.headers.get("authorization", "")
@@ -141,7 +143,7 @@ class SecurityMiddleware:
                 )
             except TooManyAttempts as error:
                 return self.respond(request, error)
-            if request.state.user is not None:
+            if request.state.user.who != Who.NOBODY:
                 return None
         if for_program(request):
             challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
@@ -150,9 +152,7 @@ class SecurityMiddleware:
         elif request.method == "GET" and not path.startswith("/images/"):
             there = path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(there, safe='/')}", status_code=303)
-        response = self.respond(
-            request, NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
-        )
+        response = self.respond(request, identity.not_signed_in())
         response.headers.update(challenge)
         return response
 

@@ -20,8 +20,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from tastemaker.auth.identity import Identity, is_id
-from tastemaker.errors import Forbidden, Invalid, NotSignedIn, TooLarge
+from tastemaker.auth.identity import NOBODY, Identity, Who, is_id, not_signed_in
+from tastemaker.errors import Forbidden, Invalid, TooLarge
 
 FORM = "application/x-www-form-urlencoded"
 MAX_BODY = 2**20  # bytes of a form or of JSON
@@ -53,9 +53,9 @@ class Permission:
 
     def check(self, request: Request) -> None:
         """Raises `NotSignedIn` or `Forbidden`."""
-        user: Identity | None = getattr(request.state, "user", None)
-        if user is None:
-            raise NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
+        user: Identity = getattr(request.state, "user", NOBODY)
+        if user.who == Who.NOBODY:
+            raise not_signed_in()
         if user.role not in self.roles:
             raise _admins_only()
 

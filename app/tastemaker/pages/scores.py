@@ -162,7 +162,7 @@ def record(
                 session, project_id, image_id, user.annotator_id, entry.kind, entry.value,
                 origin=Origin.claimed(entry.origin), reason=entry.reason, offer=entry.offer,
                 note=entry.note, key=entry.key, expected=entry.expected,
-                otherwise=user.owner_id,
+                otherwise=user.fallback_id,
             )  # fmt: skip
         except NotFound:
             projects.get(session, project_id)  # it may be the project that is not there
