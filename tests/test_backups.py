@@ -167,7 +167,9 @@ def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
 
 def test_nobody_stays_signed_in(world: World, elsewhere: Settings, tmp_path: Path) -> None:
     with sessions.writing(world.engine) as session:
-        session.add(LoginSession(token_sha256="a" * 64, who="owner", credential="b", expires_at=now()))
+        session.add(
+            LoginSession(token_sha256="a" * 64, who="owner", credential="b", expires_at=now())
+        )
     backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "all.zip").path)
     assert rows(elsewhere)["login_session"] == []
     assert len(rows(closed(world).settings)["login_session"]) == 1

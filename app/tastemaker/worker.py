@@ -20,11 +20,9 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
@@ -34,6 +32,7 @@ from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
 from tastemaker.errors import TastemakerError, Unavailable
+from tastemaker.jobs.clock import Clock
 from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
 from tastemaker.processes import JOB_NICENESS, lower_priority
@@ -59,7 +58,9 @@ HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 30.0
 KILL_AFTER_SECONDS = 5.0
 AUTO_TRAIN_SECONDS = 5.0
-SWEEP_HOURS = 24
+REAP_SECONDS = 5.0
+BACKUP_SECONDS = 3600.0  # between two looks whether one is due
+SWEEP_SECONDS = 24 * 3600.0
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -331,7 +332,10 @@ def run_forever(settings: Settings) -> None:
     `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
     server does."""
     engine = migrate(settings)
-    parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
+    # The server says its own number: by the time this line runs it may be gone, and `getppid` would
+    # name whoever took over its children.
+    supervisor = os.environ.get("TASTEMAKER_SUPERVISED", "")
+    parent = int(supervisor) if supervisor.isdecimal() else None
     lock = worker_lock(settings)
     if _comes_to_hold(lock, parent):
         try:
@@ -342,24 +346,21 @@ def run_forever(settings: Settings) -> None:
 
 def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
     """Wait for the lock; under a server for as long as that lives. False when it ended first."""
-    while True:
+    while parent is None or os.getppid() == parent:
         try:
             lock.acquire(timeout=10 if parent is None else 1)
             return True
         except Timeout:
             if parent is None:
                 raise
-            if os.getppid() != parent:
-                return False
+    return False
 
 
 def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     with sessions.writing(engine) as session:
         jobs.requeue_orphans(session)
     worker, resident = Worker(settings, engine), Resident(settings)
-    scheduler = BackgroundScheduler(
-        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-    )
+    clock = Clock()
     if parent is None:  # else the web process does it
         file_checks.check_all_files(engine, settings)
 
@@ -374,34 +375,23 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent:
             end()
 
-    scheduler.add_job(log_expected_errors(worker.tick), "interval", seconds=TICK_SECONDS)
-    scheduler.add_job(log_expected_errors(worker.reap), "interval", seconds=5)
-    scheduler.add_job(resident.tend, "interval", seconds=1)
-    scheduler.add_job(watch_parent, "interval", seconds=1)
-    scheduler.add_job(
-        files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
-        next_run_time=datetime.now(UTC),
-    )  # fmt: skip
-    scheduler.add_job(
-        log_expected_errors(auto_train.tick),
-        "interval",
-        args=(settings, engine),
-        seconds=AUTO_TRAIN_SECONDS,
-    )
-    scheduler.add_job(
-        log_expected_errors(backups.nightly_backup), "interval", args=(settings,), hours=1,
-        next_run_time=datetime.now(UTC),
-    )  # fmt: skip
+    clock.every(TICK_SECONDS, log_expected_errors(worker.tick))
+    clock.every(REAP_SECONDS, log_expected_errors(worker.reap))
+    clock.every(1, resident.tend)
+    clock.every(1, watch_parent)
+    clock.every(SWEEP_SECONDS, files.sweep_unfinished, settings.root, at_once=True)
+    clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
+    clock.every(BACKUP_SECONDS, log_expected_errors(backups.nightly_backup), settings, at_once=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    scheduler.start()
+    clock.start()
     try:
         resident.tend()
         os.read(ended, 1)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):  # it is ending already
             signal.signal(number, signal.SIG_IGN)
-        scheduler.shutdown(wait=False)
+        clock.shutdown(wait=False)
         resident.stop()
         worker.stop()
 

@@ -25,6 +25,7 @@ from sqlmodel import Session, col, delete, select
 
 from tastemaker.auth import accounts
 from tastemaker.auth.failed_logins import FailedLogins
+from tastemaker.auth.lanes import PASSWORDS, SESSIONS
 from tastemaker.config import Settings
 from tastemaker.database import installation
 from tastemaker.database.sessions import reading
@@ -224,7 +225,7 @@ class BasicLogins:
         self._turns: dict[bytes, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def identity(self, request: Request, authorization: str) -> Identity:
+    async def identity(self, request: Request, authorization: str) -> Identity:
         """Who sends this Authorization header; nobody if it is wrong. Raises `TooManyAttempts`."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
@@ -234,8 +235,12 @@ class BasicLogins:
         except (binascii.Error, ValueError):  # also of another alphabet, or no UTF-8
             return NOBODY
         key = _digest(authorization)
-        if (user := self._still_known(request, key)) is not None:
-            return user
+        known = await SESSIONS.run(self._still_known, request, key)
+        if known is not None:
+            return known
+        return await PASSWORDS.run(self._checked, request, key, name, password)
+
+    def _checked(self, request: Request, key: bytes, name: str, password: str) -> Identity:
         with self._lock:
             if len(self._turns) >= 1000:
                 self._turns.clear()

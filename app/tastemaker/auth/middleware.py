@@ -9,14 +9,13 @@ import logging
 from collections.abc import Callable
 from urllib.parse import quote
 
-from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import Engine
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tastemaker.auth import identity
+from tastemaker.auth import identity, lanes
 from tastemaker.auth.identity import NOBODY, Who
 from tastemaker.auth.origins import by_htmx, for_program, from_our_own_pages, host_name, known_hosts
 from tastemaker.config import Settings
@@ -24,6 +23,7 @@ from tastemaker.errors import (
     Forbidden,
     TastemakerError,
     TooManyAttempts,
+    Unavailable,
     Unexpected,
 )
 
@@ -128,7 +128,7 @@ class SecurityMiddleware:
             return None
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
-        request.state.user = await run_sync(
+        request.state.user = await lanes.SESSIONS.run(
             identity.session_identity, self.engine, self.settings, token, owner_id
         )
         if request.state.user.who != Who.NOBODY:
@@ -138,10 +138,8 @@ class SecurityMiddleware:
         # Programs also follow what the API points to: thumbnails.
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
-                request.state.user = await run_sync(
-                    self.basic_logins.identity, request, authorization
-                )
-            except TooManyAttempts as error:
+                request.state.user = await self.basic_logins.identity(request, authorization)
+            except (TooManyAttempts, Unavailable) as error:
                 return self.respond(request, error)
             if request.state.user.who != Who.NOBODY:
                 return None

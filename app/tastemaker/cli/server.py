@@ -99,7 +99,7 @@ class WorkerSupervisor:
         while not self._stopping.is_set():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tastemaker.cli", "worker"],
-                env=os.environ | {"TASTEMAKER_SUPERVISED": "1"},
+                env=os.environ | {"TASTEMAKER_SUPERVISED": str(os.getpid())},
                 stdin=subprocess.DEVNULL,
             )
             if self._stopping.is_set():

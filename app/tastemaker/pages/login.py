@@ -7,6 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 
 from tastemaker.auth import accounts, identity
 from tastemaker.auth.identity import Who
+from tastemaker.auth.lanes import PASSWORDS
 from tastemaker.auth.origins import safe_redirect_path
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.database.sessions import reading, writing
@@ -25,6 +26,7 @@ def page(_: AnyVisitor, request: Request, settings: SettingsDep, next: str = "/"
 
 
 @router.post("/login")
+@PASSWORDS
 def sign_in(
     _: AnyVisitor,
     request: Request,

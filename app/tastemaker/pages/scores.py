@@ -15,6 +15,7 @@ from sqlmodel import Session
 
 from tastemaker import images, projects, queues, scores
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute
 from tastemaker.config import Settings
@@ -98,6 +99,7 @@ class UndoForm(BaseModel):
 @router.post("/projects/{project_id}/images/{image_id}/score")
 @router.post("/projects/{project_id}/images/{image_id}/skip")
 @router.post("/projects/{project_id}/images/{image_id}/flag")
+@SCORES
 def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[ScoreForm, Form()],
@@ -112,6 +114,7 @@ def correct(
 
 
 @router.post("/projects/{project_id}/undo")
+@SCORES
 def undo(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     form: Annotated[UndoForm, Form()],
@@ -268,6 +271,7 @@ class NewUndo(Body):
 
 
 @api.post("/projects/{project_id}/scores")
+@SCORES
 def record_score(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
@@ -285,6 +289,7 @@ def recorded_json(event: Recorded) -> JSONResponse:
 
 
 @api.post("/projects/{project_id}/undo")
+@SCORES
 def undo_score(
     engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id, body: NewUndo
 ) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
-from starlette.concurrency import run_in_threadpool
 
 from tastemaker import projects, versions
+from tastemaker.auth.lanes import MODELS
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import (
     AdminUser,
@@ -128,6 +128,7 @@ def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Re
 
 
 @router.post("/projects/{project_id}/try")
+@MODELS
 def try_picture(
     _: AnnotatorUser,
     request: Request,
@@ -189,7 +190,7 @@ async def predict_again(
         models = resolve_models(engine, project_id, chosen)
         predict_staged(engine, settings, project_id, token, tried["name"], models)
 
-    await run_in_threadpool(ask)
+    await MODELS.run(ask)
     return redirect(request, f"/projects/{project_id}/try/{token}")
 
 
@@ -353,6 +354,7 @@ OPENAPI_BODY = {
 
 
 @api.post("/projects/{project_id}/predict", openapi_extra=OPENAPI_BODY)
+@MODELS
 def predict(
     _: AnnotatorUser,
     engine: EngineDep,
