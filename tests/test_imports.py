@@ -16,13 +16,14 @@ from PIL import Image as Picture
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
-from tastemaker import images, jobs, projects, scores
+from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Annotator,
     Collection,
     CollectionImage,
+    Embedding,
     EncoderRow,
     Image,
     ImagePath,
@@ -560,6 +561,39 @@ def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> 
         "encoder": desk.project.encoder,
     }
     assert "more than the 1 million pixels" in desk.reasons()[large.name]
+
+
+def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system ends a process by a signal where memory runs out; nothing in it can prevent it."""
+    fatal = desk.put("fatal.png", png(1))
+    desk.put("small.png", encoded(noise(2, 20)))
+    desk.put("large.png", png(3))
+    desk.bring_in()
+    monkeypatch.setattr(embeddings, "LARGE_PIXELS", 20 * 20)
+    (job,) = desk.all(Job, Job.kind == "embed")
+    work = work_on(desk.settings, desk.engine, job.id)
+    work.died_on = [desk.image(fatal.read_bytes()).id]
+    names, held = {image.id: image.name for image in desk.all(Image)}, []
+    embed = embeddings._embed
+
+    def watched(job: Any, encoder: Any, pictures: Any, *more: Any) -> Any:
+        (row,) = desk.all(Job, Job.kind == "embed")
+        stored = {names[row.image_id] for row in desk.all(Embedding)}
+        held.append(([names[i] for i, _ in pictures], row.result.get("in_hand"), stored))
+        return embed(job, encoder, pictures, *more)
+
+    monkeypatch.setattr(embeddings, "_embed", watched)
+    result = embed_project(work, desk.project.id)
+    assert (result["embedded"], result["set_aside"]) == (2, 1)
+    assert "memory ran out" in desk.reasons()[fatal.name]
+    (usual, in_hand, _), (large, large_in_hand, stored) = held
+    assert (usual, in_hand) == (["small.png"], None)
+    assert large == ["large.png"] and names[large_in_hand] == "large.png"
+    assert stored == {"small.png"}, "written before the large one is begun"
+    (row,) = desk.all(Job, Job.kind == "embed")
+    assert "in_hand" not in row.result
 
 
 class Evil:

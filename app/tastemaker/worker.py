@@ -222,7 +222,9 @@ class Worker:
                     if code is not None and code < 0
                     else f"Its process ended unexpectedly (exit code {code})."
                 )
-                state = jobs.give_back(session, claim, reason)
+                killed = code is not None and code < 0
+                counts = not (killed and jobs.blame(session, claim))
+                state = jobs.give_back(session, claim, reason, counts=counts)
                 jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
         log.info("job %s ended: %s", claim.job_id, kind)
 
