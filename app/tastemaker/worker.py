@@ -31,7 +31,7 @@ from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
-from tastemaker.errors import TastemakerError, Unavailable
+from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
 from tastemaker.jobs.clock import Clock
 from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
@@ -103,7 +103,10 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
         pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
     except BaseException as error:  # whatever it is, it must reach the job's page
         context.log(traceback.format_exc(limit=8))
-        pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
+        if (known := of_the_disk(error)) is not None:
+            pipe.send(("failed", str(known)))
+        else:
+            pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
 
 
 # --- the worker --------------------------------------------------------------------------------

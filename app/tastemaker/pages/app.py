@@ -13,8 +13,8 @@ from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
 from tastemaker.database.migration import migrate
-from tastemaker.database.sessions import is_locked, writing
-from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
+from tastemaker.database.sessions import busy, is_locked, writing
+from tastemaker.errors import Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
     compare,
@@ -85,6 +85,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
+    app.add_exception_handler(OSError, on_disk_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http_error)
     return app
@@ -110,15 +111,17 @@ def on_error(request: Request, error: Exception) -> Response:
 
 
 def on_database_error(request: Request, error: Exception) -> Response:
-    if not (isinstance(error, OperationalError) and is_locked(error)):
+    if isinstance(error, OperationalError) and is_locked(error):
+        return error_response(request, busy())
+    return on_disk_error(request, error)
+
+
+def on_disk_error(request: Request, error: Exception) -> Response:
+    """A full disk, or one that cannot be written, wherever it shows."""
+    known = of_the_disk(error)
+    if known is None:
         raise error
-    return error_response(
-        request,
-        Unavailable(
-            "The database is busy with another change; nothing was saved.",
-            "Try again in a few seconds.",
-        ),
-    )
+    return error_response(request, known)
 
 
 def on_bad_request(request: Request, error: Exception) -> Response:
