@@ -457,3 +457,43 @@ def test_head_is_answered_like_get(tmp_path: Path) -> None:
     for path in ("/", f"{world.at}/score", "/images/1/thumb", "/static/app.css", "/healthz"):
         assert world.client.head(path).status_code == world.client.get(path).status_code == 200
     assert world.client.head("/nothing").status_code == 404
+
+
+# --- numbers and texts that cannot be stored -----------------------------------------------------
+
+
+def test_a_number_beyond_what_a_database_holds_is_no_fault_of_the_program(world: World) -> None:
+    huge = 2**63
+    for route in every_route(world.app.routes):
+        if not isinstance(route, APIRoute):
+            continue
+        (method,) = route.methods
+        address = re.sub(r"{[^}]*}", "1", route.path)
+        asked = [(parameter.alias, "query") for parameter in route.dependant.query_params]
+        asked += [(parameter.alias, "form") for parameter in route.dependant.body_params]
+        for name, where in asked:
+            given = {"params": {name: huge}} if where == "query" else {"data": {name: huge}}
+            status = world.client.request(method, address, **given).status_code
+            assert status < 500 or status == 503, (method, route.path, name)
+    for path in ("undo", "compare/undo", "library/undo"):
+        answer = world.client.post(f"{world.at}/{path}", data={"event_id": huge})
+        assert answer.status_code == 422, path
+    assert world.client.get(f"{world.at}/score?collection={huge}").status_code == 422
+    answer = world.client.post(f"/api/v1{world.at}/predict", data={"image_id": 1})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("text", [r"half a pair \ud800", r"a zero \u0000 byte"])
+def test_what_is_no_character_is_stored_nowhere(world: World, text: str) -> None:
+    json = {"Content-Type": "application/json"}
+    for method, path, field in (
+        ("PUT", "/api/v1/projects/1/card", "biases"),
+        ("POST", "/api/v1/projects/1/slices", "tag"),
+        ("POST", "/api/v1/projects", "name"),
+    ):
+        body = f'{{"{field}": "{text}"}}'
+        answer = world.client.request(method, path, content=body, headers=json)
+        assert answer.status_code == 422 and "no character" in answer.text, path
+    body = r'{"biases": "a whole pair \ud83d\ude00 and a \\ud800 that is spelt"}'
+    answer = world.client.put("/api/v1/projects/1/card", content=body, headers=json)
+    assert answer.status_code == 200 and "\N{GRINNING FACE}" in answer.json()["biases"]

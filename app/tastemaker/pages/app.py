@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from tastemaker import __version__, projects
@@ -86,6 +86,8 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(OSError, on_disk_error)
+    for kind in (OverflowError, UnicodeError, DataError):
+        app.add_exception_handler(kind, on_unstorable)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http_error)
     return app
@@ -122,6 +124,19 @@ def on_disk_error(request: Request, error: Exception) -> Response:
     if known is None:
         raise error
     return error_response(request, known)
+
+
+def on_unstorable(request: Request, _: Exception) -> Response:
+    """A number beyond what a database holds, or text that is none (half a surrogate pair, a zero
+    byte): no field of a request is safe from them, so whatever takes one raises it here."""
+    return error_response(
+        request,
+        Invalid(
+            "A number in this request is too large, or a text holds what is no character; nothing "
+            "was saved.",
+            "Look at what was typed or pasted.",
+        ),
+    )
 
 
 def on_bad_request(request: Request, error: Exception) -> Response:

@@ -23,6 +23,7 @@ from tastemaker import projects, versions
 from tastemaker.auth.lanes import MODELS
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import (
+    FORM,
     AdminUser,
     AnnotatorUser,
     GuardedRoute,
@@ -329,6 +330,8 @@ class JsonOrPicture(LimitsItsBody):
     ) -> AsyncIterator[Upload | PredictRequest]:
         limit = picture_limit(settings)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            if request.headers.get("content-type", "").startswith(FORM):
+                raise Invalid("A form cannot be predicted for.", "Send JSON, or multipart.")
             yield await read_json(request, limit)
             return
         prefix = preview_uploads.PREFIX
