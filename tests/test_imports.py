@@ -596,6 +596,26 @@ def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside
     assert "in_hand" not in row.result
 
 
+def test_a_link_out_of_the_folder_is_no_sidecar_even_if_it_is_put_there_after_the_scan(
+    desk: Desk, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("root, hash of the password")
+    picture = desk.put("a.png", png(1))
+    linked = picture.with_suffix(".txt")
+    linked.symlink_to(secret)
+    beside = desk.put("b.png", png(2)).with_suffix(".txt")
+    beside.write_text("tree, sky")
+    picture.with_name("a.png.txt").symlink_to(beside)  # within the folder it may lead anywhere
+    assert sources.read_sidecars(sources.sidecars_on_disk(picture)).tags == ("tree", " sky")
+    found = sources.sidecars_on_disk(beside.with_suffix(".png"))
+    beside.unlink()
+    beside.symlink_to(secret)
+    assert sources.read_sidecars(found).tags == ()
+    desk.bring_in()
+    assert desk.all(Tag) == []
+
+
 class Evil:
     ran = False
 
