@@ -121,6 +121,7 @@ def try_page(
 @router.get("/projects/{project_id}/try/{token}/view")
 def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Response:
     """The tried picture, re-encoded and without any metadata."""
+    find_tried(settings, project_id, token)
     path = preview_uploads.view_path(settings, token)
     if not path.is_file():
         raise NotFound("This picture is no longer kept.", "Drop it again.")
@@ -200,7 +201,7 @@ def add(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    tried = preview_uploads.find_answer(settings, token)
+    tried = find_tried(settings, project_id, token)
     require_room(engine, settings, project_id)
     upload = Upload(settings.incoming / secrets.token_hex(16))
     try:
