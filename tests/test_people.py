@@ -19,7 +19,8 @@ from web_world import World, client_of, make_world, open_world
 
 from tastemaker import projects, scores
 from tastemaker.auth import accounts, identity, permissions
-from tastemaker.cli import commands
+from tastemaker.cli import commands, server
+from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
     Annotator,
@@ -30,7 +31,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Tag,
 )
-from tastemaker.errors import Conflict, Invalid, NotFound, NotSignedIn
+from tastemaker.errors import Conflict, Invalid, NotFound, NotSignedIn, TastemakerError
 from tastemaker.scores import people
 from tests.conftest import add_images
 
@@ -103,6 +104,17 @@ def test_a_short_password_and_an_unknown_role_are_refused(session: Session) -> N
         accounts.add(session, "Ada", "short")
     with pytest.raises(Invalid):
         accounts.add(session, "Ada", SECRET, "king")
+
+
+@pytest.mark.parametrize("password", ["x", " ", "        ", "aaaaaaaaaaaa", "seven77"])
+def test_a_password_that_anybody_would_guess_is_refused(
+    session: Session, settings: Settings, password: str
+) -> None:
+    with pytest.raises(Invalid):
+        accounts.add(session, "Ada", password)
+    settings.admin_password = password
+    with pytest.raises(TastemakerError, match="TASTEMAKER_ADMIN_PASSWORD"):
+        server.serve(settings, "0.0.0.0", 0, with_worker=False)
 
 
 def test_the_command_line_adds_lists_and_shuts_out(tmp_path: Path) -> None:

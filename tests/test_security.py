@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from routes import every_route
@@ -22,6 +24,7 @@ from tastemaker.auth.identity import SESSION_COOKIE
 from tastemaker.auth.middleware import CSP
 from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
 from tastemaker.auth.permissions import limits_its_body
+from tastemaker.cli import server
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, LoginSession, Project, ScoreEvent
 from tastemaker.errors import TooManyAttempts
@@ -497,3 +500,43 @@ def test_what_is_no_character_is_stored_nowhere(world: World, text: str) -> None
     body = r'{"biases": "a whole pair \ud83d\ude00 and a \\ud800 that is spelt"}'
     answer = world.client.put("/api/v1/projects/1/card", content=body, headers=json)
     assert answer.status_code == 200 and "\N{GRINNING FACE}" in answer.json()["biases"]
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_no_address_that_a_user_types_is_fetched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: reached.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **_: reached.append(asked) or [])
+    typed = "http://evil.example/a.png"
+    for method, path in routes(world):
+        fields = dict.fromkeys(("folder", "path", "name", "query", "encoder", "file"), typed)
+        world.client.request(method, path, params={"text": typed, "next": typed})
+        if method == "POST":
+            world.client.post(path, data=fields)
+            world.client.post(path, json=fields)
+    assert reached == []
+
+
+def test_a_client_cannot_say_that_it_is_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X-Forwarded-For is believed of proxies that are named in the settings, not of the loopback
+    address, where any program of this machine can be."""
+    started: list[uvicorn.Config] = []
+
+    class Unstarted(uvicorn.Server):
+        def run(self, sockets: object = None) -> None:
+            started.append(self.config)
+
+    monkeypatch.setattr(uvicorn, "Server", Unstarted)
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    for number, proxies in enumerate(("", "10.1.2.3")):
+        settings = settings_in(tmp_path / str(number), trusted_proxies=proxies)
+        server.serve(settings, "127.0.0.1", 0, with_worker=False)
+    plain, behind = started
+    assert not plain.proxy_headers
+    assert behind.proxy_headers and behind.forwarded_allow_ips == "10.1.2.3"
