@@ -337,8 +337,7 @@ def run_forever(settings: Settings) -> None:
     `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
     server does."""
     engine = migrate(settings)
-    # The server says its own number: by the time this line runs it may be gone, and `getppid` would
-    # name whoever took over its children.
+    # The server's own number: it may be gone by now, and `getppid` name who took its children.
     supervisor = os.environ.get("TASTEMAKER_SUPERVISED", "")
     parent = int(supervisor) if supervisor.isdecimal() else None
     lock = worker_lock(settings)
@@ -361,9 +360,16 @@ def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
     return False
 
 
+def _take_up_orphans(engine: Engine) -> None:
+    """Whoever holds a home's lock is alone at its jobs; a database elsewhere may have workers
+    elsewhere, and there only the end of a lease tells (`Worker.reap`)."""
+    if engine.dialect.name == "sqlite":
+        with sessions.writing(engine) as session:
+            jobs.requeue_orphans(session)
+
+
 def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
-    with sessions.writing(engine) as session:
-        jobs.requeue_orphans(session)
+    _take_up_orphans(engine)
     worker, resident = Worker(settings, engine), Resident(settings)
     clock = Clock()
     if parent is None:  # else the web process does it
@@ -426,13 +432,13 @@ def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -
                 try:
                     lock.acquire(timeout=0)
                     owner = True
-                    with sessions.writing(engine) as session:
-                        jobs.requeue_orphans(session)
+                    _take_up_orphans(engine)
                 except Timeout:
                     pass
             if owner:
                 with contextlib.suppress(Unavailable):  # a busy database: the next tick tries again
                     worker.tick()
+                    worker.reap()
             pipes = [running.pipe for running in worker.running]
             if pipes:
                 wait(pipes, timeout=TICK_SECONDS)

@@ -174,7 +174,9 @@ def is_writing(session: Session) -> bool:
 
 
 def is_locked(error: OperationalError) -> bool:
-    return "locked" in str(error.orig) or "busy" in str(error.orig)
+    """Whether somebody else stood in the way, and trying again may help."""
+    reason = str(error.orig)
+    return any(word in reason for word in ("locked", "busy", "deadlock", "could not serialize"))
 
 
 def sqlite_version() -> tuple[int, ...]:

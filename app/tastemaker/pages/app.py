@@ -1,10 +1,12 @@
 """The web application: `create_app(settings)`."""
 
+import logging
+
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from tastemaker import __version__, projects
@@ -14,7 +16,7 @@ from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
 from tastemaker.database.migration import migrate
 from tastemaker.database.sessions import busy, is_locked, writing
-from tastemaker.errors import Invalid, NotFound, TastemakerError, of_the_disk
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
     compare,
@@ -41,6 +43,8 @@ from tastemaker.pages import (
 from tastemaker.pages import projects as first_page
 from tastemaker.pages.render import error_response
 from tastemaker.pictures.full_size import FullSize
+
+log = logging.getLogger(__name__)
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
@@ -86,6 +90,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(OSError, on_disk_error)
+    app.add_exception_handler(IntegrityError, on_race)
     for kind in (OverflowError, UnicodeError, DataError):
         app.add_exception_handler(kind, on_unstorable)
     app.add_exception_handler(RequestValidationError, on_bad_request)
@@ -124,6 +129,19 @@ def on_disk_error(request: Request, error: Exception) -> Response:
     if known is None:
         raise error
     return error_response(request, known)
+
+
+def on_race(request: Request, error: Exception) -> Response:
+    """Two did the same at the same moment, and the database let one of them: only where it takes
+    several writers at once."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    return error_response(
+        request,
+        Conflict(
+            "Somebody else did the same at this moment; nothing was saved here.",
+            "Look at what is there now, and try again if it is still needed.",
+        ),
+    )
 
 
 def on_unstorable(request: Request, _: Exception) -> Response:
