@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from tastemaker.database.tables import (
     Project,
     SkippedFile,
     Tag,
+    now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from tastemaker.importing import imports, requests, sources
+from tastemaker.importing import imports, leftovers, requests, sources
 from tastemaker.pictures.decode_pool import DecodePool
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
@@ -670,6 +673,40 @@ def test_an_upload_of_a_scanned_file_is_that_image_and_is_kept_once_the_file_is_
     desk.upload(("b.png", png(1)))
     with sessions.reading(desk.engine) as session:
         assert images.source_path(session, desk.settings, desk.image(png(1))).is_file()
+
+
+def test_what_uploads_leave_behind_is_swept_once_no_job_needs_it(desk: Desk) -> None:
+    incoming, day = desk.settings.incoming, 24 * 3600.0
+
+    def left(name: str, age: float) -> Path:
+        (incoming / name).mkdir(parents=True)
+        file = incoming / name / "000000"
+        file.write_bytes(png(1))
+        for path in (file, file.parent):
+            os.utime(path, (time.time() - age, time.time() - age))
+        return file.parent
+
+    def job(state: str, days: float, payload: dict[str, Any]) -> int:
+        with sessions.writing(desk.engine) as session:
+            row = jobs.enqueue(session, "import", "Import", payload)
+            row.state, row.finished_at = state, now() - timedelta(days=days)
+            return row.id
+
+    refused, under_way = left("refused", 2 * day), left("under-way", 60.0)
+    waiting, failed = left("waiting", 2 * day), left("failed", 2 * day)
+    run, forgotten = left("run", 2 * day), left("forgotten", 9 * day)
+    unpacked = left("unpacked-99999", 2 * day)
+    job("queued", 0, {"staging": "waiting"})
+    job("queued", 0, {"import": {"staging": "run"}})
+    job("failed", 1, {"staging": "failed"})
+    old = job("failed", 8, {"staging": "forgotten"})
+    assert leftovers.sweep_incoming(desk.settings, desk.engine) == 3
+    assert [p.exists() for p in (under_way, waiting, failed, run)] == [True] * 4
+    assert not any(path.exists() for path in (refused, forgotten, unpacked))
+    with sessions.writing(desk.engine) as session:
+        jobs.retry(session, old)
+    with pytest.raises(Invalid, match="no longer kept"):
+        imports.run(work_on(desk.settings, desk.engine, old))
 
 
 def test_an_upload_job_that_had_finished_before_the_crash_loses_nothing(desk: Desk) -> None:

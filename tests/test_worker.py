@@ -29,10 +29,11 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, Job, Label, Project, Version
 from tastemaker.errors import Unavailable
 from tastemaker.jobs import clock, context
+from tastemaker.jobs.clock import log_expected_errors
 from tastemaker.library import bulk
 from tastemaker.live import live_model
 from tastemaker.training import retrain
-from tastemaker.worker import Worker, log_expected_errors, run_here
+from tastemaker.worker import Worker, run_here
 from tests.conftest import environment, free_port, running, until
 
 

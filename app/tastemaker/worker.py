@@ -32,7 +32,8 @@ from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
 from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
-from tastemaker.jobs.clock import Clock
+from tastemaker.importing import leftovers
+from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
 from tastemaker.processes import JOB_NICENESS, lower_priority
@@ -101,7 +102,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
         pipe.send(("lost", None))
     except TastemakerError as error:
         pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
-    except BaseException as error:  # whatever it is, it must reach the job's page
+    except BaseException as error:  # it must reach the job's page
         context.log(traceback.format_exc(limit=8))
         if (known := of_the_disk(error)) is not None:
             pipe.send(("failed", str(known)))
@@ -391,6 +392,8 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     clock.every(1, resident.tend)
     clock.every(1, watch_parent)
     clock.every(SWEEP_SECONDS, files.sweep_unfinished, settings.root, at_once=True)
+    sweep = log_expected_errors(leftovers.sweep_incoming)
+    clock.every(SWEEP_SECONDS, sweep, settings, engine, at_once=True)
     clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
     clock.every(BACKUP_SECONDS, log_expected_errors(backups.nightly_backup), settings, at_once=True)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -405,19 +408,6 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         clock.shutdown(wait=False)
         resident.stop()
         worker.stop()
-
-
-def log_expected_errors(do: Callable[..., Any]) -> Callable[..., None]:
-    """The same, but an error with a sentence (the database is busy, or damaged) is a line in the
-    log without a traceback: the clock comes round again."""
-
-    def logged(*args: Any) -> None:
-        try:
-            do(*args)
-        except TastemakerError as error:
-            log.warning("%s was not done: %s", do.__name__, error)
-
-    return logged
 
 
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:

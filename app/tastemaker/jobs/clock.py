@@ -5,11 +5,17 @@ after a dead battery, and nothing would be done for a day. So whenever the wall 
 against the monotonic one, all appointments move with it.
 """
 
+import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
+
+from tastemaker.errors import TastemakerError
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two looks at how the clocks stand
 LEAST_STEP = 0.1  # seconds; less is the ordinary correction of a clock
@@ -44,3 +50,16 @@ class Clock(BackgroundScheduler):
     def _wall_ahead(self) -> float:
         """Seconds by which the wall clock is ahead of the monotonic one."""
         return datetime.now(self.timezone).timestamp() - time.monotonic()
+
+
+def log_expected_errors(do: Callable[..., Any]) -> Callable[..., None]:
+    """The same, but an error with a sentence (the database is busy, or damaged) is a line in the
+    log without a traceback: the clock comes round again."""
+
+    def logged(*args: Any) -> None:
+        try:
+            do(*args)
+        except TastemakerError as error:
+            log.warning("%s was not done: %s", do.__name__, error)
+
+    return logged
