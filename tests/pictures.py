@@ -5,6 +5,8 @@ that a wrong turn, a swapped channel or a wrong scale cannot go unnoticed.
 """
 
 import io
+import os
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from tastemaker.encoding.preprocessing import read_fitted
 
 EXIF_ORIENTATION = 0x0112
 
@@ -160,3 +164,11 @@ NOT_PICTURES = {
     "cut.gif": lambda: truncated("GIF"),
     "bomb.png": png_bomb,
 }
+
+
+def deadly(item: tuple[int, Any], how: Any, limits: Any) -> Any:
+    """Stands in for `read_fitted` with a picture, the third, at which the system ends the process
+    that decodes it."""
+    if item[0] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_fitted(item, how, limits)

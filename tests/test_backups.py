@@ -167,7 +167,9 @@ def test_what_is_scored_meanwhile_neither_fails_nor_harms_the_copy(
 
 def test_nobody_stays_signed_in(world: World, elsewhere: Settings, tmp_path: Path) -> None:
     with sessions.writing(world.engine) as session:
-        session.add(LoginSession(token_sha256="a" * 64, expires_at=now()))
+        session.add(
+            LoginSession(token_sha256="a" * 64, who="owner", credential="b", expires_at=now())
+        )
     backups.restore(elsewhere, backups.back_up(world.settings, tmp_path / "all.zip").path)
     assert rows(elsewhere)["login_session"] == []
     assert len(rows(closed(world).settings)["login_session"]) == 1
@@ -188,6 +190,25 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[2000] ^= 1
     path.write_bytes(data)
+
+
+def patch(path: Path, at: int, value: bytes) -> None:
+    """Write into each entry's two headers, `at` bytes after where their flags stand."""
+    data = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = data.find(header)
+        while place >= 0:
+            data[place + flags + at : place + flags + at + 2] = value
+            place = data.find(header, place + 4)
+    path.write_bytes(data)
+
+
+def encrypt(path: Path) -> None:
+    patch(path, 0, b"\1\0")
+
+
+def repack(path: Path, method: int) -> None:
+    patch(path, 2, method.to_bytes(2, "little"))
 
 
 def rename_inside(path: Path) -> None:
@@ -221,6 +242,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "another zip": (lambda path: zipfile.ZipFile(path, "w").close(), "not a backup"),
     "a list for a manifest": (lambda path: rewrite(path, lambda _: []), "not a backup"),
     "no time": (lambda path: rewrite(path, lambda a: {"sha256": a["sha256"]}), "not a backup"),
+    "encrypted": (encrypt, "cannot be unpacked"),
+    "packed in an unknown way": (lambda path: repack(path, 99), "cannot be unpacked"),
     "no database": (lambda path: rewrite(path, lambda a: a | {"sha256": {}}), "not a backup"),
     "a path that leads out": (rename_inside, "not a backup"),
     "a newer schema": (newer_schema, "newer version of Tastemaker (schema 9999)"),

@@ -1,6 +1,7 @@
 """The command line is a contract: names, options, exit codes, JSON shapes."""
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import typer.main
 from safetensors.numpy import load_file, save_file
+from sqlalchemy import Engine
 from sqlmodel import select
 from trained_world import trained_home
 
-from tastemaker import embeddings, projects
-from tastemaker.cli import commands
+from tastemaker import embeddings, images, projects
+from tastemaker.cli import commands, doctor
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
@@ -390,6 +392,24 @@ def test_doctor_is_content_with_the_sample_and_fails_when_something_is_damaged(
     assert done("doctor").code == 1
     fails(done("versions", "export", "Sample", "v1.0", "out"), "altered")
     assert not Path("out").exists()
+
+
+def test_doctor_finds_an_upload_that_was_cut(settings: Settings, engine: Engine) -> None:
+    content = b"all that was uploaded"
+    with sessions.writing(engine) as session:
+        image = Image(
+            sha256=hashlib.sha256(content).hexdigest(), kind="upload", name="mine.png",
+            format="PNG", bytes=len(content), source_group="g",
+        )  # fmt: skip
+        session.add(image)
+        session.flush()
+        path = images.stored_path(settings, image)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        assert [found.level for found in doctor._uploads(session, settings)] == ["ok"]
+        path.write_bytes(content[:5])
+        (found,) = doctor._uploads(session, settings)
+        assert found.level == "damage" and "mine.png" in found.what
 
 
 def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tastemaker.encoding.encoders import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 COMMANDS = typer.main.get_command(app)
 
 
@@ -61,6 +62,20 @@ def test_documented_addresses_are_routes(settings: Settings) -> None:
     paths = create_app(settings).openapi()["paths"]
     assert "/api/v1/openapi.json" in README
     assert any(path.startswith("/api/v1/") for path in paths)
+
+
+ROWS = re.findall(r"(?m)^\| (?!-)(.+) \| `(test_.+)` \|$", RELIABILITY)
+ALL_ROWS = re.findall(r"(?m)^\|(?!---|.*\| test \|$)(.+)\|$", RELIABILITY)
+
+
+def test_every_row_of_what_must_hold_names_tests_that_exist() -> None:
+    assert len(ROWS) == len(ALL_ROWS), "a row without a test"
+    assert {f"F{n}" for n in range(1, 18)} <= {row.split(" | ")[0] for row, _ in ROWS}
+    for row, named in ROWS:
+        for name in named.split("`, `"):
+            file, _, test = name.partition("::")
+            path = ROOT / "tests" / file
+            assert path.is_file() and f"def {test}(" in path.read_text(), f"{row}: {name}"
 
 
 def test_the_reference_is_what_the_program_says() -> None:

@@ -425,6 +425,19 @@ def test_when_memory_runs_out_the_batch_is_halved_and_nothing_is_lost():
     assert max(encoder.batches[10:]) <= 4  # learnt, not tried again every time
 
 
+def test_a_picture_at_which_its_process_is_killed_costs_only_itself(bundled, tmp_path, monkeypatch):
+    paths, aside = picture_files(tmp_path, 5), {}
+    plain = embedded(bundled, paths)
+    assert np.allclose(embedded(bundled, paths, guarded=True), plain, atol=1e-5)
+    monkeypatch.setattr(encode_files, "read_fitted", pictures.deadly)
+    vectors = embedded(
+        bundled, [*paths, b"no picture"], guarded=True, on_error=lambda i, e: aside.update({i: e})
+    )
+    assert set(aside) == {2, 5} and "memory" in aside[2].message
+    rest = [0, 1, 3, 4]
+    assert np.allclose(vectors[rest], plain[rest], atol=1e-5)
+
+
 def test_a_picture_that_never_fits_is_set_aside():
     def not_that_one(batch):
         if (batch == 5).all(axis=(1, 2, 3)).any():

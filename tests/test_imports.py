@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ from PIL import Image as Picture
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
-from tastemaker import images, jobs, projects, scores
+from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Annotator,
     Collection,
     CollectionImage,
+    Embedding,
     EncoderRow,
     Image,
     ImagePath,
@@ -31,10 +34,11 @@ from tastemaker.database.tables import (
     Project,
     SkippedFile,
     Tag,
+    now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from tastemaker.importing import imports, requests, sources
+from tastemaker.importing import imports, leftovers, requests, sources
 from tastemaker.pictures.decode_pool import DecodePool
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
@@ -562,6 +566,59 @@ def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> 
     assert "more than the 1 million pixels" in desk.reasons()[large.name]
 
 
+def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system ends a process by a signal where memory runs out; nothing in it can prevent it."""
+    fatal = desk.put("fatal.png", png(1))
+    desk.put("small.png", encoded(noise(2, 20)))
+    desk.put("large.png", png(3))
+    desk.bring_in()
+    monkeypatch.setattr(embeddings, "LARGE_PIXELS", 20 * 20)
+    (job,) = desk.all(Job, Job.kind == "embed")
+    work = work_on(desk.settings, desk.engine, job.id)
+    work.died_on = [desk.image(fatal.read_bytes()).id]
+    names, held = {image.id: image.name for image in desk.all(Image)}, []
+    embed = embeddings._embed
+
+    def watched(job: Any, encoder: Any, pictures: Any, *more: Any) -> Any:
+        (row,) = desk.all(Job, Job.kind == "embed")
+        stored = {names[row.image_id] for row in desk.all(Embedding)}
+        held.append(([names[i] for i, _ in pictures], row.result.get("in_hand"), stored))
+        return embed(job, encoder, pictures, *more)
+
+    monkeypatch.setattr(embeddings, "_embed", watched)
+    result = embed_project(work, desk.project.id)
+    assert (result["embedded"], result["set_aside"]) == (2, 1)
+    assert "memory ran out" in desk.reasons()[fatal.name]
+    (usual, in_hand, _), (large, large_in_hand, stored) = held
+    assert (usual, in_hand) == (["small.png"], None)
+    assert large == ["large.png"] and names[large_in_hand] == "large.png"
+    assert stored == {"small.png"}, "written before the large one is begun"
+    (row,) = desk.all(Job, Job.kind == "embed")
+    assert "in_hand" not in row.result
+
+
+def test_a_link_out_of_the_folder_is_no_sidecar_even_if_it_is_put_there_after_the_scan(
+    desk: Desk, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("root, hash of the password")
+    picture = desk.put("a.png", png(1))
+    linked = picture.with_suffix(".txt")
+    linked.symlink_to(secret)
+    beside = desk.put("b.png", png(2)).with_suffix(".txt")
+    beside.write_text("tree, sky")
+    picture.with_name("a.png.txt").symlink_to(beside)  # within the folder it may lead anywhere
+    assert sources.read_sidecars(sources.sidecars_on_disk(picture)).tags == ("tree", " sky")
+    found = sources.sidecars_on_disk(beside.with_suffix(".png"))
+    beside.unlink()
+    beside.symlink_to(secret)
+    assert sources.read_sidecars(found).tags == ()
+    desk.bring_in()
+    assert desk.all(Tag) == []
+
+
 class Evil:
     ran = False
 
@@ -616,6 +673,40 @@ def test_an_upload_of_a_scanned_file_is_that_image_and_is_kept_once_the_file_is_
     desk.upload(("b.png", png(1)))
     with sessions.reading(desk.engine) as session:
         assert images.source_path(session, desk.settings, desk.image(png(1))).is_file()
+
+
+def test_what_uploads_leave_behind_is_swept_once_no_job_needs_it(desk: Desk) -> None:
+    incoming, day = desk.settings.incoming, 24 * 3600.0
+
+    def left(name: str, age: float) -> Path:
+        (incoming / name).mkdir(parents=True)
+        file = incoming / name / "000000"
+        file.write_bytes(png(1))
+        for path in (file, file.parent):
+            os.utime(path, (time.time() - age, time.time() - age))
+        return file.parent
+
+    def job(state: str, days: float, payload: dict[str, Any]) -> int:
+        with sessions.writing(desk.engine) as session:
+            row = jobs.enqueue(session, "import", "Import", payload)
+            row.state, row.finished_at = state, now() - timedelta(days=days)
+            return row.id
+
+    refused, under_way = left("refused", 2 * day), left("under-way", 60.0)
+    waiting, failed = left("waiting", 2 * day), left("failed", 2 * day)
+    run, forgotten = left("run", 2 * day), left("forgotten", 9 * day)
+    unpacked = left("unpacked-99999", 2 * day)
+    job("queued", 0, {"staging": "waiting"})
+    job("queued", 0, {"import": {"staging": "run"}})
+    job("failed", 1, {"staging": "failed"})
+    old = job("failed", 8, {"staging": "forgotten"})
+    assert leftovers.sweep_incoming(desk.settings, desk.engine) == 3
+    assert [p.exists() for p in (under_way, waiting, failed, run)] == [True] * 4
+    assert not any(path.exists() for path in (refused, forgotten, unpacked))
+    with sessions.writing(desk.engine) as session:
+        jobs.retry(session, old)
+    with pytest.raises(Invalid, match="no longer kept"):
+        imports.run(work_on(desk.settings, desk.engine, old))
 
 
 def test_an_upload_job_that_had_finished_before_the_crash_loses_nothing(desk: Desk) -> None:

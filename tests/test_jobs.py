@@ -1,6 +1,7 @@
 """The job table: who may work on what, and who may write."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.jobs import records
+from tastemaker.worker import Running, Worker
+from tests.conftest import work_on
 
 
 def enqueue(engine: Engine, kind: str = "train", **payload: Any) -> int:
@@ -245,6 +248,33 @@ def test_the_third_death_is_the_last_and_says_so(engine: Engine) -> None:
     with sessions.reading(engine) as session:
         lines = [entry.line for entry in jobs.log_of(session, job_id)]
     assert len(lines) == 3
+
+
+def test_a_killed_try_blames_what_it_had_in_hand_and_does_not_count(
+    engine: Engine, settings: Settings
+) -> None:
+    with sessions.writing(engine) as session:
+        job_id = jobs.enqueue(session, "embed", "Embed").id
+    for item in range(1, 6):  # more than the attempts there are
+        work = work_on(settings, engine, job_id)
+        assert work.died_on == list(range(1, item))
+        with work.in_hand(99):
+            pass
+        with sessions.writing(engine) as session:
+            assert not jobs.blame(session, work.claim), "nothing is in hand between two"
+        holding = work.in_hand(item)
+        holding.__enter__()
+        killed = Running(work.claim, "embed", SimpleNamespace(exitcode=-9), None)  # type: ignore[arg-type]
+        Worker(settings, engine)._conclude(killed)
+    with sessions.reading(engine) as session:
+        job = jobs.get(session, job_id)
+    assert (job.state, job.attempts) == ("queued", 0)
+    # Tried again by hand, perhaps with more memory, it leaves nothing out.
+    work = work_on(settings, engine, job_id)
+    with sessions.writing(engine) as session:
+        jobs.fail(session, work.claim, "enough")
+        jobs.retry(session, job_id)
+    assert work_on(settings, engine, job_id).died_on == []
 
 
 def test_an_orderly_stop_is_no_fault_of_the_job(engine: Engine) -> None:

@@ -21,7 +21,14 @@ from sqlmodel import SQLModel, func, select
 from tastemaker import config, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import installation, migration, sessions
-from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Version
+from tastemaker.database.tables import (
+    EncoderRow,
+    Image,
+    Label,
+    LoginSession,
+    ScoreEvent,
+    Version,
+)
 from tastemaker.errors import TastemakerError
 from tastemaker.learning.version_metrics import VersionMetrics
 from tests.conftest import add_images, environment
@@ -419,3 +426,44 @@ def test_metrics_come_back_from_the_database_as_they_went_in(engine: Engine) -> 
         empty, full = versions.list_ready(session, project)
     assert full.metrics == metrics and full.metrics.as_json() == FLAT
     assert empty.metrics == VersionMetrics() and empty.metrics.as_json() == {}
+
+
+def test_a_copy_that_could_not_be_finished_stands_under_no_name(tmp_path: Path) -> None:
+    (tmp_path / "damaged.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    target = tmp_path / "backups" / "before.db"
+    with pytest.raises(sessions.sqlite.DatabaseError):
+        migration.back_up_database(tmp_path / "damaged.db", target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_in_a_home_that_others_may_enter_they_read_neither_database_nor_backups(
+    settings: Settings,
+) -> None:
+    settings.root.mkdir(mode=0o755)
+    settings.backups.mkdir(mode=0o755)
+    migration.migrate(settings).dispose()
+    database = settings.root / "tastemaker.db"
+    copy = settings.backups / "copy.db"
+    migration.back_up_database(database, copy)
+    for path in (database, settings.backups, copy):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_sessions_that_do_not_say_whose_they_are_end_with_the_upgrade(settings: Settings) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0004")
+    with sessions.writing(engine) as session:
+        session.connection().exec_driver_sql(
+            "INSERT INTO login_session (token_sha256, created_at, expires_at)"
+            " VALUES ('ab', '2026-01-01', '2099-01-01')"
+        )
+        session.connection().exec_driver_sql(
+            "INSERT INTO annotator (name, stand_in, role, password_hash, disabled, keys)"
+            " VALUES ('me', 0, 'annotator', '', 0, '{}')"
+        )
+    migration.upgrade(engine, "head")
+    with sessions.reading(engine) as session:
+        assert session.exec(select(LoginSession)).all() == []
+        assert projects.annotator(session, "me").id == 1
+    engine.dispose()

@@ -14,9 +14,10 @@ from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Comparison, Label
 from tastemaker.errors import Conflict, NotFound
+from tastemaker.library import bulk
 from tastemaker.scores import comparisons
 from tastemaker.scores.comparisons import ComparisonResult
-from tests.conftest import until
+from tests.conftest import add_images, until
 
 
 @pytest.fixture
@@ -238,3 +239,29 @@ def test_on_a_phone_undo_is_in_sight(world: World, chromium) -> None:
         page.goto(f"{at}{world.at}/score/grid")
         expect(page.locator("#grid-help")).to_be_visible()
         assert page.locator("#grid-help").inner_text() == "Tap the images, then a score."
+
+
+def test_a_pair_of_another_project_or_one_taken_out_is_refused(world: World) -> None:
+    with writing(world.engine) as session:
+        other = projects.create(session, "Other")
+        (stranger,) = add_images(session, 1, "Elsewhere", other)
+        strange = stranger.id
+        bulk.remove(session, world.project(session), [2])
+    for pair in ({"first_id": 1, "second_id": strange}, {"first_id": 2, "second_id": 1}):
+        answer = world.client.post(
+            f"/api/v1{world.at}/comparisons", json=pair | {"verdict": "first"}
+        )
+        assert answer.status_code == 404 and "not in this project" in answer.text
+        form = pair | {"verdict": "first", "key": "another key"}
+        assert world.client.post(f"{world.at}/score/pairs", data=form).status_code == 404
+    assert stored(world) == []
+
+
+def test_a_key_takes_back_nothing_that_was_not_asked_under_it(world: World) -> None:
+    with writing(world.engine) as session:
+        project = world.project(session)
+        me, ada = projects.annotator(session, "me"), projects.annotator(session, "Ada")
+        comparisons.record(session, project, me, 1, 2, "first", key="the very same key")
+        for person in (me, ada):
+            with pytest.raises(Conflict):
+                comparisons.undo(session, project, person, key="the very same key")

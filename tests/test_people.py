@@ -15,11 +15,12 @@ from routes import every_route
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 from typer.testing import CliRunner, Result
-from web_world import World, client_of, make_world
+from web_world import World, client_of, make_world, open_world
 
 from tastemaker import projects, scores
-from tastemaker.auth import accounts, permissions
-from tastemaker.cli import commands
+from tastemaker.auth import accounts, identity, permissions
+from tastemaker.cli import commands, server
+from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
     Annotator,
@@ -30,7 +31,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Tag,
 )
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, NotSignedIn, TastemakerError
 from tastemaker.scores import people
 from tests.conftest import add_images
 
@@ -103,6 +104,17 @@ def test_a_short_password_and_an_unknown_role_are_refused(session: Session) -> N
         accounts.add(session, "Ada", "short")
     with pytest.raises(Invalid):
         accounts.add(session, "Ada", SECRET, "king")
+
+
+@pytest.mark.parametrize("password", ["x", " ", "        ", "aaaaaaaaaaaa", "seven77"])
+def test_a_password_that_anybody_would_guess_is_refused(
+    session: Session, settings: Settings, password: str
+) -> None:
+    with pytest.raises(Invalid):
+        accounts.add(session, "Ada", password)
+    settings.admin_password = password
+    with pytest.raises(TastemakerError, match="TASTEMAKER_ADMIN_PASSWORD"):
+        server.serve(settings, "0.0.0.0", 0, with_worker=False)
 
 
 def test_the_command_line_adds_lists_and_shuts_out(tmp_path: Path) -> None:
@@ -209,6 +221,110 @@ def test_a_name_is_not_looked_at_after_many_wrong_passwords_from_everywhere(guar
             for _ in range(9)
         ]
     assert statuses[:50] == [401] * 50 and 429 in statuses[50:]
+
+
+def test_strangers_who_guess_do_not_shut_out_a_browser_that_has_signed_in_before(
+    guarded: World,
+) -> None:
+    admin = signed_in(guarded, "", "the server's own")
+    admin.post("/logout")
+    own = {"name": "", "password": "the server's own"}
+    for address in range(6):
+        stranger = client_of(guarded.app, client=(f"10.0.1.{address}", 1))
+        for _ in range(10):
+            stranger.post("/login", data={"password": "guess"})
+    assert stranger.post("/login", data=own).status_code == 429
+    assert admin.post("/login", data=own).status_code == 303
+    # Nor is the browser's mark a way to guess more, or to guess for another name.
+    admin.post("/logout")
+    guesses = [admin.post("/login", data={"password": "guess"}).status_code for _ in range(11)]
+    assert guesses == [401] * 10 + [429]
+    forged = client_of(guarded.app, cookies={"tastemaker_device": "forged"}, client=("10.0.2.1", 1))
+    assert forged.post("/login", data=own).status_code == 429
+
+
+# --- the owner of the server is told by the password, never by a row ------------------------------
+
+
+@pytest.fixture
+def namesake(guarded: World) -> World:
+    """Somebody signs in under the name that the owner of the server scores under."""
+    with writing(guarded.engine) as session:
+        accounts.add(session, guarded.settings.annotator, SECRET)
+    return guarded
+
+
+@pytest.mark.parametrize("basic", [False, True], ids=["by cookie", "by Basic"])
+def test_a_person_with_the_owners_name_is_no_admin_and_can_be_shut_out(
+    namesake: World, basic: bool
+) -> None:
+    me = namesake.settings.annotator
+    auth = {"auth": (me, SECRET)} if basic else {}
+    client = client_of(namesake.app) if basic else signed_in(namesake, me)
+
+    def status(path: str) -> int:
+        return client.get(path, **auth).status_code
+
+    assert (status("/api/v1/projects"), status("/api/v1/people")) == (200, 403)
+    with writing(namesake.engine) as session:
+        accounts.set_password(session, accounts.by_name(session, me), "another long one")
+    assert status("/api/v1/projects") == 401
+    client = client_of(namesake.app) if basic else signed_in(namesake, me, "another long one")
+    auth = {"auth": (me, "another long one")} if basic else {}
+    assert status("/api/v1/projects") == 200
+    with writing(namesake.engine) as session:
+        accounts.disable(session, accounts.by_name(session, me))
+    assert status("/api/v1/projects") == 401
+    owner = signed_in(namesake, "", "the server's own")
+    assert owner.get("/api/v1/people").status_code == 200, "the owner is not that person"
+
+
+def test_a_session_ends_with_the_password_that_opened_it(guarded: World, tmp_path: Path) -> None:
+    owner, ada = signed_in(guarded, "", "the server's own"), signed_in(guarded, "Ada")
+    cookies = [dict(client.cookies) for client in (owner, ada)]
+    guarded.engine.dispose()
+
+    def statuses(password: str) -> list[int]:
+        world = open_world(guarded.settings.home, admin_password=password)
+        return [client_of(world.app, cookies=c).get("/").status_code for c in cookies]
+
+    assert statuses("the server's own") == [200, 200]
+    assert statuses("a new one of the server") == [303, 200], "the server's is not Ada's"
+
+
+def test_whoever_is_shut_out_in_the_middle_of_a_request_is_not_taken_for_the_owner(
+    guarded: World,
+) -> None:
+    with writing(guarded.engine) as session:
+        ada = accounts.by_name(session, "Ada")
+        user = identity.person(ada)
+        accounts.disable(session, ada)
+        with pytest.raises(NotSignedIn):
+            user.person(session)
+
+
+def test_an_unknown_name_takes_the_work_of_a_known_one(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock alone nobody shall learn who is here."""
+    accounts.add(session, "Ada", SECRET)
+    accounts.add(session, "Cat")
+    looked_at: list[str] = []
+    hasher = accounts._hasher()
+
+    class Watched:
+        def hash(self, password: str) -> str:
+            return hasher.hash(password)
+
+        def verify(self, password: str, stored: str) -> bool:
+            looked_at.append(stored)
+            return hasher.verify(password, stored)
+
+    monkeypatch.setattr(accounts, "_hasher", Watched)
+    for name in ("Ada", "Cat", "nobody of that name"):
+        assert accounts.check_password(session, name, "guess") is None
+    assert len(looked_at) == 3
+    assert all(stored.startswith("$argon2id$") for stored in looked_at)
 
 
 # What an annotator may change. Opening another route to them is a decision: it is made here.

@@ -1,25 +1,40 @@
 """Nothing a person typed is lost, and the labels are always what the events say."""
 
 import contextlib
+import errno
 import itertools
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, func, select
+from web_world import make_world
 
 from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
-from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from tastemaker.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotWritable,
+    StorageFull,
+    Unavailable,
+    of_the_disk,
+)
 from tests.conftest import add_images
 
 
@@ -251,6 +266,60 @@ def test_a_database_locked_by_somebody_else_saves_nothing_and_says_so(
     desk.engine = patient
     assert desk.value(0) == 5
     impatient.dispose()
+
+
+def test_twenty_who_wait_for_a_locked_database_wait_no_longer_than_one(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bound for all that stand in line, inside this process and before the file."""
+    monkeypatch.setattr(sessions, "BUSY_SECONDS", 0.5)
+    waited: list[float] = []
+
+    def begin(_: int) -> None:
+        began = time.monotonic()
+        with pytest.raises(Unavailable), sessions.writing(engine) as session:
+            session.connection()
+        waited.append(time.monotonic() - began)
+
+    with contextlib.closing(sessions.sqlite.connect(settings.root / "tastemaker.db")) as somebody:
+        somebody.isolation_level = None
+        somebody.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(20) as pool:
+            list(pool.map(begin, range(20)))
+        somebody.execute("ROLLBACK")
+    assert len(waited) == 20 and max(waited) < 10 * 0.5 / 2, "not one after the other: that is 10 s"
+
+
+def test_a_disk_that_takes_no_more_is_said_so_and_nothing_saved_is_lost(
+    tmp_path: Path,
+) -> None:
+    """SQLite's own limit on the pages of a file gives the error that a full disk gives."""
+
+    world = make_world(tmp_path)
+
+    def say(image_id: int, note: str = "") -> httpx.Response:
+        body = {"image_id": image_id, "kind": "flag", "note": note}
+        return world.client.post(f"/api/v1{world.at}/scores", json=body)
+
+    assert say(1).status_code == 200
+
+    @event.listens_for(world.engine, "checkout")
+    def fill(connection: Any, *_: Any) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    answers = [say(1 + n % 12, "a long note " * 150) for n in range(40)]
+    full = [answer for answer in answers if answer.status_code != 200]
+    assert full and {answer.status_code for answer in full} == {507}
+    assert "disk is full" in full[0].json()["error"] and "safe" in full[0].json()["error"]
+    event.remove(world.engine, "checkout", fill)
+    with sessions.reading(world.engine) as session:
+        stored = session.exec(select(func.count()).select_from(ScoreEvent)).one()
+    assert stored == 1 + len(answers) - len(full)
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert isinstance(of_the_disk(OSError(number, "no space")), StorageFull)
+    assert isinstance(of_the_disk(OSError(errno.EROFS, "read-only")), NotWritable)
+    assert of_the_disk(OSError(errno.ENOENT, "gone")) is None
 
 
 # --- undo --------------------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 import base64
 import hashlib
 import re
+import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from routes import every_route
@@ -15,10 +19,12 @@ from sqlmodel import func, select
 from starlette.routing import Route
 from web_world import ORIGIN, World, client_of, make_world, settings_in
 
-from tastemaker.auth.identity import SESSION_COOKIE, FailedLogins
+from tastemaker.auth.failed_logins import FailedLogins
+from tastemaker.auth.identity import SESSION_COOKIE
 from tastemaker.auth.middleware import CSP
 from tastemaker.auth.origins import host_name, known_hosts, safe_redirect_path
 from tastemaker.auth.permissions import limits_its_body
+from tastemaker.cli import server
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Image, Job, LoginSession, Project, ScoreEvent
 from tastemaker.errors import TooManyAttempts
@@ -390,12 +396,39 @@ def test_the_eleventh_guess_from_one_address_is_not_looked_at(tmp_path: Path) ->
 def test_tries_are_forgotten_after_the_window() -> None:
     time = [0.0]
     tries = FailedLogins(limit=2, window=600, clock=lambda: time[0])
-    tries.add("a")
-    tries.add("a")
+    tries.begin("a")
+    tries.begin("a")
     with pytest.raises(TooManyAttempts):
-        tries.check("a")
+        tries.begin("a")
     time[0] = 601
-    tries.check("a")
+    tries.begin("a")
+
+
+def test_of_45_guesses_at_once_ten_are_looked_at_and_right_ones_are_not_counted() -> None:
+    tries = FailedLogins()
+    start = threading.Barrier(45)
+
+    def guess(_: int) -> bool:
+        start.wait()
+        try:
+            tries.begin("a", "admin")
+        except TooManyAttempts:
+            return False
+        return True
+
+    with ThreadPoolExecutor(45) as pool:
+        assert sum(pool.map(guess, range(45))) == 10
+    for _ in range(100):
+        tries.begin("b", "Ada")()
+
+
+def test_many_requests_at_once_with_the_right_password_are_all_let_in(locked: World) -> None:
+    client = client_of(locked.app, client=("10.0.3.1", 1))
+    with ThreadPoolExecutor(12) as pool:
+        asked = [
+            pool.submit(client.get, "/api/v1/projects", auth=("admin", PASSWORD)) for _ in range(24)
+        ]
+    assert {one.result().status_code for one in asked} == {200}
 
 
 def test_the_api_takes_the_password_as_user_admin_and_counts_wrong_ones(tmp_path: Path) -> None:
@@ -440,3 +473,83 @@ def test_head_is_answered_like_get(tmp_path: Path) -> None:
     for path in ("/", f"{world.at}/score", "/images/1/thumb", "/static/app.css", "/healthz"):
         assert world.client.head(path).status_code == world.client.get(path).status_code == 200
     assert world.client.head("/nothing").status_code == 404
+
+
+# --- numbers and texts that cannot be stored -----------------------------------------------------
+
+
+def test_a_number_beyond_what_a_database_holds_is_no_fault_of_the_program(world: World) -> None:
+    huge = 2**63
+    for route in every_route(world.app.routes):
+        if not isinstance(route, APIRoute):
+            continue
+        (method,) = route.methods
+        address = re.sub(r"{[^}]*}", "1", route.path)
+        asked = [(parameter.alias, "query") for parameter in route.dependant.query_params]
+        asked += [(parameter.alias, "form") for parameter in route.dependant.body_params]
+        for name, where in asked:
+            given = {"params": {name: huge}} if where == "query" else {"data": {name: huge}}
+            status = world.client.request(method, address, **given).status_code
+            assert status < 500 or status == 503, (method, route.path, name)
+    for path in ("undo", "compare/undo", "library/undo"):
+        answer = world.client.post(f"{world.at}/{path}", data={"event_id": huge})
+        assert answer.status_code == 422, path
+    assert world.client.get(f"{world.at}/score?collection={huge}").status_code == 422
+    answer = world.client.post(f"/api/v1{world.at}/predict", data={"image_id": 1})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("text", [r"half a pair \ud800", r"a zero \u0000 byte"])
+def test_what_is_no_character_is_stored_nowhere(world: World, text: str) -> None:
+    json = {"Content-Type": "application/json"}
+    for method, path, field in (
+        ("PUT", "/api/v1/projects/1/card", "biases"),
+        ("POST", "/api/v1/projects/1/slices", "tag"),
+        ("POST", "/api/v1/projects", "name"),
+    ):
+        body = f'{{"{field}": "{text}"}}'
+        answer = world.client.request(method, path, content=body, headers=json)
+        assert answer.status_code == 422 and "no character" in answer.text, path
+    body = r'{"biases": "a whole pair \ud83d\ude00 and a \\ud800 that is spelt"}'
+    answer = world.client.put("/api/v1/projects/1/card", content=body, headers=json)
+    assert answer.status_code == 200 and "\N{GRINNING FACE}" in answer.json()["biases"]
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_no_address_that_a_user_types_is_fetched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: reached.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **_: reached.append(asked) or [])
+    typed = "http://evil.example/a.png"
+    for method, path in routes(world):
+        fields = dict.fromkeys(("folder", "path", "name", "query", "encoder", "file"), typed)
+        world.client.request(method, path, params={"text": typed, "next": typed})
+        if method == "POST":
+            world.client.post(path, data=fields)
+            world.client.post(path, json=fields)
+    assert reached == []
+
+
+def test_a_client_cannot_say_that_it_is_another_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X-Forwarded-For is believed of proxies that are named in the settings, not of the loopback
+    address, where any program of this machine can be."""
+    started: list[uvicorn.Config] = []
+
+    class Unstarted(uvicorn.Server):
+        def run(self, sockets: object = None) -> None:
+            started.append(self.config)
+
+    monkeypatch.setattr(uvicorn, "Server", Unstarted)
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    for number, proxies in enumerate(("", "10.1.2.3")):
+        settings = settings_in(tmp_path / str(number), trusted_proxies=proxies)
+        server.serve(settings, "127.0.0.1", 0, with_worker=False)
+    plain, behind = started
+    assert not plain.proxy_headers
+    assert behind.proxy_headers and behind.forwarded_allow_ips == "10.1.2.3"

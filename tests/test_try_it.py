@@ -308,6 +308,11 @@ def test_the_page_takes_a_picture_shows_the_answer_and_keeps_it_for_a_while(
     view = client.get(f"{there}/view")
     assert view.headers["content-type"] == "image/webp"
     assert "sandbox" in view.headers["content-security-policy"]
+    with sessions.writing(served.engine) as session:
+        other = projects.create(session, "Another").id
+    elsewhere = there.replace(f"/projects/{served.project_id}/", f"/projects/{other}/")
+    assert client.get(f"{elsewhere}/view").status_code == 404
+    assert client.post(f"{elsewhere}/add").status_code == 404
     with Picture.open(io.BytesIO(view.content)) as seen:
         assert seen.size == (960, 640) and not seen.getexif()
     again = client.post(f"{there}/again", data={"version-1": "on"})

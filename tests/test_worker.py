@@ -8,9 +8,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import apscheduler.schedulers.base
+import apscheduler.triggers.interval
 import numpy as np
 import psutil
 import pytest
@@ -25,11 +28,12 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, Job, Label, Project, Version
 from tastemaker.errors import Unavailable
-from tastemaker.jobs import context
+from tastemaker.jobs import clock, context
+from tastemaker.jobs.clock import log_expected_errors
 from tastemaker.library import bulk
 from tastemaker.live import live_model
 from tastemaker.training import retrain
-from tastemaker.worker import Worker, log_expected_errors, run_here
+from tastemaker.worker import Worker, run_here
 from tests.conftest import environment, free_port, running, until
 
 
@@ -387,6 +391,70 @@ def test_only_a_heart_that_stands_still_is_taken_for_dead(
             jobs.report(session, claims[0])
         empty_bench.worker.reap()
     assert [seen(empty_bench.engine, i).state for i in elsewhere] == ["running", "queued"]
+
+
+def test_a_lease_is_counted_on_the_monotonic_clock(
+    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock may be set by a day, forth or back: nobody is dead of it, nobody lives on."""
+    job_id = empty_bench.enqueue("train", {}, None)  # type: ignore[arg-type]
+    with sessions.writing(empty_bench.engine) as session:
+        jobs.claim(session, job_id)
+    passed, wall = [0.0], [0.0]
+
+    class Clocks:
+        monotonic = staticmethod(lambda: passed[0])
+        time = staticmethod(lambda: wall[0])
+
+    monkeypatch.setattr(worker, "time", Clocks)
+    for day in (0.0, 86_400.0, -86_400.0):
+        wall[0] = day
+        empty_bench.worker.reap()
+        assert seen(empty_bench.engine, job_id).state == "running"
+    passed[0] = worker.LEASE_SECONDS + 1
+    empty_bench.worker.reap()
+    assert seen(empty_bench.engine, job_id).state == "queued"
+
+
+@pytest.mark.parametrize("step", [timedelta(days=-1), timedelta(days=1)], ids=["back", "forth"])
+def test_duties_go_on_when_the_wall_clock_is_set(
+    step: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_by = [timedelta(0)]
+
+    class Wall(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + set_by[0]
+
+    for module in (clock, apscheduler.schedulers.base, apscheduler.triggers.interval):
+        monkeypatch.setattr(module, "datetime", Wall)
+    often, seldom = [], []
+    ticking = clock.Clock()
+    ticking.every(0.05, often.append, 1)
+    ticking.every(3600, seldom.append, 1, at_once=True)
+    ticking.start()
+    try:
+        until(lambda: len(often) > 1 and seldom, 10, "for the first ticks")
+        set_by[0] = step
+        before = len(often)
+        until(lambda: len(often) > before + 30, 10, "for more ticks")
+        assert len(seldom) == 1, "an hour is an hour, whatever the clock says"
+    finally:
+        ticking.shutdown()
+
+
+@pytest.mark.slow
+def test_a_worker_whose_server_was_killed_while_it_started_ends(
+    settings: Settings, engine: Engine
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    began = subprocess.run(
+        [sys.executable, "-m", "tastemaker.cli", "worker"], timeout=60,
+        env=environment(settings.root) | {"TASTEMAKER_SUPERVISED": str(gone.pid)},
+    )  # fmt: skip
+    assert began.returncode == 0
 
 
 def test_whether_a_worker_runs_is_told_by_its_lock_and_looking_leaves_no_trace(

@@ -36,6 +36,11 @@ class Settings(BaseSettings):
         default="",
         description="Password of the one account; needed to serve on a non-loopback address.",
     )
+    trusted_proxies: str = Field(
+        default="",
+        description="Comma-separated addresses of reverse proxies whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed.",
+    )
     annotator: str = Field(default="me", description="Name under which scores are recorded.")
     max_upload_mb: int = Field(default=4096, ge=1, description="Largest single upload, in MB.")
     max_image_mb: int = Field(default=200, ge=1, description="Largest image file, in MB.")

@@ -5,6 +5,7 @@ stopped job goes on where it was.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.pictures import Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
+LARGE_PIXELS = 50_000_000  # pictures above are embedded last, one by one
 PER_ROUND = 4096  # images looked up at once
 IDS_PER_QUERY = 5000
 
@@ -217,15 +219,48 @@ def embed_project(
         if not some:
             break
         skipped |= {image.id for image, path in zip(some, paths, strict=True) if path is None}
-        readable = [(i.id, p) for i, p in zip(some, paths, strict=True) if p is not None]
+        readable = [(i, p) for i, p in zip(some, paths, strict=True) if p is not None]
         before = embedded
-        for vectors in chunked(_embed(job, encoder, readable, batch, skipped), CHUNK):
+        usual = [(i.id, p) for i, p in readable if not _is_large(i)]
+        large = [(i.id, p) for i, p in readable if _is_large(i)]
+        for vectors in itertools.chain(
+            chunked(_embed(job, encoder, usual, batch, skipped), CHUNK),
+            _embed_large(job, encoder, large, skipped),
+        ):
             with job.writing() as session:
                 store_vectors(session, row.id, vectors)
             embedded += len(vectors)
             job.progress(embedded, total=before + total)
     job.log(f"{embedded} embedded, {len(skipped)} skipped")
     return {"embedded": embedded, "set_aside": len(skipped), "encoder": encoder.spec.name}
+
+
+def _is_large(image: Image) -> bool:
+    return (image.width or 0) * (image.height or 0) > LARGE_PIXELS
+
+
+def _embed_large(
+    job: JobContext, encoder: Encoder, pictures: list[tuple[int, Path]], skipped: set[int]
+) -> Iterator[list[tuple[int, Vector]]]:
+    """Large pictures one by one, when all others are stored: if one takes more memory than there
+    is, the system may end this process, and then it is known which one it was."""
+    for image_id, path in pictures:
+        if image_id in job.died_on:
+            ended = "The process was ended from outside while it read this picture, most likely "
+            error = BadImage(f"{ended}because memory ran out.", "Save the picture again, smaller.")
+            _skip(job, image_id, path, error, skipped)
+            continue
+        with job.in_hand(image_id):
+            vectors = list(_embed(job, encoder, [(image_id, path)], 1, skipped))
+        if vectors:
+            yield vectors
+
+
+def _skip(job: JobContext, image_id: int, path: Path, error: BadImage, skipped: set[int]) -> None:
+    skipped.add(image_id)
+    job.log(f"skipped {path}: {error}")
+    with job.writing() as session:
+        images.record_skipped(session, str(path), str(error), job.claim.job_id)
 
 
 def _embed(
@@ -239,11 +274,7 @@ def _embed(
     `skipped`."""
 
     def skip(index: int, error: BadImage) -> None:
-        image_id, path = pictures[index]
-        skipped.add(image_id)
-        job.log(f"skipped {path}: {error}")
-        with job.writing() as session:
-            images.record_skipped(session, str(path), str(error), job.claim.job_id)
+        _skip(job, *pictures[index], error, skipped)
 
     paths = [path for _, path in pictures]
     # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
@@ -251,7 +282,7 @@ def _embed(
     lanes = 1 if job.attempt > 2 else None
     limits = Limits.of(job.settings)
     for index, vector in embed_files(
-        encoder, paths, batch=batch, limits=limits, on_error=skip, lanes=lanes
+        encoder, paths, batch=batch, limits=limits, on_error=skip, lanes=lanes, guarded=True
     ):
         if np.isfinite(_stored(vector)).all():
             yield pictures[index][0], vector

@@ -4,6 +4,8 @@ Each one says what happened and what to do next, in a sentence that reads the sa
 the command line and in the API. `status` is the HTTP status; the command line exits with 1.
 """
 
+import errno
+
 
 class TastemakerError(Exception):
     """Something went wrong that the person can act on."""
@@ -126,3 +128,25 @@ class NotTrainable(TastemakerError):
     """The labels at hand cannot train a head."""
 
     status = 409
+
+
+# --- what a disk does to anything, wherever it happens -------------------------------------------
+
+
+def of_the_disk(error: BaseException) -> StorageFull | NotWritable | None:
+    """What a full disk, or one that cannot be written, means for a person; None for other errors.
+    It is told by the error itself, whether the system raised it or the database did."""
+    origin = getattr(error, "orig", None) or error  # SQLAlchemy wraps what the driver raised
+    text = str(origin).lower() if type(origin).__name__ == "OperationalError" else ""
+    number = origin.errno if isinstance(origin, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in text:
+        return StorageFull(
+            "The disk is full: this was not saved. Everything saved before is safe.",
+            "Free some space, then try again.",
+        )
+    if number == errno.EROFS or "readonly database" in text or "unable to open database" in text:
+        return NotWritable(
+            "The home folder cannot be written: this was not saved. What is in it is as it was.",
+            "See that its disk is not mounted read-only, and that you may write to it.",
+        )
+    return None

@@ -20,11 +20,9 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
@@ -33,7 +31,9 @@ from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
-from tastemaker.errors import TastemakerError, Unavailable
+from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
+from tastemaker.importing import leftovers
+from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
 from tastemaker.processes import JOB_NICENESS, lower_priority
@@ -59,7 +59,9 @@ HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 30.0
 KILL_AFTER_SECONDS = 5.0
 AUTO_TRAIN_SECONDS = 5.0
-SWEEP_HOURS = 24
+REAP_SECONDS = 5.0
+BACKUP_SECONDS = 3600.0  # between two looks whether one is due
+SWEEP_SECONDS = 24 * 3600.0
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -100,9 +102,12 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
         pipe.send(("lost", None))
     except TastemakerError as error:
         pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
-    except BaseException as error:  # whatever it is, it must reach the job's page
+    except BaseException as error:  # it must reach the job's page
         context.log(traceback.format_exc(limit=8))
-        pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
+        if (known := of_the_disk(error)) is not None:
+            pipe.send(("failed", str(known)))
+        else:
+            pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
 
 
 # --- the worker --------------------------------------------------------------------------------
@@ -221,7 +226,9 @@ class Worker:
                     if code is not None and code < 0
                     else f"Its process ended unexpectedly (exit code {code})."
                 )
-                state = jobs.give_back(session, claim, reason)
+                killed = code is not None and code < 0
+                counts = not (killed and jobs.blame(session, claim))
+                state = jobs.give_back(session, claim, reason, counts=counts)
                 jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
         log.info("job %s ended: %s", claim.job_id, kind)
 
@@ -331,7 +338,9 @@ def run_forever(settings: Settings) -> None:
     `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
     server does."""
     engine = migrate(settings)
-    parent = os.getppid() if os.environ.get("TASTEMAKER_SUPERVISED") else None
+    # The server's own number: it may be gone by now, and `getppid` name who took its children.
+    supervisor = os.environ.get("TASTEMAKER_SUPERVISED", "")
+    parent = int(supervisor) if supervisor.isdecimal() else None
     lock = worker_lock(settings)
     if _comes_to_hold(lock, parent):
         try:
@@ -342,24 +351,28 @@ def run_forever(settings: Settings) -> None:
 
 def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
     """Wait for the lock; under a server for as long as that lives. False when it ended first."""
-    while True:
+    while parent is None or os.getppid() == parent:
         try:
             lock.acquire(timeout=10 if parent is None else 1)
             return True
         except Timeout:
             if parent is None:
                 raise
-            if os.getppid() != parent:
-                return False
+    return False
+
+
+def _take_up_orphans(engine: Engine) -> None:
+    """Whoever holds a home's lock is alone at its jobs; a database elsewhere may have workers
+    elsewhere, and there only the end of a lease tells (`Worker.reap`)."""
+    if engine.dialect.name == "sqlite":
+        with sessions.writing(engine) as session:
+            jobs.requeue_orphans(session)
 
 
 def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
-    with sessions.writing(engine) as session:
-        jobs.requeue_orphans(session)
+    _take_up_orphans(engine)
     worker, resident = Worker(settings, engine), Resident(settings)
-    scheduler = BackgroundScheduler(
-        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-    )
+    clock = Clock()
     if parent is None:  # else the web process does it
         file_checks.check_all_files(engine, settings)
 
@@ -374,49 +387,27 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
         if parent is not None and os.getppid() != parent:
             end()
 
-    scheduler.add_job(log_expected_errors(worker.tick), "interval", seconds=TICK_SECONDS)
-    scheduler.add_job(log_expected_errors(worker.reap), "interval", seconds=5)
-    scheduler.add_job(resident.tend, "interval", seconds=1)
-    scheduler.add_job(watch_parent, "interval", seconds=1)
-    scheduler.add_job(
-        files.sweep_unfinished, "interval", args=(settings.root,), hours=SWEEP_HOURS,
-        next_run_time=datetime.now(UTC),
-    )  # fmt: skip
-    scheduler.add_job(
-        log_expected_errors(auto_train.tick),
-        "interval",
-        args=(settings, engine),
-        seconds=AUTO_TRAIN_SECONDS,
-    )
-    scheduler.add_job(
-        log_expected_errors(backups.nightly_backup), "interval", args=(settings,), hours=1,
-        next_run_time=datetime.now(UTC),
-    )  # fmt: skip
+    clock.every(TICK_SECONDS, log_expected_errors(worker.tick))
+    clock.every(REAP_SECONDS, log_expected_errors(worker.reap))
+    clock.every(1, resident.tend)
+    clock.every(1, watch_parent)
+    clock.every(SWEEP_SECONDS, files.sweep_unfinished, settings.root, at_once=True)
+    sweep = log_expected_errors(leftovers.sweep_incoming)
+    clock.every(SWEEP_SECONDS, sweep, settings, engine, at_once=True)
+    clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
+    clock.every(BACKUP_SECONDS, log_expected_errors(backups.nightly_backup), settings, at_once=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    scheduler.start()
+    clock.start()
     try:
         resident.tend()
         os.read(ended, 1)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):  # it is ending already
             signal.signal(number, signal.SIG_IGN)
-        scheduler.shutdown(wait=False)
+        clock.shutdown(wait=False)
         resident.stop()
         worker.stop()
-
-
-def log_expected_errors(do: Callable[..., Any]) -> Callable[..., None]:
-    """The same, but an error with a sentence (the database is busy, or damaged) is a line in the
-    log without a traceback: the clock comes round again."""
-
-    def logged(*args: Any) -> None:
-        try:
-            do(*args)
-        except TastemakerError as error:
-            log.warning("%s was not done: %s", do.__name__, error)
-
-    return logged
 
 
 def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
@@ -431,13 +422,13 @@ def run_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -
                 try:
                     lock.acquire(timeout=0)
                     owner = True
-                    with sessions.writing(engine) as session:
-                        jobs.requeue_orphans(session)
+                    _take_up_orphans(engine)
                 except Timeout:
                     pass
             if owner:
                 with contextlib.suppress(Unavailable):  # a busy database: the next tick tries again
                     worker.tick()
+                    worker.reap()
             pipes = [running.pipe for running in worker.running]
             if pipes:
                 wait(pipes, timeout=TICK_SECONDS)

@@ -13,9 +13,11 @@ from sqlmodel import Session, col, delete, select
 
 from tastemaker.database.tables import Annotator, LoginSession
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.files import is_text
 
 ROLES = ("admin", "annotator")
 SHORTEST_PASSWORD = 8
+FEWEST_CHARACTERS = 4  # different ones
 ADMIN = "admin"  # the name under which the server's own password signs in
 
 
@@ -85,17 +87,24 @@ def check_password(session: Session, name: str, password: str) -> Annotator | No
 
 
 def hash_password(password: str) -> str:
-    if not SHORTEST_PASSWORD <= len(password) <= 1024:
-        raise Invalid(
-            f"A password has at least {SHORTEST_PASSWORD} characters.",
-            "A few words in a row are easy to remember and hard to guess.",
-        )
+    validate_password(password)
     return _hasher().hash(password)
+
+
+def validate_password(password: str) -> None:
+    """Raises `Invalid` for what anybody would guess: too short, or hardly more than one key."""
+    words = "A few words in a row are easy to remember and hard to guess."
+    if not SHORTEST_PASSWORD <= len(password.strip()) <= 1024:
+        raise Invalid(f"A password has at least {SHORTEST_PASSWORD} characters.", words)
+    if len(set(password.casefold())) < FEWEST_CHARACTERS:
+        raise Invalid(f"A password has at least {FEWEST_CHARACTERS} different characters.", words)
+    if not is_text(password):
+        raise Invalid("This password is not text.", words)
 
 
 def _validate_name(name: str) -> str:
     name = " ".join(name.split())
-    if not 1 <= len(name) <= 80 or not name.isprintable() or ":" in name:
+    if not 1 <= len(name) <= 80 or not name.isprintable() or ":" in name:  # nor a lone surrogate
         raise Invalid("A name has 1 to 80 characters, and no colon.")
     if name.casefold() == ADMIN:
         raise Invalid("“admin” is who signs in with the server's own password.", "Use another.")

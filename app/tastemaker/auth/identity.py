@@ -1,8 +1,9 @@
-"""Who sends a request: the owner of the server, or whoever signed in.
+"""Who sends a request: the owner of the server, a person who signed in, or nobody.
 
 Without a password on this server, whoever reaches it is its owner, and scores under the name they
-chose last. With one, everybody signs in: the admin with the server's password, other people with
-their own. A session lives in the database under the hash of its cookie, so it can be ended.
+chose last. With one, everybody signs in: the owner with the server's password, other people with
+their own, even one who scores under the same name as the owner. A session lives in the database
+under the hash of its cookie, so it can be ended, and ends with the password that opened it.
 """
 
 import base64
@@ -12,36 +13,52 @@ import hmac
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 from fastapi import Request
+from itsdangerous import BadData, URLSafeSerializer
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, select
 
 from tastemaker.auth import accounts
+from tastemaker.auth.failed_logins import FailedLogins
+from tastemaker.auth.lanes import PASSWORDS, SESSIONS
 from tastemaker.config import Settings
+from tastemaker.database import installation
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, LoginSession, now
-from tastemaker.errors import TooManyAttempts, UserMismatch
+from tastemaker.errors import NotSignedIn, UserMismatch
 
 SESSION_COOKIE = "tastemaker_session"
 PERSON_COOKIE = "tastemaker_person"  # who scores, on a server without a password
+DEVICE_COOKIE = "tastemaker_device"  # a browser in which somebody has signed in before
 SESSION_LIFETIME = timedelta(days=30)
+DEVICE_LIFETIME = timedelta(days=365)
 BASIC_SECONDS = 300.0  # a login stays known: argon2 is slow by design, programs ask often
 
 Clock = Callable[[], float]  # seconds, as `time.monotonic`
 
 
+class Who(StrEnum):
+    """What an identity is. Never to be told from the row that scores go under: a person may have
+    the owner's name."""
+
+    OWNER = "owner"  # has the server's password, or reaches a server that has none
+    PERSON = "person"  # signed in with a password of their own
+    NOBODY = "nobody"
+
+
 @dataclass(frozen=True)
 class Identity:
-    """The person behind a request: the row their scores go under, and what they may do."""
+    """Who is behind a request: the row their scores go under, and what they may do."""
 
+    who: Who
     annotator_id: int
-    role: str  # admin or annotator
-    owner_id: int  # the installation's own annotator
+    role: str  # admin or annotator; nobody has none
+    fallback_id: int  # the row where that one is gone: the installation's for the owner, else none
     page_user_id: int | None = None  # whose page it came from, where the request says so
 
     @property
@@ -49,11 +66,14 @@ class Identity:
         return self.role == "admin"
 
     def person(self, session: Session) -> Annotator:
-        """Their row; the installation's own where the chosen one is gone or disabled. Raises
+        """Their row; for the owner the installation's own where the chosen one is gone or
+        disabled. Raises `NotSignedIn` for whom that happened to since they were let in, and
         `UserMismatch` where the page was opened for another."""
         person = session.get(Annotator, self.annotator_id)
         if person is None or person.proxy or person.disabled:
-            person = session.get(Annotator, self.owner_id)
+            if self.who != Who.OWNER:
+                raise not_signed_in()
+            person = session.get(Annotator, self.fallback_id)
         assert person is not None, "create_app made sure of it"
         if self.page_user_id not in (None, person.id):
             opener = session.get(Annotator, self.page_user_id)
@@ -66,17 +86,37 @@ class Identity:
         return person
 
 
+NOBODY = Identity(Who.NOBODY, 0, "", 0)
+
+
+def not_signed_in() -> NotSignedIn:
+    return NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
+
+
+def owner(installation_id: int, chosen_id: int | None = None) -> Identity:
+    """The owner of the server, who scores under the installation's own name or a chosen one."""
+    return Identity(Who.OWNER, chosen_id or installation_id, "admin", installation_id)
+
+
+def person(row: Annotator) -> Identity:
+    """A person who has shown that they are the one of this row."""
+    return Identity(Who.PERSON, row.id, row.role, row.id)
+
+
 def owner_identity(request: Request) -> Identity:
     """Who asks a server without a password."""
-    owner_id = request.app.state.annotator_id
     chosen = request.cookies.get(PERSON_COOKIE, "")
-    return Identity(int(chosen) if is_id(chosen) else owner_id, "admin", owner_id)
+    return owner(request.app.state.annotator_id, int(chosen) if is_id(chosen) else None)
 
 
-def session_identity(engine: Engine, token: str, owner_id: int) -> Identity | None:
-    """Whose session a cookie's value names; None if it has ended or they were disabled."""
+# --- sessions ------------------------------------------------------------------------------------
+
+
+def session_identity(engine: Engine, settings: Settings, token: str, owner_id: int) -> Identity:
+    """Whose session a cookie's value names; nobody's if it has ended, its password is no longer the
+    one that opened it, or they were disabled."""
     if not token:
-        return None
+        return NOBODY
     with reading(engine) as session:
         login = session.exec(
             select(LoginSession).where(
@@ -85,27 +125,40 @@ def session_identity(engine: Engine, token: str, owner_id: int) -> Identity | No
             )
         ).first()
         if login is None:
-            return None
-        if login.annotator_id is None:
-            return Identity(owner_id, "admin", owner_id)
-        person = session.get(Annotator, login.annotator_id)
-        if person is None or person.disabled:
-            return None
-        return Identity(person.id, person.role, owner_id)
+            return NOBODY
+        found = owner(owner_id)
+        if login.who == Who.PERSON:
+            row = session.get(Annotator, login.annotator_id)
+            if row is None or row.disabled or row.proxy:
+                return NOBODY
+            found = person(row)
+        opened_with = _credential(session, settings, token, found)
+        return found if hmac.compare_digest(login.credential, opened_with) else NOBODY
 
 
-def sign_in(session: Session, user: Identity) -> str:
+def sign_in(session: Session, settings: Settings, user: Identity) -> str:
     """A new session. Returns the cookie's value, which is stored only as a hash."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(LoginSession).where(col(LoginSession.expires_at) <= now()))
     session.add(
         LoginSession(
             token_sha256=_digest(token).hex(),
-            annotator_id=None if user.annotator_id == user.owner_id else user.annotator_id,
+            who=user.who.value,
+            annotator_id=user.annotator_id if user.who == Who.PERSON else None,
+            credential=_credential(session, settings, token, user),
             expires_at=now() + SESSION_LIFETIME,
         )
     )
     return token
+
+
+def _credential(session: Session, settings: Settings, token: str, user: Identity) -> str:
+    """What ties a session to the password that opened it. Keyed by the cookie's value, which is
+    stored nowhere: whoever reads the database cannot try passwords on it."""
+    secret = settings.admin_password
+    if user.who == Who.PERSON:
+        secret = session.get_one(Annotator, user.annotator_id).password_hash
+    return hmac.new(token.encode(), secret.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
 
 def sign_out(session: Session, token: str) -> None:
@@ -116,106 +169,107 @@ def sign_out(session: Session, token: str) -> None:
 # --- passwords -----------------------------------------------------------------------------------
 
 
-class FailedLogins:
-    """Wrong passwords by address, and by name. After `limit` of them from an address within
-    `window` seconds, no further attempt from there is looked at. For a name, from wherever, five
-    times as many are: one stranger shall not lock others out."""
-
-    def __init__(
-        self, limit: int = 10, window: float = 600.0, clock: Clock = time.monotonic
-    ) -> None:
-        self.limit, self.window, self.clock = limit, window, clock
-        self._lock = threading.Lock()
-        self._failed: dict[tuple[str, str], deque[float]] = {}
-
-    def check(self, address: str, name: str = "") -> None:
-        """Raises `TooManyAttempts`."""
-        with self._lock:
-            self._forget()
-            by_address = len(self._failed.get(("address", address), ()))
-            by_name = len(self._failed.get(("name", name), ()))
-            if by_address >= self.limit or by_name >= 5 * self.limit:
-                raise TooManyAttempts(
-                    "Too many wrong passwords from this address or for this name.",
-                    "Wait ten minutes, then try again.",
-                )
-
-    def add(self, address: str, name: str = "") -> None:
-        with self._lock:
-            for key in (("address", address), ("name", name)):
-                self._failed.setdefault(key, deque(maxlen=5 * self.limit)).append(self.clock())
-
-    def _forget(self) -> None:
-        oldest = self.clock() - self.window
-        for key, times in list(self._failed.items()):
-            while times and times[0] < oldest:
-                times.popleft()
-            if not times:
-                del self._failed[key]
-
-
-def password_identity(request: Request, name: str, password: str) -> Identity | None:
-    """Who signs in with this name (empty: the admin) and password; None if it is wrong. Raises
+def password_identity(request: Request, name: str, password: str) -> Identity:
+    """Who signs in with this name (empty: the owner) and password; nobody if it is wrong. Raises
     `TooManyAttempts`."""
     state = request.app.state
     settings: Settings = state.settings
     failed: FailedLogins = state.failed_logins
     name = name.strip() or accounts.ADMIN
     address = request.client.host if request.client else ""
-    failed.check(address, name.casefold())
-    if name.casefold() == accounts.ADMIN:
-        typed, right = (_digest(text) for text in (password, settings.admin_password))
-        if settings.admin_password and hmac.compare_digest(typed, right):
-            return Identity(state.annotator_id, "admin", state.annotator_id)
-    else:
-        with reading(state.engine) as session:
-            person = accounts.check_password(session, name, password)
-        if person is not None:
-            return Identity(person.id, person.role, state.annotator_id)
-    failed.add(address, name.casefold())
-    return None
+    with reading(state.engine) as session:
+        device = _known_device(session, request, name)
+        was_right = failed.begin(address, name.casefold(), device)
+        if name.casefold() == accounts.ADMIN:
+            typed, right = (_digest(text) for text in (password, settings.admin_password))
+            found = bool(settings.admin_password) and hmac.compare_digest(typed, right)
+            user = owner(state.annotator_id) if found else NOBODY
+        else:
+            row = accounts.check_password(session, name, password)
+            user = person(row) if row is not None else NOBODY
+    if user.who != Who.NOBODY:
+        was_right()
+    return user
+
+
+def device_cookie(session: Session, name: str) -> str:
+    """The value of the cookie by which a browser is known in which this name has signed in."""
+    about = [(name.strip() or accounts.ADMIN).casefold(), secrets.token_urlsafe(8)]
+    return str(_devices(session).dumps(about))
+
+
+def _known_device(session: Session, request: Request, name: str) -> str:
+    """What tells a browser in which this name has signed in before from all others; else empty."""
+    token = request.cookies.get(DEVICE_COOKIE, "")
+    try:
+        signed_in, device = _devices(session).loads(token)
+    except (BadData, ValueError, TypeError):
+        return ""
+    return str(device) if signed_in == name.casefold() else ""
+
+
+def _devices(session: Session) -> URLSafeSerializer:
+    how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    secret = installation.identity(session).secret
+    return URLSafeSerializer(secret, salt="device", signer_kwargs=how)
 
 
 class BasicLogins:
     """HTTP Basic for programs: name and password with every request. A pair that was right stays
     known for five minutes by its hash, then it is checked again; a person who was disabled or has
-    a new password, at once."""
+    a new password or role, at once. Of many requests at once with the same pair, one is checked."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self._known: dict[bytes, tuple[float, Identity, str]] = {}  # until when, who, as what
+        self._turns: dict[bytes, threading.Lock] = {}
+        self._lock = threading.Lock()
 
-    def identity(self, request: Request, authorization: str) -> Identity | None:
-        """Who sends this Authorization header; None if it is wrong. Raises `TooManyAttempts`."""
+    async def identity(self, request: Request, authorization: str) -> Identity:
+        """Who sends this Authorization header; nobody if it is wrong. Raises `TooManyAttempts`."""
         kind, _, encoded = authorization.partition(" ")
         if kind.lower() != "basic":
-            return None
+            return NOBODY
         try:
             name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            return None
+        except (binascii.Error, ValueError):  # also of another alphabet, or no UTF-8
+            return NOBODY
         key = _digest(authorization)
-        until, user, state = self._known.get(key, (0.0, None, ""))
-        if user is not None and until > self.clock() and self._state_of(request, user) == state:
+        known = await SESSIONS.run(self._still_known, request, key)
+        if known is not None:
+            return known
+        return await PASSWORDS.run(self._checked, request, key, name, password)
+
+    def _checked(self, request: Request, key: bytes, name: str, password: str) -> Identity:
+        with self._lock:
+            if len(self._turns) >= 1000:
+                self._turns.clear()
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            if (user := self._still_known(request, key)) is not None:
+                return user
+            user = password_identity(request, name, password)
+            self._known.pop(key, None)
+            if user.who != Who.NOBODY:
+                if len(self._known) >= 1000:
+                    self._known.clear()
+                until = self.clock() + BASIC_SECONDS
+                self._known[key] = (until, user, self._state_of(request, user))
             return user
-        user = password_identity(request, name, password)
-        self._known.pop(key, None)
-        if user is not None:
-            if len(self._known) >= 1000:
-                self._known.clear()
-            until = self.clock() + BASIC_SECONDS
-            self._known[key] = (until, user, self._state_of(request, user))
-        return user
+
+    def _still_known(self, request: Request, key: bytes) -> Identity | None:
+        until, user, state = self._known.get(key, (0.0, NOBODY, ""))
+        known = until > self.clock() and self._state_of(request, user) == state
+        return user if known and user.who != Who.NOBODY else None
 
     def _state_of(self, request: Request, user: Identity) -> str:
-        """What must not have changed since: a person's password, role, and that they may come."""
-        if user.annotator_id == user.owner_id:
-            return ""
+        """What must not have changed since: the server's password; a person's password, role, and
+        that they may come."""
+        if user.who != Who.PERSON:
+            return _digest(request.app.state.settings.admin_password).hex()
         with reading(request.app.state.engine) as session:
-            person = session.get(Annotator, user.annotator_id)
-            if person is None:
-                return ""
-            return f"{person.disabled} {person.role} {person.password_hash}"
+            row = session.get(Annotator, user.annotator_id)
+            return "" if row is None else f"{row.disabled} {row.role} {row.password_hash}"
 
 
 def is_id(text: str) -> bool:
@@ -223,4 +277,4 @@ def is_id(text: str) -> bool:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Callable
 from urllib.parse import quote
 
-from anyio.to_thread import run_sync
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import Engine
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tastemaker.auth import identity
+from tastemaker.auth import identity, lanes
+from tastemaker.auth.identity import NOBODY, Who
 from tastemaker.auth.origins import (
     LIBRARY_HEADER,
     by_htmx,
@@ -31,9 +31,9 @@ from tastemaker.config import Settings
 from tastemaker.errors import (
     AnotherLibrary,
     Forbidden,
-    NotSignedIn,
     TastemakerError,
     TooManyAttempts,
+    Unavailable,
     Unexpected,
 )
 
@@ -132,6 +132,7 @@ class SecurityMiddleware:
         """The answer to a request of nobody who is signed in; None where it may go on, with
         `state.user` set to who sends it."""
         path = request.url.path
+        request.state.user = NOBODY
         if not self.settings.admin_password:
             request.state.user = identity.owner_identity(request)
             return None
@@ -139,21 +140,20 @@ class SecurityMiddleware:
             return None
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
-        user = await run_sync(identity.session_identity, self.engine, token, owner_id)
-        request.state.user = user
-        if user is not None:
+        request.state.user = await lanes.SESSIONS.run(
+            identity.session_identity, self.engine, self.settings, token, owner_id
+        )
+        if request.state.user.who != Who.NOBODY:
             return None
         challenge = {}
         authorization = request.headers.get("authorization", "")
         # Programs also follow what the API points to: thumbnails.
         if authorization and (for_program(request) or path.startswith("/images/")):
             try:
-                request.state.user = await run_sync(
-                    self.basic_logins.identity, request, authorization
-                )
-            except TooManyAttempts as error:
+                request.state.user = await self.basic_logins.identity(request, authorization)
+            except (TooManyAttempts, Unavailable) as error:
                 return self.respond(request, error)
-            if request.state.user is not None:
+            if request.state.user.who != Who.NOBODY:
                 return None
         if for_program(request):
             challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
@@ -162,9 +162,7 @@ class SecurityMiddleware:
         elif request.method == "GET" and not path.startswith("/images/"):
             there = path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(there, safe='/')}", status_code=303)
-        response = self.respond(
-            request, NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
-        )
+        response = self.respond(request, identity.not_signed_in())
         response.headers.update(challenge)
         return response
 

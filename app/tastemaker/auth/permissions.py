@@ -10,6 +10,7 @@ refuses a parameter in the address that it does not know, as its body refuses a 
 one would be passed over, and the answer be another than was asked for.
 """
 
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -20,11 +21,13 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from tastemaker.auth.identity import Identity, is_id
+from tastemaker.auth.identity import NOBODY, Identity, Who, is_id, not_signed_in
 from tastemaker.auth.origins import check_library
-from tastemaker.errors import Forbidden, Invalid, NotSignedIn, TooLarge
+from tastemaker.errors import Forbidden, Invalid, TastemakerError, TooLarge
+from tastemaker.files import is_text
 
 FORM = "application/x-www-form-urlencoded"
+ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # in JSON: what may be no character
 MAX_BODY = 2**20  # bytes of a form or of JSON
 FOR_PROGRAMS = "/api/"
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -57,9 +60,9 @@ class Permission:
 
     def check(self, request: Request) -> None:
         """Raises `NotSignedIn` or `Forbidden`."""
-        user: Identity | None = getattr(request.state, "user", None)
-        if user is None:
-            raise NotSignedIn("You are not signed in.", "Sign in; nothing was changed.")
+        user: Identity = getattr(request.state, "user", NOBODY)
+        if user.who == Who.NOBODY:
+            raise not_signed_in()
         if user.role not in self.roles:
             raise _admins_only()
 
@@ -152,15 +155,37 @@ class GuardedRoute(APIRoute):
             if not takes_more or request.headers.get("content-type", "").startswith(FORM):
                 if announced_length(request) > MAX_BODY:
                     raise _larger_than_a_form()
-                request = Request(request.scope, _limited(request.receive))
+                request = _TextOnly(request.scope, _limited(request.receive))
             try:
                 return await handle(request)
             except HTTPException as error:  # FastAPI's for whatever stops it from reading a body
-                if isinstance(error.__cause__, TooLarge):
+                if isinstance(error.__cause__, TastemakerError):
                     raise error.__cause__ from None
                 raise
 
         return guarded
+
+
+class _TextOnly(Request):
+    """A request whose JSON holds nothing that is no character: half a surrogate pair could be
+    stored in places, and no page could be sent that shows it; a zero byte PostgreSQL refuses."""
+
+    async def json(self) -> Any:
+        content = await super().json()
+        if ESCAPED.search(await self.body()) and not _is_all_text(content):
+            raise Invalid(
+                "A text in this request holds what is no character; nothing was saved.",
+                "Look at what was pasted.",
+            )
+        return content
+
+
+def _is_all_text(content: Any) -> bool:
+    if isinstance(content, str):
+        return "\0" not in content and is_text(content)
+    if isinstance(content, dict):
+        return all(_is_all_text(key) and _is_all_text(value) for key, value in content.items())
+    return not isinstance(content, list) or all(map(_is_all_text, content))
 
 
 def _strange_parameter(name: str, known: set[str]) -> Invalid:

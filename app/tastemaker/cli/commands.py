@@ -29,7 +29,7 @@ from tastemaker.cli import (
 from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import err, plain
 from tastemaker.config import Settings
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import TastemakerError, of_the_disk
 
 app = Commands(
     name="tastemaker",
@@ -77,6 +77,11 @@ def run() -> None:
     except OSError as error:  # a file or folder that is not as it should be, and nobody foresaw it
         what = f"{plain(str(error.filename))}: " if error.filename else ""
         err.print(f"[red]{what}{plain(error.strerror or str(error))}.[/red]")
+        sys.exit(1)
+    except Exception as error:
+        if (known := of_the_disk(error)) is None:
+            raise
+        err.print(f"[red]{plain(known.message)}[/red] {plain(known.hint)}")
         sys.exit(1)
 
 

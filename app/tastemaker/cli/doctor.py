@@ -153,15 +153,24 @@ def _checkpoints(session: Session, settings: Settings) -> list[Finding]:
 
 def _uploads(session: Session, settings: Settings) -> list[Finding]:
     uploads = session.exec(select(Image).where(Image.kind == "upload")).all()
-    gone = [image.name for image in uploads if not images.stored_path(settings, image).is_file()]
+    gone = [image.name for image in uploads if not _is_whole(settings, image)]
     if gone:
         return [
             Finding(
-                "damage", f"{counted(len(gone), 'uploaded file')} missing, {gone[0]} first.",
+                "damage", f"{counted(len(gone), 'uploaded file')} missing or cut, {gone[0]} first.",
                 "Restore a backup, or upload them again.",
             )
         ]  # fmt: skip
     return [Finding("ok", f"{len(uploads)} uploaded files.")]
+
+
+def _is_whole(settings: Settings, image: Image) -> bool:
+    """Whether an upload is there with as many bytes as it came with."""
+    try:
+        size = images.stored_path(settings, image).stat().st_size
+    except OSError:
+        return False
+    return size > 0 and size == (image.bytes or size)
 
 
 def _paths(session: Session) -> list[Finding]:

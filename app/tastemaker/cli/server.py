@@ -11,10 +11,11 @@ from pathlib import Path
 
 import uvicorn
 
+from tastemaker.auth import accounts
 from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -34,7 +35,15 @@ def copy_of(original: Path) -> str:
 
 def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin: str = "") -> None:
     """Serve until stopped; `begin` is the page to begin with. Raises `TastemakerError` for a taken
-    port, or an address that others can reach without a password set."""
+    port, an address that others can reach without a password set, or a password that is easily
+    guessed."""
+    if settings.admin_password:
+        try:
+            accounts.validate_password(settings.admin_password)
+        except Invalid as error:
+            raise TastemakerError(
+                f"TASTEMAKER_ADMIN_PASSWORD will not do. {error.message}", error.hint
+            ) from error
     if host not in LOOPBACK and not settings.admin_password:
         raise TastemakerError(
             f"{host} can be reached from other machines, and no password is set.",
@@ -48,7 +57,8 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     server = uvicorn.Server(
         uvicorn.Config(
             application, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
-            server_header=False,
+            server_header=False, proxy_headers=bool(settings.trusted_proxies.strip()),
+            forwarded_allow_ips=settings.trusted_proxies,
         )
     )  # fmt: skip
     supervisor = WorkerSupervisor() if with_worker else None
@@ -105,7 +115,7 @@ class WorkerSupervisor:
         while not self._stopping.is_set():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tastemaker.cli", "worker"],
-                env=os.environ | {"TASTEMAKER_SUPERVISED": "1"},
+                env=os.environ | {"TASTEMAKER_SUPERVISED": str(os.getpid())},
                 stdin=subprocess.DEVNULL,
             )
             if self._stopping.is_set():

@@ -11,10 +11,12 @@ then swaps the database, in one step. What stood there before is kept among the 
 
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -283,6 +285,11 @@ def _unpack(settings: Settings, source: Path, into: Path, report: Report | None)
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Invalid(no_backup, hint) from error
+    # Encrypted, packed in a way that is not known, or cut in a way that zipfile does not look for.
+    except (RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise Invalid(
+            f"The backup cannot be unpacked ({error}); nothing was changed.", hint
+        ) from error
     return dict(about)
 
 

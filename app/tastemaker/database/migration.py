@@ -5,7 +5,11 @@ cascade-deletes every row that refers to it: hand scores included. So keys are o
 and `foreign_key_check` must come back empty before anything is committed.
 """
 
+import contextlib
 import logging
+import os
+import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,11 @@ from tastemaker.config import Settings, shipped
 from tastemaker.database.sessions import is_locked, make_engine, sqlite
 from tastemaker.database.tables import now
 from tastemaker.errors import TastemakerError
+from tastemaker.files import sync_folder
 
 log = logging.getLogger(__name__)
+
+PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 
 
 def migrate(settings: Settings) -> Engine:
@@ -42,6 +49,7 @@ def migrate(settings: Settings) -> Engine:
     with FileLock(settings.root / "migrate.lock", timeout=120):
         current = current_revision(engine)
         if current == head:
+            _keep_private(settings, engine)
             return engine
         if current is not None and current not in revisions():
             raise TastemakerError(
@@ -59,6 +67,7 @@ def migrate(settings: Settings) -> Engine:
             back_up_database(Path(engine.url.database or ""), backup)
             log.info("backed up the database to %s before upgrading it", backup)
         upgrade(engine, "head")
+        _keep_private(settings, engine)
     return engine
 
 
@@ -116,7 +125,35 @@ def current_revision(engine: Engine) -> str | None:
 
 
 def back_up_database(source: Path, target: Path) -> None:
-    """Consistent copy of a live SQLite database (SQLite's online backup API)."""
+    """Consistent copy of a live SQLite database (SQLite's online backup API), for its owner alone.
+    Under its name it is whole, or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with sqlite.connect(source) as original, sqlite.connect(target) as copy:
-        original.backup(copy)
+    unfinished = target.with_name(f".{target.name}.part")  # swept when a kill leaves it
+    try:
+        with (
+            closing(sqlite.connect(source)) as original,
+            closing(sqlite.connect(unfinished)) as copy,
+        ):
+            unfinished.chmod(PRIVATE)
+            original.backup(copy)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _keep_private(settings: Settings, engine: Engine) -> None:
+    """Password hashes are in the database and its copies: in a home that others may enter, they
+    may read neither."""
+    places = [(settings.backups, PRIVATE | stat.S_IXUSR)]
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        places += [
+            (path, PRIVATE)
+            for path in Path(engine.url.database).parent.glob(Path(engine.url.database).name + "*")
+        ]
+    for path, mode in places:
+        with contextlib.suppress(OSError):  # another's: they have decided
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                path.chmod(mode)

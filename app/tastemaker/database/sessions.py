@@ -8,6 +8,7 @@ the `with` block that opened the session commits.
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlmodel import Session, create_engine
 
 from tastemaker.config import Settings
-from tastemaker.errors import Invalid, Unavailable
+from tastemaker.errors import Invalid, Unavailable, of_the_disk
 
 try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
     import pysqlite3.dbapi2 as sqlite
@@ -31,6 +32,7 @@ BUSY_SECONDS = 5.0
 # One writer at a time inside a process: SQLite's busy handler sleeps and is not fair, so threads
 # that queue on a lock here wait less than threads that race for the file lock.
 _write_lock = threading.Lock()
+_patience = threading.local()  # `until`: when the writer of this thread gives up
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -73,6 +75,11 @@ def make_engine(settings: Settings) -> Engine:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
         mode = connection.get_execution_options().get("begin", "DEFERRED")
+        if mode == "IMMEDIATE":
+            until = getattr(_patience, "until", None)
+            wait = BUSY_SECONDS if until is None else max(0.0, until - time.monotonic())
+            driver = connection.connection.dbapi_connection
+            driver.execute(f"PRAGMA busy_timeout={round(1000 * wait)}")
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
@@ -89,10 +96,10 @@ def reading(engine: Engine) -> Iterator[Session]:
 def writing(engine: Engine) -> Iterator[Session]:
     """A session that holds the write lock from its first statement and commits at the end.
 
-    Raises `Unavailable` when another process keeps the lock longer than the busy timeout; nothing
-    was changed then.
+    Raises `Unavailable` when others keep the lock longer than the busy timeout, however many wait
+    for it, `StorageFull` or `NotWritable` when the disk takes no more; nothing was changed then.
     """
-    with _write_lock:
+    with _turn():
         session = Session(_immediate(engine), expire_on_commit=False, autoflush=True)
         try:
             yield session
@@ -100,16 +107,37 @@ def writing(engine: Engine) -> Iterator[Session]:
         except OperationalError as error:
             session.rollback()
             if is_locked(error):
-                raise Unavailable(
-                    "The database is busy with another change; nothing was saved.",
-                    "Try again in a few seconds.",
-                ) from error
+                raise busy() from error
+            if (known := of_the_disk(error)) is not None:
+                raise known from error
             raise
         except BaseException:
             session.rollback()
             raise
         finally:
             session.close()
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """The turn to write, of this process. What is left of the time to wait is what SQLite may wait
+    for other processes: one bound for both, not one for each that waits."""
+    until = time.monotonic() + BUSY_SECONDS
+    if not _write_lock.acquire(timeout=BUSY_SECONDS):
+        raise busy()
+    try:
+        _patience.until = until
+        yield
+    finally:
+        _patience.until = None
+        _write_lock.release()
+
+
+def busy() -> Unavailable:
+    return Unavailable(
+        "The database is busy with another change; nothing was saved.",
+        "Try again in a few seconds.",
+    )
 
 
 class Transactions(Protocol):
@@ -146,7 +174,9 @@ def is_writing(session: Session) -> bool:
 
 
 def is_locked(error: OperationalError) -> bool:
-    return "locked" in str(error.orig) or "busy" in str(error.orig)
+    """Whether somebody else stood in the way, and trying again may help."""
+    reason = str(error.orig)
+    return any(word in reason for word in ("locked", "busy", "deadlock", "could not serialize"))
 
 
 def sqlite_version() -> tuple[int, ...]:

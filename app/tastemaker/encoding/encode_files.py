@@ -7,6 +7,7 @@ and where memory runs out the batches shrink.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import queue
@@ -21,12 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.encoding.encoders import Encoder
+from tastemaker.encoding.preprocessing import read_fitted
 from tastemaker.errors import BadImage
+from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits, decode
 
 Source = Path | bytes | Image.Image  # a path, the bytes of a file, or a picture in memory
 Vector = NDArray[np.float32]
 Report = Callable[[int, BadImage], object]
+Pixels = NDArray[np.uint8]
+Chunk = Sequence[tuple[int, Source]]
+Read = Callable[[Chunk], Iterator[tuple[int, Pixels | BadImage]]]
 
 
 def embed_files(
@@ -37,6 +43,7 @@ def embed_files(
     limits: Limits | None = None,
     on_error: Report | None = None,
     lanes: int | None = None,
+    guarded: bool = False,
 ) -> Iterator[tuple[int, Vector]]:
     """Yield (index into `paths`, (dim,) float32) for every picture, in the order they get done.
 
@@ -49,6 +56,10 @@ def embed_files(
     A picture that cannot be decoded goes to `on_error(index, BadImage)` in the caller's thread, and
     the others go on. When memory runs out, the batch is halved down to 1; then the picture is
     reported in the same way. `batch` fixes the batch size instead of probing it.
+
+    With `guarded`, each lane decodes in a child process that a bad file may kill, for memory or
+    time: then only that file is reported. The main module must allow that (`DecodePool`), so a
+    script of somebody else's is not asked to.
     """
     import torch
 
@@ -66,14 +77,15 @@ def embed_files(
         try:
             if on_cpu:
                 torch.set_num_threads(1)  # of this thread only
-            while not stopped.is_set():
-                size = sizes.next()
-                with taking:
-                    chunk = list(itertools.islice(waiting, size))
-                if not chunk:
-                    break
-                for result in _embed_chunk(encoder, chunk, limits, sizes, computing):
-                    finished.put(result)
+            with _reading(encoder, limits, guarded) as read:
+                while not stopped.is_set():
+                    size = sizes.next()
+                    with taking:
+                        chunk = list(itertools.islice(waiting, size))
+                    if not chunk:
+                        break
+                    for result in _embed_chunk(encoder, chunk, read, sizes, computing):
+                        finished.put(result)
         except BaseException as error:  # handed to the caller, who raises it
             finished.put(error)
         finally:
@@ -143,20 +155,48 @@ class _BatchSize:
             self._times = fitting or {size: []}
 
 
+@contextlib.contextmanager
+def _reading(encoder: Encoder, limits: Limits | None, guarded: bool) -> Iterator[Read]:
+    """What decodes a chunk of numbered files and makes them ready for the encoder."""
+
+    def read_one(item: tuple[int, Source]) -> Pixels | BadImage:
+        try:
+            return encoder.preprocess(decode(item[1], limits))
+        except BadImage as error:
+            return error
+
+    def read_here(chunk: Chunk) -> Iterator[tuple[int, Pixels | BadImage]]:
+        return ((item[0], read_one(item)) for item in chunk)
+
+    if not guarded:
+        yield read_here
+        return
+    task = functools.partial(read_fitted, how=encoder.preprocessing, limits=limits)
+    with DecodePool(1, limits) as pool:
+
+        def read_in_child(chunk: Chunk) -> Iterator[tuple[int, Pixels | BadImage]]:
+            files = [item for item in chunk if not isinstance(item[1], Image.Image)]
+            for (index, _), outcome in pool.map(task, files):
+                yield index, outcome
+            yield from read_here([item for item in chunk if isinstance(item[1], Image.Image)])
+
+        yield read_in_child
+
+
 def _embed_chunk(
     encoder: Encoder,
     chunk: list[tuple[int, Source]],
-    limits: Limits | None,
+    read: Read,
     sizes: _BatchSize,
     computing: contextlib.AbstractContextManager[Any],
 ) -> Iterator[tuple[int, Vector | BadImage]]:
     indices, pictures = [], []
-    for index, path in chunk:
-        try:
-            pictures.append(encoder.preprocess(decode(path, limits)))
+    for index, outcome in read(chunk):
+        if isinstance(outcome, BadImage):
+            yield index, outcome
+        else:
             indices.append(index)
-        except BadImage as error:
-            yield index, error
+            pictures.append(outcome)
     if pictures:
         with computing:
             vectors = _encode_within_memory(encoder, pictures, sizes)

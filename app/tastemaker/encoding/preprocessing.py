@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tastemaker.pictures.pictures import own_faults
+from tastemaker.pictures.pictures import Limits, decode, own_faults
 
 LONG = 64  # how often the short side goes into the long one of a picture that is cut first
 REACH = 3  # pixels that the widest filter (Lanczos) looks to each side, before it is stretched
@@ -25,6 +26,13 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def read_fitted(
+    item: tuple[int, Path | bytes], how: Preprocessing, limits: Limits | None
+) -> NDArray[np.uint8]:
+    """A numbered file → (size, size, 3) uint8. For a child of `DecodePool`. Raises `BadImage`."""
+    return fitted(decode(item[1], limits), how)
 
 
 def fitted(picture: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:

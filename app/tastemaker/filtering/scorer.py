@@ -243,11 +243,13 @@ class Scorer:
         self,
         sources: Sequence[Path | Image.Image],
         on_error: Callable[[int, BadImage], None],
+        *,
+        guarded: bool = False,
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
-        goes to `on_error(index, error)`, and the others go on."""
+        goes to `on_error(index, error)`, and the others go on. `guarded` as for `embed_files`."""
         limits = self._limits or Limits.of(Settings())
-        vectors_of = _in_order(self.load_encoder(), sources, limits, on_error, self._batch)
+        vectors_of = _in_order(self.load_encoder(), sources, limits, on_error, self._batch, guarded)
         for batch in _batches(vectors_of):
             vectors = np.stack([vector for _, vector in batch])
             yield [index for index, _ in batch], self._head(self._as_trained(vectors))
@@ -343,6 +345,7 @@ def _in_order(
     limits: Limits,
     on_error: Callable[[int, BadImage], None],
     size: int | None,
+    guarded: bool,
 ) -> Iterator[Vector]:
     """The vectors in the order of `sources`; what is done too early waits for its turn."""
     finished: dict[int, NDArray[np.float32] | None] = {}
@@ -360,7 +363,9 @@ def _in_order(
                 yield turn, vector
             turn += 1
 
-    for index, vector in embed_files(encoder, sources, batch=size, limits=limits, on_error=skip):
+    for index, vector in embed_files(
+        encoder, sources, batch=size, limits=limits, on_error=skip, guarded=guarded
+    ):
         finished[index] = vector
         yield from due()
     yield from due()  # the last ones may have waited for one that was skipped

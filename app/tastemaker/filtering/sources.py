@@ -103,7 +103,7 @@ def _score_pictures(
         on_error(relative(index), str(error))
 
     scored = 0
-    for indices, scores in scorer.pictures(paths, report):
+    for indices, scores in scorer.pictures(paths, report, guarded=True):
         scored += len(indices)
         yield table(pa.array(map(relative, indices), pa.string()), scores)
         progress(indices[-1] + 1, len(paths))

@@ -55,6 +55,8 @@ def import_files(
 
     Returns the counts. Raises `Invalid` where no file was found, or none could be used.
     """
+    if payload.get("swept"):
+        raise Invalid("The files of this upload are no longer kept.", "Upload them again.")
     request = ImportRequest.model_validate(payload)
     incoming = job.settings.incoming
     staging = incoming / request.staging if request.staging else None

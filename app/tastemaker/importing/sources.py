@@ -174,8 +174,14 @@ def sidecars_among(name: str, siblings: dict[str, Path]) -> tuple[SidecarFile, .
 
 
 def sidecars_on_disk(path: Path) -> tuple[SidecarFile, ...]:
-    names = _sidecar_names(str(path))
-    return tuple(SidecarFile(name, Path(name)) for name in names if Path(name).is_file())
+    """What lies beside a picture, or beside the file that it is a link to. A link to anywhere else
+    is none: what the importing person may read is not always theirs to show."""
+    folders = {path.parent.resolve(), path.resolve().parent}
+    beside = ((name, Path(name).resolve()) for name in _sidecar_names(str(path)))
+    return tuple(
+        SidecarFile(name, real) for name, real in beside
+        if real.parent in folders and real.is_file()
+    )  # fmt: skip
 
 
 def _sidecar_names(name: str) -> list[str]:
@@ -216,7 +222,7 @@ def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
 
 def _small_text(path: Path) -> str:
     try:
-        if path.is_file() and path.stat().st_size <= MAX_SIDECAR_BYTES:
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_SIDECAR_BYTES:
             return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         pass

@@ -6,6 +6,7 @@ from tastemaker.jobs.records import (
     Claim,
     LostJob,
     as_json,
+    blame,
     cancel,
     cancelled,
     claim,
@@ -27,7 +28,7 @@ from tastemaker.jobs.records import (
 )
 
 __all__ = [
-    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "as_json", "cancel", "cancelled", "claim",
-    "claim_next", "enqueue", "fail", "finish", "get", "give_back", "guard", "log", "log_of",
-    "recent", "report", "requeue_orphans", "retry", "seconds_left", "unfinished",
+    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "as_json", "blame", "cancel", "cancelled",
+    "claim", "claim_next", "enqueue", "fail", "finish", "get", "give_back", "guard", "log",
+    "log_of", "recent", "report", "requeue_orphans", "retry", "seconds_left", "unfinished",
 ]  # fmt: skip

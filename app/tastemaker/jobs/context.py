@@ -38,6 +38,7 @@ class JobContext:
         self.settings, self.engine = settings, engine
         self.payload, self.claim, self.attempt = job.payload, claim, job.attempts
         self.project_id = job.project_id or 0  # 0: of no project
+        self.died_on: list[int] = list(job.result.get("died_on", []))  # what killed earlier tries
         self._emit = emit
         self._fields: dict[str, Any] = {}
         self._reported = 0.0
@@ -78,6 +79,18 @@ class JobContext:
             seen.popleft()
         began, first = seen[0]
         return (done - first) / (moment - began) if moment - began >= REPORT_SECONDS else 0.0
+
+    @contextmanager
+    def in_hand(self, item_id: int) -> Iterator[None]:
+        """Around work that may end this process, for the memory it takes: if it does, the next try
+        finds the item in `died_on`, and this one does not count (`jobs.blame`)."""
+        self._note({"in_hand": item_id})
+        yield
+        self._note({})
+
+    def _note(self, more: dict[str, Any]) -> None:
+        with self.writing() as session:
+            jobs.report(session, self.claim, result={"died_on": self.died_on} | more)
 
     def log(self, line: str) -> None:
         self._emit("log", line)

@@ -126,6 +126,16 @@ def give_back(session: Session, claim: Claim, error: str, *, counts: bool = True
     return "queued"
 
 
+def blame(session: Session, claim: Claim) -> bool:
+    """A job was killed. If it had said what it had in hand, that goes into the list of what it died
+    on, which the next try leaves out; so there is an end to it, however often. Returns whether."""
+    result = dict(get(session, claim.job_id).result)
+    if (item := result.pop("in_hand", None)) is None:
+        return False
+    _update(session, claim, result={"died_on": [*result.get("died_on", []), item]})
+    return True
+
+
 def requeue_orphans(
     session: Session, job_ids: list[int] | None = None, *, counts: bool = True
 ) -> list[int]:
@@ -161,7 +171,7 @@ def retry(session: Session, job_id: int) -> Job:
             f"Job {job_id} is {job.state}; only a failed or cancelled job can be retried."
         )
     job.state, job.attempts, job.error = "queued", 0, ""
-    job.cancel_requested, job.finished_at = False, None
+    job.cancel_requested, job.finished_at, job.result = False, None, {}
     session.add(job)
     log(session, job_id, "queued again by hand")
     return job

@@ -143,7 +143,10 @@ def claim(engine: Engine) -> list[ModelRequest]:
             return []
     with writing(engine) as session:
         rows = session.exec(
-            select(ModelRequestRow).where(unclaimed).order_by(col(ModelRequestRow.id))
+            select(ModelRequestRow)
+            .where(unclaimed)
+            .order_by(col(ModelRequestRow.id))
+            .with_for_update(skip_locked=True)  # SQLite, with one writer, needs none and says none
         ).all()
         for row in rows:
             row.state = "taken"

@@ -1,21 +1,23 @@
 """The web application: `create_app(settings)`."""
 
+import logging
+
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from tastemaker import __version__, projects
-from tastemaker.auth.identity import FailedLogins
+from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
-from tastemaker.database.sessions import is_locked, writing
-from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
+from tastemaker.database.sessions import busy, is_locked, writing
+from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
     compare,
@@ -42,6 +44,8 @@ from tastemaker.pages import (
 from tastemaker.pages import projects as first_page
 from tastemaker.pages.render import error_response
 from tastemaker.pictures.full_size import FullSize
+
+log = logging.getLogger(__name__)
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
@@ -88,6 +92,10 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
+    app.add_exception_handler(OSError, on_disk_error)
+    app.add_exception_handler(IntegrityError, on_race)
+    for kind in (OverflowError, UnicodeError, DataError):
+        app.add_exception_handler(kind, on_unstorable)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http_error)
     return app
@@ -113,13 +121,41 @@ def on_error(request: Request, error: Exception) -> Response:
 
 
 def on_database_error(request: Request, error: Exception) -> Response:
-    if not (isinstance(error, OperationalError) and is_locked(error)):
+    if isinstance(error, OperationalError) and is_locked(error):
+        return error_response(request, busy())
+    return on_disk_error(request, error)
+
+
+def on_disk_error(request: Request, error: Exception) -> Response:
+    """A full disk, or one that cannot be written, wherever it shows."""
+    known = of_the_disk(error)
+    if known is None:
         raise error
+    return error_response(request, known)
+
+
+def on_race(request: Request, error: Exception) -> Response:
+    """Two did the same at the same moment, and the database let one of them: only where it takes
+    several writers at once."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
     return error_response(
         request,
-        Unavailable(
-            "The database is busy with another change; nothing was saved.",
-            "Try again in a few seconds.",
+        Conflict(
+            "Somebody else did the same at this moment; nothing was saved here.",
+            "Look at what is there now, and try again if it is still needed.",
+        ),
+    )
+
+
+def on_unstorable(request: Request, _: Exception) -> Response:
+    """A number beyond what a database holds, or text that is none (half a surrogate pair, a zero
+    byte): no field of a request is safe from them, so whatever takes one raises it here."""
+    return error_response(
+        request,
+        Invalid(
+            "A number in this request is too large, or a text holds what is no character; nothing "
+            "was saved.",
+            "Look at what was typed or pasted.",
         ),
     )
 

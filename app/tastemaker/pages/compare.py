@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from tastemaker import versions
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import comparison, flips
@@ -141,6 +142,7 @@ class FlipUndo(At, UndoForm):
 
 
 @router.post("/projects/{project_id}/compare/images/{image_id}/score")
+@SCORES
 def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[FlipForm, Form()],
@@ -151,6 +153,7 @@ def correct(
 
 
 @router.post("/projects/{project_id}/compare/undo")
+@SCORES
 def undo(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     form: Annotated[FlipUndo, Form()],

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from tastemaker import projects, queues, scores
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
 from tastemaker.errors import Invalid
@@ -73,6 +74,7 @@ def page(
 
 
 @router.post("/projects/{project_id}/score/grid")
+@SCORES
 def score(
     engine: EngineDep,
     user: AnnotatorUser,
@@ -91,6 +93,7 @@ def score(
 
 
 @router.post("/projects/{project_id}/score/grid/undo")
+@SCORES
 def undo(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, queue: Annotated[str, Form()] = "mixed"
 ) -> Response:
@@ -124,6 +127,7 @@ class NewBatch(BaseModel):
 
 
 @api.post("/projects/{project_id}/batches")
+@SCORES
 def record_batch(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewBatch
 ) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class UndoneBatch(BaseModel):
 
 
 @api.post("/projects/{project_id}/batches/undo")
+@SCORES
 def undo_batch(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: UndoneBatch
 ) -> dict[str, Any]:

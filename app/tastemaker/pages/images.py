@@ -1,18 +1,21 @@
 """Pictures, as the re-encoded derivatives that the import made; never the file itself."""
 
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from sqlmodel import select
+from starlette.concurrency import run_in_threadpool
 
 from tastemaker import images
+from tastemaker.auth.lanes import PICTURES
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Image
 from tastemaker.errors import NotFound
 from tastemaker.pages.deps import EngineDep, Id, ReadSession, SettingsDep
-from tastemaker.pictures.full_size import FullSize
+from tastemaker.pictures.full_size import FullSize, media_type
 from tastemaker.pictures.pictures import THUMB, VIEW, thumb_path
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -41,19 +44,25 @@ def view(
 
 
 @router.get("/images/{image_id}/full")
-def full(
+async def full(
     _: ViewerUser, request: Request, image_id: Id, engine: EngineDep, settings: SettingsDep,
     h: Hash = "",
 ) -> Response:  # fmt: skip
-    """At 100 %, made from the file when first asked for."""
-    with reading(engine) as session:  # not held while the picture is decoded
-        image = images.get(session, image_id)
-        source = images.source_path(session, settings, image)
-    if (known := _known_already(request, image.sha256, h)) is not None:
-        return known
+    """At 100 %, made from the file when first asked for: that waits in a lane of its own."""
     maker: FullSize = request.app.state.full_size
-    content = maker.path_of(source, image.sha256).read_bytes()
-    return Response(content, media_type="image/webp", headers=_headers(image.sha256, h))
+
+    def look_up() -> tuple[Path, str, bytes | None]:
+        with reading(engine) as session:  # not held while the picture is decoded
+            image = images.get(session, image_id)
+            source = images.source_path(session, settings, image)
+        return source, image.sha256, maker.made(image.sha256)
+
+    source, sha256, content = await run_in_threadpool(look_up)
+    if (known := _known_already(request, sha256, h)) is not None:
+        return known
+    if content is None:
+        content = await PICTURES.run(maker.make, source, sha256)
+    return Response(content, media_type=media_type(content), headers=_headers(sha256, h))
 
 
 def derivative(

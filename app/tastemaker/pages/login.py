@@ -1,10 +1,13 @@
 """Signing in and out, where this server has a password; choosing who scores, where it has none."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
 from tastemaker.auth import accounts, identity
+from tastemaker.auth.identity import Who
+from tastemaker.auth.lanes import PASSWORDS
 from tastemaker.auth.origins import safe_redirect_path
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.database.sessions import reading, writing
@@ -23,6 +26,7 @@ def page(_: AnyVisitor, request: Request, settings: SettingsDep, next: str = "/"
 
 
 @router.post("/login")
+@PASSWORDS
 def sign_in(
     _: AnyVisitor,
     request: Request,
@@ -36,13 +40,15 @@ def sign_in(
         return see_other("/")
     next = safe_redirect_path(next)
     user = identity.password_identity(request, name, password)
-    if user is None:
+    if user.who == Who.NOBODY:
         return _page(request, next, name=name, wrong=True)
     with writing(engine) as session:
         identity.sign_out(session, request.cookies.get(identity.SESSION_COOKIE, ""))
-        token = identity.sign_in(session, user)
+        token = identity.sign_in(session, settings, user)
+        device = identity.device_cookie(session, name)
     response = see_other(next)
     _set_cookie(request, response, identity.SESSION_COOKIE, token)
+    _set_cookie(request, response, identity.DEVICE_COOKIE, device, identity.DEVICE_LIFETIME)
     return response
 
 
@@ -80,11 +86,14 @@ def _page(request: Request, next: str, name: str = "", wrong: bool = False) -> R
     return render(request, "login.html", None, context, status=401 if wrong else 200)
 
 
-def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+def _set_cookie(
+    request: Request, response: Response, name: str, value: str,
+    lifetime: timedelta = identity.SESSION_LIFETIME,
+) -> None:  # fmt: skip
     response.set_cookie(
         name,
         value,
-        max_age=int(identity.SESSION_LIFETIME.total_seconds()),
+        max_age=int(lifetime.total_seconds()),
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",

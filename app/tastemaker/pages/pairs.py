@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import projects
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
@@ -50,6 +51,7 @@ def page(
 
 
 @router.post("/projects/{project_id}/score/pairs")
+@SCORES
 def answer(
     request: Request,
     engine: EngineDep,
@@ -69,6 +71,7 @@ def answer(
 
 
 @router.post("/projects/{project_id}/score/pairs/undo")
+@SCORES
 def undo(
     request: Request,
     engine: EngineDep,
@@ -127,6 +130,7 @@ def show_order(
 
 
 @api.post("/projects/{project_id}/comparisons")
+@SCORES
 def compare(
     engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewComparison
 ) -> dict[str, Any]:
@@ -140,6 +144,7 @@ def compare(
 
 
 @api.post("/projects/{project_id}/comparisons/undo")
+@SCORES
 def undo_comparison(engine: EngineDep, user: AnnotatorUser, project_id: Id) -> dict[str, Any]:
     """Take back your newest comparison."""
     with writing(engine) as session:

@@ -76,7 +76,7 @@ def page(
     project: CurrentProject,
     person: CurrentAnnotator,
     queue: str = "mixed",
-    collection: int = 0,
+    collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     image: int = 0,
     flagged: bool = False,
 ) -> Response:
@@ -133,7 +133,7 @@ def waiting(
     project: CurrentProject,
     person: CurrentAnnotator,
     queue: str = "mixed",
-    collection: int = 0,
+    collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
     """Asked every second by a page without an image: reload once there is one."""
     queue = known_queue(queue)

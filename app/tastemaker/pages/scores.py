@@ -15,6 +15,7 @@ from sqlmodel import Session
 
 from tastemaker import images, projects, queues, scores
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute
 from tastemaker.config import Settings
@@ -99,6 +100,7 @@ class UndoForm(BaseModel):
 @router.post("/projects/{project_id}/images/{image_id}/score")
 @router.post("/projects/{project_id}/images/{image_id}/skip")
 @router.post("/projects/{project_id}/images/{image_id}/flag")
+@SCORES
 def correct(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     image_id: Id, form: Annotated[ScoreForm, Form()],
@@ -113,6 +115,7 @@ def correct(
 
 
 @router.post("/projects/{project_id}/undo")
+@SCORES
 def undo(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     form: Annotated[UndoForm, Form()],
@@ -163,7 +166,7 @@ def record(
                 session, project_id, image_id, user.annotator_id, entry.kind, entry.value,
                 origin=Origin.claimed(entry.origin), reason=entry.reason, offer=entry.offer,
                 note=entry.note, key=entry.key, expected=entry.expected, sha256=entry.sha256,
-                otherwise=user.owner_id,
+                otherwise=user.fallback_id,
             )  # fmt: skip
         except NotFound:
             projects.get(session, project_id)  # it may be the project that is not there
@@ -270,6 +273,7 @@ class NewUndo(Body):
 
 
 @api.post("/projects/{project_id}/scores")
+@SCORES
 def record_score(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
 ) -> JSONResponse:
@@ -294,6 +298,7 @@ def recorded_json(request: Request, event: Recorded) -> JSONResponse:
 
 
 @api.post("/projects/{project_id}/undo")
+@SCORES
 def undo_score(
     request: Request,
     engine: EngineDep,

@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
@@ -236,6 +237,7 @@ class RunUndoForm(At, UndoForm):
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/images/{image_id}/score")
+@SCORES
 def score(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     run_id: Id, image_id: Id, form: Annotated[RunScoreForm, Form()],
@@ -246,6 +248,7 @@ def score(
 
 
 @router.post("/projects/{project_id}/test-runs/{run_id}/undo")
+@SCORES
 def undo(
     request: Request, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser, project_id: Id,
     run_id: Id, form: Annotated[RunUndoForm, Form()],
@@ -331,6 +334,7 @@ def run_images(
 
 
 @api.post("/projects/{project_id}/test-runs/{run_id}/scores")
+@SCORES
 def correct(
     request: Request,
     engine: EngineDep,

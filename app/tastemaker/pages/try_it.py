@@ -18,11 +18,12 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
-from starlette.concurrency import run_in_threadpool
 
 from tastemaker import projects, versions
+from tastemaker.auth.lanes import MODELS
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import (
+    FORM,
     AdminUser,
     AnnotatorUser,
     GuardedRoute,
@@ -120,6 +121,7 @@ def try_page(
 @router.get("/projects/{project_id}/try/{token}/view")
 def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Response:
     """The tried picture, re-encoded and without any metadata."""
+    find_tried(settings, project_id, token)
     path = preview_uploads.view_path(settings, token)
     if not path.is_file():
         raise NotFound("This picture is no longer kept.", "Drop it again.")
@@ -128,6 +130,7 @@ def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Re
 
 
 @router.post("/projects/{project_id}/try")
+@MODELS
 def try_picture(
     _: AnnotatorUser,
     request: Request,
@@ -190,7 +193,7 @@ async def predict_again(
         models = resolve_models(engine, project_id, chosen)
         predict_staged(engine, settings, project_id, token, tried["name"], models)
 
-    await run_in_threadpool(ask)
+    await MODELS.run(ask)
     return redirect(request, f"/projects/{project_id}/try/{token}")
 
 
@@ -199,7 +202,7 @@ def add(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
-    tried = preview_uploads.find_answer(settings, token)
+    tried = find_tried(settings, project_id, token)
     require_room(engine, settings, project_id)
     upload = Upload(settings.incoming / secrets.token_hex(16))
     try:
@@ -329,6 +332,8 @@ class JsonOrPicture(LimitsItsBody):
     ) -> AsyncIterator[Upload | PredictRequest]:
         limit = picture_limit(settings)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            if request.headers.get("content-type", "").startswith(FORM):
+                raise Invalid("A form cannot be predicted for.", "Send JSON, or multipart.")
             yield await read_json(request, limit)
             return
         prefix = preview_uploads.PREFIX
@@ -354,6 +359,7 @@ OPENAPI_BODY = {
 
 
 @api.post("/projects/{project_id}/predict", openapi_extra=OPENAPI_BODY)
+@MODELS
 def predict(
     _: AnnotatorUser,
     engine: EngineDep,

@@ -4,6 +4,7 @@ A picture can be made so that reading it takes all memory, all time, or crashes 
 file is therefore read in a child with limits, and only that file pays.
 """
 
+import contextlib
 import functools
 import math
 import multiprocessing
@@ -13,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tastemaker.errors import BadImage
@@ -112,7 +114,10 @@ _END: Any = object()
 
 
 def _begin_child(memory: int) -> None:
-    """Limit this child's own data (not its shared libraries), and tie its life to the parent's."""
+    """Limit this child's own data (not its shared libraries), and tie its life to the parent's.
+    Where the whole machine runs out of memory, it is this child that the system shall end."""
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us

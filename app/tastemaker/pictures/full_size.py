@@ -11,6 +11,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from tastemaker.config import Settings
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.files import write_atomic
@@ -37,19 +39,26 @@ class FullSize:
         self._pool: DecodePool | None = None
         self._lock = threading.Lock()
 
-    def path_of(self, source: Path, sha256: str) -> Path:
-        """The derivative of the file `source`, made unless it is there. Raises `NotFound` where the
-        file is no longer the picture that it was, or cannot be read."""
+    def made(self, sha256: str) -> bytes | None:
+        """The derivative of an image, if it was made before."""
+        try:
+            return thumb_path(self._thumbs, sha256, LONG_SIDE).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def make(self, source: Path, sha256: str) -> bytes:
+        """The derivative of the file `source`, made unless it is there. Takes seconds. Raises
+        `NotFound` where the file is no longer the picture that it was, or cannot be read."""
         target = thumb_path(self._thumbs, sha256, LONG_SIDE)
-        if target.exists():
-            return target
         with self._lock:
+            if (there := self.made(sha256)) is not None:
+                return there
             self._pool = self._pool or DecodePool(workers=1, limits=self._limits)
             order = _Order(source, sha256, target, self._limits)
             [(_, outcome)] = list(self._pool.map(_make, [order]))
         if isinstance(outcome, BadImage):
             raise NotFound(f"There is no larger picture to show: {outcome}")
-        return target
+        return target.read_bytes()
 
 
 def _make(order: _Order) -> None:
@@ -62,8 +71,25 @@ def _make(order: _Order) -> None:
     if hashlib.sha256(content).hexdigest() != order.sha256:
         raise BadImage("the file was changed since it was imported.")
     picture = decode(content, order.limits)
-    buffer = io.BytesIO()
     with own_faults("The picture cannot be made smaller"):
         picture.thumbnail((LONG_SIDE, LONG_SIDE))
-        picture.save(buffer, "WEBP", quality=QUALITY, method=1, exif=b"", icc_profile=b"")
-    write_atomic(order.target, buffer.getvalue())
+    write_atomic(order.target, encoded(picture))
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """The picture without metadata: as WebP, or as JPEG where it has more detail, or a longer side,
+    than a WebP file can hold."""
+    for format, more in (("WEBP", {"method": 1}), ("JPEG", {})):
+        buffer = io.BytesIO()
+        try:
+            with own_faults("The picture cannot be shown larger"):
+                picture.save(buffer, format, quality=QUALITY, exif=b"", icc_profile=b"", **more)
+            return buffer.getvalue()
+        except BadImage as error:
+            reason = error
+    raise reason
+
+
+def media_type(content: bytes) -> str:
+    """Of a derivative, told by its first bytes."""
+    return "image/jpeg" if content.startswith(b"\xff\xd8") else "image/webp"

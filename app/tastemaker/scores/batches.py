@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.errors import Conflict, Invalid, NotFound, Stale
+from tastemaker.scores.labels import hold
 from tastemaker.scores.origin import Origin
 
 MOST = 500
@@ -50,6 +51,7 @@ def record_batch(
         raise Invalid("No image is selected.", "Click the images first, then press a score.")
     if len({one.image_id for one in chosen}) > MOST:
         raise Invalid(f"At most {MOST} images can be scored at once.", "Select fewer.")
+    hold(session, project.id, [one.image_id for one in chosen])
     events: list[ScoreEvent] = []
     refused: dict[int, str] = {}
     stale: list[int] = []

@@ -15,6 +15,7 @@ import numpy as np
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
+from tastemaker import projects
 from tastemaker.database.tables import Annotator, Comparison, Image, Label, Project
 from tastemaker.errors import Conflict, Invalid, NotFound
 
@@ -59,9 +60,14 @@ def record(
         if same != (project.id, person.id, first_id, second_id) or before.verdict != verdict:
             raise Conflict("This request key was used for another pair.", "Reload the page.")
         return before
-    for image_id in (first_id, second_id):
-        if session.get(Image, image_id) is None:
-            raise NotFound("This image is not in the library.", "It may have been removed; go on.")
+    pair = select(Image.id).where(
+        col(Image.id).in_((first_id, second_id)), projects.is_member(project.id, Image.id)
+    )
+    if len(session.exec(pair).all()) < 2:
+        raise NotFound(
+            "One of these images is not in this project; nothing was saved.",
+            "It may have been taken out; go on with the next pair.",
+        )
     row = Comparison(
         project_id=project.id, annotator_id=person.id, first_id=first_id, second_id=second_id,
         verdict=verdict, key=key,
@@ -76,6 +82,9 @@ def undo(
 ) -> Comparison:
     """Take back this person's newest comparison that stands. Returns the row that does it."""
     if (before := _with_key(session, key)) is not None:
+        same = (before.project_id, before.annotator_id, before.verdict)
+        if same != (project.id, person.id, "undo"):
+            raise Conflict("This request key was used for another pair.", "Reload the page.")
         return before
     newest = newest_comparison(session, project, person)
     if newest is None:

@@ -36,7 +36,7 @@ from tastemaker.scores.events import (
     standing_events,
     standing_on,
 )
-from tastemaker.scores.labels import derive_label
+from tastemaker.scores.labels import derive_label, hold
 from tastemaker.scores.origin import Origin
 
 NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
@@ -125,6 +125,7 @@ def record_for(
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
     if value is not None:
         value = parse_score(value)
+    hold(session, project_id, [image_id])
     scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
@@ -197,6 +198,8 @@ def record_many(
 ) -> int:
     """Record (image id, score) pairs, leaving out those that already say the same. Returns how many
     were written."""
+    scores = list(scores)
+    hold(session, project.id, [image_id for image_id, _ in scores])
     return sum(
         record_for(
             session, project.id, image_id, person.id, "set", value, origin=origin, group=group,
@@ -230,6 +233,9 @@ def undo(
         if event.annotator_id != person.id:
             raise Forbidden("This score is somebody else's.", "Only they can take it back.")
     newest = newest_undoable(session, project, person)
+    if newest is not None:
+        hold(session, project.id, [event.image_id for event in _undone_with(session, newest)])
+        newest = newest_undoable(session, project, person)  # nobody takes it back any more
     if newest is None:
         raise NotFound("Nothing more to take back.", code=NO_UNDO, key=key)
     if event_id is not None and newest.id < event_id:
@@ -240,17 +246,7 @@ def undo(
         raise Conflict(
             "Something newer was scored since.", "Undo that first.", code=NO_UNDO, key=key
         )
-    together = [newest]
-    if newest.event_group is not None:
-        together = list(
-            session.exec(
-                standing_events().where(
-                    ScoreEvent.project_id == project.id,
-                    ScoreEvent.annotator_id == person.id,
-                    ScoreEvent.event_group == newest.event_group,
-                )
-            )
-        )
+    together = _undone_with(session, newest)
     inverse: list[Recorded] = []
     for event in together:
         written = _append(
@@ -263,6 +259,18 @@ def undo(
         standing = standing_on(session, project.id, event.image_id)
         derive_label(session, project, event.image_id, group, standing)
     return inverse[together.index(newest)]
+
+
+def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:
+    """The standing events that an undo of `newest` takes back: all of a bulk action."""
+    if newest.event_group is None:
+        return [newest]
+    group = standing_events().where(
+        ScoreEvent.project_id == newest.project_id,
+        ScoreEvent.annotator_id == newest.annotator_id,
+        ScoreEvent.event_group == newest.event_group,
+    )
+    return list(session.exec(group))
 
 
 # --- the statements of every key press -----------------------------------------------------------

@@ -84,14 +84,21 @@ class JobLog(SQLModel, table=True):
 
 
 class LoginSession(SQLModel, table=True):
-    """A signed-in browser; the cookie's SHA-256, never the cookie."""
+    """A signed-in browser; the cookie's SHA-256, never the cookie. It is the owner's of the server
+    or a person's, and ends with the password that opened it."""
 
     __tablename__ = "login_session"
+    __table_args__ = (
+        CheckConstraint("who IN ('owner', 'person')", name="who"),
+        CheckConstraint("(who = 'person') = (annotator_id IS NOT NULL)", name="whose"),
+    )
 
     token_sha256: str = Field(primary_key=True)
+    who: str
     annotator_id: int | None = Field(
         default=None, sa_column=Column(ForeignKey("annotator.id", ondelete="CASCADE"))
     )
+    credential: str = Field(description="HMAC of the password, or its hash, under the cookie.")
     created_at: datetime = Field(default_factory=now)
     expires_at: datetime
 

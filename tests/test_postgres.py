@@ -1,0 +1,200 @@
+"""What must hold where several write at once: on a real PostgreSQL, if there is one here."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+from web_world import client_of
+
+from tastemaker import jobs, projects, scores, worker
+from tastemaker.config import Settings
+from tastemaker.database import sessions
+from tastemaker.database.migration import migrate
+from tastemaker.database.tables import Annotator, Label, Project
+from tastemaker.pages.app import create_app
+from tastemaker.scores import labels
+from tests.conftest import add_images
+
+PEOPLE = ("Ada", "Bob")
+
+
+def programs() -> Path | None:
+    """The folder of PostgreSQL's own programs; Debian keeps them off the path."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = shutil.which("pg_ctl")
+    places += [Path(found).parent] if found else []
+    return next((place for place in places if (place / "initdb").exists()), None)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server of its own, on a socket that nobody else knows."""
+    pytest.importorskip("psycopg", reason="the driver is not installed: tastemaker[postgres]")
+    place = programs()
+    if place is None:
+        pytest.skip("no PostgreSQL server is installed on this machine")
+    as_user: dict[str, Any] = {}
+    folder = Path(tempfile.mkdtemp(prefix="tastemaker-postgres-"))
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        try:
+            account = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+    def run(*words: str) -> None:
+        subprocess.run(
+            [str(place / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, cwd=folder, timeout=60, **as_user,
+        )  # fmt: skip
+
+    data = str(folder / "data")
+    options = f"-c listen_addresses='' -c fsync=off -c unix_socket_directories={folder}"
+    try:
+        run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
+        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def settings(address: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        home=tmp_path_factory.mktemp("home"), database_url=address, min_free_gb=0, _env_file=None
+    )  # type: ignore[call-arg]
+
+
+@pytest.fixture(scope="module")
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = migrate(settings)
+    with sessions.writing(engine) as session:
+        for name in PEOPLE:
+            projects.annotator(session, name)
+    yield engine
+    engine.dispose()
+
+
+def other_process(settings: Settings) -> Engine:
+    """An engine as another web process has it, which does not share this one's turn to write."""
+    return sessions.make_engine(settings)
+
+
+def write(engine: Engine) -> Session:
+    """A write transaction as another process would open it."""
+    return Session(sessions._immediate(engine), expire_on_commit=False)
+
+
+def project_of(engine: Engine, name: str, count: int) -> tuple[int, list[int]]:
+    with sessions.writing(engine) as session:
+        project = projects.create(session, name, holdout_share=0.0)
+        made = add_images(session, count, collection=name, project=project)
+        return project.id, [image.id for image in made]
+
+
+def record(session: Session, project_id: int, image_id: int, name: str, value: int) -> None:
+    person = session.exec(select(Annotator).where(Annotator.name == name)).one()
+    project = session.get_one(Project, project_id)
+    scores.record(session, project, image_id, person, "set", value)
+
+
+def test_of_two_people_on_one_image_the_label_knows_both(
+    engine: Engine, settings: Settings
+) -> None:
+    """The second begins while the first is not done: it does not see the first one's event."""
+    project_id, (image_id, *_) = project_of(engine, "Both", 2)
+    elsewhere = other_process(settings)
+
+    def second() -> None:
+        with sessions.writing(engine) as session:
+            record(session, project_id, image_id, "Bob", 8)
+
+    with write(elsewhere) as first, ThreadPoolExecutor(1) as pool:
+        record(first, project_id, image_id, "Ada", 2)
+        waiting = pool.submit(second)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        first.commit()
+        waiting.result(20)
+    with sessions.reading(engine) as session:
+        (label,) = session.exec(select(Label).where(Label.project_id == project_id)).all()
+    assert (label.annotators, label.value) == (2, 5.0)
+    elsewhere.dispose()
+
+
+def test_whoever_changes_the_rule_waits_for_who_is_amid_a_score_and_leaves_no_label_out(
+    engine: Engine, settings: Settings
+) -> None:
+    project_id, (image_id, *_) = project_of(engine, "Rule", 3)
+    elsewhere = other_process(settings)
+    with write(elsewhere) as scoring, ThreadPoolExecutor(1) as pool:
+        record(scoring, project_id, image_id, "Ada", 4)
+
+        def change() -> None:
+            with sessions.writing(engine) as session:
+                row = session.get_one(Project, project_id)
+                labels.change_project(session, row, aggregate="mean")
+
+        changing = pool.submit(change)
+        with pytest.raises(TimeoutError):
+            changing.result(0.5)
+        scoring.commit()
+        changing.result(20)
+    with sessions.reading(engine) as session:
+        (label,) = session.exec(select(Label).where(Label.project_id == project_id)).all()
+    assert label.value == 4
+    elsewhere.dispose()
+
+
+def test_two_web_processes_answer_the_same_key_with_one_event(
+    engine: Engine, settings: Settings
+) -> None:
+    project_id, ids = project_of(engine, "Keys", 8)
+    clients = [client_of(create_app(settings)) for _ in range(2)]
+
+    def say(n: int) -> list[httpx.Response]:
+        address = f"/api/v1/projects/{project_id}/scores"
+        bodies = [{"image_id": i, "value": 5, "key": f"key of image {i}"} for i in ids]
+        return [clients[n].post(address, json=body) for body in bodies]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(say, range(2))
+    assert {answer.status_code for answer in [*first, *second]} == {200}
+    assert [a.json()["event_id"] for a in first] == [a.json()["event_id"] for a in second]
+
+
+def test_what_cannot_be_stored_is_refused_with_a_sentence(
+    engine: Engine, settings: Settings
+) -> None:
+    project_id, _ = project_of(engine, "Odd", 1)
+    client = client_of(create_app(settings))
+    for image_id in (2**31, 2**62):
+        answer = client.post(
+            f"/api/v1/projects/{project_id}/scores", json={"image_id": image_id, "value": 1}
+        )
+        assert answer.status_code in (404, 422), answer.text
+    assert client.get(f"/images/{2**31}/thumb").status_code in (404, 422)
+    assert client.post("/projects", data={"name": "a\0b"}).status_code == 422
+
+
+def test_a_worker_that_starts_leaves_the_jobs_of_others_alone(
+    engine: Engine, settings: Settings
+) -> None:
+    with sessions.writing(engine) as session:
+        job_id = jobs.enqueue(session, "train", "Train").id
+        jobs.claim(session, job_id)
+    worker._take_up_orphans(engine)
+    with sessions.reading(engine) as session:
+        assert jobs.get(session, job_id).state == "running"
