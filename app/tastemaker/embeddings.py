@@ -6,7 +6,6 @@ stopped job goes on where it was.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
-from tastemaker.pictures.pictures import Limits
+from tastemaker.pictures.pictures import KnownPicture, Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
 PER_ROUND = 4096  # images looked up at once
@@ -213,7 +212,7 @@ def embed_project(
                 query = query.where(col(Image.id).not_in(skipped))
             total = session.exec(select(func.count()).select_from(query.subquery())).one()
             some = list(session.exec(query.limit(PER_ROUND)))
-            paths = [_readable_path(session, job, image) for image in some]
+            paths = [_readable(session, job, image) for image in some]
         if not some:
             break
         skipped |= {image.id for image, path in zip(some, paths, strict=True) if path is None}
@@ -231,7 +230,7 @@ def embed_project(
 def _embed(
     job: JobContext,
     encoder: Encoder,
-    pictures: list[tuple[int, Path]],
+    pictures: list[tuple[int, KnownPicture]],
     batch: int | None,
     skipped: set[int],
 ) -> Iterator[tuple[int, Vector]]:
@@ -239,13 +238,13 @@ def _embed(
     `skipped`."""
 
     def skip(index: int, error: BadImage) -> None:
-        image_id, path = pictures[index]
+        image_id, picture = pictures[index]
         skipped.add(image_id)
-        job.log(f"skipped {path}: {error}")
+        job.log(f"skipped {picture.path}: {error}")
         with job.writing() as session:
-            images.record_skipped(session, str(path), str(error), job.claim.job_id)
+            images.record_skipped(session, str(picture.path), str(error), job.claim.job_id)
 
-    paths = [path for _, path in pictures]
+    paths = [picture for _, picture in pictures]
     # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
     batch = 1 if job.attempt > 1 and batch is None else batch
     lanes = 1 if job.attempt > 2 else None
@@ -259,9 +258,10 @@ def _embed(
             skip(index, BadImage("The encoder gives no usable vector for this picture."))
 
 
-def _readable_path(session: Session, job: JobContext, image: Image) -> Path | None:
+def _readable(session: Session, job: JobContext, image: Image) -> KnownPicture | None:
+    """The file to embed, with the hash that its bytes must have: it may be changed at any time."""
     try:
-        return images.source_path(session, job.settings, image)
+        return KnownPicture(images.source_path(session, job.settings, image), image.sha256)
     except NotFound as error:
         job.log(str(error))
         return None

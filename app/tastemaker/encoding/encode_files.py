@@ -22,9 +22,10 @@ from PIL import Image
 
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.errors import BadImage
-from tastemaker.pictures.pictures import Limits, decode
+from tastemaker.pictures.pictures import KnownPicture, Limits, decode
 
-Source = Path | bytes | Image.Image  # a path, the bytes of a file, or a picture in memory
+# A path, the bytes of a file, a file whose bytes are known, or a picture in memory.
+Source = Path | bytes | KnownPicture | Image.Image
 Vector = NDArray[np.float32]
 Report = Callable[[int, BadImage], object]
 
