@@ -204,7 +204,8 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     lines = "".join(f"{sha},{score},{name}\n" for sha, score, name in rows)
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
-        "recorded": 4, "unchanged": 0, "overruled": 0,
+        "recorded": 4, "unchanged": 0, "overruled": 0, "lowest": 0, "highest": 10, "by_ending": 0,
+        "bad": [],
     }  # fmt: skip
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
@@ -230,7 +231,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         assert run("scores", "export", "-p", "P", "--out", name).code == 0
         run("project", "create", f"Copy of {name}")
         back = run("scores", "import", name, "-p", f"Copy of {name}", "--json")
-        assert back.json == {"recorded": 4, "unchanged": 0, "overruled": 0}
+        assert (back.json["recorded"], back.json["bad"]) == (4, [])
         again = run("scores", "export", "-p", f"Copy of {name}", "--json").json
         for one, other in zip(as_json, again, strict=True):
             for key in ("sha256", "path", "score", "annotator"):
@@ -247,14 +248,22 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         ("a.csv", "name,score\ndouble.png,5\n", "Several images are called “double.png”."),
         ("a.csv", "", "a.csv holds no row."),
         ("a.csv", "sha256,score\n", "a.csv holds no row."),
-        ("a.csv", b"\xff\xfe\x00", "not a text file in UTF-8"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv is damaged: it is not in UTF-16."),
         ("a.csv", 'sha256,score\n{0},"' + "x" * 200_000, "cannot be read as CSV"),
-        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n{broken\n', "Line 2 of a.jsonl is not JSON."),
-        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n[5]\n', "Line 2 of a.jsonl is not an object"),
+        (
+            "a.jsonl",
+            '{"sha256": "{0}", "score": 5}\n{broken\n',
+            "Line 2 of a.jsonl: It is not",
+        ),
+        (
+            "a.jsonl",
+            '{"sha256": "{0}", "score": 5}\n[5]\n',
+            "Line 2 of a.jsonl: It is not an o",
+        ),
         ("a.jsonl", '{"sha256": "{0}", "score": true}\n', "“True” is not a score."),
         ("a.jsonl", '{"sha256": "{0}", "score": 3.5}\n', "“3.5” is not a score."),
-        ("a.jsonl", '{"sha256": "\\ud800", "score": 5}\n', "Line 1 of a.jsonl is not JSON."),
-        ("a.jsonl", "[" * 100_000, "Line 1 of a.jsonl is not JSON."),
+        ("a.jsonl", '{"sha256": "\\ud800", "score": 5}\n', "Line 1 of a.jsonl: It is not JSON."),
+        ("a.jsonl", "[" * 100_000, "Line 1 of a.jsonl: It is not JSON."),
         ("a.txt", "sha256,score\n{0},5\n", "a.txt has no known ending."),
     ],
 )
@@ -722,8 +731,12 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
     assert (tmp_path / "file.py").read_bytes() == b"mine"
 
 
-def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(run: Run, library: Any) -> None:
-    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "Input/output error.")
+def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(
+    run: Run, library: Any, tmp_path: Path
+) -> None:
+    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "has no known ending")
+    (tmp_path / "mem.csv").symlink_to("/proc/self/mem")
+    fails(run("scores", "import", "mem.csv", "-p", "P"), "cannot be read: input/output error.")
 
 
 # --- the loop by hand --------------------------------------------------------------------------

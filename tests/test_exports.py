@@ -32,7 +32,7 @@ from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.heads import Head
 from tastemaker.publishing import exports
-from tastemaker.scores import score_files
+from tastemaker.scores import row_files, score_files
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, prediction_files, predictions
 from tests.conftest import made_once, work_on
@@ -284,7 +284,7 @@ def everything_said(home: Home) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in rows]
 
 
-@pytest.mark.parametrize("ending", score_files.ENDINGS)
+@pytest.mark.parametrize("ending", row_files.ENDINGS)
 def test_labels_come_back_with_who_said_them_and_when(
     scored: Home, tmp_path: Path, ending: str
 ) -> None:
@@ -299,7 +299,7 @@ def test_labels_come_back_with_who_said_them_and_when(
         collection = session.exec(select(projects.Collection)).one()
         projects.add_collection(session, project, collection)
     told = score_files.import_scores(scored.engine, "Copy", file)
-    assert told == {"recorded": 24, "unchanged": 0, "overruled": 0}
+    assert (told.recorded, told.unchanged, told.overruled, told.bad) == (24, 0, 0, [])
     with sessions.reading(scored.engine) as session:
         copy = projects.by_name(session, "Copy")
         after = [tuple(row.values()) for row in score_files.labels_of(session, copy)]
@@ -310,7 +310,7 @@ def test_labels_come_back_with_who_said_them_and_when(
         ]  # fmt: skip
     assert after == before
     assert labels[0] == labels[1] and len(labels[0]) == 12
-    assert score_files.import_scores(scored.engine, "Copy", file)["recorded"] == 0
+    assert score_files.import_scores(scored.engine, "Copy", file).recorded == 0
 
 
 def test_no_cell_of_an_exported_csv_is_a_formula(trained: tuple[Home, Version]) -> None:
@@ -364,7 +364,7 @@ def rows_of(home: Home, version: Version) -> list[tuple[Any, ...]]:
         return [(r.image_id, r.score, r.out_of_fold, r.uncertainty) for r in rows]
 
 
-@pytest.mark.parametrize("ending", score_files.ENDINGS)
+@pytest.mark.parametrize("ending", row_files.ENDINGS)
 def test_predictions_come_back_to_the_last_bit(
     trained: tuple[Home, Version], tmp_path: Path, ending: str
 ) -> None:

@@ -18,7 +18,7 @@ from tastemaker.database.tables import (
     SkippedFile,
     Tag,
 )
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.texts import composed
 from tastemaker.pictures.pictures import SUFFIXES, Examined, hamming
@@ -39,24 +39,6 @@ def get(session: Session, image_id: int) -> Image:
 
 def by_sha256(session: Session, sha256: str) -> Image | None:
     return session.exec(select(Image).where(Image.sha256 == sha256)).first()
-
-
-def find_by_reference(session: Session, reference: str) -> Image:
-    """The image that a score file means: by SHA-256, by absolute path, or by a unique name."""
-    image = by_sha256(session, reference)
-    if image is None:
-        path = session.exec(select(ImagePath).where(ImagePath.path == reference)).first()
-        image = session.get(Image, path.image_id) if path else None
-    if image is None:
-        named = session.exec(select(Image).where(col(Image.name) == reference).limit(2)).all()
-        if len(named) > 1:
-            raise Conflict(
-                f"Several images are called “{reference}”.", "Name it by path or SHA-256."
-            )
-        image = named[0] if named else None
-    if image is None:
-        raise NotFound(f"There is no image “{reference}” in the library.", "Import it first.")
-    return image
 
 
 def count(session: Session) -> int:

@@ -24,6 +24,7 @@ from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 OnError = Callable[[str, str], None]  # path, reason
 BESIDE = frozenset({".txt", ".json", ".npy", ".parquet"})  # may lie beside pictures
 Progress = Callable[[int, int], None]  # rows done, rows in all
+Tell = Callable[[str], None]
 
 
 def score_source(
@@ -32,24 +33,24 @@ def score_source(
     *,
     on_error: OnError = lambda path, reason: None,
     progress: Progress = lambda done, total: None,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Tell = lambda line: None,
 ) -> Iterator[pa.Table]:
     """Score a folder (all its folders too), one picture, or a file of embeddings.
 
     What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
-    goes to `tell` in a line. Raises before the first row when the
-    source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn up
-    that the head cannot read, and after the last when nothing was of use.
+    and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
+    the source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn
+    up that the head cannot read, and after the last when nothing was of use.
     """
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        return _score_embeddings(source, scorer, on_error, progress)
+        return _score_embeddings(source, scorer, on_error, progress, tell)
     base, paths = _pictures_in(source, on_error, tell)
     scorer.load_encoder()
     return _score_pictures(base, paths, scorer, on_error, progress)
 
 
 def _score_embeddings(
-    source: Path, scorer: Scorer, on_error: OnError, progress: Progress
+    source: Path, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
 ) -> Iterator[pa.Table]:
     embeddings = open_embeddings(source)
     scorer.check_width(embeddings.dim, source.name)
@@ -57,7 +58,10 @@ def _score_embeddings(
     def tables() -> Iterator[pa.Table]:
         done = scored = 0
         for paths, x in embeddings.blocks:
+            before = len(scorer.doubts)
             scores, faults = scorer.vectors(x, source.name)
+            for doubt in scorer.doubts[before:]:
+                tell(doubt)
             rows = table(paths, scores)
             for row, reason in faults.items():
                 on_error(paths[row].as_py(), reason)
@@ -72,9 +76,7 @@ def _score_embeddings(
     return tables()
 
 
-def _pictures_in(
-    source: Path, on_error: OnError, tell: Callable[[str], None]
-) -> tuple[Path, list[Path]]:
+def _pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
     """The folder that paths are relative to, and the pictures in it, sorted."""
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Check the path.")
