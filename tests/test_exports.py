@@ -341,7 +341,7 @@ def test_a_time_that_is_none_refuses_the_file(scored: Home, tmp_path: Path, when
         sha256 = session.exec(select(Image.sha256)).first()
     row = {"sha256": sha256, "score": 3, "annotator": "new", "scored_at": when}
     (tmp_path / "s.jsonl").write_text(json.dumps(row))
-    with pytest.raises(Invalid, match=r"Row 1.*point in time"):
+    with pytest.raises(Invalid, match=r"Line 1.*point in time"):
         score_files.import_scores(scored.engine, "Taste", tmp_path / "s.jsonl")
 
 
@@ -395,7 +395,7 @@ def test_predictions_of_another_head_and_impossible_ones_are_refused(
         ({"sha256": "f" * 64}, "no image"),
     ):
         (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | change))
-        with pytest.raises((Conflict, Invalid, NotFound), match=f"Row 2.*{reason}"):
+        with pytest.raises((Conflict, Invalid, NotFound), match=f"Line 2.*{reason}"):
             prediction_files.import_predictions(home.engine, "Taste", "v1.0", tmp_path / "p.jsonl")
 
 

@@ -21,7 +21,7 @@ from sqlmodel import SQLModel, func, select
 from tastemaker import config, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import installation, migration, sessions
-from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Version
+from tastemaker.database.tables import EncoderRow, Image, Label, ScoreEvent, Tag, Version
 from tastemaker.errors import TastemakerError
 from tastemaker.learning.version_metrics import VersionMetrics
 from tests.conftest import add_images, environment
@@ -419,3 +419,28 @@ def test_metrics_come_back_from_the_database_as_they_went_in(engine: Engine) -> 
         empty, full = versions.list_ready(session, project)
     assert full.metrics == metrics and full.metrics.as_json() == FLAT
     assert empty.metrics == VersionMetrics() and empty.metrics.as_json() == {}
+
+
+def test_tags_and_names_are_found_whatever_a_mac_wrote(settings: Settings) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0004")
+    apart, whole = "Cafe\u0301", "Caf\u00e9"
+    with sessions.writing(engine) as session:
+        run = session.connection().exec_driver_sql
+        for number, tags in enumerate(((apart,), (apart, whole), (whole, "plain")), 1):
+            run(
+                "INSERT INTO image (id, sha256, kind, name, format, width, height, bytes, "
+                "source_group, added_at) VALUES (?, ?, 'file', ?, '', 1, 1, 1, '', '2026-01-01')",
+                (number, str(number) * 64, f"{apart} {number}.png"),
+            )
+            for tag in tags:
+                run("INSERT INTO image_tag (image_id, tag) VALUES (?, ?)", (number, tag))
+    engine.dispose()
+    engine = migration.migrate(settings)
+    with sessions.reading(engine) as session:
+        names = session.exec(select(Image.name).order_by(Image.name)).all()
+        tags = session.exec(select(Tag.image_id, Tag.tag).order_by(Tag.image_id, Tag.tag)).all()
+    engine.dispose()
+    assert names == [f"{whole} {number}.png" for number in (1, 2, 3)]
+    assert tags == [(1, whole), (2, whole), (3, whole), (3, "plain")]

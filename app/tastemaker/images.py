@@ -229,7 +229,7 @@ def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
 
 def validate_collection_name(name: str) -> str:
     """The name of a collection as it is kept. Raises `Invalid`."""
-    name = " ".join(name.split())
+    name = composed(" ".join(name.split()))
     if not 1 <= len(name) <= 120:
         raise Invalid("A collection needs a name of 1 to 120 characters.")
     return name
@@ -247,7 +247,8 @@ def collection_named(session: Session, name: str) -> Collection:
 
 
 def find_collection(session: Session, name: str) -> Collection:
-    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    known = select(Collection).where(col(Collection.name).in_((name, composed(name))))
+    collection = session.exec(known).first()
     if collection is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Collection.name)).all())
         raise NotFound(f"There is no collection “{name}”.", f"There are: {names}." if names else "")

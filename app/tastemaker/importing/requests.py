@@ -115,13 +115,23 @@ def validate_paths(
         if path.is_dir():
             _require_any(path, str(place), suffixes | {".zip"})
         if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
-            raise Invalid(
-                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
-            )
+            raise Invalid(f"“{path.name}” is not a picture.", way_in(path))
         resolved.append(path)
     if not resolved:
         raise Invalid("Nothing to import was named.", "Name a folder or files.")
     return resolved
+
+
+def way_in(path: Path) -> str:
+    """What to do with a file that is not for `import`."""
+    suffix = path.suffix.lower()
+    if suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
+        return f"A model comes in by “tastemaker versions import PROJECT {path.name}”."
+    if suffix in (".npy", ".parquet"):
+        return f"Embeddings are scored by “tastemaker score {path.name} --model …”."
+    if suffix in (".csv", ".tsv", ".jsonl"):
+        return f"Scores come in by “tastemaker scores import PROJECT {path.name}”."
+    return "JPEG, PNG, WebP, GIF or a zip of them."
 
 
 def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: float = 2.0) -> None:
@@ -132,6 +142,8 @@ def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: fl
     if next(walk.files(), None) is not None:
         return
     told = ["JPEG, PNG, WebP and GIF files are looked for, in all its folders."]
+    if any(folder.glob("img_emb*")):
+        told = ["clip-retrieval made it: “tastemaker score” reads its embeddings, file by file."]
     told += [left_out_line(walk.left_out)] if walk.left_out else []
     told += [f"{path} cannot be entered: {reason}." for path, reason in walk.unreadable.items()][:3]
     raise Invalid(f"There is no picture in “{typed}”.", " ".join(told))

@@ -22,7 +22,6 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
-from tastemaker.files.texts import composed
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
 from tastemaker.scores.scales import Scale, number_in, scale_that_fits
@@ -82,6 +81,8 @@ class ImportedScores:
         if self.lowest is None or self.highest is None:
             return ""
         told = f"The scores in the file go from {self.lowest:g} to {self.highest:g}."
+        if self.lowest == self.highest:
+            told = f"All scores in the file are {self.lowest:g}."
         fits = scale_that_fits(self.lowest, self.highest)
         if scale is None and fits:
             told += f" If they are on the scale {fits}, say so: --scale {fits}."
@@ -153,7 +154,7 @@ def _read(
     image = references.find(unescape_formula(str(reference)))
     value = scores.parse_score(typed) if scale is None else scale.score(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
-    return image, value, composed(name), _moment(row.cells.get("scored_at"))
+    return image, value, name, _moment(row.cells.get("scored_at"))
 
 
 def _given(cell: Any) -> bool:
