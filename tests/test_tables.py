@@ -329,11 +329,11 @@ def test_what_is_not_on_the_scale_is_a_bad_row(value: Any) -> None:
 def test_the_range_found_is_told_and_mapped(library: Engine, tmp_path: Path) -> None:
     content = f"path,score\n{IMG0},4\n{IMG1},1\n{ROOT}/sub/img7.png,5\n"
     told = bring_in(library, tmp_path / "s.csv", content)
-    assert told.range_line(None).startswith("The scores in the file go from 1 to 5.")
-    assert told.range_line(None).endswith("say so: --scale 1-5.")
+    assert told.range_line(False).startswith("The scores in the file go from 1 to 5.")
+    assert told.range_line(False).endswith("say so (--scale 1-5).")
     again = import_scores(library, "P", tmp_path / "s.csv", scale=parse_scale("1-5"))
     assert again.recorded == 3 and recorded(library) == {1: 8, 2: 0, 3: 10}
-    assert again.range_line(parse_scale("1-5")) == "The scores in the file go from 1 to 5."
+    assert again.range_line(True) == "The scores in the file go from 1 to 5."
     percent = f"path,score\n{IMG0},85\n{IMG1},40\n"
     with pytest.raises(BadRows, match=r"--scale 0-100"):
         bring_in(library, tmp_path / "s.csv", percent)

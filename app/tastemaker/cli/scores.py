@@ -50,7 +50,7 @@ def scores_import(
         return print_json(told.as_dict())
     recorded, unchanged = counted(told.recorded, "score"), told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
-    if line := told.range_line(on):
+    if line := told.range_line(on is not None):
         out.print(plain(line))
     if n := told.by_ending:
         out.print(

@@ -30,6 +30,7 @@ from tastemaker.pages import (
     results,
     review,
     score,
+    score_tables,
     scores,
     settings,
     slices,
@@ -45,8 +46,8 @@ from tastemaker.pictures.full_size import FullSize
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, results, compare, slices, publish, test_runs, try_it, add, people, settings,
-    jobs,
+    versions, results, compare, slices, publish, test_runs, try_it, add, score_tables, people,
+    settings, jobs,
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
-from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
@@ -76,16 +76,17 @@ class ImportedScores:
             self.lowest = number if self.lowest is None else min(self.lowest, number)
             self.highest = number if self.highest is None else max(self.highest, number)
 
-    def range_line(self, scale: Scale | None) -> str:
-        """What range was found, and what to do if it is another scale's; empty where none was."""
+    def range_line(self, scaled: bool) -> str:
+        """What range was found, and what to do if it is another scale's and none was given
+        (`scaled`); empty where none was found."""
         if self.lowest is None or self.highest is None:
             return ""
         told = f"The scores in the file go from {self.lowest:g} to {self.highest:g}."
         if self.lowest == self.highest:
             told = f"All scores in the file are {self.lowest:g}."
         fits = scale_that_fits(self.lowest, self.highest)
-        if scale is None and fits:
-            told += f" If they are on the scale {fits}, say so: --scale {fits}."
+        if fits and not scaled:
+            told += f" If they are on the scale {fits}, say so (--scale {fits})."
         return told
 
 
@@ -96,6 +97,7 @@ def import_scores(
     *,
     scale: Scale | None = None,
     skip_bad_rows: bool = False,
+    most_rows: int | None = None,
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
@@ -105,6 +107,11 @@ def import_scores(
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
+    if most_rows is not None and len(rows) > most_rows:
+        raise TooLarge(
+            f"{file.name} holds {len(rows):,} rows; at most {most_rows:,} are taken at once.",
+            "Split it, or use `tastemaker scores import` on the machine of the server.",
+        )
     told = ImportedScores()
     latest: dict[tuple[int, int], int] = {}
     hint = ""
@@ -187,7 +194,7 @@ def _refused(
         )
     ways = [hint]
     if any("scale" in bad.reason or "not a score" in bad.reason for bad in told.bad):
-        ways.append(told.range_line(scale))
+        ways.append(told.range_line(scale is not None))
     if len(told.bad) < rows:
         ways.append("To record the other rows alone, say so (--skip-bad-rows).")
     return BadRows(message, " ".join(way for way in ways if way), told.bad)
