@@ -19,12 +19,12 @@ import pytest
 from safetensors.numpy import save_file
 from sqlmodel import select
 
-from tastemaker import embeddings, projects, scores, versions
+from tastemaker import embeddings, files, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Label, Prediction, ScoreEvent, Version
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import escape_formula, unescape_formula
 from tastemaker.importing import imports, requests
 from tastemaker.learning import laion
@@ -149,6 +149,27 @@ def test_a_trained_head_brought_in_again_says_exactly_the_same(
     again = home.adopt(file)
     assert (again.number, again.sha256) == ("v0.0", version.sha256)
     assert home.said(again).tolist() == home.said(version).tolist()
+
+
+def test_a_full_disk_leaves_whole_files_and_a_count_and_what_is_there_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [exports.Part(f"{name}.txt", name.encode() * 9) for name in "abc"]
+    calls: list[Path] = []
+
+    def full_at_the_third(path: Path, content: Any) -> None:
+        calls.append(path)
+        if path.name == "c.txt" and len(calls) == 3:
+            raise StorageFull("The disk is full.")
+        files.write_atomic(path, content)
+
+    monkeypatch.setattr(exports, "write_atomic", full_at_the_third)
+    with pytest.raises(StorageFull, match=r"2 of 3 files are in .*, each whole; c\.txt is not"):
+        exports.write(parts, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.txt", "b.txt"}
+    calls.clear()
+    exports.write(parts, tmp_path / "out")
+    assert [path.name for path in calls] == ["c.txt"], "what is there unchanged is left"
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "swapped", "gone"])

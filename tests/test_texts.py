@@ -11,10 +11,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from tastemaker import images, projects
 from tastemaker.config import Settings
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files.folders import FolderWalk, is_system, left_out_line
 from tastemaker.files.texts import composed, decoded, lines_of, read_text
+from tastemaker.library import filters, tags
 from tests.command_line import Run, fails
 from tests.conftest import environment
 from tests.pictures import write
@@ -76,6 +78,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_letters_are_composed_once_and_for_all() -> None:
     assert composed("Cafe\u0301") == "Caf\u00e9" == composed("Caf\u00e9")
     assert composed("plain") == "plain"
+
+
+def test_what_is_looked_for_is_composed_as_what_is_kept() -> None:
+    apart, whole = "Cafe\u0301", "Caf\u00e9"
+    assert tags.parse(f"{apart}, {whole}, plain") == [whole, "plain"]
+    wanted = filters.from_dict({"tags": [apart, whole], "name": f" {apart}"})
+    assert (wanted.tags, wanted.name) == ((whole,), whole)
+    assert projects.validate_name(apart) == whole
+    assert images.validate_collection_name(apart) == whole
 
 
 # --- folders -------------------------------------------------------------------------------------

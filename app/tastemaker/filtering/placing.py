@@ -138,7 +138,7 @@ def _place(
             folders.add(item.target.parent)
     finally:
         for folder in folders:
-            with contextlib.suppress(OSError):  # some shares know no such thing
+            with contextlib.suppress(OSError):  # what was placed is told all the same
                 sync_folder(folder)
     return placed
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,10 +47,11 @@ class BadRows(Invalid):
 
 @dataclass(frozen=True)
 class BadRow:
-    """`where` it is, as “Row 3”, and why it cannot be used."""
+    """`where` it is, as “Row 3”, why it cannot be used, and what to do."""
 
     where: str
     reason: str
+    hint: str = ""
 
 
 @dataclass
@@ -113,39 +114,41 @@ def import_scores(
             "Split it, or use `tastemaker scores import` on the machine of the server.",
         )
     told = ImportedScores()
-    latest: dict[tuple[int, int], int] = {}
-    hint = ""
-    with sessions.writing(engine) as session:
+    with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
-        references = References(session, file.parent)
-        for row in rows:
-            try:
-                image, value, name, at = _read(row, references, scale, told)
-                _join(session, project, image)
-                person = projects.annotator(session, name, proxy=name == projects.IMPORTED)
-                written = scores.record_many(
-                    session, project, person, [(image.id, value)], origin=scores.Origin.IMPORT,
-                    at=at,
-                )  # fmt: skip
-            except TastemakerError as error:
-                told.bad.append(BadRow(row.where, error.message))
-                hint = hint or error.hint
-                continue
-            key = (image.id, person.id)
-            told.overruled += latest.setdefault(key, value) != value
-            latest[key] = value
-            told.recorded += written
-            told.unchanged += not written
-        told.by_ending = references.by_ending
-        if told.bad and (not skip_bad_rows or len(told.bad) == len(rows)):
-            raise _refused(file, told, len(rows), hint, scale)
+        good = _good_rows(rows, References(session, file.parent), scale, told)
+    if told.bad and (not skip_bad_rows or not good):
+        raise _refused(file, told, len(rows), scale)
+    with sessions.writing(engine) as session:
+        _record(session, projects.get(session, project.id), good, told)
     return told
 
 
-def _read(
-    row: Row, references: References, scale: Scale | None, told: ImportedScores
-) -> tuple[Image, int, str, datetime | None]:
-    """(image, score, whose it is, when it was given). Raises what is wrong with the row."""
+class GoodRow(NamedTuple):
+    """What a row says: the image, the score 0–10, whose it is, and when it was given."""
+
+    image_id: int
+    value: int
+    person: str
+    at: datetime | None
+
+
+def _good_rows(
+    rows: list[Row], references: References, scale: Scale | None, told: ImportedScores
+) -> list[GoodRow]:
+    """The rows that can be recorded; the others are told, with all that was found."""
+    good: list[GoodRow] = []
+    for row in rows:
+        try:
+            good.append(_read(row, references, scale, told))
+        except TastemakerError as error:
+            told.bad.append(BadRow(row.where, error.message, error.hint))
+    told.by_ending = references.by_ending
+    return good
+
+
+def _read(row: Row, references: References, scale: Scale | None, told: ImportedScores) -> GoodRow:
+    """Raises what is wrong with the row."""
     if row.fault:
         raise Invalid(row.fault)
     reference = first((row.cells[c] for c in IMAGE_COLUMNS if _given(row.cells.get(c))), None)
@@ -161,16 +164,35 @@ def _read(
     image = references.find(unescape_formula(str(reference)))
     value = scores.parse_score(typed) if scale is None else scale.score(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
-    return image, value, name, _moment(row.cells.get("scored_at"))
+    return GoodRow(image.id, value, name, _moment(row.cells.get("scored_at")))
+
+
+def _record(session: Session, project: Project, good: list[GoodRow], told: ImportedScores) -> None:
+    latest: dict[tuple[int, int], int] = {}
+    people = {
+        name: projects.annotator(session, name, proxy=name == projects.IMPORTED)
+        for name in {row.person for row in good}
+    }
+    for image_id in {row.image_id for row in good}:
+        _join(session, project, image_id)
+    for row in good:
+        person = people[row.person]
+        written = scores.record_many(
+            session, project, person, [(row.image_id, row.value)], origin=scores.Origin.IMPORT,
+            at=row.at,
+        )  # fmt: skip
+        key = (row.image_id, person.id)
+        told.overruled += latest.setdefault(key, row.value) != row.value
+        latest[key] = row.value
+        told.recorded += written
+        told.unchanged += not written
 
 
 def _given(cell: Any) -> bool:
     return cell is not None and str(cell).strip() != ""
 
 
-def _refused(
-    file: Path, told: ImportedScores, rows: int, hint: str, scale: Scale | None
-) -> BadRows:
+def _refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -> BadRows:
     """All bad rows in one answer; those with the same fault together."""
     together: dict[str, list[str]] = {}
     for bad in told.bad:
@@ -192,7 +214,7 @@ def _refused(
                 *more,
             ]
         )
-    ways = [hint]
+    ways = [first((bad.hint for bad in told.bad if bad.hint), "")]
     if any("scale" in bad.reason or "not a score" in bad.reason for bad in told.bad):
         ways.append(told.range_line(scale is not None))
     if len(told.bad) < rows:
@@ -200,13 +222,13 @@ def _refused(
     return BadRows(message, " ".join(way for way in ways if way), told.bad)
 
 
-def _join(session: Session, project: Project, image: Image) -> None:
+def _join(session: Session, project: Project, image_id: int) -> None:
     """Put an image into the project, unless it is in it or was taken out of it."""
     member = projects.is_member(project.id, col(Image.id), removed_too=True)
-    if session.exec(select(Image.id).where(Image.id == image.id, member)).first() is None:
+    if session.exec(select(Image.id).where(Image.id == image_id, member)).first() is None:
         scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
         projects.add_collection(session, project, scored)
-        images.put_in_collection(session, scored.id, image.id)
+        images.put_in_collection(session, scored.id, image_id)
 
 
 def _moment(text: Any) -> datetime | None:
