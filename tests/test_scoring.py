@@ -246,6 +246,11 @@ def test_the_folder_of_clip_retrieval_gets_a_pointer(tmp_path: Path, model: Scor
     saved(shard, np.ones((2, FEATURES), np.float16))
     with pytest.raises(Invalid, match=r"clip-retrieval made it.*img_emb_0\.npy"):
         score_source(tmp_path, model)
+    beside = tmp_path / "metadata" / "metadata_0.parquet"
+    beside.parent.mkdir()
+    pq.write_table(pa.table({"image_path": ["a.jpg", "b.jpg"]}), beside)
+    with pytest.raises(Invalid, match=r"clip-retrieval keeps them in .*img_emb_0\.npy"):
+        score_source(beside, model)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
+from tastemaker.files import is_file
 
 EMBEDDING_SUFFIXES = frozenset({".npy", ".parquet"})
 BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
@@ -131,9 +132,13 @@ def _embedding_column(schema: Any, source: Path) -> str:
     if len(lists) == 1 or usual:
         return (usual or lists)[0]
     if not lists:
+        beside = (
+            source.parent.parent / "img_emb" / f"{source.stem.replace('metadata', 'img_emb')}.npy"
+        )
+        hint = f"clip-retrieval keeps them in {beside}." if is_file(beside) else ""
         raise Invalid(
             f"{source.name} has no column of embeddings.",
-            "A column of lists of floating-point numbers is needed.",
+            hint or "A column of lists of floating-point numbers is needed.",
         )
     raise Invalid(
         f"{source.name} has several columns of embeddings: {', '.join(lists)}.",
