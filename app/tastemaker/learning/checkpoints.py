@@ -29,8 +29,8 @@ from tastemaker.learning.city96 import (
 )
 
 NOT_UNPICKLED = (
-    "Only safetensors files are read, because others can run code. LAION's and other heads in .pth "
-    "files: save their state_dict with safetensors.torch.save_file, then import that file."
+    "Only safetensors files are read, because others can run code. Convert a .pth, as LAION's, "
+    "with safetensors.torch.save_file."
 )
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
