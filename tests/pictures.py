@@ -119,6 +119,20 @@ def broken_profile() -> bytes:
     return encoded(scene(), icc_profile=b"this is no colour profile" * 8)
 
 
+def with_large_text(where: str, packed: bool, characters: int = 20_000_000) -> bytes:
+    """A PNG with megabytes of text or profile in it, before or after its pixels."""
+    text = b"word " * (characters // 5)
+    body = {
+        "tEXt": b"workflow\0" + text,
+        "zTXt": b"workflow\0\0" + zlib.compress(text),
+        "iTXt": b"xXx\0\1\0hx\0hx\0" + zlib.compress(text),
+        "iCCP": b"huge\0\0" + zlib.compress(text),
+    }[where]
+    plain = encoded(scene())
+    at = plain.index(b"IDAT" if packed else b"IEND") - 4
+    return plain[:at] + png_chunk(where.encode(), body) + plain[at:]
+
+
 # ---- bad
 
 

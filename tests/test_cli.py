@@ -1,6 +1,7 @@
 """The command line is a contract: names, options, exit codes, JSON shapes."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,15 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Job, Label, ScoreEvent
+from tastemaker.errors import Invalid, StorageFull
+from tastemaker.filtering import placing
+from tastemaker.filtering.placing import (
+    Placement,
+    copy_pictures,
+    link_pictures,
+    move_pictures,
+    plan_targets,
+)
 from tastemaker.learning.city96 import layout
 from tests.command_line import Run, Said, fails
 from tests.conftest import add_images, forward
@@ -196,7 +206,8 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     lines = "".join(f"{sha},{score},{name}\n" for sha, score, name in rows)
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
-        "recorded": 4, "unchanged": 0, "overruled": 0,
+        "recorded": 4, "unchanged": 0, "overruled": 0, "lowest": 0, "highest": 10, "by_ending": 0,
+        "bad": [],
     }  # fmt: skip
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
@@ -222,7 +233,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         assert run("scores", "export", "-p", "P", "--out", name).code == 0
         run("project", "create", f"Copy of {name}")
         back = run("scores", "import", name, "-p", f"Copy of {name}", "--json")
-        assert back.json == {"recorded": 4, "unchanged": 0, "overruled": 0}
+        assert (back.json["recorded"], back.json["bad"]) == (4, [])
         again = run("scores", "export", "-p", f"Copy of {name}", "--json").json
         for one, other in zip(as_json, again, strict=True):
             for key in ("sha256", "path", "score", "annotator"):
@@ -239,14 +250,22 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         ("a.csv", "name,score\ndouble.png,5\n", "Several images are called “double.png”."),
         ("a.csv", "", "a.csv holds no row."),
         ("a.csv", "sha256,score\n", "a.csv holds no row."),
-        ("a.csv", b"\xff\xfe\x00", "not a text file in UTF-8"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv is damaged: it is not in UTF-16."),
         ("a.csv", 'sha256,score\n{0},"' + "x" * 200_000, "cannot be read as CSV"),
-        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n{broken\n', "Line 2 of a.jsonl is not JSON."),
-        ("a.jsonl", '{"sha256": "{0}", "score": 5}\n[5]\n', "Line 2 of a.jsonl is not an object"),
+        (
+            "a.jsonl",
+            '{"sha256": "{0}", "score": 5}\n{broken\n',
+            "Line 2 of a.jsonl: It is not",
+        ),
+        (
+            "a.jsonl",
+            '{"sha256": "{0}", "score": 5}\n[5]\n',
+            "Line 2 of a.jsonl: It is not an o",
+        ),
         ("a.jsonl", '{"sha256": "{0}", "score": true}\n', "“True” is not a score."),
         ("a.jsonl", '{"sha256": "{0}", "score": 3.5}\n', "“3.5” is not a score."),
-        ("a.jsonl", '{"sha256": "\\ud800", "score": 5}\n', "Line 1 of a.jsonl is not JSON."),
-        ("a.jsonl", "[" * 100_000, "Line 1 of a.jsonl is not JSON."),
+        ("a.jsonl", '{"sha256": "\\ud800", "score": 5}\n', "Line 1 of a.jsonl: It is not JSON."),
+        ("a.jsonl", "[" * 100_000, "Line 1 of a.jsonl: It is not JSON."),
         ("a.txt", "sha256,score\n{0},5\n", "a.txt has no known ending."),
     ],
 )
@@ -614,24 +633,79 @@ def test_a_folder_is_scored_filtered_and_copied_and_its_bad_files_are_told(
 
 
 def test_copies_never_overwrite_and_never_land_in_their_own_source(tmp_path: Path) -> None:
-    from tastemaker.errors import Invalid
-    from tastemaker.filtering.sources import copy_pictures
-
     source = tmp_path / "pictures"
     for name in ("a/x.png", "b/x.png", "x.png"):
         write(source / name, name.encode())
     paths = ["a/x.png", "b/x.png", "x.png"]
-    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (3, 0)
-    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (0, 3), "the same files"
+
+    def copy(into: Path, keep: bool = False) -> tuple[int, int]:
+        plan = plan_targets(paths, source, into, keep=keep)
+        return copy_pictures(plan), sum(item.there for item in plan)
+
+    assert copy(tmp_path / "flat") == (3, 0)
+    assert copy(tmp_path / "flat") == (0, 3), "the same files"
     kept = {path.name: path.read_text() for path in (tmp_path / "flat").iterdir()}
     assert sorted(kept) == ["x-1.png", "x-2.png", "x.png"]
     assert sorted(kept.values()) == ["a/x.png", "b/x.png", "x.png"]
     write(source / "x.png", b"another now")
-    assert copy_pictures(paths, source, tmp_path / "flat", keep=False) == (1, 2)
+    assert copy(tmp_path / "flat") == (1, 2)
     assert (tmp_path / "flat" / "x-3.png").read_bytes() == b"another now"
     for into in (source, source / "deeper"):
         with pytest.raises(Invalid, match="inside the source"):
-            copy_pictures(paths, source, into, keep=True)
+            copy(into, keep=True)
+
+
+WAYS = {"copied": copy_pictures, "moved": move_pictures, "linked": link_pictures}
+
+
+@pytest.mark.parametrize("done", WAYS)
+def test_placing_goes_on_past_a_file_that_is_gone_and_a_name_that_cannot_be(
+    tmp_path: Path, done: str
+) -> None:
+    source, into = tmp_path / "pictures", tmp_path / "kept"
+    for name in ("a.png", "b.png", "c.png"):
+        write(source / name, name.encode())
+    plan = plan_targets(["a.png", "before.png", "b.png", "c.png"], source, into, keep=False)
+    (source / "b.png").unlink()  # after it was planned
+    plan.append(Placement("a.png", source / "c.png", into / ("n" * 300)))
+    told: list[str] = []
+    placed = WAYS[done](plan, lambda path, reason: told.append(f"{path}: {reason}"))
+    assert placed == 2 and sorted(p.name for p in into.iterdir()) == ["a.png", "c.png"]
+    assert told[:2] == [
+        f"before.png: It was not {done}: it is not there any more.",
+        f"b.png: It was not {done}: no such file or directory.",
+    ]
+    assert len(told) == 3 and (done == "moved" or "too long" in told[2])
+    assert (into / "a.png").read_bytes() == b"a.png"
+
+
+@pytest.mark.parametrize("done", ["copied", "moved"])
+def test_a_full_disk_leaves_whole_files_and_a_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: str
+) -> None:
+    source, into = tmp_path / "pictures", tmp_path / "kept"
+    for name in "abcd":
+        write(source / f"{name}.png", name.encode() * 1000)
+    plan = plan_targets([f"{name}.png" for name in "abcd"], source, into, keep=False)
+    synced: list[int] = []
+
+    def full_at_the_third(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_links(origin: Any, target: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(placing.os, "fsync", full_at_the_third)
+    monkeypatch.setattr(placing.os, "link", no_links)  # as on a stick
+    with pytest.raises(StorageFull, match=f"2 of 4 pictures were {done}, each whole"):
+        WAYS[done](plan)
+    assert {path.name: path.stat().st_size for path in into.iterdir()} == {
+        "a.png": 1000, "b.png": 1000,
+    }  # fmt: skip
+    kept = "abcd" if done == "copied" else "cd"
+    assert {path.name for path in source.iterdir()} == {f"{name}.png" for name in kept}
 
 
 @pytest.mark.parametrize(
@@ -677,24 +751,12 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence_before_any_work(
     assert (tmp_path / "file.py").read_bytes() == b"mine"
 
 
-def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(run: Run, library: Any) -> None:
-    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "Input/output error.")
-
-
-def test_copying_goes_on_past_a_file_that_is_gone_and_names_it(tmp_path: Path) -> None:
-    from tastemaker.filtering.sources import copy_pictures
-
-    for name in ("a.png", "b.png"):
-        write(tmp_path / "pictures" / name, name.encode())
-    told: list[str] = []
-    copied = copy_pictures(
-        ["a.png", "gone.png", "b.png"], tmp_path / "pictures", tmp_path / "kept", keep=False,
-        on_error=lambda path, reason: told.append(f"{path}: {reason}"),
-    )  # fmt: skip
-    assert copied == (2, 0) and sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
-        "a.png", "b.png",
-    ]  # fmt: skip
-    assert told == ["gone.png: It was not copied: no such file or directory."]
+def test_what_nobody_foresaw_of_a_file_is_a_sentence_too(
+    run: Run, library: Any, tmp_path: Path
+) -> None:
+    fails(run("scores", "import", "/proc/self/mem", "-p", "P"), "has no known ending")
+    (tmp_path / "mem.csv").symlink_to("/proc/self/mem")
+    fails(run("scores", "import", "mem.csv", "-p", "P"), "cannot be read: input/output error.")
 
 
 # --- the loop by hand --------------------------------------------------------------------------

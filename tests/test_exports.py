@@ -19,12 +19,12 @@ import pytest
 from safetensors.numpy import save_file
 from sqlmodel import select
 
-from tastemaker import embeddings, projects, scores, versions
+from tastemaker import embeddings, files, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Label, Prediction, ScoreEvent, Version
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import escape_formula, unescape_formula
 from tastemaker.importing import imports, requests
 from tastemaker.learning import laion
@@ -32,7 +32,7 @@ from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.heads import Head
 from tastemaker.publishing import exports
-from tastemaker.scores import score_files
+from tastemaker.scores import row_files, score_files
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, prediction_files, predictions
 from tests.conftest import made_once, work_on
@@ -149,6 +149,27 @@ def test_a_trained_head_brought_in_again_says_exactly_the_same(
     again = home.adopt(file)
     assert (again.number, again.sha256) == ("v0.0", version.sha256)
     assert home.said(again).tolist() == home.said(version).tolist()
+
+
+def test_a_full_disk_leaves_whole_files_and_a_count_and_what_is_there_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [exports.Part(f"{name}.txt", name.encode() * 9) for name in "abc"]
+    calls: list[Path] = []
+
+    def full_at_the_third(path: Path, content: Any) -> None:
+        calls.append(path)
+        if path.name == "c.txt" and len(calls) == 3:
+            raise StorageFull("The disk is full.")
+        files.write_atomic(path, content)
+
+    monkeypatch.setattr(exports, "write_atomic", full_at_the_third)
+    with pytest.raises(StorageFull, match=r"2 of 3 files are in .*, each whole; c\.txt is not"):
+        exports.write(parts, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.txt", "b.txt"}
+    calls.clear()
+    exports.write(parts, tmp_path / "out")
+    assert [path.name for path in calls] == ["c.txt"], "what is there unchanged is left"
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "swapped", "gone"])
@@ -284,7 +305,7 @@ def everything_said(home: Home) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in rows]
 
 
-@pytest.mark.parametrize("ending", score_files.ENDINGS)
+@pytest.mark.parametrize("ending", row_files.ENDINGS)
 def test_labels_come_back_with_who_said_them_and_when(
     scored: Home, tmp_path: Path, ending: str
 ) -> None:
@@ -299,7 +320,7 @@ def test_labels_come_back_with_who_said_them_and_when(
         collection = session.exec(select(projects.Collection)).one()
         projects.add_collection(session, project, collection)
     told = score_files.import_scores(scored.engine, "Copy", file)
-    assert told == {"recorded": 24, "unchanged": 0, "overruled": 0}
+    assert (told.recorded, told.unchanged, told.overruled, told.bad) == (24, 0, 0, [])
     with sessions.reading(scored.engine) as session:
         copy = projects.by_name(session, "Copy")
         after = [tuple(row.values()) for row in score_files.labels_of(session, copy)]
@@ -310,7 +331,7 @@ def test_labels_come_back_with_who_said_them_and_when(
         ]  # fmt: skip
     assert after == before
     assert labels[0] == labels[1] and len(labels[0]) == 12
-    assert score_files.import_scores(scored.engine, "Copy", file)["recorded"] == 0
+    assert score_files.import_scores(scored.engine, "Copy", file).recorded == 0
 
 
 def test_no_cell_of_an_exported_csv_is_a_formula(trained: tuple[Home, Version]) -> None:
@@ -341,7 +362,7 @@ def test_a_time_that_is_none_refuses_the_file(scored: Home, tmp_path: Path, when
         sha256 = session.exec(select(Image.sha256)).first()
     row = {"sha256": sha256, "score": 3, "annotator": "new", "scored_at": when}
     (tmp_path / "s.jsonl").write_text(json.dumps(row))
-    with pytest.raises(Invalid, match=r"Row 1.*point in time"):
+    with pytest.raises(Invalid, match=r"Line 1.*point in time"):
         score_files.import_scores(scored.engine, "Taste", tmp_path / "s.jsonl")
 
 
@@ -364,7 +385,7 @@ def rows_of(home: Home, version: Version) -> list[tuple[Any, ...]]:
         return [(r.image_id, r.score, r.out_of_fold, r.uncertainty) for r in rows]
 
 
-@pytest.mark.parametrize("ending", score_files.ENDINGS)
+@pytest.mark.parametrize("ending", row_files.ENDINGS)
 def test_predictions_come_back_to_the_last_bit(
     trained: tuple[Home, Version], tmp_path: Path, ending: str
 ) -> None:
@@ -395,7 +416,7 @@ def test_predictions_of_another_head_and_impossible_ones_are_refused(
         ({"sha256": "f" * 64}, "no image"),
     ):
         (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | change))
-        with pytest.raises((Conflict, Invalid, NotFound), match=f"Row 2.*{reason}"):
+        with pytest.raises((Conflict, Invalid, NotFound), match=f"Line 2.*{reason}"):
             prediction_files.import_predictions(home.engine, "Taste", "v1.0", tmp_path / "p.jsonl")
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,25 @@ def test_every_mode_becomes_rgb(mode):
     assert picture.mode == "RGB" and picture.size == (96, 64)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("where", ["tEXt", "zTXt", "iTXt", "iCCP"])
+def test_a_picture_with_megabytes_of_text_or_profile_opens(where, first):
+    if where == "iCCP" and not first:
+        pytest.skip("a profile comes before the pixels")
+    picture = decode(pictures.with_large_text(where, first))
+    assert np.array_equal(np.asarray(picture), np.asarray(pictures.scene()))
+
+
+def test_a_profile_of_two_megabytes_is_kept_and_a_turned_picture_with_a_large_text_stays_upright():
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = pictures.encoded(pictures.scene(), icc_profile=lab + bytes(2_000_000))
+    assert np.array_equal(np.asarray(decode(content)), np.asarray(pictures.scene()))
+    turned = pictures.turned(6, "PNG")
+    text = pictures.png_chunk(b"zTXt", b"w\0\0" + zlib.compress(b"x" * 20_000_000))
+    at = turned.index(b"IDAT") - 4
+    assert decode(turned[:at] + text + turned[at:]).size == pictures.scene().size
+
+
 # ---- decoding what is bad
 
 
@@ -255,6 +275,38 @@ def test_a_changed_byte_gives_a_picture_or_a_sentence_and_nothing_else(position,
 
 
 # ---- thumbnails and facts
+
+
+def maimed(seed):
+    """One of the odd pictures with pieces cut out, doubled, exchanged or filled with noise."""
+    random = np.random.default_rng(seed)
+    makers = [
+        pictures.cmyk, pictures.sixteen_bit_grey, pictures.half_transparent, pictures.animated,
+        pictures.transparent_palette, pictures.phone_jpeg, pictures.with_gps,
+        pictures.swapped_profile, lambda: pictures.animated("WEBP"),
+        lambda: pictures.encoded(pictures.scene(), "JPEG", progressive=True),
+    ]  # fmt: skip
+    content = bytearray(makers[seed % len(makers)]())
+    for _ in range(random.integers(1, 5)):
+        start = int(random.integers(len(content)))
+        stop = start + int(random.integers(1, 64))
+        piece = bytes(content[start:stop])
+        content[start:stop] = [b"", piece * 2, piece[::-1], random.bytes(len(piece)), b"\xff" * 4][
+            random.integers(5)
+        ]
+    return bytes(content)
+
+
+def test_maimed_pictures_give_a_picture_or_a_sentence_and_nothing_else():
+    outcomes = {"picture": 0, "sentence": 0}
+    for seed in range(300):
+        try:
+            assert decode(maimed(seed)).mode == "RGB"
+            outcomes["picture"] += 1
+        except BadImage as error:
+            assert error.message.endswith("."), seed
+            outcomes["sentence"] += 1
+    assert min(outcomes.values()) > 50
 
 
 def test_ingesting_says_what_the_picture_is_and_leaves_two_clean_thumbnails(tmp_path):

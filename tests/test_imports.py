@@ -1,5 +1,6 @@
 """Files come in whole, once, with what lies beside them; a bad one never stops the rest."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import Engine
 from sqlmodel import func, select
 
@@ -32,14 +35,19 @@ from tastemaker.database.tables import (
     Job,
     Label,
     Project,
+    RemovedImage,
+    ScoreEvent,
     SkippedFile,
     Tag,
     now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
-from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.importing import imports, leftovers, requests, sources
+from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.pictures import KnownPicture, decode
+from tastemaker.scores import Origin
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
 
@@ -68,6 +76,7 @@ class Desk:
     def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
         self.settings, self.engine, self.folder = settings, engine, folder
         self.read: list[Path] = []  # every file that was opened as a picture
+        self.meanwhile: dict[Path, Callable[[], object]] = {}  # done after a file was read
         with sessions.writing(engine) as session:
             self.project = projects.create(session, "Desk")
             self.elsewhere = projects.create(session, "Elsewhere", encoder=ELSEWHERE)
@@ -110,8 +119,6 @@ class Desk:
             return list(session.exec(select(table).where(*conditions)))
 
     def image(self, content: bytes) -> Image:
-        import hashlib
-
         with sessions.reading(self.engine) as session:
             found = images.by_sha256(session, hashlib.sha256(content).hexdigest())
         assert found is not None
@@ -148,7 +155,9 @@ def desk(
         def map(self, task: Callable[[Any], Any], items: Iterable[Path]) -> Iterator[Any]:
             items = list(items)
             desk.read += items
-            return decoders.map(task, items)
+            for item, outcome in decoders.map(task, items):
+                desk.meanwhile.get(item, lambda: None)()
+                yield item, outcome
 
     monkeypatch.setattr(imports, "DecodePool", Shared)
     return desk
@@ -362,6 +371,204 @@ def test_a_full_disk_refuses_imports_before_they_begin(desk: Desk) -> None:
     assert desk.all(Job) == []
 
 
+# --- files that move ---------------------------------------------------------------------------
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything: be nobody for a moment, whom the modes of files bind."""
+    me = os.geteuid()
+    try:
+        if me == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(me)
+
+
+def test_a_file_that_vanishes_while_it_is_imported_is_told_by_name_and_the_rest_goes_on(
+    desk: Desk,
+) -> None:
+    paths = [desk.put(f"{seed}.png", png(seed)) for seed in range(9)]
+    for path in (paths[1], paths[8]):
+        desk.meanwhile[path] = path.unlink
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (7, 2)
+    assert desk.reasons().keys() == {"1.png", "8.png"}
+    assert "moved or deleted" in desk.reasons()["1.png"]
+
+
+def test_a_file_saved_again_while_it_is_imported_is_read_again(desk: Desk) -> None:
+    paths = [desk.put(f"{seed}.png", png(seed)) for seed in range(6)]
+    path = paths[2]
+
+    def save_again() -> None:
+        path.write_bytes(png(50))
+        desk.meanwhile.clear()
+
+    desk.meanwhile[path] = save_again
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (6, 0)
+    row = desk.all(ImagePath, ImagePath.path == str(path))[0]
+    assert row.image_id == desk.image(png(50)).id
+    assert (row.size, row.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
+    assert png(2) not in {path.read_bytes() for path in desk.folder.iterdir()}
+    assert len(desk.all(Image)) == 6
+
+
+def test_a_file_that_somebody_keeps_writing_to_is_told_by_name(desk: Desk) -> None:
+    desk.put("a.png", png(1))
+    path = desk.put("b.png", png(2))
+    seeds = iter(range(50, 60))
+    desk.meanwhile[path] = lambda: path.write_bytes(png(next(seeds)))
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (1, 1)
+    assert "changed while it was imported" in desk.reasons()["b.png"]
+    desk.meanwhile.clear()
+    assert desk.bring_in()["added"] == 1
+    assert desk.reasons() == {}
+
+
+def test_the_bytes_that_are_embedded_are_those_that_were_imported(desk: Desk) -> None:
+    path = desk.put("a.png", png(1))
+    known = KnownPicture(path, hashlib.sha256(png(1)).hexdigest())
+    assert decode(known).size == noise(1).size
+    path.write_bytes(png(2))
+    with pytest.raises(BadImage, match="changed since it was imported"):
+        decode(known)
+
+
+def test_a_folder_that_cannot_be_entered_is_named_and_what_is_known_of_it_stays(
+    desk: Desk,
+) -> None:
+    desk.put("a.png", png(1))
+    desk.put("closed/b.png", png(2))
+    closed, me = desk.folder / "closed", os.geteuid()
+    desk.bring_in()
+    closed.chmod(0)
+    for folder in (desk.folder, *desk.folder.parents):
+        if folder.stat().st_uid == me and folder != Path(folder.anchor):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    request = ImportRequest(collection="All", paths=(str(desk.folder),))
+    seen = sources.Seen()
+    with as_nobody():
+        found = list(
+            sources.find_items(
+                request, desk.settings.incoming, desk.folder, desk.settings.root, print, seen
+            )
+        )
+    closed.chmod(0o755)
+    items = [item for item in found if isinstance(item, sources.ImportItem)]
+    told = [item for item in found if isinstance(item, sources.Skipped)]
+    assert [item.name for item in items] == ["a.png"]
+    assert [item.label for item in told] == [str(closed)]
+    assert "permission denied" in told[0].reason and "stays as it is" in told[0].reason
+
+    (closed / "b.png").unlink()  # as it looks from outside
+    with sessions.writing(desk.engine) as session:
+        images.mark_missing(session, str(desk.folder), seen.unreadable)
+    assert desk.paths() == {"a.png": "present", "b.png": "present"}
+    with sessions.writing(desk.engine) as session:
+        images.record_skipped(session, str(closed), "closed", None)
+    desk.bring_in()
+    assert desk.paths()["b.png"] == "missing"
+    assert desk.reasons() == {}, "it can be entered again"
+
+
+def test_a_folder_that_is_gone_when_its_turn_comes_does_not_stop_the_others(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.put("a.png", png(1))
+    share = write(tmp_path / "share" / "b.png", png(2)).parent
+    desk.bring_in(desk.folder, share)
+    with sessions.writing(desk.engine) as session:
+        job_id = requests.request_import(
+            session, desk.settings, [share, desk.folder], project=desk.project
+        ).id
+    share.rename(tmp_path / "away")
+    result = desk.run(job_id)
+    assert (result["known"], result["set_aside"]) == (1, 1)
+    assert "cannot be reached: no such file" in desk.reasons()["share"]
+    assert desk.paths()["b.png"] == "present", "nothing is known of it"
+
+
+def test_what_is_left_out_is_told_in_one_line_with_counts(desk: Desk, tmp_path: Path) -> None:
+    desk.put("a.png", png(1))
+    desk.put("a.txt", "sky")
+    for name in (
+        "._a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/b.png", "$RECYCLE.BIN/c.png",
+        ".thumbnails/d.png", "lost+found/e.png", "in/.AppleDouble/f.png", "b.tif", "c.tif",
+        "clip.mp4", "d.avif", "e.jfif", "README",
+    ):  # fmt: skip
+        desk.put(name, png(2))
+    write(tmp_path / "far" / "g.png", png(3))
+    (desk.folder / "linked").symlink_to(tmp_path / "far")
+    result = desk.bring_in()
+    assert (result["added"], result["set_aside"]) == (1, 0)
+    assert result["left_out"].startswith("Left out: 6 hidden or system folders, 2 .tif, ")
+    for part in ("1 hidden or system file", "1 .mp4", "1 .avif", "1 .jfif",
+                 "1 link to a folder", "1 file without an ending"):  # fmt: skip
+        assert part in result["left_out"]
+    write(tmp_path / "only" / "a.tif", png(1))
+    with pytest.raises(Invalid, match=r"no picture.*Left out: 1 \.tif\."):
+        desk.bring_in(tmp_path / "only")
+
+
+def test_a_text_that_is_a_link_is_nobody_s_tags(desk: Desk, tmp_path: Path) -> None:
+    desk.put("a.png", png(1))
+    (desk.folder / "a.txt").symlink_to(write(tmp_path / "passwd", b"root, secret"))
+    desk.bring_in()
+    assert desk.tags(png(1)) == set()
+
+
+def retitled(seed: int, title: str) -> bytes:
+    """The same pixels in other bytes, as a program leaves them that writes titles into files."""
+    info = PngInfo()
+    info.add_text("Title", title)
+    return encoded(noise(seed), pnginfo=info)
+
+
+def test_scores_tags_and_place_are_carried_over_to_a_file_written_again_with_the_same_pixels(
+    desk: Desk,
+) -> None:
+    path, other = desk.put("a.png", png(1)), desk.put("b.png", png(2))
+    desk.bring_in()
+    old, unwanted = desk.image(png(1)), desk.image(png(2))
+    with sessions.writing(desk.engine) as session:
+        person = projects.annotator(session, "me")
+        scores.record(session, desk.project, old.id, person, "set", 9, origin=Origin.CONTROL)
+        images.add_tags(session, old.id, ["mine"])
+        session.add(RemovedImage(project_id=desk.project.id, image_id=unwanted.id))
+    path.write_bytes(retitled(1, "A title"))
+    other.write_bytes(retitled(2, "A title"))
+    result = desk.bring_in()
+    assert (result["added"], result["rewritten"]) == (2, 2)
+    new = desk.image(retitled(1, "A title"))
+    assert {label.image_id: label.value for label in desk.all(Label)} == {old.id: 9, new.id: 9}
+    events = desk.all(ScoreEvent)
+    assert [(e.image_id, e.value, e.origin) for e in events] == [
+        (old.id, 9, "control"), (new.id, 9, "control")
+    ]  # fmt: skip
+    assert events[0].at == events[1].at
+    assert "mine" in desk.tags(retitled(1, "A title"))
+    with sessions.reading(desk.engine) as session:
+        assert projects.pool_size(session, desk.project) == 1, "the old one and the unwanted left"
+    assert desk.bring_in()["rewritten"] == 0, "once"
+
+
+def test_a_copy_beside_its_original_takes_nothing_from_it(desk: Desk) -> None:
+    desk.put("a.png", png(1))
+    desk.bring_in()
+    desk.put("copy.png", retitled(1, "A copy"))
+    assert desk.bring_in()["rewritten"] == 0
+    with sessions.reading(desk.engine) as session:
+        assert projects.pool_size(session, desk.project) == 2
+    (desk.folder / "a.png").unlink()
+    (desk.folder / "copy.png").rename(desk.folder / "moved.png")
+    (desk.folder / "moved.png").write_bytes(retitled(1, "Moved, then written again"))
+    assert desk.bring_in()["rewritten"] == 1
+
+
 # --- what lies beside --------------------------------------------------------------------------
 
 
@@ -383,13 +590,21 @@ def test_a_full_disk_refuses_imports_before_they_begin(desk: Desk) -> None:
         (".json", "[" * 100_000, set()),
         (".txt", "x" * 1000, {"x" * 100}),
         (".txt", "", set()),
+        (".txt", "\ufeffsky, sea".encode(), {"sky", "sea"}),
+        (".txt", "sky, café".encode("utf-16"), {"sky", "café"}),
+        (".txt", "sky, sea".encode("utf-16-le"), {"sky", "sea"}),
+        (".txt", "sky, café".encode("latin-1"), {"sky", "café"}),
+        (".txt", "cafe\u0301, café".encode(), {"café"}),
+        (".txt", b"sky\r\nsea\r\n\0", {"sky", "sea"}),
+        (".txt", b"sky, \0, sea", set()),
+        (".json", json.dumps({"tags": ["a\0b"]}).encode("utf-16"), {"a b"}),
     ],
 )
 def test_sidecars_become_tags_and_a_broken_one_is_no_reason_to_refuse_the_picture(
     tmp_path: Path, engine: Engine, suffix: str, content: Any, tags: set[str]
 ) -> None:
-    text = content if isinstance(content, str) else json.dumps(content)
-    path = write(tmp_path / "beside", text.encode())
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path = write(tmp_path / "beside", text if isinstance(text, bytes) else text.encode())
     sidecar = sources.read_sidecars([sources.SidecarFile("a" + suffix, path)])
     with sessions.writing(engine) as session:
         image = Image(sha256="0" * 64, kind="file", name="a", source_group="a")

@@ -27,6 +27,7 @@ from tastemaker.database.tables import (
     Label,
     LoginSession,
     ScoreEvent,
+    Tag,
     Version,
 )
 from tastemaker.errors import TastemakerError
@@ -467,3 +468,28 @@ def test_sessions_that_do_not_say_whose_they_are_end_with_the_upgrade(settings: 
         assert session.exec(select(LoginSession)).all() == []
         assert projects.annotator(session, "me").id == 1
     engine.dispose()
+
+
+def test_tags_and_names_are_found_whatever_a_mac_wrote(settings: Settings) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0004")
+    apart, whole = "Cafe\u0301", "Caf\u00e9"
+    with sessions.writing(engine) as session:
+        run = session.connection().exec_driver_sql
+        for number, tags in enumerate(((apart,), (apart, whole), (whole, "plain")), 1):
+            run(
+                "INSERT INTO image (id, sha256, kind, name, format, width, height, bytes, "
+                "source_group, added_at) VALUES (?, ?, 'file', ?, '', 1, 1, 1, '', '2026-01-01')",
+                (number, str(number) * 64, f"{apart} {number}.png"),
+            )
+            for tag in tags:
+                run("INSERT INTO image_tag (image_id, tag) VALUES (?, ?)", (number, tag))
+    engine.dispose()
+    engine = migration.migrate(settings)
+    with sessions.reading(engine) as session:
+        names = session.exec(select(Image.name).order_by(Image.name)).all()
+        tags = session.exec(select(Tag.image_id, Tag.tag).order_by(Tag.image_id, Tag.tag)).all()
+    engine.dispose()
+    assert names == [f"{whole} {number}.png" for number in (1, 2, 3)]
+    assert tags == [(1, whole), (2, whole), (3, whole), (3, "plain")]

@@ -208,8 +208,49 @@ def test_normalised_and_raw_embeddings_are_told_apart(
     wanted = forward(tensors, unit)
     assert np.allclose(of(unit_file, on_unit), wanted, atol=2e-3)
     assert np.allclose(of(raw_file, on_unit), wanted, atol=2e-3), "they are normalised on the way"
-    silent = of(unit_file, trained_on({}))
-    assert np.allclose(silent, wanted, atol=2e-3), "a file that says nothing is taken at its word"
+    told: list[str] = []
+    silent = pa.concat_tables(score_source(unit_file, trained_on({}), tell=told.append))
+    given = silent["aesthetic_score"].to_numpy()
+    assert np.allclose(given, wanted, atol=2e-3), "a file that says nothing is taken at its word"
+    assert len(told) == 1 and "does not say whether it was trained on such" in told[0]
+    with pytest.warns(UserWarning, match="every score is wrong"):
+        trained_on({}).score(unit)
+    raw = trained_on({})
+    raw.score(x)
+    assert raw.doubts == []
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (pa.array([5, 6, 7]), ["5", "6", "7"]),
+        (pa.array([b"a.png", None, b"c.png"]), ["a.png", "41", "c.png"]),
+        (pa.array([b"\xff", b"b", b"c"]), ["40", "41", "42"]),
+        (pa.array([["a"], ["b"], ["c"]]), ["40", "41", "42"]),
+    ],
+)
+def test_embeddings_of_other_makes_are_scored_under_what_they_call_their_rows(
+    tmp_path: Path, model: Scorer, x: np.ndarray, paths: pa.Array, named: list[str]
+) -> None:
+    """Many missing embeddings come first, in lists of the large kind."""
+    rows = pa.array([None] * 40 + x[:3].tolist(), pa.large_list(pa.float32()))
+    paths = pa.concat_arrays([pa.nulls(40, paths.type), paths])
+    pq.write_table(pa.table({"path": paths, "embedding": rows}), tmp_path / "x.parquet")
+    assert scored(tmp_path / "x.parquet", model)["path"].to_pylist() == named
+
+
+def test_the_folder_of_clip_retrieval_gets_a_pointer(tmp_path: Path, model: Scorer) -> None:
+    shard = tmp_path / "img_emb" / "img_emb_0.npy"
+    shard.parent.mkdir()
+    saved(shard, np.ones((2, FEATURES), np.float16))
+    with pytest.raises(Invalid, match=r"clip-retrieval made it.*img_emb_0\.npy"):
+        score_source(tmp_path, model)
+    beside = tmp_path / "metadata" / "metadata_0.parquet"
+    beside.parent.mkdir()
+    pq.write_table(pa.table({"image_path": ["a.jpg", "b.jpg"]}), beside)
+    with pytest.raises(Invalid, match=r"clip-retrieval keeps them in .*img_emb_0\.npy"):
+        score_source(beside, model)
 
 
 @pytest.mark.parametrize(
@@ -345,9 +386,14 @@ def test_a_model_names_itself_and_its_encoder_from_metadata_or_sidecar(
     for content in ("{", "[]", '{"encoder": "text"}', '{"encoder": {}}'):
         (tmp_path / "Other.config.json").write_text(content)
         assert Scorer(path).encoder is None
+    (tmp_path / "Other.config.json").write_bytes(b'{"encoder": "\0"}')
+    with pytest.raises(Invalid, match=r"which encoder it needs\. Other\.config\.json is no"):
+        Scorer(path).load_encoder()
     beside = {"encoder": {"name": BUNDLED, "fingerprint": "abc"}}
     (tmp_path / "Other.config.json").write_text(json.dumps(beside))
     assert (Scorer(path).encoder, Scorer(path).fingerprint) == (BUNDLED, "abc")
+    (tmp_path / "Other.config.json").write_text(json.dumps(beside), encoding="utf-16")
+    assert Scorer(path).encoder == BUNDLED
 
 
 def test_what_is_no_model_of_scores_is_refused_by_name(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sqlmodel import select
 from web_world import World, make_world
 
 from tastemaker.database.sessions import reading
-from tastemaker.database.tables import Job
+from tastemaker.database.tables import Image, Job, ScoreEvent
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -200,3 +200,65 @@ def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, fol
     if folder.isprintable():
         assert f'name="folder" value="{folder}"' in answer.text
     assert the_jobs(world) == []
+
+
+# --- scores from a table -------------------------------------------------------------------------
+
+
+def scores_in(world: World) -> list[int | None]:
+    with reading(world.engine) as session:
+        return list(session.exec(select(ScoreEvent.value).order_by(ScoreEvent.id)))  # type: ignore[arg-type]
+
+
+def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_demand(
+    tmp_path: Path,
+) -> None:
+    world = make_world(tmp_path / "home", images=2)
+    with reading(world.engine) as session:
+        first, second = session.exec(select(Image.sha256).order_by(Image.id)).all()  # type: ignore[arg-type]
+    table = f"sha256,score\n{first},5\n<i>gone</i>,3\n{second},11\n"
+    files = {"file": ("../my scores.CSV", table.encode("utf-16"))}
+    at = f"{world.at}/add/scores"
+    refused = world.client.post(at, files=files, data={"scale": ""})
+    assert refused.status_code == 422 and scores_in(world) == []
+    for told in (
+        "2 of the 3 rows",
+        "Row 2: There is no image “&lt;i&gt;gone",
+        "Row 3: “11” is not",
+    ):
+        assert told in refused.text
+    taken = world.client.post(at, files=files, data={"skip_bad_rows": "true"})
+    assert taken.status_code == 200 and scores_in(world) == [5]
+    assert "1 recorded, 0 there already." in taken.text and "2 left out:" in taken.text
+    stars = {"file": ("s.jsonl", f'{{"sha256": "{second}", "score": 4}}')}
+    mapped = world.client.post(at, files=stars, data={"scale": "1-5"})
+    assert mapped.status_code == 200 and scores_in(world) == [5, 8]
+    assert not list(world.settings.incoming.iterdir()), "nothing is left of an upload"
+
+    address = f"/api/v1/projects/{world.project_id}/labels"
+    answer = world.client.post(address, files=files)
+    assert answer.status_code == 422 and "Row 3" in answer.json()["error"]
+    answer = world.client.post(address, files=files, data={"skip_bad_rows": "true"})
+    assert answer.json()["unchanged"] == 1
+    assert [bad["where"] for bad in answer.json()["bad"]] == ["Row 2", "Row 3"]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "sentence"),
+    [
+        ([("file", ("s.csv", b"sha256,score\n" + b"x,1\n" * 2001))], {}, "at most 2,000"),
+        ([("file", ("s.xlsx", b"PK"))], {}, "Save the sheet as CSV"),
+        ([("file", ("s.csv", b"x"))] * 2, {}, "One file of scores"),
+        ([("file", ("s.csv", b"sha256,score\nx,1\n"))], {"scale": "stars"}, "is not a scale"),
+        ([("file", ("s.csv", b"x" * (4 * 2**20)))], {}, "at most 4 MB"),
+        ([("file", ("", b"x"))], {}, "One file of scores"),
+    ],
+    ids=["rows", "sheet", "two", "scale", "large", "none"],
+)
+def test_what_is_no_table_of_scores_is_refused_beside_its_form(
+    tmp_path: Path, files: list[tuple[str, tuple[str, bytes]]], data: dict[str, str], sentence: str
+) -> None:
+    world = make_world(tmp_path / "home", images=0)
+    answer = world.client.post(f"{world.at}/add/scores", files=files, data=data)
+    assert answer.status_code in (413, 422) and sentence in answer.text
+    assert "Scores from a file" in answer.text

@@ -2,9 +2,12 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tastemaker.errors import Invalid
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -16,13 +19,24 @@ def shipped(name: str) -> Path:
     return installed if installed.is_dir() else PACKAGE.parents[1] / name
 
 
-class Settings(BaseSettings):
-    """Every setting of the program. Each field is one environment variable."""
+ENV_FILE = ".env"
 
-    model_config = SettingsConfigDict(env_prefix="TASTEMAKER_", env_file=".env", extra="ignore")
+
+def _own_home() -> Path:
+    return Path.home() / ".tastemaker"
+
+
+class Settings(BaseSettings):
+    """Every setting of the program. Each field is one environment variable; an empty one counts as
+    unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TASTEMAKER_", env_file=ENV_FILE, env_file_encoding="utf-8-sig",
+        env_ignore_empty=True, extra="ignore",
+    )  # fmt: skip
 
     home: Path = Field(
-        default_factory=lambda: Path.home() / ".tastemaker",
+        default_factory=lambda: _own_home(),
         description="Folder for the database, uploads, thumbnails, checkpoints and backups.",
     )
     database_url: str = Field(
@@ -53,6 +67,23 @@ class Settings(BaseSettings):
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads for the numeric code; 0 means all cores."
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises `Invalid` where the `.env` of the current folder, perhaps of another program,
+        cannot be read."""
+        try:
+            super().__init__(**values)
+        except (OSError, UnicodeError) as error:
+            reason = (getattr(error, "strerror", None) or "").lower() or "it is no text in UTF-8"
+            raise Invalid(
+                f"The file {ENV_FILE} in {Path.cwd()} cannot be read: {reason}.",
+                "Settings are looked for in it. Mend it, or start the program in another folder.",
+            ) from error
+
+    @field_validator("home")
+    @classmethod
+    def _unset_where_blank(cls, home: Path) -> Path:
+        return home if str(home).strip() else _own_home()
 
     @cached_property
     def root(self) -> Path:

@@ -7,7 +7,6 @@ stopped job goes on where it was.
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import Encoder, load, parse
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
-from tastemaker.pictures.pictures import Limits
+from tastemaker.pictures.pictures import KnownPicture, Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
 LARGE_PIXELS = 50_000_000  # pictures above are embedded last, one by one
@@ -215,11 +214,11 @@ def embed_project(
                 query = query.where(col(Image.id).not_in(skipped))
             total = session.exec(select(func.count()).select_from(query.subquery())).one()
             some = list(session.exec(query.limit(PER_ROUND)))
-            paths = [_readable_path(session, job, image) for image in some]
+            files = [_readable(session, job, image) for image in some]
         if not some:
             break
-        skipped |= {image.id for image, path in zip(some, paths, strict=True) if path is None}
-        readable = [(i, p) for i, p in zip(some, paths, strict=True) if p is not None]
+        skipped |= {image.id for image, path in zip(some, files, strict=True) if path is None}
+        readable = [(i, p) for i, p in zip(some, files, strict=True) if p is not None]
         before = embedded
         usual = [(i.id, p) for i, p in readable if not _is_large(i)]
         large = [(i.id, p) for i, p in readable if _is_large(i)]
@@ -240,33 +239,35 @@ def _is_large(image: Image) -> bool:
 
 
 def _embed_large(
-    job: JobContext, encoder: Encoder, pictures: list[tuple[int, Path]], skipped: set[int]
+    job: JobContext, encoder: Encoder, pictures: list[tuple[int, KnownPicture]], skipped: set[int]
 ) -> Iterator[list[tuple[int, Vector]]]:
     """Large pictures one by one, when all others are stored: if one takes more memory than there
     is, the system may end this process, and then it is known which one it was."""
-    for image_id, path in pictures:
+    for image_id, picture in pictures:
         if image_id in job.died_on:
             ended = "The process was ended from outside while it read this picture, most likely "
             error = BadImage(f"{ended}because memory ran out.", "Save the picture again, smaller.")
-            _skip(job, image_id, path, error, skipped)
+            _skip(job, image_id, picture, error, skipped)
             continue
         with job.in_hand(image_id):
-            vectors = list(_embed(job, encoder, [(image_id, path)], 1, skipped))
+            vectors = list(_embed(job, encoder, [(image_id, picture)], 1, skipped))
         if vectors:
             yield vectors
 
 
-def _skip(job: JobContext, image_id: int, path: Path, error: BadImage, skipped: set[int]) -> None:
+def _skip(
+    job: JobContext, image_id: int, picture: KnownPicture, error: BadImage, skipped: set[int]
+) -> None:
     skipped.add(image_id)
-    job.log(f"skipped {path}: {error}")
+    job.log(f"skipped {picture.path}: {error}")
     with job.writing() as session:
-        images.record_skipped(session, str(path), str(error), job.claim.job_id)
+        images.record_skipped(session, str(picture.path), str(error), job.claim.job_id)
 
 
 def _embed(
     job: JobContext,
     encoder: Encoder,
-    pictures: list[tuple[int, Path]],
+    pictures: list[tuple[int, KnownPicture]],
     batch: int | None,
     skipped: set[int],
 ) -> Iterator[tuple[int, Vector]]:
@@ -276,13 +277,13 @@ def _embed(
     def skip(index: int, error: BadImage) -> None:
         _skip(job, *pictures[index], error, skipped)
 
-    paths = [path for _, path in pictures]
+    files = [picture for _, picture in pictures]
     # Perhaps it was memory that ended the attempt before: small batches, then one at a time.
     batch = 1 if job.attempt > 1 and batch is None else batch
     lanes = 1 if job.attempt > 2 else None
     limits = Limits.of(job.settings)
     for index, vector in embed_files(
-        encoder, paths, batch=batch, limits=limits, on_error=skip, lanes=lanes, guarded=True
+        encoder, files, batch=batch, limits=limits, on_error=skip, lanes=lanes, guarded=True
     ):
         if np.isfinite(_stored(vector)).all():
             yield pictures[index][0], vector
@@ -290,9 +291,10 @@ def _embed(
             skip(index, BadImage("The encoder gives no usable vector for this picture."))
 
 
-def _readable_path(session: Session, job: JobContext, image: Image) -> Path | None:
+def _readable(session: Session, job: JobContext, image: Image) -> KnownPicture | None:
+    """The file to embed, with the hash that its bytes must have: it may be changed at any time."""
     try:
-        return images.source_path(session, job.settings, image)
+        return KnownPicture(images.source_path(session, job.settings, image), image.sha256)
     except NotFound as error:
         job.log(str(error))
         return None

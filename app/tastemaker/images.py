@@ -1,9 +1,11 @@
 """The library: images, where their bytes lie, the collections and groups they belong to."""
 
+import functools
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlmodel import Session, col, func, or_, select, text
 
@@ -16,8 +18,9 @@ from tastemaker.database.tables import (
     SkippedFile,
     Tag,
 )
-from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.files import content_path
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.files import content_path, write_atomic
+from tastemaker.files.texts import composed
 from tastemaker.pictures.pictures import SUFFIXES, Examined, hamming
 
 # Perceptual hashes this close (of 64 bits) are one picture saved twice. With at most 3 differing
@@ -38,24 +41,6 @@ def by_sha256(session: Session, sha256: str) -> Image | None:
     return session.exec(select(Image).where(Image.sha256 == sha256)).first()
 
 
-def find_by_reference(session: Session, reference: str) -> Image:
-    """The image that a score file means: by SHA-256, by absolute path, or by a unique name."""
-    image = by_sha256(session, reference)
-    if image is None:
-        path = session.exec(select(ImagePath).where(ImagePath.path == reference)).first()
-        image = session.get(Image, path.image_id) if path else None
-    if image is None:
-        named = session.exec(select(Image).where(col(Image.name) == reference).limit(2)).all()
-        if len(named) > 1:
-            raise Conflict(
-                f"Several images are called “{reference}”.", "Name it by path or SHA-256."
-            )
-        image = named[0] if named else None
-    if image is None:
-        raise NotFound(f"There is no image “{reference}” in the library.", "Import it first.")
-    return image
-
-
 def count(session: Session) -> int:
     return int(session.exec(select(func.count()).select_from(Image)).one())
 
@@ -69,9 +54,9 @@ def add_picture(
     if image is not None:
         return image, False
     image = Image(
-        sha256=facts.sha256, kind="upload" if uploaded else "file", name=name, format=facts.format,
-        width=facts.width, height=facts.height, bytes=facts.bytes, phash=facts.phash,
-        source_group=group_for(session, facts.sha256, facts.phash, source),
+        sha256=facts.sha256, kind="upload" if uploaded else "file", name=composed(name),
+        format=facts.format, width=facts.width, height=facts.height, bytes=facts.bytes,
+        phash=facts.phash, source_group=group_for(session, facts.sha256, facts.phash, source),
     )  # fmt: skip
     session.add(image)
     session.flush()
@@ -81,18 +66,33 @@ def add_picture(
 # --- where the bytes are -----------------------------------------------------------------------
 
 
-def note_file(session: Session, image: Image, path: Path) -> None:
-    """Remember that the image's bytes lie at `path` now, where another image's may have lain."""
+class FileStamp(NamedTuple):
+    """What tells whether a file is still the one that was read: its size in bytes and its time in
+    nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "FileStamp":
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def note_file(session: Session, image: Image, path: Path, stamp: FileStamp) -> int | None:
+    """Remember that the image's bytes lay at `path` when the file had this stamp. Returns the id of
+    another image whose bytes lay there before, if one's did."""
     row = session.exec(select(ImagePath).where(ImagePath.path == str(path))).first()
     row = row or ImagePath(path=str(path), image_id=image.id, size=0, mtime_ns=0)
-    status = path.stat()
+    before = row.image_id
     row.image_id, row.state = image.id, "present"
-    row.size, row.mtime_ns = status.st_size, status.st_mtime_ns
+    row.size, row.mtime_ns = stamp
     session.add(row)
+    return None if before == image.id else before
 
 
-def mark_missing(session: Session, folder: str) -> None:
-    """Note which of the files below a folder are no longer there: they were moved or deleted."""
+def mark_missing(session: Session, folder: str, unreadable: Container[Path] = ()) -> None:
+    """Note which of the files below a folder are no longer there: they were moved or deleted. What
+    lies in an `unreadable` folder, or cannot be looked at, stays as it is: nothing is known."""
     below = session.exec(
         select(ImagePath).where(
             col(ImagePath.path).startswith(folder.rstrip("/") + "/", autoescape=True),
@@ -100,9 +100,21 @@ def mark_missing(session: Session, folder: str) -> None:
         )
     )
     for row in below:
-        if not Path(row.path).exists():
+        path = Path(row.path)
+        if not any(above in unreadable for above in path.parents) and _is_gone(path):
             row.state = "missing"
             session.add(row)
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is surely no file: a share that does not answer says nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def keep_upload(session: Session, settings: Settings, image: Image, staged: Path) -> None:
@@ -115,12 +127,8 @@ def keep_upload(session: Session, settings: Settings, image: Image, staged: Path
     session.add(image)
     stored = stored_path(settings, image)
     if not stored.exists():
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(".part")
-        shutil.copyfile(staged, temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(stored)
+        with staged.open("rb") as content:
+            write_atomic(stored, functools.partial(shutil.copyfileobj, content))
 
 
 def stored_path(settings: Settings, image: Image) -> Path:
@@ -144,7 +152,7 @@ def _untouched(row: ImagePath) -> bool:
         status = Path(row.path).stat()
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (row.size, row.mtime_ns)
+    return FileStamp.of(status) == (row.size, row.mtime_ns)
 
 
 def source_path(session: Session, settings: Settings, image: Image) -> Path:
@@ -194,6 +202,15 @@ def near_duplicate(session: Session, phash: int) -> Image | None:
     return min(near, key=lambda entry: entry[:2])[2] if near else None
 
 
+def of_hash(session: Session, image: Image, most: int = 50) -> list[Image]:
+    """Other images with the same perceptual hash, at most so many."""
+    if image.phash is None:
+        return []
+    quarter = text(f"((phash >> 0) & 65535) = {image.phash & 65535}")  # what an index looks up
+    same = (Image.phash == image.phash) & (Image.id != image.id)
+    return list(session.exec(select(Image).where(quarter, same).limit(most)))
+
+
 def _tells_apart(phash: int) -> bool:
     """Flat pictures all hash to nearly nothing, whatever they show."""
     return 8 <= hamming(phash, 0) <= 56
@@ -204,7 +221,7 @@ def _tells_apart(phash: int) -> bool:
 
 def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
     for tag in list(dict.fromkeys(tags))[:MAX_TAGS]:
-        tag = " ".join(tag.split())[:MAX_TAG_LENGTH]
+        tag = composed(" ".join(tag.replace("\0", " ").split()))[:MAX_TAG_LENGTH]
         if tag and session.get(Tag, (image_id, tag)) is None:
             session.add(Tag(image_id=image_id, tag=tag))
     session.flush()
@@ -212,7 +229,7 @@ def add_tags(session: Session, image_id: int, tags: Iterable[str]) -> None:
 
 def validate_collection_name(name: str) -> str:
     """The name of a collection as it is kept. Raises `Invalid`."""
-    name = " ".join(name.split())
+    name = composed(" ".join(name.split()))
     if not 1 <= len(name) <= 120:
         raise Invalid("A collection needs a name of 1 to 120 characters.")
     return name
@@ -230,7 +247,8 @@ def collection_named(session: Session, name: str) -> Collection:
 
 
 def find_collection(session: Session, name: str) -> Collection:
-    collection = session.exec(select(Collection).where(Collection.name == name)).first()
+    known = select(Collection).where(col(Collection.name).in_((name, composed(name))))
+    collection = session.exec(known).first()
     if collection is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Collection.name)).all())
         raise NotFound(f"There is no collection “{name}”.", f"There are: {names}." if names else "")
@@ -261,3 +279,19 @@ def forget_skipped(session: Session, path: str) -> None:
     row = session.exec(select(SkippedFile).where(SkippedFile.path == path)).first()
     if row is not None:
         session.delete(row)
+
+
+def forget_skipped_folders(session: Session, root: Path, unreadable: Container[Path]) -> None:
+    """Forget the folders at or below `root` that could not be entered and can be again."""
+    below = session.exec(
+        select(SkippedFile).where(
+            or_(
+                SkippedFile.path == str(root),
+                col(SkippedFile.path).startswith(str(root).rstrip("/") + "/", autoescape=True),
+            )
+        )
+    )
+    for row in below:
+        path = Path(row.path)
+        if path not in unreadable and path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+            session.delete(row)

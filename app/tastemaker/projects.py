@@ -27,6 +27,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.encoders import check_architecture, check_weights, parse
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.files.texts import composed
 from tastemaker.learning.recipes import recipe_named
 
 DEFAULT_ENCODER = "efficientnet_lite0/bundled"
@@ -80,7 +81,7 @@ def create(
 
 def validate_name(name: str) -> str:
     """A project's name with its spaces tidied. Raises `Invalid` for one that cannot be used."""
-    name = " ".join(name.split())
+    name = composed(" ".join(name.split()))
     if not 1 <= len(name) <= 80:
         raise Invalid("A project needs a name of 1 to 80 characters.", "Choose another name.")
     if any(not c.isprintable() for c in name) or "/" in name or "\\" in name or "@" in name:
@@ -92,8 +93,8 @@ def validate_name(name: str) -> str:
 
 def find(session: Session, name: str) -> Project | None:
     """Names differ by more than case (SQLite's `lower` knows only ASCII)."""
-    wanted = " ".join(name.split()).casefold()
-    return next((p for p in list_all(session) if p.name.casefold() == wanted), None)
+    wanted = composed(" ".join(name.split())).casefold()
+    return next((p for p in list_all(session) if composed(p.name).casefold() == wanted), None)
 
 
 def by_name(session: Session, name: str) -> Project:

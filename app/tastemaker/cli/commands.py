@@ -27,7 +27,7 @@ from tastemaker.cli import (
     versions,
 )
 from tastemaker.cli.help import Commands
-from tastemaker.cli.terminal import err, plain
+from tastemaker.cli.terminal import err, plain, print_whatever_the_encoding
 from tastemaker.config import Settings
 from tastemaker.errors import TastemakerError, of_the_disk
 
@@ -57,6 +57,7 @@ for name, below in {
 
 def run() -> None:
     """Do what was typed: errors meant for a person become one sentence and exit code 1."""
+    print_whatever_the_encoding()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()

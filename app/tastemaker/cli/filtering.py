@@ -23,7 +23,7 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.errors import Invalid, NotFound
+from tastemaker.errors import Invalid, NotFound, TastemakerError
 from tastemaker.files import typed_path
 
 if TYPE_CHECKING:  # help does not wait for what scoring needs
@@ -119,7 +119,7 @@ def score(
             raise Invalid("--out names the source itself.", "Choose another name.")
         require_writable(to)
     if into is not None:
-        sources.check_target(source, into)
+        placing.check_target(source, into)
     settings = Settings()
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
@@ -144,6 +144,7 @@ def score(
             scorer,
             on_error=skip,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            tell=lambda line: err.print(plain(line)),
         )
         rows = score_tables.within(side_effect(count, rows), low, high)
         if top is not None:
@@ -160,20 +161,13 @@ def score(
     limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
     err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
     plan: list[Placement] = []
+    fault: TastemakerError | None = None
     if into is not None:
-        paths = ranked["path"].to_pylist()
-        if way != "copy" or dry_run:
-            plan = placing.plan_targets(paths, source, into, keep=keep)
-            there = sum(item.there for item in plan)
-        if dry_run:
-            placed = sum(item.due for item in plan)
-        elif way == "copy":
-            with _skipped_files() as skip:
-                placed, there = sources.copy_pictures(paths, source, into, keep=keep, on_error=skip)
-        else:
-            placed = (placing.move_pictures if way == "move" else placing.link_pictures)(plan)
-        what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
-        tell_placed(plan, placed, there, what)
+        plan = placing.plan_targets(ranked["path"].to_pylist(), source, into, keep=keep)
+        try:
+            place(plan, way, into, dry_run)
+        except TastemakerError as error:  # told last: the scores are there, whatever the disk says
+            fault = error
     if dry_run:
         err.print("Nothing was written.")
     targets = {item.path: str(item.target) if item.due else None for item in plan}
@@ -189,6 +183,8 @@ def score(
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
+    if fault is not None:
+        raise fault
 
 
 def chosen_way(
@@ -205,12 +201,26 @@ def chosen_way(
     return chosen[0] if chosen else ("copy", None)
 
 
-def tell_placed(plan: list["Placement"], placed: int, there: int, what: str) -> None:
+def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
+    """Put the pictures where the plan says, or only tell, and say how many were."""
+    from tastemaker.filtering import placing
+
+    ways = {
+        "copy": placing.copy_pictures, "move": placing.move_pictures,
+        "symlink": placing.link_pictures,
+    }  # fmt: skip
+    with _skipped_files() as skip:
+        if dry_run:
+            placed = sum(item.due for item in plan)
+            for item in plan:
+                if item.target is None:
+                    skip(item.path, "it is not there any more")
+        else:
+            placed = ways[way](plan, skip)
+    there = sum(item.there for item in plan)
     already = f"; {there:,} {were(there)} there already" if there else ""
+    what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
     err.print(f"{counted(placed, 'picture')} {what}{already}.")
-    for item in plan:
-        if item.target is None:
-            err.print(f"skipped {plain(item.path)}: it is not there any more")
 
 
 @contextmanager

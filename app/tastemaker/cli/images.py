@@ -69,8 +69,15 @@ def import_images(
         + (f", {counted(result['scored'], 'score')}" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
+    if rewritten := result["rewritten"]:
+        out.print(
+            f"{counted(rewritten, 'file')} had been written again with the same pixels: scores and "
+            "tags were carried over."
+        )
     if result["set_aside"]:
         out.print(f"Skipped first: {plain(result['first_reason'])}")
+    if result["left_out"]:
+        out.print(plain(result["left_out"]))
     return None
 
 

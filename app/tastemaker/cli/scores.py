@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, ProjectWords, in_order, path_option, words
 from tastemaker.cli.terminal import (
@@ -27,21 +29,40 @@ top = Commands()
 def scores_import(
     typed: Annotated[list[str], words("PROJECT FILE")],
     project: InProject = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="The scale of the file, worst to best, such as 1-5; default: 0-10."),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Record the good rows, and list the others.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read scores from CSV or JSON lines: a column `score`, and `sha256` or `path`."""
+    """Read scores from CSV, JSON lines or Parquet: a column `score`, and `sha256` or `path`."""
     name, file = in_order(typed, project, "FILE")
+    from tastemaker.scores.scales import parse_scale
     from tastemaker.scores.score_files import import_scores
 
+    on = parse_scale(scale) if scale is not None else None
     with database() as (_, engine):
-        result = import_scores(engine, name, typed_path(file))
+        told = import_scores(engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows)
     if as_json:
-        return print_json(result)
-    recorded, unchanged = counted(result["recorded"], "score"), result["unchanged"]
+        return print_json(told.as_dict())
+    recorded, unchanged = counted(told.recorded, "score"), told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
-    if n := result["overruled"]:
+    if line := told.range_line(on is not None):
+        out.print(plain(line))
+    if n := told.by_ending:
+        out.print(
+            f"{counted(n, 'image')} found by the end of the path, which is none on this machine."
+        )
+    if n := told.overruled:
         what = "score contradicts a later row" if n == 1 else "scores contradict later rows"
         err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
+    if told.bad:
+        err.print(f"[yellow]{counted(len(told.bad), 'row')} left out:")
+    for bad in told.bad:
+        err.print(plain(f"{bad.where}: {bad.reason}"))
     return None
 
 
@@ -57,7 +78,8 @@ def scores_export(
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
     (name,) = in_order(typed, project)
     from tastemaker.files import require_writable
-    from tastemaker.scores.score_files import check_ending, export_scores, write_scores
+    from tastemaker.scores.row_files import check_ending
+    from tastemaker.scores.score_files import export_scores, write_scores
 
     if to is not None:
         check_ending(to)

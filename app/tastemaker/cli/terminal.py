@@ -1,5 +1,6 @@
 """What every command shares: the terminal, the database, options, and waiting for jobs."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,22 @@ def confirm(question: str, yes: bool) -> None:
         raise TastemakerError("Nothing was changed.")
 
 
+def print_whatever_the_encoding() -> None:
+    """Let what a terminal or a pipe cannot show be printed as its code, instead of dying of it:
+    names of files hold anything, and `LANG=C` or `PYTHONIOENCODING=ascii` nearly nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """JSON stays JSON: where letters cannot be printed, they are written as its own escapes."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2) + "\n"
+    sys.stdout.write(text)
 
 
 @contextmanager

@@ -316,7 +316,7 @@ def versions_predictions(
     """Write what a version says of every image, or bring such a file back."""
     from tastemaker import projects, versions
     from tastemaker.files import is_file, require_writable, write_atomic
-    from tastemaker.scores.score_files import check_ending
+    from tastemaker.scores.row_files import check_ending
     from tastemaker.versions import prediction_files
 
     name, number = in_order(typed, project, "VERSION")

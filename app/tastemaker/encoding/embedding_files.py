@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
+from tastemaker.files import is_file
 
 EMBEDDING_SUFFIXES = frozenset({".npy", ".parquet"})
 BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
@@ -101,17 +102,13 @@ def _open_parquet(source: Path) -> Embeddings:
         # Column chunks are read in pieces: a row group alone may be larger than memory.
         file = pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
         column = _embedding_column(file.schema_arrow, source)
-        first = next(file.iter_batches(BLOCK, columns=[column]), None)
+        dim = _first_length(file, column)
     except (pa.ArrowException, OSError) as error:
         raise Invalid(f"{source.name} is not a Parquet file.") from error
-    lengths = pc.unique(pc.list_value_length(first[column])).drop_null() if first else []
-    if not len(lengths):
+    if dim is None:
         raise Invalid(f"{source.name} holds no embedding in its column “{column}”.")
-    dim = lengths[0].as_py()
     names = file.schema_arrow.names
     path = next((name for name in PATH_COLUMNS if name in names), None)
-    if path is not None and not _is_text(file.schema_arrow.field(path).type):
-        path = None
 
     def blocks() -> Iterator[Block]:
         start = 0
@@ -119,7 +116,7 @@ def _open_parquet(source: Path) -> Embeddings:
             for batch in file.iter_batches(BLOCK, columns=[column, path] if path else [column]):
                 paths = _row_numbers(start, start + len(batch))
                 if path is not None:
-                    paths = pc.coalesce(batch[path].cast(pa.string()), paths)
+                    paths = pc.coalesce(_as_text(batch[path]), paths)
                 yield paths, _vectors(batch[column], dim, source, start)
                 start += len(batch)
         except (pa.ArrowException, OSError) as error:
@@ -135,9 +132,13 @@ def _embedding_column(schema: Any, source: Path) -> str:
     if len(lists) == 1 or usual:
         return (usual or lists)[0]
     if not lists:
+        beside = (
+            source.parent.parent / "img_emb" / f"{source.stem.replace('metadata', 'img_emb')}.npy"
+        )
+        hint = f"clip-retrieval keeps them in {beside}." if is_file(beside) else ""
         raise Invalid(
             f"{source.name} has no column of embeddings.",
-            "A column of lists of floating-point numbers is needed.",
+            hint or "A column of lists of floating-point numbers is needed.",
         )
     raise Invalid(
         f"{source.name} has several columns of embeddings: {', '.join(lists)}.",
@@ -151,10 +152,24 @@ def _is_vector(kind: Any) -> bool:
     return bool(is_list and types.is_floating(kind.value_type))
 
 
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _first_length(file: pq.ParquetFile, column: str) -> int | None:
+    """The length of the first embedding that is not missing."""
+    for batch in file.iter_batches(BLOCK, columns=[column]):
+        lengths = pc.list_value_length(batch[column]).drop_null()
+        if len(lengths):
+            return int(lengths[0].as_py())
+    return None
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Paths as text, whatever their type: numbers, or the bytes that a name has on the disk; what
+    is neither (lists, bytes that are no text) is missing."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        return pa.nulls(len(column), pa.string())
 
 
 def _vectors(lists: pa.Array, dim: int, source: Path, start: int) -> Vectors:

@@ -25,9 +25,10 @@ from tastemaker.encoding.encoders import Encoder
 from tastemaker.encoding.preprocessing import read_fitted
 from tastemaker.errors import BadImage
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.pictures import Limits, decode
+from tastemaker.pictures.pictures import KnownPicture, Limits, decode
 
-Source = Path | bytes | Image.Image  # a path, the bytes of a file, or a picture in memory
+# A path, the bytes of a file, a file whose bytes are known, or a picture in memory.
+Source = Path | bytes | KnownPicture | Image.Image
 Vector = NDArray[np.float32]
 Report = Callable[[int, BadImage], object]
 Pixels = NDArray[np.uint8]

@@ -30,6 +30,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.encoders import reads_text
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
+from tastemaker.files.texts import composed
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Estimate, SliceMetrics
 from tastemaker.library import scopes
@@ -123,7 +124,7 @@ def _checked(
     session: Session, project: Project, kind: str, definition: Mapping[str, Any]
 ) -> Definition:
     if kind == "tag":
-        tag = str(definition.get("tag", "")).strip()
+        tag = composed(str(definition.get("tag", "")).strip())
         if not tag:
             raise Invalid("No tag was given.", "Choose one of those that your images carry.")
         if session.exec(select(Tag.tag).where(Tag.tag == tag).limit(1)).first() is None:
@@ -162,7 +163,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
     where its filter names something that is gone."""
     if row.kind == "prompt":
         return np.unique(np.asarray(row.definition["image_ids"], np.int64))
-    wanted: Any = select(Tag.image_id).where(Tag.tag == row.definition.get("tag"))
+    wanted: Any = select(Tag.image_id).where(Tag.tag == composed(str(row.definition.get("tag"))))
     if row.kind == "filter":
         try:
             wanted = scopes.filtered_ids(session, project, row.definition.get("filter", {}))

@@ -11,9 +11,8 @@ sidecar, the pictures and, at the first picture, the weights of the encoder.
 
 import contextlib
 import functools
-import json
-import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -28,16 +27,16 @@ from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoder_names import given
 from tastemaker.encoding.encoders import Encoder, load, parse
-from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
-from tastemaker.files import is_file
-from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import (
-    Checkpoint,
-    check_described,
-    load_checkpoint,
-    sidecar_path,
-    tensor_names,
+from tastemaker.errors import BadImage, Conflict, Invalid
+from tastemaker.filtering.head_files import (
+    percentiles_of,
+    read_head,
+    read_sidecar,
+    sidecar_encoder,
+    text_of,
+    threshold_of,
 )
+from tastemaker.learning.checkpoints import check_described, sidecar_path
 from tastemaker.learning.heads import Head
 from tastemaker.pictures.pictures import Limits
 
@@ -49,8 +48,6 @@ Vectors = NDArray[np.floating[Any]]
 
 PICTURES_AT_ONCE = 32
 CHECKED = 64  # rows of a block that show whether it is L2-normalised
-THRESHOLD = 0.5  # where the file names none
-MOST_SIDECAR_BYTES = 2**20
 
 
 class Scorer:
@@ -64,6 +61,7 @@ class Scorer:
     - `project` and `version`: where it comes from, as “Anime” and “v1.8”; None if unknown
     - `features`: D, the length of an embedding
     - `normalised`: whether it was trained on L2-normalised embeddings; None if unknown
+    - `doubts`: why the scores given so far may be wrong, in sentences; mostly empty
     - `path`, `sha256`: the file and the hash of its bytes
     """
 
@@ -94,23 +92,24 @@ class Scorer:
                 f"these are {type(path).__name__} and {type(encoder).__name__}.",
             )
         self.path = Path(os.fsdecode(path))
-        self.checkpoint = _read_head(self.path)
+        self.checkpoint = read_head(self.path)
         about = self.checkpoint.metadata
-        beside = _read_sidecar(sidecar_path(self.path))
+        beside, self._sidecar_fault = read_sidecar(sidecar_path(self.path))
         names = sidecar_path(self.path).name, self.path.name
         check_described(beside, *names, self.checkpoint.sha256)
         own = (about.get("encoder"), about.get("encoder_fingerprint"))
-        own_encoder, self.fingerprint = own if "encoder" in about else _sidecar_encoder(beside)
+        own_encoder, self.fingerprint = own if "encoder" in about else sidecar_encoder(beside)
         self.encoder = given(encoder, own_encoder, self.path.name) if encoder else own_encoder
-        self.project = about.get("project") or _text(beside.get("name"))
-        self.version = about.get("version") or _text(beside.get("rev"))
-        self.threshold = _threshold(about.get("threshold", beside.get("threshold")))
-        self.percentiles = _percentiles(beside.get("percentiles"))
+        self.project = about.get("project") or text_of(beside.get("name"))
+        self.version = about.get("version") or text_of(beside.get("rev"))
+        self.threshold = threshold_of(about.get("threshold", beside.get("threshold")))
+        self.percentiles = percentiles_of(beside.get("percentiles"))
         embedding = about.get("embedding")
         self.normalised = None if embedding is None else embedding == "L2-normalised"
         self.features, self.sha256 = self.checkpoint.features, self.checkpoint.sha256
         named = "project" in about and "version" in about
         self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
+        self.doubts: list[str] = []
         self._limits, self._batch = limits, batch
         self._device = None if device is None else validate_device(device)
         self._head = Head(self.checkpoint, precision)
@@ -157,6 +156,8 @@ class Scorer:
                 return self._score_pictures(x, errors)
         vectors = _as_vectors(x)
         scores = self._score_vectors(np.atleast_2d(vectors), errors)
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=2)
         return float(scores[0]) if vectors.ndim == 1 else scores
 
     def _score_pictures(self, pictures: Sequence[Picture], errors: Errors) -> NDArray[np.float32]:
@@ -197,7 +198,13 @@ class Scorer:
         each of these, by row. Raises `Invalid`, about the `source`, for another width, or where
         L2-normalised embeddings meet a head that was trained on raw ones."""
         self.check_width(x.shape[1], source)
-        if self.normalised is False and are_normalised(x[:: max(1, len(x) // CHECKED)]):
+        unfit = not self.normalised and are_normalised(x[:: max(1, len(x) // CHECKED)])
+        if unfit and self.normalised is None and not self.doubts:
+            self.doubts.append(
+                f"{source} holds L2-normalised embeddings, and {self.name} does not say whether it "
+                "was trained on such. If it was trained on raw ones, every score is wrong."
+            )
+        if unfit and self.normalised is False:
             raise Invalid(
                 f"{source} holds L2-normalised embeddings, and {self.name} was trained on raw "
                 "ones: every score would be wrong.",
@@ -263,7 +270,8 @@ class Scorer:
     def _loaded_encoder(self) -> Encoder:
         if self.encoder is None:
             raise Invalid(
-                f"{self.path.name} does not say which encoder it needs.",
+                f"{self.path.name} does not say which encoder it needs. "
+                f"{self._sidecar_fault}".rstrip(),
                 "Name it with --encoder, in a program with encoder=…, as "
                 "“ViT-L-14-quickgelu/openai”.",
             )
@@ -381,70 +389,3 @@ def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
             batch = []
     if batch:
         yield batch
-
-
-# --- the file and its sidecar ------------------------------------------------------------------
-
-
-def _read_head(path: Path) -> Checkpoint:
-    if not is_file(path):
-        raise NotFound(f"There is no file {path}.", "Name a .safetensors file.")
-    try:
-        if laion.is_laion(tensor_names(path)):
-            return _read_laion(path)
-        checkpoint = load_checkpoint(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
-    if checkpoint.outputs != 1:
-        raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
-    return checkpoint
-
-
-def _read_laion(path: Path) -> Checkpoint:
-    """A LAION head in the city96 layout; the layout itself says what it was trained on."""
-    line, metadata, sha256 = laion.read_line(path)
-    known = {"encoder": laion.ENCODER, "embedding": "L2-normalised"} | metadata
-    return Checkpoint(laion.head_of(line), known, laion.FEATURES, 1, sha256)
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    """What the sidecar says; nothing where it is missing, or of another make."""
-    try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(MOST_SIDECAR_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _sidecar_encoder(beside: dict[str, Any]) -> tuple[str | None, str | None]:
-    """(name, fingerprint) of the encoder, where the sidecar has both."""
-    encoder = beside.get("encoder")
-    if not isinstance(encoder, dict):
-        return None, None
-    name, fingerprint = _text(encoder.get("name")), _text(encoder.get("fingerprint"))
-    return (name, fingerprint) if name and fingerprint else (None, None)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _threshold(value: object) -> float:
-    """A number in 0-1, from the metadata (a text) or from the sidecar; else the usual one."""
-    try:
-        number = float(value)  # type: ignore[arg-type]  # anything may stand in a foreign file
-    except (TypeError, ValueError):
-        return THRESHOLD
-    return number if 0 <= number <= 1 else THRESHOLD
-
-
-def _percentiles(value: object) -> tuple[float, ...]:
-    """101 rising scores in 0-1, or none."""
-    scores = value.get("scores") if isinstance(value, dict) else None
-    if not isinstance(scores, list) or len(scores) != 101:
-        return ()
-    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
-        return ()
-    rising = all(a <= b for a, b in zip([0.0, *scores], [*scores, 1.0], strict=True))
-    return tuple(float(score) for score in scores) if rising else ()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tastemaker.errors import Conflict, Invalid, StorageFull
+from tastemaker.files.folders import lies_in_system
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
@@ -196,7 +197,7 @@ def clean_name(name: str) -> str:
 
 def _why_unwanted(name: str) -> str:
     path = PurePosixPath(name)
-    if "__MACOSX" in path.parts or path.name.startswith("._"):
+    if lies_in_system(name):
         return "it is a note of the operating system, not a picture"
     if path.suffix.lower() not in MEMBER_SUFFIXES:
         return "it is neither a picture nor a sidecar (.txt, .json) nor a vector (.npy)"

@@ -17,11 +17,16 @@ from more_itertools import chunked
 from sqlmodel import Session, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
+from tastemaker.config import Settings
 from tastemaker.database.tables import Collection, Image, ImagePath, Project
 from tastemaker.errors import BadImage, Invalid
+from tastemaker.files.folders import left_out_line
+from tastemaker.images import FileStamp
+from tastemaker.importing import rewritten
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.importing.sources import (
     ImportItem,
+    Seen,
     Skipped,
     find_items,
     read_sidecars,
@@ -69,15 +74,20 @@ def import_files(
     try:
         job.stage("Looking for pictures")
         items: list[ImportItem] = []
-        for item in find_items(request, incoming, unpacked, job.settings.root, job.log):
+        seen = Seen()
+        for item in find_items(request, incoming, unpacked, job.settings.root, job.log, seen):
             if isinstance(item, ImportItem):
                 items.append(item)
             else:
                 _skip(job, tally, item)
+        tally.left_out = left_out_line(seen.left_out)
+        if tally.left_out:
+            job.log(tally.left_out)
         if not items:
             raise Invalid(
                 "No picture was found, so nothing was imported.",
-                tally.first_reason or "JPEG, PNG, WebP and GIF files are looked for.",
+                tally.first_reason
+                or f"JPEG, PNG, WebP and GIF files are looked for. {tally.left_out}".rstrip(),
             )
         with job.writing() as session:
             collection = images.collection_named(session, request.collection)
@@ -85,8 +95,8 @@ def import_files(
             if project is not None:
                 projects.add_collection(session, project, collection, request.role)
         embeds = queue_embedding and project is not None
-        _import(job, items, Target(collection, project, embeds, in_order), tally)
-        _mark_missing(job, request.paths)
+        _import(job, items, Target(collection, project, job.settings, embeds, in_order), tally)
+        _look_again(job, seen)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     if staging is not None:  # only now: after a crash the job needs the files again
@@ -95,6 +105,11 @@ def import_files(
         f"{tally.added} new, {tally.known} known already, {tally.skipped} skipped, "
         f"{tally.scored} scores"
     )
+    if tally.rewritten:
+        job.log(
+            f"{tally.rewritten} were files of known images, written again with the same pixels: "
+            "their scores and tags were carried over"
+        )
     if tally.added == tally.known == 0:
         none = f"None of the {tally.skipped:,} files" if tally.skipped > 1 else "The only file"
         verb = "could be used" if tally.skipped > 1 else "cannot be used"
@@ -108,6 +123,7 @@ class Target:
 
     collection: Collection
     project: Project | None
+    settings: Settings
     embeds: bool
     in_order: bool
 
@@ -120,12 +136,15 @@ class Tally:
     known: int = 0
     skipped: int = 0
     scored: int = 0
+    rewritten: int = 0
     first_reason: str = ""
+    left_out: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "added": self.added, "known": self.known, "set_aside": self.skipped,
-            "scored": self.scored, "first_reason": self.first_reason,
+            "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
+            "left_out": self.left_out,
         }  # fmt: skip
 
 
@@ -135,32 +154,24 @@ def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tal
     vectors = [item for item in items if item.is_vector]
     pictures = [item for item in items if not item.is_vector]
     with job.reading() as session:
-        image_ids = {item: _unchanged_image(session, item) for item in pictures}
-    known = [(item, image_id) for item, image_id in image_ids.items() if image_id is not None]
-    fresh = [item for item, image_id in image_ids.items() if image_id is None]
+        unchanged = {item: _unchanged_image(session, item) for item in pictures}
+    known = [(item, *there) for item, there in unchanged.items() if there is not None]
+    fresh = [item for item, there in unchanged.items() if there is None]
 
     done = 0
     for batch in chunked(known, KNOWN_BATCH):
         with job.writing() as session:
-            for item, image_id in batch:
-                _place(session, item, images.get(session, image_id), False, target, tally)
+            for item, image_id, stamp in batch:
+                image = images.get(session, image_id)
+                _place(session, item, image, False, target, tally, stamp)
         done += len(batch)
         job.progress(done)
-    waiting: list[tuple[ImportItem, Examined]] = []
-    size = FIRST_BATCH
-    for item, outcome in _examine(job, fresh, in_order=target.in_order):
-        if isinstance(outcome, BadImage):
-            _skip(job, tally, Skipped(item.label, str(outcome)))
-        else:
-            waiting.append((item, outcome))
-        if len(waiting) >= size:
-            _write_pictures(job, waiting, target, tally)
-            if size == FIRST_BATCH:
-                _queue_embedding(job, target)
-            waiting, size = [], BATCH
-        done += 1
-        job.progress(done)
-    _write_pictures(job, waiting, target, tally)
+    changed = _import_pictures(job, fresh, target, tally, done)
+    done += len(fresh)
+    # Those that somebody wrote to meanwhile: once more, and then they are told by name.
+    for item in _import_pictures(job, changed, target, tally, done):
+        reason = "It was changed while it was imported. Import it again when it is finished."
+        _skip(job, tally, Skipped(item.label, reason))
     for item in vectors:
         _write_vector(job, item, target, tally)
         done += 1
@@ -169,17 +180,45 @@ def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tal
         _queue_embedding(job, target)
 
 
-def _unchanged_image(session: Session, item: ImportItem) -> int | None:
+def _import_pictures(
+    job: JobContext, items: Sequence[ImportItem], target: Target, tally: Tally, done: int
+) -> list[ImportItem]:
+    """Read pictures and write them down; returns those whose files were changed meanwhile."""
+    waiting: list[tuple[ImportItem, Examined]] = []
+    changed: list[ImportItem] = []
+    size = FIRST_BATCH
+    for item, outcome in _examine(job, items, in_order=target.in_order):
+        if isinstance(outcome, BadImage):
+            _skip(job, tally, Skipped(item.label, str(outcome)))
+        else:
+            waiting.append((item, outcome))
+        if len(waiting) >= size:
+            changed += _write_pictures(job, waiting, target, tally)
+            if size == FIRST_BATCH:
+                _queue_embedding(job, target)
+            waiting, size = [], BATCH
+        done += 1
+        job.progress(done)
+    return changed + _write_pictures(job, waiting, target, tally)
+
+
+def _unchanged_image(session: Session, item: ImportItem) -> tuple[int, FileStamp] | None:
     """The image of a file that was imported before and has the same size and time: it need not be
     read again."""
-    if item.staged or not item.path.exists():
+    stamp = None if item.staged else _stamp_of(item)
+    if stamp is None:
         return None
     row = session.exec(select(ImagePath).where(ImagePath.path == str(item.path))).first()
-    if row is None:
+    same = row is not None and stamp == (row.size, row.mtime_ns)
+    return (row.image_id, stamp) if row is not None and same else None
+
+
+def _stamp_of(item: ImportItem) -> FileStamp | None:
+    """None where the file is gone, or cannot be looked at."""
+    try:
+        return FileStamp.of(item.path.stat())
+    except OSError:
         return None
-    status = item.path.stat()
-    same = (row.size, row.mtime_ns) == (status.st_size, status.st_mtime_ns)
-    return row.image_id if same else None
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -211,12 +250,23 @@ def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iter
 
 def _write_pictures(
     job: JobContext, batch: list[tuple[ImportItem, Examined]], target: Target, tally: Tally
-) -> None:
-    """The rows of pictures that were read, in one transaction."""
-    if not batch:
-        return
+) -> list[ImportItem]:
+    """The rows of pictures that were read, in one transaction. What vanished since is skipped; what
+    was changed since is returned."""
+    stamps = {item: _stamp_of(item) for item, _ in batch}
+    gone = [item for item, stamp in stamps.items() if stamp is None]
+    changed = [
+        item
+        for item, facts in batch
+        if not item.staged and stamps[item] not in (None, _read_as(facts))
+    ]
+    for item in gone:
+        reason = "It was moved or deleted while it was imported."
+        _skip(job, tally, Skipped(item.label, reason))
     with job.writing() as session:
         for item, facts in batch:
+            if item in gone or item in changed:
+                continue
             sidecar = read_sidecars(item.sidecars)
             image, is_new = images.add_picture(
                 session, facts, Path(item.name).name, sidecar.source, uploaded=item.staged
@@ -224,7 +274,12 @@ def _write_pictures(
             if item.staged:
                 images.keep_upload(session, job.settings, image, item.path)
             images.add_tags(session, image.id, sidecar.tags)
-            _place(session, item, image, is_new, target, tally)
+            _place(session, item, image, is_new, target, tally, _read_as(facts))
+    return changed
+
+
+def _read_as(facts: Examined) -> FileStamp:
+    return FileStamp(facts.bytes, facts.mtime_ns)
 
 
 def _write_vector(job: JobContext, item: ImportItem, target: Target, tally: Tally) -> None:
@@ -232,26 +287,28 @@ def _write_vector(job: JobContext, item: ImportItem, target: Target, tally: Tall
     if target.project is None:
         raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
     try:
-        vector = read_vector(item.path)
+        vector, stamp = read_vector(item.path)
         with job.writing() as session:
             project = projects.get(session, target.project.id)
             image, is_new = embeddings.add_vector(session, project, Path(item.name).name, vector)
-            _place(session, item, image, is_new, target, tally)
+            _place(session, item, image, is_new, target, tally, stamp)
     except Invalid as error:
         _skip(job, tally, Skipped(item.label, str(error)))
 
 
 def _place(
-    session: Session, item: ImportItem, image: Image, is_new: bool, target: Target, tally: Tally
-) -> None:
+    session: Session, item: ImportItem, image: Image, is_new: bool, target: Target, tally: Tally,
+    stamp: FileStamp,
+) -> None:  # fmt: skip
     """Note where the bytes are, put the image into the collection, record its folder's score."""
-    if not item.staged:
-        images.note_file(session, image, item.path)
+    former = None if item.staged else images.note_file(session, image, item.path, stamp)
     images.forget_skipped(session, item.label)  # it was mended
     images.put_in_collection(session, target.collection.id, image.id)
     images.add_tags(session, image.id, item.folder_tags)
     tally.added += is_new
     tally.known += not is_new
+    if (former is not None or is_new) and not item.is_vector:
+        tally.rewritten += rewritten.carry_over(session, target.settings, image, former)
     if item.score is not None and target.project is not None:
         person = projects.annotator(session, projects.IMPORTED, proxy=True)
         tally.scored += scores.record_many(
@@ -275,8 +332,10 @@ def _queue_embedding(job: JobContext, target: Target) -> None:
         jobs.enqueue(session, "embed", title, {}, target.project.id, once=True)
 
 
-def _mark_missing(job: JobContext, roots: Iterable[str]) -> None:
-    """Paths below an imported folder that are no longer there were moved or deleted."""
-    for root in roots:
+def _look_again(job: JobContext, seen: Seen) -> None:
+    """Files below a folder that was gone through and are no longer there were moved or deleted;
+    folders that can be entered again are no longer skipped."""
+    for root in seen.walked:
         with job.writing() as session:
-            images.mark_missing(session, root)
+            images.mark_missing(session, str(root), seen.unreadable)
+            images.forget_skipped_folders(session, root, seen.unreadable)

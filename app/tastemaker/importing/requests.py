@@ -1,6 +1,7 @@
 """Asking for an import: what can be seen at once not to work is refused at once, the rest is the
 job's to find out (`imports`)."""
 
+import errno
 import os
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import require_free_space, typed_path
+from tastemaker.files.folders import FolderWalk, left_out_line
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 
@@ -90,49 +92,61 @@ def validate_paths(
     resolved = []
     for place in paths:
         path = typed_path(place)
+        why = "Check its permissions."
         try:
             there = "\0" not in str(place) and path.exists()
             wanted = os.R_OK | (os.X_OK if there and path.is_dir() else 0)
             readable = there and os.access(path, wanted, effective_ids=True)
         except PermissionError:  # a folder on the way there
             there, readable = True, False
-        except OSError:  # too long to be the name of anything
-            there = readable = False
+        except OSError as error:
+            there, readable = error.errno != errno.ENAMETOOLONG, False
+            why = f"{error.strerror}: is its disk or share connected?"
         if not there:
             raise NotFound(f"There is no file or folder “{str(place)[:300]}”.", "Check the path.")
         if not readable:
-            raise Invalid(f"“{place}” cannot be read.", "Check its permissions.")
+            raise Invalid(f"“{place}” cannot be read.", why)
         path = path.resolve()
         if path == settings.root or settings.root in path.parents:
             raise Invalid(
                 f"“{place}” lies in Tastemaker's own folder.", "Import the original files."
             )
         suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
-        if path.is_dir() and not _holds_any(path, suffixes | {".zip"}):
-            raise Invalid(
-                f"There is no picture in “{place}”.",
-                "JPEG, PNG, WebP and GIF files are looked for, in all its folders.",
-            )
+        if path.is_dir():
+            _require_any(path, str(place), suffixes | {".zip"})
         if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
-            raise Invalid(
-                f"“{path.name}” is not a picture.", "JPEG, PNG, WebP, GIF or a zip of them."
-            )
+            raise Invalid(f"“{path.name}” is not a picture.", way_in(path))
         resolved.append(path)
     if not resolved:
         raise Invalid("Nothing to import was named.", "Name a folder or files.")
     return resolved
 
 
-def _holds_any(folder: Path, suffixes: frozenset[str], seconds: float = 2.0) -> bool:
-    """Whether any file below has one of the suffixes; True if that takes long to rule out, which
-    is then left to the job."""
+def way_in(path: Path) -> str:
+    """What to do with a file that is not for `import`."""
+    suffix = path.suffix.lower()
+    if suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
+        return f"A model comes in by “tastemaker versions import PROJECT {path.name}”."
+    if suffix in (".npy", ".parquet"):
+        return f"Embeddings are scored by “tastemaker score {path.name} --model …”."
+    if suffix in (".csv", ".tsv", ".jsonl"):
+        return f"Scores come in by “tastemaker scores import PROJECT {path.name}”."
+    return "JPEG, PNG, WebP, GIF or a zip of them."
+
+
+def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: float = 2.0) -> None:
+    """Raise `Invalid` if no file below has one of the suffixes, and say what was found instead. If
+    that takes long to rule out, it is left to the job."""
     end = time.monotonic() + seconds
-    for _, _, names in os.walk(folder):
-        if any(Path(name).suffix.lower() in suffixes for name in names):
-            return True
-        if time.monotonic() > end:
-            return True
-    return False
+    walk = FolderWalk(folder, lambda suffix: suffix in suffixes or time.monotonic() > end)
+    if next(walk.files(), None) is not None:
+        return
+    told = ["JPEG, PNG, WebP and GIF files are looked for, in all its folders."]
+    if any(folder.glob("img_emb*")):
+        told = ["clip-retrieval made it: “tastemaker score” reads its embeddings, file by file."]
+    told += [left_out_line(walk.left_out)] if walk.left_out else []
+    told += [f"{path} cannot be entered: {reason}." for path, reason in walk.unreadable.items()][:3]
+    raise Invalid(f"There is no picture in “{typed}”.", " ".join(told))
 
 
 def free_name(path: Path) -> str:

@@ -9,8 +9,10 @@ import itertools
 import json
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +21,15 @@ from numpy.typing import NDArray
 
 from tastemaker import files, scores
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.importing.archives import unpack
+from tastemaker.files.folders import FolderWalk, lies_in_system
+from tastemaker.files.texts import read_text
+from tastemaker.images import FileStamp
+from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 2**18
+BESIDE = SIDECAR_SUFFIXES | {".npy"}  # what may lie beside pictures without a word
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
 
 
@@ -81,10 +87,12 @@ def find_items(
     unpack_into: Path,
     exclude: Path,
     log: Callable[[str], None],
+    seen: "Seen",
 ) -> Iterator[ImportItem | Skipped]:
     """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
-    unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over. Raises
-    `Invalid` for a folder whose number is no score, where folders give scores."""
+    unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over; what is
+    left out and what cannot be entered is noted in `seen`. Raises `Invalid` for a folder whose
+    number is no score, where folders give scores."""
     suffixes = IMAGE_SUFFIXES | {".npy"} if request.scores_from_folders else IMAGE_SUFFIXES
 
     def score(name: str) -> int | None:
@@ -93,7 +101,11 @@ def find_items(
     # Two uploads may have come from different folders under one name.
     uploads = {name: incoming / request.staging / stored for stored, name in request.files}
     archives = itertools.count()
-    for path, name, staged in _named_files(request, incoming, exclude):
+    for found in _named_files(request, incoming, exclude, suffixes, seen):
+        if isinstance(found, Skipped):
+            yield found
+            continue
+        path, name, staged = found
         suffix = Path(name).suffix.lower()
         if not files.is_text(name):
             label = os.fsencode(path).decode("utf-8", "replace")
@@ -106,6 +118,7 @@ def find_items(
                 continue
             for member, reason in content.unwanted:
                 log(f"left out {member}: {reason}")
+                seen.left_out[_kind_of(member)] += 1
             for member, reason in content.skipped:
                 yield Skipped(member, reason)
             for stored, member, siblings in _with_siblings(content.files):
@@ -131,21 +144,59 @@ def _with_siblings(
             yield stored, name, {n: paths[min(number, len(paths) - 1)] for n, paths in beside}
 
 
+@dataclass
+class Seen:
+    """What was met besides the files to import: how many of each kind were left out, the folders
+    that cannot be entered, and those that were gone through."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    unreadable: set[Path] = field(default_factory=set)
+    walked: list[Path] = field(default_factory=list)
+
+
 def _named_files(
-    request: ImportRequest, incoming: Path, exclude: Path
-) -> Iterator[tuple[Path, str, bool]]:
-    """(path, name, whether it is an upload) of every file, archives included."""
+    request: ImportRequest, incoming: Path, exclude: Path, suffixes: frozenset[str], seen: Seen
+) -> Iterator[tuple[Path, str, bool] | Skipped]:
+    """(path, name, whether it is an upload) of every file, archives included; and the folders that
+    cannot be entered."""
     for stored, name in request.files:
-        yield incoming / request.staging / stored, name, True
+        if lies_in_system(name) or Path(name).suffix.lower() not in suffixes | BESIDE | {".zip"}:
+            seen.left_out[_kind_of(name)] += 1
+        else:
+            yield incoming / request.staging / stored, name, True
     for place in map(Path, request.paths):
-        if not place.is_dir():
+        try:
+            folder = stat.S_ISDIR(place.stat().st_mode)
+        except OSError as error:
+            seen.unreadable.add(place)
+            yield _not_reached(place, (error.strerror or str(error)).lower())
+            continue
+        if not folder:
             yield place, place.name, False
             continue
-        for folder, subfolders, names in os.walk(place):
-            subfolders[:] = sorted(name for name in subfolders if Path(folder, name) != exclude)
-            for name in sorted(names):
-                path = Path(folder, name)
-                yield path, str(path.relative_to(place)), False
+        walk = FolderWalk(place, (suffixes | {".zip"}).__contains__, BESIDE, exclude)
+        for path in walk.files():
+            yield path, str(path.relative_to(place)), False
+        seen.left_out += walk.left_out
+        seen.unreadable |= walk.unreadable.keys()
+        seen.walked.append(place)
+        for path, reason in walk.unreadable.items():
+            yield _not_reached(path, reason)
+
+
+def _not_reached(place: Path, reason: str) -> Skipped:
+    label = os.fsencode(place).decode("utf-8", "replace")
+    return Skipped(
+        label,
+        f"It cannot be reached: {reason}. What is known of the images in it stays as it is.",
+    )
+
+
+def _kind_of(name: str) -> str:
+    """What a file that was left out is counted as."""
+    if lies_in_system(name):
+        return "hidden or system file"
+    return Path(name).suffix.lower() or "file without an ending"
 
 
 # --- the folders above a file ------------------------------------------------------------------
@@ -199,7 +250,7 @@ def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
     for name, path in sidecars:
         text = _small_text(path)
         if not name.endswith(".json"):
-            tags += [tag for tag in re.split(r"[,\n]", text) if tag.strip()]
+            tags += [tag for tag in re.split(r"[,\r\n]", text) if tag.strip()]
             continue
         try:
             data = json.loads(text)
@@ -222,21 +273,22 @@ def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
 
 def _small_text(path: Path) -> str:
     try:
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_SIDECAR_BYTES:
-            return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        pass
-    return ""
+        return read_text(path, MAX_SIDECAR_BYTES)
+    except TastemakerError:
+        return ""
 
 
 # --- vectors without a picture -----------------------------------------------------------------
 
 
-def read_vector(path: Path) -> NDArray[np.float32]:
-    """The (D,) vector of an `.npy` of shape (1, D) or (D,), finite: the original keeps one such
-    file for each image. Never unpickles. Raises `Invalid`."""
+def read_vector(path: Path) -> tuple[NDArray[np.float32], FileStamp]:
+    """The (D,) vector of an `.npy` of shape (1, D) or (D,), finite, and the stamp of the file it
+    was read from: the original keeps one such file for each image. Never unpickles. Raises
+    `Invalid`."""
     try:
-        vector = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            stamp = FileStamp.of(os.fstat(file.fileno()))
+            vector = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError) as error:  # its header may claim anything
         raise Invalid(f"“{path.name}” is not a plain .npy array.") from error
     vector = np.squeeze(vector)
@@ -244,4 +296,4 @@ def read_vector(path: Path) -> NDArray[np.float32]:
         raise Invalid(f"“{path.name}” holds an array of shape {vector.shape}, not one vector.")
     if not np.isfinite(vector).all():
         raise Invalid(f"“{path.name}” holds values that are not numbers.")
-    return np.asarray(vector, np.float32)
+    return np.asarray(vector, np.float32), stamp

@@ -28,6 +28,10 @@ from tastemaker.learning.city96 import (
     layout,
 )
 
+NOT_UNPICKLED = (
+    "Only safetensors files are read, because others can run code. Convert a .pth, as LAION's, "
+    "with safetensors.torch.save_file."
+)
 MAX_FILE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
 SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -194,7 +198,7 @@ def _read_capped(path: Path) -> bytes:
     if data[:4] == b"PK\x03\x04":
         raise CheckpointError(
             "This is a zip archive (perhaps a PyTorch checkpoint) under a safetensors name.",
-            "Only safetensors files are read, because others can run code.",
+            NOT_UNPICKLED,
         )
     # A pickle begins with its protocol opcode; as a safetensors length this would be a header of
     # hundreds of bytes at most, and the JSON brace would follow at byte 8.
@@ -205,7 +209,7 @@ def _read_capped(path: Path) -> bytes:
     ):
         raise CheckpointError(
             "This is a Python pickle under a safetensors name.",
-            "Only safetensors files are read, because others can run code.",
+            NOT_UNPICKLED,
         )
     return data
 

@@ -21,6 +21,7 @@ from tastemaker.database.tables import (
     RemovedImage,
 )
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.files.texts import composed
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
 
@@ -97,7 +98,7 @@ def collection_for(session: Session, project: Project, name: str) -> Collection:
     """The collection of that name: one of the project's, or a new one that it uses from now on.
     Raises `Invalid` for one that only other projects use: it would bring all its images along."""
     known = session.exec(
-        select(Collection).where(Collection.name == " ".join(name.split()))
+        select(Collection).where(Collection.name == composed(" ".join(name.split())))
     ).first()
     if known is not None and session.get(ProjectCollection, (project.id, known.id)) is None:
         used = select(func.count()).where(CollectionImage.collection_id == known.id)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tastemaker.errors import Invalid
+from tastemaker.files.texts import composed
 
 ACTIVE, LIVE = "active", "live"
 SAID = {"flagged": "flag", "skipped": "skip"}
@@ -97,7 +98,7 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
             raise Invalid(f"“{name}” is true or false.")
     return LibraryFilter(
         collection=_whole(values.get("collection"), "collection"),
-        tags=tuple(dict.fromkeys(" ".join(tag.split())[:LONGEST] for tag in tags if tag.strip())),
+        tags=tuple(dict.fromkeys(map(_as_kept, filter(str.strip, tags)))),
         scored=values.get("scored"),
         label_min=_within(values.get("label_min"), 10, "label_min"),
         label_max=_within(values.get("label_max"), 10, "label_max"),
@@ -105,10 +106,15 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
         predicted_max=_within(values.get("predicted_max"), 1, "predicted_max"),
         version=str(values.get("version") or ACTIVE)[:40],
         said=_one_of(str(values.get("said") or ""), ("", *SAID), "said"),
-        name=str(values.get("name") or "").strip()[:LONGEST],  # spaces within count
+        name=composed(str(values.get("name") or "").strip())[:LONGEST],  # spaces within count
         relatives=_whole(values.get("relatives"), "relatives"),
         removed=bool(values.get("removed")),
     )
+
+
+def _as_kept(tag: str) -> str:
+    """A tag as the library keeps it."""
+    return composed(" ".join(tag.split()))[:LONGEST]
 
 
 def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:

@@ -18,6 +18,7 @@ from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import Project, Tag
 from tastemaker.errors import Invalid
 from tastemaker.files import is_text
+from tastemaker.files.texts import composed
 from tastemaker.images import MAX_TAG_LENGTH
 
 SAMPLE = 4000  # images that are looked at; a tag on 1 in 100 is then known to within a fifth
@@ -62,7 +63,7 @@ def _count(session: Session, project: Project, limit: int) -> list[TagCount]:
 def starting_with(session: Session, text: str, limit: int = 12) -> list[str]:
     """Tags that begin with these letters, in order. Each look-up jumps to the next tag, however
     many images have the one before."""
-    text = " ".join(text.split())
+    text = composed(" ".join(text.split()))
     found: list[str] = []
     last = None
     while len(found) < limit:
@@ -82,7 +83,7 @@ def of_image(session: Session, image_id: int) -> list[str]:
 
 def parse(text: str) -> list[str]:
     """Tags as a person types them, with commas between. Raises `Invalid` if there is none."""
-    found = [" ".join(part.split()) for part in text.split(",")]
+    found = [" ".join(part.split()) for part in composed(text).split(",")]
     found = list(dict.fromkeys(tag for tag in found if tag))
     if not found:
         raise Invalid("No tag was typed.", "Type one, or several with commas between them.")

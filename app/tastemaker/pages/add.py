@@ -21,6 +21,7 @@ from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload
+from tastemaker.scores.score_files import ImportedScores
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -47,12 +48,17 @@ def add_page(
     folder: str = "",
     folder_error: TastemakerError | None = None,
     files_error: TastemakerError | None = None,
+    scores_told: ImportedScores | None = None,
+    scores_error: TastemakerError | None = None,
+    scale: str = "",
 ) -> Response:
     """With an error, the sentence stands beside its form, and what was typed is kept."""
-    error = folder_error or files_error
+    error = folder_error or files_error or scores_error
+    on = scale.strip() != ""
     context = {
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
-        "files_error": files_error,
+        "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
+        "scale": scale, "range_line": scores_told.range_line(on) if scores_told else "",
     }  # fmt: skip
     frame = shell(session, project, "add")
     status = error.status if error else 200

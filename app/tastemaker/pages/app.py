@@ -33,6 +33,7 @@ from tastemaker.pages import (
     results,
     review,
     score,
+    score_tables,
     scores,
     settings,
     slices,
@@ -50,8 +51,8 @@ log = logging.getLogger(__name__)
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, results, compare, slices, publish, test_runs, try_it, add, people, settings,
-    jobs,
+    versions, results, compare, slices, publish, test_runs, try_it, add, score_tables, people,
+    settings, jobs,
 )  # fmt: skip
 
 

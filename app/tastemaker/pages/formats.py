@@ -75,7 +75,10 @@ def job_result(job: Job) -> str:
         case "import", _:
             added, known, scored = (count(result.get(k, 0)) for k in ("added", "known", "scored"))
             with_score = f", {scored} with a score" if result.get("scored") else ""
-            return f"{added} new, {known} known already, {skipped}{with_score}"
+            told = f"{added} new, {known} known already, {skipped}{with_score}."
+            if rewritten := result.get("rewritten"):
+                told += f" {count(rewritten)} written again with the same pixels: scores kept."
+            return f"{told} {result.get('left_out', '')}".rstrip(" .")
         case "embed", _:
             return f"{count(result.get('embedded', 0))} embedded, {skipped}"
         case "train", {"version": version}:

@@ -5,7 +5,6 @@ zooms into, when they do. Like them it is re-encoded, upright and without metada
 decoded in a child process, which a bad one may kill.
 """
 
-import hashlib
 import io
 import threading
 from dataclasses import dataclass
@@ -17,7 +16,13 @@ from tastemaker.config import Settings
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.files import write_atomic
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.pictures import Limits, decode, own_faults, thumb_path
+from tastemaker.pictures.pictures import (
+    KnownPicture,
+    Limits,
+    decode,
+    own_faults,
+    thumb_path,
+)
 
 LONG_SIDE = 8192  # pixels; WebP ends at 16,383
 QUALITY = 90
@@ -65,12 +70,7 @@ def _make(order: _Order) -> None:
     """Runs in the child."""
     if order.target.exists():
         return
-    if order.source.stat().st_size > order.limits.bytes:
-        raise BadImage("the file has grown too large.")
-    content = order.source.read_bytes()
-    if hashlib.sha256(content).hexdigest() != order.sha256:
-        raise BadImage("the file was changed since it was imported.")
-    picture = decode(content, order.limits)
+    picture = decode(KnownPicture(order.source, order.sha256), order.limits)
     with own_faults("The picture cannot be made smaller"):
         picture.thumbnail((LONG_SIDE, LONG_SIDE))
     write_atomic(order.target, encoded(picture))

@@ -26,6 +26,7 @@ from PIL import Image, ImageCms, ImageFile
 from tastemaker.config import Settings
 from tastemaker.errors import BadImage, TastemakerError
 from tastemaker.files import content_path, write_atomic
+from tastemaker.pictures.png_texts import without_large_texts
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
@@ -55,30 +56,51 @@ class Limits:
 
 @dataclass(frozen=True)
 class Examined:
-    """The facts of a picture after one reading. `width` and `height` are in pixels of the
+    """The facts of a picture after one reading. `bytes` and `mtime_ns` (nanoseconds) are of the
+    very file that was read, whatever took its name since. `width` and `height` are in pixels of the
     full picture as it is seen, that is, after its orientation is applied. `phash` is a perceptual
     hash: 64 bits as a signed integer, a few bits apart for near-duplicates."""
 
     sha256: str
     bytes: int
+    mtime_ns: int
     format: str
     width: int
     height: int
     phash: int
 
 
+@dataclass(frozen=True)
+class KnownPicture:
+    """A file that must still hold the bytes of this SHA-256."""
+
+    path: Path
+    sha256: str
+
+
 # ---- decoding
 
 
-def decode(source: Path | bytes | Image.Image, limits: Limits | None = None) -> Image.Image:
+def decode(
+    source: Path | bytes | KnownPicture | Image.Image, limits: Limits | None = None
+) -> Image.Image:
     """A picture as people see it: upright, sRGB, mode RGB, first frame, flattened on white.
 
     `source` is a path, the bytes of a file, or a picture that Pillow opened. Raises `BadImage`,
-    whose sentence names what is wrong: not one of the formats, too large, cut short, damaged.
+    whose sentence names what is wrong: not one of the formats, too large, cut short, damaged, or
+    other bytes than a `KnownPicture` has.
     """
     if isinstance(source, Image.Image):
         return _decode_opened(source, limits or Limits())
-    content = source if isinstance(source, bytes) else _read(source, limits or Limits())
+    if isinstance(source, KnownPicture):
+        content, _ = _read(source.path, limits or Limits())
+        if hashlib.sha256(content).hexdigest() != source.sha256:
+            raise BadImage(
+                "The file was changed since it was imported; its scores are kept.",
+                "Import its folder again.",
+            )
+    else:
+        content = source if isinstance(source, bytes) else _read(source, limits or Limits())[0]
     return decode_with_facts(content, limits or Limits())[0]
 
 
@@ -101,8 +123,10 @@ def _decode_opened(image: Image.Image, limits: Limits) -> Image.Image:
         raise BadImage(_what_is_wrong(error, b""), "Open the picture again.") from error
 
 
-def _read(path: Path, limits: Limits) -> bytes:
-    """The bytes of a regular file within the limit, so that hash and pixels are of one moment."""
+def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
+    """The bytes of a regular file within the limit, and its time in nanoseconds: both of one open
+    file, so that hash, pixels, size and time are of one moment. A file that somebody writes to
+    meanwhile is a `BadImage`."""
     try:
         # Without O_NONBLOCK a named pipe would wait here for its writer, for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -110,7 +134,15 @@ def _read(path: Path, limits: Limits) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage(f"{path.name} is not a file.", "Give a picture file.")
             if status.st_size <= limits.bytes:
-                return file.read(limits.bytes)
+                content = file.read(limits.bytes + 1)
+                after = os.fstat(file.fileno())
+                same = (after.st_size, after.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+                if not same or len(content) != status.st_size:
+                    raise BadImage(
+                        f"{path.name} is being written: it changed while it was read.",
+                        "Import it again when it is finished.",
+                    )
+                return content, status.st_mtime_ns
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise BadImage(f"{path.name} cannot be read: {reason}.") from error
@@ -133,6 +165,18 @@ def decode_with_facts(
         raise BadImage("The file is empty.")
     if len(content) > limits.bytes:
         raise BadImage(f"The file has more than the {limits.bytes / 2**20:.0f} MB allowed.")
+    try:
+        return _decode_content(content, limits, at_least)
+    except BadImage as error:
+        # Pillow calls a PNG damaged for a large text in it: a workflow, an edit history.
+        if not (isinstance(error.__cause__, ValueError) and "MAX_TEXT" in str(error.__cause__)):
+            raise
+    return _decode_content(without_large_texts(content), limits, at_least)
+
+
+def _decode_content(
+    content: bytes, limits: Limits, at_least: int | None
+) -> tuple[Image.Image, str, tuple[int, int]]:
     try:
         with _opened(content, limits) as image:
             width, height = image.size
@@ -295,13 +339,13 @@ def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Exami
     Raises `BadImage` for the file's own faults and `StorageFull` when the disk is.
     """
     limits = limits or Limits()
-    content = _read(path, limits)
+    content, mtime_ns = _read(path, limits)
     picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
     sha256 = hashlib.sha256(content).hexdigest()
     with own_faults("The picture cannot be made smaller"):
         picture = shrunk(picture, VIEW)
         make_thumbnails(picture, thumbs_root, sha256)
-        return Examined(sha256, len(content), format, *size, perceptual_hash(picture))
+        return Examined(sha256, len(content), mtime_ns, format, *size, perceptual_hash(picture))
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:

@@ -30,8 +30,8 @@ from sqlmodel import Session, col, select
 from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Image, Label, Project, Version
-from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
-from tastemaker.files import sha256_of, write_atomic
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from tastemaker.files import is_file, sha256_of, write_atomic
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.publishing import card_blocks, model_card, sheets
@@ -179,10 +179,21 @@ def export_all(session: Session, settings: Settings, version: Version) -> list[P
 
 
 def write(parts: list[Part], folder: Path) -> list[Path]:
-    """Put an export's files into a folder, each whole or not at all."""
-    for part in parts:
-        write_atomic(folder / part.name, part.write_to)
-    return [folder / part.name for part in parts]
+    """Put an export's files into a folder, each whole or not at all; what is there unchanged is
+    left. Raises `StorageFull` with how many were written."""
+    paths = [folder / part.name for part in parts]
+    for done, (part, path) in enumerate(zip(parts, paths, strict=True)):
+        if is_file(path) and sha256_of(path) == part.sha256():
+            continue
+        try:
+            write_atomic(path, part.write_to)
+        except StorageFull as error:
+            raise StorageFull(
+                f"The disk is full: {done} of {len(parts)} files are in {folder}, each whole; "
+                f"{part.name} is not.",
+                "Free some space, then export again: what is there already stays.",
+            ) from error
+    return paths
 
 
 # --- as a stream -------------------------------------------------------------------------------
@@ -252,11 +263,18 @@ def write_folders(session: Session, project: Project, folder: Path) -> dict[str,
     top = folder / "data" / re.sub(r"[^\w.-]+", "_", encoder.name, flags=re.ASCII)
     name = versions.base_name(project)
     between = 0
-    for image_id, vector in zip(ids.tolist(), x, strict=True):
+    for done, (image_id, vector) in enumerate(zip(ids.tolist(), x, strict=True)):
         value = labels[image_id]
         between += value != round(value)
         path = top / f"{round(value):02d}_{name}" / f"{hashes[image_id][:32]}.npy"
-        write_atomic(path, functools.partial(np.save, arr=vector.astype("<f4")[None]))
+        try:
+            write_atomic(path, functools.partial(np.save, arr=vector.astype("<f4")[None]))
+        except StorageFull as error:
+            raise StorageFull(
+                f"The disk is full: {done:,} of {len(ids):,} vectors were written to {folder}, "
+                "each whole.",
+                "Free some space, then write them to a new folder.",
+            ) from error
     return {
         "folder": str(top), "written": len(ids), "between_scores": between,
         "without_embedding": len(labels) - len(ids),

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tastemaker.encoding.encoder_names import canonical
-from tastemaker.errors import CheckpointError, NotFound
+from tastemaker.errors import CheckpointError, NotFound, TastemakerError
 from tastemaker.files import is_file
+from tastemaker.files.texts import read_text
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import check_described, load_checkpoint, tensor_names
 from tastemaker.learning.city96 import Tensors
@@ -87,11 +88,11 @@ def _read_laion(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_SIDECAR_BYTES:
-            raise CheckpointError("The sidecar is larger than a megabyte; it holds a few lines.")
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        sidecar = json.loads(read_text(path, MOST_SIDECAR_BYTES))
+    except (ValueError, RecursionError):
         raise CheckpointError("The sidecar is not a JSON file.") from None
+    except TastemakerError as error:
+        raise CheckpointError(f"The sidecar cannot be used: {error.message}") from None
     if not isinstance(sidecar, dict):
         raise CheckpointError("The sidecar is not a JSON object.")
     return sidecar

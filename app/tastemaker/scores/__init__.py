@@ -1,5 +1,6 @@
 """Hand scores: events that only grow, and the labels that follow from them."""
 
+from tastemaker.scores.carrying import carry_over
 from tastemaker.scores.events import (
     highest_event,
     is_standing,
@@ -37,6 +38,7 @@ __all__ = [
     "Origin",
     "Recorded",
     "aggregate",
+    "carry_over",
     "change_project",
     "count_labels",
     "drawn_at_random",

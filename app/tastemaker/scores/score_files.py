@@ -1,121 +1,234 @@
-"""Scores in and out as CSV, JSON lines or Parquet. Importing is all or nothing, and what was
-exported comes back as it was: each person's scores, and when they were given."""
+"""Scores in and out as CSV, JSON lines or Parquet. Importing is all or nothing unless one asks for
+the good rows alone, and what was exported comes back as it was: each person's scores, and when they
+were given."""
 
 import csv
 import io
 import json
 import sys
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from more_itertools import first
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
-from tastemaker.errors import Invalid, NotFound, TastemakerError
-from tastemaker.files import escape_formula, is_file, unescape_formula, write_atomic
+from tastemaker.errors import Invalid, TastemakerError, TooLarge
+from tastemaker.files import escape_formula, unescape_formula, write_atomic
+from tastemaker.scores.references import References
+from tastemaker.scores.row_files import Row, check_ending, read_rows
+from tastemaker.scores.scales import Scale, number_in, scale_that_fits
 
 COLUMNS = ("sha256", "path", "score", "annotator", "scored_at")
-MOST_BYTES = 256 * 2**20
-ENDINGS = (".csv", ".jsonl", ".parquet")
+
+# What other programs call these columns.
+IMAGE_COLUMNS = (
+    "sha256", "path", "image_path", "file_path", "filepath", "file", "filename", "file_name",
+    "image", "name",
+)  # fmt: skip
+SCORE_COLUMNS = ("score", "rating", "stars")
+MOST_TOLD = 200  # bad rows of different kinds in one answer
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `.csv` (with a header), `.jsonl` or `.parquet` file. Raises `Invalid`,
-    `NotFound`."""
-    if not is_file(file):
-        raise NotFound(f"There is no file {file}.", "Check the path.")
-    if file.stat().st_size > MOST_BYTES:
-        raise Invalid(f"{file.name} is larger than {MOST_BYTES // 2**20} MB.", "Split it.")
-    if file.suffix.lower() == ".parquet":
-        try:
-            table: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-            return table
-        except (pa.ArrowException, OSError) as error:
-            raise Invalid(f"{file.name} is not a Parquet file.") from error
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{file.name} is not a text file in UTF-8.") from error
-    if file.suffix.lower() == ".jsonl":
-        rows = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()  # half a character is no text
-            except (ValueError, RecursionError) as error:
-                raise Invalid(f"Line {number} of {file.name} is not JSON.") from error
-            if not isinstance(row, dict):
-                raise Invalid(f"Line {number} of {file.name} is not an object.")
-            rows.append(row)
-        return rows
-    if file.suffix.lower() != ".csv":
-        raise unknown_ending(file)
-    try:
-        return list(csv.DictReader(io.StringIO(text)))
-    except csv.Error as error:
-        raise Invalid(f"{file.name} cannot be read as CSV: {error}.") from error
+class BadRows(Invalid):
+    """Rows of a file that cannot be used: nothing was recorded."""
+
+    def __init__(self, message: str, hint: str, bad: list["BadRow"]) -> None:
+        super().__init__(message, hint)
+        self.bad = bad
 
 
-def import_scores(engine: Engine, project_name: str, file: Path) -> dict[str, int]:
-    """Record every row of a file, in one transaction: with a single bad row nothing is recorded,
-    and the error names its number. A column `annotator` keeps people apart; `scored_at`, where
-    it is given, is kept as the time of the score. An image of the library that is not in the
-    project joins it, in a collection of its own. Returns how many were `recorded`, were there
-    already (`unchanged`), and were `overruled` by a later row with another score."""
+@dataclass(frozen=True)
+class BadRow:
+    """`where` it is, as “Row 3”, why it cannot be used, and what to do."""
+
+    where: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass
+class ImportedScores:
+    """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
+    later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
+    value found, as it is in the file; how many images were found by how their paths end."""
+
+    recorded: int = 0
+    unchanged: int = 0
+    overruled: int = 0
+    lowest: float | None = None
+    highest: float | None = None
+    by_ending: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def found(self, value: Any) -> None:
+        number = number_in(value)
+        if number is not None:
+            self.lowest = number if self.lowest is None else min(self.lowest, number)
+            self.highest = number if self.highest is None else max(self.highest, number)
+
+    def range_line(self, scaled: bool) -> str:
+        """What range was found, and what to do if it is another scale's and none was given
+        (`scaled`); empty where none was found."""
+        if self.lowest is None or self.highest is None:
+            return ""
+        told = f"The scores in the file go from {self.lowest:g} to {self.highest:g}."
+        if self.lowest == self.highest:
+            told = f"All scores in the file are {self.lowest:g}."
+        fits = scale_that_fits(self.lowest, self.highest)
+        if fits and not scaled:
+            told += f" If they are on the scale {fits}, say so (--scale {fits})."
+        return told
+
+
+def import_scores(
+    engine: Engine,
+    project_name: str,
+    file: Path,
+    *,
+    scale: Scale | None = None,
+    skip_bad_rows: bool = False,
+    most_rows: int | None = None,
+) -> ImportedScores:
+    """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
+    `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
+    people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
+    0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
+    it, in a collection of its own."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
-    recorded, overruled = 0, 0
-    latest: dict[tuple[int, int], int] = {}
-    with sessions.writing(engine) as session:
+    if most_rows is not None and len(rows) > most_rows:
+        raise TooLarge(
+            f"{file.name} holds {len(rows):,} rows; at most {most_rows:,} are taken at once.",
+            "Split it, or use `tastemaker scores import` on the machine of the server.",
+        )
+    told = ImportedScores()
+    with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
-        for number, row in enumerate(rows, 1):
-            try:
-                reference = row.get("sha256") or row.get("path") or row.get("name")
-                if not reference:
-                    raise Invalid(
-                        f"It names no image; its columns are {', '.join(map(str, row))}."[:200],
-                        "A column sha256 or path is needed.",
-                    )
-                if row.get("score") in (None, ""):
-                    raise Invalid("It holds no score.")
-                image = images.find_by_reference(session, unescape_formula(str(reference)))
-                value = scores.parse_score(row["score"])
-                _join(session, project, image)
-                name = unescape_formula(str(row.get("annotator") or projects.IMPORTED))
-                proxy = name == projects.IMPORTED
-                person = projects.annotator(session, name, proxy=proxy)
-                key = (image.id, person.id)
-                overruled += latest.setdefault(key, value) != value
-                latest[key] = value
-                recorded += scores.record_many(
-                    session, project, person, [(image.id, value)], origin=scores.Origin.IMPORT,
-                    at=_moment(row.get("scored_at")),
-                )  # fmt: skip
-            except TastemakerError as error:
-                raise Invalid(
-                    f"Row {number} of {file.name}: {error.message} Nothing was recorded.",
-                    error.hint,
-                ) from error
-    unchanged = len(rows) - recorded
-    return {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
+        good = _good_rows(rows, References(session, file.parent), scale, told)
+    if told.bad and (not skip_bad_rows or not good):
+        raise _refused(file, told, len(rows), scale)
+    with sessions.writing(engine) as session:
+        _record(session, projects.get(session, project.id), good, told)
+    return told
 
 
-def _join(session: Session, project: Project, image: Image) -> None:
+class GoodRow(NamedTuple):
+    """What a row says: the image, the score 0–10, whose it is, and when it was given."""
+
+    image_id: int
+    value: int
+    person: str
+    at: datetime | None
+
+
+def _good_rows(
+    rows: list[Row], references: References, scale: Scale | None, told: ImportedScores
+) -> list[GoodRow]:
+    """The rows that can be recorded; the others are told, with all that was found."""
+    good: list[GoodRow] = []
+    for row in rows:
+        try:
+            good.append(_read(row, references, scale, told))
+        except TastemakerError as error:
+            told.bad.append(BadRow(row.where, error.message, error.hint))
+    told.by_ending = references.by_ending
+    return good
+
+
+def _read(row: Row, references: References, scale: Scale | None, told: ImportedScores) -> GoodRow:
+    """Raises what is wrong with the row."""
+    if row.fault:
+        raise Invalid(row.fault)
+    reference = first((row.cells[c] for c in IMAGE_COLUMNS if _given(row.cells.get(c))), None)
+    typed = first((row.cells[c] for c in SCORE_COLUMNS if _given(row.cells.get(c))), None)
+    told.found(typed)
+    if reference is None:
+        raise Invalid(
+            f"It names no image; its columns are {', '.join(row.cells)}."[:200],
+            "A column sha256 or path is needed.",
+        )
+    if typed is None:
+        raise Invalid("It holds no score.", "A column score is needed.")
+    image = references.find(unescape_formula(str(reference)))
+    value = scores.parse_score(typed) if scale is None else scale.score(typed)
+    name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
+    return GoodRow(image.id, value, name, _moment(row.cells.get("scored_at")))
+
+
+def _record(session: Session, project: Project, good: list[GoodRow], told: ImportedScores) -> None:
+    latest: dict[tuple[int, int], int] = {}
+    people = {
+        name: projects.annotator(session, name, proxy=name == projects.IMPORTED)
+        for name in {row.person for row in good}
+    }
+    for image_id in {row.image_id for row in good}:
+        _join(session, project, image_id)
+    for row in good:
+        person = people[row.person]
+        written = scores.record_many(
+            session, project, person, [(row.image_id, row.value)], origin=scores.Origin.IMPORT,
+            at=row.at,
+        )  # fmt: skip
+        key = (row.image_id, person.id)
+        told.overruled += latest.setdefault(key, row.value) != row.value
+        latest[key] = row.value
+        told.recorded += written
+        told.unchanged += not written
+
+
+def _given(cell: Any) -> bool:
+    return cell is not None and str(cell).strip() != ""
+
+
+def _refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -> BadRows:
+    """All bad rows in one answer; those with the same fault together."""
+    together: dict[str, list[str]] = {}
+    for bad in told.bad:
+        together.setdefault(bad.reason, []).append(bad.where)
+    if len(told.bad) == 1:
+        message = f"{told.bad[0].where} of {file.name}: {told.bad[0].reason} Nothing was recorded."
+    else:
+        lines = [
+            f"{', '.join(where[:10])}{f' and {len(where) - 10:,} more' * (len(where) > 10)}: "
+            f"{reason}"
+            for reason, where in together.items()
+        ]
+        more = [f"… and {len(lines) - MOST_TOLD:,} more"] if len(lines) > MOST_TOLD else []
+        message = "\n".join(
+            [
+                f"{len(told.bad):,} of the {rows:,} rows of {file.name} cannot be used, so nothing "
+                "was recorded:",
+                *lines[:MOST_TOLD],
+                *more,
+            ]
+        )
+    ways = [first((bad.hint for bad in told.bad if bad.hint), "")]
+    if any("scale" in bad.reason or "not a score" in bad.reason for bad in told.bad):
+        ways.append(told.range_line(scale is not None))
+    if len(told.bad) < rows:
+        ways.append("To record the other rows alone, say so (--skip-bad-rows).")
+    return BadRows(message, " ".join(way for way in ways if way), told.bad)
+
+
+def _join(session: Session, project: Project, image_id: int) -> None:
     """Put an image into the project, unless it is in it or was taken out of it."""
     member = projects.is_member(project.id, col(Image.id), removed_too=True)
-    if session.exec(select(Image.id).where(Image.id == image.id, member)).first() is None:
+    if session.exec(select(Image.id).where(Image.id == image_id, member)).first() is None:
         scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
         projects.add_collection(session, project, scored)
-        images.put_in_collection(session, scored.id, image.id)
+        images.put_in_collection(session, scored.id, image_id)
 
 
 def _moment(text: Any) -> datetime | None:
@@ -123,22 +236,12 @@ def _moment(text: Any) -> datetime | None:
     if text in (None, ""):
         return None
     try:
-        moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
+        moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text).strip())
         return in_utc(moment)
     except (ValueError, OverflowError):
         raise Invalid(
             f"“{str(text)[:40]}” is not a point in time.", "Write it as 2026-03-01T12:00:00+00:00."
         ) from None
-
-
-def check_ending(file: Path) -> None:
-    """Raises `Invalid` for a file whose name does not say its form."""
-    if file.suffix.lower() not in ENDINGS:
-        raise unknown_ending(file)
-
-
-def unknown_ending(file: Path) -> Invalid:
-    return Invalid(f"{file.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
 
 
 def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
@@ -191,7 +294,10 @@ def score_bytes(rows: list[dict[str, Any]], ending: str) -> bytes:
 def write_scores(rows: list[dict[str, Any]], to: Path | None) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:
-        sys.stdout.write(score_bytes(rows, ".csv").decode())
+        sys.stdout.flush()
+        out = getattr(sys.stdout, "buffer", None)  # a table is in UTF-8, whatever the terminal is
+        table = score_bytes(rows, ".csv")
+        sys.stdout.write(table.decode()) if out is None else out.write(table)
     else:
         check_ending(to)
         write_atomic(to, score_bytes(rows, to.suffix.lower()))

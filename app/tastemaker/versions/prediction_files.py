@@ -22,7 +22,8 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.files import escape_formula
-from tastemaker.scores.score_files import check_ending, read_rows, unknown_ending
+from tastemaker.scores.references import References
+from tastemaker.scores.row_files import check_ending, read_rows, unknown_ending
 
 SCHEMA = pa.schema(
     [
@@ -87,12 +88,15 @@ def import_predictions(
     added = 0
     with sessions.writing(engine) as session:
         version = versions.by_number(session, projects.by_name(session, project_name), number)
-        for line, row in enumerate(rows, 1):
+        references = References(session, file.parent)
+        for row in rows:
             try:
-                prediction = _read(session, version, row)
+                if row.fault:
+                    raise Invalid(row.fault)
+                prediction = _read(references, version, row.cells)
             except TastemakerError as error:
                 raise type(error)(
-                    f"Row {line} of {file.name}: {error.message} Nothing was recorded.", error.hint
+                    f"{row.where} of {file.name}: {error.message} Nothing was recorded.", error.hint
                 ) from error
             if session.get(Prediction, (version.id, prediction.image_id)) is None:
                 session.add(prediction)
@@ -100,13 +104,13 @@ def import_predictions(
     return {"added": added, "there_already": len(rows) - added}
 
 
-def _read(session: Session, version: Version, row: dict[str, Any]) -> Prediction:
+def _read(references: References, version: Version, row: dict[str, Any]) -> Prediction:
     if row.get("model_sha256") != version.sha256:
         raise Conflict(
             f"It was made by another head than {version.number}.",
             "Import that head first, then its predictions.",
         )
-    image = images.find_by_reference(session, str(row.get("sha256") or ""))
+    image = references.find(str(row.get("sha256") or ""))
     out_of_fold = row.get("out_of_fold")
     return Prediction(
         version_id=version.id,

@@ -41,7 +41,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
                 else:
                     file.write(content)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644)  # mkstemp is private; a backup user may read these
+                with contextlib.suppress(OSError):  # a stick or a share may know no modes
+                    os.fchmod(file.fileno(), 0o644)  # mkstemp is private; a backup user reads these
                 os.fsync(file.fileno())
             with place_named(path):
                 Path(name).replace(path)
@@ -83,10 +84,14 @@ def publish_exclusive(temporary: Path, final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder, so that a new name in it survives a power cut."""
+    """Flush a folder, so that a new name in it survives a power cut; where the disk knows no such
+    thing, as some sticks and shares do not, nothing."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(handle)
 

@@ -1,0 +1,105 @@
+"""Scores from a table: a file of this browser's, or a program's, as `scores import` reads them."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy import Engine
+
+from tastemaker import projects
+from tastemaker.auth.permissions import AdminUser, GuardedRoute
+from tastemaker.config import Settings
+from tastemaker.database.sessions import reading
+from tastemaker.errors import Invalid, TastemakerError, TooLarge
+from tastemaker.pages.add import add_page
+from tastemaker.pages.deps import EngineDep, Id, SettingsDep
+from tastemaker.pages.uploads import Reception, Upload, UploadLimit
+from tastemaker.scores.scales import parse_scale
+from tastemaker.scores.score_files import ImportedScores, import_scores
+
+router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
+api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
+
+MOST_BYTES = 4 * 2**20
+MOST_ROWS = 2_000  # they are one transaction, and other people's scores wait for it
+
+
+def table_limit(_: Settings) -> UploadLimit:
+    error = TooLarge(
+        f"A table of scores has at most {MOST_BYTES // 2**20} MB here; nothing of it was kept.",
+        "Split it, or use `tastemaker scores import` on the machine of the server.",
+    )
+    return UploadLimit(MOST_BYTES, error)
+
+
+Table = Annotated[Upload, Depends(Reception(table_limit), scope="function")]
+
+
+@router.post("/projects/{project_id}/add/scores")
+def add_scores(
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    upload: Table,
+) -> Response:
+    """Record the scores of a table; what was recorded, or what is wrong, stands beside the form."""
+    told: ImportedScores | None = None
+    error: TastemakerError | None = None
+    try:
+        told = bring_in(engine, project_id, upload)
+    except TastemakerError as fault:
+        error = fault
+    scale = upload.fields.get("scale", "")
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        return add_page(
+            request, session, settings, project, scores_told=told, scores_error=error, scale=scale
+        )
+
+
+def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
+    """Read the one file of an upload. Its name is used for nothing but its ending."""
+    upload.require(0)
+    if len(upload.files) != 1:
+        raise Invalid("One file of scores is needed.", "Choose a .csv, .jsonl or .parquet file.")
+    stored, name = upload.files[0]
+    ending = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    file = upload.staging / f"scores{ending if ending[1:].isalnum() else ''}"
+    (upload.staging / stored).rename(file)
+    scale = upload.fields.get("scale", "").strip()
+    with reading(engine) as session:
+        project_name = projects.get(session, project_id).name
+    return import_scores(
+        engine, project_name, file, scale=parse_scale(scale) if scale else None,
+        skip_bad_rows=upload.fields.get("skip_bad_rows", "") == "true", most_rows=MOST_ROWS,
+    )  # fmt: skip
+
+
+FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "scale": {"type": "string"},
+                        "skip_bad_rows": {"type": "string", "enum": ["true", "false"]},
+                    },
+                }
+            }
+        },
+    }
+}  # fmt: skip
+
+
+@api.post("/projects/{project_id}/labels", openapi_extra=FILE)
+def import_labels(_: AdminUser, engine: EngineDep, project_id: Id, upload: Table) -> dict[str, Any]:
+    """Record the scores of a table (.csv, .jsonl, .parquet; at most 2,000 rows): a column `score`,
+    and `sha256` or `path`. With bad rows nothing is recorded and all are told; the field
+    `skip_bad_rows` records the others. The field `scale` maps another scale, as `1-5`."""
+    return bring_in(engine, project_id, upload).as_dict()
