@@ -79,7 +79,7 @@ def test_the_library_shows_the_newest_first_with_score_and_prediction(
 
 @pytest.mark.parametrize(
     ("query", "count"),
-    [("scored=yes", 21), ("scored=no", 9), ("label_min=8", 4), ("predicted_min=60", 3),
+    [("scored=yes", 21), ("scored=no", 9), ("label_min=8", 4), ("predicted_from=6", 3),
      ("name=PICTURE-01", 10), ("predicted_min=60&label_max=2", 2), ("collection=1", 30),
      ("removed=yes", 0), ("said=flagged", 0), ("version=v1.0&predicted_min=1", 0)],
 )  # fmt: skip
@@ -152,8 +152,8 @@ def test_an_address_that_means_nothing_is_answered_in_words(
 def test_empty_states_say_what_to_do(world: World, at: str, tmp_path: Path) -> None:
     assert "Nothing matches" in world.client.get(f"{at}?name=nowhere").text
     assert "is above the highest, 2" in world.client.get(f"{at}?label_min=8&label_max=2").text
-    ranged = world.client.get(f"{at}?predicted_min=80&predicted_max=20").text
-    assert "is above the highest, 20" in ranged
+    ranged = world.client.get(f"{at}?predicted_from=8&predicted_to=2").text
+    assert "asked for, 8, is above the highest, 2." in ranged
     assert "Nothing was taken out" in world.client.get(f"{at}?removed=yes").text
     empty = make_world(tmp_path / "empty", images=0)
     assert "Add images" in empty.client.get(f"{empty.at}/library").text

@@ -110,8 +110,9 @@ def around(
         counted = counting.Count(0)
     return {
         "count": counted,
-        "size": projects.size(session, project),
+        "size": projects.size(session, project, view.filter.role),
         "collections": scopes.collections_of(session, project.id),
+        "tried": scopes.collections_of(session, project.id, projects.TEST_RUN),
         "versions": [version.number for version in versions.list_ready(session, project)],
         "active": versions.active(session, project),
         "common": tags.most_common(session, project),
@@ -190,9 +191,10 @@ def list_images(
     n: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
 ) -> dict[str, Any]:
     """A stretch of the library. The parameters are those of the page's address: `collection`,
-    `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_min`, `predicted_max`
-    (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
-    `text`. `after` is the `next` of the answer before."""
+    `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_from`, `predicted_to`
+    (0–10; `predicted_min` and `predicted_max` are the same in per cent), `version`, `name`,
+    `relatives`, `removed`, `role` (`test-run` for images of test runs, which are left out
+    otherwise), `sort`, `apart`, `like`, `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
     resolved = scopes.resolve(session, project, view.filter, settings)
     listed = find(session, engine, project, resolved, view, n)

@@ -83,7 +83,7 @@ class View:
 # The parameters of an address that `view_of` reads.
 PARAMETERS = (
     *("tag" if field.name == "tags" else field.name for field in fields(LibraryFilter)),
-    "sort", "apart", "like", "text", "after",
+    "predicted_from", "predicted_to", "sort", "apart", "like", "text", "after",
 )  # fmt: skip
 
 

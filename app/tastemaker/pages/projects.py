@@ -104,7 +104,7 @@ def card(session: Session, project: Project) -> dict[str, object]:
     active = versions.active(session, project)
     some = session.exec(  # the order of the hashes is a random one that stays
         select(Image.id)
-        .where(col(Image.id).in_(projects.image_ids(project.id, "pool")), Image.kind != "vector")
+        .where(col(Image.id).in_(projects.image_ids(project.id)), Image.kind != "vector")
         .order_by(col(Image.sha256))
         .limit(4)
     ).all()
