@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sqlmodel import select
 from web_world import World, make_world
 
-from tastemaker.database.sessions import reading
-from tastemaker.database.tables import Job
+from tastemaker import projects
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import EncoderRow, Job
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -200,3 +201,52 @@ def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, fol
     if folder.isprintable():
         assert f'name="folder" value="{folder}"' in answer.text
     assert the_jobs(world) == []
+
+
+def test_a_project_whose_weights_cannot_be_had_says_so_before_anything_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    large = "ViT-L-14-quickgelu/openai"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    world = make_world(tmp_path / "home", images=2)
+    client = world.client
+    bundled = client.get("/encoders/weights", params={"encoder": "efficientnet_lite0/bundled"})
+    assert "come with this program" in bundled.text
+    line = client.get("/encoders/weights", params={"encoder": large}).text
+    assert "are not on this machine" in line and "Choose a weights file" in line
+    made = client.post("/api/v1/projects", json={"name": "Large", "encoder": large}).json()
+    assert made["weights"]["state"] == "missing" and made["weights"]["remedy"]
+    listed = {row["name"]: row["weights"]["state"] for row in client.get("/api/v1/encoders").json()}
+    assert listed[large] == "missing" and listed["efficientnet_lite0/bundled"] == "here"
+
+    at = f"/projects/{made['id']}"
+    page = client.get(f"{at}/add").text
+    assert "Before you score" in page and "no score is lost" in page
+    refused = client.post(f"{at}/encoder", data={"encoder": large, "file": "/none.safetensors"})
+    assert refused.status_code >= 400 and "is not there" in refused.text
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"weights")
+    answer = client.post(f"{at}/encoder", data={"encoder": large, "file": str(file)})
+    assert answer.headers["location"] == f"{at}/add"
+    assert client.get(f"/api/v1{at}").json()["encoder"] == f"{large}@{file}"
+    assert "Before you score" not in client.get(f"{at}/add").text
+
+
+def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_path: Path) -> None:
+    base = "ViT-B-32-quickgelu/openai"
+    full = make_world(tmp_path / "full", images=2)
+    assert full.client.post(f"{full.at}/encoder", data={"encoder": base}).status_code == 303
+    with reading(full.engine) as session:
+        assert [(job.kind, job.state) for job in session.exec(select(Job))] == [("embed", "queued")]
+    assert world.client.post(f"{world.at}/encoder", data={"encoder": base}).status_code == 303
+    assert not the_jobs(world)  # no image yet
+    with writing(world.engine) as session:
+        encoder = EncoderRow(fingerprint="f", name=base, dim=4)
+        session.add(encoder)
+        session.flush()
+        projects.pin_encoder(session, world.project(session), encoder)
+    refused = world.client.post(f"/api/v1{world.at}/encoder", json={"encoder": base})
+    assert refused.status_code == 409 and "Duplicate the project" in refused.json()["hint"]

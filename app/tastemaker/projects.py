@@ -68,15 +68,34 @@ def create(
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
-    spec = parse(encoder)
-    check_architecture(spec)
-    check_weights(spec)
     project = Project(
-        name=name, kind=kind, encoder=spec.name, threshold=threshold, recipe=recipe,
+        name=name, kind=kind, encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
         holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)
     session.flush()
+    return project
+
+
+def validate_encoder(name: str) -> str:
+    """An encoder's name in full. Raises `Invalid` for one that there is not, `EncoderUnavailable`
+    where it names a weights file that is not there."""
+    spec = parse(name)
+    check_architecture(spec)
+    check_weights(spec)
+    return spec.name
+
+
+def choose_encoder(session: Session, project: Project, name: str) -> Project:
+    """Give a project another encoder, or its weights from a file, while none of its images has a
+    vector. Raises `Conflict` afterwards."""
+    if project.encoder_id is not None:
+        raise Conflict(
+            f"The images of “{project.name}” are embedded with {project.encoder} already.",
+            "Duplicate the project with another encoder: every score comes along.",
+        )
+    project.encoder = validate_encoder(name)
+    session.add(project)
     return project
 
 

@@ -10,7 +10,6 @@ from sqlmodel import Session
 from tastemaker import projects
 from tastemaker.database import counts
 from tastemaker.database.tables import Project
-from tastemaker.library import scopes
 from tastemaker.library.browsing import checked, gathered, narrowest
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.live_order import within_live
@@ -43,11 +42,7 @@ def count(session: Session, project: Project, resolved: ResolvedFilter) -> Count
         return Count(int(many))
     if wanted.removed:
         return None
-    role = wanted.role
-    if wanted.collection is not None and wanted.collection not in scopes.collections_of(
-        session, project.id
-    ):
-        role = projects.TEST_RUN
+    role = wanted.role if wanted.collection is None else projects.ANY_ROLE
     size = projects.size(session, project, role)
     drawn = counts.cached_count(
         ("sample", str(session.get_bind().engine.url), project.id, role),
