@@ -448,7 +448,10 @@ def test_the_form_starts_a_run_and_keeps_what_was_typed_when_refused(home: Train
     assert answer.status_code == 404 and 'value="/no/where"' in answer.text
     assert "There is no file or folder" in answer.text
     home.add(3, "Holiday", None, seed=4)
-    fields = {"version": fields["version"], "collection": str(collection_id(home, "Holiday"))}
+    fields |= {"collection": str(collection_id(home, "Holiday")), "source": "collection"}
+    answer = home.world.client.post(at, data=fields | {"source": "x"}, files={"files": ("", b"")})
+    assert "not one of the choices" in answer.text
+    # Only what was chosen is looked at, whatever stands in the other fields.
     answer = home.world.client.post(at, data=fields, files={"files": ("", b"")})
     assert answer.status_code == 303
     assert "is looking at the images" in home.world.client.get(answer.headers["location"]).text

@@ -18,6 +18,7 @@ from tastemaker.errors import Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.pages import (
     add,
     compare,
+    folders,
     grid,
     images,
     jobs,
@@ -45,8 +46,8 @@ from tastemaker.pictures.full_size import FullSize
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, results, compare, slices, publish, test_runs, try_it, add, people, settings,
-    jobs,
+    versions, results, compare, slices, publish, test_runs, try_it, add, folders, people,
+    settings, jobs,
 )  # fmt: skip
 
 
