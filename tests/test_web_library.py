@@ -1,6 +1,8 @@
 """The library's pages: filters, paging, what is done to many images, one image's whole story;
 with and without a script."""
 
+import csv
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from in_browser import browsing, serving, troubles
 from playwright.sync_api import Browser, Page, expect
-from sqlmodel import select
+from sqlmodel import col, select
 from web_world import World, events, full_world, make_world, score_some
 
 from tastemaker import projects, scores
@@ -631,3 +633,68 @@ def test_nothing_is_wrong_for_those_who_see_or_point_differently(
                         "library?removed=yes", "images/1", "images/30"):  # fmt: skip
             page.goto(f"{url}{world.at}/{address}")
             assert troubles(page) == [], address
+
+
+# --- taken away ----------------------------------------------------------------------------------
+
+
+def test_what_the_filter_shows_is_listed_and_copied(
+    world: World, at: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    listed = world.client.get(f"{at}.csv?label_min=8")
+    rows = list(csv.DictReader(io.StringIO(listed.text)))
+    assert len(rows) == 4 and all(float(row["score"]) >= 8 for row in rows)
+    assert {row["predicted_by"] for row in rows} == {"v1.1"}
+    with reading(world.engine) as session:
+        labels = dict(
+            session.execute(
+                select(Image.sha256, Label.value).join(Label, col(Label.image_id) == Image.id)
+            ).all()
+        )
+    assert {row["sha256"]: float(row["score"]) for row in rows} == {
+        sha256: value for sha256, value in labels.items() if value >= 8
+    }
+    # The files: two are there, of one name; the others are gone.
+    outside = tmp_path_factory.mktemp("outside")  # of the program's own folder
+    folder, into = outside / "photos", outside / "best"
+    with writing(world.engine) as session:
+        for number, row in enumerate(rows[:2]):
+            path = folder / str(number) / "same.jpg"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(f"picture {number}".encode())
+            image = session.exec(select(Image).where(Image.sha256 == row["sha256"])).one()
+            image.name = "same.jpg"
+            status = path.stat()
+            session.add(
+                ImagePath(
+                    path=str(path), image_id=image.id, size=status.st_size,
+                    mtime_ns=status.st_mtime_ns,
+                )
+            )  # fmt: skip
+    form = {"query": "label_min=8", "folder": str(into)}
+    for sentence, extra in (("Copied 2 files", "Of 2 the file is gone"),
+                            ("Copied 0 files", "2 were in the folder already")):  # fmt: skip
+        answer = world.client.post(f"{at}/copy", data=form)
+        page = world.client.get(answer.headers["location"]).text
+        assert sentence in page and extra in page
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {
+        "same.jpg": b"picture 0", "same-1.jpg": b"picture 1",
+    }  # fmt: skip
+    api = world.client.post(
+        f"/api/v1{at}/copies", json={"folder": str(into), "query": "name=nowhere"}
+    )
+    assert api.json() == {"copied": 0, "there": 0, "gone": 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "folder", "sentence"),
+    [("", "", "No folder was named"), ("", "best", "not a full path"),
+     ("", "HOME/images", "own folder"), ("text=a+cat", "/tmp/x", "A search"),
+     ("predicted_from=5&version=live", "/tmp/x", "live model"), ("", "/proc/x", "/proc/x")],
+)  # fmt: skip
+def test_copies_that_cannot_be_made_are_refused_before_any(
+    world: World, at: str, query: str, folder: str, sentence: str
+) -> None:
+    folder = folder.replace("HOME", str(world.settings.root))
+    answer = world.client.post(f"/api/v1{at}/copies", json={"query": query, "folder": folder})
+    assert answer.status_code >= 400 and sentence in str(answer.json())

@@ -31,7 +31,7 @@ router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 Files = Annotated[Upload, Depends(Reception(), scope="function")]
-Count = Annotated[int | None, Query(ge=0, lt=10**9)]
+Count = Annotated[int, Query(ge=-1, lt=10**9)]
 
 
 @router.get("/projects/{project_id}/add")
@@ -41,13 +41,13 @@ def page(
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,
-    recorded: Count = None,
+    recorded: Count = -1,
     unchanged: Count = 0,
     overruled: Count = 0,
 ) -> Response:
     """`recorded`, `unchanged` and `overruled` tell what an import of scores has just done."""
-    imported = {"recorded": recorded, "unchanged": unchanged or 0, "overruled": overruled or 0}
-    told = imported if recorded is not None else None
+    imported = {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
+    told = imported if recorded >= 0 else None
     return add_page(request, session, settings, project, imported=told)
 
 
@@ -254,9 +254,7 @@ TABLE = {
 
 
 @api.post("/projects/{project_id}/scores/import", openapi_extra=TABLE)
-def upload_scores(
-    _: AdminUser, engine: EngineDep, project_id: Id, upload: Files
-) -> dict[str, Any]:
+def upload_scores(_: AdminUser, engine: EngineDep, project_id: Id, upload: Files) -> dict[str, Any]:
     """Take a table of scores, as `tastemaker scores import` reads it: a column `score`, and
     `sha256` or `path`. With one bad row nothing is recorded, and the error names it."""
     return dict(import_scores(engine, project_id, upload))

@@ -24,6 +24,7 @@ from tastemaker.pages import (
     jobs,
     library,
     library_changes,
+    library_exports,
     login,
     pairs,
     people,
@@ -46,8 +47,8 @@ from tastemaker.pictures.full_size import FullSize
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, results, compare, slices, publish, test_runs, try_it, add, folders, people,
-    settings, jobs,
+    library_exports, versions, results, compare, slices, publish, test_runs, try_it, add, folders,
+    people, settings, jobs,
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from tastemaker.pages.library_view import (
     PARAMETERS,
     PER_PAGE,
     View,
+    copied_toast,
     done_toast,
     find,
     predictor,
@@ -70,9 +71,11 @@ def page(
     done: str = "",
     n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
     undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    there: Annotated[int, Query(ge=0, lt=10**9)] = 0,
+    gone: Annotated[int, Query(ge=0, lt=10**9)] = 0,
 ) -> Response:
-    """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
-    form without a script has just done."""
+    """A page of the grid. htmx asks for the next tiles alone. `done`, `n`, `undo`, and of copies
+    `there` and `gone`, tell what a form has just done."""
     view = view_of(list(request.query_params.multi_items()))
     resolved = scopes.resolve(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
@@ -94,7 +97,9 @@ def page(
     context |= {
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
-        "toast": done_toast(project, done, n, undo, LibraryPlace(query=view.query())),
+        "toast": copied_toast(n, there, gone)
+        if done == "copied"
+        else done_toast(project, done, n, undo, LibraryPlace(query=view.query())),
     }
     status = trouble.status if trouble else 200
     shown_in = shell(session, project, "library") | context

@@ -87,9 +87,7 @@ def list_page(
     given = {"collection": 0, "folder": "", "name": "", "source": ""} | given
     there = test_runs.collections_to_try(session, project)
     if given["source"] not in SOURCES:
-        given["source"] = (
-            "folder" if given["folder"] or not there else "collection"
-        )
+        given["source"] = "folder" if given["folder"] or not there else "collection"
     given["version"] = given.get("version") or active
     context = {
         "histories": by_collection(told),
