@@ -52,9 +52,9 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
     at = f"/projects/{project.id}"
     match job.kind:
         case "embed" if project.encoder_id is None:
-            return "Choose a weights file, or another encoder", f"{at}/add#encoder"
+            return "Change the encoder", f"{at}/add#encoder"
         case "embed":
-            return "Duplicate the project with another encoder", f"{at}/settings#duplicate"
+            return "Use another encoder", f"{at}/settings#duplicate"
         case "import":
             return "Add them anew", f"{at}/add"
         case "test-run":
