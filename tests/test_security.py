@@ -297,8 +297,7 @@ def test_only_routes_that_take_files_take_more_than_a_form(world: World) -> None
         "/projects/{project_id}/add/files", "/api/v1/projects/{project_id}/uploads",
         "/projects/{project_id}/test-runs", "/projects/{project_id}/try",
         "/projects/{project_id}/heads", "/api/v1/projects/{project_id}/heads",
-        "/api/v1/projects/{project_id}/predict", "/projects/{project_id}/add/scores",
-        "/api/v1/projects/{project_id}/scores/import",
+        "/api/v1/projects/{project_id}/predict",
     }  # fmt: skip
 
 

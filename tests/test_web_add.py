@@ -13,7 +13,7 @@ from web_world import World, make_world
 
 from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, Job, Label
+from tastemaker.database.tables import EncoderRow, Job
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -250,36 +250,6 @@ def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_pat
         projects.pin_encoder(session, world.project(session), encoder)
     refused = world.client.post(f"/api/v1{world.at}/encoder", json={"encoder": base})
     assert refused.status_code == 409 and "Duplicate the project" in refused.json()["hint"]
-
-
-# --- scores that are there already ---------------------------------------------------------------
-
-
-def test_a_table_of_scores_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
-    world = make_world(tmp_path / "home", images=3)
-    at = f"{world.at}/add/scores"
-    table = b"path,score\npicture-000.jpg,7\npicture-001.jpg,2\n"
-    answer = world.client.post(at, files={"files": ("mine.csv", table)})
-    assert answer.status_code == 303
-    page = world.client.get(answer.headers["location"].partition("#")[0]).text
-    assert "2 scores recorded" in page
-    again = world.client.post(
-        f"/api/v1{world.at}/scores/import", files={"files": ("mine.csv", table)}
-    )
-    assert again.json() == {"recorded": 0, "unchanged": 2, "overruled": 0}
-    for content, name, sentence in (
-        (table + b"picture-002.jpg,11\n", "mine.csv", "Row 3 of table.csv"),
-        (table + b"nowhere.jpg,1\n", "mine.csv", "Nothing was recorded"),
-        (b"", "mine.csv", "holds no row"),
-        (table, "mine.xlsx", "no known ending"),
-        (b"\x00", "../mine.parquet", "not a Parquet file"),
-    ):
-        refused = world.client.post(at, files={"files": (name, content)})
-        assert refused.status_code >= 400 and sentence in refused.text, sentence
-    with reading(world.engine) as session:
-        labels = session.execute(select(Label.image_id, Label.value)).all()
-    assert sorted(labels) == [(1, 7.0), (2, 2.0)]
-    assert not incoming(world)
 
 
 # --- choosing a folder ---------------------------------------------------------------------------

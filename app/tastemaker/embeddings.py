@@ -57,6 +57,21 @@ def encoder_row(session: Session, encoder: Encoder) -> EncoderRow:
     return row
 
 
+def choose_encoder(session: Session, project: Project, name: str) -> None:
+    """Give a project another encoder, or its weights from a file, while none of its images has a
+    vector; they are then made. Raises `Conflict` afterwards."""
+    if project.encoder_id is not None:
+        raise Conflict(
+            f"The images of “{project.name}” are embedded with {project.encoder} already.",
+            "Duplicate the project with another encoder: every score comes along.",
+        )
+    project.encoder = projects.validate_encoder(name)
+    session.add(project)
+    if projects.size(session, project, projects.ANY_ROLE):
+        title = f"Embed the images of “{project.name}”"
+        jobs.enqueue(session, "embed", title, {}, project.id, once=True)
+
+
 def declare_encoder(session: Session, project: Project, vector: Vector) -> EncoderRow:
     """The encoder that a (D,) vector from outside is declared to come from: the project's, by name
     only. Raises `Conflict` when the project already has vectors it made itself, and `Invalid` for

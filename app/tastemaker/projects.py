@@ -86,19 +86,6 @@ def validate_encoder(name: str) -> str:
     return spec.name
 
 
-def choose_encoder(session: Session, project: Project, name: str) -> Project:
-    """Give a project another encoder, or its weights from a file, while none of its images has a
-    vector. Raises `Conflict` afterwards."""
-    if project.encoder_id is not None:
-        raise Conflict(
-            f"The images of “{project.name}” are embedded with {project.encoder} already.",
-            "Duplicate the project with another encoder: every score comes along.",
-        )
-    project.encoder = validate_encoder(name)
-    session.add(project)
-    return project
-
-
 def validate_name(name: str) -> str:
     """A project's name with its spaces tidied. Raises `Invalid` for one that cannot be used."""
     name = " ".join(name.split())

@@ -3,11 +3,9 @@
 Nothing is decoded here: that is the import job's work, in a process that may die of it.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import Field
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -25,13 +23,11 @@ from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload
-from tastemaker.scores import score_files
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 Files = Annotated[Upload, Depends(Reception(), scope="function")]
-Count = Annotated[int, Query(ge=-1, lt=10**9)]
 
 
 @router.get("/projects/{project_id}/add")
@@ -41,14 +37,8 @@ def page(
     session: ReadSession,
     settings: SettingsDep,
     project: CurrentProject,
-    recorded: Count = -1,
-    unchanged: Count = 0,
-    overruled: Count = 0,
 ) -> Response:
-    """`recorded`, `unchanged` and `overruled` tell what an import of scores has just done."""
-    imported = {"recorded": recorded, "unchanged": unchanged, "overruled": overruled}
-    told = imported if recorded >= 0 else None
-    return add_page(request, session, settings, project, imported=told)
+    return add_page(request, session, settings, project)
 
 
 def add_page(
@@ -59,18 +49,15 @@ def add_page(
     folder: str = "",
     folder_error: TastemakerError | None = None,
     files_error: TastemakerError | None = None,
-    scores_error: TastemakerError | None = None,
-    imported: dict[str, int] | None = None,
 ) -> Response:
-    """With an error, the sentence stands beside its form, and what was typed is kept. `imported` is
-    what an import of scores has just done."""
-    error = folder_error or files_error or scores_error
+    """With an error, the sentence stands beside its form, and what was typed is kept."""
+    error = folder_error or files_error
     unmade = project.encoder_id is None
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
-        "files_error": files_error, "scores_error": scores_error, "imported": imported,
+        "files_error": files_error,
     }  # fmt: skip
     frame = shell(session, project, "add")
     status = error.status if error else 200
@@ -85,14 +72,11 @@ def refused(
     folder: str = "",
     folder_error: TastemakerError | None = None,
     files_error: TastemakerError | None = None,
-    scores_error: TastemakerError | None = None,
 ) -> Response:
     """The Add page again, after an error."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        return add_page(
-            request, session, settings, project, folder, folder_error, files_error, scores_error
-        )
+        return add_page(request, session, settings, project, folder, folder_error, files_error)
 
 
 @router.post("/projects/{project_id}/add/folder")
@@ -133,39 +117,6 @@ def add_files(
             raise
         return refused(request, engine, settings, project_id, files_error=error)
     return redirect(request, f"/projects/{project_id}/score")
-
-
-@router.post("/projects/{project_id}/add/scores")
-def add_scores(
-    _: AdminUser,
-    request: Request,
-    engine: EngineDep,
-    settings: SettingsDep,
-    project_id: Id,
-    upload: Files,
-) -> Response:
-    """Record the scores of a table, all of them or none."""
-    try:
-        result = import_scores(engine, project_id, upload)
-    except TastemakerError as error:
-        if by_htmx(request):
-            raise
-        return refused(request, engine, settings, project_id, scores_error=error)
-    return redirect(request, f"/projects/{project_id}/add?{urlencode(result)}#scores")
-
-
-def import_scores(engine: Engine, project_id: int, upload: Upload) -> dict[str, int]:
-    """The same tables, and the same refusals, as `tastemaker scores import`."""
-    upload.require()
-    if len(upload.files) > 1:
-        raise Invalid("This is more than one file; nothing was recorded.", "Send one table.")
-    ((stored, name),) = upload.files
-    table = upload.staging / f"table{Path(name).suffix.lower()[:20]}"
-    score_files.check_ending(table)
-    (upload.staging / stored).rename(table)
-    with reading(engine) as session:
-        project = projects.get(session, project_id).name
-    return score_files.import_scores(engine, project, table)
 
 
 def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Upload) -> Job:
@@ -235,26 +186,3 @@ def upload_files(
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
     job of their import. A field `collection` says where they come to: “Uploads” without it."""
     return jobs.as_json(queue_import(engine, settings, project_id, upload))
-
-
-TABLE = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {"files": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
-
-
-@api.post("/projects/{project_id}/scores/import", openapi_extra=TABLE)
-def upload_scores(_: AdminUser, engine: EngineDep, project_id: Id, upload: Files) -> dict[str, Any]:
-    """Take a table of scores, as `tastemaker scores import` reads it: a column `score`, and
-    `sha256` or `path`. With one bad row nothing is recorded, and the error names it."""
-    return dict(import_scores(engine, project_id, upload))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
-from tastemaker import images, jobs, projects, versions
+from tastemaker import embeddings, images, jobs, projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
@@ -105,10 +105,8 @@ def choose_encoder(
 
 def chosen(engine: Engine, project_id: int, encoder: str) -> dict[str, Any]:
     with writing(engine) as session:
-        project = projects.choose_encoder(session, projects.get(session, project_id), encoder)
-        if projects.size(session, project, projects.ANY_ROLE):
-            title = f"Embed the images of “{project.name}”"
-            jobs.enqueue(session, "embed", title, {}, project.id, once=True)
+        project = projects.get(session, project_id)
+        embeddings.choose_encoder(session, project, encoder)
         return projects.summary(session, project)
 
 
