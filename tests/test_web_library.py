@@ -13,11 +13,12 @@ import pytest
 from in_browser import browsing, serving, troubles
 from playwright.sync_api import Browser, Page, expect
 from sqlmodel import col, select
-from web_world import World, events, full_world, make_world, score_some
+from web_world import World, add_image, events, full_world, make_world, score_some
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
+    Collection,
     CollectionImage,
     Image,
     ImagePath,
@@ -509,6 +510,12 @@ def test_a_range_is_selected_scored_by_a_key_corrected_and_taken_back(
         page.keyboard.press("Backspace")
         page.wait_for_url("**done=undone**")
         expect(page.locator("#tile-28 .chip")).to_have_text("8")
+        # A filter applies as soon as it is chosen, asks for nothing that was left empty, and its
+        # field keeps the focus.
+        page.locator("[name=sort]").select_option("name")
+        page.wait_for_url("**/library?sort=name")
+        expect(page.locator("[name=sort]")).to_be_focused()
+        expect(page.locator("#show")).to_be_hidden()
     with writing(world.engine) as session:
         person = projects.annotator(session, world.settings.annotator)
         scores.undo(session, world.project(session), person)
@@ -698,3 +705,26 @@ def test_copies_that_cannot_be_made_are_refused_before_any(
     folder = folder.replace("HOME", str(world.settings.root))
     answer = world.client.post(f"/api/v1{at}/copies", json={"query": query, "folder": folder})
     assert answer.status_code >= 400 and sentence in str(answer.json())
+
+
+def test_images_of_test_runs_are_shown_where_the_filter_asks_for_them(
+    world: World, at: str
+) -> None:
+    with writing(world.engine) as session:
+        tried = Collection(name="Holiday")
+        session.add(tried)
+        session.flush()
+        projects.add_collection(session, world.project(session), tried, "test-run")
+        ids = {add_image(session, world.settings, tried, number).id for number in range(40, 43)}
+        collection = tried.id
+    assert not ids & set(shown(world.client.get(at).text))
+    assert "30 images" in world.client.get(at).text
+    for query in ("role=test-run", f"collection={collection}"):
+        page = world.client.get(f"{at}?{query}").text
+        assert set(shown(page)) == ids and "3 images" in page, query
+    scored = world.client.get(f"{at}?collection={collection}&scored=yes").text
+    assert "Nothing matches" in scored and "0 of 3 images" in scored
+    assert world.client.get(f"{at}?role=both").status_code == 422
+    assert change(world, *ids, action="tag", tag="sea").status_code == 303  # they are its own
+    end = world.client.get(f"{at}?after=1").text
+    assert "That was all of them" in end and "First page" in end

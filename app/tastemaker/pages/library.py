@@ -113,11 +113,13 @@ def around(
     counted = None if view.searches else counting.count(session, project, resolved)
     if not any_shown and not view.after and not view.searches:
         counted = counting.Count(0)
+    tried = scopes.collections_of(session, project.id, projects.TEST_RUN)
+    role = projects.TEST_RUN if view.filter.collection in tried else view.filter.role
     return {
         "count": counted,
-        "size": projects.size(session, project, view.filter.role),
+        "size": projects.size(session, project, role),
         "collections": scopes.collections_of(session, project.id),
-        "tried": scopes.collections_of(session, project.id, projects.TEST_RUN),
+        "tried": tried,
         "versions": [version.number for version in versions.list_ready(session, project)],
         "active": versions.active(session, project),
         "common": tags.most_common(session, project),
