@@ -114,3 +114,22 @@ if (one) {
     event.preventDefault();
   });
 }
+
+/* A filter applies as soon as it is changed, and its field keeps the focus. */
+const filters = byId("filters"), FOCUSED = "library-filter";
+if (filters) {
+  byId("show").hidden = true;
+  filters.addEventListener("change", (event) => {
+    sessionStorage.setItem(FOCUSED, event.target.name);
+    filters.requestSubmit();
+  });
+  filters.addEventListener("formdata", ({ formData }) => { // what was left empty asks for nothing
+    for (const name of new Set(formData.keys())) {
+      const asked = formData.getAll(name).filter(Boolean);
+      formData.delete(name);
+      for (const value of asked) formData.append(name, value);
+    }
+  });
+  filters.elements[sessionStorage.getItem(FOCUSED) ?? ""]?.focus?.();
+  sessionStorage.removeItem(FOCUSED);
+}

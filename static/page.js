@@ -59,6 +59,14 @@ document.addEventListener("submit", ({ target: form }) => {
   form.append(field);
 }, true);
 
+/* A link to something folded unfolds it. */
+function unfold() {
+  const meant = byId(decodeURIComponent(location.hash.slice(1)));
+  if (meant instanceof HTMLDetailsElement) meant.open = true;
+}
+addEventListener("hashchange", unfold);
+unfold();
+
 /* A form is sent once, however often its button is clicked while the answer is on its way. */
 document.addEventListener("submit", (event) => {
   const form = event.target;

@@ -8,9 +8,11 @@ from starlette.routing import BaseRoute, Mount, Route
 # GET routes that are no page of their own: parts of one, or ways to another. Signing in is a page
 # only where there is a password, and has a test of its own.
 PARTS = {
-    "/jobs/list", "/jobs/{job_id}/progress", "/login", "/projects/{project_id}",
+    "/encoders/weights", "/jobs/list", "/jobs/{job_id}/progress", "/login",
+    "/projects/{project_id}",
     "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
-    "/projects/{project_id}/library/tags", "/projects/{project_id}/publish/adopting",
+    "/projects/{project_id}/library.csv", "/projects/{project_id}/library/tags",
+    "/projects/{project_id}/publish/adopting",
     "/projects/{project_id}/review", "/projects/{project_id}/score/strip",
     "/projects/{project_id}/score/waiting", "/projects/{project_id}/test-runs/{run_id}/progress",
     "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tastemaker.encoding import encode_files, encoders
+from tastemaker.encoding import encode_files, encoders, weights
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
@@ -271,7 +271,7 @@ def published(tiny, monkeypatch, tmp_path):
 
 
 def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkeypatch):
-    monkeypatch.setattr(encoders, "_reachable", lambda url: pytest.fail("asked the network"))
+    monkeypatch.setattr(encoders, "is_reachable", lambda url: pytest.fail("asked the network"))
     pictures.write(published / "refs" / "main", b"0123abc")
     snapshot = published / "snapshots" / "0123abc" / "open_clip_model.safetensors"
     pictures.write(snapshot, tiny[1].read_bytes())
@@ -292,13 +292,13 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
         assert all(way in sentence for way in (BUNDLED, f"{TINY}/random@/path", "HF_HOME"))
         return sentence
 
-    monkeypatch.setattr(encoders, "_reachable", lambda url: False)
+    monkeypatch.setattr(encoders, "is_reachable", lambda url: False)
     assert "does not answer" in ways_out()
 
     def fail(config):
         raise TimeoutError("read timed out after 10 s\nand a long trace")
 
-    monkeypatch.setattr(encoders, "_reachable", lambda url: True)
+    monkeypatch.setattr(encoders, "is_reachable", lambda url: True)
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
     assert "timed out" in ways_out() and "long trace" not in ways_out()
 
@@ -306,9 +306,51 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
     assert "HF_HUB_OFFLINE is set" in ways_out()
 
 
+def test_where_the_weights_of_the_list_lie_is_what_open_clip_knows():
+    import open_clip
+
+    for known in known_encoders():
+        if known.name != BUNDLED:
+            spec = parse(known.name)
+            hub = open_clip.get_pretrained_cfg(spec.model, spec.tag)["hf_hub"]
+            assert hub == weights.PUBLISHED[known.name][0] + "/"
+
+
+def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    large = "ViT-L-14-quickgelu/openai"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_answers", lambda url: True)
+    assert weights.weights_of(BUNDLED).state == "here"
+    assert weights.weights_of("ViT-B-32/laion2b_e16").state == "unknown"
+    told = weights.weights_of(large)
+    assert (told.state, told.remedy) == ("to fetch", "") and "1.7 GB" in told.sentence
+
+    monkeypatch.setattr(weights, "_answers", lambda url: False)
+    told = weights.weights_of(large)
+    assert told.state == "missing" and "does not answer" in told.sentence
+    assert BUNDLED in told.remedy and "weights file" in told.remedy
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in weights.weights_of(large).sentence
+
+    hub = tmp_path / "models--timm--vit_large_patch14_clip_224.openai"
+    pictures.write(hub / "refs" / "main", b"0123abc")
+    pictures.write(hub / "blobs" / "0.incomplete", b"half of it")
+    assert weights.weights_of(large).state == "missing"
+    pictures.write(hub / "snapshots" / "0123abc" / weights.FILES[0], b"all of it")
+    assert weights.weights_of(large).state == "here"
+
+    file = tmp_path / "mine.safetensors"
+    assert weights.weights_of(f"{large}@{file}").state == "missing"
+    pictures.write(file, b"mine")
+    assert weights.weights_of(f"{large}@{file}").state == "here"
+
+
 def test_a_dead_address_is_found_out_quickly(monkeypatch):
     monkeypatch.setattr(encoders.urllib.request, "getproxies", dict)
-    assert not encoders._reachable("http://127.0.0.1:1")
+    assert not encoders.is_reachable("http://127.0.0.1:1")
 
 
 # ---- many files

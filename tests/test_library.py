@@ -64,12 +64,13 @@ class Made:
             other = projects.create(session, "Other")
             self.me = projects.annotator(session, "me").id
             encoder = EncoderRow(fingerprint="f", name=project.encoder, dim=4)
-            homes = [Collection(name=name) for name in ("A", "B", "Elsewhere")]
+            homes = [Collection(name=name) for name in ("A", "B", "Elsewhere", "Tried")]
             session.add_all([encoder, *homes])
             session.flush()
             self.homes = [home.id for home in homes]
-            for home, mine in zip(homes, (project, project, other), strict=True):
+            for home, mine in zip(homes, (project, project, other), strict=False):
                 projects.add_collection(session, mine, home)
+            projects.add_collection(session, project, homes[3], "test-run")
             version = Version(
                 project_id=project.id, state="ready", active=True, made_by="t", event_high=0,
                 encoder_id=encoder.id,
@@ -84,7 +85,8 @@ class Made:
                 fact: dict[str, Any] = {
                     "name": f"{NAMES[i % 4]}-{i // 3:03d}.jpg",
                     "group": f"g{i // 4}" if i % 5 == 0 else f"own{i}",
-                    "homes": {h for h in range(3) if random.random() < (0.6, 0.4, 0.2)[h]},
+                    "homes": {h for h in range(3) if random.random() < (0.6, 0.4, 0.2)[h]}
+                    | ({3} if i % 3 == 0 else set()),
                     "tags": {t for t in ("sea", "sky") if random.random() < 0.4},
                     "label": None, "said": set(), "removed": random.random() < 0.1,
                     "predicted": [*range(11), None][int(random.integers(12))],
@@ -146,7 +148,11 @@ class Made:
         return {i for i, fact in self.facts.items() if self._agrees(i, fact, asked)}
 
     def _agrees(self, i: int, fact: dict[str, Any], asked: LibraryFilter) -> bool:
-        homes = {0, 1} if asked.collection is None else {self.homes.index(asked.collection)}
+        homes = {3} if asked.role == "test-run" else {0, 1}
+        if asked.collection is not None:
+            homes = {self.homes.index(asked.collection)}
+        elif asked.removed:
+            homes = {0, 1, 3}
         said = self.live[i] if asked.version == "live" else fact["predicted"]
         low, high = asked.predicted_min, asked.predicted_max
         return (
@@ -186,7 +192,7 @@ def maybe(strategy: Any) -> Any:
 tenths = st.integers(0, 10).map(lambda n: n / 10)
 any_filter = st.builds(
     LibraryFilter,
-    collection=maybe(st.sampled_from([1, 2])),
+    collection=maybe(st.sampled_from([1, 2, 4])),
     tags=st.sampled_from([(), (), ("sea",), ("sea", "sky"), ("nowhere",)]),
     scored=maybe(st.booleans()),
     label_min=maybe(st.integers(0, 10).map(float)),
@@ -198,6 +204,7 @@ any_filter = st.builds(
     name=st.sampled_from(["", "", "SUN", "00%", "_", "cat-0", "%"]),
     relatives=st.sampled_from([None, None, None, 20, 21]),
     removed=st.sampled_from([False, False, False, True]),
+    role=st.sampled_from(["pool", "pool", "pool", "test-run"]),
 )
 any_order = st.builds(Order, st.sampled_from(list(orders.SORTS)), st.booleans())
 
@@ -548,7 +555,10 @@ def test_a_bulk_score_is_taken_back_as_one_and_asks_only_for_the_projects_images
 ) -> None:
     made = Made(settings, engine)
     outside = sorted(
-        set(made.facts) - made.meant(LibraryFilter()) - made.meant(LibraryFilter(removed=True))
+        set(made.facts)
+        - made.meant(LibraryFilter())
+        - made.meant(LibraryFilter(removed=True))
+        - made.meant(LibraryFilter(role="test-run"))
     )
     with sessions.writing(engine) as session:
         project = made.project(session)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tastemaker import projects
 from tastemaker.pictures.pictures import decode
-from tastemaker.sample import paintings, samples
+from tastemaker.sample import demo, paintings, samples
 from tastemaker.sample.samples import (
     COUNT,
     LIGHTS,
@@ -141,3 +142,14 @@ def test_the_rater_wavers_but_stays_on_the_scale():
     assert 2 <= len(scores) <= 6
     coldest = [scripted_rater(of_colour(0, 0, 255), random) for _ in range(100)]
     assert min(coldest) == 0 and all(isinstance(score, int) for score in coldest)
+
+
+def test_with_each_of_ten_seeds_the_sample_has_enough_to_hold_out():
+    for seed in range(10):
+        rules = projects.LabelRules(1, seed, demo.HOLDOUT_SHARE, "median")
+        held = [
+            projects.on_holdout_side(rules, f"source:{plan.source}")
+            for plan in samples.planned(COUNT, seed)
+        ]
+        assert sum(held) >= demo.HELD_OUT, seed
+        assert COUNT - sum(held) > demo.FIRST_ROUND + demo.SECOND_ROUND, seed

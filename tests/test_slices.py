@@ -185,7 +185,7 @@ def test_membership_is_that_of_sets(honest: list[float], ids: list[int]) -> None
     n = len(honest)
     seen = slices.SlicePredictions(
         np.arange(n, dtype=np.int64), np.array(honest), np.zeros(n, bool), np.full(n, np.nan),
-        np.arange(n),
+        np.arange(n), np.ones(n, bool),
     )  # fmt: skip
     inside = seen.among(np.unique(np.array(ids, np.int64)))
     assert set(np.flatnonzero(inside)) == set(ids) & set(range(n))

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from sqlmodel import Session, col, select
 from trained_world import TASTE, Trained, open_trained, taste, trained_home, vectors
 
-from tastemaker import embeddings, jobs, projects, scores, versions
+from tastemaker import embeddings, jobs, projects, queues, scores, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Annotator,
@@ -29,8 +29,11 @@ from tastemaker.database.tables import TestRun as Run
 from tastemaker.database.tables import TestRunScore as RunScore
 from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.evaluation import test_run_cards, test_runs
-from tastemaker.versions import predictions
+from tastemaker.evaluation import comparison, flips, slices, test_run_cards, test_runs
+from tastemaker.library import browsing, counting, orders, scopes, tags
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.publishing import card_blocks, model_card, sheets
+from tastemaker.versions import predictions, version_report
 from tests.conftest import forward, work_on
 from tests.web_world import drawn
 
@@ -237,6 +240,63 @@ def test_a_correction_joins_the_labels_and_never_measures(home: Trained) -> None
     assert {sides[image_id] for image_id in wrong} == {"train"}
 
 
+def test_nothing_of_a_test_run_leaks_into_what_is_told_of_the_project(home: Trained) -> None:
+    pool = told_of_project(home)
+    assert pool["images"] == 80
+    tried = home.add(50, "Holiday", None, seed=4)
+    with sessions.writing(home.engine) as session:
+        tags.add(session, [1, 2, *tried], ["sea"])
+    run = finished(home, request(home, collection_id=collection_id(home, "Holiday")))
+    with sessions.writing(home.engine) as session:
+        slices.add(session, home.project(session), "tag", {"tag": "sea"})
+        person = projects.annotator(session, home.settings.annotator)
+        for image_id, *_ in run.run.summary["grids"]["top"][:5]:
+            correct(session, home.project(session), run, image_id, person, 1)
+    assert told_of_project(home) == pool
+    newer = home.train()
+    assert told_of_project(home) == pool
+    with sessions.reading(home.engine) as session:
+        project = home.project(session)
+        progress = queues.progress(session, home.settings, project)
+        assert (progress.scored, progress.images, progress.labelled) == (80, 80, 85)  # all teach
+        assert [(tag.tag, tag.images) for tag in tags.most_common(session, project)] == [("sea", 2)]
+        assert slices.tags(session, project) == [("sea", 2)]
+        (sea,) = slices.measured(session, project, newer)
+        assert (sea.images, sea.library_share) == (2, 2 / 80)
+        both = flips.pair(session, project)
+        assert comparison.moved(session, both).images == 80
+        ends, _ = sheets.unseen_ends(session, project, [newer], n=80)
+        shown = {tile.image_id for tile in ends[0].best + ends[0].worst}
+        for name in sheets.SHEETS:
+            listed = sheets.sheet_tiles(session, project, newer, name, n=200)
+            shown |= {tile.image_id for tile in listed}
+        assert shown and not shown & set(tried)
+        asked = LibraryFilter(role="test-run")
+        assert set(session.exec(scopes.filtered_ids(session, project, asked))) == set(tried)
+
+
+def told_of_project(home: Trained) -> dict[str, object]:
+    """The numbers that pages, commands and the model card tell of the project's images."""
+    with sessions.reading(home.engine) as session:
+        project, version = home.project(session), versions.active(session, home.project(session))
+        assert version is not None
+        resolved = scopes.resolve(session, project, LibraryFilter())
+        page = browsing.find(session, resolved, orders.Order(), n=500)
+        spread = predictions.percentiles(session, version)
+        histogram = version_report.prediction_histograms(session, project, version)[0]
+        summary = projects.summary(session, project)
+        assert spread is not None
+        return {
+            "images": len(page.ids),
+            "counted": counting.count(session, project, resolved),
+            "summary": (summary["images"], summary["unlabelled"]),
+            "predicted": (spread.images, histogram.images),
+            "embedded": embeddings.count(session, project.encoder_id, project.id),
+            "card": "80 images in dataset"
+            in card_blocks.markdown(model_card.card_of(session, home.settings, version)),
+        }
+
+
 @pytest.mark.slow
 def test_a_second_version_on_the_same_images_says_what_changed(home: Trained) -> None:
     ids = home.add(50, "Holiday", None, seed=4)
@@ -388,7 +448,10 @@ def test_the_form_starts_a_run_and_keeps_what_was_typed_when_refused(home: Train
     assert answer.status_code == 404 and 'value="/no/where"' in answer.text
     assert "There is no file or folder" in answer.text
     home.add(3, "Holiday", None, seed=4)
-    fields = {"version": fields["version"], "collection": str(collection_id(home, "Holiday"))}
+    fields |= {"collection": str(collection_id(home, "Holiday")), "source": "collection"}
+    answer = home.world.client.post(at, data=fields | {"source": "x"}, files={"files": ("", b"")})
+    assert "not one of the choices" in answer.text
+    # Only what was chosen is looked at, whatever stands in the other fields.
     answer = home.world.client.post(at, data=fields, files={"files": ("", b"")})
     assert answer.status_code == 303
     assert "is looking at the images" in home.world.client.get(answer.headers["location"]).text

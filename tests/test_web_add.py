@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sqlmodel import select
 from web_world import World, make_world
 
-from tastemaker.database.sessions import reading
-from tastemaker.database.tables import Image, Job, ScoreEvent
+from tastemaker import projects
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import EncoderRow, Image, Job, ScoreEvent
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -262,3 +263,88 @@ def test_what_is_no_table_of_scores_is_refused_beside_its_form(
     answer = world.client.post(f"{world.at}/add/scores", files=files, data=data)
     assert answer.status_code in (413, 422) and sentence in answer.text
     assert "Scores from a file" in answer.text
+
+
+def test_a_project_whose_weights_cannot_be_had_says_so_before_anything_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    large = "ViT-L-14-quickgelu/openai"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    world = make_world(tmp_path / "home", images=2)
+    client = world.client
+    bundled = client.get("/encoders/weights", params={"encoder": "efficientnet_lite0/bundled"})
+    assert "come with this program" in bundled.text
+    line = client.get("/encoders/weights", params={"encoder": large}).text
+    assert "are not on this machine" in line and "Choose a weights file" in line
+    made = client.post("/api/v1/projects", json={"name": "Large", "encoder": large}).json()
+    assert made["weights"]["state"] == "missing" and made["weights"]["remedy"]
+    listed = {row["name"]: row["weights"]["state"] for row in client.get("/api/v1/encoders").json()}
+    assert listed[large] == "missing" and listed["efficientnet_lite0/bundled"] == "here"
+
+    at = f"/projects/{made['id']}"
+    page = client.get(f"{at}/add").text
+    assert "Before you score" in page and "no score is lost" in page
+    refused = client.post(f"{at}/encoder", data={"encoder": large, "file": "/none.safetensors"})
+    assert refused.status_code >= 400 and "is not there" in refused.text
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"weights")
+    answer = client.post(f"{at}/encoder", data={"encoder": large, "file": str(file)})
+    assert answer.headers["location"] == f"{at}/add"
+    assert client.get(f"/api/v1{at}").json()["encoder"] == f"{large}@{file}"
+    assert "Before you score" not in client.get(f"{at}/add").text
+
+
+def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_path: Path) -> None:
+    base = "ViT-B-32-quickgelu/openai"
+    full = make_world(tmp_path / "full", images=2)
+    assert full.client.post(f"{full.at}/encoder", data={"encoder": base}).status_code == 303
+    with reading(full.engine) as session:
+        assert [(job.kind, job.state) for job in session.exec(select(Job))] == [("embed", "queued")]
+    assert world.client.post(f"{world.at}/encoder", data={"encoder": base}).status_code == 303
+    assert not the_jobs(world)  # no image yet
+    with writing(world.engine) as session:
+        encoder = EncoderRow(fingerprint="f", name=base, dim=4)
+        session.add(encoder)
+        session.flush()
+        projects.pin_encoder(session, world.project(session), encoder)
+    refused = world.client.post(f"/api/v1{world.at}/encoder", json={"encoder": base})
+    assert refused.status_code == 409 and "Duplicate the project" in refused.json()["hint"]
+
+
+# --- choosing a folder ---------------------------------------------------------------------------
+
+
+def test_a_folder_is_chosen_by_walking_to_it(world: World, tmp_path: Path) -> None:
+    for name in ("photos/sea", "photos/.hidden", "photos/a & b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "photos" / "one.JPG").write_bytes(b"x")
+    answer = world.client.get("/api/v1/folders", params={"at": str(tmp_path / "photos")}).json()
+    assert answer == {
+        "path": str(tmp_path / "photos"), "parent": str(tmp_path), "more": 0, "pictures": 1,
+        "folders": [str(tmp_path / "photos" / name) for name in ("a & b", "sea")],
+    }  # fmt: skip
+    above = world.client.get("/api/v1/folders", params={"at": str(tmp_path)}).json()
+    assert str(world.settings.root) not in above["folders"]  # its own folder is never offered
+
+    page = world.client.get(f"{world.at}/folders", params={"at": str(tmp_path / "photos")}).text
+    assert "1 picture in it" in page and "a &amp; b" in page
+    assert "/add/folder" in page
+    tried = world.client.get(f"{world.at}/folders?to=test-runs").text
+    assert "Try a version on this folder" in tried
+    assert world.client.get("/api/v1/folders").json()["path"] == str(Path.home().resolve())
+
+
+@pytest.mark.parametrize("at", ["/nowhere/at/all", "a\0b", "x" * 5000, "/etc/hosts"])
+def test_a_folder_that_is_none_is_told_in_words(world: World, at: str) -> None:
+    page = world.client.get(f"{world.at}/folders", params={"at": at})
+    assert page.status_code == 404 and "There is no folder" in page.text
+    assert "Begin in the home folder" in page.text
+
+
+def test_the_programs_own_folder_cannot_be_chosen(world: World) -> None:
+    for at in (world.settings.root, world.settings.incoming):
+        answer = world.client.get("/api/v1/folders", params={"at": str(at)})
+        assert answer.status_code == 422 and "own folder" in answer.json()["error"]

@@ -1,6 +1,8 @@
 """The library's pages: filters, paging, what is done to many images, one image's whole story;
 with and without a script."""
 
+import csv
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -10,12 +12,13 @@ from typing import Any
 import pytest
 from in_browser import browsing, serving, troubles
 from playwright.sync_api import Browser, Page, expect
-from sqlmodel import select
-from web_world import World, events, full_world, make_world, score_some
+from sqlmodel import col, select
+from web_world import World, add_image, events, full_world, make_world, score_some
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
+    Collection,
     CollectionImage,
     Image,
     ImagePath,
@@ -79,7 +82,7 @@ def test_the_library_shows_the_newest_first_with_score_and_prediction(
 
 @pytest.mark.parametrize(
     ("query", "count"),
-    [("scored=yes", 21), ("scored=no", 9), ("label_min=8", 4), ("predicted_min=60", 3),
+    [("scored=yes", 21), ("scored=no", 9), ("label_min=8", 4), ("predicted_from=6", 3),
      ("name=PICTURE-01", 10), ("predicted_min=60&label_max=2", 2), ("collection=1", 30),
      ("removed=yes", 0), ("said=flagged", 0), ("version=v1.0&predicted_min=1", 0)],
 )  # fmt: skip
@@ -152,8 +155,8 @@ def test_an_address_that_means_nothing_is_answered_in_words(
 def test_empty_states_say_what_to_do(world: World, at: str, tmp_path: Path) -> None:
     assert "Nothing matches" in world.client.get(f"{at}?name=nowhere").text
     assert "is above the highest, 2" in world.client.get(f"{at}?label_min=8&label_max=2").text
-    ranged = world.client.get(f"{at}?predicted_min=80&predicted_max=20").text
-    assert "is above the highest, 20" in ranged
+    ranged = world.client.get(f"{at}?predicted_from=8&predicted_to=2").text
+    assert "asked for, 8, is above the highest, 2." in ranged
     assert "Nothing was taken out" in world.client.get(f"{at}?removed=yes").text
     empty = make_world(tmp_path / "empty", images=0)
     assert "Add images" in empty.client.get(f"{empty.at}/library").text
@@ -507,6 +510,12 @@ def test_a_range_is_selected_scored_by_a_key_corrected_and_taken_back(
         page.keyboard.press("Backspace")
         page.wait_for_url("**done=undone**")
         expect(page.locator("#tile-28 .chip")).to_have_text("8")
+        # A filter applies as soon as it is chosen, asks for nothing that was left empty, and its
+        # field keeps the focus.
+        page.locator("[name=sort]").select_option("name")
+        page.wait_for_url("**/library?sort=name")
+        expect(page.locator("[name=sort]")).to_be_focused()
+        expect(page.locator("#show")).to_be_hidden()
     with writing(world.engine) as session:
         person = projects.annotator(session, world.settings.annotator)
         scores.undo(session, world.project(session), person)
@@ -631,3 +640,91 @@ def test_nothing_is_wrong_for_those_who_see_or_point_differently(
                         "library?removed=yes", "images/1", "images/30"):  # fmt: skip
             page.goto(f"{url}{world.at}/{address}")
             assert troubles(page) == [], address
+
+
+# --- taken away ----------------------------------------------------------------------------------
+
+
+def test_what_the_filter_shows_is_listed_and_copied(
+    world: World, at: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    listed = world.client.get(f"{at}.csv?label_min=8")
+    rows = list(csv.DictReader(io.StringIO(listed.text)))
+    assert len(rows) == 4 and all(float(row["score"]) >= 8 for row in rows)
+    assert {row["predicted_by"] for row in rows} == {"v1.1"}
+    with reading(world.engine) as session:
+        labels = dict(
+            session.execute(
+                select(Image.sha256, Label.value).join(Label, col(Label.image_id) == Image.id)
+            ).all()
+        )
+    assert {row["sha256"]: float(row["score"]) for row in rows} == {
+        sha256: value for sha256, value in labels.items() if value >= 8
+    }
+    # The files: two are there, of one name; the others are gone.
+    outside = tmp_path_factory.mktemp("outside")  # of the program's own folder
+    folder, into = outside / "photos", outside / "best"
+    with writing(world.engine) as session:
+        for number, row in enumerate(rows[:2]):
+            path = folder / str(number) / "same.jpg"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(f"picture {number}".encode())
+            image = session.exec(select(Image).where(Image.sha256 == row["sha256"])).one()
+            image.name = "same.jpg"
+            status = path.stat()
+            session.add(
+                ImagePath(
+                    path=str(path), image_id=image.id, size=status.st_size,
+                    mtime_ns=status.st_mtime_ns,
+                )
+            )  # fmt: skip
+    form = {"query": "label_min=8", "folder": str(into)}
+    for sentence, extra in (("Copied 2 files", "Of 2 the file is gone"),
+                            ("Copied 0 files", "2 were in the folder already")):  # fmt: skip
+        answer = world.client.post(f"{at}/copy", data=form)
+        page = world.client.get(answer.headers["location"]).text
+        assert sentence in page and extra in page
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {
+        "same.jpg": b"picture 0", "same-1.jpg": b"picture 1",
+    }  # fmt: skip
+    api = world.client.post(
+        f"/api/v1{at}/copies", json={"folder": str(into), "query": "name=nowhere"}
+    )
+    assert api.json() == {"copied": 0, "there": 0, "gone": 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "folder", "sentence"),
+    [("", "", "No folder was named"), ("", "best", "not a full path"),
+     ("", "HOME/images", "own folder"), ("text=a+cat", "/tmp/x", "A search"),
+     ("predicted_from=5&version=live", "/tmp/x", "live model"), ("", "/proc/x", "/proc/x")],
+)  # fmt: skip
+def test_copies_that_cannot_be_made_are_refused_before_any(
+    world: World, at: str, query: str, folder: str, sentence: str
+) -> None:
+    folder = folder.replace("HOME", str(world.settings.root))
+    answer = world.client.post(f"/api/v1{at}/copies", json={"query": query, "folder": folder})
+    assert answer.status_code >= 400 and sentence in str(answer.json())
+
+
+def test_images_of_test_runs_are_shown_where_the_filter_asks_for_them(
+    world: World, at: str
+) -> None:
+    with writing(world.engine) as session:
+        tried = Collection(name="Holiday")
+        session.add(tried)
+        session.flush()
+        projects.add_collection(session, world.project(session), tried, "test-run")
+        ids = {add_image(session, world.settings, tried, number).id for number in range(40, 43)}
+        collection = tried.id
+    assert not ids & set(shown(world.client.get(at).text))
+    assert "30 images" in world.client.get(at).text
+    for query in ("role=test-run", f"collection={collection}"):
+        page = world.client.get(f"{at}?{query}").text
+        assert set(shown(page)) == ids and "3 images" in page, query
+    scored = world.client.get(f"{at}?collection={collection}&scored=yes").text
+    assert "Nothing matches" in scored and "0 of 3 images" in scored
+    assert world.client.get(f"{at}?role=both").status_code == 422
+    assert change(world, *ids, action="tag", tag="sea").status_code == 303  # they are its own
+    end = world.client.get(f"{at}?after=1").text
+    assert "That was all of them" in end and "First page" in end

@@ -628,6 +628,21 @@ def test_a_failed_job_says_what_is_safe_and_can_be_retried(world: World) -> None
         assert jobs.get(session, job_id).state == "queued"
 
 
+@pytest.mark.parametrize(
+    ("kind", "there"),
+    [("embed", "add#encoder"), ("import", "add"), ("train", "versions"), ("adopt", "publish#bring"),
+     ("test-run", "test-runs/1")],
+)  # fmt: skip
+def test_a_failed_job_links_to_where_it_is_put_right(world: World, kind: str, there: str) -> None:
+    job_id = add_job(world, "failed", kind, error="No.", payload={"run": 1})
+    for path in ("/jobs", f"/jobs/{job_id}"):
+        page = world.client.get(path).text
+        assert f'href="{world.at}/{there}"' in page.partition("<main")[2], path
+    with writing(world.engine) as session:
+        jobs.retry(session, job_id)
+    assert "anew" not in world.client.get("/jobs").text
+
+
 def test_what_an_import_set_aside_is_told_where_its_images_are_scored(world: World) -> None:
     result = {"added": 1, "known": 2, "set_aside": 4, "scored": 0, "first_reason": "a.txt: no"}
     job_id = add_job(world, "done", "import", result=result, finished_at=now())

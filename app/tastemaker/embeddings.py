@@ -58,6 +58,21 @@ def encoder_row(session: Session, encoder: Encoder) -> EncoderRow:
     return row
 
 
+def choose_encoder(session: Session, project: Project, name: str) -> None:
+    """Give a project another encoder, or its weights from a file, while none of its images has a
+    vector; they are then made. Raises `Conflict` afterwards."""
+    if project.encoder_id is not None:
+        raise Conflict(
+            f"The images of “{project.name}” are embedded with {project.encoder} already.",
+            "Duplicate the project with another encoder: every score comes along.",
+        )
+    project.encoder = projects.validate_encoder(name)
+    session.add(project)
+    if projects.size(session, project, projects.ANY_ROLE):
+        title = f"Embed the images of “{project.name}”"
+        jobs.enqueue(session, "embed", title, {}, project.id, once=True)
+
+
 def declare_encoder(session: Session, project: Project, vector: Vector) -> EncoderRow:
     """The encoder that a (D,) vector from outside is declared to come from: the project's, by name
     only. Raises `Conflict` when the project already has vectors it made itself, and `Invalid` for
@@ -153,7 +168,7 @@ def missing(
         member = CollectionImage.collection_id == collection_id
         return query.where(col(Image.id).in_(select(CollectionImage.image_id).where(member)))
     if project_id is not None:
-        return query.where(col(Image.id).in_(projects.image_ids(project_id)))
+        return query.where(col(Image.id).in_(projects.image_ids(project_id, projects.ANY_ROLE)))
     return query
 
 
@@ -320,13 +335,15 @@ def _stored(vector: Vector) -> NDArray[np.float16]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def count(session: Session, encoder_id: int | None, project_id: int) -> int:
-    """How many images of a project have a vector."""
+def count(
+    session: Session, encoder_id: int | None, project_id: int, role: str | None = projects.POOL
+) -> int:
+    """How many images of a project's pool have a vector."""
     if encoder_id is None:
         return 0
     query = select(func.count()).where(
         Embedding.encoder_id == encoder_id,
-        col(Embedding.image_id).in_(projects.image_ids(project_id)),
+        col(Embedding.image_id).in_(projects.image_ids(project_id, role)),
     )
     return int(session.exec(query).one())
 
@@ -359,8 +376,9 @@ def matrix(
 def project_matrix(
     session: Session, project: Project
 ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """(ids, vectors) of every embedded image in the project's collections."""
+    """(ids, vectors) of every embedded image in the project's collections, those
+    of test runs too: a corrected one teaches, and all are predicted."""
     if project.encoder_id is None:
         return np.empty(0, np.int64), np.empty((0, 1), np.float16)
-    ids = session.exec(projects.image_ids(project.id).distinct())
+    ids = session.exec(projects.image_ids(project.id, projects.ANY_ROLE).distinct())
     return matrix(session, project.encoder_id, ids)

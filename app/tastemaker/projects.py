@@ -42,6 +42,8 @@ AGGREGATES = {
 MOST_BETWEEN_TRAININGS = 100_000
 IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
 IMPORTED = "imported"  # the proxy annotator of scores that come with files
+POOL, TEST_RUN = "pool", "test-run"  # what a project uses a collection as
+ANY_ROLE = None
 
 
 def create(
@@ -67,16 +69,22 @@ def create(
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
-    spec = parse(encoder)
-    check_architecture(spec)
-    check_weights(spec)
     project = Project(
-        name=name, kind=kind, encoder=spec.name, threshold=threshold, recipe=recipe,
+        name=name, kind=kind, encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
         holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)
     session.flush()
     return project
+
+
+def validate_encoder(name: str) -> str:
+    """An encoder's name in full. Raises `Invalid` for one that there is not, `EncoderUnavailable`
+    where it names a weights file that is not there."""
+    spec = parse(name)
+    check_architecture(spec)
+    check_weights(spec)
+    return spec.name
 
 
 def validate_name(name: str) -> str:
@@ -210,12 +218,12 @@ def validate_brackets(value: Any) -> list[list[Any]]:
 
 
 def check_role(role: str) -> None:
-    if role not in ("pool", "test-run"):
+    if role not in (POOL, TEST_RUN):
         raise Invalid(f"There is no role “{role}”.", "A collection is a pool or a test-run.")
 
 
 def add_collection(
-    session: Session, project: Project, collection: Collection, role: str = "pool"
+    session: Session, project: Project, collection: Collection, role: str = POOL
 ) -> None:
     """Use a collection in a project, as `pool` (feeds the queues) or as `test-run`."""
     check_role(role)
@@ -227,9 +235,10 @@ def add_collection(
     session.flush()
 
 
-def image_ids(project_id: int, role: str | None = None) -> SelectOfScalar[int]:
-    """Select of the ids of a project's images: all, or those used as `pool` or `test-run`; never
-    those that were taken out of it. An image in two collections appears twice."""
+def image_ids(project_id: int, role: str | None = POOL) -> SelectOfScalar[int]:
+    """Select of the ids of a project's images: those of its pool, or of the test runs it made, or
+    (`ANY_ROLE`) both; never those that were taken out of it. An image in two collections appears
+    twice."""
     query = (
         select(CollectionImage.image_id)
         .join(
@@ -265,10 +274,17 @@ def removed_ids(
     return set(session.exec(removed))
 
 
+def outside_the_pool(project_id: int) -> SelectOfScalar[int]:
+    """Select of the ids of the images that only a test run brought in. Whatever is told of the
+    project leaves them out: they are versions' to be tried on, not the project's."""
+    tried = image_ids(project_id, TEST_RUN)
+    return tried.where(~is_member(project_id, CollectionImage.image_id, removed_too=True))
+
+
 def is_member(
-    project_id: int, image_id: IdColumn, role: str | None = None, *, removed_too: bool = False
+    project_id: int, image_id: IdColumn, role: str | None = POOL, *, removed_too: bool = False
 ) -> ColumnElement[bool]:
-    """Condition: the image with that id (a column) is one of the project's, of any role or one."""
+    """Condition: the image with that id (a column) is in the project's pool, or has the `role`."""
     member, link = aliased(CollectionImage), aliased(ProjectCollection)
     inside = (
         select(member.image_id)
@@ -280,9 +296,9 @@ def is_member(
     return inside if removed_too else and_(inside, ~is_removed(project_id, image_id))
 
 
-def size(session: Session, project: Project, role: str | None = None) -> int:
-    """How many images a project has, or uses as `pool` or `test-run`. A large number may be some
-    seconds old (`counts`)."""
+def size(session: Session, project: Project, role: str | None = POOL) -> int:
+    """How many images a project's pool has, or its test runs. A large number may be some seconds
+    old (`counts`)."""
     key = ("size", str(session.get_bind().engine.url), project.id, role)
     return counts.cached_count(key, lambda: _size(session, project.id, role), _is_large)
 
@@ -291,15 +307,15 @@ def pool_size(session: Session, project: Project, *, unlabelled: bool = False) -
     """How many images feed the project's queues; or, of these, how many have no label yet. A large
     number may be some seconds old (`counts`)."""
     if not unlabelled:
-        return size(session, project, "pool")
+        return size(session, project)
     key = ("unlabelled", str(session.get_bind().engine.url), project.id)
     return counts.cached_count(key, lambda: _unlabelled(session, project.id), _is_large)
 
 
-def sample(session: Session, project: Project, count: int) -> list[int]:
+def sample(session: Session, project: Project, count: int, role: str | None = POOL) -> list[int]:
     """So many of a project's images, drawn at random, and the same ones again: in the order of
     their hash, images come at random. Of a small project, all."""
-    mine = is_member(project.id, Image.id)
+    mine = is_member(project.id, Image.id, role)
     start = f"{project.seed * 2654435761 % 2**32:08x}"
     ids: list[int] = []
     for half in (col(Image.sha256) >= start, col(Image.sha256) < start):
@@ -331,8 +347,13 @@ def _size(session: Session, project_id: int, role: str | None) -> int:
     return int(inside) - int(session.exec(removed).one())
 
 
-def count_labels(session: Session, project_id: int) -> int:
-    """How many labels a project has; not those of images that were taken out of it."""
+def count_labels(session: Session, project_id: int, role: str | None = ANY_ROLE) -> int:
+    """How many labels a project has, or how many images of its pool have one; not those of images
+    that were taken out of it."""
+    if role is not ANY_ROLE:
+        inside = is_member(project_id, Label.image_id, role)
+        mine = select(func.count()).where(Label.project_id == project_id, inside)
+        return int(session.exec(mine).one())
     query = select(func.count()).select_from(Label)
     every = session.exec(query.where(Label.project_id == project_id)).one()
     return int(every) - int(session.exec(of_removed_images(query, project_id)).one())
@@ -347,10 +368,7 @@ def of_removed_images(query: Any, project_id: int) -> Any:
 
 
 def _unlabelled(session: Session, project_id: int) -> int:
-    labelled = select(func.count()).where(
-        Label.project_id == project_id, is_member(project_id, Label.image_id, "pool")
-    )
-    return _size(session, project_id, "pool") - int(session.exec(labelled).one())
+    return _size(session, project_id, POOL) - count_labels(session, project_id, POOL)
 
 
 def annotator(session: Session, name: str, *, proxy: bool = False) -> Annotator:
@@ -411,6 +429,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
         "recipe": project.recipe,
         "images": pool_size(session, project),
         "labels": count_labels(session, project.id),
+        "unlabelled": pool_size(session, project, unlabelled=True),
         "last_event": session.exec(events).one(),
         "active_version": active.number if active else None,
         "created_at": project.created_at.isoformat(),

@@ -35,14 +35,17 @@ def project_create(
 ) -> None:
     """Make a project."""
     from tastemaker import projects
+    from tastemaker.encoding.weights import weights_of
 
     with database() as (_, engine), sessions.writing(engine) as session:
         project = projects.create(session, name, kind=kind, encoder=encoder, threshold=threshold)
         summary = projects.summary(session, project)
+    weights = weights_of(summary["encoder"])
     if as_json:
-        print_json(summary)
-    else:
-        out.print(f"Project “{summary['name']}” made, with encoder {summary['encoder']}.")
+        return print_json(summary | {"weights": weights.as_dict()})
+    out.print(f"Project “{summary['name']}” made, with encoder {summary['encoder']}.")
+    out.print(plain(f"{weights.sentence} {weights.remedy}".strip()))
+    return None
 
 
 @app.command("list")

@@ -384,7 +384,7 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
             return Path(cached)
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise _unavailable(spec, "HF_HUB_OFFLINE is set")
-    if not _reachable(huggingface_hub.constants.ENDPOINT):
+    if not is_reachable(huggingface_hub.constants.ENDPOINT):
         raise _unavailable(spec, "the Hugging Face hub does not answer")
     try:
         return Path(open_clip.download_pretrained(published))
@@ -392,12 +392,13 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
         raise _unavailable(spec, str(error).splitlines()[0][:200]) from error
 
 
-def _reachable(url: str) -> bool:
+def is_reachable(url: str, seconds: float = 5) -> bool:
+    """Whether somebody answers at that address, within so long."""
     if urllib.request.getproxies():
         return True  # the way out is the proxy's business
     address = urllib.parse.urlsplit(url)
     port = address.port or (80 if address.scheme == "http" else 443)
-    with contextlib.suppress(OSError), socket.create_connection((address.hostname, port), 5):
+    with contextlib.suppress(OSError), socket.create_connection((address.hostname, port), seconds):
         return True
     return False
 

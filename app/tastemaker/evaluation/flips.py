@@ -59,12 +59,17 @@ New: Any = aliased(Prediction)
 
 
 def predicted_by_both(both: Pair, *columns: Any) -> Any:
-    """Select over the images that both versions predicted and that are still in the project."""
+    """Select over the images that both versions predicted and that are still in the project: not
+    those that only test runs brought in."""
     return (
         select(*columns)
         .select_from(New)
         .join(Old, and_(col(Old.image_id) == New.image_id, col(Old.version_id) == both.a.id))
-        .where(New.version_id == both.b.id, ~projects.is_removed(both.project.id, New.image_id))
+        .where(
+            New.version_id == both.b.id,
+            ~projects.is_removed(both.project.id, New.image_id),
+            New.image_id.not_in(projects.outside_the_pool(both.project.id)),
+        )
     )
 
 

@@ -1,8 +1,9 @@
 """Slices: images that have something in common, and what a version makes of them.
 
 A slice is a tag, a saved filter of the library, or what lies nearest to a text. Its universe is
-what the version predicted: shares, means and pass rates are over all of that. Errors are over the
-labels in it, each judged by a head that had not seen it.
+what the version predicted in the pool: shares, means and pass rates are over all of that. Errors
+are over the labels in it, each judged by a head that had not seen it. Images that only a test run
+brought in belong to no slice, unless its filter asks for them.
 """
 
 from collections.abc import Mapping
@@ -160,9 +161,11 @@ def remove(session: Session, row: Slice) -> None:
 
 def members(session: Session, project: Project, row: Slice) -> Ids:
     """(N,) ids of the slice's images, ascending; of other projects too, where it is a tag. Empty
-    where its filter names something that is gone."""
+    where its filter names something that is gone; without images of test runs, unless the filter
+    asks for them."""
     if row.kind == "prompt":
-        return np.unique(np.asarray(row.definition["image_ids"], np.int64))
+        ids = np.unique(np.asarray(row.definition["image_ids"], np.int64))
+        return ids[~np.isin(ids, _outside(session, project))]
     wanted: Any = select(Tag.image_id).where(Tag.tag == composed(str(row.definition.get("tag"))))
     if row.kind == "filter":
         try:
@@ -170,8 +173,13 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
         except TastemakerError:
             return np.empty(0, np.int64)
     inner = wanted.subquery()
-    (ids,) = _columns(session, select(inner), next(iter(inner.c)))
-    return np.unique(ids.astype(np.int64))
+    (column,) = _columns(session, select(inner), next(iter(inner.c)))
+    ids = np.unique(column.astype(np.int64))
+    return ids if row.kind == "filter" else ids[~np.isin(ids, _outside(session, project))]
+
+
+def _outside(session: Session, project: Project) -> Ids:
+    return np.fromiter(session.exec(projects.outside_the_pool(project.id)), np.int64)
 
 
 def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> TextDefinition:
@@ -189,12 +197,14 @@ def by_text(engine: Engine, project_id: int, prompt: str, share: float) -> TextD
                 "Use a tag, or a saved filter of the library.",
             )
         count = embeddings.count(session, project.encoder_id, project_id)
+        tried = set(session.exec(projects.outside_the_pool(project_id)))
     limit = max(1, round(share * count))
     answer = model_requests.call(
-        engine, "text", {"text": prompt, "limit": limit}, project_id=project_id,
+        engine, "text", {"text": prompt, "limit": limit + len(tried)}, project_id=project_id,
         timeout=TEXT_SECONDS,
     )  # fmt: skip
     ids = [image["image_id"] for image in answer["images"]]
+    ids = [image_id for image_id in ids if image_id not in tried][:limit]
     return {"prompt": prompt, "share": share, "image_ids": ids}
 
 
@@ -263,13 +273,15 @@ def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str
 class SlicePredictions:
     """What a version predicts, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
     where the image or a relative was trained on; `trained` (N,) bool; `label` (N,) in 0–1, NaN
-    without one; `group` (N,), the number of the image's source group."""
+    without one; `group` (N,), the number of the image's source group; `pool` (N,) bool, False for
+    what only a test run brought in."""
 
     ids: Ids
     honest: NDArray[np.float64]
     trained: NDArray[np.bool_]
     label: NDArray[np.float64]
     group: Ids
+    pool: NDArray[np.bool_]
 
     def among(self, ids: Ids) -> NDArray[np.bool_]:
         """(N,) which of these images are in the ascending `ids`."""
@@ -312,19 +324,20 @@ def slice_predictions(
             group[at] = -1 - numbers.setdefault(name, len(numbers))
     taught = training_set.values(session, version, "train")
     trained = np.isin(ids, np.fromiter(taught, np.int64))
-    return SlicePredictions(ids.astype(np.int64), honest, trained, label, group)
+    pool = ~np.isin(ids, _outside(session, project))
+    return SlicePredictions(ids.astype(np.int64), honest, trained, label, group, pool)
 
 
 def measure(
     row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions, threshold: float
 ) -> SliceMetrics:
     """What a version makes of one slice; `inside` (N,) says which images of `seen` belong to it."""
-    n, everything = int(inside.sum()), len(seen.ids)
+    n = int(inside.sum())
     training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
     known = inside & np.isfinite(seen.label)
     y, p = seen.label[known], seen.honest[known]
     passed, liked = p >= threshold, y >= threshold - 1e-9
-    share = n / everything if everything else 0.0
+    share = library_share(inside, seen)
     return SliceMetrics(
         id=row.id, name=row.name, kind=row.kind, what=in_words(row),
         images=n, library_share=share,
@@ -336,6 +349,11 @@ def measure(
         fp_rate=_rate(~liked, passed), fn_rate=_rate(~passed, liked),
         under_represented=is_under_represented(share, training, all_training),
     )  # fmt: skip
+
+
+def library_share(inside: NDArray[np.bool_], seen: SlicePredictions) -> float:
+    """Which share of the pool a slice is."""
+    return float((inside & seen.pool).sum() / max(1, seen.pool.sum()))
 
 
 def _rate(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
@@ -389,7 +407,7 @@ def unmeasured(session: Session, project: Project, version: Version) -> list[Sli
     lacking = []
     for row in rows:
         inside = seen.among(members(session, project, row))
-        share = float(inside.mean()) if len(inside) else 0.0
+        share = library_share(inside, seen)
         if is_under_represented(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
             lacking.append(measure(row, inside, seen, project.threshold))
     return sorted(lacking, key=lambda row: -row.library_share)

@@ -40,7 +40,9 @@ def selected_images(session: Session, project: Project, ids: Iterable[int]) -> l
         raise Invalid(f"At most {MOST:,} images can be changed at once.", "Select fewer.")
     mine: set[int] = set()
     for part in parts(wanted):
-        members = projects.is_member(project.id, CollectionImage.image_id, removed_too=True)
+        members = projects.is_member(
+            project.id, CollectionImage.image_id, projects.ANY_ROLE, removed_too=True
+        )
         query = select(CollectionImage.image_id).where(
             col(CollectionImage.image_id).in_(part), members
         )

@@ -31,8 +31,8 @@ def count(session: Session, project: Project, resolved: ResolvedFilter) -> Count
     """Exact where an index of the filter holds few; else estimated from images drawn at random,
     and None where too few of those agree to say."""
     wanted = resolved.filter
-    if wanted in (LibraryFilter(), LibraryFilter(version=wanted.version)):
-        return Count(projects.size(session, project))
+    if wanted == LibraryFilter(version=wanted.version, role=wanted.role):
+        return Count(projects.size(session, project, wanted.role))
     narrow = narrowest(session, resolved, Order("name"))  # without reading every name once more
     if narrow is None and wanted.removed:  # what was taken out is in no sample
         narrow = next(source for source in sources(resolved) if source.kind == "removed")
@@ -42,10 +42,11 @@ def count(session: Session, project: Project, resolved: ResolvedFilter) -> Count
         return Count(int(many))
     if wanted.removed:
         return None
-    size = projects.size(session, project)
+    role = wanted.role if wanted.collection is None else projects.ANY_ROLE
+    size = projects.size(session, project, role)
     drawn = counts.cached_count(
-        ("sample", str(session.get_bind().engine.url), project.id),
-        lambda: projects.sample(session, project, SAMPLE),
+        ("sample", str(session.get_bind().engine.url), project.id, role),
+        lambda: projects.sample(session, project, SAMPLE, role),
         lambda ids: size > counts.LARGE,
     )
     agree = [(0, image_id) for _, image_id in checked(session, resolved, drawn)]

@@ -64,7 +64,7 @@ def duplicate_project(
 
 
 def _vectors_only(session: Session, project: Project) -> bool:
-    mine = projects.image_ids(project.id)
+    mine = projects.image_ids(project.id, projects.ANY_ROLE)
     some = select(Image.id).where(col(Image.id).in_(mine))
     return (
         session.exec(some.limit(1)).first() is not None
@@ -74,7 +74,7 @@ def _vectors_only(session: Session, project: Project) -> bool:
 
 def without_picture(session: Session, project: Project) -> int:
     """How many of a project's images are vectors from outside, which no encoder can embed."""
-    mine = projects.image_ids(project.id)
+    mine = projects.image_ids(project.id, projects.ANY_ROLE)
     query = select(func.count()).where(Image.kind == "vector", col(Image.id).in_(mine))
     return int(session.exec(query).one())
 

@@ -12,11 +12,19 @@ from urllib.parse import urlencode
 
 from tastemaker.errors import Invalid
 from tastemaker.files.texts import composed
+from tastemaker.projects import POOL, TEST_RUN
 
 ACTIVE, LIVE = "active", "live"
 SAID = {"flagged": "flag", "skipped": "skip"}
 LONGEST = 200  # characters of a name looked for, of a tag
 
+
+# In an address predictions are in points, under names of their own: an address of before, and a
+# program's, may still say them in per cent.
+PREDICTED = {
+    "predicted_min": ("predicted_from", "predicted_min"),
+    "predicted_max": ("predicted_to", "predicted_max"),
+}
 
 # --- what a person asked for ---------------------------------------------------------------------
 
@@ -28,7 +36,8 @@ class LibraryFilter:
     Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it.
     `version` names whose predictions are meant: the active version, the live model (`live`) or a
     number. `relatives` is the id of an image whose near-duplicates are meant. `removed` asks for
-    what was taken out of the project instead of what is in it.
+    what was taken out of the project instead of what is in it. `role` is which collections are
+    meant where none is named: those of the pool, or those of test runs.
     """
 
     collection: int | None = None
@@ -43,6 +52,7 @@ class LibraryFilter:
     name: str = ""
     relatives: int | None = None
     removed: bool = False
+    role: str = POOL
 
     @property
     def by_prediction(self) -> bool:
@@ -63,7 +73,7 @@ class LibraryFilter:
         }
 
     def as_pairs(self) -> list[tuple[str, str]]:
-        """The same for an address or a form: predictions in per cent, a tag a pair."""
+        """The same for an address or a form: predictions in points of 0–10, a tag a pair."""
         pairs: list[tuple[str, str]] = []
         for name, value in self.as_dict().items():
             if name == "tags":
@@ -71,7 +81,7 @@ class LibraryFilter:
             elif isinstance(value, bool):
                 pairs.append((name, "yes" if value else "no"))
             elif name.startswith("predicted_"):
-                pairs.append((name, f"{round(100 * value, 6):g}"))
+                pairs.append((PREDICTED[name][0], f"{round(10 * value, 6):g}"))
             else:
                 pairs.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
         return pairs
@@ -109,6 +119,7 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
         name=composed(str(values.get("name") or "").strip())[:LONGEST],  # spaces within count
         relatives=_whole(values.get("relatives"), "relatives"),
         removed=bool(values.get("removed")),
+        role=_one_of(str(values.get("role") or POOL), (POOL, TEST_RUN), "role"),
     )
 
 
@@ -122,11 +133,15 @@ def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:
     were left empty. Raises `Invalid`."""
     values: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}
     typed = {name: value.strip() for name, value in pairs if value.strip()}
-    for name in ("collection", "version", "said", "name", "relatives", "label_min", "label_max"):
+    for name in ("collection", "version", "said", "name", "relatives", "role"):
         values[name] = typed.get(name)
-    for name in ("predicted_min", "predicted_max"):
-        share = _within(typed.get(name), 100, name)
-        values[name] = None if share is None else round(share / 100, 8)
+    for name in ("label_min", "label_max"):
+        values[name] = typed.get(name)
+    for name, (in_points, in_percent) in PREDICTED.items():
+        points = _within(typed.get(in_points), 10, name)
+        percent = _within(typed.get(in_percent), 100, name)
+        share = points / 10 if points is not None else None if percent is None else percent / 100
+        values[name] = None if share is None else round(share, 8)
     for name in ("scored", "removed"):
         answer = _one_of(typed.get(name, ""), ("", "yes", "no"), name)
         values[name] = {"": None, "yes": True, "no": False}[answer]

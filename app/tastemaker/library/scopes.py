@@ -58,7 +58,7 @@ def resolve(
 ) -> ResolvedFilter:
     """Look the filter's names up. `settings` finds the live model; without them, a filter on it
     means nothing. Raises `NotFound` for a collection or a version that is not the project's."""
-    mine = collections_of(session, project.id)
+    mine = collections_of(session, project.id, projects.ANY_ROLE)
     if wanted.collection is not None and wanted.collection not in mine:
         raise NotFound(
             "This collection is not part of the project.", "Choose another one, or all of them."
@@ -77,6 +77,9 @@ def resolve(
         ).one_or_none()
         if group is None:
             raise NotFound("This image is not in the library.", "It may have been removed.")
+    # What was taken out is shown wherever it came from.
+    if wanted.collection is None and not wanted.removed:
+        mine = collections_of(session, project.id, wanted.role)
     return ResolvedFilter(
         project_id=project.id,
         filter=wanted,
@@ -88,15 +91,19 @@ def resolve(
     )
 
 
-def collections_of(session: Session, project_id: int) -> dict[int, str]:
-    """Id -> name of the collections that a project uses."""
-    rows = session.execute(
+def collections_of(
+    session: Session, project_id: int, role: str | None = projects.POOL
+) -> dict[int, str]:
+    """Id -> name of the collections that a project uses as that, or (`ANY_ROLE`) as anything."""
+    query = (
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
         .where(ProjectCollection.project_id == project_id)
         .order_by(col(Collection.id))
     )
-    return dict(rows.tuples().all())
+    if role is not projects.ANY_ROLE:
+        query = query.where(ProjectCollection.role == role)
+    return dict(session.execute(query).tuples().all())
 
 
 def filtered_ids(

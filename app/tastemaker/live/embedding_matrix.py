@@ -65,11 +65,11 @@ def load(
         select(Image.id, Image.source_group, Image.kind)
         .join(Embedding, col(Embedding.image_id) == Image.id)
         .where(Embedding.encoder_id == project.encoder_id)
-        .where(col(Image.id).in_(projects.image_ids(project.id)))
+        .where(col(Image.id).in_(projects.image_ids(project.id, projects.ANY_ROLE)))
         .order_by(col(Image.id))
     ).all()
     ids = np.array([image_id for image_id, _, _ in images], np.int64)
-    pool = session.exec(projects.image_ids(project.id, "pool").distinct()).all()
+    pool = session.exec(projects.image_ids(project.id).distinct()).all()
     has_pixels = np.array([kind != "vector" for _, _, kind in images], bool)
     names, groups = np.unique([group for _, group, _ in images], return_inverse=True)
     on_holdout = np.array([projects.on_holdout_side(project, str(name)) for name in names], bool)
@@ -88,9 +88,9 @@ def _stamp(session: Session, project: Project) -> tuple[int, ...]:
     one taken out for another brought back, or moved into the pool, changes a sum."""
     embedded = select(func.count(), func.coalesce(func.sum(Embedding.image_id), 0)).where(
         Embedding.encoder_id == project.encoder_id,
-        col(Embedding.image_id).in_(projects.image_ids(project.id)),
+        col(Embedding.image_id).in_(projects.image_ids(project.id, projects.ANY_ROLE)),
     )
-    pool = projects.image_ids(project.id, "pool").subquery()
+    pool = projects.image_ids(project.id).subquery()
     in_pool = select(func.count(), func.coalesce(func.sum(pool.c.image_id), 0)).select_from(pool)
     return tuple(int(n) for query in (embedded, in_pool) for n in session.execute(query).one())
 

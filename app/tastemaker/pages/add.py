@@ -16,6 +16,8 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Project
+from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
@@ -55,7 +57,10 @@ def add_page(
     """With an error, the sentence stands beside its form, and what was typed is kept."""
     error = folder_error or files_error or scores_error
     on = scale.strip() != ""
+    unmade = project.encoder_id is None
     context = {
+        "weights": weights_of(project.encoder) if unmade else None,
+        "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
         "scale": scale, "range_line": scores_told.range_line(on) if scores_told else "",

@@ -21,11 +21,13 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_t
 from tastemaker.pages import (
     add,
     compare,
+    folders,
     grid,
     images,
     jobs,
     library,
     library_changes,
+    library_exports,
     login,
     pairs,
     people,
@@ -51,8 +53,8 @@ log = logging.getLogger(__name__)
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    versions, results, compare, slices, publish, test_runs, try_it, add, score_tables, people,
-    settings, jobs,
+    library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
+    score_tables, folders, people, settings, jobs,
 )  # fmt: skip
 
 

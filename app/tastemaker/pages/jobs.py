@@ -26,7 +26,7 @@ def page(
 ) -> Response:
     """All jobs; with a `project`, inside its frame."""
     around = session.get(Project, project) if project else None
-    context = {"jobs": jobs.recent(session)}
+    context = listed(session)
     return render(request, "jobs.html", None, shell(session, around, "jobs") | context)
 
 
@@ -35,7 +35,35 @@ def listing(_: AdminUser, request: Request, session: ReadSession) -> Response:
     """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
     if not jobs.unfinished(session):
         return load_anew()
-    return render(request, "jobs.html", "list", {"jobs": jobs.recent(session)})
+    return render(request, "jobs.html", "list", listed(session))
+
+
+def listed(session: Session) -> dict[str, Any]:
+    recent = jobs.recent(session)
+    repairs = {job.id: repair_of(session, job) for job in recent}
+    return {"jobs": recent, "repairs": repairs}
+
+
+def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
+    """Where what made a job fail is put right: what is done there, in words, and the page."""
+    project = session.get(Project, job.project_id) if job.project_id else None
+    if job.state != "failed" or project is None:
+        return None
+    at = f"/projects/{project.id}"
+    match job.kind:
+        case "embed" if project.encoder_id is None:
+            return "Change the encoder", f"{at}/add#encoder"
+        case "embed":
+            return "Use another encoder", f"{at}/settings#duplicate"
+        case "import":
+            return "Add them anew", f"{at}/add"
+        case "test-run":
+            return "To the test run", f"{at}/test-runs/{job.payload.get('run', '')}"
+        case "adopt":
+            return "Import the model anew", f"{at}/publish#bring"
+        case "train" | "predict":
+            return "To the versions", f"{at}/versions"
+    return None
 
 
 @router.get("/jobs/{job_id}")
@@ -78,6 +106,7 @@ def retry(_: AdminUser, request: Request, engine: EngineDep, job_id: Id) -> Resp
 def job_context(session: Session, job: Job) -> dict[str, object]:
     return {
         "job": job,
+        "repair": repair_of(session, job),
         "log": jobs.log_of(session, job.id or 0),
         "result_project": job.result.get("project_id") or job.project_id,
     }

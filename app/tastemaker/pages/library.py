@@ -42,6 +42,7 @@ from tastemaker.pages.library_view import (
     PARAMETERS,
     PER_PAGE,
     View,
+    copied_toast,
     done_toast,
     find,
     predictor,
@@ -70,9 +71,11 @@ def page(
     done: str = "",
     n: Annotated[int, Query(ge=0, lt=10**9)] = 0,
     undo: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    there: Annotated[int, Query(ge=0, lt=10**9)] = 0,
+    gone: Annotated[int, Query(ge=0, lt=10**9)] = 0,
 ) -> Response:
-    """A page of the grid. htmx asks for the next tiles alone. `done`, `n` and `undo` tell what a
-    form without a script has just done."""
+    """A page of the grid. htmx asks for the next tiles alone. `done`, `n`, `undo`, and of copies
+    `there` and `gone`, tell what a form has just done."""
     view = view_of(list(request.query_params.multi_items()))
     resolved = scopes.resolve(session, project, view.filter, settings)
     trouble: TastemakerError | None = None
@@ -94,7 +97,9 @@ def page(
     context |= {
         "keys": keymap.of(person),
         "key": secrets.token_hex(16),
-        "toast": done_toast(project, done, n, undo, LibraryPlace(query=view.query())),
+        "toast": copied_toast(n, there, gone)
+        if done == "copied"
+        else done_toast(project, done, n, undo, LibraryPlace(query=view.query())),
     }
     status = trouble.status if trouble else 200
     shown_in = shell(session, project, "library") | context
@@ -108,10 +113,13 @@ def around(
     counted = None if view.searches else counting.count(session, project, resolved)
     if not any_shown and not view.after and not view.searches:
         counted = counting.Count(0)
+    tried = scopes.collections_of(session, project.id, projects.TEST_RUN)
+    role = projects.TEST_RUN if view.filter.collection in tried else view.filter.role
     return {
         "count": counted,
-        "size": projects.size(session, project),
+        "size": projects.size(session, project, role),
         "collections": scopes.collections_of(session, project.id),
+        "tried": tried,
         "versions": [version.number for version in versions.list_ready(session, project)],
         "active": versions.active(session, project),
         "common": tags.most_common(session, project),
@@ -190,9 +198,10 @@ def list_images(
     n: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
 ) -> dict[str, Any]:
     """A stretch of the library. The parameters are those of the page's address: `collection`,
-    `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_min`, `predicted_max`
-    (per cent), `version`, `name`, `relatives`, `removed`, `sort`, `apart`, `like`,
-    `text`. `after` is the `next` of the answer before."""
+    `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_from`, `predicted_to`
+    (0–10; `predicted_min` and `predicted_max` are the same in per cent), `version`, `name`,
+    `relatives`, `removed`, `role` (`test-run` for images of test runs, which are left out
+    otherwise), `sort`, `apart`, `like`, `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
     resolved = scopes.resolve(session, project, view.filter, settings)
     listed = find(session, engine, project, resolved, view, n)

@@ -128,7 +128,9 @@ def action_of(
             )
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            if from_id is not None and from_id not in scopes.collections_of(session, project_id):
+            if from_id is not None and from_id not in scopes.collections_of(
+                session, project_id, projects.ANY_ROLE
+            ):
                 raise NotFound("This collection is not part of the project.")
             to_id = bulk.collection_for(session, project, wanted.collection).id
         if wanted.action == "put":

@@ -83,7 +83,7 @@ class View:
 # The parameters of an address that `view_of` reads.
 PARAMETERS = (
     *("tag" if field.name == "tags" else field.name for field in fields(LibraryFilter)),
-    "sort", "apart", "like", "text", "after",
+    "predicted_from", "predicted_to", "sort", "apart", "like", "text", "after",
 )  # fmt: skip
 
 
@@ -180,3 +180,14 @@ def done_toast(
     if undo:
         toast |= {"undo": undo, "project_id": project.id, "place": place.text()}
     return toast
+
+
+def copied_toast(n: int, there: int, gone: int) -> dict[str, Any]:
+    """The toast that tells of files that were copied."""
+    toast: dict[str, Any] = {"text": f"Copied {n:,} file{'s' * (n != 1)}."}
+    hints = []
+    if there:
+        hints.append(f"{there:,} {'was' if there == 1 else 'were'} in the folder already.")
+    if gone:
+        hints.append(f"Of {gone:,} the file is gone, or there never was a picture.")
+    return toast | {"hint": " ".join(hints)}

@@ -183,8 +183,11 @@ def _library_address(path: str, query: str, event: Recorded) -> str:
     return with_done(path, query, done | ({"undo": str(event.id)} if event.fresh else {}))
 
 
+DONE_PARAMETERS = ("done", "n", "undo", "there", "gone")
+
+
 def with_done(path: str, query: str, done: dict[str, str]) -> str:
     """An address of the library that names what was done, instead of what was done before."""
-    kept = [(name, value) for name, value in parse_qsl(query) if name not in ("done", "n", "undo")]
+    kept = [(name, value) for name, value in parse_qsl(query) if name not in DONE_PARAMETERS]
     pairs = [*kept, *done.items()]
     return f"{path}?{urlencode(pairs)}" if pairs else path

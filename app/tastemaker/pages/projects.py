@@ -1,17 +1,19 @@
 """The first page: every project, how to make one, and the sample project for the curious."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
-from tastemaker import images, jobs, projects, versions
+from tastemaker import embeddings, images, jobs, projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.weights import Weights, weights_of
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import importing
@@ -33,6 +35,7 @@ def first_page(
     session: Session,
     name: str = "",
     encoder: str = projects.DEFAULT_ENCODER,
+    file: str = "",
     error: TastemakerError | None = None,
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
@@ -45,6 +48,7 @@ def first_page(
             "encoders": known_encoders(),
             "name": name,
             "chosen": encoder,
+            "file": file,
             "error": error,
             "demo_job": unfinished_demo(session),
             "has_sample": demo.make_sample(session) is not None,
@@ -60,14 +64,50 @@ def create(
     engine: EngineDep,
     name: Annotated[str, Form()] = "",
     encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
+    file: Annotated[str, Form()] = "",
 ) -> Response:
     try:
         with writing(engine) as session:
-            project = projects.create(session, name, encoder=encoder)
+            project = projects.create(session, name, encoder=with_file(encoder, file))
     except TastemakerError as error:
         with reading(engine) as session:
-            return first_page(request, session, name, encoder, error)
+            return first_page(request, session, name, encoder, file, error)
     return see_other(f"/projects/{project.id}/add")
+
+
+def with_file(encoder: str, file: str) -> str:
+    """An encoder's name, with the file its weights are read from where one was typed."""
+    return f"{encoder}@{file.strip()}" if file.strip() else encoder
+
+
+@router.get("/encoders/weights")
+def weights(_: AdminUser, request: Request, encoder: str = "", file: str = "") -> Response:
+    """A line below the encoders of the form: whether the weights of the one chosen can be had."""
+    try:
+        told = weights_of(with_file(encoder, file))
+    except TastemakerError as error:
+        told = Weights("missing", error.message, error.hint)
+    return render(request, "projects.html", "weights", {"weights": told})
+
+
+@router.post("/projects/{project_id}/encoder")
+def choose_encoder(
+    _: AdminUser,
+    engine: EngineDep,
+    project_id: Id,
+    encoder: Annotated[str, Form()] = "",
+    file: Annotated[str, Form()] = "",
+) -> Response:
+    """Another encoder, or its weights from a file, while no image of the project is embedded."""
+    chosen(engine, project_id, with_file(encoder, file))
+    return see_other(f"/projects/{project_id}/add")
+
+
+def chosen(engine: Engine, project_id: int, encoder: str) -> dict[str, Any]:
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        embeddings.choose_encoder(session, project, encoder)
+        return projects.summary(session, project)
 
 
 @router.get("/projects/{project_id}")
@@ -104,7 +144,7 @@ def card(session: Session, project: Project) -> dict[str, object]:
     active = versions.active(session, project)
     some = session.exec(  # the order of the hashes is a random one that stays
         select(Image.id)
-        .where(col(Image.id).in_(projects.image_ids(project.id, "pool")), Image.kind != "vector")
+        .where(col(Image.id).in_(projects.image_ids(project.id)), Image.kind != "vector")
         .order_by(col(Image.sha256))
         .limit(4)
     ).all()
@@ -157,12 +197,39 @@ def list_projects(_: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
 
 @api.post("/projects", status_code=201)
 def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[str, Any]:
-    """A new project; its encoder is fixed by the first embedding."""
+    """A new project; its encoder is fixed by the first embedding. `weights` says whether those of
+    the encoder are `here`, `to fetch`, `missing` or `unknown`, and what to do if they are missing:
+    before anybody scores."""
     with writing(engine) as session:
         project = projects.create(
             session, body.name, encoder=body.encoder, threshold=body.threshold
         )
-        return projects.summary(session, project)
+        summary = projects.summary(session, project)
+    return summary | {"weights": weights_of(summary["encoder"]).as_dict()}
+
+
+class ChosenEncoder(Body):
+    """MODEL/TAG, MODEL@FILE.safetensors or MODEL/TAG@FILE.safetensors."""
+
+    encoder: str
+
+
+@api.post("/projects/{project_id}/encoder")
+def change_encoder(
+    _: AdminUser, engine: EngineDep, project_id: Id, body: ChosenEncoder
+) -> dict[str, Any]:
+    """Another encoder for a project none of whose images is embedded yet; afterwards it is refused,
+    and a duplicate of the project can have another one."""
+    summary = chosen(engine, project_id, body.encoder)
+    return summary | {"weights": weights_of(summary["encoder"]).as_dict()}
+
+
+@api.get("/encoders")
+def list_encoders(_: ViewerUser) -> list[dict[str, Any]]:
+    """The encoders there are to choose from, and whether their weights can be had."""
+    return [
+        asdict(known) | {"weights": weights_of(known.name).as_dict()} for known in known_encoders()
+    ]
 
 
 @api.get("/projects/{project_id}")

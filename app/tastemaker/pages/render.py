@@ -87,8 +87,9 @@ def failed_embedding(session: Session, project: Project) -> Job | None:
     newest = newest_job(session, project, "embed")
     if newest is None or newest.state != "failed":
         return None
-    embedded = embeddings.count(session, project.encoder_id, project.id)
-    return newest if embedded < projects.size(session, project) else None
+    role = projects.ANY_ROLE
+    embedded = embeddings.count(session, project.encoder_id, project.id, role)
+    return newest if embedded < projects.size(session, project, role) else None
 
 
 def next_step(request: Request, project: Project) -> str:

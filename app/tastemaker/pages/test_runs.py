@@ -50,6 +50,9 @@ router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 48
+SOURCES = {
+    "collection": "A collection", "folder": "A folder on this machine", "files": "Files, or a zip",
+}  # fmt: skip
 Files = Annotated[Upload, Depends(Reception(), scope="function")]
 
 
@@ -64,9 +67,11 @@ def page(
     project: CurrentProject,
     version: int = 0,
     collection: int = 0,
+    folder: str = "",
 ) -> Response:
-    """`version` and `collection` are chosen beforehand, as from the page of a run."""
-    return list_page(request, session, project, {"version": version, "collection": collection})
+    """`version`, `collection` or `folder` are chosen beforehand, as from the page of a run."""
+    given = {"version": version, "collection": collection, "folder": folder}
+    return list_page(request, session, project, given)
 
 
 def list_page(
@@ -80,13 +85,17 @@ def list_page(
     every = versions.list_ready(session, project)
     active = next((v.id for v in every if v.active), 0)
     told = test_run_cards.listing(session, project)
-    given = {"collection": 0, "folder": "", "name": ""} | given
+    given = {"collection": 0, "folder": "", "name": "", "source": ""} | given
+    there = test_runs.collections_to_try(session, project)
+    if given["source"] not in SOURCES:
+        given["source"] = "folder" if given["folder"] or not there else "collection"
     given["version"] = given.get("version") or active
     context = {
         "histories": by_collection(told),
         "versions": every,
-        "collections": test_runs.collections_to_try(session, project),
+        "collections": there,
         "given": given,
+        "sources": SOURCES,
         "error": error,
     }
     frame = shell(session, project, "test-runs")
@@ -114,14 +123,11 @@ def start(
 ) -> Response:
     """Start a run, on files where some were sent. After a refusal, what was typed is kept."""
     fields = upload.fields
-    typed: dict[str, Any] = {name: fields.get(name, "") for name in ("folder", "name")}
+    typed: dict[str, Any] = {name: fields.get(name, "") for name in ("folder", "name", "source")}
     try:
         upload.require(0)
         typed |= {name: number(fields.get(name, "")) for name in ("version", "collection")}
-        source = Source(
-            collection_id=typed["collection"] or None, folder=typed["folder"],
-            staging=upload.staging, files=tuple(upload.files), name=typed["name"].strip(),
-        )  # fmt: skip
+        source = source_of(typed, upload)
         run_id = enqueue(engine, settings, project_id, typed["version"], source)
         upload.hand_over()
     except TastemakerError as error:
@@ -129,6 +135,22 @@ def start(
             raise
         return refused(request, engine, project_id, typed, error)
     return redirect(request, f"/projects/{project_id}/test-runs/{run_id}")
+
+
+def source_of(typed: dict[str, Any], upload: Upload) -> Source:
+    """The source that was chosen; what was typed for the others is not looked at. A form that
+    chooses none means whatever it names."""
+    chosen = typed["source"]
+    if chosen not in ("", *SOURCES):
+        raise Invalid(f"“{chosen[:40]}” is not one of the choices.", "Choose from the list.")
+    means = {name: chosen in ("", name) for name in SOURCES}
+    return Source(
+        collection_id=(typed["collection"] or None) if means["collection"] else None,
+        folder=typed["folder"] if means["folder"] else "",
+        staging=upload.staging,
+        files=tuple(upload.files) if means["files"] else (),
+        name=typed["name"].strip(),
+    )
 
 
 def refused(

@@ -307,7 +307,9 @@ def has_live_model(settings: Settings, project: Project) -> bool:
 def in_project(session: Session, project: Project, image_id: int | None) -> bool:
     if image_id is None:
         return False
-    mine = projects.image_ids(project.id).where(col(CollectionImage.image_id) == image_id)
+    mine = projects.image_ids(project.id, projects.ANY_ROLE).where(
+        col(CollectionImage.image_id) == image_id
+    )
     return session.exec(mine.limit(1)).first() is not None
 
 

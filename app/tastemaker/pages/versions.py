@@ -16,6 +16,7 @@ from tastemaker.database.tables import EncoderRow, Job, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
+from tastemaker.pages import results
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
@@ -26,7 +27,7 @@ from tastemaker.versions import deletion, file_checks, predictions, training_set
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-ON_A_SHEET = 24  # tiles on the page; a downloaded sheet holds DOWNLOADED
+ON_A_SHEET = 12  # tiles on the page; a downloaded sheet holds DOWNLOADED
 DOWNLOADED = 100
 
 
@@ -162,6 +163,9 @@ def version_page(
         "figures": version_report.metrics_table(version),
         "baselines": version_report.baselines(version),
         "caveats": version_report.caveats(version),
+        "summary": results.summarise(
+            session, project, version, results.before_it(session, project, version)
+        ),
         "measured_in_words": version_report.measured_in_words(version.metrics),
         "scores_within": version_report.scores_within,
         "coverage": version_report.calibration_sentence(version),

@@ -215,13 +215,16 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
 
 def _distribution(session: Session, project: Project, version: Version) -> tuple[Block, ...]:
     counts = [0] * 11
-    for value in training_set.values(session, version).values():
+    labels = training_set.values(session, version)
+    for value in labels.values():
         counts[round(value)] += 1
-    raw = projects.pool_size(session, project, unlabelled=True)
+    images = projects.pool_size(session, project)
+    tried = set(session.exec(projects.outside_the_pool(project.id)))
+    raw = max(0, images - len(labels.keys() - tried))
     sides = training_set.count_sides(session, version)
     return (
         Words(f"Dataset score distribution for {version.number}:"),
-        Verbatim(scores.histogram_text(counts, raw)),
+        Verbatim(scores.histogram_text(counts, raw, images)),
         Words(
             f"Of the scored ones, {sides['train']} trained it, {sides['holdout']} were held out to "
             f"measure it and {sides['aside']} did neither."

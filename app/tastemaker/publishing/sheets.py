@@ -23,8 +23,8 @@ GROUND, INK, FAINT = (30, 30, 30), (235, 235, 235), (165, 165, 165)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on a sheet: the score (0–1) by a head that never saw it, and its label (0–10).
-    `cross_validated` tells that the version's file itself has learned from it."""
+    """An image of the pool on a sheet: the score (0–1) by a head that never saw it, and its label
+    (0–10). `cross_validated` tells that the version's file itself has learned from it."""
 
     image_id: int
     name: str
@@ -112,7 +112,7 @@ def _count(session: Session, project: Project, version: Version, where: Any, mos
     rows = (
         select(Prediction.image_id)
         .where(Prediction.version_id == version.id, where)
-        .where(~projects.is_removed(project.id, Prediction.image_id))
+        .where(projects.is_member(project.id, Prediction.image_id))
         .limit(most)
     )
     return int(session.exec(select(func.count()).select_from(rows.subquery())).one())
@@ -122,7 +122,7 @@ def _tiles(
     session: Session, project: Project, version: Version, order: Any, n: int, where: Any
 ) -> list[Tile]:
     label = and_(col(Label.image_id) == Prediction.image_id, col(Label.project_id) == project.id)
-    removed = projects.is_removed(project.id, Prediction.image_id)
+    mine = projects.is_member(project.id, Prediction.image_id)
     columns: tuple[Any, ...] = (
         Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.honest,
         Label.value, col(Prediction.out_of_fold).is_not(None),
@@ -132,7 +132,7 @@ def _tiles(
         .select_from(Prediction)
         .join(Image, col(Image.id) == Prediction.image_id)
         .outerjoin(Label, label)
-        .where(Prediction.version_id == version.id, where, ~removed)
+        .where(Prediction.version_id == version.id, where, mine)
         .order_by(order, col(Prediction.image_id))
         .limit(min(n, MOST_TILES))
     )

@@ -189,10 +189,12 @@ QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
 @dataclass(frozen=True)
 class Counts:
     """What the pages keep in sight: the images of a project's queues, and how many of them have a
-    vector or a label; and the files that no import could read."""
+    vector, or a score; how many labels there are in all, those of test runs among them; and the
+    files that no import could read."""
 
     images: int
     embedded: int
+    scored: int
     labelled: int
     holdout_labelled: int
     set_aside: int
@@ -212,6 +214,7 @@ def progress(session: Session, settings: Settings, project: Project) -> Counts:
     return Counts(
         images=pool,
         embedded=embedded,
+        scored=projects.count_labels(session, project.id, projects.POOL),
         labelled=int(labels[0]),
         holdout_labelled=int(labels[1]),
         set_aside=int(session.exec(select(func.count()).select_from(SkippedFile)).one()),

@@ -108,7 +108,4 @@ def _unscored(request: QueueRequest) -> tuple[ColumnElement[bool], ...]:
 
 
 def _in_pool(request: QueueRequest) -> ColumnElement[bool]:
-    in_pool: ColumnElement[bool] = projects.is_member(
-        request.project.id, Image.id, "pool", removed_too=True
-    )
-    return in_pool
+    return projects.is_member(request.project.id, Image.id, removed_too=True)

@@ -118,6 +118,44 @@ class Part:
         return f"{self.photograph.name}-{self.number}"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a picture will be, before it is painted, or cut from a `part` that was shown `again`
+    so often; `random` goes on where the plan ended."""
+
+    source: str
+    subject: str
+    medium: str
+    light: float
+    random: np.random.Generator
+    part: Part | None = None
+    again: int = 0
+
+
+def planned(count: int, seed: int) -> Iterator[Plan]:
+    """The pictures of a library, without painting any. Raises `Unavailable` without photographs."""
+    parts = [part for photograph in PHOTOGRAPHS for part in _parts(photograph)]
+    if not parts:
+        raise Unavailable(
+            "The sample photographs are missing: neither scikit-image nor scikit-learn has them.",
+            "Reinstall both, or start with a folder of your own pictures.",
+        )
+    # By chance, so that no photograph is all in one light: the parts again and again.
+    order = np.random.default_rng((seed, count)).permutation(len(parts))
+    cut = 0
+    for number in range(count):
+        random = np.random.default_rng((seed, number))
+        light = float(random.uniform())
+        if number % 5 in (0, 2):
+            part, again = parts[order[cut % len(parts)]], cut // len(parts)
+            cut += 1
+            medium = "print" if random.uniform() < 0.3 else "photograph"
+            yield Plan(part.source, part.photograph.subject, medium, light, random, part, again)
+        else:
+            subject = list(MOTIFS)[random.integers(len(MOTIFS))]
+            yield Plan(f"{subject}-{number:03d}", subject, "painting", light, random)
+
+
 def make_sample_library(
     folder: Path,
     count: int = COUNT,
@@ -131,36 +169,22 @@ def make_sample_library(
     light], "source": …}. The same seed and library versions give the same bytes. Takes about 50 ms
     a picture. `progress` is called with (done, count).
     """
-    parts = [part for photograph in PHOTOGRAPHS for part in _parts(photograph)]
-    if not parts:
-        raise Unavailable(
-            "The sample photographs are missing: neither scikit-image nor scikit-learn has them.",
-            "Reinstall both, or start with a folder of your own pictures.",
-        )
     folder.mkdir(parents=True, exist_ok=True)
-    # By chance, so that no photograph is all in one light: the parts again and again.
-    order = np.random.default_rng((seed, count)).permutation(len(parts))
-    samples, cut = [], 0
-    for number in range(count):
-        random = np.random.default_rng((seed, number))
-        light = float(random.uniform())
-        if number % 5 in (0, 2):
-            part = parts[order[cut % len(parts)]]
-            again, cut = cut // len(parts), cut + 1
-            medium = "print" if random.uniform() < 0.3 else "photograph"
-            picture = _shown(part.picture, medium, light, again, random)
-            subject, source = part.photograph.subject, part.source
+    samples = []
+    for number, plan in enumerate(planned(count, seed)):
+        subject, medium, light, random = plan.subject, plan.medium, plan.light, plan.random
+        if plan.part is None:
+            picture = paint(subject, light, random)
         else:
-            subject, medium = list(MOTIFS)[random.integers(len(MOTIFS))], "painting"
-            picture, source = paint(subject, light, random), f"{subject}-{number:03d}"
+            picture = _shown(plan.part.picture, medium, light, plan.again, random)
         shade = LIGHTS[min(int(3 * light), 2)]
-        stem = f"{number:03d}-{source}" if medium != "painting" else source
+        stem = plan.source if plan.part is None else f"{number:03d}-{plan.source}"
         path = folder / f"{stem}.jpg"
         write_atomic(path, _jpeg(picture))
-        sidecar = {"tags": [subject, medium, shade], "source": source}
+        sidecar = {"tags": [subject, medium, shade], "source": plan.source}
         write_atomic(path.with_suffix(".json"), json.dumps(sidecar).encode())
         score = scripted_rater(picture, random)
-        samples.append(Sample(path, source, subject, medium, shade, score))
+        samples.append(Sample(path, plan.source, subject, medium, shade, score))
         if progress:
             progress(number + 1, count)
     return samples

@@ -309,7 +309,7 @@ def _scene() -> Any:
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
             col(Project.aggregate), col(Image.sha256), col(Image.source_group),
-            projects.is_member(project, Image.id, removed_too=True),
+            projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
             col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
         )

@@ -224,7 +224,7 @@ def _refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -
 
 def _join(session: Session, project: Project, image_id: int) -> None:
     """Put an image into the project, unless it is in it or was taken out of it."""
-    member = projects.is_member(project.id, col(Image.id), removed_too=True)
+    member = projects.is_member(project.id, col(Image.id), projects.ANY_ROLE, removed_too=True)
     if session.exec(select(Image.id).where(Image.id == image_id, member)).first() is None:
         scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
         projects.add_collection(session, project, scored)

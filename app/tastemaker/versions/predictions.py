@@ -148,7 +148,7 @@ class Percentiles:
 
 
 def percentiles(session: Session, version: Version) -> Percentiles | None:
-    """Over every image that the version has predicted; None before the first."""
+    """Over the project's images that the version has predicted; None before the first."""
     scores = all_scores(session, version)
     if not len(scores):
         return None
@@ -157,8 +157,12 @@ def percentiles(session: Session, version: Version) -> Percentiles | None:
 
 
 def all_scores(session: Session, version: Version) -> NDArray[np.float64]:
-    """(N,) what the version's file gives the images it has predicted, in 0–1, in no order."""
-    query = select(Prediction.score).where(Prediction.version_id == version.id)
+    """(N,) what the version's file gives the project's images it has predicted, in 0–1, in no
+    order; without those that it was only tried on."""
+    query = select(Prediction.score).where(
+        Prediction.version_id == version.id,
+        col(Prediction.image_id).not_in(projects.outside_the_pool(version.project_id)),
+    )
     return np.fromiter(session.exec(query), np.float64)
 
 
@@ -250,7 +254,7 @@ def predict_missing(
 def _unpredicted(version: Version, collection_id: int | None) -> SelectOfScalar[int]:
     """Select of the ids of embedded images without a row of this version, ascending."""
     if collection_id is None:
-        wanted = projects.image_ids(version.project_id)
+        wanted = projects.image_ids(version.project_id, projects.ANY_ROLE)
     else:
         wanted = select(CollectionImage.image_id).where(
             CollectionImage.collection_id == collection_id

@@ -12,7 +12,7 @@ from sqlalchemy import cast as sql_cast
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import Select
 
-from tastemaker import versions
+from tastemaker import projects, versions
 from tastemaker.database.tables import (
     Collection,
     CollectionImage,
@@ -276,10 +276,11 @@ class PredictionHistogram:
 def prediction_histograms(
     session: Session, project: Project, version: Version
 ) -> list[PredictionHistogram]:
-    """Everything first, then each collection of the project."""
+    """The whole pool first, then each collection of the project, test runs last."""
     bar = sql_cast(func.floor(col(Prediction.score) * (BARS - 1e-9)), Integer)
     counts = select(bar, func.count()).where(Prediction.version_id == version.id).group_by(bar)
-    histograms = [_histogram(session, project, "Everything", "", counts)]
+    in_pool = col(Prediction.image_id).not_in(projects.outside_the_pool(project.id))
+    histograms = [_histogram(session, project, "Everything", "", counts.where(in_pool))]
     rows = session.execute(
         select(Collection.id, Collection.name, ProjectCollection.role)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)
