@@ -15,9 +15,7 @@ def upgrade() -> None:
     with op.batch_alter_table("login_session") as batch:
         batch.add_column(sa.Column("who", sa.String(), nullable=False))
         batch.add_column(sa.Column("credential", sa.String(), nullable=False))
-        batch.create_check_constraint(
-            op.f("ck_login_session_who"), "who IN ('owner', 'person')"
-        )
+        batch.create_check_constraint(op.f("ck_login_session_who"), "who IN ('owner', 'person')")
         batch.create_check_constraint(
             op.f("ck_login_session_whose"), "(who = 'person') = (annotator_id IS NOT NULL)"
         )
