@@ -162,7 +162,7 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
         assert len(session.exec(select(ScoreEvent)).all()) == 80
     assert run("doctor").code == 0
     page = home.world.client.get(f"/versions/{second.id}")
-    assert "Made after a version that was deleted since." in page.text
+    assert "It was made after a version that was deleted since." in page.text
     assert home.world.client.get(f"/versions/{first.id}").status_code == 404
     for path in ("versions", "compare", "publish", "slices", "test-runs"):
         assert home.world.client.get(f"/projects/1/{path}").status_code in (200, 422), path

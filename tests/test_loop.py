@@ -126,6 +126,7 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_pa
         assert tensors["up.0.weight"].shape == (1024, 1280)
         assert all(np.isfinite(tensor).all() for tensor in tensors.values())
         newest.get_by_role("link", name="Open v1.1").click()
+        page.locator("#file summary").click()
         with page.expect_download() as download:
             page.get_by_role("link", name="config.json").click()
         config = json.loads(Path(download.value.path()).read_text())

@@ -361,14 +361,15 @@ MAY_CHANGE = {
 }
 # What only an admin may look at, files to take away among it.
 ADMIN_SEES = {
-    "/jobs", "/jobs/list", "/jobs/{job_id}", "/jobs/{job_id}/progress",
-    "/projects/{project_id}/add", "/projects/{project_id}/labels.{ending}",
+    "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}", "/jobs/{job_id}/progress",
+    "/projects/{project_id}/add", "/projects/{project_id}/folders",
+    "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
     "/versions/{version_id}/checkpoint", "/versions/{version_id}/config",
     "/versions/{version_id}/download", "/versions/{version_id}/laion",
     "/versions/{version_id}/predictions.{ending}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
-    "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
+    "/api/v1/folders", "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
     "/api/v1/projects/{project_id}/labels", "/api/v1/versions/{version_id}/download",
     "/api/v1/versions/{version_id}/export", "/api/v1/versions/{version_id}/predictions",
     "/api/v1/versions/{version_id}/training-set",

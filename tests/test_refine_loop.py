@@ -61,7 +61,7 @@ def test_mistakes_found_in_a_test_run_are_gone_in_the_next_version(
     with serving(tmp_path / "home") as url:
         # Try v1.0 on images it has never seen.
         page.goto(f"{url}/projects/1/test-runs")
-        page.get_by_label("A collection").select_option("Holiday (24)")
+        page.get_by_label("Which one").select_option("Holiday (24)")
         page.get_by_role("button", name="Start").click()
         cards = page.locator("[data-card]")
         expect(cards).to_have_count(24, timeout=PATIENCE)

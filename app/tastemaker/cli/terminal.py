@@ -25,7 +25,9 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, TastemakerError
 
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+# Lines are as long as they are: a path that is broken in the middle cannot be copied.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

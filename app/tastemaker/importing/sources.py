@@ -273,7 +273,7 @@ def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
 
 def _small_text(path: Path) -> str:
     try:
-        return read_text(path, MAX_SIDECAR_BYTES)
+        return "" if path.is_symlink() else read_text(path, MAX_SIDECAR_BYTES)
     except TastemakerError:
         return ""
 

@@ -252,9 +252,7 @@ def _resamples(count: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each of `count` groups is drawn (resamples, count). Drawing takes as long as a
     statistic, and all statistics of one set are of the same draws."""
     random = np.random.default_rng(seed)
-    drawn = np.empty((resamples, count), np.uint16)
-    for row in drawn:
-        row[:] = random.multinomial(count, np.full(count, 1 / count))
+    drawn = random.multinomial(count, np.full(count, 1 / count), resamples).astype(np.uint16)
     drawn.flags.writeable = False
     return drawn
 
