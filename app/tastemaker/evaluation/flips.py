@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case
+from sqlalchemy import ColumnElement, and_, case, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
@@ -59,8 +59,11 @@ New: Any = aliased(Prediction)
 
 
 def predicted_by_both(both: Pair, *columns: Any) -> Any:
-    """Select over the images that both versions predicted and that are still in the project: not
-    those that only test runs brought in."""
+    """Select over the images that both versions predicted and that are still in the project. Of
+    those that only test runs brought in, what was corrected there: it is trained on, and whether
+    it is right now is what the person wants to see."""
+    corrected = select(Label.image_id).where(Label.project_id == both.project.id)
+    tried = projects.outside_the_pool(both.project.id)
     return (
         select(*columns)
         .select_from(New)
@@ -68,7 +71,7 @@ def predicted_by_both(both: Pair, *columns: Any) -> Any:
         .where(
             New.version_id == both.b.id,
             ~projects.is_removed(both.project.id, New.image_id),
-            New.image_id.not_in(projects.outside_the_pool(both.project.id)),
+            or_(New.image_id.not_in(tried), New.image_id.in_(corrected)),
         )
     )
 
