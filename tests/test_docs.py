@@ -64,7 +64,7 @@ def test_documented_addresses_are_routes(settings: Settings) -> None:
     assert any(path.startswith("/api/v1/") for path in paths)
 
 
-ROWS = re.findall(r"(?m)^\| (?!-)(.+) \| `(test_.+)` \|$", RELIABILITY)
+ROWS = re.findall(r"(?m)^\| (?!-)(.+) \| `((?:test_|js/).+)` \|$", RELIABILITY)
 ALL_ROWS = re.findall(r"(?m)^\|(?!---|.*\| test \|$)(.+)\|$", RELIABILITY)
 
 
@@ -75,7 +75,8 @@ def test_every_row_of_what_must_hold_names_tests_that_exist() -> None:
         for name in named.split("`, `"):
             file, _, test = name.partition("::")
             path = ROOT / "tests" / file
-            assert path.is_file() and f"def {test}(" in path.read_text(), f"{row}: {name}"
+            begins = f'test("{test}"' if path.suffix == ".js" else f"def {test}("
+            assert path.is_file() and begins in path.read_text(), f"{row}: {name}"
 
 
 def test_the_reference_is_what_the_program_says() -> None:
