@@ -11,10 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # The tests write, flush and delete gigabytes: in memory, where 8 GB of it are free for files.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -gt 8000000 ] \
 	2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
-PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 2 --dist worksteal
+# A third of the time is spent waiting for browsers and processes: one process more than two cores.
+PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench soak release browser node clean
+.PHONY: help run test check fast lint audit bench soak release browser node postgres clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -35,7 +36,7 @@ $(READY): pyproject.toml
 run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
-test: $(READY) browser node
+test: $(READY) browser node postgres
 	$(PYTEST) --durations 10
 
 # The types take one processor for half a minute: beside the tests, not before them.
@@ -87,6 +88,13 @@ node:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq nodejs >/dev/null; } || \
 	{ echo "Node 18 or newer is needed to test the scripts (https://nodejs.org)."; exit 1; }
+
+# PostgreSQL for its tests: one that is installed, else Debian's, else they say that they are skipped.
+postgres:
+	@command -v pg_ctl >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
+	echo "PostgreSQL is not installed: its tests are skipped."
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

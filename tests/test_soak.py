@@ -11,8 +11,6 @@ from web_world import ORIGIN, World, full_world
 from tastemaker.auth import accounts
 from tastemaker.database.sessions import writing
 
-schemathesis = pytest.importorskip("schemathesis", reason="make soak installs it")
-
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 
 EXAMPLES = 60  # per operation
@@ -30,6 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def api(world: World) -> Any:
+    import schemathesis  # `make soak` installs it
+
     return schemathesis.openapi.from_dict(world.app.openapi())
 
 

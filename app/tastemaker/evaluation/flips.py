@@ -59,11 +59,23 @@ New: Any = aliased(Prediction)
 
 
 def predicted_by_both(both: Pair, *columns: Any) -> Any:
-    """Select over the images that both versions predicted and that are still in the project. Of
-    those that only test runs brought in, what was corrected there: it is trained on, and whether
-    it is right now is what the person wants to see."""
-    corrected = select(Label.image_id).where(Label.project_id == both.project.id)
+    """Select over the images that both versions predicted and that are still in the project: not
+    those that only test runs brought in."""
     tried = projects.outside_the_pool(both.project.id)
+    return _predicted_by_both(both, *columns).where(New.image_id.not_in(tried))
+
+
+def _flipped_images(both: Pair, direction: str, *columns: Any) -> Any:
+    """Select over the images that flipped, with their labels. Of those that only test runs brought
+    in, what was corrected there: it is trained on, and whether it is right now is what the person
+    wants to see."""
+    tried = projects.outside_the_pool(both.project.id)
+    ours = or_(New.image_id.not_in(tried), col(Label.value).is_not(None))
+    query = _predicted_by_both(both, *columns).outerjoin(Label, label_of(both))
+    return query.where(ours, _flipped(both, direction))
+
+
+def _predicted_by_both(both: Pair, *columns: Any) -> Any:
     return (
         select(*columns)
         .select_from(New)
@@ -71,7 +83,6 @@ def predicted_by_both(both: Pair, *columns: Any) -> Any:
         .where(
             New.version_id == both.b.id,
             ~projects.is_removed(both.project.id, New.image_id),
-            or_(New.image_id.not_in(tried), New.image_id.in_(corrected)),
         )
     )
 
@@ -110,10 +121,10 @@ def listing(
     """A page of the images that went up to a pass or down to a fail, furthest first."""
     moved = New.score - Old.score
     rows = session.execute(
-        predicted_by_both(both, New.image_id, Image.name, Old.score, New.score, Label.value)
+        _flipped_images(
+            both, direction, New.image_id, Image.name, Old.score, New.score, Label.value
+        )
         .join(Image, col(Image.id) == New.image_id)
-        .outerjoin(Label, label_of(both))
-        .where(_flipped(both, direction))
         .order_by(moved.desc() if direction == "up" else moved, col(New.image_id))
         .offset(after)
         .limit(n)
@@ -130,7 +141,7 @@ def flip_cards(
             flip.image_id,
             Origin.REVIEW,
             f"{DIRECTIONS['up' if flip.after > flip.before else 'down']} from {both.a.number} to "
-            f"{both.b.number}: {round(100 * flip.before)} % → {round(100 * flip.after)} %",
+            f"{both.b.number}: {10 * flip.before:.1f} → {10 * flip.after:.1f}",
         )
         for flip in flips
     ]
@@ -158,14 +169,13 @@ def counts(session: Session, both: Pair) -> dict[str, FlipCount]:
     for direction in DIRECTIONS:
         agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
         total, labelled, right = session.execute(
-            predicted_by_both(
+            _flipped_images(
                 both,
+                direction,
                 func.count(),
                 func.count(col(Label.value)),
                 func.coalesce(func.sum(case((agrees, 1), else_=0)), 0),
             )
-            .outerjoin(Label, label_of(both))
-            .where(_flipped(both, direction))
         ).one()
         by_direction[direction] = FlipCount(total, labelled, int(right))
     return by_direction
