@@ -33,7 +33,8 @@ def home(tmp_path: Path, run: Run) -> Iterator[Trained]:
 
 def training(home: Trained) -> int:
     with writing(home.engine) as session:
-        return retrain.request_training(session, home.settings, home.project(session)).id
+        project = home.project(session)
+        return retrain.request_training(session, home.settings, project, recipe="ridge").id
 
 
 @pytest.mark.parametrize(
