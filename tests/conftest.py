@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,25 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
 
 
+LONG = 20  # seconds: such a test is one that another process should not wait for
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the sample project, or the program as a process, is not for `make check`. The
-    longest tests come first, then the slow ones, so that no process is left alone with one."""
+    """What needs the sample project, or the program as a process, is not for `make check`. Every
+    process of the run begins with a part of the list: the longest tests are dealt out to the
+    beginnings of the parts, so that no process is left alone with one."""
     for item in items:
         if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     items.sort(key=_seconds, reverse=True)  # a stable sort: modules stay together
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = sum(_seconds(item) >= LONG for item in items)
+    cuts = [long + n * (len(items) - long) // processes for n in range(processes + 1)]
+    items[:] = [
+        item
+        for n, (begin, end) in enumerate(pairwise(cuts))
+        for item in (*items[n:long:processes], *items[begin:end])
+    ]
 
 
 def pytest_collection_finish() -> None:

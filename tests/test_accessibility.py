@@ -162,6 +162,7 @@ def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World,
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow(30)
 def test_every_empty_page_is_accessible_and_fits(
     chromium: Browser, bare: tuple[World, str]
 ) -> None:

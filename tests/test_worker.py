@@ -287,7 +287,7 @@ def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_lo
     assert seen(empty_bench.engine, job_id).attempts == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     bench: Bench, sample_home: Path
 ) -> None:
