@@ -11,8 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The tests write, flush and delete gigabytes: in memory, where 8 GB of it are free for files.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -gt 8000000 ] \
 	2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
-# A third of the time is spent waiting for browsers and processes: one process more than two cores.
-PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 3 --dist worksteal
+PYTEST := TMPDIR=$(SCRATCH) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check fast lint audit bench soak release browser node postgres clean

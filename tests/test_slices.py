@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlmodel import Session, select
 from web_world import World, add_version, make_world, score_some
@@ -135,6 +135,7 @@ def test_a_slice_by_text_holds_the_images_that_were_found(world: World) -> None:
 
 
 @given(st.floats(0, 1), st.integers(0, 400), st.integers(0, 400))
+@example(1.0, 0, 1)
 def test_only_slices_with_less_than_half_their_share_are_named_as_lacking(
     share: float, training: int, more: int
 ) -> None:

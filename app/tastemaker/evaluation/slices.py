@@ -46,6 +46,7 @@ RESAMPLES = 200  # an interval a slice; there may be many on a page
 # A slice is named as under-represented when it is at least a hundredth of the library, has less
 # than half of its share among the labels, and that is further off than chance would often bring.
 NOTICED = 0.01
+FEWEST_LABELS = 8
 LACKING = 0.5
 FAR = 2.0  # standard deviations of a draw at random
 
@@ -363,11 +364,12 @@ def _rate(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
 
 def is_under_represented(library_share: float, training: int, all_training: int) -> bool:
     """Whether so few of the labels lie in a slice of that share of the library that more of them
-    are needed."""
+    are needed. With fewer than eight labels nothing is known to lack."""
     expected = library_share * all_training
     spread = np.sqrt(expected * (1 - library_share))
     return bool(
         library_share >= NOTICED
+        and all_training >= FEWEST_LABELS
         and training < LACKING * expected
         and expected - training > FAR * spread
     )
