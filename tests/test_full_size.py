@@ -5,8 +5,10 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -74,6 +76,12 @@ def test_what_a_webp_file_cannot_hold_is_shown_as_jpeg() -> None:
 # --- lanes ---------------------------------------------------------------------------------------
 
 
+def in_a_loop_of_its_own(work: Coroutine[Any, Any, None]) -> None:
+    """In a thread of its own: the browser of other tests keeps a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
 async def served(world: World, work: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
     transport = httpx.ASGITransport(app=world.app)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=OWN_PAGE) as client:
@@ -102,7 +110,7 @@ def test_a_score_is_saved_while_every_other_thread_is_busy(world: World) -> None
             finally:
                 done.set()
 
-    asyncio.run(served(world, work))
+    in_a_loop_of_its_own(served(world, work))
 
 
 def test_45_zooms_at_once_keep_no_thumbnail_waiting_and_the_last_are_told_to_come_again(
@@ -136,7 +144,7 @@ def test_45_zooms_at_once_keep_no_thumbnail_waiting_and_the_last_are_told_to_com
                 done.set()
         assert statuses.count(200) == 1 + lanes.PICTURES.waiting
 
-    asyncio.run(served(world, work))
+    in_a_loop_of_its_own(served(world, work))
 
 
 def test_a_lane_works_so_many_at_once_and_refuses_what_it_has_no_room_for() -> None:
@@ -165,4 +173,4 @@ def test_a_lane_works_so_many_at_once_and_refuses_what_it_has_no_room_for() -> N
             done.set()
         assert answers == [5, 5]
 
-    asyncio.run(work())
+    in_a_loop_of_its_own(work())

@@ -145,6 +145,22 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
             assert job.state in ("queued", "running"), job.state
             return job.state == "running" and phase in job.message
 
+        def stopped_late(at_work: psutil.Process, job_id: int) -> bool:
+            """Stop the worker in its tracks while a job is past its training; False where it was
+            over before."""
+            late = ("Predicting", "Measuring", "Writing")
+
+            def is_late_or_over() -> bool:
+                job = seen(engine, job_id)
+                return job.state == "done" or any(phase in job.message for phase in late)
+
+            until(is_late_or_over, 120, "for the end")
+            at_work.suspend()
+            if seen(engine, job_id).state == "running":
+                return True
+            at_work.resume()
+            return False
+
         at_work = until(lambda: worker_of(server), 30, "for the worker")
         assert answers()
 
@@ -169,16 +185,20 @@ def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets
         psutil.Process(child.pop()).kill()
         until(lambda: seen(engine, second_job).attempts == 2, 30, "for the second attempt")
         assert "signal 9" in log_of(engine, second_job)
-        # predicting, or what follows it: on so few images each is over in a moment
-        late = ("Predicting", "Measuring")
-        until(lambda: any(in_phase(second_job, phase) for phase in late), 120, "for the end")
+        # predicting, or what follows it: on so few images that is over in a moment, and if it was
+        # missed, the next training is caught
+        for _ in range(5):
+            if stopped_late(at_work, second_job):
+                break
+            second_job = request_training(settings, engine)
+        attempts = seen(engine, second_job).attempts
         at_work = kill_the_worker(at_work)
         second = subprocess.Popen(
             [sys.executable, "-m", "tastemaker.cli", "worker"], env=environment(sample),
             cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 300, "for v1.3")
-        assert (done.result["version"], done.attempts) == ("v1.3", 3)
+        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 300, "for it")
+        assert done.attempts == attempts + 1
         with sessions.reading(engine) as session:
             killed = versions.list_ready(session, sample_project(session))[:2]
             whole = train_undisturbed(settings, engine, killed[0])
