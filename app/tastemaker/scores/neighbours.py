@@ -1,7 +1,7 @@
 """The labelled images nearest to an image: what a person thinks of its like.
 
 The web process answers this at every card, for any image, also before there is a live model. It
-keeps a sketch of each labelled vector: its direction on a few random axes, 256 bytes. The sketch
+keeps a sketch of each labelled vector: its direction on a few random axes, 512 bytes. The sketch
 finds a dozen candidates (Johnson & Lindenstrauss 1984), whose exact vectors then decide.
 """
 
@@ -48,7 +48,7 @@ class _Known:
     without: set[int] = field(default_factory=set)
     looked_again: float = 0.0  # when embeddings of these were last asked for
     ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    sketch: NDArray[np.float16] = field(default_factory=lambda: np.empty((0, AXES), np.float16))
+    sketch: Array = field(default_factory=lambda: np.empty((0, AXES), np.float32))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -76,7 +76,7 @@ def nearest(
     if not len(embedded):
         return {}
     directions = _directions(vectors)
-    likeness = (directions @ _axes(directions.shape[1])) @ sketch.T.astype(np.float32)
+    likeness = (directions @ _axes(directions.shape[1])) @ sketch.T
     likeness[embedded[:, None] == known_ids] = -np.inf
     short = min(SHORTLIST, likeness.shape[1])
     candidates = known_ids[np.argpartition(-likeness, short - 1, axis=1)[:, :short]]
@@ -120,7 +120,7 @@ def _learn(session: Session, project: Project, known: _Known) -> None:
     for part in chunked(wanted, ROWS_AT_ONCE):
         ids, vectors = embeddings.matrix(session, project.encoder_id, part)
         directions = _directions(vectors)
-        sketch = (directions @ _axes(directions.shape[1])).astype(np.float16)
+        sketch = directions @ _axes(directions.shape[1])
         known.ids = np.concatenate([known.ids, ids])
         known.sketch = np.concatenate([known.sketch, sketch])
         known.without -= set(ids.tolist())
