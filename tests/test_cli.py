@@ -30,8 +30,8 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Job, Label, ScoreEvent
 from tastemaker.errors import Invalid, StorageFull
-from tastemaker.filtering import placing
-from tastemaker.filtering.placing import (
+from tastemaker.files import placing
+from tastemaker.files.placing import (
     Placement,
     copy_pictures,
     link_pictures,

@@ -14,7 +14,7 @@ from web_world import drawn
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
-from tastemaker.filtering.placing import Placement, move_pictures, plan_targets
+from tastemaker.files.placing import Placement, move_pictures, plan_targets
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tests.command_line import Run, Said, fails

@@ -39,7 +39,7 @@ def homes(tmp_path: Path) -> Iterator[tuple[World, World, Address, str]]:
         installation.renew(session)
     there = open_world(tmp_path / "there")
     address = Address(here.app)
-    served = World(here.settings, address, here.engine, here.client, here.project_id)  # type: ignore[arg-type]
+    served = World(here.settings, address, here.engine, here.client, here.project_id)
     with serving(served) as url:
         yield here, there, address, url
 
@@ -136,9 +136,10 @@ def test_another_library_another_program_and_an_upgrade_lose_and_misplace_nothin
 
 
 BLOCKED = """
-Object.defineProperty(window, "localStorage", { get() { throw new DOMException("denied", "SecurityError"); } });
-Object.defineProperty(navigator, "locks", { value: { request: async () => { throw new DOMException("denied", "SecurityError"); } } });
-"""  # noqa: E501
+const denied = () => { throw new DOMException("denied", "SecurityError"); };
+Object.defineProperty(window, "localStorage", { get: denied });
+Object.defineProperty(navigator, "locks", { value: { request: async () => denied() } });
+"""
 
 
 def test_with_site_data_blocked_scores_wait_in_the_tab_and_a_line_says_so(

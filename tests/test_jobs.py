@@ -264,7 +264,7 @@ def test_a_killed_try_blames_what_it_had_in_hand_and_does_not_count(
             assert not jobs.blame(session, work.claim), "nothing is in hand between two"
         holding = work.in_hand(item)
         holding.__enter__()
-        killed = Running(work.claim, "embed", SimpleNamespace(exitcode=-9), None)  # type: ignore[arg-type]
+        killed = Running(work.claim, "embed", SimpleNamespace(exitcode=-9), None)
         Worker(settings, engine)._conclude(killed)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)

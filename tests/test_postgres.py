@@ -74,7 +74,7 @@ def address() -> Iterator[str]:
 def settings(address: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         home=tmp_path_factory.mktemp("home"), database_url=address, min_free_gb=0, _env_file=None
-    )  # type: ignore[call-arg]
+    )
 
 
 @pytest.fixture(scope="module")

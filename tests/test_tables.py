@@ -53,7 +53,7 @@ def bring_in(engine: Engine, file: Path, content: str | bytes, **options: Any) -
 
 def recorded(engine: Engine) -> dict[int, int | None]:
     with sessions.reading(engine) as session:
-        events = session.exec(select(ScoreEvent).order_by(ScoreEvent.id))  # type: ignore[arg-type]
+        events = session.exec(select(ScoreEvent).order_by(ScoreEvent.id))
         return {event.image_id: event.value for event in events}
 
 

@@ -208,7 +208,7 @@ def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, fol
 
 def scores_in(world: World) -> list[int | None]:
     with reading(world.engine) as session:
-        return list(session.exec(select(ScoreEvent.value).order_by(ScoreEvent.id)))  # type: ignore[arg-type]
+        return list(session.exec(select(ScoreEvent.value).order_by(ScoreEvent.id)))
 
 
 def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_demand(
@@ -216,7 +216,7 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
 ) -> None:
     world = make_world(tmp_path / "home", images=2)
     with reading(world.engine) as session:
-        first, second = session.exec(select(Image.sha256).order_by(Image.id)).all()  # type: ignore[arg-type]
+        first, second = session.exec(select(Image.sha256).order_by(Image.id)).all()
     table = f"sha256,score\n{first},5\n<i>gone</i>,3\n{second},11\n"
     files = {"file": ("../my scores.CSV", table.encode("utf-16"))}
     at = f"{world.at}/add/scores"

@@ -430,7 +430,7 @@ def test_a_lease_is_counted_on_the_monotonic_clock(
     empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wall clock may be set by a day, forth or back: nobody is dead of it, nobody lives on."""
-    job_id = empty_bench.enqueue("train", {}, None)  # type: ignore[arg-type]
+    job_id = empty_bench.enqueue("train", {}, None)
     with sessions.writing(empty_bench.engine) as session:
         jobs.claim(session, job_id)
     passed, wall = [0.0], [0.0]

@@ -89,6 +89,10 @@ class Settings(BaseSettings):
     def root(self) -> Path:
         return self.home.expanduser().resolve()
 
+    def is_own(self, path: Path) -> bool:
+        """Whether a resolved path is this program's own folder, or lies in it."""
+        return path == self.root or self.root in path.parents
+
     @property
     def database(self) -> str:
         return self.database_url or self._own_database

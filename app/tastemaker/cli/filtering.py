@@ -27,7 +27,7 @@ from tastemaker.errors import Invalid, NotFound, TastemakerError
 from tastemaker.files import typed_path
 
 if TYPE_CHECKING:  # help does not wait for what scoring needs
-    from tastemaker.filtering.placing import Placement
+    from tastemaker.files.placing import Placement
     from tastemaker.filtering.score_tables import Top
 
 app = Commands()
@@ -105,8 +105,8 @@ def score(
     import torch
 
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
-    from tastemaker.files import require_writable
-    from tastemaker.filtering import placing, score_tables, sources
+    from tastemaker.files import placing, require_writable
+    from tastemaker.filtering import score_tables, sources
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
 
@@ -203,7 +203,7 @@ def chosen_way(
 
 def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
     """Put the pictures where the plan says, or only tell, and say how many were."""
-    from tastemaker.filtering import placing
+    from tastemaker.files import placing
 
     ways = {
         "copy": placing.copy_pictures, "move": placing.move_pictures,

@@ -43,7 +43,7 @@ def look_into(settings: Settings, at: str = "") -> Folder:
         raise Invalid(f"“{path}” cannot be read.", "Check its permissions.") from None
     except (OSError, ValueError):  # too long, or with a null byte in it
         raise NotFound(f"There is no folder “{at[:300]}”.", "Go up, or type its path.") from None
-    if _is_own(settings, path):
+    if settings.is_own(path):
         raise Invalid(f"“{path}” is Tastemaker's own folder.", "Choose the original files.")
     below = [Path(entry.path) for entry in found if _may_be_chosen(settings, entry)]
     names = [entry.name for entry in found[:MOST_LOOKED_AT]]
@@ -62,11 +62,7 @@ def _may_be_chosen(settings: Settings, entry: os.DirEntry[str]) -> bool:
             not entry.name.startswith(".")
             and entry.is_dir()
             and os.access(entry.path, os.R_OK | os.X_OK)
-            and not _is_own(settings, Path(entry.path).resolve())
+            and not settings.is_own(Path(entry.path).resolve())
         )
     except OSError:
         return False
-
-
-def _is_own(settings: Settings, path: Path) -> bool:
-    return path == settings.root or settings.root in path.parents

@@ -107,7 +107,7 @@ def validate_paths(
         if not readable:
             raise Invalid(f"“{place}” cannot be read.", why)
         path = path.resolve()
-        if path == settings.root or settings.root in path.parents:
+        if settings.is_own(path):
             raise Invalid(
                 f"“{place}” lies in Tastemaker's own folder.", "Import the original files."
             )

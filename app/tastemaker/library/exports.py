@@ -5,10 +5,7 @@ original is touched.
 """
 
 import csv
-import filecmp
 import io
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +19,11 @@ from tastemaker.database.tables import Image, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import (
     escape_formula,
-    place_named,
     require_free_space,
     require_writable_folder,
     typed_path,
 )
+from tastemaker.files.placing import copy_pictures, plan_files
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.library.tiles import tiles
 
@@ -77,7 +74,7 @@ def copy_into(session: Session, settings: Settings, ids: Sequence[int], folder: 
     if not into.is_absolute() or "\0" in folder:
         raise Invalid(f"“{folder[:200]}” is not a full path.", "Begin with / or ~.")
     root = into.resolve()
-    if root == settings.root or settings.root in root.parents:
+    if settings.is_own(root):
         raise Invalid(f"“{folder[:200]}” lies in Tastemaker's own folder.", "Choose another one.")
     if len(ids) > MOST_COPIED:
         raise Invalid(
@@ -86,7 +83,7 @@ def copy_into(session: Session, settings: Settings, ids: Sequence[int], folder: 
         )
     require_writable_folder(into)
     require_free_space(into, settings.min_free_gb)
-    copied = there = gone = 0
+    found, gone = [], 0
     for image_id in ids:
         image = images.get(session, image_id)
         try:
@@ -94,29 +91,8 @@ def copy_into(session: Session, settings: Settings, ids: Sequence[int], folder: 
         except NotFound:
             gone += 1
             continue
-        new = _copy(origin, into, Path(image.name).name or f"{image.sha256[:16]}{origin.suffix}")
-        copied, there = copied + new, there + (not new)
-    return Copies(copied, there, gone)
-
-
-def _copy(origin: Path, into: Path, name: str) -> bool:
-    """Copy a file under a name that is free; whether it was not there already."""
-    wanted = target = into / name
-    number = 0
-    while os.path.lexists(target):
-        if target.is_file() and filecmp.cmp(origin, target, shallow=False):
-            return False
-        number += 1
-        target = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
-    with place_named(target):
-        into.mkdir(parents=True, exist_ok=True)
-        try:
-            with origin.open("rb") as read, target.open("xb") as write:
-                shutil.copyfileobj(read, write)
-        except FileExistsError:
-            raise
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-    shutil.copystat(origin, target)
-    return True
+        name = Path(image.name).name or f"{image.sha256[:16]}{origin.suffix}"
+        found.append((str(origin), origin, name))
+    plan = plan_files(found, into)
+    copied, there = copy_pictures(plan), sum(item.there for item in plan)
+    return Copies(copied, there, gone + len(plan) - copied - there)

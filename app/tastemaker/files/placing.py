@@ -1,4 +1,5 @@
-"""Where what passed goes: planned first, then copied, linked or moved; nothing is overwritten.
+"""Pictures put into another folder: planned first, then copied, linked or moved; nothing is
+overwritten.
 
     plan = plan_targets(paths, source, into, keep=False)
     copied = copy_pictures(plan, on_error)
@@ -59,14 +60,20 @@ def plan_targets(paths: Iterable[str], source: Path, into: Path, *, keep: bool) 
     folder structure or not. Raises `Invalid` where the folder lies inside the source."""
     check_target(source, into)
     base = source if source.is_dir() else source.parent
+    return plan_files(
+        ((path, base / path, path if keep else Path(path).name) for path in paths), into
+    )
+
+
+def plan_files(files: Iterable[tuple[str, Path, str]], into: Path) -> list[Placement]:
+    """The place in a folder of each (path to tell it by, file, name to give it)."""
     taken: dict[Path, Path] = {}  # target -> what goes there
     plan = []
-    for path in paths:
-        origin = base / path
+    for path, origin, name in files:
         if not is_file(origin):
             plan.append(Placement(path, origin, None))
             continue
-        wanted = into / (path if keep else origin.name)
+        wanted = into / name
         target, number = wanted, 0
         while (there := target in taken or os.path.lexists(target)) and not _same(
             origin, taken.get(target, target)
