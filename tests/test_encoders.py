@@ -257,7 +257,7 @@ def test_a_file_that_is_missing_broken_or_of_another_network_is_named(tiny, tmp_
 @pytest.fixture
 def published(tiny, monkeypatch, tmp_path):
     """The tiny network published under a tag, and an empty Hugging Face cache."""
-    import huggingface_hub
+    import huggingface_hub.constants
     import open_clip
 
     config = {"hf_hub": "nobody/tiny/", "quick_gelu": True, "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -282,7 +282,7 @@ def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkey
 
 
 def test_without_weights_and_network_the_three_ways_out_are_named(published, monkeypatch):
-    import huggingface_hub
+    import huggingface_hub.constants
     import open_clip
 
     def ways_out():
@@ -317,7 +317,7 @@ def test_where_the_weights_of_the_list_lie_is_what_open_clip_knows():
 
 
 def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp_path):
-    import huggingface_hub
+    import huggingface_hub.constants
 
     large = "ViT-L-14-quickgelu/openai"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

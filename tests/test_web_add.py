@@ -268,7 +268,7 @@ def test_what_is_no_table_of_scores_is_refused_beside_its_form(
 def test_a_project_whose_weights_cannot_be_had_says_so_before_anything_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
+    import huggingface_hub.constants
 
     large = "ViT-L-14-quickgelu/openai"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

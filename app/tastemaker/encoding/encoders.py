@@ -373,7 +373,7 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
     huggingface_hub retries a dead network for most of a minute, so a machine that plainly has
     none is refused at once.
     """
-    import huggingface_hub
+    import huggingface_hub.constants
     import open_clip
 
     repository, file = os.path.split(published.get("hf_hub", ""))

@@ -81,7 +81,7 @@ def _is_cached(repository: str) -> bool:
 
 def _why_not_fetched() -> str:
     """Empty where the hub answers."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE forbids to fetch them"
