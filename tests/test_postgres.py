@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,14 @@ def record(session: Session, project_id: int, image_id: int, name: str, value: i
     scores.record(session, project, image_id, person, "set", value)
 
 
+def waits_for(first: Session, act: Future[None]) -> None:
+    """The act is done once the first has committed, and not before."""
+    with pytest.raises(TimeoutError):
+        act.result(0.5)
+    first.commit()
+    act.result(20)
+
+
 def test_of_two_people_on_one_image_the_label_knows_both(
     engine: Engine, settings: Settings
 ) -> None:
@@ -123,11 +131,7 @@ def test_of_two_people_on_one_image_the_label_knows_both(
 
     with write(elsewhere) as first, ThreadPoolExecutor(1) as pool:
         record(first, project_id, image_id, "Ada", 2)
-        waiting = pool.submit(second)
-        with pytest.raises(TimeoutError):
-            waiting.result(0.5)
-        first.commit()
-        waiting.result(20)
+        waits_for(first, pool.submit(second))
     with sessions.reading(engine) as session:
         (label,) = session.exec(select(Label).where(Label.project_id == project_id)).all()
     assert (label.annotators, label.value) == (2, 5.0)
@@ -147,11 +151,7 @@ def test_whoever_changes_the_rule_waits_for_who_is_amid_a_score_and_leaves_no_la
                 row = session.get_one(Project, project_id)
                 labels.change_project(session, row, aggregate="mean")
 
-        changing = pool.submit(change)
-        with pytest.raises(TimeoutError):
-            changing.result(0.5)
-        scoring.commit()
-        changing.result(20)
+        waits_for(scoring, pool.submit(change))
     with sessions.reading(engine) as session:
         (label,) = session.exec(select(Label).where(Label.project_id == project_id)).all()
     assert label.value == 4

@@ -22,7 +22,13 @@ from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.uploads import Reception, Upload
+from tastemaker.pages.uploads import (
+    BINARY,
+    Reception,
+    Upload,
+    body_schema,
+    form_schema,
+)
 from tastemaker.scores.score_files import ImportedScores
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -142,25 +148,9 @@ def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Up
 
 # --- the same for programs -----------------------------------------------------------------------
 
-FILES = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {
-                            "type": "array", "items": {"type": "string", "format": "binary"},
-                        },
-                        "collection": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-}  # fmt: skip
+FILES = body_schema(
+    form_schema("files", files={"type": "array", "items": BINARY}, collection={"type": "string"})
+)
 
 
 class NewImport(Body):

@@ -13,7 +13,14 @@ from tastemaker.database.sessions import reading
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.pages.add import add_page
 from tastemaker.pages.deps import EngineDep, Id, SettingsDep
-from tastemaker.pages.uploads import Reception, Upload, UploadLimit
+from tastemaker.pages.uploads import (
+    BINARY,
+    Reception,
+    Upload,
+    UploadLimit,
+    body_schema,
+    form_schema,
+)
 from tastemaker.scores.scales import parse_scale
 from tastemaker.scores.score_files import ImportedScores, import_scores
 
@@ -77,24 +84,12 @@ def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
     )  # fmt: skip
 
 
-FILE = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "scale": {"type": "string"},
-                        "skip_bad_rows": {"type": "string", "enum": ["true", "false"]},
-                    },
-                }
-            }
-        },
-    }
-}  # fmt: skip
+FILE = body_schema(
+    form_schema(
+        "file", file=BINARY, scale={"type": "string"},
+        skip_bad_rows={"type": "string", "enum": ["true", "false"]},
+    )
+)  # fmt: skip
 
 
 @api.post("/projects/{project_id}/labels", openapi_extra=FILE)

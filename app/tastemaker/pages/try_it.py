@@ -41,7 +41,16 @@ from tastemaker.live import live_model, model_requests, preview_uploads
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.uploads import Reception, Upload, UploadLimit, receive, require_room
+from tastemaker.pages.uploads import (
+    BINARY,
+    Reception,
+    Upload,
+    UploadLimit,
+    body_schema,
+    form_schema,
+    receive,
+    require_room,
+)
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -343,21 +352,12 @@ class JsonOrPicture(LimitsItsBody):
             yield upload
 
 
-OPENAPI_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": PredictRequest.model_json_schema()},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
+OPENAPI_BODY = body_schema(
+    {
+        "application/json": {"schema": PredictRequest.model_json_schema()},
+        **form_schema("file", file=BINARY),
     }
-}
+)
 
 
 @api.post("/projects/{project_id}/predict", openapi_extra=OPENAPI_BODY)

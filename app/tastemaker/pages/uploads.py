@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from anyio import CancelScope
 from fastapi import Request
@@ -148,6 +148,21 @@ async def _stream(request: Request, settings: Settings, limit: UploadLimit, uplo
         writer.finish()
     finally:
         writer.close()
+
+
+BINARY = {"type": "string", "format": "binary"}
+
+
+def form_schema(required: str, /, **fields: Any) -> dict[str, Any]:
+    """A multipart body of these fields, one of them `required`, as OpenAPI has it: what streams is
+    read without FastAPI, which so knows nothing of it."""
+    schema = {"type": "object", "required": [required], "properties": fields}
+    return {"multipart/form-data": {"schema": schema}}
+
+
+def body_schema(content: dict[str, Any]) -> dict[str, Any]:
+    """The same as the `openapi_extra` of a route, by content type."""
+    return {"requestBody": {"required": True, "content": content}}
 
 
 class MultipartWriter:
