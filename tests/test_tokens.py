@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from routes import filled, page_routes
 from sqlmodel import select
-from test_people import SECRET, guarded, program, signed_in, with_token  # noqa: F401
+from test_people import SECRET, program, signed_in, with_token
 from typer.testing import CliRunner
 from web_world import World, client_of, full_world, make_world, open_world
 
@@ -25,6 +25,15 @@ from tastemaker.errors import Conflict, Forbidden, Invalid
 OWN = "the server's own"
 
 
+@pytest.fixture
+def guarded(tmp_path: Path) -> World:
+    world = make_world(tmp_path, images=3, admin_password=OWN)
+    with writing(world.engine) as session:
+        accounts.add(session, "Ada", SECRET)
+        accounts.add(session, "Bob", SECRET)
+    return world
+
+
 def made(client: Any, **fields: object) -> dict[str, Any]:
     answer = client.post("/api/v1/tokens", json={"name": "a program"} | fields)
     assert answer.status_code == 201, answer.text
@@ -34,7 +43,7 @@ def made(client: Any, **fields: object) -> dict[str, Any]:
 
 def test_a_token_lets_a_program_in_as_its_person_is_shown_once_and_stored_as_a_hash(
     guarded: World,
-    caplog: pytest.LogCaptureFixture,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     ada = signed_in(guarded, "Ada")
@@ -61,7 +70,7 @@ def test_a_token_lets_a_program_in_as_its_person_is_shown_once_and_stored_as_a_h
 
 
 def test_a_token_expires_is_revoked_and_never_outlives_what_it_was_made_under(
-    guarded: World,  # noqa: F811
+    guarded: World,
 ) -> None:
     def status(client: Any) -> int:
         return client.get("/api/v1/projects").status_code
@@ -90,7 +99,7 @@ def test_a_token_expires_is_revoked_and_never_outlives_what_it_was_made_under(
 
 
 def test_a_token_never_does_more_than_its_person_may_at_that_moment(
-    guarded: World,  # noqa: F811
+    guarded: World,
 ) -> None:
     score = {"image_id": 1, "value": 7}
     scores_at = f"/api/v1{guarded.at}/scores"
@@ -121,7 +130,7 @@ def test_a_token_never_does_more_than_its_person_may_at_that_moment(
 
 
 def test_a_token_decides_before_a_cookie_and_alone_needs_no_origin(
-    guarded: World,  # noqa: F811
+    guarded: World,
 ) -> None:
     form = {"text": "", "value": "7"}
     evil = {"Origin": "http://evil.example"}
@@ -156,7 +165,7 @@ def test_an_open_server_takes_a_token_as_its_person_and_no_wrong_one(tmp_path: P
     assert made(signed_in(closed, "", OWN))["person"] is None
 
 
-def test_wrong_tokens_and_wrong_passwords_share_one_limit(guarded: World) -> None:  # noqa: F811
+def test_wrong_tokens_and_wrong_passwords_share_one_limit(guarded: World) -> None:
     right = with_token(guarded, "Ada", "read")
     stranger = program(guarded, "tmk_guess", client=("10.9.0.1", 1))
     assert [stranger.get("/api/v1/projects").status_code for _ in range(6)] == [401] * 6
@@ -169,7 +178,7 @@ def test_wrong_tokens_and_wrong_passwords_share_one_limit(guarded: World) -> Non
 
 def test_a_token_that_was_revoked_does_not_come_back_with_a_backup(
     guarded: World,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     robot = with_token(guarded, "Ada", "read")
     backup = back_up(guarded.settings).path
@@ -180,7 +189,7 @@ def test_a_token_that_was_revoked_does_not_come_back_with_a_backup(
     assert program(world, token).get("/api/v1/projects").status_code == 401
 
 
-def test_the_page_makes_a_token_shows_it_once_and_revokes_it(guarded: World) -> None:  # noqa: F811
+def test_the_page_makes_a_token_shows_it_once_and_revokes_it(guarded: World) -> None:
     ada = signed_in(guarded, "Ada")
     at = f"{guarded.at}/people"
     shown = ada.post(f"{at}/tokens", data={"name": "at night", "scope": "score", "days": "30"})
@@ -251,7 +260,7 @@ def test_no_page_shows_a_viewer_a_form_that_would_be_refused(tmp_path: Path) -> 
     assert moved.headers["location"] == f"{world.at}/library"
 
 
-def test_nobody_changes_what_they_may_do_themselves(guarded: World) -> None:  # noqa: F811
+def test_nobody_changes_what_they_may_do_themselves(guarded: World) -> None:
     with writing(guarded.engine) as session:
         eve = accounts.add(session, "Eve", SECRET, "admin").id
         ada = accounts.by_name(session, "Ada").id
