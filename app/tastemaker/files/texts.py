@@ -23,8 +23,8 @@ MARKS = (  # the longer first: a UTF-32 mark begins with one of UTF-16
 
 def read_text(path: Path, most_bytes: int, roots: Roots = ()) -> str:
     """The text of a file of at most `most_bytes`, in one of the roots, whatever its encoding.
-    Raises `NotFound` where there is none, `Invalid` for one that is too large, cannot be read, or is
-    no text."""
+    Raises `NotFound` where there is none, `Invalid` for one that is too large, cannot be read, or
+    is no text."""
     try:
         with open_within(path, roots) as file:
             content = file.read(most_bytes + 1)
