@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         description="Comma-separated addresses of reverse proxies whose X-Forwarded-For and "
         "X-Forwarded-Proto are believed.",
     )
+    import_roots: str = Field(
+        default="",
+        description="Comma-separated folders of this machine out of which images may be imported; "
+        "empty means any that the program may read.",
+    )
     annotator: str = Field(default="me", description="Name under which scores are recorded.")
     max_upload_mb: int = Field(default=4096, ge=1, description="Largest single upload, in MB.")
     max_image_mb: int = Field(default=200, ge=1, description="Largest image file, in MB.")
@@ -88,6 +93,12 @@ class Settings(BaseSettings):
     @cached_property
     def root(self) -> Path:
         return self.home.expanduser().resolve()
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that may be imported from, resolved; none means anywhere."""
+        named = (name.strip() for name in self.import_roots.split(","))
+        return tuple(Path(name).expanduser().resolve() for name in named if name)
 
     def is_own(self, path: Path) -> bool:
         """Whether a resolved path is this program's own folder, or lies in it."""

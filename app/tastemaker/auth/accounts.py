@@ -11,11 +11,11 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlmodel import Session, col, delete, select
 
-from tastemaker.database.tables import Annotator, LoginSession
+from tastemaker.database.tables import Annotator, ApiToken, LoginSession
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files import is_text
 
-ROLES = ("admin", "annotator")
+ROLES = ("admin", "annotator", "viewer")  # of what each may, the next may a part
 SHORTEST_PASSWORD = 8
 FEWEST_CHARACTERS = 4  # different ones
 ADMIN = "admin"  # the name under which the server's own password signs in
@@ -42,8 +42,7 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
     for a name that has a password already, `Invalid` for a name or password that will not do.
     """
     name = _validate_name(name)
-    if role not in ROLES:
-        raise Invalid(f"There is no role “{role[:40]}”.", f"Use {' or '.join(ROLES)}.")
+    _validate_role(role)
     person = session.exec(select(Annotator).where(Annotator.name == name)).first()
     if person is not None and (person.proxy or person.password_hash or not password):
         raise Conflict(f"“{name}” is a name in use.", "Choose another name.")
@@ -62,10 +61,17 @@ def add(session: Session, name: str, password: str = "", role: str = "annotator"
 
 
 def set_password(session: Session, person: Annotator, password: str) -> None:
-    """Replace the password and end every session that the old one opened."""
+    """Replace the password; every session that the old one opened ends, and every token."""
     person.password_hash = hash_password(password)
     session.add(person)
     _end_sessions(session, person)
+
+
+def set_role(session: Session, person: Annotator, role: str) -> None:
+    """What a person may do from now on, their sessions and tokens too. Raises `Invalid`."""
+    _validate_role(role)
+    person.role = role
+    session.add(person)
 
 
 def disable(session: Session, person: Annotator, disabled: bool = True) -> None:
@@ -102,6 +108,11 @@ def validate_password(password: str) -> None:
         raise Invalid("This password is not text.", words)
 
 
+def _validate_role(role: str) -> None:
+    if role not in ROLES:
+        raise Invalid(f"There is no role “{role[:40]}”.", f"Use {', '.join(ROLES)}.")
+
+
 def _validate_name(name: str) -> str:
     name = " ".join(name.split())
     if not 1 <= len(name) <= 80 or not name.isprintable() or ":" in name:  # nor a lone surrogate
@@ -112,7 +123,8 @@ def _validate_name(name: str) -> str:
 
 
 def _end_sessions(session: Session, person: Annotator) -> None:
-    session.execute(delete(LoginSession).where(col(LoginSession.annotator_id) == person.id))
+    for table in (LoginSession, ApiToken):
+        session.execute(delete(table).where(col(table.annotator_id) == person.id))
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Wrong passwords, counted, so that nobody can guess for long."""
+"""Wrong passwords and tokens, counted, so that nobody can guess for long."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ Bucket = tuple[str, str]  # what is counted for, and whose
 class FailedLogins:
     """Wrong passwords by address, and by name. After `limit` of them from an address within
     `window` seconds, no further attempt from there is looked at. For a name, from wherever, five
-    times as many are: one stranger shall not lock others out.
+    times as many are: one stranger shall not lock others out. A token has no name.
 
     A browser in which that name has signed in before counts for itself alone, so that strangers
     cannot shut its person out, however much they guess.
@@ -31,15 +31,15 @@ class FailedLogins:
         more than one after the other. Returns what to call when it was right. Raises
         `TooManyAttempts`."""
         buckets: dict[Bucket, int] = (
-            {("device", device): self.limit}
-            if device
-            else {("address", address): self.limit, ("name", name): 5 * self.limit}
+            {("device", device): self.limit} if device else {("address", address): self.limit}
         )
+        if name and not device:
+            buckets["name", name] = 5 * self.limit
         with self._lock:
             self._forget()
             if any(len(self._failed.get(key, ())) >= most for key, most in buckets.items()):
                 raise TooManyAttempts(
-                    "Too many wrong passwords from this address or for this name.",
+                    "Too many wrong passwords or tokens from this address, or for this name.",
                     "Wait ten minutes, then try again.",
                 )
             moment = self.clock()

@@ -57,13 +57,18 @@ class Identity:
 
     who: Who
     annotator_id: int
-    role: str  # admin or annotator; nobody has none
+    role: str  # one of `accounts.ROLES`; nobody has none
     fallback_id: int  # the row where that one is gone: the installation's for the owner, else none
     page_user_id: int | None = None  # whose page it came from, where the request says so
+    by_token: bool = False  # whether an API token let them in, not a password
 
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
+
+    @property
+    def may_score(self) -> bool:
+        return self.role in ("admin", "annotator")
 
     def person(self, session: Session) -> Annotator:
         """Their row; for the owner the installation's own where the chosen one is gone or
@@ -120,7 +125,7 @@ def session_identity(engine: Engine, settings: Settings, token: str, owner_id: i
     with reading(engine) as session:
         login = session.exec(
             select(LoginSession).where(
-                LoginSession.token_sha256 == _digest(token).hex(),
+                LoginSession.token_sha256 == digest(token).hex(),
                 col(LoginSession.expires_at) > now(),
             )
         ).first()
@@ -132,7 +137,7 @@ def session_identity(engine: Engine, settings: Settings, token: str, owner_id: i
             if row is None or row.disabled or row.proxy:
                 return NOBODY
             found = person(row)
-        opened_with = _credential(session, settings, token, found)
+        opened_with = credential(session, settings, token, found)
         return found if hmac.compare_digest(login.credential, opened_with) else NOBODY
 
 
@@ -142,19 +147,20 @@ def sign_in(session: Session, settings: Settings, user: Identity) -> str:
     session.execute(delete(LoginSession).where(col(LoginSession.expires_at) <= now()))
     session.add(
         LoginSession(
-            token_sha256=_digest(token).hex(),
+            token_sha256=digest(token).hex(),
             who=user.who.value,
             annotator_id=user.annotator_id if user.who == Who.PERSON else None,
-            credential=_credential(session, settings, token, user),
+            credential=credential(session, settings, token, user),
             expires_at=now() + SESSION_LIFETIME,
         )
     )
     return token
 
 
-def _credential(session: Session, settings: Settings, token: str, user: Identity) -> str:
-    """What ties a session to the password that opened it. Keyed by the cookie's value, which is
-    stored nowhere: whoever reads the database cannot try passwords on it."""
+def credential(session: Session, settings: Settings, token: str, user: Identity) -> str:
+    """What ties a session or an API token to the password it was made under. Keyed by the value
+    that its holder sends, which is stored nowhere: whoever reads the database cannot try passwords
+    on it."""
     secret = settings.admin_password
     if user.who == Who.PERSON:
         secret = session.get_one(Annotator, user.annotator_id).password_hash
@@ -162,7 +168,7 @@ def _credential(session: Session, settings: Settings, token: str, user: Identity
 
 
 def sign_out(session: Session, token: str) -> None:
-    ended = col(LoginSession.token_sha256) == _digest(token).hex()
+    ended = col(LoginSession.token_sha256) == digest(token).hex()
     session.execute(delete(LoginSession).where(ended))
 
 
@@ -181,7 +187,7 @@ def password_identity(request: Request, name: str, password: str) -> Identity:
         device = _known_device(session, request, name)
         was_right = failed.begin(address, name.casefold(), device)
         if name.casefold() == accounts.ADMIN:
-            typed, right = (_digest(text) for text in (password, settings.admin_password))
+            typed, right = (digest(text) for text in (password, settings.admin_password))
             found = bool(settings.admin_password) and hmac.compare_digest(typed, right)
             user = owner(state.annotator_id) if found else NOBODY
         else:
@@ -234,7 +240,7 @@ class BasicLogins:
             name, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
         except (binascii.Error, ValueError):  # also of another alphabet, or no UTF-8
             return NOBODY
-        key = _digest(authorization)
+        key = digest(authorization)
         known = await SESSIONS.run(self._still_known, request, key)
         if known is not None:
             return known
@@ -266,7 +272,7 @@ class BasicLogins:
         """What must not have changed since: the server's password; a person's password, role, and
         that they may come."""
         if user.who != Who.PERSON:
-            return _digest(request.app.state.settings.admin_password).hex()
+            return digest(request.app.state.settings.admin_password).hex()
         with reading(request.app.state.engine) as session:
             row = session.get(Annotator, user.annotator_id)
             return "" if row is None else f"{row.disabled} {row.role} {row.password_hash}"
@@ -276,5 +282,5 @@ def is_id(text: str) -> bool:
     return text.isdecimal() and 0 < len(text) < 19
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

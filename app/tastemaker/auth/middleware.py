@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tastemaker.auth import identity, lanes
+from tastemaker.auth import identity, lanes, tokens
 from tastemaker.auth.identity import NOBODY, Who
 from tastemaker.auth.origins import (
     LIBRARY_HEADER,
@@ -31,6 +31,7 @@ from tastemaker.config import Settings
 from tastemaker.errors import (
     AnotherLibrary,
     Forbidden,
+    NotSignedIn,
     TastemakerError,
     TooManyAttempts,
     Unavailable,
@@ -69,6 +70,7 @@ class SecurityMiddleware:
         """`respond` makes of an error what the asker can read: a page, a toast or JSON."""
         self.app, self.settings, self.engine, self.respond = app, settings, engine, respond
         self.basic_logins = identity.BasicLogins()
+        self.tokens = tokens.Tokens()
         self.hosts = known_hosts(settings, served_on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +89,7 @@ class SecurityMiddleware:
             await send(message)
 
         request = Request(scope, receive)
+        request.state.user = NOBODY
         try:
             refusal = self._refuse_origin(request) or await self._identify(request)
             refusal = refusal or self._refuse_library(request)
@@ -116,7 +119,11 @@ class SecurityMiddleware:
                     "TASTEMAKER_ALLOWED_HOSTS and start it again.",
                 ),
             )
-        if request.method not in SAFE_METHODS and not from_our_own_pages(request):
+        # No page elsewhere can make a browser send a token; what a cookie alone lets in, it can.
+        by_token_alone = tokens.bearer(request) is not None and "cookie" not in request.headers
+        if by_token_alone or request.method in SAFE_METHODS:
+            return None
+        if not from_our_own_pages(request):
             return self.respond(request, foreign_request(request))
         return None
 
@@ -132,11 +139,13 @@ class SecurityMiddleware:
         """The answer to a request of nobody who is signed in; None where it may go on, with
         `state.user` set to who sends it."""
         path = request.url.path
-        request.state.user = NOBODY
+        opened = path in OPEN_PATHS or path.startswith("/static/")
+        if not opened and (token := tokens.bearer(request)) is not None:
+            return await self._identify_by_token(request, token)
         if not self.settings.admin_password:
             request.state.user = identity.owner_identity(request)
             return None
-        if path in OPEN_PATHS or path.startswith("/static/"):
+        if opened:
             return None
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
@@ -164,6 +173,25 @@ class SecurityMiddleware:
             return RedirectResponse(f"/login?next={quote(there, safe='/')}", status_code=303)
         response = self.respond(request, identity.not_signed_in())
         response.headers.update(challenge)
+        return response
+
+    async def _identify_by_token(self, request: Request, token: str) -> Response | None:
+        """As `_identify`: a request that brings a token is the token's, whatever its cookies are,
+        and on a server without a password too."""
+        look_up = self.tokens.identity
+        try:
+            request.state.user = await lanes.SESSIONS.run(look_up, request, self.engine, token)
+        except (TooManyAttempts, Unavailable) as error:
+            return self.respond(request, error)
+        if request.state.user.who != Who.NOBODY:
+            return None
+        refusal = NotSignedIn(
+            "This token is not known here; it may have expired or been revoked. Nothing was"
+            " changed.",
+            "Make a new one under People, API tokens.",
+        )
+        response = self.respond(request, refusal)
+        response.headers["WWW-Authenticate"] = 'Bearer realm="Tastemaker", error="invalid_token"'
         return response
 
 

@@ -64,7 +64,7 @@ class Permission:
         if user.who == Who.NOBODY:
             raise not_signed_in()
         if user.role not in self.roles:
-            raise _admins_only()
+            raise _beyond(user)
 
     async def __call__(self, user: CurrentUser) -> Identity:
         return user
@@ -80,17 +80,28 @@ class Public(Permission):
 
 AdminUser = Annotated[Identity, Depends(Permission("admin"))]
 AnnotatorUser = Annotated[Identity, Depends(Permission("admin", "annotator"))]  # may score
-ViewerUser = Annotated[Identity, Depends(Permission("admin", "annotator"))]  # may look
+ViewerUser = Annotated[Identity, Depends(Permission("admin", "annotator", "viewer"))]  # may look
 AnyVisitor = Annotated[None, Depends(Public())]
 
 
 def require_admin(user: Identity) -> None:
     """For what one route lets only an admin do. Raises `Forbidden`."""
     if not user.is_admin:
-        raise _admins_only()
+        raise _beyond(user)
 
 
-def _admins_only() -> Forbidden:
+def _beyond(user: Identity) -> Forbidden:
+    """What says that this is beyond somebody's rights."""
+    if user.by_token:
+        return Forbidden(
+            "This token may not do this; nothing was changed.",
+            "Use one of a wider scope, made by somebody who may do it (People, API tokens).",
+        )
+    if not user.may_score:
+        return Forbidden(
+            "You may look here, and change nothing; nothing was changed.",
+            "An admin can let you score (People).",
+        )
     return Forbidden(
         "Only the admin can do this here; nothing was changed.",
         "You can score, review and look at everything.",

@@ -123,7 +123,7 @@ def score(
     settings = Settings()
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    file, limits = _model_path(settings, model), Limits.of(settings)
+    file, limits = _model_path(settings, model), Limits.of(settings).anywhere()
     scorer = Scorer(
         file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
         device=device, batch=batch_size,

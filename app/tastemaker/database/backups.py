@@ -332,11 +332,12 @@ def _inspect(database: Path, check: bool = False) -> tuple[int, set[str]]:
 
 
 def _sign_everybody_out(database: Path) -> None:
-    """A session that was ended since must not come back to life."""
+    """A session or token that was ended since must not come back to life."""
     with closing(sqlite.connect(database)) as copy, copy:
         copy.execute("PRAGMA journal_mode=DELETE")  # all of it in the one file that is moved
-        if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'login_session'").fetchone():
-            copy.execute("DELETE FROM login_session")
+        for table in ("login_session", "api_token"):
+            if copy.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                copy.execute(f"DELETE FROM {table}")
 
 
 @contextmanager

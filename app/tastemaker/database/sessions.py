@@ -93,13 +93,14 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Session]:
+def writing(engine: Engine, wait: float | None = None) -> Iterator[Session]:
     """A session that holds the write lock from its first statement and commits at the end.
 
-    Raises `Unavailable` when others keep the lock longer than the busy timeout, however many wait
-    for it, `StorageFull` or `NotWritable` when the disk takes no more; nothing was changed then.
+    Raises `Unavailable` when others keep the lock longer than `wait` seconds (the busy timeout),
+    however many wait for it, `StorageFull` or `NotWritable` when the disk takes no more; nothing
+    was changed then.
     """
-    with _turn():
+    with _turn(wait):
         session = Session(_immediate(engine), expire_on_commit=False, autoflush=True)
         try:
             yield session
@@ -119,11 +120,12 @@ def writing(engine: Engine) -> Iterator[Session]:
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
+def _turn(wait: float | None) -> Iterator[None]:
     """The turn to write, of this process. What is left of the time to wait is what SQLite may wait
     for other processes: one bound for both, not one for each that waits."""
-    until = time.monotonic() + BUSY_SECONDS
-    if not _write_lock.acquire(timeout=BUSY_SECONDS):
+    wait = BUSY_SECONDS if wait is None else wait
+    until = time.monotonic() + wait
+    if not _write_lock.acquire(timeout=wait):
         raise busy()
     try:
         _patience.until = until

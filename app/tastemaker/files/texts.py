@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.files.roots import Roots, open_within
 
 MARKS = (  # the longer first: a UTF-32 mark begins with one of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -20,11 +21,12 @@ MARKS = (  # the longer first: a UTF-32 mark begins with one of UTF-16
 )
 
 
-def read_text(path: Path, most_bytes: int) -> str:
-    """The text of a file of at most `most_bytes`, whatever its encoding. Raises `NotFound` where
-    there is none, `Invalid` for one that is too large, cannot be read, or is no text."""
+def read_text(path: Path, most_bytes: int, roots: Roots = ()) -> str:
+    """The text of a file of at most `most_bytes`, in one of the roots, whatever its encoding.
+    Raises `NotFound` where there is none, `Invalid` for one that is too large, cannot be read, or
+    is no text."""
     try:
-        with path.open("rb") as file:
+        with open_within(path, roots) as file:
             content = file.read(most_bytes + 1)
     except FileNotFoundError:
         raise NotFound(f"There is no file {path}.", "Check the path.") from None

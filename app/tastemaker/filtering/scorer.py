@@ -255,7 +255,7 @@ class Scorer:
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
         goes to `on_error(index, error)`, and the others go on. `guarded` as for `embed_files`."""
-        limits = self._limits or Limits.of(Settings())
+        limits = self._limits or Limits.of(Settings()).anywhere()
         vectors_of = _in_order(self.load_encoder(), sources, limits, on_error, self._batch, guarded)
         for batch in _batches(vectors_of):
             vectors = np.stack([vector for _, vector in batch])

@@ -9,6 +9,7 @@ single useless or damaged member is skipped with its reason.
 import contextlib
 import errno
 import io
+import os
 import shutil
 import stat
 import zipfile
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from tastemaker.errors import Conflict, Invalid, StorageFull
 from tastemaker.files.folders import lies_in_system
+from tastemaker.files.roots import Roots, open_within
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
@@ -52,11 +54,14 @@ class Unpacked:
     unwanted: list[tuple[str, str]] = field(default_factory=list)
 
 
-def unpack(archive: Path, into: Path, limits: ArchiveLimits | None = None) -> Unpacked:
+def unpack(
+    archive: Path, into: Path, limits: ArchiveLimits | None = None, roots: Roots = ()
+) -> Unpacked:
     """Store the pictures, sidecars and vectors of a zip in the new folder `into`.
 
     Members that differ only in their suffix keep a common stem (`000007.jpg`, `000007.txt`), so
-    that a sidecar still stands beside its picture. Raises `Invalid` if the archive is refused and
+    that a sidecar still stands beside its picture. Raises `Invalid` if the archive is refused, or
+    lies outside of the `roots`, and
     `StorageFull` if the disk is; `into` is then gone again.
     """
     limits = limits or ArchiveLimits()
@@ -65,7 +70,7 @@ def unpack(archive: Path, into: Path, limits: ArchiveLimits | None = None) -> Un
     except FileExistsError:
         raise Conflict(f"The folder {into} exists already.", "Unpack into a new one.") from None
     try:
-        with _opened(archive, limits) as file:
+        with _opened(archive, limits, roots) as file:
             return _unpack_members(file, into, limits, archive.stat().st_size)
     except BaseException as error:
         shutil.rmtree(into, ignore_errors=True)
@@ -98,9 +103,10 @@ class _CappedFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
+def _opened(archive: Path, limits: ArchiveLimits, roots: Roots) -> Iterator[zipfile.ZipFile]:
     try:
-        file = _CappedFile(archive)
+        with open_within(archive, roots) as opened:
+            file = _CappedFile(os.dup(opened.fileno()))
     except OSError as error:
         raise Invalid(f"{archive.name} cannot be read: {error.strerror}.") from error
     with file:

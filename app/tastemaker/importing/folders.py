@@ -11,6 +11,7 @@ from pathlib import Path
 from tastemaker.config import Settings
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import typed_path
+from tastemaker.files.roots import Roots, outside, within
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 MOST_LISTED = 500  # folders of a page
@@ -30,11 +31,18 @@ class Folder:
 
 
 def look_into(settings: Settings, at: str = "") -> Folder:
-    """What lies in a folder; without one, in the home folder of who runs the program. Raises
+    """What lies in a folder; without one, in the home folder of who runs the program, or in the one
+    that may be imported from; where there are several of those, what is above them lists only them.
+    Raises
     `NotFound` and `Invalid` in words."""
-    path = typed_path(at) if at.strip() else Path.home()
+    roots, above = settings.roots, _above(settings.roots)
+    path = typed_path(at) if at.strip() else above or Path.home()
     try:
         path = path.resolve()
+        if path == above and not within(path, roots):
+            return Folder(above, None, roots, pictures=0)
+        if not within(path, roots):
+            raise outside(at, roots)
         if not path.is_dir():
             raise NotFound(f"There is no folder “{at[:300]}”.", "Go up, or type its path.")
         with os.scandir(path) as entries:
@@ -49,11 +57,23 @@ def look_into(settings: Settings, at: str = "") -> Folder:
     names = [entry.name for entry in found[:MOST_LOOKED_AT]]
     return Folder(
         path=path,
-        parent=path.parent if path.parent != path else None,
+        parent=_way_up(path, roots),
         folders=tuple(below[:MOST_LISTED]),
         pictures=sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names),
         more=max(0, len(below) - MOST_LISTED),
     )
+
+
+def _above(roots: Roots) -> Path | None:
+    """Where to begin: the one root, or the folder that all of them lie in."""
+    return Path(os.path.commonpath(roots)) if roots else None
+
+
+def _way_up(path: Path, roots: Roots) -> Path | None:
+    above = _above(roots)
+    if above is not None and not within(path.parent, roots):
+        return None if path == above else above
+    return path.parent if path.parent != path else None
 
 
 def _may_be_chosen(settings: Settings, entry: os.DirEntry[str]) -> bool:
@@ -62,7 +82,8 @@ def _may_be_chosen(settings: Settings, entry: os.DirEntry[str]) -> bool:
             not entry.name.startswith(".")
             and entry.is_dir()
             and os.access(entry.path, os.R_OK | os.X_OK)
-            and not settings.is_own(Path(entry.path).resolve())
+            and not settings.is_own(real := Path(entry.path).resolve())
+            and within(real, settings.roots)
         )
     except OSError:
         return False

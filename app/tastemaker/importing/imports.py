@@ -75,7 +75,9 @@ def import_files(
         job.stage("Looking for pictures")
         items: list[ImportItem] = []
         seen = Seen()
-        for item in find_items(request, incoming, unpacked, job.settings.root, job.log, seen):
+        for item in find_items(
+            request, incoming, unpacked, job.settings.root, job.log, seen, job.settings.roots
+        ):
             if isinstance(item, ImportItem):
                 items.append(item)
             else:
@@ -267,7 +269,7 @@ def _write_pictures(
         for item, facts in batch:
             if item in gone or item in changed:
                 continue
-            sidecar = read_sidecars(item.sidecars)
+            sidecar = read_sidecars(item.sidecars, Limits.of(target.settings).roots)
             image, is_new = images.add_picture(
                 session, facts, Path(item.name).name, sidecar.source, uploaded=item.staged
             )
@@ -287,7 +289,7 @@ def _write_vector(job: JobContext, item: ImportItem, target: Target, tally: Tall
     if target.project is None:
         raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
     try:
-        vector, stamp = read_vector(item.path)
+        vector, stamp = read_vector(item.path, Limits.of(target.settings).roots)
         with job.writing() as session:
             project = projects.get(session, target.project.id)
             image, is_new = embeddings.add_vector(session, project, Path(item.name).name, vector)

@@ -16,6 +16,7 @@ from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import require_free_space, typed_path
 from tastemaker.files.folders import FolderWalk, left_out_line
+from tastemaker.files.roots import outside, within
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 
@@ -92,6 +93,8 @@ def validate_paths(
     resolved = []
     for place in paths:
         path = typed_path(place)
+        if "\0" not in str(place) and not within(path.resolve(), settings.roots):
+            raise outside(str(place), settings.roots)
         why = "Check its permissions."
         try:
             there = "\0" not in str(place) and path.exists()

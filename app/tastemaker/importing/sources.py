@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tastemaker import files, scores
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files.folders import FolderWalk, lies_in_system
+from tastemaker.files.roots import Roots, open_within, outside, within
 from tastemaker.files.texts import read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
@@ -88,10 +89,12 @@ def find_items(
     exclude: Path,
     log: Callable[[str], None],
     seen: "Seen",
+    roots: Roots = (),
 ) -> Iterator[ImportItem | Skipped]:
     """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
     unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over; what is
-    left out and what cannot be entered is noted in `seen`. Raises `Invalid` for a folder whose
+    left out and what cannot be entered is noted in `seen`. What lies outside of the `roots` is
+    skipped, a link that leads out of them too. Raises `Invalid` for a folder whose
     number is no score, where folders give scores."""
     suffixes = IMAGE_SUFFIXES | {".npy"} if request.scores_from_folders else IMAGE_SUFFIXES
 
@@ -101,7 +104,7 @@ def find_items(
     # Two uploads may have come from different folders under one name.
     uploads = {name: incoming / request.staging / stored for stored, name in request.files}
     archives = itertools.count()
-    for found in _named_files(request, incoming, exclude, suffixes, seen):
+    for found in _named_files(request, incoming, exclude, suffixes, seen, roots):
         if isinstance(found, Skipped):
             yield found
             continue
@@ -112,7 +115,9 @@ def find_items(
             yield Skipped(label, "Its name is not in UTF-8; rename it.")
         elif suffix == ".zip":
             try:
-                content = unpack(path, unpack_into / str(next(archives)))
+                content = unpack(
+                    path, unpack_into / str(next(archives)), roots=() if staged else roots
+                )
             except TastemakerError as error:
                 yield Skipped(name, str(error))
                 continue
@@ -155,7 +160,12 @@ class Seen:
 
 
 def _named_files(
-    request: ImportRequest, incoming: Path, exclude: Path, suffixes: frozenset[str], seen: Seen
+    request: ImportRequest,
+    incoming: Path,
+    exclude: Path,
+    suffixes: frozenset[str],
+    seen: Seen,
+    roots: Roots,
 ) -> Iterator[tuple[Path, str, bool] | Skipped]:
     """(path, name, whether it is an upload) of every file, archives included; and the folders that
     cannot be entered."""
@@ -165,6 +175,10 @@ def _named_files(
         else:
             yield incoming / request.staging / stored, name, True
     for place in map(Path, request.paths):
+        if not within(place.resolve(), roots):  # was it replaced by a link since?
+            seen.unreadable.add(place)
+            yield Skipped(str(place), str(outside(place.name, roots)))
+            continue
         try:
             folder = stat.S_ISDIR(place.stat().st_mode)
         except OSError as error:
@@ -176,6 +190,9 @@ def _named_files(
             continue
         walk = FolderWalk(place, (suffixes | {".zip"}).__contains__, BESIDE, exclude)
         for path in walk.files():
+            if roots and path.is_symlink() and not within(path.resolve(), roots):
+                yield Skipped(str(path), str(outside(path.name, roots)))
+                continue
             yield path, str(path.relative_to(place)), False
         seen.left_out += walk.left_out
         seen.unreadable |= walk.unreadable.keys()
@@ -241,14 +258,14 @@ def _sidecar_names(name: str) -> list[str]:
     return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
 
 
-def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
+def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar:
     """Tags from `.txt` (comma-separated, as kohya and the boorus write them) and from `.json`
     ({"tags": […] or "a b c", "source": "…"}). One that cannot be read is no reason to refuse the
     picture."""
     tags: list[str] = []
     source = None
     for name, path in sidecars:
-        text = _small_text(path)
+        text = _small_text(path, roots)
         if not name.endswith(".json"):
             tags += [tag for tag in re.split(r"[,\r\n]", text) if tag.strip()]
             continue
@@ -271,9 +288,9 @@ def read_sidecars(sidecars: Iterable[SidecarFile]) -> Sidecar:
     return Sidecar(tuple(tags), source)
 
 
-def _small_text(path: Path) -> str:
+def _small_text(path: Path, roots: Roots) -> str:
     try:
-        return "" if path.is_symlink() else read_text(path, MAX_SIDECAR_BYTES)
+        return "" if path.is_symlink() else read_text(path, MAX_SIDECAR_BYTES, roots)
     except TastemakerError:
         return ""
 
@@ -281,12 +298,12 @@ def _small_text(path: Path) -> str:
 # --- vectors without a picture -----------------------------------------------------------------
 
 
-def read_vector(path: Path) -> tuple[NDArray[np.float32], FileStamp]:
+def read_vector(path: Path, roots: Roots = ()) -> tuple[NDArray[np.float32], FileStamp]:
     """The (D,) vector of an `.npy` of shape (1, D) or (D,), finite, and the stamp of the file it
     was read from: the original keeps one such file for each image. Never unpickles. Raises
     `Invalid`."""
     try:
-        with path.open("rb") as file:
+        with open_within(path, roots) as file:
             stamp = FileStamp.of(os.fstat(file.fileno()))
             vector = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError) as error:  # its header may claim anything

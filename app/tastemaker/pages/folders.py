@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.errors import TastemakerError
+from tastemaker.files.roots import within
 from tastemaker.importing import folders
 from tastemaker.pages.deps import CurrentProject, ReadSession, SettingsDep
 from tastemaker.pages.render import render, shell
@@ -25,9 +26,16 @@ def page(
     to: Literal["add", "test-runs"] = "add",
 ) -> Response:
     """The folders in one, and a button that takes it: to `add` its images, or to a test run."""
-    context: dict[str, Any] = {"to": to, "at": at, "folder": None, "error": None}
+    context: dict[str, Any] = {
+        "to": to,
+        "at": at,
+        "folder": None,
+        "error": None,
+        "may_be_taken": True,
+    }
     try:
-        context["folder"] = folders.look_into(settings, at)
+        context["folder"] = folder = folders.look_into(settings, at)
+        context["may_be_taken"] = within(folder.path, settings.roots)
     except TastemakerError as error:
         context["error"] = error
     status = context["error"].status if context["error"] else 200

@@ -42,7 +42,7 @@ PER_PAGE = 60
 
 @router.get("/projects/{project_id}/score/grid")
 def page(
-    _: ViewerUser,
+    user: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -55,6 +55,8 @@ def page(
     undone: bool = False,
 ) -> Response:
     """`saved` and `refused` tell what a form without a script has just done."""
+    if not user.may_score:
+        return see_other(f"/projects/{project.id}/library")
     queue = known_queue(queue)
     cards = queues.next_cards(
         session, settings, project, person, queue, n=PER_PAGE, collection_id=collection

@@ -38,13 +38,15 @@ Low = Annotated[int | None, Query(ge=0, le=10)]
 
 @router.get("/projects/{project_id}/score/pairs")
 def page(
-    _: ViewerUser,
+    user: ViewerUser,
     request: Request,
     session: ReadSession,
     project: CurrentProject,
     person: CurrentAnnotator,
     low: Low = None,
 ) -> Response:
+    if not user.may_score:
+        return see_other(f"/projects/{project.id}/library")
     context = {"keys": keymap.of(person), "toast": None, **_facts(session, project, person, low)}
     frame = shell(session, project, "score") | context
     return render(request, "pairs.html", None, frame, headers=NEVER_STALE)

@@ -1,15 +1,15 @@
 """People: who scores in this project, how well they agree, and who may sign in."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
 from sqlmodel import Session
 
 from tastemaker import projects
-from tastemaker.auth import accounts
+from tastemaker.auth import accounts, tokens
 from tastemaker.auth.identity import Identity
-from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Conflict, NotFound, TastemakerError
@@ -29,12 +29,15 @@ from tastemaker.scores.agreement import annotator_noise
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
+ROLES = {"viewer": "look", "annotator": "score and review", "admin": "do everything"}
+SCOPES = {"read": "read", "score": "read and score", "admin": "do everything"}  # of a token
+TOKEN_DAYS = {7: "a week", 30: "30 days", 90: "90 days", 365: "a year"}
+
 
 @router.get("/projects/{project_id}/people")
 def page(
     request: Request,
     session: ReadSession,
-    settings: SettingsDep,
     project: CurrentProject,
     user: ViewerUser,
 ) -> Response:
@@ -75,6 +78,16 @@ def disable(
     return see_other(referring_path(request) or "/")
 
 
+@router.post("/people/{person_id}/role")
+def set_role(
+    request: Request, engine: EngineDep, user: AdminUser, person_id: Id,
+    role: Annotated[str, Form()] = "",
+) -> Response:  # fmt: skip
+    with writing(engine) as session:
+        _set_role(session, user, person_id, role)
+    return see_other(referring_path(request) or "/")
+
+
 @router.post("/people/{person_id}/password")
 def set_password(
     _: AdminUser,
@@ -86,6 +99,72 @@ def set_password(
     with writing(engine) as session:
         accounts.set_password(session, _person(session, person_id), password)
     return see_other(referring_path(request) or "/")
+
+
+# --- API tokens ----------------------------------------------------------------------------------
+
+
+@router.post("/projects/{project_id}/people/tokens")
+def make_token(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    user: AnnotatorUser,
+    project_id: Id,
+    name: Annotated[str, Form()] = "",
+    scope: Annotated[str, Form()] = "read",
+    days: Annotated[int, Form()] = tokens.DAYS,
+) -> Response:
+    """Shows the token, once: it stands in this answer only."""
+    token, error = "", None
+    try:
+        with writing(engine) as session:
+            token, _ = tokens.create(session, settings, user, name, scope, days)
+    except TastemakerError as refused:
+        error = refused
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        answer = _page(request, session, project, user, token=token, token_error=error)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+@router.post("/tokens/{token_id}/revoke")
+def end_token(request: Request, engine: EngineDep, user: AnnotatorUser, token_id: Id) -> Response:
+    with writing(engine) as session:
+        tokens.revoke(session, user, token_id)
+    return see_other(referring_path(request) or "/")
+
+
+class NewToken(Body):
+    name: str
+    scope: Literal["read", "score", "admin"] = "read"
+    days: int = tokens.DAYS
+
+
+@api.get("/tokens")
+def list_tokens(user: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
+    """Your API tokens, without the tokens themselves; for an admin everybody's."""
+    return [token.as_json() for token in tokens.list_all(session, user)]
+
+
+@api.post("/tokens", status_code=201)
+def create_token(
+    response: Response, engine: EngineDep, settings: SettingsDep, user: AnnotatorUser,
+    body: NewToken,
+) -> dict[str, Any]:  # fmt: skip
+    """A new API token of yours. `token` is shown this once; send it as `Authorization: Bearer`."""
+    with writing(engine) as session:
+        token, facts = tokens.create(session, settings, user, body.name, body.scope, body.days)
+    response.headers["Cache-Control"] = "no-store"
+    return facts.as_json() | {"token": token}
+
+
+@api.delete("/tokens/{token_id}", status_code=204)
+def revoke_token(engine: EngineDep, user: AnnotatorUser, token_id: Id) -> None:
+    """End an API token, at once; an admin may end anybody's."""
+    with writing(engine) as session:
+        tokens.revoke(session, user, token_id)
 
 
 # --- the same for programs -----------------------------------------------------------------------
@@ -118,6 +197,10 @@ class Access(Body):
     disabled: bool
 
 
+class NewRole(Body):
+    role: Literal["admin", "annotator", "viewer"]
+
+
 class NewPassword(Body):
     password: str
 
@@ -129,6 +212,13 @@ def disable_person(
     """Shut somebody out, or let them in again."""
     with writing(engine) as session:
         return about(_disable(session, user, person_id, body.disabled))
+
+
+@api.post("/people/{person_id}/role")
+def change_role(engine: EngineDep, user: AdminUser, person_id: Id, body: NewRole) -> dict[str, Any]:
+    """What somebody may do from now on: everything (admin), score (annotator) or look (viewer)."""
+    with writing(engine) as session:
+        return about(_set_role(session, user, person_id, body.role))
 
 
 @api.post("/people/{person_id}/password")
@@ -174,8 +264,13 @@ def _page(
     user: Identity,
     typed: dict[str, str] | None = None,
     error: TastemakerError | None = None,
+    *,
+    token: str = "",
+    token_error: TastemakerError | None = None,
 ) -> Response:
-    """With an `error`, the form comes back as it was filled in, but for the password."""
+    """With an `error`, the form comes back as it was filled in, but for the password. `token` is
+    one that was made just now."""
+    refused = error or token_error
     agreement = people.agreement(session, project)
     context = {
         "agreement": agreement,
@@ -186,12 +281,19 @@ def _page(
         "is_admin": user.is_admin,
         "signs_in": bool(request.app.state.settings.admin_password),
         "shortest": accounts.SHORTEST_PASSWORD,
+        "tokens": tokens.list_all(session, user),
+        "scopes": SCOPES,
+        "grants": [scope for scope in SCOPES if tokens.grants(user, scope)],
+        "token": token,
+        "token_days": TOKEN_DAYS,
+        "token_error": token_error,
+        "roles": ROLES,
         "typed": typed or {"name": "", "role": "annotator"},
         "error": error,
     }
     return render(
         request, "people.html", None, shell(session, project, "people") | context,
-        status=error.status if error else 200,
+        status=refused.status if refused else 200,
     )  # fmt: skip
 
 
@@ -204,6 +306,14 @@ def _disable(session: Session, user: Identity, person_id: int, disabled: bool) -
     if disabled and person.id == user.person(session).id:
         raise Conflict("Nobody shuts out whom they are here as.", "Another admin can.")
     accounts.disable(session, person, disabled)
+    return person
+
+
+def _set_role(session: Session, user: Identity, person_id: int, role: str) -> Annotator:
+    person = _person(session, person_id)
+    if person.id == user.person(session).id:
+        raise Conflict("Nobody changes what they may do themselves.", "Another admin can.")
+    accounts.set_role(session, person, role)
     return person
 
 

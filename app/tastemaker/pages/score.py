@@ -22,7 +22,7 @@ from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.places import ScorePlace, known_queue
-from tastemaker.pages.render import load_anew, render, shell
+from tastemaker.pages.render import load_anew, render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.pages.scoring_session import session_summary
 from tastemaker.queues import history
@@ -69,7 +69,7 @@ WORDS = (
 
 @router.get("/projects/{project_id}/score")
 def page(
-    _: ViewerUser,
+    user: ViewerUser,
     request: Request,
     session: ReadSession,
     settings: SettingsDep,
@@ -82,6 +82,8 @@ def page(
 ) -> Response:
     """The next image; `image` names one to show first (after an undo). `flagged` tells what a form
     without a script has just done."""
+    if not user.may_score:
+        return see_other(f"/projects/{project.id}/library")
     place = ScorePlace(queue=known_queue(queue), collection=collection)
     dealt = queues.score_page(
         session, settings, project, person, queue, CARDS_AHEAD, first_id=image,

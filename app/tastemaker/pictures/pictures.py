@@ -15,7 +15,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from tastemaker.config import Settings
-from tastemaker.errors import BadImage, TastemakerError
+from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
+from tastemaker.files.roots import open_within
 from tastemaker.pictures.png_texts import without_large_texts
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -44,14 +45,22 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture file may cost: bytes on disk and pixels (width × height) once decoded."""
+    """What one picture file may cost: bytes on disk and pixels (width × height) once decoded; and
+    the folders it must lie in (none: anywhere)."""
 
     bytes: int = 200 * 2**20
     pixels: int = 150_000_000
+    roots: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        return cls(settings.max_image_mb * 2**20, settings.max_image_megapixels * 1_000_000)
+        """Those of the settings; uploads lie in the program's own folder."""
+        roots = (*settings.roots, settings.root) if settings.roots else ()
+        return cls(settings.max_image_mb * 2**20, settings.max_image_megapixels * 1_000_000, roots)
+
+    def anywhere(self) -> "Limits":
+        """The same without the folders: for files that the person at this machine names."""
+        return replace(self, roots=())
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,7 @@ def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
     file, so that hash, pixels, size and time are of one moment. A file that somebody writes to
     meanwhile is a `BadImage`."""
     try:
-        # Without O_NONBLOCK a named pipe would wait here for its writer, for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open_within(path, limits.roots) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage(f"{path.name} is not a file.", "Give a picture file.")
@@ -143,6 +151,8 @@ def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
                         "Import it again when it is finished.",
                     )
                 return content, status.st_mtime_ns
+    except Invalid as error:
+        raise BadImage(error.message, error.hint) from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise BadImage(f"{path.name} cannot be read: {reason}.") from error

@@ -32,6 +32,7 @@ from tastemaker.database.tables.versions import (
     VersionLabel,
 )
 from tastemaker.database.tables.work import (
+    ApiToken,
     Installation,
     Job,
     JobLog,
@@ -42,6 +43,7 @@ from tastemaker.database.tables.work import (
 __all__ = [
     "DEFAULT_BRACKETS",
     "Annotator",
+    "ApiToken",
     "Collection",
     "CollectionImage",
     "Comparison",

@@ -19,7 +19,7 @@ class Annotator(SQLModel, table=True):
     """Somebody who scores. A `proxy` (for scores that came with files, a scripted rater) counts
     only for images that no person has scored. `keys` maps actions to this person's own keys."""
 
-    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator')", name="role"),)
+    __table_args__ = (CheckConstraint("role IN ('admin', 'annotator', 'viewer')", name="role"),)
 
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)

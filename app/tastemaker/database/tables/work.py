@@ -103,6 +103,31 @@ class LoginSession(SQLModel, table=True):
     expires_at: datetime
 
 
+class ApiToken(SQLModel, table=True):
+    """What a program signs in with; the token's SHA-256, never the token. It may do at most what
+    its scope says and the person whose it is may, and ends with the password it was made under."""
+
+    __tablename__ = "api_token"
+    __table_args__ = (
+        CheckConstraint("scope IN ('read', 'score', 'admin')", name="scope"),
+        CheckConstraint("who IN ('owner', 'person')", name="who"),
+        CheckConstraint("who = 'owner' OR annotator_id IS NOT NULL", name="whose"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    name: str
+    scope: str
+    token_sha256: str = Field(unique=True, repr=False)
+    who: str
+    annotator_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("annotator.id", ondelete="CASCADE"))
+    )
+    credential: str = Field(repr=False, description="As that of a session.")
+    created_at: datetime = Field(default_factory=now)
+    expires_at: datetime
+    last_used_at: datetime | None = None
+
+
 class Installation(SQLModel, table=True):
     """The one row by which a database is known (`tastemaker.database.installation`)."""
 
