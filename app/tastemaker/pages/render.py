@@ -157,8 +157,11 @@ def redirect(request: Request, path: str) -> Response:
 def error_response(request: Request, error: TastemakerError) -> Response:
     """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
+    request.state.refusal = error.code or type(error).__name__
+    reference = getattr(request.state, "request_id", "")
     if for_program(request):
         body: dict[str, Any] = {"error": error.message, "hint": error.hint} | error.about
+        body["reference"] = reference
         if error.code:
             body["code"] = error.code
         return JSONResponse(body, error.status, headers)
@@ -173,7 +176,7 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
-    page = {"error": error, "back": referring_path(request), "project": None, "here": ""}
+    page = {"error": error, "reference": reference, "back": referring_path(request), "project": None, "here": ""}
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
     project_id = int(text) if is_id(text) else 0
