@@ -90,7 +90,6 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     """Entry point of a job's process: run the handler, send how it ended."""
     lower_priority(JOB_NICENESS)
     logs.configure(settings)
-    logs.about_this_process(job=job_id)
     engine = sessions.make_engine(settings)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)
@@ -98,7 +97,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
         settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
     )
     module, function = HANDLERS[job.kind].split(":")
-    logs.about_this_process(kind=job.kind)
+    logs.about_this_process(job=job_id, kind=job.kind)
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
         result = getattr(importlib.import_module(module), function)(context)
@@ -162,8 +161,8 @@ class Worker:
         process.start()
         theirs.close()
         self.running.append(Running(claim, job.kind, process, ours, beat=time.monotonic()))
-        about: dict[str, logs.Field] = {"job": claim.job_id, "kind": job.kind}
-        logs.write(log, logging.INFO, "job started", **about, attempt=job.attempts)
+        tried = job.attempts
+        logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, attempt=tried)
 
     def _attend(self, running: Running) -> None:
         alive = running.process.is_alive()
@@ -240,8 +239,8 @@ class Worker:
                 jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
             state = jobs.get(session, claim.job_id).state
         took = round(1000 * (time.monotonic() - running.began))
-        about: dict[str, logs.Field] = {"job": claim.job_id, "kind": running.kind, "state": state}
-        logs.write(log, logging.INFO, "job ended", **about, ms=took)
+        about = {"job": claim.job_id, "kind": running.kind, "state": state, "ms": took}
+        logs.write(log, logging.INFO, "job ended", **about)
 
     def reap(self) -> None:
         """Give back jobs of other workers whose heartbeat has not moved for a lease, by this

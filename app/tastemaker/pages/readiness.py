@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 
-from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import Engine
@@ -14,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tastemaker import __version__, files
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
-from tastemaker.config import Settings, shipped
-from tastemaker.database.migration import current_revision
+from tastemaker.config import Settings
+from tastemaker.database.migration import current_revision, newest_revision
 from tastemaker.errors import TastemakerError
 from tastemaker.jobs import heartbeat
 from tastemaker.processes import logs
@@ -74,7 +73,4 @@ CHECKS: dict[str, Check] = {
     "database": _database, "schema": _schema, "home": _home, "disk": _disk,
 }  # fmt: skip
 
-
-@lru_cache(maxsize=1)
-def _newest_schema() -> str | None:
-    return ScriptDirectory(str(shipped("migrations"))).get_current_head()
+_newest_schema = lru_cache(maxsize=1)(newest_revision)

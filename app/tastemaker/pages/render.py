@@ -176,7 +176,13 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
-    page = {"error": error, "reference": reference, "back": referring_path(request), "project": None, "here": ""}
+    page = {
+        "error": error,
+        "reference": reference,
+        "back": referring_path(request),
+        "project": None,
+        "here": "",
+    }
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
     project_id = int(text) if is_id(text) else 0
