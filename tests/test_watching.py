@@ -1,5 +1,6 @@
 """Watching the program: its log, its figures, whether it is ready, and what its doctor sees."""
 
+import errno
 import json
 import logging
 import shutil
@@ -9,12 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from web_world import World, client_of, full_world, make_world, settings_in
+from web_world import World, add_job, client_of, full_world, make_world, settings_in
 
 from tastemaker.cli.doctor import examine
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job
-from tastemaker.jobs import heartbeat
+from tastemaker.errors import StorageFull, of_the_disk
+from tastemaker.files import require_free_space
+from tastemaker.jobs import failures, heartbeat
 from tastemaker.processes import logs
 from tests.command_line import Run
 
@@ -313,3 +316,67 @@ def test_the_doctor_tells_of_failed_jobs(tmp_path: Path) -> None:
     with writing(world.engine) as session:
         session.add(Job(kind="embed", title="Embed", state="failed", error="x"))
     assert any("1 job failed" in one.what for one in examine(world.settings))
+
+
+# --- why jobs fail -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        ("Its process was ended from outside (signal 9). It was tried 3 times.", "Out of memory"),
+        ("It stopped with an error: MemoryError: ", "Out of memory"),
+        ("The worker stopped while it ran. It was tried 3 times.", "The worker was stopped"),
+        ("Its process was ended from outside (signal 15).", "Its process was killed"),
+        ("Its process ended unexpectedly (exit code 1).", "Its process was killed"),
+        (str(of_the_disk(OSError(errno.ENOSPC, "No space left"))), "The disk is full"),
+        (str(of_the_disk(OSError(errno.EROFS, "x"))), "The home folder cannot be written"),
+        ("The weights file /a/b.pt is not there.", "The encoder's weights are missing"),
+        ("There is no file or folder “/mnt/share”. Check the path.", "A folder or file is gone"),
+        ("It stopped with an error: KeyError: 'x'", "A fault in the program"),
+        ("Nothing to train on yet. Score more.", "Nothing to train on yet."),
+    ],
+)
+def test_every_cause_of_a_failure_has_its_own_words(error: str, title: str) -> None:
+    cause = failures.cause_of(Job(kind="embed", title="x", state="failed", error=error))
+    assert cause.title == title
+    assert cause.remedy or title == "Nothing to train on yet."
+
+
+def test_too_little_space_before_a_job_is_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(StorageFull) as refused:
+        require_free_space(tmp_path, 1e9)
+    job = Job(kind="embed", title="x", state="failed", error=str(refused.value))
+    assert failures.cause_of(job).title == "The disk is full"
+
+
+def test_failures_of_one_cause_stand_together_each_with_its_log_repair_and_retry(
+    world: World,
+) -> None:
+    killed = "Its process was ended from outside (signal 9). It was tried 3 times."
+    for kind, error in (("embed", killed), ("train", killed), ("import", "Nothing was found.")):
+        add_job(world, "failed", kind, error=error)
+    page = world.client.get("/jobs").text
+    assert page.count("Out of memory") == 1 and "2 jobs" in page
+    assert page.count("Close other programs") == 1
+    assert page.count("fitting fold 1 of 5") == 3
+    for number in (1, 2, 3):
+        assert f'action="/jobs/{number}/retry"' in page
+    for there in ("add#encoder", "versions", "add"):
+        assert f'href="{world.at}/{there}"' in page
+    told = world.client.get("/api/v1/jobs/1").json()
+    assert "memory" in told["remedy"] and told["log"]
+    assert "Close other programs" in world.client.get("/jobs/1").text
+
+
+def test_the_list_asks_for_what_runs_alone_and_is_loaded_anew_when_a_job_ends(
+    world: World,
+) -> None:
+    add_job(world, "failed", error="Nothing was found.")
+    for _ in range(2):
+        add_job(world, "running")
+    assert "/jobs/list?running=2" in world.client.get("/jobs").text
+    same = world.client.get("/jobs/list?running=2", headers={"HX-Request": "true"})
+    assert "hx-refresh" not in same.headers and "Nothing was found." not in same.text
+    fewer = world.client.get("/jobs/list?running=3", headers={"HX-Request": "true"})
+    assert fewer.headers["hx-refresh"] == "true"
