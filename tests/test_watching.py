@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -380,3 +381,32 @@ def test_the_list_asks_for_what_runs_alone_and_is_loaded_anew_when_a_job_ends(
     assert "hx-refresh" not in same.headers and "Nothing was found." not in same.text
     fewer = world.client.get("/jobs/list?running=3", headers={"HX-Request": "true"})
     assert fewer.headers["hx-refresh"] == "true"
+
+
+# --- what the schema tells -----------------------------------------------------------------------
+
+
+def test_the_schema_tells_every_refusal_that_a_route_gives(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "home", images=1, admin_password=PASSWORD)
+    stranger, admin = client_of(world.app), client_of(world.app)
+    admin.post("/login", data={"password": PASSWORD})
+    schema = admin.get("/api/v1/openapi.json").json()
+    assert "Error" in schema["components"]["schemas"]
+    assert "HTTPValidationError" not in json.dumps(schema)
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            told = operation["responses"]
+            assert {"401", "403", "409", "422", "429"} <= told.keys(), (method, path)
+            assert "404" in told or "{" not in path
+            address = re.sub("{[^}]*}", "9", path)
+            headers = {"Tastemaker-Library": "another"}
+            for answer in (
+                stranger.request(method, address),
+                admin.request(method, address),
+                admin.request(method, address, params={"nonsense": "1"}),
+                admin.request(method, address, headers=headers),
+                admin.request(method, address, headers={"Host": "evil.example"}),
+            ):
+                assert str(answer.status_code) in told, (method, path, answer.status_code)
+                if answer.status_code >= 400:
+                    assert {"error", "hint", "reference"} <= answer.json().keys()

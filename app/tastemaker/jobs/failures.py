@@ -32,8 +32,8 @@ CAUSES: tuple[tuple[str, Cause], ...] = (
         r"\(signal 9\)|MemoryError|out of memory|can't allocate memory|Cannot allocate memory",
         Cause(
             "Out of memory",
-            "The system ended the process, most likely because memory ran out. Close other programs or give "
-            "the machine more memory, then retry: what was finished is kept.",
+            "The system ended the process, most likely because memory ran out. Close other "
+            "programs or give the machine more memory, then retry: what was finished is kept.",
         ),
     ),
     (

@@ -46,6 +46,7 @@ from tastemaker.pages import (
     versions,
 )
 from tastemaker.pages import projects as first_page
+from tastemaker.pages.openapi import tell_refusals
 from tastemaker.pages.render import error_response
 from tastemaker.pages.request_log import RequestLog
 from tastemaker.pictures.full_size import FullSize
@@ -94,6 +95,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added lies outermost
     for routes in all_routers():
         app.include_router(routes)
+    app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # FastAPI's way
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
