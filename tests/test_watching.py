@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from web_world import World, add_job, client_of, full_world, make_world, settings_in
 
+from tastemaker import jobs
 from tastemaker.cli.doctor import examine
-from tastemaker.database.sessions import writing
+from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job
 from tastemaker.errors import StorageFull, of_the_disk
 from tastemaker.files import require_free_space
 from tastemaker.jobs import failures, heartbeat
 from tastemaker.processes import logs
+from tastemaker.worker import Worker
 from tests.command_line import Run
+from tests.conftest import until
 
 PASSWORD = "an old and long password"
 
@@ -85,11 +88,8 @@ def test_an_error_shows_the_reference_of_its_line(world: World, lines: Lines) ->
     page = world.client.get("/nothing")
     reference = page.headers["x-request-id"]
     assert f"Reference {reference}" in page.text
-    program = world.client.get("/api/v1/jobs/99")
-    assert program.json()["reference"] == program.headers["x-request-id"]
-    assert [line["request"] for line in lines.requests] == [
-        reference, program.json()["reference"],
-    ]  # fmt: skip
+    program = world.client.get("/api/v1/jobs/99").headers["x-request-id"]
+    assert [line["request"] for line in lines.requests] == [reference, program]
 
 
 def test_the_log_holds_no_password_cookie_search_or_name(tmp_path: Path, lines: Lines) -> None:
@@ -135,6 +135,27 @@ def test_a_line_is_for_people_or_for_programs() -> None:
         assert logs.PlainLines().format(record).endswith("info job ended job=7 state=done ms=12")
         line = json.loads(logs.JsonLines().format(record))
     assert (line["event"], line["job"], line["state"], line["ms"]) == ("job ended", 7, "done", 12)
+
+
+def test_the_process_of_a_job_names_it_in_every_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A real child of the worker, with the log as programs read it."""
+    world = make_world(tmp_path / "home", images=0)
+    settings = world.settings.model_copy(update={"log_format": "json", "log_level": "debug"})
+    with writing(world.engine) as session:
+        session.add(Job(id=41, kind="predict", title="Predict", payload={"version_id": 7}))
+    worker = Worker(settings, world.engine)
+    until(lambda: worker.tick() or state_of(world, 41) == "failed")
+    worker.stop()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    assert lines and {line["job"] for line in lines} == {41}
+    assert {line["kind"] for line in lines} == {"predict"}
+
+
+def state_of(world: World, job_id: int) -> str:
+    with reading(world.engine) as session:
+        return jobs.get(session, job_id).state
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -409,4 +430,4 @@ def test_the_schema_tells_every_refusal_that_a_route_gives(tmp_path: Path) -> No
             ):
                 assert str(answer.status_code) in told, (method, path, answer.status_code)
                 if answer.status_code >= 400:
-                    assert {"error", "hint", "reference"} <= answer.json().keys()
+                    assert {"error", "hint"} <= answer.json().keys()

@@ -98,6 +98,7 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
     )
     module, function = HANDLERS[job.kind].split(":")
     logs.about_this_process(job=job_id, kind=job.kind)
+    logs.write(log, logging.DEBUG, "job process began")
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
         result = getattr(importlib.import_module(module), function)(context)
@@ -161,8 +162,7 @@ class Worker:
         process.start()
         theirs.close()
         self.running.append(Running(claim, job.kind, process, ours, beat=time.monotonic()))
-        tried = job.attempts
-        logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, attempt=tried)
+        logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, tries=job.attempts)
 
     def _attend(self, running: Running) -> None:
         alive = running.process.is_alive()
@@ -239,8 +239,8 @@ class Worker:
                 jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
             state = jobs.get(session, claim.job_id).state
         took = round(1000 * (time.monotonic() - running.began))
-        about = {"job": claim.job_id, "kind": running.kind, "state": state, "ms": took}
-        logs.write(log, logging.INFO, "job ended", **about)
+        about = {"kind": running.kind, "state": state}
+        logs.write(log, logging.INFO, "job ended", job=claim.job_id, ms=took, **about)
 
     def reap(self) -> None:
         """Give back jobs of other workers whose heartbeat has not moved for a lease, by this

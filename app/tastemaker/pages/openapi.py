@@ -13,11 +13,10 @@ from tastemaker.auth.permissions import Public, permissions_of
 SCHEMA = {
     "title": "Error",
     "type": "object",
-    "required": ["error", "hint", "reference"],
+    "required": ["error", "hint"],
     "properties": {
         "error": {"type": "string", "description": "What happened, and what is safe."},
         "hint": {"type": "string", "description": "What to do next; may be empty."},
-        "reference": {"type": "string", "description": "The request's id in the server's log."},
         "code": {"type": "string", "description": "The kind of refusal, where there are several."},
     },
 }
@@ -37,7 +36,7 @@ REFUSALS = {
 def refusals_of(route: APIRoute) -> list[int]:
     """The statuses of every refusal that a route can give."""
     (permission,) = permissions_of(route)
-    changes = not set(SAFE_METHODS) & route.methods
+    changes = not set(SAFE_METHODS) & (route.methods or set())
     named = "{" in route.path or changes  # an image, say, is named in the body as well
     signs_in = not isinstance(permission, Public)
     can = {
@@ -64,7 +63,7 @@ def tell_refusals(app: FastAPI, routers: Iterable[APIRouter]) -> Callable[[], di
         for route in routes:
             if not route.include_in_schema or route.path not in schema["paths"]:
                 continue
-            for method in route.methods:
+            for method in route.methods or ():
                 told = schema["paths"][route.path][method.lower()]["responses"]
                 told |= {
                     str(status): {"description": REFUSALS[status], "content": content}

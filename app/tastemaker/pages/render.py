@@ -158,10 +158,8 @@ def error_response(request: Request, error: TastemakerError) -> Response:
     """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     request.state.refusal = error.code or type(error).__name__
-    reference = getattr(request.state, "request_id", "")
     if for_program(request):
         body: dict[str, Any] = {"error": error.message, "hint": error.hint} | error.about
-        body["reference"] = reference
         if error.code:
             body["code"] = error.code
         return JSONResponse(body, error.status, headers)
@@ -177,12 +175,9 @@ def error_response(request: Request, error: TastemakerError) -> Response:
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
     page = {
-        "error": error,
-        "reference": reference,
-        "back": referring_path(request),
-        "project": None,
-        "here": "",
-    }
+        "error": error, "reference": getattr(request.state, "request_id", ""),
+        "back": referring_path(request), "project": None, "here": "",
+    }  # fmt: skip
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
     project_id = int(text) if is_id(text) else 0
