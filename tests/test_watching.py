@@ -101,7 +101,9 @@ def test_the_log_holds_no_password_cookie_search_or_name(tmp_path: Path, lines: 
     client.get(f"{world.at}/library?q=dearest-secret")
     client.get("/api/v1/projects", headers={"Authorization": "Basic bm9ib2R5OmFscGhhYmV0"})
     world.app.router.routes.insert(0, broken_route("dearest-secret"))
-    assert client.get("/broken").status_code == 500
+    broken = client.get("/broken")
+    assert broken.status_code == 500
+    assert f"Reference {broken.headers['x-request-id']}: the line of" in broken.text
     assert any("traceback" in line for line in lines.all)
     written = json.dumps(lines.all)
     for secret in (PASSWORD, "a wrong and long", cookie, "bm9ib2R5OmFscGhhYmV0", "dearest-secret"):
@@ -184,6 +186,14 @@ def test_the_figures_count_requests_scores_jobs_and_refusals(tmp_path: Path) -> 
         assert line in told.text.splitlines(), line
     for name in ("worker_heartbeat_age_seconds", "disk_free_bytes", "database_bytes"):
         assert f"tastemaker_{name} " in told.text
+
+
+def test_figures_that_cannot_be_looked_at_are_left_out(world: World) -> None:
+    with closing(sqlite3.connect(world.settings.root / "tastemaker.db")) as file, file:
+        file.execute("ALTER TABLE job RENAME TO elsewhere")
+    told = world.client.get("/metrics")
+    assert told.status_code == 200
+    assert "tastemaker_disk_free_bytes" in told.text and "tastemaker_jobs" not in told.text
 
 
 def test_the_figures_are_the_admins(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ asked by itself and a query adds them up. What is in the database or on the disk
 it is asked for, and is the same in all of them.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, func, select, text
 
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
@@ -75,11 +77,13 @@ class _Looked(Collector):
         if age is not None:
             about = "Seconds since a worker was seen."
             yield GaugeMetricFamily("tastemaker_worker_heartbeat_age_seconds", about, age)
-        try:
+        with contextlib.suppress(OSError):
             free = free_space(self.settings.root)
             yield GaugeMetricFamily("tastemaker_disk_free_bytes", "Free in the home folder.", free)
-        except OSError:
-            pass
+        with contextlib.suppress(SQLAlchemyError):
+            yield from self._in_the_database()
+
+    def _in_the_database(self) -> Iterable[Metric]:
         with reading(self.engine) as session:
             states = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
             known = GaugeMetricFamily(

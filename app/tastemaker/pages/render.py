@@ -163,9 +163,11 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         if error.code:
             body["code"] = error.code
         return JSONResponse(body, error.status, headers)
+    reference = getattr(request.state, "request_id", "")
     if by_htmx(request):
         headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped
-        toast = {"text": error.message, "hint": error.hint, "wrong": True}
+        hint = f"{error.hint} Reference {reference}" if error.status == 500 else error.hint
+        toast = {"text": error.message, "hint": hint, "wrong": True}
         context: dict[str, Any] = {"toast": toast}
         if isinstance(error, Stale) and "image_id" in request.path_params:
             context["renewed"] = {
@@ -175,8 +177,8 @@ def error_response(request: Request, error: TastemakerError) -> Response:
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
     page = {
-        "error": error, "reference": getattr(request.state, "request_id", ""),
-        "back": referring_path(request), "project": None, "here": "",
+        "error": error, "reference": reference, "back": referring_path(request),
+        "project": None, "here": "",
     }  # fmt: skip
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
