@@ -15,6 +15,7 @@ from web_world import World, add_job, client_of, full_world, make_world, setting
 
 from tastemaker import jobs
 from tastemaker.cli.doctor import examine
+from tastemaker.database.migration import newest_revision, revisions
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job
 from tastemaker.errors import StorageFull, of_the_disk
@@ -69,6 +70,8 @@ def test_a_request_is_one_line_with_its_route_status_and_person(world: World, li
     assert line["route"] == "/projects/{project_id}/score"
     assert (line["method"], line["status"], line["person"]) == ("GET", 200, "owner")
     assert isinstance(line["ms"], float) and line["level"] == "info"
+    world.client.get("/jobs/list")
+    assert lines.requests[-1]["level"] == "debug", "a page asks for it by itself"
     world.client.head("/jobs")
     assert lines.requests[-1]["route"] == "/jobs" and lines.requests[-1]["method"] == "HEAD"
     assert answer.headers["x-request-id"]
@@ -267,6 +270,12 @@ def _newer(home: Path) -> None:
         file.execute("UPDATE alembic_version SET version_num = 'of-tomorrow'")
 
 
+def _older(home: Path) -> None:
+    earlier = next(iter(revisions() - {newest_revision()}))
+    with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
+        file.execute("UPDATE alembic_version SET version_num = ?", (earlier,))
+
+
 def _without_a_table(home: Path) -> None:
     with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
         file.execute("DROP TABLE label")
@@ -307,6 +316,7 @@ MAIMED: list[tuple[Callable[[Path], object], str, str]] = [
     (_without_a_table, "damage", "The labels could not be looked at: no such table: label"),
     (_loop, "damage", "leads nowhere"),
     (_bad_backup, "damage", "is damaged"),
+    (_older, "warning", "has an earlier schema"),
     (_no_folders, "warning", "is missing"),
     (lambda home: shutil.rmtree(home), "warning", "There is no home folder"),
     (lambda home: (home / "tastemaker.db").unlink(), "warning", "There is no database"),

@@ -24,6 +24,7 @@ SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 QUIET = (*PROBES, "/static", "/images/")
+POLLED = ("/progress", "/jobs/list", "/training", "/waiting")  # a page asks for them by itself
 
 
 class RequestLog:
@@ -62,9 +63,10 @@ class RequestLog:
         refused = status >= 400 and method not in SAFE_METHODS
         kind = str(state.get("refusal") or status) if refused else ""
         self.metrics.answered(method, route, status, seconds, kind)
-        level = logging.DEBUG if route.startswith(QUIET) else logging.INFO
+        level = logging.DEBUG if route.startswith(QUIET) or route.endswith(POLLED) else logging.INFO
+        level = logging.WARNING if status >= 500 else level
         logs.write(
-            log, logging.WARNING if status >= 500 else level, "request",
+            log, level, "request",
             method=method, route=route, status=status, ms=round(1000 * seconds, 1),
             person=person_of(state.get("user", NOBODY)),
         )  # fmt: skip
