@@ -22,7 +22,7 @@ PARTS = {
     "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip
-NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/logout")
+NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/readyz", "/metrics", "/logout")
 
 
 def every_route(routes: Iterable[BaseRoute]) -> list[Route | Mount]:

@@ -433,8 +433,9 @@ def test_doctor_finds_an_upload_that_was_cut(settings: Settings, engine: Engine)
 
 def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path) -> None:
     write(tmp_path / "home" / "tastemaker.db", b"this is no database" * 1000)
-    for words in (["doctor"], ["project", "list"]):
-        fails(run(*words), "not a database")
+    fails(run("project", "list"), "not a database")
+    told = run("doctor")
+    assert told.code == 1 and "not a database" in told.out
 
 
 # --- scoring -----------------------------------------------------------------------------------

@@ -388,12 +388,12 @@ ADMIN_SEES = {
     "/versions/{version_id}/download", "/versions/{version_id}/laion",
     "/versions/{version_id}/predictions.{ending}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
-    "/api/v1/folders", "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
+    "/metrics", "/api/v1/folders", "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
     "/api/v1/projects/{project_id}/labels", "/api/v1/versions/{version_id}/download",
     "/api/v1/versions/{version_id}/export", "/api/v1/versions/{version_id}/predictions",
     "/api/v1/versions/{version_id}/training-set",
 }  # fmt: skip
-OPEN = {"/healthz", "/login", "/logout", "/person"}
+OPEN = {"/healthz", "/readyz", "/login", "/logout", "/person"}
 
 
 # What somebody who looks may change: how the pages look in their browser.

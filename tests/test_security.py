@@ -333,10 +333,10 @@ def test_markup_in_names_stays_text(tmp_path: Path) -> None:
 # --- the login -----------------------------------------------------------------------------------
 
 
-def test_without_a_login_only_three_doors_are_open(locked: World) -> None:
+def test_without_a_login_only_four_doors_are_open(locked: World) -> None:
     stranger = client_of(locked.app)
     for method, path in routes(locked):
-        if path in ("/login", "/healthz") or path.startswith("/static"):
+        if path in ("/login", "/healthz", "/readyz") or path.startswith("/static"):
             continue
         answer = stranger.request(method, path)
         moved = answer.status_code == 303 and answer.headers["location"].startswith("/login?next=")

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads for the numeric code; 0 means all cores."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the log: text for people, json for programs."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="The least that is logged; debug adds pictures, static files and probes.",
     )
 
     def __init__(self, **values: Any) -> None:

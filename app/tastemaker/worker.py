@@ -33,10 +33,11 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
 from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
 from tastemaker.importing import leftovers
+from tastemaker.jobs import heartbeat
 from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
-from tastemaker.processes import JOB_NICENESS, lower_priority
+from tastemaker.processes import JOB_NICENESS, logs, lower_priority
 from tastemaker.training import auto_train
 from tastemaker.versions import file_checks
 
@@ -78,6 +79,7 @@ class Running:
     lines: list[str] = field(default_factory=list)
     ending: tuple[str, Any] | None = None  # how the child reported to have ended, and with what
     beat: float = 0.0
+    began: float = field(default_factory=time.monotonic)
     stopped_at: float | None = None
 
 
@@ -87,6 +89,7 @@ class Running:
 def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     """Entry point of a job's process: run the handler, send how it ended."""
     lower_priority(JOB_NICENESS)
+    logs.configure(settings)
     engine = sessions.make_engine(settings)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)
@@ -94,6 +97,8 @@ def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) ->
         settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
     )
     module, function = HANDLERS[job.kind].split(":")
+    logs.about_this_process(job=job_id, kind=job.kind)
+    logs.write(log, logging.DEBUG, "job process began")
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
         result = getattr(importlib.import_module(module), function)(context)
@@ -123,10 +128,12 @@ class Worker:
         self._seen: dict[int, tuple[int, float]] = {}  # job -> (heartbeat, when it last moved)
         self._turn = threading.Lock()  # the clock ticks in a thread of its own
         self._stopped = False
+        self._heart = heartbeat.Heart(settings)
 
     def tick(self) -> None:
         """Listen to the children, then start what is queued."""
         with self._turn:
+            self._heart.beat()
             if not self._stopped:
                 self._tick()
 
@@ -155,7 +162,7 @@ class Worker:
         process.start()
         theirs.close()
         self.running.append(Running(claim, job.kind, process, ours, beat=time.monotonic()))
-        log.info("job %s (%s) started, attempt %s", claim.job_id, job.kind, job.attempts)
+        logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, tries=job.attempts)
 
     def _attend(self, running: Running) -> None:
         alive = running.process.is_alive()
@@ -230,7 +237,10 @@ class Worker:
                 counts = not (killed and jobs.blame(session, claim))
                 state = jobs.give_back(session, claim, reason, counts=counts)
                 jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
-        log.info("job %s ended: %s", claim.job_id, kind)
+            state = jobs.get(session, claim.job_id).state
+        took = round(1000 * (time.monotonic() - running.began))
+        about = {"kind": running.kind, "state": state}
+        logs.write(log, logging.INFO, "job ended", job=claim.job_id, ms=took, **about)
 
     def reap(self) -> None:
         """Give back jobs of other workers whose heartbeat has not moved for a lease, by this

@@ -41,7 +41,7 @@ from tastemaker.errors import (
 log = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-OPEN_PATHS = ("/login", "/healthz")  # answered without a login, as is /static/
+OPEN_PATHS = ("/login", "/healthz", "/readyz")  # answered without a login, as is /static/
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -96,7 +96,10 @@ class SecurityMiddleware:
             if refusal is not None:
                 return await refusal(scope, receive, send_guarded)
             inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-            await self.app(inner, receive, send_guarded)
+            try:
+                await self.app(inner, receive, send_guarded)
+            finally:
+                scope["route"] = inner.get("route")  # for whoever logs it
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:

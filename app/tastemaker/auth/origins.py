@@ -16,7 +16,7 @@ def by_htmx(request: Request) -> bool:
 
 
 def for_program(request: Request) -> bool:
-    return request.url.path.startswith("/api/")
+    return request.url.path.startswith("/api/") or request.url.path == "/metrics"
 
 
 def known_hosts(settings: Settings, served_on: str = "") -> frozenset[str]:

@@ -1,68 +1,117 @@
-"""`tastemaker doctor`: look at everything that must hold, change nothing."""
+"""`tastemaker doctor`: look at everything that must hold, change nothing, and never give up.
 
-from dataclasses import dataclass
-from typing import Literal
+Each check looks at one thing and gives findings with advice. One that cannot look says that, and
+the others go on: the home that needs a doctor most is the one where much is broken.
+"""
 
-from sqlmodel import Session, col, select
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from sqlmodel import Session, col, func, select
 
 from tastemaker import images, projects, scores, versions
+from tastemaker.cli import home_checks
+from tastemaker.cli.home_checks import Finding, guarded
 from tastemaker.cli.server import NEW_ID, copy_of
 from tastemaker.cli.terminal import counted, were
 from tastemaker.config import Settings
-from tastemaker.database import backups, copies, installation, sessions
-from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, ImagePath, Label, SkippedFile
-from tastemaker.files import free_space
+from tastemaker.database import copies, installation, sessions
+from tastemaker.database.migration import current_revision, newest_revision, revisions
+from tastemaker.database.tables import (
+    EncoderRow,
+    Image,
+    ImagePath,
+    Job,
+    Label,
+    ScoreEvent,
+    SkippedFile,
+    Version,
+    now,
+)
+from tastemaker.database.tables.base import in_utc
+from tastemaker.encoding.weights import weights_of
+from tastemaker.files import is_file
+from tastemaker.live.live_model import read_live
 from tastemaker.versions import file_checks
 from tastemaker.worker import is_running
 
-Level = Literal["ok", "warning", "damage"]
-
 FIXED_WAL = (3, 51, 3)  # sqlite.org/wal.html: the WAL-reset bug
+CLOCK_SLACK = timedelta(minutes=5)
 
-
-@dataclass(frozen=True)
-class Finding:
-    level: Level
-    what: str
-    hint: str = ""
+DatabaseCheck = Callable[[Session, Settings], list[Finding]]
 
 
 def examine(settings: Settings) -> list[Finding]:
     """Every check in turn. Damage is what lost or may lose something; a warning is not."""
-    engine = migrate(settings)
-    findings = [_sqlite_build(settings), _space(settings)]
-    with sessions.reading(engine) as session:
-        findings += [
-            *_integrity(session),
-            *_labels(session),
-            *_checkpoints(session, settings),
-            *_uploads(session, settings),
-            *_paths(session),
-        ]
-        findings += _copied(session, settings)
-    engine.dispose()
-    findings.append(_backup(settings))
-    running = is_running(settings)
-    findings.append(
-        Finding("ok", "A worker is running.")
-        if running
-        else Finding("warning", "No worker is running.", "`tastemaker serve` starts one.")
-    )
-    return findings
+    place = guarded("The home folder", home_checks.place, settings)
+    if not any(finding.level == "ok" for finding in place):
+        return place
+    return [
+        *place,
+        *guarded("SQLite", _sqlite_build, settings),
+        *home_checks.examine(settings),
+        *guarded("The database", _database, settings),
+        *guarded("The worker", _worker, settings),
+    ]
 
 
-def _sqlite_build(settings: Settings) -> Finding:
+def _database(settings: Settings) -> list[Finding]:
+    if unreadable := home_checks.database_file(settings):
+        return unreadable
+    engine = sessions.make_engine(settings)
+    try:
+        revision = current_revision(engine)
+        if revision is None:
+            return [
+                Finding(
+                    "damage", "The database holds no tables of Tastemaker.",
+                    "Point TASTEMAKER_HOME or TASTEMAKER_DATABASE_URL at the right one, or put a "
+                    "backup in its place: `tastemaker restore FILE`.",
+                )
+            ]  # fmt: skip
+        if revision not in revisions():
+            return [
+                Finding(
+                    "damage", f"The database is of a newer version (schema {revision}).",
+                    "Start the newer program; this one leaves it alone.",
+                )
+            ]  # fmt: skip
+        with sessions.reading(engine) as session:
+            findings = guarded("The database's pages", _integrity, session)
+            if revision != newest_revision():
+                old = Finding(
+                    "warning", f"The database has an earlier schema ({revision}).",
+                    "The next start of the program upgrades it, after a copy.",
+                )  # fmt: skip
+                return [*findings, old]
+            for what, check in DATABASE_CHECKS.items():
+                findings += guarded(what, check, session, settings)
+        return findings
+    finally:
+        engine.dispose()
+
+
+def _worker(settings: Settings) -> list[Finding]:
+    if is_running(settings):
+        return [Finding("ok", "A worker is running.")]
+    return [Finding("warning", "No worker is running.", "`tastemaker serve` starts one.")]
+
+
+def _sqlite_build(settings: Settings) -> list[Finding]:
     if not settings.database.startswith("sqlite"):
-        return Finding("ok", "The database is PostgreSQL.")
+        return [Finding("ok", "The database is PostgreSQL.")]
     version = ".".join(map(str, sessions.sqlite_version()))
     if sessions.sqlite_version() < FIXED_WAL:
-        return Finding(
-            "warning",
-            f"SQLite {version} can corrupt its write-ahead log when two processes write at once.",
-            "Install pysqlite3, which brings a newer one.",
-        )
-    return Finding("ok", f"SQLite {version}.")
+        return [
+            Finding(
+                "warning",
+                f"SQLite {version} can corrupt its write-ahead log when two processes write at "
+                "once.",
+                "Install pysqlite3, which brings a newer one.",
+            )
+        ]
+    return [Finding("ok", f"SQLite {version}.")]
 
 
 def _copied(session: Session, settings: Settings) -> list[Finding]:
@@ -70,22 +119,76 @@ def _copied(session: Session, settings: Settings) -> list[Finding]:
     return [] if original is None else [Finding("warning", copy_of(original), NEW_ID)]
 
 
-def _space(settings: Settings) -> Finding:
-    free = free_space(settings.root) / 2**30
-    if free < settings.min_free_gb:
-        return Finding(
-            "warning", f"Only {free:.1f} GB are free; uploads and jobs are refused.", "Free some."
+def _clock(session: Session, _: Settings) -> list[Finding]:
+    """Scores and jobs are ordered by number, so a clock that was set loses none; what is told of
+    their time is wrong."""
+    written = [
+        session.exec(select(func.max(col(column)))).one()
+        for column in (ScoreEvent.at, Job.created_at)
+    ]
+    newest = max((in_utc(moment) for moment in written if moment is not None), default=None)
+    if newest is None or newest - now() <= CLOCK_SLACK:
+        return []
+    return [
+        Finding(
+            "warning", f"The clock stands before the newest entry ({newest:%Y-%m-%d %H:%M} UTC).",
+            "See that the clock of this machine is right; no score is lost by it.",
         )
-    return Finding("ok", f"{free:.0f} GB free in {settings.root}.")
+    ]  # fmt: skip
 
 
-def _backup(settings: Settings) -> Finding:
-    if not settings.database.startswith("sqlite"):
-        return Finding("ok", "PostgreSQL keeps backups of its own.")
-    newest = backups.newest(settings)
-    if newest is None:
-        return Finding("warning", "There is no backup.", "`tastemaker backup` makes one.")
-    return Finding("ok", f"The newest backup is of {newest:%Y-%m-%d %H:%M} UTC.")
+def _jobs(session: Session, settings: Settings) -> list[Finding]:
+    findings = []
+    states = dict(session.exec(select(Job.state, func.count()).group_by(Job.state)).all())
+    if n := states.get("failed", 0):
+        look = "The page Jobs says why, and what to do: `tastemaker jobs list`."
+        findings.append(Finding("warning", f"{counted(n, 'job')} failed.", look))
+    if (n := states.get("running", 0)) and not is_running(settings):
+        again = "The next worker takes them up again."
+        findings.append(
+            Finding("warning", f"{counted(n, 'job')} {were(n)} left by a worker that ended.", again)
+        )
+    return findings
+
+
+def _weights(session: Session, _: Settings) -> list[Finding]:
+    findings = []
+    for name in sorted({row.name for row in session.exec(select(EncoderRow))}):
+        for part in name.split("+"):
+            known = weights_of(part.strip())
+            if known.state == "missing":
+                findings.append(Finding("warning", known.sentence, known.remedy))
+    return findings
+
+
+def _live_models(session: Session, settings: Settings) -> list[Finding]:
+    made_anew = "The worker makes it anew; remove the file if it does not."
+    return [
+        Finding("warning", f"The live model of “{project.name}” cannot be read.", made_anew)
+        for project in projects.list_all(session)
+        if is_file(settings.live / f"{project.id}.json") and read_live(settings, project.id) is None
+    ]
+
+
+def _orphans(session: Session, settings: Settings) -> list[Finding]:
+    """Files that no row names: nothing is lost, they only take space."""
+    uploads = set(session.exec(select(Image.sha256).where(Image.kind == "upload")))
+    stored = [path for path in settings.images.rglob("*") if path.is_file()]
+    nobodys = [
+        path for path in stored
+        if "".join(path.relative_to(settings.images).with_suffix("").parts) not in uploads
+    ]  # fmt: skip
+    heads = {versions.checkpoint_path(settings, one) for one in session.exec(select(Version))}
+    nobodys += [path for path in settings.checkpoints.rglob("*.safetensors") if path not in heads]
+    if not nobodys:
+        return []
+    n = len(nobodys)
+    return [
+        Finding(
+            "warning", f"{counted(n, 'file')} {were(n)} left that nothing refers to: {nobodys[0]}.",
+            "They only take space. Make a backup before you remove them.",
+        )
+    ]  # fmt: skip
 
 
 def _integrity(session: Session) -> list[Finding]:
@@ -106,7 +209,7 @@ def _integrity(session: Session) -> list[Finding]:
     ]
 
 
-def _labels(session: Session) -> list[Finding]:
+def _labels(session: Session, _: Settings) -> list[Finding]:
     """Labels must be what follows from the events."""
     findings = []
     for project in projects.list_all(session):
@@ -173,8 +276,11 @@ def _is_whole(settings: Settings, image: Image) -> bool:
     return size > 0 and size == (image.bytes or size)
 
 
-def _paths(session: Session) -> list[Finding]:
-    missing = session.exec(select(ImagePath).where(col(ImagePath.state) != "present")).all()
+def _paths(session: Session, _: Settings) -> list[Finding]:
+    missing = [
+        row for row in session.exec(select(ImagePath))
+        if row.state != "present" or not is_file(Path(row.path))
+    ]  # fmt: skip
     skipped = session.exec(select(SkippedFile)).all()
     findings = []
     if n := len(missing):
@@ -192,3 +298,17 @@ def _paths(session: Session) -> list[Finding]:
             )
         )
     return findings
+
+
+DATABASE_CHECKS: dict[str, DatabaseCheck] = {
+    "The labels": _labels,
+    "The versions": _checkpoints,
+    "The uploads": _uploads,
+    "The scanned files": _paths,
+    "The files in the home folder": _orphans,
+    "The library's id": _copied,
+    "The clock": _clock,
+    "The jobs": _jobs,
+    "The encoders": _weights,
+    "The live models": _live_models,
+}

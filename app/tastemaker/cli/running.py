@@ -1,6 +1,5 @@
 """Running the program: the server, the worker, the sample project, the check-up."""
 
-import logging
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from tastemaker.cli.terminal import AsJson, database, finish_jobs, out, plain, p
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import TastemakerError
+from tastemaker.processes import logs
 
 app = Commands()
 
@@ -33,9 +33,10 @@ def worker() -> None:
 
     from tastemaker.worker import run_forever
 
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    settings = Settings()
+    logs.configure(settings)
     try:
-        run_forever(Settings())
+        run_forever(settings)
     except Timeout:
         raise TastemakerError(
             "Another worker is running on this home folder.", "One is enough; nothing was done."

@@ -16,6 +16,7 @@ from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.processes import logs
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -37,6 +38,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     """Serve until stopped; `begin` is the page to begin with. Raises `TastemakerError` for a taken
     port, an address that others can reach without a password set, or a password that is easily
     guessed."""
+    logs.configure(settings)
     if settings.admin_password:
         try:
             accounts.validate_password(settings.admin_password)
@@ -56,7 +58,8 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     application = create_app(settings, served_on=host)
     server = uvicorn.Server(
         uvicorn.Config(
-            application, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
+            application, log_config=None, log_level="warning", access_log=False,
+            timeout_graceful_shutdown=5,
             server_header=False, proxy_headers=bool(settings.trusted_proxies.strip()),
             forwarded_allow_ips=settings.trusted_proxies,
         )

@@ -149,11 +149,27 @@ def nightly_backup(settings: Settings, hours: float = 24.0) -> Path | None:
     return copy
 
 
-def newest(settings: Settings) -> datetime | None:
-    """When the newest backup among the backups was made, of whatever kind."""
+def newest(settings: Settings) -> Path | None:
+    """The newest backup among the backups, of whatever kind."""
     backups = [*settings.backups.glob("*.zip"), *settings.backups.glob("*.db")]
-    times = [path.stat().st_mtime for path in backups]
-    return datetime.fromtimestamp(max(times), UTC) if times else None
+    return max(backups, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def made_at(backup: Path) -> datetime:
+    return datetime.fromtimestamp(backup.stat().st_mtime, UTC)
+
+
+def verify(backup: Path) -> None:
+    """Read a backup to its end. Raises `Invalid` for one that could not be restored."""
+    if backup.suffix == ".db":
+        _inspect(backup, check=True)
+        return
+    try:
+        with zipfile.ZipFile(backup) as archive:
+            hashes = json.loads(archive.read(MANIFEST))["sha256"]
+            _read_back(backup, hashes, lambda done: None)
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError, Conflict) as error:
+        raise Invalid(f"The backup {backup} is damaged.", "Make a new one.") from error
 
 
 def _files(settings: Settings, staged: set[str]) -> Iterator[tuple[str, Path]]:

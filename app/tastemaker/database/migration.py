@@ -77,6 +77,11 @@ def revisions() -> set[str]:
     return {revision.revision for revision in script.walk_revisions()}
 
 
+def newest_revision() -> str | None:
+    """The schema that this program works with."""
+    return ScriptDirectory(str(shipped("migrations"))).get_current_head()
+
+
 def upgrade(engine: Engine, revision: str) -> None:
     """Run the migrations up to `revision` in one transaction."""
     config = Config()

@@ -42,7 +42,7 @@ def make_engine(settings: Settings) -> Engine:
     try:
         url = make_url(settings.database)
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True)
+            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
         if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.query or not url.database:
             raise ArgumentError("a plain file is needed")
     except ModuleNotFoundError as error:
@@ -62,6 +62,7 @@ def make_engine(settings: Settings) -> Engine:
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=20,
         max_overflow=20,
+        hide_parameters=True,  # what somebody typed stays out of tracebacks, and so of the log
     )
 
     @event.listens_for(engine, "connect")

@@ -37,7 +37,7 @@ from tastemaker.live.live_model import (
     write_live,
 )
 from tastemaker.live.project_state import ProjectState, stamp_of
-from tastemaker.processes import lower_priority
+from tastemaker.processes import logs, lower_priority
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 def main(settings: Settings) -> None:
     """Entry point of the process; ends with its parent."""
     lower_priority()
+    logs.configure(settings)
+    logs.about_this_process(process="model")
     threadpool_limits(1)  # on two busy cores a second thread costs more time than it saves
     engine = sessions.make_engine(settings)
     states: dict[int, ProjectState] = {}

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
-from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
@@ -29,9 +28,11 @@ from tastemaker.pages import (
     library_changes,
     library_exports,
     login,
+    metrics,
     pairs,
     people,
     publish,
+    readiness,
     results,
     review,
     score,
@@ -45,7 +46,9 @@ from tastemaker.pages import (
     versions,
 )
 from tastemaker.pages import projects as first_page
+from tastemaker.pages.openapi import tell_refusals
 from tastemaker.pages.render import error_response
+from tastemaker.pages.request_log import RequestLog
 from tastemaker.pictures.full_size import FullSize
 
 log = logging.getLogger(__name__)
@@ -54,11 +57,9 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
     library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
-    score_tables, folders, people, settings, jobs,
+    score_tables, folders, people, settings, jobs, metrics,
+    readiness,
 )  # fmt: skip
-
-
-router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 
 def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
@@ -90,8 +91,11 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         served_on=served_on,
         respond=error_response,
     )
+    app.state.metrics = metrics.Metrics(config, engine)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added lies outermost
     for routes in all_routers():
         app.include_router(routes)
+    app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # FastAPI's way
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)
@@ -107,12 +111,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
 def all_routers() -> list[APIRouter]:
     """Every page's routes and API, in the order in which a request is held against them."""
     found = [getattr(page, name, None) for page in PAGES for name in ("router", "api")]
-    return [*(routes for routes in found if routes is not None), router]
-
-
-@router.get("/healthz")
-def healthz(_: AnyVisitor) -> dict[str, str]:
-    return {"status": "ok", "version": __version__}
+    return [routes for routes in found if routes is not None]
 
 
 # --- errors, as FastAPI hands them over ----------------------------------------------------------
@@ -140,7 +139,8 @@ def on_disk_error(request: Request, error: Exception) -> Response:
 def on_race(request: Request, error: Exception) -> Response:
     """Two did the same at the same moment, and the database let one of them: only where it takes
     several writers at once."""
-    log.warning("%s %s: %s", request.method, request.url.path, error)
+    reason = str(getattr(error, "orig", error)).splitlines()[0]  # the next names what was typed
+    log.warning("two did the same: %s", reason)
     return error_response(
         request,
         Conflict(

@@ -10,8 +10,11 @@ from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job, Project
+from tastemaker.jobs import failures
 from tastemaker.pages.deps import EngineDep, Id, ReadSession
 from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
+
+LINES_IN_LIST = 12  # of a failed job's log; its own page shows more
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -31,17 +34,29 @@ def page(
 
 
 @router.get("/jobs/list")
-def listing(_: AdminUser, request: Request, session: ReadSession) -> Response:
-    """Asked while something runs; a page whose last job has ended is loaded anew, frame and all."""
-    if not jobs.unfinished(session):
+def listing(
+    _: AdminUser,
+    request: Request,
+    session: ReadSession,
+    running: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> Response:
+    """Asked while something runs; a page that shows so many `running` jobs is loaded anew, frame
+    and all, once there are more or fewer."""
+    unfinished = [job for job in jobs.recent(session) if job.state not in jobs.FINISHED]
+    if not unfinished or (running and len(unfinished) != running):
         return load_anew()
-    return render(request, "jobs.html", "list", listed(session))
+    return render(request, "jobs.html", "running", {"jobs": unfinished})
 
 
 def listed(session: Session) -> dict[str, Any]:
     recent = jobs.recent(session)
-    repairs = {job.id: repair_of(session, job) for job in recent}
-    return {"jobs": recent, "repairs": repairs}
+    failed = [job for job in recent if job.state == "failed"]
+    return {
+        "jobs": recent,
+        "groups": failures.grouped(failed),
+        "repairs": {job.id: repair_of(session, job) for job in failed},
+        "logs": {job.id: jobs.log_of(session, job.id, LINES_IN_LIST) for job in failed},
+    }
 
 
 def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
@@ -107,6 +122,7 @@ def job_context(session: Session, job: Job) -> dict[str, object]:
     return {
         "job": job,
         "repair": repair_of(session, job),
+        "cause": failures.cause_of(job) if job.state == "failed" else None,
         "log": jobs.log_of(session, job.id or 0),
         "result_project": job.result.get("project_id") or job.project_id,
     }
@@ -127,9 +143,11 @@ def list_jobs(_: AdminUser, session: ReadSession) -> list[dict[str, Any]]:
 
 @api.get("/jobs/{job_id}")
 def show_job(_: AdminUser, session: ReadSession, job_id: Id) -> dict[str, Any]:
-    """One job with its log."""
+    """One job with its log; a failed one with what to do."""
     lines = [entry.line for entry in jobs.log_of(session, job_id)]
-    return jobs.as_json(jobs.get(session, job_id)) | {"log": lines}
+    job = jobs.get(session, job_id)
+    remedy = failures.cause_of(job).remedy if job.state == "failed" else ""
+    return jobs.as_json(job) | {"log": lines, "remedy": remedy}
 
 
 @api.post("/jobs/{job_id}/cancel")

@@ -157,14 +157,17 @@ def redirect(request: Request, path: str) -> Response:
 def error_response(request: Request, error: TastemakerError) -> Response:
     """An error as the sender can read it: JSON under /api, a toast for htmx, else a page."""
     headers = {"Retry-After": "2"} if error.status == 503 else {}
+    request.state.refusal = error.code or type(error).__name__
     if for_program(request):
         body: dict[str, Any] = {"error": error.message, "hint": error.hint} | error.about
         if error.code:
             body["code"] = error.code
         return JSONResponse(body, error.status, headers)
+    reference = getattr(request.state, "request_id", "")
     if by_htmx(request):
         headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped
-        toast = {"text": error.message, "hint": error.hint, "wrong": True}
+        hint = f"{error.hint} Reference {reference}" if error.status == 500 else error.hint
+        toast = {"text": error.message, "hint": hint, "wrong": True}
         context: dict[str, Any] = {"toast": toast}
         if isinstance(error, Stale) and "image_id" in request.path_params:
             context["renewed"] = {
@@ -173,7 +176,10 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         return render(
             request, "_partials/toast.html", "toast", context, status=error.status, headers=headers
         )
-    page = {"error": error, "back": referring_path(request), "project": None, "here": ""}
+    page = {
+        "error": error, "reference": reference, "back": referring_path(request),
+        "project": None, "here": "",
+    }  # fmt: skip
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
     project_id = int(text) if is_id(text) else 0
