@@ -174,18 +174,15 @@ def test_a_home_that_cannot_be_made_is_told_in_a_sentence(
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Iterator[Any]:
+def library(engine: Engine) -> Engine:
     """Five images, one with a name that a spreadsheet would take for a formula."""
-    settings = Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
-    engine = migrate(settings)
     with sessions.writing(engine) as session:
         project = projects.create(session, "P", holdout_share=0)
         images = add_images(session, 5, project=project)
         images[0].name = '=cmd|"/c calc"!A1.png'
         images[1].name = images[2].name = "double.png"
         session.add_all(images)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def events(engine: Any) -> int:

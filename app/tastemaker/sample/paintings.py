@@ -102,7 +102,7 @@ def _disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: C
 
 def _glow(picture: Image.Image, x: float, y: float, radius: float, colour: Colour) -> Image.Image:
     """Light around a point, as of a low sun in haze."""
-    rows, columns = np.mgrid[: picture.height, : picture.width]
+    columns, rows = np.arange(picture.width), np.arange(picture.height)[:, None]
     far = np.hypot(columns - x, rows - y) / radius
     share = (0.8 * np.exp(-far * 1.2))[..., None]
     lit = (1 - share) * np.asarray(picture, float) + share * np.array(colour, float)
