@@ -300,7 +300,7 @@ def test_a_version_is_tried_on_a_collection_and_the_run_is_shown(home: Trained, 
     assert run("test-run", "list", "-p", "Anime", "--json").json == [made]
     assert run("test-run", "show", "Anime", made["id"], "--json").json == made
     line = run("test-run", "show", "Anime", made["id"]).out
-    assert f"{made['passes']} of 12 pass from 50 % on" in line
+    assert f"{made['passes']} of 12 pass from 5.0 on" in line
     assert "New ones" in run("test-run", "list", "Anime").out
     fails(run("test-run", "show", "Anime", 99), "There is no such test run.")
     fails(run("test-run", "show", "Anime", "x"), "not the number of a run")

@@ -44,6 +44,7 @@ from tastemaker.database.tables import (
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.importing import imports, leftovers, requests, sources
+from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import KnownPicture, decode
@@ -175,6 +176,13 @@ def test_a_folder_comes_in_with_all_its_folders_and_doubles_are_one_image_with_e
     desk.put("notes.md", "not a picture")
     result = desk.bring_in()
     assert (result["added"], result["known"], result["set_aside"]) == (3, 1, 0)
+    assert known_in_words(result) == "1 more than once among these files"
+    with sessions.writing(desk.engine) as session:
+        project = projects.create(session, "Known")
+    result = desk.bring_in(project=project)
+    told = "3 already in the library, 1 more than once among these files"
+    assert known_in_words(result) == told, "the library had them, the project did not"
+    assert known_in_words(desk.bring_in(project=project)).startswith("3 already in this project")
     assert len(desk.all(Image)) == len(desk.all(CollectionImage)) == 3
     assert desk.paths() == dict.fromkeys(
         ["a.png", "b.PNG", "c d é 日本.png", "again.png"], "present"
@@ -236,6 +244,7 @@ def test_importing_again_reads_only_what_is_new_or_changed(desk: Desk) -> None:
     desk.read.clear()
     assert desk.bring_in()["known"] == 3
     assert desk.read == []
+    assert desk.bring_in()["in_project"] == 3
     new = desk.put("new.png", png(7))
     touched = desk.folder / "1.png"
     os.utime(touched, ns=(1, 1))

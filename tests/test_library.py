@@ -269,15 +269,17 @@ def test_a_filter_selects_exactly_what_it_says(made: Made, asked: LibraryFilter)
 @tries(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     asked=any_filter, order=any_order, gather=st.sampled_from([0, 5, 5000]),
-    walk=st.sampled_from([20, 20_000]), n=st.sampled_from([12, 60]),
+    walk=st.sampled_from([20, 20_000]), look=st.sampled_from([5, 500]),
+    n=st.sampled_from([12, 60]),
 )  # fmt: skip
 def test_paging_shows_every_image_once_and_in_order_by_every_way(
-    made: Made, asked: LibraryFilter, order: Order, gather: int, walk: int, n: int
+    made: Made, asked: LibraryFilter, order: Order, gather: int, walk: int, look: int, n: int
 ) -> None:
     """Whether an index is gathered or walked, and however short the walks are."""
     with pytest.MonkeyPatch.context() as patch, sessions.reading(made.engine) as session:
         patch.setattr(browsing, "GATHER", gather)
         patch.setattr(browsing, "WALK", walk)
+        patch.setattr(browsing, "FIRST_LOOK", look)
         patch.setattr(browsing, "WALK_NAMES", walk)
         found = scopes.resolve(session, made.project(session), asked, made.settings)
         shown = paged(session, found, order, n)

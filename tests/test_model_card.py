@@ -179,6 +179,16 @@ def test_a_recipe_is_told_in_words(kind: str, network: str) -> None:
     )
 
 
+def test_half_a_letter_in_a_stored_card_breaks_neither_its_page_nor_its_file(world: World) -> None:
+    with writing(world.engine) as session:
+        project = world.project(session)
+        project.card = {**project.card, "goals": "A half\ud83d letter"}  # as JSON may name it
+        session.add(project)
+    for path in (f"{world.at}/publish", "/versions/2/card.md", "/api/v1/versions/2/card"):
+        answer = world.client.get(path)
+        assert answer.status_code == 200 and "A half? letter" in answer.text, path
+
+
 def test_the_card_says_which_encoder_the_file_needs(world: World) -> None:
     told = section(card_of(world, 2), "Demo")
     assert "needs the encoder efficientnet_lite0/bundled" in told

@@ -1,5 +1,6 @@
 """Processes and packaging: the web process stays light, a wheel works away from its checkout."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,7 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from tastemaker.processes import freeze_garbage_collection, one_thread_for_products
 from tests.conftest import environment
 
 ROOT = Path(__file__).parent.parent
@@ -69,3 +72,17 @@ assert client.get("/static/app.css").status_code == 200
         cwd=site, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_collector_does_not_look_through_what_is_loaded() -> None:
+    try:
+        freeze_garbage_collection()
+        assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+def test_a_server_multiplies_in_one_thread() -> None:
+    with threadpool_limits(2):  # and whatever it was, afterwards
+        one_thread_for_products()
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}

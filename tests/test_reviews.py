@@ -20,7 +20,7 @@ from tastemaker.live.live_model import (
     Pick,
     PickLists,
 )
-from tastemaker.queues import reviews
+from tastemaker.queues import rereview, reviews
 from tests.conftest import add_images
 
 
@@ -130,6 +130,16 @@ def test_mistakes_are_looked_up_from_the_labels(settings: Settings, engine: Engi
                 "prediction USING" in step and "(version_id=? AND image_id=?)" in step
                 for step in plan
             ), plan
+
+
+def test_what_is_settled_of_a_few_images_is_looked_up_by_them(
+    settings: Settings, engine: Engine
+) -> None:
+    """Not by a walk over all that was said since the training, once for every 32 images."""
+    made = Wrong(settings, engine, 5)
+    with sessions.reading(engine) as session:
+        plan = plan_of(session, rereview.rereviews(session, made.project, list(range(1, 33))))
+    assert any("ix_score_event_image (project_id=? AND image_id=?)" in step for step in plan), plan
 
 
 def plan_of(session: Session, statement: object) -> list[str]:

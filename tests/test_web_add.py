@@ -13,7 +13,7 @@ from web_world import World, make_world
 
 from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, Image, Job, ScoreEvent
+from tastemaker.database.tables import Collection, EncoderRow, Image, Job, ScoreEvent
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -287,6 +287,15 @@ def test_a_project_whose_weights_cannot_be_had_says_so_before_anything_is_scored
     at = f"/projects/{made['id']}"
     page = client.get(f"{at}/add").text
     assert "Before you score" in page and "no score is lost" in page
+    with writing(world.engine) as session:
+        project = projects.get(session, made["id"])
+        projects.add_collection(session, project, session.exec(select(Collection)).first())
+        session.add(
+            Job(kind="embed", title="E", state="failed", project_id=project.id, error="No.")
+        )
+    page = client.get(f"{at}/add").text
+    assert page.count('class="banner') == 1 and "Try again" in page, "both are said in one"
+    assert 'class="banner' in client.get(f"{at}/settings").text, "elsewhere the failure has its own"
     refused = client.post(f"{at}/encoder", data={"encoder": large, "file": "/none.safetensors"})
     assert refused.status_code >= 400 and "is not there" in refused.text
     file = tmp_path / "mine.safetensors"

@@ -23,6 +23,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import typed_path
+from tastemaker.importing.outcome import known_in_words
 
 app = Commands()
 
@@ -64,7 +65,7 @@ def import_images(
     if as_json:
         return print_json(result)
     out.print(
-        f"{counted(result['added'], 'new image')}, {result['known']} known already, "
+        f"{counted(result['added'], 'new image')}, {known_in_words(result)}, "
         f"{result['set_aside']} skipped"
         + (f", {counted(result['scored'], 'score')}" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."

@@ -16,7 +16,7 @@ from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.processes import logs
+from tastemaker.processes import freeze_garbage_collection, logs, one_thread_for_products
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -75,6 +75,8 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     print(f"Tastemaker is at http://{name}:{port}{begin}  (Ctrl-C stops it)", flush=True)
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    one_thread_for_products()
+    freeze_garbage_collection()
     try:
         server.run(sockets=[listening])
     finally:

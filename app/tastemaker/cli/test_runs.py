@@ -102,7 +102,7 @@ def list_runs(
     for row in rows:
         table.add_row(
             str(row["id"]), row["version"], plain(row["collection"]), row["state"],
-            _count(row["n"]), _count(row["passes"]), _percent(row["mean"]), str(row["corrected"]),
+            _count(row["n"]), _count(row["passes"]), _points(row["mean"]), str(row["corrected"]),
         )  # fmt: skip
     out.print(table if rows else "No test run yet: tastemaker test-run start PROJECT --folder …")
     return None
@@ -136,8 +136,8 @@ def in_words(run: dict[str, Any]) -> str:
     if run["n"] is None:
         return f"{what} is {run['state']}{': ' + plain(run['error']) if run['error'] else ''}."
     told = (
-        f"{what}: {run['passes']:,} of {run['n']:,} pass from {_percent(run['threshold'])} on; "
-        f"mean {_percent(run['mean'])}, median {_percent(run['median'])}."
+        f"{what}: {run['passes']:,} of {run['n']:,} pass from {_points(run['threshold'])} on; "
+        f"mean {_points(run['mean'])}, median {_points(run['median'])}."
     )
     if run["without_prediction"]:
         told += f" {run['without_prediction']:,} could not be predicted."
@@ -153,5 +153,6 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
+def _points(value: float | None) -> str:
+    """A score in [0, 1] on the scale people score on, 0–10."""
+    return "–" if value is None else f"{10 * value:.1f}"

@@ -79,6 +79,12 @@ def lines_of(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
+def encodable(text: str) -> str:
+    """The text with “?” for each half of a pair of UTF-16 that stands alone, which JSON can name
+    and no file or page can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def composed(text: str) -> str:
     """The text in the one form in which names and tags are kept and looked for (NFC)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)

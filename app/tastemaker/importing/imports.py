@@ -9,20 +9,28 @@ while people score. One bad file never stops the rest.
 import functools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from more_itertools import chunked
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
-from tastemaker.database.tables import Collection, Image, ImagePath, Project
+from tastemaker.database.tables import (
+    Collection,
+    CollectionImage,
+    Image,
+    ImagePath,
+    Project,
+    ProjectCollection,
+)
 from tastemaker.errors import BadImage, Invalid
 from tastemaker.files.folders import left_out_line
 from tastemaker.images import FileStamp
 from tastemaker.importing import rewritten
+from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.importing.sources import (
     ImportItem,
@@ -94,17 +102,22 @@ def import_files(
         with job.writing() as session:
             collection = images.collection_named(session, request.collection)
             project = session.get(Project, project_id) if project_id else None
+            joined: int | None = None
             if project is not None:
+                if session.get(ProjectCollection, (project.id, collection.id)) is None:
+                    joined = collection.id
                 projects.add_collection(session, project, collection, request.role)
         embeds = queue_embedding and project is not None
-        _import(job, items, Target(collection, project, job.settings, embeds, in_order), tally)
+        _import(
+            job, items, Target(collection, project, job.settings, embeds, in_order, joined), tally
+        )
         _look_again(job, seen)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     if staging is not None:  # only now: after a crash the job needs the files again
         shutil.rmtree(staging, ignore_errors=True)
     job.log(
-        f"{tally.added} new, {tally.known} known already, {tally.skipped} skipped, "
+        f"{tally.added} new, {known_in_words(tally.as_dict())}, {tally.skipped} skipped, "
         f"{tally.scored} scores"
     )
     if tally.rewritten:
@@ -128,6 +141,7 @@ class Target:
     settings: Settings
     embeds: bool
     in_order: bool
+    joined: int | None = None  # the collection, if the project had nothing of it before
 
 
 @dataclass
@@ -135,16 +149,25 @@ class Tally:
     """What became of the files so far."""
 
     added: int = 0
-    known: int = 0
+    in_project: int = 0
+    in_library: int = 0
+    twice: int = 0
     skipped: int = 0
     scored: int = 0
     rewritten: int = 0
     first_reason: str = ""
     left_out: str = ""
+    placed: set[int] = field(default_factory=set)  # images of the files so far
+
+    @property
+    def known(self) -> int:
+        """Files whose image was there: in the project, in the library, or by another of them."""
+        return self.in_project + self.in_library + self.twice
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "added": self.added, "known": self.known, "set_aside": self.skipped,
+            "added": self.added, "known": self.known, "in_project": self.in_project,
+            "in_library": self.in_library, "twice": self.twice, "set_aside": self.skipped,
             "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
             "left_out": self.left_out,
         }  # fmt: skip
@@ -305,10 +328,17 @@ def _place(
     """Note where the bytes are, put the image into the collection, record its folder's score."""
     former = None if item.staged else images.note_file(session, image, item.path, stamp)
     images.forget_skipped(session, item.label)  # it was mended
+    if is_new:
+        tally.added += 1
+    elif image.id in tally.placed:
+        tally.twice += 1
+    elif _in_project(session, target, image.id):
+        tally.in_project += 1
+    else:
+        tally.in_library += 1
+    tally.placed.add(image.id)
     images.put_in_collection(session, target.collection.id, image.id)
     images.add_tags(session, image.id, item.folder_tags)
-    tally.added += is_new
-    tally.known += not is_new
     if (former is not None or is_new) and not item.is_vector:
         tally.rewritten += rewritten.carry_over(session, target.settings, image, former)
     if item.score is not None and target.project is not None:
@@ -316,6 +346,25 @@ def _place(
         tally.scored += scores.record_many(
             session, target.project, person, [(image.id, item.score)], origin=scores.Origin.IMPORT
         )
+
+
+def _in_project(session: Session, target: Target, image_id: int) -> bool:
+    """Whether the image was in the project before this import, in its pool or in a test run."""
+    if target.project is None:
+        return False
+    inside = (
+        select(CollectionImage.image_id)
+        .join(
+            ProjectCollection,
+            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
+        )
+        .where(
+            ProjectCollection.project_id == target.project.id,
+            CollectionImage.image_id == image_id,
+            CollectionImage.collection_id != (target.joined or 0),
+        )
+    )
+    return session.exec(inside.limit(1)).first() is not None
 
 
 def _skip(job: JobContext, tally: Tally, file: Skipped) -> None:

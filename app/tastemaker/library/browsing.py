@@ -45,6 +45,7 @@ from tastemaker.library.scopes import (
 )
 
 GATHER = 5_000  # images that are sorted for one page
+FIRST_LOOK = 500  # rows that fill a page of disagreements unless the filter leaves most out
 WALK = 20_000  # index rows that are walked for one page
 WALK_NAMES = 200_000  # of names, which are only compared
 CHECKED_AT_ONCE = 500
@@ -291,13 +292,16 @@ def _by_disagreement(
         )
         .where(col(Label.project_id) == resolved.project_id, *label_range(resolved.filter, Label))
         .order_by(*in_order(order, gap, col(Label.image_id)))
-        .limit(WALK + 1)
     )
     if cursor is not None:
         query = query.where(after_cursor(order, gap, col(Label.image_id), cursor))
-    rows = [(key, image_id) for key, image_id in session.execute(query)]
-    rows = within_live(resolved, rows) if resolved.by_live else rows
-    return _in_turn(session, resolved, order, rows[:WALK], len(rows) > WALK, n, together)
+    page = Page([], short=True)
+    for most in (WALK,) if resolved.by_live else (FIRST_LOOK, WALK):
+        if page.short:
+            rows = [(key, image_id) for key, image_id in session.execute(query.limit(most + 1))]
+            rows = within_live(resolved, rows) if resolved.by_live else rows
+            page = _in_turn(session, resolved, order, rows[:most], len(rows) > most, n, together)
+    return page
 
 
 def _in_turn(

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tastemaker.database.tables import Job
+from tastemaker.importing.outcome import known_in_words
 from tastemaker.versions.version_report import SPACE
 
 
@@ -73,9 +74,9 @@ def job_result(job: Job) -> str:
     skipped = f"{count(result.get('set_aside', 0))} skipped"
     match job.kind, result:
         case "import", _:
-            added, known, scored = (count(result.get(k, 0)) for k in ("added", "known", "scored"))
+            added, scored = (count(result.get(k, 0)) for k in ("added", "scored"))
             with_score = f", {scored} with a score" if result.get("scored") else ""
-            told = f"{added} new, {known} known already, {skipped}{with_score}."
+            told = f"{added} new, {known_in_words(result)}, {skipped}{with_score}."
             if rewritten := result.get("rewritten"):
                 told += f" {count(rewritten)} written again with the same pixels: scores kept."
             return f"{told} {result.get('left_out', '')}".rstrip(" .")

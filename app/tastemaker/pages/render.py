@@ -49,8 +49,7 @@ def render(
         fragments = [(page, name) for name in blocks]
         return render_blocks(request, fragments, context, status=status, headers=headers)
     values = {"request": request, "fragment": False, **context}
-    body = environment().get_template(page).render(values)
-    return HTMLResponse(body, status, dict(headers or {}))
+    return _response(environment().get_template(page).render(values), status, headers)
 
 
 def render_blocks(
@@ -64,7 +63,13 @@ def render_blocks(
     """Blocks of several pages, each as (page, block), one after the other."""
     values = {"request": request, "fragment": True, **context}
     body = "\n".join(render_block(environment(), page, name, values) for page, name in blocks)
-    return HTMLResponse(body, status, dict(headers or {}))
+    return _response(body, status, headers)
+
+
+def _response(body: str, status: int, headers: Mapping[str, str] | None) -> HTMLResponse:
+    """Half a pair of UTF-16, which a JSON column can hold and no page can, shows as “?”: one bad
+    letter in somebody's text breaks no page."""
+    return HTMLResponse(body.encode("utf-8", "replace"), status, dict(headers or {}))
 
 
 def shell(session: Session, project: Project | None = None, here: str = "") -> dict[str, Any]:

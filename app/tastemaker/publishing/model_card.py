@@ -14,6 +14,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import expectations
+from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck
 from tastemaker.publishing.card_blocks import (
@@ -50,7 +51,7 @@ TOP_SHEET = "top-100.png"
 
 def texts(project: Project) -> dict[str, str]:
     """What the author wrote under each heading; empty where they did not."""
-    return {key: str(project.card.get(key, "")) for key in TEXTS}
+    return {key: encodable(str(project.card.get(key, ""))) for key in TEXTS}
 
 
 def set_texts(session: Session, project: Project, written: dict[str, str]) -> None:
@@ -63,7 +64,7 @@ def set_texts(session: Session, project: Project, written: dict[str, str]) -> No
                 f"“{TEXTS[key]}” has {len(text)} characters; at most {MOST_CHARACTERS} are kept.",
                 "Shorten it.",
             )
-    cleaned = {key: text.replace("\r\n", "\n").strip() for key, text in written.items()}
+    cleaned = {k: encodable(text).replace("\r\n", "\n").strip() for k, text in written.items()}
     project.card = {**project.card, **cleaned}
     session.add(project)
 

@@ -8,6 +8,7 @@ as if for the first time, to measure how steady a person's scores are.
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from more_itertools import chunked
 from sqlalchemy.orm import aliased
@@ -54,18 +55,23 @@ def sides(pair: Pick) -> tuple[Pick, Pick]:
 def resolved(session: Session, project: Project, ids: list[int]) -> set[int]:
     """Those of the images that had a rereview since the active version was trained (ever, while
     there is none)."""
+    return set(session.exec(rereviews(session, project, ids)).all())
+
+
+def rereviews(session: Session, project: Project, ids: list[int]) -> Any:
+    """Select of the ids of `resolved`. `+ 0` hides the event's id from the planner, which would
+    walk every event of the project since then instead of looking up those of a few images."""
     version = versions.active(session, project)
-    query = (
+    return (
         scores.standing_events()
         .with_only_columns(ScoreEvent.image_id)
         .where(
             ScoreEvent.project_id == project.id,
             col(ScoreEvent.image_id).in_(ids),
             ScoreEvent.origin == Origin.REVIEW,
-            col(ScoreEvent.id) > (version.event_high if version else 0),
+            col(ScoreEvent.id) + 0 > (version.event_high if version else 0),
         )
     )
-    return set(session.exec(query).all())
 
 
 def flagged(request: QueueRequest) -> Iterator[QueueItem]:

@@ -56,8 +56,7 @@ class Review:
     capped: bool = False
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A place in a list: the part, then the rank (falling), then the image (rising)."""
 
     part: int
@@ -75,8 +74,7 @@ class Place:
         return self.part, -self.rank, self.image_id
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What stands at a place: an image, or the pair of a contradiction."""
 
     place: Place
@@ -140,19 +138,21 @@ def review(
     request = QueueRequest(session, project, person, live)
     begin = place(after)
     reviewed = 0
+    entries: list[Entry | Mistake]
     if kind == "doubtful":
-        entries = _label_issues(request)
+        entries = [*_label_issues(request)]
         reviewed = len(request.lists.label_issues) - len(entries)
     elif kind == "contradictions":
-        entries = _contradictions(request)
+        entries = [*_contradictions(request)]
     else:
-        entries = _suspects(request, kind, order)
+        suspects = _suspects(request, kind, order)
+        entries = [*suspects]
         if version is not None:
             wrong = mistakes(session, project, version, kind, order)
             done = resolved_since(session, project, version) if wrong else frozenset()
             unresolved = [mistake for mistake in wrong if mistake.image_id not in done]
             reviewed = len(wrong) - len(unresolved)
-            entries = [mistake.entry(project, order) for mistake in unresolved] + entries
+            entries = [*unresolved, *suspects]
     behind = [entry for entry in entries if begin.comes_before(entry.place)]
     page = behind[:n]
     return Review(
@@ -173,25 +173,22 @@ def review(
 
 
 class Mistake(NamedTuple):
-    """A label on the wrong side of the threshold: a prediction in [0, 1] that never saw it, the
-    label in 0–10, the standard deviation of the prediction."""
+    """A label on the wrong side of the threshold: where it stands in the list, a prediction in
+    [0, 1] that never saw it, the label in 0–10. There may be thousands, of which a page shows a
+    few: what the card says is made only for those."""
 
-    image_id: int
+    place: Place
     predicted: float
     label: float
-    uncertainty: float
 
-    def place(self, project: Project, order: str) -> Place:
-        if order == "confidence":
-            return Place(LABELLED, _confidence(project, self.predicted), self.image_id)
-        gap = abs(self.predicted - self.label / 10)
-        rank = gap / self.uncertainty if self.uncertainty > 0 else math.inf
-        return Place(LABELLED, rank, self.image_id)
+    @property
+    def image_id(self) -> int:
+        return self.place.image_id
 
-    def entry(self, project: Project, order: str) -> Entry:
+    @property
+    def items(self) -> tuple[QueueItem, ...]:
         reason = reasons.mistaken(self.predicted, self.label)
-        place = self.place(project, order)
-        return Entry(place, (QueueItem(self.image_id, Origin.REVIEW, reason),))
+        return (QueueItem(self.image_id, Origin.REVIEW, reason),)
 
 
 def _confidence(project: Project, predicted: float) -> float:
@@ -204,14 +201,31 @@ def mistakes(
     """Labels that a version gets wrong, in the order of the list: FP = y < t ≤ f, FN = f < t ≤ y,
     ranked by |f − y| / uncertainty, or by |f − t|."""
     rows = session.execute(wrong_labels(project, version, kind))
-    return sorted((Mistake(*row) for row in rows), key=lambda m: m.place(project, order).key)
+    wrong = (
+        Mistake(
+            Place(LABELLED, _rank(project, order, predicted, label, uncertainty), image_id),
+            predicted,
+            label,
+        )
+        for image_id, predicted, label, uncertainty in rows
+    )
+    return sorted(wrong, key=lambda mistake: mistake.place.key)
+
+
+def _rank(
+    project: Project, order: str, predicted: float, label: float, uncertainty: float
+) -> float:
+    if order == "confidence":
+        return _confidence(project, predicted)
+    gap = abs(predicted - label / 10)
+    return gap / uncertainty if uncertainty > 0 else math.inf
 
 
 def wrong_labels(project: Project, version: Version, kind: str) -> Executable:
-    """Select of `Mistake` rows. It begins at the labels, of which there are far fewer than
-    predictions: as a subquery with a limit they keep every planner from beginning elsewhere. Each
-    prediction is looked up by its key: `+ 0.0` hides its column from the index of predictions,
-    which would give half a million rows for each label."""
+    """Select of (image id, prediction, label, uncertainty). It begins at the labels, of which
+    there are far fewer than predictions: as a subquery with a limit they keep every planner from
+    beginning elsewhere. Each prediction is looked up by its key: `+ 0.0` hides its column from
+    the index of predictions, which would give half a million rows for each label."""
     too_high = kind == "false-positives"
     cut = project.threshold
     label_side = col(Label.value) < 10 * cut if too_high else col(Label.value) >= 10 * cut
