@@ -350,7 +350,7 @@ def test_a_folder_is_chosen_by_walking_to_it(world: World, tmp_path: Path) -> No
 def test_a_folder_that_is_none_is_told_in_words(world: World, at: str) -> None:
     page = world.client.get(f"{world.at}/folders", params={"at": at})
     assert page.status_code == 404 and "There is no folder" in page.text
-    assert "Begin in the home folder" in page.text
+    assert "Begin where folders may be chosen" in page.text
 
 
 def test_the_programs_own_folder_cannot_be_chosen(world: World) -> None:
