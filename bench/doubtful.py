@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 
 from bench import fresh, labelled
 from tastemaker.learning.label_issues import label_issues
-from tastemaker.learning.ridge import fit_ridge, project
+from tastemaker.learning.posterior import project
+from tastemaker.learning.ridge import fit_ridge
 
 JUDGES = ("handwriting", "emoji")
 LABELS, SEEDS, SLIPS, FOLDS = 1000, 8, 0.1, 5

@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from tastemaker.learning.label_issues import FEWEST, label_issues
-from tastemaker.learning.ridge import fit_ridge, project
+from tastemaker.learning.posterior import project
+from tastemaker.learning.ridge import fit_ridge
 
 
 def judged(x: np.ndarray, y: np.ndarray, groups: np.ndarray):  # type: ignore[no-untyped-def]

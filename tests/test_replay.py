@@ -26,7 +26,8 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.errors import Invalid
-from tastemaker.learning.ridge import fit_ridge, posterior_sd
+from tastemaker.learning.posterior import posterior_sd
+from tastemaker.learning.ridge import fit_ridge
 from tastemaker.replay.chart import chart
 from tastemaker.replay.labelled_sets import read_collection, read_file
 from tastemaker.replay.report import report, table

@@ -10,15 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge as Peer
 
 from tastemaker.errors import NotTrainable
-from tastemaker.learning.ridge import (
-    Ridge,
-    fit_ridge,
-    from_link,
-    half_scale,
-    posterior_sd,
-    project,
-    to_link,
-)
+from tastemaker.learning.posterior import posterior_sd, project
+from tastemaker.learning.ridge import Ridge, fit_ridge, from_link, half_scale, to_link
 
 
 def data(n, features, seed=0, noise=0.3):

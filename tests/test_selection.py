@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tastemaker.learning.ridge import fit_ridge, posterior_sd, project
+from tastemaker.learning.posterior import posterior_sd, project
+from tastemaker.learning.ridge import fit_ridge
 from tastemaker.learning.selection import (
     Mix,
     cold_start,

@@ -1,7 +1,5 @@
 """`tastemaker score`: a version as a filter over files and embeddings."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,6 +17,7 @@ from tastemaker.cli.terminal import (
     plain,
     print_json,
     progress_bar,
+    skipped_files,
     were,
 )
 from tastemaker.config import Settings
@@ -137,7 +136,7 @@ def score(
         nonlocal scored
         scored += len(rows)
 
-    with progress_bar() as bar, _skipped_files() as skip:
+    with progress_bar() as bar, skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
         rows = sources.score_source(
             source,
@@ -209,7 +208,7 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
         "copy": placing.copy_pictures, "move": placing.move_pictures,
         "symlink": placing.link_pictures,
     }  # fmt: skip
-    with _skipped_files() as skip:
+    with skipped_files() as skip:
         if dry_run:
             placed = sum(item.due for item in plan)
             for item in plan:
@@ -221,24 +220,6 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
     already = f"; {there:,} {were(there)} there already" if there else ""
     what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
     err.print(f"{counted(placed, 'picture')} {what}{already}.")
-
-
-@contextmanager
-def _skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
-    """Report on stderr what could not be used, each as it comes; beyond `most`, how many more."""
-    count = 0
-
-    def skip(path: str, reason: str) -> None:
-        nonlocal count
-        count += 1
-        if count <= most:
-            err.print(f"skipped {plain(path)}: {plain(reason)}")
-
-    try:
-        yield skip
-    finally:
-        if count > most:
-            err.print(f"and {count - most} more skipped")
 
 
 def _model_path(settings: Settings, model: str) -> Path:

@@ -1,24 +1,28 @@
 """Bringing images in: `tastemaker import` and `tastemaker embed`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlmodel import Session
 
 from tastemaker import jobs
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, either
+from tastemaker.cli.options import InProject, either, path_option
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
     database,
+    err,
     finish_jobs,
     out,
     plain,
     print_json,
+    progress_bar,
+    skipped_files,
     unfinished,
 )
+from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
@@ -111,13 +115,35 @@ def _there(path: Path) -> bool:
 @app.command()
 def embed(
     name: Annotated[
-        str | None, typer.Argument(metavar="[PROJECT]", help="Only the images of this project.")
+        str | None,
+        typer.Argument(
+            metavar="[PROJECT|FOLDER]",
+            help="Only the images of this project; with --out, a folder of pictures.",
+        ),
     ] = None,
     collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
     project: InProject = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="ENCODER", help="With --out: what reads the pictures.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        path_option(
+            "--out",
+            about="Write the embeddings of a folder into this .npz (`embeddings`, `paths`), and "
+            "nothing into the library.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the images that have no embedding yet."""
+    """Embed the images that have no embedding yet, or a folder into a file."""
+    if (to is None) != (encoder is None):
+        raise typer.BadParameter("--encoder and --out go together: FOLDER --encoder E --out FILE")
+    if to is not None and encoder is not None:
+        if name is None or project is not None or collection is not None:
+            raise typer.BadParameter("FOLDER --encoder E --out FILE, and nothing of the library")
+        return embed_folder(typed_path(name), encoder, to, as_json)
+
     from tastemaker import images, projects
     from tastemaker.embeddings import declared
 
@@ -146,4 +172,46 @@ def embed(
         return print_json(results)
     for p, result in zip(chosen, results, strict=True):
         out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} skipped.")
+    return None
+
+
+def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
+    """Write the embeddings of the pictures under a folder, in the order of their paths."""
+    import torch
+
+    from tastemaker.encoding import encoders
+    from tastemaker.encoding.embedding_files import write_embeddings
+    from tastemaker.encoding.encode_files import embed_files
+    from tastemaker.files import require_writable
+    from tastemaker.filtering.sources import pictures_in
+    from tastemaker.pictures.pictures import Limits
+
+    if to.suffix.lower() != ".npz":
+        raise Invalid(f"{to.name} is no .npz.", "Name the file to write like embeddings.npz.")
+    require_writable(to)
+    settings = Settings()
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    vectors: dict[int, Any] = {}
+    with skipped_files() as skip:
+        base, paths = pictures_in(source, skip, lambda line: err.print(plain(line)))
+        relative = [str(path.relative_to(base)) for path in paths]
+        network = encoders.load(encoders.parse(encoder))
+        with progress_bar() as bar:
+            task = bar.add_task("Embedding", total=len(paths))
+            found = embed_files(
+                network, paths, limits=Limits.of(settings).anywhere(), guarded=True,
+                on_error=lambda index, error: skip(relative[index], str(error)),
+            )  # fmt: skip
+            for index, vector in found:
+                vectors[index] = vector
+                bar.advance(task)
+    if not vectors:
+        raise Invalid("None of the pictures could be embedded.")
+    order = sorted(vectors)
+    write_embeddings(to, [vectors[i] for i in order], [relative[i] for i in order])
+    told = {"embedded": len(order), "skipped": len(paths) - len(order), "file": str(to)}
+    if as_json:
+        return print_json(told)
+    out.print(f"{counted(len(order), 'picture')} embedded into {plain(str(to))}.")
     return None

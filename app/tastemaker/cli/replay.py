@@ -16,6 +16,7 @@ from tastemaker.cli.terminal import (
     progress_bar,
 )
 from tastemaker.database import sessions
+from tastemaker.errors import Invalid
 from tastemaker.files import typed_path
 
 app = Commands()
@@ -61,6 +62,28 @@ def replay(
     svg: Annotated[
         Path | None, path_option("--svg", about="Draw the curves into this file.")
     ] = None,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn",
+            help="Learning curves of several people instead: scores (P, N) in the file, and if "
+            "there are any test_scores (P, N) to judge against and the group (P,) of each person.",
+        ),
+    ] = False,
+    labels: Annotated[
+        str, typer.Option(metavar="N,N,…", help="With --learn: after so many labels.")
+    ] = "10,20,40",
+    prior: Annotated[
+        str,
+        typer.Option(
+            metavar="others|none|FILE",
+            help="With --learn: the head to start from, of the others of the same group, or a "
+            ".safetensors file.",
+        ),
+    ] = "none",
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="With --learn: how to train.")
+    ] = "ridge",
     as_json: AsJson = False,
 ) -> None:
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
@@ -74,6 +97,10 @@ def replay(
         if path is not None:
             require_writable(path)
     *first, source = typed
+    if learn:
+        if first or project is not None:
+            raise typer.BadParameter("a file brings its own scores", param_hint="--learn")
+        return learning_curves(typed_path(source), labels, prior, recipe, seeds, to, as_json)
     if len(first) > 1:
         raise typer.BadParameter(f"“{first[1]}” is too many: PROJECT COLLECTION, or FILE.")
     project = either(first[0] if first else None, project)
@@ -132,6 +159,46 @@ def replay(
     if stopped:
         err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
         raise typer.Exit(130)
+    return None
+
+
+def learning_curves(
+    file: Path, labels: str, prior: str, recipe: str, seeds: int, to: Path | None, as_json: bool
+) -> None:
+    """`replay --learn`: how much of their taste several people taught after so many labels."""
+    from tastemaker.learning.recipes import recipe_named
+    from tastemaker.replay import labelled_sets
+    from tastemaker.replay import people as replaying
+
+    recipe_named(recipe)
+    try:
+        counts = tuple(sorted({int(count) for count in labels.split(",") if count.strip()}))
+    except ValueError:
+        raise typer.BadParameter("numbers such as 10,20,40", param_hint="--labels") from None
+    data = labelled_sets.read_people(file)
+    start: replaying.Prior | str = prior
+    if prior not in ("none", "others"):
+        start, off = replaying.prior_of_file(typed_path(prior), data.x)
+        err.print(f"The prior is followed by a line, {off:.2f} points from it on average.")
+    plan = replaying.Curves(counts, start, recipe, seeds)
+    runs: list[replaying.PersonRun] = []
+    with progress_bar() as bar:
+        task = bar.add_task("Replaying", total=None)
+        for done, total, some in replaying.curves(data, plan):
+            runs += some
+            bar.update(task, completed=done, total=total)
+    if not runs:
+        raise Invalid(
+            "Nobody has scores enough: ten images to test, and outside those as many as --labels.",
+            "Ask for fewer labels.",
+        )
+    result = replaying.report(data, plan, runs)
+    if as_json:
+        print_json(result)
+    else:
+        print(replaying.table(result))
+    if to is not None:
+        write_json(to, result)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

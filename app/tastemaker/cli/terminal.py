@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -124,3 +124,21 @@ def progress_bar() -> Progress:
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
     )  # fmt: skip
+
+
+@contextmanager
+def skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+    """Report on stderr what could not be used, each as it comes; beyond `most`, how many more."""
+    count = 0
+
+    def skip(path: str, reason: str) -> None:
+        nonlocal count
+        count += 1
+        if count <= most:
+            err.print(f"skipped {plain(path)}: {plain(reason)}")
+
+    try:
+        yield skip
+    finally:
+        if count > most:
+            err.print(f"and {count - most} more skipped")

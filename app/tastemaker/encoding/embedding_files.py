@@ -4,7 +4,7 @@ Whatever the size of the file, memory holds one block. Rows have paths: those of
 `image_path`, else their numbers from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
-from tastemaker.files import is_file
+from tastemaker.files import is_file, write_atomic
 
 EMBEDDING_SUFFIXES = frozenset({".npy", ".parquet"})
 BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
@@ -49,6 +49,12 @@ def open_embeddings(source: Path) -> Embeddings:
     """Open a `.npy` array (N, D), or (D,) for one row, or a `.parquet` with a column of lists.
     Raises `Invalid`, also on the way where the file turns out to be damaged."""
     return _open_parquet(source) if source.suffix.lower() == ".parquet" else _open_npy(source)
+
+
+def write_embeddings(path: Path, vectors: Sequence[Vectors], paths: Sequence[str]) -> None:
+    """Write `embeddings` (N, D) float32 and `paths` (N,) into an `.npz`, whole or not at all."""
+    x, names = np.stack(vectors), np.array(paths)
+    write_atomic(path, lambda file: np.savez(file, embeddings=x, paths=names))
 
 
 def _row_numbers(start: int, stop: int) -> pa.Array:

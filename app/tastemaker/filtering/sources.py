@@ -44,7 +44,7 @@ def score_source(
     """
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
         return _score_embeddings(source, scorer, on_error, progress, tell)
-    base, paths = _pictures_in(source, on_error, tell)
+    base, paths = pictures_in(source, on_error, tell)
     scorer.load_encoder()
     return _score_pictures(base, paths, scorer, on_error, progress)
 
@@ -76,7 +76,7 @@ def _score_embeddings(
     return tables()
 
 
-def _pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
+def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
     """The folder that paths are relative to, and the pictures in it, sorted."""
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Check the path.")

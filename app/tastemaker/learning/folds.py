@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tastemaker.errors import Invalid, NotTrainable
 from tastemaker.learning.city96 import Array
+from tastemaker.learning.prior import Prior
 from tastemaker.learning.recipes import Member
 from tastemaker.learning.trainable import why_not
 
@@ -33,7 +34,7 @@ class TrainingSet:
     image_ids (n,); x (n, D) float32 embeddings; y (n,) scores in 0-1; groups (n,) integers, equal
     for images of one source; holdout (n,) True where the label only ever measures; random (n,) True
     where neither a model nor the picture itself decided that the image was scored, None where that
-    is so of all.
+    is so of all; priors are heads that a linear head starts from.
     """
 
     image_ids: NDArray[Any]
@@ -42,6 +43,7 @@ class TrainingSet:
     groups: NDArray[np.integer]
     holdout: Rows
     random: Rows | None = None
+    priors: tuple[Prior, ...] = ()
 
     @property
     def drawn(self) -> Rows:

@@ -63,9 +63,9 @@ class LabelIssues:
 
 def label_issues(features: Array, labels: Array, groups: Array, ridge: Ridge) -> LabelIssues:
     """How far each label is from what the others predict. `features` (n, k) are the half-scaled
-    rows on their principal axes (`ridge.Projection`), `labels` (n,) in [0, 1], `groups` (n,) equal
-    for images that are left out together; `ridge` was fitted on the same labels. With fewer than 20
-    labels none is doubtful. 0.3 s for 3,000 labels."""
+    rows on their principal axes (`posterior.Projection`), `labels` (n,) in [0, 1], `groups` (n,)
+    equal for images that are left out together; `ridge` was fitted on the same labels. With fewer
+    than 20 labels none is doubtful. 0.3 s for 3,000 labels."""
     x = np.ascontiguousarray(features, np.float32)
     y = np.asarray(labels, np.float64)
     if len(y) < FEWEST:

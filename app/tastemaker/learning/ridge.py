@@ -18,21 +18,21 @@ at the same penalty and `scale`. The scale is a choice of units made from the fe
 labelled rows; no score enters it. The mean is immaterial, because the intercept is free.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import eigh
 from scipy.special import expit
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
+from tastemaker.learning.prior import NOISE, Belief, Link, Prior, beliefs, log_evidence, trust
 from tastemaker.learning.recipes import Fit, Member, Progress, Recipe, ignore_progress
 
-Link = Literal["logit", "identity"]
 Array = NDArray[Any]
 
 # `half_scale` gives every data set rows of mean squared length 1: one grid fits all.
@@ -50,7 +50,8 @@ class Ridge:
     """A fitted linear head: score = link⁻¹(weights · (x − mean) / scale + bias).
 
     `out_of_group` (n,), in [0, 1], predicts every training label by a fit without its group;
-    `noise` is the root mean square of label − out_of_group, in score units (0–1).
+    `noise` is the root mean square of label − out_of_group, in score units (0–1). `slopes` says of
+    each prior how much of its line is part of the weights.
     """
 
     mean: NDArray[np.float32]
@@ -61,6 +62,7 @@ class Ridge:
     out_of_group: NDArray[np.float32]
     noise: float
     link: Link
+    slopes: tuple[float, ...] = ()
 
     def raw(self) -> tuple[NDArray[np.float32], float]:
         """The same head on features as the encoder has them: w (D,), b; link value = w·x + b."""
@@ -85,13 +87,15 @@ def fit_ridge(
     link: Link = "logit",
     penalties: Iterable[float] = PENALTIES,
     scale: Array | None = None,
+    priors: Sequence[Prior] = (),
 ) -> Ridge:
     """Fit scores y (n,) in [0, 1] on features x (n, D), n ≥ 2, D any.
 
     Rows with the same integer in `groups` (n,), such as crops of one picture, are left out
     together. The penalty is the one of `penalties` whose out-of-group scores have the smallest
     mean absolute error (the squared error chooses up to 4 % worse, never better than 1 %).
-    `scale` (D,) divides the features, by default `half_scale(x)`.
+    `scale` (D,) divides the features, by default `half_scale(x)`. With `priors`, the fit starts
+    from other heads, each trusted as far as the labels bear it out (see `prior`).
     Raises NotTrainable, with a sentence for the person, where the labels teach nothing.
     """
     x, target = np.asarray(x, np.float32), np.asarray(y, np.float64)
@@ -101,31 +105,126 @@ def fit_ridge(
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
     rows = (x - mean) / scale
-    z, eigenvalues, to_weights = _principal_axes(rows)
-
-    linear = to_link(target, link)
-    level = linear.mean()
-    projected = z.T @ (linear - level)
+    axes = _Axes(*principal_axes(rows), members)
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
-    shrink = 1.0 / (eigenvalues[:, None] + strengths)  # (axes, penalties)
-    coefficients = projected[:, None] * shrink
+    linear = to_link(target, link)
+    said = [prior.values(x, link) for prior in priors]
+    held = beliefs(len(priors))
+    fits = [
+        _under(belief, axes, linear, target, said, strengths, link) for belief in held
+    ]  # fmt: skip
+    likely = trust(held, [fit.evidence for fit in fits]) if len(held) > 1 else np.ones(1)
 
-    residuals = (linear - level)[:, None] - z @ coefficients.astype(z.dtype)
-    left_out = linear[:, None] - _without_own_group(residuals, z, shrink, members)
-    scores = from_link(left_out, link)
-    errors = np.abs(scores - target[:, None]).mean(0)
-    # Of penalties that do equally well the strongest: with two labels all of them do.
-    best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
-
+    slopes = np.zeros(len(priors))
+    for belief, fit, weight in zip(held, fits, likely, strict=True):
+        if belief.prior is not None:
+            slopes[belief.prior] += weight * fit.slope
+    weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
+    for prior, slope in zip(priors, slopes, strict=True):
+        weights = weights + slope * prior.line(link) * scale
+    scores = from_link(np.stack([fit.left_out for fit in fits], 1) @ likely, link)
     return Ridge(
         mean=mean,
         scale=scale,
-        weights=to_weights(coefficients[:, best]).astype(np.float32),
-        bias=float(level),
-        penalty=float(strengths[best]),
-        out_of_group=scores[:, best].astype(np.float32),
-        noise=float(np.sqrt(np.mean((scores[:, best] - target) ** 2))),
+        weights=weights.astype(np.float32),
+        bias=float(linear.mean()),
+        penalty=fits[int(likely.argmax())].penalty,
+        out_of_group=scores.astype(np.float32),
+        noise=float(np.sqrt(np.mean((scores - target) ** 2))),
         link=link,
+        slopes=tuple(slopes.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Labelled rows on their principal axes; `members` are the rows of each group."""
+
+    z: Array
+    eigenvalues: Array
+    to_weights: Callable[[Array], Array]
+    members: list[Array]
+
+
+@dataclass(frozen=True)
+class _Under:
+    """A fit under one belief, at the penalty that leaves the smallest error. `left_out` (n,) are
+    link values without the own group; `slope` is the prior's, whose line is no part of
+    `coefficients`."""
+
+    coefficients: Array
+    slope: float
+    left_out: Array
+    penalty: float
+    evidence: float
+
+
+def _under(
+    belief: Belief,
+    axes: _Axes,
+    linear: Array,
+    target: Array,
+    said: Sequence[Array],
+    strengths: Array,
+    link: Link,
+) -> _Under:
+    """The fit of labels, `linear` in units of the link and `target` as scores, under a belief.
+
+    The covariance of the labels in units of the noise is M = I + ZZᵀ/λ + κqqᵀ, q being what the
+    prior says of them and κ the variance of its slope. With A = (I + ZZᵀ/λ)⁻¹, M⁻¹ is A less a
+    matrix of rank one (Sherman & Morrison 1950), and so is the smoother I − M⁻¹.
+    """
+    z, eigenvalues = axes.z, axes.eigenvalues
+    shrink = 1.0 / (eigenvalues[:, None] + strengths)  # (axes, penalties)
+    q = np.zeros(len(linear)) if belief.prior is None else said[belief.prior]
+    q = q - q.mean()
+    rest = linear - linear.mean() - belief.slope * q
+    residuals = rest[:, None] - z @ ((z.T @ rest)[:, None] * shrink).astype(z.dtype)  # A·rest
+    determinant = np.log1p(eigenvalues[:, None] / strengths).sum(0)
+    slopes = np.full(len(strengths), belief.slope)
+    rank_one = None
+    if belief.sd:
+        variance = (belief.sd / NOISE[link]) ** 2
+        aq = q[:, None] - z @ ((z.T @ q)[:, None] * shrink).astype(z.dtype)
+        spread = 1 + variance * (q @ aq)
+        gained = variance / spread * (q @ residuals)
+        residuals = residuals - aq * gained
+        rank_one = aq * np.sqrt(variance / spread)
+        slopes, determinant = slopes + gained, determinant + np.log(spread)
+
+    left_out = linear[:, None] - _without_own_group(residuals, z, shrink, axes.members, rank_one)
+    errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
+    # Of penalties that do equally well the strongest: with two labels all of them do.
+    best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
+    unexplained = rest - (slopes[best] - belief.slope) * q
+    return _Under(
+        coefficients=(z.T @ unexplained) * shrink[:, best],
+        slope=float(slopes[best]),
+        left_out=left_out[:, best],
+        penalty=float(strengths[best]),
+        evidence=log_evidence(len(linear), determinant, rest @ residuals, link),
+    )
+
+
+def from_priors(priors: Sequence[Prior], x: Array, y: ArrayLike, link: Link) -> Ridge:
+    """The head while the labels y (n,) of rows x (n, D) teach nothing by themselves (none, one, or
+    all the same): the mean of the priors, at the level of the labels as far as there are any."""
+    target = np.asarray(y, np.float64)
+    weights = np.mean([prior.line(link) for prior in priors], axis=0)
+    level = np.mean([prior.values(np.zeros_like(weights), link) for prior in priors])
+    missed = to_link(target, link) - (np.asarray(x, np.float32) @ weights + level)
+    level += missed.sum() / (len(target) + 2)
+    said = from_link(np.asarray(x, np.float32) @ weights + level, link)
+    return Ridge(
+        mean=np.zeros(len(weights), np.float32),
+        scale=np.ones(len(weights), np.float32),
+        weights=weights.astype(np.float32),
+        bias=float(level),
+        penalty=PENALTIES[-1],
+        out_of_group=said.astype(np.float32),
+        noise=NOISE["identity"],
+        link=link,
+        slopes=(1 / len(priors),) * len(priors),
     )
 
 
@@ -177,12 +276,12 @@ def fit_linear(
     fold = split.fold[split.train]
     folds = int(fold.max()) + 1
     progress(0, folds + 1, "Fitting the linear head")
-    ridge = fit_ridge(x, y, groups)
+    ridge = fit_ridge(x, y, groups, priors=data.priors)
     members: list[Member] = []
     for k in range(folds):
         progress(k + 1, folds + 1, "Fitting the linear head")
         seen = fold != k
-        fitted = ridge_or_none(x[seen], y[seen], groups[seen])
+        fitted = ridge_or_none(x[seen], y[seen], groups[seen], priors=data.priors)
         members.append(fitted.predict if fitted else Constant(float(y[seen].mean())))
     progress(folds + 1, folds + 1, "Fitted the linear head")
     tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
@@ -192,88 +291,18 @@ def fit_linear(
 
 
 def ridge_or_none(
-    x: Array, y: Array, groups: NDArray[np.integer], unit: float | None = None
+    x: Array,
+    y: Array,
+    groups: NDArray[np.integer],
+    unit: float | None = None,
+    priors: Sequence[Prior] = (),
 ) -> Ridge | None:
     """A ridge on these labels; None where too little is left to fit one. With a `unit`, every
     feature is divided by that number instead of by its `half_scale`."""
     if len(np.unique(groups)) < 2 or y.min() == y.max():
         return None
-    return fit_ridge(x, y, groups, scale=None if unit is None else np.full(x.shape[1], unit))
-
-
-# --------------------------------------------------------------------------- uncertainty
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A library seen from its leading principal axes, computed once per embedding matrix.
-
-    `features` (N, k) float32 are the half-scaled rows on these axes; `rest` (N,) is the squared
-    length they leave out, and `rest_axes` the number of dimensions it is spread over. Fewer rows
-    than dimensions have fewer axes: a small library is projected in milliseconds.
-    """
-
-    features: NDArray[np.float32]
-    rest: NDArray[np.float32]
-    rest_axes: int
-
-
-def project(x: Array, k: int = 256, *, sample: int = 20_000, seed: int = 0) -> Projection:
-    """The top-k principal axes of x (N, D), found on at most `sample` random rows."""
-    n, features = x.shape
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(n)[:sample])
-    drawn = np.asarray(x[chosen], np.float32)
-    mean, scale = drawn.mean(0), half_scale(drawn)
-    drawn = (drawn - mean) / scale
-    _, strengths, to_weights = _principal_axes(drawn)
-    k = min(k, len(strengths))
-    axes = to_weights(np.eye(len(strengths), dtype=np.float32)[:, len(strengths) - k :])
-
-    turned, rest = np.empty((n, k), np.float32), np.empty(n, np.float32)
-    for start in range(0, n, ROWS_AT_ONCE):
-        rows = (np.asarray(x[start : start + ROWS_AT_ONCE], np.float32) - mean) / scale
-        part = slice(start, start + len(rows))
-        np.matmul(rows, axes, out=turned[part])
-        rest[part] = _squares(rows) - _squares(turned[part])
-    return Projection(turned, np.maximum(rest, 0), features - k)
-
-
-def posterior_sd(
-    projection: Projection, labelled: Array, ridge: Ridge, scores: Array
-) -> NDArray[np.float32]:
-    """How unsure `ridge` is of every row of the library: (N,), in score units (0–1), all > 0.
-
-    `labelled` (n,) are the library rows it was fitted on, `scores` (N,) what it predicts. Ridge is
-    the mean of a Gaussian posterior of variance σ²(1 + h(x)), h(x) = 1/n + xᵀ(XᵀX + λ)⁻¹x for
-    centred x (Rasmussen & Williams 2006, section 2.1). Here h is exact on the k projected axes;
-    on the axes left out, XᵀX is taken as spread evenly, without which doubtful strangers would
-    look familiar. σ² grows with f(1 − f), the largest variance of a label in [0, 1] of mean f: near
-    the ends errors are small. It is scaled so that sd² is noise² on average over the unlabelled
-    rows, as it is over the out-of-group predictions: the labels' own noise is included.
-    """
-    labelled, n = np.asarray(labelled, np.intp), len(labelled)
-    z = projection.features[labelled].astype(np.float64)
-    centre = z.mean(0)
-    precision = (z - centre).T @ (z - centre)
-    precision[np.diag_indices_from(precision)] += ridge.penalty
-    # ‖L⁻¹x‖² with precision = LLᵀ: the quadratic form for the price of one matrix product.
-    whiten = solve_triangular(cholesky(precision, lower=True), np.eye(len(precision)), lower=True)
-    whiten = np.ascontiguousarray(whiten.T, np.float32)
-    shift = centre.astype(np.float32) @ whiten
-
-    spread = projection.rest[labelled].sum() / max(projection.rest_axes, 1)
-    variance = 1 + 1 / n + projection.rest / np.float32(ridge.penalty + spread)
-    for start in range(0, len(variance), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        variance[part] += _squares(projection.features[part] @ whiten - shift)
-
-    inside = np.clip(scores, 0.1, 0.9).astype(np.float32)
-    variance *= inside * (1 - inside)
-    unlabelled = np.ones(len(variance), bool)
-    unlabelled[labelled] = False
-    usual = np.mean(variance[unlabelled] if unlabelled.any() else variance, dtype=np.float64)
-    return np.sqrt(variance / usual).astype(np.float32) * np.float32(max(ridge.noise, 1e-3))
+    scale = None if unit is None else np.full(x.shape[1], unit)
+    return fit_ridge(x, y, groups, scale=scale, priors=priors)
 
 
 # --------------------------------------------------------------------------- inside
@@ -316,7 +345,7 @@ def _members(groups: ArrayLike | None, n: int) -> list[Array]:
     return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
-def _principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
+def principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
     """Turn centred rows (n, D) onto their principal axes, by the smaller of the two Gram matrices.
 
     Returns Z (n, r), its squared column lengths (r,), ascending, and the map from coefficients on
@@ -335,8 +364,11 @@ def _principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]
     return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)
 
 
-def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[Array]) -> Array:
-    """(I − H_gg)⁻¹ residuals_g of every group g, for every penalty: (n, penalties)."""
+def _without_own_group(
+    residuals: Array, z: Array, shrink: Array, members: list[Array], rank_one: Array | None = None
+) -> Array:
+    """(I − H_gg)⁻¹ residuals_g of every group g, for every penalty: (n, penalties). To H comes
+    vvᵀ for the columns v of `rank_one` (n, penalties), one for each penalty."""
     out = np.empty_like(residuals)
     shrink = shrink.astype(z.dtype)
     for same_size in members:
@@ -348,6 +380,8 @@ def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[
             rows = same_size[start : start + at_once]  # (groups, size)
             pairs = z[rows[:, first]] * z[rows[:, second]]  # (groups, pairs, axes)
             entries = 1 / len(z) + (pairs @ shrink).astype(np.float64)
+            if rank_one is not None:
+                entries += rank_one[rows[:, first]] * rank_one[rows[:, second]]
             if size == 1:
                 out[rows[:, 0]] = residuals[rows[:, 0]] / (1 - entries[:, 0])
                 continue
@@ -358,8 +392,3 @@ def _without_own_group(residuals: Array, z: Array, shrink: Array, members: list[
             right = residuals[rows].swapaxes(1, 2)[..., None]
             out[rows] = np.linalg.solve(system, right)[..., 0].swapaxes(1, 2)
     return out
-
-
-def _squares(rows: Array) -> Array:
-    """Squared length of every row."""
-    return np.asarray(np.einsum("ij,ij->i", rows, rows))

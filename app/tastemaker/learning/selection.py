@@ -106,10 +106,10 @@ def mixed(
 ) -> list[Pick]:
     """A batch of up to `count` different images, in an order that tells nothing.
 
-    `features` (N, k) as in `ridge.Projection`; `candidates` and `control` (N,) are boolean masks
-    and may overlap; `labelled` are the rows that have a label; `scores` and `sd` (N,) and `penalty`
-    come from the live model, None while there is none: then a cold start stands in for all but the
-    control. Teaching images are drawn with p ∝ gain^sharpness (see `gains`).
+    `features` (N, k) as in `posterior.Projection`; `candidates` and `control` (N,) are boolean
+    masks and may overlap; `labelled` are the rows that have a label; `scores`, `sd` (N,) and
+    `penalty` come from the live model, None while there is none: then a cold start stands in for
+    all but the control. Teaching images are drawn with p ∝ gain^sharpness (see `gains`).
     Where control or teaching run short, diverse images make up for it, and control for those.
     """
     quota = (mix or Mix()).counts(count)
@@ -164,7 +164,7 @@ def gains(
 
     An image on the wrong side of the threshold costs its distance from it. A ridge of this penalty
     on the labelled rows has the posterior covariance S = (ZᵀZ + λ)⁻¹ in units of the noise σ (see
-    `ridge.posterior_sd`), so a label at x moves the prediction f of x' by a normal amount of
+    `posterior.posterior_sd`), so a label at x moves the prediction f of x' by a normal amount of
     standard deviation s = σ |xᵀSx'| ÷ √(1 + xᵀSx). What that is expected to save is s·ψ(|f − t|/s)
     with ψ(u) = φ(u) − u·Φ(−u): the knowledge gradient (Frazier, Powell & Dayanik 2008), averaged
     here over images in doubt. A stranger gains little, for it speaks for no one else; nor does the

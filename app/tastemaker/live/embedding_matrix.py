@@ -11,7 +11,7 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, projects
 from tastemaker.database.tables import Embedding, EncoderRow, Image, Project
-from tastemaker.learning import ridge
+from tastemaker.learning import posterior
 
 ROWS_AT_ONCE = 20_000
 
@@ -33,9 +33,9 @@ class EmbeddingMatrix:
     scorable: NDArray[np.bool_]
 
     @functools.cached_property
-    def projection(self) -> ridge.Projection:
+    def projection(self) -> posterior.Projection:
         """Seconds of work on a large library, so only when a fit needs it."""
-        return ridge.project(self.x)
+        return posterior.project(self.x)
 
     def row_of(self, image_id: int) -> int | None:
         row = int(np.searchsorted(self.ids, image_id))

@@ -22,7 +22,8 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Label, ScoreEvent
 from tastemaker.errors import NotTrainable
-from tastemaker.learning.ridge import Ridge, fit_ridge, posterior_sd
+from tastemaker.learning.posterior import posterior_sd
+from tastemaker.learning.ridge import Ridge, fit_ridge
 from tastemaker.live import candidates, embedding_matrix, inference_server
 from tastemaker.live.candidates import FittedModel
 from tastemaker.live.embedding_matrix import EmbeddingMatrix

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, projects
@@ -24,6 +25,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
+from tastemaker.replay.people import People
 from tastemaker.replay.runs import LabelledSet
 
 LARGEST = 8 * 2**30  # bytes of float32 embeddings held in memory: 1.6 million images of 1,280
@@ -32,6 +34,28 @@ UNLABELLED = -1.0
 
 def read_file(path: Path) -> LabelledSet:
     """The set in an `.npz`. Raises `Invalid` with what is wrong with it."""
+    arrays = _read_arrays(path, ("embeddings", "scores", "groups"), people=False)
+    x = arrays["embeddings"]
+    return LabelledSet(x, _in_shares(arrays["scores"], path.name), _groups(arrays, len(x)))
+
+
+def read_people(path: Path) -> People:
+    """Several people's scores of the same images: `embeddings` (N, D), `scores` (P, N), and if
+    there are any `test_scores` (P, N) to judge against, `group` (P,) of the people, and `groups`
+    (N,) of the images. Raises `Invalid` with what is wrong with it."""
+    arrays = _read_arrays(
+        path, ("embeddings", "scores", "test_scores", "group", "groups"), people=True
+    )
+    x, points = arrays["embeddings"], np.atleast_2d(arrays["scores"])
+    judged = np.atleast_2d(arrays.get("test_scores", points))
+    return People(
+        x, _in_shares(points, path.name), _in_shares(judged, path.name),
+        arrays.get("group", np.zeros(len(points), np.intp)), _groups(arrays, len(x)),
+    )  # fmt: skip
+
+
+def _read_arrays(path: Path, names: tuple[str, ...], *, people: bool) -> dict[str, Any]:
+    """Those arrays of an `.npz` that it holds, the embeddings as finite float32."""
     if not is_file(path):
         raise Invalid(f"There is no file {path}.", "Name an .npz, or a collection.")
     try:
@@ -39,13 +63,12 @@ def read_file(path: Path) -> LabelledSet:
             headers = {
                 name.removesuffix(".npy"): _header(archive, name)
                 for name in archive.namelist()
-                if name in ("embeddings.npy", "scores.npy", "groups.npy")
+                if name.removesuffix(".npy") in names and name.endswith(".npy")
             }
-        _check_headers(path.name, headers)
+        _check_headers(path.name, headers, people)
         with np.load(path, allow_pickle=False) as file, np.errstate(over="ignore"):
-            x = np.asarray(file["embeddings"], np.float32)
-            points = np.asarray(file["scores"], np.float64)
-            groups = file["groups"] if "groups" in headers else np.arange(len(x))
+            arrays = {name: file[name] for name in headers}
+            arrays["embeddings"] = x = np.asarray(arrays["embeddings"], np.float32)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
         raise Invalid(
             f"{path.name} is not a readable .npz.",
@@ -60,15 +83,26 @@ def read_file(path: Path) -> LabelledSet:
             f"the first is row {broken[0]}.",
             "Embed those images again, or leave them out.",
         )
+    return arrays
+
+
+def _in_shares(given: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Points of 0–10 as scores in 0–1, NaN for those without a label."""
+    points = np.asarray(given, np.float64)
     labelled = points != UNLABELLED
-    wrong = np.flatnonzero(~((points >= 0) & (points <= 10)) & labelled)
+    wrong = np.argwhere(~((points >= 0) & (points <= 10)) & labelled)
     if len(wrong):
+        first = tuple(wrong[0])
         raise Invalid(
-            f"The score {points[wrong[0]]:g} in row {wrong[0]} of {path.name} is not in 0–10.",
+            f"The score {points[first]:g} in row {first[-1]} of {name} is not in 0–10.",
             "−1 stands for an image without a score.",
         )
-    scores = np.where(labelled, points / 10, np.nan)
-    return LabelledSet(x, scores, np.unique(groups, return_inverse=True)[1].astype(np.intp))
+    return np.where(labelled, points / 10, np.nan)
+
+
+def _groups(arrays: dict[str, Any], n: int) -> NDArray[np.intp]:
+    given = arrays.get("groups", np.arange(n))
+    return np.unique(given, return_inverse=True)[1].ravel().astype(np.intp)
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -82,7 +116,9 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
     return shape, kind
 
 
-def _check_headers(name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+def _check_headers(
+    name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], people: bool
+) -> None:
     for wanted in ("embeddings", "scores"):
         if wanted not in headers:
             raise Invalid(
@@ -95,17 +131,18 @@ def _check_headers(name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype
                 f"“{array}” in {name} holds pickled objects, which could run any program.",
                 "Save it as plain numbers.",
             )
-        if kind.kind not in ("fiu" if array != "groups" else "iuUS"):
-            needed = "Whole numbers or names are" if array == "groups" else "Plain numbers are"
+        names = array in ("group", "groups")
+        if kind.kind not in ("iuUS" if names else "fiu"):
+            needed = "Whole numbers or names are" if names else "Plain numbers are"
             raise Invalid(f"“{array}” in {name} is of type {kind}.", f"{needed} needed.")
     shape = headers["embeddings"][0]
     if len(shape) != 2 or 0 in shape:
         raise Invalid(f"“embeddings” in {name} has the shape {shape}; (N, D) is needed.")
-    for array in ("scores", "groups"):
-        if array in headers and headers[array][0] != shape[:1]:
+    for array, what in _expected(headers, shape[0], people).items():
+        if array in headers and headers[array][0] not in what:
             raise Invalid(
-                f"“{array}” in {name} has the shape {headers[array][0]}; "
-                f"({shape[0]},) is needed, one for each row of embeddings."
+                f"“{array}” in {name} has the shape {headers[array][0]}; {what[0]} is needed"
+                + (", one for each row of embeddings." if what[0] == shape[:1] else ".")
             )
     if 4 * math.prod(shape) > LARGEST:
         raise Invalid(
@@ -113,6 +150,19 @@ def _check_headers(name: str, headers: dict[str, tuple[tuple[int, ...], np.dtype
             f"memory; {LARGEST / 2**30:.0f} GB is the most.",
             "Replay a random part of the images.",
         )
+
+
+def _expected(
+    headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], n: int, people: bool
+) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes that each array may have beside n embeddings; one person's scores may be flat."""
+    if not people:
+        return {"scores": [(n,)], "groups": [(n,)]}
+    scores = headers["scores"][0]
+    persons = scores[0] if len(scores) == 2 else 1
+    flat = [(n,)] if persons == 1 else []
+    each = [(persons, n), *flat]
+    return {"scores": each, "test_scores": each, "group": [(persons,)], "groups": [(n,)]}
 
 
 # --- a collection ------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tastemaker.errors import Invalid, NotTrainable
-from tastemaker.learning.ridge import Projection, fit_ridge, posterior_sd, project
+from tastemaker.learning.posterior import Projection, posterior_sd, project
+from tastemaker.learning.ridge import fit_ridge
 from tastemaker.learning.selection import (
     SHARPNESS,
     Mix,

@@ -1,0 +1,327 @@
+"""Learning curves of several people on the same images: from how few labels is a taste learned?
+
+Each seed keeps a quarter of the images apart, the same for everybody. A person's labels are drawn
+at random from the rest, the first n of one order for every n, prior and recipe, and trained on with
+the code of a training. A prior of other people is a head trained on the mean of what the others of
+the person's group say of images that do not test.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from tastemaker.errors import Invalid, NotTrainable
+from tastemaker.learning import metrics
+from tastemaker.learning.prior import Prior
+from tastemaker.processes import exit_with_parent
+from tastemaker.replay.runs import LabelledSet, split
+
+FEWEST_TESTED = 10  # images of a person; fewer rank nothing
+
+
+@dataclass(frozen=True)
+class People:
+    """x (N, D) float32; scores (P, N) in [0, 1], NaN where a person rated nothing; test_scores
+    (P, N) to judge against; teams (P,), equal for people whose heads may serve each other as
+    priors; groups (N,), equal for images of one source."""
+
+    x: NDArray[np.float32]
+    scores: NDArray[np.float64]
+    test_scores: NDArray[np.float64]
+    teams: NDArray[Any]
+    groups: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What to replay: after so many `labels`, by a recipe, from a prior: "none", "others", or a
+    head's line."""
+
+    labels: tuple[int, ...] = (10, 20, 40)
+    prior: Prior | str = "none"
+    recipe: str = "ridge"
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class PersonRun:
+    """One person under one seed after so many labels. `srocc` is the rank correlation on `test`,
+    0 where the head ranks nothing and None where the person's scores do not; `mae` is in points of
+    0–10."""
+
+    person: int
+    group: Any
+    seed: int
+    labels: int
+    srocc: float | None
+    mae: float
+    test: tuple[int, ...]
+    picks: tuple[int, ...]
+
+
+def curves(
+    people: People, plan: Curves, *, processes: int | None = None
+) -> Iterator[tuple[int, int, list[PersonRun]]]:
+    """All runs, as they get done: (people done, of so many, runs of one more). A person with fewer
+    labels than asked for has no run of that many. Raises `Invalid`."""
+    _check(people, plan)
+    jobs = [(seed, person) for seed in range(plan.seeds) for person in range(len(people.scores))]
+    workers = min(processes or os.cpu_count() or 1, len(jobs))
+    if workers == 1:
+        with threadpool_limits(1):
+            for done, (seed, person) in enumerate(jobs, 1):
+                yield done, len(jobs), runs_of(people, plan, seed, person)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_process, (people, plan)) as pool:
+        try:
+            for done, runs in enumerate(pool.map(_in_process, jobs), 1):
+                yield done, len(jobs), runs
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_inputs: tuple[People, Curves]  # of a pool's process
+
+
+def _start_process(people: People, plan: Curves) -> None:
+    global _inputs
+    _inputs = people, plan
+    exit_with_parent()
+    threadpool_limits(1)
+
+
+def _in_process(job: tuple[int, int]) -> list[PersonRun]:
+    return runs_of(*_inputs, *job)
+
+
+def runs_of(people: People, plan: Curves, seed: int, person: int) -> list[PersonRun]:
+    """The learning curve of one person under one seed."""
+    offered = _offered(people, seed)
+    test = np.flatnonzero(~offered & np.isfinite(people.test_scores[person]))
+    own = people.scores[person]
+    rated = np.flatnonzero(offered & np.isfinite(own))
+    order = np.random.default_rng((seed, person)).permutation(rated)
+    if len(test) < FEWEST_TESTED:
+        return []
+    priors = _priors(people, plan, offered, person)
+    runs = []
+    for count in plan.labels:
+        if count > len(order):
+            continue
+        picks = order[:count]
+        predicted = predict(people.x, picks, own[picks], people.groups[picks], test, priors, plan)
+        truth = people.test_scores[person][test]
+        runs.append(
+            PersonRun(
+                person,
+                _plain(people.teams[person]),
+                seed,
+                count,
+                _srocc(truth, predicted),
+                10 * float(np.mean(np.abs(predicted - truth))),
+                tuple(test.tolist()),
+                tuple(picks.tolist()),
+            )
+        )
+    return runs
+
+
+def predict(
+    x: NDArray[np.float32],
+    picks: NDArray[np.intp],
+    y: NDArray[np.float64],
+    groups: NDArray[np.intp],
+    rows: NDArray[np.intp],
+    priors: tuple[Prior, ...],
+    plan: Curves,
+) -> NDArray[np.float64]:
+    """Scores in [0, 1] of `rows` by a head trained on the labels y of `picks`. Labels that teach
+    nothing leave the prior at their level, or without one their mean."""
+    from tastemaker.learning.folds import TrainingSet
+    from tastemaker.learning.heads import Head
+    from tastemaker.learning.recipes import recipe_named
+    from tastemaker.learning.ridge import from_priors
+    from tastemaker.learning.training import train
+
+    data = TrainingSet(
+        image_ids=picks, x=x[picks], y=y.astype(np.float32), groups=groups,
+        holdout=np.zeros(len(picks), bool), priors=priors,
+    )  # fmt: skip
+    try:
+        trained = train(data, recipe_named(plan.recipe))
+    except NotTrainable:
+        if priors:
+            return from_priors(priors, x[picks], y, "logit").predict(x[rows]).astype(np.float64)
+        return np.full(len(rows), y.mean())
+    return Head(trained.tensors)(x[rows]).astype(np.float64)
+
+
+def _offered(people: People, seed: int) -> NDArray[np.bool_]:
+    """(N,) the images that may teach under a seed; the others test."""
+    anybody = np.isfinite(people.scores).any(0) | np.isfinite(people.test_scores).any(0)
+    known = np.where(anybody, 0.5, np.nan)
+    return split(LabelledSet(people.x, known, people.groups), seed)[1]
+
+
+def _priors(
+    people: People, plan: Curves, offered: NDArray[np.bool_], person: int
+) -> tuple[Prior, ...]:
+    if isinstance(plan.prior, Prior):
+        return (plan.prior,)
+    if plan.prior == "none":
+        return ()
+    others = people.teams == people.teams[person]
+    others[person] = False
+    theirs = people.scores[others][:, offered]
+    some = np.isfinite(theirs).any(0)
+    rows = np.flatnonzero(offered)[some]
+    mean = np.nanmean(theirs[:, some], 0) if some.any() else np.empty(0)
+    found = _line(people.x[rows], mean, people.groups[rows])
+    return () if found is None else (found,)
+
+
+def _line(x: NDArray[np.float32], y: NDArray[np.float64], groups: NDArray[Any]) -> Prior | None:
+    """The linear head of these labels as a prior; None where they teach nothing."""
+    from tastemaker.learning.ridge import fit_ridge
+
+    try:
+        weights, bias = fit_ridge(x, y, groups).raw()
+    except NotTrainable:
+        return None
+    return Prior(weights, bias, "others")
+
+
+def _srocc(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float | None:
+    if np.ptp(truth) == 0:
+        return None
+    return 0.0 if np.ptp(predicted) == 0 else metrics.spearman(truth, predicted)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check(people: People, plan: Curves) -> None:
+    if not plan.labels or min(plan.labels) < 1:
+        raise Invalid("--labels are numbers of 1 or more, such as 10,20,40.")
+    if people.x.shape[0] < 2 or not np.isfinite(people.scores).any():
+        raise Invalid("Nobody rated any of the images.")
+    if isinstance(plan.prior, Prior):
+        if len(plan.prior.weights) != people.x.shape[1]:
+            raise Invalid(
+                f"The prior reads {len(plan.prior.weights):,} numbers, the embeddings have "
+                f"{people.x.shape[1]:,}: they are of different encoders.",
+                "A prior needs the encoder that made the embeddings.",
+            )
+    elif plan.prior not in ("none", "others"):
+        raise Invalid(
+            f"There is no prior “{plan.prior}”.", "Say others, none, or a .safetensors file."
+        )
+
+
+# --- the prior of a file ----------------------------------------------------------------------
+
+
+def prior_of_file(path: Path, x: NDArray[np.float32]) -> tuple[Prior, float]:
+    """The head in a checkpoint as a prior, and how far its line is from it (mean absolute error in
+    points of 0–10 on the rows x). A linear head is a line already; any other is followed by one on
+    these rows as well as a line can. Raises `Invalid`."""
+    from tastemaker.learning.checkpoints import load_checkpoint
+    from tastemaker.learning.heads import Head
+    from tastemaker.learning.ridge import fit_ridge
+
+    head = Head(load_checkpoint(path, features=x.shape[1]).tensors)
+    said = head(x)
+    if said.ndim != 1:
+        raise Invalid(f"{path.name} tells classes apart; a prior gives scores.")
+    if np.ptp(said) == 0:
+        raise Invalid(f"{path.name} gives every image the same score, so it teaches nothing.")
+    line = fit_ridge(x, said)
+    weights, bias = line.raw()
+    return Prior(weights, bias, path.name), 10 * float(np.abs(line.predict(x) - said).mean())
+
+
+# --- what is said of it -----------------------------------------------------------------------
+
+
+def report(people: People, plan: Curves, runs: Sequence[PersonRun]) -> dict[str, Any]:
+    """The runs and, for each number of labels, their means, ready for JSON. Intervals (95 %)
+    resample people."""
+    return {
+        "images": len(people.x),
+        "people": len(people.scores),
+        "seeds": plan.seeds,
+        "recipe": plan.recipe,
+        "prior": plan.prior.name if isinstance(plan.prior, Prior) else plan.prior,
+        "means": [_means(runs, count) for count in plan.labels],
+        "runs": [
+            {
+                "person": run.person, "group": run.group, "seed": run.seed, "labels": run.labels,
+                "srocc": run.srocc, "mae": run.mae, "test": list(run.test),
+                "picks": list(run.picks),
+            }
+            for run in runs
+        ],
+    }  # fmt: skip
+
+
+def _means(runs: Sequence[PersonRun], count: int) -> dict[str, Any]:
+    of_count = [run for run in runs if run.labels == count]
+    told: dict[str, Any] = {"labels": count, "people": len({run.person for run in of_count})}
+    for name in ("srocc", "mae"):
+        by_person: dict[int, list[float]] = {}
+        for run in of_count:
+            if (value := getattr(run, name)) is not None:
+                by_person.setdefault(run.person, []).append(value)
+        means = np.array([np.mean(values) for values in by_person.values()])
+        told[name] = float(means.mean()) if len(means) else None
+        told[f"{name}_low"], told[f"{name}_high"] = _interval(means)
+    return told
+
+
+@functools.cache
+def _draws(people: int) -> NDArray[np.intp]:
+    return np.random.default_rng(0).integers(people, size=(1000, people))
+
+
+def _interval(means: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    if len(means) < 3:
+        return None, None
+    low, high = np.quantile(means[_draws(len(means))].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    lines = [
+        f"{result['people']:,} people on {result['images']:,} images; {result['recipe']}, prior: "
+        f"{result['prior']}; {result['seeds']} seed{'s' * (result['seeds'] != 1)}.",
+        "",
+        f"{'labels':>6}  {'people':>6}  {'rank correlation':>22}  {'error in points':>22}",
+    ]
+    for row in result["means"]:
+        lines.append(
+            f"{row['labels']:>6}  {row['people']:>6}  {_cell(row, 'srocc'):>22}  "
+            f"{_cell(row, 'mae'):>22}"
+        )
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "–"
+    if row[f"{name}_low"] is None:
+        return f"{row[name]:.3f}"
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})"
