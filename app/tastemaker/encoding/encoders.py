@@ -64,7 +64,7 @@ KNOWN = (
     KnownEncoder(
         efficientnet.name_of(("stages", "whole")),
         4128,
-        "sees most: better still, twice the time to embed",
+        "sees most: better still, embeds in 2–3 times the time",
     ),
     KnownEncoder(
         "ViT-L-14-quickgelu/openai", 768, "CLIP large: compatible with the city96 predictor"
