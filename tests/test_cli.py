@@ -357,6 +357,29 @@ def test_weights_that_are_not_here_are_told_once_and_the_images_are_kept(
     engine.dispose()
 
 
+@pytest.mark.slow
+def test_a_project_on_a_composite_encoder_is_embedded_trained_and_scored_with(
+    run: Run, tmp_path: Path
+) -> None:
+    from tests.test_imports import png
+
+    name = "efficientnet_lite0+stages+whole/bundled"
+    fails(run("project", "create", "P", "--encoder", "efficientnet_lite0+eyes/bundled"), "“eyes”")
+    made = run("project", "create", "P", "--encoder", name, "--json")
+    assert (made.code, made.json["encoder"], made.json["weights"]["state"]) == (0, name, "here")
+    for seed in range(20):
+        write(tmp_path / "pictures" / f"{seed % 5 * 2:02}" / f"{seed}.png", png(seed))
+    assert run("import", "pictures", "-p", "P", "--scores-from-folders").code == 0
+    trained = run("train", "-p", "P", "--recipe", "ridge", "--json")
+    assert (trained.code, trained.json["version"]) == (0, "v1.0"), trained.err
+    scored = run("score", "pictures", "--model", "P@v1.0", "--json")
+    assert len(scored.json) == 20, scored.err
+    scores = {row["path"]: row["aesthetic_score"] for row in scored.json}
+    file = run("versions", "show", "P", "v1.0", "--json").json["file"]
+    assert load_file(file)["up.0.weight"].shape[1] == 4128
+    assert len(set(scores.values())) == 20 and all(0 <= score <= 1 for score in scores.values())
+
+
 # --- versions ----------------------------------------------------------------------------------
 
 

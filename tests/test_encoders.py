@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tastemaker.encoding import encode_files, encoders, weights
+from tastemaker.encoding import efficientnet, encode_files, encoder_names, encoders, weights
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
-from tastemaker.errors import BadImage, EncoderUnavailable, Invalid
+from tastemaker.errors import BadImage, Conflict, EncoderUnavailable, Invalid
 from tests import pictures
 
 TINY = "tastemaker-test-tiny"
+FULL = r"efficientnet_lite0\+stages\+whole/bundled"
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,11 @@ def one_thread():
 @pytest.fixture(scope="module")
 def bundled():
     return load(parse(BUNDLED), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def composite():
+    return load(parse("efficientnet_lite0+whole+stages/bundled"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def test_the_list_agrees_with_open_clip():
     import open_clip
 
     for known in known_encoders():
-        if known.name != BUNDLED:
+        if not parse(known.name).bundled:
             model, tag = known.name.split("/")
             assert open_clip.get_model_config(model)["embed_dim"] == known.dim
             published = open_clip.get_pretrained_cfg(model, tag)
@@ -107,6 +113,11 @@ def test_a_name_may_point_to_a_local_file(tmp_path, monkeypatch):
         ("ViT-L-14", "ViT-L-14-quickgelu/openai"),
         ("efficientnet_lite0", BUNDLED),
         ("efficientnet_lite0/imagenet", BUNDLED),
+        ("efficientnet_lite0+stages", r"efficientnet_lite0\+stages/bundled"),
+        ("efficientnet_lite0+stage/bundled", f"no block “stage”. It has stages and whole.*{FULL}"),
+        ("efficientnet_lite0+/bundled", "no block “”"),
+        ("efficientnet_lite0+stages+stages/bundled", r"named twice\. Write .*\+stages/bundled"),
+        ("ViT-B-32-quickgelu+stages/openai", f"not ViT-B-32-quickgelu.*{FULL}"),
         ("ViT-L-14/openai", "Use ViT-L-14-quickgelu/openai"),
         ("RN50/openai@/data/w.safetensors", "Use RN50-quickgelu/openai"),
         ("ViT-B-32/laion2b/more", "MODEL/TAG"),
@@ -204,6 +215,59 @@ def test_shape_of_weights_that_do_not_fit_is_noticed(monkeypatch):
         load(parse(BUNDLED))
 
 
+# ---- blocks beside the features
+
+
+def test_a_composite_holds_the_blocks_its_name_says_each_of_one_length(bundled, composite):
+    picture = pictures.scene(300, 200)
+    pixels = composite.preprocess(picture)
+    vector = composite.encode(np.stack([pixels, pixels[::-1]]))[0]
+    crop, stages, whole = np.split(vector, [1280, 2848])
+    assert composite.name == "efficientnet_lite0+stages+whole/bundled"
+    assert composite.dim == composite.spec.dim == len(vector) == 4128
+    for block in (crop, stages, whole):
+        assert np.linalg.norm(block) == pytest.approx(efficientnet.LENGTH, rel=1e-5)
+
+    def alone(pixels):
+        return bundled.encode(pixels[None, None])[0]
+
+    squeezed = np.array(picture.resize((224, 224), Image.Resampling.BICUBIC))
+    for block, features in ((crop, alone(pixels[0])), (whole, alone(squeezed))):
+        scaled = features * efficientnet.LENGTH / np.linalg.norm(features)
+        assert np.allclose(block, scaled, atol=1e-4)
+    half = vector.astype(np.float16).astype(np.float32)  # as it is stored
+    assert np.linalg.norm(half - vector) < 3e-4 * np.linalg.norm(vector)
+
+
+def test_stages_are_mean_and_deviation_of_every_channel():
+    x = torch.randn(2, 3, 5, 7) * 4 + torch.tensor([0.0, 9.0, -50.0]).view(3, 1, 1)
+    std, mean = torch.std_mean(x, dim=(2, 3), correction=0)
+    for ours, theirs in zip(efficientnet.moments(x), (mean, std), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4)
+
+
+def test_a_block_without_length_stays_and_one_that_is_not_finite_shows():
+    rows = torch.zeros(4, 3)
+    rows[1:, 0] = torch.tensor([4.0, float("nan"), float("inf")])
+    scaled = efficientnet.scaled(rows)
+    assert scaled[:2].tolist() == [[0, 0, 0], [efficientnet.LENGTH, 0, 0]]
+    assert not scaled[2:].isfinite().all(1).any()
+
+
+def test_a_composite_has_a_fingerprint_of_its_own_and_the_plain_one_keeps_its(bundled, composite):
+    only_stages = load(parse("efficientnet_lite0+stages/bundled"), device="cpu")
+    assert only_stages.dim == 2848
+    prints = [encoder.fingerprint for encoder in (bundled, only_stages, composite)]
+    assert len(set(prints)) == 3
+    assert prints[0] == "8c623b5cbc85ceda"  # libraries of earlier versions hold vectors under it
+    assert composite.describe()["blocks"] == ["crop", "stages", "whole"]
+    assert not encoders.reads_text(composite.name)
+    assert weights.weights_of(composite.name).state == "here"
+    encoder_names.given(composite.name, None, "a.safetensors")  # there is such an architecture
+    with pytest.raises(Conflict, match="was trained on"):
+        encoder_names.given(BUNDLED, composite.name, "a.safetensors")
+
+
 # ---- open_clip
 
 
@@ -276,7 +340,7 @@ def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkey
     snapshot = published / "snapshots" / "0123abc" / "open_clip_model.safetensors"
     pictures.write(snapshot, tiny[1].read_bytes())
     encoder = load(parse(f"{TINY}/random"), device="cpu")
-    assert encoder.preprocessing.mean == (0.5,) * 3  # those of the tag, not CLIP's
+    assert encoder.views[0].mean == (0.5,) * 3  # those of the tag, not CLIP's
     by_file = load(parse(f"{TINY}/random@{tiny[1]}"), device="cpu")
     assert by_file.fingerprint == encoder.fingerprint
 
@@ -310,8 +374,8 @@ def test_where_the_weights_of_the_list_lie_is_what_open_clip_knows():
     import open_clip
 
     for known in known_encoders():
-        if known.name != BUNDLED:
-            spec = parse(known.name)
+        spec = parse(known.name)
+        if not spec.bundled:
             hub = open_clip.get_pretrained_cfg(spec.model, spec.tag)["hf_hub"]
             assert hub == weights.PUBLISHED[known.name][0] + "/"
 
@@ -424,6 +488,22 @@ def test_one_row_of_nine_million_pixels_is_embedded_among_the_others(bundled, tm
     vectors = embedded(bundled, paths, on_error=bad.__setitem__)
     assert not bad and np.isfinite(vectors).all()
     assert np.allclose(vectors[1], vectors[3], atol=1e-4)  # grey both
+
+
+def test_a_composite_sees_a_picture_of_any_shape_in_one_decoding(composite, tmp_path, monkeypatch):
+    paths = picture_files(tmp_path, 2)
+    for name, size in (("column.png", (1, 30_000)), ("dot.png", (1, 1))):
+        grey = pictures.encoded(Image.new("L", size, 90))
+        paths.append(pictures.write(tmp_path / name, grey))
+    decoded = []
+    decode = encode_files.decode
+    monkeypatch.setattr(
+        encode_files, "decode", lambda file, limits: decoded.append(file) or decode(file, limits)
+    )
+    vectors = embedded(composite, paths, lanes=1, batch=3)
+    assert decoded == paths and np.isfinite(vectors).all()
+    assert np.allclose(vectors[2], vectors[3], atol=1e-3)  # grey both, cut or squeezed
+    assert np.allclose(embedded(composite, paths[:2], guarded=True), vectors[:2], atol=1e-3)
 
 
 def test_whatever_fails_on_the_pixels_of_a_picture_is_told_of_that_picture():

