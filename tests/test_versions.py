@@ -184,8 +184,15 @@ def home(sample: Path) -> Iterator[Home]:
 
 
 @pytest.mark.slow
-def test_killed_at_every_step_of_publishing_it_ends_as_if_nothing_had_happened(
-    home: Home, forge: Forge, undisturbed: Home
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param(["written", "ready"], id="twice"),
+        pytest.param(POINTS, id="at every step", marks=pytest.mark.soak),
+    ],
+)
+def test_killed_while_publishing_it_ends_as_if_nothing_had_happened(
+    home: Home, forge: Forge, undisturbed: Home, points: list[str]
 ) -> None:
     job_id = home.request()
     with sessions.writing(home.engine) as session:  # said while it trains: not of this version
@@ -193,7 +200,7 @@ def test_killed_at_every_step_of_publishing_it_ends_as_if_nothing_had_happened(
         image = session.exec(select(Image.id)).first()
         assert image is not None
         scores.record(session, home.project(session), image, person, "set", 0)
-    for point in POINTS:
+    for point in points:
         assert forge.run(home, job_id, f"publish.{point}") == "killed", point
         there = home.listed()
         if point == "ready":

@@ -110,124 +110,160 @@ def children(process: psutil.Process) -> dict[int, psutil.Process]:
     return found
 
 
-@pytest.mark.slow(90)
-def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets_done(
-    sample: Path,
-) -> None:
+class Served:
+    """The sample project under `tastemaker serve`, to kill what works there."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, process: subprocess.Popen[bytes], port: int
+    ) -> None:
+        self.settings, self.engine, self.process, self.port = settings, engine, process, port
+        self.server = psutil.Process(process.pid)
+        self.at_work: psutil.Process = until(lambda: worker_of(self.server), 30, "for the worker")
+        assert self.answers()
+
+    def answers(self) -> bool:
+        for page in ("healthz", "projects/1/score", "projects/1/versions"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{page}", timeout=10) as got:
+                assert got.status == 200
+        return True
+
+    def request_training(self) -> int:
+        return request_training(self.settings, self.engine)
+
+    def kill_the_worker(self) -> None:
+        """Its children must not outlive it, the pages must not notice, another comes."""
+        killed, below = self.at_work, self.at_work.children(recursive=True)
+        assert below
+        killed.kill()
+        assert self.answers()
+        until(lambda: not any(alive(child) for child in below), 30, "for the children to end")
+        self.at_work = until(
+            lambda: (new := worker_of(self.server)) and new.pid != killed.pid and new,
+            30,
+            "for the next worker",
+        )
+
+    def reaches(self, job_id: int, phase: str) -> None:
+        """Wait until a job runs and says that it is in a phase."""
+
+        def in_phase() -> bool:
+            job = seen(self.engine, job_id)
+            assert job.state in ("queued", "running"), job.state
+            return job.state == "running" and phase in job.message
+
+        until(in_phase, 90, f"for {phase or 'the claim'}")
+
+    def kill_the_worker_late(self, job_id: int) -> int:
+        """Kill the worker while a job is past its training: predicts, measures or publishes. On so
+        few images that is over in a moment: if it was missed, the next training is caught. Gives
+        the job that got done in the end."""
+        for _ in range(5):
+            if self._stopped_late(job_id):
+                break
+            job_id = self.request_training()
+        attempts = seen(self.engine, job_id).attempts
+        self.kill_the_worker()
+        assert self.done(job_id).attempts == attempts + 1
+        return job_id
+
+    def _stopped_late(self, job_id: int) -> bool:
+        """Stop the worker in its tracks while a job is past its training; False where it was over
+        before."""
+        late = ("Predicting", "Measuring", "Writing")
+
+        def is_late_or_over() -> bool:
+            job = seen(self.engine, job_id)
+            return job.state == "done" or any(phase in job.message for phase in late)
+
+        until(is_late_or_over, 120, "for the end")
+        self.at_work.suspend()
+        if seen(self.engine, job_id).state == "running":
+            return True
+        self.at_work.resume()
+        return False
+
+    def done(self, job_id: int) -> Job:
+        return until(lambda: (j := seen(self.engine, job_id)).state == "done" and j, 300, "for it")
+
+    def newest_are_whole(self, count: int) -> None:
+        """The newest versions are what a training that nobody disturbed makes of these labels."""
+        with sessions.reading(self.engine) as session:
+            killed = versions.list_ready(session, sample_project(session))[:count]
+            whole = train_undisturbed(self.settings, self.engine, killed[0])
+            for version in killed:
+                assert version.metrics.holdout == whole.metrics.holdout
+                assert version.metrics.out_of_fold == whole.metrics.out_of_fold
+                versions.verify(self.settings, version)
+
+
+@pytest.fixture
+def served(sample: Path) -> Iterator[Served]:
     settings = settings_in(sample).model_copy(update={"torch_threads": 1})
     engine = migrate(settings)
     fewer_labels(engine)
     port, one = free_port(), {"TASTEMAKER_TORCH_THREADS": "1"}  # the same numbers in every process
     with running(sample, "serve", "--port", str(port), **one) as process:
-        server = psutil.Process(process.pid)
-
-        def answers() -> bool:
-            for page in ("healthz", "projects/1/score", "projects/1/versions"):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as got:
-                    assert got.status == 200
-            return True
-
-        def kill_the_worker(at_work: psutil.Process) -> psutil.Process:
-            """Its children must not outlive it, the pages must not notice, another comes."""
-            below = at_work.children(recursive=True)
-            assert below
-            at_work.kill()
-            assert answers()
-            until(lambda: not any(alive(child) for child in below), 30, "for the children to end")
-            return until(
-                lambda: (new := worker_of(server)) and new.pid != at_work.pid and new,
-                30,
-                "for the next worker",
-            )
-
-        def in_phase(job_id: int, phase: str) -> bool:
-            job = seen(engine, job_id)
-            assert job.state in ("queued", "running"), job.state
-            return job.state == "running" and phase in job.message
-
-        def stopped_late(at_work: psutil.Process, job_id: int) -> bool:
-            """Stop the worker in its tracks while a job is past its training; False where it was
-            over before."""
-            late = ("Predicting", "Measuring", "Writing")
-
-            def is_late_or_over() -> bool:
-                job = seen(engine, job_id)
-                return job.state == "done" or any(phase in job.message for phase in late)
-
-            until(is_late_or_over, 120, "for the end")
-            at_work.suspend()
-            if seen(engine, job_id).state == "running":
-                return True
-            at_work.resume()
-            return False
-
-        at_work = until(lambda: worker_of(server), 30, "for the worker")
-        assert answers()
-
-        # queued: the worker is stopped in its tracks before it can see the job
-        at_work.suspend()
-        first = request_training(settings, engine)
-        assert seen(engine, first).state == "queued"
-        at_work = kill_the_worker(at_work)
-        # loading: claimed, and the child has said nothing yet
-        until(lambda: in_phase(first, ""), 60, "for the claim")
-        at_work = kill_the_worker(at_work)
-        # training
-        until(lambda: in_phase(first, "Training"), 90, "for the training")
-        at_work = kill_the_worker(at_work)
-        done = until(lambda: (j := seen(engine, first)).state == "done" and j, 300, "for v1.2")
-        assert (done.result["version"], done.attempts) == ("v1.2", 3)
-
-        # the job's own process is killed; then the worker while it predicts
-        resident = set(children(at_work))
-        second_job = request_training(settings, engine)
-        child = until(lambda: set(children(at_work)) - resident, 30, "for the child")
-        psutil.Process(child.pop()).kill()
-        until(lambda: seen(engine, second_job).attempts == 2, 30, "for the second attempt")
-        assert "signal 9" in log_of(engine, second_job)
-        # predicting, or what follows it: on so few images that is over in a moment, and if it was
-        # missed, the next training is caught
-        for _ in range(5):
-            if stopped_late(at_work, second_job):
-                break
-            second_job = request_training(settings, engine)
-        attempts = seen(engine, second_job).attempts
-        at_work = kill_the_worker(at_work)
-        second = subprocess.Popen(
-            [sys.executable, "-m", "tastemaker.cli", "worker"], env=environment(sample),
-            cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        done = until(lambda: (j := seen(engine, second_job)).state == "done" and j, 300, "for it")
-        assert done.attempts == attempts + 1
-        with sessions.reading(engine) as session:
-            killed = versions.list_ready(session, sample_project(session))[:2]
-            whole = train_undisturbed(settings, engine, killed[0])
-            for version in killed:
-                assert version.metrics.holdout == whole.metrics.holdout
-                assert version.metrics.out_of_fold == whole.metrics.out_of_fold
-                versions.verify(settings, version)
-
-        # the resident model process is killed, and comes back to see the next score
-        for child_process in children(at_work).values():
-            child_process.kill()
-        with sessions.writing(engine) as session:
-            project = sample_project(session)
-            image = project_images(session, project)[0]
-            person = projects.annotator(session, "me")
-            event = scores.record(session, project, image, person, "set", 5).event.id
-        until(lambda: live_event(settings) == event, 30, "for the live model")
-
-        assert second.wait(30) == 1, "one worker is enough"
-        assert second.stderr is not None
-        assert "Another worker is running" in " ".join(second.stderr.read().split())
-
-        # an orderly end hands the work back, and counts no attempt
-        last = request_training(settings, engine)
-        until(lambda: in_phase(last, ""), 30, "for the claim")
+        yield Served(settings, engine, process, port)
     assert process.returncode == 0
-    job = seen(engine, last)
-    assert (job.state, job.attempts) == ("queued", 0)
     engine.dispose()
+
+
+@pytest.mark.slow(30)
+def test_the_worker_is_killed_while_it_trains_and_while_it_publishes_and_the_training_gets_done(
+    served: Served,
+) -> None:
+    job_id = served.request_training()
+    served.reaches(job_id, "Training")
+    served.kill_the_worker()
+    served.kill_the_worker_late(job_id)
+    served.newest_are_whole(1)
+
+    # the resident model process is killed, and comes back to see the next score
+    for child_process in children(served.at_work).values():
+        child_process.kill()
+    with sessions.writing(served.engine) as session:
+        project = sample_project(session)
+        image = project_images(session, project)[0]
+        person = projects.annotator(session, "me")
+        event = scores.record(session, project, image, person, "set", 5).event.id
+    until(lambda: live_event(served.settings) == event, 30, "for the live model")
+
+    second = subprocess.run(
+        [sys.executable, "-m", "tastemaker.cli", "worker"], timeout=60,
+        env=environment(served.settings.root), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert second.returncode == 1, "one worker is enough"
+    assert "Another worker is running" in " ".join(second.stderr.split())
+
+
+@pytest.mark.soak
+@pytest.mark.slow(90)
+def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets_done(
+    served: Served,
+) -> None:
+    # queued: the worker is stopped in its tracks before it can see the job
+    served.at_work.suspend()
+    first = served.request_training()
+    assert seen(served.engine, first).state == "queued"
+    served.kill_the_worker()
+    # loading: claimed, and the child has said nothing yet
+    served.reaches(first, "")
+    served.kill_the_worker()
+    # training
+    served.reaches(first, "Training")
+    served.kill_the_worker()
+    done = served.done(first)
+    assert (done.result["version"], done.attempts) == ("v1.2", 3)
+
+    # the job's own process is killed; then the worker while it predicts, or what follows that
+    resident = set(children(served.at_work))
+    job_id = served.request_training()
+    child = until(lambda: set(children(served.at_work)) - resident, 30, "for the child")
+    psutil.Process(child.pop()).kill()
+    until(lambda: seen(served.engine, job_id).attempts == 2, 30, "for the second attempt")
+    assert "signal 9" in log_of(served.engine, job_id)
+    served.kill_the_worker_late(job_id)
+    served.newest_are_whole(2)
 
 
 def alive(process: psutil.Process) -> bool:
