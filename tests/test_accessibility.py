@@ -228,7 +228,7 @@ def tab_to(page: Page, selector: str, key: str = "Tab") -> None:
     raise AssertionError(f"{selector} cannot be reached by Tab")
 
 
-# A busy machine paints late: the dialog is closed, and its button has the focus until the next frame.
+# A busy machine paints late: until then the focus is on the button of the dialog that was closed.
 SKIP_BEFORE_THE_NEXT_FRAME = """() => {
   document.querySelector("#all-keys [data-close-dialog]").click();
   const space = { key: " ", code: "Space", bubbles: true, cancelable: true };
@@ -260,7 +260,7 @@ def test_scoring_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Escape")
         page.keyboard.press("?")
         expect(page.locator("#all-keys")).to_be_visible()
-        assert page.evaluate(SKIP_BEFORE_THE_NEXT_FRAME), "the key went to a button of the closed dialog"
+        assert page.evaluate(SKIP_BEFORE_THE_NEXT_FRAME), "lost to a closed dialog"
         stored = saved(page, world, 4)
         assert stored == [(first, "set", 7), (first, "set", 4), (second, "flag", None),
                           (second, "skip", None)]  # fmt: skip
