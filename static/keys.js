@@ -114,8 +114,19 @@ function arrowStep(event, tiles) {
   return event.key === "ArrowDown" ? columns : -columns;
 }
 
+/* What the focus is in, by a selector; null where that is not on the screen. A control that was just
+   closed or hidden has the focus until the next frame, which a busy machine paints late: a key that
+   comes before it is meant for the page. */
+const focusIn = (target, selector) => (target.checkVisibility() ? target.closest(selector) : null);
+
+/* Whether the key goes into a field, or into a dialog that is open. */
 function typing(target) {
-  return target.closest("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable], dialog[open]") !== null;
+  return focusIn(target, "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable], dialog[open]") !== null;
 }
 
-if (typeof module === "object") module.exports = { DEFAULT_KEYS, actionsByKey, actionOf, scoreOfAction, scoreOf, takesBack, arrowStep };
+/* Whether the key presses the control in focus, as Space and Enter do. */
+function pressesControl({ key, target }) {
+  return (key === " " || key === "Enter") && focusIn(target, "a, button, summary") !== null;
+}
+
+if (typeof module === "object") module.exports = { DEFAULT_KEYS, actionsByKey, actionOf, scoreOfAction, scoreOf, takesBack, arrowStep, typing, pressesControl };

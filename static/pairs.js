@@ -63,10 +63,8 @@ document.addEventListener("htmx:finally:request", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (typing(event.target) || event.repeat) return;
+  if (typing(event.target) || event.repeat || pressesControl(event)) return;
   const verdict = { back: "first", forward: "second", skip: "equal" }[actionOf(event)];
-  const onButton = event.target.closest("button, a, summary") !== null;
-  if (verdict === "equal" && onButton) return; // Space presses the button in focus
   if (verdict) document.querySelector(`.pair button[value="${verdict}"]`)?.click();
   else if (takesBack(event)) document.querySelector("#pair-undo button:not(:disabled)")?.click();
   else return;

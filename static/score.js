@@ -172,8 +172,7 @@ function scoring(page) {
     else if (!event.ctrlKey && !event.altKey && zoom.arrow(event.key)) { /* moved */ }
     else {
       const action = actionOf(event);
-      const onControl = event.target.closest("a, button, summary") !== null;
-      if (!action || (onControl && (event.key === " " || event.key === "Enter"))) return;
+      if (!action || pressesControl(event)) return;
       run(session.press(action, event));
     }
     event.preventDefault();

@@ -1,7 +1,7 @@
 "use strict";
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { DEFAULT_KEYS, actionsByKey, actionOf, arrowStep, scoreOf, takesBack } = require("../../static/keys.js");
+const { DEFAULT_KEYS, actionsByKey, actionOf, arrowStep, scoreOf, takesBack, typing, pressesControl } = require("../../static/keys.js");
 
 const press = (key, more = {}) => ({ key, code: "", ...more });
 const shift = { shiftKey: true };
@@ -124,4 +124,25 @@ test("arrows step over tiles by the columns that they lie in", () => {
   assert.equal(arrowStep(press("ArrowUp"), tiles), -3);
   assert.equal(arrowStep(press("ArrowDown", { ctrlKey: true }), tiles), null);
   assert.equal(arrowStep(press("5"), tiles), null);
+});
+
+/* What has the focus: an element of this name, on the screen or closed since the last frame. */
+const focus = (name, shown) => ({
+  closest: (selector) => (selector.split(/[ ,:]+/).includes(name) ? name : null), checkVisibility: () => shown,
+});
+
+test("Space and Enter press the control in focus, and no other key does", () => {
+  for (const name of ["a", "button", "summary"]) {
+    for (const key of [" ", "Enter"]) assert.ok(pressesControl(press(key, { target: focus(name, true) })), name);
+    for (const key of ["7", "z", "Backspace"]) assert.ok(!pressesControl(press(key, { target: focus(name, true) })), name);
+  }
+  assert.ok(!pressesControl(press(" ", { target: focus("body", true) })));
+});
+
+test("a key is the page's while the focus is still in what was just closed", () => {
+  for (const key of [" ", "Enter"]) assert.ok(!pressesControl(press(key, { target: focus("button", false) })));
+  for (const name of ["input", "textarea", "select"]) {
+    assert.ok(typing(focus(name, true)), name);
+    assert.ok(!typing(focus(name, false)), name);
+  }
 });
