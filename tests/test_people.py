@@ -1,12 +1,14 @@
 """Several people: accounts, what each may do, one label from many scores, and how they agree."""
 
+import html
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import APIRouter
@@ -15,7 +17,7 @@ from routes import every_route
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 from typer.testing import CliRunner, Result
-from web_world import World, client_of, make_world, open_world
+from web_world import World, client_of, full_world, make_world, open_world
 
 from tastemaker import projects, scores
 from tastemaker.auth import accounts, identity, permissions, tokens
@@ -435,6 +437,42 @@ def test_every_route_names_one_permission_and_nobody_gets_further(
     changes = let_in["POST"] | let_in["PUT"] | let_in["DELETE"]
     assert changes == (MAY_CHANGE if acts_as == "annotator" else LOOKER_CHANGES)
     assert refused == ADMIN_SEES
+
+
+@pytest.mark.parametrize("role", ["viewer", "annotator"])
+@pytest.mark.parametrize("fill", [full_world, make_world], ids=["full", "empty"])
+def test_no_link_of_any_page_leads_to_a_refusal(
+    tmp_path: Path, fill: Callable[..., World], role: str
+) -> None:
+    """Whoever is no admin follows every link that they are shown, and whoever only looks is not
+    sent to where one scores."""
+    world = fill(tmp_path, admin_password="the server's own")
+    with writing(world.engine) as session:
+        accounts.add(session, "Ada", SECRET, role)
+    ada = signed_in(world, "Ada")
+    seen, ahead = {"/"}, [("/", "/")]
+    while ahead:
+        shown_on, at = ahead.pop()
+        answer = ada.get(at)
+        assert answer.status_code in (200, 303), (at, "on", shown_on, answer.status_code)
+        if "text/html" not in answer.headers.get("content-type", ""):
+            continue
+        for link in re.findall(r'href="([^"#]*)', answer.text):
+            there = urljoin(at, html.unescape(link))
+            plain = re.sub(r"\d+", "N", there.partition("?")[0])
+            scoring = plain.startswith("/projects/N/score")
+            assert not (role == "viewer" and scoring), (there, "on", at)
+            if (
+                there.startswith("/")
+                and there not in seen
+                and plain.count("/")
+                and (
+                    sum(re.sub(r"\d+", "N", known.partition("?")[0]) == plain for known in seen) < 3
+                )
+            ):
+                seen.add(there)
+                ahead.append((at, there))
+    assert len(seen) > 15
 
 
 def test_a_role_is_checked_before_the_body_is_read(guarded: World) -> None:

@@ -17,7 +17,7 @@ from tastemaker import jobs
 from tastemaker.cli.doctor import examine
 from tastemaker.database.migration import newest_revision, revisions
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Job
+from tastemaker.database.tables import EncoderRow, Job
 from tastemaker.errors import StorageFull, of_the_disk
 from tastemaker.files import require_free_space
 from tastemaker.jobs import failures, heartbeat
@@ -351,6 +351,17 @@ def test_the_doctor_changes_nothing_in_a_home_that_is_not_there(run: Run, tmp_pa
     told = run("doctor", "--json")
     assert told.code == 0 and told.json[0]["level"] == "warning"
     assert not (tmp_path / "home").exists()
+
+
+def test_the_doctor_knows_the_weights_of_every_encoder_that_is_in_use(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "home", images=0)
+    names = ("efficientnet_lite0+stages+whole/bundled", "ViT-L-14-quickgelu@/gone.safetensors")
+    with writing(world.engine) as session:
+        for name in names:
+            session.add(EncoderRow(fingerprint=name, name=name, dim=4))
+    found = [one for one in examine(world.settings) if one.level != "ok" and "weights" in one.what]
+    assert [one.level for one in found] == ["warning"] and "/gone.safetensors" in found[0].what
+    assert not any("could not be looked at" in one.what for one in examine(world.settings))
 
 
 def test_the_doctor_tells_of_failed_jobs(tmp_path: Path) -> None:

@@ -152,13 +152,10 @@ def _jobs(session: Session, settings: Settings) -> list[Finding]:
 
 
 def _weights(session: Session, _: Settings) -> list[Finding]:
-    findings = []
-    for name in sorted({row.name for row in session.exec(select(EncoderRow))}):
-        for part in name.split("+"):
-            known = weights_of(part.strip())
-            if known.state == "missing":
-                findings.append(Finding("warning", known.sentence, known.remedy))
-    return findings
+    """Of the encoders that are in use; one that was declared embeds nothing here."""
+    used = session.exec(select(EncoderRow.name).where(~col(EncoderRow.declared)).distinct())
+    known = [weights_of(name) for name in sorted(used)]
+    return [Finding("warning", k.sentence, k.remedy) for k in known if k.state == "missing"]
 
 
 def _live_models(session: Session, settings: Settings) -> list[Finding]:
