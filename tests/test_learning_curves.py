@@ -1,5 +1,6 @@
 """`replay --learn`: the learning curves of several people, as anyone can check them."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from tastemaker.encoding import encoders
 from tastemaker.learning import metrics
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
+from tastemaker.learning.folds import TrainingSet
+from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge
+from tastemaker.learning.training import train
+from tastemaker.replay.people import Curves, People, curves, finished, prior_of_file
 from tests.command_line import Run, fails
 
 PEOPLE, IMAGES, FEATURES = 6, 240, 40
@@ -80,10 +85,43 @@ def test_a_file_may_be_the_prior_and_its_line_is_told(run: Run) -> None:
     save_checkpoint(Path("prior.safetensors"), tensors, {})
     words = ("replay", written(), "--learn", "--labels", "10", "--seeds", 1)
     started = run(*words, "--prior", "prior.safetensors", "--json")
-    assert started.json["prior"] == "prior.safetensors" and "points from it" in started.err
+    assert started.json["prior"] == "prior.safetensors"
+    assert "points from it" not in started.err  # it is a line itself
+    line, off = prior_of_file(Path("prior.safetensors"), data["embeddings"])
+    np.testing.assert_allclose(line.weights, ridge.raw()[0], rtol=1e-3, atol=1e-6)
+    assert off < 1e-3
     assert started.json["means"][0]["mae"] < run(*words, "--json").json["means"][0]["mae"]
     fails(run("replay", written(embeddings=data["embeddings"][:, :9]), *words[2:], "--prior",
               "prior.safetensors"))  # fmt: skip
+
+
+def test_a_network_is_a_prior_by_the_line_that_follows_it_best(run: Run) -> None:
+    data = people()
+    mean = np.ma.masked_less(data["scores"], 0).mean(0).filled(5) / 10
+    labels = TrainingSet(
+        np.arange(IMAGES), data["embeddings"], mean.astype(np.float32), np.arange(IMAGES),
+        np.zeros(IMAGES, bool),
+    )  # fmt: skip
+    network = train(labels, recipe_named("city96", passes=5))
+    save_checkpoint(Path("network.safetensors"), network.tensors, {})
+    words = ("replay", written(), "--learn", "--labels", "10", "--seeds", 1, "--prior")
+    assert "points from it" in run(*words, "network.safetensors", "--json").err
+
+
+def test_options_of_the_other_kind_are_refused(run: Run) -> None:
+    for words in (("--learn", "--svg", "x.svg"), ("--learn", "--budget", 60), ("--labels", "10")):
+        said = run("replay", written(), *words)
+        assert said.code == 2 and "--learn" in said.err, words
+
+
+def test_broken_off_what_is_left_is_of_whole_seeds() -> None:
+    arrays = people()
+    scores = np.where(arrays["scores"] < 0, np.nan, arrays["scores"] / 10)
+    data = People(arrays["embeddings"], scores, scores, np.zeros(PEOPLE), np.arange(IMAGES))
+    plan = Curves(labels=(10,), seeds=3)
+    done = [runs for _, _, runs in islice(curves(data, plan, processes=1), PEOPLE + 2)]
+    assert finished(data, plan, done).seeds == 1
+    assert finished(data, plan, done[:2]).seeds == 0
 
 
 def test_what_is_judged_may_be_other_scores_of_the_same_people(run: Run) -> None:

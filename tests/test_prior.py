@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tastemaker.learning.folds import TrainingSet
-from tastemaker.learning.prior import Prior, beliefs, trust
+from tastemaker.learning.prior import Prior, hypotheses, posterior_probabilities
 from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge, from_priors, to_link
 from tastemaker.learning.training import train
@@ -28,9 +28,12 @@ class Taste:
             (rng.normal(size=FEATURES) / np.sqrt(FEATURES)).astype(np.float32), 0.0, "random"
         )
 
+        self.reversed = Prior(-self.everybody.weights, 0.0, "reversed")
+        self.constant = Prior(np.zeros(FEATURES, np.float32), 3.0, "constant")
+
     def error(self, n: int, *priors: Prior, link: str = "logit") -> float:
         """Mean error in points of the 200 pictures that no label is of."""
-        ridge = fit_ridge(self.x[:n], self.y[:n], priors=priors, link=link)  # type: ignore[arg-type]
+        ridge = fit_ridge(self.x[:n], self.y[:n], priors=priors, link=link)
         return 10 * float(np.abs(ridge.predict(self.x[200:]) - self.y[200:]).mean())
 
 
@@ -54,10 +57,6 @@ def test_ten_labels_with_a_good_prior_do_what_twenty_do_without(link: str) -> No
 @pytest.mark.parametrize("n", COUNTS)
 def test_a_prior_that_misleads_costs_at_most_two_percent(n: int, link: str) -> None:
     alone = errors(n, link)
-    for taste in TASTES:
-        line = taste.everybody
-        taste.reversed = Prior(-line.weights, -line.bias)  # type: ignore[attr-defined]
-        taste.constant = Prior(np.zeros(FEATURES, np.float32), 3.0)  # type: ignore[attr-defined]
     for name in ("random", "reversed", "constant"):
         assert errors(n, link, name) <= 1.02 * alone, name
 
@@ -70,14 +69,15 @@ def test_of_several_priors_the_right_one_is_found() -> None:
 
 def test_a_reversed_prior_is_turned_round_by_eighty_labels() -> None:
     taste = TASTES[0]
-    backwards = Prior(-taste.everybody.weights, 0.0)
-    assert fit_ridge(taste.x[:80], taste.y[:80], priors=(backwards,)).slopes[0] < -0.3
+    assert fit_ridge(taste.x[:80], taste.y[:80], priors=(taste.reversed,)).slopes[0] < -0.3
 
 
 def test_without_priors_nothing_changes() -> None:
-    assert [belief.share for belief in beliefs(0)] == [1.0]
-    assert sum(belief.share for belief in beliefs(3)) == pytest.approx(1)
-    assert trust(beliefs(1), [0.0, -1e9, -1e9, -1e9]).tolist() == [1, 0, 0, 0]
+    assert [each.probability for each in hypotheses(0)] == [1.0]
+    assert posterior_probabilities(hypotheses(0), [-5.0]).tolist() == [1.0]
+    assert sum(each.probability for each in hypotheses(3)) == pytest.approx(1)
+    impossible = [0.0, -1e9, -1e9, -1e9]
+    assert posterior_probabilities(hypotheses(1), impossible).tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("link", ["logit", "identity"])
@@ -86,14 +86,14 @@ def test_left_out_predictions_with_a_prior_are_those_of_a_real_refit(link: str) 
     taste = TASTES[1]
     groups = np.repeat(np.arange(15), 2)
     x, y = taste.x[:30], taste.y[:30]
-    ridge = fit_ridge(x, y, groups, priors=(taste.everybody,), link=link)  # type: ignore[arg-type]
+    ridge = fit_ridge(x, y, groups, priors=(taste.everybody,), link=link)
     again = np.empty(30)
     for group in range(15):
         seen = groups != group
         part = fit_ridge(
             x[seen], y[seen], groups[seen], priors=(taste.everybody,), scale=ridge.scale,
             penalties=(ridge.penalty,), link=link,
-        )  # fmt: skip  # type: ignore[arg-type]
+        )  # fmt: skip
         again[~seen] = part.predict(x[~seen])
     assert np.abs(ridge.out_of_group - again).mean() < 0.03
     assert np.corrcoef(ridge.out_of_group, again)[0, 1] > 0.95

@@ -21,9 +21,13 @@ from tastemaker.files import typed_path
 
 app = Commands()
 
+SEVERAL = ("labels", "prior", "recipe")  # options of the curves of several people alone
+ONE = ("strategies", "budget", "threshold", "project", "batch", "start", "svg")  # of the other
+
 
 @app.command()
 def replay(
+    context: typer.Context,
     typed: Annotated[
         list[str],
         typer.Argument(
@@ -97,8 +101,9 @@ def replay(
         if path is not None:
             require_writable(path)
     *first, source = typed
+    refuse(context, SEVERAL if not learn else ONE, "without" if not learn else "with")
     if learn:
-        if first or project is not None:
+        if first:
             raise typer.BadParameter("a file brings its own scores", param_hint="--learn")
         return learning_curves(typed_path(source), labels, prior, recipe, seeds, to, as_json)
     if len(first) > 1:
@@ -162,6 +167,14 @@ def replay(
     return None
 
 
+def refuse(context: typer.Context, names: tuple[str, ...], how: str) -> None:
+    """Refuse options that would be passed over."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"means nothing {how} --learn", param_hint=f"--{name}")
+
+
 def learning_curves(
     file: Path, labels: str, prior: str, recipe: str, seeds: int, to: Path | None, as_json: bool
 ) -> None:
@@ -179,14 +192,25 @@ def learning_curves(
     start: replaying.Prior | str = prior
     if prior not in ("none", "others"):
         start, off = replaying.prior_of_file(typed_path(prior), data.x)
-        err.print(f"The prior is followed by a line, {off:.2f} points from it on average.")
+        if off >= 0.005:
+            err.print(f"The prior is followed by a line, {off:.2f} points from it on average.")
     plan = replaying.Curves(counts, start, recipe, seeds)
-    runs: list[replaying.PersonRun] = []
+    people_done: list[list[replaying.PersonRun]] = []
+    stopped = False
     with progress_bar() as bar:
         task = bar.add_task("Replaying", total=None)
-        for done, total, some in replaying.curves(data, plan):
-            runs += some
-            bar.update(task, completed=done, total=total)
+        try:
+            for done, total, one in replaying.curves(data, plan):
+                people_done.append(one)
+                bar.update(task, completed=done, total=total)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
+            plan = replaying.finished(data, plan, people_done)
+            stopped = True
+    if stopped and not plan.seeds:
+        err.print("Stopped before the first seed was finished: there is nothing to tell.")
+        raise typer.Exit(130)
+    runs = [run for one in people_done for run in one if run.seed < plan.seeds]
     if not runs:
         raise Invalid(
             "Nobody has scores enough: ten images to test, and outside those as many as --labels.",
@@ -199,6 +223,9 @@ def learning_curves(
         print(replaying.table(result))
     if to is not None:
         write_json(to, result)
+    if stopped:
+        err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
+        raise typer.Exit(130)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

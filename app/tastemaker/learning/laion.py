@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors_bytes
+from scipy.special import expit
 
 from tastemaker.errors import CheckpointError, Conflict
 from tastemaker.learning.checkpoints import check_finite, read_safetensors
 from tastemaker.learning.city96 import Array, Tensors, check_layout, linear_head, times
+from tastemaker.learning.lines import Bends, direction, logits_along
 
 ENCODER = "ViT-L-14-quickgelu/openai"
 FEATURES = 768
@@ -116,20 +118,13 @@ def line_of(tensors: Mapping[str, Array]) -> LinearHead:
     features, outputs = check_layout(tensors)
     if features != FEATURES or outputs != 1:
         raise Conflict(f"It reads {features} numbers and has {outputs} outputs; needed: 768 and 1.")
-    first = tensors["up.0.weight"].astype(np.float64)
-    used = first[np.abs(first).sum(axis=1) > 0]
-    branch = (tensors["up.1.long.4.weight"], tensors["up.1.long.4.bias"])
-    if not len(used) or any(part.any() for part in branch):
-        raise Conflict(
-            "It is a network that bends, and the LAION layout holds straight lines only."
-        )
-    v = used[0]
-    along = first @ v / (v @ v)
-    if np.abs(first - along[:, None] * v).max() > 1e-6 * np.abs(v).max():
-        raise Conflict("It looks at the embedding in several directions; a line has only one.")
+    try:
+        v, along = direction(tensors)
+    except Bends as error:
+        raise Conflict(f"{error}, and the LAION layout holds straight lines only.") from None
 
     def scores(t: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _behind_first(tensors, np.outer(t, along) + tensors["up.0.bias"].astype(np.float64))
+        return np.asarray(expit(logits_along(tensors, along, t)), np.float64)
 
     low, high = _crossing(scores, 0.25), _crossing(scores, 0.75)
     slope = 0.5 / (high - low)
@@ -156,13 +151,3 @@ def _crossing(scores: Callable[[NDArray[np.float64]], NDArray[np.float64]], leve
         else:
             b = middle
     return (a + b) / 2
-
-
-def _behind_first(tensors: Mapping[str, Array], u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 1024) values of `up.0` -> (N,) scores, for a silent residual branch, in float64."""
-    w = {name: value.astype(np.float64) for name, value in tensors.items() if "down" in name}
-    r = np.maximum(u, 0) @ w["down.0.weight"].T + w["down.0.bias"]
-    r = r @ w["down.1.weight"].T + w["down.1.bias"]
-    r = np.where(r > 0, r, 0.01 * r) @ w["down.4.weight"].T + w["down.4.bias"]
-    z = (r @ w["down.5.weight"].T + w["down.5.bias"])[:, 0]
-    return (np.tanh(z) + 1) / 2

@@ -1,14 +1,14 @@
 """Where a head may start from: other heads of the same encoder, as far as the labels bear them out.
 
 Somebody else's head, or one's own of another project, knows much of what ten labels cannot say. How
-much of it holds here is learned. There are a few *beliefs*: that no prior is of use; that a
-prior's line holds as it is, or half of it; that it holds with a slope nobody knows, of either sign.
-Under each belief the labels have a probability (the evidence: the marginal likelihood of a
-Bayesian linear regression with a flat intercept and the noise integrated out, Rasmussen &
-Williams 2006, section 2.7, and Bishop 2006, section 3.5), and the heads fitted under them are
-averaged by it. So a prior that the labels contradict fades, and a reversed one is turned round.
+much of it holds here is learned, by Bayesian model averaging (Hoeting et al. 1999). There are a few
+*hypotheses*: that no prior is of use; that a prior's line holds as it is, or half of it; that it
+holds with a slope nobody knows, of either sign. Under each the labels have a probability (the
+evidence: the marginal likelihood of a Bayesian linear regression with a flat intercept and the
+noise integrated out, Bishop 2006, section 3.5), and the heads fitted under them are averaged by it.
+So a prior that the labels contradict fades, and a reversed one is turned round.
 
-How likely each belief is before the first label was chosen on ratings of real people, so that a
+How likely each hypothesis is before the first label was chosen on ratings of real people, so that a
 random or reversed prior costs at most two percent of the error at five labels
 (docs/decisions/0031).
 """
@@ -26,7 +26,7 @@ UNTRUSTED = 0.7  # the probability, before any label, that no prior is of use
 SLOPE_SD = 0.43  # of a slope that nobody knows; 1 is a prior whose line holds as it is
 NOISE = {"identity": 0.25, "logit": 1.25}  # what labels differ by as a rule, in units of the link
 NOISE_WEIGHT = 2.0  # labels that this knowledge counts as
-TANGENT = 0.2  # score ≈ 0.5 + 0.2 · logit: within 0.05 from 0.1 to 0.9
+PER_LOGIT = 0.2  # score ≈ 0.5 + 0.2 · logit: within 0.05 from 0.1 to 0.9
 
 
 @dataclass(frozen=True)
@@ -39,35 +39,35 @@ class Prior:
     name: str = ""
 
     def line(self, link: Link) -> NDArray[np.float64]:
-        """The weights (D,) in units of the link; for `identity` the logit's tangent."""
-        return self.weights.astype(np.float64) * (1.0 if link == "logit" else TANGENT)
+        """The weights (D,) in units of the link; for `identity` its straight stand-in."""
+        return self.weights.astype(np.float64) * (1.0 if link == "logit" else PER_LOGIT)
 
     def values(self, x: NDArray[Any], link: Link) -> NDArray[np.float64]:
         """What it says of rows x (N, D), in units of the link: (N,)."""
-        level = self.bias if link == "logit" else 0.5 + TANGENT * self.bias
+        level = self.bias if link == "logit" else 0.5 + PER_LOGIT * self.bias
         return np.asarray(x @ self.line(link).astype(np.float32), np.float64) + level
 
 
 @dataclass(frozen=True)
-class Belief:
-    """That the labels follow `slope` times the line of a prior, give or take `sd`; `share` is how
-    likely that is before the first label. Without a `prior`, that none is of use."""
+class Hypothesis:
+    """That the labels follow `slope` times the line of a prior, give or take `sd`; `probability` is
+    how likely that is before the first label. Without a `prior`, that none is of use."""
 
-    share: float
+    probability: float
     prior: int | None = None
     slope: float = 0.0
     sd: float = 0.0
 
 
-def beliefs(priors: int) -> tuple[Belief, ...]:
-    """What may be so of that many priors; the shares add up to 1."""
+def hypotheses(priors: int) -> tuple[Hypothesis, ...]:
+    """What may be so of that many priors; their probabilities add up to 1."""
     if not priors:
-        return (Belief(1.0),)
+        return (Hypothesis(1.0),)
     each = (1 - UNTRUSTED) / priors / 3
     return (
-        Belief(UNTRUSTED),
+        Hypothesis(UNTRUSTED),
         *(
-            Belief(each, number, slope, sd)
+            Hypothesis(each, number, slope, sd)
             for number in range(priors)
             for slope, sd in ((0.5, 0.0), (1.0, 0.0), (0.0, SLOPE_SD))
         ),
@@ -77,16 +77,18 @@ def beliefs(priors: int) -> tuple[Belief, ...]:
 def log_evidence(
     n: int, determinant: NDArray[np.float64], misfit: NDArray[np.float64], link: Link
 ) -> float:
-    """How probable n labels are under a belief, over all penalties: the logarithm, but for what
-    all beliefs share. `determinant` (penalties,) is ln |M| and `misfit` (penalties,) rᵀM⁻¹r of the
-    labels' covariance M in units of the noise."""
+    """How probable n labels are under a hypothesis, over all penalties: the logarithm, but for what
+    all hypotheses have in common. `determinant` (penalties,) is ln |M| and `misfit` (penalties,)
+    rᵀM⁻¹r of the labels' covariance M in units of the noise."""
     known = NOISE_WEIGHT * NOISE[link] ** 2
     each = -0.5 * determinant - 0.5 * (NOISE_WEIGHT + n - 1) * np.log(known + misfit)
     return float(np.logaddexp.reduce(each) - np.log(len(each)))
 
 
-def trust(found: Sequence[Belief], evidence: Sequence[float]) -> NDArray[np.float64]:
-    """How likely each belief is once the labels are known: (beliefs,), adding up to 1."""
-    weight = np.log([belief.share for belief in found]) + np.asarray(evidence)
+def posterior_probabilities(
+    held: Sequence[Hypothesis], evidence: Sequence[float]
+) -> NDArray[np.float64]:
+    """How likely each hypothesis is once the labels are known: (hypotheses,), adding up to 1."""
+    weight = np.log([each.probability for each in held]) + np.asarray(evidence)
     probability = np.exp(weight - weight.max())
     return np.asarray(probability / probability.sum(), np.float64)

@@ -30,7 +30,15 @@ from scipy.special import expit
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
-from tastemaker.learning.prior import NOISE, Belief, Link, Prior, beliefs, log_evidence, trust
+from tastemaker.learning.prior import (
+    NOISE,
+    Hypothesis,
+    Link,
+    Prior,
+    hypotheses,
+    log_evidence,
+    posterior_probabilities,
+)
 from tastemaker.learning.recipes import Fit, Member, Progress, Recipe, ignore_progress
 
 Array = NDArray[Any]
@@ -109,16 +117,14 @@ def fit_ridge(
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
     linear = to_link(target, link)
     said = [prior.values(x, link) for prior in priors]
-    held = beliefs(len(priors))
-    fits = [
-        _under(belief, axes, linear, target, said, strengths, link) for belief in held
-    ]  # fmt: skip
-    likely = trust(held, [fit.evidence for fit in fits]) if len(held) > 1 else np.ones(1)
+    held = hypotheses(len(priors))
+    fits = [_fit_under(each, axes, linear, target, said, strengths, link) for each in held]
+    likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
     slopes = np.zeros(len(priors))
-    for belief, fit, weight in zip(held, fits, likely, strict=True):
-        if belief.prior is not None:
-            slopes[belief.prior] += weight * fit.slope
+    for each, fit, probability in zip(held, fits, likely, strict=True):
+        if each.prior is not None:
+            slopes[each.prior] += probability * fit.slope
     weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
@@ -147,9 +153,9 @@ class _Axes:
 
 
 @dataclass(frozen=True)
-class _Under:
-    """A fit under one belief, at the penalty that leaves the smallest error. `left_out` (n,) are
-    link values without the own group; `slope` is the prior's, whose line is no part of
+class _FitUnder:
+    """A fit under one hypothesis, at the penalty that leaves the smallest error. `left_out` (n,)
+    are link values without the own group; `slope` is the prior's, whose line is no part of
     `coefficients`."""
 
     coefficients: Array
@@ -159,16 +165,16 @@ class _Under:
     evidence: float
 
 
-def _under(
-    belief: Belief,
+def _fit_under(
+    hypothesis: Hypothesis,
     axes: _Axes,
     linear: Array,
     target: Array,
     said: Sequence[Array],
     strengths: Array,
     link: Link,
-) -> _Under:
-    """The fit of labels, `linear` in units of the link and `target` as scores, under a belief.
+) -> _FitUnder:
+    """The fit of labels, `linear` in units of the link and `target` as scores, under a hypothesis.
 
     The covariance of the labels in units of the noise is M = I + ZZᵀ/λ + κqqᵀ, q being what the
     prior says of them and κ the variance of its slope. With A = (I + ZZᵀ/λ)⁻¹, M⁻¹ is A less a
@@ -176,15 +182,15 @@ def _under(
     """
     z, eigenvalues = axes.z, axes.eigenvalues
     shrink = 1.0 / (eigenvalues[:, None] + strengths)  # (axes, penalties)
-    q = np.zeros(len(linear)) if belief.prior is None else said[belief.prior]
+    q = np.zeros(len(linear)) if hypothesis.prior is None else said[hypothesis.prior]
     q = q - q.mean()
-    rest = linear - linear.mean() - belief.slope * q
+    rest = linear - linear.mean() - hypothesis.slope * q
     residuals = rest[:, None] - z @ ((z.T @ rest)[:, None] * shrink).astype(z.dtype)  # A·rest
     determinant = np.log1p(eigenvalues[:, None] / strengths).sum(0)
-    slopes = np.full(len(strengths), belief.slope)
+    slopes = np.full(len(strengths), hypothesis.slope)
     rank_one = None
-    if belief.sd:
-        variance = (belief.sd / NOISE[link]) ** 2
+    if hypothesis.sd:
+        variance = (hypothesis.sd / NOISE[link]) ** 2
         aq = q[:, None] - z @ ((z.T @ q)[:, None] * shrink).astype(z.dtype)
         spread = 1 + variance * (q @ aq)
         gained = variance / spread * (q @ residuals)
@@ -196,8 +202,8 @@ def _under(
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
-    unexplained = rest - (slopes[best] - belief.slope) * q
-    return _Under(
+    unexplained = rest - (slopes[best] - hypothesis.slope) * q
+    return _FitUnder(
         coefficients=(z.T @ unexplained) * shrink[:, best],
         slope=float(slopes[best]),
         left_out=left_out[:, best],

@@ -8,24 +8,22 @@ the person's group say of images that do not test.
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from scipy.special import expit
 
 from tastemaker.errors import Invalid, NotTrainable
 from tastemaker.learning import metrics
 from tastemaker.learning.prior import Prior
-from tastemaker.processes import exit_with_parent
+from tastemaker.replay.report import interval
 from tastemaker.replay.runs import LabelledSet, split
+from tastemaker.replay.shared_out import shared_out
 
 FEWEST_TESTED = 10  # images of a person; fewer rank nothing
 
@@ -73,37 +71,19 @@ class PersonRun:
 def curves(
     people: People, plan: Curves, *, processes: int | None = None
 ) -> Iterator[tuple[int, int, list[PersonRun]]]:
-    """All runs, as they get done: (people done, of so many, runs of one more). A person with fewer
-    labels than asked for has no run of that many. Raises `Invalid`."""
+    """All runs, as they get done: (people done, of so many, runs of one more), seed after seed. A
+    person with fewer labels than asked for has no run of that many. Raises `Invalid`."""
     _check(people, plan)
     jobs = [(seed, person) for seed in range(plan.seeds) for person in range(len(people.scores))]
-    workers = min(processes or os.cpu_count() or 1, len(jobs))
-    if workers == 1:
-        with threadpool_limits(1):
-            for done, (seed, person) in enumerate(jobs, 1):
-                yield done, len(jobs), runs_of(people, plan, seed, person)
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_process, (people, plan)) as pool:
-        try:
-            for done, runs in enumerate(pool.map(_in_process, jobs), 1):
-                yield done, len(jobs), runs
-        finally:
-            pool.shutdown(cancel_futures=True)
+    made = shared_out(runs_of, (people, plan), jobs, processes)
+    for done, runs in enumerate(made, 1):
+        yield done, len(jobs), runs
 
 
-_inputs: tuple[People, Curves]  # of a pool's process
-
-
-def _start_process(people: People, plan: Curves) -> None:
-    global _inputs
-    _inputs = people, plan
-    exit_with_parent()
-    threadpool_limits(1)
-
-
-def _in_process(job: tuple[int, int]) -> list[PersonRun]:
-    return runs_of(*_inputs, *job)
+def finished(people: People, plan: Curves, done: Sequence[list[PersonRun]]) -> Curves:
+    """What is left of curves that were broken off: a plan of the seeds under which everybody is
+    done."""
+    return replace(plan, seeds=len(done) // len(people.scores))
 
 
 def runs_of(people: People, plan: Curves, seed: int, person: int) -> list[PersonRun]:
@@ -236,21 +216,25 @@ def _check(people: People, plan: Curves) -> None:
 
 def prior_of_file(path: Path, x: NDArray[np.float32]) -> tuple[Prior, float]:
     """The head in a checkpoint as a prior, and how far its line is from it (mean absolute error in
-    points of 0–10 on the rows x). A linear head is a line already; any other is followed by one on
-    these rows as well as a line can. Raises `Invalid`."""
+    points of 0–10 on the rows x): nothing for a linear head, which is a line already. Any other is
+    followed by one on these rows as well as a line can. Raises `Invalid`."""
     from tastemaker.learning.checkpoints import load_checkpoint
     from tastemaker.learning.heads import Head
+    from tastemaker.learning.lines import Bends, logit_line
     from tastemaker.learning.ridge import fit_ridge
 
-    head = Head(load_checkpoint(path, features=x.shape[1]).tensors)
-    said = head(x)
+    tensors = load_checkpoint(path, features=x.shape[1]).tensors
+    said = Head(tensors)(x)
     if said.ndim != 1:
         raise Invalid(f"{path.name} tells classes apart; a prior gives scores.")
     if np.ptp(said) == 0:
         raise Invalid(f"{path.name} gives every image the same score, so it teaches nothing.")
-    line = fit_ridge(x, said)
-    weights, bias = line.raw()
-    return Prior(weights, bias, path.name), 10 * float(np.abs(line.predict(x) - said).mean())
+    try:
+        weights, bias = logit_line(tensors, x)
+    except Bends:
+        weights, bias = fit_ridge(x, said).raw()
+    prior = Prior(weights, bias, path.name)
+    return prior, 10 * float(np.abs(expit(prior.values(x, "logit")) - said).mean())
 
 
 # --- what is said of it -----------------------------------------------------------------------
@@ -287,20 +271,15 @@ def _means(runs: Sequence[PersonRun], count: int) -> dict[str, Any]:
                 by_person.setdefault(run.person, []).append(value)
         means = np.array([np.mean(values) for values in by_person.values()])
         told[name] = float(means.mean()) if len(means) else None
-        told[f"{name}_low"], told[f"{name}_high"] = _interval(means)
+        low, high = interval(len(means), partial(_mean, means))
+        told[f"{name}_low"], told[f"{name}_high"] = (
+            None if end is None else float(end) for end in (low, high)
+        )
     return told
 
 
-@functools.cache
-def _draws(people: int) -> NDArray[np.intp]:
-    return np.random.default_rng(0).integers(people, size=(1000, people))
-
-
-def _interval(means: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    if len(means) < 3:
-        return None, None
-    low, high = np.quantile(means[_draws(len(means))].mean(1), (0.025, 0.975))
-    return float(low), float(high)
+def _mean(values: NDArray[np.float64], drawn: NDArray[np.intp]) -> float:
+    return float(values[drawn].mean())
 
 
 def table(result: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ def _strategy(own: list[Run], random: list[Run] | None) -> dict[str, Any]:
     result: dict[str, Any] = {"labels": labels.tolist()}
     for name, curves in (("mae", mae), ("error_at_threshold", error)):
         result[name] = _rounded(curves.mean(0))
-        ends = _interval(len(own), partial(_mean_curve, curves))
+        ends = interval(len(own), partial(_mean_curve, curves))
         for end, values in zip(("low", "high"), ends, strict=True):
             result[f"{name}_{end}"] = [None] * len(labels) if values is None else _rounded(values)
     if random is not None:
@@ -118,7 +118,7 @@ def _ratio(mae: Curves, theirs: Curves) -> dict[str, float | None]:
     def ratio(drawn: NDArray[np.intp]) -> float:
         return float(mae[drawn].mean() / max(theirs[drawn].mean(), 1e-12))
 
-    low, high = _interval(len(mae), ratio)
+    low, high = interval(len(mae), ratio)
     value = ratio(np.arange(len(mae)))
     return {
         name: None if number is None else round(float(number), 4)
@@ -142,7 +142,9 @@ def _resampled(seeds: int, statistic: Callable[[NDArray[np.intp]], Any]) -> Any:
     return np.array([statistic(drawn) for drawn in draws])
 
 
-def _interval(seeds: int, statistic: Callable[[NDArray[np.intp]], Any]) -> Any:
+def interval(seeds: int, statistic: Callable[[NDArray[np.intp]], Any]) -> Any:
+    """Both ends of the 95 % interval of a statistic of `seeds` (or people), drawn with replacement;
+    None twice for too few."""
     draws = _resampled(seeds, statistic)
     return (None, None) if draws is None else _ends(draws)
 

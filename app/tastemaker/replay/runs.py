@@ -10,21 +10,13 @@ Scores are in 0–1 here; the report speaks of points of 0–10 and of shares of
 """
 
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from tastemaker.errors import Invalid, NotTrainable
 from tastemaker.learning.posterior import Projection, posterior_sd, project
@@ -37,7 +29,7 @@ from tastemaker.learning.selection import (
     mixed,
     near_threshold,
 )
-from tastemaker.processes import exit_with_parent
+from tastemaker.replay.shared_out import shared_out
 
 Array = NDArray[Any]
 
@@ -278,18 +270,9 @@ def replay(
     plan = planned(data, plan, more)
     projection = project(data.x)
     jobs = [(name, seed) for seed in plan.seed_numbers for name in plan.strategies]
-    workers = min(processes or os.cpu_count() or 1, len(jobs))
-    if workers == 1:
-        with threadpool_limits(1):
-            for done, (name, seed) in enumerate(jobs, 1):
-                yield done, len(jobs), run(data, projection, plan, name, seed, more)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, context, _start_process, (data, projection, plan, more)
-    ) as pool:
-        for done, made in enumerate(_in_order(pool, jobs, workers + 1), 1):
-            yield done, len(jobs), made
+    made = shared_out(_run, (data, projection, plan, more), jobs, processes)
+    for done, one in enumerate(made, 1):
+        yield done, len(jobs), one
 
 
 def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
@@ -299,58 +282,15 @@ def finished(plan: Plan, runs: list[Run]) -> tuple[Plan, list[Run]]:
     return replace(plan, seeds=whole), runs[: whole * len(plan.strategies)]
 
 
-def _in_order(pool: ProcessPoolExecutor, jobs: list[tuple[str, int]], ahead: int) -> Iterator[Run]:
-    """The runs in the order of the jobs. No more than `ahead` are ever under way: Ctrl-C goes to
-    this process, not to the pool's, and waits for those."""
-    left = iter(jobs)
-    pending: deque[Future[Run]] = deque()
-    while True:
-        while sum(not future.done() for future in pending) < ahead and (job := next(left, None)):
-            with _interrupts_deferred():
-                pending.append(pool.submit(_run_in_process, job))
-        if not pending:
-            return
-        wait([future for future in pending if not future.done()], return_when=FIRST_COMPLETED)
-        while pending and pending[0].done():
-            yield pending.popleft().result()
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block, and a process that begins in here ignores it: the
-    mask of its parent is its own. The mask alone would not do, because another thread may take the
-    signal, and Python then interrupts the main one while it hands a new process its inputs."""
-    deferred: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    if in_main:
-        signal.signal(signal.SIGINT, lambda number, frame: deferred.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if in_main:
-            signal.signal(signal.SIGINT, before)
-        if deferred:
-            signal.raise_signal(signal.SIGINT)
-
-
-_inputs: tuple[LabelledSet, Projection, Plan, Mapping[str, Pick] | None]  # of a pool's process
-
-
-def _start_process(
-    data: LabelledSet, projection: Projection, plan: Plan, more: Mapping[str, Pick] | None
-) -> None:
-    global _inputs
-    _inputs = data, projection, plan, more
-    exit_with_parent()
-    threadpool_limits(1)
-
-
-def _run_in_process(job: tuple[str, int]) -> Run:
-    data, projection, plan, more = _inputs
-    return run(data, projection, plan, *job, more)
+def _run(
+    data: LabelledSet,
+    projection: Projection,
+    plan: Plan,
+    more: Mapping[str, Pick] | None,
+    name: str,
+    seed: int,
+) -> Run:
+    return run(data, projection, plan, name, seed, more)
 
 
 def planned(data: LabelledSet, plan: Plan, more: Mapping[str, Pick] | None = None) -> Plan:

@@ -1,0 +1,60 @@
+"""Heads of the city96 layout that see an embedding along one direction only, and those that are
+lines there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from tastemaker.learning.city96 import Array
+
+BEND = 1e-4  # of a score; what a linear head loses in the layout is a hundredth of it
+
+
+class Bends(Exception):
+    """Why a head is no function of one direction, without a full stop."""
+
+
+def direction(tensors: Mapping[str, Array]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The direction v (features,) along which a head looks, and how much each of its first neurons
+    sees of v · x (hidden,). Raises `Bends` where its residual branch speaks, or there are several.
+    """
+    first = tensors["up.0.weight"].astype(np.float64)
+    used = first[np.abs(first).sum(axis=1) > 0]
+    branch = (tensors["up.1.long.4.weight"], tensors["up.1.long.4.bias"])
+    if not len(used) or any(part.any() for part in branch):
+        raise Bends("It is a network that bends")
+    v = used[0]
+    along = first @ v / (v @ v)
+    if np.abs(first - along[:, None] * v).max() > 1e-6 * np.abs(v).max():
+        raise Bends("It looks at the embedding in several directions")
+    return v, along
+
+
+def logits_along(
+    tensors: Mapping[str, Array], along: NDArray[np.float64], t: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The logits (N,) of a head with one direction, where v · x is t (N,); in float64."""
+    w = {name: value.astype(np.float64) for name, value in tensors.items() if "long" not in name}
+    r = np.maximum(np.outer(t, along) + w["up.0.bias"], 0) @ w["down.0.weight"].T + w["down.0.bias"]
+    r = r @ w["down.1.weight"].T + w["down.1.bias"]
+    r = np.where(r > 0, r, 0.01 * r) @ w["down.4.weight"].T + w["down.4.bias"]
+    logits: NDArray[np.float64] = 2 * (r @ w["down.5.weight"].T + w["down.5.bias"])[:, 0]
+    return logits
+
+
+def logit_line(tensors: Mapping[str, Array], x: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+    """The weights (D,) and the bias of a head whose logit is a line, on rows like x (N, D) and as
+    far again beyond them on either side. Raises `Bends`."""
+    v, along = direction(tensors)
+    seen = np.asarray(x, np.float64) @ v
+    reach = max(float(np.ptp(seen)), 1e-6)
+    t = np.linspace(seen.min() - reach, seen.max() + reach, 401)
+    logits = logits_along(tensors, along, t)
+    slope = (logits[-1] - logits[0]) / (t[-1] - t[0])
+    bias = logits[0] - slope * t[0]
+    if np.abs(expit(logits) - expit(slope * t + bias)).max() > BEND:
+        raise Bends("Its logit bends")
+    return (slope * v).astype(np.float32), float(bias)
