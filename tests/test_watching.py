@@ -204,6 +204,12 @@ def test_the_figures_are_the_admins(tmp_path: Path) -> None:
     client = client_of(world.app)
     assert client.get("/metrics").status_code == 401
     assert client.get("/metrics", auth=("admin", PASSWORD)).status_code == 200
+    client.post("/login", data={"password": PASSWORD})
+    for scope, status in (("admin", 200), ("score", 403)):
+        made = client.post("/api/v1/tokens", json={"name": "prometheus", "scope": scope}).json()
+        asks = client_of(world.app)
+        asked = asks.get("/metrics", headers={"Authorization": f"Bearer {made['token']}"})
+        assert asked.status_code == status
 
 
 # --- ready ---------------------------------------------------------------------------------------
@@ -339,7 +345,10 @@ def test_the_doctor_finds_what_is_wrong_and_never_dies_of_it(
     assert found and found[0].level == level and found[0].hint, examine(settings_in(home))
 
 
-@pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="Linux has such a folder")
+@pytest.mark.skipif(
+    not Path("/proc/self/fdinfo").is_dir(),
+    reason="only Linux has a folder that root cannot write",
+)
 def test_a_home_that_nobody_can_write_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASTEMAKER_HOME", "/proc/self/fdinfo")
     told = run("doctor", "--json")

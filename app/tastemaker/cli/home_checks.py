@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import stat
-import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tastemaker.config import Settings
 from tastemaker.database import backups
 from tastemaker.database.tables import now
 from tastemaker.errors import TastemakerError
-from tastemaker.files import free_space
+from tastemaker.files import free_space, try_writing
 
 Level = Literal["ok", "warning", "damage"]
 
@@ -106,8 +105,7 @@ def database_file(settings: Settings) -> list[Finding]:
 
 def _writable(settings: Settings) -> list[Finding]:
     try:
-        with tempfile.TemporaryFile(dir=settings.root) as file:
-            file.write(b".")
+        try_writing(settings.root)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         hint = "See that its disk is not mounted read-only, and that you may write to it."

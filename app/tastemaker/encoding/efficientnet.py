@@ -83,7 +83,8 @@ def load_network() -> "torch.nn.Module":
         )
     network.load_state_dict(dict(zip(wanted, published.values(), strict=True)))
     network.reset_classifier(0)  # what is left ends at the pooled 1280 features
-    return network  # type: ignore[no-any-return]
+    module: torch.nn.Module = network
+    return module
 
 
 def views(blocks: tuple[str, ...]) -> tuple[Preprocessing, ...]:
@@ -95,7 +96,8 @@ def reader(network: Any, blocks: tuple[str, ...]) -> "Callable[[torch.Tensor], t
     """What computes the vectors: (n · views, 3, 224, 224) normalised pixels, the views of a picture
     behind one another, → (n, dim). Without blocks it is the network itself, unscaled."""
     if not blocks:
-        return network  # type: ignore[no-any-return]
+        plain: Callable[[torch.Tensor], torch.Tensor] = network
+        return plain
     count = len(views(blocks))
 
     def read(pixels: "torch.Tensor") -> "torch.Tensor":

@@ -96,6 +96,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def try_writing(folder: Path) -> None:
+    """Write a byte into a folder and leave nothing there. Raises `OSError` where it takes none."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b".")
+
+
 def free_space(path: Path) -> int:
     """Free bytes on the disk that holds `path` (or will hold it, when it does not exist yet)."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

@@ -60,9 +60,8 @@ def unpack(
     """Store the pictures, sidecars and vectors of a zip in the new folder `into`.
 
     Members that differ only in their suffix keep a common stem (`000007.jpg`, `000007.txt`), so
-    that a sidecar still stands beside its picture. Raises `Invalid` if the archive is refused, or
-    lies outside of the `roots`, and
-    `StorageFull` if the disk is; `into` is then gone again.
+    that a sidecar still stands beside its picture. Raises `Invalid` if the archive is refused or
+    lies outside of the `roots`, and `StorageFull` if the disk is full; `into` is then gone again.
     """
     limits = limits or ArchiveLimits()
     try:

@@ -33,8 +33,7 @@ class Folder:
 def look_into(settings: Settings, at: str = "") -> Folder:
     """What lies in a folder; without one, in the home folder of who runs the program, or in the one
     that may be imported from; where there are several of those, what is above them lists only them.
-    Raises
-    `NotFound` and `Invalid` in words."""
+    Raises `NotFound` and `Invalid` in words."""
     roots, above = settings.roots, _above(settings.roots)
     path = typed_path(at) if at.strip() else above or Path.home()
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from more_itertools import chunked
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
@@ -352,17 +352,9 @@ def _in_project(session: Session, target: Target, image_id: int) -> bool:
     """Whether the image was in the project before this import, in its pool or in a test run."""
     if target.project is None:
         return False
-    inside = (
-        select(CollectionImage.image_id)
-        .join(
-            ProjectCollection,
-            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
-        )
-        .where(
-            ProjectCollection.project_id == target.project.id,
-            CollectionImage.image_id == image_id,
-            CollectionImage.collection_id != (target.joined or 0),
-        )
+    inside = projects.image_ids(target.project.id, projects.ANY_ROLE).where(
+        CollectionImage.image_id == image_id,
+        CollectionImage.collection_id != (target.joined or 0),
     )
     return session.exec(inside.limit(1)).first() is not None
 

@@ -95,7 +95,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added lies outermost
     for routes in all_routers():
         app.include_router(routes)
-    app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # FastAPI's way
+    app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # as FastAPI's manual changes its schema
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
     app.add_exception_handler(OperationalError, on_database_error)

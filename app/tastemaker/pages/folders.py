@@ -27,12 +27,8 @@ def page(
 ) -> Response:
     """The folders in one, and a button that takes it: to `add` its images, or to a test run."""
     context: dict[str, Any] = {
-        "to": to,
-        "at": at,
-        "folder": None,
-        "error": None,
-        "may_be_taken": True,
-    }
+        "to": to, "at": at, "folder": None, "error": None, "may_be_taken": True,
+    }  # fmt: skip
     try:
         context["folder"] = folder = folders.look_into(settings, at)
         context["may_be_taken"] = within(folder.path, settings.roots)

@@ -27,7 +27,7 @@ REFUSALS = {
     409: "It contradicts what is stored, or is meant for another library.",
     413: "The body is too large.",
     422: "A value is missing, unknown, of the wrong kind or out of range.",
-    429: "Too many wrong passwords.",
+    429: "Too many wrong passwords or tokens.",
     503: "Busy, or not there yet: try again later.",
     507: "The disk is full or cannot be written.",
 }

@@ -2,7 +2,6 @@
 they tell the names of what failed and nothing else."""
 
 import logging
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -60,8 +59,7 @@ def _schema(_: Settings, engine: Engine) -> bool:
 
 
 def _home(settings: Settings, _: Engine) -> bool:
-    with tempfile.TemporaryFile(dir=settings.root) as file:
-        file.write(b".")
+    files.try_writing(settings.root)
     return True
 
 

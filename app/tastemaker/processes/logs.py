@@ -8,17 +8,18 @@ somebody typed or sent: no password, token, cookie, search or content of a file.
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from tastemaker.config import Settings
 
 Field = str | int | float
 
 # What every line of this task, thread or process is about: its request, its job.
-_about: ContextVar[dict[str, Field]] = ContextVar("about", default={})  # noqa: B039  # never changed
+_about: ContextVar[Mapping[str, Field]] = ContextVar("about", default=MappingProxyType({}))
 _of_the_process: dict[str, Field] = {}
 
 
@@ -36,7 +37,7 @@ def configure(settings: Settings) -> None:
 @contextmanager
 def about(**fields: Field) -> Iterator[None]:
     """Lines logged within carry these fields."""
-    token = _about.set(_about.get() | fields)
+    token = _about.set({**_about.get(), **fields})
     try:
         yield
     finally:
@@ -55,7 +56,7 @@ def write(log: logging.Logger, level: int, event: str, **fields: Field) -> None:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Field]:
-    return _of_the_process | _about.get() | getattr(record, "fields", {})
+    return {**_of_the_process, **_about.get(), **getattr(record, "fields", {})}
 
 
 class PlainLines(logging.Formatter):
