@@ -1,7 +1,8 @@
 """Heads fitted by stochastic gradient descent: the fold members and the final head side by side.
 
-Three things make it fast. Batches are large: at batch 1, every sample moves all four million
-weights and their optimiser state through memory. The large matrices are multiplied in bfloat16
+Four things make it fast. Batches are large: at batch 1, every sample moves all four million
+weights and their optimiser state through memory. A head learns in the dimensions that its images
+lie in, not in all of their features (`subspace`). The large matrices are multiplied in bfloat16
 where the processor has it (`matrix_type`), from a copy of the weights that is made once a step. And
 every member has a core to itself: its matrix products need nobody else's, and while one core waits
 for memory in the optimiser, another one multiplies.
@@ -42,6 +43,7 @@ from tastemaker.learning.network import (
 from tastemaker.learning.parallel_training import train_together
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale, ridge_or_none
+from tastemaker.learning.subspace import MOST, subspace_of
 
 LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
@@ -68,28 +70,37 @@ def fit_by_sgd(
     unit = math.sqrt(x.shape[1])  # so that a feature's variance is 1 on average
     scale = half_scale(x) / np.float32(unit)
     standard = (x - mean) / scale
-    inputs = torch.from_numpy(standard).to(matrix_type())
     targets = torch.from_numpy(np.asarray(y, np.float32))
 
     batch, steps = schedule_for(recipe, len(y))
-    learners = []
+    learners, spaces = [], []
+    together = subspace_of(standard, recipe.seed) if len(y) > MOST else None
+    seen = together.coordinates(standard) if together else standard
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        noises = recipe.noise * torch.randn(NOISES + batch * x.shape[1])
-        noises = noises.to(inputs.dtype)
+        noises = torch.randn(NOISES + batch * x.shape[1]).to(matrix_type())
         for k, (rows, left_out) in enumerate(_members_and_final(fold)):
+            space = together or subspace_of(standard[rows], recipe.seed + k)
+            if not together:
+                seen = space.coordinates(standard)
             start = None
             if network.starts_linear:
-                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit)
-            weights = network.begin(recipe, x.shape[1], start)
+                start = ridge_or_none(seen[rows], y[rows], groups[rows], unit / space.unit)
+            weights = network.begin(recipe, seen.shape[1], start)
+            inputs = torch.from_numpy(seen).to(matrix_type())
+            own = replace(recipe, noise=recipe.noise / space.unit)
             learners.append(
-                BatchLearner(network, weights, recipe, steps, batch, inputs, targets, noises, rows,
+                BatchLearner(network, weights, own, steps, batch, inputs, targets, noises, rows,
                              left_out, recipe.seed + k)
             )  # fmt: skip
+            spaces.append(space)
 
     curve = train_together(learners, steps, batch, progress, f"Training the {recipe.name} head")
 
-    fitted = [fold_standardisation(network.export(k.kept), mean, scale) for k in learners]
+    fitted = [
+        fold_standardisation(space.unfold(network.export(learner.kept)), mean, scale)
+        for learner, space in zip(learners, spaces, strict=True)
+    ]
     final = learners[-1]
     used = replace(recipe, samples=steps * batch, batch=batch, lr=float(f"{final.rate_max:.4g}"))
     return _judged(used, fitted, x, fold, curve)
@@ -230,7 +241,7 @@ class BatchLearner:
         seen = self.inputs[rows]
         if self.recipe.noise:
             at = int(torch.randint(NOISES, (1,), generator=self.random))
-            seen += self.noises[at : at + seen.numel()].view_as(seen)
+            seen.add_(self.noises[at : at + seen.numel()].view_as(seen), alpha=self.recipe.noise)
         return seen
 
     def _average(self, step: int) -> None:
