@@ -18,7 +18,7 @@ from scipy.linalg import eigh, qr
 
 from tastemaker.learning.city96 import Array, Tensors
 
-MOST = 768  # dimensions, however many labels and features there are
+MOST = 512  # dimensions, however many labels and features there are
 SPARE, ROUNDS = 32, 2  # of the search for the largest: dimensions beyond them, and repetitions
 
 
