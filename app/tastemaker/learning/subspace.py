@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
     if features <= min(n, most):
         return Subspace(None)
     random = np.random.default_rng(seed)
-    axes = _span(rows) if n <= most else _largest(rows, most, random)
+    axes = _span(rows) if n <= most else largest_axes(rows, most, random)
     r = axes.shape[1]
     turn = np.linalg.qr(random.standard_normal((r, r)))[0]
     return Subspace(np.asarray(axes @ turn, np.float32), math.sqrt(features / r))
@@ -71,9 +70,12 @@ def _span(rows: Array) -> NDArray[np.float64]:
     return np.asarray(wide.T @ (u[:, kept] / np.sqrt(eigenvalues[kept])), np.float64)
 
 
-def _largest(rows: Array, most: int, random: np.random.Generator) -> NDArray[Any]:
-    """A basis (D, most) of about the dimensions that hold most of rows (n, D), by randomised
-    subspace iteration (Halko, Martinsson & Tropp, *Finding structure with randomness*, 2011)."""
+def largest_axes(rows: Array, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """A basis (D, most) of about the dimensions that hold most of rows (n, D), the largest first.
+
+    By randomised subspace iteration (Halko, Martinsson & Tropp, *Finding structure with
+    randomness*, 2011).
+    """
     n, features = rows.shape
     found = random.standard_normal((min(most + SPARE, features, n), n)).astype(np.float32) @ rows
     for _ in range(ROUNDS):
@@ -82,4 +84,4 @@ def _largest(rows: Array, most: int, random: np.random.Generator) -> NDArray[Any
     basis = qr(found.T, mode="economic", overwrite_a=True, check_finite=False)[0]
     inside = rows @ basis
     axes = eigh(inside.T @ inside, driver="evd", check_finite=False)[1][:, ::-1]
-    return np.asarray(basis @ axes[:, :most])
+    return np.asarray(basis @ axes[:, :most], np.float32)
