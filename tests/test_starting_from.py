@@ -44,7 +44,7 @@ def home(tmp_path: Path) -> Trained:
 def begun(home: Trained, *named: str, encoder: str | None = None, name: str = "Second") -> Trained:
     """A second project over 60 images of its own, which starts from what is named."""
     with sessions.writing(home.engine) as session:
-        project = projects.create(session, name, holdout_share=0)
+        project = projects.create(session, name, encoder=ENCODER, holdout_share=0)
         projects.pin_encoder(session, project, session.exec(select(EncoderRow)).one())
     second = Trained(replace(home.world, project_id=project.id))
     second.add(60, f"Of {name}", "pool", seed=2)
