@@ -23,29 +23,36 @@ SPARE, ROUNDS = 32, 2  # of the search for the largest: dimensions beyond them, 
 
 @dataclass(frozen=True)
 class Subspace:
-    """So many `axes` (D, r), orthonormal, in the space of D features; None are all of them, as they
-    are. `unit` divides the coordinates, so that they vary by about 1, as the features do."""
+    """So many `axes` (D, r), orthonormal, in the space of D features, which cross at `centre` (D,);
+    None are all of the features, as they are. `unit` divides the coordinates, so that they vary by
+    about 1, as the features do."""
 
-    axes: Array | None
+    axes: Array | None = None
+    centre: Array | None = None
     unit: float = 1.0
 
     def coordinates(self, rows: Array) -> Array:
         """Of rows (N, D): (N, r)."""
-        if self.axes is None:
+        if self.axes is None or self.centre is None:
             return rows
-        return np.asarray(rows @ self.axes / np.float32(self.unit), np.float32)
+        return np.asarray((rows - self.centre) @ self.axes / np.float32(self.unit), np.float32)
 
     def unfold(self, tensors: Tensors) -> Tensors:
         """The head on D features that equals `tensors` on their coordinates. Only `up.0` changes:
-        W(Aᵀx/u) = (WAᵀ/u)x."""
-        if self.axes is None:
+        W(Aᵀ(x − c)/u) + b = (WAᵀ/u)x + b − (WAᵀ/u)c."""
+        if self.axes is None or self.centre is None:
             return tensors
         weight = tensors["up.0.weight"] @ self.axes.T / np.float32(self.unit)
-        return {**tensors, "up.0.weight": np.asarray(weight, np.float32)}
+        bias = tensors["up.0.bias"] - weight @ self.centre
+        return {
+            **tensors,
+            "up.0.weight": np.asarray(weight, np.float32),
+            "up.0.bias": np.asarray(bias, np.float32),
+        }
 
 
 def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
-    """The dimensions of rows (n, D) that hold most of their squares, at most `most` of them: those
+    """The dimensions around the mean of rows (n, D) that hold most of them, at most `most`: those
     that they lie in, if these are no more.
 
     The axes are turned at random, so that all of them vary alike. Along the principal axes
@@ -53,13 +60,16 @@ def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
     last as of the first.
     """
     n, features = rows.shape
-    if features <= min(n, most):
-        return Subspace(None)
+    if features <= min(n - 1, most):
+        return Subspace()
     random = np.random.default_rng(seed)
-    axes = _span(rows) if n <= most else largest_axes(rows, most, random)
+    centre = rows.mean(axis=0)
+    axes = _span(rows - centre) if n <= most else largest_axes(rows - centre, most, random)
     r = axes.shape[1]
+    if not r:
+        return Subspace()  # one row, or rows that are all the same
     turn = np.linalg.qr(random.standard_normal((r, r)))[0]
-    return Subspace(np.asarray(axes @ turn, np.float32), math.sqrt(features / r))
+    return Subspace(np.asarray(axes @ turn, np.float32), centre, math.sqrt(features / r))
 
 
 def _span(rows: Array) -> NDArray[np.float64]:
