@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, aliased
 from sqlmodel import Session, and_, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database import counts
 from tastemaker.database.tables import (
     Annotator,
@@ -26,12 +27,11 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Version,
 )
-from tastemaker.encoding.encoders import check_architecture, check_weights, parse
+from tastemaker.encoding.encoder_specs import check_architecture, check_weights, parse
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files.texts import composed
 from tastemaker.learning.recipes import recipe_named
 
-DEFAULT_ENCODER = "efficientnet_lite0/bundled"
 # How several people's scores make one label.
 AGGREGATES = {
     "median": "Median: the middle score; one outlier changes little",

@@ -22,7 +22,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Slice,
 )
-from tastemaker.encoding.encoders import parse
+from tastemaker.encoding.encoder_specs import parse
 from tastemaker.errors import Conflict
 from tastemaker.versions import priors, starting_heads
 

@@ -13,7 +13,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Project
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid
 from tastemaker.live import live_model
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
@@ -51,6 +51,7 @@ def choices(session: Session, encoder: str, project: Project | None = None) -> d
             Choice(str(version.id), f"{name} {version.number}")
             for version, name in starting_heads.fitting(session, encoder, project)
         ],
+        "other_encoders": starting_heads.other_encoders(session, encoder),
         "head_encoders": [encoder, *(e.name for e in known_encoders() if e.name != encoder)],
     }
 

@@ -9,10 +9,10 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, images, jobs, projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import Weights, weights_of
 from tastemaker.errors import TastemakerError
 from tastemaker.pages import priors
@@ -37,7 +37,7 @@ def first_page(
     request: Request,
     session: Session,
     name: str = "",
-    encoder: str = projects.DEFAULT_ENCODER,
+    encoder: str = DEFAULT_ENCODER,
     file: str = "",
     typed: StartForm = StartForm(),
     error: TastemakerError | None = None,
@@ -70,7 +70,7 @@ def create(
     engine: EngineDep,
     settings: SettingsDep,
     name: Annotated[str, Form()] = "",
-    encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
+    encoder: Annotated[str, Form()] = DEFAULT_ENCODER,
     file: Annotated[str, Form()] = "",
     start: Annotated[str, Form()] = "",
     head: Annotated[str, Form()] = "",
@@ -217,7 +217,7 @@ class NewProject(Body):
     on, where it does not say."""
 
     name: str
-    encoder: str = projects.DEFAULT_ENCODER
+    encoder: str = DEFAULT_ENCODER
     threshold: float = 0.5
     start_from: tuple[str, ...] = ()
     head_encoder: str | None = None

@@ -10,7 +10,7 @@ from sqlmodel import Session, func, select
 from tastemaker import embeddings
 from tastemaker.database.tables import EncoderRow, Label, Project, Version
 from tastemaker.encoding.encoder_names import ALIASES, canonical
-from tastemaker.encoding.encoders import KNOWN, parse
+from tastemaker.encoding.encoder_specs import KNOWN, parse
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.publishing.foreign_files import ForeignHead
 
