@@ -28,10 +28,18 @@ from scipy.linalg import eigh
 from scipy.special import expit
 
 from tastemaker.errors import NotTrainable
+from tastemaker.learning.answers import Answers, Asked, ask, evidence_of, learn
 from tastemaker.learning.city96 import linear_head
-from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
+from tastemaker.learning.folds import (
+    Split,
+    TrainingSet,
+    answers_without_fold,
+    out_of_fold_predictions,
+)
+from tastemaker.learning.left_out import ROWS_AT_ONCE, members_of, without_own_group
 from tastemaker.learning.prior import (
     NOISE,
+    NOISE_WEIGHT,
     Hypothesis,
     Link,
     Prior,
@@ -50,7 +58,7 @@ PENALTIES = tuple(np.geomspace(1e-3, 1e4, 40))
 # 0.005 to 0.12: less makes the extremes rule the threshold, more makes them unreachable.
 CLIP = 0.04
 
-ROWS_AT_ONCE = 4096  # 4096 × 1280 float32 = 20 MB: large enough for BLAS, little beside a library
+LEAST_ERROR = 0.025  # of scores in whole points, beside answers of another kind
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class Ridge:
 
     `out_of_group` (n,), in [0, 1], predicts every training label by a fit without its group;
     `noise` is the root mean square of label − out_of_group, in score units (0–1). `slopes` says of
-    each prior how much of its line is part of the weights.
+    each prior how much of its line is part of the weights; `answer_weights` (a,) how much each
+    answer besides the scores counts, in labels.
     """
 
     mean: NDArray[np.float32]
@@ -71,6 +80,7 @@ class Ridge:
     noise: float
     link: Link
     slopes: tuple[float, ...] = ()
+    answer_weights: tuple[float, ...] = ()
 
     def raw(self) -> tuple[NDArray[np.float32], float]:
         """The same head on features as the encoder has them: w (D,), b; link value = w·x + b."""
@@ -96,6 +106,7 @@ def fit_ridge(
     penalties: Iterable[float] = PENALTIES,
     scale: Array | None = None,
     priors: Sequence[Prior] = (),
+    answers: Answers | None = None,
 ) -> Ridge:
     """Fit scores y (n,) in [0, 1] on features x (n, D), n ≥ 2, D any.
 
@@ -103,12 +114,15 @@ def fit_ridge(
     together. The penalty is the one of `penalties` whose out-of-group scores have the smallest
     mean absolute error (the squared error chooses up to 4 % worse, never better than 1 %).
     `scale` (D,) divides the features, by default `half_scale(x)`. With `priors`, the fit starts
-    from other heads, each trusted as far as the labels bear it out (see `prior`).
-    Raises NotTrainable, with a sentence for the person, where the labels teach nothing.
+    from other heads, each trusted as far as the labels bear it out (see `prior`). With `answers`,
+    it learns from those as well, and the penalty is the one that explains both (see `answers`);
+    their groups are those of `groups`. Raises NotTrainable, with a sentence for the person, where
+    the labels teach nothing.
     """
     x, target = np.asarray(x, np.float32), np.asarray(y, np.float64)
-    members = _members(groups, len(target))
-    _check(x, target, members)
+    members = members_of(groups, len(target))
+    answers = answers if answers is not None and len(answers) else None
+    _check(x, target, members, answers)
 
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
@@ -118,7 +132,15 @@ def fit_ridge(
     linear = to_link(target, link)
     said = [prior.values(x, link) for prior in priors]
     held = hypotheses(len(priors))
-    fits = [_fit_under(each, axes, linear, target, said, strengths, link) for each in held]
+    asked = None
+    if answers is not None:
+        asked = ask(
+            answers, to_link(answers.bound, link), rows, axes.z, axes.eigenvalues, mean, scale
+        )
+    lines = [prior.line(link) * scale for prior in priors]
+    fits = [
+        _fit_under(each, axes, linear, target, said, strengths, link, asked, lines) for each in held
+    ]
     likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
     slopes = np.zeros(len(priors))
@@ -128,17 +150,30 @@ def fit_ridge(
     weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
-    scores = from_link(np.stack([fit.left_out for fit in fits], 1) @ likely, link)
+    left_out, level = np.stack([fit.left_out for fit in fits], 1) @ likely, float(linear.mean())
+    likeliest = fits[int(likely.argmax())]
+    answer_weights: tuple[float, ...] = ()
+    if asked is not None:
+        learned = learn(
+            asked, axes.z, axes.eigenvalues,
+            np.arange(len(x)) if groups is None else np.asarray(groups),
+            to_weights=axes.to_weights, weights=weights, level=level, penalty=likeliest.penalty,
+            noise=likeliest.noise, residuals=linear - (rows @ weights + level),
+        )  # fmt: skip
+        weights, level, answer_weights = learned.weights, learned.level, learned.weight
+        left_out = left_out + learned.left_out
+    scores = from_link(left_out, link)
     return Ridge(
         mean=mean,
         scale=scale,
         weights=weights.astype(np.float32),
-        bias=float(linear.mean()),
-        penalty=fits[int(likely.argmax())].penalty,
+        bias=level,
+        penalty=likeliest.penalty,
         out_of_group=scores.astype(np.float32),
         noise=float(np.sqrt(np.mean((scores - target) ** 2))),
         link=link,
         slopes=tuple(slopes.tolist()),
+        answer_weights=answer_weights,
     )
 
 
@@ -156,13 +191,14 @@ class _Axes:
 class _FitUnder:
     """A fit under one hypothesis, at the penalty that leaves the smallest error. `left_out` (n,)
     are link values without the own group; `slope` is the prior's, whose line is no part of
-    `coefficients`."""
+    `coefficients`; `noise` is what scores differ by from the line, in units of the link."""
 
     coefficients: Array
     slope: float
     left_out: Array
     penalty: float
     evidence: float
+    noise: float
 
 
 def _fit_under(
@@ -173,6 +209,8 @@ def _fit_under(
     said: Sequence[Array],
     strengths: Array,
     link: Link,
+    asked: Asked | None,
+    lines: Sequence[Array],
 ) -> _FitUnder:
     """The fit of labels, `linear` in units of the link and `target` as scores, under a hypothesis.
 
@@ -198,8 +236,25 @@ def _fit_under(
         rank_one = aq * np.sqrt(variance / spread)
         slopes, determinant = slopes + gained, determinant + np.log(spread)
 
-    left_out = linear[:, None] - _without_own_group(residuals, z, shrink, axes.members, rank_one)
+    left_out = linear[:, None] - without_own_group(residuals, z, shrink, axes.members, rank_one)
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
+    known, weight = NOISE_WEIGHT * NOISE[link] ** 2, NOISE_WEIGHT + len(linear) - 1
+    noises = np.sqrt((known + rest @ residuals) / weight)
+    if asked is not None:
+
+        def values(at: int) -> Array:
+            unexplained = rest - (slopes[at] - hypothesis.slope) * q
+            said_so: Array = (
+                asked.q @ ((z.T @ unexplained) * shrink[:, at]) + linear.mean() * asked.level
+            )
+            prior = hypothesis.prior
+            return said_so if prior is None else said_so + asked.u @ (slopes[at] * lines[prior])
+
+        usual = int(np.argmin(errors))
+        found = evidence_of(asked, eigenvalues, strengths, noises, values, usual)
+        determinant = determinant - 2 * found
+        # n labels of mean error e are as probable as e⁻ⁿ (Laplace's law, its width unknown).
+        errors = np.maximum(errors, LEAST_ERROR) * np.exp((found.max() - found) / len(linear))
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
     unexplained = rest - (slopes[best] - hypothesis.slope) * q
@@ -209,6 +264,7 @@ def _fit_under(
         left_out=left_out[:, best],
         penalty=float(strengths[best]),
         evidence=log_evidence(len(linear), determinant, rest @ residuals, link),
+        noise=float(noises[best]),
     )
 
 
@@ -282,12 +338,13 @@ def fit_linear(
     fold = split.fold[split.train]
     folds = int(fold.max()) + 1
     progress(0, folds + 1, "Fitting the linear head")
-    ridge = fit_ridge(x, y, groups, priors=data.priors)
+    ridge = fit_ridge(x, y, groups, priors=data.priors, answers=split.answers)
     members: list[Member] = []
     for k in range(folds):
         progress(k + 1, folds + 1, "Fitting the linear head")
         seen = fold != k
-        fitted = ridge_or_none(x[seen], y[seen], groups[seen], priors=data.priors)
+        answers = answers_without_fold(split, k)
+        fitted = ridge_or_none(x[seen], y[seen], groups[seen], priors=data.priors, answers=answers)
         members.append(fitted.predict if fitted else Constant(float(y[seen].mean())))
     progress(folds + 1, folds + 1, "Fitted the linear head")
     tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
@@ -302,19 +359,20 @@ def ridge_or_none(
     groups: NDArray[np.integer],
     unit: float | None = None,
     priors: Sequence[Prior] = (),
+    answers: Answers | None = None,
 ) -> Ridge | None:
     """A ridge on these labels; None where too little is left to fit one. With a `unit`, every
     feature is divided by that number instead of by its `half_scale`."""
     if len(np.unique(groups)) < 2 or y.min() == y.max():
         return None
     scale = None if unit is None else np.full(x.shape[1], unit)
-    return fit_ridge(x, y, groups, scale=scale, priors=priors)
+    return fit_ridge(x, y, groups, scale=scale, priors=priors, answers=answers)
 
 
 # --------------------------------------------------------------------------- inside
 
 
-def _check(x: Array, y: Array, members: list[Array]) -> None:
+def _check(x: Array, y: Array, members: list[Array], answers: Answers | None) -> None:
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"features {x.shape} do not match {len(y)} labels")
     if len(y) < 2:
@@ -329,7 +387,7 @@ def _check(x: Array, y: Array, members: list[Array]) -> None:
         )
     if y.min() < 0 or y.max() > 1:
         raise ValueError("labels must lie in [0, 1]")
-    if np.ptp(y) == 0:
+    if np.ptp(y) == 0 and answers is None:
         raise NotTrainable(
             "All scores are the same, so there is nothing to tell apart.",
             "Score images that you like more or less than these.",
@@ -338,17 +396,6 @@ def _check(x: Array, y: Array, members: list[Array]) -> None:
         raise NotTrainable(
             "All scored images are versions of one picture.", "Score other pictures too."
         )
-
-
-def _members(groups: ArrayLike | None, n: int) -> list[Array]:
-    """Row indices of every group, groups of equal size stacked: a list of (groups, size).
-
-    Without groups every row is one by itself.
-    """
-    keys = np.arange(n) if groups is None else np.asarray(groups)
-    order = np.argsort(keys, kind="stable")
-    starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)[1:]
-    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
 def principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
@@ -368,33 +415,3 @@ def principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]
     lengths = np.sqrt(eigenvalues[kept])
     u = u[:, kept]
     return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)
-
-
-def _without_own_group(
-    residuals: Array, z: Array, shrink: Array, members: list[Array], rank_one: Array | None = None
-) -> Array:
-    """(I − H_gg)⁻¹ residuals_g of every group g, for every penalty: (n, penalties). To H comes
-    vvᵀ for the columns v of `rank_one` (n, penalties), one for each penalty."""
-    out = np.empty_like(residuals)
-    shrink = shrink.astype(z.dtype)
-    for same_size in members:
-        size = same_size.shape[1]
-        first, second = np.triu_indices(size)
-        # H has an entry per pair of rows, so all groups and penalties share one matrix product.
-        at_once = max(1, ROWS_AT_ONCE // len(first))
-        for start in range(0, len(same_size), at_once):
-            rows = same_size[start : start + at_once]  # (groups, size)
-            pairs = z[rows[:, first]] * z[rows[:, second]]  # (groups, pairs, axes)
-            entries = 1 / len(z) + (pairs @ shrink).astype(np.float64)
-            if rank_one is not None:
-                entries += rank_one[rows[:, first]] * rank_one[rows[:, second]]
-            if size == 1:
-                out[rows[:, 0]] = residuals[rows[:, 0]] / (1 - entries[:, 0])
-                continue
-            system = np.empty((len(rows), shrink.shape[1], size, size))
-            system[:, :, first, second] = -entries.swapaxes(1, 2)
-            system[:, :, second, first] = -entries.swapaxes(1, 2)
-            system[:, :, np.arange(size), np.arange(size)] += 1
-            right = residuals[rows].swapaxes(1, 2)[..., None]
-            out[rows] = np.linalg.solve(system, right)[..., 0].swapaxes(1, 2)
-    return out
