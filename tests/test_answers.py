@@ -1,27 +1,40 @@
 """Pairs, sweeps and repeats in one likelihood with the scores."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
+from threadpoolctl import threadpool_limits
 
 from tastemaker.learning.answers import (
+    BAND,
     Answers,
     Likelihood,
     answers_about,
     ask,
+    even_band,
     find_sites,
     learn,
 )
 from tastemaker.learning.folds import TrainingSet
+from tastemaker.learning.prior import Link
 from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge, half_scale, principal_axes, to_link
 from tastemaker.learning.training import train
 
 NAN = np.nan
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the live process: a second one waits more than it computes."""
+    with threadpool_limits(1):
+        yield
 
 
 class Taste:
@@ -30,8 +43,8 @@ class Taste:
     def __init__(self, seed: int, features: int = 60) -> None:
         rng = np.random.default_rng(seed)
         self.rng = rng
-        self.x = rng.normal(size=(400, features)) * np.linspace(1.5, 0.2, features)
-        self.x = self.x.astype(np.float32)
+        x = rng.normal(size=(400, features)) * np.linspace(1.5, 0.2, features)
+        self.x: NDArray[np.float32] = x.astype(np.float32)
         line = self.x @ rng.normal(size=features)
         self.own = line / line.std() + 0.4 * rng.normal(size=400)
         points = np.round(5 + 2 * self.own + 0.5 * rng.normal(size=400))
@@ -53,11 +66,11 @@ class Taste:
         none = np.full(len(rows), -1)
         return self.said(rows, none, self.y[rows] > bound, np.full(len(rows), bound))
 
-    def order(self, n: int, answers: Answers | None, link: str = "identity") -> float:
+    def order(self, n: int, answers: Answers | None, link: Link = "identity") -> float:
         """Rank correlation on the 100 pictures of which nothing was said."""
         rows = slice(0, n)
         fit = fit_ridge(
-            self.x[rows], self.y[rows], self.groups[rows], link=link, answers=answers  # type: ignore[arg-type]
+            self.x[rows], self.y[rows], self.groups[rows], link=link, answers=answers
         )  # fmt: skip
         return float(spearmanr(fit.predict(self.x[300:]), self.y[300:])[0])
 
@@ -72,7 +85,7 @@ def test_the_sites_are_close_to_the_exact_posterior() -> None:
     about = np.array([[1.0, -1.0], [1.0, 0.0], [0.0, 1.0]])
     said = Likelihood(
         offset=np.array([0.0, 0.55, 0.7]), share=np.array([1.0, 1.0, NAN]),
-        sd=np.array([0.15, 0.1, 0.1]),
+        sd=np.array([0.15, 0.1, 0.1]), band=np.zeros(3),
     )  # fmt: skip
     grid = np.linspace(-0.6, 1.7, 600)
     values = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
@@ -92,6 +105,25 @@ def test_the_sites_are_close_to_the_exact_posterior() -> None:
     assert (abs(approximate - exact) < 0.2 * sd).all()  # the mode, for the mean
     assert (abs(exact - mean) > 0.5 * sd).any()  # the answers say something
     assert sites.evidence == pytest.approx(np.log(mass.sum()), abs=0.06)
+
+
+def test_what_can_be_answered_has_probability_one_and_slopes_are_slopes() -> None:
+    u = np.linspace(-3, 3, 61)
+
+    def logs(share: float, at: NDArray[np.float64] = u) -> tuple[NDArray[np.float64], ...]:
+        one = np.ones(len(u))
+        return Likelihood(0.2 * one, share * one, 0.7 * one, BAND * one).at(at)
+
+    total = sum(np.exp(logs(share)[0]) for share in (0.0, 0.5, 1.0))
+    assert total == pytest.approx(np.ones(61))
+    for share in (0.0, 0.5, 1.0):
+        above, below = (logs(share, u + step)[0] for step in (1e-4, -1e-4))
+        value, slope, fall = logs(share)
+        assert slope == pytest.approx((above - below) / 2e-4, abs=1e-6)
+        assert fall == pytest.approx((2 * value - above - below) / 1e-8, abs=1e-4)
+        assert (fall > 0).all()
+    far = Likelihood(*(np.array([v] * 2) for v in (0.0, 0.5, 1.0, BAND))).at(np.array([-40, 40]))
+    assert all(np.isfinite(part).all() for part in far)
 
 
 @pytest.mark.parametrize("shape", [(30, 6), (12, 40)], ids=["primal", "dual"])
@@ -116,8 +148,9 @@ def test_the_weights_are_the_mode_of_the_whole_likelihood(shape: tuple[int, int]
 
     u, level = asked.u.astype(np.float64), asked.level
     ratio = np.where(level == 0, learned.ratios[0] * np.sqrt(2), learned.ratios[1])
-    ratio[4] = learned.ratios[2]
-    likelihood = Likelihood(np.nan_to_num(answers.bound), answers.share, ratio * noise)
+    ratio[4] = learned.ratios[3]
+    offset, band = np.nan_to_num(answers.bound), even_band(answers) * (level == 0)
+    likelihood = Likelihood(offset, answers.share, ratio * noise, band)
 
     def cost(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights, bias = parameters[:-1], parameters[-1]
@@ -136,8 +169,8 @@ def test_a_label_is_judged_by_a_fit_that_saw_neither_it_nor_an_answer_about_it()
     taste = Taste(2)
     taste.groups = np.arange(400) // 2  # two pictures of each source
     answers, n = taste.pairs(150, most=60), 60
-    settled = {"link": "identity", "penalties": [0.5]}
-    whole = fit_ridge(taste.x[:n], taste.y[:n], taste.groups[:n], answers=answers, **settled)  # type: ignore[arg-type]
+    settled: dict[str, Any] = {"link": "identity", "penalties": [0.5]}
+    whole = fit_ridge(taste.x[:n], taste.y[:n], taste.groups[:n], answers=answers, **settled)
     apart = []
     for group in range(6):
         inside = taste.groups[:n] == group
@@ -145,18 +178,18 @@ def test_a_label_is_judged_by_a_fit_that_saw_neither_it_nor_an_answer_about_it()
         without = fit_ridge(
             taste.x[:n][~inside], taste.y[:n][~inside], taste.groups[:n][~inside], answers=rest,
             scale=whole.scale, **settled,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         apart.append(whole.out_of_group[inside] - without.predict(taste.x[:n][inside]))
     assert np.abs(apart).max() < 0.03  # the noise of a refit is not quite the same
-    alone = fit_ridge(taste.x[:n], taste.y[:n], taste.groups[:n], **settled)  # type: ignore[arg-type]
+    alone = fit_ridge(taste.x[:n], taste.y[:n], taste.groups[:n], **settled)
     assert np.abs(whole.out_of_group - alone.out_of_group).max() > 0.1
 
 
 # --- what it brings ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("link", ["logit", "identity"])
-def test_pairs_and_sweeps_teach(link: str) -> None:
+@pytest.mark.parametrize("link", get_args(Link))
+def test_pairs_and_sweeps_teach(link: Link) -> None:
     tastes = [Taste(seed) for seed in range(6)]
     alone = np.mean([taste.order(10, None, link) for taste in tastes])
     pairs = np.mean([taste.order(10, taste.pairs(80), link) for taste in tastes])
@@ -176,8 +209,8 @@ def test_an_older_score_of_the_same_picture_moves_it_half_the_way_at_most() -> N
     taste = Taste(4)
     n, row = 40, np.array([5])
     again = taste.said(row, np.array([-1]), np.array([NAN]), np.array([taste.y[5] - 0.4]))
-    settled = {"link": "identity", "penalties": [0.5]}
-    fits = [fit_ridge(taste.x[:n], taste.y[:n], answers=a, **settled) for a in (None, again)]  # type: ignore[arg-type]
+    settled: dict[str, Any] = {"link": "identity", "penalties": [0.5]}
+    fits = [fit_ridge(taste.x[:n], taste.y[:n], answers=a, **settled) for a in (None, again)]
     before, after = (float(fit.predict(taste.x[row])[0]) for fit in fits)
     assert before - 0.2 < after < before - 0.01
 
@@ -291,8 +324,8 @@ def test_the_bound_of_a_sweep_is_in_units_of_the_link() -> None:
     low = np.argsort(taste.y[40:200])[:30] + 40
     none = np.full(30, -1)
     above = taste.said(low, none, np.ones(30), np.full(30, 0.75))
-    for link in ("logit", "identity"):
-        fits = [fit_ridge(taste.x[:40], taste.y[:40], link=link, answers=a) for a in (None, above)]  # type: ignore[arg-type]
+    for link in get_args(Link):
+        fits = [fit_ridge(taste.x[:40], taste.y[:40], link=link, answers=a) for a in (None, above)]
         before, after = (fit.predict(taste.x[low]).mean() for fit in fits)
         assert after > before + 0.05
-        assert to_link(np.array([0.75]), link)[0] > to_link(np.array([0.5]), link)[0]  # type: ignore[arg-type]
+        assert to_link(np.array([0.75]), link)[0] > to_link(np.array([0.5]), link)[0]

@@ -3,12 +3,13 @@
 A ridge is the mean of a Gaussian posterior over lines (Rasmussen & Williams 2006, chapter 2): given
 the scores, what it says of any images is normal, with a known covariance. Onto that come
 
-- pairs: P(a is better than b) = Φ((f(a) − f(b)) / τ), an even pair counting half for each;
-- sweeps: P(the score is at least t) = Φ((f − t) / τ), “unsure” counting half for each;
+- pairs: P(a is better than b) = Φ((f(a) − f(b)) / τ − κ), and what is left between is even;
+- sweeps: P(the score is at least t) = Φ((f − t) / τ);
+- who skips is unsure: like an even pair of the image with the threshold;
 - repeats: an older score of the same image by the same person, normal about f with deviation τ.
 
-All three are log-concave, so Laplace's approximation has one mode, which Newton's method finds in a
-few steps (algorithm 3.1 there; Chu & Ghahramani 2005 for pairs). At the mode each answer is a
+All of them are log-concave, so Laplace's approximation has one mode, which Newton's method finds
+in a few steps (algorithm 3.1 there; Chu & Ghahramani 2005 for pairs). At the mode each answer is a
 *site*: a pseudo-score with a weight, as if somebody had measured the difference or the image. The
 ridge with its sites is again a linear smoother, so what a fit without some of them would say needs
 no refitting.
@@ -31,9 +32,10 @@ from scipy.special import log_ndtr
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the noise of an answer to that of the scores
+RATIOS = (0.5, 1.0, 2.0, 4.0)  # of the noise of an answer to that of the scores
+BAND = 0.25  # κ of a skip: who is at the threshold skips one in five
 RATIO_SD = 0.7  # of the logarithm of that ratio, before the first answer
-FOR_CHOICE = 150  # answers by whose evidence ratios and penalties are chosen, evenly spread
+FOR_CHOICE = 80  # answers by whose evidence ratios and penalties are chosen, evenly spread
 STEPS = 30  # of Newton's method, which as a rule needs six
 NONE = np.empty(0, np.intp)
 
@@ -44,8 +46,8 @@ class Answers:
 
     x (m, D) are the features of the images and groups (m,) their sources. Each of the answers (a,)
     is about the row `first` of x. With a row `second` (else −1) it is a pair, `share` of whose win,
-    1, 0 or ½, goes to the first. Else, with a `share`, it is a sweep: 1 where the score is at least
-    `bound` (in 0–1), 0 where it is less, ½ unsure. Without (NaN), `bound` is an older score.
+    1, 0 or ½, goes to the first. Else, with a `share`, it is a sweep, 1 where the score is at least
+    `bound` (in 0–1), 0 where it is less; or a skip, ½. Without (NaN), `bound` is an older score.
     """
 
     x: Array
@@ -67,8 +69,12 @@ class Answers:
         return np.asarray(~self.is_pair & np.isnan(self.share))
 
     @property
+    def is_skip(self) -> NDArray[np.bool_]:
+        return np.asarray(~self.is_pair & (self.share == 0.5))
+
+    @property
     def is_sweep(self) -> NDArray[np.bool_]:
-        return np.asarray(~self.is_pair & ~np.isnan(self.share))
+        return ~(self.is_pair | self.is_repeat | self.is_skip)
 
     def only(self, kept: NDArray[Any]) -> Answers:
         """Some of the answers, by a mask or by their positions."""
@@ -96,40 +102,61 @@ class Answers:
 @dataclass(frozen=True)
 class Likelihood:
     """Of answers, by the values u (a,) that they are about, in units of the link: `offset` (a,) is
-    what u is compared with, `sd` (a,) the noise, and `share` (a,) as in `Answers`, NaN where u is
-    measured."""
+    what u is compared with, `sd` (a,) the noise, `share` (a,) as in `Answers`, NaN where u is
+    measured, and `band` (a,) how far, in units of the noise, from where it is even."""
 
     offset: Floats
     share: Floats
     sd: Floats
-
-    def __getitem__(self, some: Any) -> Likelihood:
-        return Likelihood(self.offset[some], self.share[some], self.sd[some])
+    band: Floats
 
     def at(self, u: Floats) -> tuple[Floats, Floats, Floats]:
         """Its logarithm, its slope and how much the slope falls, each (a,)."""
         z = (u - self.offset) / self.sd
-        measured = np.isnan(self.share)
-        share = np.where(measured, 0.0, self.share)
-        log_up, log_down = log_ndtr(z), log_ndtr(-z)
-        density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-        up, down = np.exp(density - log_up), np.exp(density - log_down)
-        value = share * log_up + (1 - share) * log_down
-        slope = share * up - (1 - share) * down
-        fall = share * up * (up + z) + (1 - share) * down * (down - z)
-        value = np.where(measured, density - np.log(self.sd), value)
-        slope, fall = np.where(measured, -z, slope), np.where(measured, 1.0, fall)
+        value = _log_density(z) - np.log(self.sd)  # of what is measured
+        slope, fall = -z, np.ones_like(z)
+
+        won, lost, even = self.share == 1, self.share == 0, self.share == 0.5
+        sign = np.where(lost, -1.0, 1.0)
+        beyond = sign * z - self.band
+        log_won = log_ndtr(beyond)
+        steep = np.exp(_log_density(beyond) - log_won)
+        decided = won | lost
+        value = np.where(decided, log_won, value)
+        slope = np.where(decided, sign * steep, slope)
+        fall = np.where(decided, steep * (steep + beyond), fall)
+
+        near, far = self.band - abs(z), -self.band - abs(z)
+        log_near = log_ndtr(near)
+        with np.errstate(divide="ignore"):  # no band: nothing is even
+            log_even = log_near + np.log(-np.expm1(log_ndtr(far) - log_near))
+        at_near, at_far = (
+            np.exp(_log_density(end) - np.where(even, log_even, 0)) for end in (near, far)
+        )
+        steep = at_far - at_near
+        value = np.where(even, log_even, value)
+        slope = np.where(even, np.sign(z) * steep, slope)
+        fall = np.where(even, near * at_near - far * at_far + steep**2, fall)
         return value, slope / self.sd, np.maximum(fall, 1e-10) / self.sd**2
+
+
+def _log_density(z: Floats) -> Floats:
+    return np.asarray(-0.5 * z**2 - 0.5 * np.log(2 * np.pi))
+
+
+Ratios = tuple[float, float, float, float]  # of pairs, sweeps, skips and repeats
 
 
 def likelihood(
     answers: Answers, bound: Floats, noise: float, ratios: Sequence[float]
 ) -> Likelihood:
     """Of these answers, their `bound` (a,) in units of the link (anything for pairs), where the
-    scores have that noise and pairs, sweeps and repeats so many times as much."""
-    pairs, sweeps = answers.is_pair, answers.is_sweep
-    sd = np.where(pairs, ratios[0] * np.sqrt(2), np.where(sweeps, ratios[1], ratios[2])) * noise
-    return Likelihood(np.where(pairs, 0.0, bound), answers.share, sd)
+    scores have that noise and pairs, sweeps, skips and repeats so many times as much."""
+    pairs = answers.is_pair
+    kinds = (pairs, answers.is_sweep, answers.is_skip, answers.is_repeat)
+    ratio = np.select(kinds, [ratios[0] * np.sqrt(2), *ratios[1:]])
+    band = np.select(kinds, [even_band(answers), 0.0, BAND, 0.0])
+    return Likelihood(np.where(pairs, 0.0, bound), answers.share, ratio * noise, band)
 
 
 @dataclass(frozen=True)
@@ -144,38 +171,44 @@ class Sites:
 
 def find_sites(mean: Floats, covariance: Floats, said: Likelihood) -> Sites:
     """Laplace's approximation for values (a,) that are normal with this mean and covariance."""
-    f = mean.copy()
-    a = np.zeros_like(f)
-    value, slope, weight = said.at(f)
-    best = value.sum()
+    values = mean.copy()
+    dual = np.zeros_like(values)  # values = mean + covariance · dual
+    logs, slope, weight = said.at(values)
+    best = float(logs.sum())
     for _ in range(STEPS):
         root = np.sqrt(weight)
-        factor = cho_factor(np.eye(len(f)) + root[:, None] * covariance * root, lower=True)
-        b = weight * (f - mean) + slope
-        full = b - root * cho_solve(factor, root * (covariance @ b))
+        factor = _factor(root, covariance)
+        aim = weight * (values - mean) + slope
+        whole = aim - root * cho_solve(factor, root * (covariance @ aim), check_finite=False)
         step = 1.0
         while True:  # a whole step may overshoot where Φ is flat
-            tried = a + step * (full - a)
-            g = mean + covariance @ tried
-            value, slope, weight = said.at(g)
-            now = value.sum() - 0.5 * tried @ (g - mean)
+            tried = dual + step * (whole - dual)
+            there = mean + covariance @ tried
+            logs, slope, weight = said.at(there)
+            now = float(logs.sum() - 0.5 * tried @ (there - mean))
             if now >= best - 1e-10 * (1 + abs(best)) or step < 1e-3:
                 break
             step /= 2
-        gained, best, a, f = now - best, now, tried, g
+        gained, best, dual, values = now - best, now, tried, there
         if gained < 1e-9 * (1 + abs(best)):
             break
-    root = np.sqrt(weight)
-    factor = cho_factor(np.eye(len(f)) + root[:, None] * covariance * root, lower=True)
-    return Sites(slope, weight, float(best - np.log(np.diag(factor[0])).sum()))
+    occam = np.log(np.diag(_factor(np.sqrt(weight), covariance)[0])).sum()
+    return Sites(slope, weight, best - float(occam))
+
+
+def _factor(root: Floats, covariance: Floats) -> Any:
+    """Cholesky's factor of I + W½KW½ for the roots (a,) of the weights W."""
+    system = np.eye(len(root)) + root[:, None] * covariance * root
+    return cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
 
 
 def choose_ratios(
     answers: Answers, bound: Floats, noise: float, mean: Floats, covariance: Floats
-) -> tuple[float, float, float]:
-    """The ratios of the noise of pairs, sweeps and repeats that the answers bear out."""
-    chosen = [1.0, 1.0, 1.0]
-    for kind, some in enumerate((answers.is_pair, answers.is_sweep, answers.is_repeat)):
+) -> Ratios:
+    """The ratios of the noise of each kind of answer that the answers bear out."""
+    chosen = [1.0] * 4
+    kinds = (answers.is_pair, answers.is_sweep, answers.is_skip, answers.is_repeat)
+    for kind, some in enumerate(kinds):
         rows = _spread(np.flatnonzero(some))
         if not len(rows):
             continue
@@ -187,7 +220,7 @@ def choose_ratios(
             sites = find_sites(mean[rows], covariance[np.ix_(rows, rows)], said)
             gained.append(sites.evidence - 0.5 * (np.log(ratio) / RATIO_SD) ** 2)
         chosen[kind] = RATIOS[int(np.argmax(gained))]
-    return chosen[0], chosen[1], chosen[2]
+    return chosen[0], chosen[1], chosen[2], chosen[3]
 
 
 def _spread(rows: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -289,7 +322,7 @@ class Learned:
     level: float
     left_out: Floats
     weight: tuple[float, ...]
-    ratios: tuple[float, float, float]
+    ratios: Ratios
 
 
 def learn(

@@ -316,17 +316,16 @@ class AnswersUsed(Value):
 
     pairs: int = 0
     sweeps: int = 0
+    skips: int = 0
     repeats: int = 0
-    unsure: int = 0
 
     @classmethod
     def of(cls, answers: Answers) -> AnswersUsed:
-        unsure = answers.is_sweep & (answers.share == 0.5)
         return cls(
             pairs=int(answers.is_pair.sum()),
-            sweeps=int((answers.is_sweep & ~unsure).sum()),
+            sweeps=int(answers.is_sweep.sum()),
+            skips=int(answers.is_skip.sum()),
             repeats=int(answers.is_repeat.sum()),
-            unsure=int(unsure.sum()),
         )
 
 
