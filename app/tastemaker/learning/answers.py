@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -145,6 +145,13 @@ def _log_density(z: Floats) -> Floats:
 
 
 Ratios = tuple[float, float, float, float]  # of pairs, sweeps, skips and repeats
+
+
+def even_band(answers: Answers) -> float:
+    """κ of the pairs: by how many are called even, if the values differ by as much as the noise."""
+    pairs = answers.is_pair
+    even = float(np.mean(answers.share[pairs] == 0.5)) if pairs.any() else 0.0
+    return float(np.sqrt(2) * ndtri((1 + min(even, 0.9)) / 2))
 
 
 def likelihood(
