@@ -1,7 +1,9 @@
-"""Pairs, sweeps and repeats in one likelihood with the scores."""
+"""Pairs, sweeps and repeats in one likelihood with the scores: the mathematics, then from what a
+person says to the live order and to a published version."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -9,23 +11,33 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
+from sqlmodel import Session, select
 from threadpoolctl import threadpool_limits
+from trained_world import TASTE, Trained, open_trained, trained_home, vectors
 
+from tastemaker import projects, scores
+from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import VersionAnswer
 from tastemaker.learning.answers import (
     BAND,
     Answers,
     Likelihood,
     answers_about,
-    ask,
     even_band,
     find_sites,
-    learn,
 )
 from tastemaker.learning.folds import TrainingSet
 from tastemaker.learning.prior import Link
 from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge, half_scale, principal_axes, to_link
 from tastemaker.learning.training import train
+from tastemaker.learning.updating import ask, learn
+from tastemaker.library import bulk
+from tastemaker.live import model_process
+from tastemaker.live.live_model import LiveModel, read_live
+from tastemaker.scores import Origin, comparisons
+from tastemaker.scores.answers import Answer, answers_at, highest_comparison
+from tastemaker.versions import deletion, version_report
 
 NAN = np.nan
 
@@ -329,3 +341,123 @@ def test_the_bound_of_a_sweep_is_in_units_of_the_link() -> None:
         before, after = (fit.predict(taste.x[low]).mean() for fit in fits)
         assert after > before + 0.05
         assert to_link(np.array([0.75]), link)[0] > to_link(np.array([0.5]), link)[0]
+
+
+# --- what was said, as the database holds it -----------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Trained]:
+    made = open_trained(trained_home(tmp_path / "home"))
+    yield made
+    made.engine.dispose()
+
+
+def test_what_stands_is_an_answer_and_what_was_taken_back_or_out_is_none(home: Trained) -> None:
+    with writing(home.engine) as session:
+        project, me = home.project(session), projects.annotator(session, "me")
+
+        def say(image_id: int, kind: str, value: int, origin: Origin = Origin.QUEUE) -> None:
+            scores.record(session, project, image_id, me, kind, value, origin=origin)
+
+        comparisons.record(session, project, me, 1, 2, "second")
+        before = highest_comparison(session, project), scores.highest_event(session, project)
+        comparisons.record(session, project, me, 3, 4, "first")
+        comparisons.undo(session, project, me)
+        comparisons.record(session, project, me, 5, 6, "equal")
+        comparisons.record(session, project, me, 7, 8, "first")
+        bulk.remove(session, project, [7])
+        say(11, "at_least", 5)
+        say(11, "below", 9)
+        say(12, "at_least", 5)
+        say(12, "set", 3)  # which says more
+        say(13, "below", 4)
+        scores.undo(session, project, me)
+        said = answers_at(session, project)
+        assert said == [
+            Answer(1, 2, 0.0), Answer(5, 6, 0.5),
+            Answer(11, None, 1.0, 0.45), Answer(11, None, 0.0, 0.85),
+        ]  # fmt: skip
+        assert answers_at(session, project, before[1], before[0]) == [Answer(1, 2, 0.0)]
+
+
+def test_a_blind_second_score_keeps_the_first_as_a_measurement_and_a_correction_does_not(
+    home: Trained,
+) -> None:
+    with writing(home.engine) as session:
+        project, me = home.project(session), projects.annotator(session, "me")
+        for image_id, value, origin in (
+            (21, 7, Origin.QUEUE), (21, 5, Origin.RE_ASK), (21, 6, Origin.RE_ASK),
+            (22, 7, Origin.QUEUE), (22, 5, Origin.RE_ASK), (22, 2, Origin.REVIEW),
+            (23, 7, Origin.REVIEW), (23, 5, Origin.RE_ASK),
+        ):  # fmt: skip
+            scores.record(session, project, image_id, me, "set", value, origin=origin)
+        repeats = {21: [0.7, 0.5], 22: [], 23: []}
+        for image_id, bounds in repeats.items():
+            found = [a.bound for a in answers_at(session, project) if a.first_id == image_id]
+            assert found == bounds
+
+
+def compare(session: Session, home: Trained, ids: list[int], count: int, seed: int = 0) -> None:
+    """Pairs of images by the taste of the trained world."""
+    rng, x = np.random.default_rng(seed), dict(zip(range(1, 81), vectors(80, 1), strict=True))
+    me = projects.annotator(session, "me")
+    for _ in range(count):
+        first, second = rng.choice(ids, 2, replace=False).tolist()
+        better = "first" if (x[first] - x[second]) @ TASTE > 0 else "second"
+        comparisons.record(session, home.project(session), me, first, second, better)
+
+
+def live_of(home: Trained) -> LiveModel:
+    model_process.refit(home.settings, home.engine, home.project_id)
+    live = read_live(home.settings, home.project_id)
+    assert live is not None
+    return live
+
+
+def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trained) -> None:
+    strangers = home.add(60, "More", "pool", seed=2)
+    before = live_of(home)
+    with writing(home.engine) as session:
+        compare(session, home, list(range(1, 81)), 60)
+    after = live_of(home)
+    assert 0 < after.fit.answers < 60, "not those with an image of the hold-out side"
+    order, moved = (
+        np.array([live.rows["score"][np.isin(live.ids, strangers)]]).ravel()
+        for live in (before, after)
+    )
+    truth = vectors(60, 2) @ TASTE
+    assert spearmanr(moved, truth)[0] > spearmanr(order, truth)[0]
+    with writing(home.engine) as session:
+        for _ in range(60):
+            comparisons.undo(session, home.project(session), projects.annotator(session, "me"))
+    again = live_of(home)
+    assert (again.rows == before.rows).all() and again.fit.answers == 0
+
+
+def test_a_version_keeps_the_answers_it_learned_from_and_names_them(home: Trained) -> None:
+    with writing(home.engine) as session:
+        compare(session, home, list(range(1, 81)), 40)
+        me = projects.annotator(session, "me")
+        scores.record(session, home.project(session), 3, me, "at_least", 1)
+    version = home.train()
+    with reading(home.engine) as session:
+        frozen = session.exec(
+            select(VersionAnswer).where(VersionAnswer.version_id == version.id)
+        ).all()
+        said = answers_at(session, home.project(session))
+    assert [(row.first_id, row.second_id, row.share, row.bound) for row in frozen] == said
+    used = version.metrics.answers
+    assert used is not None and 20 < used.pairs < 40 and used.sweeps == 1
+    sentence = version_report.recipe_sentence(version)
+    assert f"learned from {used.pairs} pairs and 1 image of a sweep." in sentence
+    assert "learned from" not in version_report.recipe_sentence(home.version("v1.0"))
+    home.train()  # is the active one, so that this can go
+    with writing(home.engine) as session:
+        from tastemaker import versions
+
+        versions.activate(session, versions.by_number(session, home.project(session), "v1.0"), "")
+    deletion.delete_version(home.settings, home.engine, version.id)
+    with reading(home.engine) as session:
+        left = select(VersionAnswer).where(VersionAnswer.version_id == version.id)
+        assert session.exec(left).first() is None

@@ -28,7 +28,7 @@ from scipy.linalg import eigh
 from scipy.special import expit
 
 from tastemaker.errors import NotTrainable
-from tastemaker.learning.answers import Answers, Asked, ask, evidence_of, learn
+from tastemaker.learning.answers import Answers
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.folds import (
     Split,
@@ -48,6 +48,7 @@ from tastemaker.learning.prior import (
     posterior_probabilities,
 )
 from tastemaker.learning.recipes import Fit, Member, Progress, Recipe, ignore_progress
+from tastemaker.learning.updating import Asked, ask, evidence_of, learn
 
 Array = NDArray[Any]
 

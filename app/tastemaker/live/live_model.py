@@ -104,8 +104,9 @@ class ErrorRecord:
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit followed and came to. `event_high` is the newest score event it knows; `noise` and
-    `penalty` are None while the labels teach nothing; `errors` are the records, oldest first."""
+    """What a fit followed and came to. `event_high` is the newest score event it knows; `answers`
+    besides the `labels` are pairs, sweeps and older scores; `noise` and `penalty` are None while
+    the labels teach nothing; `errors` are the records, oldest first."""
 
     event_high: int = 0
     labels: int = 0
@@ -113,6 +114,7 @@ class FitSummary:
     penalty: float | None = None
     errors: tuple[ErrorRecord, ...] = ()
     seconds: float = 0.0
+    answers: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Label, ScoreEvent
 from tastemaker.errors import NotTrainable
+from tastemaker.learning.answers import Answers
 from tastemaker.learning.posterior import posterior_sd
 from tastemaker.learning.ridge import Ridge, fit_ridge
 from tastemaker.live import candidates, embedding_matrix, inference_server
@@ -39,11 +40,14 @@ from tastemaker.live.live_model import (
 )
 from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.processes import logs, lower_priority
+from tastemaker.scores import answers
+from tastemaker.scores.answers import Answer
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
+MOST_ANSWERS = 600  # besides scores; older ones count in trainings, which have the time
 FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 
 
@@ -95,6 +99,7 @@ def refit(
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
         ).all()
+        said = answers.answers_at(session, project)
         drawn = scores.drawn_at_random(session, project_id, event_high)
         with_event = session.exec(
             scores.standing_events()
@@ -105,7 +110,7 @@ def refit(
         return
     values = matrix.by_row(dict(labels)) / 10
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
-    ridge, rows = _fit(matrix, values, train)
+    ridge, rows = _fit(matrix, values, train, _answers(matrix, said))
     state.ridge = ridge
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
@@ -116,6 +121,7 @@ def refit(
     summary = FitSummary(
         event_high=event_high,
         labels=len(train),
+        answers=len(ridge.answer_weights) if ridge else 0,
         noise=ridge.noise if ridge else None,
         penalty=ridge.penalty if ridge else None,
         errors=_errors(
@@ -158,15 +164,29 @@ def _errors(
     return (*records, ErrorRecord(len(values), error, kept=due))
 
 
+def _answers(matrix: EmbeddingMatrix, said: list[Answer]) -> Answers | None:
+    """The newest answers about embedded images off the hold-out side."""
+    said = said[-MOST_ANSWERS:]
+    about = {i for answer in said for i in (answer.first_id, answer.second_id) if i is not None}
+    rows = {image_id: matrix.row_of(image_id) for image_id in about}
+    row_of = {i: row for i, row in rows.items() if row is not None and not matrix.holdout[row]}
+    return answers.as_arrays(said, row_of, matrix.x, matrix.groups)
+
+
 def _fit(
-    matrix: EmbeddingMatrix, values: NDArray[np.float64], train: NDArray[np.intp]
+    matrix: EmbeddingMatrix,
+    values: NDArray[np.float64],
+    train: NDArray[np.intp],
+    said: Answers | None,
 ) -> tuple[Ridge | None, LiveRows]:
     """The ridge (None while the labels teach nothing) and the rows of the live array."""
     rows = np.zeros(len(matrix.ids), LIVE_ROW)
     rows["image_id"], rows["labelled"] = matrix.ids, ~np.isnan(values)
     rows["score"] = rows["uncertainty"] = np.nan
     try:
-        ridge = fit_ridge(matrix.x[train], values[train], matrix.groups[train], link="identity")
+        ridge = fit_ridge(
+            matrix.x[train], values[train], matrix.groups[train], link="identity", answers=said
+        )
     except NotTrainable:
         return None, rows
     rows["score"] = ridge.predict(matrix.x)

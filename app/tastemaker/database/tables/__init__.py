@@ -29,6 +29,7 @@ from tastemaker.database.tables.versions import (
     TestRun,
     TestRunScore,
     Version,
+    VersionAnswer,
     VersionLabel,
 )
 from tastemaker.database.tables.work import (
@@ -69,6 +70,7 @@ __all__ = [
     "TestRun",
     "TestRunScore",
     "Version",
+    "VersionAnswer",
     "VersionLabel",
     "in_utc",
     "now",
