@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
-from sqlmodel import select
+from sqlmodel import col, select
 from threadpoolctl import threadpool_limits
 
 from tastemaker import projects, scores
@@ -101,9 +101,9 @@ def refit(
         ).all()
         said = answers.answers_at(session, project)
         drawn = scores.drawn_at_random(session, project_id, event_high)
-        with_event = session.exec(
+        events = session.execute(
             scores.standing_events()
-            .with_only_columns(ScoreEvent.image_id)
+            .with_only_columns(ScoreEvent.image_id, col(ScoreEvent.kind).in_(answers.SWEEPS))
             .where(ScoreEvent.project_id == project_id)
         ).all()
     if not len(matrix.ids):
@@ -114,7 +114,8 @@ def refit(
     state.ridge = ridge
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
-        free=matrix.scorable & ~np.isin(matrix.ids, with_event),
+        free=matrix.scorable & ~np.isin(matrix.ids, [i for i, sweep in events if not sweep]),
+        swept=np.isin(matrix.ids, [i for i, sweep in events if sweep]),
         seed=(project.seed + event_high) % 2**32,
     )  # fmt: skip
     lists = candidates.fast_lists(state.lists or PickLists(), fitted)

@@ -157,7 +157,8 @@ def record_for(
     standing = standing_on(session, project_id, image_id) if scene.spoken_of else []
     newest = next((e for e in reversed(standing) if e.annotator_id == annotator_id), None)
     if expected is not None and (newest.id if newest else 0) != expected:
-        theirs = "nothing" if newest is None or newest.value is None else newest.value
+        scored = newest is not None and newest.kind == "set"
+        theirs = newest.value if newest is not None and scored else "nothing"
         raise Stale(
             f"This image was scored elsewhere meanwhile: {theirs} there, "
             f"{'nothing' if value is None else value} here. The first was kept.",
