@@ -20,6 +20,7 @@ from tastemaker.database.tables import (
     Version,
     VersionAnswer,
     VersionLabel,
+    VersionPrior,
 )
 from tastemaker.errors import Conflict
 from tastemaker.learning.version_metrics import LossCurve, VersionMetrics
@@ -82,7 +83,7 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, VersionLabel, VersionAnswer, TestRun):
+        for table in (Prediction, VersionLabel, VersionAnswer, VersionPrior, TestRun):
             session.execute(delete(table).where(col(table.version_id) == version.id))
         version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
         version.note = version.activation = version.file = ""

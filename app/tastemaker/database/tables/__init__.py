@@ -25,12 +25,14 @@ from tastemaker.database.tables.scores import Annotator, Comparison, Label, Scor
 from tastemaker.database.tables.versions import (
     Expectation,
     Prediction,
+    ProjectPrior,
     Slice,
     TestRun,
     TestRunScore,
     Version,
     VersionAnswer,
     VersionLabel,
+    VersionPrior,
 )
 from tastemaker.database.tables.work import (
     ApiToken,
@@ -62,6 +64,7 @@ __all__ = [
     "Prediction",
     "Project",
     "ProjectCollection",
+    "ProjectPrior",
     "RemovedImage",
     "ScoreEvent",
     "SkippedFile",
@@ -72,6 +75,7 @@ __all__ = [
     "Version",
     "VersionAnswer",
     "VersionLabel",
+    "VersionPrior",
     "in_utc",
     "now",
 ]
