@@ -39,6 +39,12 @@ class NotFound(TastemakerError):
     status = 404
 
 
+class TooSlow(TastemakerError):
+    """A request that does not go on; its connection is closed with the answer."""
+
+    status = 408
+
+
 class Conflict(TastemakerError):
     """The request is well formed but contradicts what is stored (a taken name, a stale version)."""
 

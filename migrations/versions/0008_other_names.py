@@ -1,0 +1,20 @@
+"""An image keeps every name that it was sent under, not only the first one's."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "image_name",
+        sa.Column("image_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["image_id"], ["image.id"], name=op.f("fk_image_name_image_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("image_id", "name", name=op.f("pk_image_name")),
+    )
+    op.create_index("ix_image_name_other", "image_name", ["name", "image_id"])
