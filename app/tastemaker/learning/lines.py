@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from tastemaker.learning.city96 import Array
 
+SATURATED = 9.0  # a logit beyond which a score is 0 or 1 within a hundredth of a point
 BEND = 1e-4  # of a score; what a linear head loses in the layout is a hundredth of it
 
 
@@ -45,13 +46,23 @@ def logits_along(
     return logits
 
 
-def logit_line(tensors: Mapping[str, Array], x: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+def logit_line(
+    tensors: Mapping[str, Array], x: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float32], float]:
     """The weights (D,) and the bias of a head whose logit is a line, on rows like x (N, D) and as
-    far again beyond them on either side. Raises `Bends`."""
+    far again beyond them on either side; without rows, wherever the score is neither 0 nor 1.
+    Raises `Bends`."""
     v, along = direction(tensors)
-    seen = np.asarray(x, np.float64) @ v
-    reach = max(float(np.ptp(seen)), 1e-6)
-    t = np.linspace(seen.min() - reach, seen.max() + reach, 401)
+    if x is None:
+        first, second = logits_along(tensors, along, np.array([0.0, 1.0]))
+        if second == first:
+            raise Bends("It says the same of every image, or nearly so")
+        centre, reach = first / (first - second), SATURATED / abs(second - first)
+        t = np.linspace(centre - reach, centre + reach, 401)
+    else:
+        seen = np.asarray(x, np.float64) @ v
+        reach = max(float(np.ptp(seen)), 1e-6)
+        t = np.linspace(seen.min() - reach, seen.max() + reach, 401)
     logits = logits_along(tensors, along, t)
     slope = (logits[-1] - logits[0]) / (t[-1] - t[0])
     bias = logits[0] - slope * t[0]

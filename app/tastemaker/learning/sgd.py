@@ -28,7 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from tastemaker.learning.city96 import Array, Tensors, fold_standardisation
+from tastemaker.learning.city96 import (
+    Array,
+    Tensors,
+    fold_standardisation,
+    linear_head,
+    side_by_side,
+)
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
 from tastemaker.learning.heads import Head, matrix_type
 from tastemaker.learning.network import (
@@ -40,6 +46,7 @@ from tastemaker.learning.network import (
     tensors_of,
 )
 from tastemaker.learning.parallel_training import train_together
+from tastemaker.learning.prior import Prior, Trust
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale, ridge_or_none
 
@@ -72,27 +79,49 @@ def fit_by_sgd(
     targets = torch.from_numpy(np.asarray(y, np.float32))
 
     batch, steps = schedule_for(recipe, len(y))
-    learners = []
+    on_inputs = tuple(prior.standardised(mean, scale) for prior in data.priors)
+    learners, besides = [], []
+    trust: tuple[Trust, ...] = ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         noises = recipe.noise * torch.randn(NOISES + batch * x.shape[1])
         noises = noises.to(inputs.dtype)
         for k, (rows, left_out) in enumerate(_members_and_final(fold)):
-            start = None
-            if network.starts_linear:
-                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit)
+            start = beside = None
+            if network.starts_linear or on_inputs:
+                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit, on_inputs)
+                trust = start.trust if start else ()
+            if not network.starts_linear:
+                start, beside = None, _beside(on_inputs, trust)
             weights = network.begin(recipe, x.shape[1], start)
             learners.append(
                 BatchLearner(network, weights, recipe, steps, batch, inputs, targets, noises, rows,
-                             left_out, recipe.seed + k)
+                             left_out, recipe.seed + k,
+                             None if beside is None else standard @ beside)
             )  # fmt: skip
+            besides.append(beside)
 
     curve = train_together(learners, steps, batch, progress, f"Training the {recipe.name} head")
 
-    fitted = [fold_standardisation(network.export(k.kept), mean, scale) for k in learners]
+    fitted = []
+    for learner, beside in zip(learners, besides, strict=True):
+        head = network.export(learner.kept)
+        if beside is not None:
+            head = side_by_side(head, linear_head(beside, 0.0, 0 * beside, 0 * beside + 1))
+        fitted.append(fold_standardisation(head, mean, scale))
     final = learners[-1]
     used = replace(recipe, samples=steps * batch, batch=batch, lr=float(f"{final.rate_max:.4g}"))
-    return _judged(used, fitted, x, fold, curve)
+    return replace(_judged(used, fitted, x, fold, curve), trust=trust)
+
+
+def _beside(priors: Sequence[Prior], trust: Sequence[Trust]) -> Array | None:
+    """The line (D,) that a network with a silent lane learns the rest of: the priors, each as far
+    as a ridge on the same labels trusts it. None without priors, or where nothing told."""
+    if not trust:
+        return None
+    lines = [t.slope * p.line("logit") for p, t in zip(priors, trust, strict=True)]
+    beside: Array = np.sum(lines, axis=0).astype(np.float32)
+    return beside
 
 
 def fit_original(
@@ -176,6 +205,7 @@ class BatchLearner:
     """One head in training: float32 weights, their working copy, and where it is.
 
     It learns from `rows` of inputs (n, D) and targets (n,) in 0-1, and leaves out `left_out`.
+    `beside` (n,) are logits of a line that is there already, and to which its own are added.
     """
 
     def __init__(
@@ -191,8 +221,10 @@ class BatchLearner:
         rows: NDArray[np.intp],
         left_out: NDArray[np.intp],
         seed: int,
+        beside: Array | None = None,
     ) -> None:
         self.network, self.recipe, self.steps = network, recipe, steps
+        self.beside = None if beside is None else torch.from_numpy(beside)
         self.inputs, self.targets, self.noises = inputs, targets, noises
         self.left_out = torch.from_numpy(left_out)
         self.random = torch.Generator().manual_seed(seed)
@@ -213,7 +245,7 @@ class BatchLearner:
 
     def step(self, step: int) -> tuple[float, int]:
         rows = next(self.batches)
-        logit = self.network.logit(self.working, self._noisy(rows), self.random)
+        logit = self._logit(self.working, self._noisy(rows), rows, self.random)
         loss = loss_of(logit, self.targets[rows], self.recipe.loss)
         gradients = torch.autograd.grad(loss + beyond_edge(logit), list(self.working.values()))
         with torch.no_grad():
@@ -223,6 +255,13 @@ class BatchLearner:
                     narrow.copy_(self.master[name])
             self._average(step)
         return float(loss.detach()), len(rows)
+
+    def _logit(
+        self, weights: Weights, x: Tensor, rows: Tensor, random: torch.Generator | None
+    ) -> Tensor:
+        """The logits (subnetworks, B) of some rows, whose inputs are x (B, D)."""
+        logit = self.network.logit(weights, x, random)
+        return logit if self.beside is None else logit + self.beside[rows]
 
     def _noisy(self, rows: Tensor) -> Tensor:
         """The inputs of some rows (B, D) with noise, cut from the stock at a random place: to draw
@@ -248,7 +287,7 @@ class BatchLearner:
         held = self.average or self.master
         narrow = {name: held[name].to(self.working[name].dtype) for name in held}
         with torch.no_grad():
-            logit = self.network.logit(narrow, self.inputs[rows], None).mean(dim=0)
+            logit = self._logit(narrow, self.inputs[rows], rows, None).mean(dim=0)
             return float(F.l1_loss(torch.sigmoid(logit), self.targets[rows]))
 
     def keep(self) -> None:
