@@ -150,13 +150,17 @@ def test_an_answer_that_nobody_reads_is_given_up(server: Server) -> None:
 
 def test_however_many_connections_stand_open_a_score_is_saved(server: Server) -> None:
     with contextlib.ExitStack() as stack:
-        for kind in (b"", b"GET / HT", server.upload(), server.score(3, announced=900)):
-            for _ in range(MOST):
-                stack.enter_context(server.opened(kind))
+        standing = [
+            stack.enter_context(server.opened(kind))
+            for kind in (b"", b"GET / HT", server.upload(), server.score(3, announced=900))
+            for _ in range(MOST)
+        ]
         began = time.monotonic()
         with server.opened(server.score(4)) as client:
             assert first_line(client) == b"HTTP/1.1 200 OK"
         assert time.monotonic() - began < 20 * SECONDS
+        opened = [one for one in standing if server.state_of(one) == "01"]
+        assert len(opened) <= MOST, "the others made room"
 
 
 def test_where_every_connection_is_at_work_the_next_is_told_to_come_again(server: Server) -> None:

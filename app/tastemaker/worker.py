@@ -253,8 +253,8 @@ class Worker:
                 jobs.log(session, claim.job_id, f"{why.error} The job is {state}.")
             state = jobs.get(session, claim.job_id).state
         took = round(1000 * (time.monotonic() - running.began))
-        about = {"job": claim.job_id, "kind": running.kind, "state": state}
-        logs.write(log, logging.INFO, "job ended", ms=took, **about)
+        about = {"kind": running.kind, "state": state}
+        logs.write(log, logging.INFO, "job ended", job=claim.job_id, ms=took, **about)
 
     def reap(self) -> None:
         """Give back the jobs of other workers that are gone."""

@@ -26,11 +26,13 @@ from tastemaker.database.tables.scores import Annotator, Comparison, Label, Scor
 from tastemaker.database.tables.versions import (
     Expectation,
     Prediction,
+    ProjectPrior,
     Slice,
     TestRun,
     TestRunScore,
     Version,
     VersionLabel,
+    VersionPrior,
 )
 from tastemaker.database.tables.work import (
     ApiToken,
@@ -63,6 +65,7 @@ __all__ = [
     "Prediction",
     "Project",
     "ProjectCollection",
+    "ProjectPrior",
     "RemovedImage",
     "ScoreEvent",
     "SkippedFile",
@@ -72,6 +75,7 @@ __all__ = [
     "TestRunScore",
     "Version",
     "VersionLabel",
+    "VersionPrior",
     "in_utc",
     "now",
 ]
