@@ -6,18 +6,22 @@ import logging
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from web_world import World, add_job, client_of, full_world, make_world, settings_in
+from sqlmodel import select
+from web_world import World, add_image, add_job, client_of, full_world, make_world, settings_in
 
-from tastemaker import jobs
+from tastemaker import images, jobs
+from tastemaker.cli import doctor
 from tastemaker.cli.doctor import examine
 from tastemaker.database.migration import newest_revision, revisions
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, Job
+from tastemaker.database.tables import Collection, EncoderRow, Job
+from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import (
     EncoderUnavailable,
     FilesGone,
@@ -26,7 +30,7 @@ from tastemaker.errors import (
     StorageFull,
     of_the_disk,
 )
-from tastemaker.files import require_free_space
+from tastemaker.files import require_free_space, visits
 from tastemaker.jobs import failures, heartbeat
 from tastemaker.jobs.failures import Failure
 from tastemaker.pages.jobs import repair_of
@@ -380,6 +384,42 @@ def test_the_doctor_knows_the_weights_of_every_encoder_that_is_in_use(tmp_path: 
     found = [one for one in examine(world.settings) if one.level != "ok" and "weights" in one.what]
     assert [one.level for one in found] == ["warning"] and "/gone.safetensors" in found[0].what
     assert not any("could not be looked at" in one.what for one in examine(world.settings))
+
+
+def test_the_doctor_waits_for_no_share_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at a dead share never comes back; here it comes back when the test is over."""
+    world = make_world(tmp_path / "home", images=0)
+    dead = [Path(f"/mnt/dead/{n}.jpg") for n in range(9)]
+    here = [tmp_path / f"{n}.jpg" for n in range(9)]
+    here[0].touch()
+    with writing(world.engine) as session:
+        collection = session.exec(select(Collection)).one()
+        for n, path in enumerate([here[0], dead[0], *here[1:], *dead[1:]]):
+            image = add_image(session, world.settings, collection, n)
+            images.note_file(session, image, path, images.FileStamp(1, 1))
+    over = threading.Event()
+
+    def look(path: Path) -> bool:
+        return over.wait(60) if path in dead else path.is_file()
+
+    monkeypatch.setattr(doctor, "is_file", look)
+    monkeypatch.setattr(visits, "SECONDS", 0.1)
+    try:
+        told = [finding.what for finding in examine(world.settings)]
+    finally:
+        over.set()
+    assert any(
+        "9 scanned files could not be looked at, /mnt/dead/0.jpg first" in one for one in told
+    )
+    assert any("8 scanned files were moved or deleted" in one for one in told)
+
+
+def test_what_a_look_raises_is_raised_where_it_was_asked_for() -> None:
+    assert visits.visit(abs, [-1, 2]) == [1, 2]
+    with pytest.raises(Invalid):
+        visits.visit(weights_of, ["no name of an encoder at all"])
 
 
 def test_the_doctor_tells_of_failed_jobs(tmp_path: Path) -> None:
