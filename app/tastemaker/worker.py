@@ -10,14 +10,12 @@ as running is an orphan, and takes it up at once.
 """
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -31,29 +29,16 @@ from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
-from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
+from tastemaker.errors import Unavailable
 from tastemaker.importing import leftovers
-from tastemaker.jobs import heartbeat
+from tastemaker.jobs import children, heartbeat
 from tastemaker.jobs.clock import Clock, log_expected_errors
-from tastemaker.jobs.context import JobContext
 from tastemaker.live import model_process
-from tastemaker.processes import JOB_NICENESS, logs, lower_priority
+from tastemaker.processes import logs
 from tastemaker.training import auto_train
 from tastemaker.versions import file_checks
 
 log = logging.getLogger(__name__)
-
-# What each kind of job runs, by name: the modules import torch, which only children pay for.
-# Each kind has one lane: a long embedding does not hold up an import, nor a training.
-HANDLERS = {
-    "import": "tastemaker.importing.imports:run",
-    "embed": "tastemaker.embeddings:run",
-    "train": "tastemaker.training.retrain:run",
-    "demo": "tastemaker.sample.demo:run",
-    "predict": "tastemaker.versions.predictions:run",
-    "test-run": "tastemaker.evaluation.test_runs:run",
-    "adopt": "tastemaker.publishing.import_head:run",
-}
 
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
@@ -83,38 +68,6 @@ class Running:
     stopped_at: float | None = None
 
 
-# --- in the child ------------------------------------------------------------------------------
-
-
-def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
-    """Entry point of a job's process: run the handler, send how it ended."""
-    lower_priority(JOB_NICENESS)
-    logs.configure(settings)
-    engine = sessions.make_engine(settings)
-    with sessions.reading(engine) as session:
-        job = jobs.get(session, job_id)
-    context = JobContext(
-        settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
-    )
-    module, function = HANDLERS[job.kind].split(":")
-    logs.about_this_process(job=job_id, kind=job.kind)
-    logs.write(log, logging.DEBUG, "job process began")
-    try:
-        files.require_free_space(settings.root, settings.min_free_gb)
-        result = getattr(importlib.import_module(module), function)(context)
-        pipe.send(("done", result))
-    except jobs.LostJob:
-        pipe.send(("lost", None))
-    except TastemakerError as error:
-        pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
-    except BaseException as error:  # it must reach the job's page
-        context.log(traceback.format_exc(limit=8))
-        if (known := of_the_disk(error)) is not None:
-            pipe.send(("failed", str(known)))
-        else:
-            pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
-
-
 # --- the worker --------------------------------------------------------------------------------
 
 
@@ -140,7 +93,7 @@ class Worker:
     def _tick(self) -> None:
         for running in list(self.running):
             self._attend(running)
-        free = set(HANDLERS) - {running.kind for running in self.running}
+        free = set(children.HANDLERS) - {running.kind for running in self.running}
         while free:
             with sessions.reading(self.engine) as session:  # cheap look first: no lock when idle
                 if not any(job.kind in free for job in jobs.unfinished(session)):
@@ -155,7 +108,7 @@ class Worker:
     def _start(self, job: Job, claim: jobs.Claim) -> None:
         ours, theirs = spawn.Pipe(duplex=False)
         process = spawn.Process(
-            target=child_main,
+            target=children.main,
             args=(self.settings, claim.job_id, claim.fence, theirs),
             name=f"tastemaker-{job.kind}-{claim.job_id}",
         )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from tastemaker.learning.city96 import Array
+from tastemaker.learning.quantiles import logistic
 
 BEND = 1e-4  # of a score; what a linear head loses in the layout is a hundredth of it
 
@@ -55,6 +55,6 @@ def logit_line(tensors: Mapping[str, Array], x: NDArray[Any]) -> tuple[NDArray[n
     logits = logits_along(tensors, along, t)
     slope = (logits[-1] - logits[0]) / (t[-1] - t[0])
     bias = logits[0] - slope * t[0]
-    if np.abs(expit(logits) - expit(slope * t + bias)).max() > BEND:
+    if np.abs(logistic(logits) - logistic(slope * t + bias)).max() > BEND:
         raise Bends("Its logit bends")
     return (slope * v).astype(np.float32), float(bias)
