@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tastemaker.encoding import efficientnet, encode_files, encoder_names, encoders, weights
+from tastemaker.encoding import (
+    downloads,
+    efficientnet,
+    encode_files,
+    encoder_names,
+    encoders,
+    weights,
+)
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
@@ -347,7 +354,6 @@ def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkey
 
 def test_without_weights_and_network_the_three_ways_out_are_named(published, monkeypatch):
     import huggingface_hub.constants
-    import open_clip
 
     def ways_out():
         with pytest.raises(EncoderUnavailable) as caught:
@@ -359,11 +365,11 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
     monkeypatch.setattr(encoders, "is_reachable", lambda url: False)
     assert "does not answer" in ways_out()
 
-    def fail(config):
+    def fail(repository, names):
         raise TimeoutError("read timed out after 10 s\nand a long trace")
 
     monkeypatch.setattr(encoders, "is_reachable", lambda url: True)
-    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr(downloads, "fetch", fail)
     assert "timed out" in ways_out() and "long trace" not in ways_out()
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

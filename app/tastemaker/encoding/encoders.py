@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tastemaker.encoding import efficientnet
+from tastemaker.encoding import downloads, efficientnet
 from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import EncoderUnavailable, Invalid
 from tastemaker.files import is_file, typed_path
@@ -391,7 +391,8 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
     import open_clip
 
     repository, file = os.path.split(published.get("hf_hub", ""))
-    names = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    safe = str(Path(file).with_suffix(".safetensors"))
+    names = [safe, file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     for name in names if repository else ():
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
@@ -401,6 +402,8 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
     if not is_reachable(huggingface_hub.constants.ENDPOINT):
         raise _unavailable(spec, "the Hugging Face hub does not answer")
     try:
+        if repository:
+            return downloads.fetch(repository, names)
         return Path(open_clip.download_pretrained(published))
     except Exception as error:  # HTTP, file system and hub errors alike mean: no weights
         raise _unavailable(spec, str(error).splitlines()[0][:200]) from error
