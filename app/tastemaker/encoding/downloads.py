@@ -49,7 +49,7 @@ def _bar(report: Report) -> Any:
     """In the place of a progress bar on a terminal."""
     from huggingface_hub.utils import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs | {"disable": True})
 

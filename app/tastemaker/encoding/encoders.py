@@ -391,8 +391,9 @@ def _from_hub(spec: EncoderSpec, published: dict[str, Any]) -> Path:
     import open_clip
 
     repository, file = os.path.split(published.get("hf_hub", ""))
-    safe = str(Path(file).with_suffix(".safetensors"))
-    names = [safe, file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    if file:
+        names = [str(Path(file).with_suffix(".safetensors")), file]
     for name in names if repository else ():
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):

@@ -91,11 +91,11 @@ class KnownPicture:
 # ---- decoding
 
 
+Source = Path | bytes | KnownPicture | Image.Image
+
+
 def decode(
-    source: Path | bytes | KnownPicture | Image.Image,
-    limits: Limits | None = None,
-    *,
-    see_through: bool = False,
+    source: Source, limits: Limits | None = None, *, see_through: bool = False
 ) -> Image.Image:
     """A picture as encoders see it: upright, sRGB, mode RGB, first frame, flattened on white; with
     `see_through`, mode RGBA instead where parts of it are transparent.
@@ -277,7 +277,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _srgb_pixels(image: Image.Image) -> Image.Image:
-    """Any mode → RGB in sRGB, or RGBA where parts of the picture are transparent."""
+    """Any mode → RGB in sRGB, or RGBA where parts are transparent."""
     if image.mode.startswith("I"):
         image = _eight_bit(image)
     if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
@@ -294,11 +294,8 @@ def _srgb_pixels(image: Image.Image) -> Image.Image:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """Mode RGBA → RGB, as encoders see it.
-
-    Transparent parts become white: stamps, logos and clip-art are drawn for paper, and the colour
-    stored under transparency (often black, or rubbish) was never meant to be seen.
-    """
+    """Mode RGBA → RGB, as encoders see it. Transparent parts become white: stamps, logos and
+    clip-art are drawn for paper; what is stored under transparency was never meant to be seen."""
     return _laid_on(Image.new("RGB", picture.size, "white"), picture)
 
 
