@@ -1,14 +1,30 @@
 """A head that starts from other heads: much from few labels, nothing lost where they mislead."""
 
+import functools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import logit
 
+from tastemaker.errors import Invalid
+from tastemaker.learning.city96 import (
+    fold_platt,
+    linear_head,
+    mlp_head,
+    side_by_side,
+    silence_lane,
+)
 from tastemaker.learning.folds import TrainingSet
+from tastemaker.learning.heads import Head
+from tastemaker.learning.lines import Bends, logit_line
+from tastemaker.learning.posterior import posterior_sd, project
 from tastemaker.learning.prior import Prior, hypotheses, posterior_probabilities
 from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge, from_priors, to_link
-from tastemaker.learning.training import train
+from tastemaker.learning.selection import Mix, mixed
+from tastemaker.learning.training import Trained, train
+from tests.conftest import forward
 
 FEATURES = 60
 COUNTS = (5, 10, 20, 40, 80, 150)
@@ -64,12 +80,15 @@ def test_a_prior_that_misleads_costs_at_most_two_percent(n: int, link: str) -> N
 def test_of_several_priors_the_right_one_is_found() -> None:
     taste = TASTES[0]
     ridge = fit_ridge(taste.x[:80], taste.y[:80], priors=(taste.random, taste.everybody))
-    assert ridge.slopes[1] > 0.3 > abs(ridge.slopes[0])
+    useless, useful = ridge.trust
+    assert useful.slope > 0.3 > abs(useless.slope) and useful.probability > useless.probability
+    assert useful.probability + useless.probability <= 1
 
 
 def test_a_reversed_prior_is_turned_round_by_eighty_labels() -> None:
     taste = TASTES[0]
-    assert fit_ridge(taste.x[:80], taste.y[:80], priors=(taste.reversed,)).slopes[0] < -0.3
+    (trust,) = fit_ridge(taste.x[:80], taste.y[:80], priors=(taste.reversed,)).trust
+    assert trust.slope < -0.3 and trust.probability > 0.5
 
 
 def test_without_priors_nothing_changes() -> None:
@@ -108,6 +127,13 @@ def test_before_the_first_label_the_prior_speaks_and_each_label_moves_its_level(
     ten = from_priors((taste.everybody,), taste.x[:10], np.full(10, 1.0), "logit")
     assert (ten.predict(taste.x) > start.predict(taste.x)).all()
     assert np.isfinite(to_link(ten.predict(taste.x), "logit")).all()
+    assert start.trust == ten.trust == (), "nothing has borne it out yet"
+    without_own = from_priors((taste.everybody,), taste.x[1:10], np.full(9, 1.0), "logit")
+    assert ten.out_of_group[0] == pytest.approx(without_own.predict(taste.x[:1])[0], abs=1e-5)
+    of_one_source = from_priors(
+        (taste.everybody,), taste.x[:10], np.full(10, 1.0), "logit", np.zeros(10)
+    )
+    np.testing.assert_allclose(of_one_source.out_of_group, start.predict(taste.x[:10]), atol=1e-5)
 
 
 def test_the_exported_head_is_one_line_whatever_it_started_from() -> None:
@@ -128,3 +154,74 @@ def test_the_exported_head_is_one_line_whatever_it_started_from() -> None:
         train(TrainingSet(data.image_ids, data.x, data.y, data.groups, data.holdout),
               recipe_named("ridge")).predict(x, np.full(len(x), -1))[0] - taste.y[200:]
     ).mean()  # fmt: skip
+
+
+@functools.cache
+def trained(recipe: str, *priors: str) -> Trained:
+    """On the first 40 labels of a taste, from the priors of these names."""
+    taste = TASTES[3]
+    data = TrainingSet(
+        np.arange(40), taste.x[:40], taste.y[:40].astype(np.float32), np.arange(40),
+        np.zeros(40, bool), priors=tuple(getattr(taste, name) for name in priors),
+    )  # fmt: skip
+    return train(data, recipe_named(recipe, samples=2000, folds=2))
+
+
+@pytest.mark.parametrize("recipe", ["ridge", "city96", "mlp", "auto"])
+def test_every_recipe_learns_from_a_prior_and_leaves_one_head(recipe: str) -> None:
+    taste = TASTES[3]
+    alone, started = trained(recipe), trained(recipe, "everybody")
+    x, y = taste.x[200:], taste.y[200:]
+    errors = [np.abs(Head(t.tensors)(x) - y).mean() for t in (alone, started)]
+    assert errors[1] < 0.95 * errors[0]
+    assert alone.trust == () and started.trust[0].probability > 0.6
+    assert started.trust[0].slope > 0.3
+    np.testing.assert_allclose(Head(started.tensors)(x), forward(started.tensors, x), atol=1e-5)
+
+
+def test_a_blend_holds_the_network_and_both_lines_in_one_lane() -> None:
+    """The line of the prior, which the network learns the rest of, and that of the linear head."""
+    rng = np.random.default_rng(0)
+    none, one = np.zeros(8, np.float32), np.ones(8, np.float32)
+    first, second = rng.normal(size=(2, 8)).astype(np.float32)
+    network = mlp_head(rng.normal(size=(5, 8)), rng.normal(size=5), rng.normal(size=5), 0.3)
+    moved = {name: np.zeros_like(value) for name, value in network.items()}
+    for name, value in network.items():  # out of the lane: two units on, one neck pair on
+        moved[name] = np.roll(value, 2, tuple(n for n, size in enumerate(value.shape) if size > 8))
+    silence_lane(moved)
+    x = rng.normal(size=(50, 8)).astype(np.float32)
+    with_prior = side_by_side(moved, linear_head(first, 0.5, none, one))
+    both = side_by_side(
+        fold_platt(with_prior, 0.3, 0.1), fold_platt(linear_head(second, -1, none, one), 0.7, 0)
+    )
+    expected = 0.3 * (logit(forward(moved, x)) + x @ first + 0.5) + 0.1 + 0.7 * (x @ second - 1)
+    np.testing.assert_allclose(logit(forward(both, x)), expected, atol=1e-4)
+    with pytest.raises(Invalid, match="share units"):
+        side_by_side(network, linear_head(second, -1, none, one))
+
+
+def test_a_head_is_known_to_be_a_line_without_an_image() -> None:
+    weights = np.arange(1, 5, dtype=np.float32)
+    none, one = np.zeros(4, np.float32), np.ones(4, np.float32)
+    line, bias = logit_line(fold_platt(linear_head(weights, 0.5, none, one), 0.8, 0.1))
+    np.testing.assert_allclose(line, 0.8 * weights, rtol=1e-4)
+    assert bias == pytest.approx(0.5)
+    for bent in (linear_head(weights, 0.5, none, one, link="identity"),
+                 mlp_head(np.eye(4), none, weights, 0.0)):  # fmt: skip
+        with pytest.raises(Bends):
+            logit_line(bent)
+
+
+def test_the_queue_and_the_doubts_of_a_prior_need_no_label() -> None:
+    taste = TASTES[4]
+    start = from_priors((taste.everybody,), taste.x[:0], [], "identity")
+    library, nobody = project(taste.x), np.empty(0, np.intp)
+    scores = start.predict(taste.x)
+    sd = posterior_sd(library, nobody, start, scores)
+    assert np.isfinite(sd).all() and (sd > 0).all()
+    everything = np.ones(len(scores), bool)
+    batch = mixed(library.features, everything, everything, 20, labelled=nobody, scores=scores,
+                  sd=sd, penalty=start.penalty, mix=Mix.after(0))  # fmt: skip
+    chosen = [pick.row for pick in batch if pick.reason == "teaching"]
+    assert len(batch) == 20 and len(chosen) == 8
+    assert np.abs(scores[chosen] - 0.5).mean() < 0.5 * np.abs(scores - 0.5).mean()

@@ -7,7 +7,7 @@ process was killed is deleted by the next.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def reported_to(report: Report) -> Iterator[None]:
         _report.reset(before)
 
 
-def fetch(repository: str, names: list[str]) -> Path:
+def fetch(repository: str, names: Sequence[str]) -> Path:
     """The first of these files that a repository has, from the cache or fetched into it. Raises
     what huggingface_hub does: HTTP errors, those of the file system, and its own."""
     import huggingface_hub

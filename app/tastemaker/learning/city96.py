@@ -191,16 +191,42 @@ def silence_lane(weights: Mapping[str, Any]) -> None:
 def side_by_side(tensors: Mapping[str, Array], line: Mapping[str, Array]) -> Tensors:
     """The head whose logit is the sum of both logits, exact up to rounding.
 
-    `line` comes from `linear_head` (with the link 'logit') and `tensors` has a silent lane, so that
-    no unit of one meets a unit of the other: the sum of the weights is the sum of the functions.
-    Weigh the two with `fold_platt` before. Raises Invalid where the lane is taken.
+    `line` comes from `linear_head` (with the link 'logit') and `tensors` has a silent lane, or a
+    line in it, so that no unit of one meets a unit of the other: the sum of the weights is the sum
+    of the functions, and the sum of two lines is one. Weigh the two with `fold_platt` before.
+    Raises Invalid where the lane is taken by anything else.
     """
-    taken = any(np.any(tensors[name][part]) for name, parts in LANE.items() for part in parts)
     beyond = {name: np.array(value) for name, value in line.items()}
     silence_lane(beyond)
-    if taken or any(value.any() for name, value in beyond.items() if name != "down.5.bias"):
+    if any(value.any() for name, value in beyond.items() if name != "down.5.bias"):
         raise Invalid("These two heads do not fit beside each other: they share units.")
+    if any(np.any(tensors[name][part]) for name, parts in LANE.items() for part in parts):
+        alone = {name: np.array(value) for name, value in tensors.items()}
+        silence_lane(alone)
+        sides = [_line_in_lane(tensors), _line_in_lane(line)]
+        weights, bias = (sum(parts) for parts in zip(*sides, strict=True))
+        none, one = np.zeros(len(weights), np.float32), np.ones(len(weights), np.float32)
+        both = linear_head(weights, bias, none, one)
+        both["down.5.bias"] = both["down.5.bias"] + line["down.5.bias"]
+        tensors, line = alone, both
     return {name: np.asarray(tensors[name] + line[name], np.float32) for name in tensors}
+
+
+def _line_in_lane(tensors: Mapping[str, Array]) -> tuple[Vector, float]:
+    """Weights (features,) and bias of the line that a head's lane holds, as `linear_head` and
+    `fold_platt` leave it; Invalid where it holds anything else."""
+    gain = 2 * float(tensors["down.5.weight"][0, 0])
+    weights = tensors["up.0.weight"][0].astype(np.float64)
+    bias = float(tensors["up.0.bias"][0])
+    none, one = np.zeros(len(weights), np.float32), np.ones(len(weights), np.float32)
+    expected = fold_platt(linear_head(weights, bias, none, one), gain, 0)
+    if any(
+        not np.allclose(tensors[name][part], expected[name][part])
+        for name, parts in LANE.items()
+        for part in parts
+    ):
+        raise Invalid("These two heads do not fit beside each other: they share units.")
+    return gain * weights, gain * bias
 
 
 def _plain_hinges() -> tuple[Vector, Vector, Vector, float]:

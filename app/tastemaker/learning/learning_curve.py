@@ -62,7 +62,7 @@ def _heads(
     heads = []
     for n in sizes.tolist():
         seen = rows[:n]
-        ridge = ridge_or_none(data.x[seen], data.y[seen], split.groups[seen])
+        ridge = ridge_or_none(data.x[seen], data.y[seen], split.groups[seen], priors=data.priors)
         if ridge is not None:
             heads.append((n, ridge.predict(data.x[held])))
     return heads
@@ -89,7 +89,7 @@ def _labels_saved(
         return unknown(
             f"{len(controls)} training labels were drawn at random; {FEWEST_CONTROLS} are needed"
         )
-    whole = ridge_or_none(data.x[rows], data.y[rows], split.groups[rows])
+    whole = ridge_or_none(data.x[rows], data.y[rows], split.groups[rows], priors=data.priors)
     random = _heads(data, split, controls, held)
     if whole is None or len(random) < 4:
         return unknown("the labels drawn at random are all the same")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tastemaker.learning.city96 import Array
 from tastemaker.learning.quantiles import logistic
 
+SATURATED = 9.0  # a logit beyond which a score is 0 or 1 within a hundredth of a point
 BEND = 1e-4  # of a score; what a linear head loses in the layout is a hundredth of it
 
 
@@ -45,16 +46,41 @@ def logits_along(
     return logits
 
 
-def logit_line(tensors: Mapping[str, Array], x: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+def logit_line(
+    tensors: Mapping[str, Array], x: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float32], float]:
     """The weights (D,) and the bias of a head whose logit is a line, on rows like x (N, D) and as
-    far again beyond them on either side. Raises `Bends`."""
+    far again beyond them on either side; without rows, wherever the score is neither 0 nor 1.
+    Raises `Bends`."""
     v, along = direction(tensors)
-    seen = np.asarray(x, np.float64) @ v
-    reach = max(float(np.ptp(seen)), 1e-6)
-    t = np.linspace(seen.min() - reach, seen.max() + reach, 401)
+    if x is None:
+        first, second = logits_along(tensors, along, np.array([0.0, 1.0]))
+        if second == first:
+            raise Bends("It says the same of every image, or nearly so")
+        centre, reach = first / (first - second), SATURATED / abs(second - first)
+        t = np.linspace(centre - reach, centre + reach, 401)
+    else:
+        seen = np.asarray(x, np.float64) @ v
+        reach = max(float(np.ptp(seen)), 1e-6)
+        t = np.linspace(seen.min() - reach, seen.max() + reach, 401)
     logits = logits_along(tensors, along, t)
     slope = (logits[-1] - logits[0]) / (t[-1] - t[0])
     bias = logits[0] - slope * t[0]
     if np.abs(logistic(logits) - logistic(slope * t + bias)).max() > BEND:
         raise Bends("Its logit bends")
     return (slope * v).astype(np.float32), float(bias)
+
+
+def followed(
+    scores: NDArray[Any], x: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float, float]:
+    """The line whose logit follows scores (N,) in [0, 1] of rows x (N, D) best: weights (D,), bias,
+    and the mean distance from the scores in points of 0–10, each by a line that never saw it."""
+    from scipy.special import logit
+
+    from tastemaker.learning.ridge import fit_ridge
+
+    if np.ptp(scores) == 0:
+        return np.zeros(x.shape[1], np.float32), float(logit(np.clip(scores[0], 1e-6, 1 - 1e-6))), 0
+    fit = fit_ridge(x, scores)
+    return *fit.raw(), 10 * float(np.abs(fit.out_of_group - scores).mean())

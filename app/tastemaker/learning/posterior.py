@@ -58,9 +58,14 @@ def posterior_sd(
     on the axes left out, XᵀX is taken as spread evenly, without which doubtful strangers would
     look familiar. σ² grows with f(1 − f), the largest variance of a label in [0, 1] of mean f: near
     the ends errors are small. It is scaled so that sd² is noise² on average over the unlabelled
-    rows, as it is over the out-of-group predictions: the labels' own noise is included.
+    rows, as it is over the out-of-group predictions: the labels' own noise is included. Without a
+    label nothing is nearer than anything else.
     """
     labelled, n = np.asarray(labelled, np.intp), len(labelled)
+    if n == 0:
+        inside = np.clip(scores, 0.1, 0.9).astype(np.float32)
+        alike = np.sqrt(inside * (1 - inside) / np.mean(inside * (1 - inside)))
+        return np.asarray(alike * np.float32(max(ridge.noise, 1e-3)), np.float32)
     z = projection.features[labelled].astype(np.float64)
     centre = z.mean(0)
     precision = (z - centre).T @ (z - centre)

@@ -13,6 +13,8 @@ random or reversed prior costs at most two percent of the error at five labels
 (docs/decisions/0031).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +48,20 @@ class Prior:
         """What it says of rows x (N, D), in units of the link: (N,)."""
         level = self.bias if link == "logit" else 0.5 + PER_LOGIT * self.bias
         return np.asarray(x @ self.line(link).astype(np.float32), np.float64) + level
+
+    def standardised(self, mean: NDArray[Any], scale: NDArray[Any]) -> Prior:
+        """The same line on (x − mean) / scale, both (D,)."""
+        weights = (self.weights.astype(np.float64) * scale).astype(np.float32)
+        return Prior(weights, self.bias + float(self.weights.astype(np.float64) @ mean), self.name)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far labels bear a prior out: the `probability` that it is of use, and the `slope`, how
+    much of its line is part of the head, below 0 where it is turned round."""
+
+    probability: float
+    slope: float
 
 
 @dataclass(frozen=True)

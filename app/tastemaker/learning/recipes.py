@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
 from tastemaker.learning.city96 import Array, Tensors
+from tastemaker.learning.prior import Trust
 
 Kind = Literal["ridge", "mlp", "city96", "blend", "original"]
 Name = Literal["auto", "ridge", "mlp", "city96", "original"]
@@ -111,6 +112,7 @@ class Fit:
     `oof` (trained,) scores by heads that never saw the label nor its group; `members[k]` never saw
     fold k, and `by_members` are their scores of their own folds: the same as `oof`, except where
     that comes from an exact formula and rests on more labels. Fits are compared by `by_members`.
+    `trust` is how far the labels bear out each prior that it starts from.
     """
 
     kind: Kind
@@ -120,3 +122,4 @@ class Fit:
     by_members: Array
     members: tuple[Member, ...]
     loss_curve: Curve
+    trust: tuple[Trust, ...] = ()

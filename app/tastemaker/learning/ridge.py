@@ -35,6 +35,7 @@ from tastemaker.learning.prior import (
     Hypothesis,
     Link,
     Prior,
+    Trust,
     hypotheses,
     log_evidence,
     posterior_probabilities,
@@ -50,6 +51,7 @@ PENALTIES = tuple(np.geomspace(1e-3, 1e4, 40))
 # 0.005 to 0.12: less makes the extremes rule the threshold, more makes them unreachable.
 CLIP = 0.04
 
+PRIOR_LABELS = 2  # that the level of a prior counts as, before labels teach by themselves
 ROWS_AT_ONCE = 4096  # 4096 × 1280 float32 = 20 MB: large enough for BLAS, little beside a library
 
 
@@ -58,8 +60,8 @@ class Ridge:
     """A fitted linear head: score = link⁻¹(weights · (x − mean) / scale + bias).
 
     `out_of_group` (n,), in [0, 1], predicts every training label by a fit without its group;
-    `noise` is the root mean square of label − out_of_group, in score units (0–1). `slopes` says of
-    each prior how much of its line is part of the weights.
+    `noise` is the root mean square of label − out_of_group, in score units (0–1). `trust` says of
+    each prior how far the labels bear it out; nothing while they teach nothing by themselves.
     """
 
     mean: NDArray[np.float32]
@@ -70,7 +72,7 @@ class Ridge:
     out_of_group: NDArray[np.float32]
     noise: float
     link: Link
-    slopes: tuple[float, ...] = ()
+    trust: tuple[Trust, ...] = ()
 
     def raw(self) -> tuple[NDArray[np.float32], float]:
         """The same head on features as the encoder has them: w (D,), b; link value = w·x + b."""
@@ -121,10 +123,11 @@ def fit_ridge(
     fits = [_fit_under(each, axes, linear, target, said, strengths, link) for each in held]
     likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
-    slopes = np.zeros(len(priors))
+    slopes, useful = np.zeros(len(priors)), np.zeros(len(priors))
     for each, fit, probability in zip(held, fits, likely, strict=True):
         if each.prior is not None:
             slopes[each.prior] += probability * fit.slope
+            useful[each.prior] += probability
     weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
@@ -138,7 +141,7 @@ def fit_ridge(
         out_of_group=scores.astype(np.float32),
         noise=float(np.sqrt(np.mean((scores - target) ** 2))),
         link=link,
-        slopes=tuple(slopes.tolist()),
+        trust=tuple(map(Trust, useful.tolist(), slopes.tolist())),
     )
 
 
@@ -212,25 +215,33 @@ def _fit_under(
     )
 
 
-def from_priors(priors: Sequence[Prior], x: Array, y: ArrayLike, link: Link) -> Ridge:
+def from_priors(
+    priors: Sequence[Prior], x: Array, y: ArrayLike, link: Link, groups: ArrayLike | None = None
+) -> Ridge:
     """The head while the labels y (n,) of rows x (n, D) teach nothing by themselves (none, one, or
-    all the same): the mean of the priors, at the level of the labels as far as there are any."""
+    all the same): the mean of the priors, at the level of the labels as far as there are any. They
+    count as much as `PRIOR_LABELS` of the priors' own would."""
     target = np.asarray(y, np.float64)
     weights = np.mean([prior.line(link) for prior in priors], axis=0)
     level = np.mean([prior.values(np.zeros_like(weights), link) for prior in priors])
-    missed = to_link(target, link) - (np.asarray(x, np.float32) @ weights + level)
-    level += missed.sum() / (len(target) + 2)
-    said = from_link(np.asarray(x, np.float32) @ weights + level, link)
+    said = np.asarray(x, np.float32) @ weights + level
+    missed = np.nan_to_num(to_link(target, link) - said)
+    keys = np.arange(len(target)) if groups is None else np.asarray(groups)
+    own = np.unique(keys, return_inverse=True)[1].ravel()
+    others, left = (
+        total.sum() - np.bincount(own, total)[own] for total in (missed, np.ones(len(target)))
+    )
+    without_own = from_link(said + others / (left + PRIOR_LABELS), link)
+    level += missed.sum() / (len(target) + PRIOR_LABELS)
     return Ridge(
         mean=np.zeros(len(weights), np.float32),
         scale=np.ones(len(weights), np.float32),
         weights=weights.astype(np.float32),
         bias=float(level),
         penalty=PENALTIES[-1],
-        out_of_group=said.astype(np.float32),
+        out_of_group=without_own.astype(np.float32),
         noise=NOISE["identity"],
         link=link,
-        slopes=(1 / len(priors),) * len(priors),
     )
 
 
@@ -293,7 +304,9 @@ def fit_linear(
     tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
     used = replace(recipe, name="ridge", folds=folds)
     by_members = out_of_fold_predictions(members, x, fold)
-    return Fit("ridge", used, tensors, ridge.out_of_group, by_members, tuple(members), [])
+    return Fit(
+        "ridge", used, tensors, ridge.out_of_group, by_members, tuple(members), [], ridge.trust
+    )
 
 
 def ridge_or_none(

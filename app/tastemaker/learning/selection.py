@@ -109,7 +109,8 @@ def mixed(
     `features` (N, k) as in `posterior.Projection`; `candidates` and `control` (N,) are boolean
     masks and may overlap; `labelled` are the rows that have a label; `scores`, `sd` (N,) and
     `penalty` come from the live model, None while there is none: then a cold start stands in for
-    all but the control. Teaching images are drawn with p ∝ gain^sharpness (see `gains`).
+    all but the control. A model without a label starts from priors, and draws near the threshold.
+    Teaching images are drawn with p ∝ gain^sharpness (see `gains`).
     Where control or teaching run short, diverse images make up for it, and control for those.
     """
     quota = (mix or Mix()).counts(count)
@@ -125,8 +126,11 @@ def mixed(
     shuffled = control_rng.permutation(np.flatnonzero(control))
     take(shuffled[: quota["control"]], "control")
 
-    if scores is None or sd is None or penalty is None or len(labelled) == 0:
+    if scores is None or sd is None or penalty is None:
         take(cold_start(features, free, count - len(picks), diverse_rng), "cold_start")
+    elif len(labelled) == 0:
+        left = count - len(picks)
+        take(near_threshold(scores, sd, free, left, threshold, teaching_rng), "teaching")
     else:
 
         def known() -> Rows:  # what is labelled, or will be when it has been shown

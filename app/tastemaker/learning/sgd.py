@@ -1,7 +1,8 @@
 """Heads fitted by stochastic gradient descent: the fold members and the final head side by side.
 
-Three things make it fast. Batches are large: at batch 1, every sample moves all four million
-weights and their optimiser state through memory. The large matrices are multiplied in bfloat16
+Four things make it fast. Batches are large: at batch 1, every sample moves all four million
+weights and their optimiser state through memory. A head learns in the dimensions that its images
+lie in, not in all of their features (`subspace`). The large matrices are multiplied in bfloat16
 where the processor has it (`matrix_type`), from a copy of the weights that is made once a step. And
 every member has a core to itself: its matrix products need nobody else's, and while one core waits
 for memory in the optimiser, another one multiplies.
@@ -28,7 +29,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from tastemaker.learning.city96 import Array, Tensors, fold_standardisation
+from tastemaker.learning.city96 import (
+    Array,
+    Tensors,
+    fold_standardisation,
+    linear_head,
+    side_by_side,
+)
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
 from tastemaker.learning.heads import Head, matrix_type
 from tastemaker.learning.network import (
@@ -40,8 +47,10 @@ from tastemaker.learning.network import (
     tensors_of,
 )
 from tastemaker.learning.parallel_training import train_together
+from tastemaker.learning.prior import Prior, Trust
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale, ridge_or_none
+from tastemaker.learning.subspace import MOST, Subspace, subspace_of
 
 LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
@@ -68,31 +77,70 @@ def fit_by_sgd(
     unit = math.sqrt(x.shape[1])  # so that a feature's variance is 1 on average
     scale = half_scale(x) / np.float32(unit)
     standard = (x - mean) / scale
-    inputs = torch.from_numpy(standard).to(matrix_type())
     targets = torch.from_numpy(np.asarray(y, np.float32))
 
     batch, steps = schedule_for(recipe, len(y))
-    learners = []
+    on_inputs = tuple(prior.standardised(mean, scale) for prior in data.priors)
+    spaces = _spaces(standard, fold, recipe.seed, network)
+    learners, besides = [], []
+    trust: tuple[Trust, ...] = ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        noises = recipe.noise * torch.randn(NOISES + batch * x.shape[1])
-        noises = noises.to(inputs.dtype)
+        noises = torch.randn(NOISES + batch * x.shape[1]).to(matrix_type())
         for k, (rows, left_out) in enumerate(_members_and_final(fold)):
-            start = None
-            if network.starts_linear:
-                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit)
-            weights = network.begin(recipe, x.shape[1], start)
+            start = beside = None
+            if network.starts_linear or on_inputs:
+                start = ridge_or_none(standard[rows], y[rows], groups[rows], unit, on_inputs)
+                trust = start.trust if start else ()
+            if not network.starts_linear:
+                start, beside = None, _beside(on_inputs, trust)
+            if k == 0 or spaces[k] is not spaces[k - 1]:
+                seen = spaces[k].coordinates(standard)
+                inputs = torch.from_numpy(seen).to(matrix_type())
+            weights = network.begin(recipe, inputs.shape[1], start)
+            own = replace(recipe, noise=recipe.noise / spaces[k].unit)
             learners.append(
-                BatchLearner(network, weights, recipe, steps, batch, inputs, targets, noises, rows,
-                             left_out, recipe.seed + k)
+                BatchLearner(network, weights, own, steps, batch, inputs, targets, noises, rows,
+                             left_out, recipe.seed + k,
+                             None if beside is None else standard @ beside)
             )  # fmt: skip
+            besides.append(beside)
 
     curve = train_together(learners, steps, batch, progress, f"Training the {recipe.name} head")
 
-    fitted = [fold_standardisation(network.export(k.kept), mean, scale) for k in learners]
+    fitted = []
+    for learner, space, beside in zip(learners, spaces, besides, strict=True):
+        head = space.unfold(network.export(learner.kept))
+        if beside is not None:
+            head = side_by_side(head, linear_head(beside, 0.0, 0 * beside, 0 * beside + 1))
+        fitted.append(fold_standardisation(head, mean, scale))
     final = learners[-1]
     used = replace(recipe, samples=steps * batch, batch=batch, lr=float(f"{final.rate_max:.4g}"))
-    return _judged(used, fitted, x, fold, curve)
+    return replace(_judged(used, fitted, x, fold, curve), trust=trust)
+
+
+def _spaces(
+    standard: Array, fold: NDArray[np.integer], seed: int, network: Network
+) -> list[Subspace]:
+    """The dimensions that each member and the final head learn in. Few labels are each an axis of
+    their own, so no member knows those of the fold that it leaves out. A network that starts from a
+    line has all features, since the line of a prior lies in all of them."""
+    learners = list(_members_and_final(fold))
+    if network.starts_linear:
+        return [Subspace(None)] * len(learners)
+    if len(fold) > MOST:
+        return [subspace_of(standard, seed)] * len(learners)
+    return [subspace_of(standard[rows], seed + k) for k, (rows, _) in enumerate(learners)]
+
+
+def _beside(priors: Sequence[Prior], trust: Sequence[Trust]) -> Array | None:
+    """The line (D,) that a network with a silent lane learns the rest of: the priors, each as far
+    as a ridge on the same labels trusts it. None without priors, or where nothing told."""
+    if not trust:
+        return None
+    lines = [t.slope * p.line("logit") for p, t in zip(priors, trust, strict=True)]
+    beside: Array = np.sum(lines, axis=0).astype(np.float32)
+    return beside
 
 
 def fit_original(
@@ -176,6 +224,7 @@ class BatchLearner:
     """One head in training: float32 weights, their working copy, and where it is.
 
     It learns from `rows` of inputs (n, D) and targets (n,) in 0-1, and leaves out `left_out`.
+    `beside` (n,) are logits of a line that is there already, and to which its own are added.
     """
 
     def __init__(
@@ -191,8 +240,10 @@ class BatchLearner:
         rows: NDArray[np.intp],
         left_out: NDArray[np.intp],
         seed: int,
+        beside: Array | None = None,
     ) -> None:
         self.network, self.recipe, self.steps = network, recipe, steps
+        self.beside = None if beside is None else torch.from_numpy(beside)
         self.inputs, self.targets, self.noises = inputs, targets, noises
         self.left_out = torch.from_numpy(left_out)
         self.random = torch.Generator().manual_seed(seed)
@@ -213,7 +264,7 @@ class BatchLearner:
 
     def step(self, step: int) -> tuple[float, int]:
         rows = next(self.batches)
-        logit = self.network.logit(self.working, self._noisy(rows), self.random)
+        logit = self._logit(self.working, self._noisy(rows), rows, self.random)
         loss = loss_of(logit, self.targets[rows], self.recipe.loss)
         gradients = torch.autograd.grad(loss + beyond_edge(logit), list(self.working.values()))
         with torch.no_grad():
@@ -224,13 +275,20 @@ class BatchLearner:
             self._average(step)
         return float(loss.detach()), len(rows)
 
+    def _logit(
+        self, weights: Weights, x: Tensor, rows: Tensor, random: torch.Generator | None
+    ) -> Tensor:
+        """The logits (subnetworks, B) of some rows, whose inputs are x (B, D)."""
+        logit = self.network.logit(weights, x, random)
+        return logit if self.beside is None else logit + self.beside[rows]
+
     def _noisy(self, rows: Tensor) -> Tensor:
         """The inputs of some rows (B, D) with noise, cut from the stock at a random place: to draw
         that many random numbers anew would cost a tenth of the time."""
         seen = self.inputs[rows]
         if self.recipe.noise:
             at = int(torch.randint(NOISES, (1,), generator=self.random))
-            seen += self.noises[at : at + seen.numel()].view_as(seen)
+            seen.add_(self.noises[at : at + seen.numel()].view_as(seen), alpha=self.recipe.noise)
         return seen
 
     def _average(self, step: int) -> None:
@@ -248,7 +306,7 @@ class BatchLearner:
         held = self.average or self.master
         narrow = {name: held[name].to(self.working[name].dtype) for name in held}
         with torch.no_grad():
-            logit = self.network.logit(narrow, self.inputs[rows], None).mean(dim=0)
+            logit = self._logit(narrow, self.inputs[rows], rows, None).mean(dim=0)
             return float(F.l1_loss(torch.sigmoid(logit), self.targets[rows]))
 
     def keep(self) -> None:

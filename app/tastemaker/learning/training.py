@@ -26,6 +26,7 @@ from tastemaker.learning.blending import BlendFacts, blend, calibrate
 from tastemaker.learning.city96 import Array, Tensors
 from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
 from tastemaker.learning.heads import Head
+from tastemaker.learning.prior import Trust
 from tastemaker.learning.recipes import (
     Curve,
     Fit,
@@ -75,7 +76,8 @@ class Trained:
 
     `oof` (n,) is the out-of-fold score of a trained label and NaN elsewhere; `final` (n,) scores
     every row by the exported tensors (honest only where the row did not train).
-    `fold_of_group` maps the caller's group numbers to the fold that was left out for them.
+    `fold_of_group` maps the caller's group numbers to the fold that was left out for them. `trust`
+    is how far the labels bear out each prior, in the order of the priors.
     """
 
     kind: Kind
@@ -90,6 +92,7 @@ class Trained:
     loss_curve: Curve
     metrics: VersionMetrics = field(default_factory=VersionMetrics)
     choice: Choice = Choice()
+    trust: tuple[Trust, ...] = ()
 
     @property
     def honest(self) -> Array:
@@ -163,6 +166,7 @@ def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) ->
         members=fit.members,
         noise=float(np.sqrt(np.mean((fit.oof - data.y[split.train]) ** 2))),
         loss_curve=fit.loss_curve,
+        trust=fit.trust,
     )
     measured = _measure(data, trained, threshold)
     return replace(
@@ -204,7 +208,7 @@ def _choose(
         return line, Choice(recipe.name, why)
     network = fit_by_sgd(data, split, replace(recipe, name="city96"), progress)
     fit, facts = blend(data, split, network, line)
-    return fit, Choice(recipe.name, _why_blended(facts), facts)
+    return replace(fit, trust=line.trust), Choice(recipe.name, _why_blended(facts), facts)
 
 
 def _why_blended(facts: BlendFacts) -> str:
