@@ -25,12 +25,14 @@ from tastemaker.database.tables import (
     Project,
     Version,
 )
+from tastemaker.encoding import downloads
 from tastemaker.encoding.embedding_files import are_normalised
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.progress import IN_MB
 from tastemaker.pictures.pictures import KnownPicture, Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
@@ -217,7 +219,8 @@ def embed_project(
             "Make another project for the pictures.",
         )
     job.stage(f"Loading the encoder {project.encoder}")
-    encoder = load(parse(project.encoder))
+    with downloads.reported_to(_download_of(job, project.encoder)):
+        encoder = load(parse(project.encoder))
     with job.writing() as session:
         row = encoder_row(session, encoder)
         projects.pin_encoder(session, projects.get(session, project_id), row)
@@ -248,6 +251,21 @@ def embed_project(
             job.progress(embedded, total=before + total)
     job.log(f"{embedded} embedded, {len(skipped)} skipped")
     return {"embedded": embedded, "set_aside": len(skipped), "encoder": encoder.spec.name}
+
+
+def _download_of(job: JobContext, name: str) -> downloads.Report:
+    """Tells the job how far the weights of an encoder are fetched, in MB."""
+    begun: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        if begun != [total]:
+            begun[:] = [total]
+            job.stage(f"Fetching the weights of {name}{IN_MB}", total // 10**6)
+        job.progress(done // 10**6)
+        if done == total:
+            job.stage(f"Loading the encoder {name}")
+
+    return report
 
 
 def _is_large(image: Image) -> bool:
