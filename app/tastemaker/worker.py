@@ -53,14 +53,14 @@ HANDLERS = {
     "predict": "tastemaker.versions.predictions:run",
     "test-run": "tastemaker.evaluation.test_runs:run",
     "adopt": "tastemaker.publishing.import_head:run",
+    "tournament": "tastemaker.evaluation.tournament:run",
+    "migrate": "tastemaker.training.migration:run",
 }
 
 TICK_SECONDS = 0.2
-HEARTBEAT_SECONDS = 10.0
-LEASE_SECONDS = 30.0
+HEARTBEAT_SECONDS, LEASE_SECONDS = 10.0, 30.0
 KILL_AFTER_SECONDS = 5.0
-AUTO_TRAIN_SECONDS = 5.0
-REAP_SECONDS = 5.0
+AUTO_TRAIN_SECONDS = REAP_SECONDS = 5.0
 BACKUP_SECONDS = 3600.0  # between two looks whether one is due
 SWEEP_SECONDS = 24 * 3600.0
 

@@ -68,8 +68,8 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
     match job.kind:
         case "embed" if project.encoder_id is None:
             return "Change the encoder", f"{at}/add#encoder"
-        case "embed":
-            return "Use another encoder", f"{at}/settings#duplicate"
+        case "embed" | "tournament" | "migrate":
+            return "To the encoders", f"{at}/encoders"
         case "import":
             return "Add them anew", f"{at}/add"
         case "test-run":
