@@ -60,6 +60,17 @@ def weights_of(name: str) -> Weights:
     return min(parts, key=lambda weights: WORST_FIRST.index(weights.state))
 
 
+def are_here(name: str) -> bool:
+    """Whether an encoder's weights are on this machine. Asks nobody."""
+    return all(_is_here(part) for part in parse(name).networks)
+
+
+def _is_here(spec: EncoderSpec) -> bool:
+    if spec.bundled or spec.weights is not None:
+        return spec.weights is None or is_file(spec.weights)
+    return spec.published in PUBLISHED and _is_cached(PUBLISHED[spec.published][0])
+
+
 def _weights_of(spec: EncoderSpec) -> Weights:
     if spec.bundled:
         return Weights("here", "Its weights come with this program.")

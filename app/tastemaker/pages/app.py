@@ -20,6 +20,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_t
 from tastemaker.pages import (
     add,
     compare,
+    encoders,
     folders,
     grid,
     images,
@@ -57,8 +58,7 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
     library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
-    score_tables, folders, people, settings, jobs, metrics,
-    readiness,
+    score_tables, folders, people, settings, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
