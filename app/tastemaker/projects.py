@@ -22,6 +22,7 @@ from tastemaker.database.tables import (
     Label,
     Project,
     ProjectCollection,
+    ProjectPrior,
     RemovedImage,
     ScoreEvent,
     Version,
@@ -419,6 +420,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
     active = session.exec(
         select(Version).where(Version.project_id == project.id, Version.active)
     ).first()
+    started = select(ProjectPrior.name).where(ProjectPrior.project_id == project.id)
     return {
         "name": project.name,
         "kind": project.kind,
@@ -432,5 +434,6 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
         "unlabelled": pool_size(session, project, unlabelled=True),
         "last_event": session.exec(events).one(),
         "active_version": active.number if active else None,
+        "starts_from": list(session.exec(started.order_by(col(ProjectPrior.id)))),
         "created_at": project.created_at.isoformat(),
     }

@@ -13,6 +13,7 @@ from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
+from tastemaker.versions import priors
 
 # --- finding -----------------------------------------------------------------------------------
 
@@ -162,6 +163,7 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
         "encoder": encoder.name if encoder else None,
         "encoder_fingerprint": encoder.fingerprint if encoder else None,
         "parent": parent.number if parent else None,
+        "starts_from": [priors.as_json(row) for row in priors.of_version(session, version)],
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),
