@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, jobs, projects, versions
+from tastemaker.cli.encoders import print_rows
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
@@ -23,14 +24,16 @@ from tastemaker.errors import Conflict, Invalid, NotTrainable, StorageFull
 from tastemaker.evaluation import comparison, flips, tournament
 from tastemaker.importing import imports, requests
 from tastemaker.live import embedding_matrix, project_state
+from tastemaker.pages.app import create_app
 from tastemaker.training import migration, retrain
 from tastemaker.versions import predictions
 from tests import pictures
+from tests.command_line import Run, fails
 from tests.conftest import work_on
-from tests.web_world import settings_in
+from tests.web_world import client_of, settings_in
 
 STAGES = "efficientnet_lite0+stages/bundled"
-COUNT = 33
+COUNT = 26
 
 
 def paint(folder: Path) -> None:
@@ -116,8 +119,11 @@ def home(made: Path, tmp_path: Path) -> Home:
     return Home(settings, sessions.make_engine(settings))
 
 
-def test_encoders_are_compared_on_the_same_labels_and_told_with_their_cost(home: Home) -> None:
+def test_encoders_are_compared_on_the_same_labels_and_told_with_their_cost(
+    home: Home, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     gone = f"{BUNDLED}+ViT-B-32-quickgelu/openai"
+    fails(run("tournament", "Red", "--encoder", BUNDLED), "needs another encoder")
     result = home.run(home.try_encoders(STAGES, gone, BUNDLED), tournament.run)
     own, stages, missing = result["rows"]
     assert [row["encoder"] for row in result["rows"]] == [BUNDLED, STAGES, gone]
@@ -135,6 +141,9 @@ def test_encoders_are_compared_on_the_same_labels_and_told_with_their_cost(home:
     assert stages["difference"]["value"] == pytest.approx(difference, abs=1e-6)
     assert stages["verdict"] in ("better", "worse", "no difference shown")
     assert "lacks a part" in missing["error"] and "@/path" in missing["error"]
+    print_rows(result["rows"])
+    printed = capsys.readouterr().out
+    assert "in use" in printed and f"{gone}: {gone} lacks a part" in " ".join(printed.split())
     with sessions.reading(home.engine) as session:
         assert tournament.latest(session, home.project(session)).result == result
         assert home.project(session).encoder == BUNDLED
@@ -163,7 +172,7 @@ def test_each_label_is_predicted_by_a_head_that_never_saw_it() -> None:
     assert abs(first["spearman"]["value"] or 0) < 0.4 and second["spearman"]["value"] > 0.9
     assert second["verdict"] == "better" and second["difference"]["high"] < 0
     assert second["hours"] == 1.0 and second["gigabytes"] == 1.0
-    assert third == {"encoder": "fails", "error": "No weights."}
+    assert (third["encoder"], third["error"]) == ("fails", "No weights.") and "mae" not in third
     with pytest.raises(NotTrainable, match=r"Only 5 of the labelled images"):
         tournament.compared(
             [tournament.Candidate("few", ids[:5], noise[:5])], labels, groups, 0.5, 60
@@ -234,6 +243,8 @@ def test_a_project_moves_to_another_encoder_and_back(home: Home) -> None:
         state = project_state.ProjectState(stamp=stamp, matrix=matrix)
         assert state.is_due(project_state.stamp_of(session, project))
         assert not state.follows(project)
+    page = client_of(create_app(home.settings)).get("/projects/1/encoders").text
+    assert "Go back to v1.0" in page and f"v1.0 was trained on <span hx-ignore>{BUNDLED}" in page
     with sessions.writing(home.engine) as session:  # one picture more, known to the new encoder
         lost = session.exec(select(Embedding).where(Embedding.encoder_id == old.encoder_id)).first()
         session.delete(lost)
@@ -310,12 +321,16 @@ def test_where_the_new_version_is_worse_the_project_stays(
         assert jobs.unfinished(session) == []
 
 
-def test_without_enough_labels_the_project_moves_and_trains_later(home: Home) -> None:
+def test_without_enough_labels_the_project_moves_and_trains_later(home: Home, run: Run) -> None:
     with sessions.writing(home.engine) as session:
         for label in session.exec(select(Label)).all():
             session.delete(label)
-    result = home.run(home.move(), migration.run)
-    assert result["moved"] and result["version"] is None and "not trained" in result["why"]
+    told = run("project", "migrate", "Red", STAGES)
+    assert (told.code, told.out) == (0, f"The project works with {STAGES}.\n"), told.err
+    with sessions.reading(home.engine) as session:
+        (job,) = session.exec(select(Job).where(Job.kind == "migrate")).all()
+        assert job.result["version"] is None and "not trained" in job.result["why"]
+    fails(run("project", "migrate", "Red", STAGES), "works with", "already")
     with sessions.reading(home.engine) as session:
         assert home.project(session).encoder == STAGES
 
@@ -329,3 +344,46 @@ def test_a_migration_to_itself_or_onto_a_full_disk_is_refused(home: Home) -> Non
     with sessions.reading(home.engine) as session:
         assert session.exec(select(func.count()).select_from(Image)).one() == COUNT
         assert jobs.unfinished(session) == []
+
+
+def test_the_page_tries_encoders_and_moves_the_project(home: Home) -> None:
+    client = client_of(create_app(home.settings))
+    page = client.get("/projects/1/encoders").text
+    assert f"<b hx-ignore>{BUNDLED}</b>, 1,280 numbers" in page.replace("\u202f", ",")
+    assert "Tried on your labels" not in page and f'value="{STAGES}"' in page
+    typed = {"encoder": STAGES, "other": "ViT-B-23/x", "images": "50"}
+    refused = client.post("/projects/1/tournament", data=typed)
+    assert refused.status_code == 422 and "has no model “ViT-B-23”" in refused.text
+    assert f'value="{STAGES}" checked' in refused.text and 'value="ViT-B-23/x"' in refused.text
+    sent = client.post("/projects/1/tournament", data=typed | {"other": ""})
+    with sessions.reading(home.engine) as session:
+        (job,) = jobs.unfinished(session, "tournament")
+        assert job.payload == {"encoders": [STAGES], "images": 50}
+    assert (sent.status_code, sent.headers["location"]) == (303, f"/jobs/{job.id}")
+    assert "Try encoders on “Red”" in client.get("/projects/1/encoders").text
+    api = "/api/v1/projects/1"
+    assert client.get(f"{api}/tournament").json() is None
+    same = client.post(f"{api}/tournament", json={"encoders": [STAGES], "images": 50})
+    assert (same.status_code, same.json()["id"]) == (202, job.id)
+
+    def measured(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 22}
+
+    row = {
+        "encoder": BUNDLED, "error": "", "n": 22, "numbers": 1280, "mae": measured(1.5),
+        "spearman": measured(0.6), "hours": None, "missing": 0, "gigabytes": 0.001,
+        "difference": None, "verdict": "",
+    }  # fmt: skip
+    better = {"difference": measured(-0.3), "verdict": "better", "hours": 0.5, "missing": 9}
+    failed = {"encoder": "ViT-B-32/x", "error": "Its weights are not here."}
+    rows = [row, row | better | {"encoder": STAGES}, failed]
+    home.run(job, lambda _: {"rows": rows, "images": COUNT})
+    assert client.get(f"{api}/tournament").json()["result"]["rows"] == rows
+    page = client.get("/projects/1/encoders").text
+    for told in ("1.50", "0.50 to 0.70", 'class="verdict-better"', "−0.30", "30", "not here."):
+        assert told in page
+    moved = client.post("/projects/1/migrate", data={"encoder": STAGES})
+    waiting = client.post(f"{api}/migrate", json={"encoder": STAGES}).json()
+    assert moved.headers["location"] == f"/jobs/{waiting['id']}"
+    refused = client.post(f"{api}/migrate", json={"encoder": BUNDLED})
+    assert refused.status_code == 409

@@ -65,7 +65,7 @@ def choose_encoder(session: Session, project: Project, name: str) -> None:
     if project.encoder_id is not None:
         raise Conflict(
             f"The images of “{project.name}” are embedded with {project.encoder} already.",
-            "Duplicate the project with another encoder: every score comes along.",
+            "Move it to another one (Settings, Encoders): every score comes along.",
         )
     project.encoder = projects.validate_encoder(name)
     session.add(project)

@@ -63,8 +63,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["error"]:
             continue
-        told = row.get("verdict", "in use")
-        if "difference" in row:
+        told = row["verdict"] or "in use"
+        if row["difference"]:
             told += f" ({row['difference']['value']:+.2f})"
         hours = "–" if row["hours"] is None else f"{row['hours']:.2g}"
         table.add_row(

@@ -35,8 +35,8 @@ PUBLISHED = {
 FILES = (*OPEN_CLIP_FILES, TIMM_FILE)
 WORST_FIRST: tuple[State, ...] = ("missing", "unknown", "to fetch", "here")
 WAYS_OUT = (
-    f"Choose a weights file of this machine, or begin with {BUNDLED}: the scores can be taken to "
-    "another encoder later, by duplicating the project."
+    f"Choose a weights file of this machine, or begin with {BUNDLED}: the project can move to "
+    "another encoder later."
 )
 
 

@@ -206,7 +206,9 @@ def compared(
     rows: list[dict[str, Any]] = []
     before: NDArray[np.float32] | None = None
     for candidate in candidates:
-        row: dict[str, Any] = {"encoder": candidate.name, "error": candidate.error}
+        row: dict[str, Any] = {
+            "encoder": candidate.name, "error": candidate.error, "difference": None, "verdict": "",
+        }  # fmt: skip
         rows.append(row)
         if candidate.error:
             continue
