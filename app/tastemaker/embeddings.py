@@ -76,8 +76,8 @@ def choose_encoder(session: Session, project: Project, name: str) -> None:
 
 def use_encoder(session: Session, project: Project, encoder: EncoderRow) -> None:
     """From now on the project works with this encoder. The vectors of the one before stay; what
-    has none of this one yet gets it by a job."""
-    if project.encoder_id == encoder.id:
+    has none of this one yet gets it by a job. Without a vector it has nothing to leave."""
+    if project.encoder_id in (None, encoder.id):
         return
     project.encoder, project.encoder_id = encoder.name, encoder.id
     session.add(project)

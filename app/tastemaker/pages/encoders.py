@@ -52,7 +52,7 @@ def encoders_page(
         shell(session, project, "settings") | {
             "fixed": fixed, "error": error, "used": used, "done": done,
             "rows": done.result["rows"] if done else [],
-            "running": [
+            "under_way": [
                 job for kind in ("tournament", "migrate")
                 if (job := job_to_show(session, project, kind))
             ],
