@@ -28,6 +28,8 @@ HANDLERS = {
     "predict": "tastemaker.versions.predictions:run",
     "test-run": "tastemaker.evaluation.test_runs:run",
     "adopt": "tastemaker.publishing.import_head:run",
+    "tournament": "tastemaker.evaluation.tournament:run",
+    "migrate": "tastemaker.training.migration:run",
 }
 
 
