@@ -21,9 +21,10 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
+from tastemaker.learning.distances import ROWS_AT_ONCE
 from tastemaker.learning.label_issues import contradictions, label_issues
 from tastemaker.learning.posterior import posterior_sd, project
-from tastemaker.learning.ridge import PENALTIES, ROWS_AT_ONCE, Ridge, fit_ridge
+from tastemaker.learning.ridge import PENALTIES, Ridge, fit_ridge
 from tastemaker.learning.selection import mixed, suspected
 from tastemaker.live.candidates import MOST_SUSPECTED
 

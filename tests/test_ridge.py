@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge as Peer
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning import posterior
+from tastemaker.learning.half_precision import in_float32
 from tastemaker.learning.posterior import posterior_sd, project
 from tastemaker.learning.prior import Prior
 from tastemaker.learning.ridge import (
@@ -18,7 +19,6 @@ from tastemaker.learning.ridge import (
     fit_ridge,
     from_link,
     half_scale,
-    in_float32,
     to_link,
 )
 
@@ -201,15 +201,15 @@ def test_a_fit_on_axes_is_the_fit_of_the_coordinates():
     x, y = data(80, 30)
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 6)))[0].astype(np.float32)
     scale = half_scale(x)
-    ridge = fit_ridge(x, y, scale=scale, axes=axes)
+    ridge = fit_ridge(x, y, scale=scale, span=axes)
     inside = fit_ridge(x / scale @ axes, y, scale=np.ones(6))
     assert ridge.penalty == inside.penalty
     assert ridge.out_of_group == pytest.approx(inside.out_of_group, abs=1e-5)
     assert ridge.predict(x) == pytest.approx(inside.predict(x / scale @ axes), abs=1e-4)
     prior = Prior(np.random.default_rng(1).normal(size=30).astype(np.float32) / 4, 0.0)
     said = expit(prior.values(x, "logit"))
-    started = fit_ridge(x, said, scale=scale, axes=axes, priors=(prior,))
-    alone = fit_ridge(x, said, scale=scale, axes=axes)
+    started = fit_ridge(x, said, scale=scale, span=axes, priors=(prior,))
+    alone = fit_ridge(x, said, scale=scale, span=axes)
     missed, without = (np.abs(ridge.predict(x) - said).mean() for ridge in (started, alone))
     assert missed < 0.5 * without, "the line of a prior may leave the axes"
 

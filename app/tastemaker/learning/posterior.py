@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from tastemaker.learning.ridge import ROWS_AT_ONCE, Array, Ridge, half_scale, principal_axes
-from tastemaker.learning.subspace import largest_axes
+from tastemaker.learning.distances import ROWS_AT_ONCE
+from tastemaker.learning.ridge import Array, Ridge, half_scale
+from tastemaker.learning.subspace import largest_axes, principal_axes
 
 EXACT = 1280  # dimensions whose eigenvectors are found in a fraction of a second
 WIDE = 768  # axes that stand for more dimensions than that
@@ -39,7 +40,7 @@ class Projection:
         """What lets `fit_ridge` fit so many labels in time: nothing while they are few."""
         if self.axes is None or labels <= EXACT:
             return {}
-        return {"scale": self.scale, "axes": self.axes}
+        return {"scale": self.scale, "span": self.axes}
 
 
 def project(x: Array, k: int = 256, *, sample: int = 20_000, seed: int = 0) -> Projection:

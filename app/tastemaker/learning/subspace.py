@@ -9,7 +9,9 @@ into its first layer without loss. Of many labels the dimensions that hold most 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,3 +97,27 @@ def largest_axes(rows: Array, most: int, random: np.random.Generator) -> NDArray
     inside = rows @ basis
     axes = eigh(inside.T @ inside, driver="evd", check_finite=False)[1][:, ::-1]
     return np.asarray(basis @ axes[:, :most], np.float32)
+
+
+def principal_axes(
+    rows: NDArray[Any], span: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
+    """Turn centred rows (n, D) onto their principal axes, by the smaller of the two Gram matrices.
+
+    Returns Z (n, r), its squared column lengths (r,), ascending, and the map from coefficients on
+    the axes (r,) or (r, k) to weights (D,) or (D, k). With `span` (D, m), orthonormal, of what lies
+    in there. float32: its rounding moves a prediction by less than 0.001.
+    """
+    if span is not None:
+        z, squares, inside = principal_axes(rows @ span)
+        return z, squares, lambda c: span @ inside(c)
+    n, features = rows.shape
+    if features <= n:
+        eigenvalues, axes = eigh(rows.T @ rows, driver="evd", check_finite=False)
+        return rows @ axes, np.maximum(eigenvalues, 0).astype(np.float64), lambda c: axes @ c
+    eigenvalues, u = eigh(rows @ rows.T, driver="evd", check_finite=False)
+    # Centring leaves one eigenvalue that is 0 but for rounding, which must not be divided by.
+    kept = eigenvalues > 1e-6 * eigenvalues[-1]
+    lengths = np.sqrt(eigenvalues[kept])
+    u = u[:, kept]
+    return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)
