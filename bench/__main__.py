@@ -11,7 +11,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "RESULTS.md"
 NAMES = (
     "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
-    "try_it", "stamps", "sample",
+    "try_it", "stamps", "sample", "forecast",
 )  # fmt: skip
 
 
