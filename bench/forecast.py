@@ -206,7 +206,7 @@ def table(made: list[Outcome]) -> str:
 WIDELY = 0.02  # of a forecast: what a hyperparameter's distance from BEFORE counts
 BEFORE = Common(
     fall=(0.9, 0.25), log_power=(math.log(0.3), 0.4), straying=0.1, settling=1.0, unshared=0.2,
-    drawing=0.2, steadying=1.3,
+    drawing=0.2, steadying=1.3, unusual=0.1,
 )  # fmt: skip
 
 

@@ -45,7 +45,8 @@ WITHIN = 0.8  # the probability that the interval promises
 class Common:
     """What curves have in common, in units of E, the error of one fixed answer.
 
-    `fall` is a, `log_power` is ln c: mean and standard deviation. A measured error strays from the
+    `fall` is a, `log_power` is ln c: mean and standard deviation; a share `unusual` of all tastes
+    falls by anything, with the standard deviation UNUSUAL. A measured error strays from the
     law by `straying` · n^(−`settling`/2), and a share `unshared` of its variance is not cancelled
     by a difference. The fall from n to m labels differs from the law's by a standard deviation of
     `drawing` · √((100/n)^q − (100/m)^q) / 10 with q = `steadying`.
@@ -58,11 +59,13 @@ class Common:
     unshared: float
     drawing: float
     steadying: float
+    unusual: float
 
 
+UNUSUAL = 1.2
 COMMON = Common(
-    fall=(0.967, 0.233), log_power=(-1.222, 0.349), straying=0.29, settling=0.716, unshared=0.206,
-    drawing=0.305, steadying=1.93,
+    fall=(0.895, 0.212), log_power=(-1.171, 0.346), straying=0.15, settling=0.668, unshared=0.202,
+    drawing=0.287, steadying=1.379, unusual=0.107,
 )  # fmt: skip
 # A head that starts from another begins lower and has less to gain: half as much on people's
 # ratings, from the head of the others.
@@ -162,7 +165,7 @@ class Mixture:
 FALLS, POWERS = (
     axis.ravel()
     for axis in np.meshgrid(
-        np.linspace(0, 2.4, 25), (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0), indexing="ij"
+        np.linspace(0, 4, 33), (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0), indexing="ij"
     )
 )
 
@@ -205,12 +208,20 @@ def fit_law(measured: SizedErrors, common: Common | None = None) -> Law:
     left = whiten @ (means[:, None] - unit * FALLS * sizes[:, None] ** -POWERS)  # (sizes, pairs)
     floor = ones @ left / (ones @ ones)
     misfit = (left**2).sum(0) - floor**2 * (ones @ ones)
-    likely = -0.5 * misfit
-    told = ((FALLS, common.fall), (np.log(POWERS), common.log_power))
-    for values, (mean, sd) in told:
-        likely = likely - 0.5 * ((values - mean) / sd) ** 2
+    likely = log_prior(common) - 0.5 * misfit
     weight = np.exp(likely - likely.max())
     return Law(weight / weight.sum(), floor, unit, common)
+
+
+def log_prior(common: Common) -> Floats:
+    """How common each pair of FALLS and POWERS is, but for a constant."""
+    mean, sd = common.fall
+    usual, unusual = (-0.5 * ((FALLS - mean) / spread) ** 2 for spread in (sd, UNUSUAL))
+    falls = np.logaddexp(
+        np.log((1 - common.unusual) / sd) + usual, np.log(common.unusual / UNUSUAL) + unusual
+    )
+    mean, sd = common.log_power
+    return np.asarray(falls - 0.5 * ((np.log(POWERS) - mean) / sd) ** 2)
 
 
 def covariance_of_means(errors: Floats, groups: NDArray[np.intp]) -> Floats:
