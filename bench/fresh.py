@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tastemaker.encoding import encoders
+from tastemaker.encoding.encoder_specs import BUNDLED, parse
+from tastemaker.encoding.encoders import load as load_encoder
 from tastemaker.replay.labelled_sets import read_file
 from tastemaker.replay.runs import LabelledSet
 
@@ -168,7 +169,7 @@ def _liked_emoji() -> Iterator[Scored]:
 
 
 def _embed(pictures: Iterator[Scored], to: Path) -> None:
-    encoder = encoders.load(encoders.parse(encoders.BUNDLED))
+    encoder = load_encoder(parse(BUNDLED))
     x: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     scores, groups = [], []

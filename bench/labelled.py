@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
-from tastemaker.encoding import encoders
+from tastemaker.encoding.encoder_specs import BUNDLED, parse
+from tastemaker.encoding.encoders import load as load_encoder
 from tastemaker.learning.folds import TrainingSet
 from tastemaker.sample.samples import installed
 
@@ -137,7 +138,7 @@ def _spoiled_and_embedded(
     pictures: Iterator[Picture], variants: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every picture as it is and in `variants` − 1 spoiled ways: x (n, 1280), y and groups (n,)."""
-    encoder = encoders.load(encoders.parse(encoders.BUNDLED))
+    encoder = load_encoder(parse(BUNDLED))
     x, y, groups, batch = [], [], [], []
     for number, liked, picture in pictures:
         for variant in range(variants):

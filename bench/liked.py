@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tastemaker.encoding.encode_files import embed_files
-from tastemaker.encoding.encoders import BUNDLED, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import load as load_encoder
 from tastemaker.replay.labelled_sets import read_file
 from tastemaker.replay.runs import LabelledSet

@@ -23,7 +23,8 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from tastemaker.encoding.encoders import BUNDLED, load, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, parse
+from tastemaker.encoding.encoders import load
 from tastemaker.filtering.score_tables import write
 from tastemaker.filtering.scorer import Precision, Scorer
 from tastemaker.filtering.sources import score_source

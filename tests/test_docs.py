@@ -9,7 +9,7 @@ import typer.main
 from docs.reference import reference
 from tastemaker.cli.commands import app
 from tastemaker.config import Settings
-from tastemaker.encoding.encoders import parse
+from tastemaker.encoding.encoder_specs import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

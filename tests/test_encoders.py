@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -10,14 +11,26 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tastemaker.encoding import efficientnet, encode_files, encoder_names, encoders, weights
+from tastemaker.config import DEFAULT_ENCODER
+from tastemaker.encoding import (
+    encode_files,
+    encoder_names,
+    encoder_specs,
+    feature_blocks,
+    hub,
+    networks,
+    weights,
+)
 from tastemaker.encoding.encode_files import embed_files
-from tastemaker.encoding.encoders import BUNDLED, known_encoders, load, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, known_encoders, parse
+from tastemaker.encoding.encoders import load
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import BadImage, Conflict, EncoderUnavailable, Invalid
 from tests import pictures
 
 TINY = "tastemaker-test-tiny"
+SMALL = "timm:test_vit"  # of timm's own tests: 160 pixels, 96 features, 6 layers
+TWICE = "ViT-B-32/laion2b"
 FULL = r"efficientnet_lite0\+stages\+whole/bundled"
 
 
@@ -87,11 +100,12 @@ def test_the_list_agrees_with_open_clip():
     import open_clip
 
     for known in known_encoders():
-        if not parse(known.name).bundled:
-            model, tag = known.name.split("/")
-            assert open_clip.get_model_config(model)["embed_dim"] == known.dim
-            published = open_clip.get_pretrained_cfg(model, tag)
-            quick = bool(open_clip.get_model_config(model).get("quick_gelu"))
+        spec = parse(known.name)
+        encoder_specs.check_architecture(spec)
+        if not (spec.parts or spec.bundled or spec.timm):
+            assert open_clip.get_model_config(spec.model)["embed_dim"] == known.dim
+            published = open_clip.get_pretrained_cfg(spec.model, spec.tag)
+            quick = bool(open_clip.get_model_config(spec.model).get("quick_gelu"))
             assert published and bool(published.get("quick_gelu")) == quick
 
 
@@ -111,13 +125,19 @@ def test_a_name_may_point_to_a_local_file(tmp_path, monkeypatch):
     [
         ("", "Did you mean"),
         ("ViT-L-14", "ViT-L-14-quickgelu/openai"),
-        ("efficientnet_lite0", BUNDLED),
-        ("efficientnet_lite0/imagenet", BUNDLED),
+        ("efficientnet_lite0", re.escape(BUNDLED)),
+        ("efficientnet_lite0/imagenet", re.escape(BUNDLED)),
         ("efficientnet_lite0+stages", r"efficientnet_lite0\+stages/bundled"),
         ("efficientnet_lite0+stage/bundled", f"no block “stage”. It has stages and whole.*{FULL}"),
         ("efficientnet_lite0+/bundled", "no block “”"),
         ("efficientnet_lite0+stages+stages/bundled", r"named twice\. Write .*\+stages/bundled"),
-        ("ViT-B-32-quickgelu+stages/openai", f"not ViT-B-32-quickgelu.*{FULL}"),
+        ("ViT-B-32-quickgelu+stages/openai", r"no block “stages”.*\+layers\+whole/openai"),
+        ("ViT-B-32-quickgelu/openai+layers", r"behind its tag.*MODEL\+layers/TAG"),
+        ("ViT-B-32/laion2b+", "“” is not the name"),
+        ("ViT-B-32/laion2b+ViT-L-14/openai", "Use ViT-L-14-quickgelu/openai"),
+        ("ViT-B-32/a@/d/x.pt+ViT-B-16/b", r"must be a \.safetensors file"),
+        (f"{TWICE}+ViT-B-16/b+{TWICE}", f"names ViT-B-32 twice. Name it once, as {TWICE}"),
+        (f"{BUNDLED}+{DEFAULT_ENCODER}", f"efficientnet_lite0 twice.*as {FULL}"),
         ("ViT-L-14/openai", "Use ViT-L-14-quickgelu/openai"),
         ("RN50/openai@/data/w.safetensors", "Use RN50-quickgelu/openai"),
         ("ViT-B-32/laion2b/more", "MODEL/TAG"),
@@ -134,7 +154,7 @@ def test_a_wrong_name_gets_a_sentence_that_leads_to_a_right_one(name, sentence):
 
 def test_names_are_checked_without_torch():
     code = (
-        "import sys; from tastemaker.encoding.encoders import parse;"
+        "import sys; from tastemaker.encoding.encoder_specs import parse;"
         "parse('ViT-L-14-quickgelu/openai');"
         "print([m for m in ('torch', 'open_clip', 'timm') if m in sys.modules])"
     )
@@ -222,18 +242,19 @@ def test_a_composite_holds_the_blocks_its_name_says_each_of_one_length(bundled, 
     picture = pictures.scene(300, 200)
     pixels = composite.preprocess(picture)
     vector = composite.encode(np.stack([pixels, pixels[::-1]]))[0]
+    pixels = pixels.reshape(2, 224, 224, 3)
     crop, stages, whole = np.split(vector, [1280, 2848])
     assert composite.name == "efficientnet_lite0+stages+whole/bundled"
     assert composite.dim == composite.spec.dim == len(vector) == 4128
     for block in (crop, stages, whole):
-        assert np.linalg.norm(block) == pytest.approx(efficientnet.LENGTH, rel=1e-5)
+        assert np.linalg.norm(block) == pytest.approx(feature_blocks.LENGTH, rel=1e-5)
 
     def alone(pixels):
-        return bundled.encode(pixels[None, None])[0]
+        return bundled.encode(pixels.reshape(1, -1))[0]
 
     squeezed = np.array(picture.resize((224, 224), Image.Resampling.BICUBIC))
     for block, features in ((crop, alone(pixels[0])), (whole, alone(squeezed))):
-        scaled = features * efficientnet.LENGTH / np.linalg.norm(features)
+        scaled = features * feature_blocks.LENGTH / np.linalg.norm(features)
         assert np.allclose(block, scaled, atol=1e-4)
     half = vector.astype(np.float16).astype(np.float32)  # as it is stored
     assert np.linalg.norm(half - vector) < 3e-4 * np.linalg.norm(vector)
@@ -242,15 +263,15 @@ def test_a_composite_holds_the_blocks_its_name_says_each_of_one_length(bundled, 
 def test_stages_are_mean_and_deviation_of_every_channel():
     x = torch.randn(2, 3, 5, 7) * 4 + torch.tensor([0.0, 9.0, -50.0]).view(3, 1, 1)
     std, mean = torch.std_mean(x, dim=(2, 3), correction=0)
-    for ours, theirs in zip(efficientnet.moments(x), (mean, std), strict=True):
+    for ours, theirs in zip(feature_blocks.moments(x), (mean, std), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4)
 
 
 def test_a_block_without_length_stays_and_one_that_is_not_finite_shows():
     rows = torch.zeros(4, 3)
     rows[1:, 0] = torch.tensor([4.0, float("nan"), float("inf")])
-    scaled = efficientnet.scaled(rows)
-    assert scaled[:2].tolist() == [[0, 0, 0], [efficientnet.LENGTH, 0, 0]]
+    scaled = feature_blocks.scaled(rows)
+    assert scaled[:2].tolist() == [[0, 0, 0], [feature_blocks.LENGTH, 0, 0]]
     assert not scaled[2:].isfinite().all(1).any()
 
 
@@ -261,7 +282,7 @@ def test_a_composite_has_a_fingerprint_of_its_own_and_the_plain_one_keeps_its(bu
     assert len(set(prints)) == 3
     assert prints[0] == "8c623b5cbc85ceda"  # libraries of earlier versions hold vectors under it
     assert composite.describe()["blocks"] == ["crop", "stages", "whole"]
-    assert not encoders.reads_text(composite.name)
+    assert not encoder_specs.reads_text(composite.name)
     assert weights.weights_of(composite.name).state == "here"
     encoder_names.given(composite.name, None, "a.safetensors")  # there is such an architecture
     with pytest.raises(Conflict, match="was trained on"):
@@ -335,7 +356,7 @@ def published(tiny, monkeypatch, tmp_path):
 
 
 def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkeypatch):
-    monkeypatch.setattr(encoders, "is_reachable", lambda url: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub, "is_reachable", lambda url: pytest.fail("asked the network"))
     pictures.write(published / "refs" / "main", b"0123abc")
     snapshot = published / "snapshots" / "0123abc" / "open_clip_model.safetensors"
     pictures.write(snapshot, tiny[1].read_bytes())
@@ -356,13 +377,13 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
         assert all(way in sentence for way in (BUNDLED, f"{TINY}/random@/path", "HF_HOME"))
         return sentence
 
-    monkeypatch.setattr(encoders, "is_reachable", lambda url: False)
+    monkeypatch.setattr(hub, "is_reachable", lambda url: False)
     assert "does not answer" in ways_out()
 
     def fail(config):
         raise TimeoutError("read timed out after 10 s\nand a long trace")
 
-    monkeypatch.setattr(encoders, "is_reachable", lambda url: True)
+    monkeypatch.setattr(hub, "is_reachable", lambda url: True)
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
     assert "timed out" in ways_out() and "long trace" not in ways_out()
 
@@ -370,14 +391,17 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
     assert "HF_HUB_OFFLINE is set" in ways_out()
 
 
-def test_where_the_weights_of_the_list_lie_is_what_open_clip_knows():
+def test_where_the_weights_of_the_list_lie_is_what_the_libraries_know():
     import open_clip
 
     for known in known_encoders():
         spec = parse(known.name)
-        if not spec.bundled:
-            hub = open_clip.get_pretrained_cfg(spec.model, spec.tag)["hf_hub"]
-            assert hub == weights.PUBLISHED[known.name][0] + "/"
+        if spec.timm:
+            lies = networks._wanted(spec.model.removeprefix("timm:"), spec.tag)["hf_hub"]
+            assert lies == weights.PUBLISHED[known.name][0]
+        elif not (spec.bundled or spec.parts):
+            lies = open_clip.get_pretrained_cfg(spec.model, spec.tag)["hf_hub"]
+            assert lies == weights.PUBLISHED[known.name][0] + "/"
 
 
 def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp_path):
@@ -413,8 +437,182 @@ def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp
 
 
 def test_a_dead_address_is_found_out_quickly(monkeypatch):
-    monkeypatch.setattr(encoders.urllib.request, "getproxies", dict)
-    assert not encoders.is_reachable("http://127.0.0.1:1")
+    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    assert not hub.is_reachable("http://127.0.0.1:1")
+
+
+# ---- blocks of other networks
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A real timm network with random weights in a safetensors file."""
+    import timm
+
+    torch.manual_seed(8)
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    file = tmp_path_factory.mktemp("small") / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+    return model, file
+
+
+def lengths(vector: np.ndarray, ends: list[int]) -> np.ndarray:
+    return np.array([np.linalg.norm(block) for block in np.split(vector, ends)])
+
+
+def test_a_timm_network_gives_timms_own_features(small):
+    import timm
+
+    model, file = small
+    encoder = load(parse(f"{SMALL}/r160_in1k@{file}"), device="cpu")
+    config = timm.data.resolve_data_config({}, pretrained_cfg=model.pretrained_cfg)
+    transform = timm.data.create_transform(**config)
+    for size in ((200, 161), (33, 90), (160, 160)):
+        picture = pictures.scene(*size)
+        with torch.inference_mode():
+            last = model.forward_features(transform(picture)[None])
+            theirs = model.forward_head(last, pre_logits=True).numpy()
+        ours = encoder.encode(encoder.preprocess(picture)[None])
+        assert np.abs(ours - theirs).max() < 1e-3
+    assert encoder.dim == model.num_features
+    assert load(parse(f"{SMALL}@{file}"), device="cpu").fingerprint == encoder.fingerprint
+    assert parse(f"{SMALL}.r160_in1k").name == f"{SMALL}/r160_in1k"  # as timm writes it
+
+
+def test_layers_are_mean_and_deviation_of_the_tokens_on_the_way(small, tiny):
+    picture = pictures.scene(90, 60)
+    for (model, file), name, layers in ((small, SMALL, [1, 2, 3, 5]), (tiny, TINY, [0, 1])):
+        plain = load(parse(f"{name}@{file}"), device="cpu")
+        both = load(parse(f"{name}+whole+layers@{file}"), device="cpu")
+        assert both.name == f"{name}+layers+whole@{file}" and both.describe()["layers"] == layers
+        batch = np.stack([both.preprocess(picture), both.preprocess(picture.rotate(90))])
+        vector = both.encode(batch)[0]
+        assert np.allclose(both.encode(batch[:1])[0], vector, atol=1e-3)
+        size, width = plain.views[0].size, plain.dim
+        crop, tokens, whole = np.split(vector, [width, len(vector) - width])
+        squeezed = np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+        for block, pixels in ((crop, plain.preprocess(picture)), (whole, squeezed)):
+            alone = plain.encode(pixels.reshape(1, -1))[0]
+            assert np.allclose(block, 32 * alone / np.linalg.norm(alone), atol=1e-2)
+        view = plain.views[0]
+        pixels = plain.preprocess(picture).reshape(size, size, 3) / 255
+        normal = torch.tensor((pixels - view.mean) / view.std).float().permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            if name == SMALL:
+                _, maps = model.forward_intermediates(normal, indices=layers)
+            else:
+                maps = model.visual.forward_intermediates(normal, indices=layers)
+                maps = maps["image_intermediates"]
+        wanted = [m for x in maps for m in (x.mean((2, 3)), x.std((2, 3), correction=0))]
+        wanted = torch.cat(wanted, 1)[0].numpy()
+        assert np.allclose(tokens, 32 * wanted / np.linalg.norm(wanted), atol=1e-2)
+
+
+def test_four_layers_evenly_spaced_are_read_the_last_among_them():
+    assert [feature_blocks.spaced(n) for n in (1, 2, 4, 12, 27)] == [
+        (0,), (0, 1), (0, 1, 2, 3), (2, 5, 8, 11), (6, 13, 19, 26),
+    ]  # fmt: skip
+
+
+def test_what_a_network_cannot_give_is_named_at_loading(small, tmp_path):
+    with pytest.raises(Invalid, match=r"timm has no model .* Near it: .*timm:test_vit"):
+        load(parse("timm:test_vitt/x"))
+    with pytest.raises(Invalid, match=r"timm has no weights “x” .* It has: r160_in1k"):
+        load(parse(f"{SMALL}/x"))
+    save_file({"blocks.0.norm1.weight": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderUnavailable, match="does not hold the weights of timm:test_vit"):
+        load(parse(f"{SMALL}@{tmp_path}/w.safetensors"))
+    squash = Preprocessing(32, 32, "squash", "bicubic", (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(Invalid, match=r"sees the whole picture as it is\. Leave out"):
+        feature_blocks.views_of("ViT-B-16-SigLIP2+whole/webli", ("whole",), squash)
+    for name in ("timm:vit_small_patch16_dinov9/lvd1689m", f"{BUNDLED}+ViT-B-23/x"):
+        with pytest.raises(Invalid, match="has no model"):
+            encoder_specs.check_architecture(parse(name))
+
+
+# ---- several networks side by side
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tiny, small):
+    return load(parse(f"{TINY}@{tiny[1]}+{SMALL}@{small[1]}+{BUNDLED}"), device="cpu")
+
+
+def test_networks_side_by_side_have_each_its_part_of_one_length(side_by_side, tmp_path):
+    spec = side_by_side.spec
+    assert [part.model for part in spec.parts] == ["efficientnet_lite0", TINY, SMALL]
+    assert parse(spec.name) == spec  # in the order they are stored in, whoever named them
+    assert spec.identity == f"{BUNDLED}+{TINY}+{SMALL}"
+    paths = picture_files(tmp_path, 3)
+    vectors = embedded(side_by_side, paths, guarded=True, batch=2)
+    parts = np.split(vectors, np.cumsum([part.dim for part in side_by_side.networks])[:-1], axis=1)
+    for part, one in zip(parts, spec.parts, strict=True):
+        alone = embedded(load(one, device="cpu"), paths)
+        scaled = 32 * alone / np.linalg.norm(alone, axis=1, keepdims=True)
+        assert np.allclose(part, scaled, atol=1e-2)
+    known = [network.describe() for network in side_by_side.networks]
+    assert side_by_side.describe()["side_by_side"] == known
+    others = {load(part, device="cpu").fingerprint for part in spec.parts}
+    assert side_by_side.fingerprint not in others
+
+
+def test_a_part_that_is_not_finite_shows_and_leaves_the_others(side_by_side, monkeypatch):
+    batch = np.zeros((2, *side_by_side.input_shape), np.uint8)
+    before, network = side_by_side.encode(batch), side_by_side.networks[1]
+    encode = network.encode
+
+    def broken(pixels):
+        vectors = encode(pixels)
+        vectors[1, 3] = np.nan
+        return vectors
+
+    monkeypatch.setattr(network, "encode", broken)
+    vectors = side_by_side.encode(batch)
+    assert np.array_equal(vectors[0], before[0]) and not np.isfinite(vectors[1]).all()
+    assert np.array_equal(vectors[1, :1280], before[1, :1280])
+
+
+def test_words_find_pictures_by_the_part_that_knows_words(side_by_side, tiny, monkeypatch):
+    import open_clip
+
+    tokens = torch.tensor([[1, 2, 3, 0, 0, 0, 0, 63]])
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: lambda texts: tokens)
+    alone = load(parse(f"{TINY}@{tiny[1]}"), device="cpu")
+    scenes = [pictures.scene(60 + n, 50, seed=n) for n in range(4)]
+    cosines = []
+    for encoder in (alone, side_by_side):
+        x = encoder.encode(np.stack([encoder.preprocess(scene) for scene in scenes]))
+        text = encoder.encode_text("a cat")
+        assert text.shape == (encoder.dim,)
+        cosines.append(x @ text / np.linalg.norm(x, axis=1) / np.linalg.norm(text))
+    assert np.allclose(cosines[1], cosines[0] / 3**0.5, atol=1e-3)  # three parts of one length
+    assert encoder_specs.reads_text(side_by_side.name) and not encoder_specs.reads_text(BUNDLED)
+    with pytest.raises(Invalid, match="knows no words"):
+        load(parse(BUNDLED), device="cpu").encode_text("a cat")
+
+
+def test_a_part_whose_weights_are_missing_is_named(tmp_path, published, monkeypatch):
+    gone = f"{BUNDLED}+{TINY}@{tmp_path}/gone.safetensors"
+    with pytest.raises(EncoderUnavailable, match=r"lacks a part.*gone\.safetensors is not there"):
+        load(parse(gone))
+    assert weights.weights_of(gone).state == "missing"
+    with pytest.raises(EncoderUnavailable, match="is not there"):
+        encoder_specs.check_weights(parse(gone))
+    monkeypatch.setattr(hub, "is_reachable", lambda url: False)
+    with pytest.raises(EncoderUnavailable) as caught:
+        load(parse(f"{BUNDLED}+{TINY}/random"))
+    told = str(caught.value)
+    assert "lacks a part" in told and f"{TINY}/random@/path" in told
+    assert weights.weights_of(f"{BUNDLED}+{TINY}/random").state == "unknown"
+
+
+def test_a_file_made_on_several_networks_is_told_from_others():
+    both, swapped = f"{BUNDLED}+ViT-B-32/a", f"ViT-B-32/a@/d/w.safetensors+{BUNDLED}"
+    assert encoder_names.canonical(swapped) == encoder_names.canonical(both) == both
+    encoder_names.given(both, both, "a.safetensors")
+    for other in (BUNDLED, f"{BUNDLED}+ViT-B-32/b", f"{BUNDLED}+ViT-B-16/a"):
+        with pytest.raises(Conflict, match="was trained on"):
+            encoder_names.given(both, other, "a.safetensors")
 
 
 # ---- many files

@@ -42,6 +42,7 @@ from tastemaker.database.tables import (
     now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.importing import imports, leftovers, requests, sources
 from tastemaker.importing.outcome import known_in_words
@@ -79,7 +80,7 @@ class Desk:
         self.read: list[Path] = []  # every file that was opened as a picture
         self.meanwhile: dict[Path, Callable[[], object]] = {}  # done after a file was read
         with sessions.writing(engine) as session:
-            self.project = projects.create(session, "Desk")
+            self.project = projects.create(session, "Desk", encoder=BUNDLED)
             self.elsewhere = projects.create(session, "Elsewhere", encoder=ELSEWHERE)
         folder.mkdir()
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tastemaker.encoding import encoders
+from tastemaker.encoding.encoder_specs import parse
+from tastemaker.encoding.encoders import load
 from tastemaker.learning import metrics
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
@@ -175,7 +176,7 @@ def test_a_folder_is_embedded_into_a_file_that_replays(run: Run, tmp_path: Path)
     with np.load("found.npz", allow_pickle=False) as file:
         assert file["paths"].tolist() == ["a.png", "b/two.png"]
         vectors = file["embeddings"]
-    encoder = encoders.load(encoders.parse(bundled))
+    encoder = load(parse(bundled))
     with Image.open("pictures/a.png") as picture:
         alone = encoder.encode(encoder.preprocess(picture.convert("RGB"))[None])[0]
     np.testing.assert_allclose(vectors[0], alone, rtol=1e-4, atol=1e-4)

@@ -15,8 +15,9 @@ from PIL import Image as Picture
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load
 
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.migration import migrate
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.library import deletion
 from tests.conftest import serving, until
 
@@ -66,6 +67,8 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_pa
         # Then a project of one's own: a name, a folder, and the first picture is there to score.
         page.goto(url)
         page.get_by_label("Name").fill("Mine")
+        expect(page.locator("[name=encoder]")).to_have_value(DEFAULT_ENCODER)
+        page.locator("[name=encoder]").select_option(BUNDLED)  # the quick one
         page.get_by_role("button", name="Create the project").click()
         page.get_by_label("Full path").fill(str(pictures))
         page.get_by_role("button", name="Add the folder").click()

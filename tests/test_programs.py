@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import tastemaker
-from tastemaker.encoding.encoders import BUNDLED, load, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, parse
+from tastemaker.encoding.encoders import load
 from tastemaker.errors import BadImage, CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering import scorer as module
 from tastemaker.filtering.sources import score_source

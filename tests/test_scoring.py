@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tastemaker.encoding import embedding_files
 from tastemaker.encoding.embedding_files import open_embeddings
-from tastemaker.encoding.encoders import BUNDLED
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering import scorer
 from tastemaker.filtering.score_tables import as_dicts, best, table, within, write

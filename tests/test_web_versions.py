@@ -158,7 +158,7 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
     }  # fmt: skip
     add_version(world, 2, {}, metrics=metrics)
     page = world.client.get("/versions/3").text
-    expected = "100 more labels would gain about 0.05"
+    expected = "100 more labels would lower the error by about 0.05"
     for address in ("versions", "results"):
         assert expected in world.client.get(f"{world.at}/{address}").text, address
     outlook = world.client.get(f"{API}/projects/1/results").json()["outlook"]
@@ -171,9 +171,9 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
                  "mean error, out-of-fold", "2.20 to 2.60", "intervals are well calibrated",
                  "Bias by label", "50\u202f% intervals contain 52",
                  "about 120 more labels (60 to 180)", "What more labels would bring",
-                 "100 more labels would gain about 0.05 points of error",
-                 "with 80\u202f% probability 0.01 to 0.09; 50 more 0.03 and 200 more 0.08",
-                 "It errs 1.5 × your own noise (0.88 points, from 40 images scored twice",
+                 "100 more labels would lower the error by about 0.05 points",
+                 "(0.01 to 0.09 with 80\u202f% probability); 50 more by 0.03, 200 more by 0.08",
+                 "It errs 1.5 × your own noise (1.3 to 1.6), which is 0.88 points, from 40",
                  "heads on 25 to 180 of its 200 labels, measured on 90 images drawn at random",
                  "part of the file", "learning rate"):  # fmt: skip
         assert told in page, told

@@ -36,6 +36,7 @@ from tastemaker.database.tables import (
     now,
 )
 from tastemaker.embeddings import store_vectors
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.learning.checkpoints import sidecar
 from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import THUMB, VIEW, make_thumbnails, thumb_path
@@ -104,7 +105,7 @@ def _fill(home: Path, images: int) -> World:
     shutil.copy(migrated(), settings.root / "tastemaker.db")
     world = open_world(home)
     with writing(world.engine) as session:
-        project = projects.create(session, "Anime", holdout_share=0.0)
+        project = projects.create(session, "Anime", encoder=BUNDLED, holdout_share=0.0)
         assert project.id == world.project_id
         collection = Collection(name="Pictures")
         session.add(collection)
@@ -222,7 +223,7 @@ def add_version(
     sha256 = hashlib.sha256(content).hexdigest()
     with writing(world.engine) as session:
         encoder = session.get(EncoderRow, 1) or EncoderRow(
-            fingerprint="a" * 64, name="efficientnet_lite0/bundled", dim=1280
+            fingerprint="a" * 64, name=BUNDLED, dim=1280
         )
         session.add(encoder)
         session.flush()

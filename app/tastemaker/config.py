@@ -20,6 +20,7 @@ def shipped(name: str) -> Path:
 
 
 ENV_FILE = ".env"
+DEFAULT_ENCODER = "efficientnet_lite0+stages+whole/bundled"  # of a project that names none
 
 
 def _own_home() -> Path:

@@ -27,7 +27,8 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.embedding_files import are_normalised
 from tastemaker.encoding.encode_files import embed_files
-from tastemaker.encoding.encoders import Encoder, load, parse
+from tastemaker.encoding.encoder_specs import parse
+from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.pictures import KnownPicture, Limits

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, aliased
 from sqlmodel import Session, and_, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database import counts
 from tastemaker.database.tables import (
     Annotator,
@@ -21,16 +22,16 @@ from tastemaker.database.tables import (
     Label,
     Project,
     ProjectCollection,
+    ProjectPrior,
     RemovedImage,
     ScoreEvent,
     Version,
 )
-from tastemaker.encoding.encoders import check_architecture, check_weights, parse
+from tastemaker.encoding.encoder_specs import check_architecture, check_weights, parse
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files.texts import composed
 from tastemaker.learning.recipes import recipe_named
 
-DEFAULT_ENCODER = "efficientnet_lite0/bundled"
 # How several people's scores make one label.
 AGGREGATES = {
     "median": "Median: the middle score; one outlier changes little",
@@ -419,6 +420,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
     active = session.exec(
         select(Version).where(Version.project_id == project.id, Version.active)
     ).first()
+    started = select(ProjectPrior.name).where(ProjectPrior.project_id == project.id)
     return {
         "name": project.name,
         "kind": project.kind,
@@ -432,5 +434,6 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
         "unlabelled": pool_size(session, project, unlabelled=True),
         "last_event": session.exec(events).one(),
         "active_version": active.number if active else None,
+        "starts_from": list(session.exec(started.order_by(col(ProjectPrior.id)))),
         "created_at": project.created_at.isoformat(),
     }

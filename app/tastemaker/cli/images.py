@@ -179,9 +179,10 @@ def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
     """Write the embeddings of the pictures under a folder, in the order of their paths."""
     import torch
 
-    from tastemaker.encoding import encoders
     from tastemaker.encoding.embedding_files import write_embeddings
     from tastemaker.encoding.encode_files import embed_files
+    from tastemaker.encoding.encoder_specs import parse
+    from tastemaker.encoding.encoders import load
     from tastemaker.files import require_writable
     from tastemaker.filtering.sources import pictures_in
     from tastemaker.pictures.pictures import Limits
@@ -196,7 +197,7 @@ def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
     with skipped_files() as skip:
         base, paths = pictures_in(source, skip, lambda line: err.print(plain(line)))
         relative = [str(path.relative_to(base)) for path in paths]
-        network = encoders.load(encoders.parse(encoder))
+        network = load(parse(encoder))
         with progress_bar() as bar:
             task = bar.add_task("Embedding", total=len(paths))
             found = embed_files(

@@ -15,6 +15,7 @@ from tastemaker.cli.options import (
     words,
 )
 from tastemaker.cli.terminal import AsJson, confirm, database, finish_jobs, out, plain, print_json
+from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 
@@ -27,9 +28,9 @@ PASSES = "Pass from this score on: a share of 0–1, or 60%."
 def project_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
     kind: Annotated[str, typer.Option(help="score or class.")] = "score",
-    encoder: Annotated[str, typer.Option(help="MODEL/TAG, or MODEL@FILE.safetensors.")] = (
-        "efficientnet_lite0/bundled"
-    ),
+    encoder: Annotated[
+        str, typer.Option(help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +.")
+    ] = DEFAULT_ENCODER,
     threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
     as_json: AsJson = False,
 ) -> None:

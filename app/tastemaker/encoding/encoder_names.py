@@ -1,6 +1,6 @@
 """The names of encoders in files made elsewhere, as this program writes them."""
 
-from tastemaker.encoding.encoders import check_architecture, parse
+from tastemaker.encoding.encoder_specs import check_architecture, parse, split_parts
 from tastemaker.errors import Conflict
 
 # The same networks under the names other programs give them.
@@ -21,8 +21,13 @@ ALIASES = {
 
 
 def canonical(name: str) -> str:
-    """An encoder's name as this program writes it, without the place of local weights."""
-    identity = name.strip().partition("@")[0] if name not in ALIASES else name
+    """An encoder's name as this program writes it, without the places of local weights."""
+    parts = [_alias(part).partition("@")[0] for part in split_parts(name)]
+    return parse("+".join(parts)).identity if len(parts) > 1 else _alias(parts[0])
+
+
+def _alias(part: str) -> str:
+    identity = part.strip().partition("@")[0] if part not in ALIASES else part
     return ALIASES.get(identity, identity)
 
 
@@ -40,7 +45,14 @@ def given(name: str, own: str | None, file: str) -> str:
 
 
 def _contradict(one: str, other: str) -> bool:
-    """Whether two names cannot be of the same network: other architectures, or other weights where
+    """Whether two names cannot be of the same networks: other architectures, or other weights where
     both name theirs."""
-    models, tags = zip(*(canonical(name).partition("/")[::2] for name in (one, other)), strict=True)
-    return bool(models[0] != models[1] or ("" not in tags and tags[0] != tags[1]))
+    ours, theirs = (
+        [canonical(part).partition("/")[::2] for part in split_parts(name)] for name in (one, other)
+    )
+    if len(ours) != len(theirs):
+        return True
+    return any(
+        models[0] != models[1] or ("" not in tags and tags[0] != tags[1])
+        for models, tags in (zip(*pair, strict=True) for pair in zip(ours, theirs, strict=True))
+    )

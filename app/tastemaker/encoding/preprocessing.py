@@ -31,15 +31,14 @@ class Preprocessing:
 def read_fitted(
     item: tuple[int, Path | bytes], views: tuple[Preprocessing, ...], limits: Limits | None
 ) -> NDArray[np.uint8]:
-    """A numbered file → (views, size, size, 3) uint8. For a child of `DecodePool`. Raises
-    `BadImage`."""
+    """A numbered file → (pixels,) uint8. For a child of `DecodePool`. Raises `BadImage`."""
     return fitted_views(decode(item[1], limits), views)
 
 
 def fitted_views(picture: Image.Image, views: tuple[Preprocessing, ...]) -> NDArray[np.uint8]:
-    """A picture, decoded once, in each of these ways of one size → (views, size, size, 3) uint8.
-    Raises `BadImage`."""
-    return np.stack([fitted(picture, how) for how in views])
+    """A picture, decoded once, in each of these ways behind one another → (pixels,) uint8. Raises
+    `BadImage`."""
+    return np.concatenate([fitted(picture, how).reshape(-1) for how in views])
 
 
 def fitted(picture: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from cachetools import TTLCache, cached
 
-from tastemaker.encoding.encoders import BUNDLED, is_reachable, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, EncoderSpec, parse
+from tastemaker.encoding.hub import is_reachable
+from tastemaker.encoding.networks import OPEN_CLIP_FILES, TIMM_FILE
 from tastemaker.files import is_file
 
 State = Literal["here", "to fetch", "missing", "unknown"]
@@ -25,8 +27,13 @@ PUBLISHED = {
     "ViT-L-14/datacomp_xl_s13b_b90k": ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", 1.7),
     "ViT-H-14-quickgelu/dfn5b": ("apple/DFN5B-CLIP-ViT-H-14", 3.9),
     "ViT-SO400M-14-SigLIP-384/webli": ("timm/ViT-SO400M-14-SigLIP-384", 3.5),
+    "ViT-B-16-SigLIP2/webli": ("timm/ViT-B-16-SigLIP2", 1.5),
+    "ViT-SO400M-14-SigLIP2-378/webli": ("timm/ViT-SO400M-14-SigLIP2-378", 4.5),
+    "timm:vit_small_patch16_dinov3/lvd1689m": ("timm/vit_small_patch16_dinov3.lvd1689m", 0.1),
+    "timm:vit_base_patch16_dinov3/lvd1689m": ("timm/vit_base_patch16_dinov3.lvd1689m", 0.3),
 }
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+FILES = (*OPEN_CLIP_FILES, TIMM_FILE)
+WORST_FIRST: tuple[State, ...] = ("missing", "unknown", "to fetch", "here")
 WAYS_OUT = (
     f"Choose a weights file of this machine, or begin with {BUNDLED}: the scores can be taken to "
     "another encoder later, by duplicating the project."
@@ -47,19 +54,24 @@ class Weights:
 
 def weights_of(name: str) -> Weights:
     """Whether an encoder's weights are on this machine, or can be fetched. Takes up to two seconds
-    where the hub does not answer. Raises `Invalid` for what is no encoder's name."""
-    spec = parse(name)
+    where the hub does not answer; of several networks, the one that is hardest to have. Raises
+    `Invalid` for what is no encoder's name."""
+    parts = [_weights_of(part) for part in parse(name).networks]
+    return min(parts, key=lambda weights: WORST_FIRST.index(weights.state))
+
+
+def _weights_of(spec: EncoderSpec) -> Weights:
     if spec.bundled:
         return Weights("here", "Its weights come with this program.")
     if spec.weights is not None:
         if is_file(spec.weights):
             return Weights("here", f"Its weights are read from {spec.weights}.")
         return Weights("missing", f"The weights file {spec.weights} is not there.", WAYS_OUT)
-    if spec.name not in PUBLISHED:
+    if spec.published not in PUBLISHED:
         return Weights(
             "unknown", "Whether its weights can be had shows when the first images are embedded."
         )
-    repository, size = PUBLISHED[spec.name]
+    repository, size = PUBLISHED[spec.published]
     if _is_cached(repository):
         return Weights("here", "Its weights are on this machine.")
     if why := _why_not_fetched():

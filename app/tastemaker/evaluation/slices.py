@@ -29,7 +29,7 @@ from tastemaker.database.tables import (
     Version,
     VersionLabel,
 )
-from tastemaker.encoding.encoders import reads_text
+from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files.texts import composed
 from tastemaker.learning import metrics

@@ -26,7 +26,8 @@ from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoder_names import given
-from tastemaker.encoding.encoders import Encoder, load, parse
+from tastemaker.encoding.encoder_specs import parse
+from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.filtering.head_files import (
     percentiles_of,

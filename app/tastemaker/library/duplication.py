@@ -22,8 +22,9 @@ from tastemaker.database.tables import (
     ScoreEvent,
     Slice,
 )
-from tastemaker.encoding.encoders import parse
+from tastemaker.encoding.encoder_specs import parse
 from tastemaker.errors import Conflict
+from tastemaker.versions import priors, starting_heads
 
 AT_ONCE = 1000  # rows of a statement
 OWN = {"id", "name", "encoder", "encoder_id", "created_at"}  # what a copy does not take over
@@ -33,8 +34,9 @@ def duplicate_project(
     session: Session, project: Project, name: str, encoder: str | None = None
 ) -> Project:
     """The project under a new name: collections, what was taken out, scores and comparisons,
-    settings, slices, saved filters and expectations. `encoder` is another one, whose vectors a job
-    then makes. Raises `Conflict` for a name that is taken, and for another encoder where the
+    settings, slices, saved filters, expectations, and the heads that it starts from. `encoder` is
+    another one, whose vectors a job then makes, and which none of those heads reads (see
+    `dropped_priors`). Raises `Conflict` for a name that is taken, and for another encoder where the
     project has no picture to embed."""
     other = encoder is not None and parse(encoder).name != parse(project.encoder).name
     if other and _vectors_only(session, project):
@@ -58,9 +60,17 @@ def duplicate_project(
     _copy_events(session, Comparison, project, copy)
     scores.rebuild_labels(session, copy)
     _copy_slices(session, project, copy)
+    if not other:
+        starting_heads.copy_to(session, project, copy)
     if other or _lacks_vectors(session, copy):
         jobs.enqueue(session, "embed", f"Embed the images of “{copy.name}”", {}, copy.id, once=True)
     return copy
+
+
+def dropped_priors(session: Session, project: Project, copy: Project) -> list[str]:
+    """The names of the heads that a project starts from and its copy does not."""
+    kept = {prior.sha256 for prior in priors.of_project(session, copy)}
+    return [p.name for p in priors.of_project(session, project) if p.sha256 not in kept]
 
 
 def _vectors_only(session: Session, project: Project) -> bool:

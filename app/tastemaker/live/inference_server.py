@@ -35,7 +35,8 @@ from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Image, Prediction, Project, Version
-from tastemaker.encoding.encoders import Encoder, no_words, reads_text
+from tastemaker.encoding.encoder_specs import no_words, parse, reads_text
+from tastemaker.encoding.encoders import Encoder
 from tastemaker.encoding.preprocessing import Preprocessing
 from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, TastemakerError, Unavailable
@@ -369,7 +370,7 @@ class InferenceServer:
 def _load_encoder(name: str) -> Encoder:
     import torch  # seconds of work, so only when first needed
 
-    from tastemaker.encoding.encoders import load, parse
+    from tastemaker.encoding.encoders import load
 
     torch.set_num_threads(1)
     return load(parse(name))

@@ -9,6 +9,7 @@ whole fit, ranks what to score next and which labels to doubt, and replaces the 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,8 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Label, ScoreEvent
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.posterior import posterior_sd
-from tastemaker.learning.ridge import Ridge, fit_ridge
+from tastemaker.learning.prior import Prior
+from tastemaker.learning.ridge import Ridge, fit_ridge, from_priors
 from tastemaker.live import candidates, embedding_matrix, inference_server
 from tastemaker.live.candidates import FittedModel
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
@@ -34,11 +36,13 @@ from tastemaker.live.live_model import (
     LiveModel,
     LiveRows,
     PickLists,
+    StartedFrom,
     read_live,
     write_live,
 )
 from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.processes import logs, lower_priority
+from tastemaker.versions import priors
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +92,10 @@ def refit(
     nothing while no image is embedded."""
     state = state or ProjectState()
     began = time.monotonic()
+    priors.follow(sessions.PlainTransactions(engine), project_id)
     with sessions.reading(engine) as session:
         project = projects.get(session, project_id)
+        lines = tuple(map(priors.line_of, priors.usable(session, project)))
         event_high = scores.highest_event(session, project)
         matrix = state.matrix = embedding_matrix.load(session, project, state.matrix)
         labels = session.execute(
@@ -105,7 +111,7 @@ def refit(
         return
     values = matrix.by_row(dict(labels)) / 10
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
-    ridge, rows = _fit(matrix, values, train)
+    ridge, rows = _fit(matrix, values, train, lines)
     state.ridge = ridge
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
@@ -126,6 +132,7 @@ def refit(
             np.isin(matrix.ids[train], list(drawn)),
         ),
         seconds=round(time.monotonic() - began, 4),
+        priors=_started_from(lines, ridge),
     )
     live = LiveModel(rows, summary, lists)
     state.owes_search = not state.may_search()
@@ -158,17 +165,33 @@ def _errors(
     return (*records, ErrorRecord(len(values), error, kept=due))
 
 
+def _started_from(lines: Sequence[Prior], ridge: Ridge | None) -> tuple[StartedFrom, ...]:
+    if ridge is None or not ridge.trust:
+        return tuple(StartedFrom(line.name) for line in lines)
+    return tuple(
+        StartedFrom(line.name, round(trust.probability, 4), round(trust.slope, 4))
+        for line, trust in zip(lines, ridge.trust, strict=True)
+    )
+
+
 def _fit(
-    matrix: EmbeddingMatrix, values: NDArray[np.float64], train: NDArray[np.intp]
+    matrix: EmbeddingMatrix,
+    values: NDArray[np.float64],
+    train: NDArray[np.intp],
+    lines: Sequence[Prior],
 ) -> tuple[Ridge | None, LiveRows]:
-    """The ridge (None while the labels teach nothing) and the rows of the live array."""
+    """The ridge (None while the labels teach nothing and there is nothing to start from) and the
+    rows of the live array."""
     rows = np.zeros(len(matrix.ids), LIVE_ROW)
     rows["image_id"], rows["labelled"] = matrix.ids, ~np.isnan(values)
     rows["score"] = rows["uncertainty"] = np.nan
+    x, y, groups = matrix.x[train], values[train], matrix.groups[train]
     try:
-        ridge = fit_ridge(matrix.x[train], values[train], matrix.groups[train], link="identity")
+        ridge = fit_ridge(x, y, groups, link="identity", priors=lines)
     except NotTrainable:
-        return None, rows
+        if not lines:
+            return None, rows
+        ridge = from_priors(lines, x, y, "identity", groups)
     rows["score"] = ridge.predict(matrix.x)
     rows["score"][train] = ridge.out_of_group
     rows["uncertainty"] = posterior_sd(matrix.projection, train, ridge, rows["score"])

@@ -10,6 +10,7 @@ from tastemaker.database.tables import Embedding, Job, Project, ProjectCollectio
 from tastemaker.learning.ridge import Ridge
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import PickLists
+from tastemaker.versions import priors
 
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
 SEARCH_SECONDS = 10.0  # between two searches, which compare every image with every label
@@ -27,6 +28,7 @@ class Stamp:
     arrival: int  # the newest finished job: it may have brought images or vectors
     removed: int  # the ids of the images taken out of the project, added up
     pools: int  # collections that feed the queues
+    priors: tuple[str, ...]  # the hashes of the heads that the project starts from
 
 
 @dataclass
@@ -77,4 +79,5 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         arrival=int(session.exec(finished).one() or 0),
         removed=int(session.exec(removed).one() or 0),
         pools=int(session.exec(pools).one()),
+        priors=tuple(prior.sha256 for prior in priors.of_project(session, project)),
     )

@@ -16,7 +16,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Project
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests

@@ -21,7 +21,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser, tak
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Project, Slice
-from tastemaker.encoding.encoders import reads_text
+from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import TastemakerError
 from tastemaker.library import bulk, counting, filters, saved_filters, scopes, tags, tiles
 from tastemaker.library.filters import LibraryFilter

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker.database.tables import Project
-from tastemaker.encoding.encoders import reads_text
+from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import Invalid
 from tastemaker.library import browsing, bulk, filters
 from tastemaker.library.filters import LibraryFilter

@@ -9,10 +9,10 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, images, jobs, projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import Weights, weights_of
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
@@ -34,7 +34,7 @@ def first_page(
     request: Request,
     session: Session,
     name: str = "",
-    encoder: str = projects.DEFAULT_ENCODER,
+    encoder: str = DEFAULT_ENCODER,
     file: str = "",
     error: TastemakerError | None = None,
 ) -> Response:
@@ -63,7 +63,7 @@ def create(
     request: Request,
     engine: EngineDep,
     name: Annotated[str, Form()] = "",
-    encoder: Annotated[str, Form()] = projects.DEFAULT_ENCODER,
+    encoder: Annotated[str, Form()] = DEFAULT_ENCODER,
     file: Annotated[str, Form()] = "",
 ) -> Response:
     try:
@@ -185,7 +185,7 @@ def next_page(
 
 class NewProject(Body):
     name: str
-    encoder: str = projects.DEFAULT_ENCODER
+    encoder: str = DEFAULT_ENCODER
     threshold: float = 0.5
 
 

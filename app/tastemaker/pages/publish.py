@@ -14,7 +14,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project, Version
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep

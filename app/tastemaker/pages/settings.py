@@ -12,7 +12,7 @@ from tastemaker import jobs, projects, scores, versions
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
-from tastemaker.encoding.encoders import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
 from tastemaker.library import duplication

@@ -13,7 +13,7 @@ from tastemaker import projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
-from tastemaker.encoding.encoders import reads_text
+from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
 from tastemaker.learning.version_metrics import SliceMetrics

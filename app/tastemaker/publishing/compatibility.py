@@ -10,7 +10,7 @@ from sqlmodel import Session, func, select
 from tastemaker import embeddings
 from tastemaker.database.tables import EncoderRow, Label, Project, Version
 from tastemaker.encoding.encoder_names import ALIASES, canonical
-from tastemaker.encoding.encoders import KNOWN, parse
+from tastemaker.encoding.encoder_specs import KNOWN, parse
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.publishing.foreign_files import ForeignHead
 
@@ -21,14 +21,7 @@ def check_compatible(
     """Raise the reason why this head cannot score the project's embeddings. `encoder` is what the
     person named as what it was trained on."""
     _check_kind(session, project, head)
-    if encoder:
-        parse(ALIASES.get(encoder.strip(), encoder))  # refuses a misspelt name
-    named = canonical(encoder) if encoder else None
-    if named and head.encoder and named != head.encoder:
-        raise Conflict(
-            f"{head.name} says that it was trained on {head.encoder}, not on {named}.",
-            "Leave the encoder out, or take the file that was trained on it.",
-        )
+    _named(head, encoder)
     pinned = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
     dim = pinned.dim if pinned else parse(project.encoder).dim
     if dim is not None and dim != head.features:
@@ -37,14 +30,7 @@ def check_compatible(
             f"“{project.name}” gives {dim}.",
             "Import it into a project with the encoder it was trained on.",
         )
-    needed = named or head.encoder
-    if needed is None:
-        raise Invalid(
-            f"{head.name} does not say which encoder it was trained on, and {head.features} "
-            f"numbers are what {_giving(head.features, project)}.",
-            "Name the encoder (--encoder NAME, or the list on the page): with the wrong one every "
-            "score would be wrong without a sign of it.",
-        )
+    needed = encoder_of(project, head, encoder)
     same_weights = pinned is not None and head.fingerprint == pinned.fingerprint
     if needed != canonical(project.encoder) and not same_weights:
         raise Conflict(
@@ -54,6 +40,33 @@ def check_compatible(
         )
     if pinned is not None:
         _check_fingerprint(session, project, head, pinned)
+
+
+def encoder_of(project: Project, head: ForeignHead, encoder: str | None = None) -> str:
+    """The encoder that a head was trained on, by its file or by the person, who named `encoder`.
+    Raises `Conflict` where they contradict each other, `Invalid` where neither says."""
+    needed = _named(head, encoder) or head.encoder
+    if needed is None:
+        raise Invalid(
+            f"{head.name} does not say which encoder it was trained on, and {head.features} "
+            f"numbers are what {_giving(head.features, project)}.",
+            "Name the encoder (--encoder NAME, or the list on the page): with the wrong one every "
+            "score would be wrong without a sign of it.",
+        )
+    return needed
+
+
+def _named(head: ForeignHead, encoder: str | None) -> str | None:
+    if not encoder:
+        return None
+    parse(ALIASES.get(encoder.strip(), encoder))  # refuses a misspelt name
+    named = canonical(encoder)
+    if head.encoder and named != head.encoder:
+        raise Conflict(
+            f"{head.name} says that it was trained on {head.encoder}, not on {named}.",
+            "Leave the encoder out, or take the file that was trained on it.",
+        )
+    return named
 
 
 def _check_kind(session: Session, project: Project, head: ForeignHead) -> None:

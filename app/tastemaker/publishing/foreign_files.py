@@ -62,7 +62,8 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
         check_described(sidecar, beside, name, head.sha256)
         return head
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error.message}", error.hint) from error
+        way_out = error.hint or "Get the file anew, or choose another one."
+        raise CheckpointError(f"{name}: {error.message}", way_out) from error
 
 
 def _read_city96(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:

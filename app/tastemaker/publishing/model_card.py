@@ -34,7 +34,7 @@ from tastemaker.publishing.card_figures import (
     regression_to_the_mean,
     with_interval,
 )
-from tastemaker.versions import predictions, training_set, version_report
+from tastemaker.versions import predictions, priors, training_set, version_report
 
 # The author's own words, by the heading they stand under.
 TEXTS = {
@@ -85,7 +85,7 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
         Section(3, "Issues", _issues(own["issues"], report, version)),
         Section(3, "Out-of-scope", _own_or(own["scope"], "The author has not drawn the line yet.")),
         Section(2, "Usecases", _usecases(session, project, version)),
-        Section(2, "Training", _training(version, encoder)),
+        Section(2, "Training", (*_training(version, encoder), *_lineage(session, version))),
         Section(3, "Loss curve", loss_curve(version)),
         Section(3, "Score distribution", _distribution(session, project, version)),
         Section(3, "Version history", (_history(session, project),)),
@@ -211,6 +211,23 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
     return (
         Words(version_report.recipe_sentence(version)),
         Table(("setting", "value"), tuple(rows)),
+    )
+
+
+def _lineage(session: Session, version: Version) -> tuple[Block, ...]:
+    """The heads it started from, and how much of them is in it."""
+    rows = priors.of_version(session, version)
+    if not rows:
+        return ()
+    return (
+        Words("It started from other heads, each trusted as far as the labels bore it out:"),
+        Bullets(
+            tuple(
+                f"{row.name} ({priors.trust_in_words(row.probability, row.slope)}), SHA-256 "
+                f"{row.sha256}{priors.loss_in_words(row.line_error)}"
+                for row in rows
+            )
+        ),
     )
 
 

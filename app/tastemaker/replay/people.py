@@ -220,8 +220,7 @@ def prior_of_file(path: Path, x: NDArray[np.float32]) -> tuple[Prior, float]:
     followed by one on these rows as well as a line can. Raises `Invalid`."""
     from tastemaker.learning.checkpoints import load_checkpoint
     from tastemaker.learning.heads import Head
-    from tastemaker.learning.lines import Bends, logit_line
-    from tastemaker.learning.ridge import fit_ridge
+    from tastemaker.learning.lines import Bends, followed, logit_line
 
     tensors = load_checkpoint(path, features=x.shape[1]).tensors
     said = Head(tensors)(x)
@@ -232,7 +231,7 @@ def prior_of_file(path: Path, x: NDArray[np.float32]) -> tuple[Prior, float]:
     try:
         weights, bias = logit_line(tensors, x)
     except Bends:
-        weights, bias = fit_ridge(x, said).raw()
+        weights, bias, _ = followed(said, x)
     prior = Prior(weights, bias, path.name)
     return prior, 10 * float(np.abs(expit(prior.values(x, "logit")) - said).mean())
 

@@ -24,7 +24,7 @@ from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.recipes import Curve, recipe_named
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
 from tastemaker.training.trainable import Known, known_now, why_not
-from tastemaker.versions import predictions, publication, training_set
+from tastemaker.versions import predictions, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def train_and_publish(
         project = projects.get(session, request.project_id)
         data, group_names = _training_set(session, version)
         metadata = _metadata(session, project, version)
+        started = priors.of_version(session, version)
     report.stage(f"Training {version.number} on {len(data.y)} labels")
     trained = train(
         data,
@@ -112,6 +113,12 @@ def train_and_publish(
         threshold=project.threshold,
     )
     report.log(f"{trained.kind}: {trained.choice.why}")
+    lineage = [
+        priors.as_json(row) | {"trust": trust.probability, "slope": trust.slope}
+        for row, trust in zip(started, trained.trust, strict=False)
+    ]
+    for prior in lineage:
+        report.log(f"starts from {prior['name']}: trust {100 * prior['trust']:.0f} %")
     _predict(transactions, version, trained, group_names, report)
     report.stage("Measuring it")
     judgement = evaluate.judge(transactions, version, data, trained)
@@ -120,7 +127,7 @@ def train_and_publish(
         transactions,
         settings,
         version,
-        HeadFile(trained.tensors, metadata),
+        HeadFile(trained.tensors, metadata, about={"starts_from": lineage} if lineage else {}),
         Outcome(
             metrics=judgement.metrics,
             recipe=_recipe(trained),
@@ -128,6 +135,7 @@ def train_and_publish(
             why=judgement.why,
             curve=_columns(trained.loss_curve),
             labels=_used_labels(data, trained),
+            trust=trained.trust,
         ),
     )
     report.log(f"published {Path(version.file).name}")
@@ -151,6 +159,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         if project.encoder_id is not None:
             embedded = embeddings.matrix(session, project.encoder_id, labels)[0].tolist()
         series = publication.next_major(session, project.id) if request.major else None
+    priors.follow(transactions, project.id)
     known = Known(
         project,
         y=np.array([label.value / 10 for label in labels.values()], np.float64),
@@ -203,6 +212,7 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
         groups=np.array([names[row[3]] for row in rows], np.int64),
         holdout=np.array([row[2] == "holdout" for row in rows], bool),
         random=np.array([row[0] in drawn for row in rows], bool),
+        priors=tuple(map(priors.line_of, priors.of_version(session, version))),
     )
     return data, names
 
@@ -270,7 +280,8 @@ def _metadata(session: Session, project: Project, version: Version) -> dict[str,
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
     normalised = embeddings.is_normalised(session, encoder)
-    return {
+    started = [f"{row.name} ({row.sha256})" for row in priors.of_version(session, version)]
+    return ({"starts_from": ", ".join(started)} if started else {}) | {
         "format": "city96",
         "project": project.name,
         "version": version.number,

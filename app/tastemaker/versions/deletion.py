@@ -13,7 +13,14 @@ from sqlmodel import Session, col, delete, func, select
 from tastemaker import jobs
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
-from tastemaker.database.tables import Job, Prediction, TestRun, Version, VersionLabel
+from tastemaker.database.tables import (
+    Job,
+    Prediction,
+    TestRun,
+    Version,
+    VersionLabel,
+    VersionPrior,
+)
 from tastemaker.errors import Conflict
 from tastemaker.learning.version_metrics import LossCurve, VersionMetrics
 from tastemaker.versions import registry
@@ -75,7 +82,7 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, VersionLabel, TestRun):
+        for table in (Prediction, VersionLabel, VersionPrior, TestRun):
             session.execute(delete(table).where(col(table.version_id) == version.id))
         version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
         version.note = version.activation = version.file = ""

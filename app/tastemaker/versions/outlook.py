@@ -62,11 +62,11 @@ def _forecast(forecast: Forecast, error: float | None) -> str:
         return f"What more labels would bring is forecast {forecast.why}."
     first = next(gain for gain in forecast.gains if gain.more == ASKED_FOR)
     others = [
-        f"{gain.more} more {gain.value:.2f}" for gain in forecast.gains if gain.more != ASKED_FOR
+        f"{gain.more} more by {gain.value:.2f}" for gain in forecast.gains if gain.more != ASKED_FOR
     ]
     said = (
-        f"{ASKED_FOR} more labels would gain about {first.value:.2f} points of error, "
-        f"with 80 % probability {_span(first)}; {' and '.join(others)}."
+        f"{ASKED_FOR} more labels would lower the error by about {first.value:.2f} points "
+        f"({_span(first)} with 80 % probability); {', '.join(others)}."
     )
     most = max(gain.high for gain in forecast.gains)
     if error is not None and most < HARDLY * error:
@@ -104,8 +104,8 @@ def _noise(metrics: VersionMetrics) -> tuple[float | None, str]:
     times = error / noise.mae.value
     between = ""
     if noise.mae.low and noise.mae.high:
-        between = f", {error / noise.mae.high:.1f} to {error / noise.mae.low:.1f}"
+        between = f" ({error / noise.mae.high:.1f} to {error / noise.mae.low:.1f})"
     return times, (
-        f"It errs {times:.1f} × your own noise ({noise.mae.value:.2f} points, from {asked} images "
-        f"scored twice{between})."
+        f"It errs {times:.1f} × your own noise{between}, which is {noise.mae.value:.2f} points, "
+        f"from {asked} images scored twice."
     )

@@ -35,9 +35,10 @@ from tastemaker.files import (
     write_atomic,
 )
 from tastemaker.learning.checkpoints import Tensors, load_checkpoint, save_checkpoint, sidecar
+from tastemaker.learning.prior import Trust
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, VersionMetrics
 from tastemaker.processes import failpoint
-from tastemaker.versions import registry
+from tastemaker.versions import priors, registry
 
 DELETED = "deleted"  # how `made_by` begins of a row that only keeps its number from being given
 GIVEN_UP_AFTER = timedelta(days=1)  # a row that no job makes, and that nobody finished
@@ -78,7 +79,8 @@ class HeadFile:
 @dataclass(frozen=True)
 class Outcome:
     """What is known of a version when it is shown, whether it becomes the active one, and why.
-    `labels` tells what became of those it saw; their values stay as they were frozen."""
+    `labels` tells what became of those it saw; their values stay as they were frozen. `trust` is
+    how far they bore out what it started from."""
 
     metrics: VersionMetrics
     recipe: StoredRecipe
@@ -86,6 +88,7 @@ class Outcome:
     why: str
     curve: LossCurve = field(default_factory=LossCurve)
     labels: Sequence[UsedLabel] = ()
+    trust: Sequence[Trust] = ()
 
 
 # --- the row -----------------------------------------------------------------------------------
@@ -104,9 +107,10 @@ def begin(
     recipe: StoredRecipe | None = None,
     major: int | None = None,
 ) -> Version:
-    """The row of the version that `made_by` makes, with the labels it sees: the one an earlier
-    attempt began, or a new one with the next minor number. Majors begin at 1; 0 is for heads that
-    were not trained here, which have no parent. `building` rows are seen by nobody."""
+    """The row of the version that `made_by` makes, with the labels it sees and the heads that the
+    project starts from: the one an earlier attempt began, or a new one with the next minor number.
+    Majors begin at 1; 0 is for heads that were not trained here, which have no parent and no start.
+    `building` rows are seen by nobody."""
     with transactions.writing() as session:
         version = made_before(session, made_by)
         if version is not None:
@@ -131,6 +135,8 @@ def begin(
         session.add(version)
         session.flush()
         session.add_all(VersionLabel(version_id=version.id, **row._asdict()) for row in labels)
+        if major:
+            priors.freeze(session, version, project)
     failpoint("publish.begun")
     return version
 
@@ -194,6 +200,7 @@ def publish(
         if outcome.labels:  # near-duplicates of the hold-out turned out to be aside
             rows = [{"version_id": row.id} | used._asdict() for used in outcome.labels]
             session.execute(update(VersionLabel), rows)
+        priors.keep_trust(session, row, outcome.trust)
         row.metrics, row.curve, row.recipe = outcome.metrics, outcome.curve, outcome.recipe
         row.state, row.created_at, row.activation = "ready", now(), outcome.why
         session.add(row)

@@ -12,6 +12,7 @@ from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
+from tastemaker.versions import priors
 from tastemaker.versions.outlook import outlook
 
 # --- finding -----------------------------------------------------------------------------------
@@ -166,6 +167,7 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
         "encoder": encoder.name if encoder else None,
         "encoder_fingerprint": encoder.fingerprint if encoder else None,
         "parent": parent.number if parent else None,
+        "starts_from": [priors.as_json(row) for row in priors.of_version(session, version)],
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),

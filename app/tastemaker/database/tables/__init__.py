@@ -25,11 +25,13 @@ from tastemaker.database.tables.scores import Annotator, Comparison, Label, Scor
 from tastemaker.database.tables.versions import (
     Expectation,
     Prediction,
+    ProjectPrior,
     Slice,
     TestRun,
     TestRunScore,
     Version,
     VersionLabel,
+    VersionPrior,
 )
 from tastemaker.database.tables.work import (
     ApiToken,
@@ -61,6 +63,7 @@ __all__ = [
     "Prediction",
     "Project",
     "ProjectCollection",
+    "ProjectPrior",
     "RemovedImage",
     "ScoreEvent",
     "SkippedFile",
@@ -70,6 +73,7 @@ __all__ = [
     "TestRunScore",
     "Version",
     "VersionLabel",
+    "VersionPrior",
     "in_utc",
     "now",
 ]

@@ -10,6 +10,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
+from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database.tables.base import cascade, json_column, now
 
 DEFAULT_BRACKETS = (
@@ -40,7 +41,7 @@ class Project(SQLModel, table=True):
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     kind: str = "score"
-    encoder: str = "efficientnet_lite0/bundled"
+    encoder: str = DEFAULT_ENCODER
     encoder_id: int | None = Field(default=None, foreign_key="encoder.id")
     threshold: float = 0.5
     holdout_share: float = 0.1

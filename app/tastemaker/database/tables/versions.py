@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Index,
+    LargeBinary,
     UniqueConstraint,
     func,
     text,
@@ -70,6 +71,55 @@ class VersionLabel(SQLModel, table=True):
     value: float
     side: str
     fold: int | None = None
+
+
+class PriorLine(SQLModel):
+    """A head as the line that another starts from: float32 little-endian `weights` (features,) and
+    `bias`, None until there are images on which a head that bends can be followed. With its name,
+    hash and encoder it stands by itself: the version it was may be deleted. `line_error` is how far
+    the line is from the head, in points of 0–10; None where the head is one."""
+
+    name: str
+    sha256: str = Field(description="Of the head's file.")
+    encoder: str
+    fingerprint: str = Field(default="", description="Of the encoder; empty where nobody says.")
+    normalised: bool = Field(default=False, description="The head reads L2-normalised vectors.")
+    features: int
+    weights: bytes | None = None
+    bias: float = 0.0
+    line_error: float | None = None
+
+
+class ProjectPrior(PriorLine, table=True):
+    """A head that a project starts from. One that bends is kept whole, in `head`, until it was
+    `followed_on` enough images; None where it is a line."""
+
+    __tablename__ = "project_prior"
+    __table_args__ = (UniqueConstraint("project_id", "sha256"),)
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    source_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("version.id", ondelete="SET NULL"))
+    )
+    followed_on: int | None = None
+    head: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    created_at: datetime = Field(default_factory=now)
+
+
+class VersionPrior(PriorLine, table=True):
+    """A prior as it stood when a version's training began, and how far the labels bore it out: the
+    `probability` that it is of use, and how much of its line (`slope`) is part of the head."""
+
+    __tablename__ = "version_prior"
+
+    version_id: int = cascade("version.id", primary_key=True)
+    position: int = Field(primary_key=True)
+    source_id: int | None = Field(
+        default=None, sa_column=Column(ForeignKey("version.id", ondelete="SET NULL"))
+    )
+    probability: float | None = None
+    slope: float | None = None
 
 
 class Prediction(SQLModel, table=True):

@@ -1,0 +1,281 @@
+"""Choosing the heads that a project starts from.
+
+Refused is what cannot help: a head of another encoder, one that gives every image the same score,
+and one that has learned from this very project, be it by way of others. Its labels would count
+twice, and every number that rests on predictions without a label would flatter.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import save as bytes_of
+from sqlmodel import Session, col, func, select
+
+from tastemaker import embeddings, projects
+from tastemaker.config import Settings
+from tastemaker.database.tables import (
+    EncoderRow,
+    Label,
+    Project,
+    ProjectPrior,
+    Version,
+    VersionLabel,
+    VersionPrior,
+)
+from tastemaker.encoding.encoder_names import canonical
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.learning.checkpoints import load_checkpoint
+from tastemaker.learning.city96 import Tensors
+from tastemaker.learning.lines import Bends, logit_line
+from tastemaker.versions import registry
+from tastemaker.versions.priors import may_be_the_same, of_project
+
+MOST = 8  # priors of a project
+LARGEST = 1e6  # of a line's numbers; those of real heads are below 1000
+SAME_SCORES = 0.9  # of a project's labels that a head saw, from which on they are the same scores
+FEWEST_SAME = 10  # labels, with fewer of which that is chance
+
+
+@dataclass(frozen=True)
+class StartingHead:
+    """A head to start from: its 16 tensors, the `name` and `sha256` of its file, and the encoder it
+    reads, whose `fingerprint` is empty where nobody says."""
+
+    name: str
+    sha256: str
+    tensors: Tensors
+    encoder: str
+    fingerprint: str = ""
+    normalised: bool = False
+    source_id: int | None = None
+
+    @property
+    def features(self) -> int:
+        return int(self.tensors["up.0.weight"].shape[1])
+
+
+def fitting(
+    session: Session, encoder: str, project: Project | None = None
+) -> list[tuple[Version, str]]:
+    """The versions that a project with this encoder can start from, and the names of their
+    projects: of each project the active one first."""
+    rows = session.execute(
+        select(Version, Project.name, EncoderRow)
+        .join(Project, col(Project.id) == Version.project_id)
+        .join(EncoderRow, col(EncoderRow.id) == Version.encoder_id)
+        .where(Version.state == "ready", Project.kind == "score")
+        .order_by(
+            Project.name, col(Version.active).desc(), col(Version.major).desc(),
+            col(Version.minor).desc(),
+        )
+    ).all()  # fmt: skip
+    taken = {prior.sha256 for prior in of_project(session, project)} if project else set()
+    pinned = project.encoder_id if project else None
+    return [
+        (version, name)
+        for version, name, row in rows
+        if canonical(row.name) == canonical(encoder)
+        and pinned in (None, row.id)
+        and version.sha256 not in taken
+        and (project is None or project.id not in lineage(session, version))
+    ]
+
+
+def head_of(session: Session, settings: Settings, version: Version) -> StartingHead:
+    """A version as a head to start from. Raises `NotFound` or `Conflict` where its file is not the
+    one that was published, and `Invalid` for one that sorts into classes."""
+    project = projects.get(session, version.project_id)
+    encoder = session.get_one(EncoderRow, version.encoder_id)
+    name = f"{project.name} {version.number}"
+    read = load_checkpoint(registry.verify(settings, version))
+    if read.outputs != 1:
+        raise Invalid(f"{name} sorts into classes; only a head that gives scores can be started "
+                      "from.", "Choose another one.")  # fmt: skip
+    return StartingHead(
+        name, version.sha256, read.tensors, encoder.name, encoder.fingerprint,
+        embeddings.is_normalised(session, encoder), version.id,
+    )  # fmt: skip
+
+
+def start_from(session: Session, project: Project, heads: Sequence[StartingHead]) -> None:
+    """Let a project start from these heads and no others; none: from nothing. Raises `Conflict` or
+    `Invalid` for one that does not fit, and then nothing was changed."""
+    if len(heads) > MOST:
+        raise Invalid(
+            f"A project starts from {MOST} heads at most, and {len(heads)} were named.",
+            "Leave some out: what the best of them know the others hardly add to.",
+        )
+    if project.kind != "score" and heads:
+        raise Invalid(
+            f"“{project.name}” sorts into classes; only scores can start from a head.",
+            "Make another project for scores.",
+        )
+    known = {prior.sha256: prior for prior in of_project(session, project)}
+    wanted = {head.sha256: head for head in heads}
+    rows = [_row(session, project, head) for sha, head in wanted.items() if sha not in known]
+    for sha, prior in known.items():
+        if sha not in wanted:
+            session.delete(prior)
+    session.flush()
+    session.add_all(rows)
+    session.flush()
+
+
+def add(session: Session, project: Project, head: StartingHead) -> ProjectPrior:
+    """Let a project start from one more head. Raises as `start_from` does."""
+    known = of_project(session, project)
+    if any(prior.sha256 == head.sha256 for prior in known):
+        raise Conflict(f"“{project.name}” starts from {head.name} already.", "Nothing was changed.")
+    if len(known) >= MOST:
+        raise Conflict(
+            f"“{project.name}” starts from {MOST} heads already, which is the most.",
+            "Take one of them away first.",
+        )
+    if project.kind != "score":
+        raise Invalid(f"“{project.name}” sorts into classes; only scores can start from a head.")
+    row = _row(session, project, head)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def take_away(session: Session, project: Project, prior_id: int) -> str:
+    """A project starts from this head no longer; returns its name. Versions that did stay as they
+    are. Raises `NotFound`."""
+    prior = next((one for one in of_project(session, project) if one.id == prior_id), None)
+    if prior is None:
+        raise NotFound(
+            f"“{project.name}” does not start from this head (any more).", "Load the page again."
+        )
+    session.delete(prior)
+    session.flush()
+    return prior.name
+
+
+def copy_to(session: Session, project: Project, copy: Project) -> None:
+    """Let a duplicate with the same encoder start from what its original starts from."""
+    query = select(ProjectPrior).where(ProjectPrior.project_id == project.id)
+    session.add_all(
+        ProjectPrior(project_id=copy.id, **row.model_dump(exclude={"id", "project_id"}))
+        for row in session.exec(query.order_by(col(ProjectPrior.id))).all()
+    )
+    session.flush()
+
+
+def _row(session: Session, project: Project, head: StartingHead) -> ProjectPrior:
+    """The row of a head that fits a project."""
+    pinned = session.get(EncoderRow, project.encoder_id) if project.encoder_id else None
+    _check_encoder(session, project, pinned, head)
+    _check_origin(session, project, head)
+    row = ProjectPrior(
+        project_id=project.id, name=head.name, sha256=head.sha256, encoder=head.encoder,
+        fingerprint=head.fingerprint, normalised=head.normalised, features=head.features,
+        source_id=head.source_id,
+    )  # fmt: skip
+    if not head.tensors["up.0.weight"].any():
+        raise Invalid(
+            f"{head.name} gives every image the same score, so there is nothing to start from.",
+            "Choose another head.",
+        )
+    as_stored = pinned is not None and embeddings.is_normalised(session, pinned) == head.normalised
+    try:
+        if head.normalised and not as_stored:
+            raise Bends("It reads L2-normalised vectors")
+        weights, bias = logit_line(head.tensors)
+    except Bends:
+        row.followed_on, row.head = 0, zlib.compress(bytes_of(dict(head.tensors)), 1)
+        return row
+    if not (np.abs(weights).max() <= LARGEST and abs(bias) <= LARGEST):
+        raise Invalid(
+            f"{head.name} holds numbers beyond {LARGEST:,.0f}; no head that was trained does.",
+            "Choose another head, or get the file anew.",
+        )
+    row.weights, row.bias = weights.astype("<f4").tobytes(), bias
+    return row
+
+
+def _check_encoder(
+    session: Session, project: Project, pinned: EncoderRow | None, head: StartingHead
+) -> None:
+    ours, theirs = canonical(project.encoder), canonical(head.encoder)
+    if ours != theirs:
+        raise Conflict(
+            f"{head.name} reads the vectors of {theirs}; “{project.name}” works with {ours}.",
+            "Start from a head of the same encoder, or make a project with that one.",
+        )
+    if pinned is None:
+        return
+    if pinned.dim != head.features:
+        raise Conflict(
+            f"{head.name} reads {head.features:,} numbers an image; {pinned.name} of "
+            f"“{project.name}” gives {pinned.dim:,}.",
+            "Start from a head of the same encoder.",
+        )
+    if not may_be_the_same(head.fingerprint, pinned):
+        raise Conflict(
+            f"{head.name} and “{project.name}” have the encoder {theirs} with other weights, or "
+            "another preprocessing.",
+            "Vectors of different fingerprints never mix. Start from a head of the same one.",
+        )
+    if embeddings.is_normalised(session, pinned) and not head.normalised:
+        raise Conflict(
+            f"{head.name} reads vectors of {theirs} as they are; those of “{project.name}” are "
+            "L2-normalised.",
+            "Start from a head that was trained on normalised ones.",
+        )
+
+
+def _check_origin(session: Session, project: Project, head: StartingHead) -> None:
+    source = session.get(Version, head.source_id) if head.source_id else None
+    if source is None:
+        return
+    twice = "Its scores would count twice, and every measurement would flatter."
+    if source.project_id == project.id:
+        raise Conflict(
+            f"{head.name} learned from the scores of this project itself. {twice}",
+            "A training uses all of its scores anyway; start from another project's head.",
+        )
+    if project.id in lineage(session, source):
+        raise Conflict(
+            f"{head.name} started from “{project.name}” itself, and knows its scores. {twice}",
+            "Start from a version that did not.",
+        )
+    same, of = _same_scores(session, project, source)
+    if of >= FEWEST_SAME and same >= SAME_SCORES * of:
+        raise Conflict(
+            f"{head.name} learned from the very scores of “{project.name}”: {same} of {of} are the "
+            f"same. {twice}",
+            "Start from the head of another taste.",
+        )
+
+
+def lineage(session: Session, version: Version) -> set[int]:
+    """The ids of the projects whose scores a version knows: its own, and those of the versions that
+    it started from, as far as they are there."""
+    found, seen = set[int](), set[int]()
+    ahead = [version]
+    while ahead:
+        one = ahead.pop()
+        seen.add(one.id)
+        found.add(one.project_id)
+        sources = select(Version).join(VersionPrior, col(VersionPrior.source_id) == Version.id)
+        ahead += [
+            source
+            for source in session.exec(sources.where(VersionPrior.version_id == one.id)).all()
+            if source.id not in seen
+        ]
+    return found
+
+
+def _same_scores(session: Session, project: Project, source: Version) -> tuple[int, int]:
+    """How many of a project's labels a version saw with the same score, of how many."""
+    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
+    same = labels.join(
+        VersionLabel,
+        (col(VersionLabel.image_id) == Label.image_id)
+        & (col(VersionLabel.value) == Label.value)
+        & (col(VersionLabel.version_id) == source.id),
+    )
+    return int(session.exec(same).one()), int(session.exec(labels).one())
