@@ -67,8 +67,8 @@ COMMON = Common(
     fall=(0.895, 0.212), log_power=(-1.171, 0.346), straying=0.15, settling=0.668, unshared=0.202,
     drawing=0.287, steadying=1.379, unusual=0.107,
 )  # fmt: skip
-# A head that starts from another begins lower, has less to gain, and which labels come matters less:
-# about half as much of either on people's ratings, from the head of the others.
+# A head that starts from another begins lower, has less to gain, and which labels come matters
+# less: about half as much of either on people's ratings, from the head of the others.
 FROM_PRIOR = replace(COMMON, fall=(0.45, 0.3), drawing=0.17)
 
 
