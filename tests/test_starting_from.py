@@ -116,11 +116,14 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     assert first.lists.near_threshold
 
     ids = ids_of(second)
-    second.score(dict.fromkeys(ids[:10], 5))
+    second.score(dict.fromkeys(ids[:30], 5))
     equal = live(second)
-    assert equal.fit.priors[0].trust is None, "ten equal scores bear nothing out"
+    assert equal.fit.priors[0].trust is None, "equal scores bear nothing out"
+    assert equal.lists.label_issues == ()
     assert np.isfinite(equal.scores).all()
 
+    second = begun(home, "Anime", name="Third")
+    ids = ids_of(second)
     second.score(dict(zip(ids[:10], (10 - taste(x[:10])).tolist(), strict=True)))
     changed = live(second)
     assert np.abs(changed.scores - first.scores)[10:].mean() > 0.1
