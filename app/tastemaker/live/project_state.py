@@ -10,6 +10,7 @@ from tastemaker.database.tables import Embedding, Job, Project, ProjectCollectio
 from tastemaker.learning.ridge import Ridge
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import PickLists
+from tastemaker.scores import answers
 from tastemaker.versions import priors
 
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
@@ -23,6 +24,7 @@ class Stamp:
     """All that the live model and its picks follow."""
 
     event: int  # the newest score event
+    comparison: int  # the newest pair, or undo of one
     threshold: float
     embedding: int  # the newest image that is embedded
     arrival: int  # the newest finished job: it may have brought images or vectors
@@ -50,7 +52,8 @@ class ProjectState:
         if stamp == self.stamp:
             return self.owes_search and self.may_search()
         answers_person = self.stamp is None or (
-            (stamp.event, stamp.threshold) != (self.stamp.event, self.stamp.threshold)
+            (stamp.event, stamp.comparison, stamp.threshold)
+            != (self.stamp.event, self.stamp.comparison, self.stamp.threshold)
         )
         rest = REST_SECONDS if answers_person else max(REST_SECONDS, PATIENCE * self.refit_seconds)
         return time.monotonic() - self.refitted_at >= rest
@@ -74,6 +77,7 @@ def stamp_of(session: Session, project: Project) -> Stamp:
     )
     return Stamp(
         event=scores.highest_event(session, project),
+        comparison=answers.highest_comparison(session, project),
         threshold=project.threshold,
         embedding=int(session.exec(embedded).one() or 0),
         arrival=int(session.exec(finished).one() or 0),

@@ -30,6 +30,7 @@ from tastemaker.database.tables.versions import (
     TestRun,
     TestRunScore,
     Version,
+    VersionAnswer,
     VersionLabel,
     VersionPrior,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "TestRun",
     "TestRunScore",
     "Version",
+    "VersionAnswer",
     "VersionLabel",
     "VersionPrior",
     "in_utc",
