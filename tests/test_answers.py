@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
-from sqlmodel import Session, select
+from sqlmodel import select
 from threadpoolctl import threadpool_limits
 from trained_world import TASTE, Trained, open_trained, trained_home, vectors
 
@@ -354,6 +354,7 @@ def home(tmp_path: Path) -> Iterator[Trained]:
 
 
 def test_what_stands_is_an_answer_and_what_was_taken_back_or_out_is_none(home: Trained) -> None:
+    strangers = home.add(2, "Skipped", "pool", seed=3)
     with writing(home.engine) as session:
         project, me = home.project(session), projects.annotator(session, "me")
 
@@ -373,10 +374,16 @@ def test_what_stands_is_an_answer_and_what_was_taken_back_or_out_is_none(home: T
         say(12, "set", 3)  # which says more
         say(13, "below", 4)
         scores.undo(session, project, me)
+        first, second = strangers
+        for image_id, kinds in ((first, ("skip", "skip")), (second, ("skip", "set"))):
+            for kind in kinds:
+                value = 4 if kind == "set" else None
+                scores.record(session, project, image_id, me, kind, value)
         said = answers_at(session, project)
         assert said == [
             Answer(1, 2, 0.0), Answer(5, 6, 0.5),
             Answer(11, None, 1.0, 0.45), Answer(11, None, 0.0, 0.85),
+            Answer(first, None, 0.5, project.threshold),
         ]  # fmt: skip
         assert answers_at(session, project, before[1], before[0]) == [Answer(1, 2, 0.0)]
 
@@ -398,14 +405,13 @@ def test_a_blind_second_score_keeps_the_first_as_a_measurement_and_a_correction_
             assert found == bounds
 
 
-def compare(session: Session, home: Trained, ids: list[int], count: int, seed: int = 0) -> None:
-    """Pairs of images by the taste of the trained world."""
-    rng, x = np.random.default_rng(seed), dict(zip(range(1, 81), vectors(80, 1), strict=True))
-    me = projects.annotator(session, "me")
+def pairs_of(ids: list[int], count: int) -> Iterator[dict[str, Any]]:
+    """Pairs of images as the API takes them, by the taste of the trained world."""
+    rng, x = np.random.default_rng(0), dict(zip(range(1, 81), vectors(80, 1), strict=True))
     for _ in range(count):
         first, second = rng.choice(ids, 2, replace=False).tolist()
         better = "first" if (x[first] - x[second]) @ TASTE > 0 else "second"
-        comparisons.record(session, home.project(session), me, first, second, better)
+        yield {"first_id": first, "second_id": second, "verdict": better}
 
 
 def live_of(home: Trained) -> LiveModel:
@@ -418,8 +424,9 @@ def live_of(home: Trained) -> LiveModel:
 def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trained) -> None:
     strangers = home.add(60, "More", "pool", seed=2)
     before = live_of(home)
-    with writing(home.engine) as session:
-        compare(session, home, list(range(1, 81)), 60)
+    for body in pairs_of(list(range(1, 81)), 60):
+        answer = home.world.client.post(f"/api/v1{home.world.at}/comparisons", json=body)
+        assert answer.status_code == 200
     after = live_of(home)
     assert 0 < after.fit.answers < 60, "not those with an image of the hold-out side"
     order, moved = (
@@ -437,8 +444,9 @@ def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trai
 
 def test_a_version_keeps_the_answers_it_learned_from_and_names_them(home: Trained) -> None:
     with writing(home.engine) as session:
-        compare(session, home, list(range(1, 81)), 40)
         me = projects.annotator(session, "me")
+        for body in pairs_of(list(range(1, 81)), 40):
+            comparisons.record(session, home.project(session), me, **body)
         scores.record(session, home.project(session), 3, me, "at_least", 1)
     version = home.train()
     with reading(home.engine) as session:
