@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
-from sqlmodel import select
+from sqlmodel import col, select
 from threadpoolctl import threadpool_limits
 from trained_world import TASTE, Trained, open_trained, trained_home, vectors
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import VersionAnswer
+from tastemaker.database.tables import Image, VersionAnswer
+from tastemaker.errors import NotFound
 from tastemaker.learning.answers import (
     BAND,
     Answers,
@@ -32,11 +33,12 @@ from tastemaker.learning.recipes import recipe_named
 from tastemaker.learning.ridge import fit_ridge, half_scale, principal_axes, to_link
 from tastemaker.learning.training import train
 from tastemaker.learning.updating import ask, learn
-from tastemaker.library import bulk
+from tastemaker.library import bulk, duplication
 from tastemaker.live import model_process
 from tastemaker.live.live_model import LiveModel, read_live
-from tastemaker.scores import Origin, comparisons
+from tastemaker.scores import Origin, answer_files, comparisons, score_files
 from tastemaker.scores.answers import Answer, answers_at, highest_comparison
+from tastemaker.scores.score_files import BadRows
 from tastemaker.versions import deletion, version_report
 
 NAN = np.nan
@@ -469,3 +471,49 @@ def test_a_version_keeps_the_answers_it_learned_from_and_names_them(home: Traine
     with reading(home.engine) as session:
         left = select(VersionAnswer).where(VersionAnswer.version_id == version.id)
         assert session.exec(left).first() is None
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_pairs_and_sweeps_come_back_as_they_were_exported(home: Trained, ending: str) -> None:
+    with writing(home.engine) as session:
+        project, me = home.project(session), projects.annotator(session, "me")
+        for verdict in ("first", "second", "equal"):
+            comparisons.record(session, project, me, 1, 2, verdict)
+        scores.record(session, project, 3, me, "at_least", 5)
+        scores.record(session, project, 4, me, "below", 8)
+        name = project.name
+        duplication.duplicate_project(session, project, "Copy")
+        projects.create(session, "Empty")
+    file = home.settings.root / f"answers{ending}"
+    rows = answer_files.export_answers(home.engine, name)
+    score_files.write_scores(rows, file, answer_files.COLUMNS)
+    assert [row["said"] for row in rows] == ["better", "better", "even", "at_least", "below"]
+    assert answer_files.export_answers(home.engine, "Copy") == rows
+    again = answer_files.import_answers(home.engine, "Copy", file)
+    assert (again.recorded, again.unchanged) == (0, 5)
+    with writing(home.engine) as session:
+        copy, me = projects.by_name(session, "Copy"), projects.annotator(session, "me")
+        for _ in range(3):
+            comparisons.undo(session, copy, me)
+        scores.undo(session, copy, me)
+    assert answer_files.import_answers(home.engine, "Copy", file).recorded == 4
+    assert answer_files.export_answers(home.engine, "Copy") == rows
+    with pytest.raises(NotFound, match="not in this project"):
+        answer_files.import_answers(home.engine, "Empty", file)
+    assert answer_files.export_answers(home.engine, "Empty") == []
+
+
+def test_a_file_with_a_bad_answer_changes_nothing_and_every_bad_row_is_named(
+    home: Trained,
+) -> None:
+    file = home.settings.root / "answers.csv"
+    with reading(home.engine) as session:
+        one, two = session.exec(select(Image.sha256).where(col(Image.id) <= 2)).all()
+    file.write_text(
+        f"said,sha256,other_sha256,bound\nbetter,{one},{two},\nbetter,{one},{one},\n"
+        f"liked,{one},,\nat_least,{one},,0\nbelow,{one},,11\neven,{one},,\n"
+    )
+    with pytest.raises(BadRows) as caught:
+        answer_files.import_answers(home.engine, "Anime", file)
+    assert len(caught.value.bad) == 5
+    assert answer_files.export_answers(home.engine, "Anime") == []
