@@ -245,12 +245,12 @@ def _fit_under(
     known, weight = NOISE_WEIGHT * NOISE[link] ** 2, NOISE_WEIGHT + len(linear) - 1
     noises = np.sqrt((known + rest @ residuals) / weight)
     if asked is not None:
+        turned, turned_q = z.T @ rest.astype(z.dtype), z.T @ q.astype(z.dtype)
 
         def values(at: int) -> Array:
-            unexplained = rest - (slopes[at] - hypothesis.slope) * q
-            said_so: Array = (
-                asked.q @ ((z.T @ unexplained) * shrink[:, at]) + linear.mean() * asked.level
-            )
+            unexplained = turned - (slopes[at] - hypothesis.slope) * turned_q
+            said_so: Array = asked.q @ (unexplained * shrink[:, at])
+            said_so += linear.mean() * asked.level
             prior = hypothesis.prior
             return said_so if prior is None else said_so + asked.u @ (slopes[at] * lines[prior])
 
