@@ -382,7 +382,8 @@ MAY_CHANGE = {
 }
 # What only an admin may look at, files to take away among it.
 ADMIN_SEES = {
-    "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}", "/jobs/{job_id}/progress",
+    "/encoders/heads", "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}",
+    "/jobs/{job_id}/progress",
     "/projects/{project_id}/add", "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
@@ -473,6 +474,7 @@ def test_no_link_of_any_page_leads_to_a_refusal(
                 seen.add(there)
                 ahead.append((at, there))
     assert len(seen) > 15
+    assert "The admin changes these" in ada.get(f"{world.at}/settings").text, "no page is empty"
 
 
 def test_a_role_is_checked_before_the_body_is_read(guarded: World) -> None:

@@ -30,13 +30,14 @@ from scipy.special import expit
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.answers import Answers
 from tastemaker.learning.city96 import linear_head
+from tastemaker.learning.distances import ROWS_AT_ONCE
 from tastemaker.learning.folds import (
     Split,
     TrainingSet,
     answers_without_fold,
     out_of_fold_predictions,
 )
-from tastemaker.learning.left_out import ROWS_AT_ONCE, members_of, without_own_group
+from tastemaker.learning.left_out import Block, members_of, own_blocks, without_own_group
 from tastemaker.learning.prior import (
     NOISE,
     NOISE_WEIGHT,
@@ -130,20 +131,20 @@ def fit_ridge(
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
     rows = (x - mean) / scale
-    axes = _Axes(*principal_axes(rows), members)
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
     linear = to_link(target, link)
-    said = [prior.values(x, link) for prior in priors]
+    z, eigenvalues, to_weights = principal_axes(rows)
+    shrink = 1.0 / (eigenvalues[:, None] + strengths)
+    axes = _Axes(z, eigenvalues, strengths, shrink, own_blocks(z, shrink, members))
+    labels = _Direction.of(linear, axes)
+    said = [_Direction.of(prior.values(x, link), axes) for prior in priors]
     held = hypotheses(len(priors))
     asked = None
     if answers is not None:
-        asked = ask(
-            answers, to_link(answers.bound, link), rows, axes.z, axes.eigenvalues, mean, scale
-        )
+        asked = ask(answers, to_link(answers.bound, link), rows, z, eigenvalues, mean, scale)
     lines = [prior.line(link) * scale for prior in priors]
-    fits = [
-        _fit_under(each, axes, linear, target, said, strengths, link, asked, lines) for each in held
-    ]
+    told = (axes, labels, linear, target, said, link, asked, lines)
+    fits = [_fit_under(each, *told) for each in held]
     likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
     slopes, useful = np.zeros(len(priors)), np.zeros(len(priors))
@@ -151,7 +152,7 @@ def fit_ridge(
         if each.prior is not None:
             slopes[each.prior] += probability * fit.slope
             useful[each.prior] += probability
-    weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
+    weights = to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
     left_out, level = np.stack([fit.left_out for fit in fits], 1) @ likely, float(linear.mean())
@@ -159,9 +160,9 @@ def fit_ridge(
     answer_weights: tuple[float, ...] = ()
     if asked is not None:
         learned = learn(
-            asked, axes.z, axes.eigenvalues,
+            asked, z, eigenvalues,
             np.arange(len(x)) if groups is None else np.asarray(groups),
-            to_weights=axes.to_weights, weights=weights, level=level, penalty=likeliest.penalty,
+            to_weights=to_weights, weights=weights, level=level, penalty=likeliest.penalty,
             noise=likeliest.noise, residuals=linear - (rows @ weights + level),
         )  # fmt: skip
         weights, level, answer_weights = learned.weights, learned.level, learned.weight
@@ -183,12 +184,29 @@ def fit_ridge(
 
 @dataclass(frozen=True)
 class _Axes:
-    """Labelled rows on their principal axes; `members` are the rows of each group."""
+    """Labelled rows Z (n, axes) on their principal axes, and what every hypothesis needs of them:
+    the penalties, the `shrink` (axes, penalties) that each means, and the `blocks` of the smoother
+    that belong to the groups."""
 
     z: Array
     eigenvalues: Array
-    to_weights: Callable[[Array], Array]
-    members: list[Array]
+    strengths: Array
+    shrink: Array
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Values v (n,) of the labelled rows, less their mean, and for each penalty Av, A being
+    (I + ZZᵀ/λ)⁻¹: (n, penalties)."""
+
+    centred: Array
+    left: Array
+
+    @classmethod
+    def of(cls, values: Array, axes: _Axes) -> "_Direction":
+        v, z = values - values.mean(), axes.z
+        return cls(v, v[:, None] - z @ ((z.T @ v)[:, None] * axes.shrink).astype(z.dtype))
 
 
 @dataclass(frozen=True)
@@ -208,10 +226,10 @@ class _FitUnder:
 def _fit_under(
     hypothesis: Hypothesis,
     axes: _Axes,
+    labels: _Direction,
     linear: Array,
     target: Array,
-    said: Sequence[Array],
-    strengths: Array,
+    said: Sequence[_Direction],
     link: Link,
     asked: Asked | None,
     lines: Sequence[Array],
@@ -222,48 +240,48 @@ def _fit_under(
     prior says of them and κ the variance of its slope. With A = (I + ZZᵀ/λ)⁻¹, M⁻¹ is A less a
     matrix of rank one (Sherman & Morrison 1950), and so is the smoother I − M⁻¹.
     """
-    z, eigenvalues = axes.z, axes.eigenvalues
-    shrink = 1.0 / (eigenvalues[:, None] + strengths)  # (axes, penalties)
-    q = np.zeros(len(linear)) if hypothesis.prior is None else said[hypothesis.prior]
-    q = q - q.mean()
-    rest = linear - linear.mean() - hypothesis.slope * q
-    residuals = rest[:, None] - z @ ((z.T @ rest)[:, None] * shrink).astype(z.dtype)  # A·rest
-    determinant = np.log1p(eigenvalues[:, None] / strengths).sum(0)
+    strengths = axes.strengths
+    rest, residuals = labels.centred, labels.left
+    prior = None if hypothesis.prior is None else said[hypothesis.prior]
+    if prior is not None:
+        rest = rest - hypothesis.slope * prior.centred
+        residuals = residuals - hypothesis.slope * prior.left
+    determinant = np.log1p(axes.eigenvalues[:, None] / strengths).sum(0)
     slopes = np.full(len(strengths), hypothesis.slope)
     rank_one = None
-    if hypothesis.sd:
+    if prior is not None and hypothesis.sd:
         variance = (hypothesis.sd / NOISE[link]) ** 2
-        aq = q[:, None] - z @ ((z.T @ q)[:, None] * shrink).astype(z.dtype)
-        spread = 1 + variance * (q @ aq)
-        gained = variance / spread * (q @ residuals)
-        residuals = residuals - aq * gained
-        rank_one = aq * np.sqrt(variance / spread)
+        spread = 1 + variance * (prior.centred @ prior.left)
+        gained = variance / spread * (prior.centred @ residuals)
+        residuals = residuals - prior.left * gained
+        rank_one = prior.left * np.sqrt(variance / spread)
         slopes, determinant = slopes + gained, determinant + np.log(spread)
 
-    left_out = linear[:, None] - without_own_group(residuals, z, shrink, axes.members, rank_one)
+    left_out = linear[:, None] - without_own_group(residuals, axes.blocks, rank_one)
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
     known, weight = NOISE_WEIGHT * NOISE[link] ** 2, NOISE_WEIGHT + len(linear) - 1
     noises = np.sqrt((known + rest @ residuals) / weight)
     if asked is not None:
-        turned, turned_q = z.T @ rest.astype(z.dtype), z.T @ q.astype(z.dtype)
+        turned = axes.z.T @ rest.astype(axes.z.dtype)
+        turned_q = 0.0 if prior is None else axes.z.T @ prior.centred.astype(axes.z.dtype)
 
         def values(at: int) -> Array:
-            unexplained = turned - (slopes[at] - hypothesis.slope) * turned_q
-            said_so: Array = asked.q @ (unexplained * shrink[:, at])
+            learned = turned - (slopes[at] - hypothesis.slope) * turned_q
+            said_so: Array = asked.q @ (learned * axes.shrink[:, at])
             said_so += linear.mean() * asked.level
-            prior = hypothesis.prior
-            return said_so if prior is None else said_so + asked.u @ (slopes[at] * lines[prior])
+            of = hypothesis.prior
+            return said_so if of is None else said_so + asked.u @ (slopes[at] * lines[of])
 
         usual = int(np.argmin(errors))
-        found = evidence_of(asked, eigenvalues, strengths, noises, values, usual)
+        found = evidence_of(asked, axes.eigenvalues, strengths, noises, values, usual)
         determinant = determinant - 2 * found
         # n labels of mean error e are as probable as e⁻ⁿ (Laplace's law, its width unknown).
         errors = np.maximum(errors, LEAST_ERROR) * np.exp((found.max() - found) / len(linear))
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
-    unexplained = rest - (slopes[best] - hypothesis.slope) * q
+    less = 0.0 if prior is None else (slopes[best] - hypothesis.slope) * prior.centred
     return _FitUnder(
-        coefficients=(z.T @ unexplained) * shrink[:, best],
+        coefficients=(axes.z.T @ (rest - less)) * axes.shrink[:, best],
         slope=float(slopes[best]),
         left_out=left_out[:, best],
         penalty=float(strengths[best]),

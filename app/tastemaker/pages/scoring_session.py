@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, col
 
-from tastemaker import queues, scores
+from tastemaker import queues, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Job, Project, ScoreEvent, in_utc, now
 from tastemaker.live import live_model
@@ -16,6 +16,7 @@ from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.history import PAUSE
 from tastemaker.training import auto_train
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
+from tastemaker.versions.outlook import Outlook, outlook, short
 
 BRIEF = timedelta(minutes=1)  # a shorter one has no pace yet
 LATELY = 50  # scores, over which a change of the live error is told
@@ -42,8 +43,8 @@ class ErrorTrend:
 def session_summary(
     session: Session, settings: Settings, project: Project, person: Annotator
 ) -> dict[str, Any]:
-    """What the strip shows: pace, streak, histogram, the live error, and how far the import and
-    the embedding are."""
+    """What the strip shows: pace, streak, histogram, the live error, what the live model starts
+    from, and how far the import and the embedding are."""
     progress = queues.progress(session, settings, project)
     embedding = newest_job(session, project, "embed")
     stopped = embedding is not None and embedding.state in ("failed", "cancelled")
@@ -52,7 +53,10 @@ def session_summary(
         "sitting": current_session(session, project, person),
         "streak": auto_train.streak(session, project) if project.auto_train_every else (0, 0),
         "histogram": scores.histogram(session, project),
+        "outlook": newest_outlook(session, project),
+        "short_gain": short,
         "change": error_trend(live.fit.errors) if live else None,
+        "starts_from": live_model.lineage_in_words(live.fit) if live else "",
         "progress": progress,
         "imported": imported(session, project),
         "unembedded": embedding if stopped and progress.embedded < progress.images else None,
@@ -98,6 +102,12 @@ def error_trend(errors: Sequence[ErrorRecord]) -> ErrorTrend | None:
         return ErrorTrend(newest.error, None, 0)
     then = before[-1]
     return ErrorTrend(newest.error, newest.error - then.error, newest.labels - then.labels)
+
+
+def newest_outlook(session: Session, project: Project) -> Outlook | None:
+    """What more labels would bring the newest version."""
+    newest = versions.newest(session, project)
+    return outlook(newest.metrics) if newest else None
 
 
 def imported(session: Session, project: Project) -> Job | None:
