@@ -474,6 +474,7 @@ def test_no_link_of_any_page_leads_to_a_refusal(
                 seen.add(there)
                 ahead.append((at, there))
     assert len(seen) > 15
+    assert "The admin changes these" in ada.get(f"{world.at}/settings").text, "no page is empty"
 
 
 def test_a_role_is_checked_before_the_body_is_read(guarded: World) -> None:

@@ -12,11 +12,17 @@ from pathlib import Path
 import uvicorn
 
 from tastemaker.auth import accounts
+from tastemaker.auth.connections import connection_class
 from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.processes import freeze_garbage_collection, logs, one_thread_for_products
+from tastemaker.processes import (
+    freeze_garbage_collection,
+    logs,
+    one_thread_for_products,
+    pause_garbage_collection,
+)
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -53,13 +59,14 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
         )
     listening = _listen(host, port)
     port = listening.getsockname()[1]
+    pause_garbage_collection()
     from tastemaker.pages.app import create_app
 
     application = create_app(settings, served_on=host)
     server = uvicorn.Server(
         uvicorn.Config(
             application, log_config=None, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=5, http=connection_class(settings),
             server_header=False, proxy_headers=bool(settings.trusted_proxies.strip()),
             forwarded_allow_ips=settings.trusted_proxies,
         )

@@ -26,6 +26,7 @@ class Stamp:
     event: int  # the newest score event
     comparison: int  # the newest pair, or undo of one
     threshold: float
+    encoder: int  # the one the project works with
     embedding: int  # the newest image that is embedded
     arrival: int  # the newest finished job: it may have brought images or vectors
     removed: int  # the ids of the images taken out of the project, added up
@@ -47,6 +48,10 @@ class ProjectState:
     searched_at: float = -SEARCH_SECONDS
     search_seconds: float = 0.0
     owes_search: bool = False
+
+    def follows(self, project: Project) -> bool:
+        """Whether the images in memory are of the encoder the project works with."""
+        return self.matrix is not None and self.matrix.encoder_id == project.encoder_id
 
     def is_due(self, stamp: Stamp) -> bool:
         if stamp == self.stamp:
@@ -79,6 +84,7 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         event=scores.highest_event(session, project),
         comparison=answers.highest_comparison(session, project),
         threshold=project.threshold,
+        encoder=project.encoder_id or 0,
         embedding=int(session.exec(embedded).one() or 0),
         arrival=int(session.exec(finished).one() or 0),
         removed=int(session.exec(removed).one() or 0),

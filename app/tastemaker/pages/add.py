@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import jobs, projects
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
@@ -21,6 +22,7 @@ from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.uploads import (
     BINARY,
@@ -66,6 +68,7 @@ def add_page(
     unmade = project.encoder_id is None
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
+        "fetching": fetching(session, project),
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
@@ -74,6 +77,25 @@ def add_page(
     frame = shell(session, project, "add")
     status = error.status if error else 200
     return render(request, "add.html", None, frame | context, status=status)
+
+
+def fetching(session: Session, project: Project) -> Job | None:
+    """The job that loads the encoder before the first image is embedded, and fetches its weights
+    for that."""
+    job = newest_job(session, project, "embed")
+    loads = project.encoder_id is None and job is not None and job.state == "running"
+    return job if loads else None
+
+
+@router.get("/projects/{project_id}/add/encoder")
+def encoder_progress(
+    _: AdminUser, request: Request, session: ReadSession, project: CurrentProject
+) -> Response:
+    """Asked every second while the encoder's weights are fetched."""
+    job = fetching(session, project)
+    weights = None if job or project.encoder_id else weights_of(project.encoder)
+    context = {"project": project, "fetching": job, "weights": weights}
+    return render(request, "add.html", "encoder", context)
 
 
 def refused(
@@ -93,7 +115,7 @@ def refused(
 
 @router.post("/projects/{project_id}/add/folder")
 def add_folder(
-    _: AdminUser,
+    user: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -106,7 +128,9 @@ def add_folder(
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            requests.request_import(session, settings, [folder.strip()], project=project)
+            requests.request_import(
+                session, settings, [folder.strip()], project=project, asked_by=user.annotator_id
+            )
     except TastemakerError as error:
         return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
@@ -114,7 +138,7 @@ def add_folder(
 
 @router.post("/projects/{project_id}/add/files")
 def add_files(
-    _: AdminUser,
+    user: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -123,7 +147,7 @@ def add_files(
 ) -> Response:
     """Queue the import of uploaded files."""
     try:
-        queue_import(engine, settings, project_id, upload)
+        queue_import(engine, settings, project_id, upload, user)
     except TastemakerError as error:
         if by_htmx(request):
             raise
@@ -131,7 +155,9 @@ def add_files(
     return redirect(request, f"/projects/{project_id}/score")
 
 
-def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Upload) -> Job:
+def queue_import(
+    engine: Engine, settings: Settings, project_id: int, upload: Upload, user: Identity
+) -> Job:
     upload.require()
     with writing(engine) as session:
         job = requests.request_upload_import(
@@ -141,6 +167,7 @@ def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Up
             upload.files,
             project=projects.get(session, project_id),
             collection=upload.fields.get("collection", "").strip() or "Uploads",
+            asked_by=user.annotator_id,
         )
     upload.hand_over()
     return job
@@ -162,7 +189,7 @@ class NewImport(Body):
 
 @api.post("/projects/{project_id}/imports", status_code=202)
 def import_folder(
-    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
 ) -> dict[str, Any]:
     """Import a folder of the server's machine, recursively; the answer is its job. The files stay
     where they are."""
@@ -170,15 +197,15 @@ def import_folder(
         project = projects.get(session, project_id)
         job = requests.request_import(
             session, settings, [body.folder], project=project,
-            collection=body.collection.strip() or None,
+            collection=body.collection.strip() or None, asked_by=user.annotator_id,
         )  # fmt: skip
         return jobs.as_json(job)
 
 
 @api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)
 def upload_files(
-    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: Files
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: Files
 ) -> dict[str, Any]:
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
     job of their import. A field `collection` says where they come to: “Uploads” without it."""
-    return jobs.as_json(queue_import(engine, settings, project_id, upload))
+    return jobs.as_json(queue_import(engine, settings, project_id, upload, user))

@@ -77,8 +77,9 @@ def request_training(
 class Request:
     """What to train: the labels as they stood at the score event `event_high` and the pairs as they
     stood at `comparison_high` (None: as they stand when the training begins), by a recipe, some of
-    whose settings (such as `passes`) may be `changed`. The same `made_by` is the same version:
-    doing it again finishes what was begun, or gives what was made."""
+    whose settings (such as `passes`) may be `changed`, on the vectors of the project's encoder or
+    of the one named. The same `made_by` is the same version: doing it again finishes what was
+    begun, or gives what was made."""
 
     project_id: int
     made_by: str
@@ -89,6 +90,7 @@ class Request:
     note: str = ""
     major: bool = False
     changed: Mapping[str, Any] = field(default_factory=dict)
+    encoder_id: int | None = None
 
 
 def run(job: JobContext) -> dict[str, Any]:
@@ -173,8 +175,9 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         }
         said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
-        if project.encoder_id is not None:
-            embedded = embeddings.matrix(session, project.encoder_id, labels)[0].tolist()
+        encoder_id = request.encoder_id or project.encoder_id
+        if encoder_id is not None:
+            embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
         series = publication.next_major(session, project.id) if request.major else None
     priors.follow(transactions, project.id)
     known = Known(
@@ -188,7 +191,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
     if without := len(labels) - len(embedded):
         report.log(f"{without} labelled images have no embedding yet and are left out")
     rows = [labels[image_id] for image_id in embedded]
-    assert project.encoder_id is not None  # or it could not be trained
+    assert encoder_id is not None  # or it could not be trained
     return publication.begin(
         transactions,
         project.id,
@@ -201,7 +204,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
             for label in rows
         ],
         said[-MOST_ANSWERS:],
-        encoder_id=project.encoder_id, event_high=request.event_high, seed=request.seed,
+        encoder_id=encoder_id, event_high=request.event_high, seed=request.seed,
         note=request.note, recipe={"name": request.recipe}, major=series,
     )  # fmt: skip
 
@@ -272,7 +275,7 @@ def _predict(
     """What the tensors to be published give every image of the project, row by row."""
     with transactions.reading() as session:
         project = projects.get(session, version.project_id)
-        ids, x = embeddings.project_matrix(session, project)
+        ids, x = embeddings.project_matrix(session, project, version.encoder_id)
         group_of = dict(session.exec(select(Image.id, Image.source_group)).all())
     groups = np.array([group_names.get(group_of[i], -1) for i in ids.tolist()], np.int64)
     predictions.replace_all(
