@@ -1,4 +1,7 @@
-"""`python -m bench [NAME …]`: run the benchmarks and keep the newest figures in RESULTS.md."""
+"""`python -m bench [NAME …]`: run the benchmarks and keep the newest figures in RESULTS.md.
+
+`python -m bench people FILE.npz …` needs a file, which is not part of the program.
+"""
 
 import datetime
 import os
@@ -13,6 +16,7 @@ NAMES = (
     "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
     "try_it", "stamps", "sample",
 )  # fmt: skip
+WITH_FILE = "people"
 
 
 def machine() -> str:
@@ -26,14 +30,16 @@ def machine() -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or NAMES
+    names, options = sys.argv[1:] or NAMES, []
+    if names[0] == WITH_FILE:
+        names, options = names[:1], list(names[1:])
     sections = _sections()
     for name in names:
-        if name not in NAMES:
-            sys.exit(f"There is no benchmark {name!r}: {', '.join(NAMES)}")
+        if name not in (*NAMES, WITH_FILE):
+            sys.exit(f"There is no benchmark {name!r}: {', '.join((*NAMES, WITH_FILE))}")
         print(f"--- {name}", flush=True)
         ran = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}"], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", f"bench.{name}", *options], stdout=subprocess.PIPE, text=True
         )
         if ran.returncode:
             sys.exit(f"{name} failed; its old figures were kept")
@@ -43,11 +49,12 @@ def main() -> None:
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
         about = Path(__file__).with_name(f"{name}.py").read_text().split('"""')[1].splitlines()[0]
+        called = " ".join(["python -m bench", name, *map(_without_folders, options)])
         sections[name] = (
-            f"## {name}\n\n{about}\n\n`python -m bench {name}`, {datetime.date.today()}, "
+            f"## {name}\n\n{about}\n\n`{called}`, {datetime.date.today()}, "
             f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text}"
         )
-        parts = [HEAD, *(sections[key] for key in NAMES if key in sections)]
+        parts = [HEAD, *(sections[key] for key in (*NAMES, WITH_FILE) if key in sections)]
         RESULTS.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
@@ -56,6 +63,12 @@ HEAD = """# Benchmark results
 The newest run of each benchmark. Every one measures its peer or its physical limit beside the
 program in the same run; quote the ratios, the machines are noisy. Timings never fail a test.
 """
+
+
+def _without_folders(option: str) -> str:
+    """An option as it was given, but for where files lie on this machine."""
+    name, equals, path = option.rpartition("=")
+    return name + equals + Path(path).name if "/" in path else option
 
 
 def _sections() -> dict[str, str]:

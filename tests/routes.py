@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Mount, Route
 # GET routes that are no page of their own: parts of one, or ways to another. Signing in is a page
 # only where there is a password, and has a test of its own.
 PARTS = {
-    "/encoders/weights", "/jobs/list", "/jobs/{job_id}/progress", "/login",
+    "/encoders/heads", "/encoders/weights", "/jobs/list", "/jobs/{job_id}/progress", "/login",
     "/projects/{project_id}",
     "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
     "/projects/{project_id}/library.csv", "/projects/{project_id}/library/tags",

@@ -1,5 +1,6 @@
 """`replay --learn`: the learning curves of several people, as anyone can check them."""
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import people as judge
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import load
 from tastemaker.learning import metrics
@@ -186,3 +188,37 @@ def test_a_folder_is_embedded_into_a_file_that_replays(run: Run, tmp_path: Path)
     fails(run("embed", "pictures", "--encoder", "none/such", "--out", "x.npz"))
     assert run("embed", "pictures", "--out", "x.npz").code == 2
     assert not Path("x.npz").exists()
+
+
+def test_heads_are_judged_by_real_people_beside_todays(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bench people`: the same draws for all heads, useless priors, and a person's other rating."""
+    data = people()
+    other = np.where(data["scores"] < 0, -1, np.clip(data["scores"] + 1, 0, 10))
+    file = written(test_scores=other)
+    np.savez("wide.npz", embeddings=np.hstack([data["embeddings"], data["embeddings"] ** 2]))
+    monkeypatch.setattr(
+        "sys.argv",
+        ["people", str(file), "--people", "4", "--labels", "10,15", "--recipes", "ridge",
+         "--encoders", "wide=wide.npz", "--priors", "none", "others", "useless",
+         "--processes", "1", "--json", "runs.json"],
+    )  # fmt: skip
+    judge.main()
+    told = capsys.readouterr().out
+    assert "4 of 6 people on 240 images, 1 seed; features: plain 40, wide 80." in told
+    rows = [[cell.strip() for cell in line.split("|")] for line in told.splitlines()]
+    methods = {(row[1], row[3]) for row in rows if len(row) == 10 and row[4] == "10"}
+    assert methods == {
+        ("", ""), ("plain", "none"), ("plain", "others"), ("wide", "none"), ("wide", "others"),
+        ("plain", "random"), ("plain", "reversed"), ("plain", "constant"),
+    }  # fmt: skip
+    again = next(row for row in rows if len(row) == 10 and "other rating" in row[2])
+    assert float(again[6].split()[0]) == pytest.approx(1, abs=0.05), "points between two ratings"
+    assert told.count("at most 2 %: met") == 3
+    kept = json.loads(Path("runs.json").read_text())
+    auto, ridge = (
+        next(k for k in kept if (k["encoder"], k["recipe"], k["prior"], k["labels"]) == of)
+        for of in (("plain", "auto", "none", 10), ("plain", "ridge", "none", 10))
+    )
+    assert auto["runs"] == ridge["runs"], "below twenty labels they are one head"

@@ -20,12 +20,14 @@ from tastemaker.learning.city96 import NECK_SLOPE, TRUNK_SLOPE, Array, check_lay
 
 @functools.cache
 def matrix_type() -> torch.dtype:
-    """The number format for large matrix products: bfloat16 where the processor has it.
+    """The number format for large matrix products: bfloat16 where the processor has matrix units
+    for it (AMX).
 
-    Elsewhere torch takes bfloat16 apart number by number: with AVX2 alone, products took three to
-    five times as long as in float32 (docs/decisions/0016).
+    Without them float32 is the faster one. With AVX2 alone torch takes bfloat16 apart number by
+    number, three to five times as slow (docs/decisions/0016), and the vector instructions for it
+    of a Xeon whose matrix units were masked took twice as long as float32 (0034).
     """
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return torch.bfloat16 if supported is not None and supported() else torch.float32
 
 

@@ -1,7 +1,8 @@
 """Heads fitted by stochastic gradient descent: the fold members and the final head side by side.
 
-Three things make it fast. Batches are large: at batch 1, every sample moves all four million
-weights and their optimiser state through memory. The large matrices are multiplied in bfloat16
+Four things make it fast. Batches are large: at batch 1, every sample moves all four million
+weights and their optimiser state through memory. A head learns in the dimensions that its images
+lie in, not in all of their features (`subspace`). The large matrices are multiplied in bfloat16
 where the processor has it (`matrix_type`), from a copy of the weights that is made once a step. And
 every member has a core to itself: its matrix products need nobody else's, and while one core waits
 for memory in the optimiser, another one multiplies.
@@ -49,6 +50,7 @@ from tastemaker.learning.parallel_training import train_together
 from tastemaker.learning.prior import Prior, Trust
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale, ridge_or_none
+from tastemaker.learning.subspace import MOST, Subspace, subspace_of
 
 LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
 EMA_EVERY = 4  # steps; an average of every step would cost a tenth of the time
@@ -75,17 +77,16 @@ def fit_by_sgd(
     unit = math.sqrt(x.shape[1])  # so that a feature's variance is 1 on average
     scale = half_scale(x) / np.float32(unit)
     standard = (x - mean) / scale
-    inputs = torch.from_numpy(standard).to(matrix_type())
     targets = torch.from_numpy(np.asarray(y, np.float32))
 
     batch, steps = schedule_for(recipe, len(y))
     on_inputs = tuple(prior.standardised(mean, scale) for prior in data.priors)
+    spaces = _spaces(standard, fold, recipe.seed, network)
     learners, besides = [], []
     trust: tuple[Trust, ...] = ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        noises = recipe.noise * torch.randn(NOISES + batch * x.shape[1])
-        noises = noises.to(inputs.dtype)
+        noises = torch.randn(NOISES + batch * x.shape[1]).to(matrix_type())
         for k, (rows, left_out) in enumerate(_members_and_final(fold)):
             start = beside = None
             if network.starts_linear or on_inputs:
@@ -93,9 +94,13 @@ def fit_by_sgd(
                 trust = start.trust if start else ()
             if not network.starts_linear:
                 start, beside = None, _beside(on_inputs, trust)
-            weights = network.begin(recipe, x.shape[1], start)
+            if k == 0 or spaces[k] is not spaces[k - 1]:
+                seen = spaces[k].coordinates(standard)
+                inputs = torch.from_numpy(seen).to(matrix_type())
+            weights = network.begin(recipe, inputs.shape[1], start)
+            own = replace(recipe, noise=recipe.noise / spaces[k].unit)
             learners.append(
-                BatchLearner(network, weights, recipe, steps, batch, inputs, targets, noises, rows,
+                BatchLearner(network, weights, own, steps, batch, inputs, targets, noises, rows,
                              left_out, recipe.seed + k,
                              None if beside is None else standard @ beside)
             )  # fmt: skip
@@ -104,14 +109,28 @@ def fit_by_sgd(
     curve = train_together(learners, steps, batch, progress, f"Training the {recipe.name} head")
 
     fitted = []
-    for learner, beside in zip(learners, besides, strict=True):
-        head = network.export(learner.kept)
+    for learner, space, beside in zip(learners, spaces, besides, strict=True):
+        head = space.unfold(network.export(learner.kept))
         if beside is not None:
             head = side_by_side(head, linear_head(beside, 0.0, 0 * beside, 0 * beside + 1))
         fitted.append(fold_standardisation(head, mean, scale))
     final = learners[-1]
     used = replace(recipe, samples=steps * batch, batch=batch, lr=float(f"{final.rate_max:.4g}"))
     return replace(_judged(used, fitted, x, fold, curve), trust=trust)
+
+
+def _spaces(
+    standard: Array, fold: NDArray[np.integer], seed: int, network: Network
+) -> list[Subspace]:
+    """The dimensions that each member and the final head learn in. Few labels are each an axis of
+    their own, so no member knows those of the fold that it leaves out. A network that starts from a
+    line has all features, since the line of a prior lies in all of them."""
+    learners = list(_members_and_final(fold))
+    if network.starts_linear:
+        return [Subspace(None)] * len(learners)
+    if len(fold) > MOST:
+        return [subspace_of(standard, seed)] * len(learners)
+    return [subspace_of(standard[rows], seed + k) for k, (rows, _) in enumerate(learners)]
 
 
 def _beside(priors: Sequence[Prior], trust: Sequence[Trust]) -> Array | None:
@@ -269,7 +288,7 @@ class BatchLearner:
         seen = self.inputs[rows]
         if self.recipe.noise:
             at = int(torch.randint(NOISES, (1,), generator=self.random))
-            seen += self.noises[at : at + seen.numel()].view_as(seen)
+            seen.add_(self.noises[at : at + seen.numel()].view_as(seen), alpha=self.recipe.noise)
         return seen
 
     def _average(self, step: int) -> None:

@@ -43,8 +43,8 @@ class People:
 
 @dataclass(frozen=True)
 class Curves:
-    """What to replay: after so many `labels`, by a recipe, from a prior: "none", "others", or a
-    head's line."""
+    """What to replay: after so many `labels`, by a recipe, from a prior: "none", "others", their
+    line "reversed", or a head's line."""
 
     labels: tuple[int, ...] = (10, 20, 40)
     prior: Prior | str = "none"
@@ -109,7 +109,7 @@ def runs_of(people: People, plan: Curves, seed: int, person: int) -> list[Person
                 _plain(people.teams[person]),
                 seed,
                 count,
-                _srocc(truth, predicted),
+                rank_correlation(truth, predicted),
                 10 * float(np.mean(np.abs(predicted - truth))),
                 tuple(test.tolist()),
                 tuple(picks.tolist()),
@@ -169,6 +169,8 @@ def _priors(
     rows = np.flatnonzero(offered)[some]
     mean = np.nanmean(theirs[:, some], 0) if some.any() else np.empty(0)
     found = _line(people.x[rows], mean, people.groups[rows])
+    if found is not None and plan.prior == "reversed":
+        found = Prior(-found.weights, -found.bias, "reversed")
     return () if found is None else (found,)
 
 
@@ -183,7 +185,8 @@ def _line(x: NDArray[np.float32], y: NDArray[np.float64], groups: NDArray[Any]) 
     return Prior(weights, bias, "others")
 
 
-def _srocc(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float | None:
+def rank_correlation(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float | None:
+    """SROCC; 0 where the predictions rank nothing, None where the truth does not."""
     if np.ptp(truth) == 0:
         return None
     return 0.0 if np.ptp(predicted) == 0 else metrics.spearman(truth, predicted)
@@ -205,7 +208,7 @@ def _check(people: People, plan: Curves) -> None:
                 f"{people.x.shape[1]:,}: they are of different encoders.",
                 "A prior needs the encoder that made the embeddings.",
             )
-    elif plan.prior not in ("none", "others"):
+    elif plan.prior not in ("none", "others", "reversed"):
         raise Invalid(
             f"There is no prior “{plan.prior}”.", "Say others, none, or a .safetensors file."
         )

@@ -1,0 +1,85 @@
+"""The directions in which labelled images differ: there a network learns, and nowhere else.
+
+A hundred images of 4,128 features lie in a hundred dimensions. A weight beyond them never meets a
+label, yet takes the time of one that does, and stays the random number that it began as: noise for
+every image to come. So the network is trained on coordinates in those dimensions, which fold back
+into its first layer without loss. Of many labels the dimensions that hold most are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, qr
+
+from tastemaker.learning.city96 import Array, Tensors
+
+MOST = 512  # dimensions, however many labels and features there are
+SPARE, ROUNDS = 32, 2  # of the search for the largest: dimensions beyond them, and repetitions
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """So many `axes` (D, r), orthonormal, in the space of D features; None are all of them, as they
+    are. `unit` divides the coordinates, so that they vary by about 1, as the features do."""
+
+    axes: Array | None
+    unit: float = 1.0
+
+    def coordinates(self, rows: Array) -> Array:
+        """Of rows (N, D): (N, r)."""
+        if self.axes is None:
+            return rows
+        return np.asarray(rows @ self.axes / np.float32(self.unit), np.float32)
+
+    def unfold(self, tensors: Tensors) -> Tensors:
+        """The head on D features that equals `tensors` on their coordinates. Only `up.0` changes:
+        W(Aᵀx/u) = (WAᵀ/u)x."""
+        if self.axes is None:
+            return tensors
+        weight = tensors["up.0.weight"] @ self.axes.T / np.float32(self.unit)
+        return {**tensors, "up.0.weight": np.asarray(weight, np.float32)}
+
+
+def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
+    """The dimensions of rows (n, D) that hold most of their squares, at most `most` of them: those
+    that they lie in, if these are no more.
+
+    The axes are turned at random, so that all of them vary alike. Along the principal axes
+    themselves, Adam, whose steps are of one length in every coordinate, would make as much of the
+    last as of the first.
+    """
+    n, features = rows.shape
+    if features <= min(n, most):
+        return Subspace(None)
+    random = np.random.default_rng(seed)
+    axes = _span(rows) if n <= most else _largest(rows, most, random)
+    r = axes.shape[1]
+    turn = np.linalg.qr(random.standard_normal((r, r)))[0]
+    return Subspace(np.asarray(axes @ turn, np.float32), math.sqrt(features / r))
+
+
+def _span(rows: Array) -> NDArray[np.float64]:
+    """An orthonormal basis (D, r) of what rows (n, D) lie in."""
+    wide = rows.astype(np.float64)
+    eigenvalues, u = eigh(wide @ wide.T, driver="evd", check_finite=False)
+    kept = eigenvalues > 1e-8 * eigenvalues[-1]
+    return np.asarray(wide.T @ (u[:, kept] / np.sqrt(eigenvalues[kept])), np.float64)
+
+
+def _largest(rows: Array, most: int, random: np.random.Generator) -> NDArray[Any]:
+    """A basis (D, most) of about the dimensions that hold most of rows (n, D), by randomised
+    subspace iteration (Halko, Martinsson & Tropp, *Finding structure with randomness*, 2011)."""
+    n, features = rows.shape
+    found = random.standard_normal((min(most + SPARE, features, n), n)).astype(np.float32) @ rows
+    for _ in range(ROUNDS):
+        basis = qr(found.T, mode="economic", overwrite_a=True, check_finite=False)[0]
+        found = (rows @ basis).T @ rows
+    basis = qr(found.T, mode="economic", overwrite_a=True, check_finite=False)[0]
+    inside = rows @ basis
+    axes = eigh(inside.T @ inside, driver="evd", check_finite=False)[1][:, ::-1]
+    return np.asarray(basis @ axes[:, :most])
