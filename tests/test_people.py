@@ -382,7 +382,8 @@ MAY_CHANGE = {
 }
 # What only an admin may look at, files to take away among it.
 ADMIN_SEES = {
-    "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}", "/jobs/{job_id}/progress",
+    "/encoders/heads", "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}",
+    "/jobs/{job_id}/progress",
     "/projects/{project_id}/add", "/projects/{project_id}/add/encoder",
     "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",

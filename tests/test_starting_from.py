@@ -1,17 +1,21 @@
 """A project that starts from other heads: chosen, learned with, told, and kept when they go."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_browser import browsing
+from in_browser import serving as browser_serving
+from playwright.sync_api import Browser, expect
 from scipy.special import logit
 from sqlmodel import Session, select
 from trained_world import DIM, TASTE, Trained, open_trained, taste, trained_home, vectors
-from web_world import settings_in
+from web_world import embed_all, events, make_world, settings_in
 
-from tastemaker import images, projects, versions
+from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import EncoderRow, Project, ProjectPrior, Version, VersionPrior
@@ -30,6 +34,8 @@ from tastemaker.training import retrain
 from tastemaker.versions import priors, publication, starting_heads
 from tastemaker.versions.deletion import delete_version
 from tastemaker.versions.publication import FrozenLabel
+from tests.command_line import Run, fails
+from tests.conftest import until
 
 OTHERS = np.random.default_rng(8).normal(size=DIM).astype(np.float32)
 ENCODER = "efficientnet_lite0/bundled"
@@ -448,3 +454,130 @@ def test_offered_are_the_versions_that_fit(home: Trained) -> None:
             starting_heads.start_from(session, project, [head])
     with sessions.reading(home.engine) as session:
         assert session.exec(select(VersionPrior)).all() == []
+
+
+# --- pages, programs and the command line --------------------------------------------------------
+
+
+def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_path: Path) -> None:
+    client = home.world.client
+    version = str(home.version().id)
+    page = client.get("/").text
+    assert (
+        "Anime v1.0</option>" not in page
+        and f"those there are read <span hx-ignore>{ENCODER}" in page
+    )
+    offered = client.get(f"/encoders/heads?encoder={ENCODER}").text
+    assert f'<option value="{version}" >Anime v1.0</option>' in offered
+    other = client.get("/encoders/heads?encoder=ViT-B-32-quickgelu/openai").text
+    assert "Anime v1.0" not in other and "a file of a head" in other
+    made = client.post("/projects", data={"name": "Second", "encoder": ENCODER, "start": version})
+    assert made.status_code == 303
+    second = int(made.headers["location"].split("/")[2])
+    settings = client.get(f"/projects/{second}/settings").text
+    assert "Anime v1.0" in settings and "no score has borne it out yet" in settings
+    assert "it then starts from nothing, for Anime v1.0 reads this encoder alone" in settings
+
+    form = {"name": "Third", "encoder": "ViT-B-32-quickgelu/openai", "start": version}
+    refused = client.post("/projects", data=form)
+    assert refused.status_code == 409
+    assert f"Anime v1.0 reads the vectors of {ENCODER}" in refused.text
+    assert "works with ViT-B-32-quickgelu/openai" in refused.text
+    for typed, because in (("", "No file is named"), ("/etc/passwd", "no .safetensors file")):
+        form = {"name": "Third", "encoder": ENCODER, "start": "file", "head": typed}
+        assert because in client.post("/projects", data=form).text
+    assert client.post("/projects", data={"name": "Third", "start": "99"}).status_code == 404
+    with sessions.reading(home.engine) as session:
+        assert projects.find(session, "Third") is None, "what is refused leaves nothing behind"
+
+    file = written(tmp_path, "mine.safetensors")
+    added = client.post(f"/projects/{second}/priors", data={"start": "file", "head": str(file)})
+    assert added.status_code == 303
+    again = client.post(f"/projects/{second}/priors", data={"start": "file", "head": str(file)})
+    assert again.status_code == 409 and "starts from mine.safetensors already" in again.text
+    listed = client.get(f"/api/v1/projects/{second}/priors").json()
+    assert [prior["name"] for prior in listed] == ["Anime v1.0", "mine.safetensors"]
+    gone = client.post(f"/projects/{second}/priors/{listed[0]['id']}/take-away")
+    assert gone.status_code == 303
+    assert client.get(f"/api/v1/projects/{second}").json()["starts_from"] == ["mine.safetensors"]
+
+
+def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> None:
+    client = home.world.client
+    body = {"name": "Second", "encoder": ENCODER, "start_from": ["Anime@active"]}
+    made = client.post("/api/v1/projects", json=body).json()
+    assert made["starts_from"] == ["Anime v1.0"]
+    at = f"/api/v1/projects/{made['id']}/priors"
+    source = {"source": str(written(tmp_path, "bare.safetensors", format="city96"))}
+    assert client.post(at, json=source).status_code == 422
+    both = client.post(at, json=source | {"encoder": ENCODER}).json()
+    assert [prior["ready"] for prior in both] == [True, True]
+    assert client.delete(f"{at}/{both[0]['id']}").json()[0]["name"] == "bare.safetensors"
+    assert client.delete(f"{at}/{both[0]['id']}").status_code == 404
+    assert [p["name"] for p in client.put(at, json={"start_from": ["Anime"]}).json()] == [
+        "Anime v1.0"
+    ]  # fmt: skip
+    copy = {"name": "Copy", "encoder": "ViT-B-32-quickgelu/openai"}
+    copied = client.post(at.replace("priors", "duplicate"), json=copy).json()
+    assert (copied["starts_from"], copied["dropped_priors"]) == ([], ["Anime v1.0"])
+    assert client.put(at, json={"start_from": []}).json() == []
+
+
+def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run) -> None:
+    made = run("project", "create", "Second", "--encoder", ENCODER, "--start-from", "Anime@v1.0")
+    assert "It starts from Anime v1.0." in made.out
+    shown = run("project", "show", "Second", "--json").json
+    assert shown["starts_from"] == ["Anime v1.0"] and shown["trust"] == {}
+    assert "Anime v1.0" in run("project", "show", "Second").out
+    assert "starts from nothing" in run("project", "set", "Second", "--start-from", "none").out
+    again = run("project", "set", "Second", "--start-from", "Anime", "--json").json
+    assert again["starts_from"] == ["Anime v1.0"]
+    refused = run("project", "create", "Third", "--encoder", "ViT-B-32-quickgelu/openai",
+                  "--start-from", "Anime")  # fmt: skip
+    fails(refused, ENCODER, "ViT-B-32-quickgelu/openai")
+
+
+def test_a_project_begun_from_a_version_predicts_before_the_first_key(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """From another project's head; ten keys that say the opposite turn it round."""
+    world = make_world(tmp_path / "home", images=30)
+    embed_all(world)
+    with sessions.reading(world.engine) as session:
+        x = embeddings.matrix(session, 1)[1].astype(np.float64)
+    likes = np.clip(np.round(5 + 4 * x[:, 0]), 0, 10).astype(int)
+    anime = Trained(world)
+    anime.score(dict(enumerate(likes.tolist()[:30], 1)))
+    anime.train()
+    with browser_serving(world) as address, browsing(chromium) as page:
+        page.goto(address)
+        page.get_by_label("Name").fill("Second")
+        page.locator("[name=encoder]").select_option(ENCODER)  # which brings the heads that fit
+        page.get_by_label("Start from").select_option("Anime v1.0")
+        expect(page.get_by_label("Its path on this machine")).to_be_hidden()
+        page.get_by_role("button", name="Create the project").click()
+        expect(page).to_have_url(re.compile(r"/projects/2/add"))
+        second = Trained(replace(world, project_id=2))
+        with sessions.writing(world.engine) as session:
+            project = second.project(session)
+            project.show_prediction_first = True
+            projects.add_collection(session, project, images.collection_named(session, "Pictures"))
+            projects.pin_encoder(session, project, session.get_one(EncoderRow, 1))
+        first = live(second).scores.copy()
+        assert np.corrcoef(first, likes)[0, 1] > 0.7
+
+        page.goto(f"{address}/projects/2/score")
+        expect(page.locator("#strip")).to_contain_text("Starts from Anime v1.0")
+        expect(page.locator("#this-said")).to_contain_text("by the live model")
+        image_id = 0
+        for number in range(10):
+            ready = page.locator(f'#score[data-ready]:not([data-ready="{image_id}"])')
+            expect(ready).to_have_count(1)
+            image_id = int(ready.get_attribute("data-ready") or "")
+            page.keyboard.press(str(min(9, 10 - likes[image_id - 1])))
+            until(lambda n=number: len(events(world)) == 30 + n + 1, what="for the score")
+        changed = live(second)
+        assert np.corrcoef(changed.scores, likes)[0, 1] < 0.3
+        assert np.abs(changed.scores - first).mean() > 0.1
+        page.reload()
+        expect(page.locator("#strip")).to_contain_text(re.compile(r"after \d+ labels: \d+"))

@@ -1,6 +1,6 @@
 """`tastemaker project …`"""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,9 +19,39 @@ from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from tastemaker.config import Settings
+    from tastemaker.database.tables import Project
+
 app = Commands(help="Make, list, change, duplicate and delete projects.", no_args_is_help=True)
 
 PASSES = "Pass from this score on: a share of 0–1, or 60%."
+TRAINED_ON = "What a --start-from FILE was trained on, if it does not say."
+
+
+def start_option(more: str = "") -> Any:
+    """`--start-from`, once for each head."""
+    return typer.Option(
+        metavar="PROJECT[@VERSION]|FILE",
+        help=f"Start from this head of the same encoder; given once for each.{more}",
+    )
+
+
+def begin(
+    session: "Session",
+    settings: "Settings",
+    project: "Project",
+    named: list[str],
+    encoder: str | None,
+) -> None:
+    """Let a project start from what is named, and nothing else."""
+    from tastemaker.publishing.start_from import heads_named
+    from tastemaker.versions import starting_heads
+
+    heads = heads_named(session, settings, project, named, encoder, anywhere=True)
+    starting_heads.start_from(session, project, heads)
 
 
 @app.command("create")
@@ -32,19 +62,24 @@ def project_create(
         str, typer.Option(help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +.")
     ] = DEFAULT_ENCODER,
     threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
+    start_from: Annotated[list[str] | None, start_option()] = None,
+    head_encoder: Annotated[str | None, typer.Option(help=TRAINED_ON)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a project."""
     from tastemaker import projects
     from tastemaker.encoding.weights import weights_of
 
-    with database() as (_, engine), sessions.writing(engine) as session:
+    with database() as (settings, engine), sessions.writing(engine) as session:
         project = projects.create(session, name, kind=kind, encoder=encoder, threshold=threshold)
+        begin(session, settings, project, start_from or [], head_encoder)
         summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])
     if as_json:
         return print_json(summary | {"weights": weights.as_dict()})
     out.print(f"Project “{summary['name']}” made, with encoder {summary['encoder']}.")
+    if summary["starts_from"]:
+        out.print(plain(f"It starts from {', '.join(summary['starts_from'])}."))
     out.print(plain(f"{weights.sentence} {weights.remedy}".strip()))
     return None
 
@@ -74,12 +109,17 @@ def project_show(
 ) -> None:
     """Show one project."""
     from tastemaker import projects
+    from tastemaker.live.live_model import lineage_in_words, read_live
 
     (name,) = in_order(typed, project)
-    with database() as (_, engine), sessions.reading(engine) as session:
+    with database() as (settings, engine), sessions.reading(engine) as session:
         summary = projects.summary(session, projects.by_name(session, name))
+    live = read_live(settings, summary["id"])
     if as_json:
-        return print_json(summary)
+        trust = {prior.name: prior.trust for prior in live.fit.priors} if live else {}
+        return print_json(summary | {"trust": trust})
+    told = lineage_in_words(live.fit).removeprefix("Starts from ") if live else ""
+    summary["starts_from"] = told or ", ".join(summary["starts_from"]) or None
     for key, value in summary.items():
         out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
     return None
@@ -108,6 +148,11 @@ def project_set(
     show_prediction_first: Annotated[
         bool | None, typer.Option(help="Show the prediction before one scores.")
     ] = None,
+    start_from: Annotated[
+        list[str] | None,
+        start_option(" They replace those there are; none: it starts from nothing."),
+    ] = None,
+    head_encoder: Annotated[str | None, typer.Option(help=TRAINED_ON)] = None,
     bracket: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,14 +174,21 @@ def project_set(
         "brackets": brackets_of(bracket) if bracket else None,
     }  # fmt: skip
     changes = {field: value for field, value in named.items() if value is not None}
-    if not changes:
+    if not changes and start_from is None:
         raise typer.BadParameter("nothing to change is named; --help lists what can be")
-    with database() as (_, engine), sessions.writing(engine) as session:
+    with database() as (settings, engine), sessions.writing(engine) as session:
         chosen = scores.change_project(session, projects.by_name(session, name), **changes)
         facts = {field: getattr(chosen, field) for field in named}
+        if start_from is not None:
+            heads = [] if start_from == ["none"] else start_from
+            begin(session, settings, chosen, heads, head_encoder)
+        facts["starts_from"] = projects.summary(session, chosen)["starts_from"]
     if as_json:
         return print_json(facts)
     told = ", ".join(f"{field.replace('_', ' ')} {facts[field]}" for field in changes)
+    if start_from is not None:
+        started = ", ".join(facts["starts_from"]) or "nothing"
+        told += f"{', ' if told else ''}starts from {started}"
     out.print(f"“{plain(chosen.name)}” is changed: {plain(told)}.")
     return None
 
@@ -174,7 +226,8 @@ def project_duplicate(
 ) -> None:
     """Make a project once more, with every score, and perhaps with another encoder.
 
-    Collections, scores, settings, slices and saved filters come along; versions do not."""
+    Collections, scores, settings, slices, saved filters and what it starts from come along;
+    versions do not."""
     from tastemaker import jobs, projects
     from tastemaker.library import duplication
     from tastemaker.worker import is_running
@@ -186,12 +239,18 @@ def project_duplicate(
             copy = duplication.duplicate_project(session, original, new, encoder)
             queued = [job.id for job in jobs.unfinished(session, project_id=copy.id)]
             vectors = copy.encoder_id is None and duplication.without_picture(session, copy)
-            facts = projects.summary(session, copy) | {"jobs": queued}
+            dropped = duplication.dropped_priors(session, original, copy)
+            facts = projects.summary(session, copy) | {"jobs": queued, "dropped_priors": dropped}
         if not as_json:
             out.print(
                 f"Project “{plain(facts['name'])}” made: {facts['images']:,} images and "
                 f"{facts['labels']:,} labels, with encoder {facts['encoder']}."
             )
+            if dropped:
+                out.print(
+                    f"It starts from nothing: {plain(', '.join(dropped))} would need vectors of "
+                    f"{plain(original.encoder)}."
+                )
             if vectors:
                 out.print(f"{vectors} of them have no picture, and get no vector.")
         if wait or not is_running(settings):

@@ -30,6 +30,7 @@ from scipy.special import expit
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.city96 import linear_head
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
+from tastemaker.learning.left_out import Block, own_blocks, without_own_group
 from tastemaker.learning.prior import (
     NOISE,
     Hypothesis,
@@ -115,12 +116,15 @@ def fit_ridge(
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
     rows = (x - mean) / scale
-    axes = _Axes(*principal_axes(rows), members)
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
     linear = to_link(target, link)
-    said = [prior.values(x, link) for prior in priors]
+    z, eigenvalues, to_weights = principal_axes(rows)
+    shrink = 1.0 / (eigenvalues[:, None] + strengths)
+    turned = _Axes(z, eigenvalues, strengths, shrink, own_blocks(z, shrink, members))
+    labels = _Direction.of(linear, turned)
+    said = [_Direction.of(prior.values(x, link), turned) for prior in priors]
     held = hypotheses(len(priors))
-    fits = [_fit_under(each, axes, linear, target, said, strengths, link) for each in held]
+    fits = [_fit_under(each, turned, labels, linear, target, said, link) for each in held]
     likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
     slopes, useful = np.zeros(len(priors)), np.zeros(len(priors))
@@ -128,7 +132,7 @@ def fit_ridge(
         if each.prior is not None:
             slopes[each.prior] += probability * fit.slope
             useful[each.prior] += probability
-    weights = axes.to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
+    weights = to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
     scores = from_link(np.stack([fit.left_out for fit in fits], 1) @ likely, link)
@@ -147,12 +151,29 @@ def fit_ridge(
 
 @dataclass(frozen=True)
 class _Axes:
-    """Labelled rows on their principal axes; `members` are the rows of each group."""
+    """Labelled rows Z (n, axes) on their principal axes, and what every hypothesis needs of them:
+    the penalties, the `shrink` (axes, penalties) that each means, and the `blocks` of the smoother
+    that belong to the groups."""
 
     z: Array
     eigenvalues: Array
-    to_weights: Callable[[Array], Array]
-    members: list[Array]
+    strengths: Array
+    shrink: Array
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Values v (n,) of the labelled rows, less their mean, and for each penalty Av, A being
+    (I + ZZᵀ/λ)⁻¹: (n, penalties)."""
+
+    centred: Array
+    left: Array
+
+    @classmethod
+    def of(cls, values: Array, axes: _Axes) -> "_Direction":
+        v, z = values - values.mean(), axes.z
+        return cls(v, v[:, None] - z @ ((z.T @ v)[:, None] * axes.shrink).astype(z.dtype))
 
 
 @dataclass(frozen=True)
@@ -171,10 +192,10 @@ class _FitUnder:
 def _fit_under(
     hypothesis: Hypothesis,
     axes: _Axes,
+    labels: _Direction,
     linear: Array,
     target: Array,
-    said: Sequence[Array],
-    strengths: Array,
+    said: Sequence[_Direction],
     link: Link,
 ) -> _FitUnder:
     """The fit of labels, `linear` in units of the link and `target` as scores, under a hypothesis.
@@ -183,31 +204,32 @@ def _fit_under(
     prior says of them and κ the variance of its slope. With A = (I + ZZᵀ/λ)⁻¹, M⁻¹ is A less a
     matrix of rank one (Sherman & Morrison 1950), and so is the smoother I − M⁻¹.
     """
-    z, eigenvalues = axes.z, axes.eigenvalues
-    shrink = 1.0 / (eigenvalues[:, None] + strengths)  # (axes, penalties)
-    q = np.zeros(len(linear)) if hypothesis.prior is None else said[hypothesis.prior]
-    q = q - q.mean()
-    rest = linear - linear.mean() - hypothesis.slope * q
-    residuals = rest[:, None] - z @ ((z.T @ rest)[:, None] * shrink).astype(z.dtype)  # A·rest
-    determinant = np.log1p(eigenvalues[:, None] / strengths).sum(0)
+    strengths = axes.strengths
+    rest, residuals = labels.centred, labels.left
+    prior = None if hypothesis.prior is None else said[hypothesis.prior]
+    if prior is not None:
+        rest = rest - hypothesis.slope * prior.centred
+        residuals = residuals - hypothesis.slope * prior.left
+    determinant = np.log1p(axes.eigenvalues[:, None] / strengths).sum(0)
     slopes = np.full(len(strengths), hypothesis.slope)
     rank_one = None
-    if hypothesis.sd:
+    if prior is not None and hypothesis.sd:
         variance = (hypothesis.sd / NOISE[link]) ** 2
-        aq = q[:, None] - z @ ((z.T @ q)[:, None] * shrink).astype(z.dtype)
-        spread = 1 + variance * (q @ aq)
-        gained = variance / spread * (q @ residuals)
-        residuals = residuals - aq * gained
-        rank_one = aq * np.sqrt(variance / spread)
+        spread = 1 + variance * (prior.centred @ prior.left)
+        gained = variance / spread * (prior.centred @ residuals)
+        residuals = residuals - prior.left * gained
+        rank_one = prior.left * np.sqrt(variance / spread)
         slopes, determinant = slopes + gained, determinant + np.log(spread)
 
-    left_out = linear[:, None] - _without_own_group(residuals, z, shrink, axes.members, rank_one)
+    left_out = linear[:, None] - without_own_group(residuals, axes.blocks, rank_one)
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
-    unexplained = rest - (slopes[best] - hypothesis.slope) * q
+    unexplained = rest
+    if prior is not None:
+        unexplained = rest - (slopes[best] - hypothesis.slope) * prior.centred
     return _FitUnder(
-        coefficients=(z.T @ unexplained) * shrink[:, best],
+        coefficients=(axes.z.T @ unexplained) * axes.shrink[:, best],
         slope=float(slopes[best]),
         left_out=left_out[:, best],
         penalty=float(strengths[best]),
@@ -381,33 +403,3 @@ def principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]
     lengths = np.sqrt(eigenvalues[kept])
     u = u[:, kept]
     return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)
-
-
-def _without_own_group(
-    residuals: Array, z: Array, shrink: Array, members: list[Array], rank_one: Array | None = None
-) -> Array:
-    """(I − H_gg)⁻¹ residuals_g of every group g, for every penalty: (n, penalties). To H comes
-    vvᵀ for the columns v of `rank_one` (n, penalties), one for each penalty."""
-    out = np.empty_like(residuals)
-    shrink = shrink.astype(z.dtype)
-    for same_size in members:
-        size = same_size.shape[1]
-        first, second = np.triu_indices(size)
-        # H has an entry per pair of rows, so all groups and penalties share one matrix product.
-        at_once = max(1, ROWS_AT_ONCE // len(first))
-        for start in range(0, len(same_size), at_once):
-            rows = same_size[start : start + at_once]  # (groups, size)
-            pairs = z[rows[:, first]] * z[rows[:, second]]  # (groups, pairs, axes)
-            entries = 1 / len(z) + (pairs @ shrink).astype(np.float64)
-            if rank_one is not None:
-                entries += rank_one[rows[:, first]] * rank_one[rows[:, second]]
-            if size == 1:
-                out[rows[:, 0]] = residuals[rows[:, 0]] / (1 - entries[:, 0])
-                continue
-            system = np.empty((len(rows), shrink.shape[1], size, size))
-            system[:, :, first, second] = -entries.swapaxes(1, 2)
-            system[:, :, second, first] = -entries.swapaxes(1, 2)
-            system[:, :, np.arange(size), np.arange(size)] += 1
-            right = residuals[rows].swapaxes(1, 2)[..., None]
-            out[rows] = np.linalg.solve(system, right)[..., 0].swapaxes(1, 2)
-    return out

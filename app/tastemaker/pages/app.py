@@ -31,6 +31,7 @@ from tastemaker.pages import (
     metrics,
     pairs,
     people,
+    priors,
     publish,
     readiness,
     results,
@@ -57,8 +58,7 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
     library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
-    score_tables, folders, people, settings, jobs, metrics,
-    readiness,
+    score_tables, folders, people, settings, priors, jobs, metrics, readiness,
 )  # fmt: skip
 
 

@@ -15,11 +15,14 @@ from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import Weights, weights_of
 from tastemaker.errors import TastemakerError
+from tastemaker.pages import priors
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.priors import StartForm
 from tastemaker.pages.project_jobs import importing
 from tastemaker.pages.render import failed_embedding, redirect, render, see_other, shell
 from tastemaker.sample import demo
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
+from tastemaker.versions import starting_heads
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -36,6 +39,7 @@ def first_page(
     name: str = "",
     encoder: str = DEFAULT_ENCODER,
     file: str = "",
+    typed: StartForm = StartForm(),
     error: TastemakerError | None = None,
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
@@ -49,6 +53,8 @@ def first_page(
             "name": name,
             "chosen": encoder,
             "file": file,
+            "typed": typed,
+            **priors.choices(session, encoder),
             "error": error,
             "demo_job": unfinished_demo(session),
             "has_sample": demo.make_sample(session) is not None,
@@ -62,16 +68,23 @@ def create(
     _: AdminUser,
     request: Request,
     engine: EngineDep,
+    settings: SettingsDep,
     name: Annotated[str, Form()] = "",
     encoder: Annotated[str, Form()] = DEFAULT_ENCODER,
     file: Annotated[str, Form()] = "",
+    start: Annotated[str, Form()] = "",
+    head: Annotated[str, Form()] = "",
+    head_encoder: Annotated[str, Form()] = "",
 ) -> Response:
+    typed = StartForm(start, head, head_encoder)
     try:
         with writing(engine) as session:
             project = projects.create(session, name, encoder=with_file(encoder, file))
+            heads = priors.heads_typed(session, settings, project, typed)
+            starting_heads.start_from(session, project, heads)
     except TastemakerError as error:
         with reading(engine) as session:
-            return first_page(request, session, name, encoder, file, error)
+            return first_page(request, session, name, encoder, file, typed, error)
     return see_other(f"/projects/{project.id}/add")
 
 
@@ -88,6 +101,21 @@ def weights(_: AdminUser, request: Request, encoder: str = "", file: str = "") -
     except TastemakerError as error:
         told = Weights("missing", error.message, error.hint)
     return render(request, "projects.html", "weights", {"weights": told})
+
+
+@router.get("/encoders/heads")
+def heads(
+    _: AdminUser,
+    request: Request,
+    session: ReadSession,
+    encoder: str = "",
+    start: str = "",
+    head: str = "",
+    head_encoder: str = "",
+) -> Response:
+    """The part of the form that says what to start from, for the encoder that is chosen."""
+    context = {"typed": StartForm(start, head, head_encoder), **priors.choices(session, encoder)}
+    return render(request, "projects.html", "starts", context)
 
 
 @router.post("/projects/{project_id}/encoder")
@@ -184,9 +212,15 @@ def next_page(
 
 
 class NewProject(Body):
+    """`start_from`: heads that it starts from, each PROJECT (its active version), PROJECT@VERSION
+    or the path of a .safetensors file on this machine; `head_encoder`: what such a file was trained
+    on, where it does not say."""
+
     name: str
     encoder: str = DEFAULT_ENCODER
     threshold: float = 0.5
+    start_from: tuple[str, ...] = ()
+    head_encoder: str | None = None
 
 
 @api.get("/projects")
@@ -196,7 +230,9 @@ def list_projects(_: ViewerUser, session: ReadSession) -> list[dict[str, Any]]:
 
 
 @api.post("/projects", status_code=201)
-def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[str, Any]:
+def create_project(
+    _: AdminUser, engine: EngineDep, settings: SettingsDep, body: NewProject
+) -> dict[str, Any]:
     """A new project; its encoder is fixed by the first embedding. `weights` says whether those of
     the encoder are `here`, `to fetch`, `missing` or `unknown`, and what to do if they are missing:
     before anybody scores."""
@@ -204,6 +240,7 @@ def create_project(_: AdminUser, engine: EngineDep, body: NewProject) -> dict[st
         project = projects.create(
             session, body.name, encoder=body.encoder, threshold=body.threshold
         )
+        priors.replaced(session, settings, project, body.start_from, body.head_encoder)
         summary = projects.summary(session, project)
     return summary | {"weights": weights_of(summary["encoder"]).as_dict()}
 

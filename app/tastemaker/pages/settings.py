@@ -17,7 +17,7 @@ from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
 from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
-from tastemaker.pages import keymap
+from tastemaker.pages import keymap, priors
 from tastemaker.pages.deps import (
     Body,
     CurrentAnnotator,
@@ -27,8 +27,9 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
+from tastemaker.pages.priors import StartForm
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.versions import predictions
+from tastemaker.versions import predictions, starting_heads
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -81,6 +82,42 @@ def change(
         with reading(engine) as session:
             return page_again(request, session, user.person(session), project_id, fields, error)
     return see_other(f"/projects/{project_id}/settings?saved=1")
+
+
+@router.post("/projects/{project_id}/priors")
+def start_from(
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    user: AdminUser,
+    project_id: Id,
+    start: Annotated[str, Form()] = "",
+    head: Annotated[str, Form()] = "",
+    head_encoder: Annotated[str, Form()] = "",
+) -> Response:
+    """Start from one more head."""
+    typed = StartForm(start, head, head_encoder)
+    try:
+        with writing(engine) as session:
+            project = projects.get(session, project_id)
+            for one in priors.heads_typed(session, settings, project, typed):
+                starting_heads.add(session, project, one)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = projects.get(session, project_id)
+            return settings_page(
+                request, session, project, user.person(session), as_typed(project),
+                typed_start=typed, start_error=error,
+            )  # fmt: skip
+    return see_other(f"/projects/{project_id}/settings?saved=1#start")
+
+
+@router.post("/projects/{project_id}/priors/{prior_id}/take-away")
+def take_away(_: AdminUser, engine: EngineDep, project_id: Id, prior_id: Id) -> Response:
+    """Start from this head no longer."""
+    with writing(engine) as session:
+        starting_heads.take_away(session, projects.get(session, project_id), prior_id)
+    return see_other(f"/projects/{project_id}/settings?saved=1#start")
 
 
 @router.post("/projects/{project_id}/keys")
@@ -147,12 +184,16 @@ def duplicate(
 
 
 def duplicated(engine: Engine, project_id: int, name: str, encoder: str | None) -> dict[str, Any]:
-    """The new project in short, and the ids of the jobs that make its vectors."""
+    """The new project in short, the ids of the jobs that make its vectors, and the names of the
+    heads that it does not start from, because they read another encoder."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
         copy = duplication.duplicate_project(session, project, name, encoder or None)
         waiting = jobs.unfinished(session, project_id=copy.id)
-        return projects.summary(session, copy) | {"jobs": [job.id for job in waiting]}
+        return projects.summary(session, copy) | {
+            "jobs": [job.id for job in waiting],
+            "dropped_priors": duplication.dropped_priors(session, project, copy),
+        }
 
 
 # --- for programs --------------------------------------------------------------------------------
@@ -222,7 +263,8 @@ def duplicate_by_program(
     _: AdminUser, engine: EngineDep, project_id: Id, body: Duplicate
 ) -> dict[str, Any]:
     """Make a project once more: collections, scores with their origins, settings, slices, saved
-    filters. `jobs` are those that embed its images, where the encoder is another one."""
+    filters, and what it starts from. Where the encoder is another one, `jobs` are those that embed
+    its images, and `dropped_priors` the heads that it cannot start from."""
     return duplicated(engine, project_id, body.name, body.encoder)
 
 
@@ -305,7 +347,8 @@ def settings_page(
     fields: Mapping[str, Any], *, saved: bool = False, error: TastemakerError | None = None,
     typed_keys: Mapping[str, str] | None = None, keys_error: TastemakerError | None = None,
     delete_error: TastemakerError | None = None, typed_copy: Mapping[str, str] | None = None,
-    copy_error: TastemakerError | None = None,
+    copy_error: TastemakerError | None = None, typed_start: StartForm | None = None,
+    start_error: TastemakerError | None = None,
 ) -> Response:  # fmt: skip
     keys = keymap.of(person)
     key_fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
@@ -317,9 +360,12 @@ def settings_page(
         "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
         "key_fields": key_fields | dict(typed_keys or {}), "keys_error": keys_error,
         "delete_error": delete_error, "copy_error": copy_error, "encoders": known_encoders(),
+        "starts": priors.chosen(session, request.app.state.settings, project),
+        "most_starts": starting_heads.MOST, "typed": typed_start or StartForm(),
+        "start_error": start_error, **priors.choices(session, project.encoder, project),
         "copy": {"name": f"{project.name} 2", "encoder": ""} | dict(typed_copy or {}),
     }  # fmt: skip
-    refusal = error or keys_error or delete_error or copy_error
+    refusal = error or keys_error or delete_error or copy_error or start_error
     return render(
         request, "settings.html", None, shell(session, project, "settings") | context,
         status=refusal.status if refusal else 200,

@@ -22,7 +22,14 @@ from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
 from tastemaker.training import auto_train, retrain, trainable
-from tastemaker.versions import deletion, file_checks, predictions, training_set, version_report
+from tastemaker.versions import (
+    deletion,
+    file_checks,
+    predictions,
+    priors,
+    training_set,
+    version_report,
+)
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -170,6 +177,9 @@ def version_page(
         "scores_within": version_report.scores_within,
         "coverage": version_report.calibration_sentence(version),
         "recipe": version_report.recipe_sentence(version),
+        "started": priors.of_version(session, version),
+        "trust_in_words": priors.trust_in_words,
+        "loss_in_words": priors.loss_in_words,
         "histograms": version_report.prediction_histograms(session, project, version),
         "sides": training_set.count_sides(session, version),
         "activation": activation_in_full(version),

@@ -83,6 +83,17 @@ def fitting(
     ]
 
 
+def other_encoders(session: Session, encoder: str) -> list[str]:
+    """The encoders of versions that a project with this one cannot start from."""
+    names = session.exec(
+        select(EncoderRow.name)
+        .join(Version, col(Version.encoder_id) == EncoderRow.id)
+        .where(Version.state == "ready")
+        .distinct()
+    )
+    return sorted({canonical(name) for name in names} - {canonical(encoder)})
+
+
 def head_of(session: Session, settings: Settings, version: Version) -> StartingHead:
     """A version as a head to start from. Raises `NotFound` or `Conflict` where its file is not the
     one that was published, and `Invalid` for one that sorts into classes."""
