@@ -56,6 +56,7 @@ audit: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,soak]'
 	KILLS=100 LOAD_SECONDS=1200 $(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_soak.py \
+		tests/test_many_hands.py \
 		tests/test_worker.py tests/test_versions.py
 
 # The wheel, and beside it what an installation of it is made of (CycloneDX).

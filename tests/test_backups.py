@@ -1,13 +1,16 @@
 """Everything comes back from a backup, or nothing is changed."""
 
+import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -234,6 +237,43 @@ def newer_schema(path: Path) -> None:
     database.replace(path)
 
 
+def add(path: Path, name: str, data: bytes = b"x", link: bool = False) -> None:
+    """A file that the backup's own list does not name."""
+    member = zipfile.ZipInfo(name)
+    if link:
+        member.external_attr = 0o120777 << 16
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # two of one name
+        archive.writestr(member, data)
+
+
+def replace(path: Path, name: str, data: bytes | None, link: bool = False) -> None:
+    """Other bytes under this name, or none at all; its hash in the list as it is."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, old in parts.items():
+            if entry != name:
+                archive.writestr(entry, old)
+            elif data is not None:
+                member = zipfile.ZipInfo(entry)
+                member.external_attr = (0o120777 if link else 0o100600) << 16
+                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
+
+
+def bomb(path: Path) -> None:
+    """Every hash is right, and it would unpack to far more than it is."""
+    zeros = bytes(2**26)
+    add(path, "images/00/zeros", zeros)
+    named = {"images/00/zeros": hashlib.sha256(zeros).hexdigest()}
+    rewrite(path, lambda about: about | {"sha256": about["sha256"] | named})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped byte": (flip, "damaged"),
     "cut off": (lambda path: os.truncate(path, path.stat().st_size // 2), "not a backup"),
@@ -246,6 +286,14 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "packed in an unknown way": (lambda path: repack(path, 99), "cannot be unpacked"),
     "no database": (lambda path: rewrite(path, lambda a: a | {"sha256": {}}), "not a backup"),
     "a path that leads out": (rename_inside, "not a backup"),
+    "a file more": (lambda path: add(path, "images/00/more"), "does not name"),
+    "a file more, outside": (lambda path: add(path, "../../outside"), "does not name"),
+    "a link more": (lambda path: add(path, "images/00/l", b"/etc", link=True), "does not name"),
+    "a name twice": (lambda path: add(path, "tastemaker.db"), "damaged"),
+    "a bomb": (bomb, "far more than a backup"),
+    "a list that is a bomb": (
+        lambda path: rewrite(path, lambda about: about | {"x": "0" * 10**7}), "far more",
+    ),
     "a newer schema": (newer_schema, "newer version of Tastemaker (schema 9999)"),
     "another database": (
         lambda path: (path.unlink(), sessions.sqlite.connect(path).execute("CREATE TABLE a (b)")),
@@ -270,6 +318,42 @@ def test_a_bad_backup_is_refused_and_nothing_changed(
     assert told in str(refused.value)
     assert everything(world.settings) == was
     assert not list(world.settings.root.glob("*.part"))
+
+
+def test_no_member_of_a_backup_can_be_changed_taken_out_or_made_a_link(
+    world: World, tmp_path: Path
+) -> None:
+    made = backups.back_up(world.settings, tmp_path / "all.zip").path
+    was = everything(closed(world).settings)
+    with zipfile.ZipFile(made) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    kinds = {Path(name).parts[0]: name for name in parts}  # one of each folder
+    assert {"tastemaker.db", "manifest.json", "images", "thumbs"} <= kinds.keys()
+    for name in kinds.values():
+        changed = bytes([parts[name][0] ^ 1]) + parts[name][1:]
+        for data, link in ((changed, False), (None, False), (parts[name], True), (b"", False)):
+            spoilt = tmp_path / "spoilt.zip"
+            shutil.copy(made, spoilt)
+            replace(spoilt, name, data, link)
+            if (name, link) == ("manifest.json", True):
+                continue  # what says that it is a link is nothing that is read of a list
+            with pytest.raises(Invalid, match="nothing was changed"):
+                backups.restore(world.settings, spoilt)
+    assert everything(world.settings) == was
+    assert not list(world.settings.root.glob("*.part"))
+
+
+def test_a_byte_changed_anywhere_is_found_or_changes_nothing(world: World, tmp_path: Path) -> None:
+    made = backups.back_up(world.settings, tmp_path / "all.zip").path
+    data, was = made.read_bytes(), everything(closed(world).settings)
+    spoilt = tmp_path / "spoilt.zip"
+    chosen = random.Random(0)
+    for _ in range(40):
+        place = chosen.randrange(len(data))
+        spoilt.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        with contextlib.suppress(Invalid):
+            backups.restore(world.settings, spoilt)
+        assert everything(world.settings) == was, f"byte {place}"
 
 
 def test_a_file_that_is_there_is_not_overwritten(world: World, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from web_world import World, embed_all, make_world
 
 from tastemaker import jobs
 from tastemaker.database.sessions import writing
+from tastemaker.jobs.failures import Failure
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_failed_embedding_is_told_on_every_page_with_the_ways_out(world: World
         job = jobs.enqueue(session, "embed", "Embed", project_id=world.project_id)
         _, claim = jobs.claim_next(session) or (None, None)
         assert claim is not None
-        jobs.fail(session, claim, "The weights are not on this machine.")
+        jobs.fail(session, claim, Failure("The weights are not on this machine."))
     for page in ("score", "library", "review/false-positives", "versions", "settings", "add"):
         text = world.client.get(f"{world.at}/{page}").text
         assert "could not be embedded" in text and "The weights are not on this machine." in text

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -47,11 +49,16 @@ from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull
 from tastemaker.importing import imports, leftovers, requests, sources
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.library.scopes import name_like, resolve
+from tastemaker.pages.app import create_app
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import KnownPicture, decode
 from tastemaker.scores import Origin
+from tastemaker.scores.references import References
 from tests.conftest import environment, until, work_on
 from tests.pictures import encoded, truncated, write
+from tests.web_world import client_of
 
 ELSEWHERE = "ViT-B-32/of_unknown_width"  # what gave the vectors of the tests
 
@@ -637,6 +644,93 @@ def test_sidecars_are_found_by_name_beside_files_and_among_uploads(desk: Desk) -
     )  # fmt: skip
     assert desk.tags(png(3)) == {"tree", "wood"}
     assert desk.image(png(3)).source_group == "source:s"
+
+
+@pytest.mark.parametrize(
+    ("sent", "given", "unsure"),
+    [
+        ("a.png a.txt a.png a.txt", {0: [1], 2: [3]}, []),
+        ("a.png a.png a.txt a.txt", {0: [2], 1: [3]}, []),
+        ("a.png a.txt a.jpg a.txt", {0: [1], 2: [3]}, []),
+        ("a.png a.jpg a.txt", {0: [2], 1: [2]}, []),
+        ("a.png a.png a.txt", {}, ["a.txt"]),
+        ("a.png a.txt a.txt", {}, ["a.txt"]),
+        ("a.txt b.png", {}, []),
+        ("a.png A.png a.txt A.txt", {0: [2], 1: [3]}, []),
+        ("A.PNG a.png a.txt", {1: [2]}, []),
+        ("IMG.JPG img.TXT", {0: [1]}, []),
+        ("A.png a.txt a.TXT", {0: [1, 2]}, []),
+        ("cafe\u0301.png caf\u00e9.txt", {0: [1]}, []),
+        ("caf\u00e9.png cafe\u0301.png caf\u00e9.json cafe\u0301.json", {0: [2], 1: [3]}, []),
+        ("a.png a.png.json a.txt a.json", {0: [2, 3, 1]}, []),
+        ("x/a.png y/a.png y/a.txt", {1: [2]}, []),
+    ],
+)
+def test_each_sidecar_goes_to_its_picture_or_is_told(
+    sent: str, given: dict[int, list[int]], unsure: list[str]
+) -> None:
+    names = sent.split()
+    files = [(Path(str(number)), name) for number, name in enumerate(names)]
+    beside, skipped = sources.pair_sidecars(files)
+    got = {int(p.name): [int(s.path.name) for s in listed] for p, listed in beside.items()}
+    assert {n: set(listed) for n, listed in got.items()} == {
+        n: set(listed) for n, listed in given.items()
+    }
+    assert sorted(one.label for one in skipped) == sorted(unsure)
+
+
+def test_a_sidecar_that_could_be_of_two_pictures_is_told_and_gives_no_tags(desk: Desk) -> None:
+    result = desk.upload(("a.png", png(1)), ("a.png", png(2)), ("a.txt", b"sky"))
+    assert (result["added"], result["set_aside"]) == (2, 1)
+    assert "nobody can tell" in desk.reasons()["a.txt"]
+    assert desk.tags(png(1)) == desk.tags(png(2)) == set()
+
+
+def test_people_who_send_files_of_the_same_names_at_once_get_their_own(desk: Desk) -> None:
+    """Six forms arrive at the same moment through the real reception, each with two pictures of one
+    name and the tags of each; a seventh picture is in all of them."""
+    app = create_app(desk.settings)
+    gate = threading.Barrier(6)
+
+    def send(number: int) -> int:
+        mine = [
+            ("same.png", png(2 * number)), ("same.png", png(2 * number + 1)),
+            ("same.txt", f"first of {number}".encode()),
+            ("same.txt", f"second of {number}".encode()), (f"shared-{number}.png", png(99)),
+        ]  # fmt: skip
+        gate.wait()
+        answer = client_of(app).post(
+            f"/projects/{desk.project.id}/add/files", files=[("files", file) for file in mine]
+        )
+        return answer.status_code
+
+    with ThreadPoolExecutor(6) as people:
+        assert list(people.map(send, range(6))) == [303] * 6
+    for job in desk.all(Job, Job.kind == "import"):
+        desk.run(job.id)
+    assert len(desk.all(Image)) == 13
+    for number in range(6):
+        assert desk.tags(png(2 * number)) == {f"first of {number}"}
+        assert desk.tags(png(2 * number + 1)) == {f"second of {number}"}
+    with sessions.reading(desk.engine) as session:
+        image = desk.image(png(99))
+        names = [image.name, *images.other_names(session, image)]
+    assert sorted(names) == [f"shared-{number}.png" for number in range(6)]
+
+
+def test_an_image_keeps_every_name_it_was_sent_under(desk: Desk) -> None:
+    desk.upload(("first.png", png(1)))
+    desk.upload(("second.png", png(1)), ("cafe\u0301.png", png(1)))
+    desk.upload(("third.png", png(1)), ("first.png", png(1)))
+    with sessions.reading(desk.engine) as session:
+        (image,) = session.exec(select(Image))
+        assert image.name == "first.png"
+        assert images.other_names(session, image) == ["café.png", "second.png", "third.png"]
+        found = References(session, desk.folder)
+        for name in ("first.png", "second.png", "cafe\u0301.png", "third.png"):
+            assert found.find(name).id == image.id
+        wanted = resolve(session, desk.project, LibraryFilter(name="THIRD"), desk.settings)
+        assert list(session.exec(select(Image.id).where(name_like(wanted, Image)))) == [image.id]
 
 
 def test_relatives_share_a_group_strangers_do_not(desk: Desk) -> None:

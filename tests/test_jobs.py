@@ -12,7 +12,9 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 from tastemaker.errors import Conflict, NotFound
-from tastemaker.jobs import records
+from tastemaker.jobs import lanes, records
+from tastemaker.jobs.failures import Failure
+from tastemaker.jobs.lanes import Place
 from tastemaker.worker import Running, Worker
 from tests.conftest import work_on
 
@@ -124,9 +126,9 @@ def test_a_worker_that_lost_its_job_can_write_nothing(engine: Engine) -> None:
         lambda s: jobs.guard(s, stale),
         lambda s: jobs.report(s, stale, done=5),
         lambda s: jobs.finish(s, stale, {"from": "the grave"}),
-        lambda s: jobs.fail(s, stale, "no"),
+        lambda s: jobs.fail(s, stale, Failure("no")),
         lambda s: jobs.cancelled(s, stale),
-        lambda s: jobs.give_back(s, stale, "no"),
+        lambda s: jobs.give_back(s, stale, Failure("no")),
     ):
         with pytest.raises(jobs.LostJob), sessions.writing(engine) as session:
             projects.create(session, "half-done")  # in the same transaction: it must vanish too
@@ -150,7 +152,7 @@ def test_an_ended_job_takes_no_more_writes_even_from_its_own_worker(
         if end == "done":
             jobs.finish(session, ours, {})
         elif end == "failed":
-            jobs.fail(session, ours, "broken")
+            jobs.fail(session, ours, Failure("broken"))
         else:
             jobs.cancelled(session, ours)
     with pytest.raises(jobs.LostJob), sessions.writing(engine) as session:
@@ -179,7 +181,7 @@ def test_a_running_job_hears_of_its_cancelling_and_is_not_queued_again(engine: E
     assert seen(engine, job_id).state == "running"
     with sessions.writing(engine) as session:
         assert jobs.report(session, ours) is True
-        assert jobs.give_back(session, ours, "killed") == "cancelled"
+        assert jobs.give_back(session, ours, Failure("killed")) == "cancelled"
     assert seen(engine, job_id).state == "cancelled"
 
 
@@ -264,7 +266,9 @@ def test_a_killed_try_blames_what_it_had_in_hand_and_does_not_count(
             assert not jobs.blame(session, work.claim), "nothing is in hand between two"
         holding = work.in_hand(item)
         holding.__enter__()
-        killed = Running(work.claim, "embed", SimpleNamespace(exitcode=-9), None)
+        killed = Running(
+            work.claim, SimpleNamespace(kind="embed"), SimpleNamespace(exitcode=-9), None
+        )
         Worker(settings, engine)._conclude(killed)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)
@@ -272,7 +276,7 @@ def test_a_killed_try_blames_what_it_had_in_hand_and_does_not_count(
     # Tried again by hand, perhaps with more memory, it leaves nothing out.
     work = work_on(settings, engine, job_id)
     with sessions.writing(engine) as session:
-        jobs.fail(session, work.claim, "enough")
+        jobs.fail(session, work.claim, Failure("enough"))
         jobs.retry(session, job_id)
     assert work_on(settings, engine, job_id).died_on == []
 
@@ -306,7 +310,7 @@ def test_a_new_attempt_begins_its_count_anew_and_clears_the_old_error(engine: En
     job = seen(engine, job_id)
     assert (jobs.seconds_left(job), job.heartbeat) == (5.0, 2)
     with sessions.writing(engine) as session:
-        jobs.give_back(session, ours, "killed")
+        jobs.give_back(session, ours, Failure("killed"))
     assert jobs.seconds_left(seen(engine, job_id)) is None
     must_claim(engine)
     job = seen(engine, job_id)
@@ -335,3 +339,60 @@ def test_the_log_keeps_its_newest_lines_in_order_and_none_too_long(engine: Engin
     with sessions.reading(engine) as session:
         lines = [entry.line for entry in jobs.log_of(session, job_id, 3)]
     assert lines[:2] == ["line 28", "line 29"] and len(lines[2]) == 2000
+
+
+# --- lanes ---------------------------------------------------------------------------------------
+
+ADA, BOB, CARLA = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    ("job", "at_work", "starts"),
+    [
+        (Place(9, "embed", ADA, 1), [Place(1, "import", ADA, 1)], True),
+        (Place(9, "embed", ADA, 1), [Place(1, "embed", BOB, 2, 999.0)], False),
+        (Place(9, "import", BOB, 1), [Place(1, "import", ADA, 1)], True),
+        (Place(9, "import", ADA, 1), [Place(1, "import", ADA, 1, 1.0)], False),
+        (Place(9, "import", ADA, 2), [Place(1, "import", ADA, 1, 31.0)], True),
+        (
+            Place(9, "import", ADA, 2),
+            [Place(1, "import", ADA, 1, 31.0), Place(2, "import", ADA, 1, 31.0)],
+            False,
+        ),
+        (
+            Place(9, "import", BOB, 2),
+            [Place(1, "import", ADA, 1, 31.0), Place(2, "import", ADA, 1, 31.0)],
+            True,
+        ),
+        (
+            Place(9, "import", CARLA, 2),
+            [Place(n, "import", 10 + n, 1) for n in range(lanes.IMPORTS_AT_ONCE)],
+            False,
+        ),
+    ],
+)
+def test_nobody_s_import_waits_for_the_hours_of_somebody_else_s(
+    job: Place, at_work: list[Place], starts: bool
+) -> None:
+    assert lanes.may_start(job, at_work) == starts
+
+
+def test_an_embedding_gives_way_only_after_its_turn_and_only_to_another_project() -> None:
+    long, short = Place(1, "embed", ADA, 1, 121.0), Place(1, "embed", ADA, 1, 119.0)
+    assert lanes.turn_is_over(long, [Place(2, "embed", BOB, 2)])
+    assert not lanes.turn_is_over(short, [Place(2, "embed", BOB, 2)])
+    assert not lanes.turn_is_over(long, [Place(2, "embed", BOB, 1), Place(3, "train", BOB, 2)])
+    assert not lanes.turn_is_over(Place(1, "train", ADA, 1, 999.0), [Place(2, "train", BOB, 2)])
+
+
+def test_who_had_a_turn_comes_after_those_who_had_none(engine: Engine) -> None:
+    with sessions.writing(engine) as session:
+        first, second = (jobs.enqueue(session, "embed", "Embed", {"n": n}).id for n in range(2))
+    with sessions.writing(engine) as session:
+        _, ours = jobs.claim(session, first) or pytest.fail("nobody else is here")
+        jobs.give_back(session, ours, Failure(""), counts=False)
+    with sessions.writing(engine) as session:
+        assert [place.job_id for place in lanes.waiting(session)] == [second, first]
+        taken = [jobs.claim_next(session) for _ in range(2)]
+    assert [job.id for job, _ in filter(None, taken)] == [second, first]
+    assert [job.attempts for job, _ in filter(None, taken)] == [1, 1]

@@ -13,14 +13,15 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, delete, select
 from web_world import client_of
 
 from tastemaker import jobs, projects, scores, worker
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Annotator, Label, Project
+from tastemaker.database.tables import Annotator, Job, Label, Project
+from tastemaker.jobs import leases
 from tastemaker.pages.app import create_app
 from tastemaker.scores import labels
 from tests.conftest import add_images
@@ -198,3 +199,78 @@ def test_a_worker_that_starts_leaves_the_jobs_of_others_alone(
     worker._take_up_orphans(engine)
     with sessions.reading(engine) as session:
         assert jobs.get(session, job_id).state == "running"
+
+
+def test_two_workers_whose_clocks_are_a_day_apart_take_nothing_from_each_other(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts by its own monotonic clock since when a heartbeat stands still, so what the other
+    machine's clocks show does not matter; a worker that is gone is seen all the same."""
+    elsewhere = other_process(settings)
+    here, there = (worker.Worker(settings, one) for one in (engine, elsewhere))
+    moments = {"here": 0.0, "there": 86_400.0}
+    turn = ["here"]
+
+    class Clocks:
+        monotonic = staticmethod(lambda: moments[turn[0]])
+
+    monkeypatch.setattr(leases, "time", Clocks)
+
+    def reap(name: str, one: worker.Worker) -> None:
+        turn[0] = name
+        one.reap()
+
+    with sessions.writing(engine) as session:
+        ids = [jobs.enqueue(session, "train", "Train").id for _ in range(2)]
+    with sessions.writing(engine) as session:
+        _, mine = jobs.claim(session, ids[0]) or pytest.fail("it is queued")
+    with sessions.writing(elsewhere) as session:
+        _, theirs = jobs.claim(session, ids[1]) or pytest.fail("it is queued")
+
+    def states() -> list[str]:
+        with sessions.reading(engine) as session:
+            return [jobs.get(session, job_id).state for job_id in ids]
+
+    for _ in range(4):  # two minutes, in which both live
+        for at in (engine, elsewhere):
+            with sessions.writing(at) as session:
+                jobs.report(session, mine if at is engine else theirs)
+        reap("here", here)
+        reap("there", there)
+        moments = {name: moment + leases.LEASE_SECONDS for name, moment in moments.items()}
+    assert states() == ["running", "running"]
+    reap("there", there)  # sees the last heartbeats
+    with sessions.writing(elsewhere) as session:
+        jobs.report(session, theirs)
+    moments = {name: moment + leases.LEASE_SECONDS + 1 for name, moment in moments.items()}
+    reap("there", there)
+    assert states() == ["queued", "running"], "the one here is gone, the one there lives"
+    with pytest.raises(jobs.LostJob), sessions.writing(engine) as session:
+        jobs.finish(session, mine, {})
+    elsewhere.dispose()
+
+
+def test_two_workers_at_once_start_no_job_twice(engine: Engine, settings: Settings) -> None:
+    elsewhere = other_process(settings)
+    with sessions.writing(engine) as session:
+        session.execute(delete(Job))
+        ids = {jobs.enqueue(session, "train", "Train", {"n": n}).id for n in range(20)}
+
+    def take(at: Engine) -> list[int]:
+        taken = []
+        while True:
+            with sessions.writing(at) as session:
+                if (got := jobs.claim_next(session, {"train"}, but_not=[0])) is None:
+                    return taken
+                taken.append(got[0].id)
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [n for part in pool.map(take, [engine, elsewhere] * 2) for n in part]
+    assert sorted(taken) == sorted(ids)
+    elsewhere.dispose()
+
+
+def test_the_figures_tell_how_large_the_database_is(settings: Settings, engine: Engine) -> None:
+    text = client_of(create_app(settings)).get("/metrics").text
+    (line,) = [one for one in text.splitlines() if one.startswith("tastemaker_database_bytes ")]
+    assert float(line.split()[1]) > 10**6, "an empty PostgreSQL database has seven megabytes"

@@ -6,21 +6,34 @@ import logging
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from web_world import World, add_job, client_of, full_world, make_world, settings_in
+from sqlmodel import select
+from web_world import World, add_image, add_job, client_of, full_world, make_world, settings_in
 
-from tastemaker import jobs
+from tastemaker import images, jobs
+from tastemaker.cli import doctor
 from tastemaker.cli.doctor import examine
 from tastemaker.database.migration import newest_revision, revisions
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, Job
-from tastemaker.errors import StorageFull, of_the_disk
-from tastemaker.files import require_free_space
+from tastemaker.database.tables import Collection, EncoderRow, Job
+from tastemaker.encoding.weights import weights_of
+from tastemaker.errors import (
+    EncoderUnavailable,
+    FilesGone,
+    Invalid,
+    NotTrainable,
+    StorageFull,
+    of_the_disk,
+)
+from tastemaker.files import require_free_space, visits
 from tastemaker.jobs import failures, heartbeat
+from tastemaker.jobs.failures import Failure
+from tastemaker.pages.jobs import repair_of
 from tastemaker.processes import logs
 from tastemaker.worker import Worker
 from tests.command_line import Run
@@ -373,6 +386,42 @@ def test_the_doctor_knows_the_weights_of_every_encoder_that_is_in_use(tmp_path: 
     assert not any("could not be looked at" in one.what for one in examine(world.settings))
 
 
+def test_the_doctor_waits_for_no_share_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at a dead share never comes back; here it comes back when the test is over."""
+    world = make_world(tmp_path / "home", images=0)
+    dead = [Path(f"/mnt/dead/{n}.jpg") for n in range(9)]
+    here = [tmp_path / f"{n}.jpg" for n in range(9)]
+    here[0].touch()
+    with writing(world.engine) as session:
+        collection = session.exec(select(Collection)).one()
+        for n, path in enumerate([here[0], dead[0], *here[1:], *dead[1:]]):
+            image = add_image(session, world.settings, collection, n)
+            images.note_file(session, image, path, images.FileStamp(1, 1))
+    over = threading.Event()
+
+    def look(path: Path) -> bool:
+        return over.wait(60) if path in dead else path.is_file()
+
+    monkeypatch.setattr(doctor, "is_file", look)
+    monkeypatch.setattr(visits, "SECONDS", 0.1)
+    try:
+        told = [finding.what for finding in examine(world.settings)]
+    finally:
+        over.set()
+    assert any(
+        "9 scanned files could not be looked at, /mnt/dead/0.jpg first" in one for one in told
+    )
+    assert any("8 scanned files were moved or deleted" in one for one in told)
+
+
+def test_what_a_look_raises_is_raised_where_it_was_asked_for() -> None:
+    assert visits.visit(abs, [-1, 2]) == [1, 2]
+    with pytest.raises(Invalid):
+        visits.visit(weights_of, ["no name of an encoder at all"])
+
+
 def test_the_doctor_tells_of_failed_jobs(tmp_path: Path) -> None:
     world = make_world(tmp_path / "home", images=0)
     with writing(world.engine) as session:
@@ -384,48 +433,84 @@ def test_the_doctor_tells_of_failed_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "title"),
+    ("failure", "title"),
     [
-        ("Its process was ended from outside (signal 9). It was tried 3 times.", "Out of memory"),
-        ("It stopped with an error: MemoryError: ", "Out of memory"),
-        ("The worker stopped while it ran. It was tried 3 times.", "The worker was stopped"),
-        ("Its process was ended from outside (signal 15).", "Its process was killed"),
-        ("Its process ended unexpectedly (exit code 1).", "Its process was killed"),
-        (str(of_the_disk(OSError(errno.ENOSPC, "No space left"))), "The disk is full"),
-        (str(of_the_disk(OSError(errno.EROFS, "x"))), "The home folder cannot be written"),
-        ("The weights file /a/b.pt is not there.", "The encoder's weights are missing"),
-        ("There is no file or folder “/mnt/share”. Check the path.", "A folder or file is gone"),
-        ("It stopped with an error: KeyError: 'x'", "A fault in the program"),
-        ("Nothing to train on yet. Score more.", "Nothing to train on yet."),
+        (Failure.of_exit(-9), "Out of memory"),
+        (Failure.of(MemoryError()), "Out of memory"),
+        (Failure.of(RuntimeError("DefaultCPUAllocator: can't allocate memory")), "Out of memory"),
+        (failures.WORKER_STOPPED, "The worker was stopped"),
+        (Failure.of_exit(-15), "Its process was killed"),
+        (Failure.of_exit(1), "Its process was killed"),
+        (Failure.of(FilesGone("The share is away.")), "A folder or file is gone"),
+        (Failure.of(FileNotFoundError(2, "x")), "A folder or file is gone"),
+        (Failure.of(KeyError("x")), "A fault in the program"),
+        (
+            Failure.of(Invalid("Nothing to train on yet.", "Score more.")),
+            "Nothing to train on yet.",
+        ),
+        (Failure.of(NotTrainable("No memory of labels.")), "No memory of labels."),
     ],
 )
-def test_every_cause_of_a_failure_has_its_own_words(error: str, title: str) -> None:
-    cause = failures.cause_of(Job(kind="embed", title="x", state="failed", error=error))
+def test_every_cause_of_a_failure_has_its_own_words(failure: Failure, title: str) -> None:
+    cause = failures.cause_of(failed(failure))
     assert cause.title == title
-    assert cause.remedy or title == "Nothing to train on yet."
+    assert bool(cause.remedy) == (failure.cause in failures.CAUSES)
 
 
-def test_too_little_space_before_a_job_is_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull) as refused:
+def failed(failure: Failure) -> Job:
+    return Job(kind="embed", title="x", state="failed", error=failure.error, cause=failure.cause)
+
+
+def test_a_cause_is_that_of_the_error_wherever_it_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(StorageFull) as full:
         require_free_space(tmp_path, 1e9)
-    job = Job(kind="embed", title="x", state="failed", error=str(refused.value))
-    assert failures.cause_of(job).title == "The disk is full"
+    told = {
+        "The disk is full": [full.value, of_the_disk(OSError(errno.ENOSPC, "x"))],
+        "The home folder cannot be written": [of_the_disk(OSError(errno.EROFS, "x"))],
+        "The encoder's weights are missing": [EncoderUnavailable("It is not here.")],
+    }
+    for title, errors in told.items():
+        for error in errors:
+            assert error is not None
+            assert failures.cause_of(failed(Failure.of(error))).title == title
+
+
+def test_the_way_to_the_repair_follows_the_cause(world: World) -> None:
+    at = world.at
+    for kind, cause, way in (
+        ("embed", failures.NO_WEIGHTS, f"{at}/add#encoder"),
+        ("test-run", failures.NO_WEIGHTS, f"{at}/add#encoder"),
+        ("import", failures.GONE, f"{at}/add"),
+        ("import", "", f"{at}/add"),
+        ("import", "disk-full", None),
+        ("embed", failures.MEMORY, None),
+        ("train", failures.FAULT, None),
+        ("train", failures.NOT_TRAINABLE, f"{at}/score"),
+        ("train", "", f"{at}/versions"),
+    ):
+        job_id = add_job(world, "failed", kind, error="It said so.", cause=cause)
+        with reading(world.engine) as session:
+            repair = repair_of(session, jobs.get(session, job_id))
+        assert (repair and repair[1]) == way, (kind, cause)
 
 
 def test_failures_of_one_cause_stand_together_each_with_its_log_repair_and_retry(
     world: World,
 ) -> None:
     killed = "Its process was ended from outside (signal 9). It was tried 3 times."
-    for kind, error in (("embed", killed), ("train", killed), ("import", "Nothing was found.")):
-        add_job(world, "failed", kind, error=error)
+    for kind, error, cause in (
+        ("embed", killed, failures.MEMORY), ("train", killed, failures.MEMORY),
+        ("import", "Nothing was found.", ""),
+    ):  # fmt: skip
+        add_job(world, "failed", kind, error=error, cause=cause)
     page = world.client.get("/jobs").text
     assert page.count("Out of memory") == 1 and "2 jobs" in page
     assert page.count("Close other programs") == 1
     assert page.count("fitting fold 1 of 5") == 3
     for number in (1, 2, 3):
         assert f'action="/jobs/{number}/retry"' in page
-    for there in ("add#encoder", "versions", "add"):
-        assert f'href="{world.at}/{there}"' in page
+    assert f'href="{world.at}/add"' in page
+    assert f'href="{world.at}/versions">To the' not in page, "memory is found elsewhere"
     told = world.client.get("/api/v1/jobs/1").json()
     assert "memory" in told["remedy"] and told["log"]
     assert "Close other programs" in world.client.get("/jobs/1").text

@@ -159,3 +159,12 @@ def test_a_name_that_is_not_allowed_is_named_with_the_setting(world: World) -> N
     answer = world.client.get("/api/v1/projects", headers={"Host": "taste.lan:8000"})
     assert answer.status_code == 403
     assert "add taste.lan to TASTEMAKER_ALLOWED_HOSTS" in answer.json()["hint"]
+
+
+def test_a_page_that_comes_without_its_style_says_why(tmp_path: Path) -> None:
+    """As behind a proxy that serves it under a path: nothing but the style sheet hides the line."""
+    world = make_world(tmp_path / "home", images=1)
+    page = world.client.get(f"{world.at}/score").text
+    assert page.index("came without its style") < page.index("skip-link")
+    style = world.client.get("/static/app.css").text
+    assert ".no-style { display: none !important; }" in style

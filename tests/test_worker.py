@@ -22,6 +22,7 @@ from filelock import FileLock
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, func, select
 from trained_world import trained_home
+from web_world import drawn
 
 from tastemaker import embeddings, files, jobs, projects, scores, versions, worker
 from tastemaker.config import Settings
@@ -29,7 +30,8 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, Job, Label, Project, Version
 from tastemaker.errors import Unavailable
-from tastemaker.jobs import clock, context
+from tastemaker.importing import requests
+from tastemaker.jobs import clock, context, lanes, leases
 from tastemaker.jobs.clock import log_expected_errors
 from tastemaker.library import bulk
 from tastemaker.live import live_model
@@ -431,6 +433,53 @@ def test_each_kind_has_one_lane_and_an_orderly_stop_hands_the_work_back(
     assert {seen(empty_bench.engine, i).state for i in ids} == {"queued"}
 
 
+def test_ten_files_of_one_come_in_while_another_s_thousands_go_on(
+    empty_bench: Bench, tmp_path: Path
+) -> None:
+    """The first import is stopped in its tracks, so that it surely outlasts the second."""
+    folders = [tmp_path / "thousands", tmp_path / "ten"]
+    for folder in folders:
+        folder.mkdir()
+        drawn(len(folder.name)).save(folder / "a.png")
+    with sessions.writing(empty_bench.engine) as session:
+        ids = [
+            requests.request_import(session, empty_bench.settings, [folder], asked_by=person).id
+            for person, folder in enumerate(folders, 1)
+        ]
+    empty_bench.worker.tick()
+    (first, second) = empty_bench.worker.running
+    assert [first.claim.job_id, second.claim.job_id] == ids
+    os.kill(first.process.pid, signal.SIGSTOP)
+
+    def second_is_done() -> bool:
+        empty_bench.worker.tick()
+        return seen(empty_bench.engine, ids[1]).state == "done"
+
+    until(second_is_done, 60, "for the ten files")
+    assert seen(empty_bench.engine, ids[0]).state == "running"
+    os.kill(first.process.pid, signal.SIGCONT)
+
+
+def test_a_long_embedding_goes_on_after_that_of_another_project(
+    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sessions.writing(empty_bench.engine) as session:
+        mine, yours = (projects.create(session, name).id for name in ("Mine", "Yours"))
+    ids = [empty_bench.enqueue("embed", {}, project) for project in (mine, yours)]
+    monkeypatch.setattr(lanes, "TURN_SECONDS", 0.0)
+    empty_bench.worker.tick()
+
+    def turned() -> bool:
+        empty_bench.worker.tick()
+        at_work = [running.claim.job_id for running in empty_bench.worker.running]
+        return at_work == [ids[1]]
+
+    until(turned, 30, "for the turn of the other")
+    job = seen(empty_bench.engine, ids[0])
+    assert (job.state, job.attempts, job.error) == ("queued", 0, "")
+    assert "goes on after them" in log_of(empty_bench.engine, ids[0])
+
+
 def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> None:
     job_id = empty_bench.enqueue("embed", project=None)  # type: ignore[arg-type]
     empty_bench.worker.tick()
@@ -450,7 +499,7 @@ def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> Non
 def test_only_a_heart_that_stands_still_is_taken_for_dead(
     empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)
     elsewhere = [empty_bench.enqueue("train", {"n": n}, None) for n in range(2)]  # type: ignore[arg-type]
     with sessions.writing(empty_bench.engine) as session:
         claims = [jobs.claim(session, job_id)[1] for job_id in elsewhere]  # type: ignore[index]
@@ -475,12 +524,12 @@ def test_a_lease_is_counted_on_the_monotonic_clock(
         monotonic = staticmethod(lambda: passed[0])
         time = staticmethod(lambda: wall[0])
 
-    monkeypatch.setattr(worker, "time", Clocks)
+    monkeypatch.setattr(leases, "time", Clocks)
     for day in (0.0, 86_400.0, -86_400.0):
         wall[0] = day
         empty_bench.worker.reap()
         assert seen(empty_bench.engine, job_id).state == "running"
-    passed[0] = worker.LEASE_SECONDS + 1
+    passed[0] = leases.LEASE_SECONDS + 1
     empty_bench.worker.reap()
     assert seen(empty_bench.engine, job_id).state == "queued"
 

@@ -70,6 +70,17 @@ class Settings(BaseSettings):
     min_free_gb: float = Field(
         default=1.0, ge=0, description="Uploads and jobs are refused below this much free disk."
     )
+    max_connections: int = Field(
+        default=400,
+        ge=4,
+        description="Open connections at once; beyond, the one that was waited for longest is "
+        "closed.",
+    )
+    idle_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a client may stand still amid a request or an answer.",
+    )
     torch_threads: int = Field(
         default=0, ge=0, description="CPU threads for the numeric code; 0 means all cores."
     )

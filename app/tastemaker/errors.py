@@ -6,11 +6,16 @@ the command line and in the API. `status` is the HTTP status; the command line e
 
 import errno
 
+# Kinds of causes that stop a job, whichever it is, and that the same thing helps against.
+DISK_FULL, NOT_WRITABLE = "disk-full", "not-writable"
+NO_WEIGHTS, GONE, NOT_TRAINABLE = "no-weights", "gone", "not-trainable"
+
 
 class TastemakerError(Exception):
     """Something went wrong that the person can act on."""
 
     status = 400
+    cause = ""  # the kind of it, where it is one of those above
     code = ""  # for the scripts of the pages, where the status alone does not say enough
 
     def __init__(self, message: str, hint: str = "", *, code: str = "", **about: object) -> None:
@@ -37,6 +42,12 @@ class Forbidden(TastemakerError):
 
 class NotFound(TastemakerError):
     status = 404
+
+
+class TooSlow(TastemakerError):
+    """A request that does not go on; its connection is closed with the answer."""
+
+    status = 408
 
 
 class Conflict(TastemakerError):
@@ -98,12 +109,20 @@ class Unavailable(TastemakerError):
 
 class StorageFull(TastemakerError):
     status = 507
+    cause = DISK_FULL
 
 
 class NotWritable(TastemakerError):
     """A place that takes no file: not there, not allowed, or something else lies in the way."""
 
     status = 507
+    cause = NOT_WRITABLE
+
+
+class FilesGone(Invalid):
+    """What was to be read is not there any more, or cannot be reached."""
+
+    cause = GONE
 
 
 class BadImage(TastemakerError):
@@ -122,12 +141,14 @@ class EncoderUnavailable(TastemakerError):
     """The encoder's weights are not on this machine and could not be downloaded."""
 
     status = 503
+    cause = NO_WEIGHTS
 
 
 class NotTrainable(TastemakerError):
     """The labels at hand cannot train a head."""
 
     status = 409
+    cause = NOT_TRAINABLE
 
 
 # --- what a disk does to anything, wherever it happens -------------------------------------------

@@ -14,6 +14,7 @@ from tastemaker.database.tables import (
     Collection,
     CollectionImage,
     Image,
+    ImageName,
     ImagePath,
     SkippedFile,
     Tag,
@@ -49,9 +50,11 @@ def add_picture(
     session: Session, facts: Examined, name: str, source: str | None, *, uploaded: bool
 ) -> tuple[Image, bool]:
     """The image of a picture that was read, and whether it is new. `source` is the photograph that
-    it was cut from, if something says so."""
+    it was cut from, if something says so. A known image keeps the name of an upload as well."""
     image = by_sha256(session, facts.sha256)
     if image is not None:
+        if uploaded:
+            _add_name(session, image, composed(name))
         return image, False
     image = Image(
         sha256=facts.sha256, kind="upload" if uploaded else "file", name=composed(name),
@@ -61,6 +64,17 @@ def add_picture(
     session.add(image)
     session.flush()
     return image, True
+
+
+def _add_name(session: Session, image: Image, name: str) -> None:
+    if name != image.name and session.get(ImageName, (image.id, name)) is None:
+        session.add(ImageName(image_id=image.id, name=name))
+
+
+def other_names(session: Session, image: Image) -> list[str]:
+    """The further names under which an image was sent, in their order."""
+    query = select(ImageName.name).where(ImageName.image_id == image.id).order_by(ImageName.name)
+    return list(session.exec(query))
 
 
 # --- where the bytes are -----------------------------------------------------------------------

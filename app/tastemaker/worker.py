@@ -31,8 +31,9 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
 from tastemaker.errors import Unavailable
 from tastemaker.importing import leftovers
-from tastemaker.jobs import children, heartbeat
+from tastemaker.jobs import children, heartbeat, lanes, leases
 from tastemaker.jobs.clock import Clock, log_expected_errors
+from tastemaker.jobs.failures import Failure
 from tastemaker.live import model_process
 from tastemaker.processes import logs
 from tastemaker.training import auto_train
@@ -42,10 +43,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
-LEASE_SECONDS = 30.0
 KILL_AFTER_SECONDS = 5.0
-AUTO_TRAIN_SECONDS = 5.0
-REAP_SECONDS = 5.0
+AUTO_TRAIN_SECONDS = REAP_SECONDS = 5.0
 BACKUP_SECONDS = 3600.0  # between two looks whether one is due
 SWEEP_SECONDS = 24 * 3600.0
 
@@ -57,7 +56,7 @@ class Running:
     """A child at work on a job, and its reports that are not written yet."""
 
     claim: jobs.Claim
-    kind: str
+    job: Job  # as it was when it began
     process: Any
     pipe: Connection
     fields: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +65,15 @@ class Running:
     beat: float = 0.0
     began: float = field(default_factory=time.monotonic)
     stopped_at: float | None = None
+    turn_over: bool = False  # stopped so that another goes on, and not for good
+
+    @property
+    def kind(self) -> str:
+        return self.job.kind
+
+    @property
+    def place(self) -> lanes.Place:
+        return lanes.Place.of(self.job, seconds=time.monotonic() - self.began)
 
 
 # --- the worker --------------------------------------------------------------------------------
@@ -73,12 +81,12 @@ class Running:
 
 class Worker:
     """Runs jobs until it is stopped. The invariant: a job in `running` has exactly one child here,
-    and each lane at most one job."""
+    and no lane holds more than it may."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine = settings, engine
         self.running: list[Running] = []
-        self._seen: dict[int, tuple[int, float]] = {}  # job -> (heartbeat, when it last moved)
+        self._leases = leases.Leases()
         self._turn = threading.Lock()  # the clock ticks in a thread of its own
         self._stopped = False
         self._heart = heartbeat.Heart(settings)
@@ -93,16 +101,21 @@ class Worker:
     def _tick(self) -> None:
         for running in list(self.running):
             self._attend(running)
-        free = set(children.HANDLERS) - {running.kind for running in self.running}
-        while free:
-            with sessions.reading(self.engine) as session:  # cheap look first: no lock when idle
-                if not any(job.kind in free for job in jobs.unfinished(session)):
-                    return
-            with sessions.writing(self.engine) as session:
-                taken = jobs.claim_next(session, free)
-            if taken is None:
+        while True:
+            at_work = [running.place for running in self.running]
+            with sessions.reading(self.engine) as session:  # no lock when idle
+                queued = lanes.waiting(session)
+            for running in self.running:
+                if running.stopped_at is None and lanes.turn_is_over(running.place, queued):
+                    self._stop(running, turn_over=True)
+            held = [job.job_id for job in queued if not lanes.may_start(job, at_work)]
+            if len(held) == len(queued):
                 return
-            free.discard(taken[0].kind)
+            with sessions.writing(self.engine) as session:
+                if (
+                    taken := jobs.claim_next(session, set(children.HANDLERS), but_not=held)
+                ) is None:
+                    return
             self._start(*taken)
 
     def _start(self, job: Job, claim: jobs.Claim) -> None:
@@ -114,7 +127,7 @@ class Worker:
         )
         process.start()
         theirs.close()
-        self.running.append(Running(claim, job.kind, process, ours, beat=time.monotonic()))
+        self.running.append(Running(claim, job, process, ours, beat=time.monotonic()))
         logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, tries=job.attempts)
 
     def _attend(self, running: Running) -> None:
@@ -164,8 +177,12 @@ class Worker:
             with sessions.reading(self.engine) as session:
                 stop = jobs.get(session, running.claim.job_id).cancel_requested
         if stop and running.stopped_at is None:
-            running.stopped_at = time.monotonic()
-            running.process.terminate()
+            self._stop(running)
+
+    @staticmethod
+    def _stop(running: Running, turn_over: bool = False) -> None:
+        running.stopped_at, running.turn_over = time.monotonic(), turn_over
+        running.process.terminate()
 
     def _conclude(self, running: Running) -> None:
         kind, value = running.ending or ("killed", None)
@@ -173,46 +190,32 @@ class Worker:
         with sessions.writing(self.engine) as session:
             if kind == "done":
                 jobs.finish(session, claim, value or {})
+            elif running.turn_over:
+                jobs.give_back(session, claim, Failure(""), counts=False)
+                jobs.log(session, claim.job_id, "others had waited: it goes on after them")
             elif running.stopped_at is not None:
                 jobs.cancelled(session, claim)
                 jobs.log(session, claim.job_id, "cancelled")
             elif kind == "failed":
-                jobs.fail(session, claim, str(value))
-                jobs.log(session, claim.job_id, str(value))
+                why = value or Failure("")
+                jobs.fail(session, claim, why)
+                jobs.log(session, claim.job_id, why.error)
             elif kind != "lost":
                 code = running.process.exitcode
-                reason = value or (
-                    f"Its process was ended from outside (signal {-code})."
-                    if code is not None and code < 0
-                    else f"Its process ended unexpectedly (exit code {code})."
-                )
+                why = value or Failure.of_exit(code)
                 killed = code is not None and code < 0
                 counts = not (killed and jobs.blame(session, claim))
-                state = jobs.give_back(session, claim, reason, counts=counts)
-                jobs.log(session, claim.job_id, f"{reason} The job is {state}.")
+                state = jobs.give_back(session, claim, why, counts=counts)
+                jobs.log(session, claim.job_id, f"{why.error} The job is {state}.")
             state = jobs.get(session, claim.job_id).state
         took = round(1000 * (time.monotonic() - running.began))
         about = {"kind": running.kind, "state": state}
         logs.write(log, logging.INFO, "job ended", job=claim.job_id, ms=took, **about)
 
     def reap(self) -> None:
-        """Give back jobs of other workers whose heartbeat has not moved for a lease, by this
-        machine's monotonic clock: the wall clock may jump."""
-        ours = {running.claim.job_id for running in self.running}
+        """Give back the jobs of other workers that are gone."""
         with sessions.reading(self.engine) as session:
-            beats = {
-                job.id: job.heartbeat
-                for job in jobs.unfinished(session)
-                if job.state == "running" and job.id not in ours
-            }
-        moment = time.monotonic()
-        self._seen = {
-            job_id: self._seen[job_id]
-            if job_id in self._seen and self._seen[job_id][0] == beat
-            else (beat, moment)
-            for job_id, beat in beats.items()
-        }
-        dead = [j for j, (_, since) in self._seen.items() if moment - since > LEASE_SECONDS]
+            dead = self._leases.run_out(session, [r.claim.job_id for r in self.running])
         if dead:
             with sessions.writing(self.engine) as session:
                 jobs.requeue_orphans(session, dead)

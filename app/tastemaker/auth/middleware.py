@@ -13,9 +13,11 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import Engine
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tastemaker.auth import identity, lanes, tokens
+from tastemaker.auth.connections import patient
 from tastemaker.auth.identity import NOBODY, Who
 from tastemaker.auth.origins import (
     LIBRARY_HEADER,
@@ -34,12 +36,14 @@ from tastemaker.errors import (
     NotSignedIn,
     TastemakerError,
     TooManyAttempts,
+    TooSlow,
     Unavailable,
     Unexpected,
 )
 
 log = logging.getLogger(__name__)
 
+GONE = 499  # as nginx calls it in its log
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/healthz", "/readyz")  # answered without a login, as is /static/
 
@@ -79,12 +83,15 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         started = False
+        receive = patient(receive, self.settings.idle_seconds)
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 private = bool(self.settings.admin_password)
+                if message["status"] == TooSlow.status:  # the rest of the body is not waited for
+                    MutableHeaders(scope=message)["Connection"] = "close"
                 _add_headers(scope, MutableHeaders(scope=message), private)
             await send(message)
 
@@ -100,6 +107,8 @@ class SecurityMiddleware:
                 await self.app(inner, receive, send_guarded)
             finally:
                 scope["route"] = inner.get("route")  # for whoever logs it
+        except ClientDisconnect:  # amid its own request: only the log reads this answer
+            await Response(status_code=GONE)(scope, receive, send_guarded)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:

@@ -32,6 +32,7 @@ from tastemaker.database.tables import (
 from tastemaker.database.tables.base import in_utc
 from tastemaker.encoding.weights import weights_of
 from tastemaker.files import is_file
+from tastemaker.files.visits import visit
 from tastemaker.live.live_model import read_live
 from tastemaker.versions import file_checks
 from tastemaker.worker import is_running
@@ -115,7 +116,8 @@ def _sqlite_build(settings: Settings) -> list[Finding]:
 
 
 def _copied(session: Session, settings: Settings) -> list[Finding]:
-    original = copies.original_of(settings, installation.identity(session).library)
+    library = installation.identity(session).library
+    (original,) = visit(lambda _: copies.original_of(settings, library), [settings.root])
     return [] if original is None else [Finding("warning", copy_of(original), NEW_ID)]
 
 
@@ -154,8 +156,8 @@ def _jobs(session: Session, settings: Settings) -> list[Finding]:
 def _weights(session: Session, _: Settings) -> list[Finding]:
     """Of the encoders that are in use; one that was declared embeds nothing here."""
     used = session.exec(select(EncoderRow.name).where(~col(EncoderRow.declared)).distinct())
-    known = [weights_of(name) for name in sorted(used)]
-    return [Finding("warning", k.sentence, k.remedy) for k in known if k.state == "missing"]
+    known = visit(weights_of, sorted(used))
+    return [Finding("warning", k.sentence, k.remedy) for k in known if k and k.state == "missing"]
 
 
 def _live_models(session: Session, settings: Settings) -> list[Finding]:
@@ -274,13 +276,22 @@ def _is_whole(settings: Settings, image: Image) -> bool:
 
 
 def _paths(session: Session, _: Settings) -> list[Finding]:
-    missing = [
-        row for row in session.exec(select(ImagePath))
-        if row.state != "present" or not is_file(Path(row.path))
-    ]  # fmt: skip
+    rows = session.exec(select(ImagePath.path, ImagePath.state)).all()
+    present = [Path(path) for path, state in rows if state == "present"]
+    there = visit(is_file, present)
+    silent = [path for path, answer in zip(present, there, strict=True) if answer is None]
     skipped = session.exec(select(SkippedFile)).all()
     findings = []
-    if n := len(missing):
+    if n := len(silent):
+        findings.append(
+            Finding(
+                "warning",
+                f"{counted(n, 'scanned file')} could not be looked at, {silent[0]} first: the disk "
+                "or share does not answer.",
+                "Connect it, or take it off the system, then look again; the scores are safe.",
+            )
+        )  # fmt: skip
+    if n := len(rows) - len(present) + there.count(False):
         findings.append(
             Finding(
                 "warning", f"{counted(n, 'scanned file')} {were(n)} moved or deleted.",

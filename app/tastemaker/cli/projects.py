@@ -262,6 +262,42 @@ def project_duplicate(
     return None
 
 
+@app.command("migrate")
+def project_migrate(
+    typed: Annotated[
+        list[str], words("PROJECT ENCODER", "The project, or -p, and the encoder to move to.")
+    ],
+    project: InProject = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Move a project to another encoder: embed its images and train a new major version.
+
+    The project changes over unless that version is worse. To go back, activate an old version."""
+    from tastemaker import jobs, projects
+    from tastemaker.training import migration
+    from tastemaker.worker import is_running
+
+    name, encoder = in_order(typed, project, "ENCODER")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, name)
+            queued = jobs.as_json(migration.request_migration(session, settings, chosen, encoder))
+        if not wait and is_running(settings):
+            if as_json:
+                return print_json(queued)
+            out.print(f"Job {queued['id']} moves it.")
+            return None
+        result = finish_jobs(settings, engine, [queued["id"]])[0].result
+    if as_json:
+        return print_json(result)
+    if result["version"]:
+        out.print(f"{result['version']} is published: {plain(result['why'])}.")
+    kept = "works with" if result["moved"] else "keeps its encoder, not"
+    out.print(f"The project {kept} {plain(result['encoder'])}.")
+    return None
+
+
 @app.command("delete")
 def project_delete(
     typed: ProjectWords = None,

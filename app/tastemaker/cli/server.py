@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from tastemaker.auth import accounts
+from tastemaker.auth.connections import connection_class
 from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
@@ -65,7 +66,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     server = uvicorn.Server(
         uvicorn.Config(
             application, log_config=None, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=5, http=connection_class(settings),
             server_header=False, proxy_headers=bool(settings.trusted_proxies.strip()),
             forwarded_allow_ips=settings.trusted_proxies,
         )

@@ -25,6 +25,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tastemaker.config import Settings
+from tastemaker.database.backup_checks import (
+    DATABASE,
+    FOLDERS,
+    MANIFEST,
+    belongs,
+    refuse_a_bomb,
+    refuse_others,
+)
 from tastemaker.database.migration import back_up_database, migrate, revisions
 from tastemaker.database.sessions import sqlite
 from tastemaker.database.tables import now
@@ -32,9 +40,6 @@ from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import free_space, is_file, sha256_of, sync_folder
 from tastemaker.processes import failpoint
 
-DATABASE = "tastemaker.db"
-MANIFEST = "manifest.json"
-FOLDERS = ("images", "thumbs", "checkpoints", "incoming")
 NIGHTLY = "nightly-"
 NIGHTS_KEPT = 3
 PIECE = 1 << 20  # bytes read at a time
@@ -276,14 +281,16 @@ def _unpack(settings: Settings, source: Path, into: Path, report: Report | None)
     hint = "A backup is a zip that `tastemaker backup` made, or a copy of tastemaker.db."
     try:
         with zipfile.ZipFile(source) as archive:
+            refuse_a_bomb(archive, source.stat().st_size)
             about = json.loads(archive.read(MANIFEST))
             names = about["sha256"]
             datetime.fromisoformat(about["made_at"])
-            if DATABASE not in names or not all(map(_belongs, names)):
+            if DATABASE not in names or not all(map(belongs, names)):
                 raise Invalid(no_backup, hint)
             sizes = {name: archive.getinfo(name).file_size for name in names}
             total, done = sum(sizes.values()), 0
             _require_space(settings, into, total)
+            refuse_others(archive, names)
             for name, sha256 in names.items():
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -307,15 +314,6 @@ def _unpack(settings: Settings, source: Path, into: Path, report: Report | None)
             f"The backup cannot be unpacked ({error}); nothing was changed.", hint
         ) from error
     return dict(about)
-
-
-def _belongs(name: object) -> bool:
-    """Whether a name in an archive is the database or a file in one of the folders."""
-    if name == DATABASE:
-        return True
-    path = PurePosixPath(str(name))
-    inside = len(path.parts) > 1 and path.parts[0] in FOLDERS and ".." not in path.parts
-    return inside and path.as_posix() == name and "\\" not in name and "\0" not in name
 
 
 def _inspect(database: Path, check: bool = False) -> tuple[int, set[str]]:

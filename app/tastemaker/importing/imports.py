@@ -26,7 +26,7 @@ from tastemaker.database.tables import (
     Project,
     ProjectCollection,
 )
-from tastemaker.errors import BadImage, Invalid
+from tastemaker.errors import BadImage, FilesGone, Invalid
 from tastemaker.files.folders import left_out_line
 from tastemaker.images import FileStamp
 from tastemaker.importing import rewritten
@@ -69,7 +69,7 @@ def import_files(
     Returns the counts. Raises `Invalid` where no file was found, or none could be used.
     """
     if payload.get("swept"):
-        raise Invalid("The files of this upload are no longer kept.", "Upload them again.")
+        raise FilesGone("The files of this upload are no longer kept.", "Upload them again.")
     request = ImportRequest.model_validate(payload)
     incoming = job.settings.incoming
     staging = incoming / request.staging if request.staging else None
@@ -96,7 +96,8 @@ def import_files(
         if tally.left_out:
             job.log(tally.left_out)
         if not items:
-            raise Invalid(
+            nothing = FilesGone if seen.unreadable else Invalid
+            raise nothing(
                 "No picture was found, so nothing was imported.",
                 tally.first_reason
                 or f"JPEG, PNG, WebP and GIF files are looked for. {tally.left_out}".rstrip(),

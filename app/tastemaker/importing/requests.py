@@ -41,6 +41,7 @@ def request_import(
     collection: str | None = None,
     role: str = "pool",
     scores_from_folders: bool = False,
+    asked_by: int = 0,
 ) -> Job:
     """Queue the import of files and folders on this machine. What can be seen at once is refused
     at once: nothing there, not readable, a folder without a single picture."""
@@ -52,7 +53,7 @@ def request_import(
         collection=name, role=role, paths=tuple(map(str, resolved)),
         scores_from_folders=scores_from_folders,
     )  # fmt: skip
-    return _enqueue(session, f"Import “{name}”", request, project)
+    return _enqueue(session, f"Import “{name}”", request, project, asked_by)
 
 
 def request_upload_import(
@@ -63,6 +64,7 @@ def request_upload_import(
     *,
     project: Project | None = None,
     collection: str = "Uploads",
+    asked_by: int = 0,
 ) -> Job:
     """Queue the import of uploads that lie in `staging` (a folder inside `settings.incoming`) as
     (stored file name, original name)."""
@@ -75,14 +77,16 @@ def request_upload_import(
         collection=collection, role="pool", staging=staging.name, files=tuple(files),
         scores_from_folders=False,
     )  # fmt: skip
-    return _enqueue(session, title, request, project)
+    return _enqueue(session, title, request, project, asked_by)
 
 
-def _enqueue(session: Session, title: str, request: ImportRequest, project: Project | None) -> Job:
+def _enqueue(
+    session: Session, title: str, request: ImportRequest, project: Project | None, asked_by: int
+) -> Job:
     """The job; one that waits with the same request, as after a second click, is not doubled."""
     payload = request.model_dump(mode="json", exclude_unset=True)
     project_id = project.id if project else None
-    return jobs.enqueue(session, "import", title, payload, project_id, once=True)
+    return jobs.enqueue(session, "import", title, payload, project_id, once=True, asked_by=asked_by)
 
 
 def validate_paths(

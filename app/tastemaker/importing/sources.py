@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +23,14 @@ from tastemaker import files, scores
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files.folders import FolderWalk, lies_in_system
 from tastemaker.files.roots import Roots, open_within, outside, within
-from tastemaker.files.texts import read_text
+from tastemaker.files.texts import composed, read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.pictures import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 2**18
+PICTURES = IMAGE_SUFFIXES | {".npy"}
 BESIDE = SIDECAR_SUFFIXES | {".npy"}  # what may lie beside pictures without a word
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
 
@@ -96,13 +97,14 @@ def find_items(
     left out and what cannot be entered is noted in `seen`. What lies outside of the `roots` is
     skipped, a link that leads out of them too. Raises `Invalid` for a folder whose
     number is no score, where folders give scores."""
-    suffixes = IMAGE_SUFFIXES | {".npy"} if request.scores_from_folders else IMAGE_SUFFIXES
+    suffixes = PICTURES if request.scores_from_folders else IMAGE_SUFFIXES
 
     def score(name: str) -> int | None:
         return folder_score(name) if request.scores_from_folders else None
 
-    # Two uploads may have come from different folders under one name.
-    uploads = {name: incoming / request.staging / stored for stored, name in request.files}
+    uploads = [(incoming / request.staging / stored, name) for stored, name in request.files]
+    beside_uploads, orphans = pair_sidecars(uploads)
+    yield from orphans
     archives = itertools.count()
     for found in _named_files(request, incoming, exclude, suffixes, seen, roots):
         if isinstance(found, Skipped):
@@ -126,27 +128,15 @@ def find_items(
                 seen.left_out[_kind_of(member)] += 1
             for member, reason in content.skipped:
                 yield Skipped(member, reason)
-            for stored, member, siblings in _with_siblings(content.files):
+            sidecars, orphans = pair_sidecars(content.files)
+            yield from orphans
+            for stored, member in content.files:
                 if Path(member).suffix.lower() in suffixes:
-                    beside = sidecars_among(member, siblings)
+                    beside = sidecars.get(stored, ())
                     yield ImportItem(stored, member, True, score(member), beside)
         elif suffix in suffixes:
-            beside = sidecars_among(name, uploads) if staged else sidecars_on_disk(path)
+            beside = beside_uploads.get(path, ()) if staged else sidecars_on_disk(path)
             yield ImportItem(path, name, staged, score(name), beside)
-
-
-def _with_siblings(
-    members: list[tuple[Path, str]],
-) -> Iterator[tuple[Path, str, dict[str, Path]]]:
-    """(where it is stored, its name, the sidecars by name) of every member. An archive may hold
-    several of one name: the second has the second of each sidecar beside it, or the last."""
-    stored_as: dict[str, list[Path]] = {}
-    for stored, name in members:
-        stored_as.setdefault(name, []).append(stored)
-    for name, copies in stored_as.items():
-        beside = [(n, stored_as[n]) for n in _sidecar_names(name) if n in stored_as]
-        for number, stored in enumerate(copies):
-            yield stored, name, {n: paths[min(number, len(paths) - 1)] for n, paths in beside}
 
 
 @dataclass
@@ -237,8 +227,54 @@ def folder_score(name: str) -> int | None:
 # --- the files beside a picture ----------------------------------------------------------------
 
 
-def sidecars_among(name: str, siblings: dict[str, Path]) -> tuple[SidecarFile, ...]:
-    return tuple(SidecarFile(n, siblings[n]) for n in _sidecar_names(name) if n in siblings)
+def pair_sidecars(
+    sent: Sequence[tuple[Path, str]],
+) -> tuple[dict[Path, tuple[SidecarFile, ...]], list[Skipped]]:
+    """Which sidecars belong to which picture, among files that were sent together: (where it is
+    stored, its name) in the order of sending. Several may have one name, from different folders:
+    as many sidecars as pictures go one to one in that order. Where the numbers differ nobody can
+    tell whose they are, so they are returned as skipped. Letters taken apart from their marks are
+    the same letters; small ones are the same as capitals where nothing of the exact name is there.
+    """
+    keys = [composed(name) for _, name in sent]
+    copies: dict[str, list[int]] = {}  # name -> the sidecars called so
+    alike: dict[str, set[str]] = {}  # the same without regard to capitals -> such names
+    for number, key in enumerate(keys):
+        if Path(key).suffix.lower() in SIDECAR_SUFFIXES:
+            copies.setdefault(key, []).append(number)
+            alike.setdefault(key.casefold(), set()).add(key)
+    pictures = [n for n, key in enumerate(keys) if Path(key).suffix.lower() in PICTURES]
+    owners: dict[str, list[int]] = {}  # name of a sidecar -> the pictures that it may lie beside
+    for number in pictures:
+        for key in _sidecar_names(keys[number]):
+            if key in copies:
+                owners.setdefault(key, []).append(number)
+    exact = set(owners)
+    found = {number for there in owners.values() for number in there}
+    for number in pictures:
+        for key in _sidecar_names(keys[number]) if number not in found else []:
+            for other in alike.get(key.casefold(), set()) - exact:
+                owners.setdefault(other, []).append(number)
+
+    beside: dict[int, list[SidecarFile]] = {}
+    skipped = []
+    for key, here in owners.items():
+        texts = copies[key]
+        one_for_all = len(texts) == 1 and len({keys[number] for number in here}) == len(here)
+        if len(texts) == len(here) or one_for_all:
+            for place, number in enumerate(here):
+                path, name = sent[texts[0 if one_for_all else place]]
+                beside.setdefault(number, []).append(SidecarFile(name, path))
+        else:
+            skipped.append(Skipped(sent[texts[0]][1], _whose_is_it(len(texts), len(here))))
+    return {sent[number][0]: tuple(listed) for number, listed in beside.items()}, skipped
+
+
+def _whose_is_it(texts: int, pictures: int) -> str:
+    return (
+        f"It came {texts} times and its picture {pictures} times, so nobody can tell which belongs"
+        " to which; no tags were taken from it. Send a zip or one folder at a time."
+    )
 
 
 def sidecars_on_disk(path: Path) -> tuple[SidecarFile, ...]:

@@ -14,12 +14,12 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.failures import Failure
 from tastemaker.processes import JOB_NICENESS, logs, lower_priority
 
 log = logging.getLogger(__name__)
 
 # What each kind of job runs, by name: the modules import torch, which only children pay for.
-# Each kind has one lane: a long embedding does not hold up an import, nor a training.
 HANDLERS = {
     "import": "tastemaker.importing.imports:run",
     "embed": "tastemaker.embeddings:run",
@@ -28,6 +28,8 @@ HANDLERS = {
     "predict": "tastemaker.versions.predictions:run",
     "test-run": "tastemaker.evaluation.test_runs:run",
     "adopt": "tastemaker.publishing.import_head:run",
+    "tournament": "tastemaker.evaluation.tournament:run",
+    "migrate": "tastemaker.training.migration:run",
 }
 
 
@@ -51,10 +53,9 @@ def main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     except jobs.LostJob:
         pipe.send(("lost", None))
     except TastemakerError as error:
-        pipe.send(("crashed" if isinstance(error, Unavailable) else "failed", str(error)))
+        ending = "crashed" if isinstance(error, Unavailable) else "failed"
+        pipe.send((ending, Failure.of(error)))
     except BaseException as error:  # it must reach the job's page
         context.log(traceback.format_exc(limit=8))
-        if (known := of_the_disk(error)) is not None:
-            pipe.send(("failed", str(known)))
-        else:
-            pipe.send(("crashed", f"It stopped with an error: {type(error).__name__}: {error}"))
+        known = of_the_disk(error)
+        pipe.send(("failed" if known else "crashed", Failure.of(known or error)))

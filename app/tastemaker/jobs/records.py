@@ -5,6 +5,7 @@ raises the fence, and every write of a result names it, so a worker that was tho
 back can write nothing. Enqueue a job in the transaction of the change that caused it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlmodel import Session, col, select
 from tastemaker.database.sessions import rows_changed
 from tastemaker.database.tables import Job, JobLog, now
 from tastemaker.errors import Conflict, NotFound
+from tastemaker.jobs.failures import WORKER_STOPPED, Failure
 
 MAX_ATTEMPTS = 3
 FINISHED = ("done", "failed", "cancelled")
@@ -37,9 +39,11 @@ def enqueue(
     project_id: int | None = None,
     *,
     once: bool = False,
+    asked_by: int = 0,
 ) -> Job:
-    """Add a job. With `once`, a job of the same kind, project and payload that has not started
-    yet is returned instead of a second one."""
+    """Add a job. `asked_by` is the row of who wants it, 0 for the command line and for duties. With
+    `once`, a job of the same kind, project and payload that has not started yet is returned instead
+    of a second one."""
     payload = payload or {}
     if once:
         waiting = session.exec(
@@ -48,7 +52,9 @@ def enqueue(
         for job in waiting:
             if job.payload == payload:
                 return job
-    job = Job(kind=kind, title=title, payload=payload, project_id=project_id)
+    job = Job(
+        kind=kind, title=title, payload=payload, project_id=project_id, asked_by=asked_by
+    )  # fmt: skip
     session.add(job)
     session.flush()
     return job
@@ -61,9 +67,15 @@ def get(session: Session, job_id: int) -> Job:
     return job
 
 
-def claim_next(session: Session, kinds: set[str] | None = None) -> tuple[Job, Claim] | None:
-    """Take the oldest queued job, raising its fence and its attempts."""
-    query = select(Job).where(Job.state == "queued").order_by(col(Job.id)).limit(1)
+def claim_next(
+    session: Session, kinds: set[str] | None = None, but_not: Collection[int] = ()
+) -> tuple[Job, Claim] | None:
+    """Take the oldest queued job of those that had the fewest turns, raising its fence and its
+    attempts; none of `but_not`."""
+    order = (col(Job.fence), col(Job.id))
+    query = select(Job).where(Job.state == "queued").order_by(*order).limit(1)
+    if but_not:
+        query = query.where(col(Job.id).not_in(but_not))
     if kinds is not None:
         query = query.where(col(Job.kind).in_(kinds))
     if session.get_bind().dialect.name == "postgresql":
@@ -80,7 +92,7 @@ def claim(session: Session, job_id: int) -> tuple[Job, Claim] | None:
 
 def _claim(session: Session, job: Job) -> Claim:
     job.state, job.fence, job.attempts = "running", job.fence + 1, job.attempts + 1
-    job.started_at, job.heartbeat, job.error = now(), job.heartbeat + 1, ""
+    job.started_at, job.heartbeat, job.error, job.cause = now(), job.heartbeat + 1, "", ""
     job.done = job.total = 0
     session.add(job)
     session.flush()
@@ -106,12 +118,13 @@ def cancelled(session: Session, claim: Claim) -> None:
     _update(session, claim, state="cancelled", finished_at=now(), rate=0.0)
 
 
-def fail(session: Session, claim: Claim, error: str) -> None:
+def fail(session: Session, claim: Claim, failure: Failure) -> None:
     """End the job visibly: the same try again would end the same way."""
-    _update(session, claim, state="failed", error=error, finished_at=now(), rate=0.0)
+    why = {"error": failure.error, "cause": failure.cause}
+    _update(session, claim, state="failed", finished_at=now(), rate=0.0, **why)
 
 
-def give_back(session: Session, claim: Claim, error: str, *, counts: bool = True) -> str:
+def give_back(session: Session, claim: Claim, failure: Failure, *, counts: bool = True) -> str:
     """The work ended without a result. Queue it again, or fail it after the last attempt;
     `counts=False` for an orderly stop, which is no fault of the job. Returns the new state."""
     job = get(session, claim.job_id)
@@ -119,10 +132,11 @@ def give_back(session: Session, claim: Claim, error: str, *, counts: bool = True
         cancelled(session, claim)
         return "cancelled"
     if counts and job.attempts >= MAX_ATTEMPTS:
-        fail(session, claim, f"{error} It was tried {job.attempts} times.")
+        tried = f"{failure.error} It was tried {job.attempts} times."
+        fail(session, claim, Failure(tried, failure.cause))
         return "failed"
     attempts = job.attempts if counts else job.attempts - 1
-    _update(session, claim, state="queued", error=error, attempts=attempts, rate=0.0)
+    _update(session, claim, state="queued", error=failure.error, attempts=attempts, rate=0.0)
     return "queued"
 
 
@@ -145,7 +159,7 @@ def requeue_orphans(
         query = query.where(col(Job.id).in_(job_ids))
     orphans = [(job.id, job.fence) for job in session.exec(query)]
     for job_id, fence in orphans:
-        give_back(session, Claim(job_id, fence), "The worker stopped while it ran.", counts=counts)
+        give_back(session, Claim(job_id, fence), WORKER_STOPPED, counts=counts)
         log(session, job_id, "the worker stopped; the job was handed back")
     return [job_id for job_id, _ in orphans]
 
@@ -170,7 +184,7 @@ def retry(session: Session, job_id: int) -> Job:
         raise Conflict(
             f"Job {job_id} is {job.state}; only a failed or cancelled job can be retried."
         )
-    job.state, job.attempts, job.error = "queued", 0, ""
+    job.state, job.attempts, job.error, job.cause = "queued", 0, "", ""
     job.cancel_requested, job.finished_at, job.result = False, None, {}
     session.add(job)
     log(session, job_id, "queued again by hand")
@@ -215,7 +229,7 @@ def seconds_left(job: Job) -> float | None:
 
 def as_json(job: Job) -> dict[str, Any]:
     """A job for programs; what its worker alone needs (payload, fence) stays out."""
-    inner = {"payload", "fence", "heartbeat"}
+    inner = {"payload", "fence", "heartbeat", "asked_by"}
     return job.model_dump(mode="json", exclude=inner) | {"seconds_left": seconds_left(job)}
 
 

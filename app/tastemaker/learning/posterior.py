@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from tastemaker.learning.ridge import ROWS_AT_ONCE, Array, Ridge, half_scale, principal_axes
+from tastemaker.learning.distances import ROWS_AT_ONCE
+from tastemaker.learning.ridge import Array, Ridge, half_scale, principal_axes
 
 
 @dataclass(frozen=True)

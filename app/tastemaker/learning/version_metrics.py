@@ -11,10 +11,13 @@ they went in.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from tastemaker.learning.answers import Answers
 
 Verdict = Literal["better", "worse", "no difference shown"]
 MeasuredOn = Literal["holdout", "random_sample", "out_of_fold", "all_labels"]
@@ -308,6 +311,24 @@ class ExpectationCheck(Value):
     met: bool | None
 
 
+class AnswersUsed(Value):
+    """How many answers besides the scores a version learned from (see `answers.Answers`)."""
+
+    pairs: int = 0
+    sweeps: int = 0
+    skips: int = 0
+    repeats: int = 0
+
+    @classmethod
+    def of(cls, answers: Answers) -> AnswersUsed:
+        return cls(
+            pairs=int(answers.is_pair.sum()),
+            sweeps=int(answers.is_sweep.sum()),
+            skips=int(answers.is_skip.sum()),
+            repeats=int(answers.is_repeat.sum()),
+        )
+
+
 # --- all of it -----------------------------------------------------------------------------------
 
 
@@ -341,6 +362,7 @@ class VersionMetrics(Value):
     prediction_histogram: tuple[int, ...] = ()
     percentiles: dict[str, float] = {}
     predicted: int = 0
+    answers: AnswersUsed | None = None
     versus_parent: VersusVersion | None = None
     slices: tuple[SliceMetrics, ...] = ()
     expectations: tuple[ExpectationCheck, ...] = ()

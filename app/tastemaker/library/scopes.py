@@ -18,6 +18,7 @@ from tastemaker.database.tables import (
     Collection,
     CollectionImage,
     Image,
+    ImageName,
     Label,
     Prediction,
     Project,
@@ -210,13 +211,18 @@ def _range(column: Any, low: float | None, high: float | None) -> list[Any]:
 
 
 def name_like(resolved: ResolvedFilter, image: Any) -> Any:
-    """The name contains these letters, large or small (SQLite's LIKE folds ASCII by itself, and
-    without a call of `lower` per row)."""
+    """One of its names contains these letters, large or small (SQLite's LIKE folds ASCII by itself,
+    and without a call of `lower` per row)."""
     text = resolved.filter.name
     for special in "\\%_":
         text = text.replace(special, "\\" + special)
-    contains = col(image.name).like if resolved.ignores_case else col(image.name).ilike
-    return contains(f"%{text}%", escape="\\")
+
+    def contains(name: Any) -> Any:
+        like = col(name).like if resolved.ignores_case else col(name).ilike
+        return like(f"%{text}%", escape="\\")
+
+    others = select(ImageName.image_id).where(contains(ImageName.name))
+    return contains(image.name) | col(image.id).in_(others)
 
 
 # --- where to begin ------------------------------------------------------------------------------

@@ -196,6 +196,7 @@ class ImageFacts:
     kin: list[Tile]
     neighbours: list[tuple[neighbours.Neighbour, Image]]
     places: list[Place]
+    other_names: list[str]
 
 
 def image_facts(
@@ -247,4 +248,5 @@ def image_facts(
         kin=tiles(session, project, resolved, list(kin)),
         neighbours=[(n, pictures[n.image_id]) for n in near if n.image_id in pictures],
         places=places(session, settings, image),
+        other_names=images.other_names(session, image),
     )

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import jobs, projects
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
@@ -114,7 +115,7 @@ def refused(
 
 @router.post("/projects/{project_id}/add/folder")
 def add_folder(
-    _: AdminUser,
+    user: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -127,7 +128,9 @@ def add_folder(
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            requests.request_import(session, settings, [folder.strip()], project=project)
+            requests.request_import(
+                session, settings, [folder.strip()], project=project, asked_by=user.annotator_id
+            )
     except TastemakerError as error:
         return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
@@ -135,7 +138,7 @@ def add_folder(
 
 @router.post("/projects/{project_id}/add/files")
 def add_files(
-    _: AdminUser,
+    user: AdminUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
@@ -144,7 +147,7 @@ def add_files(
 ) -> Response:
     """Queue the import of uploaded files."""
     try:
-        queue_import(engine, settings, project_id, upload)
+        queue_import(engine, settings, project_id, upload, user)
     except TastemakerError as error:
         if by_htmx(request):
             raise
@@ -152,7 +155,9 @@ def add_files(
     return redirect(request, f"/projects/{project_id}/score")
 
 
-def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Upload) -> Job:
+def queue_import(
+    engine: Engine, settings: Settings, project_id: int, upload: Upload, user: Identity
+) -> Job:
     upload.require()
     with writing(engine) as session:
         job = requests.request_upload_import(
@@ -162,6 +167,7 @@ def queue_import(engine: Engine, settings: Settings, project_id: int, upload: Up
             upload.files,
             project=projects.get(session, project_id),
             collection=upload.fields.get("collection", "").strip() or "Uploads",
+            asked_by=user.annotator_id,
         )
     upload.hand_over()
     return job
@@ -183,7 +189,7 @@ class NewImport(Body):
 
 @api.post("/projects/{project_id}/imports", status_code=202)
 def import_folder(
-    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
 ) -> dict[str, Any]:
     """Import a folder of the server's machine, recursively; the answer is its job. The files stay
     where they are."""
@@ -191,15 +197,15 @@ def import_folder(
         project = projects.get(session, project_id)
         job = requests.request_import(
             session, settings, [body.folder], project=project,
-            collection=body.collection.strip() or None,
+            collection=body.collection.strip() or None, asked_by=user.annotator_id,
         )  # fmt: skip
         return jobs.as_json(job)
 
 
 @api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)
 def upload_files(
-    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: Files
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: Files
 ) -> dict[str, Any]:
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
     job of their import. A field `collection` says where they come to: “Uploads” without it."""
-    return jobs.as_json(queue_import(engine, settings, project_id, upload))
+    return jobs.as_json(queue_import(engine, settings, project_id, upload, user))

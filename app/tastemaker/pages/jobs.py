@@ -65,18 +65,24 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
     if job.state != "failed" or project is None:
         return None
     at = f"/projects/{project.id}"
-    match job.kind:
-        case "embed" if project.encoder_id is None:
+    if job.cause in failures.MENDED_ELSEWHERE:  # and then a retry is all it takes
+        return None
+    match job.cause, job.kind:
+        case failures.NO_WEIGHTS, _ if project.encoder_id is None:
             return "Change the encoder", f"{at}/add#encoder"
-        case "embed":
-            return "Use another encoder", f"{at}/settings#duplicate"
-        case "import":
-            return "Add them anew", f"{at}/add"
-        case "test-run":
+        case failures.NO_WEIGHTS, "embed":
+            return "Use another encoder", f"{at}/encoders"
+        case _, "embed" | "tournament" | "migrate":
+            return "To the encoders", f"{at}/encoders"
+        case _, "test-run":
             return "To the test run", f"{at}/test-runs/{job.payload.get('run', '')}"
-        case "adopt":
+        case (failures.GONE, _) | (_, "import"):
+            return "Add them anew", f"{at}/add"
+        case _, "adopt":
             return "Import the model anew", f"{at}/publish#bring"
-        case "train" | "predict":
+        case failures.NOT_TRAINABLE, _:
+            return "Score more images", f"{at}/score"
+        case _, "train" | "predict":
             return "To the versions", f"{at}/versions"
     return None
 

@@ -24,6 +24,7 @@ REFUSALS = {
     401: "Not signed in, on a server with a password.",
     403: "Not allowed: by role, by the name of the host, or from where it is asked.",
     404: "There is nothing of that number or name.",
+    408: "The body did not go on; nothing of it was kept.",
     409: "It contradicts what is stored, or is meant for another library.",
     413: "The body is too large.",
     422: "A value is missing, unknown, of the wrong kind or out of range.",
@@ -40,8 +41,8 @@ def refusals_of(route: APIRoute) -> list[int]:
     named = "{" in route.path or changes  # an image, say, is named in the body as well
     signs_in = not isinstance(permission, Public)
     can = {
-        401: signs_in, 403: True, 404: named, 409: True, 413: changes, 422: True, 429: signs_in,
-        503: True, 507: changes,
+        401: signs_in, 403: True, 404: named, 408: changes, 409: True, 413: changes, 422: True,
+        429: signs_in, 503: True, 507: changes,
     }  # fmt: skip
     return [status for status, happens in can.items() if happens]
 

@@ -208,7 +208,7 @@ async def predict_again(
 
 @router.post("/projects/{project_id}/try/{token}/add")
 def add(
-    _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, token: str
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
     tried = find_tried(settings, project_id, token)
@@ -222,6 +222,7 @@ def add(
             requests.request_upload_import(
                 session, settings, upload.staging, [(file.name, tried["name"])],
                 project=projects.get(session, project_id), collection=COLLECTION,
+                asked_by=user.annotator_id,
             )  # fmt: skip
         upload.hand_over()
     finally:

@@ -33,6 +33,7 @@ from tastemaker.files import require_free_space
 from tastemaker.pages.deps import EngineDep, Id, SettingsDep
 
 MAX_FILES = 100_000
+MAX_NAME = 1000  # characters: it may bring its folders
 MAX_FIELDS = 1000
 MAX_FIELD_BYTES = 1000
 DISK_CHECK_BYTES = 256 * 2**20  # the free space is looked at again after so many
@@ -237,7 +238,7 @@ class MultipartWriter:
             raise TooLarge(f"These are more than {MAX_FILES} files at once.", "Send a zip.")
         self._upload.staging.mkdir(parents=True, exist_ok=True)
         stored = f"{len(files):06d}"
-        files.append((stored, name.decode("utf-8", "replace")[-255:]))
+        files.append((stored, name.decode("utf-8", "replace")[-MAX_NAME:]))
         self._file = (self._upload.staging / stored).open("wb")
 
     def _write_content(self, data: bytes, start: int, end: int) -> None:

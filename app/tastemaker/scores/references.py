@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlmodel import Session, col, select
 
 from tastemaker import images
-from tastemaker.database.tables import Image, ImagePath
+from tastemaker.database.tables import Image, ImageName, ImagePath
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import is_text, typed_path
 from tastemaker.files.texts import composed
@@ -58,8 +58,11 @@ class References:
         return self._only(found, reference)
 
     def _by_name(self, reference: str) -> Image | None:
-        named = select(Image.id).where(col(Image.name).in_(_spellings([reference]))).limit(2)
-        return self._only(set(self._session.exec(named)), reference)
+        spelt = _spellings([reference])
+        first = select(Image.id).where(col(Image.name).in_(spelt)).limit(2)
+        others = select(ImageName.image_id).where(col(ImageName.name).in_(spelt)).limit(2)
+        found = {*self._session.exec(first), *self._session.exec(others)}
+        return self._only(found, reference)
 
     def _by_ending(self, reference: str) -> Image | None:
         """A relative path lies somewhere under an imported folder. One of Windows may begin with

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select, update
 
+from tastemaker import embeddings
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, NotFound
@@ -71,7 +72,8 @@ def by_number(session: Session, project: Project, number: str) -> Version:
 
 
 def activate(session: Session, version: Version, why: str = "chosen by hand") -> None:
-    """Make this the active version of its project, and no other."""
+    """Make this the active version of its project, and no other. The project works with the encoder
+    of its active version: with that of an older one again, where it was moved since."""
     session.execute(
         update(Version)
         .where(col(Version.project_id) == version.project_id, col(Version.id) != version.id)
@@ -80,6 +82,11 @@ def activate(session: Session, version: Version, why: str = "chosen by hand") ->
     version.active, version.activation = True, why
     session.add(version)
     session.flush()
+    project, encoder = (
+        session.get_one(Project, version.project_id),
+        session.get_one(EncoderRow, version.encoder_id),
+    )
+    embeddings.use_encoder(session, project, encoder)
 
 
 # --- files -------------------------------------------------------------------------------------

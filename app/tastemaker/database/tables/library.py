@@ -67,6 +67,17 @@ class ImagePath(SQLModel, table=True):
     state: str = "present"
 
 
+class ImageName(SQLModel, table=True):
+    """Another name under which an image was sent: `Image.name` is the first one's. What lies on
+    this machine has its names in its paths."""
+
+    __tablename__ = "image_name"
+    __table_args__ = (Index("ix_image_name_other", "name", "image_id"),)
+
+    image_id: int = cascade("image.id", primary_key=True)
+    name: str = Field(primary_key=True)
+
+
 class Tag(SQLModel, table=True):
     """A word about an image: from its folder, from a text file beside it, or given by hand."""
 

@@ -32,6 +32,7 @@ class Job(SQLModel, table=True):
     project_id: int | None = Field(
         default=None, sa_column=Column(ForeignKey("project.id", ondelete="CASCADE"))
     )
+    asked_by: int = Field(default=0, description="Whose turn it takes: the row of a person, or 0.")
     payload: dict[str, Any] = json_column()
     state: str = "queued"
     fence: int = 0
@@ -45,6 +46,7 @@ class Job(SQLModel, table=True):
     curve: dict[str, Any] = json_column()
     result: dict[str, Any] = json_column()
     error: str = ""
+    cause: str = Field(default="", description="Its kind, one of `jobs.failures.CAUSES`.")
     created_at: datetime = Field(default_factory=now)
     started_at: datetime | None = None
     finished_at: datetime | None = None
