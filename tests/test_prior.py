@@ -164,7 +164,7 @@ def trained(recipe: str, *priors: str) -> Trained:
         np.arange(40), taste.x[:40], taste.y[:40].astype(np.float32), np.arange(40),
         np.zeros(40, bool), priors=tuple(getattr(taste, name) for name in priors),
     )  # fmt: skip
-    return train(data, recipe_named(recipe, samples=2000, folds=2))
+    return train(data, recipe_named(recipe, samples=500, folds=2))
 
 
 @pytest.mark.parametrize("recipe", ["ridge", "city96", "mlp", "auto"])

@@ -73,6 +73,6 @@ def _file(
             "Choose another file.",
         )
     return StartingHead(
-        head.name, head.sha256, head.tensors(), encoder_of(project, head, encoder),
+        head.name[: -len(ENDING)], head.sha256, head.tensors(), encoder_of(project, head, encoder),
         head.fingerprint or "", head.normalised,
     )  # fmt: skip

@@ -242,6 +242,8 @@ def _check_origin(session: Session, project: Project, head: StartingHead) -> Non
     source = session.get(Version, head.source_id) if head.source_id else None
     if source is None:
         return
+    if source.major == 0:  # made elsewhere: it knows no score of any project here
+        return
     twice = "Its scores would count twice, and every measurement would flatter."
     if source.project_id == project.id:
         raise Conflict(
@@ -264,13 +266,14 @@ def _check_origin(session: Session, project: Project, head: StartingHead) -> Non
 
 def lineage(session: Session, version: Version) -> set[int]:
     """The ids of the projects whose scores a version knows: its own, and those of the versions that
-    it started from, as far as they are there."""
+    it started from, as far as they are there. One that was made elsewhere knows none."""
     found, seen = set[int](), set[int]()
     ahead = [version]
     while ahead:
         one = ahead.pop()
         seen.add(one.id)
-        found.add(one.project_id)
+        if one.major:
+            found.add(one.project_id)
         sources = select(Version).join(VersionPrior, col(VersionPrior.source_id) == Version.id)
         ahead += [
             source
@@ -281,12 +284,15 @@ def lineage(session: Session, version: Version) -> set[int]:
 
 
 def _same_scores(session: Session, project: Project, source: Version) -> tuple[int, int]:
-    """How many of a project's labels a version saw with the same score, of how many."""
-    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
+    """How many of a project's labels that may train a version learned from with the same score, of
+    how many."""
+    labels = select(func.count()).select_from(Label)
+    labels = labels.where(Label.project_id == project.id, ~col(Label.holdout))
     same = labels.join(
         VersionLabel,
         (col(VersionLabel.image_id) == Label.image_id)
         & (col(VersionLabel.value) == Label.value)
-        & (col(VersionLabel.version_id) == source.id),
+        & (col(VersionLabel.version_id) == source.id)
+        & (col(VersionLabel.side) == "train"),
     )
     return int(session.exec(same).one()), int(session.exec(labels).one())
