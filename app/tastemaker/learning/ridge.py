@@ -264,16 +264,14 @@ def _fit_under(
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
     known, weight = NOISE_WEIGHT * NOISE[link] ** 2, NOISE_WEIGHT + len(linear) - 1
     noises = np.sqrt((known + rest @ residuals) / weight)
-
-    def unexplained(at: int) -> Array:
-        less = 0.0 if prior is None else (slopes[at] - hypothesis.slope) * prior.centred
-        return np.asarray(rest - less)
-
     if asked is not None:
+        turned = axes.z.T @ rest.astype(axes.z.dtype)
+        turned_q = 0.0 if prior is None else axes.z.T @ prior.centred.astype(axes.z.dtype)
 
         def values(at: int) -> Array:
-            learned = (axes.z.T @ unexplained(at)) * axes.shrink[:, at]
-            said_so: Array = asked.q @ learned + linear.mean() * asked.level
+            learned = turned - (slopes[at] - hypothesis.slope) * turned_q
+            said_so: Array = asked.q @ (learned * axes.shrink[:, at])
+            said_so += linear.mean() * asked.level
             of = hypothesis.prior
             return said_so if of is None else said_so + asked.u @ (slopes[at] * lines[of])
 
@@ -284,8 +282,9 @@ def _fit_under(
         errors = np.maximum(errors, LEAST_ERROR) * np.exp((found.max() - found) / len(linear))
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
+    less = 0.0 if prior is None else (slopes[best] - hypothesis.slope) * prior.centred
     return _FitUnder(
-        coefficients=(axes.z.T @ unexplained(best)) * axes.shrink[:, best],
+        coefficients=(axes.z.T @ (rest - less)) * axes.shrink[:, best],
         slope=float(slopes[best]),
         left_out=left_out[:, best],
         penalty=float(strengths[best]),

@@ -250,12 +250,44 @@ class LabelsSaved(Value):
     why: str = ""
 
 
+class MeasuredSize(Value):
+    """The error of linear heads on so many labels, on images drawn at random that they never
+    saw."""
+
+    labels: int
+    mae: float
+
+
+class Gain(Value):
+    """By how many points the error falls with so many labels more; the truth lies from `low` to
+    `high` with 80 % probability."""
+
+    more: int
+    value: float
+    low: float
+    high: float
+
+
+class Forecast(Value):
+    """What more labels than these would bring a linear head, from what it errs on fewer, measured
+    on `drawn` images of the random sample; or `why` it is not forecast: “from 40 …”."""
+
+    labels: int = 0
+    drawn: int = 0
+    error: float | None = None  # after so many labels, by the law
+    measured: tuple[MeasuredSize, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    why: str = ""
+
+
 class LearningCurve(Value):
-    """`noise_floor` is the error of a perfect model, None where it was not measured."""
+    """`noise_floor` is the error of a perfect model, None where it was not measured; versions of
+    earlier releases have no `forecast`."""
 
     points: tuple[LearningPoint, ...] = ()
     noise_floor: float | None = None
     labels_saved: LabelsSaved | None = None
+    forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One list for each of labels, mae, mae_low and mae_high."""

@@ -14,6 +14,7 @@ from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
 from tastemaker.versions import priors
+from tastemaker.versions.outlook import outlook
 
 # --- finding -----------------------------------------------------------------------------------
 
@@ -27,6 +28,15 @@ def list_ready(session: Session, project: Project) -> list[Version]:
             .order_by(col(Version.major).desc(), col(Version.minor).desc())
         )
     )
+
+
+def newest(session: Session, project: Project) -> Version | None:
+    return session.exec(
+        select(Version)
+        .where(Version.project_id == project.id, Version.state == "ready")
+        .order_by(col(Version.major).desc(), col(Version.minor).desc())
+        .limit(1)
+    ).first()
 
 
 def active(session: Session, project: Project) -> Version | None:
@@ -141,8 +151,9 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
     positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three are the
     numbers in front (`VersionMetrics.measured`), and null while too few images tell. `mae_on` says
     which images these are, `mae_by` whether they never trained (`hold-out`) or were predicted by
-    heads that never saw them (`out-of-fold`)."""
+    heads that never saw them (`out-of-fold`). `outlook` says what more labels would bring."""
     measured, on = version.metrics.measured, version.metrics.measured_on
+    expected = outlook(version.metrics)
     encoder = session.get(EncoderRow, version.encoder_id)
     parent = session.get(Version, version.parent_id) if version.parent_id else None
     return {
@@ -167,6 +178,7 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),
+        "outlook": expected.as_json() if expected else None,
         "created_at": version.created_at.isoformat(),
         "id": version.id,
     }
