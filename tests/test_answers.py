@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
-from sqlmodel import Session, select
+from sqlmodel import col, select
 from threadpoolctl import threadpool_limits
 from trained_world import TASTE, Trained, open_trained, trained_home, vectors
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import VersionAnswer
+from tastemaker.database.tables import Image, VersionAnswer
+from tastemaker.errors import NotFound
 from tastemaker.learning.answers import (
     BAND,
     Answers,
@@ -29,14 +30,16 @@ from tastemaker.learning.answers import (
 from tastemaker.learning.folds import TrainingSet
 from tastemaker.learning.prior import Link
 from tastemaker.learning.recipes import recipe_named
-from tastemaker.learning.ridge import fit_ridge, half_scale, principal_axes, to_link
+from tastemaker.learning.ridge import fit_ridge, half_scale, to_link
+from tastemaker.learning.subspace import principal_axes
 from tastemaker.learning.training import train
 from tastemaker.learning.updating import ask, learn
-from tastemaker.library import bulk
+from tastemaker.library import bulk, duplication
 from tastemaker.live import model_process
 from tastemaker.live.live_model import LiveModel, read_live
-from tastemaker.scores import Origin, comparisons
+from tastemaker.scores import Origin, answer_files, comparisons, score_files
 from tastemaker.scores.answers import Answer, answers_at, highest_comparison
+from tastemaker.scores.score_files import BadRows
 from tastemaker.versions import deletion, version_report
 
 NAN = np.nan
@@ -354,6 +357,7 @@ def home(tmp_path: Path) -> Iterator[Trained]:
 
 
 def test_what_stands_is_an_answer_and_what_was_taken_back_or_out_is_none(home: Trained) -> None:
+    strangers = home.add(2, "Skipped", "pool", seed=3)
     with writing(home.engine) as session:
         project, me = home.project(session), projects.annotator(session, "me")
 
@@ -373,10 +377,16 @@ def test_what_stands_is_an_answer_and_what_was_taken_back_or_out_is_none(home: T
         say(12, "set", 3)  # which says more
         say(13, "below", 4)
         scores.undo(session, project, me)
+        first, second = strangers
+        for image_id, kinds in ((first, ("skip", "skip")), (second, ("skip", "set"))):
+            for kind in kinds:
+                value = 4 if kind == "set" else None
+                scores.record(session, project, image_id, me, kind, value)
         said = answers_at(session, project)
         assert said == [
             Answer(1, 2, 0.0), Answer(5, 6, 0.5),
             Answer(11, None, 1.0, 0.45), Answer(11, None, 0.0, 0.85),
+            Answer(first, None, 0.5, project.threshold),
         ]  # fmt: skip
         assert answers_at(session, project, before[1], before[0]) == [Answer(1, 2, 0.0)]
 
@@ -398,14 +408,13 @@ def test_a_blind_second_score_keeps_the_first_as_a_measurement_and_a_correction_
             assert found == bounds
 
 
-def compare(session: Session, home: Trained, ids: list[int], count: int, seed: int = 0) -> None:
-    """Pairs of images by the taste of the trained world."""
-    rng, x = np.random.default_rng(seed), dict(zip(range(1, 81), vectors(80, 1), strict=True))
-    me = projects.annotator(session, "me")
+def pairs_of(ids: list[int], count: int) -> Iterator[dict[str, Any]]:
+    """Pairs of images as the API takes them, by the taste of the trained world."""
+    rng, x = np.random.default_rng(0), dict(zip(range(1, 81), vectors(80, 1), strict=True))
     for _ in range(count):
         first, second = rng.choice(ids, 2, replace=False).tolist()
         better = "first" if (x[first] - x[second]) @ TASTE > 0 else "second"
-        comparisons.record(session, home.project(session), me, first, second, better)
+        yield {"first_id": first, "second_id": second, "verdict": better}
 
 
 def live_of(home: Trained) -> LiveModel:
@@ -418,8 +427,9 @@ def live_of(home: Trained) -> LiveModel:
 def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trained) -> None:
     strangers = home.add(60, "More", "pool", seed=2)
     before = live_of(home)
-    with writing(home.engine) as session:
-        compare(session, home, list(range(1, 81)), 60)
+    for body in pairs_of(list(range(1, 81)), 60):
+        answer = home.world.client.post(f"/api/v1{home.world.at}/comparisons", json=body)
+        assert answer.status_code == 200
     after = live_of(home)
     assert 0 < after.fit.answers < 60, "not those with an image of the hold-out side"
     order, moved = (
@@ -437,8 +447,9 @@ def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trai
 
 def test_a_version_keeps_the_answers_it_learned_from_and_names_them(home: Trained) -> None:
     with writing(home.engine) as session:
-        compare(session, home, list(range(1, 81)), 40)
         me = projects.annotator(session, "me")
+        for body in pairs_of(list(range(1, 81)), 40):
+            comparisons.record(session, home.project(session), me, **body)
         scores.record(session, home.project(session), 3, me, "at_least", 1)
     version = home.train()
     with reading(home.engine) as session:
@@ -461,3 +472,49 @@ def test_a_version_keeps_the_answers_it_learned_from_and_names_them(home: Traine
     with reading(home.engine) as session:
         left = select(VersionAnswer).where(VersionAnswer.version_id == version.id)
         assert session.exec(left).first() is None
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_pairs_and_sweeps_come_back_as_they_were_exported(home: Trained, ending: str) -> None:
+    with writing(home.engine) as session:
+        project, me = home.project(session), projects.annotator(session, "me")
+        for verdict in ("first", "second", "equal"):
+            comparisons.record(session, project, me, 1, 2, verdict)
+        scores.record(session, project, 3, me, "at_least", 5)
+        scores.record(session, project, 4, me, "below", 8)
+        name = project.name
+        duplication.duplicate_project(session, project, "Copy")
+        projects.create(session, "Empty")
+    file = home.settings.root / f"answers{ending}"
+    rows = answer_files.export_answers(home.engine, name)
+    score_files.write_scores(rows, file, answer_files.COLUMNS)
+    assert [row["said"] for row in rows] == ["better", "better", "even", "at_least", "below"]
+    assert answer_files.export_answers(home.engine, "Copy") == rows
+    again = answer_files.import_answers(home.engine, "Copy", file)
+    assert (again.recorded, again.unchanged) == (0, 5)
+    with writing(home.engine) as session:
+        copy, me = projects.by_name(session, "Copy"), projects.annotator(session, "me")
+        for _ in range(3):
+            comparisons.undo(session, copy, me)
+        scores.undo(session, copy, me)
+    assert answer_files.import_answers(home.engine, "Copy", file).recorded == 4
+    assert answer_files.export_answers(home.engine, "Copy") == rows
+    with pytest.raises(NotFound, match="not in this project"):
+        answer_files.import_answers(home.engine, "Empty", file)
+    assert answer_files.export_answers(home.engine, "Empty") == []
+
+
+def test_a_file_with_a_bad_answer_changes_nothing_and_every_bad_row_is_named(
+    home: Trained,
+) -> None:
+    file = home.settings.root / "answers.csv"
+    with reading(home.engine) as session:
+        one, two = session.exec(select(Image.sha256).where(col(Image.id) <= 2)).all()
+    file.write_text(
+        f"said,sha256,other_sha256,bound\nbetter,{one},{two},\nbetter,{one},{one},\n"
+        f"liked,{one},,\nat_least,{one},,0\nbelow,{one},,11\neven,{one},,\n"
+    )
+    with pytest.raises(BadRows) as caught:
+        answer_files.import_answers(home.engine, "Anime", file)
+    assert len(caught.value.bad) == 5
+    assert answer_files.export_answers(home.engine, "Anime") == []

@@ -221,7 +221,7 @@ def test_the_queue_and_the_doubts_of_a_prior_need_no_label() -> None:
     assert np.isfinite(sd).all() and (sd > 0).all()
     everything = np.ones(len(scores), bool)
     batch = mixed(library.features, everything, everything, 20, labelled=nobody, scores=scores,
-                  sd=sd, penalty=start.penalty, mix=Mix.after(0))  # fmt: skip
+                  sd=sd, penalty=start.penalty, mix=Mix.after(0, from_prior=True))  # fmt: skip
     chosen = [pick.row for pick in batch if pick.reason == "teaching"]
     assert len(batch) == 20 and len(chosen) == 8
     assert np.abs(scores[chosen] - 0.5).mean() < 0.5 * np.abs(scores - 0.5).mean()

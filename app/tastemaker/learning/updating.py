@@ -71,7 +71,7 @@ def ask(
     u = answers.differences((np.asarray(answers.x, np.float32) - mean) / scale)
     kept = eigenvalues > 1e-7 * max(float(eigenvalues.max(initial=0)), 1e-30)
     q = np.zeros((len(answers), len(eigenvalues)))
-    q[:, kept] = (u @ rows.T) @ (z[:, kept] / eigenvalues[kept])
+    q[:, kept] = (u @ rows.T) @ (z[:, kept] / eigenvalues[kept]).astype(z.dtype)
     exact = u.astype(np.float64)
     rest = exact @ exact.T - q @ q.T
     level = (~answers.is_pair).astype(np.float64)
@@ -176,12 +176,13 @@ def _left_out(
     """
     n = len(residuals)
     shrink = 1 / (eigenvalues + penalty)
-    across = noise**2 * ((asked.q * shrink) @ z.T + asked.level[:, None] / asked.scored)  # (a, n)
+    across = (asked.q * shrink).astype(z.dtype) @ z.T + asked.level[:, None] / asked.scored
+    across = noise**2 * across.astype(np.float64)  # (a, n)
     system = covariance + np.diag(1 / sites.weight)
     lower = np.linalg.cholesky(system)
     seen = solve_triangular(lower, across, lower=True)  # (a, n)
     after = residuals - across.T @ sites.slope  # residuals with the answers in
-    own = noise**2 * ((z * shrink * z).sum(1, dtype=np.float64) + 1 / n)
+    own = noise**2 * (np.einsum("ij,j,ij->i", z, shrink.astype(z.dtype), z) + 1 / n)
 
     names, at, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     about = _about(asked.answers, names)

@@ -56,6 +56,7 @@ class FittedModel:
     free: NDArray[np.bool_]
     swept: NDArray[np.bool_]
     seed: int
+    from_prior: bool = False
 
     @property
     def control(self) -> NDArray[np.bool_]:
@@ -121,7 +122,7 @@ def _mixed(fitted: FittedModel) -> Picks:
         sd=rows["uncertainty"] if fitted.ridge else None,
         penalty=fitted.ridge.penalty if fitted.ridge else None,
         threshold=fitted.project.threshold,
-        mix=Mix.after(len(fitted.train)),
+        mix=Mix.after(len(fitted.train), fitted.from_prior),
         seed=fitted.seed,
     )  # fmt: skip
     return tuple(fitted.pick(chosen.row, chosen.reason) for chosen in batch)

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
-MOST_ANSWERS = 600  # besides scores; older ones count in trainings, which have the time
+MOST_ANSWERS = 300  # besides scores; older ones count in trainings, which have the time
 FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 
 
@@ -123,6 +123,7 @@ def refit(
         free=matrix.scorable & ~np.isin(matrix.ids, [i for i, sweep in events if not sweep]),
         swept=np.isin(matrix.ids, [i for i, sweep in events if sweep]),
         seed=(project.seed + event_high) % 2**32,
+        from_prior=bool(lines),
     )  # fmt: skip
     lists = candidates.fast_lists(state.lists or PickLists(), fitted)
     summary = FitSummary(
@@ -204,7 +205,8 @@ def _fit(
     rows["score"] = rows["uncertainty"] = np.nan
     x, y, groups = matrix.x[train], values[train], matrix.groups[train]
     try:
-        ridge = fit_ridge(x, y, groups, link="identity", priors=lines, answers=said)
+        quick = matrix.projection.shortcut(len(train))
+        ridge = fit_ridge(x, y, groups, link="identity", priors=lines, answers=said, **quick)
     except NotTrainable:
         if not lines:
             return None, rows

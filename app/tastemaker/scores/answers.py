@@ -50,7 +50,7 @@ def answers_at(
     removed = projects.removed_ids(session, project.id)
     every = [
         *_pairs(session, project.id, comparison_high),
-        *_sweeps_and_repeats(session, project.id, event_high),
+        *_of_events(session, project, event_high),
     ]
     return [
         answer
@@ -99,16 +99,18 @@ def _pairs(session: Session, project_id: int, high: int | None) -> list[Answer]:
     return [Answer(row.first_id, row.second_id, SHARES[row.verdict]) for row in rows]
 
 
-def _sweeps_and_repeats(session: Session, project_id: int, high: int | None) -> list[Answer]:
+def _of_events(session: Session, project: Project, high: int | None) -> list[Answer]:
     """Of every person and image: the newest sweep in each direction since the newest score, which
-    says more; and the blind scores before a re-ask that still stands as the newest score."""
+    says more; the blind scores before a re-ask that still stands as the newest score; and a skip,
+    where that is all there is, which says that passing or failing was hard to tell."""
+    project_id = project.id
     until: list[Any] = [] if high is None else [col(ScoreEvent.id) <= high]
     undone = select(ScoreEvent.undoes).where(
         ScoreEvent.project_id == project_id, ScoreEvent.kind == "undo", *until
     )
     spoken = select(ScoreEvent.image_id).where(
         ScoreEvent.project_id == project_id,
-        or_(col(ScoreEvent.kind).in_(SWEEPS), col(ScoreEvent.origin) == Origin.RE_ASK),
+        or_(col(ScoreEvent.kind).in_(("skip", *SWEEPS)), col(ScoreEvent.origin) == Origin.RE_ASK),
         *until,
     )
     rows = session.execute(
@@ -120,7 +122,7 @@ def _sweeps_and_repeats(session: Session, project_id: int, high: int | None) -> 
         .where(
             col(ScoreEvent.project_id) == project_id,
             col(Annotator.proxy).is_(False),
-            col(ScoreEvent.kind).in_(("set", *SWEEPS)),
+            col(ScoreEvent.kind).in_(("set", "skip", *SWEEPS)),
             col(ScoreEvent.image_id).in_(spoken),
             col(ScoreEvent.id).not_in(undone),
             *until,
@@ -133,7 +135,12 @@ def _sweeps_and_repeats(session: Session, project_id: int, high: int | None) -> 
     for (_, image_id), events in groupby(rows, key=lambda row: (row[0], row[1])):
         since: dict[str, float] = {}
         blind: list[int] = []  # scores, oldest first, each given without sight of the others
-        for _, _, kind, value, origin in events:
+        skipped = False
+        for number, (_, _, kind, value, origin) in enumerate(events):
+            if kind == "skip":
+                skipped = skipped or number == 0
+                continue
+            skipped = False
             if kind in SWEEPS:
                 since[kind] = value
                 continue
@@ -146,4 +153,6 @@ def _sweeps_and_repeats(session: Session, project_id: int, high: int | None) -> 
             for kind, value in since.items()
         ]
         found += [Answer(image_id, bound=value / 10) for value in blind[:-1]]
+        if skipped:
+            found.append(Answer(image_id, share=0.5, bound=project.threshold))
     return found

@@ -102,7 +102,7 @@ def undo(
 def newest_comparison(session: Session, project: Project, person: Annotator) -> Comparison | None:
     """This person's newest comparison that stands: what `undo` takes back."""
     found: Comparison | None = session.exec(
-        _standing(project)
+        standing(project)
         .where(Comparison.annotator_id == person.id)
         .order_by(col(Comparison.id).desc())
         .limit(1)
@@ -112,7 +112,7 @@ def newest_comparison(session: Session, project: Project, person: Annotator) -> 
 
 def standing_results(session: Session, project: Project) -> list[ComparisonResult]:
     """Everybody's comparisons that stand, oldest first."""
-    rows = session.exec(_standing(project).order_by(col(Comparison.id)))
+    rows = session.exec(standing(project).order_by(col(Comparison.id)))
     return [ComparisonResult(row.first_id, row.second_id, SHARES[row.verdict]) for row in rows]
 
 
@@ -184,7 +184,8 @@ def next_pair(
     return None
 
 
-def _standing(project: Project) -> Any:
+def standing(project: Project) -> Any:
+    """Select of the comparisons that are not undone (and are not undos)."""
     inverse = aliased(Comparison)
     taken_back = select(inverse.undoes).where(inverse.undoes == Comparison.id).exists()
     return select(Comparison).where(
