@@ -50,14 +50,20 @@ audit: $(READY)
 	echo "$$found" | grep -v 'not found on PyPI' || true; \
 	[ $$code = 0 ] || ! echo "$$found" | grep -Eq '(PYSEC|GHSA|CVE)-'
 
+# How long `make soak` takes: `make soak KILLS=3 LOAD_SECONDS=20 STORIES=2 EXAMPLES=2` is a try of it.
+KILLS ?= 100
+LOAD_SECONDS ?= 1200
+STORIES ?= 14
+EXAMPLES ?= 60
+
 # Before a release, half an hour: a hundred kills while scoring, kills in every phase of a training and
 # at every step of publishing, twenty minutes of ten people beside an embedding and a training, every
 # request that the schema of the API allows.
 soak: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,soak]'
-	KILLS=100 LOAD_SECONDS=1200 $(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_soak.py \
-		tests/test_many_hands.py \
-		tests/test_worker.py tests/test_versions.py
+	KILLS=$(KILLS) LOAD_SECONDS=$(LOAD_SECONDS) STORIES=$(STORIES) EXAMPLES=$(EXAMPLES) \
+		$(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_many_hands.py \
+		tests/test_soak.py tests/test_worker.py tests/test_versions.py
 
 # The wheel, and beside it what an installation of it is made of (CycloneDX).
 release: $(READY)

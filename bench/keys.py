@@ -158,7 +158,7 @@ def first_score(page: Page, photos: int, port: int) -> tuple[int, float, float]:
             page.get_by_label("Full path").fill(str(folder))
             began = time.monotonic()
             page.keyboard.press("Enter")  # the second: the folder
-            page.locator("#score[data-ready]").wait_for(state="attached", timeout=60_000)
+            page.locator("#score[data-ready]").wait_for(state="attached", timeout=120_000)
             seen = time.monotonic() - began
             page.keyboard.press("7")  # the third: a score
             end = time.monotonic() + 30

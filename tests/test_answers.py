@@ -30,7 +30,8 @@ from tastemaker.learning.answers import (
 from tastemaker.learning.folds import TrainingSet
 from tastemaker.learning.prior import Link
 from tastemaker.learning.recipes import recipe_named
-from tastemaker.learning.ridge import fit_ridge, half_scale, principal_axes, to_link
+from tastemaker.learning.ridge import fit_ridge, half_scale, to_link
+from tastemaker.learning.subspace import principal_axes
 from tastemaker.learning.training import train
 from tastemaker.learning.updating import ask, learn
 from tastemaker.library import bulk, duplication

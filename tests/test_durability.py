@@ -44,6 +44,7 @@ class Person(threading.Thread):
         self.random = np.random.default_rng(seed)
         self.acknowledged: dict[str, tuple[int, int, int]] = {}  # key -> event, image, value
         self.refused: list[str] = []  # anything but "saved" and "busy"
+        self.busy = 0  # answers that it is, and to come again
         self.ending = threading.Event()
 
     def run(self) -> None:
@@ -62,6 +63,7 @@ class Person(threading.Thread):
                     except httpx.TransportError:
                         self.ending.wait(0.05)  # the server is away: the page tries again too
                         continue
+                    self.busy += answer.status_code == 503
                     if answer.status_code not in (200, 503):
                         self.refused.append(answer.text)
                         return
@@ -146,8 +148,11 @@ def test_ten_people_lose_nothing_beside_an_embedding_and_a_training(sample: Path
     assert [finding for finding in examine(settings) if finding.level == "damage"] == []
     took = np.concatenate([person.took for person in people])
     p50, p95, p99 = np.percentile(took, [50, 95, 99])
+    busy = sum(person.busy for person in people)
     print(
-        f"{len(took)} scores in {LOAD_SECONDS:g} s: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms"
+        f"\n| {CROWD} people, {len(took):,} scores in {LOAD_SECONDS:g} s beside an embedding and "
+        f"a training | p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms | {busy} answers of 5xx "
+        "| 0 lost |"
     )
     with reading(engine) as session:
         after = session.exec(select(func.count()).select_from(ScoreEvent)).one()

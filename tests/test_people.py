@@ -384,7 +384,8 @@ MAY_CHANGE = {
 ADMIN_SEES = {
     "/encoders/heads", "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}",
     "/jobs/{job_id}/progress",
-    "/projects/{project_id}/add", "/projects/{project_id}/folders",
+    "/projects/{project_id}/add", "/projects/{project_id}/add/encoder",
+    "/projects/{project_id}/encoders", "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
     "/versions/{version_id}/checkpoint", "/versions/{version_id}/config",

@@ -94,7 +94,8 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("encoders")
     paint(place / "pictures")
-    home = Home(settings := settings_in(place / "home"), engine := migrate(settings))
+    settings = settings_in(place / "home", torch_threads=1)
+    home = Home(settings, engine := migrate(settings))
     with sessions.writing(engine) as session:
         project = projects.create(session, "Red", encoder=BUNDLED, recipe="ridge")
         project.seed = 5
@@ -115,10 +116,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> Home:
     shutil.copytree(made, tmp_path / "home")
-    settings = settings_in(tmp_path / "home")
+    settings = settings_in(tmp_path / "home", torch_threads=1)
     return Home(settings, sessions.make_engine(settings))
 
 
+@pytest.mark.slow(8)
 def test_encoders_are_compared_on_the_same_labels_and_told_with_their_cost(
     home: Home, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,6 +323,7 @@ def test_where_the_new_version_is_worse_the_project_stays(
         assert jobs.unfinished(session) == []
 
 
+@pytest.mark.slow(8)
 def test_without_enough_labels_the_project_moves_and_trains_later(home: Home, run: Run) -> None:
     with sessions.writing(home.engine) as session:
         for label in session.exec(select(Label)).all():

@@ -340,7 +340,7 @@ def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_pat
         session.flush()
         projects.pin_encoder(session, world.project(session), encoder)
     refused = world.client.post(f"/api/v1{world.at}/encoder", json={"encoder": base})
-    assert refused.status_code == 409 and "Duplicate the project" in refused.json()["hint"]
+    assert refused.status_code == 409 and "Settings, Encoders" in refused.json()["hint"]
 
 
 # --- choosing a folder ---------------------------------------------------------------------------

@@ -205,7 +205,8 @@ def _fit(
     rows["score"] = rows["uncertainty"] = np.nan
     x, y, groups = matrix.x[train], values[train], matrix.groups[train]
     try:
-        ridge = fit_ridge(x, y, groups, link="identity", priors=lines, answers=said)
+        quick = matrix.projection.shortcut(len(train))
+        ridge = fit_ridge(x, y, groups, link="identity", priors=lines, answers=said, **quick)
     except NotTrainable:
         if not lines:
             return None, rows

@@ -98,10 +98,12 @@ def start_from(
     """Start from one more head."""
     typed = StartForm(start, head, head_encoder)
     try:
-        with writing(engine) as session:
+        with reading(engine) as session:
             project = projects.get(session, project_id)
-            for one in priors.heads_typed(session, settings, project, typed):
-                starting_heads.add(session, project, one)
+            heads = priors.heads_typed(session, settings, project, typed)
+        with writing(engine) as session:
+            for one in heads:
+                starting_heads.add(session, projects.get(session, project_id), one)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)

@@ -305,7 +305,7 @@ def on_checkerboard(picture: Image.Image) -> Image.Image:
     side = max(1, round(max(picture.size) / SQUARES))
     columns, rows = (-(-length // side) for length in picture.size)
     odd = np.add.outer(np.arange(rows), np.arange(columns)) % 2
-    squares = Image.fromarray(np.where(odd, 214, 255).astype(np.uint8))
+    squares = Image.fromarray(np.where(odd, 222, 255).astype(np.uint8))
     board = squares.resize((columns * side, rows * side), Image.Resampling.NEAREST)
     return _laid_on(board.crop((0, 0, *picture.size)).convert("RGB"), picture)
 
