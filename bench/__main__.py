@@ -14,9 +14,10 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "RESULTS.md"
 NAMES = (
     "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
-    "try_it", "stamps", "sample",
+    "try_it", "stamps", "sample", "forecast",
 )  # fmt: skip
 WITH_FILE = "people"
+WITH_OPTIONS = (WITH_FILE, "forecast")  # alone, what follows the name is its own
 
 
 def machine() -> str:
@@ -31,7 +32,7 @@ def machine() -> str:
 
 def main() -> None:
     names, options = sys.argv[1:] or NAMES, []
-    if names[0] == WITH_FILE:
+    if names[0] in WITH_OPTIONS:
         names, options = names[:1], list(names[1:])
     sections = _sections()
     for name in names:

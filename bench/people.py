@@ -267,7 +267,7 @@ def main() -> None:
         for name, _, path in (each.partition("=") for each in args.encoders)
     }
     rated = np.isfinite(people.scores).sum(1)
-    enough = np.flatnonzero(rated * 0.6 > max(labels))
+    enough = np.flatnonzero(rated * 0.7 > max(labels))
     who = np.random.default_rng(0).permutation(enough)[: args.people].tolist()
     methods = methods_of(list(encoders), args.recipes, args.priors)
 

@@ -17,8 +17,8 @@ from fastapi.routing import APIRoute
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, ViewerUser, permissions_of
 from tastemaker.cli.commands import app as command_line
 from tastemaker.config import Settings
+from tastemaker.jobs.children import HANDLERS
 from tastemaker.pages.app import all_routers
-from tastemaker.worker import HANDLERS
 
 HERE = Path(__file__).parent
 WHO = {

@@ -1,5 +1,6 @@
 /* Many images at once. Selecting: click, drag over several, Shift for a range, arrows and Space.
-   A score key, or a button, gives all that are selected the same; the tiles stay where they are. */
+   A score key, or a button, gives all that are selected the same; the tiles stay where they are.
+   Two more keys sweep: all that are selected are at least the passing score, or below it. */
 "use strict";
 const grid = byId("grid");
 if (grid) {
@@ -84,6 +85,7 @@ if (grid) {
     else if (event.key === "Escape") { selectOnly(() => false); count(); }
     else if (takesBack(event)) takeBack();
     else if (event.key === "Enter" && here >= 0) { select(here, !boxes[here].checked); count(); }
+    else if (actionOf(event) in SWEEPS) record(Number(grid.dataset.bound), SWEEPS[actionOf(event)]);
     else if (actionOf(event) === "skip" && (here < 0 || event.key !== " ")) record(null);
     else return;
     event.preventDefault();
@@ -92,6 +94,8 @@ if (grid) {
     selectOnly((at) => !tiles[at].dataset.said);
     count();
   };
+
+  const SWEEPS = { pick: "at_least", reject: "below" }; // action → what the server calls it
 
   /* --- scoring ---------------------------------------------------------------------------- */
   const parts = (box) => {
@@ -103,11 +107,11 @@ if (grid) {
     const known = parts(box);
     box.value = [known.image_id, event, known.offer].join(":");
   };
-  const show = (at, value, decided = true) => {
+  const show = (at, value, decided = true, sweep = undefined) => {
     const place = tiles[at].querySelector("[data-score]"), chip = document.createElement("span");
     const scored = value !== null && value !== undefined;
-    chip.className = scored ? `chip r${value}` : "chip none";
-    chip.textContent = scored ? value : "skipped";
+    chip.className = scored && !sweep ? `chip r${value}` : "chip none";
+    chip.textContent = scored ? inWords(value, sweep) : "skipped";
     place.replaceChildren(...(decided || scored ? [chip] : []));
     if (decided) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
   };
@@ -122,11 +126,11 @@ if (grid) {
     count();
   };
 
-  function record(value) {
+  function record(value, sweep) {
     const chosen = boxes.filter((box) => box.checked);
     if (!chosen.length) return warn("No image is selected.", "Click the images first, then press a score.");
     const key = newKey(), titles = chosen.map((box) => box.closest("[data-tile]").dataset.title);
-    outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, title: titles.join(", ").slice(0, 200) });
+    outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, ...(sweep && { sweep }), title: titles.join(", ").slice(0, 200) });
     made.push(key);
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
     waiting();
@@ -147,14 +151,14 @@ if (grid) {
     if (!events.length) made = made.filter((key) => key !== entry.key); // nothing of it to take back
     for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
       knows(boxes[at(image)], event);
-      if (entry.kind === "batch") show(at(image), entry.value);
+      if (entry.kind === "batch") show(at(image), entry.value, true, entry.sweep);
       else show(at(image), answer.scores[image], event > 0);
     }
     reselect(Object.keys(answer.refused ?? {}));
     waiting();
     const left = Object.values(answer.refused ?? {});
     if (left.length) warn(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
-    const done = { batch: entry.value === null ? "Skipped" : `Saved ${entry.value} for`, "undo-batch": "Taken back for" };
+    const done = { batch: entry.value === null ? "Skipped" : `Saved ${inWords(entry.value, entry.sweep)} for`, "undo-batch": "Taken back for" };
     byId("told").textContent = done[entry.kind] ? `${done[entry.kind]} ${events.length} images` : "Saved.";
   }
 
@@ -179,7 +183,9 @@ if (grid) {
   grid.addEventListener("submit", (event) => {
     event.preventDefault();
     const value = event.submitter?.value ?? "";
-    record(value === "skip" ? null : Number(value));
+    const [sweep, bound] = value.split(" ");
+    if (bound) record(Number(bound), sweep);
+    else record(value === "skip" ? null : Number(value));
   });
   byId("grid-undo").addEventListener("submit", (event) => { event.preventDefault(); takeBack(); });
   const all = byId("select-all");

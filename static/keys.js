@@ -9,7 +9,7 @@
 const DEFAULT_KEYS = {
   ...Object.fromEntries([...Array(10).keys()].map((value) => [`score-${value}`, [String(value)]])),
   "score-10": ["-", "Shift+0"], skip: ["Space"], undo: ["Backspace", "Ctrl+z"], flag: ["f"],
-  zoom: ["z"], back: ["ArrowLeft"], forward: ["ArrowRight"], help: ["?"],
+  pick: ["p"], reject: ["x"], zoom: ["z"], back: ["ArrowLeft"], forward: ["ArrowRight"], help: ["?"],
 };
 
 /* The zeros of the scripts whose digits keyboards type, each with its one to nine after it: ASCII,

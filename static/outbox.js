@@ -82,11 +82,14 @@ const isUndo = (entry) => entry.kind === "undo" || entry.kind === "undo-batch";
 const imagesOf = (entry) => (
   entry.kind === "batch" ? entry.images.map((one) => one.image_id) : entry.image_id === undefined ? [] : [entry.image_id]);
 
+/* What was said of images, as the tiles show it: a score, or of a sweep “≥ 5” or “< 5”. */
+const inWords = (value, sweep) => (sweep ? `${{ at_least: "≥", below: "<" }[sweep]} ${value}` : `${value}`);
+
 /* Where an entry goes and what the server is sent of it. */
 function requestOf(entry) {
   const { kind, key, value, event_id } = entry;
   if (kind === "undo") return ["undo", { key, event_id }];
-  if (kind === "batch") return ["batches", { images: entry.images, value, key }];
+  if (kind === "batch") return ["batches", { images: entry.images, value, key, ...(entry.sweep && { sweep: entry.sweep }) }];
   if (kind === "undo-batch") return ["batches/undo", { key }];
   const fields = ["key", "kind", "value", "note", "image_id", "sha256", "queue", "offer", "origin", "reason", "expected"];
   return ["scores", Object.fromEntries(fields.filter((field) => field in entry).map((field) => [field, entry[field]]))];

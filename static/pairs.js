@@ -49,7 +49,14 @@ document.addEventListener("submit", (event) => {
   }
   event.preventDefault();
   event.stopPropagation();
+  ignored(event.target);
 }, true);
+
+/* What came before both pictures were seen shows that it did not count, or it would look lost. */
+function ignored(form) {
+  form.classList.add("ignored");
+  setTimeout(() => form.classList.remove("ignored"), GUARD);
+}
 
 /* The pair stays until it is saved. A refusal comes as a toast; no answer comes with it. */
 document.addEventListener("htmx:error", (event) => {

@@ -126,6 +126,7 @@ function watching(dialog) {
     if (takesBackAnother(entry)) return ["taken back"];
     if (entry.kind === "flag") return [entry.note ? `flagged: ${entry.note}` : "flagged"];
     if (typeof entry.value !== "number") return [entry.unreadable ? "" : "skipped"];
+    if (entry.sweep) return [inWords(entry.value, entry.sweep)];
     return [element("span", { className: `chip r${entry.value}`, textContent: entry.value })];
   }
 

@@ -156,6 +156,9 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
     assert [v["version"] for v in run("versions", "list", "Anime", "--json").json] == ["v1.1"]
     shown = run("versions", "show", "Anime", "v1.1", "--json").json
     assert shown["parent"] == "v1.0", "what it was measured against can still be named"
+    (expected, *_) = shown["outlook"]["in_words"]
+    assert "more labels would" in expected
+    assert expected in " ".join(run("versions", "show", "Anime", "v1.1").out.split())
     with reading(home.engine) as session:
         for table in (Prediction, VersionLabel):
             rows = select(table).where(table.version_id == first.id)

@@ -193,9 +193,11 @@ def test_the_quantiles_are_those_of_scipy(degrees: int, p: float) -> None:
 @settings(deadline=None)
 @given(st.floats(-8, 8))
 def test_the_normal_distribution_is_that_of_scipy(x: float) -> None:
-    from scipy import stats
+    from scipy import special, stats
 
     assert quantiles.normal_cdf(x) == pytest.approx(stats.norm.cdf(x), abs=1e-14)
+    logistic = quantiles.logistic(np.array([x, 100 * x]))
+    assert logistic == pytest.approx(special.expit([x, 100 * x]), abs=1e-15)
 
 
 def test_paired_metrics_see_a_difference_that_separate_intervals_hide() -> None:

@@ -1,11 +1,14 @@
 """The documentation says what the program does: settings, commands, options and files exist."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 import typer.main
 
+from docs import learning_curves
 from docs.reference import reference
 from tastemaker.cli.commands import app
 from tastemaker.config import Settings
@@ -13,6 +16,7 @@ from tastemaker.encoding.encoder_specs import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+LEARNING = (ROOT / "docs" / "learning.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 COMMANDS = typer.main.get_command(app)
 
@@ -88,3 +92,37 @@ def test_the_reference_is_what_the_program_says() -> None:
 def test_every_command_option_job_and_address_of_the_api_is_explained() -> None:
     silent = [line for line in reference().splitlines() if re.search(r"(`: |\|  \|)$", line)]
     assert not [line for line in silent if "/api/" in line or not line.startswith("| `")], silent
+
+
+def numbers_named() -> list[tuple[str, str]]:
+    """Of the table in learning.md, the numbers and where the code has them."""
+    rows = re.findall(r"(?m)^\| ([\d.]+) \| [^|]+ \| `([\w.]+)` \|$", LEARNING)
+    assert len(rows) >= 12
+    return rows
+
+
+@pytest.mark.parametrize(("number", "place"), numbers_named())
+def test_the_numbers_of_learning_are_those_of_the_code(number: str, place: str) -> None:
+    module, name = place.rsplit(".", 1)
+    assert getattr(importlib.import_module(f"tastemaker.{module}"), name) == float(number)
+
+
+def test_learning_names_its_numbers_where_it_speaks_of_them_and_links_to_what_is_there() -> None:
+    told = LEARNING.split("## The numbers")[0]
+    for number, place in numbers_named():
+        if place != "learning.forecast.MOST":
+            percent = f"{100 * float(number):g} %" if "." in number else number
+            words = {"20": "One image in twenty", "10": "ten images"}
+            assert any(each in told for each in (number, percent, words.get(number, number))), place
+    for target in re.findall(r"\]\(([\w./-]+)\)", LEARNING):
+        assert (ROOT / "docs" / target).exists(), target
+    assert "](docs/learning.md)" in README
+
+
+def test_the_curves_of_real_people_are_drawn_from_the_figures_kept() -> None:
+    figures = json.loads(learning_curves.FIGURES.read_text())
+    for curve in figures["curves"]:
+        for low, value, high in zip(curve["low"], curve["srocc"], curve["high"], strict=True):
+            assert low <= value <= high
+        assert len(curve["srocc"]) == len(figures["labels"])
+    assert learning_curves.DRAWING.read_text() == learning_curves.drawn(figures)

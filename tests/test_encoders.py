@@ -368,7 +368,6 @@ def test_weights_in_the_cache_are_used_without_a_network(published, tiny, monkey
 
 def test_without_weights_and_network_the_three_ways_out_are_named(published, monkeypatch):
     import huggingface_hub.constants
-    import open_clip
 
     def ways_out():
         with pytest.raises(EncoderUnavailable) as caught:
@@ -380,11 +379,11 @@ def test_without_weights_and_network_the_three_ways_out_are_named(published, mon
     monkeypatch.setattr(hub, "is_reachable", lambda url: False)
     assert "does not answer" in ways_out()
 
-    def fail(config):
+    def fail(repository, names):
         raise TimeoutError("read timed out after 10 s\nand a long trace")
 
     monkeypatch.setattr(hub, "is_reachable", lambda url: True)
-    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr(hub.downloads, "fetch", fail)
     assert "timed out" in ways_out() and "long trace" not in ways_out()
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

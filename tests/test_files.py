@@ -26,6 +26,7 @@ from tastemaker.pictures.pictures import (
     decode,
     hamming,
     ingest,
+    on_checkerboard,
     perceptual_hash,
     thumb_path,
 )
@@ -140,6 +141,25 @@ def test_transparency_is_flattened_on_white_whatever_hides_beneath(make):
     assert picture.mode == "RGB"
     assert picture.getpixel((5, 10)) == (255, 0, 0)
     assert picture.getpixel((35, 10)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("make", [pictures.half_transparent, pictures.transparent_palette])
+def test_people_see_transparent_parts_on_a_checkerboard_and_encoders_on_white(make, tmp_path):
+    path = pictures.write(tmp_path / "half.png", make())
+    found = ingest(path, tmp_path / "thumbs")
+    white = pictures.write(tmp_path / "white.png", pictures.encoded(decode(path)))
+    assert ingest(white, tmp_path / "other").phash == found.phash, "near-duplicates stay so"
+    for size in (VIEW, THUMB):
+        with Image.open(thumb_path(tmp_path / "thumbs", found.sha256, size)) as shown:
+            left, right = pixels(shown)[:, 2:18], pixels(shown)[:, 24:]
+        assert (left[..., 0] > 200).all() and (left[..., 1] < 60).all(), "red stays red"
+        assert right.max() > 245 and right.min() < 225, "squares of two greys"
+
+
+def test_an_opaque_picture_with_an_alpha_channel_is_shown_as_it_is():
+    scene = pictures.scene().convert("RGBA")
+    assert decode(scene, see_through=True).mode == "RGB"
+    assert on_checkerboard(decode(scene)) == decode(scene)
 
 
 def test_cmyk_becomes_the_colour_it_prints():

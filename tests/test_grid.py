@@ -13,8 +13,9 @@ from web_world import World, events, make_world
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Label
+from tastemaker.database.tables import Annotator, Label
 from tastemaker.errors import Invalid
+from tastemaker.pages import keymap
 from tastemaker.scores import batches
 from tastemaker.scores.batches import BatchItem
 
@@ -103,6 +104,37 @@ def test_nothing_selected_too_much_and_nonsense_are_refused(world: World) -> Non
     assert events(world) == []
 
 
+def test_a_sweep_is_no_label_and_the_random_sample_asks_all_the_same(world: World) -> None:
+    """Else whoever sweeps away what is easy would leave a sample of what is hard."""
+    at, asked = f"/api/v1{world.at}", [{"image_id": number} for number in range(1, 13)]
+    swept = {"images": asked, "value": 5, "sweep": "at_least", "key": "a-long-key"}
+    made = world.client.post(f"{at}/batches", json=swept).json()["events"]
+    assert len(made) == 12
+    with reading(world.engine) as session:
+        assert labels(session) == {}
+    assert "Nothing is left in this queue" in world.client.get(f"{world.at}/score/grid").text
+    card = world.client.get(f"{at}/queue").json()[0]
+    assert "random" in card["reason"]
+    told = {"image_id": card["image_id"], "value": 3, "offer": card["offer"]}
+    assert world.client.post(f"{at}/scores", json=told).status_code == 200
+    page = world.client.get(f"{world.at}/images/{card['image_id']}").text
+    assert "at least 5" in page
+    for wrong in ({"value": 0}, {"value": None}, {"sweep": "liked"}):
+        again = swept | wrong | {"key": "another-key"}
+        assert world.client.post(f"{at}/batches", json=again).status_code == 422
+    other = next(number for number in range(1, 13) if number != card["image_id"])
+    form = {"image": f"{other}:{made[str(other)]}:", "value": "below 5"}
+    world.client.post(f"{world.at}/score/grid", data=form)
+    assert events(world)[-1] == (other, "below", 5)
+
+
+def test_a_key_that_somebody_chose_before_stays_theirs() -> None:
+    """The sweeps came later, and P and X may be taken."""
+    keys = keymap.of(Annotator(name="me", keys={"zoom": "x", "score-3": "p"}))
+    assert (keys["zoom"], keys["score-3"]) == (("x",), ("p",))
+    assert keys["pick"] == keys["reject"] == ()
+
+
 # --- in the browser ------------------------------------------------------------------------------
 
 
@@ -130,6 +162,18 @@ def test_selected_tiles_are_scored_by_one_key_and_taken_back_by_one(
     tiles.nth(2).click()
     page.keyboard.press("Space")
     assert saved(page, world, 12)[-1][1:] == ("skip", None), "skips what was clicked"
+    tiles.nth(3).click()
+    tiles.nth(4).click()
+    page.keyboard.press("p")
+    assert [event[1:] for event in saved(page, world, 14)[-2:]] == [("at_least", 5)] * 2
+    expect(tiles.nth(4).locator(".chip")).to_have_text("≥ 5")
+    tiles.nth(5).click()
+    page.get_by_role("button", name="< 5").click()
+    assert saved(page, world, 15)[-1][1:] == ("below", 5)
+    page.keyboard.press("Backspace")
+    assert saved(page, world, 16)[-1][1] == "undo"
+    with reading(world.engine) as session:
+        assert len(labels(session)) == 1, "a sweep is no label"
 
 
 @pytest.mark.browser

@@ -15,7 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import SQLModel, func, select
 
 from tastemaker import config, jobs, projects, scores, versions
@@ -494,6 +494,45 @@ def test_tags_and_names_are_found_whatever_a_mac_wrote(settings: Settings) -> No
     engine.dispose()
     assert names == [f"{whole} {number}.png" for number in (1, 2, 3)]
     assert tags == [(1, whole), (2, whole), (3, whole), (3, "plain")]
+
+
+def test_sweeps_are_events_once_the_table_is_rebuilt_and_every_score_is_kept(
+    settings: Settings,
+) -> None:
+    settings.make_folders()
+    engine = sessions.make_engine(settings)
+    migration.upgrade(engine, "0002")
+    with engine.begin() as connection:
+        for statement in FORMER.format(sha256="a" * 64).split(";\n")[:-1]:
+            connection.exec_driver_sql(statement)
+    migration.upgrade(engine, "0007")
+    sweep = (
+        "INSERT INTO score_event (project_id, image_id, annotator_id, kind, value, origin, reason,"
+        " note, at) VALUES (1, 1, 1, '{}', {}, 'queue', '', '', '2026-01-01')"
+    )
+    with sessions.writing(engine) as session:
+        run = session.connection().exec_driver_sql
+        for kind, value in (("set", 4), ("skip", "NULL"), ("flag", "NULL")):
+            run(sweep.format(kind, value))
+        run(
+            "INSERT INTO score_event (project_id, image_id, annotator_id, kind, undoes, origin,"
+            " reason, note, at) VALUES (1, 1, 1, 'undo', 3, 'queue', '', '', '2026-01-01')"
+        )
+        kept = run("SELECT * FROM score_event ORDER BY id").all()
+        with pytest.raises(IntegrityError), session.begin_nested():
+            run(sweep.format("at_least", 5))
+    migration.upgrade(engine, "head")
+    with sessions.writing(engine) as session:
+        run = session.connection().exec_driver_sql
+        assert run("SELECT * FROM score_event ORDER BY id").all() == kept
+        run(sweep.format("at_least", 5))
+        run(sweep.format("below", 5))
+        (aside,) = run("SELECT sql FROM sqlite_master WHERE name = 'ix_score_event_aside'").one()
+        assert "WHERE" in aside, "the index stays a partial one"
+        for kind, value in (("at_least", "NULL"), ("skip", 3), ("below", 11), ("liked", 3)):
+            with pytest.raises(IntegrityError), session.begin_nested():
+                run(sweep.format(kind, value))
+    engine.dispose()
 
 
 def test_jobs_and_images_of_before_go_on_under_the_new_columns(settings: Settings) -> None:

@@ -201,8 +201,10 @@ def test_a_pair_whose_picture_does_not_load_takes_no_key_and_no_click(
         expect(page.locator("#toast")).to_contain_text("does not load")
         page.clock.run_for(1000)
         page.keyboard.press("ArrowLeft")
+        expect(page.locator(".pair.ignored"), "the key shows that it did not count").to_be_visible()
         page.locator(".contestant").first.click()
         page.clock.run_for(200)
+        expect(page.locator(".pair.ignored")).to_have_count(0)
         assert stored(world) == [] and "POST" not in sent
         lost = False
         page.clock.run_for(2600)

@@ -384,7 +384,8 @@ MAY_CHANGE = {
 ADMIN_SEES = {
     "/encoders/heads", "/encoders/weights", "/jobs", "/jobs/list", "/jobs/{job_id}",
     "/jobs/{job_id}/progress",
-    "/projects/{project_id}/add", "/projects/{project_id}/folders",
+    "/projects/{project_id}/add", "/projects/{project_id}/add/encoder",
+    "/projects/{project_id}/encoders", "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
     "/versions/{version_id}/checkpoint", "/versions/{version_id}/config",
@@ -474,6 +475,7 @@ def test_no_link_of_any_page_leads_to_a_refusal(
                 seen.add(there)
                 ahead.append((at, there))
     assert len(seen) > 15
+    assert "The admin changes these" in ada.get(f"{world.at}/settings").text, "no page is empty"
 
 
 def test_a_role_is_checked_before_the_body_is_read(guarded: World) -> None:

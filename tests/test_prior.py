@@ -164,7 +164,7 @@ def trained(recipe: str, *priors: str) -> Trained:
         np.arange(40), taste.x[:40], taste.y[:40].astype(np.float32), np.arange(40),
         np.zeros(40, bool), priors=tuple(getattr(taste, name) for name in priors),
     )  # fmt: skip
-    return train(data, recipe_named(recipe, samples=2000, folds=2))
+    return train(data, recipe_named(recipe, samples=500, folds=2))
 
 
 @pytest.mark.parametrize("recipe", ["ridge", "city96", "mlp", "auto"])
@@ -221,7 +221,7 @@ def test_the_queue_and_the_doubts_of_a_prior_need_no_label() -> None:
     assert np.isfinite(sd).all() and (sd > 0).all()
     everything = np.ones(len(scores), bool)
     batch = mixed(library.features, everything, everything, 20, labelled=nobody, scores=scores,
-                  sd=sd, penalty=start.penalty, mix=Mix.after(0))  # fmt: skip
+                  sd=sd, penalty=start.penalty, mix=Mix.after(0, from_prior=True))  # fmt: skip
     chosen = [pick.row for pick in batch if pick.reason == "teaching"]
     assert len(batch) == 20 and len(chosen) == 8
     assert np.abs(scores[chosen] - 0.5).mean() < 0.5 * np.abs(scores - 0.5).mean()

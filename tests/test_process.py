@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
+def test_the_web_process_never_imports_torch_nor_scipy(tmp_path: Path) -> None:
     program = """
 import sys, json
 from fastapi.testclient import TestClient
@@ -33,7 +33,8 @@ for page in ("/", "/projects/1/score", "/projects/1/review/false-positives",
     assert client.get(page).status_code == 200, page
 client.post("/demo")
 client.post("/projects/1/train")
-print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "sklearn", "skimage")
+print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "sklearn", "skimage",
+                              "scipy")
                   if m in sys.modules]))
 """
     ran = subprocess.run(

@@ -10,8 +10,17 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge as Peer
 
 from tastemaker.errors import NotTrainable
+from tastemaker.learning import posterior
+from tastemaker.learning.half_precision import in_float32
 from tastemaker.learning.posterior import posterior_sd, project
-from tastemaker.learning.ridge import Ridge, fit_ridge, from_link, half_scale, to_link
+from tastemaker.learning.prior import Prior
+from tastemaker.learning.ridge import (
+    Ridge,
+    fit_ridge,
+    from_link,
+    half_scale,
+    to_link,
+)
 
 
 def data(n, features, seed=0, noise=0.3):
@@ -176,6 +185,54 @@ def test_units_and_origin_of_the_features_do_not_matter(factor, shift):
     assert back.out_of_group == pytest.approx(there.out_of_group, abs=2e-3)
     rows = (x - x.mean(0)) / half_scale(x)
     assert np.mean(np.sum(rows**2, 1)) == pytest.approx(1, abs=0.01)
+
+
+def test_every_finite_float16_becomes_the_same_number_in_float32():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(-1, 16)
+    made = np.concatenate([rows.copy() for _, rows in in_float32(np.tile(finite, (8, 1)))])
+    assert np.array_equal(made, np.tile(finite, (8, 1)).astype(np.float32))
+    assert np.array_equal(np.signbit(made[: len(finite)]), np.signbit(finite))
+    striped = finite[:, ::2]
+    assert np.array_equal(np.concatenate([r.copy() for _, r in in_float32(striped)]), striped)
+
+
+def test_a_fit_on_axes_is_the_fit_of_the_coordinates():
+    x, y = data(80, 30)
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 6)))[0].astype(np.float32)
+    scale = half_scale(x)
+    ridge = fit_ridge(x, y, scale=scale, span=axes)
+    inside = fit_ridge(x / scale @ axes, y, scale=np.ones(6))
+    assert ridge.penalty == inside.penalty
+    assert ridge.out_of_group == pytest.approx(inside.out_of_group, abs=1e-5)
+    assert ridge.predict(x) == pytest.approx(inside.predict(x / scale @ axes), abs=1e-4)
+    prior = Prior(np.random.default_rng(1).normal(size=30).astype(np.float32) / 4, 0.0)
+    said = expit(prior.values(x, "logit"))
+    started = fit_ridge(x, said, scale=scale, span=axes, priors=(prior,))
+    alone = fit_ridge(x, said, scale=scale, span=axes)
+    missed, without = (np.abs(ridge.predict(x) - said).mean() for ridge in (started, alone))
+    assert missed < 0.5 * without, "the line of a prior may leave the axes"
+
+
+def test_only_many_labels_of_wide_vectors_are_fitted_on_leading_axes(monkeypatch):
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(400, 20))  # as in embeddings, a few axes carry most of it
+    x = (hidden @ rng.normal(size=(20, 60)) + 0.3 * rng.normal(size=(400, 60))).astype(np.float32)
+    y = expit(hidden[:, 0] + 0.3 * rng.normal(size=400))
+    assert project(x, 10).shortcut(400) == {}
+    monkeypatch.setattr(posterior, "EXACT", 50)
+    monkeypatch.setattr(posterior, "WIDE", 40)
+    projection = project(x.astype(np.float16), 10)
+    assert projection.shortcut(50) == {}
+    quick = fit_ridge(x[:300], y[:300], **projection.shortcut(300))
+    exact = fit_ridge(x[:300], y[:300])
+    assert projection.axes.shape == (60, 40)
+    error, least = (np.abs(r.predict(x[300:]) - y[300:]).mean() for r in (quick, exact))
+    assert error < 1.1 * least
+    monkeypatch.setattr(posterior, "EXACT", 1280)
+    assert np.square(projection.features).sum(1) == pytest.approx(
+        np.square(project(x, 10).features).sum(1), rel=0.02
+    )
 
 
 # --------------------------------------------------------------------------- uncertainty

@@ -15,7 +15,7 @@ from tastemaker.errors import TastemakerError
 from tastemaker.pages import keymap
 from tastemaker.pages.score import steps
 
-FORM = {"name": "Anime", "threshold": "50", "recipe": "auto"}
+FORM = {"name": "Anime", "threshold": "5", "recipe": "auto"}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_scale_is_told_in_words_until_the_project_has_its_own(world: World) 
     for word in ("reject", "poor", "acceptable", "good", "best"):
         assert f">{word}</span>" in page
     assert "5 and above passes." in page
-    world.client.post(f"{world.at}/settings", data=FORM | {"threshold": "62"})
+    world.client.post(f"{world.at}/settings", data=FORM | {"threshold": "6.2"})
     assert "7 and above passes." in world.client.get(f"{world.at}/score").text
     own = FORM | {"bracket_from": ["0", "50"], "bracket_name": ["flat shading", "city at night"]}
     world.client.post(f"{world.at}/settings", data=own)

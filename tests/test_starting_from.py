@@ -28,7 +28,7 @@ from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
 from tastemaker.live import live_model, model_process
 from tastemaker.live.live_model import LiveModel
-from tastemaker.publishing import card_blocks, exports, model_card
+from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.publishing.start_from import heads_named
 from tastemaker.training import retrain
 from tastemaker.versions import priors, publication, starting_heads
@@ -116,11 +116,14 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     assert first.lists.near_threshold
 
     ids = ids_of(second)
-    second.score(dict.fromkeys(ids[:10], 5))
+    second.score(dict.fromkeys(ids[:30], 5))
     equal = live(second)
-    assert equal.fit.priors[0].trust is None, "ten equal scores bear nothing out"
+    assert equal.fit.priors[0].trust is None, "equal scores bear nothing out"
+    assert equal.lists.label_issues == ()
     assert np.isfinite(equal.scores).all()
 
+    second = begun(home, "Anime", name="Third")
+    ids = ids_of(second)
     second.score(dict(zip(ids[:10], (10 - taste(x[:10])).tolist(), strict=True)))
     changed = live(second)
     assert np.abs(changed.scores - first.scores)[10:].mean() > 0.1
@@ -144,7 +147,7 @@ def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
     with_prior = trained(second, request)
     with sessions.reading(second.engine) as session:
         rows = priors.of_version(session, with_prior)
-        assert [row.name for row in rows] == ["Anime v1.0", "other.safetensors"]
+        assert [row.name for row in rows] == ["Anime v1.0", "other"]
         trust = [row.probability or 0 for row in rows]
         assert sum(trust) > 0.5 and all(row.slope is not None for row in rows)
         told = versions.as_json(session, second.settings, with_prior)["starts_from"]
@@ -494,12 +497,12 @@ def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_
     added = client.post(f"/projects/{second}/priors", data={"start": "file", "head": str(file)})
     assert added.status_code == 303
     again = client.post(f"/projects/{second}/priors", data={"start": "file", "head": str(file)})
-    assert again.status_code == 409 and "starts from mine.safetensors already" in again.text
+    assert again.status_code == 409 and "starts from mine already" in again.text
     listed = client.get(f"/api/v1/projects/{second}/priors").json()
-    assert [prior["name"] for prior in listed] == ["Anime v1.0", "mine.safetensors"]
+    assert [prior["name"] for prior in listed] == ["Anime v1.0", "mine"]
     gone = client.post(f"/projects/{second}/priors/{listed[0]['id']}/take-away")
     assert gone.status_code == 303
-    assert client.get(f"/api/v1/projects/{second}").json()["starts_from"] == ["mine.safetensors"]
+    assert client.get(f"/api/v1/projects/{second}").json()["starts_from"] == ["mine"]
 
 
 def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> None:
@@ -512,7 +515,7 @@ def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> 
     assert client.post(at, json=source).status_code == 422
     both = client.post(at, json=source | {"encoder": ENCODER}).json()
     assert [prior["ready"] for prior in both] == [True, True]
-    assert client.delete(f"{at}/{both[0]['id']}").json()[0]["name"] == "bare.safetensors"
+    assert client.delete(f"{at}/{both[0]['id']}").json()[0]["name"] == "bare"
     assert client.delete(f"{at}/{both[0]['id']}").status_code == 404
     assert [p["name"] for p in client.put(at, json={"start_from": ["Anime"]}).json()] == [
         "Anime v1.0"
@@ -581,3 +584,22 @@ def test_a_project_begun_from_a_version_predicts_before_the_first_key(
         assert np.abs(changed.scores - first).mean() > 0.1
         page.reload()
         expect(page.locator("#strip")).to_contain_text(re.compile(r"after \d+ labels: \d+"))
+
+
+def test_a_head_made_elsewhere_serves_the_project_it_was_imported_into(
+    home: Trained, tmp_path: Path
+) -> None:
+    """It knows no score of anybody here, though the project's scores measured it."""
+    file = written(tmp_path, "elsewhere.safetensors")
+    job = import_head.import_checkpoint(
+        home.engine, home.settings, home.project_id, file, encoder=ENCODER
+    )
+    home.run(job, import_head.run)
+    start(home, "Anime@v0.0")
+    assert [prior.name for prior in started(home)] == ["Anime v0.0"]
+    home.add(5, "More", "pool", seed=4)
+    version = home.train()
+    with sessions.reading(home.engine) as session:
+        assert starting_heads.lineage(session, version) == {home.project_id}
+        (row,) = priors.of_version(session, version)
+        assert row.probability is not None and row.probability > 0.3

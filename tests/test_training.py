@@ -658,6 +658,18 @@ def test_every_image_is_seen_with_other_noise_each_time():
     assert (x == 0).all()
 
 
+@pytest.mark.parametrize("usual", [0.06, 0.9])
+def test_a_network_gives_an_image_unlike_all_others_the_usual_score(usual):
+    """Not the half that it would have begun with, which ruins few labels of a strict person."""
+    random = np.random.default_rng(0)
+    data = labelled(30, features=400, holdout=0, seed=0)
+    data = replace(data, y=np.clip(usual + 0.05 * random.normal(size=30), 0, 1).astype(np.float32))
+    fit = fit_by_sgd(data, split_of(data), recipe_named("city96", passes=30))
+    strangers = Head(fit.tensors)(random.normal(size=(50, 400)).astype(np.float32))
+    assert strangers.mean() == pytest.approx(data.y.mean(), abs=0.03)
+    assert fit.by_members.mean() == pytest.approx(data.y.mean(), abs=0.03)
+
+
 def test_an_image_thrown_to_where_the_sigmoid_is_flat_comes_back():
     def begin(recipe, features, start):
         return {"line.weight": torch.full((features,), 500.0)}

@@ -306,6 +306,26 @@ def test_a_project_whose_weights_cannot_be_had_says_so_before_anything_is_scored
     assert "Before you score" not in client.get(f"{at}/add").text
 
 
+def test_while_the_weights_are_fetched_the_add_page_says_how_far_that_is(world: World) -> None:
+    with writing(world.engine) as session:
+        project = world.project(session)
+        project.encoder = "ViT-B-32-quickgelu/openai"
+        job = Job(
+            project_id=project.id, kind="embed", title="Embed", state="running", done=412,
+            total=605, rate=23.4, message=f"Fetching the weights of {project.encoder}, in MB",
+        )  # fmt: skip
+        session.add_all([project, job])
+        session.flush()
+        job_id = job.id
+    for path in (f"{world.at}/add", f"{world.at}/add/encoder", f"/jobs/{job_id}"):
+        page = world.client.get(path).text
+        assert all(told in page for told in ("412 of 605 MB", "23 MB a second", " left")), path
+        assert "in MB" not in page
+    with writing(world.engine) as session:
+        session.get_one(Job, job_id).state = "done"
+    assert "hx-get" not in world.client.get(f"{world.at}/add/encoder").text
+
+
 def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_path: Path) -> None:
     base = "ViT-B-32-quickgelu/openai"
     full = make_world(tmp_path / "full", images=2)
@@ -320,7 +340,7 @@ def test_the_encoder_may_change_until_an_image_is_embedded(world: World, tmp_pat
         session.flush()
         projects.pin_encoder(session, world.project(session), encoder)
     refused = world.client.post(f"/api/v1{world.at}/encoder", json={"encoder": base})
-    assert refused.status_code == 409 and "Duplicate the project" in refused.json()["hint"]
+    assert refused.status_code == 409 and "Settings, Encoders" in refused.json()["hint"]
 
 
 # --- choosing a folder ---------------------------------------------------------------------------

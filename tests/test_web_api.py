@@ -193,7 +193,11 @@ COUNTERPARTS = {
     "/projects/{project_id}/library/filters/{slice_id}/delete":
         "/projects/{project_id}/filters/{slice_id}",
     "/projects/{project_id}/library/undo": "/projects/{project_id}/library",
+    "/projects/{project_id}/migrate": "/projects/{project_id}/migrate",
     "/projects/{project_id}/people": "/people",
+    "/projects/{project_id}/priors": "/projects/{project_id}/priors",
+    "/projects/{project_id}/priors/{prior_id}/take-away":
+        "/projects/{project_id}/priors/{prior_id}",
     "/projects/{project_id}/score/grid": "/projects/{project_id}/batches",
     "/projects/{project_id}/score/grid/undo": "/projects/{project_id}/batches/undo",
     "/projects/{project_id}/score/pairs": "/projects/{project_id}/comparisons",
@@ -209,6 +213,7 @@ COUNTERPARTS = {
         "/projects/{project_id}/test-runs/{run_id}/scores",
     "/projects/{project_id}/test-runs/{run_id}/retry": "/jobs/{job_id}/retry",
     "/projects/{project_id}/test-runs/{run_id}/undo": "/projects/{project_id}/undo",
+    "/projects/{project_id}/tournament": "/projects/{project_id}/tournament",
     "/projects/{project_id}/train": "/projects/{project_id}/train",
     "/projects/{project_id}/try": "/projects/{project_id}/predict",
     "/projects/{project_id}/try/warm": None,

@@ -13,9 +13,12 @@ from tastemaker.learning.version_metrics import (
     BracketErrors,
     CalibrationPoint,
     Estimate,
+    Forecast,
+    Gain,
     LabelMetrics,
     LearningCurve,
     LearningPoint,
+    MeasuredSize,
     VersionMetrics,
 )
 from tastemaker.pages import charts, plots
@@ -158,6 +161,25 @@ def test_a_learning_curve_shows_the_noise_it_cannot_go_below_and_takes_gaps() ->
     assert plots.learning_curve(None) == curve() == curve((50, 2.0, None)) == ""
     assert plots.learning_rate({"step": [0, 1], "lr": [None, 0.1]}) == ""
     assert "at most 0.1" in plots.learning_rate({"step": [0, 1], "lr": [0.1, 0.0]})
+
+
+def test_a_forecast_is_drawn_on_from_what_was_measured_and_without_one_nothing_is() -> None:
+    forecast = Forecast(
+        labels=100, drawn=80, error=1.8,
+        measured=(MeasuredSize(labels=25, mae=2.2), MeasuredSize(labels=90, mae=1.85)),
+        gains=(
+            Gain(more=50, value=0.1, low=0.0, high=0.2),
+            Gain(more=200, value=0.3, low=0.1, high=0.5),
+        ),
+    )  # fmt: skip
+    root = drawn(plots.forecast_curve(LearningCurve(forecast=forecast, noise_floor=0.9)))
+    title = root.findtext("title") or ""
+    assert "expected at 300: 1.50, from 1.30 to 1.70" in title
+    assert len(root.findall("circle")) == 2 and len(root.findall("polygon")) == 1
+    ahead = [line for line in root.findall("polyline") if "ahead" in line.get("class", "")]
+    assert len(ahead) == 1 and len(ahead[0].get("points", "").split()) == 3
+    too_few = LearningCurve(forecast=Forecast(labels=20, drawn=9, why="from 40 training labels on"))
+    assert plots.forecast_curve(too_few) == plots.forecast_curve(None) == ""
 
 
 @given(st.integers(1, 99), st.sampled_from([240, 320]))

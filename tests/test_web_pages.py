@@ -691,13 +691,13 @@ def test_cancel_stops_a_waiting_job_and_asks_a_running_one(world: World) -> None
 def test_settings_are_kept(world: World) -> None:
     data = {
         "name": "Toons",
-        "threshold": "62,5 %",
+        "threshold": "6,25",
         "recipe": "ridge",
         "show_prediction_first": "true",
     }
     answer = world.client.post(f"{world.at}/settings", data=data)
     page = world.client.get(answer.headers["location"]).text
-    assert "Settings saved" in page and 'value="62.5"' in page and 'value="Toons"' in page
+    assert "Settings saved" in page and 'value="6.25"' in page and 'value="Toons"' in page
     with reading(world.engine) as session:
         project = world.project(session)
         assert project.threshold == 0.625 and project.show_prediction_first
@@ -705,25 +705,25 @@ def test_settings_are_kept(world: World) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"threshold": "0"}, {"threshold": "100"}, {"threshold": "nan"}, {"threshold": "half"},
+    [{"threshold": "0"}, {"threshold": "10"}, {"threshold": "nan"}, {"threshold": "half"},
      {"name": ""}, {"name": "a/b"}, {"name": "x" * 81}, {"recipe": "magic"}],
 )  # fmt: skip
 def test_bad_settings_change_nothing(world: World, fields: dict[str, str]) -> None:
-    data = {"name": "Anime", "threshold": "50", "recipe": "auto"} | fields
+    data = {"name": "Anime", "threshold": "5", "recipe": "auto"} | fields
     assert world.client.post(f"{world.at}/settings", data=data).status_code == 422
     with reading(world.engine) as session:
         project = world.project(session)
         assert (project.name, project.threshold, project.recipe) == ("Anime", 0.5, "auto")
 
 
-def test_a_threshold_outside_its_range_is_told_in_percent_and_the_form_is_kept(
+def test_a_threshold_outside_its_range_is_told_in_points_and_the_form_is_kept(
     world: World,
 ) -> None:
-    data = {"name": "Toons", "threshold": "100", "recipe": "ridge"}
+    data = {"name": "Toons", "threshold": "50", "recipe": "ridge"}
     answer = world.client.post(f"{world.at}/settings", data=data)
     assert answer.status_code == 422
-    assert "The threshold lies between 1 and 99 percent." in answer.text
-    assert 'value="Toons"' in answer.text and 'value="100"' in answer.text
+    assert "The threshold lies between 0.1 and 9.9 points." in answer.text
+    assert 'value="Toons"' in answer.text and 'value="50"' in answer.text
     assert '<option value="ridge" selected>' in answer.text
     assert f'href="{world.at}/score"' in answer.text
 

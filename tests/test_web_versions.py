@@ -44,6 +44,13 @@ LEARNED = {
     "labels": [50, 100, 200], "mae": [2.0, 1.6, 1.3], "mae_low": [1.8, 1.4, 1.1],
     "mae_high": [2.2, 1.8, 1.5], "noise_floor": 0.8,
     "labels_saved": {"value": 120, "low": 60, "high": 180, "why": "against the random sample"},
+    "forecast": {
+        "labels": 200, "drawn": 90, "error": 1.3, "why": "",
+        "measured": [{"labels": 25, "mae": 2.2}, {"labels": 180, "mae": 1.4}],
+        "gains": [{"more": 50, "value": 0.03, "low": -0.01, "high": 0.07},
+                  {"more": 100, "value": 0.05, "low": 0.01, "high": 0.09},
+                  {"more": 200, "value": 0.08, "low": 0.02, "high": 0.14}],
+    },
 }  # fmt: skip
 
 
@@ -151,12 +158,23 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
     }  # fmt: skip
     add_version(world, 2, {}, metrics=metrics)
     page = world.client.get("/versions/3").text
+    expected = "100 more labels would lower the error by about 0.05"
+    for address in ("versions", "results"):
+        assert expected in world.client.get(f"{world.at}/{address}").text, address
+    outlook = world.client.get(f"{API}/projects/1/results").json()["outlook"]
+    assert outlook["times_own_noise"] == pytest.approx(1.3 / 0.88)
+    strip = world.client.get(f"{world.at}/score/strip").text
+    assert "−0.05 ± 0.04" in strip and "1.5 × your noise" in strip
     for told in ("baseline (always the median)", "2.40", "your test–retest noise",
                  "0.80 to 0.97", "Calibration",
                  "The 60 hold-out images may flatter it: on the 140 that trained",
                  "mean error, out-of-fold", "2.20 to 2.60", "intervals are well calibrated",
                  "Bias by label", "50\u202f% intervals contain 52",
-                 "about 120 more labels (60 to 180)",
+                 "about 120 more labels (60 to 180)", "What more labels would bring",
+                 "100 more labels would lower the error by about 0.05 points",
+                 "(0.01 to 0.09 with 80\u202f% probability); 50 more by 0.03, 200 more by 0.08",
+                 "It errs 1.5 × your own noise (1.3 to 1.6), which is 0.88 points, from 40",
+                 "heads on 25 to 180 of its 200 labels, measured on 90 images drawn at random",
                  "part of the file", "learning rate"):  # fmt: skip
         assert told in page, told
 

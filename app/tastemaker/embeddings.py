@@ -25,12 +25,14 @@ from tastemaker.database.tables import (
     Project,
     Version,
 )
+from tastemaker.encoding import downloads
 from tastemaker.encoding.embedding_files import are_normalised
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.progress import IN_MB
 from tastemaker.pictures.pictures import KnownPicture, Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
@@ -65,11 +67,24 @@ def choose_encoder(session: Session, project: Project, name: str) -> None:
     if project.encoder_id is not None:
         raise Conflict(
             f"The images of “{project.name}” are embedded with {project.encoder} already.",
-            "Duplicate the project with another encoder: every score comes along.",
+            "Move it to another one (Settings, Encoders): every score comes along.",
         )
     project.encoder = projects.validate_encoder(name)
     session.add(project)
     if projects.size(session, project, projects.ANY_ROLE):
+        title = f"Embed the images of “{project.name}”"
+        jobs.enqueue(session, "embed", title, {}, project.id, once=True)
+
+
+def use_encoder(session: Session, project: Project, encoder: EncoderRow) -> None:
+    """From now on the project works with this encoder. The vectors of the one before stay; what
+    has none of this one yet gets it by a job. Without a vector it has nothing to leave."""
+    if project.encoder_id in (None, encoder.id):
+        return
+    project.encoder, project.encoder_id = encoder.name, encoder.id
+    session.add(project)
+    session.flush()
+    if not encoder.declared and session.exec(missing(encoder.id, project.id).limit(1)).first():
         title = f"Embed the images of “{project.name}”"
         jobs.enqueue(session, "embed", title, {}, project.id, once=True)
 
@@ -204,9 +219,6 @@ def embed_project(
     Returns the counts. Raises `Conflict` for a project whose vectors came from outside and
     `EncoderUnavailable`.
     """
-    import torch
-
-    torch.set_num_threads(job.settings.torch_threads or torch.get_num_threads())
     with job.reading() as session:
         project = projects.get(session, project_id)
         from_outside = declared(session, project)
@@ -216,16 +228,41 @@ def embed_project(
             "among them.",
             "Make another project for the pictures.",
         )
-    job.stage(f"Loading the encoder {project.encoder}")
-    encoder = load(parse(project.encoder))
+    encoder, row = load_for(job, project.encoder)
     with job.writing() as session:
-        row = encoder_row(session, encoder)
         projects.pin_encoder(session, projects.get(session, project_id), row)
     job.stage("Embedding")
+    query = missing(row.id, project_id, collection_id)
+    embedded, skipped = embed_images(job, encoder, row, query, batch)
+    job.log(f"{embedded} embedded, {len(skipped)} skipped")
+    return {"embedded": embedded, "set_aside": len(skipped), "encoder": encoder.spec.name}
+
+
+def load_for(job: JobContext, name: str) -> tuple[Encoder, EncoderRow]:
+    """An encoder, ready to embed with, and its row. Raises `EncoderUnavailable`, `Invalid`."""
+    import torch
+
+    torch.set_num_threads(job.settings.torch_threads or torch.get_num_threads())
+    job.stage(f"Loading the encoder {name}")
+    with downloads.reported_to(_download_of(job, name)):
+        encoder = load(parse(name))
+    with job.writing() as session:
+        return encoder, encoder_row(session, encoder)
+
+
+def embed_images(
+    job: JobContext,
+    encoder: Encoder,
+    row: EncoderRow,
+    wanted: SelectOfScalar[Image],
+    batch: int | None = None,
+) -> tuple[int, set[int]]:
+    """Embed the images of a select that leaves out what has a vector already (`missing`), until it
+    has none left. Returns how many were embedded, and the ids of those that could not be."""
     embedded, skipped = 0, set[int]()
     while True:
         with job.reading() as session:
-            query = missing(row.id, project_id, collection_id)
+            query = wanted
             if skipped:
                 query = query.where(col(Image.id).not_in(skipped))
             total = session.exec(select(func.count()).select_from(query.subquery())).one()
@@ -246,8 +283,22 @@ def embed_project(
                 store_vectors(session, row.id, vectors)
             embedded += len(vectors)
             job.progress(embedded, total=before + total)
-    job.log(f"{embedded} embedded, {len(skipped)} skipped")
-    return {"embedded": embedded, "set_aside": len(skipped), "encoder": encoder.spec.name}
+    return embedded, skipped
+
+
+def _download_of(job: JobContext, name: str) -> downloads.Report:
+    """Tells the job how far the weights of an encoder are fetched, in MB."""
+    begun: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        if begun != [total]:
+            begun[:] = [total]
+            job.stage(f"Fetching the weights of {name}{IN_MB}", total // 10**6)
+        job.progress(done // 10**6)
+        if done == total:
+            job.stage(f"Loading the encoder {name}")
+
+    return report
 
 
 def _is_large(image: Image) -> bool:
@@ -316,6 +367,13 @@ def _readable(session: Session, job: JobContext, image: Image) -> KnownPicture |
         return None
 
 
+def readable_files(session: Session, job: JobContext, ids: Iterable[int]) -> list[KnownPicture]:
+    """The files of these images, of those that are there."""
+    found = session.exec(select(Image).where(col(Image.id).in_(list(ids)))).all()
+    files = (_readable(session, job, image) for image in found)
+    return [file for file in files if file is not None]
+
+
 def store_vectors(session: Session, encoder_id: int, vectors: Iterable[tuple[int, Vector]]) -> None:
     """Write (image id, (D,) float) pairs; those that are there stay as they are."""
     rows = []
@@ -375,11 +433,12 @@ def matrix(
 
 
 def project_matrix(
-    session: Session, project: Project
+    session: Session, project: Project, encoder_id: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """(ids, vectors) of every embedded image in the project's collections, those
-    of test runs too: a corrected one teaches, and all are predicted."""
-    if project.encoder_id is None:
+    """(ids, vectors) of every image in the project's collections that is embedded with an encoder,
+    its own by default, those of test runs too: a corrected one teaches, and all are predicted."""
+    encoder_id = encoder_id or project.encoder_id
+    if encoder_id is None:
         return np.empty(0, np.int64), np.empty((0, 1), np.float16)
     ids = session.exec(projects.image_ids(project.id, projects.ANY_ROLE).distinct())
-    return matrix(session, project.encoder_id, ids)
+    return matrix(session, encoder_id, ids)

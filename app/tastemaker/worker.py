@@ -10,14 +10,12 @@ as running is an orphan, and takes it up at once.
 """
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -31,35 +29,22 @@ from tastemaker.config import Settings
 from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
-from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
+from tastemaker.errors import Unavailable
 from tastemaker.importing import leftovers
-from tastemaker.jobs import heartbeat, lanes, leases
+from tastemaker.jobs import children, heartbeat, lanes, leases
 from tastemaker.jobs.clock import Clock, log_expected_errors
-from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.failures import Failure
 from tastemaker.live import model_process
-from tastemaker.processes import JOB_NICENESS, logs, lower_priority
+from tastemaker.processes import logs
 from tastemaker.training import auto_train
 from tastemaker.versions import file_checks
 
 log = logging.getLogger(__name__)
 
-# What each kind of job runs, by name: the modules import torch, which only children pay for.
-HANDLERS = {
-    "import": "tastemaker.importing.imports:run",
-    "embed": "tastemaker.embeddings:run",
-    "train": "tastemaker.training.retrain:run",
-    "demo": "tastemaker.sample.demo:run",
-    "predict": "tastemaker.versions.predictions:run",
-    "test-run": "tastemaker.evaluation.test_runs:run",
-    "adopt": "tastemaker.publishing.import_head:run",
-}
-
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
 KILL_AFTER_SECONDS = 5.0
-AUTO_TRAIN_SECONDS = 5.0
-REAP_SECONDS = 5.0
+AUTO_TRAIN_SECONDS = REAP_SECONDS = 5.0
 BACKUP_SECONDS = 3600.0  # between two looks whether one is due
 SWEEP_SECONDS = 24 * 3600.0
 
@@ -89,37 +74,6 @@ class Running:
     @property
     def place(self) -> lanes.Place:
         return lanes.Place.of(self.job, seconds=time.monotonic() - self.began)
-
-
-# --- in the child ------------------------------------------------------------------------------
-
-
-def child_main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
-    """Entry point of a job's process: run the handler, send how it ended."""
-    lower_priority(JOB_NICENESS)
-    logs.configure(settings)
-    engine = sessions.make_engine(settings)
-    with sessions.reading(engine) as session:
-        job = jobs.get(session, job_id)
-    context = JobContext(
-        settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
-    )
-    module, function = HANDLERS[job.kind].split(":")
-    logs.about_this_process(job=job_id, kind=job.kind)
-    logs.write(log, logging.DEBUG, "job process began")
-    try:
-        files.require_free_space(settings.root, settings.min_free_gb)
-        result = getattr(importlib.import_module(module), function)(context)
-        pipe.send(("done", result))
-    except jobs.LostJob:
-        pipe.send(("lost", None))
-    except TastemakerError as error:
-        ending = "crashed" if isinstance(error, Unavailable) else "failed"
-        pipe.send((ending, Failure.of(error)))
-    except BaseException as error:  # it must reach the job's page
-        context.log(traceback.format_exc(limit=8))
-        known = of_the_disk(error)
-        pipe.send(("failed" if known else "crashed", Failure.of(known or error)))
 
 
 # --- the worker --------------------------------------------------------------------------------
@@ -158,14 +112,16 @@ class Worker:
             if len(held) == len(queued):
                 return
             with sessions.writing(self.engine) as session:
-                if (taken := jobs.claim_next(session, set(HANDLERS), but_not=held)) is None:
+                if (
+                    taken := jobs.claim_next(session, set(children.HANDLERS), but_not=held)
+                ) is None:
                     return
             self._start(*taken)
 
     def _start(self, job: Job, claim: jobs.Claim) -> None:
         ours, theirs = spawn.Pipe(duplex=False)
         process = spawn.Process(
-            target=child_main,
+            target=children.main,
             args=(self.settings, claim.job_id, claim.fence, theirs),
             name=f"tastemaker-{job.kind}-{claim.job_id}",
         )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tastemaker import __version__
 from tastemaker.cli import (
     backups,
+    encoders,
     filtering,
     images,
     jobs,
@@ -46,6 +47,7 @@ for top in (
     versions.top,
     filtering.app,
     replay.app,
+    encoders.app,
 ):
     app.add_typer(top)
 for name, below in {

@@ -20,10 +20,11 @@ from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 
 if TYPE_CHECKING:
-    from sqlmodel import Session
+    from sqlalchemy import Engine
 
     from tastemaker.config import Settings
     from tastemaker.database.tables import Project
+    from tastemaker.versions.starting_heads import StartingHead
 
 app = Commands(help="Make, list, change, duplicate and delete projects.", no_args_is_help=True)
 
@@ -39,19 +40,18 @@ def start_option(more: str = "") -> Any:
     )
 
 
-def begin(
-    session: "Session",
+def heads_read(
     settings: "Settings",
+    engine: "Engine",
     project: "Project",
     named: list[str],
     encoder: str | None,
-) -> None:
-    """Let a project start from what is named, and nothing else."""
+) -> "list[StartingHead]":
+    """What is named to start from: read before anything is written, for it takes a while."""
     from tastemaker.publishing.start_from import heads_named
-    from tastemaker.versions import starting_heads
 
-    heads = heads_named(session, settings, project, named, encoder, anywhere=True)
-    starting_heads.start_from(session, project, heads)
+    with sessions.reading(engine) as session:
+        return heads_named(session, settings, project, named, encoder, anywhere=True)
 
 
 @app.command("create")
@@ -68,12 +68,19 @@ def project_create(
 ) -> None:
     """Make a project."""
     from tastemaker import projects
+    from tastemaker.database.tables import Project
     from tastemaker.encoding.weights import weights_of
+    from tastemaker.versions import starting_heads
 
-    with database() as (settings, engine), sessions.writing(engine) as session:
-        project = projects.create(session, name, kind=kind, encoder=encoder, threshold=threshold)
-        begin(session, settings, project, start_from or [], head_encoder)
-        summary = projects.summary(session, project)
+    planned = Project(name=name, encoder=encoder)
+    with database() as (settings, engine):
+        heads = heads_read(settings, engine, planned, start_from or [], head_encoder)
+        with sessions.writing(engine) as session:
+            project = projects.create(
+                session, name, kind=kind, encoder=encoder, threshold=threshold
+            )
+            starting_heads.start_from(session, project, heads)
+            summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])
     if as_json:
         return print_json(summary | {"weights": weights.as_dict()})
@@ -165,6 +172,7 @@ def project_set(
 ) -> None:
     """Change settings of a project, all or none; what is not named stays."""
     from tastemaker import projects, scores
+    from tastemaker.versions import starting_heads
 
     (name,) = in_order(typed, project)
     named = {
@@ -176,13 +184,17 @@ def project_set(
     changes = {field: value for field, value in named.items() if value is not None}
     if not changes and start_from is None:
         raise typer.BadParameter("nothing to change is named; --help lists what can be")
-    with database() as (settings, engine), sessions.writing(engine) as session:
-        chosen = scores.change_project(session, projects.by_name(session, name), **changes)
-        facts = {field: getattr(chosen, field) for field in named}
-        if start_from is not None:
-            heads = [] if start_from == ["none"] else start_from
-            begin(session, settings, chosen, heads, head_encoder)
-        facts["starts_from"] = projects.summary(session, chosen)["starts_from"]
+    with database() as (settings, engine):
+        with sessions.reading(engine) as session:
+            project_now = projects.by_name(session, name)
+        wanted = [] if start_from in (None, ["none"]) else start_from
+        heads = heads_read(settings, engine, project_now, wanted or [], head_encoder)
+        with sessions.writing(engine) as session:
+            chosen = scores.change_project(session, projects.by_name(session, name), **changes)
+            if start_from is not None:
+                starting_heads.start_from(session, chosen, heads)
+            facts = {field: getattr(chosen, field) for field in named}
+            facts["starts_from"] = projects.summary(session, chosen)["starts_from"]
     if as_json:
         return print_json(facts)
     told = ", ".join(f"{field.replace('_', ' ')} {facts[field]}" for field in changes)
@@ -259,6 +271,42 @@ def project_duplicate(
         return print_json(facts)
     if queued and not wait:
         out.print(f"Its images are embedded by job {queued[0]}.")
+    return None
+
+
+@app.command("migrate")
+def project_migrate(
+    typed: Annotated[
+        list[str], words("PROJECT ENCODER", "The project, or -p, and the encoder to move to.")
+    ],
+    project: InProject = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Move a project to another encoder: embed its images and train a new major version.
+
+    The project changes over unless that version is worse. To go back, activate an old version."""
+    from tastemaker import jobs, projects
+    from tastemaker.training import migration
+    from tastemaker.worker import is_running
+
+    name, encoder = in_order(typed, project, "ENCODER")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, name)
+            queued = jobs.as_json(migration.request_migration(session, settings, chosen, encoder))
+        if not wait and is_running(settings):
+            if as_json:
+                return print_json(queued)
+            out.print(f"Job {queued['id']} moves it.")
+            return None
+        result = finish_jobs(settings, engine, [queued["id"]])[0].result
+    if as_json:
+        return print_json(result)
+    if result["version"]:
+        out.print(f"{result['version']} is published: {plain(result['why'])}.")
+    kept = "works with" if result["moved"] else "keeps its encoder, not"
+    out.print(f"The project {kept} {plain(result['encoder'])}.")
     return None
 
 

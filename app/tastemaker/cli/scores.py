@@ -36,6 +36,9 @@ def scores_import(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Record the good rows, and list the others.")
     ] = False,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Pairs and sweeps, as `export --answers` wrote them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read scores from CSV, JSON lines or Parquet: a column `score`, and `sha256` or `path`."""
@@ -45,10 +48,20 @@ def scores_import(
 
     on = parse_scale(scale) if scale is not None else None
     with database() as (_, engine):
-        told = import_scores(engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows)
+        if answers:
+            from tastemaker.scores.answer_files import import_answers
+
+            if skip_bad_rows or on is not None:
+                raise Invalid("--answers goes with neither --scale nor --skip-bad-rows.")
+            told = import_answers(engine, name, typed_path(file))
+        else:
+            told = import_scores(
+                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows
+            )
     if as_json:
         return print_json(told.as_dict())
-    recorded, unchanged = counted(told.recorded, "score"), told.unchanged
+    recorded = counted(told.recorded, "answer" if answers else "score")
+    unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if line := told.range_line(on is not None):
         out.print(plain(line))
@@ -73,24 +86,28 @@ def scores_export(
     to: Annotated[
         Path | None, path_option("--out", about=".csv or .jsonl; default: CSV to stdout.")
     ] = None,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Pairs and sweeps instead of the scores.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
     (name,) = in_order(typed, project)
     from tastemaker.files import require_writable
+    from tastemaker.scores import answer_files, score_files
     from tastemaker.scores.row_files import check_ending
-    from tastemaker.scores.score_files import export_scores, write_scores
 
     if to is not None:
         check_ending(to)
         require_writable(to)
     with database() as (_, engine):
-        rows = export_scores(engine, name)
+        rows = (answer_files.export_answers if answers else score_files.export_scores)(engine, name)
     if as_json:
         return print_json(rows)
-    write_scores(rows, to)
+    score_files.write_scores(rows, to, (answer_files if answers else score_files).COLUMNS)
     if to is not None:
-        out.print(f"{counted(len(rows), 'score')} written to {plain(str(to))}.")
+        what = counted(len(rows), "answer" if answers else "score")
+        out.print(f"{what} written to {plain(str(to))}.")
     return None
 
 

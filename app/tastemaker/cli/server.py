@@ -17,7 +17,12 @@ from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.processes import freeze_garbage_collection, logs, one_thread_for_products
+from tastemaker.processes import (
+    freeze_garbage_collection,
+    logs,
+    one_thread_for_products,
+    pause_garbage_collection,
+)
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -54,6 +59,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
         )
     listening = _listen(host, port)
     port = listening.getsockname()[1]
+    pause_garbage_collection()
     from tastemaker.pages.app import create_app
 
     application = create_app(settings, served_on=host)

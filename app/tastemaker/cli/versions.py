@@ -154,6 +154,8 @@ def versions_show(
     if as_json:
         return print_json(facts)
     out.print(f"{facts['version']}: {quality(facts)}")
+    for sentence in (facts["outlook"] or {}).get("in_words", ()):
+        out.print(sentence)
     for key in ("active", "activation", "images", "note", "parent", "encoder", "file", "sha256"):
         out.print(f"{key:12} {facts[key]}")
     return None

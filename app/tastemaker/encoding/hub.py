@@ -7,15 +7,20 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tastemaker.encoding import downloads
 from tastemaker.encoding.encoder_specs import BUNDLED, EncoderSpec
 from tastemaker.errors import EncoderUnavailable
 
 
 def weights_file(
-    spec: EncoderSpec, repository: str, names: tuple[str, ...], fetch: Callable[[], str | Path]
+    spec: EncoderSpec,
+    repository: str,
+    names: tuple[str, ...],
+    elsewhere: Callable[[], str | Path] | None = None,
 ) -> Path:
-    """The file of an encoder's weights: one of these names in the cache, else what `fetch` brings.
-    Raises `EncoderUnavailable`.
+    """The file of an encoder's weights: the first of these names that a repository has, from the
+    cache or fetched into it; what `elsewhere` brings where there is no repository. Raises
+    `EncoderUnavailable`.
 
     huggingface_hub retries a dead network for most of a minute, so a machine that plainly has
     none is refused at once.
@@ -31,7 +36,9 @@ def weights_file(
     if not is_reachable(huggingface_hub.constants.ENDPOINT):
         raise unavailable(spec, "the Hugging Face hub does not answer")
     try:
-        return Path(fetch())
+        if elsewhere is not None and not repository:
+            return Path(elsewhere())
+        return downloads.fetch(repository, names)
     except Exception as error:  # HTTP, file system and hub errors alike mean: no weights
         raise unavailable(spec, (str(error).splitlines() or [""])[0][:200]) from error
 

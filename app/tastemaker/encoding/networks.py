@@ -88,6 +88,12 @@ def _count_layers(model: "torch.nn.Module", answers: feature_blocks.Answers, siz
 # ---- open_clip
 
 
+def _safe_first(name: str) -> tuple[str, ...]:
+    """The same weights as safetensors, where a repository has them, before a file that can run
+    code."""
+    return str(Path(name).with_suffix(".safetensors")), name
+
+
 def _from_open_clip(spec: EncoderSpec) -> Loaded:
     import open_clip
 
@@ -97,7 +103,7 @@ def _from_open_clip(spec: EncoderSpec) -> Loaded:
     check_weights(spec)
     repository, name = os.path.split(published.get("hf_hub", ""))
     weights = spec.weights or hub.weights_file(
-        spec, repository, (name,) if name else OPEN_CLIP_FILES,
+        spec, repository, _safe_first(name) if name else OPEN_CLIP_FILES,
         lambda: open_clip.download_pretrained(published),
     )  # fmt: skip
     try:
@@ -258,10 +264,4 @@ def _wanted(name: str, tag: str | None) -> dict[str, Any]:
 
 
 def _fetched(spec: EncoderSpec, name: str) -> Path:
-    import huggingface_hub
-
-    repository = _wanted(name, spec.tag)["hf_hub"]
-    return hub.weights_file(
-        spec, repository, (TIMM_FILE,),
-        lambda: huggingface_hub.hf_hub_download(repository, TIMM_FILE),
-    )  # fmt: skip
+    return hub.weights_file(spec, _wanted(name, spec.tag)["hf_hub"], (TIMM_FILE,))

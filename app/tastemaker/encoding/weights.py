@@ -35,8 +35,8 @@ PUBLISHED = {
 FILES = (*OPEN_CLIP_FILES, TIMM_FILE)
 WORST_FIRST: tuple[State, ...] = ("missing", "unknown", "to fetch", "here")
 WAYS_OUT = (
-    f"Choose a weights file of this machine, or begin with {BUNDLED}: the scores can be taken to "
-    "another encoder later, by duplicating the project."
+    f"Choose a weights file of this machine, or begin with {BUNDLED}: the project can move to "
+    "another encoder later."
 )
 
 
@@ -58,6 +58,17 @@ def weights_of(name: str) -> Weights:
     `Invalid` for what is no encoder's name."""
     parts = [_weights_of(part) for part in parse(name).networks]
     return min(parts, key=lambda weights: WORST_FIRST.index(weights.state))
+
+
+def are_here(name: str) -> bool:
+    """Whether an encoder's weights are on this machine. Asks nobody."""
+    return all(_is_here(part) for part in parse(name).networks)
+
+
+def _is_here(spec: EncoderSpec) -> bool:
+    if spec.bundled or spec.weights is not None:
+        return spec.weights is None or is_file(spec.weights)
+    return spec.published in PUBLISHED and _is_cached(PUBLISHED[spec.published][0])
 
 
 def _weights_of(spec: EncoderSpec) -> Weights:

@@ -65,7 +65,7 @@ def request_run(
     if version.encoder_id != project.encoder_id:
         raise Conflict(
             f"{version.number} was trained on another encoder than “{project.name}” uses now.",
-            "Choose another version.",
+            "Make it the active version first, or choose another one.",
         )
     sources = [bool(source.collection_id), bool(source.folder.strip()), bool(source.files)]
     if sum(sources) != 1:

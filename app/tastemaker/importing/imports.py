@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from more_itertools import chunked
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
@@ -79,7 +79,9 @@ def import_files(
     unpacked = incoming / f"unpacked-{job.claim.job_id}"
     shutil.rmtree(unpacked, ignore_errors=True)
     tally = Tally()
+    decoders = DecodePool(workers=2, limits=Limits.of(job.settings))
     try:
+        decoders.start()  # meanwhile the files are looked for
         job.stage("Looking for pictures")
         items: list[ImportItem] = []
         seen = Seen()
@@ -109,11 +111,11 @@ def import_files(
                     joined = collection.id
                 projects.add_collection(session, project, collection, request.role)
         embeds = queue_embedding and project is not None
-        _import(
-            job, items, Target(collection, project, job.settings, embeds, in_order, joined), tally
-        )
+        target = Target(collection, project, job.settings, embeds, in_order, joined)
+        _import(job, items, target, decoders, tally)
         _look_again(job, seen)
     finally:
+        decoders.close()
         shutil.rmtree(unpacked, ignore_errors=True)
     if staging is not None:  # only now: after a crash the job needs the files again
         shutil.rmtree(staging, ignore_errors=True)
@@ -174,15 +176,17 @@ class Tally:
         }  # fmt: skip
 
 
-def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tally) -> None:
+def _import(
+    job: JobContext, items: list[ImportItem], target: Target, decoders: DecodePool, tally: Tally
+) -> None:
     """Known files first, which costs nothing; then the pictures, then vectors."""
     job.stage("Importing", len(items))
     vectors = [item for item in items if item.is_vector]
     pictures = [item for item in items if not item.is_vector]
     with job.reading() as session:
-        unchanged = {item: _unchanged_image(session, item) for item in pictures}
-    known = [(item, *there) for item, there in unchanged.items() if there is not None]
-    fresh = [item for item, there in unchanged.items() if there is None]
+        unchanged = _unchanged_images(session, pictures)
+    known = [(item, *there) for item, there in unchanged.items()]
+    fresh = [item for item in pictures if item not in unchanged]
 
     done = 0
     for batch in chunked(known, KNOWN_BATCH):
@@ -192,10 +196,10 @@ def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tal
                 _place(session, item, image, False, target, tally, stamp)
         done += len(batch)
         job.progress(done)
-    changed = _import_pictures(job, fresh, target, tally, done)
+    changed = _import_pictures(job, fresh, target, decoders, tally, done)
     done += len(fresh)
     # Those that somebody wrote to meanwhile: once more, and then they are told by name.
-    for item in _import_pictures(job, changed, target, tally, done):
+    for item in _import_pictures(job, changed, target, decoders, tally, done):
         reason = "It was changed while it was imported. Import it again when it is finished."
         _skip(job, tally, Skipped(item.label, reason))
     for item in vectors:
@@ -207,13 +211,18 @@ def _import(job: JobContext, items: list[ImportItem], target: Target, tally: Tal
 
 
 def _import_pictures(
-    job: JobContext, items: Sequence[ImportItem], target: Target, tally: Tally, done: int
+    job: JobContext,
+    items: Sequence[ImportItem],
+    target: Target,
+    decoders: DecodePool,
+    tally: Tally,
+    done: int,
 ) -> list[ImportItem]:
     """Read pictures and write them down; returns those whose files were changed meanwhile."""
     waiting: list[tuple[ImportItem, Examined]] = []
     changed: list[ImportItem] = []
     size = FIRST_BATCH
-    for item, outcome in _examine(job, items, in_order=target.in_order):
+    for item, outcome in _examine(job, decoders, items, in_order=target.in_order):
         if isinstance(outcome, BadImage):
             _skip(job, tally, Skipped(item.label, str(outcome)))
         else:
@@ -228,15 +237,21 @@ def _import_pictures(
     return changed + _write_pictures(job, waiting, target, tally)
 
 
-def _unchanged_image(session: Session, item: ImportItem) -> tuple[int, FileStamp] | None:
-    """The image of a file that was imported before and has the same size and time: it need not be
-    read again."""
-    stamp = None if item.staged else _stamp_of(item)
-    if stamp is None:
-        return None
-    row = session.exec(select(ImagePath).where(ImagePath.path == str(item.path))).first()
-    same = row is not None and stamp == (row.size, row.mtime_ns)
-    return (row.image_id, stamp) if row is not None and same else None
+def _unchanged_images(
+    session: Session, items: Iterable[ImportItem]
+) -> dict[ImportItem, tuple[int, FileStamp]]:
+    """The images of those files that were imported before and have the same size and time: they
+    need not be read again."""
+    stamps = {item: _stamp_of(item) for item in items if not item.staged}
+    found = {}
+    for some in chunked(stamps, KNOWN_BATCH):
+        paths = col(ImagePath.path).in_([str(item.path) for item in some])
+        rows = {row.path: row for row in session.exec(select(ImagePath).where(paths))}
+        for item in some:
+            row, stamp = rows.get(str(item.path)), stamps[item]
+            if row is not None and stamp is not None and stamp == (row.size, row.mtime_ns):
+                found[item] = (row.image_id, stamp)
+    return found
 
 
 def _stamp_of(item: ImportItem) -> FileStamp | None:
@@ -252,14 +267,16 @@ def _stamp_of(item: ImportItem) -> FileStamp | None:
 Outcome = tuple[ImportItem, Examined | BadImage]
 
 
-def _examine(job: JobContext, items: Sequence[ImportItem], *, in_order: bool) -> Iterator[Outcome]:
+def _examine(
+    job: JobContext, decoders: DecodePool, items: Sequence[ImportItem], *, in_order: bool
+) -> Iterator[Outcome]:
     """Hash and thumbnail every picture, in children; as they finish, or in the items' order."""
     by_path = {item.path: item for item in items}
-    limits = Limits.of(job.settings)
-    task = functools.partial(ingest, thumbs_root=job.settings.thumbs, limits=limits)
-    with DecodePool(workers=2, limits=limits) as pool:
-        outcomes = ((by_path[path], outcome) for path, outcome in pool.map(task, by_path))
-        yield from _reordered(by_path.values(), outcomes) if in_order else outcomes
+    task = functools.partial(
+        ingest, thumbs_root=job.settings.thumbs, limits=Limits.of(job.settings)
+    )
+    outcomes = ((by_path[path], outcome) for path, outcome in decoders.map(task, by_path))
+    yield from _reordered(by_path.values(), outcomes) if in_order else outcomes
 
 
 def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iterator[Outcome]:

@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+IN_MB = ", in MB"  # how the message of a part ends that counts megabytes
+
 
 class Progress(Protocol):
     def stage(self, message: str, total: int = 0) -> None:

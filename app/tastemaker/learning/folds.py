@@ -7,7 +7,7 @@ head. So whatever resembles each other stays together: in one fold, on one side 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tastemaker.errors import Invalid, NotTrainable
+from tastemaker.learning.answers import Answers
 from tastemaker.learning.city96 import Array
 from tastemaker.learning.prior import Prior
 from tastemaker.learning.recipes import Member
@@ -34,7 +35,8 @@ class TrainingSet:
     image_ids (n,); x (n, D) float32 embeddings; y (n,) scores in 0-1; groups (n,) integers, equal
     for images of one source; holdout (n,) True where the label only ever measures; random (n,) True
     where neither a model nor the picture itself decided that the image was scored, None where that
-    is so of all; priors are heads that a linear head starts from.
+    is so of all; priors are heads that a linear head starts from; answers are what was said besides
+    scores, their groups numbered as the labels'.
     """
 
     image_ids: NDArray[Any]
@@ -44,6 +46,7 @@ class TrainingSet:
     holdout: Rows
     random: Rows | None = None
     priors: tuple[Prior, ...] = ()
+    answers: Answers | None = None
 
     @property
     def drawn(self) -> Rows:
@@ -64,7 +67,8 @@ class Split:
     """Who trains: every row is exactly one of `train`, `holdout`, `aside` (masks of shape (n,)).
 
     `aside` would train, but is a near-duplicate of a hold-out image. `groups` are the united
-    groups; `fold` is the fold of a training row, and -1 elsewhere.
+    groups; `fold` is the fold of a training row, and -1 elsewhere. `answers` are those that may
+    train.
     """
 
     train: Rows
@@ -72,6 +76,7 @@ class Split:
     aside: Rows
     groups: NDArray[np.intp]
     fold: NDArray[np.intp]
+    answers: Answers | None = None
 
 
 def split_rows(
@@ -195,10 +200,53 @@ def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np
     return dealt
 
 
-def fold_of_group(groups: NDArray[np.integer], split: Split) -> dict[int, int]:
+def fold_of_group(data: TrainingSet, split: Split) -> dict[int, int]:
     """The caller's group number -> the fold that was left out for it, of groups that train."""
     trained = split.train
-    return {int(g): int(f) for g, f in zip(groups[trained], split.fold[trained], strict=True)}
+    folds = zip(data.groups[trained], split.fold[trained], strict=True)
+    known = {int(group): int(fold) for group, fold in folds}
+    if data.answers is None or split.answers is None:
+        return known
+    pairs = zip(data.answers.groups.tolist(), split.answers.groups.tolist(), strict=True)
+    count = int(split.fold.max()) + 1
+    alone = {mine: group % count for mine, group in pairs if group > split.groups.max()}
+    return alone | known
+
+
+def groups_with_answers(data: TrainingSet) -> tuple[NDArray[np.integer], Answers | None]:
+    """The groups (n,) of the labels, and the answers under theirs, after uniting near-duplicates
+    among the images of both; of the labels alone, `split_rows` does that."""
+    if data.answers is None or not len(data.answers):
+        return data.groups, None
+    united = merge_near_duplicates(
+        np.concatenate([data.x, data.answers.x]),
+        np.concatenate([data.groups, data.answers.groups]),
+    )
+    n = len(data.y)
+    return united[:n], replace(data.answers, groups=united[n:])
+
+
+def answers_that_train(
+    answers: Answers, groups: NDArray[np.integer], split: Split
+) -> Answers | None:
+    """The answers about no image of the hold-out, nor a near-duplicate of one, under the groups of
+    the split; images without a label have further numbers. None where none is left."""
+    numbers = dict(zip(groups.tolist(), split.groups.tolist(), strict=True))
+    free = int(split.groups.max()) + 1
+    own = np.array([numbers.get(group, free + group) for group in answers.groups.tolist()], np.intp)
+    renamed = replace(answers, groups=own)
+    kept = renamed.only(~renamed.touching(split.groups[split.holdout]))
+    return kept if len(kept) else None
+
+
+def answers_without_fold(split: Split, k: int) -> Answers | None:
+    """The answers that a member may train on which must not see fold k."""
+    if split.answers is None:
+        return None
+    groups, count = split.answers.groups, int(split.fold.max()) + 1
+    unlabelled = groups[(groups > split.groups.max()) & (groups % count == k)]
+    left_out = np.concatenate([split.groups[split.fold == k], unlabelled])
+    return split.answers.only(~split.answers.touching(left_out))
 
 
 def out_of_fold_predictions(

@@ -65,10 +65,11 @@ def label_issues(features: Array, labels: Array, groups: Array, ridge: Ridge) ->
     """How far each label is from what the others predict. `features` (n, k) are the half-scaled
     rows on their principal axes (`posterior.Projection`), `labels` (n,) in [0, 1], `groups` (n,)
     equal for images that are left out together; `ridge` was fitted on the same labels. With fewer
-    than 20 labels none is doubtful. 0.3 s for 3,000 labels."""
+    than 20 labels none is doubtful, nor where all are the same or of one source. 0.3 s for 3,000
+    labels."""
     x = np.ascontiguousarray(features, np.float32)
     y = np.asarray(labels, np.float64)
-    if len(y) < FEWEST:
+    if len(y) < FEWEST or np.ptp(y) == 0 or len(np.unique(groups)) < 2:
         return LabelIssues(ridge.out_of_group.astype(np.float64), np.ones(len(y)))
     expected = _robust_predictions(x, y, groups, ridge)
     residual = y - expected

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as safetensors_bytes
-from scipy.special import expit
 
 from tastemaker.errors import CheckpointError, Conflict
 from tastemaker.learning.checkpoints import check_finite, read_safetensors
 from tastemaker.learning.city96 import Array, Tensors, check_layout, linear_head, times
 from tastemaker.learning.lines import Bends, direction, logits_along
+from tastemaker.learning.quantiles import logistic
 
 ENCODER = "ViT-L-14-quickgelu/openai"
 FEATURES = 768
@@ -124,7 +124,7 @@ def line_of(tensors: Mapping[str, Array]) -> LinearHead:
         raise Conflict(f"{error}, and the LAION layout holds straight lines only.") from None
 
     def scores(t: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(expit(logits_along(tensors, along, t)), np.float64)
+        return logistic(logits_along(tensors, along, t))
 
     low, high = _crossing(scores, 0.25), _crossing(scores, 0.75)
     slope = 0.5 / (high - low)

@@ -3,7 +3,8 @@
 A linear head is refitted on the first n labels, in the order they were given, and measured on the
 hold-out. The labels drawn at random make a second curve: what labelling without a model
 would have brought. Where that curve can be followed far enough, it tells how many random
-labels it would have taken to err as little; the difference is the labels saved.
+labels it would have taken to err as little; the difference is the labels saved. What more labels
+would bring is forecast beside it (see `forecast`), without a hold-out too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tastemaker.learning import metrics
 from tastemaker.learning.city96 import Array
 from tastemaker.learning.folds import Rows, Split, TrainingSet
+from tastemaker.learning.forecast import forecast
 from tastemaker.learning.ridge import ridge_or_none
 from tastemaker.learning.version_metrics import LabelsSaved, LearningCurve, LearningPoint
 
@@ -47,6 +49,7 @@ def learning_curve(
         points=tuple(points),
         noise_floor=noise_floor,
         labels_saved=_labels_saved(data, split, rows, rows[control[rows]], held),
+        forecast=forecast(data, split),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
@@ -19,6 +19,17 @@ class Block:
 
     rows: Array
     entries: Array
+
+
+def members_of(groups: ArrayLike | None, n: int) -> list[Array]:
+    """Row indices of every group, groups of equal size stacked: a list of (groups, size).
+
+    Without groups every row is one by itself.
+    """
+    keys = np.arange(n) if groups is None else np.asarray(groups)
+    order = np.argsort(keys, kind="stable")
+    starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)[1:]
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
 
 def own_blocks(z: Array, shrink: Array, members: list[Array]) -> list[Block]:

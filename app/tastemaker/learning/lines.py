@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from tastemaker.learning.city96 import Array
+from tastemaker.learning.quantiles import logistic
 
 SATURATED = 9.0  # a logit beyond which a score is 0 or 1 within a hundredth of a point
 BEND = 1e-4  # of a score; what a linear head loses in the layout is a hundredth of it
@@ -66,7 +66,7 @@ def logit_line(
     logits = logits_along(tensors, along, t)
     slope = (logits[-1] - logits[0]) / (t[-1] - t[0])
     bias = logits[0] - slope * t[0]
-    if np.abs(expit(logits) - expit(slope * t + bias)).max() > BEND:
+    if np.abs(logistic(logits) - logistic(slope * t + bias)).max() > BEND:
         raise Bends("Its logit bends")
     return (slope * v).astype(np.float32), float(bias)
 
@@ -76,6 +76,8 @@ def followed(
 ) -> tuple[NDArray[np.float32], float, float]:
     """The line whose logit follows scores (N,) in [0, 1] of rows x (N, D) best: weights (D,), bias,
     and the mean distance from the scores in points of 0–10, each by a line that never saw it."""
+    from scipy.special import logit
+
     from tastemaker.learning.ridge import fit_ridge
 
     if np.ptp(scores) == 0:

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from tastemaker.learning.ridge import ROWS_AT_ONCE, Array, Ridge, half_scale, principal_axes
+from tastemaker.learning.distances import ROWS_AT_ONCE
+from tastemaker.learning.ridge import Array, Ridge, half_scale
+from tastemaker.learning.subspace import largest_axes, principal_axes
+
+EXACT = 1280  # dimensions whose eigenvectors are found in a fraction of a second
+WIDE = 768  # axes that stand for more dimensions than that
+WIDE_SAMPLE = 8_000  # rows that they are found on
 
 
 @dataclass(frozen=True)
@@ -19,11 +25,22 @@ class Projection:
     `features` (N, k) float32 are the half-scaled rows on these axes; `rest` (N,) is the squared
     length they leave out, and `rest_axes` the number of dimensions it is spread over. Fewer rows
     than dimensions have fewer axes: a small library is projected in milliseconds.
+
+    `axes` (D, 768) of features divided by `scale` (D,) are more of them, where a library of wide
+    vectors is so large that a ridge in all of its dimensions would take seconds.
     """
 
     features: NDArray[np.float32]
     rest: NDArray[np.float32]
     rest_axes: int
+    scale: NDArray[np.float32]
+    axes: NDArray[np.float32] | None = None
+
+    def shortcut(self, labels: int) -> dict[str, Array]:
+        """What lets `fit_ridge` fit so many labels in time: nothing while they are few."""
+        if self.axes is None or labels <= EXACT:
+            return {}
+        return {"scale": self.scale, "span": self.axes}
 
 
 def project(x: Array, k: int = 256, *, sample: int = 20_000, seed: int = 0) -> Projection:
@@ -34,9 +51,14 @@ def project(x: Array, k: int = 256, *, sample: int = 20_000, seed: int = 0) -> P
     drawn = np.asarray(x[chosen], np.float32)
     mean, scale = drawn.mean(0), half_scale(drawn)
     drawn = (drawn - mean) / scale
-    _, strengths, to_weights = principal_axes(drawn)
-    k = min(k, len(strengths))
-    axes = to_weights(np.eye(len(strengths), dtype=np.float32)[:, len(strengths) - k :])
+    more = None
+    if min(drawn.shape) > EXACT:
+        more = largest_axes(drawn[rng.permutation(len(drawn))[:WIDE_SAMPLE]], WIDE, rng)
+        axes = np.ascontiguousarray(more[:, k - 1 :: -1])  # ascending, as those below
+    else:
+        _, strengths, to_weights = principal_axes(drawn)
+        k = min(k, len(strengths))
+        axes = to_weights(np.eye(len(strengths), dtype=np.float32)[:, len(strengths) - k :])
 
     turned, rest = np.empty((n, k), np.float32), np.empty(n, np.float32)
     for start in range(0, n, ROWS_AT_ONCE):
@@ -44,7 +66,7 @@ def project(x: Array, k: int = 256, *, sample: int = 20_000, seed: int = 0) -> P
         part = slice(start, start + len(rows))
         np.matmul(rows, axes, out=turned[part])
         rest[part] = _squares(rows) - _squares(turned[part])
-    return Projection(turned, np.maximum(rest, 0), features - k)
+    return Projection(turned, np.maximum(rest, 0), features - k, scale, more)
 
 
 def posterior_sd(

@@ -18,21 +18,28 @@ at the same penalty and `scale`. The scale is a choice of units made from the fe
 labelled rows; no score enters it. The mean is immaterial, because the intercept is free.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh
 from scipy.special import expit
 
 from tastemaker.errors import NotTrainable
+from tastemaker.learning.answers import Answers
 from tastemaker.learning.city96 import linear_head
-from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
-from tastemaker.learning.left_out import Block, own_blocks, without_own_group
+from tastemaker.learning.folds import (
+    Split,
+    TrainingSet,
+    answers_without_fold,
+    out_of_fold_predictions,
+)
+from tastemaker.learning.half_precision import in_float32
+from tastemaker.learning.left_out import Block, members_of, own_blocks, without_own_group
 from tastemaker.learning.prior import (
     NOISE,
+    NOISE_WEIGHT,
     Hypothesis,
     Link,
     Prior,
@@ -42,6 +49,8 @@ from tastemaker.learning.prior import (
     posterior_probabilities,
 )
 from tastemaker.learning.recipes import Fit, Member, Progress, Recipe, ignore_progress
+from tastemaker.learning.subspace import principal_axes
+from tastemaker.learning.updating import Asked, ask, evidence_of, learn
 
 Array = NDArray[Any]
 
@@ -52,8 +61,8 @@ PENALTIES = tuple(np.geomspace(1e-3, 1e4, 40))
 # 0.005 to 0.12: less makes the extremes rule the threshold, more makes them unreachable.
 CLIP = 0.04
 
+LEAST_ERROR = 0.025  # of scores in whole points, beside answers of another kind
 PRIOR_LABELS = 2  # that the level of a prior counts as, before labels teach by themselves
-ROWS_AT_ONCE = 4096  # 4096 × 1280 float32 = 20 MB: large enough for BLAS, little beside a library
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Ridge:
     `out_of_group` (n,), in [0, 1], predicts every training label by a fit without its group;
     `noise` is the root mean square of label − out_of_group, in score units (0–1). `trust` says of
     each prior how far the labels bear it out; nothing while they teach nothing by themselves.
+    `answer_weights` (a,) is how much each answer besides the scores counts, in labels.
     """
 
     mean: NDArray[np.float32]
@@ -74,6 +84,7 @@ class Ridge:
     noise: float
     link: Link
     trust: tuple[Trust, ...] = ()
+    answer_weights: tuple[float, ...] = ()
 
     def raw(self) -> tuple[NDArray[np.float32], float]:
         """The same head on features as the encoder has them: w (D,), b; link value = w·x + b."""
@@ -84,8 +95,7 @@ class Ridge:
         """Scores in [0, 1] of the rows x (N, D), read in chunks: x may be a float16 memory map."""
         weights, bias = self.raw()
         values = np.empty(len(x), np.float32)
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            rows = np.asarray(x[start : start + ROWS_AT_ONCE], np.float32)
+        for start, rows in in_float32(x):
             values[start : start + len(rows)] = rows @ weights
         return from_link(values + np.float32(bias), self.link)
 
@@ -98,33 +108,45 @@ def fit_ridge(
     link: Link = "logit",
     penalties: Iterable[float] = PENALTIES,
     scale: Array | None = None,
+    span: Array | None = None,
     priors: Sequence[Prior] = (),
+    answers: Answers | None = None,
 ) -> Ridge:
     """Fit scores y (n,) in [0, 1] on features x (n, D), n ≥ 2, D any.
 
     Rows with the same integer in `groups` (n,), such as crops of one picture, are left out
     together. The penalty is the one of `penalties` whose out-of-group scores have the smallest
     mean absolute error (the squared error chooses up to 4 % worse, never better than 1 %).
-    `scale` (D,) divides the features, by default `half_scale(x)`. With `priors`, the fit starts
-    from other heads, each trusted as far as the labels bear it out (see `prior`).
-    Raises NotTrainable, with a sentence for the person, where the labels teach nothing.
+    `scale` (D,) divides the features, by default `half_scale(x)`. With `span` (D, k), orthonormal,
+    scores move the weights in there alone, which takes less time where n and D are large. With
+    `priors`, the fit starts from other heads, each trusted as far as the labels bear it out (see
+    `prior`). With `answers`, it learns from those as well, and the penalty is the one that explains
+    both (see `answers`); their groups are those of `groups`. Raises NotTrainable, with a sentence
+    for the person, where the labels teach nothing.
     """
     x, target = np.asarray(x, np.float32), np.asarray(y, np.float64)
-    members = _members(groups, len(target))
-    _check(x, target, members)
+    members = members_of(groups, len(target))
+    answers = answers if answers is not None and len(answers) else None
+    _check(x, target, members, answers)
 
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
     rows = (x - mean) / scale
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
     linear = to_link(target, link)
-    z, eigenvalues, to_weights = principal_axes(rows)
+    z, eigenvalues, to_weights = principal_axes(rows, span)
     shrink = 1.0 / (eigenvalues[:, None] + strengths)
-    turned = _Axes(z, eigenvalues, strengths, shrink, own_blocks(z, shrink, members))
-    labels = _Direction.of(linear, turned)
-    said = [_Direction.of(prior.values(x, link), turned) for prior in priors]
+    axes = _Axes(z, eigenvalues, strengths, shrink, own_blocks(z, shrink, members))
+    labels = _Direction.of(linear, axes)
+    said = [_Direction.of(prior.values(x, link), axes) for prior in priors]
     held = hypotheses(len(priors))
-    fits = [_fit_under(each, turned, labels, linear, target, said, link) for each in held]
+    asked = None
+    if answers is not None:
+        known = rows if span is None else rows @ span @ span.T
+        asked = ask(answers, to_link(answers.bound, link), known, z, eigenvalues, mean, scale)
+    lines = [prior.line(link) * scale for prior in priors]
+    told = (axes, labels, linear, target, said, link, asked, lines)
+    fits = [_fit_under(each, *told) for each in held]
     likely = posterior_probabilities(held, [fit.evidence for fit in fits])
 
     slopes, useful = np.zeros(len(priors)), np.zeros(len(priors))
@@ -132,20 +154,34 @@ def fit_ridge(
         if each.prior is not None:
             slopes[each.prior] += probability * fit.slope
             useful[each.prior] += probability
+
     weights = to_weights(np.stack([fit.coefficients for fit in fits], 1) @ likely)
     for prior, slope in zip(priors, slopes, strict=True):
         weights = weights + slope * prior.line(link) * scale
-    scores = from_link(np.stack([fit.left_out for fit in fits], 1) @ likely, link)
+    left_out, level = np.stack([fit.left_out for fit in fits], 1) @ likely, float(linear.mean())
+    likeliest = fits[int(likely.argmax())]
+    answer_weights: tuple[float, ...] = ()
+    if asked is not None:
+        learned = learn(
+            asked, z, eigenvalues,
+            np.arange(len(x)) if groups is None else np.asarray(groups),
+            to_weights=to_weights, weights=weights, level=level, penalty=likeliest.penalty,
+            noise=likeliest.noise, residuals=linear - (rows @ weights + level),
+        )  # fmt: skip
+        weights, level, answer_weights = learned.weights, learned.level, learned.weight
+        left_out = left_out + learned.left_out
+    scores = from_link(left_out, link)
     return Ridge(
         mean=mean,
         scale=scale,
         weights=weights.astype(np.float32),
-        bias=float(linear.mean()),
-        penalty=fits[int(likely.argmax())].penalty,
+        bias=level,
+        penalty=likeliest.penalty,
         out_of_group=scores.astype(np.float32),
         noise=float(np.sqrt(np.mean((scores - target) ** 2))),
         link=link,
         trust=tuple(map(Trust, useful.tolist(), slopes.tolist())),
+        answer_weights=answer_weights,
     )
 
 
@@ -180,13 +216,14 @@ class _Direction:
 class _FitUnder:
     """A fit under one hypothesis, at the penalty that leaves the smallest error. `left_out` (n,)
     are link values without the own group; `slope` is the prior's, whose line is no part of
-    `coefficients`."""
+    `coefficients`; `noise` is what scores differ by from the line, in units of the link."""
 
     coefficients: Array
     slope: float
     left_out: Array
     penalty: float
     evidence: float
+    noise: float
 
 
 def _fit_under(
@@ -197,6 +234,8 @@ def _fit_under(
     target: Array,
     said: Sequence[_Direction],
     link: Link,
+    asked: Asked | None,
+    lines: Sequence[Array],
 ) -> _FitUnder:
     """The fit of labels, `linear` in units of the link and `target` as scores, under a hypothesis.
 
@@ -223,17 +262,34 @@ def _fit_under(
 
     left_out = linear[:, None] - without_own_group(residuals, axes.blocks, rank_one)
     errors = np.abs(from_link(left_out, link) - target[:, None]).mean(0)
+    known, weight = NOISE_WEIGHT * NOISE[link] ** 2, NOISE_WEIGHT + len(linear) - 1
+    noises = np.sqrt((known + rest @ residuals) / weight)
+    if asked is not None:
+        turned = axes.z.T @ rest.astype(axes.z.dtype)
+        turned_q = 0.0 if prior is None else axes.z.T @ prior.centred.astype(axes.z.dtype)
+
+        def values(at: int) -> Array:
+            learned = turned - (slopes[at] - hypothesis.slope) * turned_q
+            said_so: Array = asked.q @ (learned * axes.shrink[:, at])
+            said_so += linear.mean() * asked.level
+            of = hypothesis.prior
+            return said_so if of is None else said_so + asked.u @ (slopes[at] * lines[of])
+
+        usual = int(np.argmin(errors))
+        found = evidence_of(asked, axes.eigenvalues, strengths, noises, values, usual)
+        determinant = determinant - 2 * found
+        # n labels of mean error e are as probable as e⁻ⁿ (Laplace's law, its width unknown).
+        errors = np.maximum(errors, LEAST_ERROR) * np.exp((found.max() - found) / len(linear))
     # Of penalties that do equally well the strongest: with two labels all of them do.
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
-    unexplained = rest
-    if prior is not None:
-        unexplained = rest - (slopes[best] - hypothesis.slope) * prior.centred
+    less = 0.0 if prior is None else (slopes[best] - hypothesis.slope) * prior.centred
     return _FitUnder(
-        coefficients=(axes.z.T @ unexplained) * axes.shrink[:, best],
+        coefficients=(axes.z.T @ (rest - less)) * axes.shrink[:, best],
         slope=float(slopes[best]),
         left_out=left_out[:, best],
         penalty=float(strengths[best]),
         evidence=log_evidence(len(linear), determinant, rest @ residuals, link),
+        noise=float(noises[best]),
     )
 
 
@@ -315,12 +371,13 @@ def fit_linear(
     fold = split.fold[split.train]
     folds = int(fold.max()) + 1
     progress(0, folds + 1, "Fitting the linear head")
-    ridge = fit_ridge(x, y, groups, priors=data.priors)
+    ridge = fit_ridge(x, y, groups, priors=data.priors, answers=split.answers)
     members: list[Member] = []
     for k in range(folds):
         progress(k + 1, folds + 1, "Fitting the linear head")
         seen = fold != k
-        fitted = ridge_or_none(x[seen], y[seen], groups[seen], priors=data.priors)
+        answers = answers_without_fold(split, k)
+        fitted = ridge_or_none(x[seen], y[seen], groups[seen], priors=data.priors, answers=answers)
         members.append(fitted.predict if fitted else Constant(float(y[seen].mean())))
     progress(folds + 1, folds + 1, "Fitted the linear head")
     tensors = linear_head(ridge.weights, ridge.bias, ridge.mean, ridge.scale, link=ridge.link)
@@ -337,19 +394,20 @@ def ridge_or_none(
     groups: NDArray[np.integer],
     unit: float | None = None,
     priors: Sequence[Prior] = (),
+    answers: Answers | None = None,
 ) -> Ridge | None:
     """A ridge on these labels; None where too little is left to fit one. With a `unit`, every
     feature is divided by that number instead of by its `half_scale`."""
     if len(np.unique(groups)) < 2 or y.min() == y.max():
         return None
     scale = None if unit is None else np.full(x.shape[1], unit)
-    return fit_ridge(x, y, groups, scale=scale, priors=priors)
+    return fit_ridge(x, y, groups, scale=scale, priors=priors, answers=answers)
 
 
 # --------------------------------------------------------------------------- inside
 
 
-def _check(x: Array, y: Array, members: list[Array]) -> None:
+def _check(x: Array, y: Array, members: list[Array], answers: Answers | None) -> None:
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"features {x.shape} do not match {len(y)} labels")
     if len(y) < 2:
@@ -364,7 +422,7 @@ def _check(x: Array, y: Array, members: list[Array]) -> None:
         )
     if y.min() < 0 or y.max() > 1:
         raise ValueError("labels must lie in [0, 1]")
-    if np.ptp(y) == 0:
+    if np.ptp(y) == 0 and answers is None:
         raise NotTrainable(
             "All scores are the same, so there is nothing to tell apart.",
             "Score images that you like more or less than these.",
@@ -373,33 +431,3 @@ def _check(x: Array, y: Array, members: list[Array]) -> None:
         raise NotTrainable(
             "All scored images are versions of one picture.", "Score other pictures too."
         )
-
-
-def _members(groups: ArrayLike | None, n: int) -> list[Array]:
-    """Row indices of every group, groups of equal size stacked: a list of (groups, size).
-
-    Without groups every row is one by itself.
-    """
-    keys = np.arange(n) if groups is None else np.asarray(groups)
-    order = np.argsort(keys, kind="stable")
-    starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)[1:]
-    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
-
-
-def principal_axes(rows: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """Turn centred rows (n, D) onto their principal axes, by the smaller of the two Gram matrices.
-
-    Returns Z (n, r), its squared column lengths (r,), ascending, and the map from coefficients on
-    the axes (r,) or (r, k) to weights (D,) or (D, k). float32: its rounding moves a prediction by
-    less than 0.001.
-    """
-    n, features = rows.shape
-    if features <= n:
-        eigenvalues, axes = eigh(rows.T @ rows, driver="evd", check_finite=False)
-        return rows @ axes, np.maximum(eigenvalues, 0).astype(np.float64), lambda c: axes @ c
-    eigenvalues, u = eigh(rows @ rows.T, driver="evd", check_finite=False)
-    # Centring leaves one eigenvalue that is 0 but for rounding, which must not be divided by.
-    kept = eigenvalues > 1e-6 * eigenvalues[-1]
-    lengths = np.sqrt(eigenvalues[kept])
-    u = u[:, kept]
-    return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)

@@ -30,7 +30,7 @@ Rows = NDArray[np.intp]
 DIVERSITY_SAMPLE = 10_000
 ASKED = 2500  # candidates whose gain is worked out, drawn at random where there are more
 DOUBTFUL_SAMPLE = 250  # images, of those in most doubt, that stand for all that a label can gain
-FIRST_LABELS = 50  # as many as the replay draws at random before any strategy begins
+FIRST_LABELS = 25  # drawn at random, so that rates can be told from sixty labels on
 SHARPNESS = 4.0  # how strongly a draw prefers what gains more
 
 
@@ -48,11 +48,13 @@ class Mix:
     control: float = 0.2
 
     @classmethod
-    def after(cls, labels: int) -> "Mix":
-        """The shares once there are so many labels. Most of the first ones are control, as all of
-        them are in the replay: they teach as much as any, and the first version is measured by
-        more than a handful (docs/decisions/0026)."""
-        return cls(0.0, 0.4, 0.6) if labels < FIRST_LABELS else cls()
+    def after(cls, labels: int, from_prior: bool = False) -> "Mix":
+        """The shares once there are so many labels. The first ones are control: they teach as much
+        as any, and measure the first version (docs/decisions/0026, 0037). A model that starts from
+        priors knows what to ask before, and picks four in ten."""
+        if labels >= FIRST_LABELS:
+            return cls()
+        return cls(0.0, 0.4, 0.6) if from_prior else cls(0.0, 0.0, 1.0)
 
     def counts(self, total: int) -> dict[Reason, int]:
         """`total` images in these shares, by largest remainder."""

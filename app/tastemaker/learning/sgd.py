@@ -39,6 +39,7 @@ from tastemaker.learning.city96 import (
 from tastemaker.learning.folds import Split, TrainingSet, out_of_fold_predictions
 from tastemaker.learning.heads import Head, matrix_type
 from tastemaker.learning.network import (
+    LAST,
     NETWORKS,
     City96,
     Network,
@@ -49,7 +50,7 @@ from tastemaker.learning.network import (
 from tastemaker.learning.parallel_training import train_together
 from tastemaker.learning.prior import Prior, Trust
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
-from tastemaker.learning.ridge import half_scale, ridge_or_none
+from tastemaker.learning.ridge import half_scale, ridge_or_none, to_link
 from tastemaker.learning.subspace import MOST, Subspace, subspace_of
 
 LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
@@ -98,11 +99,13 @@ def fit_by_sgd(
                 seen = spaces[k].coordinates(standard)
                 inputs = torch.from_numpy(seen).to(matrix_type())
             weights = network.begin(recipe, inputs.shape[1], start)
+            line = None if beside is None else standard @ beside
+            if not network.starts_linear:
+                weights[f"{LAST}.bias"] += _level(y[rows], line if line is None else line[rows]) / 2
             own = replace(recipe, noise=recipe.noise / spaces[k].unit)
             learners.append(
                 BatchLearner(network, weights, own, steps, batch, inputs, targets, noises, rows,
-                             left_out, recipe.seed + k,
-                             None if beside is None else standard @ beside)
+                             left_out, recipe.seed + k, line)
             )  # fmt: skip
             besides.append(beside)
 
@@ -123,14 +126,23 @@ def _spaces(
     standard: Array, fold: NDArray[np.integer], seed: int, network: Network
 ) -> list[Subspace]:
     """The dimensions that each member and the final head learn in. Few labels are each an axis of
-    their own, so no member knows those of the fold that it leaves out. A network that starts from a
+    their own, so no member knows those of the fold that it leaves out, nor its mean: they would
+    look more familiar to it than any other image does. A network that starts from a
     line has all features, since the line of a prior lies in all of them."""
     learners = list(_members_and_final(fold))
     if network.starts_linear:
-        return [Subspace(None)] * len(learners)
+        return [Subspace()] * len(learners)
     if len(fold) > MOST:
         return [subspace_of(standard, seed)] * len(learners)
     return [subspace_of(standard[rows], seed + k) for k, (rows, _) in enumerate(learners)]
+
+
+def _level(y: Array, beside: Array | None) -> float:
+    """The logit that labels y (n,) have on average, beyond a line that is there already. A network
+    begins there: an image unlike all labelled ones is near their centre in their dimensions, where
+    it learns little, and would keep the score that it began with."""
+    logit = to_link(y, "logit")
+    return float(np.mean(logit if beside is None else logit - beside))
 
 
 def _beside(priors: Sequence[Prior], trust: Sequence[Trust]) -> Array | None:

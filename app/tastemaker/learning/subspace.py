@@ -9,6 +9,7 @@ into its first layer without loss. Of many labels the dimensions that hold most 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,29 +25,36 @@ SPARE, ROUNDS = 32, 2  # of the search for the largest: dimensions beyond them, 
 
 @dataclass(frozen=True)
 class Subspace:
-    """So many `axes` (D, r), orthonormal, in the space of D features; None are all of them, as they
-    are. `unit` divides the coordinates, so that they vary by about 1, as the features do."""
+    """So many `axes` (D, r), orthonormal, in the space of D features, which cross at `centre` (D,);
+    None are all of the features, as they are. `unit` divides the coordinates, so that they vary by
+    about 1, as the features do."""
 
-    axes: Array | None
+    axes: Array | None = None
+    centre: Array | None = None
     unit: float = 1.0
 
     def coordinates(self, rows: Array) -> Array:
         """Of rows (N, D): (N, r)."""
-        if self.axes is None:
+        if self.axes is None or self.centre is None:
             return rows
-        return np.asarray(rows @ self.axes / np.float32(self.unit), np.float32)
+        return np.asarray((rows - self.centre) @ self.axes / np.float32(self.unit), np.float32)
 
     def unfold(self, tensors: Tensors) -> Tensors:
         """The head on D features that equals `tensors` on their coordinates. Only `up.0` changes:
-        W(Aᵀx/u) = (WAᵀ/u)x."""
-        if self.axes is None:
+        W(Aᵀ(x − c)/u) + b = (WAᵀ/u)x + b − (WAᵀ/u)c."""
+        if self.axes is None or self.centre is None:
             return tensors
         weight = tensors["up.0.weight"] @ self.axes.T / np.float32(self.unit)
-        return {**tensors, "up.0.weight": np.asarray(weight, np.float32)}
+        bias = tensors["up.0.bias"] - weight @ self.centre
+        return {
+            **tensors,
+            "up.0.weight": np.asarray(weight, np.float32),
+            "up.0.bias": np.asarray(bias, np.float32),
+        }
 
 
 def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
-    """The dimensions of rows (n, D) that hold most of their squares, at most `most` of them: those
+    """The dimensions around the mean of rows (n, D) that hold most of them, at most `most`: those
     that they lie in, if these are no more.
 
     The axes are turned at random, so that all of them vary alike. Along the principal axes
@@ -54,13 +62,16 @@ def subspace_of(rows: Array, seed: int, most: int = MOST) -> Subspace:
     last as of the first.
     """
     n, features = rows.shape
-    if features <= min(n, most):
-        return Subspace(None)
+    if features <= min(n - 1, most):
+        return Subspace()
     random = np.random.default_rng(seed)
-    axes = _span(rows) if n <= most else _largest(rows, most, random)
+    centre = rows.mean(axis=0)
+    axes = _span(rows - centre) if n <= most else largest_axes(rows - centre, most, random)
     r = axes.shape[1]
+    if not r:
+        return Subspace()  # one row, or rows that are all the same
     turn = np.linalg.qr(random.standard_normal((r, r)))[0]
-    return Subspace(np.asarray(axes @ turn, np.float32), math.sqrt(features / r))
+    return Subspace(np.asarray(axes @ turn, np.float32), centre, math.sqrt(features / r))
 
 
 def _span(rows: Array) -> NDArray[np.float64]:
@@ -71,9 +82,12 @@ def _span(rows: Array) -> NDArray[np.float64]:
     return np.asarray(wide.T @ (u[:, kept] / np.sqrt(eigenvalues[kept])), np.float64)
 
 
-def _largest(rows: Array, most: int, random: np.random.Generator) -> NDArray[Any]:
-    """A basis (D, most) of about the dimensions that hold most of rows (n, D), by randomised
-    subspace iteration (Halko, Martinsson & Tropp, *Finding structure with randomness*, 2011)."""
+def largest_axes(rows: Array, most: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """A basis (D, most) of about the dimensions that hold most of rows (n, D), the largest first.
+
+    By randomised subspace iteration (Halko, Martinsson & Tropp, *Finding structure with
+    randomness*, 2011).
+    """
     n, features = rows.shape
     found = random.standard_normal((min(most + SPARE, features, n), n)).astype(np.float32) @ rows
     for _ in range(ROUNDS):
@@ -82,4 +96,28 @@ def _largest(rows: Array, most: int, random: np.random.Generator) -> NDArray[Any
     basis = qr(found.T, mode="economic", overwrite_a=True, check_finite=False)[0]
     inside = rows @ basis
     axes = eigh(inside.T @ inside, driver="evd", check_finite=False)[1][:, ::-1]
-    return np.asarray(basis @ axes[:, :most])
+    return np.asarray(basis @ axes[:, :most], np.float32)
+
+
+def principal_axes(
+    rows: NDArray[Any], span: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
+    """Turn centred rows (n, D) onto their principal axes, by the smaller of the two Gram matrices.
+
+    Returns Z (n, r), its squared column lengths (r,), ascending, and the map from coefficients on
+    the axes (r,) or (r, k) to weights (D,) or (D, k). With `span` (D, m), orthonormal, of what lies
+    in there. float32: its rounding moves a prediction by less than 0.001.
+    """
+    if span is not None:
+        z, squares, inside = principal_axes(rows @ span)
+        return z, squares, lambda c: span @ inside(c)
+    n, features = rows.shape
+    if features <= n:
+        eigenvalues, axes = eigh(rows.T @ rows, driver="evd", check_finite=False)
+        return rows @ axes, np.maximum(eigenvalues, 0).astype(np.float64), lambda c: axes @ c
+    eigenvalues, u = eigh(rows @ rows.T, driver="evd", check_finite=False)
+    # Centring leaves one eigenvalue that is 0 but for rounding, which must not be divided by.
+    kept = eigenvalues > 1e-6 * eigenvalues[-1]
+    lengths = np.sqrt(eigenvalues[kept])
+    u = u[:, kept]
+    return u * lengths, lengths.astype(np.float64) ** 2, lambda c: rows.T @ (u / lengths @ c)

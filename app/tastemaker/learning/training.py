@@ -1,7 +1,7 @@
 """Training: labels in, a head and honest numbers out.
 
     1. unite near-duplicates, so that no image is judged by a head that saw its twin
-    2. withhold the hold-out, and whatever is a near-duplicate of it
+    2. withhold the hold-out, whatever is a near-duplicate of it, and every pair with one of either
     3. deal the remaining groups into folds
     4. fit: one head per fold without that fold, and the final head on everything
     5. stretch the scores, where that is shown to help
@@ -24,7 +24,15 @@ from tastemaker.errors import NotTrainable
 from tastemaker.learning import metrics
 from tastemaker.learning.blending import BlendFacts, blend, calibrate
 from tastemaker.learning.city96 import Array, Tensors
-from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
+from tastemaker.learning.folds import (
+    Rows,
+    Split,
+    TrainingSet,
+    answers_that_train,
+    fold_of_group,
+    groups_with_answers,
+    split_rows,
+)
 from tastemaker.learning.heads import Head
 from tastemaker.learning.prior import Trust
 from tastemaker.learning.recipes import (
@@ -40,6 +48,7 @@ from tastemaker.learning.ridge import fit_linear
 from tastemaker.learning.sgd import fit_by_sgd, fit_original
 from tastemaker.learning.trainable import why_not
 from tastemaker.learning.version_metrics import (
+    AnswersUsed,
     LabelMetrics,
     MeasuredOn,
     VersionMetrics,
@@ -139,9 +148,10 @@ def train(
     recipe = recipe or Recipe()
     check(data)
     progress(0, 1, "Looking for near-duplicates")
-    split = split_rows(
-        data.x, data.y, data.groups, data.holdout, folds=recipe.folds, seed=recipe.seed
-    )
+    groups, answers = groups_with_answers(data)
+    split = split_rows(data.x, data.y, groups, data.holdout, folds=recipe.folds, seed=recipe.seed)
+    if answers is not None:
+        split = replace(split, answers=answers_that_train(answers, groups, split))
     fit, choice = _choose(data, split, recipe, progress)
     trained = finish(data, split, fit, threshold)
     return replace(trained, choice=choice)
@@ -162,7 +172,7 @@ def finish(data: TrainingSet, split: Split, fit: Fit, threshold: float = 0.5) ->
         split=split,
         oof=oof,
         final=Head(fit.tensors)(data.x),
-        fold_of_group=fold_of_group(data.groups, split),
+        fold_of_group=fold_of_group(data, split),
         members=fit.members,
         noise=float(np.sqrt(np.mean((fit.oof - data.y[split.train]) ** 2))),
         loss_curve=fit.loss_curve,
@@ -248,6 +258,8 @@ def _measure(data: TrainingSet, trained: Trained, threshold: float) -> VersionMe
         random_sample=measured["random_sample"],
         out_of_fold=measured["out_of_fold"],
     )
+    if split.answers is not None and trained.kind in ("ridge", "blend"):
+        metrics_of = metrics_of.model_copy(update={"answers": AnswersUsed.of(split.answers)})
     on = metrics_of.measured_on or "out_of_fold"
     first, out_of_fold = (
         _against_the_median(data, trained, rows[name]) for name in (on, "out_of_fold")

@@ -11,10 +11,13 @@ they went in.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from tastemaker.learning.answers import Answers
 
 Verdict = Literal["better", "worse", "no difference shown"]
 MeasuredOn = Literal["holdout", "random_sample", "out_of_fold", "all_labels"]
@@ -247,12 +250,44 @@ class LabelsSaved(Value):
     why: str = ""
 
 
+class MeasuredSize(Value):
+    """The error of linear heads on so many labels, on images drawn at random that they never
+    saw."""
+
+    labels: int
+    mae: float
+
+
+class Gain(Value):
+    """By how many points the error falls with so many labels more; the truth lies from `low` to
+    `high` with 80 % probability."""
+
+    more: int
+    value: float
+    low: float
+    high: float
+
+
+class Forecast(Value):
+    """What more labels than these would bring a linear head, from what it errs on fewer, measured
+    on `drawn` images of the random sample; or `why` it is not forecast: “from 40 …”."""
+
+    labels: int = 0
+    drawn: int = 0
+    error: float | None = None  # after so many labels, by the law
+    measured: tuple[MeasuredSize, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    why: str = ""
+
+
 class LearningCurve(Value):
-    """`noise_floor` is the error of a perfect model, None where it was not measured."""
+    """`noise_floor` is the error of a perfect model, None where it was not measured; versions of
+    earlier releases have no `forecast`."""
 
     points: tuple[LearningPoint, ...] = ()
     noise_floor: float | None = None
     labels_saved: LabelsSaved | None = None
+    forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One list for each of labels, mae, mae_low and mae_high."""
@@ -308,6 +343,24 @@ class ExpectationCheck(Value):
     met: bool | None
 
 
+class AnswersUsed(Value):
+    """How many answers besides the scores a version learned from (see `answers.Answers`)."""
+
+    pairs: int = 0
+    sweeps: int = 0
+    skips: int = 0
+    repeats: int = 0
+
+    @classmethod
+    def of(cls, answers: Answers) -> AnswersUsed:
+        return cls(
+            pairs=int(answers.is_pair.sum()),
+            sweeps=int(answers.is_sweep.sum()),
+            skips=int(answers.is_skip.sum()),
+            repeats=int(answers.is_repeat.sum()),
+        )
+
+
 # --- all of it -----------------------------------------------------------------------------------
 
 
@@ -341,6 +394,7 @@ class VersionMetrics(Value):
     prediction_histogram: tuple[int, ...] = ()
     percentiles: dict[str, float] = {}
     predicted: int = 0
+    answers: AnswersUsed | None = None
     versus_parent: VersusVersion | None = None
     slices: tuple[SliceMetrics, ...] = ()
     expectations: tuple[ExpectationCheck, ...] = ()

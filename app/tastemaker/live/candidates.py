@@ -44,7 +44,8 @@ TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the 
 class FittedModel:
     """The live model of a project at one moment. `rows` is the live array; `values` (N,) the labels
     in [0, 1], NaN without one; `train` the labelled rows off the hold-out side; `free` (N,) what
-    can be shown: in the pool, without any event. `ridge` is None while the labels teach nothing."""
+    can be shown: in the pool, without any event but a sweep, and `swept` (N,) what was swept: the
+    random sample asks for it all the same. `ridge` is None while the labels teach nothing."""
 
     project: Project
     matrix: EmbeddingMatrix
@@ -53,7 +54,9 @@ class FittedModel:
     values: NDArray[np.float64]
     train: NDArray[np.intp]
     free: NDArray[np.bool_]
+    swept: NDArray[np.bool_]
     seed: int
+    from_prior: bool = False
 
     @property
     def control(self) -> NDArray[np.bool_]:
@@ -67,7 +70,7 @@ class FittedModel:
 
     @property
     def candidates(self) -> NDArray[np.bool_]:
-        candidates: NDArray[np.bool_] = self.free & ~self.matrix.holdout
+        candidates: NDArray[np.bool_] = self.free & ~self.swept & ~self.matrix.holdout
         return candidates
 
     def image_id(self, row: int) -> int:
@@ -119,7 +122,7 @@ def _mixed(fitted: FittedModel) -> Picks:
         sd=rows["uncertainty"] if fitted.ridge else None,
         penalty=fitted.ridge.penalty if fitted.ridge else None,
         threshold=fitted.project.threshold,
-        mix=Mix.after(len(fitted.train)),
+        mix=Mix.after(len(fitted.train), fitted.from_prior),
         seed=fitted.seed,
     )  # fmt: skip
     return tuple(fitted.pick(chosen.row, chosen.reason) for chosen in batch)

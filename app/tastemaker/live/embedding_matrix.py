@@ -32,6 +32,11 @@ class EmbeddingMatrix:
     holdout: NDArray[np.bool_]
     scorable: NDArray[np.bool_]
 
+    @property
+    def encoder_id(self) -> int:
+        """Whose vectors these are."""
+        return self.stamp[0]
+
     @functools.cached_property
     def projection(self) -> posterior.Projection:
         """Seconds of work on a large library, so only when a fit needs it."""
@@ -61,6 +66,8 @@ def load(
     stamp = _stamp(session, project)
     if known is not None and known.stamp == stamp:
         return known
+    if known is not None and known.encoder_id != project.encoder_id:
+        known = None
     images = session.execute(
         select(Image.id, Image.source_group, Image.kind)
         .join(Embedding, col(Embedding.image_id) == Image.id)
@@ -84,15 +91,17 @@ def load(
 
 
 def _stamp(session: Session, project: Project) -> tuple[int, ...]:
-    """How many images are embedded and how many places the pool has, each with the sum of the ids:
-    one taken out for another brought back, or moved into the pool, changes a sum."""
+    """The encoder, how many images are embedded with it and how many places the pool has, each with
+    the sum of the ids: one taken out for another brought back, or moved into the pool, changes a
+    sum."""
     embedded = select(func.count(), func.coalesce(func.sum(Embedding.image_id), 0)).where(
         Embedding.encoder_id == project.encoder_id,
         col(Embedding.image_id).in_(projects.image_ids(project.id, projects.ANY_ROLE)),
     )
     pool = projects.image_ids(project.id).subquery()
     in_pool = select(func.count(), func.coalesce(func.sum(pool.c.image_id), 0)).select_from(pool)
-    return tuple(int(n) for query in (embedded, in_pool) for n in session.execute(query).one())
+    counts = (int(n) for query in (embedded, in_pool) for n in session.execute(query).one())
+    return project.encoder_id or 0, *counts
 
 
 def _vectors(

@@ -306,7 +306,7 @@ class InferenceServer:
     def _matrix(self, session: Session, project: Project) -> EmbeddingMatrix:
         """The images in memory; read from the database until the first refit has."""
         state = self.states.get(project.id)
-        if state is not None and state.matrix is not None:
+        if state is not None and state.matrix is not None and state.follows(project):
             return state.matrix
         return embedding_matrix.load(session, project)
 
@@ -322,7 +322,7 @@ class InferenceServer:
         if version.encoder_id != project.encoder_id:
             raise Conflict(
                 f"{version.number} was trained on another encoder than “{project.name}” uses now.",
-                "Choose another version.",
+                "Make it the active version first, or choose another one.",
             )
         score = float(self._head(version)(vector[None])[0])
         own = session.get(Prediction, (version.id, image_id)) if image_id else None
@@ -348,7 +348,7 @@ class InferenceServer:
     ) -> dict[str, Any]:
         state = self.states.get(project.id)
         live = live_model.read_live(self.settings, project.id)
-        if state is None or state.ridge is None:
+        if state is None or state.ridge is None or not state.follows(project):
             if live is not None and live.fit.penalty is not None:
                 raise Unavailable("The live model is being fitted anew.", "Try again in a moment.")
             raise Conflict(

@@ -117,7 +117,8 @@ class StartedFrom:
 class FitSummary:
     """What a fit followed and came to. `event_high` is the newest score event it knows; `noise` and
     `penalty` are None while the labels teach nothing and there is nothing to start from; `errors`
-    are the records, oldest first; `priors` are the heads that it starts from."""
+    are the records, oldest first; `priors` are the heads that it starts from; `answers` besides the
+    `labels` are pairs, sweeps and older scores."""
 
     event_high: int = 0
     labels: int = 0
@@ -126,6 +127,7 @@ class FitSummary:
     errors: tuple[ErrorRecord, ...] = ()
     seconds: float = 0.0
     priors: tuple[StartedFrom, ...] = ()
+    answers: int = 0
 
 
 def lineage_in_words(fit: FitSummary) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
-from sqlmodel import select
+from sqlmodel import col, select
 from threadpoolctl import threadpool_limits
 
 from tastemaker import projects, scores
@@ -23,6 +23,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Label, ScoreEvent
 from tastemaker.errors import NotTrainable
+from tastemaker.learning.answers import Answers
 from tastemaker.learning.posterior import posterior_sd
 from tastemaker.learning.prior import Prior
 from tastemaker.learning.ridge import Ridge, fit_ridge, from_priors
@@ -42,12 +43,15 @@ from tastemaker.live.live_model import (
 )
 from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.processes import logs, lower_priority
+from tastemaker.scores import answers
+from tastemaker.scores.answers import Answer
 from tastemaker.versions import priors
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
+MOST_ANSWERS = 300  # besides scores; older ones count in trainings, which have the time
 FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 
 
@@ -101,27 +105,31 @@ def refit(
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
         ).all()
+        said = answers.answers_at(session, project)
         drawn = scores.drawn_at_random(session, project_id, event_high)
-        with_event = session.exec(
+        events = session.execute(
             scores.standing_events()
-            .with_only_columns(ScoreEvent.image_id)
+            .with_only_columns(ScoreEvent.image_id, col(ScoreEvent.kind).in_(answers.SWEEPS))
             .where(ScoreEvent.project_id == project_id)
         ).all()
     if not len(matrix.ids):
         return
     values = matrix.by_row(dict(labels)) / 10
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
-    ridge, rows = _fit(matrix, values, train, lines)
+    ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))
     state.ridge = ridge
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
-        free=matrix.scorable & ~np.isin(matrix.ids, with_event),
+        free=matrix.scorable & ~np.isin(matrix.ids, [i for i, sweep in events if not sweep]),
+        swept=np.isin(matrix.ids, [i for i, sweep in events if sweep]),
         seed=(project.seed + event_high) % 2**32,
+        from_prior=bool(lines),
     )  # fmt: skip
     lists = candidates.fast_lists(state.lists or PickLists(), fitted)
     summary = FitSummary(
         event_high=event_high,
         labels=len(train),
+        answers=len(ridge.answer_weights) if ridge else 0,
         noise=ridge.noise if ridge else None,
         penalty=ridge.penalty if ridge else None,
         errors=_errors(
@@ -165,6 +173,15 @@ def _errors(
     return (*records, ErrorRecord(len(values), error, kept=due))
 
 
+def _answers(matrix: EmbeddingMatrix, said: list[Answer]) -> Answers | None:
+    """The newest answers about embedded images off the hold-out side."""
+    said = said[-MOST_ANSWERS:]
+    about = {i for answer in said for i in (answer.first_id, answer.second_id) if i is not None}
+    rows = {image_id: matrix.row_of(image_id) for image_id in about}
+    row_of = {i: row for i, row in rows.items() if row is not None and not matrix.holdout[row]}
+    return answers.as_arrays(said, row_of, matrix.x, matrix.groups)
+
+
 def _started_from(lines: Sequence[Prior], ridge: Ridge | None) -> tuple[StartedFrom, ...]:
     if ridge is None or not ridge.trust:
         return tuple(StartedFrom(line.name) for line in lines)
@@ -179,6 +196,7 @@ def _fit(
     values: NDArray[np.float64],
     train: NDArray[np.intp],
     lines: Sequence[Prior],
+    said: Answers | None,
 ) -> tuple[Ridge | None, LiveRows]:
     """The ridge (None while the labels teach nothing and there is nothing to start from) and the
     rows of the live array."""
@@ -187,7 +205,8 @@ def _fit(
     rows["score"] = rows["uncertainty"] = np.nan
     x, y, groups = matrix.x[train], values[train], matrix.groups[train]
     try:
-        ridge = fit_ridge(x, y, groups, link="identity", priors=lines)
+        quick = matrix.projection.shortcut(len(train))
+        ridge = fit_ridge(x, y, groups, link="identity", priors=lines, answers=said, **quick)
     except NotTrainable:
         if not lines:
             return None, rows

@@ -21,7 +21,15 @@ from tastemaker.config import Settings
 from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
-from tastemaker.pictures.pictures import VIEW, Limits, decode_with_facts, own_faults, shrunk
+from tastemaker.pictures.pictures import (
+    VIEW,
+    Limits,
+    decode_with_facts,
+    on_checkerboard,
+    on_white,
+    own_faults,
+    shrunk,
+)
 
 KEPT_SECONDS = 3600.0
 MOST_BYTES = 50 * 2**20
@@ -49,9 +57,9 @@ def inspect_upload(
     picture, format, (width, height) = decode_with_facts(content, limits)
     if view is not None:
         with own_faults("The picture cannot be made smaller"):
-            small = shrunk(picture, VIEW)
+            small = on_checkerboard(shrunk(picture, VIEW))
             small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
-    pixels = fitted_views(picture, views)
+    pixels = fitted_views(on_white(picture), views)
     return PreviewUpload(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
 
 

@@ -10,6 +10,7 @@ from tastemaker.database.tables import Embedding, Job, Project, ProjectCollectio
 from tastemaker.learning.ridge import Ridge
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import PickLists
+from tastemaker.scores import answers
 from tastemaker.versions import priors
 
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
@@ -23,7 +24,9 @@ class Stamp:
     """All that the live model and its picks follow."""
 
     event: int  # the newest score event
+    comparison: int  # the newest pair, or undo of one
     threshold: float
+    encoder: int  # the one the project works with
     embedding: int  # the newest image that is embedded
     arrival: int  # the newest finished job: it may have brought images or vectors
     removed: int  # the ids of the images taken out of the project, added up
@@ -46,11 +49,16 @@ class ProjectState:
     search_seconds: float = 0.0
     owes_search: bool = False
 
+    def follows(self, project: Project) -> bool:
+        """Whether the images in memory are of the encoder the project works with."""
+        return self.matrix is not None and self.matrix.encoder_id == project.encoder_id
+
     def is_due(self, stamp: Stamp) -> bool:
         if stamp == self.stamp:
             return self.owes_search and self.may_search()
         answers_person = self.stamp is None or (
-            (stamp.event, stamp.threshold) != (self.stamp.event, self.stamp.threshold)
+            (stamp.event, stamp.comparison, stamp.threshold)
+            != (self.stamp.event, self.stamp.comparison, self.stamp.threshold)
         )
         rest = REST_SECONDS if answers_person else max(REST_SECONDS, PATIENCE * self.refit_seconds)
         return time.monotonic() - self.refitted_at >= rest
@@ -74,7 +82,9 @@ def stamp_of(session: Session, project: Project) -> Stamp:
     )
     return Stamp(
         event=scores.highest_event(session, project),
+        comparison=answers.highest_comparison(session, project),
         threshold=project.threshold,
+        encoder=project.encoder_id or 0,
         embedding=int(session.exec(embedded).one() or 0),
         arrival=int(session.exec(finished).one() or 0),
         removed=int(session.exec(removed).one() or 0),

@@ -22,6 +22,7 @@ from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
 from tastemaker.pages.uploads import (
     BINARY,
@@ -67,6 +68,7 @@ def add_page(
     unmade = project.encoder_id is None
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
+        "fetching": fetching(session, project),
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
@@ -75,6 +77,25 @@ def add_page(
     frame = shell(session, project, "add")
     status = error.status if error else 200
     return render(request, "add.html", None, frame | context, status=status)
+
+
+def fetching(session: Session, project: Project) -> Job | None:
+    """The job that loads the encoder before the first image is embedded, and fetches its weights
+    for that."""
+    job = newest_job(session, project, "embed")
+    loads = project.encoder_id is None and job is not None and job.state == "running"
+    return job if loads else None
+
+
+@router.get("/projects/{project_id}/add/encoder")
+def encoder_progress(
+    _: AdminUser, request: Request, session: ReadSession, project: CurrentProject
+) -> Response:
+    """Asked every second while the encoder's weights are fetched."""
+    job = fetching(session, project)
+    weights = None if job or project.encoder_id else weights_of(project.encoder)
+    context = {"project": project, "fetching": job, "weights": weights}
+    return render(request, "add.html", "encoder", context)
 
 
 def refused(

@@ -20,6 +20,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_t
 from tastemaker.pages import (
     add,
     compare,
+    encoders,
     folders,
     grid,
     images,
@@ -58,7 +59,7 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
     library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
-    score_tables, folders, people, settings, priors, jobs, metrics, readiness,
+    score_tables, folders, people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 

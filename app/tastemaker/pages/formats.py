@@ -89,6 +89,13 @@ def job_result(job: Job) -> str:
             return f"{version} is imported{', and active' if result.get('active') else ''}"
         case "predict" | "test-run", _:
             return f"{count(result.get('predicted', result.get('n', 0)))} images predicted"
+        case "tournament", {"rows": rows}:
+            return f"{count(sum(not row['error'] for row in rows))} encoders compared"
+        case "migrate", {"moved": True, "encoder": encoder}:
+            made = f" {version} is active." if (version := result.get("version")) else ""
+            return f"The project works with {encoder} now.{made}".removesuffix(".")
+        case "migrate", {"version": version, "why": why}:
+            return f"{version} is published, and the project keeps its encoder: {why}"
         case "demo", {"project": project, "versions": versions}:
             return f"The project “{project}” with the versions {versions}"
     return ""

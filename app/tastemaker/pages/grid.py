@@ -5,8 +5,9 @@ drag, Shift and arrows, and saves without leaving the page. A tile that was scor
 is, with its score, until the next page is asked for.
 """
 
+import math
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -17,6 +18,7 @@ from tastemaker.auth.identity import Identity
 from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
@@ -32,6 +34,7 @@ from tastemaker.pages.render import render, see_other, shell
 from tastemaker.pages.score import steps
 from tastemaker.pages.scores import CLAIMS, NEVER_STALE
 from tastemaker.scores import Origin, batches
+from tastemaker.scores.answers import SWEEPS
 from tastemaker.scores.batches import Batch, BatchItem
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -59,11 +62,13 @@ def page(
         return see_other(f"/projects/{project.id}/library")
     queue = known_queue(queue)
     cards = queues.next_cards(
-        session, settings, project, person, queue, n=PER_PAGE, collection_id=collection
-    )
+        session, settings, project, person, queue, n=PER_PAGE, collection_id=collection,
+        swept_too=False,
+    )  # fmt: skip
     context = {
         "keys": keymap.of(person),
         "scale": steps(project.brackets),
+        "bound": sweep_bound(project),
         "queues": queues.QUEUES,
         "queue": queue,
         "collection": collection,
@@ -86,7 +91,8 @@ def score(
     key: Annotated[str, Form(max_length=60)] = "",
     queue: Annotated[str, Form()] = "mixed",
 ) -> Response:
-    """The form without a script: the chosen images, and a score or “skip”."""
+    """The form without a script: the chosen images, and a score, “skip”, or “at_least 5” or
+    “below 5” of a sweep."""
     queue = known_queue(queue)
     chosen = [_chosen(text) for text in image or ()]
     batch = _record(engine, user, project_id, chosen, value, key or secrets.token_hex(16))
@@ -119,12 +125,14 @@ class OneOfBatch(BaseModel):
 
 
 class NewBatch(BaseModel):
-    """One score (or, without a value, a skip) for many images, undone as one."""
+    """One score (or, without a value, a skip) for many images, undone as one. With a `sweep` all of
+    them are at least the value, or below it, whatever each of them is."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: list[OneOfBatch] = Field(min_length=1, max_length=batches.MOST)
     value: StrictInt | None = Field(default=None, ge=0, le=10)
+    sweep: Literal["at_least", "below"] | None = None
     key: str = Field(min_length=8, max_length=60)
 
 
@@ -150,6 +158,7 @@ def record_batch(
         for one in body.images
     ]
     value = "skip" if body.value is None else str(body.value)
+    value = f"{body.sweep} {value}" if body.sweep else value
     batch = _record(engine, user, project_id, chosen, value, body.key)
     return {
         "saved": True,
@@ -184,7 +193,7 @@ def undo_batch(
 def _record(
     engine: Engine, user: Identity, project_id: int, chosen: list[BatchItem], value: str, key: str
 ) -> Batch:
-    kind, number = ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
+    kind, number = _said(value)
     with writing(engine) as session:
         project = projects.get(session, project_id)
         person = user.person(session)
@@ -199,8 +208,24 @@ def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> d
         standing = {i: scores.newest_event(session, project, i, person) for i in images}
         return {
             "events": {i: event.id if event else 0 for i, event in standing.items()},
-            "scores": {i: event.value if event else None for i, event in standing.items()},
+            "scores": {
+                i: event.value if event and event.kind == "set" else None
+                for i, event in standing.items()
+            },
         }
+
+
+def _said(value: str) -> tuple[str, int | None]:
+    """The kind and the number of an event, as a button of the form names it."""
+    sweep, _, bound = value.rpartition(" ")
+    if sweep in SWEEPS:
+        return sweep, scores.parse_score(bound)
+    return ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
+
+
+def sweep_bound(project: Project) -> int:
+    """What a sweep compares with: the lowest score that passes, 1 to 10."""
+    return min(10, max(1, math.ceil(10 * project.threshold - 1e-9)))
 
 
 def _chosen(text: str) -> BatchItem:

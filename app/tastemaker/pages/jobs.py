@@ -70,8 +70,10 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
     match job.cause, job.kind:
         case failures.NO_WEIGHTS, _ if project.encoder_id is None:
             return "Change the encoder", f"{at}/add#encoder"
-        case failures.NO_WEIGHTS, _:
-            return "Use another encoder", f"{at}/settings#duplicate"
+        case failures.NO_WEIGHTS, "embed":
+            return "Use another encoder", f"{at}/encoders"
+        case _, "embed" | "tournament" | "migrate":
+            return "To the encoders", f"{at}/encoders"
         case _, "test-run":
             return "To the test run", f"{at}/test-runs/{job.payload.get('run', '')}"
         case (failures.GONE, _) | (_, "import"):

@@ -17,6 +17,8 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "skip": ("Space",),
     "undo": ("Backspace", "Ctrl+z"),
     "flag": ("f",),
+    "pick": ("p",),
+    "reject": ("x",),
     "zoom": ("z",),
     "back": ("ArrowLeft",),
     "forward": ("ArrowRight",),
@@ -31,6 +33,8 @@ DOES = {
     "skip": "Skip",
     "undo": "Undo",
     "flag": "Flag with a note",
+    "pick": "Many at once: at least the passing score",
+    "reject": "Many at once: below it",
     "zoom": "Zoom",
     "back": "Back through what was scored",
     "forward": "Forward again",
@@ -41,7 +45,9 @@ DOES = {
 def of(person: Annotator) -> dict[str, tuple[str, ...]]:
     """Action → the keys that do it for this person."""
     chosen = {action: (key,) for action, key in person.keys.items() if action in DEFAULTS}
-    return DEFAULTS | chosen
+    taken = {key for keys in chosen.values() for key in keys}  # of actions that are newer, perhaps
+    free = {action: tuple(k for k in keys if k not in taken) for action, keys in DEFAULTS.items()}
+    return free | chosen
 
 
 def change(session: Session, person: Annotator, typed_keys: Mapping[str, str]) -> None:

@@ -1,5 +1,5 @@
-"""Larger charts with two axes, drawn on the server as SVG: calibration, scatter, learning curve,
-bias by bracket, two histograms over each other, learning rate.
+"""Larger charts with two axes, drawn on the server as SVG: calibration, scatter, learning curve
+and its forecast, bias by bracket, two histograms over each other, learning rate.
 
 As in `charts`, colours come from the stylesheet by class and every chart says in its title, for a
 screen reader, what it shows; the page has the same numbers as a table where they are few.
@@ -7,6 +7,7 @@ screen reader, what it shows; the page has the same numbers as a table where the
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -175,6 +176,64 @@ def bias(brackets: Sequence[BracketErrors]) -> Markup:
                frame + "".join(parts))  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _LabelsAndError:
+    """The axes of a learning curve: labels from `first` to `last`, errors up to `top` points."""
+
+    first: float
+    last: float
+    top: float
+    width: int = 400
+    height: int = 168
+    left: int = 40
+
+    def x(self, labels: float) -> float:
+        wide = self.width - self.left - 8
+        return self.left + wide * (labels - self.first) / ((self.last - self.first) or 1)
+
+    def y(self, error: float) -> float:
+        return 4 + self.height - self.height * max(0.0, error) / self.top
+
+    def path(self, labels: Sequence[float], errors: Sequence[float]) -> str:
+        return " ".join(
+            f"{self.x(n):.1f},{self.y(e):.1f}" for n, e in zip(labels, errors, strict=True)
+        )
+
+    def band(self, labels: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+        back = self.path(labels[::-1], low[::-1])
+        return f'<polygon class="band" points="{self.path(labels, high)} {back}"/>'
+
+    def marks(self, labels: Sequence[float], errors: Sequence[float]) -> str:
+        return "".join(
+            f'<circle class="mark" cx="{self.x(n):.1f}" cy="{self.y(e):.1f}" r="3"/>'
+            for n, e in zip(labels, errors, strict=True)
+        )
+
+    def frame(self) -> str:
+        left, height = self.left, self.height
+        return (
+            f'<path class="axis" d="M{left} 4V{height + 4}H{self.width}"/>'
+            + "".join(
+                f'<text class="tick" x="{left - 6}" y="{self.y(v) + 5:.1f}" text-anchor="end">'
+                f"{v:g}</text>"
+                for v in _steps(self.top)
+            )
+            + f'<text class="tick" x="{left}" y="{height + 20}">{self.first:g}</text>'
+            f'<text class="tick" x="{self.width}" y="{height + 20}" text-anchor="end">'
+            f"{self.last:g} labels</text>"
+        )
+
+    def floor(self, error: float) -> str:
+        """The person's own noise, a line that no error goes below."""
+        # Below its line, for the curve is above; but not on the numbers of the axis.
+        at = self.y(error) + 16 if self.y(error) + 16 < self.height else self.y(error) - 5
+        return (
+            f'<path class="threshold" d="M{self.left} {self.y(error):.1f}H{self.width}"/>'
+            f'<text class="tick" x="{self.width}" y="{at:.1f}" text-anchor="end">'
+            f"your test–retest noise</text>"
+        )
+
+
 def learning_curve(curve: LearningCurve | None) -> Markup:
     """Mean error on the hold-out over the number of labels, with its interval, and the person's
     own noise as the floor it cannot go below."""
@@ -189,49 +248,56 @@ def learning_curve(curve: LearningCurve | None) -> Markup:
     low = [error if mae.low is None else mae.low for _, mae, error in points]
     high = [error if mae.high is None else mae.high for _, mae, error in points]
     floor = curve.noise_floor
-    top = max(*high, floor or 0.0) * 1.08 or 1.0
-    width, height, left = 400, 168, 40
-    first, last = min(labels), max(labels)
-
-    def x(n: float) -> float:
-        return left + (width - left - 8) * (n - first) / ((last - first) or 1)
-
-    def y(error: float) -> float:
-        return 4 + height - height * max(0.0, error) / top
-
-    upper = " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in zip(labels, high, strict=True))
-    lower = " ".join(
-        f"{x(n):.1f},{y(e):.1f}" for n, e in reversed(list(zip(labels, low, strict=True)))
-    )
-    line = " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in zip(labels, errors, strict=True))
+    axes = _LabelsAndError(min(labels), max(labels), max(*high, floor or 0.0) * 1.08 or 1.0)
     shapes = (
-        f'<polygon class="band" points="{upper} {lower}"/>'
-        f'<path class="axis" d="M{left} 4V{height + 4}H{width}"/>'
-        f'<polyline class="line validation" points="{line}"/>'
-        + "".join(
-            f'<circle class="mark" cx="{x(n):.1f}" cy="{y(e):.1f}" r="3"/>'
-            for n, e in zip(labels, errors, strict=True)
-        )
-        + "".join(
-            f'<text class="tick" x="{left - 6}" y="{y(v) + 5:.1f}" text-anchor="end">{v:g}</text>'
-            for v in _steps(top)
-        )
-        + f'<text class="tick" x="{left}" y="{height + 20}">{first:g}</text>'
-        f'<text class="tick" x="{width}" y="{height + 20}" text-anchor="end">{last:g} labels</text>'
+        axes.band(labels, low, high)
+        + axes.frame()
+        + f'<polyline class="line validation" points="{axes.path(labels, errors)}"/>'
+        + axes.marks(labels, errors)
     )
     summary = (
-        f"Mean error from {errors[0]:.2f} at {first:g} labels to {errors[-1]:.2f} at {last:g}."
+        f"Mean error from {errors[0]:.2f} at {labels[0]:g} labels to {errors[-1]:.2f} at "
+        f"{labels[-1]:g}."
     )
     if floor:
-        # Below its line, for the curve is above; but not on the numbers of the axis.
-        at = y(floor) + 16 if y(floor) + 16 < height else y(floor) - 5
-        shapes += (
-            f'<path class="threshold" d="M{left} {y(floor):.1f}H{width}"/>'
-            f'<text class="tick" x="{width}" y="{at:.1f}" text-anchor="end">'
-            f"your test–retest noise</text>"
-        )
+        shapes += axes.floor(floor)
         summary += f" The noise of the scores themselves is {floor:.2f}."
-    return svg(width, height + 24, summary, shapes)
+    return svg(axes.width, axes.height + 24, summary, shapes)
+
+
+def forecast_curve(curve: LearningCurve | None) -> Markup:
+    """The errors measured on fewer labels, and those expected of more, with their 80 % interval;
+    the person's own noise below them. Empty without a forecast."""
+    forecast = curve.forecast if curve else None
+    if curve is None or forecast is None or not forecast.gains or forecast.error is None:
+        return Markup("")
+    now, error = forecast.labels, forecast.error
+    ahead = [now, *(now + gain.more for gain in forecast.gains)]
+    expected = [error, *(error - gain.value for gain in forecast.gains)]
+    low = [error, *(error - gain.high for gain in forecast.gains)]
+    high = [error, *(error - gain.low for gain in forecast.gains)]
+    sizes = [each.labels for each in forecast.measured]
+    known = [each.mae for each in forecast.measured]
+    floor = curve.noise_floor
+    axes = _LabelsAndError(min(sizes), ahead[-1], max(*known, *high, floor or 0.0) * 1.08)
+    behind = axes.path([*sizes, now], [*known, error])
+    shapes = (
+        axes.band(ahead, low, high)
+        + axes.frame()
+        + f'<polyline class="line validation" points="{behind}"/>'
+        + f'<polyline class="line validation ahead" points="{axes.path(ahead, expected)}"/>'
+        + axes.marks(sizes, known)
+        + f'<path class="threshold" d="M{axes.x(now):.1f} 4V{axes.height + 4}"/>'
+        + f'<text class="tick" x="{axes.x(now) + 5:.1f}" y="16">now: {now}</text>'
+    )
+    summary = (
+        f"Mean error from {known[0]:.2f} at {sizes[0]:g} labels to {error:.2f} at {now}; expected "
+        f"at {ahead[-1]}: {expected[-1]:.2f}, from {low[-1]:.2f} to {high[-1]:.2f}."
+    )
+    if floor:
+        shapes += axes.floor(floor)
+        summary += f" The noise of the scores themselves is {floor:.2f}."
+    return svg(axes.width, axes.height + 24, summary, shapes)
 
 
 MOST_VERSIONS = 12  # on one line

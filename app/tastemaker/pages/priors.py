@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
+from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import projects, versions
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
-from tastemaker.database.sessions import writing
+from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid
@@ -125,9 +126,10 @@ def add_prior(
 ) -> list[dict[str, Any]]:
     """Start from one more head; the answer is all of them. A head of another encoder is refused,
     and one that knows this project's own scores."""
+    heads = heads_read(engine, settings, project_id, [body.source], body.encoder)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        for head in heads_named(session, settings, project, [body.source], body.encoder):
+        for head in heads:
             starting_heads.add(session, project, head)
         return chosen(session, settings, project)
 
@@ -137,9 +139,10 @@ def put_priors(
     _: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: Starts
 ) -> list[dict[str, Any]]:
     """Start from these heads and no others; the answer is all of them."""
+    heads = heads_read(engine, settings, project_id, body.start_from, body.encoder)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        replaced(session, settings, project, body.start_from, body.encoder)
+        starting_heads.start_from(session, project, heads)
         return chosen(session, settings, project)
 
 
@@ -154,9 +157,9 @@ def delete_prior(
         return chosen(session, settings, project)
 
 
-def replaced(
-    session: Session, settings: Settings, project: Project, named: Sequence[str],
-    encoder: str | None = None,
-) -> None:  # fmt: skip
-    heads = heads_named(session, settings, project, named, encoder)
-    starting_heads.start_from(session, project, heads)
+def heads_read(
+    engine: Engine, settings: Settings, project_id: int, named: Sequence[str], encoder: str | None
+) -> list[StartingHead]:
+    """The heads that a program names for a project."""
+    with reading(engine) as session:
+        return heads_named(session, settings, projects.get(session, project_id), named, encoder)

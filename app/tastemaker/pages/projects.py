@@ -20,6 +20,7 @@ from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSessi
 from tastemaker.pages.priors import StartForm
 from tastemaker.pages.project_jobs import importing
 from tastemaker.pages.render import failed_embedding, redirect, render, see_other, shell
+from tastemaker.publishing.start_from import heads_named
 from tastemaker.sample import demo
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 from tastemaker.versions import starting_heads
@@ -78,9 +79,11 @@ def create(
 ) -> Response:
     typed = StartForm(start, head, head_encoder)
     try:
+        planned = Project(name=name, encoder=with_file(encoder, file))
+        with reading(engine) as session:
+            heads = priors.heads_typed(session, settings, planned, typed)
         with writing(engine) as session:
-            project = projects.create(session, name, encoder=with_file(encoder, file))
-            heads = priors.heads_typed(session, settings, project, typed)
+            project = projects.create(session, name, encoder=planned.encoder)
             starting_heads.start_from(session, project, heads)
     except TastemakerError as error:
         with reading(engine) as session:
@@ -236,11 +239,14 @@ def create_project(
     """A new project; its encoder is fixed by the first embedding. `weights` says whether those of
     the encoder are `here`, `to fetch`, `missing` or `unknown`, and what to do if they are missing:
     before anybody scores."""
+    planned = Project(name=body.name, encoder=body.encoder)
+    with reading(engine) as session:
+        heads = heads_named(session, settings, planned, body.start_from, body.head_encoder)
     with writing(engine) as session:
         project = projects.create(
             session, body.name, encoder=body.encoder, threshold=body.threshold
         )
-        priors.replaced(session, settings, project, body.start_from, body.head_encoder)
+        starting_heads.start_from(session, project, heads)
         summary = projects.summary(session, project)
     return summary | {"weights": weights_of(summary["encoder"]).as_dict()}
 

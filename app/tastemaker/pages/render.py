@@ -28,6 +28,7 @@ from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
+from tastemaker.jobs.progress import IN_MB
 from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.cards import picture_address
@@ -223,6 +224,7 @@ def environment() -> Environment:
     templates.filters |= formats.FILTERS | {"key": keymap.drawn}
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
+        "in_mb": IN_MB,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
         "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
     }  # fmt: skip

@@ -24,7 +24,8 @@ SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 QUIET = (*PROBES, "/static", "/images/")
-POLLED = ("/progress", "/jobs/list", "/training", "/waiting")  # a page asks for them by itself
+# A page asks for them by itself.
+POLLED = ("/progress", "/jobs/list", "/training", "/waiting", "/add/encoder")
 
 
 class RequestLog:

@@ -18,6 +18,7 @@ from tastemaker.pages.formats import count, points, signed
 from tastemaker.pages.render import render, shell
 from tastemaker.publishing import sheets
 from tastemaker.versions import version_report
+from tastemaker.versions.outlook import outlook
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -72,6 +73,7 @@ def results_of(session: Session, project: Project, version: Version) -> dict[str
         "version": version,
         "before": before,
         "summary": summary,
+        "outlook": outlook(version.metrics),
         "shown": shown,
         "never_scored": new,
         "next": "score" if version_report.caveats(version) or not summary.verdict else "review",
@@ -157,6 +159,7 @@ def show_results(
         "version": chosen.number,
         "before": known["before"].number if known["before"] else "",
         "summary": known["summary"].as_json(),
+        "outlook": known["outlook"].as_json() if known["outlook"] else None,
         "never_scored": known["never_scored"],
         "shown": [
             {

@@ -137,7 +137,7 @@ def waiting(
     queue: str = "mixed",
     collection: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
-    """Asked every second by a page without an image: reload once there is one."""
+    """Asked again and again by a page without an image: reload once there is one."""
     queue = known_queue(queue)
     if queues.next_cards(
         session, settings, project, person, queue, n=1, collection_id=collection or None

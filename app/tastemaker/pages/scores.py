@@ -28,6 +28,7 @@ from tastemaker.pages.places import Place, ReturnPlace, ScorePlace
 from tastemaker.pages.render import redirect, render_blocks, see_other
 from tastemaker.queues.cards import card_json
 from tastemaker.scores import Origin, Recorded
+from tastemaker.scores.answers import SWEEPS
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -225,9 +226,8 @@ def saved_toast(
         before = scores.newest_undoable(session, project, person)
         if before is None:
             return {"text": "Taken back."}
-        what = (
-            f"Taken back. Before that: {before.value if before.kind == 'set' else before.kind} for"
-        )
+        kind = "sweep" if before.kind in SWEEPS else before.kind
+        what = f"Taken back. Before that: {before.value if kind == 'set' else kind} for"
         return _with_undo(session, project, place, before, what)
     if event is None or event.project_id != project.id:
         return None

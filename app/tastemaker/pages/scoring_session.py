@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, col
 
-from tastemaker import queues, scores
+from tastemaker import queues, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Job, Project, ScoreEvent, in_utc, now
 from tastemaker.live import live_model
@@ -16,6 +16,7 @@ from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.history import PAUSE
 from tastemaker.training import auto_train
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
+from tastemaker.versions.outlook import Outlook, outlook, short
 
 BRIEF = timedelta(minutes=1)  # a shorter one has no pace yet
 LATELY = 50  # scores, over which a change of the live error is told
@@ -52,6 +53,8 @@ def session_summary(
         "sitting": current_session(session, project, person),
         "streak": auto_train.streak(session, project) if project.auto_train_every else (0, 0),
         "histogram": scores.histogram(session, project),
+        "outlook": newest_outlook(session, project),
+        "short_gain": short,
         "change": error_trend(live.fit.errors) if live else None,
         "starts_from": live_model.lineage_in_words(live.fit) if live else "",
         "progress": progress,
@@ -99,6 +102,12 @@ def error_trend(errors: Sequence[ErrorRecord]) -> ErrorTrend | None:
         return ErrorTrend(newest.error, None, 0)
     then = before[-1]
     return ErrorTrend(newest.error, newest.error - then.error, newest.labels - then.labels)
+
+
+def newest_outlook(session: Session, project: Project) -> Outlook | None:
+    """What more labels would bring the newest version."""
+    newest = versions.newest(session, project)
+    return outlook(newest.metrics) if newest else None
 
 
 def imported(session: Session, project: Project) -> Job | None:

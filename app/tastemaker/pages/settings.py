@@ -98,10 +98,12 @@ def start_from(
     """Start from one more head."""
     typed = StartForm(start, head, head_encoder)
     try:
-        with writing(engine) as session:
+        with reading(engine) as session:
             project = projects.get(session, project_id)
-            for one in priors.heads_typed(session, settings, project, typed):
-                starting_heads.add(session, project, one)
+            heads = priors.heads_typed(session, settings, project, typed)
+        with writing(engine) as session:
+            for one in heads:
+                starting_heads.add(session, projects.get(session, project_id), one)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)
@@ -282,7 +284,7 @@ def delete_by_program(
 def as_typed(project: Project) -> dict[str, Any]:
     """The settings as the fields of the form hold them."""
     return {
-        "name": project.name, "threshold": f"{100 * project.threshold:g}",
+        "name": project.name, "threshold": f"{10 * project.threshold:g}",
         "recipe": project.recipe, "aggregate": project.aggregate,
         "auto_train_every": str(project.auto_train_every),
         "auto_train_drift": f"{project.auto_train_drift:g}",
@@ -292,10 +294,11 @@ def as_typed(project: Project) -> dict[str, Any]:
 
 
 def parsed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was typed, as the project takes it: percent become shares, empty brackets go."""
+    """What was typed, as the project takes it: points and percent become shares, empty brackets
+    go."""
     values = dict(fields)
     if "threshold" in values:
-        values["threshold"] = share(values["threshold"], 1, 99, "The threshold")
+        values["threshold"] = share(values["threshold"], 0.1, 9.9, "The threshold", "points", 10)
     if "auto_train_drift" in values:
         values["auto_train_drift"] = str(values["auto_train_drift"]).replace(",", ".")
     if "brackets" in values:
@@ -307,15 +310,18 @@ def parsed(fields: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def share(percent: str, low: float, high: float, what: str) -> float:
-    """A share as typed, in percent."""
+def share(
+    text: str, low: float, high: float, what: str, unit: str = "percent", whole: int = 100
+) -> float:
+    """A share as typed, in a unit of which so many are the whole."""
     try:
-        typed = float(percent.strip().rstrip("%").replace(",", "."))
+        typed = float(text.strip().rstrip("%").replace(",", "."))
     except ValueError:
         typed = math.nan
     if not low <= typed <= high:
-        raise Invalid(f"{what} lies between {low} and {high} percent.", "Type a number such as 50.")
-    return typed / 100
+        hint = f"Type a number such as {whole // 2}."
+        raise Invalid(f"{what} lies between {low:g} and {high:g} {unit}.", hint)
+    return typed / whole
 
 
 def suggested(session: Session, project: Project) -> list[tuple[str, str]]:

@@ -30,6 +30,7 @@ from tastemaker.versions import (
     training_set,
     version_report,
 )
+from tastemaker.versions.outlook import outlook
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -64,6 +65,7 @@ def page(
             }
             for v in ready
         ],
+        "outlook": outlook(ready[0].metrics) if ready else None,
         "errors": [(v.number, v.metrics) for v in reversed(ready) if v.major],
         "labelled": scores.count_labels(session, project.id),
         "job": job_to_show(session, project, "train"),
@@ -170,6 +172,7 @@ def version_page(
         "figures": version_report.metrics_table(version),
         "baselines": version_report.baselines(version),
         "caveats": version_report.caveats(version),
+        "outlook": outlook(version.metrics),
         "summary": results.summarise(
             session, project, version, results.before_it(session, project, version)
         ),

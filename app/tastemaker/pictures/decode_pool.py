@@ -9,6 +9,7 @@ import functools
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,11 @@ class DecodePool:
         self._memory = 2**30 + 16 * (limits or Limits()).pixels
         self._cpu_seconds = cpu_seconds
         self._idle = [self._child() for _ in range(workers)]
+
+    def start(self) -> None:
+        """Let the children begin now, rather than with the first file each."""
+        for child in self._idle:
+            child.submit(os.getpid)
 
     def map(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BadImage]]:
         """Yield (item, result or BadImage) as they finish, at most one item per child under way.

@@ -20,6 +20,7 @@ from tastemaker.pictures.pictures import (
     KnownPicture,
     Limits,
     decode,
+    on_checkerboard,
     own_faults,
     thumb_path,
 )
@@ -70,9 +71,10 @@ def _make(order: _Order) -> None:
     """Runs in the child."""
     if order.target.exists():
         return
-    picture = decode(KnownPicture(order.source, order.sha256), order.limits)
+    picture = decode(KnownPicture(order.source, order.sha256), order.limits, see_through=True)
     with own_faults("The picture cannot be made smaller"):
         picture.thumbnail((LONG_SIDE, LONG_SIDE))
+        picture = on_checkerboard(picture)
     write_atomic(order.target, encoded(picture))
 
 

@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif"})
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
 WEBP_QUALITY = {THUMB: 80, VIEW: 88}
+SQUARES = 48  # of the checkerboard under transparent pictures, along their long side
 
 SMALLER = "Save the picture in another size or shape, or leave it out."
 
@@ -90,17 +91,21 @@ class KnownPicture:
 # ---- decoding
 
 
+Source = Path | bytes | KnownPicture | Image.Image
+
+
 def decode(
-    source: Path | bytes | KnownPicture | Image.Image, limits: Limits | None = None
+    source: Source, limits: Limits | None = None, *, see_through: bool = False
 ) -> Image.Image:
-    """A picture as people see it: upright, sRGB, mode RGB, first frame, flattened on white.
+    """A picture as encoders see it: upright, sRGB, mode RGB, first frame, flattened on white; with
+    `see_through`, mode RGBA instead where parts of it are transparent.
 
     `source` is a path, the bytes of a file, or a picture that Pillow opened. Raises `BadImage`,
     whose sentence names what is wrong: not one of the formats, too large, cut short, damaged, or
     other bytes than a `KnownPicture` has.
     """
     if isinstance(source, Image.Image):
-        return _decode_opened(source, limits or Limits())
+        return _decode_opened(source, limits or Limits(), see_through)
     if isinstance(source, KnownPicture):
         content, _ = _read(source.path, limits or Limits())
         if hashlib.sha256(content).hexdigest() != source.sha256:
@@ -110,13 +115,14 @@ def decode(
             )
     else:
         content = source if isinstance(source, bytes) else _read(source, limits or Limits())[0]
-    return decode_with_facts(content, limits or Limits())[0]
+    picture, _, _ = decode_with_facts(content, limits or Limits())
+    return picture if see_through else on_white(picture)
 
 
 _opened_lock = threading.Lock()  # Pillow reads the pixels of an opened file at the first use
 
 
-def _decode_opened(image: Image.Image, limits: Limits) -> Image.Image:
+def _decode_opened(image: Image.Image, limits: Limits, see_through: bool) -> Image.Image:
     if math.prod(image.size) > limits.pixels:
         raise _too_many_pixels(limits)
     if not math.prod(image.size):
@@ -124,7 +130,8 @@ def _decode_opened(image: Image.Image, limits: Limits) -> Image.Image:
     try:
         with _opened_lock:
             image.load()
-        turn, picture = _turn(image), _rgb(image)
+        turn, picture = _turn(image), _srgb_pixels(image)
+        picture = picture if see_through else on_white(picture)
         return picture if turn is None else picture.transpose(turn)
     except MemoryError:
         raise BadImage("Decoding the picture takes more memory than is allowed.") from None
@@ -165,7 +172,8 @@ def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
 def decode_with_facts(
     content: bytes, limits: Limits, at_least: int | None = None
 ) -> tuple[Image.Image, str, tuple[int, int]]:
-    """(upright RGB picture, format, full size after orientation).
+    """(upright picture, format, full size after orientation). Its mode is RGB, or RGBA where parts
+    of it are transparent.
 
     With `at_least`, a JPEG may come out smaller, its long side still at least that many pixels:
     the decoder then skips high frequencies, which is several times faster for large photographs.
@@ -195,7 +203,7 @@ def _decode_content(
                 image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
             image.load()
             turn = _turn(image)
-            picture = _rgb(image)
+            picture = _srgb_pixels(image)
             if turn is not None:
                 picture = picture.transpose(turn)
             if turn in _SIDEWAYS:
@@ -268,12 +276,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode → RGB in sRGB.
-
-    Transparent parts become white: stamps, logos and clip-art are drawn for paper, and the colour
-    stored under transparency (often black, or rubbish) was never meant to be seen.
-    """
+def _srgb_pixels(image: Image.Image) -> Image.Image:
+    """Any mode → RGB in sRGB, or RGBA where parts are transparent."""
     if image.mode.startswith("I"):
         image = _eight_bit(image)
     if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
@@ -281,11 +285,36 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "1") or image.has_transparency_data:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode == "RGBA":
-        flat = Image.new("RGB", image.size, "white")
-        opaque = _srgb(image.convert("RGB"), image.info.get("icc_profile"))
-        flat.paste(opaque, mask=image.getchannel("A"))
-        return flat
+        opacity = image.getchannel("A")
+        colours = _srgb(image.convert("RGB"), image.info.get("icc_profile"))
+        if opacity.getextrema() != (255, 255):
+            colours.putalpha(opacity)
+        return colours
     return _srgb(image, image.info.get("icc_profile"))
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Mode RGBA → RGB, as encoders see it. Transparent parts become white: stamps, logos and
+    clip-art are drawn for paper; what is stored under transparency was never meant to be seen."""
+    return _laid_on(Image.new("RGB", picture.size, "white"), picture)
+
+
+def on_checkerboard(picture: Image.Image) -> Image.Image:
+    """Mode RGBA → RGB, as people see it: what is transparent shows squares of two light greys, so
+    that white is white and nothing is nothing. A long side has `SQUARES` of them at every size."""
+    side = max(1, round(max(picture.size) / SQUARES))
+    columns, rows = (-(-length // side) for length in picture.size)
+    odd = np.add.outer(np.arange(rows), np.arange(columns)) % 2
+    squares = Image.fromarray(np.where(odd, 222, 255).astype(np.uint8))
+    board = squares.resize((columns * side, rows * side), Image.Resampling.NEAREST)
+    return _laid_on(board.crop((0, 0, *picture.size)).convert("RGB"), picture)
+
+
+def _laid_on(ground: Image.Image, picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    ground.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return ground
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -353,13 +382,14 @@ def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Exami
     picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
     sha256 = hashlib.sha256(content).hexdigest()
     with own_faults("The picture cannot be made smaller"):
-        picture = shrunk(picture, VIEW)
-        make_thumbnails(picture, thumbs_root, sha256)
-        return Examined(sha256, len(content), mtime_ns, format, *size, perceptual_hash(picture))
+        seen = shrunk(on_white(picture), VIEW)
+        shown = on_checkerboard(shrunk(picture, VIEW)) if picture.mode == "RGBA" else seen
+        make_thumbnails(shown, thumbs_root, sha256)
+        return Examined(sha256, len(content), mtime_ns, format, *size, perceptual_hash(seen))
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:
-    """Write the VIEW and THUMB derivatives of a decoded picture as WebP without any metadata.
+    """Write the VIEW and THUMB derivatives of an opaque picture as WebP without any metadata.
 
     Names are content hashes, so a thumbnail that is there is right and is left alone. A picture
     is never enlarged.

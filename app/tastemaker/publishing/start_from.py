@@ -30,7 +30,8 @@ def heads_named(
 ) -> list[StartingHead]:
     """The heads that were named for a project; the active version where none is. `encoder` is what
     the person says that the files were trained on. From pages and programs, files lie where images
-    may be imported from; `anywhere` is for whoever is at the machine. Raises what is wrong."""
+    may be imported from; `anywhere` is for whoever is at the machine. Reading them
+    takes a while: not to be done in a session that writes. Raises what is wrong."""
     return [
         _file(settings, project, text, encoder, anywhere)
         if text.strip().lower().endswith(ENDING)
@@ -72,7 +73,7 @@ def _file(
             "started from.",
             "Choose another file.",
         )
-    return StartingHead(
-        head.name, head.sha256, head.tensors(), encoder_of(project, head, encoder),
+    return starting_heads.starting_head(
+        head.name[: -len(ENDING)], head.sha256, head.tensors(), encoder_of(project, head, encoder),
         head.fingerprint or "", head.normalised,
     )  # fmt: skip

@@ -6,6 +6,7 @@ missed.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -66,9 +67,6 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.part}_{self.rank!r}_{self.image_id}"
 
-    def comes_before(self, other: "Place") -> bool:
-        return self.key < other.key
-
     @property
     def key(self) -> tuple[int, float, int]:
         return self.part, -self.rank, self.image_id
@@ -82,6 +80,7 @@ class Entry(NamedTuple):
 
 
 BEGINNING = Place(LABELLED, float("inf"), 0)
+LAST_LABELLED = Place(LABELLED, float("-inf"), 2**63)
 
 
 def place(text: str) -> Place:
@@ -153,18 +152,20 @@ def review(
             unresolved = [mistake for mistake in wrong if mistake.image_id not in done]
             reviewed = len(wrong) - len(unresolved)
             entries = [*unresolved, *suspects]
-    behind = [entry for entry in entries if begin.comes_before(entry.place)]
-    page = behind[:n]
+    # The list is in its order: places are found by halving it, whatever its length.
+    first = bisect_right(entries, begin.key, key=_key)
+    suspected_from = bisect_right(entries, LAST_LABELLED.key, key=_key)
+    page = entries[first : first + n]
     return Review(
         cards=cards(
             session, settings, project, person, kind,
             [item for entry in page for item in entry.items], version=version,
         ),
-        labelled=sum(entry.place.part == LABELLED for entry in entries),
-        suspected=sum(entry.place.part == SUSPECTED for entry in entries),
+        labelled=suspected_from,
+        suspected=len(entries) - suspected_from,
         version=version.number if version else "",
         reviewed=reviewed,
-        next=str(page[-1].place) if page and len(behind) > n else "",
+        next=str(page[-1].place) if page and len(entries) > first + n else "",
         capped=_is_capped(request, kind),
     )  # fmt: skip
 
@@ -173,17 +174,18 @@ def review(
 
 
 class Mistake(NamedTuple):
-    """A label on the wrong side of the threshold: where it stands in the list, a prediction in
+    """A label on the wrong side of the threshold: its rank in the list, falling, a prediction in
     [0, 1] that never saw it, the label in 0–10. There may be thousands, of which a page shows a
     few: what the card says is made only for those."""
 
-    place: Place
+    minus_rank: float
+    image_id: int
     predicted: float
     label: float
 
     @property
-    def image_id(self) -> int:
-        return self.place.image_id
+    def place(self) -> Place:
+        return Place(LABELLED, -self.minus_rank, self.image_id)
 
     @property
     def items(self) -> tuple[QueueItem, ...]:
@@ -201,15 +203,10 @@ def mistakes(
     """Labels that a version gets wrong, in the order of the list: FP = y < t ≤ f, FN = f < t ≤ y,
     ranked by |f − y| / uncertainty, or by |f − t|."""
     rows = session.execute(wrong_labels(project, version, kind))
-    wrong = (
-        Mistake(
-            Place(LABELLED, _rank(project, order, predicted, label, uncertainty), image_id),
-            predicted,
-            label,
-        )
+    return sorted(
+        Mistake(-_rank(project, order, predicted, label, uncertainty), image_id, predicted, label)
         for image_id, predicted, label, uncertainty in rows
     )
-    return sorted(wrong, key=lambda mistake: mistake.place.key)
 
 
 def _rank(
@@ -339,5 +336,9 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
     )
 
 
+def _key(entry: Entry | Mistake) -> tuple[int, float, int]:
+    return entry.place.key
+
+
 def _in_order(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: entry.place.key)
+    return sorted(entries, key=_key)

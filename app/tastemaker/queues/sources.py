@@ -46,10 +46,14 @@ def next_cards(
     n: int = 5,
     exclude: Ids[int] = (),
     collection_id: int | None = None,
+    swept_too: bool = True,
 ) -> list[Card]:
-    """The next `n` images of a queue, leaving out those in `exclude` (on their way already).
-    `collection_id` names the collection of the queue `collection`."""
-    items = next_items(session, settings, project, person, queue, n, exclude, collection_id)
+    """The next `n` images of a queue, leaving out those in `exclude` (on their way already), and
+    without `swept_too` what this person swept. `collection_id` names the collection of the queue
+    `collection`."""
+    items = next_items(
+        session, settings, project, person, queue, n, exclude, collection_id, swept_too
+    )
     return cards(session, settings, project, person, queue, items)
 
 
@@ -97,12 +101,15 @@ def next_items(
     n: int,
     exclude: Ids[int] = (),
     collection_id: int | None = None,
+    swept_too: bool = True,
 ) -> list[QueueItem]:
     """The next `n` images of a queue. Raises `NotFound` for a queue that there is not."""
     if queue not in CATALOGUE:
         raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(CATALOGUE)}.")
     live = live_model.read_live(settings, project.id)
-    request = QueueRequest(session, project, person, live, frozenset(exclude), collection_id)
+    request = QueueRequest(
+        session, project, person, live, frozenset(exclude), collection_id, swept_too
+    )
     items: dict[int, QueueItem] = {}
     for item in CATALOGUE[queue].items(request):
         if len(items) >= n:

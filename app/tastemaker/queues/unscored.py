@@ -14,6 +14,7 @@ from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import QueueRequest
 from tastemaker.scores import Origin
+from tastemaker.scores.answers import SWEEPS
 
 PICKS_AT_ONCE = 32  # looked up in the database together
 
@@ -22,7 +23,10 @@ def unscored_picks(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
     """Those of the picks that have no label, and no event of this person."""
     wanted = (pick for pick in picks if pick.image_id not in request.pending)
     for batch in chunked(wanted, PICKS_AT_ONCE):
+        drawn = {pick.image_id for pick in batch if pick.why == "control"}
         unscored = still_unscored(request, [pick.image_id for pick in batch])
+        if drawn and request.swept_too:
+            unscored |= still_unscored(request, list(drawn), swept_too=True)
         for pick in batch:
             if pick.image_id in unscored:
                 origin = Origin.CONTROL if pick.why == "control" else Origin.QUEUE
@@ -32,8 +36,8 @@ def unscored_picks(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
 def random_sample(request: QueueRequest) -> Iterator[QueueItem]:
     """Pool images in the order of their content hash, which is a random one: beginning at a point
     that depends on the project, and going round."""
-    in_pool = _in_pool(request)
-    return (QueueItem(i, Origin.CONTROL, reasons.CONTROL) for i in _by_hash(request, in_pool))
+    ids = _by_hash(request, _in_pool(request), request.swept_too)
+    return (QueueItem(image_id, Origin.CONTROL, reasons.CONTROL) for image_id in ids)
 
 
 def collection(request: QueueRequest) -> Iterator[QueueItem]:
@@ -57,7 +61,9 @@ def collection(request: QueueRequest) -> Iterator[QueueItem]:
     yield from (QueueItem(i, Origin.QUEUE, reason) for i in _by_hash(request, inside))
 
 
-def _by_hash(request: QueueRequest, condition: ColumnElement[bool]) -> Iterator[int]:
+def _by_hash(
+    request: QueueRequest, condition: ColumnElement[bool], swept_too: bool = False
+) -> Iterator[int]:
     """Ids of the unscored images that meet a condition, in the order of their content hash."""
     start = f"{request.project.seed * 2654435761 % 2**32:08x}"
     for from_start in (True, False):
@@ -67,7 +73,7 @@ def _by_hash(request: QueueRequest, condition: ColumnElement[bool]) -> Iterator[
                 select(Image.id, Image.sha256)
                 .where(Image.sha256 > cursor, Image.kind != "vector")
                 .where(True if from_start else Image.sha256 < start)
-                .where(condition, *_unscored(request))
+                .where(condition, *_unscored(request, swept_too))
                 .order_by(col(Image.sha256))
                 .limit(16 + len(request.pending))
             ).all()
@@ -80,14 +86,15 @@ def _by_hash(request: QueueRequest, condition: ColumnElement[bool]) -> Iterator[
 # --- conditions --------------------------------------------------------------------------------
 
 
-def still_unscored(request: QueueRequest, ids: list[int]) -> set[int]:
+def still_unscored(request: QueueRequest, ids: list[int], swept_too: bool = False) -> set[int]:
     """Those of the images that are in the pool, without a label and without an event of this
-    person."""
-    query = select(Image.id).where(col(Image.id).in_(ids), _in_pool(request), *_unscored(request))
+    person; with `swept_too`, sweeps are none."""
+    conditions = _in_pool(request), *_unscored(request, swept_too)
+    query = select(Image.id).where(col(Image.id).in_(ids), *conditions)
     return set(request.session.exec(query).all())
 
 
-def _unscored(request: QueueRequest) -> tuple[ColumnElement[bool], ...]:
+def _unscored(request: QueueRequest, swept_too: bool) -> tuple[ColumnElement[bool], ...]:
     """Without a label, without an event of this person, not removed from the project."""
     labelled = (
         select(Label.image_id)
@@ -101,6 +108,7 @@ def _unscored(request: QueueRequest) -> tuple[ColumnElement[bool], ...]:
             standing.c.project_id == request.project.id,
             standing.c.image_id == Image.id,
             standing.c.annotator_id == request.person.id,
+            *([standing.c.kind.not_in(SWEEPS)] if swept_too else []),
         )
         .exists()
     )

@@ -4,7 +4,7 @@ Several hundred images with a 7 are not equally good. What a person says about p
 kept as its own events and gives each image a strength after Bradley & Terry (1952): P(i beats j) =
 sᵢ/(sᵢ + sⱼ), fitted by the iteration of Hunter (2004), an equal pair counting half for each. Every
 image also meets an imaginary one of strength 1 once, half won, so that one lost pair does not make
-a strength of zero. Labels are not touched.
+a strength of zero. Labels are not touched; heads learn from pairs as from scores (`answers`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects
 from tastemaker.database.tables import Annotator, Comparison, Image, Label, Project
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.scores.answers import SHARES
 
 VERDICTS = ("first", "second", "equal")
 ITERATIONS = 60
@@ -101,7 +102,7 @@ def undo(
 def newest_comparison(session: Session, project: Project, person: Annotator) -> Comparison | None:
     """This person's newest comparison that stands: what `undo` takes back."""
     found: Comparison | None = session.exec(
-        _standing(project)
+        standing(project)
         .where(Comparison.annotator_id == person.id)
         .order_by(col(Comparison.id).desc())
         .limit(1)
@@ -111,9 +112,8 @@ def newest_comparison(session: Session, project: Project, person: Annotator) -> 
 
 def standing_results(session: Session, project: Project) -> list[ComparisonResult]:
     """Everybody's comparisons that stand, oldest first."""
-    share = {"first": 1.0, "second": 0.0, "equal": 0.5}
-    rows = session.exec(_standing(project).order_by(col(Comparison.id)))
-    return [ComparisonResult(row.first_id, row.second_id, share[row.verdict]) for row in rows]
+    rows = session.exec(standing(project).order_by(col(Comparison.id)))
+    return [ComparisonResult(row.first_id, row.second_id, SHARES[row.verdict]) for row in rows]
 
 
 def labels_between(session: Session, project: Project, low: float, high: float = 10) -> list[int]:
@@ -184,7 +184,8 @@ def next_pair(
     return None
 
 
-def _standing(project: Project) -> Any:
+def standing(project: Project) -> Any:
+    """Select of the comparisons that are not undone (and are not undos)."""
     inverse = aliased(Comparison)
     taken_back = select(inverse.undoes).where(inverse.undoes == Comparison.id).exists()
     return select(Comparison).where(

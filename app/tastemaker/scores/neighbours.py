@@ -79,7 +79,7 @@ def nearest(
     likeness = (directions @ _axes(directions.shape[1])) @ sketch.T
     likeness[embedded[:, None] == known_ids] = -np.inf
     short = min(SHORTLIST, likeness.shape[1])
-    candidates = known_ids[np.argpartition(-likeness, short - 1, axis=1)[:, :short]]
+    candidates = known_ids[np.argpartition(likeness, -short, axis=1)[:, -short:]]
 
     wanted = np.unique(candidates).tolist()
     labels = values_of(session, project.id, wanted)

@@ -30,6 +30,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
 from tastemaker.scores import offers
+from tastemaker.scores.answers import SWEEPS
 from tastemaker.scores.events import (
     Event,
     newest_undoable,
@@ -54,7 +55,7 @@ class Recorded:
 
     @property
     def kind(self) -> str:
-        """set, skip, flag or undo."""
+        """set, skip, flag, at_least, below or undo."""
         return str(self.columns["kind"])
 
     @property
@@ -104,8 +105,9 @@ def record_for(
     otherwise: int | None = None,
     unless_same: bool = False,
 ) -> Recorded:
-    """Append an event: `set` (with a value), `skip` or `flag`. `otherwise` is whose it is where
-    that person is gone, shut out or a proxy.
+    """Append an event: `set` (with a value), `skip` or `flag`, or of a sweep `at_least` or `below`
+    (with a value: the score is such, whatever it is). `otherwise` is whose it is where that person
+    is gone, shut out or a proxy.
 
     `offer` is what the person's page brought back of the card it showed; a valid one for this very
     image and person says where the score came from, and not `origin` and `reason`.
@@ -119,12 +121,14 @@ def record_for(
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
-    if kind not in ("set", "skip", "flag"):
+    if kind not in ("set", "skip", "flag", *SWEEPS):
         raise Invalid(f"“{kind}” is not something one can say about an image.")
-    if (kind == "set") != (value is not None):
+    if (kind in ("set", *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
     if value is not None:
         value = parse_score(value)
+        if kind in SWEEPS and value == 0:
+            raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
     hold(session, project_id, [image_id])
     scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
@@ -153,7 +157,8 @@ def record_for(
     standing = standing_on(session, project_id, image_id) if scene.spoken_of else []
     newest = next((e for e in reversed(standing) if e.annotator_id == annotator_id), None)
     if expected is not None and (newest.id if newest else 0) != expected:
-        theirs = "nothing" if newest is None or newest.value is None else newest.value
+        scored = newest is not None and newest.kind == "set"
+        theirs = newest.value if newest is not None and scored else "nothing"
         raise Stale(
             f"This image was scored elsewhere meanwhile: {theirs} there, "
             f"{'nothing' if value is None else value} here. The first was kept.",

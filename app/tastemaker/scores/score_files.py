@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -118,7 +119,7 @@ def import_scores(
         project = projects.by_name(session, project_name)
         good = _good_rows(rows, References(session, file.parent), scale, told)
     if told.bad and (not skip_bad_rows or not good):
-        raise _refused(file, told, len(rows), scale)
+        raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
         _record(session, projects.get(session, project.id), good, told)
     return told
@@ -164,7 +165,7 @@ def _read(row: Row, references: References, scale: Scale | None, told: ImportedS
     image = references.find(unescape_formula(str(reference)))
     value = scores.parse_score(typed) if scale is None else scale.score(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
-    return GoodRow(image.id, value, name, _moment(row.cells.get("scored_at")))
+    return GoodRow(image.id, value, name, moment(row.cells.get("scored_at")))
 
 
 def _record(session: Session, project: Project, good: list[GoodRow], told: ImportedScores) -> None:
@@ -192,7 +193,7 @@ def _given(cell: Any) -> bool:
     return cell is not None and str(cell).strip() != ""
 
 
-def _refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -> BadRows:
+def refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -> BadRows:
     """All bad rows in one answer; those with the same fault together."""
     together: dict[str, list[str]] = {}
     for bad in told.bad:
@@ -231,7 +232,7 @@ def _join(session: Session, project: Project, image_id: int) -> None:
         images.put_in_collection(session, scored.id, image_id)
 
 
-def _moment(text: Any) -> datetime | None:
+def moment(text: Any) -> datetime | None:
     """A time as ISO 8601 writes it; one without a zone is in UTC. None where none is given."""
     if text in (None, ""):
         return None
@@ -273,31 +274,35 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
     ]
 
 
-def score_bytes(rows: list[dict[str, Any]], ending: str) -> bytes:
+def score_bytes(rows: list[dict[str, Any]], ending: str, columns: Sequence[str] = COLUMNS) -> bytes:
     """The rows as a file of that ending; cells that a spreadsheet would run are made inert."""
     if ending == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if ending == ".parquet":
         out = io.BytesIO()
-        kinds = [pa.int64() if name == "score" else pa.string() for name in COLUMNS]
-        schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
+        whole = ("score", "bound")
+        kinds = [pa.int64() if name in whole else pa.string() for name in columns]
+        schema = pa.schema(list(zip(columns, kinds, strict=True)))
         pq.write_table(pa.Table.from_pylist(rows, schema), out)
         return out.getvalue()
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     for row in rows:
-        writer.writerow(row | {key: escape_formula(row[key]) for key in ("path", "annotator")})
+        texts = [key for key in ("path", "other_path", "annotator") if key in row]
+        writer.writerow(row | {key: escape_formula(row[key]) for key in texts})
     return text.getvalue().encode()
 
 
-def write_scores(rows: list[dict[str, Any]], to: Path | None) -> None:
+def write_scores(
+    rows: list[dict[str, Any]], to: Path | None, columns: Sequence[str] = COLUMNS
+) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:
         sys.stdout.flush()
         out = getattr(sys.stdout, "buffer", None)  # a table is in UTF-8, whatever the terminal is
-        table = score_bytes(rows, ".csv")
+        table = score_bytes(rows, ".csv", columns)
         sys.stdout.write(table.decode()) if out is None else out.write(table)
     else:
         check_ending(to)
-        write_atomic(to, score_bytes(rows, to.suffix.lower()))
+        write_atomic(to, score_bytes(rows, to.suffix.lower(), columns))

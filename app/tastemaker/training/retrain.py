@@ -17,19 +17,32 @@ from sqlmodel import Session, col, select
 from tastemaker import __version__, embeddings, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database.sessions import Transactions
-from tastemaker.database.tables import EncoderRow, Image, Job, Project, Version, VersionLabel
+from tastemaker.database.tables import (
+    EncoderRow,
+    Image,
+    Job,
+    Project,
+    Version,
+    VersionAnswer,
+    VersionLabel,
+)
 from tastemaker.files import require_free_space
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.recipes import Curve, recipe_named
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
+from tastemaker.scores import answers
+from tastemaker.scores.answers import Answer
 from tastemaker.training.trainable import Known, known_now, why_not
 from tastemaker.versions import predictions, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
 if TYPE_CHECKING:
+    from tastemaker.learning.answers import Answers
     from tastemaker.learning.folds import TrainingSet
     from tastemaker.learning.training import Trained
+
+MOST_ANSWERS = 1_500  # besides scores, the newest of them: more would cost minutes
 
 # --- requesting it -----------------------------------------------------------------------------
 
@@ -51,6 +64,7 @@ def request_training(
     require_free_space(settings.root, settings.min_free_gb)
     payload = {
         "event_high": scores.highest_event(session, project),
+        "comparison_high": answers.highest_comparison(session, project),
         "seed": project.seed, "recipe": recipe, "note": note.strip()[:500], "major": major,
     }  # fmt: skip
     return jobs.enqueue(session, "train", f"Train “{project.name}”", payload, project.id, once=True)
@@ -61,18 +75,22 @@ def request_training(
 
 @dataclass(frozen=True)
 class Request:
-    """What to train: the labels as they stood at `event_high`, by a recipe, some of whose settings
-    (such as `passes`) may be `changed`. The same `made_by` is the same version: doing it again
-    finishes what was begun, or gives what was made."""
+    """What to train: the labels as they stood at the score event `event_high` and the pairs as they
+    stood at `comparison_high` (None: as they stand when the training begins), by a recipe, some of
+    whose settings (such as `passes`) may be `changed`, on the vectors of the project's encoder or
+    of the one named. The same `made_by` is the same version: doing it again finishes what was
+    begun, or gives what was made."""
 
     project_id: int
     made_by: str
     event_high: int
     seed: int
+    comparison_high: int | None = None
     recipe: str = "auto"
     note: str = ""
     major: bool = False
     changed: Mapping[str, Any] = field(default_factory=dict)
+    encoder_id: int | None = None
 
 
 def run(job: JobContext) -> dict[str, Any]:
@@ -155,9 +173,11 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
             for image_id, label in scores.labels_at(session, project, request.event_high).items()
             if image_id not in removed
         }
+        said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
-        if project.encoder_id is not None:
-            embedded = embeddings.matrix(session, project.encoder_id, labels)[0].tolist()
+        encoder_id = request.encoder_id or project.encoder_id
+        if encoder_id is not None:
+            embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
         series = publication.next_major(session, project.id) if request.major else None
     priors.follow(transactions, project.id)
     known = Known(
@@ -171,7 +191,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
     if without := len(labels) - len(embedded):
         report.log(f"{without} labelled images have no embedding yet and are left out")
     rows = [labels[image_id] for image_id in embedded]
-    assert project.encoder_id is not None  # or it could not be trained
+    assert encoder_id is not None  # or it could not be trained
     return publication.begin(
         transactions,
         project.id,
@@ -183,7 +203,8 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
             )
             for label in rows
         ],
-        encoder_id=project.encoder_id, event_high=request.event_high, seed=request.seed,
+        said[-MOST_ANSWERS:],
+        encoder_id=encoder_id, event_high=request.event_high, seed=request.seed,
         note=request.note, recipe={"name": request.recipe}, major=series,
     )  # fmt: skip
 
@@ -205,16 +226,43 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
     assert ids.tolist() == [row[0] for row in rows]
     names = {name: number for number, name in enumerate(sorted({row[3] for row in rows}))}
     drawn = scores.drawn_at_random(session, version.project_id, version.event_high)
+    groups = np.array([names[row[3]] for row in rows], np.int64)
     data = TrainingSet(
         image_ids=ids,
         x=x.astype(np.float32),
         y=np.array([row[1] / 10 for row in rows], np.float32),
-        groups=np.array([names[row[3]] for row in rows], np.int64),
+        groups=groups,
         holdout=np.array([row[2] == "holdout" for row in rows], bool),
         random=np.array([row[0] in drawn for row in rows], bool),
+        answers=_answers(session, version, names),
         priors=tuple(map(priors.line_of, priors.of_version(session, version))),
     )
     return data, names
+
+
+def _answers(session: Session, version: Version, names: dict[str, int]) -> "Answers | None":
+    """The frozen answers about images off the hold-out side as arrays; sources of images without a
+    label get further numbers in `names`."""
+    frozen = session.exec(
+        select(VersionAnswer)
+        .where(VersionAnswer.version_id == version.id)
+        .order_by(col(VersionAnswer.number))
+    ).all()
+    if not frozen:
+        return None
+    said = [Answer(row.first_id, row.second_id, row.share, row.bound) for row in frozen]
+    about = {i for answer in said for i in (answer.first_id, answer.second_id) if i is not None}
+    ids, x = embeddings.matrix(session, version.encoder_id, about)
+    source = dict(session.exec(select(Image.id, Image.source_group)).all())
+    project = projects.get(session, version.project_id)
+    sources = [source[image_id] for image_id in ids.tolist()]
+    groups = np.array([names.setdefault(name, len(names)) for name in sources], np.int64)
+    row_of = {
+        image_id: row
+        for row, (image_id, name) in enumerate(zip(ids.tolist(), sources, strict=True))
+        if not projects.on_holdout_side(project, name)
+    }
+    return answers.as_arrays(said, row_of, x.astype(np.float32), groups)
 
 
 def _predict(
@@ -227,7 +275,7 @@ def _predict(
     """What the tensors to be published give every image of the project, row by row."""
     with transactions.reading() as session:
         project = projects.get(session, version.project_id)
-        ids, x = embeddings.project_matrix(session, project)
+        ids, x = embeddings.project_matrix(session, project, version.encoder_id)
         group_of = dict(session.exec(select(Image.id, Image.source_group)).all())
     groups = np.array([group_names.get(group_of[i], -1) for i in ids.tolist()], np.int64)
     predictions.replace_all(

@@ -44,8 +44,9 @@ def why_not(known: Known) -> NotTrainable | None:
     return None
 
 
-def known_now(session: Session, project: Project) -> Known:
-    """What is known of a project at this moment."""
+def known_now(session: Session, project: Project, encoder_id: int | None = None) -> Known:
+    """What is known of a project at this moment, on its own encoder or on another one."""
+    encoder_id = encoder_id or project.encoder_id
     labels = (
         Label.project_id == project.id, ~projects.is_removed(project.id, Label.image_id)
     )  # fmt: skip
@@ -58,14 +59,14 @@ def known_now(session: Session, project: Project) -> Known:
     embedded = (
         select(Label.image_id)
         .join(Embedding, col(Embedding.image_id) == Label.image_id)
-        .where(*labels, Embedding.encoder_id == project.encoder_id)
+        .where(*labels, Embedding.encoder_id == encoder_id)
         .limit(1)
     )
     return Known(
         project,
         y=np.repeat([value / 10 for value, _, _ in rows], counts),
         trains=np.repeat([not holdout for _, holdout, _ in rows], counts).astype(bool),
-        embedded=project.encoder_id is not None and session.exec(embedded).first() is not None,
+        embedded=encoder_id is not None and session.exec(embedded).first() is not None,
     )
 
 

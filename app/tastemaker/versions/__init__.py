@@ -11,6 +11,7 @@ from tastemaker.versions.registry import (
     config_path,
     get,
     list_ready,
+    newest,
     original_path,
     verify,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "config_path",
     "get",
     "list_ready",
+    "newest",
     "original_path",
     "verify",
 ]

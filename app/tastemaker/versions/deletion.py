@@ -18,6 +18,7 @@ from tastemaker.database.tables import (
     Prediction,
     TestRun,
     Version,
+    VersionAnswer,
     VersionLabel,
     VersionPrior,
 )
@@ -82,7 +83,7 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, VersionLabel, VersionPrior, TestRun):
+        for table in (Prediction, VersionLabel, VersionAnswer, VersionPrior, TestRun):
             session.execute(delete(table).where(col(table.version_id) == version.id))
         version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
         version.note = version.activation = version.file = ""

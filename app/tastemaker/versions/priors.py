@@ -49,13 +49,15 @@ def of_project(session: Session, project: Project) -> list[ProjectPrior]:
     )
 
 
-def usable(session: Session, project: Project) -> list[ProjectPrior]:
-    """Those with a line that the project's own vectors can be put on: all, as a rule, but for a
-    head that is not followed yet, and for an encoder that turned out to be another one."""
+def usable(session: Session, project: Project, encoder_id: int | None = None) -> list[ProjectPrior]:
+    """Those with a line that vectors of an encoder, the project's own by default, can be put on:
+    all, as a rule, but for a head that is not followed yet, and for an encoder that turned out to
+    be another one."""
     there = [prior for prior in of_project(session, project) if prior.weights is not None]
-    if not there or project.encoder_id is None:
+    encoder_id = encoder_id or project.encoder_id
+    if not there or encoder_id is None:
         return []
-    pinned = session.get_one(EncoderRow, project.encoder_id)
+    pinned = session.get_one(EncoderRow, encoder_id)
     normalised = embeddings.is_normalised(session, pinned)
     return [prior for prior in there if _fits(prior, pinned, normalised)]
 
@@ -188,7 +190,7 @@ def freeze(session: Session, version: Version, project: Project) -> None:
     same = set(PriorLine.model_fields) | {"source_id"}
     session.add_all(
         VersionPrior(version_id=version.id, position=position, **prior.model_dump(include=same))
-        for position, prior in enumerate(usable(session, project))
+        for position, prior in enumerate(usable(session, project, version.encoder_id))
     )
 
 

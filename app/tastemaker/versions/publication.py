@@ -25,7 +25,15 @@ from sqlmodel import Session, func, select, update
 from tastemaker import jobs
 from tastemaker.config import Settings
 from tastemaker.database.sessions import Transactions
-from tastemaker.database.tables import EncoderRow, Job, Project, Version, VersionLabel, now
+from tastemaker.database.tables import (
+    EncoderRow,
+    Job,
+    Project,
+    Version,
+    VersionAnswer,
+    VersionLabel,
+    now,
+)
 from tastemaker.errors import CheckpointError
 from tastemaker.files import (
     publish_exclusive,
@@ -38,6 +46,7 @@ from tastemaker.learning.checkpoints import Tensors, load_checkpoint, save_check
 from tastemaker.learning.prior import Trust
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, VersionMetrics
 from tastemaker.processes import failpoint
+from tastemaker.scores.answers import Answer
 from tastemaker.versions import priors, registry
 
 DELETED = "deleted"  # how `made_by` begins of a row that only keeps its number from being given
@@ -99,6 +108,7 @@ def begin(
     project_id: int,
     made_by: str,
     labels: Iterable[FrozenLabel],
+    answers: Iterable[Answer] = (),
     *,
     encoder_id: int,
     event_high: int,
@@ -107,10 +117,10 @@ def begin(
     recipe: StoredRecipe | None = None,
     major: int | None = None,
 ) -> Version:
-    """The row of the version that `made_by` makes, with the labels it sees and the heads that the
-    project starts from: the one an earlier attempt began, or a new one with the next minor number.
-    Majors begin at 1; 0 is for heads that were not trained here, which have no parent and no start.
-    `building` rows are seen by nobody."""
+    """The row of the version that `made_by` makes, with the labels and answers it sees and the
+    heads that the project starts from: the one an earlier attempt began, or a new one with the next
+    minor number. Majors begin at 1; 0 is for heads that were not trained here, which have no parent
+    and no start. `building` rows are seen by nobody."""
     with transactions.writing() as session:
         version = made_before(session, made_by)
         if version is not None:
@@ -135,6 +145,10 @@ def begin(
         session.add(version)
         session.flush()
         session.add_all(VersionLabel(version_id=version.id, **row._asdict()) for row in labels)
+        session.add_all(
+            VersionAnswer(version_id=version.id, number=number, **answer._asdict())
+            for number, answer in enumerate(answers)
+        )
         if major:
             priors.freeze(session, version, project)
     failpoint("publish.begun")

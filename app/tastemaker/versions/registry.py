@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select, update
 
+from tastemaker import embeddings
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, NotFound
@@ -13,6 +14,7 @@ from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
 from tastemaker.versions import priors
+from tastemaker.versions.outlook import outlook
 
 # --- finding -----------------------------------------------------------------------------------
 
@@ -26,6 +28,15 @@ def list_ready(session: Session, project: Project) -> list[Version]:
             .order_by(col(Version.major).desc(), col(Version.minor).desc())
         )
     )
+
+
+def newest(session: Session, project: Project) -> Version | None:
+    return session.exec(
+        select(Version)
+        .where(Version.project_id == project.id, Version.state == "ready")
+        .order_by(col(Version.major).desc(), col(Version.minor).desc())
+        .limit(1)
+    ).first()
 
 
 def active(session: Session, project: Project) -> Version | None:
@@ -71,7 +82,8 @@ def by_number(session: Session, project: Project, number: str) -> Version:
 
 
 def activate(session: Session, version: Version, why: str = "chosen by hand") -> None:
-    """Make this the active version of its project, and no other."""
+    """Make this the active version of its project, and no other. The project works with the encoder
+    of its active version: with that of an older one again, where it was moved since."""
     session.execute(
         update(Version)
         .where(col(Version.project_id) == version.project_id, col(Version.id) != version.id)
@@ -80,6 +92,11 @@ def activate(session: Session, version: Version, why: str = "chosen by hand") ->
     version.active, version.activation = True, why
     session.add(version)
     session.flush()
+    project, encoder = (
+        session.get_one(Project, version.project_id),
+        session.get_one(EncoderRow, version.encoder_id),
+    )
+    embeddings.use_encoder(session, project, encoder)
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -134,8 +151,9 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
     positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three are the
     numbers in front (`VersionMetrics.measured`), and null while too few images tell. `mae_on` says
     which images these are, `mae_by` whether they never trained (`hold-out`) or were predicted by
-    heads that never saw them (`out-of-fold`)."""
+    heads that never saw them (`out-of-fold`). `outlook` says what more labels would bring."""
     measured, on = version.metrics.measured, version.metrics.measured_on
+    expected = outlook(version.metrics)
     encoder = session.get(EncoderRow, version.encoder_id)
     parent = session.get(Version, version.parent_id) if version.parent_id else None
     return {
@@ -160,6 +178,7 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),
+        "outlook": expected.as_json() if expected else None,
         "created_at": version.created_at.isoformat(),
         "id": version.id,
     }

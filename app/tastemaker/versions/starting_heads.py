@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save as bytes_of
 from sqlmodel import Session, col, func, select
 
@@ -40,20 +41,44 @@ FEWEST_SAME = 10  # labels, with fewer of which that is chance
 
 @dataclass(frozen=True)
 class StartingHead:
-    """A head to start from: its 16 tensors, the `name` and `sha256` of its file, and the encoder it
-    reads, whose `fingerprint` is empty where nobody says."""
+    """A head to start from: the `name` and `sha256` of its file, and the encoder it reads, whose
+    `fingerprint` is empty where nobody says. Its logit is the `line` (weights and bias), or it is
+    `packed` whole, to be followed. Reading a file takes a while: to be done before one writes."""
 
     name: str
     sha256: str
-    tensors: Tensors
+    features: int
     encoder: str
-    fingerprint: str = ""
-    normalised: bool = False
-    source_id: int | None = None
+    fingerprint: str
+    normalised: bool
+    source_id: int | None
+    line: tuple[NDArray[np.float32], float] | None
+    packed: bytes
+    constant: bool
 
-    @property
-    def features(self) -> int:
-        return int(self.tensors["up.0.weight"].shape[1])
+
+def starting_head(
+    name: str,
+    sha256: str,
+    tensors: Tensors,
+    encoder: str,
+    fingerprint: str = "",
+    normalised: bool = False,
+    source_id: int | None = None,
+) -> StartingHead:
+    """The head in the 16 tensors."""
+    try:
+        line = logit_line(tensors)
+    except Bends:
+        line = None
+    # A line on divided vectors is none on those that a project may have.
+    whole = line is None or normalised
+    packed = zlib.compress(bytes_of(dict(tensors)), 1) if whole else b""
+    first = tensors["up.0.weight"]
+    return StartingHead(
+        name, sha256, first.shape[1], encoder, fingerprint, normalised, source_id, line, packed,
+        constant=not first.any(),
+    )  # fmt: skip
 
 
 def fitting(
@@ -104,7 +129,7 @@ def head_of(session: Session, settings: Settings, version: Version) -> StartingH
     if read.outputs != 1:
         raise Invalid(f"{name} sorts into classes; only a head that gives scores can be started "
                       "from.", "Choose another one.")  # fmt: skip
-    return StartingHead(
+    return starting_head(
         name, version.sha256, read.tensors, encoder.name, encoder.fingerprint,
         embeddings.is_normalised(session, encoder), version.id,
     )  # fmt: skip
@@ -185,19 +210,16 @@ def _row(session: Session, project: Project, head: StartingHead) -> ProjectPrior
         fingerprint=head.fingerprint, normalised=head.normalised, features=head.features,
         source_id=head.source_id,
     )  # fmt: skip
-    if not head.tensors["up.0.weight"].any():
+    if head.constant:
         raise Invalid(
             f"{head.name} gives every image the same score, so there is nothing to start from.",
             "Choose another head.",
         )
     as_stored = pinned is not None and embeddings.is_normalised(session, pinned) == head.normalised
-    try:
-        if head.normalised and not as_stored:
-            raise Bends("It reads L2-normalised vectors")
-        weights, bias = logit_line(head.tensors)
-    except Bends:
-        row.followed_on, row.head = 0, zlib.compress(bytes_of(dict(head.tensors)), 1)
+    if head.line is None or (head.normalised and not as_stored):
+        row.followed_on, row.head = 0, head.packed
         return row
+    weights, bias = head.line
     if not (np.abs(weights).max() <= LARGEST and abs(bias) <= LARGEST):
         raise Invalid(
             f"{head.name} holds numbers beyond {LARGEST:,.0f}; no head that was trained does.",
@@ -242,6 +264,8 @@ def _check_origin(session: Session, project: Project, head: StartingHead) -> Non
     source = session.get(Version, head.source_id) if head.source_id else None
     if source is None:
         return
+    if source.major == 0:  # made elsewhere: it knows no score of any project here
+        return
     twice = "Its scores would count twice, and every measurement would flatter."
     if source.project_id == project.id:
         raise Conflict(
@@ -264,13 +288,14 @@ def _check_origin(session: Session, project: Project, head: StartingHead) -> Non
 
 def lineage(session: Session, version: Version) -> set[int]:
     """The ids of the projects whose scores a version knows: its own, and those of the versions that
-    it started from, as far as they are there."""
+    it started from, as far as they are there. One that was made elsewhere knows none."""
     found, seen = set[int](), set[int]()
     ahead = [version]
     while ahead:
         one = ahead.pop()
         seen.add(one.id)
-        found.add(one.project_id)
+        if one.major:
+            found.add(one.project_id)
         sources = select(Version).join(VersionPrior, col(VersionPrior.source_id) == Version.id)
         ahead += [
             source
@@ -281,12 +306,15 @@ def lineage(session: Session, version: Version) -> set[int]:
 
 
 def _same_scores(session: Session, project: Project, source: Version) -> tuple[int, int]:
-    """How many of a project's labels a version saw with the same score, of how many."""
-    labels = select(func.count()).select_from(Label).where(Label.project_id == project.id)
+    """How many of a project's labels that may train a version learned from with the same score, of
+    how many."""
+    labels = select(func.count()).select_from(Label)
+    labels = labels.where(Label.project_id == project.id, ~col(Label.holdout))
     same = labels.join(
         VersionLabel,
         (col(VersionLabel.image_id) == Label.image_id)
         & (col(VersionLabel.value) == Label.value)
-        & (col(VersionLabel.version_id) == source.id),
+        & (col(VersionLabel.version_id) == source.id)
+        & (col(VersionLabel.side) == "train"),
     )
     return int(session.exec(same).one()), int(session.exec(labels).one())

@@ -216,7 +216,27 @@ def recipe_sentence(version: Version) -> str:
     sentence += "."
     if choice.get("why") and choice["why"] != "asked for":
         sentence += f" Chosen because: {choice['why']}."
+    if answers := answers_in_words(version):
+        sentence += f" Besides the scores it learned from {answers}."
     return sentence
+
+
+def answers_in_words(version: Version) -> str:
+    """“12 pairs and 30 images of sweeps”: what it learned from besides the scores, or nothing."""
+    used = version.metrics.answers
+    if used is None:
+        return ""
+    parts = [
+        f"{count:,} {one if count == 1 else many}"
+        for count, one, many in (
+            (used.pairs, "pair", "pairs"),
+            (used.sweeps, "image of a sweep", "images of sweeps"),
+            (used.skips, "skip", "skips"),
+            (used.repeats, "earlier score of an image", "earlier scores of images"),
+        )
+        if count
+    ]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _network_sentence(recipe: StoredRecipe, kind: str) -> str:

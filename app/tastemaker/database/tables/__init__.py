@@ -31,6 +31,7 @@ from tastemaker.database.tables.versions import (
     TestRun,
     TestRunScore,
     Version,
+    VersionAnswer,
     VersionLabel,
     VersionPrior,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "TestRun",
     "TestRunScore",
     "Version",
+    "VersionAnswer",
     "VersionLabel",
     "VersionPrior",
     "in_utc",

@@ -34,13 +34,17 @@ class Annotator(SQLModel, table=True):
 
 class ScoreEvent(SQLModel, table=True):
     """What one person said about one image, in the order it was said. Append-only: an undo is an
-    event that names the event it takes back."""
+    event that names the event it takes back. `at_least` and `below` are of a sweep: the score is
+    such, whatever it is."""
 
     __tablename__ = "score_event"
     __table_args__ = (
-        CheckConstraint("kind IN ('set', 'undo', 'skip', 'flag')", name="kind"),
         CheckConstraint(
-            "(kind = 'set') = (value IS NOT NULL) AND coalesce(value, 0) BETWEEN 0 AND 10",
+            "kind IN ('set', 'undo', 'skip', 'flag', 'at_least', 'below')", name="kind"
+        ),
+        CheckConstraint(
+            "(kind IN ('set', 'at_least', 'below')) = (value IS NOT NULL) "
+            "AND coalesce(value, 0) BETWEEN 0 AND 10",
             name="value",
         ),
         CheckConstraint("(kind = 'undo') = (undoes IS NOT NULL)", name="undoes"),

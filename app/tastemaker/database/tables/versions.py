@@ -73,6 +73,24 @@ class VersionLabel(SQLModel, table=True):
     fold: int | None = None
 
 
+class VersionAnswer(SQLModel, table=True):
+    """What else a version was given to learn from (see `scores.answers.Answer`); `bound` is in
+    0–1. What touches the hold-out is among it, and was left out of the training."""
+
+    __tablename__ = "version_answer"
+    __table_args__ = (
+        CheckConstraint("(second_id IS NULL) = (bound IS NOT NULL)", name="bound"),
+        CheckConstraint("second_id IS NULL OR share IS NOT NULL", name="share"),
+    )
+
+    version_id: int = cascade("version.id", primary_key=True)
+    number: int = Field(primary_key=True)
+    first_id: int = Field(foreign_key="image.id")
+    second_id: int | None = Field(default=None, foreign_key="image.id")
+    share: float | None = None
+    bound: float | None = None
+
+
 class PriorLine(SQLModel):
     """A head as the line that another starts from: float32 little-endian `weights` (features,) and
     `bias`, None until there are images on which a head that bends can be followed. With its name,

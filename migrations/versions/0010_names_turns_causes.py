@@ -4,8 +4,8 @@ asked for it, and the kind of cause that it failed for."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 
 def upgrade() -> None:
