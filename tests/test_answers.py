@@ -37,6 +37,7 @@ from tastemaker.learning.updating import ask, learn
 from tastemaker.library import bulk, duplication
 from tastemaker.live import model_process
 from tastemaker.live.live_model import LiveModel, read_live
+from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.scores import Origin, answer_files, comparisons, score_files
 from tastemaker.scores.answers import Answer, answers_at, highest_comparison
 from tastemaker.scores.score_files import BadRows
@@ -427,9 +428,13 @@ def live_of(home: Trained) -> LiveModel:
 def test_pairs_change_the_live_order_and_taking_them_back_restores_it(home: Trained) -> None:
     strangers = home.add(60, "More", "pool", seed=2)
     before = live_of(home)
+    with reading(home.engine) as session:
+        known = ProjectState(stamp=stamp_of(session, home.project(session)))
     for body in pairs_of(list(range(1, 81)), 60):
         answer = home.world.client.post(f"/api/v1{home.world.at}/comparisons", json=body)
         assert answer.status_code == 200
+    with reading(home.engine) as session:
+        assert known.is_due(stamp_of(session, home.project(session))), "the process sees it"
     after = live_of(home)
     assert 0 < after.fit.answers < 60, "not those with an image of the hold-out side"
     order, moved = (

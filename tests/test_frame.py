@@ -9,7 +9,7 @@ from web_world import World, embed_all, make_world
 
 from tastemaker import jobs
 from tastemaker.database.sessions import writing
-from tastemaker.jobs.failures import Failure
+from tastemaker.jobs.failures import MEMORY, NO_WEIGHTS, Failure
 
 
 @pytest.fixture
@@ -49,12 +49,17 @@ def test_a_failed_embedding_is_told_on_every_page_with_the_ways_out(world: World
         job = jobs.enqueue(session, "embed", "Embed", project_id=world.project_id)
         _, claim = jobs.claim_next(session) or (None, None)
         assert claim is not None
-        jobs.fail(session, claim, Failure("The weights are not on this machine."))
+        absent = Failure("The weights are not on this machine.", NO_WEIGHTS)
+        jobs.fail(session, claim, absent)
     for page in ("score", "library", "review/false-positives", "versions", "settings", "add"):
         text = world.client.get(f"{world.at}/{page}").text
         assert "could not be embedded" in text and "The weights are not on this machine." in text
         assert f'action="/jobs/{job.id}/retry"' in text
         assert f'href="{world.at}/add#encoder"' in text  # nothing is embedded: it may change
+    with writing(world.engine) as session:
+        jobs.get(session, job.id).cause = MEMORY
+    text = world.client.get(f"{world.at}/score").text
+    assert "could not be embedded" in text and "#encoder" not in text, "another one would not help"
     embed_all(world)
     assert "could not be embedded" not in world.client.get(f"{world.at}/score").text, "all are"
     world.client.post(f"/jobs/{job.id}/retry")

@@ -523,6 +523,12 @@ def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> 
     copy = {"name": "Copy", "encoder": "ViT-B-32-quickgelu/openai"}
     copied = client.post(at.replace("priors", "duplicate"), json=copy).json()
     assert (copied["starts_from"], copied["dropped_priors"]) == ([], ["Anime v1.0"])
+    with sessions.writing(home.engine) as session:  # as after a change of the encoder
+        session.get_one(Project, made["id"]).encoder = "ViT-B-32-quickgelu/openai"
+    assert [prior["fits"] for prior in client.get(at).json()] == [False]
+    assert f"reads {ENCODER}, and is left out" in client.get(
+        f"/projects/{made['id']}/settings"
+    ).text  # fmt: skip
     assert client.put(at, json={"start_from": []}).json() == []
 
 

@@ -34,6 +34,7 @@ from tastemaker.database.tables import (
     Version,
     now,
 )
+from tastemaker.jobs import failures
 from tastemaker.pages.app import create_app
 from tastemaker.pages.places import ReviewPlace
 from tastemaker.pages.versions import activation
@@ -634,7 +635,8 @@ def test_a_failed_job_says_what_is_safe_and_can_be_retried(world: World) -> None
      ("test-run", "test-runs/1")],
 )  # fmt: skip
 def test_a_failed_job_links_to_where_it_is_put_right(world: World, kind: str, there: str) -> None:
-    job_id = add_job(world, "failed", kind, error="No.", payload={"run": 1})
+    cause = failures.NO_WEIGHTS if kind == "embed" else ""
+    job_id = add_job(world, "failed", kind, error="No.", cause=cause, payload={"run": 1})
     for path in ("/jobs", f"/jobs/{job_id}"):
         page = world.client.get(path).text
         assert f'href="{world.at}/{there}"' in page.partition("<main")[2], path

@@ -68,9 +68,9 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
     if job.cause in failures.MENDED_ELSEWHERE:  # and then a retry is all it takes
         return None
     match job.cause, job.kind:
-        case failures.NO_WEIGHTS, _ if project.encoder_id is None:
+        case (failures.NO_WEIGHTS, _) | (_, "embed") if project.encoder_id is None:
             return "Change the encoder", f"{at}/add#encoder"
-        case failures.NO_WEIGHTS, "embed":
+        case failures.NO_WEIGHTS, _:
             return "Use another encoder", f"{at}/encoders"
         case _, "embed" | "tournament" | "migrate":
             return "To the encoders", f"{at}/encoders"

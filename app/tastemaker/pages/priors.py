@@ -14,6 +14,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
+from tastemaker.encoding.encoder_names import canonical
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid
 from tastemaker.live import live_model
@@ -87,6 +88,7 @@ def chosen(session: Session, settings: Settings, project: Project) -> list[dict[
         listed.append(
             priors.as_json(row)
             | {"trust": found.trust if found else None, "slope": found.slope if found else None}
+            | {"fits": canonical(row.encoder) == canonical(project.encoder)}
         )
     return listed
 
@@ -116,7 +118,8 @@ def list_priors(
     """The heads that a project starts from. `trust` is the probability that one is of use, going by
     the scores so far, and `slope` how much of its line is in the live model (below 0: turned
     round); `line_error` is what a network lost when a line followed it, in points of 0–10; `ready`
-    is false while there are too few images to follow it on."""
+    is false while there are too few images to follow it on; `fits` is false, and it is left out,
+    while the project works with another encoder."""
     return chosen(session, settings, project)
 
 
