@@ -68,7 +68,7 @@ def test_settings_are_changed_all_or_none(home: Trained, run: Run) -> None:
     assert told.json == {
         "name": "City", "threshold": 0.6, "recipe": "ridge", "aggregate": "mean",
         "auto_train_every": 50, "auto_train_drift": 0.5, "show_prediction_first": True,
-        "brackets": [[0, "bad"], [0.455, "good"]],
+        "brackets": [[0, "bad"], [0.455, "good"]], "starts_from": [],
     }  # fmt: skip
     shown = run("project", "show", "City", "--json").json
     assert (shown["threshold"], shown["recipe"]) == (0.6, "ridge")
