@@ -107,7 +107,7 @@ def serving(
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "tastemaker.cli", "serve", "--port", str(port), *words],
-        env=os.environ | {"TASTEMAKER_HOME": str(home)},
+        env=os.environ | {"TASTEMAKER_HOME": str(home), "TASTEMAKER_LOG_LEVEL": "warning"},
         stdout=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
