@@ -1,6 +1,7 @@
 """`replay --learn`: the learning curves of several people, as anyone can check them."""
 
 import json
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from tastemaker.replay.people import Curves, People, curves, finished, prior_of_
 from tests.command_line import Run, fails
 
 PEOPLE, IMAGES, FEATURES = 6, 240, 40
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting processes takes longer than all that is fitted here; test_replay starts them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 def people(**changed: Any) -> dict[str, Any]:
