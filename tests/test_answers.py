@@ -74,7 +74,7 @@ class Taste:
         won = self.own[first] + noise[0] > self.own[second] + noise[1]
         return self.said(first, second, won)
 
-    def said(self, first, second, share, bound=None) -> Answers:  # type: ignore[no-untyped-def]
+    def said(self, first, second, share, bound=None) -> Answers:
         bound = np.full(len(first), NAN) if bound is None else bound
         return answers_about(self.x, self.groups, first, second, share, bound)
 

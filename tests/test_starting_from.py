@@ -91,7 +91,7 @@ def written(folder: Path, name: str, tensors: object = None, **metadata: str) ->
     """A head's file: that of the taste, or of these tensors."""
     none, one = np.zeros(DIM, np.float32), np.ones(DIM, np.float32)
     line = linear_head(TASTE / 2, 0.1, none, one) if tensors is None else tensors
-    save_checkpoint(folder / name, line, metadata or {"encoder": ENCODER})  # type: ignore[arg-type]
+    save_checkpoint(folder / name, line, metadata or {"encoder": ENCODER})
     return folder / name
 
 

@@ -59,7 +59,7 @@ class BoundedConnection(HttpToolsProtocol):
     seconds: ClassVar[float]
     most: ClassVar[int]
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn’s own
         super().connection_made(transport)
         self._head_timer: asyncio.TimerHandle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None

@@ -7,7 +7,15 @@ from rich.table import Table
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, either
-from tastemaker.cli.terminal import AsJson, database, finish_jobs, out, plain, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    database,
+    finish_jobs,
+    out,
+    plain,
+    print_json,
+    sees_through,
+)
 from tastemaker.database import sessions
 
 app = Commands()
@@ -35,7 +43,6 @@ def tournament(
     never saw it. `project migrate` moves a project to the one that suits it."""
     from tastemaker import jobs, projects
     from tastemaker.evaluation import tournament as tournaments
-    from tastemaker.worker import is_running
 
     wanted = either(name, project)
     if not wanted:
@@ -46,7 +53,7 @@ def tournament(
             queued = jobs.as_json(
                 tournaments.request_tournament(session, settings, chosen, encoder or [], images)
             )
-        if not wait and is_running(settings):
+        if not sees_through(settings, wait):
             if as_json:
                 return print_json(queued)
             out.print(f"Job {queued['id']} tries them.")

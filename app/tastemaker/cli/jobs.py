@@ -8,7 +8,15 @@ from rich.table import Table
 from tastemaker import jobs
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, either
-from tastemaker.cli.terminal import AsJson, database, err, finish_jobs, out, plain, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    database,
+    finish_jobs,
+    out,
+    plain,
+    print_json,
+    sees_through,
+)
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 
@@ -102,15 +110,10 @@ def jobs_retry(
     as_json: AsJson = False,
 ) -> None:
     """Queue a failed or cancelled job again, and see it through."""
-    from tastemaker.worker import is_running
-
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             facts: dict[str, Any] = jobs.as_json(jobs.retry(session, number))
-        if not wait and not is_running(settings):
-            err.print("No worker is running that would do it later: it is done now.")
-            wait = True
-        if wait:
+        if sees_through(settings, wait):
             facts = jobs.as_json(finish_jobs(settings, engine, [number])[0])
     if as_json:
         return print_json(facts)

@@ -14,7 +14,16 @@ from tastemaker.cli.options import (
     share_option,
     words,
 )
-from tastemaker.cli.terminal import AsJson, confirm, database, finish_jobs, out, plain, print_json
+from tastemaker.cli.terminal import (
+    AsJson,
+    confirm,
+    database,
+    finish_jobs,
+    out,
+    plain,
+    print_json,
+    sees_through,
+)
 from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
@@ -242,7 +251,6 @@ def project_duplicate(
     versions do not."""
     from tastemaker import jobs, projects
     from tastemaker.library import duplication
-    from tastemaker.worker import is_running
 
     name, new = in_order(typed, project, "NEW")
     with database() as (settings, engine):
@@ -265,7 +273,7 @@ def project_duplicate(
                 )
             if vectors:
                 out.print(f"{vectors} of them have no picture, and get no vector.")
-        if wait or not is_running(settings):
+        if queued and (wait := sees_through(settings, wait)):
             finish_jobs(settings, engine, queued)
     if as_json:
         return print_json(facts)
@@ -288,14 +296,13 @@ def project_migrate(
     The project changes over unless that version is worse. To go back, activate an old version."""
     from tastemaker import jobs, projects
     from tastemaker.training import migration
-    from tastemaker.worker import is_running
 
     name, encoder = in_order(typed, project, "ENCODER")
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             chosen = projects.by_name(session, name)
             queued = jobs.as_json(migration.request_migration(session, settings, chosen, encoder))
-        if not wait and is_running(settings):
+        if not sees_through(settings, wait):
             if as_json:
                 return print_json(queued)
             out.print(f"Job {queued['id']} moves it.")

@@ -1,8 +1,9 @@
 """`tastemaker replay`: which way of asking needs the fewest labels."""
 
 import signal
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,8 @@ from tastemaker.errors import Invalid
 from tastemaker.files import typed_path
 
 app = Commands()
+
+Run = TypeVar("Run")  # how it went, of one thing that is replayed
 
 SEVERAL = ("labels", "prior", "recipe")  # options of the curves of several people alone
 ONE = ("strategies", "budget", "threshold", "project", "batch", "start", "svg")  # of the other
@@ -135,18 +138,9 @@ def replay(
     )
     if plan.budget < budget:
         err.print(f"There are labels for {plan.budget} only, besides those that test.")
-    runs: list[replaying.Run] = []
-    stopped = False
-    with progress_bar() as bar:
-        task = bar.add_task("Replaying", total=None)
-        try:
-            for done, total, run in replaying.replay(data, plan):
-                runs.append(run)
-                bar.update(task, completed=done, total=total)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
-            plan, runs = replaying.finished(plan, runs)
-            stopped = True
+    runs, stopped = gathered(replaying.replay(data, plan))
+    if stopped:
+        plan, runs = replaying.finished(plan, runs)
     if stopped and not runs:
         err.print("Stopped before the first seed was finished: there is nothing to tell.")
         raise typer.Exit(130)
@@ -165,6 +159,21 @@ def replay(
         err.print(f"Stopped. This is of the {plan.seeds} of {seeds} seeds that were finished.")
         raise typer.Exit(130)
     return None
+
+
+def gathered(runs: Iterable[tuple[int, int, Run]]) -> tuple[list[Run], bool]:
+    """The results of a replay as they come (done, total, result), and whether Ctrl-C ended it."""
+    found: list[Run] = []
+    with progress_bar() as bar:
+        task = bar.add_task("Replaying", total=None)
+        try:
+            for done, total, run in runs:
+                found.append(run)
+                bar.update(task, completed=done, total=total)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
+            return found, True
+    return found, False
 
 
 def refuse(context: typer.Context, names: tuple[str, ...], how: str) -> None:
@@ -195,18 +204,9 @@ def learning_curves(
         if off >= 0.005:
             err.print(f"The prior is followed by a line, {off:.2f} points from it on average.")
     plan = replaying.Curves(counts, start, recipe, seeds)
-    people_done: list[list[replaying.PersonRun]] = []
-    stopped = False
-    with progress_bar() as bar:
-        task = bar.add_task("Replaying", total=None)
-        try:
-            for done, total, one in replaying.curves(data, plan):
-                people_done.append(one)
-                bar.update(task, completed=done, total=total)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the report is written whole
-            plan = replaying.finished(data, plan, people_done)
-            stopped = True
+    people_done, stopped = gathered(replaying.curves(data, plan))
+    if stopped:
+        plan = replaying.finished(data, plan, people_done)
     if stopped and not plan.seeds:
         err.print("Stopped before the first seed was finished: there is nothing to tell.")
         raise typer.Exit(130)

@@ -81,6 +81,17 @@ def database() -> Iterator[tuple[Settings, Engine]]:
     yield settings, migrate(settings)
 
 
+def sees_through(settings: Settings, wait: bool) -> bool:
+    """Whether a command sees its job through: as it was asked to, or because no worker runs that
+    would do it later, which is said."""
+    from tastemaker.worker import is_running
+
+    if wait or is_running(settings):
+        return wait
+    err.print("No worker is running that would do it later: it is done now.")
+    return True
+
+
 def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]:
     """See the jobs through, showing their progress; with no worker alive, do them here. Raises
     `TastemakerError` with the reason of the first that failed."""

@@ -18,11 +18,11 @@ from tastemaker.cli.options import (
 from tastemaker.cli.terminal import (
     AsJson,
     database,
-    err,
     finish_jobs,
     out,
     plain,
     print_json,
+    sees_through,
 )
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid, NotFound
@@ -50,7 +50,6 @@ def start(
     """Try a version on a folder or a collection: how much passes, what is at the top."""
     from tastemaker import images, projects, versions
     from tastemaker.evaluation import test_run_cards, test_runs
-    from tastemaker.worker import is_running
 
     name, number = in_order(typed, project, "[VERSION]")
     if (folder is None) == (collection is None):
@@ -68,10 +67,7 @@ def start(
             )
             run = test_runs.request_run(session, settings, chosen, version, source)
             run_id, job_id, project_id = run.id, run.job_id or 0, chosen.id
-        if not wait and not is_running(settings):
-            err.print("No worker is running that would do it later: it is done now.")
-            wait = True
-        if wait:
+        if sees_through(settings, wait):
             finish_jobs(settings, engine, [job_id])
         with sessions.reading(engine) as session:
             report = test_run_cards.get(session, projects.get(session, project_id), run_id)

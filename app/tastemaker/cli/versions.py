@@ -20,11 +20,11 @@ from tastemaker.cli.terminal import (
     confirm,
     counted,
     database,
-    err,
     finish_jobs,
     out,
     plain,
     print_json,
+    sees_through,
     were,
 )
 from tastemaker.database import sessions
@@ -56,20 +56,17 @@ def train(
     """Train a new version on the scores as they stand now."""
     from tastemaker import projects, versions
     from tastemaker.training.retrain import request_training
-    from tastemaker.worker import is_running
 
     (name,) = in_order(typed, project)
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             chosen = projects.by_name(session, name)
             job_id = request_training(session, settings, chosen, note, recipe, major).id
-        if not wait and is_running(settings):
+        if not sees_through(settings, wait):
             if as_json:
                 return print_json({"job": job_id})
             out.print(f"Job {job_id} is queued.")
             return None
-        if not wait:
-            err.print("No worker is running that would train it later: it is trained now.")
         result = finish_jobs(settings, engine, [job_id])[0].result
         with sessions.reading(engine) as session:
             version = versions.get(session, result["version_id"])

@@ -223,6 +223,13 @@ class _LabelsAndError:
             f"{self.last:g} labels</text>"
         )
 
+    def drawn(self, shapes: str, summary: str, noise: float | None) -> Markup:
+        """The picture, with the person's own noise where it is known."""
+        if noise:
+            shapes += self.floor(noise)
+            summary += f" The noise of the scores themselves is {noise:.2f}."
+        return svg(self.width, self.height + 24, summary, shapes)
+
     def floor(self, error: float) -> str:
         """The person's own noise, a line that no error goes below."""
         # Below its line, for the curve is above; but not on the numbers of the axis.
@@ -259,10 +266,7 @@ def learning_curve(curve: LearningCurve | None) -> Markup:
         f"Mean error from {errors[0]:.2f} at {labels[0]:g} labels to {errors[-1]:.2f} at "
         f"{labels[-1]:g}."
     )
-    if floor:
-        shapes += axes.floor(floor)
-        summary += f" The noise of the scores themselves is {floor:.2f}."
-    return svg(axes.width, axes.height + 24, summary, shapes)
+    return axes.drawn(shapes, summary, curve.noise_floor)
 
 
 def forecast_curve(curve: LearningCurve | None) -> Markup:
@@ -294,10 +298,7 @@ def forecast_curve(curve: LearningCurve | None) -> Markup:
         f"Mean error from {known[0]:.2f} at {sizes[0]:g} labels to {error:.2f} at {now}; expected "
         f"at {ahead[-1]}: {expected[-1]:.2f}, from {low[-1]:.2f} to {high[-1]:.2f}."
     )
-    if floor:
-        shapes += axes.floor(floor)
-        summary += f" The noise of the scores themselves is {floor:.2f}."
-    return svg(axes.width, axes.height + 24, summary, shapes)
+    return axes.drawn(shapes, summary, curve.noise_floor)
 
 
 MOST_VERSIONS = 12  # on one line

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from tastemaker import jobs, projects, scores, versions
+from tastemaker.auth.identity import Identity
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
@@ -105,12 +106,7 @@ def start_from(
             for one in heads:
                 starting_heads.add(session, projects.get(session, project_id), one)
     except TastemakerError as error:
-        with reading(engine) as session:
-            project = projects.get(session, project_id)
-            return settings_page(
-                request, session, project, user.person(session), as_typed(project),
-                typed_start=typed, start_error=error,
-            )  # fmt: skip
+        return refused(request, engine, user, project_id, typed_start=typed, start_error=error)
     return see_other(f"/projects/{project_id}/settings?saved=1#start")
 
 
@@ -132,12 +128,7 @@ def change_keys(
         with writing(engine) as session:
             keymap.change(session, user.person(session), chosen)
     except TastemakerError as error:
-        with reading(engine) as session:
-            project = projects.get(session, project_id)
-            return settings_page(
-                request, session, project, user.person(session), as_typed(project),
-                typed_keys=chosen, keys_error=error,
-            )  # fmt: skip
+        return refused(request, engine, user, project_id, typed_keys=chosen, keys_error=error)
     return see_other(f"/projects/{project_id}/settings?saved=1#keys")
 
 
@@ -154,12 +145,7 @@ def delete(
     try:
         delete_project(settings, engine, project_id, name)
     except TastemakerError as error:
-        with reading(engine) as session:
-            project = projects.get(session, project_id)
-            return settings_page(
-                request, session, project, user.person(session), as_typed(project),
-                delete_error=error,
-            )  # fmt: skip
+        return refused(request, engine, user, project_id, delete_error=error)
     return see_other("/")
 
 
@@ -176,12 +162,14 @@ def duplicate(
     try:
         copy_id = duplicated(engine, project_id, name, encoder)["id"]
     except TastemakerError as error:
-        with reading(engine) as session:
-            project = projects.get(session, project_id)
-            return settings_page(
-                request, session, project, user.person(session), as_typed(project),
-                typed_copy={"name": name, "encoder": encoder}, copy_error=error,
-            )  # fmt: skip
+        return refused(
+            request,
+            engine,
+            user,
+            project_id,
+            typed_copy={"name": name, "encoder": encoder},
+            copy_error=error,
+        )
     return see_other(f"/projects/{copy_id}/score")
 
 
@@ -342,6 +330,16 @@ def page_again(
     return settings_page(
         request, session, project, person, as_typed(project) | dict(fields), error=error
     )
+
+
+def refused(
+    request: Request, engine: Engine, user: Identity, project_id: int, **told: Any
+) -> Response:  # fmt: skip
+    """The page, with what was typed into another of its forms and why that was not done."""
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        person = user.person(session)
+        return settings_page(request, session, project, person, as_typed(project), **told)
 
 
 def settings_page(
