@@ -169,8 +169,41 @@ def test_too_few_labels_carry_no_forecast_and_it_says_from_how_many_on(n, drawn,
 def test_many_labels_are_forecast_from_a_part_of_them():
     data, split = world(900, features=8)
     told = forecast(data, split)
-    assert told.labels == 900 and told.drawn == MOST and told.measured[-1].labels == 0.9 * MOST
+    assert told.labels == told.drawn == 900 and told.measured[-1].labels == 0.9 * MOST
     assert told.gains[-1].high < 0.1
+
+
+def test_every_image_drawn_judges_whichever_labels_are_refitted():
+    """Of many labels a few were drawn: all of these measure, and none is missing by chance."""
+    refitted = np.random.default_rng(0).permutation(900)[:MOST]
+    drawn = np.ones(900, bool)
+    drawn[refitted] = False
+    drawn[np.flatnonzero(drawn)[FEWEST_DRAWN:]] = False
+    data, split = world(900, features=8, drawn=drawn)
+    told = forecast(data, split)
+    assert told.drawn == FEWEST_DRAWN and len(told.gains) == 3
+
+
+def test_no_head_is_judged_by_a_twin_of_what_it_saw(monkeypatch):
+    """Every picture is there twice, with a score that only its twin tells; not all are refitted."""
+    monkeypatch.setattr("tastemaker.learning.forecast.MOST", 90)
+    half, _ = world(60, features=100)
+    y = np.random.default_rng(1).permutation(half.y)
+    data = TrainingSet(
+        image_ids=np.arange(120), x=np.tile(half.x, (2, 1)), y=np.tile(y, 2),
+        groups=np.tile(half.groups, 2), holdout=np.zeros(120, bool),
+    )  # fmt: skip
+    told = errors_by_size(data, split_of(data))
+    assert len(told.errors) == 120
+    assert (told.errors.mean(0) > 0.85 * told.constant.mean()).all()
+
+
+def test_one_long_burst_among_few_pictures_still_has_a_measure(monkeypatch):
+    """Fewer pictures are refitted than there are folds."""
+    monkeypatch.setattr("tastemaker.learning.forecast.MOST", 90)
+    data, _ = world(900, features=4)
+    split = replace(split_of(world(900)[0]), groups=np.maximum(np.arange(900) - 860, 0))
+    assert np.isfinite(errors_by_size(data, split).errors).all()
 
 
 def test_labels_that_are_almost_all_the_same_have_a_forecast_too():

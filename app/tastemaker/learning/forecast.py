@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from tastemaker.learning.folds import Split, TrainingSet, deal_folds
+from tastemaker.learning.folds import Rows, Split, TrainingSet, deal_folds
 from tastemaker.learning.ridge import ridge_or_none
 from tastemaker.learning.version_metrics import Forecast, Gain, MeasuredSize
 
@@ -91,13 +91,13 @@ class SizedErrors:
 
 
 def errors_by_size(data: TrainingSet, split: Split) -> SizedErrors:
-    """Refit the linear head on shares of the training labels, and judge it by what it left out of
-    the random sample, and by the hold-out. An image left out by several heads of one size counts
-    with its mean error. Needs `FEWEST` labels (see `why_none`)."""
+    """Refit the linear head on shares of at most `MOST` training labels, and judge it by the whole
+    random sample and the hold-out, but for the groups that it saw. An image left out by several
+    heads of one size counts with its mean error. Needs `FEWEST` labels (see `why_none`)."""
     labels = np.flatnonzero(split.train)
     rng = np.random.default_rng(0)
     used = np.sort(rng.permutation(labels)[:MOST])
-    judged = np.concatenate([used[data.drawn[used]], np.flatnonzero(split.holdout)])
+    judged = np.flatnonzero(_judges(data, split))
     groups, y = split.groups[used], data.y[used]
     sizes, errors = [], []
     for part, whole in SHARES:
@@ -105,9 +105,10 @@ def errors_by_size(data: TrainingSet, split: Split) -> SizedErrors:
             continue
         fold = deal_folds(groups, whole, seed=0)
         total, times = np.zeros(len(data.y)), np.zeros(len(data.y))
-        seen_by = [(fold - first) % whole < part for first in range(whole)]
+        shares = [(fold - first) % whole < part for first in range(whole)]
+        seen_by = [seen for seen in shares if seen.any()]  # fewer groups than folds leave none
         for seen in seen_by:
-            left = judged[~np.isin(judged, used[seen])]
+            left = judged[~np.isin(split.groups[judged], groups[seen])]
             rows = used[seen]
             ridge = ridge_or_none(data.x[rows], y[seen], groups[seen], priors=data.priors)
             scores = (
@@ -125,6 +126,10 @@ def errors_by_size(data: TrainingSet, split: Split) -> SizedErrors:
         groups=split.groups[judged],
         from_prior=bool(data.priors),
     )
+
+
+def _judges(data: TrainingSet, split: Split) -> Rows:
+    return np.asarray(data.drawn & split.train | split.holdout)
 
 
 def why_none(labels: int, drawn: int, groups: int) -> str:
@@ -236,7 +241,7 @@ def covariance_of_means(errors: Floats, groups: NDArray[np.intp]) -> Floats:
 def forecast(data: TrainingSet, split: Split) -> Forecast:
     """By how many points the mean error falls with more labels, each with the interval that holds
     what happens with 80 % probability; or why nothing is forecast."""
-    drawn = data.drawn & split.train | split.holdout
+    drawn = _judges(data, split)
     labels = int(split.train.sum())
     if why := why_none(labels, int(drawn.sum()), len(np.unique(split.groups[drawn]))):
         return Forecast(labels=labels, drawn=int(drawn.sum()), why=why)
