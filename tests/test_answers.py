@@ -3,6 +3,7 @@ person says to the live order and to a published version."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -407,6 +408,41 @@ def test_a_blind_second_score_keeps_the_first_as_a_measurement_and_a_correction_
         for image_id, bounds in repeats.items():
             found = [a.bound for a in answers_at(session, project) if a.first_id == image_id]
             assert found == bounds
+
+
+def test_the_newest_answers_are_the_newest_of_every_kind(home: Trained) -> None:
+    with writing(home.engine) as session:
+        project, me = home.project(session), projects.annotator(session, "me")
+        sweeps = [
+            scores.record(session, project, image_id, me, "at_least", 5, at=at)
+            for image_id, at in ((31, at_hour(2)), (30, at_hour(4)))
+        ]
+        assert all(sweep.fresh for sweep in sweeps)
+        for image_id, hour in ((1, 1), (3, 5), (5, 3)):
+            pair = comparisons.record(session, project, me, image_id, image_id + 1, "first")
+            pair.at = at_hour(hour)
+        scores.record(session, project, 20, me, "set", 7, origin=Origin.QUEUE, at=at_hour(6))
+        scores.record(session, project, 20, me, "set", 5, origin=Origin.RE_ASK, at=at_hour(7))
+        order = [answer.first_id for answer in answers_at(session, project)]
+    assert order == [1, 31, 5, 30, 3, 20]
+
+
+def test_an_answer_of_nobody_in_particular_is_kept_and_teaches_nothing(home: Trained) -> None:
+    file = home.settings.root / "answers.csv"
+    with reading(home.engine) as session:
+        one, two = session.exec(select(Image.sha256).where(col(Image.id).in_((30, 31)))).all()
+    row = "better,{one},{two},,{by}\nat_least,{one},,5,{by}\n"
+    head = "said,sha256,other_sha256,bound,annotator\n"
+    for by, nameless, teach in (("", 2, 0), ("ann", 0, 2)):
+        file.write_text(head + row.format(one=one, two=two, by=by))
+        told = answer_files.import_answers(home.engine, "Anime", file)
+        assert (told.recorded, told.nameless) == (2, nameless)
+        with reading(home.engine) as session:
+            assert len(answers_at(session, home.project(session))) == teach
+
+
+def at_hour(hour: int) -> datetime:
+    return datetime(2026, 5, 1, hour, tzinfo=UTC)
 
 
 def pairs_of(ids: list[int], count: int) -> Iterator[dict[str, Any]]:

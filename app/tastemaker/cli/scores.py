@@ -37,7 +37,12 @@ def scores_import(
         bool, typer.Option("--skip-bad-rows", help="Record the good rows, and list the others.")
     ] = False,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Pairs and sweeps, as `export --answers` wrote them.")
+        bool,
+        typer.Option(
+            "--answers",
+            help="Pairs and sweeps, as `export --answers` wrote them; without an annotator, they "
+            "teach nothing.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +73,11 @@ def scores_import(
     if n := told.by_ending:
         out.print(
             f"{counted(n, 'image')} found by the end of the path, which is none on this machine."
+        )
+    if n := told.nameless:
+        err.print(
+            f"[yellow]{counted(n, 'answer')} without an annotator: kept, but no head learns from "
+            "such. Name who gave them in the column annotator, and import again."
         )
     if n := told.overruled:
         what = "score contradicts a later row" if n == 1 else "scores contradict later rows"

@@ -88,7 +88,8 @@ def _row(
 
 def import_answers(engine: Engine, project_name: str, file: Path) -> ImportedScores:
     """Record every row of a file, in one transaction; with bad rows in it nothing is recorded, and
-    `BadRows` names each. What is there already is not written again."""
+    `BadRows` names each. What is there already is not written again. What names no annotator is
+    kept, and teaches nothing (see `scores.answers`)."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `said` are needed.")
@@ -109,6 +110,7 @@ def import_answers(engine: Engine, project_name: str, file: Path) -> ImportedSco
             fresh = _record(session, project, answer)
             told.recorded += fresh
             told.unchanged += not fresh
+            told.nameless += answer.person == projects.IMPORTED
     return told
 
 

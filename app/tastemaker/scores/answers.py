@@ -1,19 +1,22 @@
 """What a person said besides the scores that are labels: which of two images is better, that some
 are at least so good or below it, an older score of the same image, a skip. A head learns from all
-of it (see `learning.answers`)."""
+of it (see `learning.answers`). Proxy annotators teach by their scores alone: a label is theirs only
+until a person scores the image, and an answer would stay."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select as select_columns
-from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, or_, select
 
 from tastemaker import projects
-from tastemaker.database.tables import Annotator, Comparison, Project, ScoreEvent
+from tastemaker.database.tables import Annotator, Comparison, Project, ScoreEvent, in_utc
+from tastemaker.scores import comparisons
 from tastemaker.scores.origin import Origin
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
 SWEEPS = {"at_least": 1.0, "below": 0.0}
 HALF_A_POINT = 0.05  # “at least 5” is said of what would be scored 5 or more: above 4½
-SHARES = {"first": 1.0, "second": 0.0, "equal": 0.5}
 
 
 class Answer(NamedTuple):
@@ -45,16 +47,16 @@ def answers_at(
     event_high: int | None = None,
     comparison_high: int | None = None,
 ) -> list[Answer]:
-    """Every answer as it stood right after these two, now without them, oldest first of its kind;
-    not those about images that were taken out of the project."""
+    """Every answer of a person as it stood right after these two, now without them, by when it was
+    given, oldest first; not those about images that were taken out of the project."""
     removed = projects.removed_ids(session, project.id)
     every = [
-        *_pairs(session, project.id, comparison_high),
+        *_pairs(session, project, comparison_high),
         *_of_events(session, project, event_high),
     ]
     return [
         answer
-        for answer in every
+        for _, answer in sorted(every, key=itemgetter(0))
         if answer.first_id not in removed and answer.second_id not in removed
     ]
 
@@ -86,20 +88,22 @@ def as_arrays(
     )
 
 
-def _pairs(session: Session, project_id: int, high: int | None) -> list[Answer]:
-    inverse = aliased(Comparison)
-    taken_back = select(inverse.undoes).where(inverse.undoes == Comparison.id)
-    query = select(Comparison).where(
-        Comparison.project_id == project_id, Comparison.verdict != "undo"
+def _pairs(session: Session, project: Project, high: int | None) -> list[tuple[datetime, Answer]]:
+    rows = session.exec(
+        comparisons.standing(project, high)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(col(Annotator.proxy).is_(False))
+        .order_by(col(Comparison.id))
     )
-    if high is not None:
-        query = query.where(col(Comparison.id) <= high)
-        taken_back = taken_back.where(col(inverse.id) <= high)
-    rows = session.exec(query.where(~taken_back.exists()).order_by(col(Comparison.id)))
-    return [Answer(row.first_id, row.second_id, SHARES[row.verdict]) for row in rows]
+    return [
+        (in_utc(row.at), Answer(row.first_id, row.second_id, comparisons.SHARES[row.verdict]))
+        for row in rows
+    ]
 
 
-def _of_events(session: Session, project: Project, high: int | None) -> list[Answer]:
+def _of_events(
+    session: Session, project: Project, high: int | None
+) -> list[tuple[datetime, Answer]]:
     """Of every person and image: the newest sweep in each direction since the newest score, which
     says more; the blind scores before a re-ask that still stands as the newest score; and a skip,
     where that is all there is, which says that passing or failing was hard to tell."""
@@ -116,7 +120,7 @@ def _of_events(session: Session, project: Project, high: int | None) -> list[Ans
     rows = session.execute(
         select_columns(
             col(ScoreEvent.annotator_id), col(ScoreEvent.image_id), col(ScoreEvent.kind),
-            col(ScoreEvent.value), col(ScoreEvent.origin),
+            col(ScoreEvent.value), col(ScoreEvent.origin), col(ScoreEvent.at),
         )
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
         .where(
@@ -131,28 +135,28 @@ def _of_events(session: Session, project: Project, high: int | None) -> list[Ans
             col(ScoreEvent.annotator_id), col(ScoreEvent.image_id), col(ScoreEvent.id)
         )
     ).all()  # fmt: skip
-    found: list[Answer] = []
+    found: list[tuple[datetime, Answer]] = []
     for (_, image_id), events in groupby(rows, key=lambda row: (row[0], row[1])):
-        since: dict[str, float] = {}
-        blind: list[int] = []  # scores, oldest first, each given without sight of the others
-        skipped = False
-        for number, (_, _, kind, value, origin) in enumerate(events):
+        since: dict[str, tuple[datetime, float]] = {}
+        blind: list[tuple[datetime, int]] = []  # oldest first, each without sight of the others
+        skipped: datetime | None = None
+        for number, (_, _, kind, value, origin, at) in enumerate(events):
             if kind == "skip":
-                skipped = skipped or number == 0
+                skipped = at if skipped or number == 0 else None
                 continue
-            skipped = False
+            skipped = None
             if kind in SWEEPS:
-                since[kind] = value
+                since[kind] = at, value
                 continue
             since = {}
-            blind = [*blind, value] if origin == Origin.RE_ASK else [value]
+            blind = [*blind, (at, value)] if origin == Origin.RE_ASK else [(at, value)]
             if not Origin(origin).blind:
                 blind = []
         found += [
-            Answer(image_id, share=SWEEPS[kind], bound=value / 10 - HALF_A_POINT)
-            for kind, value in since.items()
+            (at, Answer(image_id, share=SWEEPS[kind], bound=value / 10 - HALF_A_POINT))
+            for kind, (at, value) in since.items()
         ]
-        found += [Answer(image_id, bound=value / 10) for value in blind[:-1]]
+        found += [(at, Answer(image_id, bound=value / 10)) for at, value in blind[:-1]]
         if skipped:
-            found.append(Answer(image_id, share=0.5, bound=project.threshold))
-    return found
+            found.append((skipped, Answer(image_id, share=0.5, bound=project.threshold)))
+    return [(in_utc(at), answer) for at, answer in found]

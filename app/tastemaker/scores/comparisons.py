@@ -18,9 +18,9 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects
 from tastemaker.database.tables import Annotator, Comparison, Image, Label, Project
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.scores.answers import SHARES
 
-VERDICTS = ("first", "second", "equal")
+SHARES = {"first": 1.0, "second": 0.0, "equal": 0.5}  # of the win, that go to the first image
+VERDICTS = tuple(SHARES)
 ITERATIONS = 60
 
 
@@ -184,13 +184,16 @@ def next_pair(
     return None
 
 
-def standing(project: Project) -> Any:
-    """Select of the comparisons that are not undone (and are not undos)."""
+def standing(project: Project, high: int | None = None) -> Any:
+    """Select of the comparisons that are not undone (and are not undos), as it stood right after
+    the comparison `high`, now without it."""
     inverse = aliased(Comparison)
-    taken_back = select(inverse.undoes).where(inverse.undoes == Comparison.id).exists()
+    until = (lambda row: []) if high is None else (lambda row: [col(row.id) <= high])
+    taken_back = select(inverse.undoes).where(inverse.undoes == Comparison.id, *until(inverse))
     return select(Comparison).where(
-        Comparison.project_id == project.id, Comparison.verdict != "undo", ~taken_back
-    )
+        Comparison.project_id == project.id, Comparison.verdict != "undo",
+        *until(Comparison), ~taken_back.exists(),
+    )  # fmt: skip
 
 
 def _with_key(session: Session, key: str | None) -> Comparison | None:

@@ -59,7 +59,8 @@ class BadRow:
 class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
-    value found, as it is in the file; how many images were found by how their paths end."""
+    value found, as it is in the file; how many images were found by how their paths end; how many
+    answers name no person (`nameless`)."""
 
     recorded: int = 0
     unchanged: int = 0
@@ -67,6 +68,7 @@ class ImportedScores:
     lowest: float | None = None
     highest: float | None = None
     by_ending: int = 0
+    nameless: int = 0
     bad: list[BadRow] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
