@@ -1,7 +1,9 @@
 """Queues of images that somebody has spoken of, blind re-asks, and neighbours: a small project with
 vectors drawn by the test, so that what must be found is known."""
 
+import time
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 from sqlmodel import Session, select
 
 from tastemaker import projects, queues, scores
@@ -529,3 +531,22 @@ def test_a_search_that_is_owed_is_made_up_for_though_nobody_scores_on(desk: Desk
     assert look()[1] == settled[1] - project_state.SEARCH_SECONDS, "nothing new: nothing to search"
     seen.owes_search, seen.search_seconds = True, 60.0
     assert not seen.is_due(seen.stamp), "a long search rests ten times as long"  # type: ignore[arg-type]
+
+
+def test_a_person_does_not_wait_as_long_as_what_arrives_by_itself(desk: Desk) -> None:
+    statements: list[str] = []
+
+    def noted(*details: object) -> None:
+        statements.append(str(details[2]))
+
+    event.listen(desk.engine, "before_cursor_execute", noted)
+    with sessions.reading(desk.engine) as session:
+        stamp = project_state.stamp_of(session, desk.project)
+    event.remove(desk.engine, "before_cursor_execute", noted)
+    assert statements and not any("weights" in one for one in statements), "four times a second"
+    slow = project_state.ProjectState(
+        stamp=stamp, refitted_at=time.monotonic() - 2 * project_state.REST_SECONDS, refit_seconds=60
+    )
+    assert not slow.is_due(replace(stamp, embedding=stamp.embedding + 1))
+    for change in ({"event": 999}, {"threshold": 6.5}, {"encoder": 99}, {"priors": ("f" * 64,)}):
+        assert slow.is_due(replace(stamp, **change)), change

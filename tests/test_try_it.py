@@ -16,15 +16,15 @@ from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import DIM, Trained, open_trained, trained_home, vectors
 
-from tastemaker import images, projects, versions
+from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Image, Job, Label, ModelRequestRow, Prediction
+from tastemaker.database.tables import EncoderRow, Image, Job, Label, ModelRequestRow, Prediction
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning.ridge import fit_ridge
-from tastemaker.live import embedding_matrix, model_requests, preview_uploads
+from tastemaker.live import embedding_matrix, model_process, model_requests, preview_uploads
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.inference_server import InferenceServer
 from tastemaker.live.model_requests import ModelRequest
@@ -215,6 +215,30 @@ def test_a_live_model_that_comes_after_the_start_is_asked_too(home: Trained) -> 
     ridge = fit_ridge(x, np.linspace(0, 1, 80), link="identity")
     states[home.project_id] = ProjectState(matrix=matrix_of(home), ridge=ridge)
     assert [said["by"] for said in side.answer(question)["said"]] == ["live model"]
+
+
+def test_a_fit_on_the_former_encoder_says_nothing_of_the_new_ones_vectors(
+    home: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ridge = fit_ridge(vectors(80, 1), np.linspace(0, 1, 80), link="identity")
+    state = ProjectState(matrix=matrix_of(home), ridge=ridge)
+    with sessions.writing(home.engine) as session:
+        other = EncoderRow(name="other", fingerprint="f" * 16, dim=DIM + 8)
+        session.add(other)
+        session.flush()
+        longer = np.ones((80, DIM + 8), np.float16)
+        embeddings.store_vectors(session, other.id, enumerate(longer, 1))
+        home.project(session).encoder_id = other.id
+    monkeypatch.setattr(model_process, "_fit", broken)
+    with pytest.raises(ZeroDivisionError):
+        model_process.refit(home.settings, home.engine, home.project_id, state)
+    side = InferenceServer(home.settings, home.engine, {home.project_id: state})
+    with pytest.raises(TastemakerError, match="live model"):
+        side.answer(asked(home, "predict", image_id=3, versions=[], live=True))
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError
 
 
 def test_similar_images_come_nearest_first_and_without_the_image_itself(

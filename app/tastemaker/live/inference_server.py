@@ -348,13 +348,15 @@ class InferenceServer:
     ) -> dict[str, Any]:
         state = self.states.get(project.id)
         live = live_model.read_live(self.settings, project.id)
-        if state is None or state.ridge is None or not state.follows(project):
+        # The images first: a refit gives the fit up before it changes to another encoder's images.
+        ridge = state.ridge if state is not None and state.follows(project) else None
+        if ridge is None:
             if live is not None and live.fit.penalty is not None:
                 raise Unavailable("The live model is being fitted anew.", "Try again in a moment.")
             raise Conflict(
                 "There is no live model yet.", "It comes with the first two different scores."
             )
-        score = float(state.ridge.predict(vector[None])[0])
+        score = float(ridge.predict(vector[None])[0])
         known = [live.of(image_id) for image_id in nearest] if live else []
         spread = [prediction[1] for prediction in known if prediction]
         return {

@@ -101,6 +101,8 @@ def refit(
         project = projects.get(session, project_id)
         lines = tuple(map(priors.line_of, priors.usable(session, project)))
         event_high = scores.highest_event(session, project)
+        if not state.follows(project):
+            state.ridge = None  # before the images are another encoder's: whoever asks finds none
         matrix = state.matrix = embedding_matrix.load(session, project, state.matrix)
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from sqlmodel import Session, col, func, select
 
 from tastemaker import scores
-from tastemaker.database.tables import Embedding, Job, Project, ProjectCollection, RemovedImage
+from tastemaker.database.tables import (
+    Embedding,
+    Job,
+    Project,
+    ProjectCollection,
+    ProjectPrior,
+    RemovedImage,
+)
 from tastemaker.learning.ridge import Ridge
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import PickLists
 from tastemaker.scores import answers
-from tastemaker.versions import priors
 
 REST_SECONDS = 1.0  # between two refits of a project: scoring goes on meanwhile
 SEARCH_SECONDS = 10.0  # between two searches, which compare every image with every label
@@ -32,6 +38,11 @@ class Stamp:
     removed: int  # the ids of the images taken out of the project, added up
     pools: int  # collections that feed the queues
     priors: tuple[str, ...]  # the hashes of the heads that the project starts from
+
+    @property
+    def from_person(self) -> tuple[object, ...]:
+        """What a person does and waits to see the effect of; the rest arrives by itself."""
+        return self.event, self.comparison, self.threshold, self.encoder, self.priors
 
 
 @dataclass
@@ -56,10 +67,7 @@ class ProjectState:
     def is_due(self, stamp: Stamp) -> bool:
         if stamp == self.stamp:
             return self.owes_search and self.may_search()
-        answers_person = self.stamp is None or (
-            (stamp.event, stamp.comparison, stamp.threshold)
-            != (self.stamp.event, self.stamp.comparison, self.stamp.threshold)
-        )
+        answers_person = self.stamp is None or self.stamp.from_person != stamp.from_person
         rest = REST_SECONDS if answers_person else max(REST_SECONDS, PATIENCE * self.refit_seconds)
         return time.monotonic() - self.refitted_at >= rest
 
@@ -80,6 +88,11 @@ def stamp_of(session: Session, project: Project) -> Stamp:
     pools = select(func.count()).where(
         ProjectCollection.project_id == project.id, ProjectCollection.role == "pool"
     )
+    started_from = (
+        select(ProjectPrior.sha256)
+        .where(ProjectPrior.project_id == project.id)
+        .order_by(col(ProjectPrior.id))
+    )
     return Stamp(
         event=scores.highest_event(session, project),
         comparison=answers.highest_comparison(session, project),
@@ -89,5 +102,5 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         arrival=int(session.exec(finished).one() or 0),
         removed=int(session.exec(removed).one() or 0),
         pools=int(session.exec(pools).one()),
-        priors=tuple(prior.sha256 for prior in priors.of_project(session, project)),
+        priors=tuple(session.exec(started_from)),
     )
