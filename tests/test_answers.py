@@ -321,6 +321,15 @@ def test_a_fold_is_judged_by_a_member_that_saw_no_answer_about_it() -> None:
     assert len(unlabelled) and set(unlabelled.tolist()) <= trained.fold_of_group.keys()
 
 
+def test_a_picture_that_only_pairs_speak_of_is_judged_with_its_labelled_twin() -> None:
+    taste = Taste(11)
+    taste.x[200], taste.x[201] = taste.x[7], taste.x[5]  # pictures 0, 5, … are held out
+    said = taste.said([200, 201, 210], [8, 9, 11], np.ones(3))
+    trained = train(data_of(taste, 40, said), recipe_named("ridge"))
+    assert trained.fold_of_group[200] == trained.split.fold[7] >= 0
+    assert 210 in trained.fold_of_group and 201 not in trained.fold_of_group
+
+
 def test_a_training_learns_from_pairs_and_says_from_how_many() -> None:
     taste = Taste(9)
     data = data_of(taste, 20, taste.pairs(150))

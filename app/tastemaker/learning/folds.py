@@ -201,16 +201,22 @@ def deal_folds(groups: NDArray[np.integer], folds: int, seed: int) -> NDArray[np
 
 
 def fold_of_group(data: TrainingSet, split: Split) -> dict[int, int]:
-    """The caller's group number -> the fold that was left out for it, of groups that train."""
+    """The caller's group number -> the fold that was left out for it, of groups that train: of a
+    near-duplicate that only answers speak of, the fold of its twin."""
     trained = split.train
-    folds = zip(data.groups[trained], split.fold[trained], strict=True)
-    known = {int(group): int(fold) for group, fold in folds}
+    folds = split.fold[trained].tolist()
+    known = dict(zip(data.groups[trained].tolist(), folds, strict=True))
     if data.answers is None or split.answers is None:
         return known
+    united = dict(zip(split.groups[trained].tolist(), folds, strict=True))
+    count, labelled = int(split.fold.max()) + 1, int(split.groups.max())
     pairs = zip(data.answers.groups.tolist(), split.answers.groups.tolist(), strict=True)
-    count = int(split.fold.max()) + 1
-    alone = {mine: group % count for mine, group in pairs if group > split.groups.max()}
-    return alone | known
+    spoken_of = {
+        mine: group % count if group > labelled else united[group]
+        for mine, group in pairs
+        if group > labelled or group in united
+    }
+    return spoken_of | known
 
 
 def groups_with_answers(data: TrainingSet) -> tuple[NDArray[np.integer], Answers | None]:
