@@ -253,11 +253,17 @@ def test_a_figure_stands_beside_what_it_rests_on():
     assert short(told.gain) == "−0.05 ± 0.04"
 
 
-@pytest.mark.parametrize(("pairs", "so_far"), [(0, "there is none"), (9, "there are 9")])
+@pytest.mark.parametrize(("pairs", "so_far"), [(0, "there is none"), (1, "there is 1."), (9, "there are 9")])
 def test_noise_of_too_few_second_scores_is_no_figure(pairs, so_far):
     told = told_of(pairs=pairs)
     assert told.times_noise is None and told.ask_again
     assert "once 10 images were scored a second time" in told.noise and so_far in told.noise
+
+
+def test_who_scored_the_same_every_time_is_told_so_and_not_asked_for_more():
+    told = told_of(noise=0.0, pairs=25)
+    assert told.times_noise is None and not told.ask_again
+    assert "25 images got the same scores again" in told.noise and "once" not in told.noise
 
 
 def test_it_says_when_more_labels_no_longer_help_and_when_they_may_not():

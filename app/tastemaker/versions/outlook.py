@@ -17,7 +17,7 @@ HARDLY = 0.03  # of the error: a fall that nobody would notice
 class Outlook:
     """What is expected of more labels, in sentences. `gain` is what 100 more bring, None without a
     forecast; `times_noise` the error as a multiple of the person's own, None where that is not
-    known well enough."""
+    known well enough, or nothing; `ask_again` where more second scores would tell."""
 
     gain: Gain | None
     times_noise: float | None
@@ -40,6 +40,7 @@ def outlook(metrics: VersionMetrics) -> Outlook | None:
     if forecast is None:
         return None
     times, noise = _noise(metrics)
+    asked = metrics.noise_floor.mae.n if metrics.noise_floor else 0
     gain = next((each for each in forecast.gains if each.more == ASKED_FOR), None)
     return Outlook(
         gain=gain,
@@ -47,7 +48,7 @@ def outlook(metrics: VersionMetrics) -> Outlook | None:
         forecast=_forecast(forecast, metrics.measured.mae.value),
         rests_on=_rests_on(forecast) if gain else "",
         noise=noise,
-        ask_again=times is None,
+        ask_again=asked < FEWEST_ASKED_AGAIN,
     )
 
 
@@ -94,14 +95,19 @@ def _noise(metrics: VersionMetrics) -> tuple[float | None, str]:
     """The error as a multiple of the person's own, and what that means, or what is missing."""
     noise, error = metrics.noise_floor, metrics.measured.mae.value
     asked = noise.mae.n if noise else 0
-    if noise is None or not noise.mae.value or asked < FEWEST_ASKED_AGAIN:
-        so_far = f"there are {asked}" if asked else "there is none"
+    if noise is None or asked < FEWEST_ASKED_AGAIN:
+        so_far = {0: "there is none", 1: "there is 1"}.get(asked, f"there are {asked}")
         return None, (
             "How near it is to your own noise is known once "
             f"{FEWEST_ASKED_AGAIN} images were scored a second time; so far {so_far}."
         )
     if error is None:
         return None, ""
+    if not noise.mae.value:
+        return None, (
+            f"Scored a second time, {asked} images got the same scores again: no noise of your own "
+            "is seen in them, so there is nothing to measure its error by."
+        )
     times = error / noise.mae.value
     between = ""
     if noise.mae.low and noise.mae.high:
