@@ -253,7 +253,9 @@ def test_a_figure_stands_beside_what_it_rests_on():
     assert short(told.gain) == "−0.05 ± 0.04"
 
 
-@pytest.mark.parametrize(("pairs", "so_far"), [(0, "there is none"), (1, "there is 1."), (9, "there are 9")])
+@pytest.mark.parametrize(
+    ("pairs", "so_far"), [(0, "there is none"), (1, "there is 1."), (9, "there are 9")]
+)
 def test_noise_of_too_few_second_scores_is_no_figure(pairs, so_far):
     told = told_of(pairs=pairs)
     assert told.times_noise is None and told.ask_again

@@ -2,9 +2,9 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -179,6 +179,34 @@ def test_each_label_is_predicted_by_a_head_that_never_saw_it() -> None:
         tournament.compared(
             [tournament.Candidate("few", ids[:5], noise[:5])], labels, groups, 0.5, 60
         )
+
+
+def test_the_sample_stays_when_a_label_comes_or_goes(home: Home) -> None:
+    with sessions.writing(home.engine) as session:
+        project = home.project(session)
+        before = tournament.sample(session, project, 12)
+        assert len(before) == 12 and before == tournament.sample(session, project, 12)
+        kept = tournament.sample(session, project, 10)
+        assert kept.keys() < before.keys()
+        lowest = session.exec(select(func.min(Label.image_id)).where(~col(Label.holdout))).one()
+        session.delete(session.get(Label, (project.id, lowest)))
+        session.flush()
+        after = tournament.sample(session, project, 12)
+    assert len(before.keys() - after.keys()) <= 1
+
+
+def test_the_seconds_of_a_picture_leave_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def embedded(*_: Any, **__: Any) -> Iterator[tuple[int, None]]:
+        clock[0] += 5.0  # the children that decode
+        for number in range(tournament.TIMED):
+            clock[0] += 0.25
+            yield number, None
+
+    monkeypatch.setattr(tournament, "embed_files", embedded)
+    monkeypatch.setattr(tournament.time, "perf_counter", lambda: clock[0])
+    assert tournament._timed(cast(Any, None), range(16), cast(Any, None)) == 0.25
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ the version that follows. The vectors are kept, so a second tournament, or a mig
 winner, goes on from them.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def latest(session: Session, project: Project) -> Job | None:
 
 def sample(session: Session, project: Project, count: int) -> dict[int, float]:
     """Image → label in 0–1 of at most so many labelled images with pixels that may train, drawn
-    at random, and the same ones again."""
+    at random, and the same ones again but for what is new or gone: each image has its own lot."""
     rows = session.execute(
         select(Label.image_id, Label.value)
         .join(Image, col(Image.id) == Label.image_id)
@@ -107,9 +107,12 @@ def sample(session: Session, project: Project, count: int) -> dict[int, float]:
             Label.project_id == project.id, ~col(Label.holdout), Image.kind != "vector",
             ~projects.is_removed(project.id, Label.image_id),
         )
-        .order_by(col(Label.image_id))
     ).all()  # fmt: skip
-    drawn = Random(project.seed).sample(rows, min(count, len(rows)))
+
+    def lot(row: Any) -> bytes:
+        return hashlib.blake2b(f"{project.seed}:{row[0]}".encode(), digest_size=8).digest()
+
+    drawn = sorted(rows, key=lot)[:count]
     return {image_id: value / 10 for image_id, value in sorted(map(tuple, drawn))}
 
 
@@ -165,11 +168,14 @@ def _embedded(job: JobContext, name: str, ids: list[int]) -> Candidate:
     return Candidate(name, found, x, seconds, missing)
 
 
-def _timed(encoder: Encoder, pictures: Sequence[Any], limits: Limits) -> float:
-    began = time.perf_counter()
-    for _ in embed_files(encoder, pictures, limits=limits, guarded=True):
-        pass
-    return (time.perf_counter() - began) / len(pictures)
+def _timed(encoder: Encoder, pictures: Sequence[Any], limits: Limits) -> float | None:
+    """Seconds a picture, from the first vector on: before it, the decoding children start. None
+    with fewer than two vectors."""
+    at = [
+        time.perf_counter()
+        for _ in embed_files(encoder, pictures, limits=limits, guarded=True)
+    ]  # fmt: skip
+    return (at[-1] - at[0]) / (len(at) - 1) if len(at) > 1 else None
 
 
 def _count_missing(session: Session, encoder_id: int, project_id: int) -> int:
