@@ -17,7 +17,10 @@ NAMES = (
     "try_it", "stamps", "sample", "forecast",
 )  # fmt: skip
 WITH_FILE = "people"
-WITH_OPTIONS = (WITH_FILE, "forecast")  # alone, what follows the name is its own
+WITH_OPTIONS = (  # alone, what follows the name is its own
+    "live", "replay", "training", "recipes", "scoring", "keys", "web", "try_it", "forecast",
+    WITH_FILE,
+)  # fmt: skip
 
 
 def machine() -> str:
@@ -32,7 +35,7 @@ def machine() -> str:
 
 def main() -> None:
     names, options = sys.argv[1:] or NAMES, []
-    if names[0] in WITH_OPTIONS:
+    if names[0] == WITH_FILE or (names[0] in WITH_OPTIONS and names[1:2] and names[1][0] == "-"):
         names, options = names[:1], list(names[1:])
     sections = _sections()
     for name in names:

@@ -199,14 +199,13 @@ def goals(runs: Runs, methods: Sequence[Method], labels: Sequence[int]) -> None:
     def ranks(method: Method, count: int) -> float:
         return float(np.mean(list(by_person(runs[method, count], rank).values())))
 
-    last = methods[0].encoder
     print()
     for method in methods:
         if method.prior == "others" and {10, 20} <= set(labels):
             mine, theirs = ranks(method, 10), ranks(today, 20)
             print(f"- {words(method)}: SROCC at 10 labels {mine:.3f}, today's at 20 {theirs:.3f}: "
                   f"{'met' if mine >= theirs else 'missed'}.")  # fmt: skip
-        if method.prior == "none" and method.encoder != last and 40 in labels:
+        if method.prior == "none" and method.encoder != today.encoder and 40 in labels:
             mine, theirs = ranks(method, 40), 1.08 * ranks(today, 40)
             print(f"- {words(method)}: SROCC at 40 labels {mine:.3f}, 1.08 × today's {theirs:.3f}: "
                   f"{'met' if mine >= theirs else 'missed'}.")  # fmt: skip
@@ -269,6 +268,8 @@ def main() -> None:
     rated = np.isfinite(people.scores).sum(1)
     enough = np.flatnonzero(rated * 0.7 > max(labels))
     who = np.random.default_rng(0).permutation(enough)[: args.people].tolist()
+    if not who:
+        sys.exit(f"Nobody rated enough images to learn from {max(labels)}; give fewer --labels.")
     methods = methods_of(list(encoders), args.recipes, args.priors)
 
     jobs = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from bench.__main__ import WITH_OPTIONS
 from docs import learning_curves
 from docs.reference import reference
 from tastemaker.cli.commands import app
@@ -117,6 +118,18 @@ def test_learning_names_its_numbers_where_it_speaks_of_them_and_links_to_what_is
     for target in re.findall(r"\]\(([\w./-]+)\)", LEARNING):
         assert (ROOT / "docs" / target).exists(), target
     assert "](docs/learning.md)" in README
+
+
+def test_a_benchmark_that_has_options_is_given_them() -> None:
+    own = {
+        path.stem for path in (ROOT / "bench").glob("*.py") if "ArgumentParser" in path.read_text()
+    }
+    assert own == set(WITH_OPTIONS)
+
+
+def test_a_decision_says_its_number() -> None:
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert path.read_text().startswith(f"# {int(path.name[:4])}. "), path.name
 
 
 def test_the_curves_of_real_people_are_drawn_from_the_figures_kept() -> None:

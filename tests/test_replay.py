@@ -41,6 +41,7 @@ from tastemaker.replay.runs import (
     split,
     strategy,
 )
+from tastemaker.replay.shared_out import shared_out
 from tests.conftest import add_images, environment, until
 
 SMALL = Plan(("mixed", "random"), seeds=2, budget=60, batch=10, start=20)
@@ -576,3 +577,7 @@ def test_a_collection_is_replayed_with_the_projects_labels(
     said = run("replay", "Pool", "--project", "Other")
     assert said.code == 1 and "embedded" in said.sentence
     engine.dispose()
+
+
+def test_nothing_to_do_starts_no_process() -> None:
+    assert list(shared_out(divmod, (), [])) == []

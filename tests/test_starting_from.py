@@ -130,8 +130,8 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     (trust,) = changed.fit.priors
     assert trust.slope is not None and trust.slope < 0
     assert live_model.lineage_in_words(changed.fit) == (
-        "Starts from Anime v1.0, turned round; trust after 10 labels: "
-        f"{100 * (trust.trust or 0):.0f}\u202f%"
+        f"Starts from Anime v1.0 (trust {100 * (trust.trust or 0):.0f}\u202f%, turned round), "
+        "going by 10 labels"
     )
     start(second)
     assert live(second).fit.priors == () and started(second) == []
@@ -589,7 +589,7 @@ def test_a_project_begun_from_a_version_predicts_before_the_first_key(
         assert np.corrcoef(changed.scores, likes)[0, 1] < 0.3
         assert np.abs(changed.scores - first).mean() > 0.1
         page.reload()
-        expect(page.locator("#strip")).to_contain_text(re.compile(r"after \d+ labels: \d+"))
+        expect(page.locator("#strip")).to_contain_text(re.compile(r"trust \d+.*, going by \d+ labels"))
 
 
 def test_a_head_made_elsewhere_serves_the_project_it_was_imported_into(

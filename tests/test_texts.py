@@ -15,7 +15,7 @@ from tastemaker import images, projects
 from tastemaker.config import Settings
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files.folders import FolderWalk, is_system, left_out_line
-from tastemaker.files.texts import composed, decoded, lines_of, read_text
+from tastemaker.files.texts import composed, decoded, enumerated, lines_of, read_text
 from tastemaker.library import filters, tags
 from tests.command_line import Run, fails
 from tests.conftest import environment
@@ -178,3 +178,8 @@ def test_output_never_dies_of_an_encoding(tmp_path: Path, spoken: dict[str, str]
     assert json.loads(listed.stdout)[0]["name"] == "Jörg 日本"
     wrong = done("project", "rename", "日", "本")
     assert wrong.returncode in (1, 2) and b"Traceback" not in wrong.stderr
+
+
+def test_names_are_listed_as_one_says_them() -> None:
+    said = [enumerated(["A", "B", "C"][:count]) for count in range(4)]
+    assert said == ["", "A", "A and B", "A, B and C"]

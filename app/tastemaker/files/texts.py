@@ -7,6 +7,7 @@ contain them. Letters with marks are composed (NFC), as everything but a Mac's f
 
 import codecs
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from tastemaker.errors import Invalid, NotFound
@@ -83,6 +84,11 @@ def encodable(text: str) -> str:
     """The text with “?” for each half of a pair of UTF-16 that stands alone, which JSON can name
     and no file or page can hold."""
     return text.encode("utf-8", "replace").decode()
+
+
+def enumerated(parts: Sequence[str]) -> str:
+    """“A”, “A and B”, “A, B and C”; empty without any."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def composed(text: str) -> str:

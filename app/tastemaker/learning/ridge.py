@@ -297,13 +297,13 @@ def from_priors(
     priors: Sequence[Prior], x: Array, y: ArrayLike, link: Link, groups: ArrayLike | None = None
 ) -> Ridge:
     """The head while the labels y (n,) of rows x (n, D) teach nothing by themselves (none, one, or
-    all the same): the mean of the priors, at the level of the labels as far as there are any. They
-    count as much as `PRIOR_LABELS` of the priors' own would."""
+    all the same): the mean of the priors, at the level of the labels as far as there are any: the
+    priors' own level counts as much as `PRIOR_LABELS` labels."""
     target = np.asarray(y, np.float64)
     weights = np.mean([prior.line(link) for prior in priors], axis=0)
     level = np.mean([prior.values(np.zeros_like(weights), link) for prior in priors])
     said = np.asarray(x, np.float32) @ weights + level
-    missed = np.nan_to_num(to_link(target, link) - said)
+    missed = to_link(target, link) - said
     keys = np.arange(len(target)) if groups is None else np.asarray(groups)
     own = np.unique(keys, return_inverse=True)[1].ravel()
     others, left = (

@@ -3,9 +3,9 @@
 Four things make it fast. Batches are large: at batch 1, every sample moves all four million
 weights and their optimiser state through memory. A head learns in the dimensions that its images
 lie in, not in all of their features (`subspace`). The large matrices are multiplied in bfloat16
-where the processor has it (`matrix_type`), from a copy of the weights that is made once a step. And
-every member has a core to itself: its matrix products need nobody else's, and while one core waits
-for memory in the optimiser, another one multiplies.
+where the processor has matrix units for it (AMX, `matrix_type`), from a copy of the weights that is
+made once a step. And every member has a core to itself: its matrix products need nobody else's, and
+while one core waits for memory in the optimiser, another one multiplies.
 
 Two things make it good with few labels. The inputs are in the units of the linear head
 (`half_scale`), not each feature in its own: full standardisation makes as much of the features that

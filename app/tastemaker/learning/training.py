@@ -1,7 +1,7 @@
 """Training: labels in, a head and honest numbers out.
 
     1. unite near-duplicates, so that no image is judged by a head that saw its twin
-    2. withhold the hold-out, whatever is a near-duplicate of it, and every pair with one of either
+    2. withhold the hold-out, whatever is a near-duplicate of it, and every answer about either
     3. deal the remaining groups into folds
     4. fit: one head per fold without that fold, and the final head on everything
     5. stretch the scores, where that is shown to help

@@ -45,7 +45,8 @@ class FittedModel:
     """The live model of a project at one moment. `rows` is the live array; `values` (N,) the labels
     in [0, 1], NaN without one; `train` the labelled rows off the hold-out side; `free` (N,) what
     can be shown: in the pool, without any event but a sweep, and `swept` (N,) what was swept: the
-    random sample asks for it all the same. `ridge` is None while the labels teach nothing."""
+    random sample asks for it all the same. `ridge` is None while the labels teach nothing and
+    there is nothing to start from."""
 
     project: Project
     matrix: EmbeddingMatrix

@@ -9,7 +9,6 @@ when it starts.
 
 import functools
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +20,8 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from tastemaker.config import Settings
 from tastemaker.files import write_atomic
+from tastemaker.files.texts import enumerated
+from tastemaker.versions.priors import trust_in_words
 
 LIVE_ROW = np.dtype(
     [
@@ -118,7 +119,7 @@ class FitSummary:
     """What a fit followed and came to. `event_high` is the newest score event it knows; `noise` and
     `penalty` are None while the labels teach nothing and there is nothing to start from; `errors`
     are the records, oldest first; `priors` are the heads that it starts from; `answers` besides the
-    `labels` are pairs, sweeps and older scores."""
+    `labels` are pairs, sweeps, skips and older scores."""
 
     event_high: int = 0
     labels: int = 0
@@ -131,28 +132,17 @@ class FitSummary:
 
 
 def lineage_in_words(fit: FitSummary) -> str:
-    """“Starts from Anime v1.4; trust after 12 labels: 63 %”; empty where it starts from nothing."""
+    """“Starts from Anime v1.4 (trust 63 %), going by 12 labels”; empty where it starts from
+    nothing."""
     if not fit.priors:
         return ""
-
-    def named(prior: StartedFrom, trust: str = "") -> str:
-        turned = ", turned round" if prior.slope is not None and prior.slope < 0 else ""
-        return f"{prior.name}{turned}{trust}"
-
-    measured = [(p, f"{100 * p.trust:.0f}\u202f%") for p in fit.priors if p.trust is not None]
-    if not measured:
-        return f"Starts from {_listed([named(prior) for prior in fit.priors])}"
-    after = f"trust after {fit.labels:,} labels"
-    if len(measured) == 1:
-        prior, percent = measured[0]
-        return f"Starts from {named(prior)}; {after}: {percent}"
-    each = [named(prior, f" ({percent})") for prior, percent in measured]
-    return f"Starts from {_listed(each)}: {after}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """“A, B and C”."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    trusts = [trust_in_words(prior.trust, prior.slope) for prior in fit.priors]
+    each = [
+        f"{prior.name} ({trust})" if trust else prior.name
+        for prior, trust in zip(fit.priors, trusts, strict=True)
+    ]
+    going_by = f", going by {fit.labels:,} labels" if any(trusts) else ""
+    return f"Starts from {enumerated(each)}{going_by}"
 
 
 @dataclass(frozen=True)

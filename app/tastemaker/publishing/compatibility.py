@@ -12,6 +12,7 @@ from tastemaker.database.tables import EncoderRow, Label, Project, Version
 from tastemaker.encoding.encoder_names import ALIASES, canonical
 from tastemaker.encoding.encoder_specs import KNOWN, parse
 from tastemaker.errors import Conflict, Invalid
+from tastemaker.files.texts import enumerated
 from tastemaker.publishing.foreign_files import ForeignHead
 
 
@@ -117,4 +118,4 @@ def _giving(features: int, project: Project) -> str:
         names.insert(0, own)
     if len(names) < 2:
         return f"{names[0]} gives, and others too" if names else "several encoders give"
-    return f"{', '.join(names[:-1])} and {names[-1]} give alike"
+    return f"{enumerated(names)} give alike"

@@ -30,6 +30,8 @@ def shared_out(
     Shared out over `processes` (default: the cores), which get the inputs once; those and `work`
     must pickle. Broken off by Ctrl-C, what came is of the first jobs.
     """
+    if not jobs:
+        return
     workers = min(processes or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         with threadpool_limits(1):

@@ -21,6 +21,7 @@ from tastemaker.database.tables import (
     ProjectCollection,
     Version,
 )
+from tastemaker.files.texts import enumerated
 from tastemaker.learning.version_metrics import (
     ENOUGH_HELD_OUT,
     BracketErrors,
@@ -188,8 +189,7 @@ def calibration_sentence(version: Version) -> str:
     verdict = "well calibrated" if abs(off) <= 2 else "too wide" if off > 0 else "too narrow"
     parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
              for level, share in sorted(shares.items())]  # fmt: skip
-    listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"Prediction intervals are {verdict}: {listed} of the labels."
+    return f"Prediction intervals are {verdict}: {enumerated(parts)} of the labels."
 
 
 def recipe_sentence(version: Version) -> str:
@@ -236,7 +236,7 @@ def answers_in_words(version: Version) -> str:
         )
         if count
     ]
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return enumerated(parts)
 
 
 def _network_sentence(recipe: StoredRecipe, kind: str) -> str:
