@@ -253,7 +253,8 @@ def _answers(session: Session, version: Version, names: dict[str, int]) -> "Answ
     said = [Answer(row.first_id, row.second_id, row.share, row.bound) for row in frozen]
     about = {i for answer in said for i in (answer.first_id, answer.second_id) if i is not None}
     ids, x = embeddings.matrix(session, version.encoder_id, about)
-    source = dict(session.exec(select(Image.id, Image.source_group)).all())
+    groups_of = select(Image.id, Image.source_group).where(col(Image.id).in_(ids.tolist()))
+    source = dict(session.exec(groups_of).all())
     project = projects.get(session, version.project_id)
     sources = [source[image_id] for image_id in ids.tolist()]
     groups = np.array([names.setdefault(name, len(names)) for name in sources], np.int64)
