@@ -614,6 +614,24 @@ def test_a_file_made_on_several_networks_is_told_from_others():
             encoder_names.given(both, other, "a.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (f"{BUNDLED}+{TINY}@/d/m.safetensors", f"{BUNDLED}+{TINY}"),
+        (f"{TINY}@/d/m.safetensors+{BUNDLED}", f"{BUNDLED}+{TINY}"),
+        (f"ViT-L-14/openai+{BUNDLED}", f"{BUNDLED}+ViT-L-14-quickgelu/openai"),
+        (f"{BUNDLED}+ViT-L-14/openai@/d/m.safetensors", f"{BUNDLED}+ViT-L-14-quickgelu/openai"),
+        (f"{TINY}+whole+layers@/d/m.safetensors", f"{TINY}+layers+whole"),
+        ("ViT-L/14@336px", "ViT-L-14-336-quickgelu/openai"),
+        ("somebody's own", "somebody's own"),
+        ("a/b+a/b", "a/b+a/b"),
+    ],
+)
+def test_a_name_has_one_form_without_its_files_and_keeps_it(name: str, written: str) -> None:
+    assert encoder_names.canonical(name) == written
+    assert encoder_names.canonical(written) == written
+
+
 # ---- many files
 
 
