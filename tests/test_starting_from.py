@@ -16,7 +16,7 @@ from trained_world import DIM, TASTE, Trained, open_trained, taste, trained_home
 from web_world import embed_all, events, make_world, settings_in
 
 from tastemaker import embeddings, images, projects, versions
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import EncoderRow, Project, ProjectPrior, Version, VersionPrior
 from tastemaker.errors import Conflict, Invalid, TastemakerError
@@ -507,9 +507,9 @@ def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_
 
 def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> None:
     client = home.world.client
-    body = {"name": "Second", "encoder": ENCODER, "start_from": ["Anime@active"]}
+    body = {"name": "Second", "start_from": ["Anime@active"]}
     made = client.post("/api/v1/projects", json=body).json()
-    assert made["starts_from"] == ["Anime v1.0"]
+    assert (made["encoder"], made["starts_from"]) == (ENCODER, ["Anime v1.0"])
     at = f"/api/v1/projects/{made['id']}/priors"
     source = {"source": str(written(tmp_path, "bare.safetensors", format="city96"))}
     assert client.post(at, json=source).status_code == 422
@@ -532,9 +532,24 @@ def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> 
     assert client.put(at, json={"start_from": []}).json() == []
 
 
+def test_a_new_project_reads_the_weights_from_where_the_head_s_project_does(home: Trained) -> None:
+    with sessions.reading(home.engine) as session:
+        source = home.project(session)
+        version = versions.active(session, source)
+        assert version is not None
+        source.encoder = f"{ENCODER}@/moved/here.safetensors"
+        head = starting_heads.head_of(session, home.settings, version)
+        assert starting_heads.encoder_for([head], None) == source.encoder
+        assert starting_heads.encoder_for([head], "a/b") == "a/b"
+        source.encoder_id = None  # as if it had moved to another encoder
+        assert starting_heads.head_of(session, home.settings, version).encoder == ENCODER
+        session.rollback()
+    assert starting_heads.encoder_for([], None) == DEFAULT_ENCODER
+
+
 def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run) -> None:
-    made = run("project", "create", "Second", "--encoder", ENCODER, "--start-from", "Anime@v1.0")
-    assert "It starts from Anime v1.0." in made.out
+    made = run("project", "create", "Second", "--start-from", "Anime@v1.0")
+    assert "It starts from Anime v1.0." in made.out and f"encoder {ENCODER}." in made.out
     shown = run("project", "show", "Second", "--json").json
     assert shown["starts_from"] == ["Anime v1.0"] and shown["trust"] == {}
     assert "Anime v1.0" in run("project", "show", "Second").out

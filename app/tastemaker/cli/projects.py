@@ -68,8 +68,12 @@ def project_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
     kind: Annotated[str, typer.Option(help="score or class.")] = "score",
     encoder: Annotated[
-        str, typer.Option(help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +.")
-    ] = DEFAULT_ENCODER,
+        str | None,
+        typer.Option(
+            help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +. Left out, it is that "
+            f"of the first --start-from, else {DEFAULT_ENCODER}."
+        ),
+    ] = None,
     threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
     start_from: Annotated[list[str] | None, start_option()] = None,
     head_encoder: Annotated[str | None, typer.Option(help=TRAINED_ON)] = None,
@@ -81,13 +85,12 @@ def project_create(
     from tastemaker.encoding.weights import weights_of
     from tastemaker.versions import starting_heads
 
-    planned = Project(name=name, encoder=encoder)
+    planned = Project(name=name, encoder=encoder or DEFAULT_ENCODER)
     with database() as (settings, engine):
         heads = heads_read(settings, engine, planned, start_from or [], head_encoder)
         with sessions.writing(engine) as session:
-            project = projects.create(
-                session, name, kind=kind, encoder=encoder, threshold=threshold
-            )
+            chosen = starting_heads.encoder_for(heads, encoder)
+            project = projects.create(session, name, kind=kind, encoder=chosen, threshold=threshold)
             starting_heads.start_from(session, project, heads)
             summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])

@@ -15,7 +15,7 @@ from safetensors.numpy import save as bytes_of
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, projects
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.tables import (
     EncoderRow,
     Label,
@@ -120,8 +120,9 @@ def other_encoders(session: Session, encoder: str) -> list[str]:
 
 
 def head_of(session: Session, settings: Settings, version: Version) -> StartingHead:
-    """A version as a head to start from. Raises `NotFound` or `Conflict` where its file is not the
-    one that was published, and `Invalid` for one that sorts into classes."""
+    """A version as a head to start from, with the place that its project reads the weights of the
+    encoder from. Raises `NotFound` or `Conflict` where its file is not the one that was published,
+    and `Invalid` for one that sorts into classes."""
     project = projects.get(session, version.project_id)
     encoder = session.get_one(EncoderRow, version.encoder_id)
     name = f"{project.name} {version.number}"
@@ -129,10 +130,19 @@ def head_of(session: Session, settings: Settings, version: Version) -> StartingH
     if read.outputs != 1:
         raise Invalid(f"{name} sorts into classes; only a head that gives scores can be started "
                       "from.", "Choose another one.")  # fmt: skip
+    reads = project.encoder if project.encoder_id == encoder.id else encoder.name
     return starting_head(
-        name, version.sha256, read.tensors, encoder.name, encoder.fingerprint,
+        name, version.sha256, read.tensors, reads, encoder.fingerprint,
         embeddings.is_normalised(session, encoder), version.id,
     )  # fmt: skip
+
+
+def encoder_for(heads: Sequence[StartingHead], named: str | None) -> str:
+    """The encoder of a new project that starts from these heads: the one that was named for it,
+    else that of the first head, else the default."""
+    if named is not None:
+        return named
+    return heads[0].encoder if heads else DEFAULT_ENCODER
 
 
 def start_from(session: Session, project: Project, heads: Sequence[StartingHead]) -> None:
