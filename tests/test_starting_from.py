@@ -434,6 +434,39 @@ def test_what_knows_the_projects_own_scores_is_refused(home: Trained) -> None:
     assert "the very scores of “Copy”" in refusal(twin, "Anime").message
 
 
+def test_its_own_head_is_refused_by_way_of_its_file_too(home: Trained) -> None:
+    second = begun(home)
+    own = versions.checkpoint_path(home.settings, home.version())
+    assert "this project itself" in refusal(home, str(own)).message
+    job = import_head.import_checkpoint(second.engine, second.settings, second.project_id, own)
+    second.run(job, import_head.run)
+    assert "this project itself" in refusal(home, "Second@v0.0").message
+    begun(home, "Second@v0.0", name="Third")
+
+
+def test_a_deleted_version_in_between_does_not_make_one_forget(home: Trained) -> None:
+    """Anime → Second → Third, the one by its version, the other by its file."""
+    keys = [1, 9, 2, 8, 3, 7, 5, 6, 4]
+    second = begun(home, "Anime")
+    second.score(dict(zip(ids_of(second), keys, strict=False)))
+    between = second.train()
+    third = begun(home, str(versions.checkpoint_path(home.settings, between)), name="Third")
+    third.score(dict(zip(ids_of(third), keys, strict=False)))
+    last = third.train()
+    second.add(5, "More", "pool", seed=4)
+    second.score({ids_of(second)[-1]: 5})
+    second.train()
+    delete_version(home.settings, home.engine, between.id)
+    with sessions.reading(home.engine) as session:
+        edges = session.exec(select(VersionPrior).where(VersionPrior.version_id == between.id))
+        assert [(edge.name, edge.weights) for edge in edges] == [("Anime v1.0", None)]
+        known = starting_heads.knowing(session, home.project_id)
+        assert {home.version().id, between.id, last.id} <= known
+        assert starting_heads.knowing(session, third.project_id) == {last.id}
+        assert starting_heads.fitting(session, ENCODER, home.project(session)) == []
+    assert "started from “Anime” itself" in refusal(home, "Third").message
+
+
 def test_offered_are_the_versions_that_fit(home: Trained) -> None:
     second = begun(home)
     with sessions.reading(home.engine) as session:
@@ -621,6 +654,7 @@ def test_a_head_made_elsewhere_serves_the_project_it_was_imported_into(
     home.add(5, "More", "pool", seed=4)
     version = home.train()
     with sessions.reading(home.engine) as session:
-        assert starting_heads.lineage(session, version) == {home.project_id}
+        known = {home.version("v1.0").id, version.id}
+        assert starting_heads.knowing(session, home.project_id) == known
         (row,) = priors.of_version(session, version)
         assert row.probability is not None and row.probability > 0.3
