@@ -18,8 +18,8 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, EncoderRow, Image, Job, Label, Project, Version
-from tastemaker.encoding.encoder_specs import BUNDLED
-from tastemaker.encoding.encoders import load
+from tastemaker.encoding.encoder_specs import BUNDLED, EncoderSpec, parse
+from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import Conflict, Invalid, NotTrainable, StorageFull
 from tastemaker.evaluation import comparison, flips, tournament
 from tastemaker.importing import imports, requests
@@ -300,6 +300,28 @@ def test_a_migration_that_is_stopped_half_way_changes_nothing_and_goes_on(
     with sessions.reading(home.engine) as session:
         assert home.project(session).encoder == STAGES
         assert len(session.exec(select(Version)).all()) == 2
+
+
+def test_an_embedding_whose_project_moves_while_it_loads_embeds_with_the_new_one(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def moved_meanwhile(spec: EncoderSpec) -> Encoder:
+        loaded.append(spec.name)
+        if len(loaded) == 1:
+            with sessions.writing(home.engine) as session:
+                row = embeddings.encoder_row(session, once(parse(STAGES)))
+                embeddings.use_encoder(session, home.project(session), row)
+        return once(spec)
+
+    monkeypatch.setattr(embeddings, "load", moved_meanwhile)
+    with sessions.writing(home.engine) as session:
+        job = jobs.enqueue(session, "embed", "Embed", {}, 1)
+    assert home.run(job, embeddings.run) == {
+        "embedded": COUNT, "set_aside": 0, "encoder": STAGES,
+    }  # fmt: skip
+    assert loaded == [BUNDLED, STAGES]
 
 
 def interrupted(*args: Any) -> None:
