@@ -26,7 +26,7 @@ from tastemaker.learning.heads import Head
 from tastemaker.learning.laion import LinearHead, laion_bytes
 from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
-from tastemaker.live import live_model, model_process
+from tastemaker.live import lineage, live_model, model_process
 from tastemaker.live.live_model import LiveModel
 from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.publishing.start_from import heads_named
@@ -110,7 +110,8 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     said = 0.5 + 0.2 * logit(head_of(home, home.version())(x))
     np.testing.assert_allclose(first.scores, np.clip(said, 0, 1), atol=0.02)
     assert np.corrcoef(first.scores, taste(x))[0, 1] > 0.8
-    assert first.fit.priors == (live_model.StartedFrom("Anime v1.0"),)
+    sha256 = home.version().sha256
+    assert first.fit.priors == (live_model.StartedFrom("Anime v1.0", sha256=sha256),)
     assert live_model.lineage_in_words(first.fit) == "Starts from Anime v1.0"
     assert {pick.why for pick in first.lists.mixed} == {"control", "teaching"}
     assert first.lists.near_threshold
@@ -135,6 +136,44 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     )
     start(second)
     assert live(second).fit.priors == () and started(second) == []
+
+
+def test_two_files_of_one_name_have_their_own_trust(home: Trained, tmp_path: Path) -> None:
+    none, one = np.zeros(DIM, np.float32), np.ones(DIM, np.float32)
+    good = written(tmp_path, "model.safetensors")
+    (tmp_path / "b").mkdir()
+    bad = written(tmp_path / "b", "model.safetensors", linear_head(OTHERS, 0.1, none, one),
+                  encoder=ENCODER)  # fmt: skip
+    second = begun(home, str(good), str(bad))
+    points = taste(vectors(60, 2)).tolist()
+    second.score(dict(zip(ids_of(second)[:20], points, strict=False)))
+    live(second)
+    with sessions.writing(second.engine) as session:
+        project = second.project(session)
+        told = lineage.starts(session, second.settings, project)
+        assert [prior["name"] for prior in told] == ["model", "model"]
+        assert told[0]["trust"] > 0.5 > told[1]["trust"]
+        starting_heads.take_away(session, project, told[0]["id"])
+        (left,) = lineage.starts(session, second.settings, project)
+        assert (left["sha256"], left["trust"]) == (told[1]["sha256"], told[1]["trust"])
+        words = lineage.starts_in_words([left, left | {"fits": False, "name": "other"}])
+        percent = f"{100 * left['trust']:.0f}\u202f%"
+        turned = ", turned round" * (left["slope"] < 0)
+        assert words == (
+            f"model (trust {percent}{turned}), other (left out: it reads another encoder)"
+        )
+
+
+def test_a_live_model_of_an_earlier_release_is_still_read(settings: Settings) -> None:
+    settings.make_folders()
+    rows = np.zeros(1, live_model.LIVE_ROW)
+    live_model.write_live(settings, 1, LiveModel(rows, live_model.FitSummary(labels=3)))
+    file = settings.live / "1.json"
+    content = json.loads(file.read_text())
+    content["fit"]["priors"] = [{"name": "Anime v1.0", "trust": 0.5}]
+    file.write_text(json.dumps(content))
+    read = live_model.read_live(settings, 1)
+    assert read is not None and read.fit.priors == (live_model.StartedFrom("Anime v1.0", 0.5),)
 
 
 def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
@@ -584,7 +623,8 @@ def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run)
     made = run("project", "create", "Second", "--start-from", "Anime@v1.0")
     assert "It starts from Anime v1.0." in made.out and f"encoder {ENCODER}." in made.out
     shown = run("project", "show", "Second", "--json").json
-    assert shown["starts_from"] == ["Anime v1.0"] and shown["trust"] == {}
+    assert shown["starts_from"] == ["Anime v1.0"]
+    assert [(prior["name"], prior["trust"]) for prior in shown["priors"]] == [("Anime v1.0", None)]
     assert "Anime v1.0" in run("project", "show", "Second").out
     assert "starts from nothing" in run("project", "set", "Second", "--start-from", "none").out
     again = run("project", "set", "Second", "--start-from", "Anime", "--json").json

@@ -128,17 +128,16 @@ def project_show(
 ) -> None:
     """Show one project."""
     from tastemaker import projects
-    from tastemaker.live.live_model import lineage_in_words, read_live
+    from tastemaker.live.lineage import starts, starts_in_words
 
     (name,) = in_order(typed, project)
     with database() as (settings, engine), sessions.reading(engine) as session:
-        summary = projects.summary(session, projects.by_name(session, name))
-    live = read_live(settings, summary["id"])
+        shown = projects.by_name(session, name)
+        summary = projects.summary(session, shown)
+        started = starts(session, settings, shown)
     if as_json:
-        trust = {prior.name: prior.trust for prior in live.fit.priors} if live else {}
-        return print_json(summary | {"trust": trust})
-    told = lineage_in_words(live.fit).removeprefix("Starts from ") if live else ""
-    summary["starts_from"] = told or ", ".join(summary["starts_from"]) or None
+        return print_json(summary | {"priors": started})
+    summary["starts_from"] = starts_in_words(started) or None
     for key, value in summary.items():
         out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
     return None

@@ -18,6 +18,7 @@ from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
 from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
+from tastemaker.live import lineage
 from tastemaker.pages import keymap, priors
 from tastemaker.pages.deps import (
     Body,
@@ -366,7 +367,7 @@ def settings_page(
     }  # fmt: skip
     if project.kind == "score" and request.state.user.is_admin:
         context |= priors.choices(session, project.encoder, project)
-        context["starts"] = priors.chosen(session, request.app.state.settings, project)
+        context["starts"] = lineage.starts(session, request.app.state.settings, project)
     refusal = error or keys_error or delete_error or copy_error or start_error
     return render(
         request, "settings.html", None, shell(session, project, "settings") | context,
