@@ -11,6 +11,7 @@ from in_browser import browsing
 from in_browser import serving as browser_serving
 from playwright.sync_api import Browser, expect
 from scipy.special import logit
+from sqlalchemy import event
 from sqlmodel import Session, select
 from trained_world import DIM, TASTE, Trained, open_trained, taste, trained_home, vectors
 from web_world import embed_all, events, make_world, settings_in
@@ -209,6 +210,31 @@ def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
     ).metadata  # fmt: skip
 
 
+def test_a_list_of_versions_reads_what_they_started_from_at_once_and_no_weights(
+    home: Trained,
+) -> None:
+    second = begun(home, "Anime")
+    with sessions.writing(home.engine) as session:
+        encoder = session.exec(select(EncoderRow)).one()
+        for minor in range(3):
+            version = Version(
+                project_id=second.project_id, minor=minor, state="ready", made_by=f"test {minor}",
+                encoder_id=encoder.id, event_high=0,
+            )  # fmt: skip
+            session.add(version)
+            session.flush()
+            priors.freeze(session, version, second.project(session))
+    asked: list[str] = []
+    with sessions.reading(home.engine) as session:
+        listed = versions.list_ready(session, second.project(session))
+        event.listen(home.engine, "before_cursor_execute", lambda *of: asked.append(of[2]))
+        told = versions.list_as_json(session, home.settings, listed)
+        lines = priors.lines_of_version(session, listed[0])
+    assert [[prior["name"] for prior in one["starts_from"]] for one in told] == [["Anime v1.0"]] * 3
+    (heads,) = (text for text in asked[:-1] if "version_prior" in text)
+    assert "version_prior.weights" not in heads and len(lines[0].weights) == DIM
+
+
 def test_a_training_that_was_killed_starts_from_what_it_began_with(home: Trained) -> None:
     second = begun(home, "Anime")
     ids = ids_of(second)
@@ -275,6 +301,11 @@ def test_a_duplicate_starts_from_the_same_and_on_another_encoder_says_what_it_dr
         assert priors.of_project(session, other) == []
         assert duplication.dropped_priors(session, project, other) == ["Anime v1.0"]
         assert duplication.dropped_priors(session, project, same) == []
+        # The project moved since: what it started from fits a copy on the encoder from before.
+        project.encoder = "ViT-B-32-quickgelu/openai"
+        back = duplication.duplicate_project(session, project, "Back", ENCODER)
+        assert [prior.name for prior in priors.of_project(session, back)] == ["Anime v1.0"]
+        assert duplication.dropped_priors(session, project, back) == []
 
 
 def test_projects_of_an_older_release_start_from_nothing(settings: Settings) -> None:
@@ -551,7 +582,7 @@ def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_
     second = int(made.headers["location"].split("/")[2])
     settings = client.get(f"/projects/{second}/settings").text
     assert "Anime v1.0" in settings and "no score has borne it out yet" in settings
-    assert "it then starts from nothing, for Anime v1.0 reads this encoder alone" in settings
+    assert "it then does not start from Anime v1.0, which reads this encoder." in settings
 
     form = {"name": "Third", "encoder": "ViT-B-32-quickgelu/openai", "start": version}
     refused = client.post("/projects", data=form)
@@ -598,9 +629,8 @@ def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> 
     with sessions.writing(home.engine) as session:  # as after a change of the encoder
         session.get_one(Project, made["id"]).encoder = "ViT-B-32-quickgelu/openai"
     assert [prior["fits"] for prior in client.get(at).json()] == [False]
-    assert f"reads {ENCODER}, and is left out" in client.get(
-        f"/projects/{made['id']}/settings"
-    ).text  # fmt: skip
+    page = client.get(f"/projects/{made['id']}/settings").text
+    assert f"reads {ENCODER}, and is left out" in page and "it then does not start" not in page
     assert client.put(at, json={"start_from": []}).json() == []
 
 
@@ -629,6 +659,9 @@ def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run)
     assert "starts from nothing" in run("project", "set", "Second", "--start-from", "none").out
     again = run("project", "set", "Second", "--start-from", "Anime", "--json").json
     assert again["starts_from"] == ["Anime v1.0"]
+    copied = run("project", "duplicate", "Second", "Copy", "--encoder", "ViT-B-32-quickgelu/openai",
+                 "--no-wait")  # fmt: skip
+    assert "It does not start from Anime v1.0, which reads another encoder." in copied.out
     refused = run("project", "create", "Third", "--encoder", "ViT-B-32-quickgelu/openai",
                   "--start-from", "Anime")  # fmt: skip
     fails(refused, ENCODER, "ViT-B-32-quickgelu/openai")

@@ -269,10 +269,9 @@ def project_duplicate(
                 f"{facts['labels']:,} labels, with encoder {facts['encoder']}."
             )
             if dropped:
-                out.print(
-                    f"It starts from nothing: {plain(', '.join(dropped))} would need vectors of "
-                    f"{plain(original.encoder)}."
-                )
+                reads = "reads" if len(dropped) == 1 else "read"
+                names = plain(", ".join(dropped))
+                out.print(f"It does not start from {names}, which {reads} another encoder.")
             if vectors:
                 out.print(f"{vectors} of them have no picture, and get no vector.")
         if queued and (wait := sees_through(settings, wait)):

@@ -236,7 +236,7 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
         holdout=np.array([row[2] == "holdout" for row in rows], bool),
         random=np.array([row[0] in drawn for row in rows], bool),
         answers=_answers(session, version, names),
-        priors=tuple(map(priors.line_of, priors.of_version(session, version))),
+        priors=priors.lines_of_version(session, version),
     )
     return data, names
 

@@ -205,11 +205,14 @@ def take_away(session: Session, project: Project, prior_id: int) -> str:
 
 
 def copy_to(session: Session, project: Project, copy: Project) -> None:
-    """Let a duplicate with the same encoder start from what its original starts from."""
+    """Let a duplicate start from what its original starts from; one on another encoder, from
+    those of them alone that read it: they were chosen before the original moved."""
     query = select(ProjectPrior).where(ProjectPrior.project_id == project.id)
+    same = canonical(copy.encoder) == canonical(project.encoder)
     session.add_all(
         ProjectPrior(project_id=copy.id, **row.model_dump(exclude={"id", "project_id"}))
         for row in session.exec(query.order_by(col(ProjectPrior.id))).all()
+        if same or canonical(row.encoder) == canonical(copy.encoder)
     )
     session.flush()
 
