@@ -24,6 +24,7 @@ from tastemaker.errors import Conflict, Invalid, NotTrainable, StorageFull
 from tastemaker.evaluation import comparison, flips, tournament
 from tastemaker.importing import imports, requests
 from tastemaker.live import embedding_matrix, project_state
+from tastemaker.pages import formats
 from tastemaker.pages.app import create_app
 from tastemaker.training import migration, retrain
 from tastemaker.versions import predictions
@@ -351,10 +352,14 @@ def test_without_enough_labels_the_project_moves_and_trains_later(home: Home, ru
         for label in session.exec(select(Label)).all():
             session.delete(label)
     told = run("project", "migrate", "Red", STAGES)
-    assert (told.code, told.out) == (0, f"The project works with {STAGES}.\n"), told.err
+    assert told.code == 0, told.err
+    assert told.out.startswith("Not trained: No image is scored yet")
+    assert told.out.endswith(f"The project works with {STAGES}.\n")
     with sessions.reading(home.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "migrate")).all()
-        assert job.result["version"] is None and "not trained" in job.result["why"]
+        assert job.result["version"] is None
+        because = f"The project works with {STAGES} now. Not trained: No image is scored yet"
+        assert formats.job_result(job).startswith(because)
     fails(run("project", "migrate", "Red", STAGES), "works with", "already")
     with sessions.reading(home.engine) as session:
         assert home.project(session).encoder == STAGES
@@ -412,3 +417,8 @@ def test_the_page_tries_encoders_and_moves_the_project(home: Home) -> None:
     assert moved.headers["location"] == f"/jobs/{waiting['id']}"
     refused = client.post(f"{api}/migrate", json={"encoder": BUNDLED})
     assert refused.status_code == 409
+    refused = client.post("/projects/1/migrate", data={"encoder": "ViT-B-23/x"})
+    assert refused.status_code == 422
+    to_try, to_move = refused.text.split('<details class="panel" id="move" open>')
+    assert "has no model “ViT-B-23”" in to_move and 'value="ViT-B-23/x"' in to_move
+    assert "ViT-B-23" not in to_try

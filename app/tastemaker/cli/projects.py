@@ -311,8 +311,9 @@ def project_migrate(
         result = finish_jobs(settings, engine, [queued["id"]])[0].result
     if as_json:
         return print_json(result)
-    if result["version"]:
-        out.print(f"{result['version']} is published: {plain(result['why'])}.")
+    why = plain(result["why"]).rstrip(".")
+    version = result["version"]
+    out.print(f"{version} is published: {why}." if version else f"{why[:1].upper()}{why[1:]}.")
     kept = "works with" if result["moved"] else "keeps its encoder, not"
     out.print(f"The project {kept} {plain(result['encoder'])}.")
     return None
