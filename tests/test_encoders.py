@@ -429,6 +429,17 @@ def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp
     pictures.write(hub / "snapshots" / "0123abc" / weights.FILES[0], b"all of it")
     assert weights.weights_of(large).state == "here"
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_answers", lambda url: True)
+    base, sigmoid = "ViT-B-32-quickgelu/openai", "ViT-B-16-SigLIP2/webli"
+    for name, told in {
+        f"{BUNDLED}+{base}": "about 0.6 GB", f"{BUNDLED}+{base}+{large}": "about 0.6 GB",
+        f"{base}+{sigmoid}+{BUNDLED}": "about 2.1 GB",
+        f"{BUNDLED}+{large}": "Its weights are on this machine.",
+    }.items():  # fmt: skip
+        assert told in weights.weights_of(name).sentence
+    monkeypatch.setattr(weights, "_answers", lambda url: False)
+
     file = tmp_path / "mine.safetensors"
     assert weights.weights_of(f"{large}@{file}").state == "missing"
     pictures.write(file, b"mine")
