@@ -152,7 +152,10 @@ if (grid) {
     for (const [image, event] of events.filter(([image]) => at(image) >= 0)) {
       knows(boxes[at(image)], event);
       if (entry.kind === "batch") show(at(image), entry.value, true, entry.sweep);
-      else show(at(image), answer.scores[image], event > 0);
+      else {
+        const sweep = answer.sweeps[image];
+        show(at(image), sweep ? sweep.value : answer.scores[image], event > 0, sweep?.kind);
+      }
     }
     reselect(Object.keys(answer.refused ?? {}));
     waiting();

@@ -14,7 +14,7 @@ from web_world import World, events, make_world
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Label
-from tastemaker.errors import Invalid
+from tastemaker.errors import Conflict, Invalid
 from tastemaker.pages import keymap
 from tastemaker.scores import batches
 from tastemaker.scores.batches import BatchItem
@@ -128,11 +128,32 @@ def test_a_sweep_is_no_label_and_the_random_sample_asks_all_the_same(world: Worl
     assert events(world)[-1] == (other, "below", 5)
 
 
+def test_an_undo_tells_of_a_sweep_that_stands_again(world: World) -> None:
+    at = f"/api/v1{world.at}"
+    for said in ({"value": 5, "sweep": "at_least"}, {"value": 7}):
+        body = said | {"images": [{"image_id": 3}], "key": f"a-key-of-{said['value']}"}
+        assert world.client.post(f"{at}/batches", json=body).status_code == 200
+    answer = world.client.post(f"{at}/batches/undo", json={"key": "another-key"}).json()
+    assert answer["scores"] == {"3": None}
+    assert answer["sweeps"] == {"3": {"kind": "at_least", "value": 5}}
+
+
 def test_a_key_that_somebody_chose_before_stays_theirs() -> None:
     """The sweeps came later, and P and X may be taken."""
-    keys = keymap.of(Annotator(name="me", keys={"zoom": "x", "score-3": "p"}))
+    person = Annotator(name="me", keys={"zoom": "x", "score-3": "p"})
+    keys = keymap.of(person)
     assert (keys["zoom"], keys["score-3"]) == (("x",), ("p",))
     assert keys["pick"] == keys["reject"] == ()
+    assert keymap.by_default(person)["pick"] == (), "no page offers it"
+    session = Session()
+    keymap.change(session, person, {"skip": "s", "pick": "", "reject": ""})
+    assert keymap.of(person)["skip"] == ("s",) and keymap.of(person)["pick"] == ()
+    with pytest.raises(Conflict):
+        keymap.change(session, person, {"pick": "x"})
+    keymap.change(session, person, {"score-3": ""})
+    assert keymap.of(person)["pick"] == ("p",)
+    with pytest.raises(Conflict):
+        keymap.change(session, person, {"score-3": "f"})
 
 
 # --- in the browser ------------------------------------------------------------------------------
@@ -190,6 +211,14 @@ def test_the_keyboard_alone_selects_scores_corrects_and_undoes(world: World, pag
     page.keyboard.press("4")
     corrected = saved(page, world, 3)
     assert corrected[-1] == (corrected[1][0], "set", 4)
+    chip = page.locator(f'[data-tile="{corrected[-1][0]}"] [data-score]')
+    for number, key in enumerate(("p", "7"), 4):
+        page.keyboard.press("Space")
+        page.keyboard.press(key)
+        saved(page, world, number)
+    expect(chip).to_have_text("7")
+    page.keyboard.press("Backspace")
+    expect(chip).to_have_text("≥ 5")
     page.keyboard.press("Control+a")
     expect(page.locator("#chosen")).to_have_text("10 selected")
     page.keyboard.press("Escape")

@@ -100,7 +100,7 @@ class Model:
     def labels(self) -> dict[int, float]:
         scores: dict[int, dict[str, int]] = {}
         for one in self.standing():
-            if one.value is not None:
+            if one.kind == "set":
                 scores.setdefault(one.image, {})[one.person] = one.value
         return {image: float(median(said.values())) for image, said in scores.items()}
 
@@ -172,15 +172,20 @@ class ManyHands(RuleBasedStateMachine):
 
     @rule(
         target=requests, person=people, tab=tabs, value=st.none() | st.integers(0, 10),
+        sweep=st.none() | st.sampled_from(("at_least", "below")),
         chosen=st.lists(images, min_size=1, max_size=3, unique=True), knows=st.booleans(),
         when=when,
     )  # fmt: skip
     def batch(
-        self, person: str, tab: int, chosen: list[int], value: int | None, knows: bool, when: str
-    ) -> Request:
+        self, person: str, tab: int, chosen: list[int], value: int | None, sweep: str | None,
+        knows: bool, when: str,
+    ) -> Request:  # fmt: skip
+        """A score, a skip, or, with a bound, a sweep of several images."""
         expected = {n: self.known.get((person, tab, n), 0) if knows else None for n in chosen}
         listed = [{"image_id": n, "expected": expected[n]} for n in chosen]
         body = {"images": listed, "value": value, "key": self.new_key()}
+        if value and sweep:
+            body["sweep"] = sweep
         return self.decided(Request(person, tab, "batches", body), when)
 
     @rule(
@@ -294,7 +299,7 @@ class ManyHands(RuleBasedStateMachine):
     def batched(self, request: Request, answer: httpx.Response) -> None:
         assert answer.status_code == 200, answer.text
         body, person, told = request.body, request.person, answer.json()
-        kind = "skip" if body["value"] is None else "set"
+        kind = body.get("sweep") or ("skip" if body["value"] is None else "set")
         saved, stale = {}, []
         for one in body["images"]:
             image = one["image_id"]

@@ -681,10 +681,16 @@ def test_a_project_begun_from_a_version_predicts_before_the_first_key(
     anime.train()
     with browser_serving(world) as address, browsing(chromium) as page:
         page.goto(address)
+        asked: list[str] = []
+        page.on("request", lambda one: asked.append(one.url) if "/heads" in one.url else None)
         page.get_by_label("Name").fill("Second")
         page.locator("[name=encoder]").select_option(ENCODER)  # which brings the heads that fit
         page.get_by_label("Start from").select_option("Anime v1.0")
         expect(page.get_by_label("Its path on this machine")).to_be_hidden()
+        page.get_by_label("Name").fill("Second one")
+        page.get_by_label("Name").fill("Second")
+        page.get_by_label("Name").blur()
+        assert len(asked) == 1, "what is typed elsewhere does not begin this part anew"
         page.get_by_role("button", name="Create the project").click()
         expect(page).to_have_url(re.compile(r"/projects/2/add"))
         second = Trained(replace(world, project_id=2))

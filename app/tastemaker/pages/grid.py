@@ -182,7 +182,8 @@ def undo_batch(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: UndoneBatch
 ) -> dict[str, Any]:
     """Take back the newest thing said, a batch as a whole. `events` names, for each image it was
-    about, the event that stands now (0: none), and `scores` the score."""
+    about, the event that stands now (0: none), `scores` the score, and `sweeps` the sweep where the
+    image is at least a value, or below it."""
     undone = _undo(engine, user, project_id, body.key)
     return {"saved": True, "library": request.app.state.library, "key": body.key} | undone
 
@@ -211,6 +212,11 @@ def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> d
             "scores": {
                 i: event.value if event and event.kind == "set" else None
                 for i, event in standing.items()
+            },
+            "sweeps": {
+                i: {"kind": event.kind, "value": event.value}
+                for i, event in standing.items()
+                if event and event.kind in SWEEPS
             },
         }
 

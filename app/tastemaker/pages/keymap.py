@@ -45,9 +45,18 @@ DOES = {
 def of(person: Annotator) -> dict[str, tuple[str, ...]]:
     """Action → the keys that do it for this person."""
     chosen = {action: (key,) for action, key in person.keys.items() if action in DEFAULTS}
-    taken = {key for keys in chosen.values() for key in keys}  # of actions that are newer, perhaps
-    free = {action: tuple(k for k in keys if k not in taken) for action, keys in DEFAULTS.items()}
-    return free | chosen
+    return by_default(person) | chosen
+
+
+def by_default(person: Annotator) -> dict[str, tuple[str, ...]]:
+    """Action → the keys that do it unless this person gives it another: its defaults, but for those
+    that were given to other actions, perhaps before this one was there."""
+    return {action: _left(action, keys, person.keys) for action, keys in DEFAULTS.items()}
+
+
+def _left(action: str, keys: tuple[str, ...], given: Mapping[str, str]) -> tuple[str, ...]:
+    others = {key for other, key in given.items() if other != action and other in DEFAULTS}
+    return tuple(key for key in keys if key not in others)
 
 
 def change(session: Session, person: Annotator, typed_keys: Mapping[str, str]) -> None:
@@ -63,8 +72,14 @@ def change(session: Session, person: Annotator, typed_keys: Mapping[str, str]) -
             chosen[action] = key
         else:
             chosen.pop(action, None)
+    # What gave way to a choice made before this one, a newer action's key perhaps, does so still.
+    kept = {action: key for action, key in chosen.items() if person.keys.get(action) == key}
     does: dict[str, str] = {}
-    for action, keys in (DEFAULTS | {action: (key,) for action, key in chosen.items()}).items():
+    for action, usual in DEFAULTS.items():
+        if action in chosen:
+            keys: tuple[str, ...] = (chosen[action],)
+        else:
+            keys = usual if action in person.keys else _left(action, usual, kept)
         for key in keys:
             if key in does:
                 raise Conflict(

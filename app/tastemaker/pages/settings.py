@@ -358,7 +358,7 @@ def settings_page(
         "fields": fields, "saved": saved, "error": error,
         "rows": [*fields["brackets"], *[("", "")] * SPARE_ROWS],
         "suggests": fields["brackets"] != as_typed(project)["brackets"] and error is None,
-        "key_actions": keymap.DOES, "key_defaults": keymap.DEFAULTS, "keys": keys,
+        "key_actions": keymap.DOES, "key_defaults": keymap.by_default(person), "keys": keys,
         "key_fields": key_fields | dict(typed_keys or {}), "keys_error": keys_error,
         "delete_error": delete_error, "copy_error": copy_error, "encoders": known_encoders(),
         "most_starts": starting_heads.MOST, "typed": typed_start or StartForm(),
