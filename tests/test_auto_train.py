@@ -104,6 +104,13 @@ def test_never_while_one_is_under_way_and_the_count_begins_anew(desk: Desk) -> N
     desk.end(job, "done")
     (second,) = desk.tick()
     assert second.payload["note"] == "by itself: 30 new scores"
+    desk.end(second, "done")
+    with sessions.writing(desk.engine) as session:
+        move = jobs.enqueue(session, "migrate", "Move “Desk”", {}, desk.project.id)
+    desk.score(20)
+    assert desk.tick() == [], "the move to another encoder trains anyway"
+    desk.end(move, "done")
+    assert len(desk.tick()) == 1
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

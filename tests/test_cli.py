@@ -136,7 +136,7 @@ def test_projects_are_made_listed_and_shown(run: Run) -> None:
     assert [project["name"] for project in listed] == ["City Ästhetics"]
     assert listed[0]["encoder"] == "ViT-L-14-quickgelu/openai" and listed[0]["kind"] == "score"
     for name in ("city ästhetics", "CITY ÄSTHETICS", "#1"):
-        assert run("project", "show", name, "--json").json == listed[0] | {"trust": {}}
+        assert run("project", "show", name, "--json").json == listed[0] | {"priors": []}
     assert "City Ästhetics" in run("project", "list").out
     fails(run("project", "create", "CITY ästhetics"), "exists already")
 

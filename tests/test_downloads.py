@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import huggingface_hub.file_download
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from sqlalchemy import Engine
 
 from tastemaker import embeddings, projects
@@ -28,9 +29,10 @@ WEIGHTS = os.urandom(3_000_000)
 
 class Hub(ThreadingHTTPServer):
     """Has one file of weights. `broken`: it sends half of the file, ends the connection, and
-    answers no further request for it."""
+    answers no further request for it. `busy`: it does not say whether it has another file."""
 
     broken = False
+    busy = False
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -38,6 +40,9 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         there = self.path.endswith(f"/{FILE}")
+        if self.server.busy and not there:
+            self.send_error(503)
+            return
         self.send_response(200 if there else 404)
         if not there:
             self.send_header("X-Error-Code", "EntryNotFound")
@@ -97,6 +102,17 @@ def test_half_of_a_file_is_never_one_and_the_next_try_brings_it_whole(
     assert file.read_bytes() == WEIGHTS
     assert told[-1] == (len(WEIGHTS), len(WEIGHTS)) and len(told) >= 10
     assert downloads.fetch(REPOSITORY, NAMES) == file, "from the cache"
+
+
+def test_where_the_hub_does_not_answer_no_other_file_is_fetched_in_its_place(hub: Hub) -> None:
+    hub.busy = True
+    with pytest.raises(LocalEntryNotFoundError):
+        downloads.fetch(REPOSITORY, NAMES)
+    assert huggingface_hub.try_to_load_from_cache(REPOSITORY, FILE) is None
+    hub.busy = False
+    file = downloads.fetch(REPOSITORY, NAMES)
+    hub.busy = True
+    assert downloads.fetch(REPOSITORY, NAMES) == file, "what was fetched before serves"
 
 
 def test_the_job_tells_megabytes_and_then_that_the_encoder_is_loaded(

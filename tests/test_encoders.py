@@ -429,6 +429,17 @@ def test_whether_weights_can_be_had_is_told_without_loading_any(monkeypatch, tmp
     pictures.write(hub / "snapshots" / "0123abc" / weights.FILES[0], b"all of it")
     assert weights.weights_of(large).state == "here"
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_answers", lambda url: True)
+    base, sigmoid = "ViT-B-32-quickgelu/openai", "ViT-B-16-SigLIP2/webli"
+    for name, told in {
+        f"{BUNDLED}+{base}": "about 0.6 GB", f"{BUNDLED}+{base}+{large}": "about 0.6 GB",
+        f"{base}+{sigmoid}+{BUNDLED}": "about 2.1 GB",
+        f"{BUNDLED}+{large}": "Its weights are on this machine.",
+    }.items():  # fmt: skip
+        assert told in weights.weights_of(name).sentence
+    monkeypatch.setattr(weights, "_answers", lambda url: False)
+
     file = tmp_path / "mine.safetensors"
     assert weights.weights_of(f"{large}@{file}").state == "missing"
     pictures.write(file, b"mine")
@@ -612,6 +623,24 @@ def test_a_file_made_on_several_networks_is_told_from_others():
     for other in (BUNDLED, f"{BUNDLED}+ViT-B-32/b", f"{BUNDLED}+ViT-B-16/a"):
         with pytest.raises(Conflict, match="was trained on"):
             encoder_names.given(both, other, "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (f"{BUNDLED}+{TINY}@/d/m.safetensors", f"{BUNDLED}+{TINY}"),
+        (f"{TINY}@/d/m.safetensors+{BUNDLED}", f"{BUNDLED}+{TINY}"),
+        (f"ViT-L-14/openai+{BUNDLED}", f"{BUNDLED}+ViT-L-14-quickgelu/openai"),
+        (f"{BUNDLED}+ViT-L-14/openai@/d/m.safetensors", f"{BUNDLED}+ViT-L-14-quickgelu/openai"),
+        (f"{TINY}+whole+layers@/d/m.safetensors", f"{TINY}+layers+whole"),
+        ("ViT-L/14@336px", "ViT-L-14-336-quickgelu/openai"),
+        ("somebody's own", "somebody's own"),
+        ("a/b+a/b", "a/b+a/b"),
+    ],
+)
+def test_a_name_has_one_form_without_its_files_and_keeps_it(name: str, written: str) -> None:
+    assert encoder_names.canonical(name) == written
+    assert encoder_names.canonical(written) == written
 
 
 # ---- many files

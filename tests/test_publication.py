@@ -13,7 +13,7 @@ from trained_world import Trained, open_trained, trained_home
 
 from tastemaker import jobs, scores, versions
 from tastemaker.database.sessions import PlainTransactions, reading, writing
-from tastemaker.database.tables import Job, Prediction, Version, now
+from tastemaker.database.tables import EncoderRow, Job, Prediction, Version, now
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.publishing import import_head
@@ -87,6 +87,37 @@ def test_what_cannot_train_is_refused_without_a_job_in_the_same_sentence(home: T
     with pytest.raises(NotTrainable, match="No image is scored yet"):
         train(home, "too early", event_high=0)
     assert numbers(home) == ["v1.0"]
+
+
+def test_a_version_takes_no_project_back_that_moved_while_it_was_trained(
+    home: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, predict = home.version("v1.0"), retrain._predict
+
+    def moved_meanwhile(*args: Any) -> None:
+        with writing(home.engine) as session:
+            other = EncoderRow(fingerprint="o" * 16, name="o/ther", dim=8)
+            session.add(other)
+            session.flush()
+            project = home.project(session)
+            project.encoder, project.encoder_id = other.name, other.id
+        predict(*args)
+
+    monkeypatch.setattr(retrain, "_predict", moved_meanwhile)
+    late = train(home, "too late")
+    monkeypatch.undo()
+    assert (late.number, late.active) == ("v1.1", False)
+    assert late.activation == (
+        "not activated: trained on efficientnet_lite0/bundled, and the project works with o/ther "
+        "by now"
+    )
+    with reading(home.engine) as session:
+        assert home.project(session).encoder == "o/ther"
+        assert versions.active(session, home.project(session)) == before
+    back = train(home, "a move", encoder_id=before.encoder_id)
+    with reading(home.engine) as session:
+        assert home.project(session).encoder_id == before.encoder_id
+        assert versions.active(session, home.project(session)) == back
 
 
 def begin(home: Trained, made_by: str, age: timedelta = timedelta()) -> Version:

@@ -11,12 +11,13 @@ from in_browser import browsing
 from in_browser import serving as browser_serving
 from playwright.sync_api import Browser, expect
 from scipy.special import logit
+from sqlalchemy import event
 from sqlmodel import Session, select
 from trained_world import DIM, TASTE, Trained, open_trained, taste, trained_home, vectors
 from web_world import embed_all, events, make_world, settings_in
 
 from tastemaker import embeddings, images, projects, versions
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.tables import EncoderRow, Project, ProjectPrior, Version, VersionPrior
 from tastemaker.errors import Conflict, Invalid, TastemakerError
@@ -26,7 +27,7 @@ from tastemaker.learning.heads import Head
 from tastemaker.learning.laion import LinearHead, laion_bytes
 from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
-from tastemaker.live import live_model, model_process
+from tastemaker.live import lineage, live_model, model_process
 from tastemaker.live.live_model import LiveModel
 from tastemaker.publishing import card_blocks, exports, import_head, model_card
 from tastemaker.publishing.start_from import heads_named
@@ -110,7 +111,8 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     said = 0.5 + 0.2 * logit(head_of(home, home.version())(x))
     np.testing.assert_allclose(first.scores, np.clip(said, 0, 1), atol=0.02)
     assert np.corrcoef(first.scores, taste(x))[0, 1] > 0.8
-    assert first.fit.priors == (live_model.StartedFrom("Anime v1.0"),)
+    sha256 = home.version().sha256
+    assert first.fit.priors == (live_model.StartedFrom("Anime v1.0", sha256=sha256),)
     assert live_model.lineage_in_words(first.fit) == "Starts from Anime v1.0"
     assert {pick.why for pick in first.lists.mixed} == {"control", "teaching"}
     assert first.lists.near_threshold
@@ -135,6 +137,44 @@ def test_predictions_are_sensible_before_the_first_key_and_ten_keys_change_them(
     )
     start(second)
     assert live(second).fit.priors == () and started(second) == []
+
+
+def test_two_files_of_one_name_have_their_own_trust(home: Trained, tmp_path: Path) -> None:
+    none, one = np.zeros(DIM, np.float32), np.ones(DIM, np.float32)
+    good = written(tmp_path, "model.safetensors")
+    (tmp_path / "b").mkdir()
+    bad = written(tmp_path / "b", "model.safetensors", linear_head(OTHERS, 0.1, none, one),
+                  encoder=ENCODER)  # fmt: skip
+    second = begun(home, str(good), str(bad))
+    points = taste(vectors(60, 2)).tolist()
+    second.score(dict(zip(ids_of(second)[:20], points, strict=False)))
+    live(second)
+    with sessions.writing(second.engine) as session:
+        project = second.project(session)
+        told = lineage.starts(session, second.settings, project)
+        assert [prior["name"] for prior in told] == ["model", "model"]
+        assert told[0]["trust"] > 0.5 > told[1]["trust"]
+        starting_heads.take_away(session, project, told[0]["id"])
+        (left,) = lineage.starts(session, second.settings, project)
+        assert (left["sha256"], left["trust"]) == (told[1]["sha256"], told[1]["trust"])
+        words = lineage.starts_in_words([left, left | {"fits": False, "name": "other"}])
+        percent = f"{100 * left['trust']:.0f}\u202f%"
+        turned = ", turned round" * (left["slope"] < 0)
+        assert words == (
+            f"model (trust {percent}{turned}), other (left out: it reads another encoder)"
+        )
+
+
+def test_a_live_model_of_an_earlier_release_is_still_read(settings: Settings) -> None:
+    settings.make_folders()
+    rows = np.zeros(1, live_model.LIVE_ROW)
+    live_model.write_live(settings, 1, LiveModel(rows, live_model.FitSummary(labels=3)))
+    file = settings.live / "1.json"
+    content = json.loads(file.read_text())
+    content["fit"]["priors"] = [{"name": "Anime v1.0", "trust": 0.5}]
+    file.write_text(json.dumps(content))
+    read = live_model.read_live(settings, 1)
+    assert read is not None and read.fit.priors == (live_model.StartedFrom("Anime v1.0", 0.5),)
 
 
 def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
@@ -168,6 +208,31 @@ def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
     assert "starts_from" not in load_checkpoint(
         versions.checkpoint_path(second.settings, alone)
     ).metadata  # fmt: skip
+
+
+def test_a_list_of_versions_reads_what_they_started_from_at_once_and_no_weights(
+    home: Trained,
+) -> None:
+    second = begun(home, "Anime")
+    with sessions.writing(home.engine) as session:
+        encoder = session.exec(select(EncoderRow)).one()
+        for minor in range(3):
+            version = Version(
+                project_id=second.project_id, minor=minor, state="ready", made_by=f"test {minor}",
+                encoder_id=encoder.id, event_high=0,
+            )  # fmt: skip
+            session.add(version)
+            session.flush()
+            priors.freeze(session, version, second.project(session))
+    asked: list[str] = []
+    with sessions.reading(home.engine) as session:
+        listed = versions.list_ready(session, second.project(session))
+        event.listen(home.engine, "before_cursor_execute", lambda *of: asked.append(of[2]))
+        told = versions.list_as_json(session, home.settings, listed)
+        lines = priors.lines_of_version(session, listed[0])
+    assert [[prior["name"] for prior in one["starts_from"]] for one in told] == [["Anime v1.0"]] * 3
+    (heads,) = (text for text in asked[:-1] if "version_prior" in text)
+    assert "version_prior.weights" not in heads and len(lines[0].weights) == DIM
 
 
 def test_a_training_that_was_killed_starts_from_what_it_began_with(home: Trained) -> None:
@@ -236,6 +301,11 @@ def test_a_duplicate_starts_from_the_same_and_on_another_encoder_says_what_it_dr
         assert priors.of_project(session, other) == []
         assert duplication.dropped_priors(session, project, other) == ["Anime v1.0"]
         assert duplication.dropped_priors(session, project, same) == []
+        # The project moved since: what it started from fits a copy on the encoder from before.
+        project.encoder = "ViT-B-32-quickgelu/openai"
+        back = duplication.duplicate_project(session, project, "Back", ENCODER)
+        assert [prior.name for prior in priors.of_project(session, back)] == ["Anime v1.0"]
+        assert duplication.dropped_priors(session, project, back) == []
 
 
 def test_projects_of_an_older_release_start_from_nothing(settings: Settings) -> None:
@@ -434,6 +504,39 @@ def test_what_knows_the_projects_own_scores_is_refused(home: Trained) -> None:
     assert "the very scores of “Copy”" in refusal(twin, "Anime").message
 
 
+def test_its_own_head_is_refused_by_way_of_its_file_too(home: Trained) -> None:
+    second = begun(home)
+    own = versions.checkpoint_path(home.settings, home.version())
+    assert "this project itself" in refusal(home, str(own)).message
+    job = import_head.import_checkpoint(second.engine, second.settings, second.project_id, own)
+    second.run(job, import_head.run)
+    assert "this project itself" in refusal(home, "Second@v0.0").message
+    begun(home, "Second@v0.0", name="Third")
+
+
+def test_a_deleted_version_in_between_does_not_make_one_forget(home: Trained) -> None:
+    """Anime → Second → Third, the one by its version, the other by its file."""
+    keys = [1, 9, 2, 8, 3, 7, 5, 6, 4]
+    second = begun(home, "Anime")
+    second.score(dict(zip(ids_of(second), keys, strict=False)))
+    between = second.train()
+    third = begun(home, str(versions.checkpoint_path(home.settings, between)), name="Third")
+    third.score(dict(zip(ids_of(third), keys, strict=False)))
+    last = third.train()
+    second.add(5, "More", "pool", seed=4)
+    second.score({ids_of(second)[-1]: 5})
+    second.train()
+    delete_version(home.settings, home.engine, between.id)
+    with sessions.reading(home.engine) as session:
+        edges = session.exec(select(VersionPrior).where(VersionPrior.version_id == between.id))
+        assert [(edge.name, edge.weights) for edge in edges] == [("Anime v1.0", None)]
+        known = starting_heads.knowing(session, home.project_id)
+        assert {home.version().id, between.id, last.id} <= known
+        assert starting_heads.knowing(session, third.project_id) == {last.id}
+        assert starting_heads.fitting(session, ENCODER, home.project(session)) == []
+    assert "started from “Anime” itself" in refusal(home, "Third").message
+
+
 def test_offered_are_the_versions_that_fit(home: Trained) -> None:
     second = begun(home)
     with sessions.reading(home.engine) as session:
@@ -479,7 +582,7 @@ def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_
     second = int(made.headers["location"].split("/")[2])
     settings = client.get(f"/projects/{second}/settings").text
     assert "Anime v1.0" in settings and "no score has borne it out yet" in settings
-    assert "it then starts from nothing, for Anime v1.0 reads this encoder alone" in settings
+    assert "it then does not start from Anime v1.0, which reads this encoder." in settings
 
     form = {"name": "Third", "encoder": "ViT-B-32-quickgelu/openai", "start": version}
     refused = client.post("/projects", data=form)
@@ -507,9 +610,9 @@ def test_a_project_is_begun_from_a_version_on_the_first_page(home: Trained, tmp_
 
 def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> None:
     client = home.world.client
-    body = {"name": "Second", "encoder": ENCODER, "start_from": ["Anime@active"]}
+    body = {"name": "Second", "start_from": ["Anime@active"]}
     made = client.post("/api/v1/projects", json=body).json()
-    assert made["starts_from"] == ["Anime v1.0"]
+    assert (made["encoder"], made["starts_from"]) == (ENCODER, ["Anime v1.0"])
     at = f"/api/v1/projects/{made['id']}/priors"
     source = {"source": str(written(tmp_path, "bare.safetensors", format="city96"))}
     assert client.post(at, json=source).status_code == 422
@@ -526,21 +629,39 @@ def test_programs_choose_change_and_take_away(home: Trained, tmp_path: Path) -> 
     with sessions.writing(home.engine) as session:  # as after a change of the encoder
         session.get_one(Project, made["id"]).encoder = "ViT-B-32-quickgelu/openai"
     assert [prior["fits"] for prior in client.get(at).json()] == [False]
-    assert f"reads {ENCODER}, and is left out" in client.get(
-        f"/projects/{made['id']}/settings"
-    ).text  # fmt: skip
+    page = client.get(f"/projects/{made['id']}/settings").text
+    assert f"reads {ENCODER}, and is left out" in page and "it then does not start" not in page
     assert client.put(at, json={"start_from": []}).json() == []
 
 
+def test_a_new_project_reads_the_weights_from_where_the_head_s_project_does(home: Trained) -> None:
+    with sessions.reading(home.engine) as session:
+        source = home.project(session)
+        version = versions.active(session, source)
+        assert version is not None
+        source.encoder = f"{ENCODER}@/moved/here.safetensors"
+        head = starting_heads.head_of(session, home.settings, version)
+        assert starting_heads.encoder_for([head], None) == source.encoder
+        assert starting_heads.encoder_for([head], "a/b") == "a/b"
+        source.encoder_id = None  # as if it had moved to another encoder
+        assert starting_heads.head_of(session, home.settings, version).encoder == ENCODER
+        session.rollback()
+    assert starting_heads.encoder_for([], None) == DEFAULT_ENCODER
+
+
 def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run) -> None:
-    made = run("project", "create", "Second", "--encoder", ENCODER, "--start-from", "Anime@v1.0")
-    assert "It starts from Anime v1.0." in made.out
+    made = run("project", "create", "Second", "--start-from", "Anime@v1.0")
+    assert "It starts from Anime v1.0." in made.out and f"encoder {ENCODER}." in made.out
     shown = run("project", "show", "Second", "--json").json
-    assert shown["starts_from"] == ["Anime v1.0"] and shown["trust"] == {}
+    assert shown["starts_from"] == ["Anime v1.0"]
+    assert [(prior["name"], prior["trust"]) for prior in shown["priors"]] == [("Anime v1.0", None)]
     assert "Anime v1.0" in run("project", "show", "Second").out
     assert "starts from nothing" in run("project", "set", "Second", "--start-from", "none").out
     again = run("project", "set", "Second", "--start-from", "Anime", "--json").json
     assert again["starts_from"] == ["Anime v1.0"]
+    copied = run("project", "duplicate", "Second", "Copy", "--encoder", "ViT-B-32-quickgelu/openai",
+                 "--no-wait")  # fmt: skip
+    assert "It does not start from Anime v1.0, which reads another encoder." in copied.out
     refused = run("project", "create", "Third", "--encoder", "ViT-B-32-quickgelu/openai",
                   "--start-from", "Anime")  # fmt: skip
     fails(refused, ENCODER, "ViT-B-32-quickgelu/openai")
@@ -613,6 +734,7 @@ def test_a_head_made_elsewhere_serves_the_project_it_was_imported_into(
     home.add(5, "More", "pool", seed=4)
     version = home.train()
     with sessions.reading(home.engine) as session:
-        assert starting_heads.lineage(session, version) == {home.project_id}
+        known = {home.version("v1.0").id, version.id}
+        assert starting_heads.knowing(session, home.project_id) == known
         (row,) = priors.of_version(session, version)
         assert row.probability is not None and row.probability > 0.3

@@ -18,12 +18,13 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, EncoderRow, Image, Job, Label, Project, Version
-from tastemaker.encoding.encoder_specs import BUNDLED
-from tastemaker.encoding.encoders import load
+from tastemaker.encoding.encoder_specs import BUNDLED, EncoderSpec, parse
+from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import Conflict, Invalid, NotTrainable, StorageFull
 from tastemaker.evaluation import comparison, flips, tournament
 from tastemaker.importing import imports, requests
 from tastemaker.live import embedding_matrix, project_state
+from tastemaker.pages import formats
 from tastemaker.pages.app import create_app
 from tastemaker.training import migration, retrain
 from tastemaker.versions import predictions
@@ -330,6 +331,28 @@ def test_a_migration_that_is_stopped_half_way_changes_nothing_and_goes_on(
         assert len(session.exec(select(Version)).all()) == 2
 
 
+def test_an_embedding_whose_project_moves_while_it_loads_embeds_with_the_new_one(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def moved_meanwhile(spec: EncoderSpec) -> Encoder:
+        loaded.append(spec.name)
+        if len(loaded) == 1:
+            with sessions.writing(home.engine) as session:
+                row = embeddings.encoder_row(session, once(parse(STAGES)))
+                embeddings.use_encoder(session, home.project(session), row)
+        return once(spec)
+
+    monkeypatch.setattr(embeddings, "load", moved_meanwhile)
+    with sessions.writing(home.engine) as session:
+        job = jobs.enqueue(session, "embed", "Embed", {}, 1)
+    assert home.run(job, embeddings.run) == {
+        "embedded": COUNT, "set_aside": 0, "encoder": STAGES,
+    }  # fmt: skip
+    assert loaded == [BUNDLED, STAGES]
+
+
 def interrupted(*args: Any) -> None:
     raise KeyboardInterrupt
 
@@ -357,10 +380,14 @@ def test_without_enough_labels_the_project_moves_and_trains_later(home: Home, ru
         for label in session.exec(select(Label)).all():
             session.delete(label)
     told = run("project", "migrate", "Red", STAGES)
-    assert (told.code, told.out) == (0, f"The project works with {STAGES}.\n"), told.err
+    assert told.code == 0, told.err
+    assert told.out.startswith("Not trained: No image is scored yet")
+    assert told.out.endswith(f"The project works with {STAGES}.\n")
     with sessions.reading(home.engine) as session:
         (job,) = session.exec(select(Job).where(Job.kind == "migrate")).all()
-        assert job.result["version"] is None and "not trained" in job.result["why"]
+        assert job.result["version"] is None
+        because = f"The project works with {STAGES} now. Not trained: No image is scored yet"
+        assert formats.job_result(job).startswith(because)
     fails(run("project", "migrate", "Red", STAGES), "works with", "already")
     with sessions.reading(home.engine) as session:
         assert home.project(session).encoder == STAGES
@@ -418,3 +445,8 @@ def test_the_page_tries_encoders_and_moves_the_project(home: Home) -> None:
     assert moved.headers["location"] == f"/jobs/{waiting['id']}"
     refused = client.post(f"{api}/migrate", json={"encoder": BUNDLED})
     assert refused.status_code == 409
+    refused = client.post("/projects/1/migrate", data={"encoder": "ViT-B-23/x"})
+    assert refused.status_code == 422
+    to_try, to_move = refused.text.split('<details class="panel" id="move" open>')
+    assert "has no model “ViT-B-23”" in to_move and 'value="ViT-B-23/x"' in to_move
+    assert "ViT-B-23" not in to_try

@@ -289,6 +289,7 @@ def test_the_sidecar_and_the_metadata_name_the_encoder_and_the_version(undisturb
     assert config["sha256"] == version.sha256
     with sessions.reading(undisturbed.engine) as session:
         shown = versions.as_json(session, undisturbed.settings, version)
+        assert versions.list_as_json(session, undisturbed.settings, [version]) == [shown]
     assert config["encoder"]["fingerprint"] == shown["encoder_fingerprint"]
     assert (shown["version"], shown["parent"], shown["active"]) == ("v1.2", "v1.1", True)
 

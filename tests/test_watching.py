@@ -15,12 +15,12 @@ import pytest
 from sqlmodel import select
 from web_world import World, add_image, add_job, client_of, full_world, make_world, settings_in
 
-from tastemaker import images, jobs
+from tastemaker import images, jobs, projects
 from tastemaker.cli import doctor
 from tastemaker.cli.doctor import examine
 from tastemaker.database.migration import newest_revision, revisions
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Collection, EncoderRow, Job
+from tastemaker.database.tables import Collection, EncoderRow, Job, Version
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import (
     EncoderUnavailable,
@@ -375,14 +375,34 @@ def test_the_doctor_changes_nothing_in_a_home_that_is_not_there(run: Run, tmp_pa
     assert not (tmp_path / "home").exists()
 
 
+UNUSED = "ViT-L-14-quickgelu@/of-no-project.safetensors"
+
+
 def test_the_doctor_knows_the_weights_of_every_encoder_that_is_in_use(tmp_path: Path) -> None:
     world = make_world(tmp_path / "home", images=0)
     names = ("efficientnet_lite0+stages+whole/bundled", "ViT-L-14-quickgelu@/gone.safetensors")
     with writing(world.engine) as session:
-        for name in names:
-            session.add(EncoderRow(fingerprint=name, name=name, dim=4))
+        rows = [EncoderRow(fingerprint=name, name=name, dim=4) for name in (*names, UNUSED)]
+        session.add_all(rows)
+        session.flush()
+        for called, row in zip(("Whole", "Large"), rows[:2], strict=True):
+            project = projects.create(session, called)
+            project.encoder, project.encoder_id = row.name, row.id
+        declared = EncoderRow(fingerprint="declared", name=UNUSED, dim=4, declared=True)
+        session.add(declared)
+        session.flush()
+        outside = projects.create(session, "Outside")
+        outside.encoder, outside.encoder_id = UNUSED, declared.id
     found = [one for one in examine(world.settings) if one.level != "ok" and "weights" in one.what]
     assert [one.level for one in found] == ["warning"] and "/gone.safetensors" in found[0].what
+    with writing(world.engine) as session:  # moved to where its weights lie now
+        project.encoder = "ViT-L-14-quickgelu@/elsewhere.safetensors"
+        session.add(project)
+        active = Version(project_id=outside.id, state="ready", active=True, made_by="test",
+                         encoder_id=rows[1].id, event_high=0)  # fmt: skip
+        session.add(active)
+    found = [one for one in examine(world.settings) if one.level != "ok" and "weights" in one.what]
+    assert ["/gone" in one.what or "/elsewhere" in one.what for one in found] == [True, True]
     assert not any("could not be looked at" in one.what for one in examine(world.settings))
 
 

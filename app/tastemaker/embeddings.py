@@ -228,9 +228,13 @@ def embed_project(
             "among them.",
             "Make another project for the pictures.",
         )
-    encoder, row = load_for(job, project.encoder)
-    with job.writing() as session:
-        projects.pin_encoder(session, projects.get(session, project_id), row)
+    while True:  # loading takes a while, and the project may move to another encoder meanwhile
+        encoder, row = load_for(job, name := project.encoder)
+        with job.writing() as session:
+            project = projects.get(session, project_id)
+            if project.encoder == name or project.encoder_id == row.id:
+                projects.pin_encoder(session, project, row)
+                break
     job.stage("Embedding")
     query = missing(row.id, project_id, collection_id)
     embedded, skipped = embed_images(job, encoder, row, query, batch)

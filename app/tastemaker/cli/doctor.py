@@ -24,6 +24,7 @@ from tastemaker.database.tables import (
     ImagePath,
     Job,
     Label,
+    Project,
     ScoreEvent,
     SkippedFile,
     Version,
@@ -154,8 +155,17 @@ def _jobs(session: Session, settings: Settings) -> list[Finding]:
 
 
 def _weights(session: Session, _: Settings) -> list[Finding]:
-    """Of the encoders that are in use; one that was declared embeds nothing here."""
-    used = session.exec(select(EncoderRow.name).where(~col(EncoderRow.declared)).distinct())
+    """Of the encoders that projects and their active versions work with; one that was declared
+    embeds nothing here."""
+    own, embeds = col(Project.encoder_id) == EncoderRow.id, ~col(EncoderRow.declared)
+    of_projects = select(Project.encoder).join(EncoderRow, own).where(embeds)
+    of_versions = (
+        select(EncoderRow.name)
+        .join(Version, col(Version.encoder_id) == EncoderRow.id)
+        .join(Project, col(Project.id) == Version.project_id)
+        .where(Version.active, Version.state == "ready", embeds, ~own)
+    )
+    used = {*session.exec(of_projects), *session.exec(of_versions)}
     known = visit(weights_of, sorted(used))
     return [Finding("warning", k.sentence, k.remedy) for k in known if k and k.state == "missing"]
 

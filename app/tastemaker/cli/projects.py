@@ -68,8 +68,12 @@ def project_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it is to be called.")],
     kind: Annotated[str, typer.Option(help="score or class.")] = "score",
     encoder: Annotated[
-        str, typer.Option(help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +.")
-    ] = DEFAULT_ENCODER,
+        str | None,
+        typer.Option(
+            help="MODEL/TAG, MODEL@FILE.safetensors, or several joined by +. Left out, it is that "
+            f"of the first --start-from, else {DEFAULT_ENCODER}."
+        ),
+    ] = None,
     threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
     start_from: Annotated[list[str] | None, start_option()] = None,
     head_encoder: Annotated[str | None, typer.Option(help=TRAINED_ON)] = None,
@@ -81,13 +85,12 @@ def project_create(
     from tastemaker.encoding.weights import weights_of
     from tastemaker.versions import starting_heads
 
-    planned = Project(name=name, encoder=encoder)
+    planned = Project(name=name, encoder=encoder or DEFAULT_ENCODER)
     with database() as (settings, engine):
         heads = heads_read(settings, engine, planned, start_from or [], head_encoder)
         with sessions.writing(engine) as session:
-            project = projects.create(
-                session, name, kind=kind, encoder=encoder, threshold=threshold
-            )
+            chosen = starting_heads.encoder_for(heads, encoder)
+            project = projects.create(session, name, kind=kind, encoder=chosen, threshold=threshold)
             starting_heads.start_from(session, project, heads)
             summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])
@@ -125,17 +128,16 @@ def project_show(
 ) -> None:
     """Show one project."""
     from tastemaker import projects
-    from tastemaker.live.live_model import lineage_in_words, read_live
+    from tastemaker.live.lineage import starts, starts_in_words
 
     (name,) = in_order(typed, project)
     with database() as (settings, engine), sessions.reading(engine) as session:
-        summary = projects.summary(session, projects.by_name(session, name))
-    live = read_live(settings, summary["id"])
+        shown = projects.by_name(session, name)
+        summary = projects.summary(session, shown)
+        started = starts(session, settings, shown)
     if as_json:
-        trust = {prior.name: prior.trust for prior in live.fit.priors} if live else {}
-        return print_json(summary | {"trust": trust})
-    told = lineage_in_words(live.fit).removeprefix("Starts from ") if live else ""
-    summary["starts_from"] = told or ", ".join(summary["starts_from"]) or None
+        return print_json(summary | {"priors": started})
+    summary["starts_from"] = starts_in_words(started) or None
     for key, value in summary.items():
         out.print(f"{key.replace('_', ' '):16} {'–' if value is None else value}")
     return None
@@ -267,10 +269,9 @@ def project_duplicate(
                 f"{facts['labels']:,} labels, with encoder {facts['encoder']}."
             )
             if dropped:
-                out.print(
-                    f"It starts from nothing: {plain(', '.join(dropped))} would need vectors of "
-                    f"{plain(original.encoder)}."
-                )
+                reads = "reads" if len(dropped) == 1 else "read"
+                names = plain(", ".join(dropped))
+                out.print(f"It does not start from {names}, which {reads} another encoder.")
             if vectors:
                 out.print(f"{vectors} of them have no picture, and get no vector.")
         if queued and (wait := sees_through(settings, wait)):
@@ -310,8 +311,9 @@ def project_migrate(
         result = finish_jobs(settings, engine, [queued["id"]])[0].result
     if as_json:
         return print_json(result)
-    if result["version"]:
-        out.print(f"{result['version']} is published: {plain(result['why'])}.")
+    why = plain(result["why"]).rstrip(".")
+    version = result["version"]
+    out.print(f"{version} is published: {why}." if version else f"{why[:1].upper()}{why[1:]}.")
     kept = "works with" if result["moved"] else "keeps its encoder, not"
     out.print(f"The project {kept} {plain(result['encoder'])}.")
     return None

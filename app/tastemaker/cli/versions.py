@@ -110,10 +110,8 @@ def versions_list(
 
     with database() as (settings, engine), sessions.reading(engine) as session:
         chosen = projects.by_name(session, name)
-        rows = [
-            versions.as_json(session, settings, version)
-            for version in reversed(versions.list_ready(session, chosen))
-        ]
+        oldest_first = versions.list_ready(session, chosen)[::-1]
+        rows = versions.list_as_json(session, settings, oldest_first)
     if as_json:
         return print_json(rows)
     table = Table(

@@ -31,17 +31,26 @@ def reported_to(report: Report) -> Iterator[None]:
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:
-    """The first of these files that a repository has, from the cache or fetched into it. Raises
-    what huggingface_hub does: HTTP errors, those of the file system, and its own."""
+    """The first of these files that a repository has, from the cache or fetched into it; where the
+    hub does not answer, the first that is in the cache. Raises what huggingface_hub does: HTTP
+    errors, those of the file system, and its own."""
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     _sweep(repository)
     report = _report.get()
     bar = {"tqdm_class": _bar(report)} if report else {}
     for name in names[:-1]:
-        with contextlib.suppress(EntryNotFoundError):
+        try:
             return Path(huggingface_hub.hf_hub_download(repository, name, **bar))
+        except LocalEntryNotFoundError:  # no answer: it may have this file all the same
+            cached = (huggingface_hub.try_to_load_from_cache(repository, other) for other in names)
+            for file in cached:
+                if isinstance(file, str):
+                    return Path(file)
+            raise
+        except EntryNotFoundError:
+            continue
     return Path(huggingface_hub.hf_hub_download(repository, names[-1], **bar))
 
 

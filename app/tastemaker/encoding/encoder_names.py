@@ -1,7 +1,8 @@
 """The names of encoders in files made elsewhere, as this program writes them."""
 
+from tastemaker.encoding.efficientnet import MODEL
 from tastemaker.encoding.encoder_specs import check_architecture, parse, split_parts
-from tastemaker.errors import Conflict
+from tastemaker.errors import Conflict, Invalid
 
 # The same networks under the names other programs give them.
 ALIASES = {
@@ -21,14 +22,23 @@ ALIASES = {
 
 
 def canonical(name: str) -> str:
-    """An encoder's name as this program writes it, without the places of local weights."""
-    parts = [_alias(part).partition("@")[0] for part in split_parts(name)]
-    return parse("+".join(parts)).identity if len(parts) > 1 else _alias(parts[0])
+    """An encoder's name as this program writes it, without the places of local weights; given
+    again, it stays as it is. A name that this program does not write is no error: it is that of
+    another encoder."""
+    parts = [_identity(part) for part in split_parts(name)]
+    return "+".join(sorted(parts, key=lambda part: (not part.startswith(MODEL), part)))
 
 
-def _alias(part: str) -> str:
-    identity = part.strip().partition("@")[0] if part not in ALIASES else part
-    return ALIASES.get(identity, identity)
+def _identity(part: str) -> str:
+    """Of one network. It is parsed with its file, which may be all that names its weights."""
+    identity, at, file = part.strip().partition("@")
+    if part.strip() in ALIASES:  # some of them hold an @
+        identity, at, file = part.strip(), "", ""
+    identity = ALIASES.get(identity, identity)
+    try:
+        return parse(identity + at + file).identity
+    except Invalid:
+        return identity
 
 
 def given(name: str, own: str | None, file: str) -> str:

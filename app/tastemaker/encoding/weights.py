@@ -34,6 +34,7 @@ PUBLISHED = {
 }
 FILES = (*OPEN_CLIP_FILES, TIMM_FILE)
 WORST_FIRST: tuple[State, ...] = ("missing", "unknown", "to fetch", "here")
+ON_THIS_MACHINE = "Its weights are on this machine."
 WAYS_OUT = (
     f"Choose a weights file of this machine, or begin with {BUNDLED}: the project can move to "
     "another encoder later."
@@ -54,10 +55,19 @@ class Weights:
 
 def weights_of(name: str) -> Weights:
     """Whether an encoder's weights are on this machine, or can be fetched. Takes up to two seconds
-    where the hub does not answer; of several networks, the one that is hardest to have. Raises
-    `Invalid` for what is no encoder's name."""
-    parts = [_weights_of(part) for part in parse(name).networks]
-    return min(parts, key=lambda weights: WORST_FIRST.index(weights.state))
+    where the hub does not answer; of several networks, the one that is hardest to have, or all that
+    have to be fetched. Raises `Invalid` for what is no encoder's name."""
+    networks = parse(name).networks
+    told = [_weights_of(part) for part in networks]
+    worst = min(told, key=lambda weights: WORST_FIRST.index(weights.state))
+    if len(told) == 1:
+        return worst
+    if worst.state == "to fetch":
+        afar = [part for part, its in zip(networks, told, strict=True) if its.state == "to fetch"]
+        return _to_fetch(sum(PUBLISHED[part.published][1] for part in afar))
+    if worst.state == "here" and not all(part.bundled for part in networks):
+        return Weights("here", ON_THIS_MACHINE)
+    return worst
 
 
 def are_here(name: str) -> bool:
@@ -84,13 +94,18 @@ def _weights_of(spec: EncoderSpec) -> Weights:
         )
     repository, size = PUBLISHED[spec.published]
     if _is_cached(repository):
-        return Weights("here", "Its weights are on this machine.")
+        return Weights("here", ON_THIS_MACHINE)
     if why := _why_not_fetched():
         return Weights(
             "missing", f"The weights of {spec.name} are not on this machine, and {why}.", WAYS_OUT
         )
+    return _to_fetch(size)
+
+
+def _to_fetch(gigabytes: float) -> Weights:
     return Weights(
-        "to fetch", f"Its weights, about {size:g} GB, are fetched once, with the first images."
+        "to fetch",
+        f"Its weights, about {gigabytes:.1f} GB, are fetched once, with the first images.",
     )
 
 

@@ -35,7 +35,7 @@ def duplicate_project(
 ) -> Project:
     """The project under a new name: collections, what was taken out, scores and comparisons,
     settings, slices, saved filters, expectations, and the heads that it starts from. `encoder` is
-    another one, whose vectors a job then makes, and which none of those heads reads (see
+    another one, whose vectors a job then makes; heads that read another are left behind (see
     `dropped_priors`). Raises `Conflict` for a name that is taken, and for another encoder where the
     project has no picture to embed."""
     other = encoder is not None and parse(encoder).name != parse(project.encoder).name
@@ -60,8 +60,7 @@ def duplicate_project(
     _copy_events(session, Comparison, project, copy)
     scores.rebuild_labels(session, copy)
     _copy_slices(session, project, copy)
-    if not other:
-        starting_heads.copy_to(session, project, copy)
+    starting_heads.copy_to(session, project, copy)
     if other or _lacks_vectors(session, copy):
         jobs.enqueue(session, "embed", f"Embed the images of “{copy.name}”", {}, copy.id, once=True)
     return copy

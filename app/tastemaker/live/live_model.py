@@ -107,11 +107,13 @@ class ErrorRecord:
 @dataclass(frozen=True)
 class StartedFrom:
     """A head that the fit starts from: the probability that it is of use (`trust`) and how much of
-    its line is in the fit, both None while the labels teach nothing by themselves."""
+    its line is in the fit, both None while the labels teach nothing by themselves. `sha256` is that
+    of its file; files of live models that an earlier release wrote have none."""
 
     name: str
     trust: float | None = None
     slope: float | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from tastemaker import projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Label, ScoreEvent
+from tastemaker.database.tables import Label, ProjectPrior, ScoreEvent
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.answers import Answers
 from tastemaker.learning.posterior import posterior_sd
@@ -99,7 +99,8 @@ def refit(
     priors.follow(sessions.PlainTransactions(engine), project_id)
     with sessions.reading(engine) as session:
         project = projects.get(session, project_id)
-        lines = tuple(map(priors.line_of, priors.usable(session, project)))
+        started = priors.usable(session, project)
+        lines = tuple(map(priors.line_of, started))
         event_high = scores.highest_event(session, project)
         if not state.follows(project):
             state.ridge = None  # before the images are another encoder's: whoever asks finds none
@@ -142,7 +143,7 @@ def refit(
             np.isin(matrix.ids[train], list(drawn)),
         ),
         seconds=round(time.monotonic() - began, 4),
-        priors=_started_from(lines, ridge),
+        priors=_started_from(started, ridge),
     )
     live = LiveModel(rows, summary, lists)
     state.owes_search = not state.may_search()
@@ -184,12 +185,12 @@ def _answers(matrix: EmbeddingMatrix, said: list[Answer]) -> Answers | None:
     return answers.as_arrays(said, row_of, matrix.x, matrix.groups)
 
 
-def _started_from(lines: Sequence[Prior], ridge: Ridge | None) -> tuple[StartedFrom, ...]:
+def _started_from(started: Sequence[ProjectPrior], ridge: Ridge | None) -> tuple[StartedFrom, ...]:
     if ridge is None or not ridge.trust:
-        return tuple(StartedFrom(line.name) for line in lines)
+        return tuple(StartedFrom(prior.name, sha256=prior.sha256) for prior in started)
     return tuple(
-        StartedFrom(line.name, round(trust.probability, 4), round(trust.slope, 4))
-        for line, trust in zip(lines, ridge.trust, strict=True)
+        StartedFrom(prior.name, round(trust.probability, 4), round(trust.slope, 4), prior.sha256)
+        for prior, trust in zip(started, ridge.trust, strict=True)
     )
 
 

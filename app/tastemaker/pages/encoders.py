@@ -34,8 +34,10 @@ def encoders_page(
     project: Project,
     typed: dict[str, Any] | None = None,
     error: TastemakerError | None = None,
+    move_error: TastemakerError | None = None,
 ) -> Response:
-    """After a refusal with what was `typed`: the encoders ticked, another one, how many images."""
+    """After a refusal with what was `typed`: the encoders ticked, another one, how many images, and
+    the one to move to (`move`)."""
     try:
         migration.check_movable(session, project)
         fixed = None
@@ -50,7 +52,7 @@ def encoders_page(
     return render(
         request, "encoders.html", None,
         shell(session, project, "settings") | {
-            "fixed": fixed, "error": error, "used": used, "done": done,
+            "fixed": fixed, "error": error, "move_error": move_error, "used": used, "done": done,
             "rows": done.result["rows"] if done else [],
             "under_way": [
                 job for kind in ("tournament", "migrate")
@@ -61,10 +63,11 @@ def encoders_page(
                 (known, are_here(known.name))
                 for known in known_encoders() if known.name != project.encoder
             ],
-            "typed": {"encoder": [], "other": "", "images": tournament.IMAGES} | (typed or {}),
+            "typed": {"encoder": [], "other": "", "images": tournament.IMAGES, "move": ""}
+            | (typed or {}),
             "least": tournament.FEWEST, "most": tournament.MOST,
         },
-        status=error.status if error else 200,
+        status=refusal.status if (refusal := error or move_error) else 200,
     )  # fmt: skip
 
 
@@ -87,7 +90,7 @@ def start_tournament(
             job = tournament.request_tournament(session, settings, project, chosen, images)
     except TastemakerError as error:
         typed = {"encoder": encoder or [], "other": other, "images": images}
-        return refused(request, engine, project_id, typed, error)
+        return refused(request, engine, project_id, typed, error=error)
     return redirect(request, f"/jobs/{job.id}")
 
 
@@ -106,7 +109,7 @@ def start_migration(
             project = projects.get(session, project_id)
             job = migration.request_migration(session, settings, project, encoder)
     except TastemakerError as error:
-        return refused(request, engine, project_id, {}, error)
+        return refused(request, engine, project_id, {"move": encoder}, move_error=error)
     return redirect(request, f"/jobs/{job.id}")
 
 
@@ -115,10 +118,10 @@ def refused(
     engine: EngineDep,
     project_id: int,
     typed: dict[str, Any],
-    error: TastemakerError,
+    **errors: TastemakerError,
 ) -> Response:
     with reading(engine) as session:
-        return encoders_page(request, session, projects.get(session, project_id), typed, error)
+        return encoders_page(request, session, projects.get(session, project_id), typed, **errors)
 
 
 # --- for programs --------------------------------------------------------------------------------

@@ -92,8 +92,9 @@ def job_result(job: Job) -> str:
         case "tournament", {"rows": rows}:
             return f"{count(sum(not row['error'] for row in rows))} encoders compared"
         case "migrate", {"moved": True, "encoder": encoder}:
-            made = f" {version} is active." if (version := result.get("version")) else ""
-            return f"The project works with {encoder} now.{made}".removesuffix(".")
+            version, why = result.get("version"), result.get("why", "")
+            made = f"{version} is active" if version else why[:1].upper() + why[1:]
+            return f"The project works with {encoder} now. {made}".rstrip(" .")
         case "migrate", {"version": version, "why": why}:
             return f"{version} is published, and the project keeps its encoder: {why}"
         case "demo", {"project": project, "versions": versions}:

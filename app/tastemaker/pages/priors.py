@@ -1,5 +1,5 @@
-"""What a project starts from: the choices that a form offers, what was chosen, and the same for
-programs. The forms themselves belong to the first page and to the settings."""
+"""What a project starts from: the choices that a form offers, and the same for programs. The forms
+themselves belong to the first page and to the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,12 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project
-from tastemaker.encoding.encoder_names import canonical
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid
-from tastemaker.live import live_model
+from tastemaker.live.lineage import starts
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.publishing.start_from import heads_named
-from tastemaker.versions import priors, starting_heads
+from tastemaker.versions import starting_heads
 from tastemaker.versions.starting_heads import StartingHead
 
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -77,22 +76,6 @@ def heads_typed(
     return [starting_heads.head_of(session, settings, versions.get(session, number))]
 
 
-def chosen(session: Session, settings: Settings, project: Project) -> list[dict[str, Any]]:
-    """The heads that a project starts from, and how far the labels bear each out so far: `trust`
-    and `slope`, null while they tell nothing."""
-    live = live_model.read_live(settings, project.id)
-    borne_out = {prior.name: prior for prior in live.fit.priors} if live else {}
-    listed = []
-    for row in priors.of_project(session, project):
-        found = borne_out.get(row.name)
-        listed.append(
-            priors.as_json(row)
-            | {"trust": found.trust if found else None, "slope": found.slope if found else None}
-            | {"fits": canonical(row.encoder) == canonical(project.encoder)}
-        )
-    return listed
-
-
 # --- for programs --------------------------------------------------------------------------------
 
 
@@ -120,7 +103,7 @@ def list_priors(
     round); `line_error` is what a network lost when a line followed it, in points of 0–10; `ready`
     is false while there are too few images to follow it on; `fits` is false, and it is left out,
     while the project works with another encoder."""
-    return chosen(session, settings, project)
+    return starts(session, settings, project)
 
 
 @api.post("/projects/{project_id}/priors", status_code=201)
@@ -134,7 +117,7 @@ def add_prior(
         project = projects.get(session, project_id)
         for head in heads:
             starting_heads.add(session, project, head)
-        return chosen(session, settings, project)
+        return starts(session, settings, project)
 
 
 @api.put("/projects/{project_id}/priors")
@@ -146,7 +129,7 @@ def put_priors(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         starting_heads.start_from(session, project, heads)
-        return chosen(session, settings, project)
+        return starts(session, settings, project)
 
 
 @api.delete("/projects/{project_id}/priors/{prior_id}")
@@ -157,7 +140,7 @@ def delete_prior(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         starting_heads.take_away(session, project, prior_id)
-        return chosen(session, settings, project)
+        return starts(session, settings, project)
 
 
 def heads_read(

@@ -217,10 +217,11 @@ def next_page(
 class NewProject(Body):
     """`start_from`: heads that it starts from, each PROJECT (its active version), PROJECT@VERSION
     or the path of a .safetensors file on this machine; `head_encoder`: what such a file was trained
-    on, where it does not say."""
+    on, where it does not say. Without an `encoder`, it is that of the first head, else the default
+    one."""
 
     name: str
-    encoder: str = DEFAULT_ENCODER
+    encoder: str | None = None
     threshold: float = 0.5
     start_from: tuple[str, ...] = ()
     head_encoder: str | None = None
@@ -239,13 +240,12 @@ def create_project(
     """A new project; its encoder is fixed by the first embedding. `weights` says whether those of
     the encoder are `here`, `to fetch`, `missing` or `unknown`, and what to do if they are missing:
     before anybody scores."""
-    planned = Project(name=body.name, encoder=body.encoder)
+    planned = Project(name=body.name, encoder=body.encoder or DEFAULT_ENCODER)
     with reading(engine) as session:
         heads = heads_named(session, settings, planned, body.start_from, body.head_encoder)
     with writing(engine) as session:
-        project = projects.create(
-            session, body.name, encoder=body.encoder, threshold=body.threshold
-        )
+        encoder = starting_heads.encoder_for(heads, body.encoder)
+        project = projects.create(session, body.name, encoder=encoder, threshold=body.threshold)
         starting_heads.start_from(session, project, heads)
         summary = projects.summary(session, project)
     return summary | {"weights": weights_of(summary["encoder"]).as_dict()}

@@ -18,6 +18,7 @@ from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.learning import recipes
 from tastemaker.library import duplication
 from tastemaker.library.deletion import delete_project
+from tastemaker.live import lineage
 from tastemaker.pages import keymap, priors
 from tastemaker.pages.deps import (
     Body,
@@ -141,7 +142,7 @@ def delete(
     project_id: Id,
     name: Annotated[str, Form()] = "",
 ) -> Response:
-    """Delete the project, once its name was form. Its scores are kept as a file first."""
+    """Delete the project, once its name was typed. Its scores are kept as a file first."""
     try:
         delete_project(settings, engine, project_id, name)
     except TastemakerError as error:
@@ -217,7 +218,7 @@ class Duplicate(Body):
 
 
 class TypedName(Body):
-    """The project's name, as a sign that this one is values."""
+    """The project's name, as a sign that this one is meant."""
 
     name: str
 
@@ -360,11 +361,13 @@ def settings_page(
         "key_actions": keymap.DOES, "key_defaults": keymap.by_default(person), "keys": keys,
         "key_fields": key_fields | dict(typed_keys or {}), "keys_error": keys_error,
         "delete_error": delete_error, "copy_error": copy_error, "encoders": known_encoders(),
-        "starts": priors.chosen(session, request.app.state.settings, project),
         "most_starts": starting_heads.MOST, "typed": typed_start or StartForm(),
-        "start_error": start_error, **priors.choices(session, project.encoder, project),
+        "start_error": start_error, "starts": [],
         "copy": {"name": f"{project.name} 2", "encoder": ""} | dict(typed_copy or {}),
     }  # fmt: skip
+    if project.kind == "score" and request.state.user.is_admin:
+        context |= priors.choices(session, project.encoder, project)
+        context["starts"] = lineage.starts(session, request.app.state.settings, project)
     refusal = error or keys_error or delete_error or copy_error or start_error
     return render(
         request, "settings.html", None, shell(session, project, "settings") | context,

@@ -401,7 +401,7 @@ def list_versions(
     _: ViewerUser, session: ReadSession, settings: SettingsDep, project: CurrentProject
 ) -> list[dict[str, Any]]:
     """The versions of a project, newest first, with their metrics."""
-    return [versions.as_json(session, settings, v) for v in versions.list_ready(session, project)]
+    return versions.list_as_json(session, settings, versions.list_ready(session, project))
 
 
 @api.post("/projects/{project_id}/train", status_code=202)

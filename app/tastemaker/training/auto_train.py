@@ -62,7 +62,7 @@ def due_reason(session: Session, settings: Settings, project: Project) -> str:
     """Why this project should be trained now, in words; empty where it should not, or cannot."""
     if not (project.auto_train_every or project.auto_train_drift) or project.encoder_id is None:
         return ""
-    if jobs.unfinished(session, "train", project.id):
+    if any(jobs.unfinished(session, kind, project.id) for kind in ("train", "migrate")):
         return ""
     why = _because_of_scores(session, project) or _because_of_drift(session, settings, project)
     if not why:

@@ -78,8 +78,8 @@ class Request:
     """What to train: the labels as they stood at the score event `event_high` and the pairs as they
     stood at `comparison_high` (None: as they stand when the training begins), by a recipe, some of
     whose settings (such as `passes`) may be `changed`, on the vectors of the project's encoder or
-    of the one named. The same `made_by` is the same version: doing it again finishes what was
-    begun, or gives what was made."""
+    of the one named, to which the project then moves. The same `made_by` is the same version: doing
+    it again finishes what was begun, or gives what was made."""
 
     project_id: int
     made_by: str
@@ -154,6 +154,7 @@ def train_and_publish(
             curve=_columns(trained.loss_curve),
             labels=_used_labels(data, trained),
             trust=trained.trust,
+            moves=request.encoder_id is not None,
         ),
     )
     report.log(f"published {Path(version.file).name}")
@@ -235,7 +236,7 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
         holdout=np.array([row[2] == "holdout" for row in rows], bool),
         random=np.array([row[0] in drawn for row in rows], bool),
         answers=_answers(session, version, names),
-        priors=tuple(map(priors.line_of, priors.of_version(session, version))),
+        priors=priors.lines_of_version(session, version),
     )
     return data, names
 

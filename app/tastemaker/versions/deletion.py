@@ -1,14 +1,15 @@
 """Deleting a version: its file, its predictions and the test runs that show them go.
 
 The row stays as one that nobody sees, without its labels: its number is never given to another
-head, and versions that were measured against it can still name it.
+head, versions that were measured against it can still name it, and what it started from is known,
+so that no project starts from its own scores by way of it.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlmodel import Session, col, delete, func, select
+from sqlmodel import Session, col, delete, func, select, update
 
 from tastemaker import jobs
 from tastemaker.config import Settings
@@ -83,8 +84,10 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, VersionLabel, VersionAnswer, VersionPrior, TestRun):
+        for table in (Prediction, VersionLabel, VersionAnswer, TestRun):
             session.execute(delete(table).where(col(table.version_id) == version.id))
+        started = update(VersionPrior).where(col(VersionPrior.version_id) == version.id)
+        session.execute(started.values(weights=None))
         version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
         version.note = version.activation = version.file = ""
         version.recipe, version.metrics, version.curve = {}, VersionMetrics(), LossCurve()

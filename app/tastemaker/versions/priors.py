@@ -84,14 +84,27 @@ def line_of(row: PriorLine) -> Prior:
 
 
 def of_version(session: Session, version: Version) -> list[VersionPrior]:
-    """What a version started from, in order."""
-    return list(
-        session.exec(
-            select(VersionPrior)
-            .where(VersionPrior.version_id == version.id)
-            .order_by(col(VersionPrior.position))
+    """What a version started from, in order, without the weights."""
+    return of_versions(session, [version])[version.id]
+
+
+def of_versions(session: Session, versions: Sequence[Version]) -> dict[int, list[VersionPrior]]:
+    """What each of these versions started from, as `of_version` gives it, by their ids."""
+    found: dict[int, list[VersionPrior]] = {version.id: [] for version in versions}
+    query = select(VersionPrior).where(col(VersionPrior.version_id).in_(found))
+    for row in session.exec(
+        query.order_by(col(VersionPrior.position)).options(
+            defer(VersionPrior.weights)  # type: ignore[arg-type]  # an attribute of the class
         )
-    )
+    ):
+        found[row.version_id].append(row)
+    return found
+
+
+def lines_of_version(session: Session, version: Version) -> tuple[Prior, ...]:
+    """The lines that a version started from, in order."""
+    query = select(VersionPrior).where(VersionPrior.version_id == version.id)
+    return tuple(map(line_of, session.exec(query.order_by(col(VersionPrior.position)))))
 
 
 def as_json(row: ProjectPrior | VersionPrior) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class HeadFile:
 class Outcome:
     """What is known of a version when it is shown, whether it becomes the active one, and why.
     `labels` tells what became of those it saw; their values stay as they were frozen. `trust` is
-    how far they bore out what it started from."""
+    how far they bore out what it started from. One that `moves` takes the project along to its
+    encoder; any other becomes active only while the project works with that one."""
 
     metrics: VersionMetrics
     recipe: StoredRecipe
@@ -98,6 +99,7 @@ class Outcome:
     curve: LossCurve = field(default_factory=LossCurve)
     labels: Sequence[UsedLabel] = ()
     trust: Sequence[Trust] = ()
+    moves: bool = False
 
 
 # --- the row -----------------------------------------------------------------------------------
@@ -216,13 +218,27 @@ def publish(
             session.execute(update(VersionLabel), rows)
         priors.keep_trust(session, row, outcome.trust)
         row.metrics, row.curve, row.recipe = outcome.metrics, outcome.curve, outcome.recipe
-        row.state, row.created_at, row.activation = "ready", now(), outcome.why
+        activate, why = outcome.activate, outcome.why
+        if activate and not outcome.moves and (elsewhere := _moved_since(session, row)):
+            activate, why = False, f"not activated: {elsewhere}"
+        row.state, row.created_at, row.activation = "ready", now(), why
         session.add(row)
         session.flush()
-        if outcome.activate:
-            registry.activate(session, row, outcome.why)
+        if activate:
+            registry.activate(session, row, why)
     failpoint("publish.ready")
     return row
+
+
+def _moved_since(session: Session, version: Version) -> str:
+    """Why a version stays aside whose project works with another encoder than it was begun on;
+    empty where it does not. A move that begins now waits for this transaction."""
+    project = session.get(Project, version.project_id, with_for_update={"key_share": True})
+    assert project is not None
+    if project.encoder_id in (None, version.encoder_id):
+        return ""
+    trained_on = session.get_one(EncoderRow, version.encoder_id)
+    return f"trained on {trained_on.name}, and the project works with {project.encoder} by now"
 
 
 def _write_file(

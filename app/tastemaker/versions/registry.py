@@ -1,6 +1,7 @@
 """Finding the versions of a project, activating one, and where their files lie."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlmodel import Session, col, select, update
 
 from tastemaker import embeddings
 from tastemaker.config import Settings
-from tastemaker.database.tables import EncoderRow, Project, Version
+from tastemaker.database.tables import EncoderRow, Project, Version, VersionPrior
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
@@ -147,11 +148,25 @@ BY: dict[MeasuredOn, str] = {
 
 
 def as_json(session: Session, settings: Settings, version: Version) -> dict[str, Any]:
+    """A version for programs: see `list_as_json`."""
+    return list_as_json(session, settings, [version])[0]
+
+
+def list_as_json(
+    session: Session, settings: Settings, versions: Sequence[Version]
+) -> list[dict[str, Any]]:
     """What `versions list --json` and the API give. `mae` is in points of 0–10; `fp_rate` is false
     positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three are the
     numbers in front (`VersionMetrics.measured`), and null while too few images tell. `mae_on` says
     which images these are, `mae_by` whether they never trained (`hold-out`) or were predicted by
     heads that never saw them (`out-of-fold`). `outlook` says what more labels would bring."""
+    started = priors.of_versions(session, versions)
+    return [_as_json(session, settings, version, started[version.id]) for version in versions]
+
+
+def _as_json(
+    session: Session, settings: Settings, version: Version, started: Sequence[VersionPrior]
+) -> dict[str, Any]:
     measured, on = version.metrics.measured, version.metrics.measured_on
     expected = outlook(version.metrics)
     encoder = session.get(EncoderRow, version.encoder_id)
@@ -174,7 +189,7 @@ def as_json(session: Session, settings: Settings, version: Version) -> dict[str,
         "encoder": encoder.name if encoder else None,
         "encoder_fingerprint": encoder.fingerprint if encoder else None,
         "parent": parent.number if parent else None,
-        "starts_from": [priors.as_json(row) for row in priors.of_version(session, version)],
+        "starts_from": [priors.as_json(row) for row in started],
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as bytes_of
+from sqlalchemy.orm import load_only
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, projects
-from tastemaker.config import Settings
+from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.tables import (
     EncoderRow,
     Label,
@@ -37,6 +38,7 @@ MOST = 8  # priors of a project
 LARGEST = 1e6  # of a line's numbers; those of real heads are below 1000
 SAME_SCORES = 0.9  # of a project's labels that a head saw, from which on they are the same scores
 FEWEST_SAME = 10  # labels, with fewer of which that is chance
+NAMED = (Version.project_id, Version.major, Version.minor, Version.sha256)  # not all it measured
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def fitting(
             Project.name, col(Version.active).desc(), col(Version.major).desc(),
             col(Version.minor).desc(),
         )
+        .options(load_only(*NAMED))  # type: ignore[arg-type]  # attributes of the class
     ).all()  # fmt: skip
+    known = knowing(session, project.id) if project else set()
     taken = {prior.sha256 for prior in of_project(session, project)} if project else set()
     pinned = project.encoder_id if project else None
     return [
@@ -104,7 +108,7 @@ def fitting(
         if canonical(row.name) == canonical(encoder)
         and pinned in (None, row.id)
         and version.sha256 not in taken
-        and (project is None or project.id not in lineage(session, version))
+        and version.id not in known
     ]
 
 
@@ -120,8 +124,9 @@ def other_encoders(session: Session, encoder: str) -> list[str]:
 
 
 def head_of(session: Session, settings: Settings, version: Version) -> StartingHead:
-    """A version as a head to start from. Raises `NotFound` or `Conflict` where its file is not the
-    one that was published, and `Invalid` for one that sorts into classes."""
+    """A version as a head to start from, with the place that its project reads the weights of the
+    encoder from. Raises `NotFound` or `Conflict` where its file is not the one that was published,
+    and `Invalid` for one that sorts into classes."""
     project = projects.get(session, version.project_id)
     encoder = session.get_one(EncoderRow, version.encoder_id)
     name = f"{project.name} {version.number}"
@@ -129,10 +134,19 @@ def head_of(session: Session, settings: Settings, version: Version) -> StartingH
     if read.outputs != 1:
         raise Invalid(f"{name} sorts into classes; only a head that gives scores can be started "
                       "from.", "Choose another one.")  # fmt: skip
+    reads = project.encoder if project.encoder_id == encoder.id else encoder.name
     return starting_head(
-        name, version.sha256, read.tensors, encoder.name, encoder.fingerprint,
+        name, version.sha256, read.tensors, reads, encoder.fingerprint,
         embeddings.is_normalised(session, encoder), version.id,
     )  # fmt: skip
+
+
+def encoder_for(heads: Sequence[StartingHead], named: str | None) -> str:
+    """The encoder of a new project that starts from these heads: the one that was named for it,
+    else that of the first head, else the default."""
+    if named is not None:
+        return named
+    return heads[0].encoder if heads else DEFAULT_ENCODER
 
 
 def start_from(session: Session, project: Project, heads: Sequence[StartingHead]) -> None:
@@ -191,11 +205,14 @@ def take_away(session: Session, project: Project, prior_id: int) -> str:
 
 
 def copy_to(session: Session, project: Project, copy: Project) -> None:
-    """Let a duplicate with the same encoder start from what its original starts from."""
+    """Let a duplicate start from what its original starts from; one on another encoder, from
+    those of them alone that read it: they were chosen before the original moved."""
     query = select(ProjectPrior).where(ProjectPrior.project_id == project.id)
+    same = canonical(copy.encoder) == canonical(project.encoder)
     session.add_all(
         ProjectPrior(project_id=copy.id, **row.model_dump(exclude={"id", "project_id"}))
         for row in session.exec(query.order_by(col(ProjectPrior.id))).all()
+        if same or canonical(row.encoder) == canonical(copy.encoder)
     )
     session.flush()
 
@@ -261,51 +278,53 @@ def _check_encoder(
 
 
 def _check_origin(session: Session, project: Project, head: StartingHead) -> None:
-    source = session.get(Version, head.source_id) if head.source_id else None
-    if source is None:
-        return
-    if source.major == 0:  # made elsewhere: it knows no score of any project here
-        return
+    """Refuse a head that knows the project's scores, by whichever way it came: as a version, as its
+    file, or as that file imported elsewhere."""
     twice = "Its scores would count twice, and every measurement would flatter."
-    if source.project_id == project.id:
+    same_file = select(Version.id, Version.project_id, Version.major)
+    sources = session.execute(same_file.where(Version.sha256 == head.sha256)).all()
+    trained = [source for source in sources if source.major]  # others were made elsewhere
+    if any(source.project_id == project.id for source in trained):
         raise Conflict(
             f"{head.name} learned from the scores of this project itself. {twice}",
             "A training uses all of its scores anyway; start from another project's head.",
         )
-    if project.id in lineage(session, source):
+    if not knowing(session, project.id).isdisjoint(source.id for source in sources):
         raise Conflict(
             f"{head.name} started from “{project.name}” itself, and knows its scores. {twice}",
             "Start from a version that did not.",
         )
-    same, of = _same_scores(session, project, source)
-    if of >= FEWEST_SAME and same >= SAME_SCORES * of:
-        raise Conflict(
-            f"{head.name} learned from the very scores of “{project.name}”: {same} of {of} are the "
-            f"same. {twice}",
-            "Start from the head of another taste.",
+    for source in trained:
+        same, of = _same_scores(session, project, source.id)
+        if of >= FEWEST_SAME and same >= SAME_SCORES * of:
+            raise Conflict(
+                f"{head.name} learned from the very scores of “{project.name}”: {same} of {of} are "
+                f"the same. {twice}",
+                "Start from the head of another taste.",
+            )
+
+
+def knowing(session: Session, project_id: int) -> set[int]:
+    """The ids of the versions that know a project's scores: those trained on them, those that
+    started from one of these, and so on, deleted ones too; and those made of the same files. One
+    that was made elsewhere knows none."""
+    columns = select(Version.id, Version.sha256)
+    own = columns.where(Version.project_id == project_id, Version.major > 0)
+    known, files = set[int](), set[str]()
+    found = dict(session.execute(own).all())
+    while found:
+        known |= found.keys()
+        new = {sha256 for sha256 in found.values() if sha256} - files
+        files |= new
+        started = select(VersionPrior.version_id).where(col(VersionPrior.sha256).in_(new))
+        rows = session.execute(
+            columns.where(col(Version.sha256).in_(new) | col(Version.id).in_(started))
         )
+        found = {version_id: sha256 for version_id, sha256 in rows if version_id not in known}
+    return known
 
 
-def lineage(session: Session, version: Version) -> set[int]:
-    """The ids of the projects whose scores a version knows: its own, and those of the versions that
-    it started from, as far as they are there. One that was made elsewhere knows none."""
-    found, seen = set[int](), set[int]()
-    ahead = [version]
-    while ahead:
-        one = ahead.pop()
-        seen.add(one.id)
-        if one.major:
-            found.add(one.project_id)
-        sources = select(Version).join(VersionPrior, col(VersionPrior.source_id) == Version.id)
-        ahead += [
-            source
-            for source in session.exec(sources.where(VersionPrior.version_id == one.id)).all()
-            if source.id not in seen
-        ]
-    return found
-
-
-def _same_scores(session: Session, project: Project, source: Version) -> tuple[int, int]:
+def _same_scores(session: Session, project: Project, source_id: int) -> tuple[int, int]:
     """How many of a project's labels that may train a version learned from with the same score, of
     how many."""
     labels = select(func.count()).select_from(Label)
@@ -314,7 +333,7 @@ def _same_scores(session: Session, project: Project, source: Version) -> tuple[i
         VersionLabel,
         (col(VersionLabel.image_id) == Label.image_id)
         & (col(VersionLabel.value) == Label.value)
-        & (col(VersionLabel.version_id) == source.id)
+        & (col(VersionLabel.version_id) == source_id)
         & (col(VersionLabel.side) == "train"),
     )
     return int(session.exec(same).one()), int(session.exec(labels).one())
