@@ -598,6 +598,7 @@ def test_a_copy_beside_its_original_takes_nothing_from_it(desk: Desk) -> None:
         (".json", {"tags": "1girl long_hair"}, {"1girl", "long_hair"}),
         (".json", {"tags": ["a", "b c", 5, None]}, {"a", "b c"}),
         (".png.json", {"tag_string": "sky cloud"}, {"sky", "cloud"}),
+        (".JSON", {"tags": ["sky"], "source": "s"}, {"sky"}),
         (".json", {"tags": {"general": ["sky"], "artist": ["x"], "meta": 5}}, {"sky", "x"}),
         (".json", {"tags": None}, set()),
         (".json", {"tags": ["\ud800 half a character", "whole"]}, {"whole"}),
@@ -636,8 +637,13 @@ def test_sidecars_are_found_by_name_beside_files_and_among_uploads(desk: Desk) -
     desk.put("one.txt", "sky")
     desk.put("one.png.json", '{"tags": ["cloud"]}')
     desk.put("two.png", png(2))
+    desk.put("THREE.PNG", png(4))
+    desk.put("THREE.JSON", '{"tags": ["tree"]}')
+    desk.put("THREE.PNG.txt", "wood")
+    desk.put("THREE.PNG.TXT", "left out, as the usual ending is there")
     desk.bring_in()
     assert desk.tags(png(1)) == {"sky", "cloud"} and desk.tags(png(2)) == set()
+    assert desk.tags(png(4)) == {"tree", "wood"}
     desk.upload(
         ("three.png", png(3)), ("three.json", b'{"tags": ["tree"], "source": "s"}'),
         ("three.txt", b"wood"),
