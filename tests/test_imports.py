@@ -890,6 +890,23 @@ def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> 
     assert "more than the 1 million pixels" in desk.reasons()[large.name]
 
 
+def test_an_embedding_gives_way_once_it_stored_something_and_never_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.put("broken.png", b"no picture")
+    for n in (1, 2):
+        desk.put(f"{n}.png", png(n))
+    desk.bring_in()
+    monkeypatch.setattr(embeddings, "CHUNK", 1)
+    (job,) = desk.all(Job, Job.kind == "embed")
+    work = work_on(desk.settings, desk.engine, job.id)
+    work._turn_is_over = lambda: True  # from the first moment on
+    with pytest.raises(jobs.TurnOver):
+        embeddings.run(work)
+    assert len(desk.all(Embedding)) == 1
+    assert embeddings.run(work)["embedded"] == 1, "nothing is left to come back for"
+
+
 def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,7 +195,7 @@ def test_a_worker_that_starts_leaves_the_jobs_of_others_alone(
 ) -> None:
     with sessions.writing(engine) as session:
         job_id = jobs.enqueue(session, "train", "Train").id
-        jobs.claim(session, job_id)
+        jobs.claim_next(session, [job_id])
     worker._take_up_orphans(engine)
     with sessions.reading(engine) as session:
         assert jobs.get(session, job_id).state == "running"
@@ -223,9 +223,9 @@ def test_two_workers_whose_clocks_are_a_day_apart_take_nothing_from_each_other(
     with sessions.writing(engine) as session:
         ids = [jobs.enqueue(session, "train", "Train").id for _ in range(2)]
     with sessions.writing(engine) as session:
-        _, mine = jobs.claim(session, ids[0]) or pytest.fail("it is queued")
+        _, mine = jobs.claim_next(session, [ids[0]]) or pytest.fail("it is queued")
     with sessions.writing(elsewhere) as session:
-        _, theirs = jobs.claim(session, ids[1]) or pytest.fail("it is queued")
+        _, theirs = jobs.claim_next(session, [ids[1]]) or pytest.fail("it is queued")
 
     def states() -> list[str]:
         with sessions.reading(engine) as session:
@@ -260,7 +260,7 @@ def test_two_workers_at_once_start_no_job_twice(engine: Engine, settings: Settin
         taken = []
         while True:
             with sessions.writing(at) as session:
-                if (got := jobs.claim_next(session, {"train"}, but_not=[0])) is None:
+                if (got := jobs.claim_next(session)) is None:
                     return taken
                 taken.append(got[0].id)
 
