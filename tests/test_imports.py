@@ -252,6 +252,9 @@ def test_importing_again_reads_only_what_is_new_or_changed(desk: Desk) -> None:
     assert desk.bring_in()["known"] == 3
     assert desk.read == []
     assert desk.bring_in()["in_project"] == 3
+    with sessions.writing(desk.engine) as session:
+        session.add(RemovedImage(project_id=desk.project.id, image_id=desk.all(Image)[0].id))
+    assert desk.bring_in()["in_project"] == 3, "one that was taken out is in it all the same"
     new = desk.put("new.png", png(7))
     touched = desk.folder / "1.png"
     os.utime(touched, ns=(1, 1))

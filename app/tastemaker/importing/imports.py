@@ -378,12 +378,21 @@ def _place(
 
 
 def _in_project(session: Session, target: Target, image_id: int) -> bool:
-    """Whether the image was in the project before this import, in its pool or in a test run."""
+    """Whether the image was in the project before this import, in its pool or in a test run, taken
+    out of it or not."""
     if target.project is None:
         return False
-    inside = projects.image_ids(target.project.id, projects.ANY_ROLE).where(
-        CollectionImage.image_id == image_id,
-        CollectionImage.collection_id != (target.joined or 0),
+    inside = (
+        select(CollectionImage.image_id)
+        .join(
+            ProjectCollection,
+            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
+        )
+        .where(
+            ProjectCollection.project_id == target.project.id,
+            CollectionImage.image_id == image_id,
+            CollectionImage.collection_id != (target.joined or 0),
+        )
     )
     return session.exec(inside.limit(1)).first() is not None
 
