@@ -154,7 +154,7 @@ def add_images(
 def work_on(settings: Settings, engine: Engine, job_id: int) -> JobContext:
     """What the code of a queued job gets, as if a worker's child ran it."""
     with sessions.writing(engine) as session:
-        taken = jobs.claim(session, job_id)
+        taken = jobs.claim_next(session, [job_id])
         assert taken is not None, "the job is not queued"
     return JobContext(settings, engine, *taken, lambda kind, value: None)
 

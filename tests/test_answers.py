@@ -18,8 +18,7 @@ from trained_world import TASTE, Trained, open_trained, trained_home, vectors
 
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Image, VersionAnswer
-from tastemaker.errors import NotFound
+from tastemaker.database.tables import Image, ScoreEvent, VersionAnswer
 from tastemaker.learning.answers import (
     BAND,
     Answers,
@@ -549,9 +548,55 @@ def test_pairs_and_sweeps_come_back_as_they_were_exported(home: Trained, ending:
         scores.undo(session, copy, me)
     assert answer_files.import_answers(home.engine, "Copy", file).recorded == 4
     assert answer_files.export_answers(home.engine, "Copy") == rows
-    with pytest.raises(NotFound, match="not in this project"):
+    with pytest.raises(BadRows, match="5 of the 5 rows") as refused:
         answer_files.import_answers(home.engine, "Empty", file)
+    assert len(refused.value.bad) == 5
+    assert "not in this project" in str(refused.value)
     assert answer_files.export_answers(home.engine, "Empty") == []
+
+
+def test_what_is_there_already_is_not_written_again_and_switches_nothing_off(home: Trained) -> None:
+    """An image was scored, swept, scored again and swept again; files come back at any time."""
+    early, late, scored = (
+        home.settings.root / f"{name}.csv" for name in ("early", "late", "scored")
+    )
+    image = 1
+
+    def said() -> list[tuple[str, int | None]]:
+        with reading(home.engine) as session:
+            events = scores.standing_events().where(ScoreEvent.image_id == image)
+            return [(e.kind, e.value) for e in session.exec(events.order_by(ScoreEvent.id))]
+
+    def says(kind: str, value: int) -> None:
+        with writing(home.engine) as session:
+            me = projects.annotator(session, "me")
+            scores.record(session, home.project(session), image, me, kind, value)
+
+    with reading(home.engine) as session:
+        name = home.project(session).name
+    says("set", 6)
+    says("at_least", 5)
+    score_files.write_scores(
+        answer_files.export_answers(home.engine, name), early, answer_files.COLUMNS
+    )
+    says("set", 7)
+    assert answer_files.export_answers(home.engine, name) == [], "the score says more"
+    says("at_least", 6)
+    says("below", 9)
+    rows = answer_files.export_answers(home.engine, name)
+    assert [(row["said"], row["bound"]) for row in rows] == [("at_least", 6), ("below", 9)]
+    score_files.write_scores(rows, late, answer_files.COLUMNS)
+    score_files.write_scores(score_files.export_scores(home.engine, name), scored)
+    before = said()
+    for file, many in ((early, 1), (late, 2)):
+        told = answer_files.import_answers(home.engine, name, file)
+        assert (told.recorded, told.unchanged) == (0, many)
+    assert score_files.import_scores(home.engine, name, scored).recorded == 0
+    assert said() == before
+    says("set", 3)
+    assert score_files.import_scores(home.engine, name, scored).recorded == 0, "it is the same 7"
+    scored.write_text(f"sha256,score,annotator\n{rows[0]['sha256']},7,me\n")
+    assert score_files.import_scores(home.engine, name, scored).recorded == 1, "a 7 of today"
 
 
 def test_a_file_with_a_bad_answer_changes_nothing_and_every_bad_row_is_named(
@@ -567,4 +612,5 @@ def test_a_file_with_a_bad_answer_changes_nothing_and_every_bad_row_is_named(
     with pytest.raises(BadRows) as caught:
         answer_files.import_answers(home.engine, "Anime", file)
     assert len(caught.value.bad) == 5
+    assert "--skip-bad-rows" not in str(caught.value), "all or nothing"
     assert answer_files.export_answers(home.engine, "Anime") == []

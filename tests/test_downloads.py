@@ -14,11 +14,12 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from sqlalchemy import Engine
 
-from tastemaker import embeddings, projects
+from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job
 from tastemaker.encoding import downloads
+from tastemaker.jobs.progress import download_of
 from tests import pictures
 from tests.conftest import work_on
 
@@ -127,7 +128,7 @@ def test_the_job_tells_megabytes_and_then_that_the_encoder_is_loaded(
     events: list[tuple[str, Any]] = []
     work = work_on(settings, engine, job_id)
     work._emit = lambda *event: events.append(event)
-    with downloads.reported_to(embeddings._download_of(work, "A/b")):
+    with downloads.reported_to(download_of(work, "A/b")):
         downloads.fetch(REPOSITORY, NAMES)
     stages = [fields for kind, fields in events if kind == "progress" and "message" in fields]
     assert [(fields["message"], fields["total"]) for fields in stages] == [

@@ -252,6 +252,9 @@ def test_importing_again_reads_only_what_is_new_or_changed(desk: Desk) -> None:
     assert desk.bring_in()["known"] == 3
     assert desk.read == []
     assert desk.bring_in()["in_project"] == 3
+    with sessions.writing(desk.engine) as session:
+        session.add(RemovedImage(project_id=desk.project.id, image_id=desk.all(Image)[0].id))
+    assert desk.bring_in()["in_project"] == 3, "one that was taken out is in it all the same"
     new = desk.put("new.png", png(7))
     touched = desk.folder / "1.png"
     os.utime(touched, ns=(1, 1))
@@ -598,6 +601,7 @@ def test_a_copy_beside_its_original_takes_nothing_from_it(desk: Desk) -> None:
         (".json", {"tags": "1girl long_hair"}, {"1girl", "long_hair"}),
         (".json", {"tags": ["a", "b c", 5, None]}, {"a", "b c"}),
         (".png.json", {"tag_string": "sky cloud"}, {"sky", "cloud"}),
+        (".JSON", {"tags": ["sky"], "source": "s"}, {"sky"}),
         (".json", {"tags": {"general": ["sky"], "artist": ["x"], "meta": 5}}, {"sky", "x"}),
         (".json", {"tags": None}, set()),
         (".json", {"tags": ["\ud800 half a character", "whole"]}, {"whole"}),
@@ -636,8 +640,13 @@ def test_sidecars_are_found_by_name_beside_files_and_among_uploads(desk: Desk) -
     desk.put("one.txt", "sky")
     desk.put("one.png.json", '{"tags": ["cloud"]}')
     desk.put("two.png", png(2))
+    desk.put("THREE.PNG", png(4))
+    desk.put("THREE.JSON", '{"tags": ["tree"]}')
+    desk.put("THREE.PNG.txt", "wood")
+    desk.put("THREE.PNG.TXT", "left out, as the usual ending is there")
     desk.bring_in()
     assert desk.tags(png(1)) == {"sky", "cloud"} and desk.tags(png(2)) == set()
+    assert desk.tags(png(4)) == {"tree", "wood"}
     desk.upload(
         ("three.png", png(3)), ("three.json", b'{"tags": ["tree"], "source": "s"}'),
         ("three.txt", b"wood"),
@@ -882,6 +891,23 @@ def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> 
         "encoder": desk.project.encoder,
     }
     assert "more than the 1 million pixels" in desk.reasons()[large.name]
+
+
+def test_an_embedding_gives_way_once_it_stored_something_and_never_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.put("broken.png", b"no picture")
+    for n in (1, 2):
+        desk.put(f"{n}.png", png(n))
+    desk.bring_in()
+    monkeypatch.setattr(embeddings, "CHUNK", 1)
+    (job,) = desk.all(Job, Job.kind == "embed")
+    work = work_on(desk.settings, desk.engine, job.id)
+    work._turn_is_over = lambda: True  # from the first moment on
+    with pytest.raises(jobs.TurnOver):
+        embeddings.run(work)
+    assert len(desk.all(Embedding)) == 1
+    assert embeddings.run(work)["embedded"] == 1, "nothing is left to come back for"
 
 
 def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside(

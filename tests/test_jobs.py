@@ -1,6 +1,7 @@
 """The job table: who may work on what, and who may write."""
 
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,8 @@ from tastemaker import jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
-from tastemaker.errors import Conflict, NotFound
-from tastemaker.jobs import lanes, records
+from tastemaker.errors import Conflict
+from tastemaker.jobs import lanes, progress, records
 from tastemaker.jobs.failures import Failure
 from tastemaker.jobs.lanes import Place
 from tastemaker.worker import Running, Worker
@@ -29,9 +30,9 @@ def seen(engine: Engine, job_id: int) -> Job:
         return jobs.get(session, job_id)
 
 
-def claim(engine: Engine, kinds: set[str] | None = None) -> jobs.Claim | None:
+def claim(engine: Engine, among: list[int] | None = None) -> jobs.Claim | None:
     with sessions.writing(engine) as session:
-        taken = jobs.claim_next(session, kinds)
+        taken = jobs.claim_next(session, among)
     return taken[1] if taken else None
 
 
@@ -51,12 +52,12 @@ def test_jobs_are_taken_in_the_order_they_came_and_each_once(engine: Engine) -> 
     assert claim(engine) is None
 
 
-def test_a_lane_takes_only_its_kinds(engine: Engine) -> None:
-    enqueue(engine, "train")
-    wanted = enqueue(engine, "embed")
-    assert claim(engine, {"import"}) is None
-    assert claim(engine, {"embed", "import"}) == jobs.Claim(wanted, 1)
-    assert claim(engine, set()) is None
+def test_only_the_named_are_taken_and_only_while_they_are_queued(engine: Engine) -> None:
+    enqueue(engine)
+    wanted = enqueue(engine)
+    assert claim(engine, [99]) is None and claim(engine, []) is None
+    assert claim(engine, [wanted, 99]) == jobs.Claim(wanted, 1)
+    assert claim(engine, [wanted]) is None
 
 
 def test_twenty_claimers_at_once_never_get_the_same_job(engine: Engine, settings: Settings) -> None:
@@ -80,16 +81,6 @@ def test_twenty_claimers_at_once_never_get_the_same_job(engine: Engine, settings
     assert {seen(engine, job_id).attempts for job_id in ids} == {1}
 
 
-def test_a_particular_job_is_taken_only_while_it_is_queued(engine: Engine) -> None:
-    job_id = enqueue(engine)
-    with sessions.writing(engine) as session:
-        assert jobs.claim(session, job_id) is not None
-    with sessions.writing(engine) as session:
-        assert jobs.claim(session, job_id) is None
-        with pytest.raises(NotFound, match="no job 99"):
-            jobs.claim(session, 99)
-
-
 def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Engine) -> None:
     with sessions.writing(engine) as session:
         project = projects.create(session, "P")
@@ -102,7 +93,7 @@ def test_once_gives_the_waiting_job_again_but_only_for_the_same_work(engine: Eng
             jobs.enqueue(session, "embed", "E", {"a": 1}, project.id).id,
         ]
         assert len({first, *others}) == 5
-        jobs.claim(session, first)
+        jobs.claim_next(session, [first])
         running_is_no_longer_waiting = jobs.enqueue(
             session, "train", "E", {"a": 1}, project.id, once=True
         )
@@ -385,14 +376,65 @@ def test_an_embedding_gives_way_only_after_its_turn_and_only_to_another_project(
     assert not lanes.turn_is_over(Place(1, "train", ADA, 1, 999.0), [Place(2, "train", BOB, 2)])
 
 
-def test_who_had_a_turn_comes_after_those_who_had_none(engine: Engine) -> None:
+def test_whoever_waits_longest_is_next_however_often_he_had_a_turn(engine: Engine) -> None:
+    first, second = enqueue(engine, "embed", n=1), enqueue(engine, "embed", n=2)
+
+    def gives_way() -> int:
+        ours = must_claim(engine)
+        with sessions.writing(engine) as session:
+            jobs.give_back(session, ours, Failure(""), counts=False)
+        return ours.job_id
+
+    assert [gives_way() for _ in range(3)] == [first, second, first]
+    third = enqueue(engine, "embed", n=3)  # who comes late goes before nobody
+    assert [gives_way() for _ in range(6)] == [second, first, third] * 2
+    ended = must_claim(engine)
+    fourth = enqueue(engine, "embed", n=4)
     with sessions.writing(engine) as session:
-        first, second = (jobs.enqueue(session, "embed", "Embed", {"n": n}).id for n in range(2))
-    with sessions.writing(engine) as session:
-        _, ours = jobs.claim(session, first) or pytest.fail("nobody else is here")
-        jobs.give_back(session, ours, Failure(""), counts=False)
-    with sessions.writing(engine) as session:
-        assert [place.job_id for place in lanes.waiting(session)] == [second, first]
-        taken = [jobs.claim_next(session) for _ in range(2)]
-    assert [job.id for job, _ in filter(None, taken)] == [second, first]
-    assert [job.attempts for job, _ in filter(None, taken)] == [1, 1]
+        jobs.fail(session, ended, Failure("broken"))
+        jobs.retry(session, second)
+        assert [one.job_id for one in lanes.waiting(session)] == [first, third, fourth, second]
+    taken = [must_claim(engine).job_id for _ in range(4)]
+    assert taken == [first, third, fourth, second]
+    assert [seen(engine, job_id).attempts for job_id in taken] == [1, 1, 1, 1]
+    assert seen(engine, first).finished_at is None, "it runs"
+
+
+def test_what_is_queued_between_the_look_and_the_claim_starts_beside_none_of_its_lane(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(engine, "train")
+    other = enqueue(engine, "embed")
+    worker, look = Worker(settings, engine), lanes.waiting
+
+    def start(job: Job, ours: jobs.Claim) -> None:
+        worker.running.append(Running(ours, job, SimpleNamespace(), None))
+
+    def waiting(session: Any) -> list[Place]:
+        queued = look(session)
+        if len(queued) == 1:
+            with sessions.writing(engine) as elsewhere:
+                jobs.cancel(elsewhere, other)
+                jobs.enqueue(elsewhere, "train", "Train")
+        return queued
+
+    monkeypatch.setattr(worker, "_start", start)
+    monkeypatch.setattr(lanes, "waiting", waiting)
+    worker.tick()
+    assert [running.kind for running in worker.running] == ["train"]
+
+
+def test_slow_work_is_stored_before_long_and_quick_work_in_good_portions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def made(seconds: float) -> Iterator[int]:
+        for n in range(7):
+            clock[0] += seconds
+            yield n
+
+    assert list(progress.portions(made(0.1), 3, 10.0)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(progress.portions(made(6.0), 3, 10.0)) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert list(progress.portions(made(60.0), 3, 10.0)) == [[n] for n in range(7)]

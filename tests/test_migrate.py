@@ -18,12 +18,13 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import SQLModel, func, select
 
-from tastemaker import config, jobs, projects, scores, versions
+from tastemaker import config, errors, jobs, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import installation, migration, sessions
 from tastemaker.database.tables import (
     EncoderRow,
     Image,
+    Job,
     Label,
     LoginSession,
     ScoreEvent,
@@ -188,6 +189,38 @@ def test_a_database_of_the_former_schema_keeps_its_scores_and_is_given_an_identi
         project, person = projects.get(session, 1), projects.annotator(session, "me")
         offer = scores.sign_offer(session, 1, 1, person.id, scores.Offer(scores.Origin.QUEUE))
         assert scores.record(session, project, 1, person, "set", 3, offer=offer).fresh
+    engine.dispose()
+
+
+def test_jobs_that_failed_before_causes_were_kept_are_told_by_their_sentences(
+    settings: Settings,
+) -> None:
+    sentences = {
+        "Its process was ended from outside (signal 9).": failures.MEMORY,
+        "Its process was ended from outside (signal 15).": failures.KILLED,
+        "The disk is full.": errors.DISK_FULL,
+        "The weights of x are not there.": errors.NO_WEIGHTS,
+        "There is no folder /a.": errors.GONE,
+        "It stopped with an error: ValueError: 3": failures.FAULT,
+        "Score more images first.": "",
+    }
+    settings.make_folders()
+    former = sessions.make_engine(settings)
+    migration.upgrade(former, "0009")
+    with former.begin() as connection:
+        for sentence in sentences:
+            connection.exec_driver_sql(
+                "INSERT INTO job (kind, title, payload, state, fence, attempts, heartbeat,"
+                " cancel_requested, done, total, rate, message, curve, result, error, created_at)"
+                " VALUES ('train', '', '{}', 'failed', 0, 1, 0, 0, 0, 0, 0, '', '[]', '{}', ?,"
+                " '2026-01-01')",
+                (sentence,),
+            )
+    former.dispose()
+    engine = migration.migrate(settings)
+    with sessions.reading(engine) as session:
+        kept = session.exec(select(Job)).all()
+        assert {job.error: job.cause for job in kept} == sentences
     engine.dispose()
 
 

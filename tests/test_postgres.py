@@ -14,17 +14,21 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, delete, select
-from web_world import client_of
+from web_world import client_of, drawn
 
-from tastemaker import jobs, projects, scores, worker
+from tastemaker import images, jobs, projects, scores, worker
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
-from tastemaker.database.tables import Annotator, Job, Label, Project
+from tastemaker.database.statements import take_turn
+from tastemaker.database.tables import Annotator, Image, Job, Label, Project
+from tastemaker.images import FileStamp
+from tastemaker.importing import imports, requests
 from tastemaker.jobs import leases
 from tastemaker.pages.app import create_app
+from tastemaker.pictures.pictures import ingest
 from tastemaker.scores import labels
-from tests.conftest import add_images
+from tests.conftest import add_images, work_on
 
 PEOPLE = ("Ada", "Bob")
 
@@ -111,7 +115,7 @@ def record(session: Session, project_id: int, image_id: int, name: str, value: i
     scores.record(session, project, image_id, person, "set", value)
 
 
-def waits_for(first: Session, act: Future[None]) -> None:
+def waits_for(first: Session, act: Future[Any]) -> None:
     """The act is done once the first has committed, and not before."""
     with pytest.raises(TimeoutError):
         act.result(0.5)
@@ -195,7 +199,7 @@ def test_a_worker_that_starts_leaves_the_jobs_of_others_alone(
 ) -> None:
     with sessions.writing(engine) as session:
         job_id = jobs.enqueue(session, "train", "Train").id
-        jobs.claim(session, job_id)
+        jobs.claim_next(session, [job_id])
     worker._take_up_orphans(engine)
     with sessions.reading(engine) as session:
         assert jobs.get(session, job_id).state == "running"
@@ -223,9 +227,9 @@ def test_two_workers_whose_clocks_are_a_day_apart_take_nothing_from_each_other(
     with sessions.writing(engine) as session:
         ids = [jobs.enqueue(session, "train", "Train").id for _ in range(2)]
     with sessions.writing(engine) as session:
-        _, mine = jobs.claim(session, ids[0]) or pytest.fail("it is queued")
+        _, mine = jobs.claim_next(session, [ids[0]]) or pytest.fail("it is queued")
     with sessions.writing(elsewhere) as session:
-        _, theirs = jobs.claim(session, ids[1]) or pytest.fail("it is queued")
+        _, theirs = jobs.claim_next(session, [ids[1]]) or pytest.fail("it is queued")
 
     def states() -> list[str]:
         with sessions.reading(engine) as session:
@@ -250,6 +254,35 @@ def test_two_workers_whose_clocks_are_a_day_apart_take_nothing_from_each_other(
     elsewhere.dispose()
 
 
+def test_two_imports_at_once_of_the_same_pictures_add_each_once_and_in_one_group(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    """The other one is in the middle of its writing when this one comes to its own."""
+    place = tmp_path / "same.png"
+    drawn(1).save(place)
+    drawn(1).resize((200, 200)).save(tmp_path / "smaller.png")
+    same, stamp = ingest(place, settings.thumbs), FileStamp.of(place.stat())
+    with sessions.writing(engine) as session:
+        job_id = requests.request_import(session, settings, [tmp_path], collection="Both").id
+    elsewhere = other_process(settings)
+    with write(elsewhere) as first, ThreadPoolExecutor(1) as pool:
+        take_turn(first, "import")
+        collection = images.collection_named(first, "Both")
+        image, _ = images.add_picture(first, same, place.name, None, uploaded=False)
+        images.note_file(first, image, place, stamp)
+        images.put_in_collection(first, collection.id, image.id)
+        images.add_tags(first, image.id, ["sky"])
+        first.flush()
+        second = pool.submit(imports.run, work_on(settings, engine, job_id))
+        waits_for(first, second)
+        group = image.source_group
+    assert (second.result()["added"], second.result()["known"]) == (1, 1)
+    with sessions.reading(engine) as session:
+        groups = session.exec(select(Image.source_group).where(Image.name == "smaller.png")).all()
+    assert groups == [group]
+    elsewhere.dispose()
+
+
 def test_two_workers_at_once_start_no_job_twice(engine: Engine, settings: Settings) -> None:
     elsewhere = other_process(settings)
     with sessions.writing(engine) as session:
@@ -260,7 +293,7 @@ def test_two_workers_at_once_start_no_job_twice(engine: Engine, settings: Settin
         taken = []
         while True:
             with sessions.writing(at) as session:
-                if (got := jobs.claim_next(session, {"train"}, but_not=[0])) is None:
+                if (got := jobs.claim_next(session)) is None:
                     return taken
                 taken.append(got[0].id)
 

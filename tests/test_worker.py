@@ -461,23 +461,28 @@ def test_ten_files_of_one_come_in_while_another_s_thousands_go_on(
 
 
 def test_a_long_embedding_goes_on_after_that_of_another_project(
-    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with sessions.writing(empty_bench.engine) as session:
-        mine, yours = (projects.create(session, name).id for name in ("Mine", "Yours"))
-    ids = [empty_bench.enqueue("embed", {}, project) for project in (mine, yours)]
+    """Its turn is over at once, and is not cut off: something is stored in each."""
+    with sessions.writing(bench.engine) as session:
+        first = sorted(session.exec(select(Embedding.image_id)))[: 2 * embeddings.CHUNK]
+        session.execute(delete(Embedding).where(col(Embedding.image_id).in_(first)))
+        other = projects.create(session, "Other").id
+    ids = [bench.enqueue("embed", {}, project) for project in (1, other)]
     monkeypatch.setattr(lanes, "TURN_SECONDS", 0.0)
-    empty_bench.worker.tick()
 
-    def turned() -> bool:
-        empty_bench.worker.tick()
-        at_work = [running.claim.job_id for running in empty_bench.worker.running]
-        return at_work == [ids[1]]
+    def at_work() -> list[int]:
+        return [running.claim.job_id for running in bench.worker.running]
 
-    until(turned, 30, "for the turn of the other")
-    job = seen(empty_bench.engine, ids[0])
+    bench.until(lambda: at_work() == [ids[1]], 60, "for the turn of the other")
+    job = seen(bench.engine, ids[0])
     assert (job.state, job.attempts, job.error) == ("queued", 0, "")
-    assert "goes on after them" in log_of(empty_bench.engine, ids[0])
+    assert "goes on after them" in log_of(bench.engine, ids[0])
+    with sessions.reading(bench.engine) as session:
+        stored = session.exec(
+            select(func.count()).where(col(Embedding.image_id).in_(first))
+        ).one()  # fmt: skip
+    assert stored == embeddings.CHUNK
 
 
 def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> None:
@@ -488,7 +493,7 @@ def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> Non
     ours.process.join()
     with sessions.writing(empty_bench.engine) as session:
         jobs.requeue_orphans(session)
-        taken = jobs.claim(session, job_id)
+        taken = jobs.claim_next(session, [job_id])
     assert taken is not None
     empty_bench.worker._attend(ours)
     assert not empty_bench.worker.running
@@ -502,7 +507,7 @@ def test_only_a_heart_that_stands_still_is_taken_for_dead(
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)
     elsewhere = [empty_bench.enqueue("train", {"n": n}, None) for n in range(2)]  # type: ignore[arg-type]
     with sessions.writing(empty_bench.engine) as session:
-        claims = [jobs.claim(session, job_id)[1] for job_id in elsewhere]  # type: ignore[index]
+        claims = [jobs.claim_next(session, [job_id])[1] for job_id in elsewhere]  # type: ignore[index]
     empty_bench.worker.reap()
     for _ in range(3):
         with sessions.writing(empty_bench.engine) as session:
@@ -517,7 +522,7 @@ def test_a_lease_is_counted_on_the_monotonic_clock(
     """The wall clock may be set by a day, forth or back: nobody is dead of it, nobody lives on."""
     job_id = empty_bench.enqueue("train", {}, None)
     with sessions.writing(empty_bench.engine) as session:
-        jobs.claim(session, job_id)
+        jobs.claim_next(session, [job_id])
     passed, wall = [0.0], [0.0]
 
     class Clocks:

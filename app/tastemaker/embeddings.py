@@ -32,10 +32,11 @@ from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
-from tastemaker.jobs.progress import IN_MB
+from tastemaker.jobs.progress import download_of, portions
 from tastemaker.pictures.pictures import KnownPicture, Limits
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
+CHUNK_SECONDS = 10.0  # or those of so long, if they are fewer
 LARGE_PIXELS = 50_000_000  # pictures above are embedded last, one by one
 PER_ROUND = 4096  # images looked up at once
 IDS_PER_QUERY = 5000
@@ -193,21 +194,26 @@ def missing(
 
 def run(job: JobContext) -> dict[str, Any]:
     """Embed what is missing for the job's project, or for one collection of it; the active version
-    is then asked about the new images."""
-    result = embed_project(job, job.project_id, job.payload.get("collection_id"))
+    is then asked about the new images. Raises `TurnOver` where others wait."""
+    try:
+        result = embed_project(job, job.project_id, job.payload.get("collection_id"))
+    except jobs.TurnOver:
+        _queue_predictions(job)
+        raise
     if result["embedded"]:
-        with job.writing() as session:
-            _queue_predictions(session, projects.get(session, job.project_id))
+        _queue_predictions(job)
     return result
 
 
-def _queue_predictions(session: Session, project: Project) -> None:
+def _queue_predictions(job: JobContext) -> None:
     active = select(Version.id).where(
-        Version.project_id == project.id, Version.state == "ready", col(Version.active)
+        Version.project_id == job.project_id, Version.state == "ready", col(Version.active)
     )
-    if session.exec(active).first() is not None:
-        title = f"Predict the new images of “{project.name}”"
-        jobs.enqueue(session, "predict", title, {}, project.id, once=True)
+    with job.writing() as session:
+        if session.exec(active).first() is not None:
+            name = projects.get(session, job.project_id).name
+            title = f"Predict the new images of “{name}”"
+            jobs.enqueue(session, "predict", title, {}, job.project_id, once=True)
 
 
 def embed_project(
@@ -216,8 +222,8 @@ def embed_project(
     """Embed what is missing. Images that arrive meanwhile are taken too. `batch` fixes how many
     pictures are encoded at once, which is measured otherwise.
 
-    Returns the counts. Raises `Conflict` for a project whose vectors came from outside and
-    `EncoderUnavailable`.
+    Returns the counts. Raises `Conflict` for a project whose vectors came from outside,
+    `EncoderUnavailable`, and `TurnOver` where others wait.
     """
     with job.reading() as session:
         project = projects.get(session, project_id)
@@ -248,7 +254,7 @@ def load_for(job: JobContext, name: str) -> tuple[Encoder, EncoderRow]:
 
     torch.set_num_threads(job.settings.torch_threads or torch.get_num_threads())
     job.stage(f"Loading the encoder {name}")
-    with downloads.reported_to(_download_of(job, name)):
+    with downloads.reported_to(download_of(job, name)):
         encoder = load(parse(name))
     with job.writing() as session:
         return encoder, encoder_row(session, encoder)
@@ -262,7 +268,8 @@ def embed_images(
     batch: int | None = None,
 ) -> tuple[int, set[int]]:
     """Embed the images of a select that leaves out what has a vector already (`missing`), until it
-    has none left. Returns how many were embedded, and the ids of those that could not be."""
+    has none left. Returns how many were embedded, and the ids of those that could not be. Raises
+    `TurnOver` once some were stored, where others wait."""
     embedded, skipped = 0, set[int]()
     while True:
         with job.reading() as session:
@@ -280,29 +287,16 @@ def embed_images(
         usual = [(i.id, p) for i, p in readable if not _is_large(i)]
         large = [(i.id, p) for i, p in readable if _is_large(i)]
         for vectors in itertools.chain(
-            chunked(_embed(job, encoder, usual, batch, skipped), CHUNK),
+            portions(_embed(job, encoder, usual, batch, skipped), CHUNK, CHUNK_SECONDS),
             _embed_large(job, encoder, large, skipped),
         ):
             with job.writing() as session:
                 store_vectors(session, row.id, vectors)
             embedded += len(vectors)
             job.progress(embedded, total=before + total)
+            if embedded < before + total:
+                job.give_way()
     return embedded, skipped
-
-
-def _download_of(job: JobContext, name: str) -> downloads.Report:
-    """Tells the job how far the weights of an encoder are fetched, in MB."""
-    begun: list[int] = []
-
-    def report(done: int, total: int) -> None:
-        if begun != [total]:
-            begun[:] = [total]
-            job.stage(f"Fetching the weights of {name}{IN_MB}", total // 10**6)
-        job.progress(done // 10**6)
-        if done == total:
-            job.stage(f"Loading the encoder {name}")
-
-    return report
 
 
 def _is_large(image: Image) -> bool:

@@ -65,7 +65,7 @@ class Running:
     beat: float = 0.0
     began: float = field(default_factory=time.monotonic)
     stopped_at: float | None = None
-    turn_over: bool = False  # stopped so that another goes on, and not for good
+    asked_to_give_way: bool = False
 
     @property
     def kind(self) -> str:
@@ -106,20 +106,23 @@ class Worker:
             with sessions.reading(self.engine) as session:  # no lock when idle
                 queued = lanes.waiting(session)
             for running in self.running:
-                if running.stopped_at is None and lanes.turn_is_over(running.place, queued):
-                    self._stop(running, turn_over=True)
-            held = [job.job_id for job in queued if not lanes.may_start(job, at_work)]
-            if len(held) == len(queued):
+                if lanes.turn_is_over(running.place, queued):
+                    self._ask_to_give_way(running)
+            # Those seen here and no others: one that came since may not go beside what was seen.
+            may_start = [
+                job.job_id
+                for job in queued
+                if job.kind in children.HANDLERS and lanes.may_start(job, at_work)
+            ]
+            if not may_start:
                 return
             with sessions.writing(self.engine) as session:
-                if (
-                    taken := jobs.claim_next(session, set(children.HANDLERS), but_not=held)
-                ) is None:
+                if (taken := jobs.claim_next(session, may_start)) is None:
                     return
             self._start(*taken)
 
     def _start(self, job: Job, claim: jobs.Claim) -> None:
-        ours, theirs = spawn.Pipe(duplex=False)
+        ours, theirs = spawn.Pipe()
         process = spawn.Process(
             target=children.main,
             args=(self.settings, claim.job_id, claim.fence, theirs),
@@ -180,9 +183,16 @@ class Worker:
             self._stop(running)
 
     @staticmethod
-    def _stop(running: Running, turn_over: bool = False) -> None:
-        running.stopped_at, running.turn_over = time.monotonic(), turn_over
+    def _stop(running: Running) -> None:
+        running.stopped_at = time.monotonic()
         running.process.terminate()
+
+    @staticmethod
+    def _ask_to_give_way(running: Running) -> None:
+        if not running.asked_to_give_way:
+            running.asked_to_give_way = True
+            with contextlib.suppress(OSError):  # it has ended: `_attend` sees that
+                running.pipe.send("others wait")
 
     def _conclude(self, running: Running) -> None:
         kind, value = running.ending or ("killed", None)
@@ -190,7 +200,7 @@ class Worker:
         with sessions.writing(self.engine) as session:
             if kind == "done":
                 jobs.finish(session, claim, value or {})
-            elif running.turn_over:
+            elif kind == "gave way":
                 jobs.give_back(session, claim, Failure(""), counts=False)
                 jobs.log(session, claim.job_id, "others had waited: it goes on after them")
             elif running.stopped_at is not None:

@@ -8,6 +8,8 @@ many connections stand open. Only where every place is at work is a newcomer ref
 """
 
 import asyncio
+import contextlib
+import socket
 from typing import ClassVar
 
 from starlette.types import Message, Receive
@@ -16,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from tastemaker.config import Settings
 from tastemaker.errors import TooSlow
 
-PROGRESS = 4096  # bytes within the time that is waited: a client that sends fewer stands still
+PROGRESS = 4096  # bytes within the time that is waited: who sends or takes fewer stands still
+UNSENT = 2**16  # bytes that the system takes ahead of sending them, which cannot be seen from here
 
 
 def patient(receive: Receive, seconds: float) -> Receive:
@@ -65,7 +68,12 @@ class BoundedConnection(HttpToolsProtocol):
         self._reading_timer: asyncio.TimerHandle | None = None
         self._in_head = self._body_comes = False
         self._drained = 0  # bytes of a body that was answered already
-        self.heard_at = self.loop.time()
+        self._untaken = 0  # bytes of an answer, when the client last took some
+        self.heard_at = self._took_at = self.loop.time()
+        with contextlib.suppress(AttributeError, OSError):  # not every system or socket has it
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT
+            )
         self._expect_a_request()
         self._find_room()
 
@@ -92,6 +100,8 @@ class BoundedConnection(HttpToolsProtocol):
         if len(others) < self.most:
             return
         waiting = [other for other in others if other.waits_for_client]
+        for other in waiting:
+            other._look_what_was_taken()
         if waiting:
             min(waiting, key=lambda other: other.heard_at).transport.abort()
             return
@@ -116,6 +126,8 @@ class BoundedConnection(HttpToolsProtocol):
                 f"The request did not come in within {self.seconds:g} seconds; nothing was "
                 "changed. Send it again.",
             )
+        elif self.transport.get_write_buffer_size():  # it still reads, which has its own timer
+            self._expect_a_request()
         else:
             self.transport.abort()
 
@@ -143,17 +155,38 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.heard_at = self.loop.time()
+        self._expect_reading()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._expect_a_request()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stop(self._reading_timer)
-        self._reading_timer = self.loop.call_later(self.seconds, self.transport.abort)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
+        self._look_what_was_taken()
         self._stop(self._reading_timer)
         super().resume_writing()
+
+    def _expect_reading(self) -> None:
+        """From now on nothing is written until the client has taken what there is."""
+        self._stop(self._reading_timer)
+        self._untaken, self._took_at = self.transport.get_write_buffer_size(), self.loop.time()
+        if self._untaken:
+            self._reading_timer = self.loop.call_later(self.seconds, self._reading_goes_on)
+
+    def _reading_goes_on(self) -> None:
+        self._look_what_was_taken()
+        if self.loop.time() - self._took_at >= self.seconds:
+            self.transport.abort()
+        elif self._untaken:
+            self._reading_timer = self.loop.call_later(self.seconds, self._reading_goes_on)
+
+    def _look_what_was_taken(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if self._untaken - left >= PROGRESS or left == 0 < self._untaken:
+            self._untaken = left
+            self.heard_at = self._took_at = self.loop.time()
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:

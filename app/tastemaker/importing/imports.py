@@ -9,6 +9,7 @@ while people score. One bad file never stops the rest.
 import functools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
+from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import (
     Collection,
     CollectionImage,
@@ -102,7 +104,7 @@ def import_files(
                 tally.first_reason
                 or f"JPEG, PNG, WebP and GIF files are looked for. {tally.left_out}".rstrip(),
             )
-        with job.writing() as session:
+        with _writing(job) as session:
             collection = images.collection_named(session, request.collection)
             project = session.get(Project, project_id) if project_id else None
             joined: int | None = None
@@ -190,7 +192,7 @@ def _import(
 
     done = 0
     for batch in chunked(known, KNOWN_BATCH):
-        with job.writing() as session:
+        with _writing(job) as session:
             for item, image_id, stamp in batch:
                 image = images.get(session, image_id)
                 _place(session, item, image, False, target, tally, stamp)
@@ -291,6 +293,15 @@ def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iter
 # --- writing -----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _writing(job: JobContext) -> Iterator[Session]:
+    """A write transaction of one import at a time: each looks what is there, near-duplicates too,
+    and inserts what is not."""
+    with job.writing() as session:
+        take_turn(session, "import")
+        yield session
+
+
 def _write_pictures(
     job: JobContext, batch: list[tuple[ImportItem, Examined]], target: Target, tally: Tally
 ) -> list[ImportItem]:
@@ -306,7 +317,7 @@ def _write_pictures(
     for item in gone:
         reason = "It was moved or deleted while it was imported."
         _skip(job, tally, Skipped(item.label, reason))
-    with job.writing() as session:
+    with _writing(job) as session:
         for item, facts in batch:
             if item in gone or item in changed:
                 continue
@@ -331,7 +342,7 @@ def _write_vector(job: JobContext, item: ImportItem, target: Target, tally: Tall
         raise Invalid("Vectors need a project, which names their encoder.", "Use --project.")
     try:
         vector, stamp = read_vector(item.path, Limits.of(target.settings).roots)
-        with job.writing() as session:
+        with _writing(job) as session:
             project = projects.get(session, target.project.id)
             image, is_new = embeddings.add_vector(session, project, Path(item.name).name, vector)
             _place(session, item, image, is_new, target, tally, stamp)
@@ -367,12 +378,21 @@ def _place(
 
 
 def _in_project(session: Session, target: Target, image_id: int) -> bool:
-    """Whether the image was in the project before this import, in its pool or in a test run."""
+    """Whether the image was in the project before this import, in its pool or in a test run, taken
+    out of it or not."""
     if target.project is None:
         return False
-    inside = projects.image_ids(target.project.id, projects.ANY_ROLE).where(
-        CollectionImage.image_id == image_id,
-        CollectionImage.collection_id != (target.joined or 0),
+    inside = (
+        select(CollectionImage.image_id)
+        .join(
+            ProjectCollection,
+            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
+        )
+        .where(
+            ProjectCollection.project_id == target.project.id,
+            CollectionImage.image_id == image_id,
+            CollectionImage.collection_id != (target.joined or 0),
+        )
     )
     return session.exec(inside.limit(1)).first() is not None
 
@@ -381,7 +401,7 @@ def _skip(job: JobContext, tally: Tally, file: Skipped) -> None:
     tally.skipped += 1
     tally.first_reason = tally.first_reason or f"{Path(file.label).name}: {file.reason}"
     job.log(f"skipped {file.label}: {file.reason}")
-    with job.writing() as session:
+    with _writing(job) as session:
         images.record_skipped(session, file.label, file.reason, job.claim.job_id)
 
 
@@ -389,7 +409,7 @@ def _queue_embedding(job: JobContext, target: Target) -> None:
     if not target.embeds or target.project is None:
         return
     title = f"Embed the images of “{target.project.name}”"
-    with job.writing() as session:
+    with _writing(job) as session:
         jobs.enqueue(session, "embed", title, {}, target.project.id, once=True)
 
 
@@ -397,6 +417,6 @@ def _look_again(job: JobContext, seen: Seen) -> None:
     """Files below a folder that was gone through and are no longer there were moved or deleted;
     folders that can be entered again are no longer skipped."""
     for root in seen.walked:
-        with job.writing() as session:
+        with _writing(job) as session:
             images.mark_missing(session, str(root), seen.unreadable)
             images.forget_skipped_folders(session, root, seen.unreadable)

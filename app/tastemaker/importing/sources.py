@@ -278,14 +278,19 @@ def _whose_is_it(texts: int, pictures: int) -> str:
 
 
 def sidecars_on_disk(path: Path) -> tuple[SidecarFile, ...]:
-    """What lies beside a picture, or beside the file that it is a link to. A link to anywhere else
-    is none: what the importing person may read is not always theirs to show."""
+    """What lies beside a picture, or beside the file that it is a link to: under the usual ending,
+    or where there is none, under that in capitals. A link to anywhere else is none: what the
+    importing person may read is not always theirs to show."""
     folders = {path.parent.resolve(), path.resolve().parent}
-    beside = ((name, Path(name).resolve()) for name in _sidecar_names(str(path)))
-    return tuple(
-        SidecarFile(name, real) for name, real in beside
-        if real.parent in folders and real.is_file()
-    )  # fmt: skip
+    beside = []
+    for name in _sidecar_names(str(path)):
+        bare, dot, suffix = name.rpartition(".")
+        for called in (name, f"{bare}{dot}{suffix.upper()}"):
+            real = Path(called).resolve()
+            if real.parent in folders and real.is_file():
+                beside.append(SidecarFile(called, real))
+                break
+    return tuple(beside)
 
 
 def _sidecar_names(name: str) -> list[str]:
@@ -302,7 +307,7 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
     source = None
     for name, path in sidecars:
         text = _small_text(path, roots)
-        if not name.endswith(".json"):
+        if not name.lower().endswith(".json"):
             tags += [tag for tag in re.split(r"[,\r\n]", text) if tag.strip()]
             continue
         try:

@@ -5,11 +5,11 @@ from tastemaker.jobs.records import (
     MAX_ATTEMPTS,
     Claim,
     LostJob,
+    TurnOver,
     as_json,
     blame,
     cancel,
     cancelled,
-    claim,
     claim_next,
     enqueue,
     fail,
@@ -28,7 +28,7 @@ from tastemaker.jobs.records import (
 )
 
 __all__ = [
-    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "as_json", "blame", "cancel", "cancelled",
-    "claim", "claim_next", "enqueue", "fail", "finish", "get", "give_back", "guard", "log",
+    "FINISHED", "MAX_ATTEMPTS", "Claim", "LostJob", "TurnOver", "as_json", "blame", "cancel",
+    "cancelled", "claim_next", "enqueue", "fail", "finish", "get", "give_back", "guard", "log",
     "log_of", "recent", "report", "requeue_orphans", "retry", "seconds_left", "unfinished",
 ]  # fmt: skip

@@ -34,14 +34,15 @@ HANDLERS = {
 
 
 def main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
-    """Entry point of a job's process: run the handler, send how it ended."""
+    """Entry point of a job's process: run the handler, send how it ended. What comes through the
+    pipe, whatever it is, says that its turn is over."""
     lower_priority(JOB_NICENESS)
     logs.configure(settings)
     engine = sessions.make_engine(settings)
     with sessions.reading(engine) as session:
         job = jobs.get(session, job_id)
     context = JobContext(
-        settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event)
+        settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event), pipe.poll
     )
     module, function = HANDLERS[job.kind].split(":")
     logs.about_this_process(job=job_id, kind=job.kind)
@@ -52,6 +53,8 @@ def main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
         pipe.send(("done", result))
     except jobs.LostJob:
         pipe.send(("lost", None))
+    except jobs.TurnOver:
+        pipe.send(("gave way", None))
     except TastemakerError as error:
         ending = "crashed" if isinstance(error, Unavailable) else "failed"
         pipe.send((ending, Failure.of(error)))

@@ -25,7 +25,7 @@ RATE_SECONDS = 15.0
 
 class JobContext:
     """One running job, which is its own `Transactions` and its own `Progress`. `emit` takes typed
-    events: ("progress", fields) and ("log", line)."""
+    events: ("progress", fields) and ("log", line); `turn_is_over` says whether to give way."""
 
     def __init__(
         self,
@@ -34,12 +34,13 @@ class JobContext:
         job: Job,
         claim: jobs.Claim,
         emit: Callable[[str, Any], None],
+        turn_is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings, self.engine = settings, engine
         self.payload, self.claim, self.attempt = job.payload, claim, job.attempts
         self.project_id = job.project_id or 0  # 0: of no project
         self.died_on: list[int] = list(job.result.get("died_on", []))  # what killed earlier tries
-        self._emit = emit
+        self._emit, self._turn_is_over = emit, turn_is_over
         self._fields: dict[str, Any] = {}
         self._reported = 0.0
         self._seen: deque[tuple[float, int]] = deque()  # (when, how many) of the last seconds
@@ -79,6 +80,11 @@ class JobContext:
             seen.popleft()
         began, first = seen[0]
         return (done - first) / (moment - began) if moment - began >= REPORT_SECONDS else 0.0
+
+    def give_way(self) -> None:
+        """Call where a part of the work was just stored: raises `TurnOver` if others wait."""
+        if self._turn_is_over():
+            raise jobs.TurnOver
 
     @contextmanager
     def in_hand(self, item_id: int) -> Iterator[None]:

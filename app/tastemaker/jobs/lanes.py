@@ -8,9 +8,10 @@ and an embedding goes back to the end of its queue after a while where another p
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from tastemaker.database.tables import Job
+from tastemaker.jobs.records import TURNS
 
 IMPORTS_AT_ONCE = 4
 LONG_SECONDS = 30.0  # after which a second import of the same person may start beside the first
@@ -35,7 +36,7 @@ class Place:
 def waiting(session: Session) -> list[Place]:
     """The queued jobs in the order of their turns, without their payloads, which may be large."""
     query = select(Job.id, Job.kind, Job.asked_by, Job.project_id).where(Job.state == "queued")
-    rows = session.exec(query.order_by(col(Job.fence), col(Job.id)))
+    rows = session.exec(query.order_by(*TURNS))
     return [Place(job_id, kind, person, project or 0) for job_id, kind, person, project in rows]
 
 
@@ -51,6 +52,7 @@ def may_start(job: Place, at_work: Sequence[Place]) -> bool:
 
 
 def turn_is_over(job: Place, queued: Sequence[Place]) -> bool:
-    """Whether a running job has had its turn. What it did is kept; it goes on after the others."""
+    """Whether a running job has had its turn, and is asked to let those go on that wait for longer.
+    It ends it itself, at its next `JobContext.give_way`: what it did is kept."""
     others = (one for one in queued if one.kind == job.kind and one.project_id != job.project_id)
     return job.kind == "embed" and job.seconds > TURN_SECONDS and any(True for _ in others)

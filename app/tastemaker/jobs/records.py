@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from tastemaker.database.sessions import rows_changed
@@ -19,10 +19,16 @@ from tastemaker.jobs.failures import WORKER_STOPPED, Failure
 
 MAX_ATTEMPTS = 3
 FINISHED = ("done", "failed", "cancelled")
+# Who waits longest is next: since it was queued, or since its last try or turn ended.
+TURNS = (func.coalesce(Job.finished_at, Job.created_at), col(Job.id))
 
 
 class LostJob(Exception):
     """Somebody else works on this job now, or it was cancelled: stop, write nothing."""
+
+
+class TurnOver(Exception):
+    """Others wait: what was done is kept, and the job goes on after them."""
 
 
 @dataclass(frozen=True)
@@ -67,36 +73,23 @@ def get(session: Session, job_id: int) -> Job:
     return job
 
 
-def claim_next(
-    session: Session, kinds: set[str] | None = None, but_not: Collection[int] = ()
-) -> tuple[Job, Claim] | None:
-    """Take the oldest queued job of those that had the fewest turns, raising its fence and its
-    attempts; none of `but_not`."""
-    order = (col(Job.fence), col(Job.id))
-    query = select(Job).where(Job.state == "queued").order_by(*order).limit(1)
-    if but_not:
-        query = query.where(col(Job.id).not_in(but_not))
-    if kinds is not None:
-        query = query.where(col(Job.kind).in_(kinds))
+def claim_next(session: Session, among: Collection[int] | None = None) -> tuple[Job, Claim] | None:
+    """Take the queued job that waits longest, of all or `among` these, raising its fence and its
+    attempts; None where none of them is queued any more."""
+    query = select(Job).where(Job.state == "queued").order_by(*TURNS).limit(1)
+    if among is not None:
+        query = query.where(col(Job.id).in_(among))
     if session.get_bind().dialect.name == "postgresql":
         query = query.with_for_update(skip_locked=True)
     job = session.exec(query).first()
-    return None if job is None else (job, _claim(session, job))
-
-
-def claim(session: Session, job_id: int) -> tuple[Job, Claim] | None:
-    """Take one particular job if it is still queued."""
-    job = get(session, job_id)
-    return None if job.state != "queued" else (job, _claim(session, job))
-
-
-def _claim(session: Session, job: Job) -> Claim:
+    if job is None:
+        return None
     job.state, job.fence, job.attempts = "running", job.fence + 1, job.attempts + 1
     job.started_at, job.heartbeat, job.error, job.cause = now(), job.heartbeat + 1, "", ""
-    job.done = job.total = 0
+    job.done, job.total, job.finished_at = 0, 0, None
     session.add(job)
     session.flush()
-    return Claim(job.id, job.fence)
+    return job, Claim(job.id, job.fence)
 
 
 def guard(session: Session, claim: Claim) -> None:
@@ -136,7 +129,8 @@ def give_back(session: Session, claim: Claim, failure: Failure, *, counts: bool 
         fail(session, claim, Failure(tried, failure.cause))
         return "failed"
     attempts = job.attempts if counts else job.attempts - 1
-    _update(session, claim, state="queued", error=failure.error, attempts=attempts, rate=0.0)
+    waits = {"state": "queued", "attempts": attempts, "rate": 0.0, "finished_at": now()}
+    _update(session, claim, error=failure.error, **waits)
     return "queued"
 
 
@@ -185,7 +179,7 @@ def retry(session: Session, job_id: int) -> Job:
             f"Job {job_id} is {job.state}; only a failed or cancelled job can be retried."
         )
     job.state, job.attempts, job.error, job.cause = "queued", 0, "", ""
-    job.cancel_requested, job.finished_at, job.result = False, None, {}
+    job.cancel_requested, job.finished_at, job.result = False, now(), {}
     session.add(job)
     log(session, job_id, "queued again by hand")
     return job

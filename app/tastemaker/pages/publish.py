@@ -222,8 +222,8 @@ def adopt(engine: Engine, settings: Settings, project_id: int, upload: Upload) -
     """Queue the import of an upload: one .safetensors file, and its .config.json or none. It is
     checked and copied here, so nothing is handed over."""
     upload.require(0)
-    heads = [(stored, name) for stored, name in upload.files if not name.endswith(".json")]
-    configs = [stored for stored, name in upload.files if name.endswith(".json")]
+    heads = [file for file in upload.files if not file[1].lower().endswith(".json")]
+    configs = [stored for stored, name in upload.files if name.lower().endswith(".json")]
     if not heads:
         raise Invalid("No head was sent.", "Choose its .safetensors file.")
     if len(heads) > 1 or len(configs) > 1:

@@ -296,12 +296,16 @@ def _srgb_pixels(image: Image.Image) -> Image.Image:
 def on_white(picture: Image.Image) -> Image.Image:
     """Mode RGBA → RGB, as encoders see it. Transparent parts become white: stamps, logos and
     clip-art are drawn for paper; what is stored under transparency was never meant to be seen."""
+    if picture.mode != "RGBA":
+        return picture
     return _laid_on(Image.new("RGB", picture.size, "white"), picture)
 
 
 def on_checkerboard(picture: Image.Image) -> Image.Image:
     """Mode RGBA → RGB, as people see it: what is transparent shows squares of two light greys, so
     that white is white and nothing is nothing. A long side has `SQUARES` of them at every size."""
+    if picture.mode != "RGBA":
+        return picture
     side = max(1, round(max(picture.size) / SQUARES))
     columns, rows = (-(-length // side) for length in picture.size)
     odd = np.add.outer(np.arange(rows), np.arange(columns)) % 2
@@ -311,10 +315,7 @@ def on_checkerboard(picture: Image.Image) -> Image.Image:
 
 
 def _laid_on(ground: Image.Image, picture: Image.Image) -> Image.Image:
-    if picture.mode != "RGBA":
-        return picture
-    ground.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
-    return ground
+    return Image.composite(picture.convert("RGB"), ground, picture.getchannel("A"))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

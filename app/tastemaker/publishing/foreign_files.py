@@ -58,7 +58,7 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
         sidecar = _read_sidecar(config) if config is not None else {}
         foreign = laion.is_laion(tensor_names(file))
         head = (_read_laion if foreign else _read_city96)(file, name, sidecar)
-        beside = config.name if config is not None and config.suffix == ".json" else "The sidecar"
+        beside = config.name if config and config.suffix.lower() == ".json" else "The sidecar"
         check_described(sidecar, beside, name, head.sha256)
         return head
     except CheckpointError as error:

@@ -3,10 +3,14 @@
 A row is one answer: `said` is better, even, at_least or below; `sha256` and `path` name the image,
 `other_sha256` and `other_path` the one it was compared with, `bound` what a sweep compares with."""
 
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from more_itertools import chunked
 from sqlalchemy import Engine
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
@@ -16,6 +20,7 @@ from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files import unescape_formula
 from tastemaker.scores import comparisons
 from tastemaker.scores.answers import SWEEPS
+from tastemaker.scores.events import is_standing
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, read_rows
 from tastemaker.scores.score_files import BadRow, ImportedScores, moment, refused
@@ -24,6 +29,11 @@ COLUMNS = (
     "said", "sha256", "path", "other_sha256", "other_path", "bound", "annotator", "said_at",
 )  # fmt: skip
 PAIRS = ("better", "even")
+IDS_PER_QUERY = 5000
+NOT_IN_PROJECT = ("One of its images is not in this project.", "Add the image first.")
+
+# Person and two images → which of them is better (None: neither), and when that was said.
+Pairs = dict[tuple[int, frozenset[int]], list[tuple[int | None, datetime]]]
 
 
 class GoodRow(NamedTuple):
@@ -38,7 +48,8 @@ class GoodRow(NamedTuple):
 
 
 def export_answers(engine: Engine, project_name: str) -> list[dict[str, Any]]:
-    """A row per pair and sweep that stands, in the order they were given."""
+    """A row per pair that stands, and per sweep that stands and that its person's newest score of
+    the image has not taken the place of; each in the order they were given."""
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
         names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
@@ -48,13 +59,15 @@ def export_answers(engine: Engine, project_name: str) -> list[dict[str, Any]]:
         sweeps = session.exec(
             scores.standing_events()
             .where(ScoreEvent.project_id == project.id, col(ScoreEvent.kind).in_(SWEEPS))
+            .where(~_scored_later())
             .order_by(col(ScoreEvent.id))
         ).all()
         ids = {i for pair in pairs for i in (pair.first_id, pair.second_id)}
         ids |= {event.image_id for event in sweeps}
         known = {
             image.id: {"sha256": image.sha256, "path": images.shown_path(session, image)}
-            for image in session.exec(select(Image).where(col(Image.id).in_(ids)))
+            for some in chunked(sorted(ids), IDS_PER_QUERY)
+            for image in session.exec(select(Image).where(col(Image.id).in_(some)))
         }
         rows = []
         for pair in pairs:
@@ -67,6 +80,23 @@ def export_answers(engine: Engine, project_name: str) -> list[dict[str, Any]]:
             for event in sweeps
         ]
         return rows
+
+
+def _scored_later() -> Any:
+    """Condition: the person of an event gave the image a score after it, which stands."""
+    score = aliased(ScoreEvent)
+    return (
+        select(score.id)
+        .where(
+            score.project_id == ScoreEvent.project_id,
+            score.image_id == ScoreEvent.image_id,
+            score.annotator_id == ScoreEvent.annotator_id,
+            score.kind == "set",
+            col(score.id) > col(ScoreEvent.id),
+            is_standing(score),
+        )
+        .exists()
+    )
 
 
 def _row(
@@ -96,22 +126,68 @@ def import_answers(engine: Engine, project_name: str, file: Path) -> ImportedSco
     told = ImportedScores()
     with sessions.reading(engine) as session:
         project_id = projects.by_name(session, project_name).id
-        references, good = References(session, file.parent), []
+        references, read = References(session, file.parent), []
         for row in rows:
             try:
-                good.append(_read(row, references))
+                read.append((row, _read(row, references)))
             except TastemakerError as error:
                 told.bad.append(BadRow(row.where, error.message, error.hint))
+        outside = _outside(session, project_id, [answer for _, answer in read])
+        for row, answer in read:
+            if outside(answer):
+                told.bad.append(BadRow(row.where, *NOT_IN_PROJECT))
     if told.bad:
-        raise refused(file, told, len(rows), None)
+        raise refused(file, told, len(rows), None, whole=True)
     with sessions.writing(engine) as session:
         project = projects.get(session, project_id)
-        for answer in good:
-            fresh = _record(session, project, answer)
+        people = {
+            name: projects.annotator(session, name, proxy=name == projects.IMPORTED)
+            for name in {answer.person for _, answer in read}
+        }
+        there = _pairs_there(session, project)
+        for _, answer in read:
+            fresh = _record(session, project, people[answer.person], answer, there)
             told.recorded += fresh
             told.unchanged += not fresh
             told.nameless += answer.person == projects.IMPORTED
     return told
+
+
+def _outside(
+    session: Session, project_id: int, answers: Sequence[GoodRow]
+) -> Callable[[GoodRow], bool]:
+    """Whether an answer is about an image that the project cannot take it for: pairs are of its
+    pool, sweeps of all that is or was in it, as scores are."""
+
+    def inside(ids: set[int], role: str | None, removed_too: bool) -> set[int]:
+        member = projects.is_member(project_id, col(Image.id), role, removed_too=removed_too)
+        return {
+            image_id
+            for some in chunked(sorted(ids), IDS_PER_QUERY)
+            for image_id in session.exec(select(Image.id).where(col(Image.id).in_(some), member))
+        }
+
+    compared = {i for a in answers if a.other_id is not None for i in (a.image_id, a.other_id)}
+    pool = inside(compared, projects.POOL, removed_too=False)
+    swept = inside(
+        {a.image_id for a in answers if a.other_id is None}, projects.ANY_ROLE, removed_too=True
+    )
+    return lambda answer: (
+        answer.image_id not in swept
+        if answer.other_id is None
+        else not {answer.image_id, answer.other_id} <= pool
+    )
+
+
+def _pairs_there(session: Session, project: Project) -> Pairs:
+    """What every person said of every two images, and when."""
+    there: Pairs = {}
+    for row in session.exec(comparisons.standing(project)):
+        better = row.second_id if row.verdict == "second" else row.first_id
+        said = (None if row.verdict == "equal" else better, in_utc(row.at))
+        two = frozenset((row.first_id, row.second_id))
+        there.setdefault((row.annotator_id, two), []).append(said)
+    return there
 
 
 def _read(row: Row, references: References) -> GoodRow:
@@ -142,29 +218,26 @@ def _read(row: Row, references: References) -> GoodRow:
     return GoodRow(said, first, other, bound, name, moment(row.cells.get("said_at")))
 
 
-def _record(session: Session, project: Project, answer: GoodRow) -> bool:
+def _record(
+    session: Session, project: Project, person: Annotator, answer: GoodRow, there: Pairs
+) -> bool:
     """Whether it was written: not if the same person said the same at that time already."""
-    person = projects.annotator(session, answer.person, proxy=answer.person == projects.IMPORTED)
     if answer.other_id is None:
         return scores.record(
             session, project, answer.image_id, person, answer.said, answer.bound,
             origin=scores.Origin.IMPORT, at=answer.at, unless_same=True,
         ).fresh  # fmt: skip
-    verdict = "equal" if answer.said == "even" else "first"
-    mine = comparisons.standing(project).where(Comparison.annotator_id == person.id)
-    two = {answer.image_id, answer.other_id}
-    for row in session.exec(mine.where(col(Comparison.first_id).in_(two))):
-        better = row.second_id if row.verdict == "second" else row.first_id
-        same = {row.first_id, row.second_id} == two and (row.verdict == "equal") == (
-            verdict == "equal"
-        )
-        at = answer.at is None or in_utc(row.at) == answer.at
-        if same and at and (verdict == "equal" or better == answer.image_id):
-            return False
+    even = answer.said == "even"
+    two = frozenset((answer.image_id, answer.other_id))
+    known = there.setdefault((person.id, two), [])
+    better = None if even else answer.image_id
+    if any(was == better and answer.at in (None, at) for was, at in known):
+        return False
     made = comparisons.record(
-        session, project, person, answer.image_id, answer.other_id, verdict
+        session, project, person, answer.image_id, answer.other_id, "equal" if even else "first"
     )  # fmt: skip
     if answer.at is not None:
         made.at = answer.at
         session.add(made)
+    known.append((better, in_utc(made.at)))
     return True

@@ -25,6 +25,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
     TestRun,
     TestRunScore,
+    in_utc,
     now,
 )
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
@@ -117,7 +118,8 @@ def record_for(
     means that the score was changed elsewhere meanwhile, and `Conflict` names both values.
     `sha256`, where it is given, must be the image's: ids begin at one in every library. `at` is
     when it was given, where that was not now: scores brought in from a file keep their time. With
-    `unless_same`, and always in the library, a score that stands already is not written again.
+    `unless_same`, and always in the library, what is there already is not written again: in the
+    library where it is the newest, from a file as `_said_before` tells.
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
@@ -170,10 +172,16 @@ def record_for(
     offered = offers.read(session, project_id, image_id, annotator_id, offer) if offer else None
     came = offered or offers.Offer(Origin(origin), reason)
     unless_same = unless_same or came.origin == Origin.LIBRARY
-    if unless_same and newest is not None and (newest.kind, newest.value) == (kind, value):
-        event = session.get(ScoreEvent, newest.id)
-        assert event is not None, "it was there a statement ago, in this transaction"
-        return _again(event)
+    if unless_same and newest is not None:
+        mine = [event for event in standing if event.annotator_id == annotator_id]
+        if came.origin == Origin.LIBRARY:
+            known = newest if (newest.kind, newest.value) == (kind, value) else None
+        else:
+            known = _said_before(session, mine, kind, value, at)
+        if known is not None:
+            event = session.get(ScoreEvent, known.id)
+            assert event is not None, "it was there a statement ago, in this transaction"
+            return _again(event)
     written = _append(
         session,
         project_id=project_id, image_id=image_id, annotator_id=annotator_id, kind=kind,
@@ -189,6 +197,23 @@ def record_for(
         )
         derive_label(session, scene.terms, image_id, scene.source_group, standing)
     return written
+
+
+def _said_before(
+    session: Session, mine: list[Event], kind: str, value: int | None, at: datetime | None
+) -> Event | None:
+    """The event among a person's on an image that already says what a row of a file does. Of scores
+    the newest counts, whatever sweeps came after it. One that says the same at the same time is the
+    same, however much came after it; so is a sweep without a time."""
+    of_kind = [event for event in mine if event.kind == kind]
+    same = [event for event in of_kind if event.value == value]
+    if same and (same[-1] is of_kind[-1] or (at is None and kind != "set")):
+        return same[-1]
+    for event in same:
+        row = session.get(ScoreEvent, event.id)
+        if row is not None and at is not None and in_utc(row.at) == in_utc(at):
+            return event
+    return None
 
 
 def record_many(

@@ -195,8 +195,11 @@ def _given(cell: Any) -> bool:
     return cell is not None and str(cell).strip() != ""
 
 
-def refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) -> BadRows:
-    """All bad rows in one answer; those with the same fault together."""
+def refused(
+    file: Path, told: ImportedScores, rows: int, scale: Scale | None, *, whole: bool = False
+) -> BadRows:
+    """All bad rows in one answer; those with the same fault together. `whole`: the others cannot be
+    recorded alone."""
     together: dict[str, list[str]] = {}
     for bad in told.bad:
         together.setdefault(bad.reason, []).append(bad.where)
@@ -220,7 +223,7 @@ def refused(file: Path, told: ImportedScores, rows: int, scale: Scale | None) ->
     ways = [first((bad.hint for bad in told.bad if bad.hint), "")]
     if any("scale" in bad.reason or "not a score" in bad.reason for bad in told.bad):
         ways.append(told.range_line(scale is not None))
-    if len(told.bad) < rows:
+    if len(told.bad) < rows and not whole:
         ways.append("To record the other rows alone, say so (--skip-bad-rows).")
     return BadRows(message, " ".join(way for way in ways if way), told.bad)
 
