@@ -17,17 +17,16 @@ from PIL import Image, ImageCms
 
 from tastemaker import files
 from tastemaker.errors import BadImage, Conflict, StorageFull
+from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.perceptual import hamming, perceptual_hash
 from tastemaker.pictures.pictures import (
     THUMB,
     VIEW,
     Examined,
     Limits,
     decode,
-    hamming,
     ingest,
-    on_checkerboard,
-    perceptual_hash,
     thumb_path,
 )
 from tests import pictures
@@ -480,7 +479,9 @@ def test_a_bug_in_the_task_is_not_hidden(pool):
 
 ORPHANAGE = """
 import os, sys, time
+from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.perceptual import hamming, perceptual_hash
 
 def report(_):
     return os.getpid()
