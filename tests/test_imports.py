@@ -1125,7 +1125,7 @@ def test_every_member_of_a_zip_comes_in_or_is_counted_as_set_aside(
 def test_a_job_in_which_nothing_can_be_used_fails_with_the_first_reason(desk: Desk) -> None:
     desk.put("bad.png", b"bad")
     with pytest.raises(
-        Invalid, match=r"The only file cannot be used\. bad\.png: The file is not a JPEG"
+        Invalid, match=r"The only file cannot be used\. bad\.png: The file is not a picture"
     ):
         desk.bring_in()
     desk.put("worse.png", b"bad")

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from tastemaker.errors import Conflict, Invalid, StorageFull
 from tastemaker.files.folders import lies_in_system
 from tastemaker.files.roots import Roots, open_within
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
 MEMBER_SUFFIXES = IMAGE_SUFFIXES | SIDECAR_SUFFIXES | {".npy"}

@@ -27,7 +27,7 @@ from tastemaker.files.texts import composed, read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
 from tastemaker.importing.requests import ImportRequest
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 2**18
 PICTURES = IMAGE_SUFFIXES | {".npy"}

@@ -12,6 +12,8 @@ SQUARES = 48  # of the checkerboard under transparent pictures, along their long
 
 def srgb_pixels(image: Image.Image) -> Image.Image:
     """Any mode → RGB in sRGB, or RGBA where parts are transparent."""
+    if image.mode == "F":
+        image = _measured(image)
     if image.mode.startswith("I"):
         image = _eight_bit(image)
     if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
@@ -61,6 +63,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     grey = Image.fromarray(deep.astype(np.uint8))
     grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return grey
+
+
+def _measured(image: Image.Image) -> Image.Image:
+    """Grey of any range, as TIFF holds measurements: from 0 to 1, or to 255, or else to the largest
+    value there is."""
+    grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
+    highest = float(grey.max(initial=0))
+    top = next((top for top in (1.0, 255.0) if highest <= top), highest)
+    return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8))
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

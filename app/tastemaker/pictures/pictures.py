@@ -1,7 +1,7 @@
 """Pictures: safe decoding, and one reading that gives facts and thumbnails.
 
-Every picture that enters is untrusted: only four formats are opened, size is checked from the
-header before a pixel is decoded, and whatever goes wrong inside a decoder comes out as one
+Every picture that enters is untrusted: only known formats are opened (`formats`), size is checked
+from the header before a pixel is decoded, and whatever goes wrong inside a decoder comes out as one
 `BadImage` sentence about that one file.
 """
 
@@ -23,13 +23,10 @@ from tastemaker.config import Settings
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.roots import open_within
+from tastemaker.pictures import formats
 from tastemaker.pictures.colours import on_checkerboard, on_white, srgb_pixels
 from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif"})
 
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
@@ -199,7 +196,7 @@ def _decode_content(
                 scale = min(1.0, at_least / max(image.size))
                 image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
             image.load()
-            turn = _turn(image)
+            turn = None if formats.is_upright(image, content) else _turn(image)
             picture = srgb_pixels(image)
             if turn is not None:
                 picture = picture.transpose(turn)
@@ -223,13 +220,12 @@ def _decode_content(
 def _opened(content: bytes, limits: Limits) -> ImageFile.ImageFile:
     """The picture with only its header read, within the pixel limit."""
     Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow checks again whenever a frame enlarges it
+    if formats.told_by(content) == "JXL" and formats.pixels_of_jxl(content) > limits.pixels:
+        raise _too_many_pixels(limits)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=formats.readable())
     except Image.UnidentifiedImageError:
-        raise BadImage(
-            "The file is not a JPEG, PNG, WebP or GIF picture, whatever its name says.",
-            "Convert it to one of these, or leave it out.",
-        ) from None
+        raise formats.refusal(content) from None
     if math.prod(image.size) > limits.pixels:
         raise _too_many_pixels(limits)
     return image
