@@ -12,6 +12,7 @@ from tastemaker.cli.terminal import (
     counted,
     database,
     err,
+    finish_jobs,
     out,
     plain,
     print_json,
@@ -118,6 +119,76 @@ def scores_export(
     if to is not None:
         what = counted(len(rows), "answer" if answers else "score")
         out.print(f"{what} written to {plain(str(to))}.")
+    return None
+
+
+@app.command("stars")
+def scores_stars(
+    typed: ProjectWords = None,
+    project: InProject = None,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="What each mark means, 0–10: stars by their number, reject, pick, labels, "
+            "rating:WORD, and the scale of a booru's points. "
+            "Default: 1=2, 2=4, 3=6, 4=8, 5=10, reject=0."
+        ),
+    ] = "",
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what was found; without it, it is only shown.")
+    ] = False,
+    as_scores: Annotated[
+        bool,
+        typer.Option(
+            "--as-scores",
+            help="Record them as scores, which count until a person scores the image, a tenth of "
+            "them in the hold-out; by default they are hints, trusted as far as they fit.",
+        ),
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the newest recording of stars back.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the stars, labels and flags that other programs left in XMP, EXIF or JSON."""
+    from tastemaker import projects
+    from tastemaker.importing import stars
+
+    (name,) = in_order(typed, project)
+    if undo and (record or as_scores or rule):
+        raise Invalid("--undo goes with none of the others.")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, name)
+            if undo:
+                taken = stars.take_back(session, chosen)
+            else:
+                request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
+                job_id = stars.request_stars(session, chosen, request).id
+        if undo:
+            return print_json({"undone": taken}) if as_json else out.print(f"{taken} taken back.")
+        told = finish_jobs(settings, engine, [job_id])[0].result
+    if as_json:
+        return print_json(told)
+    out.print(
+        f"{counted(told['looked_at'], 'image')} looked at, {told['marked']:,} with marks, "
+        f"{told['scored']:,} with a score by the rule {plain(told['rule'])}."
+    )
+    if told["counts"]:
+        marks = ", ".join(f"{word} {n:,} times" for word, n in told["counts"].items())
+        out.print(plain(f"Found: {marks}."))
+    for path, marks, score in told["rows"]:
+        out.print(plain(f"  {path}: {marks} → {'nothing' if score is None else score}"))
+    for path, reason in told["problems"]:
+        err.print(plain(f"{path}: {reason}"))
+    if record:
+        unchanged = told["unchanged"]
+        out.print(
+            f"{counted(told['recorded'], 'score' if as_scores else 'hint')} recorded, "
+            f"{unchanged:,} {were(unchanged)} there already. To take them back: --undo."
+        )
+    elif told["scored"]:
+        out.print("Nothing was recorded. To record them: --record. Another rule: --rule.")
     return None
 
 

@@ -38,6 +38,7 @@ from tastemaker.importing.sources import (
     Seen,
     Skipped,
     find_items,
+    keep_notes,
     read_sidecars,
     read_vector,
 )
@@ -327,6 +328,7 @@ def _write_pictures(
             )
             if item.staged:
                 images.keep_upload(session, job.settings, image, item.path)
+                keep_notes(job.settings, image, item.sidecars)
             images.add_tags(session, image.id, sidecar.tags)
             _place(session, item, image, is_new, target, tally, _read_as(facts))
     return changed

@@ -9,8 +9,8 @@ thousand times as much, and those that exist are of the first.
 import functools
 import importlib
 import itertools
-import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from PIL import Image, features
@@ -157,17 +157,23 @@ class _Bits:
 
 def _codestream(content: bytes) -> bytes:
     """The beginning of the codestream: the file itself, or what a box of it holds."""
-    at = 0 if content[4:8] == b"JXL " else math.inf
-    while at + 16 <= len(content):
-        start = int(at)
-        size = int.from_bytes(content[start : start + 4], "big")
-        kind = content[start + 4 : start + 8]
-        body = start + (16 if size == 1 else 8)
-        if size == 1:
-            size = int.from_bytes(content[start + 8 : start + 16], "big")
+    for kind, body in boxes(content):
         if kind in (b"jxlc", b"jxlp"):
-            return content[body + 4 * (kind == b"jxlp") :][:64]
-        if size < 8:
-            break
-        at += size
+            return body[4 * (kind == b"jxlp") :][:64]
     return content[:64]
+
+
+def boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, body) of every box of a JPEG XL, as far as they are whole; none where it is a bare
+    codestream."""
+    at = 0 if content[4:8] == b"JXL " else len(content)
+    while at + 8 <= len(content):
+        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        body = at + 8
+        if size == 1:
+            size, body = int.from_bytes(content[at + 8 : at + 16], "big"), at + 16
+        end = len(content) if size == 0 else at + size
+        if end <= at:
+            return
+        yield kind, content[body:end]
+        at = end
