@@ -11,15 +11,16 @@ from lxml import etree
 from PIL import Image as Picture
 from sqlmodel import select
 
-from tastemaker import projects, scores
+from tastemaker import jobs, projects, scores
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Label, ScoreEvent
+from tastemaker.database.tables import Job, Label, ScoreEvent
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files.xmp import MOST_BYTES, Packet
 from tastemaker.importing import imports, stars
 from tastemaker.importing.mark_rules import DEFAULT_RULE, parse_rule
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
 from tastemaker.importing.stars import StarsRequest, request_stars, take_back
+from tastemaker.pages.app import create_app
 from tastemaker.pictures import formats
 from tastemaker.pictures.pictures import Limits
 from tastemaker.scores.answers import RATED, RATED_SHARE, Answer, answers_at
@@ -27,6 +28,7 @@ from tests import pictures
 from tests.conftest import work_on
 from tests.pictures import encoded, write
 from tests.test_imports import Desk, decoders, desk, noise, png  # noqa: F401 - fixtures
+from tests.web_world import client_of
 
 HEAD = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -316,6 +318,52 @@ def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
     assert starred.tags(content) == {"a tag", "another"}
     rows = {Path(path).name: score for path, _, score in look(starred)["rows"]}
     assert rows["up.png"] == 10
+
+
+def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
+    client = client_of(create_app(starred.settings))
+    at = f"/projects/{starred.project.id}/stars"
+
+    def run_newest() -> str:
+        with writing(starred.engine) as session:
+            waiting = session.exec(select(Job).where(Job.kind == "stars", Job.state == "queued"))
+            job_id = waiting.one().id
+        assert 'hx-trigger="every 1s"' in client.get(f"{at}/found").text
+        work = work_on(starred.settings, starred.engine, job_id)
+        result = stars.run(work)
+        with writing(starred.engine) as session:
+            jobs.finish(session, work.claim, result)
+        return client.get(at).text
+
+    assert "Nobody has looked yet" in client.get(at).text
+    answer = client.post(at, data={"one": "12", "others": "red=3"})
+    assert answer.status_code == 422 and "“1=12” is no part of a rule" in answer.text
+    assert 'name="one" value="12"' in answer.text and 'value="red=3"' in answer.text
+    assert client.post(at, data={}).status_code == 422, "a rule that gives nothing a score"
+
+    fields = {"one": "1", "four": "9", "others": "pick=7"}
+    assert client.post(at, data=fields).status_code == 303
+    page = run_newest()
+    assert "<b>4</b> of 6 images have such marks; 2 of them count" in page
+    assert page.count("does not count</span>") == 2 and "neither was taken" in page
+    assert 'name="four" value="9"' in page and 'value="pick=7"' in page
+    assert not starred.all(ScoreEvent)
+
+    rule = {"rule": "1=1, 4=9, pick=7", "what": "hints"}
+    assert client.post(f"{at}/record", data=rule).status_code == 303
+    assert "<b>2</b> recorded" in run_newest()
+    assert {event.value for event in starred.all(ScoreEvent)} == {1, 9}
+    with reading(starred.engine) as session:
+        image = session.exec(select(ScoreEvent.image_id).where(ScoreEvent.value == 9)).one()
+    shown = client.get(f"/projects/{starred.project.id}/images/{image}").text
+    assert "noted elsewhere: 9" in shown and "other programs" in shown
+    assert client.post(f"{at}/undo").status_code == 303
+    assert client.post(f"{at}/undo").status_code == 404
+
+    api = client.post(f"/api/v1{at}", json={"record": True, "as_scores": True})
+    assert api.status_code == 202 and api.json()["kind"] == "stars"
+    assert "<b>4</b> recorded" in run_newest()
+    assert client.delete(f"/api/v1{at}").json() == {"undone": 4}
 
 
 def test_stars_that_exiftool_writes_are_read(tmp_path: Path) -> None:
