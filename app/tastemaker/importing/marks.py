@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,17 @@ def marks_of_file(file: MarkedFile) -> Marks:
     was. Raises `BadImage`, whose sentence names what cannot be believed: two sidecars that
     disagree, a rating out of range, XMP that is none."""
     beside: list[tuple[str, Marks]] = []
+    ours: set[str] = set()
     try:
         for name in sidecar_names(str(file.path)):
             place = Path(name)
             if (content := _read(place, file.limits.roots)) is not None:
                 beside.append((place.name, marks_of_packet(content, place.name)))
-        found = _agreed(beside)
-        found = found.over(_inside(embedded(file.path, file.limits), file.path.name))
+                ours.add(Packet(content, place.name).get("tastemaker", "Stars"))
+        inside = _inside(embedded(file.path, file.limits), file.path.name)
+        if inside.stars is not None and f"{inside.stars:g}" in ours:  # copied from the sidecar
+            inside = replace(inside, stars=None)
+        found = _agreed(beside).over(inside)
         for name in (f"{file.path.with_suffix('')}.json", f"{file.path}.json"):
             found = found.over(marks_of_json(Path(name), file.limits.roots))
     except BadImage:
