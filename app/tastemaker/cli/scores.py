@@ -37,6 +37,15 @@ def scores_import(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Record the good rows, and list the others.")
     ] = False,
+    image_column: Annotated[
+        str, typer.Option(help="What the column that names the image is called.")
+    ] = "",
+    score_column: Annotated[
+        str, typer.Option(help="What the column with the score is called.")
+    ] = "",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show ten rows, and record nothing.")
+    ] = False,
     answers: Annotated[
         bool,
         typer.Option(
@@ -50,22 +59,34 @@ def scores_import(
     """Read scores from CSV, JSON lines or Parquet: a column `score`, and `sha256` or `path`."""
     name, file = in_order(typed, project, "FILE")
     from tastemaker.scores.scales import parse_scale
-    from tastemaker.scores.score_files import import_scores
+    from tastemaker.scores.score_files import ColumnNames, import_scores
 
     on = parse_scale(scale) if scale is not None else None
     with database() as (_, engine):
         if answers:
             from tastemaker.scores.answer_files import import_answers
 
-            if skip_bad_rows or on is not None:
-                raise Invalid("--answers goes with neither --scale nor --skip-bad-rows.")
+            if skip_bad_rows or preview or image_column or score_column or on is not None:
+                raise Invalid("--answers goes with no other option of this command.")
             told = import_answers(engine, name, typed_path(file))
         else:
             told = import_scores(
-                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows
-            )
+                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows,
+                columns=ColumnNames(image_column, score_column), preview=preview,
+            )  # fmt: skip
     if as_json:
         return print_json(told.as_dict())
+    if preview:
+        for row in told.shown:
+            then = row.reason if row.score is None else str(row.score)
+            out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
+        if line := told.range_line(on is not None):
+            out.print(plain(line))
+        out.print(
+            f"Nothing was recorded; {counted(len(told.bad), 'row')} of all cannot be used. Without "
+            "--preview they are recorded."
+        )
+        return None
     recorded = counted(told.recorded, "answer" if answers else "score")
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
