@@ -171,6 +171,8 @@ def test_stars_inside_of_pictures_of_other_formats(format: str, tmp_path: Path) 
 
 def test_a_damaged_picture_says_nothing_and_a_link_beside_it_is_none(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"no picture")
+    assert marks_beside(tmp_path, a_XMP=rated(5)) == Marks(stars=5), "in capitals as well"
+    (tmp_path / "a.XMP").unlink()
     write(tmp_path / "elsewhere", rated(5))
     (tmp_path / "a.xmp").symlink_to(tmp_path / "elsewhere")
     assert marks_beside(tmp_path) == Marks()

@@ -240,7 +240,9 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
     )
     assert 'class="chip r8">8<' in shown.text and "There is no image “gone" in shown.text
     assert 'name="image_column" value="Picture"' in shown.text and scores_in(world) == [5]
-    missing = world.client.post(at, files=other, data={"score_column": "none"})
+    missing = world.client.post(
+        at, files=other, data=named | {"score_column": "none", "preview": ""}
+    )
     assert "A column none is needed" in missing.text
     mapped = world.client.post(at, files=stars, data={"scale": "1-5"})
     assert mapped.status_code == 200 and scores_in(world) == [5, 8]

@@ -123,7 +123,14 @@ def _key(prefix: str, name: str) -> str:
     return f"{{{NAMESPACES[prefix]}}}{name}"
 
 
-def sidecar_names(path: str) -> tuple[str, str]:
-    """What a picture's sidecar may be called: `a.jpg.xmp`, as darktable and digiKam do, or `a.xmp`,
-    as Adobe's programs do."""
-    return f"{path}.xmp", f"{Path(path).with_suffix('')}.xmp"
+def sidecars_beside(picture: Path) -> list[Path]:
+    """The sidecars of a picture that are there, links among them: `a.jpg.xmp`, as darktable and
+    digiKam call it, then `a.xmp`, as Adobe's programs do; their ending may be in capitals."""
+    found = []
+    for start in (str(picture), str(picture.with_suffix(""))):
+        for suffix in (".xmp", ".XMP"):
+            place = Path(start + suffix)
+            if place.is_symlink() or place.is_file():
+                found.append(place)
+                break
+    return found

@@ -17,7 +17,7 @@ from typing import Any
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files.roots import Roots, open_within
 from tastemaker.files.texts import read_text
-from tastemaker.files.xmp import MOST_BYTES, Packet, sidecar_names
+from tastemaker.files.xmp import MOST_BYTES, Packet, sidecars_beside
 from tastemaker.pictures.embedded import Embedded, embedded
 from tastemaker.pictures.pictures import Limits
 
@@ -91,8 +91,7 @@ def marks_of_file(file: MarkedFile) -> Marks:
     beside: list[tuple[str, Marks]] = []
     ours: set[str] = set()
     try:
-        for name in sidecar_names(str(file.path)):
-            place = Path(name)
+        for place in sidecars_beside(file.path):
             if (content := _read(place, file.limits.roots)) is not None:
                 beside.append((place.name, marks_of_packet(content, place.name)))
                 ours.add(Packet(content, place.name).get("tastemaker", "Stars"))
@@ -110,8 +109,8 @@ def marks_of_file(file: MarkedFile) -> Marks:
 
 
 def _read(place: Path, roots: Roots) -> bytes | None:
-    """None where no sidecar lies. A link to elsewhere is none."""
-    if place.is_symlink() or not place.is_file():
+    """None for a link, which may lead anywhere."""
+    if place.is_symlink():
         return None
     try:
         with open_within(place, roots) as file:

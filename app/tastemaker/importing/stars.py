@@ -99,9 +99,10 @@ def take_back(session: Session, project: Project) -> int:
     newest: tuple[ScoreEvent, Annotator] | None = None
     for name in (PROXY, projects.IMPORTED):
         person = session.exec(select(Annotator).where(Annotator.name == name)).first()
-        event = person and scores.newest_undoable(session, project, person)
-        recorded = event is not None and (event.event_group or "").startswith(GROUP)
-        if event and person and recorded and (newest is None or event.id > newest[0].id):
+        event = scores.newest_undoable(session, project, person) if person else None
+        if person is None or event is None or not (event.event_group or "").startswith(GROUP):
+            continue
+        if newest is None or event.id > newest[0].id:
             newest = event, person
     if newest is None:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")

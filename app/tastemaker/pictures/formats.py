@@ -150,7 +150,7 @@ class _Bits:
         self._rest = rest
 
     def take(self, count: int) -> int:
-        taken = self._rest & (2**count - 1)
+        taken = self._rest & ((1 << count) - 1)
         self._rest >>= count
         return taken
 

@@ -19,10 +19,10 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import now
 from tastemaker.errors import BadImage, Invalid, NotFound, NotWritable, StorageFull, TastemakerError
 from tastemaker.files import sync_folder, write_atomic
-from tastemaker.files.xmp import Packet, sidecar_names
+from tastemaker.files.xmp import Packet, sidecars_beside
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.formats import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES, RAW_SUFFIXES
 from tastemaker.pictures.pictures import Limits
 from tastemaker.publishing.outgoing import STARS_FROM, Outgoing, stars_of
 
@@ -116,15 +116,15 @@ def _plan_one(
 def sidecar_of(path: Path) -> Path:
     """The sidecar that lies beside a picture, else the one to make. `a.xmp` is nobody's where
     several pictures are called so."""
-    long, short = map(Path, sidecar_names(str(path)))
-    if long.exists() or long.is_symlink() or not short.is_file():
-        return long
-    with os.scandir(path.parent) as there:
-        same = sum(
-            Path(entry.name).stem == path.stem and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
-            for entry in there
-        )
-    return short if same == 1 else long
+    long = path.with_name(f"{path.name}.xmp")
+    there = sidecars_beside(path)
+    if not there or there[0].stem == path.name:
+        return there[0] if there else long
+    with os.scandir(path.parent) as entries:
+        names = [Path(entry.name) for entry in entries]
+    same = [name for name in names if name.stem == path.stem]
+    pictures = sum(name.suffix.lower() in IMAGE_SUFFIXES | RAW_SUFFIXES for name in same)
+    return there[0] if pictures == 1 else long
 
 
 def _content(sidecar: Path) -> bytes | None:
