@@ -359,7 +359,9 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
         image = session.exec(select(ScoreEvent.image_id).where(ScoreEvent.value == 9)).one()
     shown = client.get(f"/projects/{starred.project.id}/images/{image}").text
     assert "noted elsewhere: 9" in shown and "other programs" in shown
+    assert "Take them back" in client.get(at).text
     assert client.post(f"{at}/undo").status_code == 303
+    assert "They were taken back" in client.get(at).text
     assert client.post(f"{at}/undo").status_code == 404
 
     api = client.post(f"/api/v1{at}", json={"record": True, "as_scores": True})

@@ -93,9 +93,8 @@ def run(job: JobContext) -> dict[str, Any]:
     return request.model_dump() | {"rule": str(rule)} | found.as_dict()
 
 
-def take_back(session: Session, project: Project) -> int:
-    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
-    `NotFound` where none stands."""
+def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
+    """The newest event of the recording that `take_back` would take back, and whose it is."""
     newest: tuple[ScoreEvent, Annotator] | None = None
     for name in (PROXY, projects.IMPORTED):
         person = session.exec(select(Annotator).where(Annotator.name == name)).first()
@@ -104,6 +103,13 @@ def take_back(session: Session, project: Project) -> int:
             continue
         if newest is None or event.id > newest[0].id:
             newest = event, person
+    return newest
+
+
+def take_back(session: Session, project: Project) -> int:
+    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
+    `NotFound` where none stands."""
+    newest = newest_recording(session, project)
     if newest is None:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
     taken = scores.undo(session, project, newest[1])
