@@ -11,7 +11,6 @@ from sqlmodel import Session, and_, col, func, select
 
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 
-
 _Inverse: Any = aliased(ScoreEvent)
 
 
