@@ -26,6 +26,7 @@ from tastemaker.cli import (
     test_runs,
     users,
     versions,
+    write_back,
 )
 from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import err, plain, print_whatever_the_encoding
@@ -46,6 +47,7 @@ for top in (
     scores.top,
     versions.top,
     filtering.app,
+    write_back.app,
     replay.app,
     encoders.app,
 ):
