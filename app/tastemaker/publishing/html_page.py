@@ -43,7 +43,7 @@ def html_page(version: Portable) -> Part:
     data = {
         "title": html.escape(version.name),
         "model": json.dumps(model, ensure_ascii=False).replace("<", "\\u003c"),
-        "weights": base64.b64encode(gzip.compress(numbers.joined().tobytes(), 6, mtime=0)).decode(),
+        "weights": base64.b64encode(gzip.compress(numbers.joined().tobytes(), 1, mtime=0)).decode(),
         "kernels": base64.b64encode(_source("kernels.wasm").read_bytes()).decode(),
         "style": _tokens_and_elements() + _source("page.css").read_text("utf-8"),
         "worker": _source("scoring.js").read_text("utf-8"),
@@ -93,7 +93,7 @@ def model_of(version: Portable, numbers: Numbers) -> dict[str, Any]:
     blocks = version.spec.blocks
     views = feature_blocks.views_of(version.encoder, blocks, efficientnet.CROP)
     return version.about() | {
-        "features": version.head.features,
+        "features": version.features,
         "blocks": list(blocks),
         "block_length": feature_blocks.LENGTH,
         "mean": [255 * value for value in efficientnet.CROP.mean],
@@ -128,7 +128,7 @@ def _network(layers: tuple[Layer, ...], side: int, numbers: Numbers) -> list[dic
 
 def _head(version: Portable, numbers: Numbers) -> dict[str, Any]:
     plain = version.plain
-    layers, width = [], version.head.features
+    layers, width = [], version.features
     for dense in (plain.up, *plain.long, plain.narrow, plain.last):
         dense = _widened(dense, width)
         width = len(dense.bias)

@@ -6,37 +6,37 @@ may: the bundled one is small and free (Apache-2.0). Of any other one only the n
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session
 
-from tastemaker import embeddings, projects
+from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.encoding import bundled_layers
 from tastemaker.encoding.encoder_specs import EncoderSpec, parse
 from tastemaker.errors import Conflict
-from tastemaker.learning.checkpoints import Checkpoint, load_checkpoint
+from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.plain_head import PlainHead, plain_head
 from tastemaker.publishing import exports
-from tastemaker.publishing.exports import Part
 
 
 @dataclass(frozen=True)
 class Portable:
     """A version that gives scores. `stem` is “Anime-v1.3”, `encoder` without the places of local
-    files, `threshold` in 0–1; `config` the sidecar as a download has it."""
+    files, `features` the length of its vectors, `threshold` in 0–1, `file` the head."""
 
     project: str
     number: str
     stem: str
-    head: Checkpoint
+    sha256: str
     encoder: str
     fingerprint: str
+    features: int
     normalised: bool
     threshold: float
-    checkpoint: Part
-    config: Part
+    file: Path
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Portable:
 
     @cached_property
     def plain(self) -> PlainHead:
-        return plain_head(self.head.tensors)
+        return plain_head(load_checkpoint(self.file, features=self.features).tensors)
 
     @property
     def brings_encoder(self) -> bool:
@@ -76,29 +76,26 @@ class Portable:
     def about(self) -> dict[str, Any]:
         """What every form says of where its scores come from."""
         return {
-            "name": self.project, "version": self.number, "sha256": self.head.sha256,
+            "name": self.project, "version": self.number, "sha256": self.sha256,
             "encoder": self.encoder, "encoder_fingerprint": self.fingerprint,
             "normalised": self.normalised, "threshold": self.threshold,
         }  # fmt: skip
 
 
 def portable(session: Session, settings: Settings, version: Version) -> Portable:
-    """Raises `Conflict` for a version that sorts into classes, and for a file that was altered."""
+    """Reads nothing but rows. Raises `Conflict` for a version that sorts into classes."""
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
-    checkpoint = exports.checkpoint(settings, version)
-    assert not isinstance(checkpoint.content, bytes)
-    head = load_checkpoint(checkpoint.content)
-    if head.outputs != 1:
+    if classes := version.recipe.get("labels"):
         raise Conflict(
-            f"{version.number} sorts into {head.outputs} classes; only a version that gives scores "
+            f"{version.number} sorts into {len(classes)} classes; only a version that gives scores "
             "can be published for elsewhere.",
             "Its file and sidecar can be downloaded, and the scripts of CityClassifiers read them.",
         )
     return Portable(
-        project.name, version.number, exports.stem(version), head,
-        parse(encoder.name).identity, encoder.fingerprint,
-        embeddings.is_normalised(session, encoder), project.threshold, checkpoint,
-        exports.config(session, settings, version),
+        project.name, version.number, exports.stem(version), version.sha256,
+        parse(encoder.name).identity, encoder.fingerprint, encoder.dim,
+        embeddings.is_normalised(session, encoder), project.threshold,
+        versions.checkpoint_path(settings, version),
     )  # fmt: skip
