@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -50,6 +49,7 @@ from tests.conftest import add_images, forward, work_on
 from tests.test_import_head import random_head
 
 CLOSE = 1e-3
+EXTRA = "onnxruntime is of the extra dev"
 NODE = shutil.which("node") or "node"
 
 
@@ -333,6 +333,7 @@ def test_the_onnx_files_score_pixels_and_embeddings(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the very lines of the README in the folder."""
+    pytest.importorskip("onnxruntime", reason=EXTRA)
     folder = world.written("onnx", tmp_path)
     head, pixels = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
     x = np.random.default_rng(2).normal(size=(5, 4128)).astype(np.float32)
@@ -350,6 +351,7 @@ def test_the_onnx_files_score_pixels_and_embeddings(
 def test_a_head_with_all_its_layers_and_normalised_embeddings_is_the_same_in_onnx(
     world: World, tmp_path: Path
 ) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason=EXTRA)
     file = tmp_path / "Base-v1.0.safetensors"
     save_file(random_head(), file)
     version = portable(
