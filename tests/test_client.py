@@ -149,7 +149,11 @@ def test_a_server_with_a_password_takes_a_token(tmp_path: Path) -> None:
     world = make_world(tmp_path / "home", images=3, admin_password="the server's own")
     with sessions.writing(world.engine) as session:
         accounts.add(session, "Ada", SECRET)
-    made = signed_in(world, "Ada").post("/api/v1/tokens", json={"name": "notebook"}).json()
+    made = (
+        signed_in(world, "Ada")
+        .post("/api/v1/tokens", json={"name": "notebook", "scope": "score"})
+        .json()
+    )
     with serving(world) as url:
         with tastemaker.Client(url, token=made["token"]) as client:
             assert [one["name"] for one in client.projects()] == ["Anime"]
