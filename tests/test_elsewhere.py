@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from in_browser import BY_ALL_RULES, troubles
 from PIL import Image
 from playwright.sync_api import Browser, expect
 from safetensors.numpy import save_file
@@ -462,8 +463,10 @@ def test_the_page_scores_a_folder_in_a_browser_without_a_network(
     passing = sum(100 * score >= round(100 * sorted(found.values())[-2])
                   for score in found.values())  # fmt: skip
     expect(page.locator("#passing")).to_contain_text(f"{passing} of {len(found)} pass")
+    assert troubles(page) == []
     page.locator("#as-table").click()
     expect(page.locator("#table tbody tr")).to_have_count(passing)
+    assert troubles(page, BY_ALL_RULES) == []
     context.close()
     assert wrong == []
 
@@ -471,32 +474,43 @@ def test_the_page_scores_a_folder_in_a_browser_without_a_network(
 # --- how one gets them ---------------------------------------------------------------------------
 
 
-def test_all_forms_come_by_the_command_line_the_page_and_the_api(
+def test_all_forms_come_by_the_lines_of_the_documentation_the_page_and_the_api(
     world: World, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """What docs/comfyui.md tells to type is typed."""
     monkeypatch.setenv("TASTEMAKER_HOME", str(world.settings.root))
-    forms = [word for form in elsewhere.FORMS for word in ("--as", form)]
-    said = run("publish", "Taste", "v0.0", *forms, "--out", tmp_path / "out", "--json")
-    assert said.code == 0, said.err
-    written = {Path(path).relative_to(tmp_path / "out").as_posix() for path in said.json}
-    assert written == {
+    page = (Path(__file__).parent.parent / "docs" / "comfyui.md").read_text("utf-8")
+    lines = [
+        line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.split("\n")
+    ]
+    (tmp_path / "ComfyUI" / "custom_nodes").mkdir(parents=True)
+    for line in filter(None, lines):
+        words = line.replace("Anime", "Taste").replace("v1.0", "v0.0").split()
+        if words[0] == "tastemaker":
+            said = run(*words[1:])
+            assert said.code == 0, (line, said.err)
+        else:
+            subprocess.run(words, cwd=tmp_path, check=True)
+    assert (tmp_path / "ComfyUI/custom_nodes/tastemaker-Taste-v0.0/__init__.py").is_file()
+    said = run("publish", "Taste@v0.0", "--as", "comfyui", "--out", tmp_path / "out", "--json")
+    assert said.code == 0 and str(tmp_path / "out/tastemaker-Taste-v0.0/model.json") in said.json
+    written = {
         path.relative_to(tmp_path / "out").as_posix()
         for path in (tmp_path / "out").rglob("*") if path.is_file()
     }  # fmt: skip
     assert {"Taste-v0.0.html", "tastemaker-Taste-v0.0/__init__.py", "Taste-v0.0/README.md",
             "Taste-v0.0-onnx/Taste-v0.0.onnx"} <= written  # fmt: skip
-    again = run("publish", "Taste@v0.0", "--as", "hub", "--out", tmp_path / "out")
-    assert again.code == 0 and "Taste-v0.0/README.md" in again.out.replace("\n", "")
+    assert 'license: "cc-by-4.0"' in (tmp_path / "out/Taste-v0.0/README.md").read_text("utf-8")
     assert run("publish", "Taste", "--as", "pdf", "--out", tmp_path).code == 2
 
     client = client_of(create_app(world.settings))
-    page = client.get("/projects/1/publish").text
+    shown = client.get("/projects/1/publish").text
     for form in elsewhere.FORMS:
-        assert f"/versions/{world.version.id}/elsewhere/{form}" in page
+        assert f"/versions/{world.version.id}/elsewhere/{form}" in shown
+    for form in ("html", "hub"):
         answer = client.get(f"/api/v1/versions/{world.version.id}/export?format={form}")
         assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"]
         if form == "html":
             assert answer.content == (tmp_path / "out" / "Taste-v0.0.html").read_bytes()
-            continue
-        names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
-        assert set(names) <= written, form
+        else:
+            assert set(zipfile.ZipFile(io.BytesIO(answer.content)).namelist()) <= written

@@ -9,7 +9,8 @@
   const by = (id) => document.getElementById(id);
   const model = JSON.parse(by("model").textContent);
   const rows = []; // {number, path, file, score, thumbnail, error, tile, line}
-  let next = 0, done = 0, failed = 0, began = 0, stopped = false, limit = AT_FIRST, drawn = 0;
+  let next = 0, done = 0, failed = 0, stopped = false, limit = AT_FIRST;
+  let began = 0, before = 0; // when the rate was last counted from, and how many were done then
 
   by("about").textContent =
     `${model.name} ${model.version} · ${model.encoder} · SHA-256 ${model.sha256} · ${model.program}`;
@@ -107,8 +108,10 @@
     }
     by("trouble").hidden = true;
     pictures.sort((a, b) => (a.path < b.path ? -1 : 1));
-    if (done === rows.length) began = performance.now() - 0;
-    if (done === rows.length) drawn = done;
+    if (done === rows.length) {
+      began = performance.now();
+      before = done;
+    }
     for (const one of pictures) rows.push({ ...one, number: rows.length });
     stopped = false;
     by("drop").classList.add("small-now");
@@ -225,7 +228,7 @@
       const high = n ? Math.max(1, (24 * n) / most) : 0.4;
       for (const [name, value] of Object.entries({ x: 5 * i + 0.25, y: 24 - high, width: 4.5, height: high }))
         bar.setAttribute(name, value);
-      bar.setAttribute("fill", `var(--r${Math.round(10 * (i + 0.5) / 20)})`);
+      bar.setAttribute("fill", n ? `var(--r${Math.round((10 * (i + 0.5)) / 20)})` : "var(--hairline)");
       return bar;
     }));
   }
@@ -234,10 +237,11 @@
     const left = rows.length - done, running = left > 0 && !stopped;
     by("bar").max = Math.max(1, rows.length);
     by("bar").value = done;
-    const rate = (done - drawn) / ((performance.now() - began) / 1000);
+    by("bar").hidden = !left;
+    const rate = (done - before) / ((performance.now() - began) / 1000);
     const words = [`${count(done)} of ${counted(rows.length, "picture")} scored`];
     if (running && !Array.isArray(workers)) words.push("getting ready");
-    else if (running && done - drawn > 3) {
+    else if (running && done - before > 3) {
       const seconds = Math.ceil(left / rate);
       const time = seconds < 90 ? `${seconds} s` : `${Math.ceil(seconds / 60)} min`;
       words.push(`${rate.toFixed(rate < 10 ? 1 : 0)} a second`, `${time} left`);
@@ -291,14 +295,14 @@
   by("stop").addEventListener("click", () => {
     stopped = !stopped;
     began = performance.now();
-    drawn = done;
+    before = done;
     feed();
     draw();
   });
   by("clear").addEventListener("click", () => {
     for (const row of rows) if (row.thumbnail) URL.revokeObjectURL(row.thumbnail);
     rows.length = 0;
-    next = done = failed = drawn = 0;
+    next = done = failed = before = 0;
     by("work").hidden = true;
     by("drop").classList.remove("small-now");
     draw();

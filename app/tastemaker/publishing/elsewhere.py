@@ -90,7 +90,7 @@ IN_WORDS: dict[Form, tuple[str, str]] = {
     "comfyui": ("ComfyUI nodes", "A folder for custom_nodes: score, filter, keep the best."),
     "onnx": (
         "ONNX",
-        "For any runtime: the head, and the bundled encoder in front where it is the one.",
+        "For any runtime: the head, with the encoder in front if that is the bundled one.",
     ),
     "hub": ("Model hub", "The head, its sidecar and the model card with the lines a hub reads."),
 }
