@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def kernel(self) -> int:
-        return self.weight.shape[2]
+        return int(self.weight.shape[2])
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -79,21 +79,21 @@ def layers() -> tuple[Layer, ...]:
         bias = (beta - mean * gain).astype(np.float32)
         return Layer(folded, bias, stride, depthwise, relu6, **more)
 
-    def block(width: int, kernel: int, stride: int, wider: int, last: bool) -> Iterator[Layer]:
-        nonlocal channels
-        opens = True
+    def block(
+        inner: int, width: int, kernel: int, stride: int, wider: int, last: bool
+    ) -> Iterator[Layer]:
         if wider > 1:
             yield layer(opens=True)
-            opens = False
-        yield layer(stride, depthwise=True, opens=opens)
-        yield layer(relu6=False, adds=stride == 1 and width == channels, ends=last)
-        channels = width
+        yield layer(stride, depthwise=True, opens=wider == 1)
+        yield layer(relu6=False, adds=stride == 1 and width == inner, ends=last)
 
-    found, channels = [layer(stride=2)], STEM
+    found, inner = [layer(stride=2)], STEM
     for times, kernel, stride, wider, width in STAGES:
         for time in range(times):
-            last = time == times - 1
-            found += block(width, kernel, stride if time == 0 else 1, wider, last)
+            found += block(
+                inner, width, kernel, stride if time == 0 else 1, wider, time == times - 1
+            )
+            inner = width
     found.append(layer())
     return tuple(found)
 
@@ -134,6 +134,13 @@ class _Tensor:
     strides: tuple[int, ...]  # in numbers
 
 
+def _named_tensor(
+    at: tuple[str, str], _: int, shape: tuple[int, ...], strides: tuple[int, ...], *__: Any
+) -> _Tensor:
+    """In the place of torch's function that makes one; each begins where its storage does."""
+    return _Tensor(*at, shape, strides)
+
+
 class _Names(pickle.Unpickler):
     """Reads where tensors lie, and makes nothing but that."""
 
@@ -144,7 +151,7 @@ class _Names(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = {
             "OrderedDict": OrderedDict, "FloatStorage": "<f4", "LongStorage": "<i8",
-            "_rebuild_tensor_v2": lambda at, _, shape, strides, *__: _Tensor(*at, shape, strides),
+            "_rebuild_tensor_v2": _named_tensor,
         }  # fmt: skip
         if name not in known:
             raise EncoderUnavailable(f"The bundled weights hold a {name}.", WHAT_TO_DO)

@@ -83,7 +83,7 @@ class Graph:
         return name
 
     def number(self, value: float) -> str:
-        return self.constant(f"number {value:g}", np.float32(value).reshape(()))
+        return self.constant(f"number {value:g}", np.array(value, np.float32))
 
     def add(
         self, kind: str, *inputs: str, name: str = "", **attributes: int | float | Sequence[int]
