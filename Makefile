@@ -15,7 +15,7 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench soak release browser node postgres exiftool clean
+.PHONY: help run test check fast lint audit bench soak release kernels browser node postgres exiftool clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -70,6 +70,18 @@ release: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m docs.bill_of_materials dist/tastemaker.cdx.json
+
+# The loops of the web page that scores by itself, from C to WebAssembly: after a change of kernels.c
+# only. The compiler comes from PyPI (100 MB); the record lets a test see that both belong together.
+PAGE := templates/elsewhere
+kernels: $(READY)
+	$(BIN)/python -m pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m ziglang cc -target wasm32-freestanding -O3 -msimd128 -ffreestanding -fno-builtin \
+		-nostdlib -Wl,--no-entry -Wl,--strip-all -Wl,--export=pointwise -Wl,--export=depthwise \
+		-Wl,--export=unfold -Wl,--export=__heap_base -o $(PAGE)/kernels.wasm $(PAGE)/kernels.c
+	cd $(PAGE) && python3 -c "import hashlib, json; print(json.dumps({name: hashlib.sha256( \
+		open(name, 'rb').read()).hexdigest() for name in ('kernels.c', 'kernels.wasm')}, indent=1))" \
+		> kernels.json
 
 fast: $(READY) node
 	$(PYTEST) -m "not slow and not browser"
