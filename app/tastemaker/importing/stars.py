@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Image, ImagePath, Job, Project, ScoreEvent
-from tastemaker.errors import BadImage, NotFound
+from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.importing.mark_rules import MarkRule, parse_rule
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
@@ -67,7 +67,12 @@ class Found:
 def request_stars(
     session: Session, project: Project, request: StarsRequest, asked_by: int = 0
 ) -> Job:
-    """Queue the job. Raises `Invalid` for a rule that is none."""
+    """Queue the job. Raises `Invalid` for a rule that is none, and for a project without scores."""
+    if project.kind != "score":
+        raise Invalid(
+            f"“{project.name}” sorts into classes, and stars are scores.",
+            "Look for them in a project that gives scores.",
+        )
     parse_rule(request.rule)
     title = ("Record" if request.record else "Look for") + " stars of other programs"
     payload = request.model_dump(mode="json")

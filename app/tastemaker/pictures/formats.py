@@ -71,9 +71,13 @@ PLUG_INS = {
 
 @functools.cache
 def readable() -> tuple[str, ...]:
-    """Pillow's names of the formats that this installation opens; plug-ins are loaded with it."""
+    """Pillow's names of the formats that this installation opens. Plug-ins are loaded with it, and
+    told to decode in one thread: there is a process for each processor already."""
     missing = {format for format in PLUG_INS if not _load(format)}
-    missing |= set() if features.check("avif") else {"AVIF"}
+    if features.check("avif"):
+        importlib.import_module("PIL.AvifImagePlugin").DEFAULT_MAX_THREADS = 1
+    else:
+        missing.add("AVIF")
     return tuple(format for format in ENDINGS if format not in missing)
 
 
@@ -87,6 +91,8 @@ def _load(format: str) -> bool:
         options = module.options  # one picture at a time, and nothing but the picture
         options.DECODE_THREADS = 1
         options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    else:
+        module.JpegXLImagePlugin.DECODE_THREADS = 0  # in this thread, that is
     return True
 
 
