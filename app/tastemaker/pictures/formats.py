@@ -11,7 +11,7 @@ import importlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, features
 
@@ -75,7 +75,8 @@ def readable() -> tuple[str, ...]:
     told to decode in one thread: there is a process for each processor already."""
     missing = {format for format in PLUG_INS if not _load(format)}
     if features.check("avif"):
-        importlib.import_module("PIL.AvifImagePlugin").DEFAULT_MAX_THREADS = 1
+        avif: Any = importlib.import_module("PIL.AvifImagePlugin")
+        avif.DEFAULT_MAX_THREADS = 1
     else:
         missing.add("AVIF")
     return tuple(format for format in ENDINGS if format not in missing)
