@@ -26,10 +26,9 @@ from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
-from tastemaker.scores.answers import RATED
+from tastemaker.scores.answers import OTHER_PROGRAMS, RATED
 from tastemaker.scores.batches import undone_together
 
-PROXY = "other programs"  # whose hints these are
 GROUP = "stars:"  # what the events of one recording are called, to be taken back together
 BATCH = 256  # images whose marks are recorded in one transaction
 SHOWN = 10  # examples
@@ -101,7 +100,7 @@ def run(job: JobContext) -> dict[str, Any]:
 def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
     """The newest event of the recording that `take_back` would take back, and whose it is."""
     newest: tuple[ScoreEvent, Annotator] | None = None
-    for name in (PROXY, projects.IMPORTED):
+    for name in (OTHER_PROGRAMS, projects.IMPORTED):
         person = session.exec(select(Annotator).where(Annotator.name == name)).first()
         event = scores.newest_undoable(session, project, person) if person else None
         if person is None or event is None or not (event.event_group or "").startswith(GROUP):
@@ -221,7 +220,7 @@ def _record(job: JobContext, request: StarsRequest, told: dict[int, int], found:
     group = f"{GROUP}{job.claim.job_id}"
     with job.writing() as session:
         project = projects.get(session, job.project_id)
-        name = projects.IMPORTED if request.as_scores else PROXY
+        name = projects.IMPORTED if request.as_scores else OTHER_PROGRAMS
         person = projects.annotator(session, name, proxy=True)
         for image_id, value in told.items():
             written = scores.record(
