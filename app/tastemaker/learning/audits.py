@@ -99,10 +99,10 @@ def share_unlike(sample: Floats, learned_from: Floats) -> float:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the cut: how many images there are (`size`); and of those answered, in the order
-    of the draw, the `scores` (n,) in 0–1, the `expected` chance (n,) of being good, and whether
-    they are (n,): 1, 0 or `NO_ANSWER` for one that was skipped. A skipped one is taken for the
-    worst in every bound."""
+    """One side of the cut: how many images there are (`size`); of those answered, in the order of
+    the draw, the `scores` (n,) in 0–1 and whether they are good (n,): 1, 0 or `NO_ANSWER` for one
+    that was skipped, which is taken for the worst in every bound; and the `expected` chance of
+    being good, as the model has it, of all that were drawn."""
 
     size: int
     scores: Floats

@@ -23,6 +23,7 @@ from tastemaker.database import counts
 from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
+from tastemaker.queues.audited import audit
 from tastemaker.queues.cards import Card, QueueItem, cards, items_for
 from tastemaker.queues.history import Answered, answered, previous_event
 from tastemaker.queues.request import BATCH, QueueRequest
@@ -49,8 +50,8 @@ def next_cards(
     swept_too: bool = True,
 ) -> list[Card]:
     """The next `n` images of a queue, leaving out those in `exclude` (on their way already), and
-    without `swept_too` what this person swept. `collection_id` names the collection of the queue
-    `collection`."""
+    without `swept_too` what this person swept. `collection_id` says which one, for the queues
+    `collection` and `audit`."""
     items = next_items(
         session, settings, project, person, queue, n, exclude, collection_id, swept_too
     )
@@ -189,7 +190,9 @@ CATALOGUE = {
     "flagged": Queue("Flagged", flagged),
     "skipped": Queue("Skipped", skipped),
     "collection": Queue("One collection", collection),
+    "audit": Queue("Audit", audit),
 }
+OF_ONE = ("collection", "audit")  # queues of one collection, or one audit
 QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
 
 
