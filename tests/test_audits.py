@@ -1,14 +1,20 @@
 """Audits: a version's filter is tried on images it never learned from, scored blind; what it
 promises is on the page, in the API, in the tables and on the card."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from in_browser import browsing, saved, serving, shown_image, troubles
+from playwright.sync_api import Browser, expect
 from sqlmodel import col, select
 from trained_world import Trained, open_trained, taste, trained_home, vectors
+from web_world import World, add_version, drawn, make_world
 
-from tastemaker import projects, queues, scores, versions
+from tastemaker import jobs, projects, queues, scores, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Audit,
@@ -21,10 +27,14 @@ from tastemaker.database.tables import (
     VersionLabel,
 )
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.evaluation import audit_reports, audits
+from tastemaker.evaluation import audit_drawing, audit_reports, audits
 from tastemaker.evaluation.audit_reports import AuditReport
 from tastemaker.evaluation.audits import Target, Terms
+from tastemaker.filtering import score_tables
 from tastemaker.library.filters import LibraryFilter
+from tastemaker.publishing import card_blocks, exports, model_card
+from tastemaker.versions import deletion
+from tests.command_line import Run, fails
 
 TERMS = Terms(cut=0.6, good_from=6, seed=1)
 
@@ -234,12 +244,164 @@ def test_a_version_that_is_the_wrong_way_round_gets_no_promise(home: Trained) ->
     assert audit_reports.stricter(report) == ""
 
 
-# --- a table -------------------------------------------------------------------------------------
+# --- where the promise is told -------------------------------------------------------------------
+
+
+def test_the_promise_is_in_the_card_the_export_and_the_tables_of_scores(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    with sessions.reading(home.engine) as session:
+        before = card_blocks.markdown(
+            model_card.card_of(session, home.settings, home.version("v1.0"))
+        )
+    assert "## Audits" not in before
+    audit = begin(home)
+    answer(home, audit, 60)
+    sentence = "of them would be scored 6 or more by hand (95 % confidence)."
+    with sessions.reading(home.engine) as session:
+        version = home.version("v1.0")
+        card = card_blocks.markdown(model_card.card_of(session, home.settings, version))
+        beside = exports.config(session, home.settings, version).content
+    assert sentence in card.partition("## Audits")[2]
+    (told,) = json.loads(beside)["promises"]  # type: ignore[arg-type]
+    assert sentence in told["promise"] and told["kept_answered"] == 48
+    assert "me" not in told.values(), "nobody is named in a file"
+    np.save(tmp_path / "x.npy", vectors(20, 5))
+    for model in ("Anime@v1.0", _exported(home, tmp_path)):
+        run("score", tmp_path / "x.npy", "--model", model, "--out", tmp_path / "x.parquet")
+        metadata = pq.read_schema(tmp_path / "x.parquet").metadata
+        (promised,) = json.loads(metadata[b"promises"])
+        assert promised == told
+
+
+def _exported(home: Trained, to: Path) -> Path:
+    with sessions.reading(home.engine) as session:
+        version = home.version("v1.0")
+        for part in (exports.checkpoint(home.settings, version),
+                     exports.config(session, home.settings, version)):  # fmt: skip
+            content = part.content
+            file = to / part.name
+            file.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    return to / f"{exports.stem(version)}.safetensors"
+
+
+def test_a_script_starts_an_audit_answers_it_from_a_file_and_reads_its_promise(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    fails(run("audit", "status", "Anime"), "“Anime” has no audit yet.")
+    fails(run("audit", "list", "Nope"), "There is no project “Nope”.")
+    started = run("audit", "start", "Anime", "--min", "60", "--good", 6, "--seed", 1, "--json").json
+    assert (started["state"], started["kept"] + started["below"]) == ("asking", 400)
+    by_hash = truth_by_hash(home)
+    waiting = run("audit", "images", "Anime", "--json").json
+    assert "score" not in waiting[0]
+    rows = [f"{one['sha256']},{by_hash[one['sha256']]}" for one in waiting[:80]]
+    file = tmp_path / "answers.csv"
+    file.write_text("sha256,score\n" + "\n".join(rows) + f"\n{'0' * 64},5\n")
+    assert "Nothing was recorded" in run("audit", "status", "Anime", "--answers", file).sentence
+    file.write_text("sha256,score\n" + "\n".join(rows) + "\n")
+    told = run("audit", "status", "Anime", 1, "--answers", file, "--json").json
+    assert (told["verdict"], told["kept_answered"], told["left"]) == ("promised", 64, 320)
+    again = run("audit", "status", "Anime", "--answers", file)
+    assert "0 recorded, 80 known already." in again.err
+    assert told["headline"] in " ".join(again.out.split())
+    assert "promised" in run("audit", "list", "Anime").out
+    fails(run("audit", "status", "Anime", "--sidecar"), "This audit is of no table")
+    file.write_text(f"sha256,score\n{ids_hash(home, 'Pictures')},5\n")
+    assert "was not drawn for this audit" in run("audit", "status", "Anime", "--answers", file).err
+
+
+def truth_by_hash(home: Trained) -> dict[str, int]:
+    truth = dict(zip(ids_of(home, "Later"), taste(vectors(400, 11)).tolist(), strict=True))
+    with sessions.reading(home.engine) as session:
+        rows = session.execute(select(Image.id, Image.sha256)).all()
+    return {sha256: truth[image_id] for image_id, sha256 in rows if image_id in truth}
+
+
+def ids_hash(home: Trained, collection: str) -> str:
+    with sessions.reading(home.engine) as session:
+        return session.get_one(Image, ids_of(home, collection)[0]).sha256
+
+
+def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for number in range(45):
+        drawn(number).resize((48, 32)).save(folder / f"{number:02d}.png")
+    paths = pa.array([f"found/{number:02d}.png" for number in range(46)])  # the last is gone
+    given = np.where(np.arange(46) < 35, 0.8, 0.3).astype(np.float32)
+    given[45] = 0.9
+    table = tmp_path / "found.parquet"
+    about = {"model": "Anime@v1.0", "model_sha256": home.version("v1.0").sha256}
+    score_tables.write(table, [score_tables.table(paths, given)], about)
+    with pytest.raises(Conflict, match="was scored by Other@v7"):
+        score_tables.write(table.with_name("other.parquet"),
+                           [score_tables.table(paths, given)], {"model": "Other@v7"})  # fmt: skip
+        begin(home, table=table.with_name("other.parquet"))
+    audit = begin(home, table=table)
+    assert told(home, audit).state == "queued"
+    assert "are not drawn yet" in audit_reports.headline(told(home, audit))
+    with sessions.reading(home.engine) as session:
+        job = jobs.get(session, told(home, audit).audit.job_id or 0)
+    assert home.run(job, audit_drawing.run) == {"audit": audit, "kept": 36}
+    report = told(home, audit)
+    assert (report.drawn, report.audit.population["unreadable"]) == (45, 1)
+    answer(home, audit, 45, good=True)
+    report = told(home, audit)
+    assert (report.state, report.kept.answered, report.below.answered) == ("done", 35, 10)
+    assert report.findings is not None
+    assert report.findings.doubt == "chance", "what it leaves out is as good"
+    said = run("audit", "status", "Anime", "--sidecar")
+    assert "found.parquet.promise.json" in said.sentence
+    beside = json.loads((tmp_path / "found.parquet.promise.json").read_text())
+    assert (beside["kept"], beside["target"]) == (36, "found.parquet")
+
+
+def test_a_table_that_is_none_is_refused(home: Trained, tmp_path: Path) -> None:
+    for name, text, sentence in (
+        ("a.txt", "x", "no known ending"),
+        ("a.csv", "path,other\na,1\n", "no column “aesthetic_score”"),
+        ("b.csv", "path,aesthetic_score\na,70\n", "not all in 0–1"),
+        ("c.csv", "path,aesthetic_score\na,good\n", "holds no numbers"),
+        ("d.parquet", "no table", "cannot be read as a table"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(Invalid, match=sentence):
+            begin(home, table=tmp_path / name)
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
+    at, client = home.world.at, home.world.client
+    version = home.version("v1.0")
+    body = {"version_id": version.id, "filter": {}, "cut": 0.6, "good_from": 6, "seed": 1}
+    made = client.post(f"/api/v1{at}/audits", json=body)
+    assert made.status_code == 201, made.text
+    (card,) = client.get(f"/api/v1{at}/queue?queue=audit&collection=1&n=1").json()
+    client.post(
+        f"/api/v1{at}/scores",
+        json={"image_id": card["image_id"], "value": 7, "offer": card["offer"]},
+    )
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_answered"] == 1
+    form = {"target": "library:v1.0", "cut": "6.0", "good_from": "6", "goal": "90"}
+    there = client.post(f"{at}/audits", data=form)
+    assert there.headers["location"] == f"{at}/audits/2"
+    assert "Nothing is scored yet." in client.get(f"{at}/audits/2").text, "another draw"
+    page = client.get(f"{at}/audits/1").text
+    assert "Too few scores for a promise yet: 1 of 1 that v1.0 keeps" in page
+    assert [one["id"] for one in client.get(f"/api/v1{at}/audits").json()] == [2, 1]
+    wrong = client.post(f"{at}/audits", data=form | {"cut": "9,99"})
+    assert wrong.status_code == 409
+    assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
+    assert client.post(f"{at}/audits", data=form | {"goal": "most"}).status_code == 422
+    assert client.get(f"{at}/audits/9").status_code == 404
 
 
 def test_a_deleted_version_takes_its_audits_along_and_the_scores_stay(home: Trained) -> None:
-    from tastemaker.versions import deletion
-
     audit = begin(home)
     answer(home, audit, 5)
     home.train()
@@ -254,3 +416,40 @@ def test_a_deleted_version_takes_its_audits_along_and_the_scores_stay(home: Trai
         assert session.exec(select(AuditImage)).all() == []
         kept = session.exec(select(ScoreEvent).where(ScoreEvent.origin == "audit")).all()
     assert len(kept) == 5
+
+
+@pytest.mark.browser
+def test_an_audit_is_walked_by_keyboard(tmp_path: Path, chromium: Browser) -> None:
+    """Started, scored and read without a mouse; nothing that was predicted is seen on the way."""
+    world = make_world(tmp_path, images=60)
+    add_version(world, 1, {i: 0.8 if i <= 45 else 0.2 for i in range(1, 61)})
+    with serving(world) as url, browsing(chromium) as page:
+        page.goto(f"{url}{world.at}/audits#new")
+        page.get_by_label("Good from").focus()
+        page.keyboard.press("5")
+        page.get_by_role("button", name="Draw the images").press("Enter")
+        promise = page.locator("#promise")
+        expect(promise).to_contain_text("Nothing is scored yet. About")
+        page.get_by_role("link", name="Score them").press("Enter")
+        for number in range(12):
+            shown_image(page)
+            assert page.locator(".this-one").inner_text().count("predicted") == 0
+            page.keyboard.press("7")
+            saved(page, world, number + 1)
+        page.get_by_role("link", name="See what it promises").press("Enter")
+        expect(promise).to_contain_text("that v1.1 keeps were good (5 or more)")
+        page.get_by_role("link", name="Score on").press("Enter")
+        for number in range(12, 44):
+            shown_image(page)
+            page.keyboard.press("7")
+            saved(page, world, number + 1)
+        page.get_by_role("link", name="See what it promises").press("Enter")
+        expect(promise).to_contain_text("Kept 45: at least 9")
+        found = troubles(page)
+    assert {origin for origin in origins(world)} == {"audit"}
+    assert found == []
+
+
+def origins(world: World) -> list[str]:
+    with sessions.reading(world.engine) as session:
+        return list(session.exec(select(ScoreEvent.origin)))

@@ -9,6 +9,7 @@ import numpy as np
 from sqlmodel import Session, col, select
 
 from tastemaker import versions
+from tastemaker.config import Settings
 from tastemaker.database.tables import (
     Annotator,
     Audit,
@@ -23,6 +24,8 @@ from tastemaker.errors import NotFound
 from tastemaker.learning import audits
 from tastemaker.learning.audits import NO_ANSWER, Findings, Side
 from tastemaker.queues.audited import answers
+
+DEFAULT_PERSON = Settings.model_fields["annotator"].default  # whose name is nobody's
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ def get(session: Session, project: Project, audit_id: int) -> AuditReport:
 
 
 def of_version(session: Session, version: Version) -> list[AuditReport]:
-    """The audits of a version in which there is an answer, newest first."""
+    """The audits of a version that say something by now, newest first."""
     mine = select(Audit).where(Audit.version_id == version.id).order_by(col(Audit.id).desc())
     reports = [report(session, audit) for audit in session.exec(mine)]
-    return [one for one in reports if one.answered]
+    return [
+        one
+        for one in reports
+        if one.findings is not None
+        and one.answered
+        and (one.findings.doubt or one.findings.precision_low)
+    ]
 
 
 def report(session: Session, audit: Audit) -> AuditReport:
@@ -147,57 +156,58 @@ def _sides(session: Session, audit: Audit) -> tuple[Side, Side, int, int]:
 # --- in words ------------------------------------------------------------------------------------
 
 
-def headline(report: AuditReport) -> str:
-    """The sentence that a person asked for, or why there is none."""
+def headline(report: AuditReport, *, for_file: bool = False) -> str:
+    """The sentence that a person asked for, or why there is none. In a file, whoever reads it is
+    not the person who scored."""
     audit, found = report.audit, report.findings
     if found is None:
         return f"The images of this audit are not drawn yet: it is {report.state}."
-    number, good = report.version.number, f"{audit.good_from} or more"
     if found.precision is None:
-        return f"Nothing is scored yet. {forecast(report)}"
-    kept_rate, below_rate = _percent(found.precision), _percent(found.omitted)
+        return f"Nothing is scored yet. {forecast(report)}".rstrip()
+    number, good = report.version.number, f"{audit.good_from} or more"
+    kept = f"{_percent(found.precision)} of what {number} keeps is good ({good})"
     match found.doubt:
         case "reversed":
             return (
-                f"No promise: you score {good} for {kept_rate} of what {number} keeps, but for "
-                f"{below_rate} of what it leaves out. On these images it is the wrong way round."
+                f"No promise: {kept}, but {_percent(found.omitted)} of what it leaves out. On "
+                "these images it is the wrong way round."
             )
         case "unlike":
             return (
-                f"No promise: you score {good} for {kept_rate} of what {number} keeps, and it "
-                f"expected {_percent(float(report.kept.expected.mean()))}. These images are unlike "
-                "what it learned from."
+                f"No promise: {kept}, and it expected "
+                f"{_percent(float(report.kept.expected.mean()))}. These images are unlike what it "
+                "learned from."
             )
         case "chance" if not found.holds:
             return (
-                f"No promise: you score {good} for {kept_rate} of what {number} keeps and for "
-                f"{below_rate} of what it leaves out. On these images it is not shown to be better "
-                "than chance."
+                f"No promise: {kept}, and {_percent(found.omitted)} of what it leaves out. On "
+                "these images it is not shown to be better than chance."
             )
     if not found.precision_low:
         return (
             f"Too few scores for a promise yet: {report.kept.good} of {report.kept.answered} that "
-            f"{number} keeps were {good}. {forecast(report)}"
-        )
-    told = promise(report)
+            f"{number} keeps were good ({good}). {forecast(report)}"
+        ).rstrip()
+    told = promise(report, for_file=for_file)
     if found.doubt == "chance":
         told += (
-            f" But you score {good} for {below_rate} of what it leaves out as well: on these "
+            f" But {_percent(found.omitted)} of what it leaves out is good as well: on these "
             "images it is not shown to be better than chance."
         )
     return told
 
 
-def promise(report: AuditReport) -> str:
+def promise(report: AuditReport, *, for_file: bool = False) -> str:
     """“Kept 31,204: at least 92 % of them you would score 6 or more (95 % confidence). About 8 % of
     all such images are below the cut (at most 15 %).”"""
     audit, found = report.audit, report.findings
     assert found is not None
-    who = "you" if report.person == "me" else report.person
+    good = f"{audit.good_from} or more"
+    who = "you" if report.person == DEFAULT_PERSON else report.person
+    would = f"would be scored {good} by hand" if for_file else f"{who} would score {good}"
     told = (
         f"Kept {audit.population['kept']:,}: at least {at_least(found.precision_low)} of them "
-        f"{who} would score {audit.good_from} or more "
-        f"({_percent(audit.confidence)} confidence)."
+        f"{would} ({_percent(audit.confidence)} confidence)."
     )
     if found.lost is not None and found.lost_high < 1:
         told += (
@@ -297,13 +307,13 @@ def as_json(report: AuditReport) -> dict[str, Any]:
 
 
 def promise_json(report: AuditReport) -> dict[str, Any]:
-    """What goes with a file: the sentence, and what it rests on."""
+    """What goes with a file: the sentence, and what it rests on. Nobody is named."""
     whole = as_json(report)
     names = ("version", "kind", "target", "cut", "good_from", "goal", "confidence", "verdict",
              "kept", "below", "kept_answered", "kept_good", "below_answered", "below_good",
              "precision_low", "omitted_high", "lost", "lost_high", "doubt",
              "created_at")  # fmt: skip
     return {
-        "promise": whole["headline"], "model_sha256": report.version.sha256,
-        "scored_by": report.person, **{name: whole[name] for name in names},
+        "promise": headline(report, for_file=True), "model_sha256": report.version.sha256,
+        **{name: whole[name] for name in names},
     }  # fmt: skip
