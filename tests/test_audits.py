@@ -446,7 +446,7 @@ def test_an_audit_is_walked_by_keyboard(tmp_path: Path, chromium: Browser) -> No
         page.get_by_role("link", name="See what it promises").press("Enter")
         expect(promise).to_contain_text("Kept 45: at least 9")
         found = troubles(page)
-    assert {origin for origin in origins(world)} == {"audit"}
+    assert set(origins(world)) == {"audit"}
     assert found == []
 
 
