@@ -26,6 +26,7 @@ from tastemaker.learning.audits import NO_ANSWER, Findings, Side
 from tastemaker.queues.audited import answers
 
 DEFAULT_PERSON = Settings.model_fields["annotator"].default  # whose name is nobody's
+WORTH_SAYING = 0.05  # a lower bound below that says nothing
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def of_version(session: Session, version: Version) -> list[AuditReport]:
         for one in reports
         if one.findings is not None
         and one.answered
-        and (one.findings.doubt or one.findings.precision_low)
+        and (one.findings.doubt or one.findings.precision_low >= WORTH_SAYING)
     ]
 
 
@@ -142,7 +143,7 @@ def _sides(session: Session, audit: Audit) -> tuple[Side, Side, int, int]:
             given.append(NO_ANSWER if value is None else int(value >= audit.good_from))
         sides.append(
             Side(
-                int(audit.population.get("kept" if above else "below", 0)),
+                audit.population.get("kept", 0) if above else audit.population.get("below", 0),
                 np.array([row[1] for row in mine[: len(given)]], np.float64),
                 # what is expected rests on all that were drawn: it is known before any answer
                 np.array([row[2] for row in mine], np.float64),
@@ -183,11 +184,17 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
                 f"No promise: {kept}, and {_percent(found.omitted)} of what it leaves out. On "
                 "these images it is not shown to be better than chance."
             )
-    if not found.precision_low:
+    if found.precision_low < WORTH_SAYING:
         return (
             f"Too few scores for a promise yet: {report.kept.good} of {report.kept.answered} that "
             f"{number} keeps were good ({good}). {forecast(report)}"
         ).rstrip()
+    if report.verdict == "refused":
+        return (
+            f"No promise of {_percent(audit.goal)}: of the {audit.population['kept']:,} kept, at "
+            f"least {at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
+            f"are good ({good})."
+        )
     told = promise(report, for_file=for_file)
     if found.doubt == "chance":
         told += (
@@ -209,7 +216,12 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
         f"Kept {audit.population['kept']:,}: at least {at_least(found.precision_low)} of them "
         f"{would} ({_percent(audit.confidence)} confidence)."
     )
-    if found.lost is not None and found.lost_high < 1:
+    if found.lost == 0 and report.below.size:
+        told += (
+            f" No such image was found below the cut: at most {at_most(found.lost_high)} of them "
+            "are."
+        )
+    elif found.lost is not None and found.lost_high < 1:
         told += (
             f" About {_percent(found.lost)} of all such images are below the cut "
             f"(at most {at_most(found.lost_high)})."

@@ -10,7 +10,7 @@ these images, that is told (`doubt`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,19 +79,21 @@ def chance_of(scores: Floats, spread: Floats, good_from: int) -> Floats:
     return np.array([normal_cdf(float(z)) for z in apart])
 
 
-def share_unlike(sample: Floats, learned_from: Floats) -> float:
+def share_unlike(sample: NDArray[Any], learned_from: NDArray[Any]) -> float:
     """The share of a sample (n, D) that is farther from everything in the training set (m, D) than
     99 % of that are from the rest of it, by the angle between vectors. About 0.01 for images of
     the same kind."""
 
-    def unit(x: Floats) -> Floats:
-        return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+    def unit(x: NDArray[Any]) -> NDArray[np.float32]:
+        rows = np.asarray(x, np.float32)
+        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
-    trained = unit(np.asarray(learned_from, np.float32))
+    trained = unit(learned_from)
     among = trained @ trained.T
     np.fill_diagonal(among, -1)
     usual = np.quantile(among.max(1), 0.01)
-    return float((unit(np.asarray(sample, np.float32)) @ trained.T).max(1).__lt__(usual).mean())
+    nearest = (unit(sample) @ trained.T).max(1)
+    return float((nearest < usual).mean())
 
 
 # --- what the answers say ------------------------------------------------------------------------

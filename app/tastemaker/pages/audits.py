@@ -30,7 +30,7 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
-from tastemaker.pages.formats import points
+from tastemaker.pages.formats import predicted
 from tastemaker.pages.render import load_anew, redirect, render, shell
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -63,7 +63,7 @@ def list_page(
     offered = targets(session, project)
     usual = audits.usual_terms(project)
     typed = {
-        "target": "", "cut": points(usual.cut, 1), "good_from": str(usual.good_from), "goal": "90",
+        "target": "", "cut": predicted(usual.cut), "good_from": str(usual.good_from), "goal": "90",
         "confidence": "95", "share_below": "0.2",
     } | given  # fmt: skip
     context = {
