@@ -53,7 +53,7 @@ class DeletedVersion:
             for count, what in counts
             if count or what == "prediction"
         ]
-        return f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return ", ".join(parts) if len(parts) == 2 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def what_goes(session: Session, version: Version) -> DeletedVersion:
