@@ -58,12 +58,14 @@ def home(tmp_path: Path) -> Trained:
 
 
 def begin(home: Trained, terms: Terms = TERMS, **target: object) -> int:
-    with sessions.writing(home.engine) as session:
+    with sessions.reading(home.engine) as session:
         project = home.project(session)
         version = versions.by_number(session, project, "active")
         person = projects.annotator(session, home.settings.annotator)
         chosen = Target(**target) if target else Target(filter=LibraryFilter())  # type: ignore[arg-type]
-        return audits.start(session, home.settings, project, version, person, chosen, terms).id
+        prepared = audits.prepare(session, home.settings, project, version, person, chosen, terms)
+    with sessions.writing(home.engine) as session:
+        return audits.store(session, prepared).id
 
 
 def told(home: Trained, audit_id: int) -> AuditReport:

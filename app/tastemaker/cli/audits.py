@@ -93,6 +93,8 @@ def start(
     name, number = in_order(typed, project, "[VERSION]")
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
+            person = projects.annotator(session, settings.annotator)
+        with sessions.reading(engine) as session:
             chosen = projects.by_name(session, name)
             version = versions.chosen(session, chosen, number)
             if version is None:
@@ -112,12 +114,14 @@ def start(
                 usual.good_from if good is None else good,
                 goal / 100, confidence / 100, below / 100, seed,
             )  # fmt: skip
-            person = projects.annotator(session, settings.annotator)
-            audit = audits.start(
+            prepared = audits.prepare(
                 session, settings, chosen, version, person,
                 audits.Target(test_run, everything, table, root), terms,
             )  # fmt: skip
-            audit_id, job_id, project_id = audit.id, audit.job_id, chosen.id
+            project_id = chosen.id
+        with sessions.writing(engine) as session:
+            audit = audits.store(session, prepared)
+            audit_id, job_id = audit.id, audit.job_id
         if job_id is not None and sees_through(settings, True):
             finish_jobs(settings, engine, [job_id])
         with sessions.reading(engine) as session:

@@ -39,7 +39,7 @@ from tastemaker.evaluation.audit_tables import ScoredTable, read_table
 from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
 from tastemaker.library import scopes
-from tastemaker.library.filters import LibraryFilter, from_dict
+from tastemaker.library.filters import LibraryFilter
 from tastemaker.versions.predictions import UNMEASURED
 
 SAMPLE = 100  # drawn images that are held against the training set
@@ -80,13 +80,23 @@ def usual_terms(project: Project) -> Terms:
 # --- starting one ------------------------------------------------------------------------------
 
 
-def start(
+@dataclass(frozen=True)
+class Prepared:
+    """An audit that is not stored yet, with its drawn images; those of a table are drawn by a job,
+    which `title` names."""
+
+    audit: Audit
+    images: tuple[AuditImage, ...] = ()
+    title: str = ""
+
+
+def prepare(
     session: Session, settings: Settings, project: Project, version: Version, person: Annotator,
     target: Target, terms: Terms,
-) -> Audit:  # fmt: skip
-    """Draw the images of an audit; for a table, queue the job that imports and draws them. Raises
-    `Conflict` where an audit would tell nothing: too few images pass, or they are unlike what the
-    version learned from."""
+) -> Prepared:  # fmt: skip
+    """Draw the images of an audit; this reads every prediction of the target, so not within a
+    transaction that writes. Raises `Conflict` where an audit would tell nothing: too few images
+    pass, or they are unlike what the version learned from."""
     check_terms(terms)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
@@ -104,7 +114,7 @@ def start(
         seed=secrets.randbelow(2**31) if terms.seed is None else terms.seed,
     )  # fmt: skip
     if target.table is not None:
-        return _of_table(session, settings, project, version, audit, target)
+        return _of_table(settings, version, audit, target.table, target.root)
     if target.test_run is not None:
         run = session.get(TestRun, target.test_run)
         if run is None or run.project_id != project.id:
@@ -124,7 +134,22 @@ def start(
             + (", or learned from all of them." if learned else "."),
             "Try a test run of it on images that it does not know.",
         )
-    _draw(session, version, audit, drawable, {"learned": learned})
+    return _draw(session, version, audit, drawable, {"learned": learned})
+
+
+def store(session: Session, prepared: Prepared) -> Audit:
+    """Write a prepared audit down; for a table, queue the job that imports and draws its images."""
+    audit = prepared.audit
+    session.add(audit)
+    session.flush()
+    for image in prepared.images:
+        image.audit_id = audit.id
+    session.add_all(prepared.images)
+    if prepared.title:
+        payload = {"audit": audit.id}
+        audit.job_id = jobs.enqueue(session, "audit", prepared.title, payload, audit.project_id).id
+        session.add(audit)
+    session.flush()
     return audit
 
 
@@ -200,7 +225,7 @@ def require_enough(version: Version, kept: int, every: int, cut: float) -> None:
 def _draw(
     session: Session, version: Version, audit: Audit, drawable: Drawable,
     population: AuditPopulation,
-) -> None:  # fmt: skip
+) -> Prepared:  # fmt: skip
     kept = drawable.scores >= audit.cut
     require_enough(version, int(kept.sum()), len(kept), audit.cut)
     order = audits.draw(drawable.scores, audit.cut, audit.seed, audit.share_below)
@@ -212,23 +237,20 @@ def _draw(
             f"{version.number} learned from, so its scores of them are no filter yet.",
             "Score some of them, train, and audit that version.",
         )
-    session.add(audit)
-    session.flush()
     expected = audits.chance_of(drawable.scores[order], drawable.spread[order], audit.good_from)
-    session.add_all(
-        AuditImage(
-            audit_id=audit.id, position=position, image_id=int(drawable.ids[row]),
-            score=float(drawable.scores[row]), expected=float(chance),
-        )
-        for position, (row, chance) in enumerate(zip(order, expected, strict=True))
-    )  # fmt: skip
     audit.population = {
         **population,
         "kept": int(kept.sum()), "below": int((~kept).sum()), "unlike": unlike,
         "cuts": list(audits.stricter_cuts(drawable.scores[kept])),
     }  # fmt: skip
-    session.add(audit)
-    session.flush()
+    images = (
+        AuditImage(
+            position=position, image_id=int(drawable.ids[row]), score=float(drawable.scores[row]),
+            expected=float(chance),
+        )
+        for position, (row, chance) in enumerate(zip(order, expected, strict=True))
+    )  # fmt: skip
+    return Prepared(audit, tuple(images))
 
 
 def _share_unlike(session: Session, version: Version, sample: Sequence[int]) -> float | None:
@@ -254,27 +276,19 @@ def _share_unlike(session: Session, version: Version, sample: Sequence[int]) -> 
 
 
 def _of_table(
-    session: Session, settings: Settings, project: Project, version: Version, audit: Audit,
-    target: Target,
-) -> Audit:  # fmt: skip
-    assert target.table is not None
-    for place in (target.table, target.root):
+    settings: Settings, version: Version, audit: Audit, path: Path, root: Path | None
+) -> Prepared:
+    for place in (path, root):
         if place is not None and not within(place.resolve(), settings.roots):
             raise outside(str(place), settings.roots)
-    table = read_table(target.table)
+    table = read_table(path)
     table.require_by(version)
     kept = int((table.scores >= audit.cut).sum())
     require_enough(version, kept, len(table.scores), audit.cut)
-    root = target.root or target.table.absolute().parent
-    audit.kind, audit.name = "table", target.table.name
-    audit.target = {"table": str(target.table.absolute()), "root": str(root.absolute())}
-    session.add(audit)
-    session.flush()
-    title = f"Draw an audit of {version.number} from “{audit.name}”"
-    audit.job_id = jobs.enqueue(session, "audit", title, {"audit": audit.id}, project.id).id
-    session.add(audit)
-    session.flush()
-    return audit
+    audit.kind, audit.name = "table", path.name
+    beside = (root or path.absolute().parent).absolute()
+    audit.target = {"table": str(path.absolute()), "root": str(beside)}
+    return Prepared(audit, title=f"Draw an audit of {version.number} from “{audit.name}”")
 
 
 def draw_from_table(
@@ -318,7 +332,3 @@ def draw_from_table(
     }  # fmt: skip
     session.add(audit)
     session.flush()
-
-
-def filter_of(audit: Audit) -> LibraryFilter:
-    return from_dict(audit.target.get("filter", {}))

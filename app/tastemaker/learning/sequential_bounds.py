@@ -80,22 +80,22 @@ def draws_until_shown(
     return int(later[enough.argmax()] - n) if enough.any() else None
 
 
-def allowed(size: int, error: float, shares: tuple[float, ...], draws: int) -> NDArray[np.int64]:
+def allowed(size: int, error: float, shares: tuple[float, ...], draws: int) -> NDArray[np.int16]:
     """(shares, draws + 1) how many bad ones after n draws at most rule out that less than a share
     of the population is good; −1 where none do."""
     upto = min(-(-draws // 32) * 32, size, MOST_DRAWS)  # in steps, so that few tables are made
     return _allowed(size, error, shares, upto)[:, : draws + 1]
 
 
-@lru_cache(maxsize=128)
-def _allowed(size: int, error: float, shares: tuple[float, ...], upto: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=512)
+def _allowed(size: int, error: float, shares: tuple[float, ...], upto: int) -> NDArray[np.int16]:
     good_ones = np.ceil(np.array(shares) * size - 1e-9) - 1  # where the share is just not reached
     bad_ones = size - good_ones
     rows, counts = np.arange(len(shares)), np.arange(upto + 2)
     chance = np.zeros((len(shares), upto + 2))  # of so many bad ones, and no share ruled out yet
     chance[:, 0] = 1
     limit, spent = np.full(len(shares), -1), np.zeros(len(shares))
-    table = np.full((len(shares), upto + 1), -1)
+    table = np.full((len(shares), upto + 1), -1, np.int16)
     soon, late = min(HORIZON, 0.6 * size), min(MOST_DRAWS, size)
     for n in range(1, upto + 1):
         next_is_bad = np.clip((bad_ones[:, None] - counts) / (size - n + 1), 0, 1)

@@ -175,11 +175,13 @@ def _start(
     engine: Engine, settings: Settings, user: Identity, project_id: int, version_id: int,
     target: Target, terms: Terms,
 ) -> int:  # fmt: skip
-    with writing(engine) as session:
+    with reading(engine) as session:
         project = projects.get(session, project_id)
         version = versions.get(session, version_id)
         person = user.person(session)
-        return audits.start(session, settings, project, version, person, target, terms).id
+        prepared = audits.prepare(session, settings, project, version, person, target, terms)
+    with writing(engine) as session:
+        return audits.store(session, prepared).id
 
 
 # --- one audit -----------------------------------------------------------------------------------
