@@ -389,7 +389,15 @@ def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
         f"/api/v1{at}/scores",
         json={"image_id": card["image_id"], "value": 7, "offer": card["offer"]},
     )
-    assert client.get(f"/api/v1{at}/audits/1").json()["kept_answered"] == 1
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 1
+    (last,) = client.get(f"/api/v1{at}/history?n=1").json()  # a slip, put right as blindly
+    assert (last["value"], last["card"]["prediction"], last["card"]["blind"]) == (7, None, True)
+    again = {"image_id": card["image_id"], "value": 3, "offer": last["card"]["offer"]}
+    client.post(f"/api/v1{at}/scores", json=again)
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 0
+    client.post(f"/api/v1{at}/scores", json=again | {"value": 7})
+    client.post(f"/api/v1{at}/scores", json=again | {"value": 0, "offer": "", "origin": "review"})
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 1
     form = {"target": "library:v1.0", "cut": "6.0", "good_from": "6", "goal": "90"}
     there = client.post(f"{at}/audits", data=form)
     assert there.headers["location"] == f"{at}/audits/2"
@@ -439,6 +447,7 @@ def test_an_audit_is_walked_by_keyboard(tmp_path: Path, chromium: Browser) -> No
             assert page.locator(".this-one").inner_text().count("predicted") == 0
             page.keyboard.press("7")
             saved(page, world, number + 1)
+        expect(page.locator("#previous-said")).to_have_text("no prediction in an audit")
         page.get_by_role("link", name="See what it promises").press("Enter")
         expect(promise).to_contain_text(re.compile(r"Kept 45: at least [2-8]\d\s% of them you"))
         expect(page.locator("#forecast")).to_contain_text("more keys for a promise of 90")

@@ -25,7 +25,7 @@ from tastemaker.errors import NotFound
 from tastemaker.live import live_model
 from tastemaker.queues.audited import audit
 from tastemaker.queues.cards import Card, QueueItem, cards, items_for
-from tastemaker.queues.history import Answered, answered, previous_event
+from tastemaker.queues.history import Answered, answered, items_of, previous_event
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import (
     flagged,
@@ -82,10 +82,8 @@ def score_page(
     items = next_items(session, settings, project, person, queue, n, [first_id], collection_id)
     event = previous_event(session, project, person, first_id)
     first = [first_id] if first_id else []
-    past = [event.image_id] if event else []
-    known = items_for(session, project, person, [*first, *past])
-    ahead = [*known[: len(first)], *items]
-    behind = known[len(first) :]
+    ahead = [*items_for(session, project, person, first), *items]
+    behind = items_of(session, project, person, [event] if event else [])
     made = cards(session, settings, project, person, queue, [*ahead, *behind])
     if first and (not made or made[0].image_id != first_id):
         images.get(session, first_id)  # raises: there is no such image
