@@ -43,6 +43,7 @@ from tastemaker.pages import (
     scores,
     settings,
     slices,
+    stars,
     test_runs,
     theme,
     try_it,
@@ -59,9 +60,8 @@ log = logging.getLogger(__name__)
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    library_exports, versions, results, compare, slices, publish, test_runs, audits, try_it,
-    add,
-    score_tables, folders, people, settings, priors, encoders, jobs, metrics, readiness,
+    library_exports, versions, results, compare, slices, publish, test_runs, audits, try_it, add,
+    score_tables, stars, folders, people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
