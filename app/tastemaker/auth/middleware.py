@@ -29,6 +29,7 @@ from tastemaker.auth.origins import (
     host_name,
     known_hosts,
 )
+from tastemaker.auth.proxies import name_by_proxy
 from tastemaker.config import Settings
 from tastemaker.errors import (
     AnotherLibrary,
@@ -159,6 +160,15 @@ class SecurityMiddleware:
             return None
         if opened:
             return None
+        try:
+            name = name_by_proxy(request, self.settings)
+            if name is not None:
+                request.state.user = await lanes.SESSIONS.run(
+                    identity.proxy_identity, self.engine, name
+                )
+                return None
+        except Forbidden as error:
+            return self.respond(request, error)
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
         request.state.user = await lanes.SESSIONS.run(
