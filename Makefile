@@ -15,7 +15,7 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench soak release kernels browser node postgres clean
+.PHONY: help run test check fast lint audit bench soak release kernels browser node postgres exiftool clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -36,7 +36,7 @@ $(READY): pyproject.toml
 run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
-test: $(READY) browser node postgres
+test: $(READY) browser node postgres exiftool
 	$(PYTEST) --durations 10
 
 # The types take one processor for half a minute: beside the tests, not before them.
@@ -116,6 +116,13 @@ postgres:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
 	echo "PostgreSQL is not installed: its tests are skipped."
+
+# ExifTool for the round trips of stars: one that is installed, else Debian's, else they are skipped.
+exiftool:
+	@command -v exiftool >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends libimage-exiftool-perl >/dev/null; } || \
+	echo "ExifTool is not installed: the tests that need it are skipped."
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

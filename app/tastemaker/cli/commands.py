@@ -27,6 +27,7 @@ from tastemaker.cli import (
     test_runs,
     users,
     versions,
+    write_back,
 )
 from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import err, plain, print_whatever_the_encoding
@@ -48,6 +49,7 @@ for top in (
     versions.top,
     publish.app,
     filtering.app,
+    write_back.app,
     replay.app,
     encoders.app,
 ):

@@ -35,6 +35,7 @@ IMAGE_COLUMNS = (
     "image", "name",
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
+SHOWN = 10  # rows of a preview
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
 
@@ -55,12 +56,38 @@ class BadRow:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class ColumnNames:
+    """What the columns of a table are called; empty for the usual names."""
+
+    image: str = ""
+    score: str = ""
+
+    def of_image(self) -> tuple[str, ...]:
+        return (self.image.strip().lower(),) if self.image.strip() else IMAGE_COLUMNS
+
+    def of_score(self) -> tuple[str, ...]:
+        return (self.score.strip().lower(),) if self.score.strip() else SCORE_COLUMNS
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row of a preview: where it is, what its cells say, and the score that would be recorded, or
+    why none is."""
+
+    where: str
+    image: str
+    typed: str
+    score: int | None
+    reason: str = ""
+
+
 @dataclass
 class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
     value found, as it is in the file; how many images were found by how their paths end; how many
-    answers name no person (`nameless`)."""
+    answers name no person (`nameless`). Of a preview, the first rows are `shown`."""
 
     recorded: int = 0
     unchanged: int = 0
@@ -70,6 +97,7 @@ class ImportedScores:
     by_ending: int = 0
     nameless: int = 0
     bad: list[BadRow] = field(default_factory=list)
+    shown: list[ShownRow] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,12 +130,14 @@ def import_scores(
     scale: Scale | None = None,
     skip_bad_rows: bool = False,
     most_rows: int | None = None,
+    columns: ColumnNames = ColumnNames(),
+    preview: bool = False,
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
     people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
     0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
-    it, in a collection of its own."""
+    it, in a collection of its own. A `preview` records nothing and shows the first rows."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
@@ -119,7 +149,12 @@ def import_scores(
     told = ImportedScores()
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
-        good = _good_rows(rows, References(session, file.parent), scale, told)
+        references = References(session, file.parent)
+        if preview:
+            told.shown = [_shown(row, references, scale, columns) for row in rows[:SHOWN]]
+        good = _good_rows(rows, references, scale, columns, told)
+    if preview:
+        return told
     if told.bad and (not skip_bad_rows or not good):
         raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
@@ -137,33 +172,49 @@ class GoodRow(NamedTuple):
 
 
 def _good_rows(
-    rows: list[Row], references: References, scale: Scale | None, told: ImportedScores
-) -> list[GoodRow]:
+    rows: list[Row], references: References, scale: Scale | None, columns: ColumnNames,
+    told: ImportedScores,
+) -> list[GoodRow]:  # fmt: skip
     """The rows that can be recorded; the others are told, with all that was found."""
     good: list[GoodRow] = []
     for row in rows:
         try:
-            good.append(_read(row, references, scale, told))
+            good.append(_read(row, references, scale, columns, told))
         except TastemakerError as error:
             told.bad.append(BadRow(row.where, error.message, error.hint))
     told.by_ending = references.by_ending
     return good
 
 
-def _read(row: Row, references: References, scale: Scale | None, told: ImportedScores) -> GoodRow:
+def _shown(row: Row, references: References, scale: Scale | None, columns: ColumnNames) -> ShownRow:
+    image, typed = (
+        str(_cell(row, names) or "") for names in (columns.of_image(), columns.of_score())
+    )
+    try:
+        score = _read(row, references, scale, columns, ImportedScores()).value
+    except TastemakerError as error:
+        return ShownRow(row.where, image, typed, None, error.message)
+    return ShownRow(row.where, image, typed, score)
+
+
+def _cell(row: Row, names: Sequence[str]) -> Any:
+    return first((row.cells[name] for name in names if _given(row.cells.get(name))), None)
+
+
+def _read(
+    row: Row, references: References, scale: Scale | None, columns: ColumnNames,
+    told: ImportedScores,
+) -> GoodRow:  # fmt: skip
     """Raises what is wrong with the row."""
     if row.fault:
         raise Invalid(row.fault)
-    reference = first((row.cells[c] for c in IMAGE_COLUMNS if _given(row.cells.get(c))), None)
-    typed = first((row.cells[c] for c in SCORE_COLUMNS if _given(row.cells.get(c))), None)
+    reference, typed = _cell(row, columns.of_image()), _cell(row, columns.of_score())
     told.found(typed)
     if reference is None:
-        raise Invalid(
-            f"It names no image; its columns are {', '.join(row.cells)}."[:200],
-            "A column sha256 or path is needed.",
-        )
+        names = f"A column {columns.image or 'sha256 or path'} is needed."
+        raise Invalid(f"It names no image; its columns are {', '.join(row.cells)}."[:200], names)
     if typed is None:
-        raise Invalid("It holds no score.", "A column score is needed.")
+        raise Invalid("It holds no score.", f"A column {columns.score or 'score'} is needed.")
     image = references.find(unescape_formula(str(reference)))
     value = scores.parse_score(typed) if scale is None else scale.score(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))

@@ -35,15 +35,15 @@ class Annotator(SQLModel, table=True):
 class ScoreEvent(SQLModel, table=True):
     """What one person said about one image, in the order it was said. Append-only: an undo is an
     event that names the event it takes back. `at_least` and `below` are of a sweep: the score is
-    such, whatever it is."""
+    such, whatever it is. `rated` is what another program's mark means by the rule it came in by."""
 
     __tablename__ = "score_event"
     __table_args__ = (
         CheckConstraint(
-            "kind IN ('set', 'undo', 'skip', 'flag', 'at_least', 'below')", name="kind"
+            "kind IN ('set', 'undo', 'skip', 'flag', 'at_least', 'below', 'rated')", name="kind"
         ),
         CheckConstraint(
-            "(kind IN ('set', 'at_least', 'below')) = (value IS NOT NULL) "
+            "(kind IN ('set', 'at_least', 'below', 'rated')) = (value IS NOT NULL) "
             "AND coalesce(value, 0) BETWEEN 0 AND 10",
             name="value",
         ),
