@@ -5,6 +5,9 @@ X-Forwarded-Proto of any other are passed over, and one that says who signed in 
 sends it by mistake.
 """
 
+from collections.abc import Container
+from typing import Any
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -20,14 +23,17 @@ class TrustedProxies:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         named = [name.strip() for name in settings.trusted_proxies.split(",") if name.strip()]
-        self.app = ProxyHeadersMiddleware(app, named) if named else app  # type: ignore[arg-type]
-        self._trusted = self.app.trusted_hosts if named else ()  # type: ignore[attr-defined]
+        self.app: Any = app
+        self._trusted: Container[str] = ()
+        if named:
+            believing = ProxyHeadersMiddleware(self.app, named)
+            self.app, self._trusted = believing, believing.trusted_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             address = scope["client"][0] if scope.get("client") else ""
             scope.setdefault("state", {})[PEER] = address in self._trusted
-        await self.app(scope, receive, send)  # type: ignore[arg-type]
+        await self.app(scope, receive, send)
 
 
 def name_by_proxy(request: Request, settings: Settings) -> str | None:
