@@ -5,7 +5,6 @@ X-Forwarded-Proto of any other are passed over, and one that says who signed in 
 sends it by mistake.
 """
 
-from collections.abc import Container
 from typing import Any
 
 from starlette.requests import Request
@@ -24,7 +23,7 @@ class TrustedProxies:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         named = [name.strip() for name in settings.trusted_proxies.split(",") if name.strip()]
         self.app: Any = app
-        self._trusted: Container[str] = ()
+        self._trusted: Any = ()
         if named:
             believing = ProxyHeadersMiddleware(self.app, named)
             self.app, self._trusted = believing, believing.trusted_hosts
