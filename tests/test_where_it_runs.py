@@ -1,19 +1,26 @@
 """Under a path of another host name, behind proxies, on systems that are not POSIX."""
 
 import asyncio
+import io
+import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from in_browser import browsing, saved, serving, shown_image
+from PIL import Image as Picture
 from playwright.sync_api import Browser, expect
 from pydantic import ValidationError
 from routes import filled, page_routes
@@ -26,7 +33,8 @@ from tastemaker.auth.proxies import TrustedProxies
 from tastemaker.auth.sub_path import under
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import ScoreEvent
-from tastemaker.errors import Invalid
+from tastemaker.errors import Conflict, Invalid
+from tastemaker.files import publish_exclusive
 from tastemaker.pages.app import create_app
 from tests.conftest import until
 
@@ -101,6 +109,23 @@ def test_whoever_is_not_signed_in_is_sent_to_the_login_under_the_path(tmp_path: 
     assert fragment.headers["hx-redirect"] == "/taste/login"
     signed = client.post("/taste/login", data={"password": OWN, "next": "/projects/1/library"})
     assert signed.headers["location"] == "/taste/projects/1/library"
+
+
+def test_the_page_can_be_installed_under_the_path(hosted: World) -> None:
+    """What a browser asks for: a manifest that begins at our first page, and icons of its sizes."""
+    page = hosted.client.get("/taste/")
+    (place,) = re.findall(r'<link rel="manifest" href="([^"]+)"', page.text)
+    assert "manifest-src 'self'" in page.headers["content-security-policy"]
+    manifest = hosted.client.get(place).json()
+    assert urljoin(place, manifest["start_url"]) == urljoin(place, manifest["scope"]) == "/taste/"
+    (touch,) = re.findall(r'<link rel="apple-touch-icon" href="([^"]+)"', page.text)
+    sizes = {touch: "180x180"} | {icon["src"]: icon["sizes"] for icon in manifest["icons"]}
+    for source, size in sizes.items():
+        answer = hosted.client.get(urljoin(place, source))
+        assert answer.status_code == 200, source
+        if size != "any":
+            width, height = Picture.open(io.BytesIO(answer.content)).size
+            assert f"{width}x{height}" == size
 
 
 def test_what_people_wrote_is_not_taken_for_an_address() -> None:
@@ -296,3 +321,125 @@ def test_the_loop_runs_under_a_path_behind_nginx_that_says_who_signed_in(
     with reading(world.engine) as session:
         newest = session.exec(select(ScoreEvent).order_by(ScoreEvent.id.desc())).first()
         assert newest.annotator_id == accounts.by_name(session, "Ada").id
+
+
+# --- without what only POSIX has -----------------------------------------------------------------
+
+HIDING = """
+import builtins, os, signal
+
+ONLY_POSIX = {"resource", "fcntl", "pwd", "grp", "termios", "posix"}
+really = builtins.__import__
+
+
+def importing(name, globals=None, locals=None, fromlist=(), level=0):
+    asks = (globals or {}).get("__name__", "")
+    if name in ONLY_POSIX and asks.startswith("tastemaker"):
+        raise ImportError(f"{asks} needs {name}")
+    return really(name, globals, locals, fromlist, level)
+
+
+builtins.__import__ = importing
+for name in ("nice", "link", "fchmod", "sync", "setpriority"):
+    delattr(os, name)
+del signal.pthread_sigmask
+"""
+
+THE_LOOP = """
+import importlib, pkgutil, sys
+from pathlib import Path
+
+import tastemaker
+from sqlmodel import select
+
+if __name__ == "__main__":
+    for found in pkgutil.walk_packages(tastemaker.__path__, "tastemaker."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    from tastemaker import embeddings, jobs, projects, scores, versions
+    from tastemaker.config import Settings
+    from tastemaker.database import sessions
+    from tastemaker.database.migration import migrate
+    from tastemaker.database.tables import Image, Job
+    from tastemaker.encoding.encoder_specs import BUNDLED
+    from tastemaker.importing import imports, requests
+    from tastemaker.jobs.children import HANDLERS
+    from tastemaker.jobs.context import JobContext
+    from tastemaker.training.retrain import request_training
+
+    settings = Settings(home=sys.argv[1], min_free_gb=0, _env_file=None)
+    settings.make_folders()
+    engine = migrate(settings)
+
+    def work():
+        while True:
+            with sessions.writing(engine) as session:
+                taken = jobs.claim_next(session)
+            if taken is None:
+                return
+            context = JobContext(settings, engine, *taken, lambda kind, value: None)
+            module, name = HANDLERS[taken[0].kind].split(":")
+            result = getattr(importlib.import_module(module), name)(context)
+            with sessions.writing(engine) as session:
+                jobs.finish(session, context.claim, result)
+
+    with sessions.writing(engine) as session:
+        project = projects.create(session, "Anime", encoder=BUNDLED)
+        requests.request_import(session, settings, [sys.argv[2]], project=project)
+    work()
+    with sessions.writing(engine) as session:
+        project = projects.get(session, 1)
+        person = projects.annotator(session, settings.annotator)
+        for image in session.exec(select(Image)).all():
+            value = 3 * (image.id % 4)
+            scores.record(session, project, image.id, person, "set", value, origin="queue")
+        request_training(session, settings, project, recipe="ridge")
+    work()
+    with sessions.reading(engine) as session:
+        version = versions.active(session, projects.get(session, 1))
+        assert versions.verify(settings, version).is_file()
+        print(version.number, version.metrics.images)
+"""
+
+
+def test_everything_imports_and_the_loop_runs_without_what_only_posix_has(tmp_path: Path) -> None:
+    """In every process: a module that hides it is imported when a Python begins."""
+    (tmp_path / "hiding").mkdir()
+    (tmp_path / "hiding" / "sitecustomize.py").write_text(HIDING)
+    (tmp_path / "loop.py").write_text(THE_LOOP)
+    random = np.random.default_rng(1)
+    (tmp_path / "pictures").mkdir()
+    for number in range(12):
+        pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Picture.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    words = [sys.executable, tmp_path / "loop.py", tmp_path / "home", tmp_path / "pictures"]
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hiding"), *sys.path])}
+    run = subprocess.run(words, env=os.environ | path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.split()[0] == "v1.0"
+
+
+def test_a_process_without_limits_of_the_system_watches_its_own_time() -> None:
+    program = """
+from tastemaker.processes import systems
+systems.resource, systems.WATCHED_EVERY = None, 0.05
+systems.limit_memory(2**30)
+systems.limit_cpu(0)
+while True:
+    pass
+"""
+    run = subprocess.run([sys.executable, "-c", program], timeout=30)
+    assert run.returncode == 1
+
+
+def test_a_name_is_never_taken_twice_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "link")
+    for number in range(2):
+        (tmp_path / f"{number}.part").write_text(str(number))
+    publish_exclusive(tmp_path / "0.part", tmp_path / "published")
+    with pytest.raises(Conflict, match="never overwritten"):
+        publish_exclusive(tmp_path / "1.part", tmp_path / "published")
+    assert (tmp_path / "published").read_text() == "0"
+    assert not (tmp_path / "0.part").exists() and (tmp_path / "1.part").exists()

@@ -5,7 +5,7 @@ X-Forwarded-Proto of any other are passed over, and one that says who signed in 
 sends it by mistake.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +25,7 @@ class TrustedProxies:
         self.app: Any = app
         self._trusted: Any = ()
         if named:
-            believing = ProxyHeadersMiddleware(self.app, named)
+            believing = ProxyHeadersMiddleware(cast(Any, app), named)
             self.app, self._trusted = believing, believing.trusted_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
