@@ -28,6 +28,7 @@ from sqlmodel import select
 from test_people import SECRET
 from web_world import ORIGIN, World, client_of, events, full_world, make_world, settings_in
 
+import tastemaker
 from tastemaker.auth import accounts
 from tastemaker.auth.proxies import TrustedProxies
 from tastemaker.auth.sub_path import under
@@ -98,6 +99,8 @@ def test_answers_lead_on_and_back_under_the_path_and_cookies_are_its_own(hosted:
     (card,) = client.get(f"/taste/api/v1{hosted.at}/queue?n=1").json()
     assert card["view"].startswith("/images/"), "programs join it to the address they know"
     assert client.get(f"/taste{card['view']}").status_code == 200
+    with serving(hosted) as url, tastemaker.Client(f"{url}/taste/") as program:
+        assert program.project("Anime").version("v1.1")["active"]
 
 
 def test_whoever_is_not_signed_in_is_sent_to_the_login_under_the_path(tmp_path: Path) -> None:
