@@ -1,4 +1,4 @@
-"""Bursts and copies are found by time and likeness, and the best of each is named with its reason."""
+"""Bursts and copies are found by time and likeness, and the best of each is named, and why."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ SECOND = 10**9
 @pytest.fixture
 def shoot(tmp_path: Path) -> tuple[Trained, dict[str, int]]:
     """Seven shots in one folder and one in another: `a1` to `a3` are a burst, `b1` comes right
-    after and shows something else, `a4` shows the same an hour later, `c1` and `c2` are two files of
-    one picture."""
+    after and shows something else, `a4` shows the same an hour later, `c1` and `c2` are two files
+    of one picture."""
     home = open_trained(trained_home(tmp_path / "home"))
     base, other, third = vectors(3, 5)
     jitter = 0.02 * vectors(8, 6)
@@ -61,7 +61,7 @@ def test_a_burst_is_what_follows_within_seconds_and_looks_alike(
     assert [names(one) for one in found(home)] == [
         {"a1.jpg", "a2.jpg", "a3.jpg"}, {"c1.jpg", "c2.jpg"},
     ]  # fmt: skip
-    assert [names(one) for one in found(home, within=3)][0] == {"a1.jpg", "a2.jpg"}
+    assert names(found(home, within=3)[0]) == {"a1.jpg", "a2.jpg"}
     assert {"a4.jpg", "a3.jpg"} <= names(found(home, within=5000, alike=0.0)[0])
     assert [names(one) for one in found(home, alike=1.0)] == [{"c1.jpg", "c2.jpg"}]
 
