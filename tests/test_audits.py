@@ -135,6 +135,23 @@ def test_answers_make_a_promise_and_an_undo_takes_its_share_back(home: Trained) 
     assert told(home, audit).answered == 79
 
 
+def test_a_search_names_the_lowest_cut_that_holds_the_promise(home: Trained) -> None:
+    audit = begin(home, Terms(cut=None, good_from=6, seed=1))
+    assert "About " in audit_reports.headline(told(home, audit))
+    answer(home, audit, 6)
+    report = told(home, audit)
+    assert (report.verdict, report.searches) == ("open", True)
+    assert audit_reports.headline(report).startswith("No cut is shown to hold 90 % yet. About ")
+    answer(home, audit, 294)
+    report = told(home, audit)
+    truth = taste(vectors(400, 11)) / 10
+    assert audit_reports.headline(report) == (
+        f"Keep from 6.00 points on: at least 90 % of the {(truth >= 0.6).sum()} images there you "
+        "would score 6 or more (95 % confidence)."
+    )
+    assert (report.verdict, audit_reports.stricter(report)) == ("promised", "")
+
+
 def test_answers_are_labels_and_a_later_version_may_learn_while_the_promise_stands(
     home: Trained,
 ) -> None:
@@ -405,6 +422,9 @@ def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
     page = client.get(f"{at}/audits/1").text
     assert "Too few scores for a promise yet: 1 of 1 that v1.0 keeps" in page
     assert [one["id"] for one in client.get(f"/api/v1{at}/audits").json()] == [2, 1]
+    found = client.post(f"/api/v1{at}/audits", json=body | {"cut": None, "find": True}).json()
+    assert found["cut"] == 0.5 and found["kept"] > made.json()["kept"], "to be searched from"
+    assert client.post(f"{at}/audits", data=form | {"cut": ""}).status_code == 303
     wrong = client.post(f"{at}/audits", data=form | {"cut": "9,99"})
     assert wrong.status_code == 409
     assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
