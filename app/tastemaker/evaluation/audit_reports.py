@@ -243,8 +243,10 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
     all such images are below the cut (at most 15 %).”"""
     audit, found = report.audit, report.findings
     assert found is not None
+    low = found.precision_low
+    share = "all" if low == 1 else f"at least {at_least(low)}"
     told = (
-        f"Kept {audit.population['kept']:,}: at least {at_least(found.precision_low)} of them "
+        f"Kept {audit.population['kept']:,}: {share} of them "
         f"{_would(report, for_file)} ({_percent(audit.confidence)} confidence)."
     )
     if found.lost == 0 and report.below.size:
@@ -268,6 +270,9 @@ def forecast(report: AuditReport) -> str:
         if found.keys_to_a_cut is None:
             return "As it looks, none of the cuts will: begin at a stricter one."
         if found.keys_to_a_cut == 0:
+            lowest = found.found_cut and found.found_cut.kept == report.audit.population["kept"]
+            if lowest or not report.left:
+                return ""
             return "More keys may show that a lower cut holds it as well."
         return f"About {found.keys_to_a_cut:,} more keys to a first cut, as it looks."
     keys = found.more_keys[round(100 * goal)]
