@@ -430,6 +430,8 @@ def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
     assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
     assert client.post(f"{at}/audits", data=form | {"goal": "most"}).status_code == 422
     assert client.get(f"{at}/audits/9").status_code == 404
+    outside = client.post(f"/api/v1{at}/audits", json=body | {"filter": None, "table": "/no.csv"})
+    assert outside.status_code == 404 and "There is no file /no.csv." in outside.text
 
 
 def test_a_deleted_version_takes_its_audits_along_and_the_scores_stay(home: Trained) -> None:
