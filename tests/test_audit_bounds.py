@@ -47,9 +47,9 @@ def test_looked_at_after_every_draw_a_promise_fails_in_no_more_than_it_may(size:
     """At the share that is just too low, where it is hardest; not far below, so little is lost."""
     random, good = np.random.default_rng(0), math.ceil(0.9 * size) - 1
     n = min(size, 400)
-    draws = np.array([random.permutation(size)[:n] < good for _ in range(2000)])
+    draws = np.array([random.permutation(size)[:n] < good for _ in range(1000)])
     wrong = (first_shown(0.9, draws, size, 0.05) < n).mean()
-    assert 0.02 < wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+    assert 0.02 < wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
 
 
 def test_a_fixed_interval_looked_at_after_every_draw_would_not_do() -> None:

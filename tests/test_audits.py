@@ -3,6 +3,7 @@ promises is on the page, in the API, in the tables and on the card."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from tastemaker.library.filters import LibraryFilter
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.versions import deletion
 from tests.command_line import Run, fails
+from tests.conftest import made_once
 
 TERMS = Terms(cut=0.6, good_from=6, seed=1)
 
@@ -43,18 +45,21 @@ TERMS = Terms(cut=0.6, good_from=6, seed=1)
 @pytest.fixture
 def home(tmp_path: Path) -> Trained:
     """“Anime” with v1.0, and 400 images that it has predicted and nobody scored."""
-    home = open_trained(trained_home(tmp_path / "home"))
-    later = home.add(400, "Later", "pool", seed=11)
-    truth = taste(vectors(400, 11)) / 10
-    with sessions.writing(home.engine) as session:
-        version = versions.by_number(session, home.project(session), "active")
-        for image_id, score in zip(later, truth, strict=True):
-            session.add(
-                Prediction(
-                    version_id=version.id, image_id=image_id, score=float(score), uncertainty=0.05
-                )
-            )
-    return home
+    return open_trained(
+        Path(shutil.copytree(made_once(_predicted), tmp_path / "home", dirs_exist_ok=True))
+    )
+
+
+def _predicted(home: Path) -> None:
+    made = open_trained(trained_home(home))
+    later = made.add(400, "Later", "pool", seed=11)
+    with sessions.writing(made.engine) as session:
+        version = versions.by_number(session, made.project(session), "active")
+        session.add_all(
+            Prediction(version_id=version.id, image_id=i, score=float(score), uncertainty=0.05)
+            for i, score in zip(later, taste(vectors(400, 11)) / 10, strict=True)
+        )
+    made.engine.dispose()
 
 
 def begin(home: Trained, terms: Terms = TERMS, **target: object) -> int:

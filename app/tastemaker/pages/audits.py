@@ -12,7 +12,7 @@ from sqlmodel import Session
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project, Version
@@ -228,7 +228,7 @@ def _context(session: Session, project: Project, person_id: int, audit_id: int) 
 
 @router.post("/projects/{project_id}/audits/{audit_id}/retry")
 def retry(
-    _: AnnotatorUser, request: Request, engine: EngineDep, project_id: Id, audit_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, project_id: Id, audit_id: Id
 ) -> Response:
     """Go on with drawing the images of a table, which failed or was cancelled."""
     with writing(engine) as session:
