@@ -21,18 +21,22 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Audit,
     AuditImage,
+    Collection,
     Embedding,
     Image,
     Label,
     Prediction,
     ScoreEvent,
+    Slice,
     VersionLabel,
 )
+from tastemaker.database.tables import TestRun as TestRunRow
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.evaluation import audit_drawing, audit_reports, audits
 from tastemaker.evaluation.audit_reports import AuditReport
 from tastemaker.evaluation.audits import Target, Terms
 from tastemaker.filtering import score_tables
+from tastemaker.library import saved_filters
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.versions import deletion
@@ -224,6 +228,41 @@ def test_an_answer_out_of_turn_waits_until_those_before_it_are_given(home: Train
     assert (report.kept.asked, report.kept.answered, report.skipped) == (2, 1, 1)
 
 
+def test_a_test_run_and_a_filter_are_audited_within_their_bounds(home: Trained, run: Run) -> None:
+    away = home.add(60, "Holiday", "test-run", seed=13)
+    version = home.version("v1.0")
+    with sessions.writing(home.engine) as session:
+        session.add_all(
+            Prediction(version_id=version.id, image_id=i, score=0.7, uncertainty=0.1) for i in away
+        )
+        holiday = session.exec(select(Collection.id).where(Collection.name == "Holiday")).one()
+        tried = TestRunRow(
+            project_id=home.project_id, version_id=version.id, collection_id=holiday,
+            summary={"n": 60},
+        )  # fmt: skip
+        session.add(tried)
+        session.flush()
+        run_id = tried.id
+        wanted = LibraryFilter(name="Later-1", predicted_min=0.3)
+        saved_filters.save(session, home.project(session), "Some", wanted)
+    page = home.world.client.get(f"{home.world.at}/audits?target=run:{run_id}").text
+    assert f'value="run:{run_id}" selected>Holiday by v1.0<' in page
+    facts = run("audit", "start", "Anime", "--test-run", run_id, "--min", "60%", "--json").json
+    assert (facts["kind"], facts["target"], facts["kept"]) == ("test-run", "Holiday", 60)
+    with sessions.reading(home.engine) as session:
+        assert set(session.exec(select(AuditImage.image_id))) == set(away)
+        (slice_,) = session.exec(select(Slice.id).where(Slice.name == "Some"))
+    form = {"target": f"filter:{slice_}", "cut": "5", "good_from": "6"}
+    there = home.world.client.post(f"{home.world.at}/audits", data=form)
+    assert there.headers["location"].endswith("/audits/2"), there.text
+    truth = taste(vectors(400, 11))[100:200]
+    report = told(home, 2)
+    assert (report.kept.size, report.below.size) == (
+        (truth >= 5).sum(), ((truth >= 3) & (truth < 5)).sum(),
+    )  # fmt: skip
+    fails(run("audit", "start", "Anime", "v1.1", "--test-run", run_id), "has no version v1.1")
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -368,9 +407,14 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
     audit = begin(home, table=table)
     assert told(home, audit).state == "queued"
     assert "are not drawn yet" in audit_reports.headline(told(home, audit))
+    page = f"{home.world.at}/audits/{audit}"
+    assert "The images are being drawn" in home.world.client.get(page).text
+    assert "waiting for the worker" in home.world.client.get(f"{page}/progress").text
     with sessions.reading(home.engine) as session:
         job = jobs.get(session, told(home, audit).audit.job_id or 0)
     assert home.run(job, audit_drawing.run) == {"audit": audit, "kept": 36}
+    assert home.world.client.get(f"{page}/progress").headers["hx-refresh"] == "true"
+    assert "1 drawn picture could not be had" in home.world.client.get(page).text
     report = told(home, audit)
     assert (report.drawn, report.audit.population["unreadable"]) == (45, 1)
     answer(home, audit, 45, good=True)
