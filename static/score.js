@@ -23,7 +23,7 @@ function scoring(page) {
   });
   const stage = makeStage(byId("stage"));
   const zoom = makeZoom(byId("stage"), {
-    sharp: () => { const card = session.current(); return card?.full && { src: card.full, width: card.width, height: card.height }; },
+    sharp: () => { const card = session.current(); return card?.full && { src: at(card.full), width: card.width, height: card.height }; },
     changed: (percent) => {
       byId("zoom").setAttribute("aria-pressed", String(percent !== null));
       if (percent !== null) effects.announce(`Zoomed to ${percent} %. The arrow keys move the picture.`);
@@ -88,7 +88,7 @@ function scoring(page) {
   /* The server's answer; null without one. */
   async function read(path) {
     try {
-      const answer = await fetch(`/api/v1/projects/${project}${path}`, { headers: { "Tastemaker-Library": own.library, "Tastemaker-Opened-For": person.id } });
+      const answer = await fetch(at(`/api/v1/projects/${project}${path}`), { headers: { "Tastemaker-Library": own.library, "Tastemaker-Opened-For": person.id } });
       return answer.ok ? await answer.json() : null;
     } catch { return null; }
   }
@@ -131,14 +131,14 @@ function scoring(page) {
   function describePrevious(card) {
     const { kind, value } = card.decision, thumb = byId("previous-picture");
     thumb.hidden = !card.view;
-    if (card.view) thumb.src = card.view; // in the cache already, also without a connection
+    if (card.view) thumb.src = at(card.view); // in the cache already, also without a connection
     byId("previous-score").replaceChildren(...(kind === "set" ? [chip(value), " your score"] : ["skipped"]));
     byId("previous-said").textContent = prediction(card);
     byId("previous-reason").textContent = card.reason;
     byId("just-now").replaceChildren(kind === "set" ? chip(value) : "skipped", ` ${prediction(card)}`);
     byId("previous-neighbours").replaceChildren(...(card.neighbours ?? []).map((near) => {
       const item = document.createElement("li"), image = document.createElement("img");
-      Object.assign(image, { src: `/images/${near.image_id}/thumb`, alt: "", width: 72, height: 56 });
+      Object.assign(image, { src: at(`/images/${near.image_id}/thumb`), alt: "", width: 72, height: 56 });
       image.onerror = () => { image.hidden = true; }; // without a connection: its score is enough
       item.append(image, chip(near.score));
       return item;

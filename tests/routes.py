@@ -20,7 +20,8 @@ PARTS = {
     "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
     "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
     "/versions/{version_id}/config", "/versions/{version_id}/download",
-    "/versions/{version_id}/laion", "/versions/{version_id}/predictions.{ending}",
+    "/versions/{version_id}/elsewhere/{form}", "/versions/{version_id}/laion",
+    "/versions/{version_id}/predictions.{ending}",
     "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 nothing runs out of the window."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from tastemaker.auth import accounts
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Audit, AuditImage, Collection, Prediction, TestRun, Version
 from tastemaker.evaluation import expectations, slices, test_runs
+from tastemaker.importing import watching
+from tastemaker.importing.stars import Found, StarsRequest
 from tastemaker.library import filters, saved_filters, tags
 from tastemaker.live import preview_uploads
 from tastemaker.pictures.pictures import VIEW
@@ -87,6 +90,14 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         world, "failed", error="The worker stopped while it ran. It was tried 3 times."
     )
     add_job(world, "running")
+    long = "/home/me/Pictures/a folder with a long name/IMG_2000.jpg"
+    told = Found(
+        9, 3, 2, counts=Counter({"5": 2, "to do": 1}), disbelieved=1,
+        rows=[(long, "5 stars, red", 10), (long, "to do", None)],
+        problems=[(long, "“a.xmp” says 1 star, and “b.xmp” says 5 stars: neither was taken.")],
+    ).as_dict()  # fmt: skip
+    asked = StarsRequest().model_dump()
+    add_job(world, "done", "stars", payload=asked, result=asked | {"rule": "5=10"} | told)
     with writing(world.engine) as session:
         project = world.project(session)
         me = projects.annotator(session, world.settings.annotator)
@@ -98,6 +109,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         expectations.expect(session, project, row.id, "mean", "at most", 0.3)
         run_tests(session, world, failed)
         audit_some(session, world)
+        (world.settings.root.parent / "inbox").mkdir()
+        watching.watch(
+            session, world.settings, project, world.settings.root.parent / "inbox"
+        ).trouble = watching.SILENT
     ask_about_a_picture(world)
     with serving(world) as address:
         yield world, address

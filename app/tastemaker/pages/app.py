@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
+from tastemaker.auth.proxies import TrustedProxies, check_sign_in_header
+from tastemaker.auth.sub_path import SubPath
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
@@ -72,6 +74,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     `TastemakerError` when the database is of a newer version.
     """
     config = config or Settings()
+    check_sign_in_header(config)
     engine = migrate(config)
     with writing(engine) as session:
         annotator_id = projects.annotator(session, config.annotator).id
@@ -79,6 +82,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app = FastAPI(
         title="Tastemaker",
         version=__version__,
+        servers=[{"url": config.root_path}] if config.root_path else None,
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # Swagger's page needs a CDN and inline scripts
         redoc_url=None,
@@ -95,7 +99,9 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         respond=error_response,
     )
     app.state.metrics = metrics.Metrics(config, engine)
-    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added lies outermost
+    app.add_middleware(RequestLog, metrics=app.state.metrics)
+    app.add_middleware(TrustedProxies, settings=config)
+    app.add_middleware(SubPath, root=config.root_path)  # the last one added lies outermost
     for routes in all_routers():
         app.include_router(routes)
     app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # as FastAPI's manual changes its schema

@@ -22,6 +22,7 @@ from tastemaker.database.tables.projects import (
     Project,
     ProjectCollection,
     RemovedImage,
+    WatchedFolder,
 )
 from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
 from tastemaker.database.tables.versions import (
@@ -81,6 +82,7 @@ __all__ = [
     "VersionAnswer",
     "VersionLabel",
     "VersionPrior",
+    "WatchedFolder",
     "in_utc",
     "now",
 ]
