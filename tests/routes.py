@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 PARTS = {
     "/encoders/heads", "/encoders/weights", "/jobs/list", "/jobs/{job_id}/progress", "/login",
     "/projects/{project_id}", "/projects/{project_id}/add/encoder",
+    "/projects/{project_id}/audits/{audit_id}/progress",
     "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
     "/projects/{project_id}/library.csv", "/projects/{project_id}/library/tags",
     "/projects/{project_id}/publish/adopting",

@@ -397,7 +397,7 @@ ADMIN_SEES = {
     "/metrics", "/api/v1/folders", "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
     "/api/v1/projects/{project_id}/labels", "/api/v1/versions/{version_id}/download",
     "/api/v1/versions/{version_id}/export", "/api/v1/versions/{version_id}/predictions",
-    "/api/v1/versions/{version_id}/training-set",
+    "/api/v1/versions/{version_id}/training-set", "/api/v1/projects/{project_id}/watched",
 }  # fmt: skip
 OPEN = {"/healthz", "/readyz", "/login", "/logout", "/person"}
 

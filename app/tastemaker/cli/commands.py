@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tastemaker import __version__
 from tastemaker.cli import (
+    audits,
     backups,
     encoders,
     filtering,
@@ -56,7 +57,8 @@ for top in (
     app.add_typer(top)
 for name, below in {
     "project": projects.app, "scores": scores.app, "versions": versions.app,
-    "slices": slices.app, "test-run": test_runs.app, "jobs": jobs.app, "user": users.app,
+    "slices": slices.app, "test-run": test_runs.app, "audit": audits.app,
+    "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)
 

@@ -21,6 +21,7 @@ from tastemaker.database.sessions import busy, is_locked, writing
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
+    audits,
     compare,
     encoders,
     folders,
@@ -61,7 +62,7 @@ log = logging.getLogger(__name__)
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    library_exports, versions, results, compare, slices, publish, test_runs, try_it, add,
+    library_exports, versions, results, compare, slices, publish, test_runs, audits, try_it, add,
     score_tables, stars, folders, people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 

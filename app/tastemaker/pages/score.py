@@ -45,6 +45,7 @@ EMPTY = {
     "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",
+    "audit": "Every image that was drawn for this audit is answered, or it is another person’s.",
 }
 
 
@@ -159,7 +160,9 @@ def waiting(
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     """The queues to choose from as (queue, name, collection): the last one once for each of the
     project's collections, where there is more than one."""
-    listed = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
+    listed = [
+        (queue, name, 0) for queue, name in queues.QUEUES.items() if queue not in queues.OF_ONE
+    ]
     pools = session.execute(
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)

@@ -51,7 +51,13 @@ def outgoing(
     high: float = 10.0,
 ) -> Iterator[Outgoing]:
     """Every image of the pool with a score between `low` and `high`, in the order of their ids:
-    people's where there is one, else the version's; or one of the two alone."""
+    people's where there is one, else the version's; or one of the two alone. Raises `Invalid` for a
+    project without scores."""
+    if project.kind != "score":
+        raise Invalid(
+            f"“{project.name}” sorts into classes, so there are no scores to write.",
+            "`tastemaker score` tells the classes of a folder.",
+        )
     ids = session.exec(
         select(Image.id)
         .where(projects.is_member(project.id, Image.id), Image.kind != "vector")

@@ -6,6 +6,7 @@ from typing import assert_never
 from tastemaker.live.live_model import Pick
 
 CONTROL = "random sample (for evaluation)"
+AUDIT = "drawn at random for an audit"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 

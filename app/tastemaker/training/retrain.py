@@ -22,6 +22,7 @@ from tastemaker.database.tables import (
     Image,
     Job,
     Project,
+    ProjectPrior,
     Version,
     VersionAnswer,
     VersionLabel,
@@ -34,7 +35,7 @@ from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
 from tastemaker.scores import answers
 from tastemaker.scores.answers import Answer
 from tastemaker.training.trainable import Known, known_now, why_not
-from tastemaker.versions import predictions, priors, publication, training_set
+from tastemaker.versions import hints, predictions, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
 if TYPE_CHECKING:
@@ -176,9 +177,11 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         }
         said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
+        stars: list[ProjectPrior] = []
         encoder_id = request.encoder_id or project.encoder_id
         if encoder_id is not None:
             embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
+        stars = hints.as_priors(session, project, encoder_id, labels)
         series = publication.next_major(session, project.id) if request.major else None
     priors.follow(transactions, project.id)
     known = Known(
@@ -207,6 +210,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         said[-MOST_ANSWERS:],
         encoder_id=encoder_id, event_high=request.event_high, seed=request.seed,
         note=request.note, recipe={"name": request.recipe}, major=series,
+        hints=stars,
     )  # fmt: skip
 
 

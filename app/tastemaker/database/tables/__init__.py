@@ -4,6 +4,7 @@ Two rules run through them: what a person said (`score_event`) is only ever appe
 the program derived from it (`label`, `prediction`) can be thrown away and rebuilt.
 """
 
+from tastemaker.database.tables.audits import Audit, AuditImage
 from tastemaker.database.tables.base import in_utc, now
 from tastemaker.database.tables.library import (
     Collection,
@@ -21,6 +22,7 @@ from tastemaker.database.tables.projects import (
     Project,
     ProjectCollection,
     RemovedImage,
+    WatchedFolder,
 )
 from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
 from tastemaker.database.tables.versions import (
@@ -48,6 +50,8 @@ __all__ = [
     "DEFAULT_BRACKETS",
     "Annotator",
     "ApiToken",
+    "Audit",
+    "AuditImage",
     "Collection",
     "CollectionImage",
     "Comparison",
@@ -78,6 +82,7 @@ __all__ = [
     "VersionAnswer",
     "VersionLabel",
     "VersionPrior",
+    "WatchedFolder",
     "in_utc",
     "now",
 ]
