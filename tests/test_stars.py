@@ -307,6 +307,16 @@ def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
     content = png(77)
     starred.upload(("up.png", content), ("up.xmp", rated(5)), ("up.txt", b"a tag, another"))
     assert starred.tags(content) == {"a tag", "another"}
+    booru, tagged = png(78), png(79)
+    starred.upload(
+        ("b.png", booru),
+        ("b.json", b'{"score": 12}'),
+        ("t.png", tagged),
+        ("t.json", b'{"tags": []}'),
+    )
+    kept = {path.name.partition(".")[2] for path in starred.settings.images.rglob("*.*")}
+    assert kept == {"png", "png.xmp", "png.json"}, "what notes nothing is not kept"
+    assert len(list(starred.settings.images.rglob("*.json"))) == 1
     rows = {Path(path).name: score for path, _, score in look(starred)["rows"]}
     assert rows["up.png"] == 10
 
