@@ -404,6 +404,8 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
         score_tables.write(table.with_name("other.parquet"),
                            [score_tables.table(paths, given)], {"model": "Other@v7"})  # fmt: skip
         begin(home, table=table.with_name("other.parquet"))
+    with pytest.raises(NotFound, match=r"None of the pictures of found\.parquet is there"):
+        begin(home, table=table, root=tmp_path / "elsewhere" / "deep")
     audit = begin(home, table=table)
     assert told(home, audit).state == "queued"
     assert "are not drawn yet" in audit_reports.headline(told(home, audit))
