@@ -1,6 +1,5 @@
 """Under a path of another host name, behind proxies, on systems that are not POSIX."""
 
-import asyncio
 import io
 import os
 import re
@@ -26,7 +25,16 @@ from pydantic import ValidationError
 from routes import filled, page_routes
 from sqlmodel import select
 from test_people import SECRET
-from web_world import ORIGIN, World, client_of, events, full_world, make_world, settings_in
+from web_world import (
+    ORIGIN,
+    World,
+    client_of,
+    events,
+    full_world,
+    make_world,
+    one_loop,
+    settings_in,
+)
 
 import tastemaker
 from tastemaker.auth import accounts
@@ -232,7 +240,7 @@ def test_where_a_request_comes_from_is_believed_of_named_proxies_only(tmp_path: 
         middleware = TrustedProxies(app, settings_in(tmp_path, trusted_proxies=named))
         for peer in (PROXY, "127.0.0.1"):
             scope = {"type": "http", "client": (peer, 1), "scheme": "http", "headers": said}
-            asyncio.run(middleware(scope, None, None))
+            one_loop().call(middleware, scope, None, None)
     plain, local = (PROXY, "http"), ("127.0.0.1", "http")
     assert seen == [plain, local, ("8.8.8.8", "https"), local]
 
