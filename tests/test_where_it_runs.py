@@ -222,6 +222,7 @@ def test_the_proxy_lets_in_only_whom_this_server_knows(behind: World) -> None:
 def test_settings_that_would_let_anybody_be_anyone_are_refused(tmp_path: Path) -> None:
     for number, (fields, why) in enumerate((
         ({}, "anybody could send"), ({"trusted_proxies": "*"}, "anybody could send"),
+        ({"trusted_proxies": "10.0.0.1, ::/0"}, "anybody could send"),
         ({"trusted_proxies": PROXY}, "no password is set"),
     )):  # fmt: skip
         settings = settings_in(tmp_path / str(number), sign_in_header="Remote-User", **fields)
