@@ -40,6 +40,7 @@ AGGREGATES = {
     "highest": "Highest: one person in favour is enough",
     "newest": "Newest: whoever scored last has the final word",
 }
+KINDS = ("score", "class")
 MOST_BETWEEN_TRAININGS = 100_000
 IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
 IMPORTED = "imported"  # the proxy annotator of scores that come with files
@@ -56,14 +57,17 @@ def create(
     threshold: float = 0.5,
     holdout_share: float = 0.1,
     recipe: str = "auto",
+    labelling: str = "scores",
 ) -> Project:
-    """A new project. Never loads the encoder's weights: checked are the form of its name, and that
-    a file it names is there."""
+    """A new project; one with classes comes from `scores.classes.create_project`. Never loads the
+    encoder's weights: checked are the form of its name, and that a file it names is there."""
     name = validate_name(name)
-    if kind != "score":
+    if kind not in KINDS:
+        raise Invalid(f"There is no kind of project “{kind[:20]}”.", "Use score or class.")
+    if (kind == "class") != (labelling != "scores"):
         raise Invalid(
-            f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
-            "Use --kind score.",
+            "A project of kind “class” needs classes, and one of kind “score” has none.",
+            "Name them: --kind class --classes photo,drawing",
         )
     validate_threshold(threshold)
     if not 0 <= holdout_share <= 0.5:
@@ -72,7 +76,7 @@ def create(
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
     project = Project(
         name=name, kind=kind, encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
-        holdout_share=holdout_share, seed=secrets.randbelow(2**31),
+        labelling=labelling, holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)
     session.flush()
@@ -389,6 +393,7 @@ class LabelRules(NamedTuple):
     seed: int
     holdout_share: float
     aggregate: str
+    labelling: str
 
 
 def on_holdout_side(project: Project | LabelRules, source_group: str) -> bool:
@@ -424,6 +429,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
     return {
         "name": project.name,
         "kind": project.kind,
+        "labelling": project.labelling,
         "encoder": project.encoder,
         "id": project.id,
         "threshold": project.threshold,

@@ -19,11 +19,13 @@ from tastemaker.database.tables.library import (
 from tastemaker.database.tables.projects import (
     DEFAULT_BRACKETS,
     Project,
+    ProjectClass,
     ProjectCollection,
     RemovedImage,
 )
 from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
 from tastemaker.database.tables.versions import (
+    ClassPrediction,
     Expectation,
     Prediction,
     ProjectPrior,
@@ -48,6 +50,7 @@ __all__ = [
     "DEFAULT_BRACKETS",
     "Annotator",
     "ApiToken",
+    "ClassPrediction",
     "Collection",
     "CollectionImage",
     "Comparison",
@@ -65,6 +68,7 @@ __all__ = [
     "ModelRequestRow",
     "Prediction",
     "Project",
+    "ProjectClass",
     "ProjectCollection",
     "ProjectPrior",
     "RemovedImage",
