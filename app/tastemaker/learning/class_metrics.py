@@ -107,6 +107,24 @@ class ClassRecord(Value):
         return dict(zip(self.numbers, self.names, strict=True)).get(number, f"class {number}")
 
 
+def said(probabilities: Floats, *, several: bool) -> Truths:
+    """(n, K) what probabilities (n, K) amount to: the likeliest class, or every tag from ½ on."""
+    if several:
+        return np.asarray(probabilities >= 0.5)
+    truth = np.zeros(probabilities.shape, bool)
+    truth[np.arange(len(truth)), probabilities.argmax(axis=1)] = True
+    return truth
+
+
+def margins(probabilities: Floats, *, several: bool) -> Floats:
+    """(n,) how far from undecided: by how much the likeliest class leads, or of tags the least
+    certain one, 0 to 1."""
+    if several:
+        return np.asarray(np.abs(2 * probabilities - 1).min(axis=1))
+    top = np.sort(probabilities, axis=1)[:, -2:]
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
 def measure(
     numbers: tuple[int, ...],
     truth: Truths,

@@ -21,12 +21,21 @@ from scipy.special import expit, log_softmax, softmax
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.city96 import Tensors, classifier_head
-from tastemaker.learning.class_metrics import ClassMetrics, ClassRecord, Floats, Truths, measure
+from tastemaker.learning.class_metrics import (
+    ClassMetrics,
+    ClassRecord,
+    Floats,
+    Truths,
+    measure,
+    said,
+)
 from tastemaker.learning.folds import Rows, Split, TrainingSet, fold_of_group, split_rows
 from tastemaker.learning.heads import Head
-from tastemaker.learning.recipes import Progress, Recipe, ignore_progress
+from tastemaker.learning.prior import Trust
+from tastemaker.learning.recipes import Curve, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale
 from tastemaker.learning.trainable import why_no_classes
+from tastemaker.learning.training import Choice
 
 # Penalties on the weights of rows of mean squared length 1 (`half_scale`), strongest first: each
 # begins where the one before it ended.
@@ -97,6 +106,12 @@ class TrainedClasses:
     record: ClassRecord = field(default_factory=ClassRecord)
     left_out: tuple[str, ...] = ()
     kind: str = "logistic"
+    loss_curve: Curve = field(default_factory=list)
+    trust: tuple[Trust, ...] = ()
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.recipe.name, "the one kind of head that classes have")
 
     @property
     def honest(self) -> Floats:
@@ -176,24 +191,6 @@ def learnable(truth: Truths, *, several: bool) -> NDArray[np.bool_]:
     and of tags, that some image has not."""
     known: NDArray[np.bool_] = truth.any(axis=0)
     return known & ~truth.all(axis=0) if several else known
-
-
-def said(probabilities: Floats, *, several: bool) -> Truths:
-    """(n, K) what probabilities (n, K) amount to: the likeliest class, or every tag from ½ on."""
-    if several:
-        return np.asarray(probabilities >= 0.5)
-    truth = np.zeros(probabilities.shape, bool)
-    truth[np.arange(len(truth)), probabilities.argmax(axis=1)] = True
-    return truth
-
-
-def margins(probabilities: Floats, *, several: bool) -> Floats:
-    """(n,) how far from undecided: by how much the likeliest class leads, or of tags the least
-    certain one, 0 to 1."""
-    if several:
-        return np.asarray(np.abs(2 * probabilities - 1).min(axis=1))
-    top = np.sort(probabilities, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0])
 
 
 # ---------------------------------------------------------------- the fit

@@ -73,9 +73,14 @@ def main(settings: Settings) -> None:
 
 
 def poll(settings: Settings, engine: Engine, states: dict[int, ProjectState]) -> None:
-    """Refit each project that has new scores or new embeddings."""
+    """Refit each project that has new scores or new embeddings; one with classes has no live
+    model."""
     with sessions.reading(engine) as session:
-        embedded = [project for project in projects.list_all(session) if project.encoder_id]
+        embedded = [
+            project
+            for project in projects.list_all(session)
+            if project.encoder_id and project.labelling == "scores"
+        ]
         stamps = {project.id: stamp_of(session, project) for project in embedded}
     for project_id, stamp in stamps.items():
         state = states.setdefault(project_id, ProjectState())

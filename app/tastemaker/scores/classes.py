@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
 from tastemaker import projects
@@ -100,6 +102,16 @@ class ClassList:
                 if 2 * count > len(now) or (2 * count == len(now) and now[-1] >> number & 1)
             )
         )
+
+    def truth(self, values: Sequence[float]) -> NDArray[np.bool_]:
+        """(n, K) which of the classes that are alive, in their order, labels (n,) name."""
+        now = [self.current(int(value)) for value in values]
+        held = [
+            set() if value is None else set(members(value)) if self.several else {value}
+            for value in now
+        ]
+        rows = [[row.number in numbers for row in self.alive] for numbers in held]
+        return np.array(rows, bool).reshape(len(now), len(self.alive))
 
     def words(self, value: float | None) -> str:
         """A label as a person reads it."""
