@@ -193,4 +193,4 @@ def test_tags_are_each_told_by_themselves(home):
 def test_a_head_made_elsewhere_is_refused_where_labels_are_classes(trained):
     path = versions.checkpoint_path(trained.settings, trained.version())
     with pytest.raises(Conflict, match="labels images by classes"):
-        import_checkpoint(trained.settings, trained.engine, trained.project_id, path)
+        import_checkpoint(trained.engine, trained.settings, trained.project_id, path)
