@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from tastemaker.database.tables import Annotator
 from tastemaker.errors import Conflict, Invalid
+from tastemaker.scores.classes import ClassList
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     **{f"score-{value}": (str(value),) for value in range(10)},
@@ -46,6 +47,32 @@ def of(person: Annotator) -> dict[str, tuple[str, ...]]:
     """Action → the keys that do it for this person."""
     chosen = {action: (key,) for action, key in person.keys.items() if action in DEFAULTS}
     return by_default(person) | chosen
+
+
+def for_classes(person: Annotator, kinds: ClassList) -> dict[str, tuple[str, ...]]:
+    """The same for labelling with classes: each class's own key, unless this person has given that
+    key to something else. (Actions are called `score-`, as the number is what an event holds.)"""
+    kept = {
+        action: keys
+        for action, keys in of(person).items()
+        if not action.startswith("score-") and action not in ("pick", "reject")
+    }
+    taken = {key for keys in kept.values() for key in keys}
+    own = {
+        f"score-{row.number}": (row.key,) for row in kinds.alive if row.key and row.key not in taken
+    }
+    return own | kept
+
+
+def does_for_classes(kinds: ClassList) -> dict[str, str]:
+    """Action → what it does, where labels are classes."""
+    named = {f"score-{row.number}": row.name for row in kinds.alive}
+    rest = {
+        action: what
+        for action, what in DOES.items()
+        if not action.startswith("score-") and action not in ("pick", "reject")
+    }
+    return named | rest
 
 
 def by_default(person: Annotator) -> dict[str, tuple[str, ...]]:

@@ -6,6 +6,7 @@ times are written is in `formats`.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,8 @@ from tastemaker.jobs.progress import IN_MB
 from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.cards import picture_address
+from tastemaker.scores import classes
+from tastemaker.scores.classes import ClassList
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
@@ -127,6 +130,22 @@ def scorer(request: Request) -> Scorer:
             several = sum(not one.disabled for one in accounts.list_all(session)) > 1
             known = request.state.scorer = Scorer(person.id, person.name, several)
     return known
+
+
+def kinds_of(request: Request, project: Project) -> ClassList | None:
+    """The classes of the project of a page, looked up once a request; None where it scores."""
+    if project.labelling == "scores":
+        return None
+    known: dict[int, ClassList] = getattr(request.state, "kinds", {})
+    if project.id not in known:
+        with reading(request.app.state.engine) as session:
+            known = request.state.kinds = known | {project.id: classes.of(session, project.id)}
+    return known[project.id]
+
+
+def class_json(kinds: ClassList) -> str:
+    """What the scripts of a page know of its classes: number → name and colour."""
+    return json.dumps({row.number: {"name": row.name, "colour": row.colour} for row in kinds.all})
 
 
 def page_user_field(request: Request) -> Markup:
@@ -226,6 +245,7 @@ def environment() -> Environment:
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "in_mb": IN_MB,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
+        "kinds_of": kinds_of, "class_json": class_json,
         "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.

@@ -16,17 +16,18 @@ from sqlmodel import Session, col, select
 
 from tastemaker import queues, scores
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.database.tables import Collection, Project, ProjectCollection
+from tastemaker.database.tables import Annotator, Collection, Project, ProjectCollection
 from tastemaker.database.tables.projects import DEFAULT_BRACKETS
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.places import ScorePlace, known_queue
-from tastemaker.pages.render import load_anew, render, see_other, shell
+from tastemaker.pages.render import kinds_of, load_anew, render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.pages.scoring_session import session_summary
 from tastemaker.queues import history
 from tastemaker.queues.cards import card_for, card_json
+from tastemaker.scores.classes import ClassList
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -43,6 +44,8 @@ EMPTY = {
     "doubtful": "No score of yours surprises the model.",
     "contradictions": "No two images that look alike have scores far apart.",
     "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
+    "boundary": "The version is sure of every image that has no label yet, or there is none yet.",
+    "confused": "The version and the labels agree, as far as they were not looked at since.",
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",
 }
@@ -84,21 +87,21 @@ def page(
     without a script has just done."""
     if not user.may_score:
         return see_other(f"/projects/{project.id}/library")
+    kinds = kinds_of(request, project)
     place = ScorePlace(queue=known_queue(queue), collection=collection)
     dealt = queues.score_page(
         session, settings, project, person, queue, CARDS_AHEAD, first_id=image,
         collection_id=collection or None,
     )  # fmt: skip
     context = {
-        "keys": keymap.of(person),
-        "key_actions": keymap.DOES,
+        **keys_of(person, kinds),
         "scale": scale(project),
         "passes_from": math.ceil(10 * project.threshold - 1e-9),
         "choices": choices(session, project),
         "place": place,
         "queue": queue,
         "collection": collection,
-        "chosen": queues.QUEUES[queue],
+        "chosen": queues.titles(project).get(queue, queue),
         "empty": EMPTY,
         "card": dealt.cards[0] if dealt.cards else None,
         "cards": json.dumps([card_json(card) for card in dealt.cards]),
@@ -146,7 +149,8 @@ def waiting(
     context = {
         "project": project, "queue": queue, "collection": collection,
         "place": ScorePlace(queue=queue, collection=collection),
-        "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
+        "chosen": queues.titles(project).get(queue, queue), "empty": EMPTY,
+        **keys_of(person, kinds_of(request, project)),
         "undoable": scores.newest_undoable(session, project, person) is not None,
         **session_summary(session, settings, project, person),
     }  # fmt: skip
@@ -156,10 +160,21 @@ def waiting(
 # --- what the page shows -------------------------------------------------------------------------
 
 
+def keys_of(person: Annotator, kinds: ClassList | None) -> dict[str, Any]:
+    """The keys of a page to score on, and what they do: a key for each score, or for each class."""
+    if kinds is None:
+        return {"keys": keymap.of(person), "key_actions": keymap.DOES, "kinds": None, "by_key": {}}
+    keys = keymap.for_classes(person, kinds)
+    does = {a: what for a, what in keymap.does_for_classes(kinds).items() if a in keys}
+    by_key = {row.number: keys.get(f"score-{row.number}", ("",))[0] for row in kinds.alive}
+    return {"keys": keys, "key_actions": does, "kinds": kinds, "by_key": by_key}
+
+
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     """The queues to choose from as (queue, name, collection): the last one once for each of the
     project's collections, where there is more than one."""
-    listed = [(queue, name, 0) for queue, name in queues.QUEUES.items() if queue != "collection"]
+    offered = queues.titles(project).items()
+    listed = [(queue, name, 0) for queue, name in offered if queue != "collection"]
     pools = session.execute(
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)

@@ -1,6 +1,15 @@
 """What to show next, and why: the queues of the Score page and the lists of Review."""
 
 from tastemaker.queues.cards import Card, card_for
-from tastemaker.queues.sources import QUEUES, next_cards, progress, score_page
+from tastemaker.queues.sources import (
+    EVERY_QUEUE,
+    QUEUES,
+    next_cards,
+    progress,
+    score_page,
+    titles,
+)
 
-__all__ = ["QUEUES", "Card", "card_for", "next_cards", "progress", "score_page"]
+__all__ = [
+    "EVERY_QUEUE", "QUEUES", "Card", "card_for", "next_cards", "progress", "score_page", "titles",
+]  # fmt: skip

@@ -46,6 +46,17 @@ def mistaken(predicted: float | None, label: float | None) -> str:
     return f"predicted {_predicted(predicted)}, you said {_points(label)}"
 
 
+def undecided(leading: list[tuple[str, float]]) -> str:
+    """Between which classes a version cannot decide."""
+    shares = [f"{name} {100 * share:.0f} %" for name, share in leading]
+    return f"near a boundary: {', '.join(shares)}"
+
+
+def told_apart(predicted: str, label: str) -> str:
+    """What a version says of a label it never saw."""
+    return f"predicted {predicted}, you said {label}"
+
+
 def flagged(by: str, note: str) -> str:
     return f"flagged by {by}: {note}" if note else f"flagged by {by}"
 
@@ -54,7 +65,7 @@ def skipped(at: datetime) -> str:
     return f"you skipped it on {day(at)}"
 
 
-def asked_again(earlier: int | None, at: datetime) -> str:
+def asked_again(earlier: int | str | None, at: datetime) -> str:
     """After the answer, when the first score may be seen."""
     return f"asked again: you said {earlier} on {day(at)}"
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tastemaker import projects
-from tastemaker.database.tables import Project, ProjectClass
+from tastemaker.database.tables import Label, Project, ProjectClass
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.files.texts import composed
 
@@ -170,6 +170,28 @@ def of(session: Session, project_id: int) -> ClassList:
         .order_by(col(ProjectClass.number))
     )
     return ClassList(labelling, tuple(rows))
+
+
+def count_labels(session: Session, project: Project, known: ClassList) -> dict[int, int]:
+    """Class number → how many images are labelled so."""
+    rows = session.execute(
+        select(Label.value, func.count())
+        .where(Label.project_id == project.id, ~projects.is_removed(project.id, Label.image_id))
+        .group_by(col(Label.value))
+    )
+    counts = dict.fromkeys((row.number for row in known.all), 0)
+    for value, count in rows:
+        numbers = members(int(value)) if known.several else [int(value)]
+        for number in numbers:
+            counts[number] = counts.get(number, 0) + count
+    return counts
+
+
+def in_words(session: Session, project: Project, value: float | None) -> str:
+    """What an event or a label of a project holds, as a person reads it."""
+    if project.labelling == "scores":
+        return "nothing" if value is None else f"{value:g}"
+    return of(session, project.id).words(value)
 
 
 def members(value: int) -> list[int]:
