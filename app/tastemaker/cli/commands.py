@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tastemaker import __version__
 from tastemaker.cli import (
     backups,
+    classes,
     encoders,
     filtering,
     images,
@@ -51,7 +52,7 @@ for top in (
 ):
     app.add_typer(top)
 for name, below in {
-    "project": projects.app, "scores": scores.app, "versions": versions.app,
+    "project": projects.app, "classes": classes.app, "scores": scores.app, "versions": versions.app,
     "slices": slices.app, "test-run": test_runs.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)

@@ -156,12 +156,16 @@ def stats(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the histogram of scores."""
+    """Print the histogram of scores, or of classes."""
     from tastemaker import projects, scores
+    from tastemaker.scores import classes
 
     (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
         chosen = projects.by_name(session, name)
+        if chosen.labelling != "scores":
+            told = classes.ratios(session, chosen)
+            return print_json(told.as_json()) if as_json else print(told.text())
         counts = scores.histogram(session, chosen)
         images = projects.pool_size(session, chosen)
         raw = projects.pool_size(session, chosen, unlabelled=True)

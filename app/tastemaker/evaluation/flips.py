@@ -33,6 +33,7 @@ def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
     """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
     parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
     two."""
+    projects.check_scores(project)
     there = versions.list_ready(session, project)
     if len(there) < 2:
         raise Invalid(

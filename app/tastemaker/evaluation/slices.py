@@ -107,6 +107,7 @@ def add(
 ) -> Slice:
     """A new slice. `definition` is a `Definition` that is not checked yet; without a name the slice
     is called after what defines it."""
+    projects.check_scores(project)
     checked = _checked(session, project, kind, definition)
     name = " ".join(name.split()) or str(checked.get("tag") or checked.get("prompt") or "")
     if not 1 <= len(name) <= 120 or not name.isprintable():

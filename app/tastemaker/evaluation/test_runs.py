@@ -60,6 +60,7 @@ def request_run(
     session: Session, settings: Settings, project: Project, version: Version, source: Source
 ) -> TestRun:
     """Queue a test run. The same run that still waits or works is returned instead of a second."""
+    projects.check_scores(project)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
     if version.encoder_id != project.encoder_id:

@@ -10,7 +10,7 @@ from sqlmodel import Session
 from tastemaker import projects
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Project, ProjectClass
+from tastemaker.database.tables import Project
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.render import render, see_other, shell
@@ -137,11 +137,6 @@ class Merged(Body):
     into: int
 
 
-def as_json(row: ProjectClass, labels: int | None = None) -> dict[str, Any]:
-    told = row.model_dump(include={"number", "name", "colour", "key", "weight"})
-    return told if labels is None else told | {"labels": labels}
-
-
 @api.get("/projects/{project_id}/classes")
 def list_classes(
     _: ViewerUser, session: ReadSession, project: CurrentProject
@@ -149,7 +144,7 @@ def list_classes(
     """The classes or tags of a project, and how many images are labelled so."""
     known = classes.of(session, project.id)
     counts = classes.count_labels(session, project, known)
-    return [as_json(row, counts[row.number]) for row in known.alive]
+    return [classes.as_json(row, counts[row.number]) for row in known.alive]
 
 
 @api.post("/projects/{project_id}/classes", status_code=201)
@@ -158,7 +153,7 @@ def add_class(_: AdminUser, engine: EngineDep, project_id: Id, body: NewClass) -
     with writing(engine) as session:
         project = projects.get(session, project_id)
         key = class_changes.validated_key(body.key)
-        return as_json(class_changes.add(session, project, body.name, key))
+        return classes.as_json(class_changes.add(session, project, body.name, key))
 
 
 @api.put("/projects/{project_id}/classes/{number}")
@@ -170,7 +165,7 @@ def change_class(
     changes = body.model_dump(exclude_none=True)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return as_json(class_changes.change(session, project, number, **changes))
+        return classes.as_json(class_changes.change(session, project, number, **changes))
 
 
 @api.post("/projects/{project_id}/classes/{number}/merge")

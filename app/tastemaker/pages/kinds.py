@@ -4,10 +4,11 @@ with classes alone."""
 
 from fastapi import Request
 
+from tastemaker import projects
 from tastemaker.auth.identity import is_id
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Project
-from tastemaker.errors import Conflict
+from tastemaker.scores import class_changes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
@@ -18,24 +19,14 @@ CLASSES_ONLY = ("classes", "confusion")
 
 def only_scores(request: Request) -> None:
     """A dependency of routes for projects that score. Raises `Conflict` for one with classes."""
-    project = _project_of(request)
-    if project is not None and project.labelling != "scores":
-        what = "tags" if project.labelling == "tags" else "classes"
-        raise Conflict(
-            f"“{project.name}” labels images with {what}, and this is for projects that score. "
-            "Nothing was changed.",
-            "Its pages are Label, Library, Confusion and Versions.",
-        )
+    if (project := _project_of(request)) is not None:
+        projects.check_scores(project)
 
 
 def only_classes(request: Request) -> None:
     """A dependency of routes for projects with classes. Raises `Conflict` for one that scores."""
-    project = _project_of(request)
-    if project is not None and project.labelling == "scores":
-        raise Conflict(
-            f"“{project.name}” scores images and has no classes. Nothing was changed.",
-            "Make a project with classes on the first page.",
-        )
+    if (project := _project_of(request)) is not None:
+        class_changes.check_classes(project)
 
 
 def _project_of(request: Request) -> Project | None:

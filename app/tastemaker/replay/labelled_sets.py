@@ -176,6 +176,7 @@ def read_collection(
     Raises `NotFound` or `Invalid`."""
     collection = images.find_collection(session, name)
     project = project or _only_user(session, collection)
+    projects.check_scores(project)
     if project.encoder_id is None:
         raise Invalid(
             f"No image of “{project.name}” is embedded yet.",

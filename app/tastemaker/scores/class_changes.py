@@ -87,10 +87,18 @@ def delete(session: Session, project: Project, number: int) -> int:
 
 def hold(session: Session, project: Project) -> None:
     """Nobody labels meanwhile (`labels.hold`), and the project is one with classes."""
-    if project.labelling == "scores":
-        raise Conflict(f"“{project.name}” scores images; it has no classes.")
+    check_classes(project)
     if session.get_bind().dialect.name != "sqlite":
         session.exec(select(Project.id).where(Project.id == project.id).with_for_update()).all()
+
+
+def check_classes(project: Project) -> None:
+    """Raises `Conflict` for a project that scores."""
+    if project.labelling == "scores":
+        raise Conflict(
+            f"“{project.name}” scores images; it has no classes. Nothing was changed.",
+            "Make a project with classes on the first page, or with project create --classes.",
+        )
 
 
 def validated_key(key: str) -> str:

@@ -69,7 +69,7 @@ class ClassList:
                 raise self._no_class(text)
             return number
         names = text.split(",") if self.several else [text]
-        found = [self._named(name) for name in names if name.strip()]
+        found = [self.find(name) for name in names if name.strip()]
         return sum(1 << row.number for row in found) if self.several else found[0].number
 
     def current(self, value: int) -> int | None:
@@ -147,10 +147,11 @@ class ClassList:
             found[row.number] = None if end.gone else end.number
         return found
 
-    def _named(self, name: str) -> ProjectClass:
+    def find(self, name: str) -> ProjectClass:
+        """The class of that name, or number. Raises `Invalid`."""
         wanted = tidied(name).casefold()
         for row in self.alive:
-            if row.name.casefold() == wanted:
+            if wanted in (row.name.casefold(), str(row.number)):
                 return row
         raise self._no_class(name.strip())
 
@@ -187,11 +188,59 @@ def count_labels(session: Session, project: Project, known: ClassList) -> dict[i
     return counts
 
 
+@dataclass(frozen=True)
+class ClassRatios:
+    """How many of the pool's `images` have which class (of tags, several), and how many no label
+    yet (`raw`)."""
+
+    images: int
+    labelled: int
+    raw: int
+    counts: tuple[tuple[str, int], ...]
+
+    def text(self) -> str:
+        """The histogram as the original's author prints it of classes: one bar for every whole
+        2.5 % of all images, and the share of the labelled ones beside it."""
+        total = self.labelled + self.raw
+        width = max((len(name) for name, _ in self.counts), default=3)
+        lines = [f"{self.images} images in dataset."]
+        for name, count in [*self.counts, ("raw", self.raw)]:
+            bars = "|" * int(40 * count / total) if total else ""
+            share = f"{100 * count / self.labelled:.0f} %" if self.labelled else ""
+            line = f"{name:<{width}} - {count:4d} {'' if name == 'raw' else share:>5} {bars}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "images": self.images, "labels": self.labelled, "raw": self.raw,
+            "classes": dict(self.counts),
+        }  # fmt: skip
+
+
+def ratios(session: Session, project: Project) -> ClassRatios:
+    """How many images are labelled as what."""
+    known = of(session, project.id)
+    counts = count_labels(session, project, known)
+    return ClassRatios(
+        images=projects.pool_size(session, project),
+        labelled=projects.count_labels(session, project.id),
+        raw=projects.pool_size(session, project, unlabelled=True),
+        counts=tuple((row.name, counts[row.number]) for row in known.alive),
+    )
+
+
 def in_words(session: Session, project: Project, value: float | None) -> str:
     """What an event or a label of a project holds, as a person reads it."""
     if project.labelling == "scores":
         return "nothing" if value is None else f"{value:g}"
     return of(session, project.id).words(value)
+
+
+def as_json(row: ProjectClass, labels: int | None = None) -> dict[str, Any]:
+    """A class for programs; with how many images are labelled so, where that is known."""
+    told = row.model_dump(include={"number", "name", "colour", "key", "weight"})
+    return told if labels is None else told | {"labels": labels}
 
 
 def members(value: int) -> list[int]:

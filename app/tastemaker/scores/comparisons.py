@@ -52,6 +52,7 @@ def record(
     key: str | None = None,
 ) -> Comparison:
     """Append a verdict on a pair. The same `key` again returns the row that it wrote first."""
+    projects.check_scores(project)
     if verdict not in VERDICTS:
         raise Invalid(f"“{verdict[:40]}” is no verdict.", f"Use {', '.join(VERDICTS)}.")
     if first_id == second_id:

@@ -127,6 +127,19 @@ def in_percent(estimate: Estimate) -> str:
     return text
 
 
+def in_a_line(told: dict[str, Any]) -> str:
+    """What `as_json` told, in a line: how good it is and on what that rests."""
+    if told["accuracy"] is None:
+        return "not measured yet"
+    line = f"accuracy {told['accuracy']:.0%}"
+    if told["accuracy_low"] is not None:
+        line += f" ({told['accuracy_low']:.0%}–{told['accuracy_high']:.0%})"
+    line += f" on {told['accuracy_n']} {RESTS_ON[told['measured_on']]}"
+    if told["always_commonest"] is not None:
+        line += f"; always the commonest: {told['always_commonest']:.0%}"
+    return line
+
+
 def as_json(version: Version) -> dict[str, Any] | None:
     """What `versions show --json` and the API tell; None of a version that scores."""
     record = version.classes
