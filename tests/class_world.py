@@ -1,24 +1,28 @@
 """A small class project of vectors alone, with labels and, where asked for, a version."""
 
 import shutil
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Engine
+from PIL import Image as Picture
+from PIL import ImageDraw
 from sqlmodel import select
 from trained_world import DIM, Trained
 from web_world import World, client_of, settings_in
 
 from tastemaker import projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Annotator
+from tastemaker.database.tables import Image
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.pages.app import create_app
+from tastemaker.pictures.pictures import THUMB, VIEW, make_thumbnails, thumb_path
 from tastemaker.scores import classes
 from tests.conftest import made_once, migrated
 
 NAMES = ("photo", "drawing", "logo")
-CENTRES = 1.2 * np.random.default_rng(3).normal(size=(3, DIM)).astype(np.float32)
+CENTRES = 0.55 * np.random.default_rng(3).normal(size=(3, DIM)).astype(np.float32)
 IMAGES = 90
 
 
@@ -85,6 +89,36 @@ def _fill(home: Path, labels: int, train: bool, several: bool) -> None:
     made.engine.dispose()
 
 
-def people(engine: Engine) -> list[str]:
-    with sessions.reading(engine) as session:
-        return list(session.exec(select(Annotator.name)))
+def draw_all(made: Classes) -> None:
+    """A picture for every image: a photograph of sorts, a line drawing, or a logo."""
+    with sessions.reading(made.engine) as session:
+        sha256_of = dict(session.exec(select(Image.id, Image.sha256)).all())
+    for image_id, kind in made.kinds.items():
+        for size, content in drawn_as(kind, image_id % 4):
+            path = thumb_path(made.settings.thumbs, sha256_of[image_id], size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+@lru_cache(maxsize=16)
+def drawn_as(kind: int, variant: int) -> tuple[tuple[int, bytes], ...]:
+    """(size, WebP) of a picture of this kind."""
+    picture = Picture.new("RGB", (720, 480), "white")
+    pen = ImageDraw.Draw(picture)
+    if kind == 0:
+        shades = np.linspace(40, 220, 480 * 720).reshape(480, 720)
+        noise = np.random.default_rng(variant).normal(0, 24, (480, 720))
+        pixels = np.stack([shades, shades[::-1], shades * 0.6], axis=-1) + noise[..., None]
+        picture = Picture.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    elif kind == 1:
+        for n in range(12):
+            x = 50 * n + 20 * variant
+            pen.line((x, 40, 700 - x, 430), fill="black", width=3)
+        pen.ellipse((200, 120, 480, 380), outline="black", width=5)
+    else:
+        colour = ("navy", "crimson", "seagreen", "darkorange")[variant]
+        pen.rectangle((180, 100, 540, 380), fill=colour)
+        pen.ellipse((270, 150, 450, 330), fill="white")
+    with tempfile.TemporaryDirectory() as folder:
+        make_thumbnails(picture, Path(folder), "0" * 64)
+        return tuple((s, thumb_path(Path(folder), "0" * 64, s).read_bytes()) for s in (THUMB, VIEW))

@@ -82,11 +82,12 @@ def _against(session: Session, current: Version, trained: TrainedClasses) -> Ver
     mine = class_rows.encoded(honest[rows], trained.record)
     ids = data.rows.image_ids[rows].tolist()
     theirs = [known.current(before[image_id]) for image_id in ids]
-    wrong = [
-        np.array([said != label for said, label in zip(some, truth, strict=True)]) | ~labelled
+    new, old = (
+        (np.array([said != label for said, label in zip(some, truth, strict=True)]) | ~labelled)
         for some in (mine, theirs)
-    ]
-    result = metrics.compare(*(w.astype(np.float64) for w in wrong), trained.split.groups[rows])
+    )
+    groups = trained.split.groups[rows]
+    result = metrics.compare(new.astype(np.float64), old.astype(np.float64), groups)
     apart = result.difference
     shares = {
         name: None if (value := getattr(apart, name)) is None else value / 10

@@ -136,7 +136,15 @@ def measure(
 ) -> ClassMetrics:
     """Everything on n labels: truth (n, K), probabilities (n, K), predicted (n, K), groups (n,).
     With `several`, an image may have several of the classes, or none."""
-    from tastemaker.learning.metrics import estimate  # the tables need the records alone
+    from tastemaker.learning import metrics  # the tables need the records alone
+
+    def estimate(statistic: Any, among: NDArray[np.bool_], resamples: int | None) -> Estimate:
+        """Over the groups; where no resample differs, as of a share of all of them that have it."""
+        found = metrics.estimate(statistic, groups, int(among.sum()), resamples=resamples)
+        if found.value not in (0.0, 1.0) or found.low is None:
+            return found
+        low, high = metrics.exact(found.value, len(np.unique(groups[among])))
+        return found.model_copy(update={"low": low, "high": high})
 
     n, count = truth.shape
     if not n:
@@ -164,7 +172,7 @@ def measure(
 
     figures = []
     for k, number in enumerate(numbers):
-        labelled, said = int(t[:, k].sum()), int(p[:, k].sum())
+        labelled, told = truth[:, k], predicted[:, k]
         order = np.argsort(-probabilities[:, k], kind="stable")
 
         def precisely(w: Floats, k: int = k, order: NDArray[np.intp] = order) -> float:
@@ -176,18 +184,19 @@ def measure(
         figures.append(
             ClassFigures(
                 number=number,
-                precision=estimate(rate(k, p), groups, said, resamples=resamples),
-                recall=estimate(rate(k, t), groups, labelled, resamples=resamples),
-                f1=estimate(harmonic, groups, labelled, resamples=resamples),
-                average_precision=estimate(precisely, groups, labelled, resamples=200),
+                precision=estimate(rate(k, p), told, resamples),
+                recall=estimate(rate(k, t), labelled, resamples),
+                f1=estimate(harmonic, labelled, resamples),
+                average_precision=estimate(precisely, labelled, 200),
             )
         )
     commonest = _commonest(truth, several)
+    everything = np.ones(n, bool)
     return ClassMetrics(
         n=n,
         groups=len(np.unique(groups)),
-        accuracy=estimate(lambda w: float(w @ right / w.sum()), groups, n),
-        macro_f1=estimate(macro, groups, n, resamples=resamples),
+        accuracy=estimate(lambda w: float(w @ right / w.sum()), everything, None),
+        macro_f1=estimate(macro, everything, resamples),
         always_commonest=float((truth == commonest).all(axis=1).mean()),
         classes=tuple(figures),
         confusion=() if several else _confusion(truth, predicted),
@@ -214,7 +223,7 @@ def _confusion(truth: Truths, predicted: Truths) -> tuple[tuple[int, ...], ...]:
 def _commonest(truth: Truths, several: bool) -> Truths:
     """(K,) what most labels are; of tags, each as most have it."""
     if several:
-        return truth.mean(axis=0) > 0.5
+        return np.asarray(truth.mean(axis=0) > 0.5)
     row = np.zeros(truth.shape[1], bool)
     row[int(truth.sum(axis=0).argmax())] = True
     return row

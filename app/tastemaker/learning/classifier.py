@@ -159,7 +159,7 @@ def train(
     data = data.only(known)
 
     x, truth, fold = rows.x[split.train], data.truth[split.train], split.fold[split.train]
-    labelled = truth.any(axis=1) | data.several
+    labelled = np.asarray(truth.any(axis=1) | data.several)
     final, members, oof, penalty = _fit(
         x[labelled], truth[labelled], fold[labelled], np.array(data.weights), data.several,
         progress,

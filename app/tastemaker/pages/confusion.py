@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
+from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, ReadSession, SettingsDep
 from tastemaker.pages.places import ConfusionPlace
 from tastemaker.pages.render import kinds_of, render, shell
-from tastemaker.pages.score import keys_of
 from tastemaker.pages.scores import NEVER_STALE, saved_toast
 from tastemaker.queues import confusion as confusions
 from tastemaker.queues.cards import card_json
@@ -49,7 +49,7 @@ def page(
         else None,
         "place": place,
         "toast": saved_toast(session, project, person, place, saved, undone),
-        **keys_of(person, kinds_of(request, project)),
+        **keymap.context(person, kinds_of(request, project)),
     }
     frame = shell(session, project, "confusion")
     return render(request, "confusion.html", None, frame | context, headers=NEVER_STALE)

@@ -5,6 +5,7 @@ that the action has by itself. Keys are named as browsers name them: `7`, `f`, `
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlmodel import Session
 
@@ -73,6 +74,17 @@ def does_for_classes(kinds: ClassList) -> dict[str, str]:
         if not action.startswith("score-") and action not in ("pick", "reject")
     }
     return named | rest
+
+
+def context(person: Annotator, kinds: ClassList | None) -> dict[str, Any]:
+    """What a page to score on shows of its keys, and what they do: a key for each score, or for
+    each class."""
+    if kinds is None:
+        return {"keys": of(person), "key_actions": DOES, "kinds": None, "by_key": {}}
+    keys = for_classes(person, kinds)
+    does = {action: what for action, what in does_for_classes(kinds).items() if action in keys}
+    by_key = {row.number: keys.get(f"score-{row.number}", ("",))[0] for row in kinds.alive}
+    return {"keys": keys, "key_actions": does, "kinds": kinds, "by_key": by_key}
 
 
 def by_default(person: Annotator) -> dict[str, tuple[str, ...]]:

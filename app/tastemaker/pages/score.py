@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import queues, scores
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.database.tables import Annotator, Collection, Project, ProjectCollection
+from tastemaker.database.tables import Collection, Project, ProjectCollection
 from tastemaker.database.tables.projects import DEFAULT_BRACKETS
 from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
@@ -27,7 +27,6 @@ from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.pages.scoring_session import session_summary
 from tastemaker.queues import history
 from tastemaker.queues.cards import card_for, card_json
-from tastemaker.scores.classes import ClassList
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -94,7 +93,7 @@ def page(
         collection_id=collection or None,
     )  # fmt: skip
     context = {
-        **keys_of(person, kinds),
+        **keymap.context(person, kinds),
         "scale": scale(project),
         "passes_from": math.ceil(10 * project.threshold - 1e-9),
         "choices": choices(session, project),
@@ -150,7 +149,7 @@ def waiting(
         "project": project, "queue": queue, "collection": collection,
         "place": ScorePlace(queue=queue, collection=collection),
         "chosen": queues.titles(project).get(queue, queue), "empty": EMPTY,
-        **keys_of(person, kinds_of(request, project)),
+        **keymap.context(person, kinds_of(request, project)),
         "undoable": scores.newest_undoable(session, project, person) is not None,
         **session_summary(session, settings, project, person),
     }  # fmt: skip
@@ -158,16 +157,6 @@ def waiting(
 
 
 # --- what the page shows -------------------------------------------------------------------------
-
-
-def keys_of(person: Annotator, kinds: ClassList | None) -> dict[str, Any]:
-    """The keys of a page to score on, and what they do: a key for each score, or for each class."""
-    if kinds is None:
-        return {"keys": keymap.of(person), "key_actions": keymap.DOES, "kinds": None, "by_key": {}}
-    keys = keymap.for_classes(person, kinds)
-    does = {a: what for a, what in keymap.does_for_classes(kinds).items() if a in keys}
-    by_key = {row.number: keys.get(f"score-{row.number}", ("",))[0] for row in kinds.alive}
-    return {"keys": keys, "key_actions": does, "kinds": kinds, "by_key": by_key}
 
 
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:

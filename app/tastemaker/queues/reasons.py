@@ -5,6 +5,7 @@ from typing import assert_never
 
 from tastemaker.live.live_model import Pick
 
+SURE = 0.75  # nobody would call that near a boundary
 CONTROL = "random sample (for evaluation)"
 RE_ASKED = "asked again, to learn how steady scores are"
 
@@ -48,8 +49,9 @@ def mistaken(predicted: float | None, label: float | None) -> str:
 
 def undecided(leading: list[tuple[str, float]]) -> str:
     """Between which classes a version cannot decide."""
-    shares = [f"{name} {100 * share:.0f} %" for name, share in leading]
-    return f"near a boundary: {', '.join(shares)}"
+    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
+    near = max(share for _, share in leading) < SURE
+    return f"near a boundary: {told}" if near else f"the least certain of those left: {told}"
 
 
 def told_apart(predicted: str, label: str) -> str:

@@ -64,8 +64,8 @@ class ClassList:
             raise self._no_class(text)
         if text.isascii() and text.isdecimal():
             number = int(text)
-            known = self._bits if self.several else self._numbers
-            if number & ~known if self.several else number not in known:
+            beyond = number & ~self._bits if self.several else number not in self._numbers
+            if beyond:
                 raise self._no_class(text)
             return number
         names = text.split(",") if self.several else [text]

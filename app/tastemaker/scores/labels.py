@@ -17,6 +17,7 @@ from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import projects
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker.errors import Invalid
 from tastemaker.projects import LabelRules, on_holdout_side
 from tastemaker.scores import classes
 from tastemaker.scores.events import Event, highest_event, standing
@@ -125,12 +126,25 @@ def rebuild_labels(session: Session, project: Project) -> int:
     return len(labels)
 
 
+def aggregates_of(project: Project) -> dict[str, str]:
+    """The ways to make one label of several people's, in words."""
+    return projects.AGGREGATES if project.labelling == "scores" else classes.AGGREGATES
+
+
 def change_project(session: Session, project: Project, **changes: Any) -> Project:
     """Change a project's settings; another way to make one label of several people's scores
     rebuilds its labels."""
     if session.get_bind().dialect.name != "sqlite":  # nobody is amid a score (`hold`)
         session.exec(select(Project.id).where(Project.id == project.id).with_for_update()).all()
     rule = project.aggregate
+    if (
+        changes.get("aggregate", rule) not in aggregates_of(project)
+        and project.labelling != "scores"
+    ):
+        raise Invalid(
+            f"“{str(changes['aggregate'])[:20]}” is no way to make one class of several.",
+            f"Use one of {', '.join(classes.AGGREGATES)}.",
+        )
     projects.change(session, project, **changes)
     if project.aggregate != rule:
         session.flush()

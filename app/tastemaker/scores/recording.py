@@ -77,7 +77,9 @@ def parse_score(value: Any) -> int:
     return int(number)
 
 
-def parse_value(session: Session, terms: LabelRules, kind: str, value: int | str) -> int:
+def parse_value(
+    session: Session, terms: LabelRules | Project, value: int | str, kind: str = "set"
+) -> int:
     """What a person gave, as an event holds it: a score, or a class or tags (`classes`)."""
     if terms.labelling == "scores":
         score = parse_score(value)
@@ -150,7 +152,7 @@ def record_for(
             code="another-image",
         )
     if value is not None:
-        value = parse_value(session, scene.terms, kind, value)
+        value = parse_value(session, scene.terms, value, kind)
     annotator_id = scene.annotator_id
     if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)

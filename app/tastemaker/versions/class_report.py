@@ -73,8 +73,10 @@ def headline(version: Version) -> str:
     what = "all tags of an image" if record.labelling == "tags" else "the class"
     share = in_percent(measured.accuracy)
     always = measured.always_commonest
-    beside = f"; always giving the commonest would be right for {100 * always:.0f} %"
-    return f"It gets {what} right for {share}{beside if always is not None else ''}."
+    beside = ""
+    if always is not None:
+        beside = f"; always giving the commonest would be right for {100 * always:.0f} %"
+    return f"It gets {what} right for {share}{beside}."
 
 
 def finding(record: ClassRecord) -> str:

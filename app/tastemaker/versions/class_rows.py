@@ -30,7 +30,7 @@ def write(
     them, each (N,): the probability of what is said, the same out-of-fold, and how unsure that
     is."""
     several = record.labelling == "tags"
-    unseen = np.isnan(out_of_fold).any(axis=1)
+    unseen = np.asarray(np.isnan(out_of_fold).any(axis=1))
     honest = np.where(unseen[:, None], probabilities, out_of_fold)
     values = encoded(honest, record)
     lead = margins(honest, several=several)
@@ -81,6 +81,11 @@ def of_images(session: Session, version: Version, ids: Sequence[int]) -> dict[in
         )
         found |= dict(session.execute(rows).tuples().all())
     return found
+
+
+def of_image(session: Session, image_id: int) -> list[ClassPrediction]:
+    """What every version says of an image."""
+    return list(session.exec(select(ClassPrediction).where(ClassPrediction.image_id == image_id)))
 
 
 def shares(row: ClassPrediction, record: ClassRecord) -> dict[int, float]:
