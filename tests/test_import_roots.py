@@ -118,7 +118,7 @@ def test_what_is_swapped_for_a_link_after_the_scan_is_not_read(
 ) -> None:
     inside, outside = places
     limits, cats = Limits.of(settings), inside / "cats"
-    beside = sources.sidecars_on_disk(cats / "a.jpg")
+    beside = sources.SidecarsOnDisk().of(cats / "a.jpg")
     assert sources.read_sidecars(beside, limits.roots).tags == ("tag of cats",)
     shutil.rmtree(cats)
     cats.symlink_to(outside)  # and every path that was noted leads elsewhere now

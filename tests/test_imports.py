@@ -643,8 +643,11 @@ def test_sidecars_are_found_by_name_beside_files_and_among_uploads(desk: Desk) -
     desk.put("THREE.PNG", png(4))
     desk.put("THREE.JSON", '{"tags": ["tree"]}')
     desk.put("THREE.PNG.txt", "wood")
-    desk.put("THREE.PNG.TXT", "left out, as the usual ending is there")
+    desk.put("THREE.PNG.TXT", "left out, as its own name is there")
+    desk.put("four.PNG", png(5))
+    desk.put("Four.Txt", "sea")
     desk.bring_in()
+    assert desk.tags(png(5)) == {"sea"}
     assert desk.tags(png(1)) == {"sky", "cloud"} and desk.tags(png(2)) == set()
     assert desk.tags(png(4)) == {"tree", "wood"}
     desk.upload(
@@ -954,8 +957,8 @@ def test_a_link_out_of_the_folder_is_no_sidecar_even_if_it_is_put_there_after_th
     beside = desk.put("b.png", png(2)).with_suffix(".txt")
     beside.write_text("tree, sky")
     picture.with_name("a.png.txt").symlink_to(beside)  # within the folder it may lead anywhere
-    assert sources.read_sidecars(sources.sidecars_on_disk(picture)).tags == ("tree", " sky")
-    found = sources.sidecars_on_disk(beside.with_suffix(".png"))
+    assert sources.read_sidecars(sources.SidecarsOnDisk().of(picture)).tags == ("tree", " sky")
+    found = sources.SidecarsOnDisk().of(beside.with_suffix(".png"))
     beside.unlink()
     beside.symlink_to(secret)
     assert sources.read_sidecars(found).tags == ()

@@ -5,6 +5,7 @@ file is given with what lies beside it (`.txt` and `.json` sidecars, in which pe
 and what the folders above it say: tags, and in the original's layout its score.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -105,7 +106,7 @@ def find_items(
     uploads = [(incoming / request.staging / stored, name) for stored, name in request.files]
     beside_uploads, orphans = pair_sidecars(uploads)
     yield from orphans
-    archives = itertools.count()
+    archives, on_disk = itertools.count(), SidecarsOnDisk()
     for found in _named_files(request, incoming, exclude, suffixes, seen, roots):
         if isinstance(found, Skipped):
             yield found
@@ -135,7 +136,7 @@ def find_items(
                     beside = sidecars.get(stored, ())
                     yield ImportItem(stored, member, True, score(member), beside)
         elif suffix in suffixes:
-            beside = beside_uploads.get(path, ()) if staged else sidecars_on_disk(path)
+            beside = beside_uploads.get(path, ()) if staged else on_disk.of(path)
             yield ImportItem(path, name, staged, score(name), beside)
 
 
@@ -277,20 +278,38 @@ def _whose_is_it(texts: int, pictures: int) -> str:
     )
 
 
-def sidecars_on_disk(path: Path) -> tuple[SidecarFile, ...]:
-    """What lies beside a picture, or beside the file that it is a link to: under the usual ending,
-    or where there is none, under that in capitals. A link to anywhere else is none: what the
-    importing person may read is not always theirs to show."""
-    folders = {path.parent.resolve(), path.resolve().parent}
-    beside = []
-    for name in _sidecar_names(str(path)):
-        bare, dot, suffix = name.rpartition(".")
-        for called in (name, f"{bare}{dot}{suffix.upper()}"):
-            real = Path(called).resolve()
-            if real.parent in folders and real.is_file():
-                beside.append(SidecarFile(called, real))
-                break
-    return tuple(beside)
+class SidecarsOnDisk:
+    """What lies beside pictures, each folder looked into once: pictures come folder by folder."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._texts: dict[str, list[str]] = {}  # name without regard to capitals → names
+
+    def of(self, path: Path) -> tuple[SidecarFile, ...]:
+        """What lies beside a picture, or beside the file that it is a link to: under its own name,
+        or where there is none, under one that differs in capitals. A link to anywhere else is
+        none: what the importing person may read is not always theirs to show."""
+        if path.parent != self._folder:
+            self._folder, self._texts = path.parent, _texts_in(path.parent)
+        beside = []
+        for name in _sidecar_names(path.name):
+            alike = self._texts.get(name.casefold(), [])
+            for called in [name] if name in alike else alike:
+                real = (path.parent / called).resolve()
+                folders = (path.parent.resolve(), path.resolve().parent)
+                if real.parent in folders and real.is_file():
+                    beside.append(SidecarFile(str(path.parent / called), real))
+                    break
+        return tuple(beside)
+
+
+def _texts_in(folder: Path) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for name in sorted(entry.name for entry in entries):
+            if name.lower().endswith(tuple(SIDECAR_SUFFIXES)):
+                texts.setdefault(name.casefold(), []).append(name)
+    return texts
 
 
 def _sidecar_names(name: str) -> list[str]:
