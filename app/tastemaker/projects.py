@@ -83,16 +83,6 @@ def create(
     return project
 
 
-def check_scores(project: Project) -> None:
-    """Raises `Conflict` for a project with classes, where something rests on scores."""
-    if project.labelling != "scores":
-        raise Conflict(
-            f"“{project.name}” labels images with {project.labelling}, and this is for projects "
-            "that score. Nothing was changed.",
-            "Its pages are Label, Library, Confusion and Versions.",
-        )
-
-
 def validate_encoder(name: str) -> str:
     """An encoder's name in full. Raises `Invalid` for one that there is not, `EncoderUnavailable`
     where it names a weights file that is not there."""

@@ -46,7 +46,8 @@ def scores_import(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read scores from CSV, JSON lines or Parquet: a column `score`, and `sha256` or `path`."""
+    """Read scores (or classes) from CSV, JSON lines or Parquet: a column `score` (or `class`), and
+    `sha256` or `path`."""
     name, file = in_order(typed, project, "FILE")
     from tastemaker.scores.scales import parse_scale
     from tastemaker.scores.score_files import import_scores
@@ -101,7 +102,7 @@ def scores_export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
+    """Write a row per image and annotator: sha256, path, score or class, annotator, scored_at."""
     (name,) = in_order(typed, project)
     from tastemaker.files import require_writable
     from tastemaker.scores import answer_files, score_files
@@ -114,7 +115,7 @@ def scores_export(
         rows = (answer_files.export_answers if answers else score_files.export_scores)(engine, name)
     if as_json:
         return print_json(rows)
-    score_files.write_scores(rows, to, (answer_files if answers else score_files).COLUMNS)
+    score_files.write_scores(rows, to, answer_files.COLUMNS if answers else None)
     if to is not None:
         what = counted(len(rows), "answer" if answers else "score")
         out.print(f"{what} written to {plain(str(to))}.")

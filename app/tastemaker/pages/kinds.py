@@ -4,11 +4,10 @@ with classes alone."""
 
 from fastapi import Request
 
-from tastemaker import projects
 from tastemaker.auth.identity import is_id
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Project
-from tastemaker.scores import class_changes
+from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
@@ -20,7 +19,7 @@ CLASSES_ONLY = ("classes", "confusion")
 def only_scores(request: Request) -> None:
     """A dependency of routes for projects that score. Raises `Conflict` for one with classes."""
     if (project := _project_of(request)) is not None:
-        projects.check_scores(project)
+        classes.check_scores(project)
 
 
 def only_classes(request: Request) -> None:

@@ -6,10 +6,12 @@ never given again, so what was said stays true; a class that was merged or delet
 here, and events are not touched (`docs/decisions/0042`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,9 @@ MOST_TAG_NUMBERS = 50  # a set of them stays a whole number that every program c
 COLOURS = 12  # in the palette of the pages
 KEYS = "1234567890qwertyuioasdghjklcvbnm"  # without those that skip, flag, zoom, pick and reject
 CLASSES, TAGS = "classes", "tags"
+
+NO_TAG = "-"  # in a file of labels: an image that was looked at and has none of the tags
+CLASS_FOLDER = re.compile(r"^(\d{1,3})(?:[_\-. ](.*))?$")
 
 # How several people's classes make one label; `aggregate` holds the same words as of scores.
 AGGREGATES = {
@@ -68,7 +73,9 @@ class ClassList:
             if beyond:
                 raise self._no_class(text)
             return number
-        names = text.split(",") if self.several else [text]
+        names = text.split(",") if self.several and text != NO_TAG else [text]
+        if self.several and text == NO_TAG:
+            return 0
         found = [self.find(name) for name in names if name.strip()]
         return sum(1 << row.number for row in found) if self.several else found[0].number
 
@@ -102,6 +109,29 @@ class ClassList:
                 if 2 * count > len(now) or (2 * count == len(now) and now[-1] >> number & 1)
             )
         )
+
+    def in_file(self, value: int) -> str:
+        """What an event says as a file of labels has it: names, and `-` for no tag. Empty where the
+        class is gone."""
+        now = self.current(value)
+        if now is None:
+            return ""
+        return self.words(now) if now or not self.several else NO_TAG
+
+    def of_folder(self, name: str) -> int | None:
+        """The label that the nearest folder above a file gives: `NN_name` with a name or else a
+        number of a class, or the name alone. None where no folder is called so."""
+        named = {folder_name(row.name).casefold(): row.number for row in self.alive}
+        for part in reversed(PurePath(name).parts[:-1]):
+            match = CLASS_FOLDER.match(part)
+            number = named.get(folder_name(part).casefold())
+            if number is None and match:
+                number = named.get(folder_name(match[2]).casefold())
+                if number is None and int(match[1]) in self._numbers:
+                    number = int(match[1])
+            if number is not None:
+                return 1 << number if self.several else number
+        return None
 
     def truth(self, values: Sequence[float]) -> NDArray[np.bool_]:
         """(n, K) which of the classes that are alive, in their order, labels (n,) name."""
@@ -248,6 +278,16 @@ def members(value: int) -> list[int]:
     return [number for number in range(value.bit_length()) if value >> number & 1]
 
 
+def check_scores(project: Project) -> None:
+    """Raises `Conflict` for a project with classes, where something rests on scores."""
+    if project.labelling != "scores":
+        raise Conflict(
+            f"“{project.name}” labels images with {project.labelling}, and this is for projects "
+            "that score. Nothing was changed.",
+            "Its pages are Label, Library, Confusion and Versions.",
+        )
+
+
 def create_project(
     session: Session, name: str, classes: Iterable[str], *, several: bool = False, **options: Any
 ) -> Project:
@@ -278,6 +318,11 @@ def create_project(
 def split_names(text: str) -> list[str]:
     """Names of classes as one types them: with commas or on lines of their own."""
     return [name for name in text.replace("\n", ",").split(",") if name.strip()]
+
+
+def folder_name(name: str) -> str:
+    """A class's name as a folder has it: what no file system minds."""
+    return re.sub(r"[^\w.-]+", "_", name or "").strip("_.")
 
 
 def tidied(name: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +23,13 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
+from tastemaker.scores import classes
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
 from tastemaker.scores.scales import Scale, number_in, scale_that_fits
 
 COLUMNS = ("sha256", "path", "score", "annotator", "scored_at")
+CLASS_COLUMNS = ("sha256", "path", "class", "annotator", "scored_at")  # of tags, with commas
 
 # What other programs call these columns.
 IMAGE_COLUMNS = (
@@ -35,6 +37,7 @@ IMAGE_COLUMNS = (
     "image", "name",
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
+NAMES_OF_CLASSES = ("class", "label", "tags", "score")
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
 
@@ -119,7 +122,8 @@ def import_scores(
     told = ImportedScores()
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
-        good = _good_rows(rows, References(session, file.parent), scale, told)
+        reading = reading_of(session, project, scale)
+        good = _good_rows(rows, References(session, file.parent), reading, told)
     if told.bad and (not skip_bad_rows or not good):
         raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
@@ -136,36 +140,55 @@ class GoodRow(NamedTuple):
     at: datetime | None
 
 
+class Reading(NamedTuple):
+    """In which columns a file holds its scores or classes, and what a cell means as a label."""
+
+    columns: tuple[str, ...]
+    value: Callable[[Any], int]
+
+
+def reading_of(session: Session, project: Project, scale: Scale | None) -> Reading:
+    """How a project reads a file. Raises `Invalid` for a scale of classes."""
+    if project.labelling == "scores":
+        return Reading(SCORE_COLUMNS, scores.parse_score if scale is None else scale.score)
+    if scale is not None:
+        raise Invalid("Classes are on no scale.", "Leave --scale out.")
+    parse = classes.of(session, project.id).parse
+    return Reading(NAMES_OF_CLASSES, lambda cell: parse(unescape_formula(str(cell))))
+
+
 def _good_rows(
-    rows: list[Row], references: References, scale: Scale | None, told: ImportedScores
+    rows: list[Row], references: References, reading: Reading, told: ImportedScores
 ) -> list[GoodRow]:
     """The rows that can be recorded; the others are told, with all that was found."""
     good: list[GoodRow] = []
     for row in rows:
         try:
-            good.append(_read(row, references, scale, told))
+            good.append(_read(row, references, reading, told))
         except TastemakerError as error:
             told.bad.append(BadRow(row.where, error.message, error.hint))
     told.by_ending = references.by_ending
     return good
 
 
-def _read(row: Row, references: References, scale: Scale | None, told: ImportedScores) -> GoodRow:
+def _read(row: Row, references: References, reading: Reading, told: ImportedScores) -> GoodRow:
     """Raises what is wrong with the row."""
     if row.fault:
         raise Invalid(row.fault)
     reference = first((row.cells[c] for c in IMAGE_COLUMNS if _given(row.cells.get(c))), None)
-    typed = first((row.cells[c] for c in SCORE_COLUMNS if _given(row.cells.get(c))), None)
-    told.found(typed)
+    typed = first((row.cells[c] for c in reading.columns if _given(row.cells.get(c))), None)
+    if reading.columns == SCORE_COLUMNS:
+        told.found(typed)
     if reference is None:
         raise Invalid(
             f"It names no image; its columns are {', '.join(row.cells)}."[:200],
             "A column sha256 or path is needed.",
         )
     if typed is None:
-        raise Invalid("It holds no score.", "A column score is needed.")
+        needed = reading.columns[0]
+        raise Invalid(f"It holds no {needed}.", f"A column {needed} is needed.")
     image = references.find(unescape_formula(str(reference)))
-    value = scores.parse_score(typed) if scale is None else scale.score(typed)
+    value = reading.value(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
     return GoodRow(image.id, value, name, moment(row.cells.get("scored_at")))
 
@@ -251,7 +274,8 @@ def moment(text: Any) -> datetime | None:
 
 
 def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
-    """One row per image and annotator whose score stands, in the order they were given."""
+    """One row per image and annotator whose score, or class, stands, in the order they were
+    given."""
     with sessions.reading(engine) as session:
         return labels_of(session, projects.by_name(session, project_name))
 
@@ -267,20 +291,26 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
         .order_by(col(ScoreEvent.id))
     ).all()
     newest = {(event.image_id, event.annotator_id): (event, i, a) for event, i, a in events}
-    return [
+    known = classes.of(session, project.id) if project.labelling != "scores" else None
+    rows = [
         {
             "sha256": image.sha256,
             "path": images.shown_path(session, image),
-            "score": event.value,
+            **({"class": known.in_file(event.value)} if known else {"score": event.value}),
             "annotator": name,
             "scored_at": in_utc(event.at).isoformat(),
         }
         for event, image, name in newest.values()
     ]
+    return [row for row in rows if row.get("class", "there")]  # not where the class is gone
 
 
-def score_bytes(rows: list[dict[str, Any]], ending: str, columns: Sequence[str] = COLUMNS) -> bytes:
-    """The rows as a file of that ending; cells that a spreadsheet would run are made inert."""
+def score_bytes(
+    rows: list[dict[str, Any]], ending: str, columns: Sequence[str] | None = None
+) -> bytes:
+    """The rows as a file of that ending, without `columns` those of scores, or of classes; cells
+    that a spreadsheet would run are made inert."""
+    columns = columns or (CLASS_COLUMNS if rows and "class" in rows[0] else COLUMNS)
     if ending == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if ending == ".parquet":
@@ -294,13 +324,13 @@ def score_bytes(rows: list[dict[str, Any]], ending: str, columns: Sequence[str] 
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     for row in rows:
-        texts = [key for key in ("path", "other_path", "annotator") if key in row]
+        texts = [key for key in ("path", "other_path", "annotator", "class") if key in row]
         writer.writerow(row | {key: escape_formula(row[key]) for key in texts})
     return text.getvalue().encode()
 
 
 def write_scores(
-    rows: list[dict[str, Any]], to: Path | None, columns: Sequence[str] = COLUMNS
+    rows: list[dict[str, Any]], to: Path | None, columns: Sequence[str] | None = None
 ) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:
