@@ -85,11 +85,11 @@ def test_the_room_has_a_button_and_a_key_for_each_class_and_works_without_a_scri
 
 def test_a_program_labels_by_number_or_name_and_learns_why_not(made) -> None:
     client = made.world.client
-    for value, name in ((0, "photo"), ("logo", "logo")):
-        answer = client.post(f"{API}/scores", json={"image_id": 80, "value": value})
+    for said, name in (({"value": 0}, "photo"), ({"class": "logo"}, "logo")):
+        answer = client.post(f"{API}/scores", json={"image_id": 80, **said})
         assert answer.status_code == 200 and words(made, 80) == name
-    for wrong in (3, "sculpture", -1, 2**60):
-        refused = client.post(f"{API}/scores", json={"image_id": 80, "value": wrong})
+    for wrong in ({"value": 3}, {"class": "statue"}, {"value": -1}, {"value": 2**60}):
+        refused = client.post(f"{API}/scores", json={"image_id": 80, **wrong})
         assert refused.status_code == 422 and "is no class" in refused.json()["error"]
     assert words(made, 80) == "logo"
 

@@ -171,7 +171,7 @@ def test_a_class_project_has_no_live_model_and_trains_by_itself_after_so_many(tr
     trained.label({image: trained.kinds[image] for image in ids}, origin="queue")
     with sessions.reading(trained.engine) as session:
         why = auto_train.due_reason(session, trained.settings, trained.project(session))
-    assert why == "2 new scores"
+    assert why == "2 new labels"
 
 
 def test_tags_are_each_told_by_themselves(home):

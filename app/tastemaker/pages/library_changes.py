@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter, Form, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -231,7 +231,7 @@ def _number(text: str) -> int:
 
 class NewChange(BaseModel):
     """Do something to `images`, or to all that match `filter` (as a saved filter keeps it). A score
-    takes a `value` (where labels are classes, one of them), a tag `tags`, a collection its name;
+    takes a `value` (where labels are classes, the number of one), a tag `tags`, a collection its name;
     `move` also the id it moves out of."""
 
     model_config = ConfigDict(extra="forbid")
@@ -239,7 +239,7 @@ class NewChange(BaseModel):
     action: Action
     images: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default=[], max_length=bulk.MOST)
     filter: dict[str, Any] | None = None
-    value: StrictInt | StrictStr | None = None
+    value: StrictInt | None = None
     tags: list[str] = Field(default=[], max_length=50)
     collection: str = Field(default="", max_length=120)
     out_of: int | None = Field(default=None, ge=1, lt=2**63)

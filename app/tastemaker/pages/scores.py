@@ -258,15 +258,16 @@ def _with_undo(
 
 
 class NewScore(Body):
-    """`value` 0–10 for a score; in a project with classes the number or the name of one, of tags
-    their names with commas between them; `kind` skip or flag without one. `key` makes a repeat
+    """`value` 0–10 for a score; in a project with classes the number of one, or instead `class`, its
+    name, or of tags their names with commas between them; `kind` skip or flag without either. `key` makes a repeat
     harmless; `expected` is the event the asker knew of (0: none). `offer` is the card's, and says
     where the score comes from; without it, `origin` counts only where it is review, and the score
     else as one from a program. `sha256`, where it is given, must be the image's."""
 
     image_id: int = Field(ge=1, lt=2**63)
     sha256: str | None = Field(default=None, max_length=64)
-    value: StrictInt | StrictStr | None = None
+    value: StrictInt | None = None
+    named: StrictStr | None = Field(default=None, alias="class", max_length=4000)
     kind: Literal["set", "skip", "flag"] = "set"
     key: str | None = Field(default=None, min_length=8, max_length=80)
     expected: int | None = None
@@ -293,8 +294,8 @@ def record_score(
     library, the image and the key, so that nothing else can be taken for it. Like every request,
     it is refused where its header `Tastemaker-Library` names another library."""
     entry = ScoreInput(
-        body.kind, body.value, body.key, body.expected, body.offer, body.origin, body.reason,
-        body.note, body.sha256,
+        body.kind, body.value if body.named is None else body.named, body.key, body.expected,
+        body.offer, body.origin, body.reason, body.note, body.sha256,
     )  # fmt: skip
     return recorded_json(request, record(engine, user, project_id, body.image_id, entry))
 

@@ -49,7 +49,8 @@ def why_not(known: Known) -> NotTrainable | None:
     if project.encoder_id is None:
         return NotTrainable("No image is embedded yet.", WAIT)
     if not known.embedded:
-        return NotTrainable("None of the scored images is embedded yet.", WAIT)
+        what = "scored" if known.classes is None else "labelled"
+        return NotTrainable(f"None of the {what} images is embedded yet.", WAIT)
     return None
 
 
