@@ -15,7 +15,7 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench soak release browser node postgres clean
+.PHONY: help run test check fast lint audit bench soak release kernels browser node postgres exiftool clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -36,7 +36,7 @@ $(READY): pyproject.toml
 run: $(READY)
 	$(BIN)/tastemaker serve --port $(PORT)
 
-test: $(READY) browser node postgres
+test: $(READY) browser node postgres exiftool
 	$(PYTEST) --durations 10
 
 # The types take one processor for half a minute: beside the tests, not before them.
@@ -71,6 +71,18 @@ release: $(READY)
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m docs.bill_of_materials dist/tastemaker.cdx.json
 
+# The loops of the web page that scores by itself, from C to WebAssembly: after a change of kernels.c
+# only. The compiler comes from PyPI (100 MB); the record lets a test see that both belong together.
+PAGE := templates/elsewhere
+kernels: $(READY)
+	$(BIN)/python -m pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m ziglang cc -target wasm32-freestanding -O3 -msimd128 -ffreestanding -fno-builtin \
+		-nostdlib -Wl,--no-entry -Wl,--strip-all -Wl,--export=pointwise -Wl,--export=depthwise \
+		-Wl,--export=unfold -Wl,--export=__heap_base -o $(PAGE)/kernels.wasm $(PAGE)/kernels.c
+	cd $(PAGE) && python3 -c "import hashlib, json; print(json.dumps({name: hashlib.sha256( \
+		open(name, 'rb').read()).hexdigest() for name in ('kernels.c', 'kernels.wasm')}, indent=1))" \
+		> kernels.json
+
 fast: $(READY) node
 	$(PYTEST) -m "not slow and not browser"
 
@@ -104,6 +116,13 @@ postgres:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
 	echo "PostgreSQL is not installed: its tests are skipped."
+
+# ExifTool for the round trips of stars: one that is installed, else Debian's, else they are skipped.
+exiftool:
+	@command -v exiftool >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends libimage-exiftool-perl >/dev/null; } || \
+	echo "ExifTool is not installed: the tests that need it are skipped."
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

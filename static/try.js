@@ -27,8 +27,8 @@ function trying(form) {
   }
 
   function take(files) {
-    const pictures = [...(files ?? [])].filter((file) => file.type.startsWith("image/"));
-    if (pictures.length === 0) return warn("That is not a picture.", "JPEG, PNG, WebP or GIF.");
+    const pictures = [...(files ?? [])].filter((file) => file.type.startsWith("image/") || /\.(heic|heif|hif|jxl)$/i.test(file.name));
+    if (pictures.length === 0) return warn("That is not a picture.", "Choose a JPEG, PNG, WebP, HEIC or another one.");
     const one = new DataTransfer();
     one.items.add(pictures[0]);
     input.files = one.files;

@@ -17,17 +17,16 @@ from PIL import Image, ImageCms
 
 from tastemaker import files
 from tastemaker.errors import BadImage, Conflict, StorageFull
+from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.perceptual import hamming, perceptual_hash
 from tastemaker.pictures.pictures import (
     THUMB,
     VIEW,
     Examined,
     Limits,
     decode,
-    hamming,
     ingest,
-    on_checkerboard,
-    perceptual_hash,
     thumb_path,
 )
 from tests import pictures
@@ -248,8 +247,8 @@ def test_a_profile_of_two_megabytes_is_kept_and_a_turned_picture_with_a_large_te
 def test_what_is_no_picture_gets_one_clear_sentence(name, tmp_path):
     path = pictures.write(tmp_path / name, pictures.NOT_PICTURES[name]())
     expected = {
-        "empty": "is empty", "text": "is not a JPEG", "svg": "is not a JPEG",
-        "tiff": "is not a JPEG", "cut": "is cut short", "bomb": "more than the 150 million pixels",
+        "empty": "is empty", "text": "is not a picture", "svg": "is not a picture",
+        "cut": "is cut short", "bomb": "more than the 150 million pixels",
     }  # fmt: skip
     with pytest.raises(BadImage, match=expected[path.stem]):
         decode(path)
@@ -480,7 +479,9 @@ def test_a_bug_in_the_task_is_not_hidden(pool):
 
 ORPHANAGE = """
 import os, sys, time
+from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.perceptual import hamming, perceptual_hash
 
 def report(_):
     return os.getpid()

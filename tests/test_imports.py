@@ -516,20 +516,20 @@ def test_what_is_left_out_is_told_in_one_line_with_counts(desk: Desk, tmp_path: 
     desk.put("a.txt", "sky")
     for name in (
         "._a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_XL.jpg", "#recycle/b.png", "$RECYCLE.BIN/c.png",
-        ".thumbnails/d.png", "lost+found/e.png", "in/.AppleDouble/f.png", "b.tif", "c.tif",
-        "clip.mp4", "d.avif", "e.jfif", "README",
+        ".thumbnails/d.png", "lost+found/e.png", "in/.AppleDouble/f.png", "b.psd", "c.psd",
+        "clip.mp4", "d.svg", "e.jfif", "README",
     ):  # fmt: skip
         desk.put(name, png(2))
     write(tmp_path / "far" / "g.png", png(3))
     (desk.folder / "linked").symlink_to(tmp_path / "far")
     result = desk.bring_in()
     assert (result["added"], result["set_aside"]) == (1, 0)
-    assert result["left_out"].startswith("Left out: 6 hidden or system folders, 2 .tif, ")
-    for part in ("1 hidden or system file", "1 .mp4", "1 .avif", "1 .jfif",
+    assert result["left_out"].startswith("Left out: 6 hidden or system folders, 2 .psd, ")
+    for part in ("1 hidden or system file", "1 .mp4", "1 .svg", "1 .jfif",
                  "1 link to a folder", "1 file without an ending"):  # fmt: skip
         assert part in result["left_out"]
-    write(tmp_path / "only" / "a.tif", png(1))
-    with pytest.raises(Invalid, match=r"no picture.*Left out: 1 \.tif\."):
+    write(tmp_path / "only" / "a.psd", png(1))
+    with pytest.raises(Invalid, match=r"no picture.*Left out: 1 \.psd\."):
         desk.bring_in(tmp_path / "only")
 
 
@@ -1128,7 +1128,7 @@ def test_every_member_of_a_zip_comes_in_or_is_counted_as_set_aside(
 def test_a_job_in_which_nothing_can_be_used_fails_with_the_first_reason(desk: Desk) -> None:
     desk.put("bad.png", b"bad")
     with pytest.raises(
-        Invalid, match=r"The only file cannot be used\. bad\.png: The file is not a JPEG"
+        Invalid, match=r"The only file cannot be used\. bad\.png: The file is not a picture"
     ):
         desk.bring_in()
     desk.put("worse.png", b"bad")

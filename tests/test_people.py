@@ -388,6 +388,7 @@ ADMIN_SEES = {
     "/projects/{project_id}/encoders", "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
+    "/projects/{project_id}/stars", "/projects/{project_id}/stars/found",
     "/versions/{version_id}/checkpoint", "/versions/{version_id}/config",
     "/versions/{version_id}/download", "/versions/{version_id}/laion",
     "/versions/{version_id}/predictions.{ending}", "/versions/{version_id}/training-set.csv",

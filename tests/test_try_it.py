@@ -391,8 +391,8 @@ def bomb() -> bytes:
 
 
 BAD = {
-    "an SVG named .png": (SVG, "not a JPEG, PNG, WebP or GIF"),
-    "a text": (b"hello", "not a JPEG, PNG, WebP or GIF"),
+    "an SVG named .png": (SVG, "not a picture of a known format"),
+    "a text": (b"hello", "not a picture of a known format"),
     "half a JPEG": (file_of(drawn(3), "JPEG")[:4000], "cut short"),
     "a bomb": (bomb(), "million pixels"),
     "an empty file": (b"", "empty"),
@@ -519,7 +519,7 @@ def test_a_picture_is_dropped_or_pasted_and_a_bad_one_leaves_the_page_as_it_is(
     with serving(served.world) as url:
         page.goto(f"{url}/projects/{served.project_id}/try")
         page.evaluate(GIVE, [event, "bad.png", "image/png", list(b"not a picture")])
-        expect(page.locator(".toast.wrong")).to_contain_text("not a JPEG, PNG, WebP or GIF")
+        expect(page.locator(".toast.wrong")).to_contain_text("not a picture of a known format")
         page.get_by_role("button", name="Close").click()
         page.evaluate(GIVE, [event, "note.txt", "text/plain", list(b"words")])
         expect(page.locator(".toast.wrong")).to_contain_text("That is not a picture.")

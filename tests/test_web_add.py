@@ -232,6 +232,18 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
     assert taken.status_code == 200 and scores_in(world) == [5]
     assert "1 recorded, 0 there already." in taken.text and "2 left out:" in taken.text
     stars = {"file": ("s.jsonl", f'{{"sha256": "{second}", "score": 4}}')}
+    other = {"file": ("s.csv", f"Picture,Liked,score\n{second},4,9\ngone,5,9\n")}
+    named = {"scale": "1-5", "image_column": "Picture", "score_column": "liked", "preview": "true"}
+    shown = world.client.post(at, files=other, data=named)
+    assert (
+        shown.status_code == 200 and "Nothing was recorded yet. 1 row cannot be used." in shown.text
+    )
+    assert 'class="chip r8">8<' in shown.text and "There is no image “gone" in shown.text
+    assert 'name="image_column" value="Picture"' in shown.text and scores_in(world) == [5]
+    missing = world.client.post(
+        at, files=other, data=named | {"score_column": "none", "preview": ""}
+    )
+    assert "A column none is needed" in missing.text
     mapped = world.client.post(at, files=stars, data={"scale": "1-5"})
     assert mapped.status_code == 200 and scores_in(world) == [5, 8]
     assert not list(world.settings.incoming.iterdir()), "nothing is left of an upload"

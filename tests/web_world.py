@@ -1,6 +1,7 @@
 """A small real world for the tests of the pages: a migrated SQLite file, pictures drawn on the
 spot, and rows as the jobs would have left them."""
 
+import atexit
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image as Picture
@@ -69,10 +71,21 @@ def settings_in(home: Path, **fields: object) -> Settings:
 
 def client_of(app: FastAPI, **kwargs: object) -> TestClient:
     """A browser on our own pages: same-origin, and it does not follow redirects."""
-    return TestClient(
+    client = TestClient(
         app, base_url=ORIGIN, headers=OWN_PAGE, follow_redirects=False,
         raise_server_exceptions=False, **kwargs,
     )  # fmt: skip
+    client.portal = one_loop()
+    return client
+
+
+@lru_cache
+def one_loop() -> BlockingPortal:
+    """The event loop of all clients, on a thread of its own: one for each request, as they would
+    have otherwise, costs as much as a small page."""
+    opened = start_blocking_portal()
+    atexit.register(opened.__exit__, None, None, None)
+    return opened.__enter__()
 
 
 def make_world(home: Path, images: int = 12, **fields: object) -> World:

@@ -4,7 +4,10 @@
     scorer = tastemaker.load("Anime-v1.8.safetensors")
     scorer.score(["a.jpg", "b.png"])
 
-`import tastemaker` loads neither numpy nor torch; `load` does.
+    with tastemaker.Client("http://127.0.0.1:8000") as client:
+        client.project("Anime").labels().to_pandas()
+
+`import tastemaker` loads neither numpy nor torch; `load` does. `Client` loads no torch.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from tastemaker.errors import TastemakerError
 if TYPE_CHECKING:
     from os import PathLike
 
+    from tastemaker.filtering.client import Client
     from tastemaker.filtering.scorer import Scorer
 
 __version__ = "0.1.0"
-__all__ = ["Scorer", "TastemakerError", "__version__", "load"]
+__all__ = ["Client", "Scorer", "TastemakerError", "__version__", "load"]
 
 
 def load(path: str | PathLike[str], *, encoder: str | None = None) -> Scorer:
@@ -41,4 +45,8 @@ if not TYPE_CHECKING:
             from tastemaker.filtering.scorer import Scorer
 
             return Scorer
+        if name == "Client":
+            from tastemaker.filtering.client import Client
+
+            return Client
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,9 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.texts import composed
-from tastemaker.pictures.pictures import SUFFIXES, Examined, hamming
+from tastemaker.pictures.formats import SUFFIXES
+from tastemaker.pictures.perceptual import hamming
+from tastemaker.pictures.pictures import Examined
 
 # Perceptual hashes this close (of 64 bits) are one picture saved twice. With at most 3 differing
 # bits, one of the four 16-bit quarters is equal: that is what the indexes look up.

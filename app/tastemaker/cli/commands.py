@@ -20,6 +20,7 @@ from tastemaker.cli import (
     images,
     jobs,
     projects,
+    publish,
     replay,
     running,
     scores,
@@ -27,6 +28,7 @@ from tastemaker.cli import (
     test_runs,
     users,
     versions,
+    write_back,
 )
 from tastemaker.cli.help import Commands
 from tastemaker.cli.terminal import err, plain, print_whatever_the_encoding
@@ -46,7 +48,9 @@ for top in (
     images.app,
     scores.top,
     versions.top,
+    publish.app,
     filtering.app,
+    write_back.app,
     replay.app,
     encoders.app,
 ):

@@ -185,7 +185,7 @@ def _orphans(session: Session, settings: Settings) -> list[Finding]:
     stored = [path for path in settings.images.rglob("*") if path.is_file()]
     nobodys = [
         path for path in stored
-        if "".join(path.relative_to(settings.images).with_suffix("").parts) not in uploads
+        if "".join(path.relative_to(settings.images).parts).partition(".")[0] not in uploads
     ]  # fmt: skip
     heads = {versions.checkpoint_path(settings, one) for one in session.exec(select(Version))}
     nobodys += [path for path in settings.checkpoints.rglob("*.safetensors") if path not in heads]

@@ -12,6 +12,7 @@ from tastemaker.cli.terminal import (
     counted,
     database,
     err,
+    finish_jobs,
     out,
     plain,
     print_json,
@@ -36,6 +37,15 @@ def scores_import(
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Record the good rows, and list the others.")
     ] = False,
+    image_column: Annotated[
+        str, typer.Option(help="What the column that names the image is called.")
+    ] = "",
+    score_column: Annotated[
+        str, typer.Option(help="What the column with the score is called.")
+    ] = "",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show ten rows, and record nothing.")
+    ] = False,
     answers: Annotated[
         bool,
         typer.Option(
@@ -50,22 +60,34 @@ def scores_import(
     `sha256` or `path`."""
     name, file = in_order(typed, project, "FILE")
     from tastemaker.scores.scales import parse_scale
-    from tastemaker.scores.score_files import import_scores
+    from tastemaker.scores.score_files import ColumnNames, import_scores
 
     on = parse_scale(scale) if scale is not None else None
     with database() as (_, engine):
         if answers:
             from tastemaker.scores.answer_files import import_answers
 
-            if skip_bad_rows or on is not None:
-                raise Invalid("--answers goes with neither --scale nor --skip-bad-rows.")
+            if skip_bad_rows or preview or image_column or score_column or on is not None:
+                raise Invalid("--answers goes with no other option of this command.")
             told = import_answers(engine, name, typed_path(file))
         else:
             told = import_scores(
-                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows
-            )
+                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows,
+                columns=ColumnNames(image_column, score_column), preview=preview,
+            )  # fmt: skip
     if as_json:
         return print_json(told.as_dict())
+    if preview:
+        for row in told.shown:
+            then = row.reason if row.score is None else str(row.score)
+            out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
+        if line := told.range_line(on is not None):
+            out.print(plain(line))
+        out.print(
+            f"Nothing was recorded; {counted(len(told.bad), 'row')} of all cannot be used. Without "
+            "--preview they are recorded."
+        )
+        return None
     recorded = counted(told.recorded, "answer" if answers else "score")
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
@@ -119,6 +141,76 @@ def scores_export(
     if to is not None:
         what = counted(len(rows), "answer" if answers else "score")
         out.print(f"{what} written to {plain(str(to))}.")
+    return None
+
+
+@app.command("stars")
+def scores_stars(
+    typed: ProjectWords = None,
+    project: InProject = None,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="What each mark means, 0–10: stars by their number, reject, pick, labels, "
+            "rating:WORD, and the scale of a booru's points. "
+            "Default: 1=2, 2=4, 3=6, 4=8, 5=10, reject=0."
+        ),
+    ] = "",
+    record: Annotated[
+        bool, typer.Option("--record", help="Record what was found; without it, it is only shown.")
+    ] = False,
+    as_scores: Annotated[
+        bool,
+        typer.Option(
+            "--as-scores",
+            help="Record them as scores, which count until a person scores the image, a tenth of "
+            "them in the hold-out; by default they are hints, trusted as far as they fit.",
+        ),
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the newest recording of stars back.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the stars, labels and flags that other programs left in XMP, EXIF or JSON."""
+    from tastemaker import projects
+    from tastemaker.importing import stars
+
+    (name,) = in_order(typed, project)
+    if undo and (record or as_scores or rule):
+        raise Invalid("--undo goes with none of the others.")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            chosen = projects.by_name(session, name)
+            if undo:
+                taken = stars.take_back(session, chosen)
+            else:
+                request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
+                job_id = stars.request_stars(session, chosen, request).id
+        if undo:
+            return print_json({"undone": taken}) if as_json else out.print(f"{taken} taken back.")
+        told = finish_jobs(settings, engine, [job_id])[0].result
+    if as_json:
+        return print_json(told)
+    out.print(
+        f"{counted(told['looked_at'], 'image')} looked at, {told['marked']:,} with marks, "
+        f"{told['scored']:,} with a score by the rule {plain(told['rule'])}."
+    )
+    if told["counts"]:
+        marks = ", ".join(f"{word} {n:,} times" for word, n in told["counts"].items())
+        out.print(plain(f"Found: {marks}."))
+    for path, marks, score in told["rows"]:
+        out.print(plain(f"  {path}: {marks} → {'nothing' if score is None else score}"))
+    for path, reason in told["problems"]:
+        err.print(plain(f"{path}: {reason}"))
+    if record:
+        unchanged = told["unchanged"]
+        out.print(
+            f"{counted(told['recorded'], 'score' if as_scores else 'hint')} recorded, "
+            f"{unchanged:,} {were(unchanged)} there already. To take them back: --undo."
+        )
+    elif told["scored"]:
+        out.print("Nothing was recorded. To record them: --record. Another rule: --rule.")
     return None
 
 

@@ -16,10 +16,11 @@ import pyarrow as pa
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files import is_text
-from tastemaker.files.folders import FolderWalk, left_out_line
+from tastemaker.files.folders import FolderWalk
 from tastemaker.filtering.score_tables import table
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures import formats
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 OnError = Callable[[str, str], None]  # path, reason
 BESIDE = frozenset({".txt", ".json", ".npy", ".parquet"})  # may lie beside pictures
@@ -86,21 +87,19 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         for folder, reason in walk.unreadable.items():
             name = os.fsencode(folder.relative_to(base)).decode("utf-8", "replace")
             on_error(name, f"It cannot be entered: {reason}.")
-        left_out = left_out_line(walk.left_out)
+        left_out = formats.left_out_of(walk.left_out)
         if not pictures:
             raise Invalid(
                 f"{source} holds no picture.",
                 _made_by_clip_retrieval(source)
-                or f"Pictures are JPEG, PNG, WebP or GIF files. {left_out}".rstrip(),
+                or f"Pictures are {formats.NAMES} files. {left_out}".rstrip(),
             )
         if left_out:
             tell(left_out)
     else:
         base, pictures = source.parent, [source]
         if source.suffix.lower() not in IMAGE_SUFFIXES:
-            raise Invalid(
-                f"{source} is not a picture.", "Pictures are JPEG, PNG, WebP or GIF files."
-            )
+            raise Invalid(f"{source} is not a picture.", f"Pictures are {formats.NAMES} files.")
     named = []
     for path in pictures:
         if is_text(str(path)):

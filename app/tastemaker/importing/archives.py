@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from tastemaker.errors import Conflict, Invalid, StorageFull
 from tastemaker.files.folders import lies_in_system
 from tastemaker.files.roots import Roots, open_within
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
-SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
+SIDECAR_SUFFIXES = frozenset({".txt", ".json", ".xmp"})
 MEMBER_SUFFIXES = IMAGE_SUFFIXES | SIDECAR_SUFFIXES | {".npy"}
 ARCHIVE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in ("zip", "7z", "rar", "tar", "gz", "tgz", "bz2", "xz", "zst", "cbz")
@@ -205,7 +205,7 @@ def _why_unwanted(name: str) -> str:
     if lies_in_system(name):
         return "it is a note of the operating system, not a picture"
     if path.suffix.lower() not in MEMBER_SUFFIXES:
-        return "it is neither a picture nor a sidecar (.txt, .json) nor a vector (.npy)"
+        return "it is neither a picture nor a sidecar (.txt, .json, .xmp) nor a vector (.npy)"
     return ""
 
 

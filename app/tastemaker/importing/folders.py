@@ -12,7 +12,7 @@ from tastemaker.config import Settings
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import typed_path
 from tastemaker.files.roots import Roots, outside, within
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 MOST_LISTED = 500  # folders of a page
 MOST_LOOKED_AT = 5_000  # entries that are looked at for pictures

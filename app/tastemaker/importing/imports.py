@@ -29,7 +29,6 @@ from tastemaker.database.tables import (
     ProjectCollection,
 )
 from tastemaker.errors import BadImage, FilesGone, Invalid
-from tastemaker.files.folders import left_out_line
 from tastemaker.images import FileStamp
 from tastemaker.importing import rewritten
 from tastemaker.importing.outcome import known_in_words
@@ -39,10 +38,12 @@ from tastemaker.importing.sources import (
     Seen,
     Skipped,
     find_items,
+    keep_notes,
     read_sidecars,
     read_vector,
 )
 from tastemaker.jobs.context import JobContext
+from tastemaker.pictures import formats
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Examined, Limits, ingest
 from tastemaker.scores import classes
@@ -96,7 +97,7 @@ def import_files(
                 items.append(item)
             else:
                 _skip(job, tally, item)
-        tally.left_out = left_out_line(seen.left_out)
+        tally.left_out = formats.left_out_of(seen.left_out)
         if tally.left_out:
             job.log(tally.left_out)
         if not items:
@@ -104,7 +105,7 @@ def import_files(
             raise nothing(
                 "No picture was found, so nothing was imported.",
                 tally.first_reason
-                or f"JPEG, PNG, WebP and GIF files are looked for. {tally.left_out}".rstrip(),
+                or f"{formats.NAMES} files are looked for. {tally.left_out}".rstrip(),
             )
         with _writing(job) as session:
             collection = images.collection_named(session, request.collection)
@@ -338,6 +339,7 @@ def _write_pictures(
             )
             if item.staged:
                 images.keep_upload(session, job.settings, image, item.path)
+                keep_notes(job.settings, image, item.sidecars)
             images.add_tags(session, image.id, sidecar.tags)
             _place(session, item, image, is_new, target, tally, _read_as(facts))
     return changed

@@ -15,9 +15,10 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import require_free_space, typed_path
-from tastemaker.files.folders import FolderWalk, left_out_line
+from tastemaker.files.folders import FolderWalk
 from tastemaker.files.roots import outside, within
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures import formats
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 
 class ImportRequest(BaseModel, frozen=True):
@@ -138,7 +139,9 @@ def way_in(path: Path) -> str:
         return f"Embeddings are scored by “tastemaker score {path.name} --model …”."
     if suffix in (".csv", ".tsv", ".jsonl"):
         return f"Scores come in by “tastemaker scores import PROJECT {path.name}”."
-    return "JPEG, PNG, WebP, GIF or a zip of them."
+    if suffix in formats.RAW_SUFFIXES:
+        return formats.RAW_REMEDY
+    return f"{formats.NAMES} come in, or a zip of them."
 
 
 def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: float = 2.0) -> None:
@@ -148,10 +151,10 @@ def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: fl
     walk = FolderWalk(folder, lambda suffix: suffix in suffixes or time.monotonic() > end)
     if next(walk.files(), None) is not None:
         return
-    told = ["JPEG, PNG, WebP and GIF files are looked for, in all its folders."]
+    told = [f"{formats.NAMES} files are looked for, in all its folders."]
     if any(folder.glob("img_emb*")):
         told = ["clip-retrieval made it: “tastemaker score” reads its embeddings, file by file."]
-    told += [left_out_line(walk.left_out)] if walk.left_out else []
+    told += [formats.left_out_of(walk.left_out)] if walk.left_out else []
     told += [f"{path} cannot be entered: {reason}." for path, reason in walk.unreadable.items()][:3]
     raise Invalid(f"There is no picture in “{typed}”.", " ".join(told))
 

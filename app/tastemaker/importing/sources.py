@@ -1,8 +1,9 @@
 """What there is to import: the places that were named, down to single files.
 
 A place is a folder or a file on this machine, or the uploads of one form. Zips are unpacked. Each
-file is given with what lies beside it (`.txt` and `.json` sidecars, in which people keep its tags)
-and what the folders above it say: tags, and in the original's layout its score.
+file is given with what lies beside it (`.txt` and `.json` sidecars, in which people keep its tags;
+`.xmp`, in which programs keep their stars) and what the folders above it say: tags, and in the
+original's layout its score.
 """
 
 import contextlib
@@ -20,15 +21,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tastemaker import files, scores
+from tastemaker import files, images, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import Image
 from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.files import xmp
 from tastemaker.files.folders import FolderWalk, lies_in_system
 from tastemaker.files.roots import Roots, open_within, outside, within
 from tastemaker.files.texts import composed, read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
 from tastemaker.importing.requests import ImportRequest
-from tastemaker.pictures.pictures import IMAGE_SUFFIXES
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 MAX_SIDECAR_BYTES = 2**18
 PICTURES = IMAGE_SUFFIXES | {".npy"}
@@ -315,9 +319,10 @@ def _texts_in(folder: Path) -> dict[str, list[str]]:
 
 
 def _sidecar_names(name: str) -> list[str]:
-    """`a/b.png` may have `a/b.txt`, `a/b.png.txt` and the same with `.json` beside it."""
+    """`a/b.png` may have `a/b.txt`, `a/b.png.txt` and the same with `.json` and `.xmp` beside
+    it."""
     bare = str(Path(name).with_suffix(""))
-    return [bare + ".txt", name + ".txt", bare + ".json", name + ".json"]
+    return [start + suffix for suffix in (".txt", ".json", ".xmp") for start in (bare, name)]
 
 
 def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar:
@@ -327,6 +332,8 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
     tags: list[str] = []
     source = None
     for name, path in sidecars:
+        if name.lower().endswith(".xmp"):
+            continue
         text = _small_text(path, roots)
         if not name.lower().endswith(".json"):
             tags += [tag for tag in re.split(r"[,\r\n]", text) if tag.strip()]
@@ -348,6 +355,16 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
         if isinstance(origin, str) and origin.strip() and files.is_text(origin):
             source = origin.strip()
     return Sidecar(tuple(tags), source)
+
+
+def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]) -> None:
+    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it."""
+    stored = images.stored_path(settings, image)
+    for name, path in sidecars:
+        suffix = Path(name).suffix.lower()
+        most = MAX_SIDECAR_BYTES if suffix == ".json" else xmp.MOST_BYTES
+        if suffix in (".json", ".xmp") and path.stat().st_size <= most:
+            files.write_atomic(stored.with_name(stored.name + suffix), path.read_bytes())
 
 
 def _small_text(path: Path, roots: Roots) -> str:

@@ -118,7 +118,7 @@ def refit(
         events = session.execute(
             scores.standing_events()
             .with_only_columns(ScoreEvent.image_id, col(ScoreEvent.kind).in_(answers.SWEEPS))
-            .where(ScoreEvent.project_id == project_id)
+            .where(ScoreEvent.project_id == project_id, ScoreEvent.kind != answers.RATED)
         ).all()
     if not len(matrix.ids):
         return

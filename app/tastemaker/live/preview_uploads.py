@@ -21,12 +21,11 @@ from tastemaker.config import Settings
 from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
+from tastemaker.pictures.colours import on_checkerboard, on_white
 from tastemaker.pictures.pictures import (
     VIEW,
     Limits,
     decode_with_facts,
-    on_checkerboard,
-    on_white,
     own_faults,
     shrunk,
 )

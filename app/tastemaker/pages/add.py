@@ -3,6 +3,7 @@
 Nothing is decoded here: that is the import job's work, in a process that may die of it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -36,6 +37,7 @@ from tastemaker.scores.score_files import ImportedScores
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
+TABLE_FIELDS = ("scale", "image_column", "score_column")  # of the form for a table of scores
 Files = Annotated[Upload, Depends(Reception(), scope="function")]
 
 
@@ -60,11 +62,12 @@ def add_page(
     files_error: TastemakerError | None = None,
     scores_told: ImportedScores | None = None,
     scores_error: TastemakerError | None = None,
-    scale: str = "",
+    table: Mapping[str, str] | None = None,
 ) -> Response:
     """With an error, the sentence stands beside its form, and what was typed is kept."""
     error = folder_error or files_error or scores_error
-    on = scale.strip() != ""
+    table = table or {}
+    on = table.get("scale", "").strip() != ""
     unmade = project.encoder_id is None
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
@@ -72,7 +75,8 @@ def add_page(
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
-        "scale": scale, "range_line": scores_told.range_line(on) if scores_told else "",
+        "table": {name: table.get(name, "") for name in TABLE_FIELDS},
+        "range_line": scores_told.range_line(on) if scores_told else "",
     }  # fmt: skip
     frame = shell(session, project, "add")
     status = error.status if error else 200

@@ -47,6 +47,7 @@ from tastemaker.pages import (
     scores,
     settings,
     slices,
+    stars,
     test_runs,
     theme,
     try_it,
@@ -64,7 +65,7 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    test_runs, try_it, add, score_tables, folders, people, settings, priors, encoders, jobs,
+    test_runs, try_it, add, score_tables, stars, folders, people, settings, priors, encoders, jobs,
     metrics, readiness,
 )  # fmt: skip
 

@@ -80,6 +80,10 @@ def job_result(job: Job) -> str:
             if rewritten := result.get("rewritten"):
                 told += f" {count(rewritten)} written again with the same pixels: scores kept."
             return f"{told} {result.get('left_out', '')}".rstrip(" .")
+        case "stars", {"record": True, "recorded": recorded, "unchanged": unchanged}:
+            return f"{count(recorded)} recorded, {count(unchanged)} there already"
+        case "stars", {"marked": marked, "scored": scored}:
+            return f"{count(marked)} images with stars or labels, {count(scored)} with a score"
         case "embed", _:
             return f"{count(result.get('embedded', 0))} embedded, {skipped}"
         case "train", {"version": version}:

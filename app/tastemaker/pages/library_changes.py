@@ -231,8 +231,8 @@ def _number(text: str) -> int:
 
 class NewChange(BaseModel):
     """Do something to `images`, or to all that match `filter` (as a saved filter keeps it). A score
-    takes a `value` (where labels are classes, the number of one), a tag `tags`, a collection its name;
-    `move` also the id it moves out of."""
+    takes a `value` (where labels are classes, the number of one), a tag `tags`, a collection its
+    name; `move` also the id it moves out of."""
 
     model_config = ConfigDict(extra="forbid")
 

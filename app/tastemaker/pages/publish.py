@@ -21,7 +21,7 @@ from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSessi
 from tastemaker.pages.project_jobs import job_of, job_to_show
 from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload, UploadLimit
-from tastemaker.publishing import card_blocks, exports, import_head, model_card
+from tastemaker.publishing import card_blocks, elsewhere, exports, import_head, model_card
 from tastemaker.scores import score_files
 from tastemaker.versions import prediction_files
 
@@ -81,6 +81,7 @@ def publish_page(
         "most": model_card.MOST_CHARACTERS,
         "trouble": _trouble(settings, chosen) if chosen else "",
         "no_laion": exports.why_no_laion(session, settings, chosen) if chosen else "",
+        "elsewhere": elsewhere.offers(session, settings, chosen) if chosen else [],
         "encoders": dict.fromkeys([project.encoder, *(e.name for e in known_encoders())]),
         "job": job_to_show(session, project, "adopt"),
         "given": given or {},
@@ -165,6 +166,20 @@ def laion(_: AdminUser, session: ReadSession, settings: SettingsDep, version_id:
     """The head in the LAION layout, or the reason why it cannot be written so."""
     part = exports.laion_file(session, settings, versions.get(session, version_id))
     return attached(part, "application/octet-stream")
+
+
+@router.get("/versions/{version_id}/elsewhere/{form}")
+def published(
+    _: AdminUser, session: ReadSession, settings: SettingsDep, version_id: Id, form: elsewhere.Form
+) -> Response:
+    """The version as it runs without this program: one file, or a zip of several."""
+    version = versions.get(session, version_id)
+    bundle = elsewhere.bundle_of(session, settings, version, form)
+    if not bundle.folder:
+        return attached(bundle.parts[0], "text/html; charset=utf-8")
+    headers = {"Content-Disposition": f'attachment; filename="{bundle.folder}.zip"'}
+    content = exports.zipped(bundle.parts, bundle.folder, version.created_at)
+    return StreamingResponse(content, media_type="application/zip", headers=headers)
 
 
 @router.get("/versions/{version_id}/predictions.{ending}")
@@ -296,10 +311,14 @@ def export(
     session: ReadSession,
     settings: SettingsDep,
     version_id: Id,
-    format: Literal["city96", "config", "laion"] = "city96",
+    format: Literal["city96", "config", "laion", elsewhere.Form] = "city96",
 ) -> Response:
-    """One file: the head (`city96`), its sidecar (`config`), or the head in the LAION layout."""
+    """One file: the head (`city96`), its sidecar (`config`), the head in the LAION layout; or the
+    version as it runs without this program: a web page (`html`), a zip with ComfyUI nodes
+    (`comfyui`), ONNX files (`onnx`) or what a model hub takes (`hub`)."""
     version = versions.get(session, version_id)
+    if format in elsewhere.FORMS:
+        return published(user, session, settings, version_id, format)
     if format == "config":
         return attached(exports.config(session, settings, version), "application/json")
     if format == "laion":

@@ -32,6 +32,7 @@ from tastemaker.jobs import seconds_left
 from tastemaker.jobs.progress import IN_MB
 from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
+from tastemaker.pictures.formats import IMAGE_SUFFIXES
 from tastemaker.queues.cards import picture_address
 from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
@@ -247,6 +248,7 @@ def environment() -> Environment:
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
         "kinds_of": kinds_of, "class_json": class_json,
         "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
+        "picture_files": ",".join(sorted(IMAGE_SUFFIXES)),
     }  # fmt: skip
     # As globals, macros are at hand in a page and in a block rendered alone.
     templates.globals["parts"] = templates.get_template("_partials/parts.html").module

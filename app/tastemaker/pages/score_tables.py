@@ -11,7 +11,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
-from tastemaker.pages.add import add_page
+from tastemaker.pages.add import TABLE_FIELDS, add_page
 from tastemaker.pages.deps import EngineDep, Id, SettingsDep
 from tastemaker.pages.uploads import (
     BINARY,
@@ -22,7 +22,7 @@ from tastemaker.pages.uploads import (
     form_schema,
 )
 from tastemaker.scores.scales import parse_scale
-from tastemaker.scores.score_files import ImportedScores, import_scores
+from tastemaker.scores.score_files import ColumnNames, ImportedScores, import_scores
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -58,12 +58,12 @@ def add_scores(
         told = bring_in(engine, project_id, upload)
     except TastemakerError as fault:
         error = fault
-    scale = upload.fields.get("scale", "")
     with reading(engine) as session:
         project = projects.get(session, project_id)
         return add_page(
-            request, session, settings, project, scores_told=told, scores_error=error, scale=scale
-        )
+            request, session, settings, project, scores_told=told, scores_error=error,
+            table=upload.fields,
+        )  # fmt: skip
 
 
 def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
@@ -75,19 +75,24 @@ def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
     ending = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     file = upload.staging / f"scores{ending if ending[1:].isalnum() else ''}"
     (upload.staging / stored).rename(file)
-    scale = upload.fields.get("scale", "").strip()
+    fields = {name: upload.fields.get(name, "").strip() for name in TABLE_FIELDS}
+    scale = fields["scale"]
     with reading(engine) as session:
         project_name = projects.get(session, project_id).name
     return import_scores(
         engine, project_name, file, scale=parse_scale(scale) if scale else None,
         skip_bad_rows=upload.fields.get("skip_bad_rows", "") == "true", most_rows=MOST_ROWS,
+        columns=ColumnNames(fields["image_column"], fields["score_column"]),
+        preview=upload.fields.get("preview", "") == "true",
     )  # fmt: skip
 
 
 FILE = body_schema(
     form_schema(
         "file", file=BINARY, scale={"type": "string"},
+        image_column={"type": "string"}, score_column={"type": "string"},
         skip_bad_rows={"type": "string", "enum": ["true", "false"]},
+        preview={"type": "string", "enum": ["true", "false"]},
     )
 )  # fmt: skip
 
@@ -96,5 +101,7 @@ FILE = body_schema(
 def import_labels(_: AdminUser, engine: EngineDep, project_id: Id, upload: Table) -> dict[str, Any]:
     """Record the scores of a table (.csv, .jsonl, .parquet; at most 2,000 rows): a column `score`,
     and `sha256` or `path`. With bad rows nothing is recorded and all are told; the field
-    `skip_bad_rows` records the others. The field `scale` maps another scale, as `1-5`."""
+    `skip_bad_rows` records the others. The field `scale` maps another scale, as `1-5`;
+    `image_column` and `score_column` name columns that are called otherwise. With `preview` nothing
+    is recorded, and the first ten rows are shown as they would be."""
     return bring_in(engine, project_id, upload).as_dict()

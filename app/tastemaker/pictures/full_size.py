@@ -15,12 +15,12 @@ from PIL import Image
 from tastemaker.config import Settings
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.files import write_atomic
+from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import (
     KnownPicture,
     Limits,
     decode,
-    on_checkerboard,
     own_faults,
     thumb_path,
 )

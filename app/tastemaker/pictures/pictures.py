@@ -1,12 +1,11 @@
-"""Pictures: safe decoding, thumbnails, the perceptual hash.
+"""Pictures: safe decoding, and one reading that gives facts and thumbnails.
 
-Every picture that enters is untrusted: only four formats are opened, size is checked from the
-header before a pixel is decoded, and whatever goes wrong inside a decoder comes out as one
+Every picture that enters is untrusted: only known formats are opened (`formats`), size is checked
+from the header before a pixel is decoded, and whatever goes wrong inside a decoder comes out as one
 `BadImage` sentence about that one file.
 """
 
 import contextlib
-import functools
 import hashlib
 import io
 import math
@@ -17,26 +16,21 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageFile
 
 from tastemaker.config import Settings
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.roots import open_within
+from tastemaker.pictures import formats
+from tastemaker.pictures.colours import on_checkerboard, on_white, srgb_pixels
+from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif"})
 
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
 WEBP_QUALITY = {THUMB: 80, VIEW: 88}
-SQUARES = 48  # of the checkerboard under transparent pictures, along their long side
 
 SMALLER = "Save the picture in another size or shape, or leave it out."
 
@@ -130,7 +124,7 @@ def _decode_opened(image: Image.Image, limits: Limits, see_through: bool) -> Ima
     try:
         with _opened_lock:
             image.load()
-        turn, picture = _turn(image), _srgb_pixels(image)
+        turn, picture = _turn(image), srgb_pixels(image)
         picture = picture if see_through else on_white(picture)
         return picture if turn is None else picture.transpose(turn)
     except MemoryError:
@@ -202,8 +196,8 @@ def _decode_content(
                 scale = min(1.0, at_least / max(image.size))
                 image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
             image.load()
-            turn = _turn(image)
-            picture = _srgb_pixels(image)
+            turn = None if formats.is_upright(image, content) else _turn(image)
+            picture = srgb_pixels(image)
             if turn is not None:
                 picture = picture.transpose(turn)
             if turn in _SIDEWAYS:
@@ -226,13 +220,12 @@ def _decode_content(
 def _opened(content: bytes, limits: Limits) -> ImageFile.ImageFile:
     """The picture with only its header read, within the pixel limit."""
     Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow checks again whenever a frame enlarges it
+    if formats.told_by(content) == "JXL" and formats.pixels_of_jxl(content) > limits.pixels:
+        raise _too_many_pixels(limits)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=formats.readable())
     except Image.UnidentifiedImageError:
-        raise BadImage(
-            "The file is not a JPEG, PNG, WebP or GIF picture, whatever its name says.",
-            "Convert it to one of these, or leave it out.",
-        ) from None
+        raise formats.refusal(content) from None
     if math.prod(image.size) > limits.pixels:
         raise _too_many_pixels(limits)
     return image
@@ -274,82 +267,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # EXIF is as hostile as the rest, and the pixels are still good
         return None
-
-
-def _srgb_pixels(image: Image.Image) -> Image.Image:
-    """Any mode → RGB in sRGB, or RGBA where parts are transparent."""
-    if image.mode.startswith("I"):
-        image = _eight_bit(image)
-    if image.mode == "La":  # grey times its opacity, which Pillow turns into nothing else
-        image = image.convert("LA")
-    if image.mode in ("P", "1") or image.has_transparency_data:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode == "RGBA":
-        opacity = image.getchannel("A")
-        colours = _srgb(image.convert("RGB"), image.info.get("icc_profile"))
-        if opacity.getextrema() != (255, 255):
-            colours.putalpha(opacity)
-        return colours
-    return _srgb(image, image.info.get("icc_profile"))
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """Mode RGBA → RGB, as encoders see it. Transparent parts become white: stamps, logos and
-    clip-art are drawn for paper; what is stored under transparency was never meant to be seen."""
-    if picture.mode != "RGBA":
-        return picture
-    return _laid_on(Image.new("RGB", picture.size, "white"), picture)
-
-
-def on_checkerboard(picture: Image.Image) -> Image.Image:
-    """Mode RGBA → RGB, as people see it: what is transparent shows squares of two light greys, so
-    that white is white and nothing is nothing. A long side has `SQUARES` of them at every size."""
-    if picture.mode != "RGBA":
-        return picture
-    side = max(1, round(max(picture.size) / SQUARES))
-    columns, rows = (-(-length // side) for length in picture.size)
-    odd = np.add.outer(np.arange(rows), np.arange(columns)) % 2
-    squares = Image.fromarray(np.where(odd, 222, 255).astype(np.uint8))
-    board = squares.resize((columns * side, rows * side), Image.Resampling.NEAREST)
-    return _laid_on(board.crop((0, 0, *picture.size)).convert("RGB"), picture)
-
-
-def _laid_on(ground: Image.Image, picture: Image.Image) -> Image.Image:
-    return Image.composite(picture.convert("RGB"), ground, picture.getchannel("A"))
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey → eight bits by division; Pillow's own conversion clips at 255. The mode I
-    does not say how many bits its values have: those up to 255 are eight-bit ones."""
-    deep = np.asarray(image).clip(0, 65535).astype(np.uint32)
-    if image.mode != "I" or deep.max() > 255:
-        deep = (deep + 128) // 257
-    grey = Image.fromarray(deep.astype(np.uint8))
-    grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
-    return grey
-
-
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours as the embedded profile means them; a broken or unfitting profile is ignored."""
-    if profile:
-        try:
-            transform = _to_srgb(profile, image.mode)
-            if transform is not None:
-                converted = ImageCms.applyTransform(image, transform)
-                if converted is not None:
-                    return converted
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass
-    return image.convert("RGB")
-
-
-@functools.lru_cache(maxsize=16)
-def _to_srgb(profile: bytes, mode: str) -> Any:
-    """The transform from an ICC profile to sRGB, None where it is sRGB already."""
-    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(opened).lower():
-        return None
-    return ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 # ---- facts and thumbnails
@@ -419,32 +336,3 @@ def shrunk(picture: Image.Image, long_side: int) -> Image.Image:
     width, height = (max(1, round(side * scale)) for side in picture.size)
     # Above thrice the size, a box reduction goes first: equal to the eye, and several times faster.
     return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-# ---- the perceptual hash
-
-
-def perceptual_hash(picture: Image.Image) -> int:
-    """The DCT hash of a picture as a signed 64-bit integer (it fits a database column).
-
-    The 8×8 lowest frequencies of the 32×32 grey picture; each bit is whether a coefficient
-    lies above their median (Zauner 2010; the bits and their order are those of `imagehash.phash`).
-    """
-    grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
-    low = (_dct(32) @ grey @ _dct(32).T)[:8, :8]
-    bits = np.packbits(low > np.median(low)).tobytes()
-    return int.from_bytes(bits, "big", signed=True)
-
-
-def hamming(one: int, other: int) -> int:
-    """In how many of 64 bits two perceptual hashes differ."""
-    return ((one ^ other) & (2**64 - 1)).bit_count()
-
-
-@functools.lru_cache(maxsize=1)
-def _dct(n: int) -> NDArray[np.float64]:
-    """The n×n matrix of the unnormalised DCT-II: row k holds 2·cos(πk(2j+1)/2n). As a product, not
-    by `scipy.fft`: where coefficients vanish (flat and symmetric pictures) the bits of a hash hang
-    on the rounding, and those of stored hashes must stay."""
-    k, j = np.ogrid[:n, :n]
-    return np.asarray(2 * np.cos(np.pi * k * (2 * j + 1) / (2 * n)), float)

@@ -11,11 +11,12 @@ from sqlmodel import Session, and_, col, func, select
 
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 
+_Inverse: Any = aliased(ScoreEvent)
+
 
 def is_standing(event: Any = ScoreEvent) -> Any:
     """Condition: the event (or an alias of the table) is not undone, and is no undo itself."""
-    inverse = aliased(ScoreEvent)
-    taken_back = select(inverse.undoes).where(inverse.undoes == event.id).exists()
+    taken_back = select(_Inverse.undoes).where(_Inverse.undoes == event.id).exists()
     return and_(event.kind != "undo", ~taken_back)
 
 

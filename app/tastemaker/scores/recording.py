@@ -31,7 +31,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
 from tastemaker.scores import classes, offers
-from tastemaker.scores.answers import SWEEPS
+from tastemaker.scores.answers import RATED, SWEEPS
 from tastemaker.scores.events import (
     Event,
     newest_undoable,
@@ -86,7 +86,7 @@ def parse_value(
         if kind in SWEEPS and score == 0:
             raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
         return score
-    if kind in SWEEPS:
+    if kind in (RATED, *SWEEPS):
         raise Invalid("A class is no more or less than another.", "Give each image its class.")
     return classes.of(session, terms.id).parse(value)
 
@@ -121,7 +121,8 @@ def record_for(
     unless_same: bool = False,
 ) -> Recorded:
     """Append an event: `set` (with a value), `skip` or `flag`, or of a sweep `at_least` or `below`
-    (with a value: the score is such, whatever it is). `otherwise` is whose it is where that person
+    (with a value: the score is such, whatever it is); or `rated`, with the value that follows from
+    another program's mark. `otherwise` is whose it is where that person
     is gone, shut out or a proxy.
 
     `offer` is what the person's page brought back of the card it showed; a valid one for this very
@@ -137,9 +138,9 @@ def record_for(
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
-    if kind not in ("set", "skip", "flag", *SWEEPS):
+    if kind not in ("set", "skip", "flag", RATED, *SWEEPS):
         raise Invalid(f"“{kind}” is not something one can say about an image.")
-    if (kind in ("set", *SWEEPS)) != (value is not None):
+    if (kind in ("set", RATED, *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
     hold(session, project_id, [image_id])
     scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)

@@ -38,6 +38,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
 NAMES_OF_CLASSES = ("class", "label", "tags", "score")
+SHOWN = 10  # rows of a preview
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
 
@@ -58,12 +59,38 @@ class BadRow:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class ColumnNames:
+    """What the columns of a table are called; empty for the usual names."""
+
+    image: str = ""
+    score: str = ""
+
+    def of_image(self) -> tuple[str, ...]:
+        return (self.image.strip().lower(),) if self.image.strip() else IMAGE_COLUMNS
+
+    def of_score(self) -> tuple[str, ...]:
+        return (self.score.strip().lower(),) if self.score.strip() else SCORE_COLUMNS
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row of a preview: where it is, what its cells say, and the score that would be recorded, or
+    why none is."""
+
+    where: str
+    image: str
+    typed: str
+    score: int | None
+    reason: str = ""
+
+
 @dataclass
 class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
     value found, as it is in the file; how many images were found by how their paths end; how many
-    answers name no person (`nameless`)."""
+    answers name no person (`nameless`). Of a preview, the first rows are `shown`."""
 
     recorded: int = 0
     unchanged: int = 0
@@ -73,6 +100,7 @@ class ImportedScores:
     by_ending: int = 0
     nameless: int = 0
     bad: list[BadRow] = field(default_factory=list)
+    shown: list[ShownRow] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,12 +133,14 @@ def import_scores(
     scale: Scale | None = None,
     skip_bad_rows: bool = False,
     most_rows: int | None = None,
+    columns: ColumnNames = ColumnNames(),
+    preview: bool = False,
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
     people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
     0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
-    it, in a collection of its own."""
+    it, in a collection of its own. A `preview` records nothing and shows the first rows."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
@@ -122,8 +152,13 @@ def import_scores(
     told = ImportedScores()
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
-        reading = reading_of(session, project, scale)
-        good = _good_rows(rows, References(session, file.parent), reading, told)
+        references = References(session, file.parent)
+        reading = reading_of(session, project, scale, columns)
+        if preview:
+            told.shown = [_shown(row, references, reading) for row in rows[:SHOWN]]
+        good = _good_rows(rows, references, reading, told)
+    if preview:
+        return told
     if told.bad and (not skip_bad_rows or not good):
         raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
@@ -141,20 +176,32 @@ class GoodRow(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """In which columns a file holds its scores or classes, and what a cell means as a label."""
+    """How a file is read: the columns that may name the image, and those that may hold the label;
+    what a cell of the latter means; and `what` it is, in a column that may be `called` so."""
 
-    columns: tuple[str, ...]
+    image: tuple[str, ...]
+    label: tuple[str, ...]
     value: Callable[[Any], int]
+    what: str
+    called: str
 
 
-def reading_of(session: Session, project: Project, scale: Scale | None) -> Reading:
+def reading_of(
+    session: Session, project: Project, scale: Scale | None, columns: ColumnNames
+) -> Reading:
     """How a project reads a file. Raises `Invalid` for a scale of classes."""
     if project.labelling == "scores":
-        return Reading(SCORE_COLUMNS, scores.parse_score if scale is None else scale.score)
+        value = scores.parse_score if scale is None else scale.score
+        called = columns.score or "score"
+        return Reading(columns.of_image(), columns.of_score(), value, "score", called)
     if scale is not None:
         raise Invalid("Classes are on no scale.", "Leave --scale out.")
     parse = classes.of(session, project.id).parse
-    return Reading(NAMES_OF_CLASSES, lambda cell: parse(unescape_formula(str(cell))))
+    named = columns.of_score() if columns.score.strip() else NAMES_OF_CLASSES
+    return Reading(
+        columns.of_image(), named, lambda cell: parse(unescape_formula(str(cell))), "class",
+        columns.score or "class",
+    )  # fmt: skip
 
 
 def _good_rows(
@@ -171,22 +218,32 @@ def _good_rows(
     return good
 
 
+def _shown(row: Row, references: References, reading: Reading) -> ShownRow:
+    image, typed = (str(_cell(row, names) or "") for names in (reading.image, reading.label))
+    try:
+        score = _read(row, references, reading, ImportedScores()).value
+    except TastemakerError as error:
+        return ShownRow(row.where, image, typed, None, error.message)
+    return ShownRow(row.where, image, typed, score)
+
+
+def _cell(row: Row, names: Sequence[str]) -> Any:
+    return first((row.cells[name] for name in names if _given(row.cells.get(name))), None)
+
+
 def _read(row: Row, references: References, reading: Reading, told: ImportedScores) -> GoodRow:
     """Raises what is wrong with the row."""
     if row.fault:
         raise Invalid(row.fault)
-    reference = first((row.cells[c] for c in IMAGE_COLUMNS if _given(row.cells.get(c))), None)
-    typed = first((row.cells[c] for c in reading.columns if _given(row.cells.get(c))), None)
-    if reading.columns == SCORE_COLUMNS:
+    reference, typed = _cell(row, reading.image), _cell(row, reading.label)
+    if reading.what == "score":
         told.found(typed)
     if reference is None:
-        raise Invalid(
-            f"It names no image; its columns are {', '.join(row.cells)}."[:200],
-            "A column sha256 or path is needed.",
-        )
+        wanted = "sha256 or path" if reading.image == IMAGE_COLUMNS else reading.image[0]
+        names = f"A column {wanted} is needed."
+        raise Invalid(f"It names no image; its columns are {', '.join(row.cells)}."[:200], names)
     if typed is None:
-        needed = reading.columns[0]
-        raise Invalid(f"It holds no {needed}.", f"A column {needed} is needed.")
+        raise Invalid(f"It holds no {reading.what}.", f"A column {reading.called} is needed.")
     image = references.find(unescape_formula(str(reference)))
     value = reading.value(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))

@@ -36,16 +36,17 @@ class Annotator(SQLModel, table=True):
 class ScoreEvent(SQLModel, table=True):
     """What one person said about one image, in the order it was said. Append-only: an undo is an
     event that names the event it takes back. `at_least` and `below` are of a sweep: the score is
-    such, whatever it is. What the `value` of a `set` means, the project's `labelling` says: a score
-    of 0–10, the number of a class, or tags, each a bit at the place of its number."""
+    such, whatever it is. `rated` is what another program's mark means by the rule it came in by.
+    What the `value` of a `set` means, the project's `labelling` says: a score of 0–10, the number
+    of a class, or tags, each a bit at the place of its number."""
 
     __tablename__ = "score_event"
     __table_args__ = (
         CheckConstraint(
-            "kind IN ('set', 'undo', 'skip', 'flag', 'at_least', 'below')", name="kind"
+            "kind IN ('set', 'undo', 'skip', 'flag', 'at_least', 'below', 'rated')", name="kind"
         ),
         CheckConstraint(
-            "(kind IN ('set', 'at_least', 'below')) = (value IS NOT NULL) "
+            "(kind IN ('set', 'at_least', 'below', 'rated')) = (value IS NOT NULL) "
             "AND coalesce(value, 0) >= 0 AND (kind = 'set' OR coalesce(value, 0) <= 10)",
             name="value",
         ),

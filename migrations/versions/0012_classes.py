@@ -4,8 +4,8 @@ says of every image. An event of such a project holds the number of a class, or 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 APART = {"resolve_fks": False}  # the table alone, not those that it refers to
 
@@ -23,7 +23,7 @@ def upgrade() -> None:
         batch.drop_constraint(value, type_="check")
         batch.create_check_constraint(
             value,
-            "(kind IN ('set', 'at_least', 'below')) = (value IS NOT NULL) "
+            "(kind IN ('set', 'at_least', 'below', 'rated')) = (value IS NOT NULL) "
             "AND coalesce(value, 0) >= 0 AND (kind = 'set' OR coalesce(value, 0) <= 10)",
         )
     value = op.f("ck_label_value")

@@ -1,0 +1,223 @@
+"""The job “stars”: what other programs noted of a project's images is looked up where their files
+lie, told with the score that follows by the rule, and recorded if that was asked for.
+
+As a rule it is recorded beside the scores, as a hint whose noise is learned (`learning.answers`):
+it makes no label, the queues go on asking for the image, and nothing is measured by it. Asked for
+as scores, it counts like the scores of folders: until a person scores the image, and for a random
+tenth in the hold-out.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from sqlmodel import Session, col, select
+
+from tastemaker import images, jobs, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import Annotator, Image, ImagePath, Job, Project, ScoreEvent
+from tastemaker.errors import BadImage, NotFound
+from tastemaker.importing.mark_rules import MarkRule, parse_rule
+from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
+from tastemaker.jobs.context import JobContext
+from tastemaker.pictures.decode_pool import DecodePool
+from tastemaker.pictures.pictures import Limits
+from tastemaker.scores import classes
+from tastemaker.scores.answers import RATED
+from tastemaker.scores.batches import undone_together
+
+PROXY = "other programs"  # whose hints these are
+GROUP = "stars:"  # what the events of one recording are called, to be taken back together
+BATCH = 256  # images whose marks are recorded in one transaction
+SHOWN = 10  # examples
+MOST_PROBLEMS = 200
+
+
+class StarsRequest(BaseModel, frozen=True):
+    """The payload of the job. `rule` as it is typed; without `record` nothing is written."""
+
+    rule: str = ""
+    record: bool = False
+    as_scores: bool = False
+
+
+@dataclass
+class Found:
+    """What was found: how many images were looked at, how many have marks and how many of these
+    count by the rule; how often each mark was met; the first examples as (picture, marks, score or
+    None), and what could not be believed as (picture, sentence)."""
+
+    looked_at: int = 0
+    marked: int = 0
+    scored: int = 0
+    recorded: int = 0
+    unchanged: int = 0
+    disbelieved: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: list[tuple[str, str, int | None]] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return vars(self) | {"counts": dict(self.counts.most_common(100))}
+
+
+def request_stars(
+    session: Session, project: Project, request: StarsRequest, asked_by: int = 0
+) -> Job:
+    """Queue the job. Raises `Invalid` for a rule that is none."""
+    classes.check_scores(project)
+    parse_rule(request.rule)
+    title = ("Record" if request.record else "Look for") + " stars of other programs"
+    payload = request.model_dump(mode="json")
+    return jobs.enqueue(session, "stars", title, payload, project.id, once=True, asked_by=asked_by)
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Look at every image of the project's pool; safe to run again, as what is recorded already is
+    not recorded twice. Returns the request and what was found."""
+    request = StarsRequest.model_validate(job.payload)
+    rule, found = parse_rule(request.rule), Found()
+    with job.reading() as session:
+        total = projects.size(session, projects.get(session, job.project_id))
+    job.stage("Looking for stars, labels and flags", total)
+    with closing(DecodePool(workers=2, limits=Limits.of(job.settings))) as readers:
+        for batch in _batches(job):
+            told = _look(readers, batch, rule, found)
+            if request.record and told:
+                _record(job, request, told, found)
+            job.progress(min(found.looked_at, total))
+    for name, reason in found.problems:
+        job.log(f"{name}: {reason}")
+    return request.model_dump() | {"rule": str(rule)} | found.as_dict()
+
+
+def take_back(session: Session, project: Project) -> int:
+    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
+    `NotFound` where none stands."""
+    newest: tuple[ScoreEvent, Annotator] | None = None
+    for name in (PROXY, projects.IMPORTED):
+        person = session.exec(select(Annotator).where(Annotator.name == name)).first()
+        event = scores.newest_undoable(session, project, person) if person else None
+        if person is None or event is None or not (event.event_group or "").startswith(GROUP):
+            continue
+        if newest is None or event.id > newest[0].id:
+            newest = event, person
+    if newest is None:
+        raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
+    taken = scores.undo(session, project, newest[1])
+    return len(undone_together(session, taken.event))
+
+
+# --- which files, and what they say --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An image, what people know it by, and where its bytes lie."""
+
+    image_id: int
+    name: str
+    files: tuple[MarkedFile, ...]
+
+
+def _batches(job: JobContext) -> Iterator[list[_Asked]]:
+    """The images of the pool, in the order of their ids."""
+    after = 0
+    while True:
+        with job.reading() as session:
+            some = session.exec(
+                select(Image)
+                .where(
+                    projects.is_member(job.project_id, Image.id),
+                    Image.id > after,
+                    Image.kind != "vector",
+                )
+                .order_by(col(Image.id))
+                .limit(BATCH)
+            ).all()
+            if not some:
+                return
+            after = some[-1].id
+            yield _asked(session, job.settings, some)
+
+
+def _asked(session: Session, settings: Settings, some: Sequence[Image]) -> list[_Asked]:
+    limits = Limits.of(settings)
+    paths: dict[int, list[Path]] = {}
+    scanned = select(ImagePath.image_id, ImagePath.path).where(
+        col(ImagePath.image_id).in_([image.id for image in some]), ImagePath.state == "present"
+    )
+    for image_id, path in session.exec(scanned.order_by(col(ImagePath.id))):
+        paths.setdefault(image_id, []).append(Path(path))
+    asked = []
+    for image in some:
+        there = paths.get(image.id, [])
+        name = str(there[0]) if there else image.name
+        if image.kind == "upload":
+            there = [*there, images.stored_path(settings, image)]
+        asked.append(_Asked(image.id, name, tuple(MarkedFile(path, limits) for path in there)))
+    return asked
+
+
+def _look(readers: DecodePool, batch: list[_Asked], rule: MarkRule, found: Found) -> dict[int, int]:
+    """Image id → the score that follows, of those that have one."""
+    said: dict[MarkedFile, Marks | BadImage] = dict(
+        readers.map(marks_of_file, [file for asked in batch for file in asked.files])
+    )
+    told = {}
+    for asked in batch:
+        found.looked_at += 1
+        try:
+            marks = _of_copies([said[file] for file in asked.files])
+        except BadImage as error:
+            found.disbelieved += 1
+            if len(found.problems) < MOST_PROBLEMS:
+                found.problems.append((asked.name, str(error)))
+            continue
+        if not marks:
+            continue
+        found.marked += 1
+        found.counts.update([*marks.words(), *(["points"] if marks.points is not None else [])])
+        score = rule.score(marks)
+        if len(found.rows) < SHOWN:
+            found.rows.append((asked.name, str(marks), score))
+        if score is not None:
+            found.scored += 1
+            told[asked.image_id] = score
+    return told
+
+
+def _of_copies(said: list[Marks | BadImage]) -> Marks:
+    """What the copies of one image say together."""
+    marks = [one for one in said if isinstance(one, Marks) and one]
+    if not marks:
+        faults = [one for one in said if isinstance(one, BadImage)]
+        if faults:
+            raise faults[0]
+        return Marks()
+    if len({(one.stars, one.flag) for one in marks}) > 1:
+        apart = "; ".join(dict.fromkeys(map(str, marks)))
+        raise BadImage(
+            f"Its copies disagree ({apart}); nothing was taken.",
+            "Rate them alike, or remove one.",
+        )
+    return marks[0]
+
+
+def _record(job: JobContext, request: StarsRequest, told: dict[int, int], found: Found) -> None:
+    group = f"{GROUP}{job.claim.job_id}"
+    with job.writing() as session:
+        project = projects.get(session, job.project_id)
+        name = projects.IMPORTED if request.as_scores else PROXY
+        person = projects.annotator(session, name, proxy=True)
+        for image_id, value in told.items():
+            written = scores.record(
+                session, project, image_id, person, "set" if request.as_scores else RATED, value,
+                origin=scores.Origin.IMPORT, group=group, unless_same=True,
+            )  # fmt: skip
+            found.recorded += written.fresh
+            found.unchanged += not written.fresh

@@ -1,0 +1,136 @@
+"""What leaves for other programs: the score of every image of a project, whose it is, and where the
+file lies that a person knows it by."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from more_itertools import chunked
+from sqlmodel import Session, col, select
+
+from tastemaker import images, projects, scores
+from tastemaker.config import Settings
+from tastemaker.database.tables import Image, ImagePath, Project, Version
+from tastemaker.errors import Invalid
+from tastemaker.scores import classes
+from tastemaker.scores.score_files import score_bytes
+from tastemaker.versions import predictions
+
+Which = Literal["both", "scores", "predictions"]
+AT_ONCE = 500
+SCORED = "scored"  # `by` of what people scored
+COLUMNS = ("sha256", "path", "score", "stars", "by")
+STARS_FROM = (3.0, 5.0, 7.0, 9.0)  # scores from which 2, 3, 4 and 5 stars are given
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An image and its score in points of 0–10, by people (`SCORED`) or by a version. `paths` are
+    the files on this machine that still are this image; `why` says why there is none."""
+
+    image_id: int
+    sha256: str
+    shown: str
+    score: float
+    by: str
+    paths: tuple[Path, ...]
+    why: str = ""
+
+
+def outgoing(
+    session: Session,
+    settings: Settings,
+    project: Project,
+    version: Version | None,
+    which: Which = "both",
+    low: float = 0.0,
+    high: float = 10.0,
+) -> Iterator[Outgoing]:
+    """Every image of the pool with a score between `low` and `high`, in the order of their ids:
+    people's where there is one, else the version's; or one of the two alone. Raises `Conflict` for a
+    project with classes."""
+    classes.check_scores(project)
+    ids = session.exec(
+        select(Image.id)
+        .where(projects.is_member(project.id, Image.id), Image.kind != "vector")
+        .order_by(col(Image.id))
+    ).all()
+    for some in chunked(ids, AT_ONCE):
+        known: dict[int, tuple[float, str]] = {}
+        if version is not None and which != "scores":
+            told = predictions.of_images(session, version.id, some)
+            known = {i: (10 * score, version.number) for i, (score, _) in told.items()}
+        if which != "predictions":
+            labels = scores.values_of(session, project.id, some)
+            known |= {i: (value, SCORED) for i, value in labels.items()}
+        for image in session.exec(
+            select(Image).where(col(Image.id).in_(list(known))).order_by(col(Image.id))
+        ):
+            score, by = known[image.id]
+            if low <= score <= high:
+                paths, why = _files(session, settings, image)
+                shown = images.shown_path(session, image)
+                yield Outgoing(image.id, image.sha256, shown, score, by, paths, why)
+
+
+def _files(session: Session, settings: Settings, image: Image) -> tuple[tuple[Path, ...], str]:
+    own = images.stored_path(settings, image)
+    there = [path for path in images.source_paths(session, settings, image) if path != own]
+    there = [path for path in there if path.is_file()]
+    if there:
+        return tuple(there), ""
+    scanned = session.exec(select(ImagePath.id).where(ImagePath.image_id == image.id)).first()
+    if scanned is None:
+        return (), "It was uploaded, so there is no file of yours on this machine."
+    return (), "Its file is gone, or was changed since it was scored. Import its folder again."
+
+
+def stars_of(score: float, borders: tuple[float, ...] = STARS_FROM) -> int:
+    """1 to 5 stars of a score in points. By the usual borders, a score that came from stars gives
+    the same stars."""
+    return 1 + sum(score >= border for border in borders)
+
+
+def parse_borders(typed: str) -> tuple[float, ...]:
+    """“3,5,7,9”: from which scores 2, 3, 4 and 5 stars are given. Raises `Invalid`."""
+    try:
+        borders = tuple(float(part) for part in typed.split(","))
+    except ValueError:
+        borders = ()
+    if (
+        len(borders) != 4
+        or list(borders) != sorted(borders)
+        or not 0 <= borders[0] <= borders[-1] <= 10
+    ):
+        raise Invalid(
+            f"“{typed[:60]}” are no borders of stars.",
+            "Write the scores of 0–10 from which 2, 3, 4 and 5 stars are given, as 3,5,7,9.",
+        )
+    return borders
+
+
+def table_bytes(
+    rows: list[Outgoing], ending: str, borders: tuple[float, ...] = STARS_FROM
+) -> bytes:
+    """The rows as `.csv`, `.jsonl` or `.parquet`, with the columns `COLUMNS`."""
+    facts: list[dict[str, Any]] = [
+        {
+            "sha256": row.sha256, "path": row.shown, "score": round(row.score, 3),
+            "stars": stars_of(row.score, borders), "by": row.by,
+        }
+        for row in rows
+    ]  # fmt: skip
+    if ending == ".parquet":
+        kinds = (pa.string(), pa.string(), pa.float64(), pa.int8(), pa.string())
+        out = io.BytesIO()
+        schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
+        pq.write_table(pa.Table.from_pylist(facts, schema), out)
+        return out.getvalue()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in facts).encode()
+    return score_bytes(facts, ".csv", COLUMNS)

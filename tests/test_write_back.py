@@ -1,0 +1,342 @@
+"""Scores go out into other programs: stars beside the pictures, tables, folders for trainers; and
+nothing of anybody else's is lost on the way."""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tastemaker import projects, scores
+from tastemaker.database.sessions import reading, writing
+from tastemaker.errors import Invalid, NotFound, NotWritable, StorageFull
+from tastemaker.files.xmp import Packet
+from tastemaker.importing.mark_rules import DEFAULT_RULE
+from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
+from tastemaker.pictures.pictures import Limits
+from tastemaker.publishing import sidecars, trainer_folders
+from tastemaker.publishing.outgoing import Outgoing, outgoing, parse_borders, stars_of
+from tastemaker.publishing.sidecars import plan_sidecars, undo_sidecars, write_sidecars
+from tastemaker.scores import Origin
+from tests import pictures
+from tests.command_line import Run
+from tests.pictures import encoded, write
+from tests.test_imports import Desk, decoders, desk, png  # noqa: F401 - fixtures
+from tests.test_stars import DARKTABLE, rated, xmp
+from tests.web_world import World, add_version, make_world
+
+SCORES = {"a": 10, "b": 7, "c": 4, "d": 0}
+LIMITS = Limits()
+
+
+@pytest.fixture
+def shelf(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:  # noqa: F811
+    """Four scored images, `a.png` to `d.png`, and one without a score."""
+    from tastemaker.importing import imports
+
+    monkeypatch.setattr(sidecars, "DecodePool", imports.DecodePool)
+    contents = {name: png(number) for number, name in enumerate([*SCORES, "e"])}
+    for name, content in contents.items():
+        desk.put(f"{name}.png", content)
+    desk.bring_in()
+    with writing(desk.engine) as session:
+        project = projects.get(session, desk.project.id)
+        person = projects.annotator(session, "me")
+        for name, score in SCORES.items():
+            image = desk.image(contents[name]).id
+            scores.record(session, project, image, person, "set", score, origin=Origin.LIBRARY)
+    return desk
+
+
+def rows_of(shelf: Desk, **more: Any) -> list[Outgoing]:
+    with reading(shelf.engine) as session:
+        project = projects.get(session, shelf.project.id)
+        return list(outgoing(session, shelf.settings, project, None, **more))
+
+
+def beside(shelf: Desk, name: str) -> dict[str, str]:
+    packet = Packet((shelf.folder / name).read_bytes())
+    return {"stars": packet.get("xmp", "Rating"), "score": packet.get("tastemaker", "Score")}
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# --- sidecars ------------------------------------------------------------------------------------
+
+
+def test_stars_come_back_as_the_scores_that_they_were_made_of() -> None:
+    for stars in range(1, 6):
+        score = DEFAULT_RULE.score(Marks(stars=stars))
+        assert score is not None and stars_of(score) == stars
+    assert [stars_of(score) for score in (0, 2.99, 3, 9)] == [1, 1, 2, 5]
+    assert stars_of(5, parse_borders("1,2,3,4")) == 5
+    for typed in ("1,2,3", "4,3,2,1", "a", "1,2,3,11"):
+        with pytest.raises(Invalid):
+            parse_borders(typed)
+
+
+def test_a_dry_run_writes_nothing_and_writing_leaves_the_pictures_alone(shelf: Desk) -> None:
+    before = everything_in(shelf.folder)
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    assert len(plan.changes) == 4 and everything_in(shelf.folder) == before
+    assert write_sidecars(shelf.settings, plan) == (4, [])
+    after = everything_in(shelf.folder)
+    assert {name: after[name] for name in before} == before, "to the byte"
+    assert set(after) - set(before) == {f"{name}.png.xmp" for name in SCORES}
+    assert beside(shelf, "a.png.xmp") == {"stars": "5", "score": "10.00"}
+    assert beside(shelf, "d.png.xmp") == {"stars": "1", "score": "0.00"}
+
+    again = plan_sidecars(rows_of(shelf), LIMITS)
+    assert (again.changes, again.unchanged) == ([], 4)
+    read = marks_of_file(MarkedFile(shelf.folder / "a.png", LIMITS))
+    assert not read, "what this program wrote is nobody's opinion"
+
+    assert undo_sidecars(shelf.settings) == (4, [])
+    assert everything_in(shelf.folder) == before
+    with pytest.raises(NotFound):
+        undo_sidecars(shelf.settings)
+
+
+def test_what_other_programs_wrote_stays_and_so_do_stars_that_a_person_gave(shelf: Desk) -> None:
+    shelf.put("a.png.xmp", DARKTABLE.decode().replace('xmp:Rating="-1"', 'xmp:Rating="0"'))
+    shelf.put("b.xmp", rated(2))
+    mode = 0o600
+    (shelf.folder / "b.xmp").chmod(mode)
+    before = everything_in(shelf.folder)
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    assert plan.kept == 1
+    write_sidecars(shelf.settings, plan)
+    packet = Packet((shelf.folder / "a.png.xmp").read_bytes())
+    assert packet.items("darktable", "colorlabels") == ["0", "3"]
+    assert beside(shelf, "a.png.xmp")["stars"] == "5", "0 is unrated"
+    assert beside(shelf, "b.xmp") == {"stars": "2", "score": "7.00"}, "in the one that lay there"
+    assert (shelf.folder / "b.xmp").stat().st_mode & 0o777 == mode
+
+    replaced = plan_sidecars(rows_of(shelf), LIMITS, replace_stars=True)
+    assert [change.sidecar.name for change in replaced.changes] == ["b.xmp"]
+    write_sidecars(shelf.settings, replaced)
+    assert beside(shelf, "b.xmp")["stars"] == "4"
+    shelf.put("c.png.xmp", (shelf.folder / "c.png.xmp").read_bytes() + b"<!-- edited -->")
+    assert undo_sidecars(shelf.settings) == (1, [])
+    undone, problems = undo_sidecars(shelf.settings)
+    assert undone == 3 and "Another program changed it since" in problems[0][1]
+    (shelf.folder / "c.png.xmp").unlink()
+    assert everything_in(shelf.folder) == before
+
+
+def test_stars_inside_a_picture_are_somebodys_too(shelf: Desk) -> None:
+    content = encoded(pictures.scene(seed=9), "JPEG", xmp=rated(1))
+    shelf.put("inside.jpg", content)
+    shelf.bring_in()
+    with writing(shelf.engine) as session:
+        project = projects.get(session, shelf.project.id)
+        person = projects.annotator(session, "me")
+        scores.record(session, project, shelf.image(content).id, person, "set", 9)
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    assert beside(shelf, "inside.jpg.xmp") == {"stars": "", "score": "9.00"}
+    assert marks_of_file(MarkedFile(shelf.folder / "inside.jpg", LIMITS)) == Marks(stars=1)
+
+
+def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
+    shelf.put("a.xmp", xmp(xmp_Label="Red"))
+    shelf.put("a.jpg", encoded(pictures.scene(), "JPEG"))
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    assert {change.sidecar.name for change in plan.changes} >= {"a.png.xmp"}
+
+
+def test_what_cannot_be_written_is_named_and_the_rest_goes_on(
+    shelf: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(shelf.folder / "a.png", ns=(1, 1))  # changed since it was scored
+    (shelf.folder / "b.png").unlink()
+    shelf.put("c.png.xmp", "no XMP")
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    reasons = {Path(path).name: reason for path, reason in plan.problems}
+    assert "changed since it was scored" in reasons["a.png"] and "gone" in reasons["b.png"]
+    assert "is damaged: it is not XML" in reasons["c.png"]
+    assert [change.sidecar.name for change in plan.changes] == ["d.png.xmp"]
+
+    (shelf.folder / "c.png.xmp").unlink()
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    shelf.put("d.png.xmp", rated(3))  # meanwhile
+    atomic = sidecars.write_atomic
+
+    def read_only(path: Path, content: Any) -> None:
+        if path.name == "c.png.xmp":
+            raise NotWritable(f"{path} cannot be written: read-only file system.", "")
+        atomic(path, content)
+
+    monkeypatch.setattr(sidecars, "write_atomic", read_only)
+    written, problems = write_sidecars(shelf.settings, plan)
+    assert written == 0
+    told = {Path(path).name: reason for path, reason in problems}
+    assert "read-only" in told["c.png.xmp"] and "changed meanwhile" in told["d.png.xmp"]
+
+    def full(path: Path, content: Any) -> None:
+        raise StorageFull("The disk is full.") if errno.ENOSPC else AssertionError
+
+    monkeypatch.setattr(sidecars, "write_atomic", full)
+    (shelf.folder / "d.png.xmp").unlink()
+    with pytest.raises(StorageFull, match="0 of 2 sidecars"):
+        write_sidecars(shelf.settings, plan)
+
+
+def test_a_link_is_never_written_through(shelf: Desk, tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere.xmp", rated(3))
+    (shelf.folder / "a.png.xmp").symlink_to(elsewhere)
+    plan = plan_sidecars(rows_of(shelf), LIMITS)
+    assert [Path(path).name for path, _ in plan.problems] == ["a.png"]
+    write_sidecars(shelf.settings, plan)
+    assert elsewhere.read_bytes() == rated(3)
+
+
+def test_exiftool_reads_what_was_written_and_no_pixel_moves(shelf: Desk) -> None:
+    if shutil.which("exiftool") is None:
+        pytest.skip("ExifTool is not installed.")
+
+    def exiftool(*words: str) -> str:
+        done = subprocess.run(
+            ["exiftool", *words], cwd=shelf.folder, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in shelf.folder.iterdir()}
+    exiftool("-q", "-XMP-dc:Title=Mine", "-XMP-xmp:Label=Green", "-o", "b.png.xmp")
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    [told] = json.loads(exiftool("-j", "-Rating", "-Title", "-Label", "-Score", "b.png.xmp"))
+    assert told == {
+        "SourceFile": "b.png.xmp", "Rating": 4, "Title": "Mine", "Label": "Green", "Score": 7,
+    }  # fmt: skip
+    assert exiftool("-validate", "-warning", "-a", "-s3", "b.png.xmp").split("\n")[0] == "OK"
+    # From the sidecar into the picture, as docs/lightroom-digikam.md has it.
+    exiftool("-q", "-overwrite_original", "-tagsfromfile", "%d%f.%e.xmp", "-xmp:all", "b.png")
+    packet = exiftool("-b", "-XMP", "b.png").encode()
+    assert marks_of_packet(packet, "b.png") == Marks(stars=4, labels=("green",))
+    read = marks_of_file(MarkedFile(shelf.folder / "b.png", LIMITS))
+    assert read == Marks(labels=("green",)), "the stars are a copy of what this program wrote"
+    exiftool("-q", "-overwrite_original", "-Rating=1", "a.png.xmp")  # rated again there
+    read = marks_of_file(MarkedFile(shelf.folder / "a.png", LIMITS))
+    assert read == Marks(stars=1), "a person's word, from now on"
+    for name in ("a.png", "c.png", "d.png", "e.png"):
+        content = (shelf.folder / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == hashes[name]
+
+
+# --- which scores --------------------------------------------------------------------------------
+
+
+def test_a_persons_score_goes_before_the_prediction(tmp_path: Path) -> None:
+    world: World = make_world(tmp_path / "home", images=3)
+    add_version(world, 0, {1: 0.81, 2: 0.2})
+    with writing(world.engine) as session:
+        from tastemaker import versions
+
+        project = world.project(session)
+        version = versions.chosen(session, project)
+        person = projects.annotator(session, "me")
+        scores.record(session, project, 1, person, "set", 3)
+
+        def told(**more: Any) -> dict[int, tuple[float, str]]:
+            rows = outgoing(session, world.settings, project, version, **more)
+            return {row.image_id: (round(row.score, 3), row.by) for row in rows}
+
+        assert told() == {1: (3, "scored"), 2: (2, "v1.0")}
+        assert told(which="predictions") == {1: (8.1, "v1.0"), 2: (2, "v1.0")}
+        assert told(which="scores") == {1: (3, "scored")}
+        assert told(low=2.5) == {1: (3, "scored")}
+
+
+# --- folders for trainers ------------------------------------------------------------------------
+
+
+def test_tags_of_a_score_are_those_that_people_train_with() -> None:
+    assert trainer_folders.score_tags(7.4) == [f"score_{n}_up" for n in (7, 6, 5, 4)]
+    assert trainer_folders.score_tags(9)[:2] == ["score_9", "score_8_up"]
+    assert trainer_folders.score_tags(3.99) == []
+    said = trainer_folders.caption(5, "a cat, score_9, score_8_up,\n on a mat ,")
+    assert said == "score_5_up, score_4_up, a cat, on a mat"
+
+
+@given(st.floats(0, 10), st.floats(0, 10))
+def test_a_better_score_has_every_tag_and_repeat_of_a_worse_one(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert set(trainer_folders.score_tags(low)) <= set(trainer_folders.score_tags(high))
+    usual = trainer_folders.USUAL_REPEATS
+    assert trainer_folders.repeats_of(low, usual) <= trainer_folders.repeats_of(high, usual)
+
+
+@pytest.mark.parametrize("typed", ["", "5", "5=-1", "11=1", "5=0", "5=2000", "x=1"])
+def test_what_says_no_repeats_is_refused(typed: str) -> None:
+    with pytest.raises(Invalid):
+        trainer_folders.parse_repeats(typed)
+
+
+def test_a_folder_for_trainers_has_repeats_and_captions(shelf: Desk, tmp_path: Path) -> None:
+    shelf.put("a.txt", "a red thing, best")
+    shelf.put("sub/b.png", png(50))
+    shelf.bring_in()
+    with writing(shelf.engine) as session:
+        project = projects.get(session, shelf.project.id)
+        person = projects.annotator(session, "me")
+        scores.record(session, project, shelf.image(png(50)).id, person, "set", 8)
+    into = tmp_path / "train"
+    dry = trainer_folders.write_trainer_folders(rows_of(shelf), into, "My taste", dry_run=True)
+    assert dry.folders == {"4_My-taste": 1, "2_My-taste": 2} and not into.exists()
+    done = trainer_folders.write_trainer_folders(rows_of(shelf), into, "My taste", link=True)
+    assert (done.placed, done.captions) == (3, 3)
+    names = {str(path.relative_to(into)) for path in into.rglob("*.*")}
+    assert names == {
+        "4_My-taste/a.png", "4_My-taste/a.txt", "2_My-taste/b.png", "2_My-taste/b.txt",
+        "2_My-taste/b-1.png", "2_My-taste/b-1.txt",
+    }  # fmt: skip
+    text = (into / "4_My-taste/a.txt").read_text()
+    assert text.startswith("score_9, score_8_up") and text.endswith("a red thing, best")
+    assert (into / "4_My-taste/a.png").is_symlink()
+    with pytest.raises(Invalid, match="is not empty"):
+        trainer_folders.write_trainer_folders(rows_of(shelf), into, "x")
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_tells_first_and_does_it_when_asked(
+    shelf: Desk, run: Run, tmp_path: Path
+) -> None:
+    shelf.engine.dispose()
+    told = run("write-back", "Desk")
+    assert told.code == 0 and "4 sidecars would be written" in told.out
+    assert "Nothing was written" in told.out and not list(shelf.folder.glob("*.xmp"))
+    told = json.loads(run("write-back", "Desk", "--write", "--json").out)
+    assert (told["written"], told["problems"]) == (4, [])
+    assert "4 sidecars are as before" in run("write-back", "--undo").out
+    assert not list(shelf.folder.glob("*.xmp"))
+
+    table = tmp_path / "out.parquet"
+    assert "4 rows would be written" in run("write-back", "Desk", "--table", table).out
+    assert not table.exists()
+    run("write-back", "Desk", "--table", table, "--write", "--min", "50")
+    rows = pq.read_table(table).to_pylist()
+    assert [(Path(r["path"]).name, r["score"], r["stars"], r["by"]) for r in rows] == [
+        ("a.png", 10, 5, "scored"), ("b.png", 7, 4, "scored"),
+    ] or [r["stars"] for r in rows] == [4, 5]  # fmt: skip
+    run("write-back", "Desk", "--table", tmp_path / "out.csv", "--write")
+    with (tmp_path / "out.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+
+    folders = tmp_path / "folders"
+    assert run("write-back", "Desk", "--folders", folders, "--write").code == 0
+    assert {p.name for p in folders.iterdir()} == {"10", "07", "04", "00"}
+    assert run("write-back", "Desk", "--folders", folders, "--write").code == 1
+    for wrong in (["--link"], ["--undo"], ["--stars", "x"], ["--which", "none"]):
+        assert run("write-back", "Desk", *wrong).code != 0, wrong
