@@ -52,8 +52,8 @@ def outgoing(
     high: float = 10.0,
 ) -> Iterator[Outgoing]:
     """Every image of the pool with a score between `low` and `high`, in the order of their ids:
-    people's where there is one, else the version's; or one of the two alone. Raises `Conflict` for a
-    project with classes."""
+    people's where there is one, else the version's; or one of the two alone. Raises `Conflict` for
+    a project with classes."""
     classes.check_scores(project)
     ids = session.exec(
         select(Image.id)
