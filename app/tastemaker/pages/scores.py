@@ -260,9 +260,9 @@ def _with_undo(
 class NewScore(Body):
     """`value` 0–10 for a score; in a project with classes the number of one, or else `class`, its
     name (of tags their names, with commas); `kind` skip or flag without either. `key` makes a
-    repeat harmless; `expected` is the event the asker knew of (0: none). `offer` is the card's, and says
-    where the score comes from; without it, `origin` counts only where it is review, and the score
-    else as one from a program. `sha256`, where it is given, must be the image's."""
+    repeat harmless; `expected` is the event the asker knew of (0: none). `offer` is the card's, and
+    says where the score comes from; without it, `origin` counts only where it is review, and the
+    score else as one from a program. `sha256`, where it is given, must be the image's."""
 
     image_id: int = Field(ge=1, lt=2**63)
     sha256: str | None = Field(default=None, max_length=64)
