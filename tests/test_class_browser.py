@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, draw_all, open_classes
-from in_browser import browsing, saved, serving, shown_image
+from in_browser import DESKTOP, PHONE, browsing, saved, serving, shown_image, troubles
 from playwright.sync_api import Browser, expect
 
 from tastemaker.database import sessions
@@ -12,6 +12,8 @@ from tastemaker.database.tables import Job
 from tastemaker.training import retrain
 
 pytestmark = pytest.mark.browser
+
+WIDE, NARROW = (("dark", DESKTOP, None),), (("light", PHONE, None),)
 
 
 def world(tmp_path: Path, **fields: object) -> Classes:
@@ -72,6 +74,10 @@ def test_images_are_labelled_trained_and_the_confusion_corrected_by_keyboard(
         expect(page.locator(f"#verdict-{fixed}")).to_contain_text("photo")
         expect(page.locator("#counts")).to_contain_text(f"{count - 1} to look at")
         assert made.labelled(int(fixed)) == 0
+        assert troubles(page, NARROW) == []
+        for path, view in (("score", WIDE), ("classes", NARROW)):
+            page.goto(f"{address}/projects/1/{path}")
+            assert troubles(page, view) == [], path
 
 
 def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path: Path) -> None:

@@ -78,8 +78,7 @@ def agreement(session: Session, project: Project) -> Agreement:
     habits = []
     for person, name in names.items():
         own = [value for (scorer, _), value in standing.items() if scorer == person]
-        both = [by for by in shared.values() if person in by]
-        gaps = [_gap(by, person, named) for by in both]
+        gaps = [_gap(by, person, named) for by in shared.values() if person in by]
         habits.append(
             AnnotatorStats(
                 person, name, len(own), None if named else float(np.mean(own)), newest[person],
