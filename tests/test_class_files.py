@@ -15,8 +15,9 @@ from test_classifier import strict_forward
 from tastemaker import embeddings
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Image, Label
-from tastemaker.errors import Conflict
+from tastemaker.errors import CheckpointError, Conflict
 from tastemaker.publishing import card_blocks, exports, model_card
+from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import class_changes, classes
 from tastemaker.scores.score_files import BadRows, import_scores, labels_of, score_bytes
 
@@ -143,3 +144,16 @@ def test_everything_leaves_in_one_zip(home):
     assert "README.md" in names and "top-100.png" not in names
     first = next(csv.DictReader(io.StringIO(table.decode())))
     assert first["class"] in ("photo", "drawing", "logo")
+
+
+def test_predictions_leave_with_the_class_and_a_file_of_tags_is_no_head_to_import(home):
+    made = open_classes(class_home(home, train=True, several=True))
+    client = made.world.client
+    rows = list(csv.DictReader(io.StringIO(client.get("/versions/1/predictions.csv").text)))
+    assert {row["class"] for row in rows} >= {"photo", "drawing, logo"}
+    version = made.version()
+    config = json.loads(client.get("/versions/1/config").text)
+    assert config["arch"] == "tags" and "score_range" not in config
+    assert config["classes"]["classes"][0]["name"] == "photo"
+    with pytest.raises(CheckpointError, match="3 tags in one file"):
+        read_foreign_head(made.settings.checkpoints / version.file)

@@ -159,7 +159,9 @@ def train(
     data = data.only(known)
 
     x, truth, fold = rows.x[split.train], data.truth[split.train], split.fold[split.train]
-    labelled = np.ones(len(truth), bool) if data.several else truth.any(axis=1)
+    labelled = np.asarray(truth.any(axis=1))
+    if data.several:
+        labelled = np.ones(len(truth), bool)
     final, members, oof, penalty = _fit(
         x[labelled], truth[labelled], fold[labelled], np.array(data.weights), data.several,
         progress,

@@ -36,7 +36,7 @@ from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import checkpoint_bytes, load_checkpoint, sidecar
 from tastemaker.publishing import card_blocks, model_card, sheets
 from tastemaker.scores import classes, score_files
-from tastemaker.versions import file_checks, predictions, training_set
+from tastemaker.versions import class_report, file_checks, predictions, training_set
 from tastemaker.versions.prediction_files import prediction_bytes
 
 PIECE = 2**20  # bytes of a file that are in memory at once
@@ -109,10 +109,17 @@ def config(session: Session, settings: Settings, version: Version) -> Part:
 
 def _known_besides(session: Session, version: Version) -> dict[str, Any]:
     parent = session.get(Version, version.parent_id) if version.parent_id else None
+    lineage = {"rev": parent.number, "sha256": parent.sha256} if parent else None
+    if version.classes.numbers:
+        return {
+            "parent": lineage,
+            "classes": class_report.as_json(version),
+            "published_at": version.created_at.isoformat(),
+        }
     spread = predictions.percentiles(session, version)
     return {
         "score_range": [0, 10],
-        "parent": {"rev": parent.number, "sha256": parent.sha256} if parent else None,
+        "parent": lineage,
         "calibration": version.metrics.calibration,
         "percentiles": spread.as_dict() if spread else None,
         "holdout": version.metrics.holdout.as_json() or None,

@@ -18,7 +18,8 @@ from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
 from tastemaker.versions import class_rows
 
-LISTED = 2000  # of the least certain images, or of the surest mistakes
+UNSURE = 400  # of the least certain images
+LISTED = 2000  # of the surest mistakes
 
 
 def mixed(request: QueueRequest) -> Iterator[QueueItem]:
@@ -42,11 +43,16 @@ def boundary(request: QueueRequest) -> Iterator[QueueItem]:
     if version is None:
         return
     known = classes.of(request.session, request.project.id)
+    labelled = (
+        select(Label.image_id)
+        .where(Label.project_id == request.project.id, Label.image_id == ClassPrediction.image_id)
+        .exists()
+    )
     ranked = request.session.exec(
         select(ClassPrediction)
-        .where(ClassPrediction.version_id == version.id)
+        .where(ClassPrediction.version_id == version.id, ~labelled)
         .order_by(col(ClassPrediction.margin), col(ClassPrediction.image_id))
-        .limit(LISTED)
+        .limit(UNSURE)
     )
     wanted = (row for row in ranked if row.image_id not in request.pending)
     for batch in chunked(wanted, PICKS_AT_ONCE):

@@ -305,7 +305,7 @@ def _sidecar(session: Session, version: Version, head: HeadFile) -> dict[str, An
     scale: dict[str, Any] = {
         "score_range": [0, 10], "threshold": project.threshold, "brackets": project.brackets,
     }  # fmt: skip
-    return sidecar(
+    told = sidecar(
         registry.base_name(project),
         version.number,
         features=head.tensors["up.0.weight"].shape[1],
@@ -315,3 +315,6 @@ def _sidecar(session: Session, version: Version, head: HeadFile) -> dict[str, An
         sha256=version.sha256,
         **head.about,
     )
+    if project.labelling == "tags":  # the original's loader would put a softmax over them
+        told["arch"] = "tags"
+    return told
