@@ -16,7 +16,7 @@ from tastemaker.errors import Conflict, NotTrainable
 from tastemaker.jobs.progress import Silent
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.class_metrics import ClassRecord
-from tastemaker.live import model_process
+from tastemaker.live import live_model, model_process
 from tastemaker.publishing.import_head import import_checkpoint
 from tastemaker.scores import class_changes
 from tastemaker.training import auto_train, retrain, trainable
@@ -160,9 +160,19 @@ def test_a_deleted_version_takes_its_rows_along(trained):
         assert row is not None and row.classes == ClassRecord()
 
 
-def test_a_class_project_has_no_live_model_and_trains_by_itself_after_so_many(trained):
-    model_process.poll(trained.settings, trained.engine, {})
-    assert not list(trained.settings.root.glob("live/**/*.npy"))
+def test_the_model_process_predicts_no_class_and_lists_what_is_unlike_all_labels(trained):
+    model_process.refit(trained.settings, trained.engine, trained.project_id)
+    live = live_model.read_live(trained.settings, trained.project_id)
+    assert live is not None and live.of(1) is None and live.fit.errors == ()
+    start = [pick.image_id for pick in live.lists.start]
+    unlabelled = {image for image in trained.kinds if trained.labelled(image) is None}
+    assert start and set(start) <= unlabelled
+    cards = trained.world.client.get("/api/v1/projects/1/queue?queue=diverse&n=5").json()
+    assert {card["image_id"] for card in cards} <= set(start)
+    assert all(card["predicted_by"] == "v1.0" for card in cards)
+
+
+def test_a_class_project_trains_by_itself_after_so_many_labels(trained):
     with sessions.writing(trained.engine) as session:
         project = trained.project(session)
         project.auto_train_every = 2

@@ -73,14 +73,9 @@ def main(settings: Settings) -> None:
 
 
 def poll(settings: Settings, engine: Engine, states: dict[int, ProjectState]) -> None:
-    """Refit each project that has new scores or new embeddings; one with classes has no live
-    model."""
+    """Refit each project that has new scores or new embeddings."""
     with sessions.reading(engine) as session:
-        embedded = [
-            project
-            for project in projects.list_all(session)
-            if project.encoder_id and project.labelling == "scores"
-        ]
+        embedded = [project for project in projects.list_all(session) if project.encoder_id]
         stamps = {project.id: stamp_of(session, project) for project in embedded}
     for project_id, stamp in stamps.items():
         state = states.setdefault(project_id, ProjectState())
@@ -122,6 +117,8 @@ def refit(
         ).all()
     if not len(matrix.ids):
         return
+    if project.labelling != "scores":  # which class does not count here: nothing is predicted, and
+        labels = [(image_id, 5.0) for image_id, _ in labels]  # what is picked is unlike all of them
     values = matrix.by_row(dict(labels)) / 10
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
     ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))

@@ -44,6 +44,7 @@ EMPTY = {
     "contradictions": "No two images that look alike have scores far apart.",
     "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
     "boundary": "The version is sure of every image that has no label yet, or there is none yet.",
+    "diverse": "Every part of the library has its label, or was looked at by you.",
     "confused": "The version and the labels agree, as far as they were not looked at since.",
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",

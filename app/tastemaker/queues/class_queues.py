@@ -13,7 +13,12 @@ from tastemaker.queues import reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import is_re_ask_due, re_asks, resolved
-from tastemaker.queues.unscored import PICKS_AT_ONCE, random_sample, still_unscored
+from tastemaker.queues.unscored import (
+    PICKS_AT_ONCE,
+    random_sample,
+    still_unscored,
+    unscored_picks,
+)
 from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
 from tastemaker.versions import class_rows
@@ -34,6 +39,12 @@ def mixed(request: QueueRequest) -> Iterator[QueueItem]:
         return new
     before = request.draw(len(request.pending)) % 3
     return chain(islice(new, before), islice(re_asks(request), 1), new)
+
+
+def diverse(request: QueueRequest) -> Iterator[QueueItem]:
+    """Typical images of every part of the library, then what is unlike anything labelled, as the
+    model process lists them; at random before it has."""
+    return unscored_picks(request, request.lists.start) if request.live else random_sample(request)
 
 
 def boundary(request: QueueRequest) -> Iterator[QueueItem]:
@@ -142,6 +153,7 @@ def _leading(row: ClassPrediction, version: Version, known: ClassList) -> list[t
 QUEUES = {
     "mixed": ("Mixed", mixed),
     "boundary": ("Near a boundary", boundary),
+    "diverse": ("Diverse", diverse),
     "confused": ("Confused classes", confused),
     "re-ask": ("Re-ask", re_asks),
     "random": ("Random", random_sample),
