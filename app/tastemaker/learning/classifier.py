@@ -191,8 +191,8 @@ def train(
 def learnable(truth: Truths, *, several: bool) -> NDArray[np.bool_]:
     """(K,) the classes that the labels (n, K) of a training can teach: those that some image has,
     and of tags, that some image has not."""
-    known: NDArray[np.bool_] = truth.any(axis=0)
-    return known & ~truth.all(axis=0) if several else known
+    known = np.asarray(truth.any(axis=0))
+    return np.asarray(known & ~truth.all(axis=0)) if several else known
 
 
 # ---------------------------------------------------------------- the fit
