@@ -140,6 +140,8 @@ def measure(
 
     def estimate(statistic: Any, among: NDArray[np.bool_], resamples: int | None) -> Estimate:
         """Over the groups; where no resample differs, as of a share of all of them that have it."""
+        if not among.any():
+            return NOTHING
         found = metrics.estimate(statistic, groups, int(among.sum()), resamples=resamples)
         if found.value not in (0.0, 1.0) or found.low is None:
             return found

@@ -10,7 +10,6 @@ grid with the least out-of-fold loss.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,8 +37,8 @@ from tastemaker.learning.trainable import why_no_classes
 from tastemaker.learning.training import Choice
 
 # Penalties on the weights of rows of mean squared length 1 (`half_scale`), strongest first: each
-# begins where the one before it ended.
-PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+# begins where the one before it ended, until the out-of-fold loss has risen twice.
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 BIAS_PENALTY = 1e-3  # so that a class without a label in a fold has a finite one
 STEPS = 60
 
@@ -210,28 +209,34 @@ def _fit(
     z, back = _in_few_dimensions((x - mean) / scale)
     target = truth.astype(np.float64)
     counts = _weight_of_rows(target, weights, several)
-    oof = np.zeros((len(PENALTIES), *truth.shape))
-    starts: list[list[Floats]] = []
-    for k in range(folds):
-        progress(k, folds + 1, "Fitting the linear head")
-        seen = fold != k
-        path = _path(z[seen], target[seen], counts[seen], several, PENALTIES)
-        starts.append(path)
-        for at, lines in enumerate(path):
-            oof[at, ~seen] = _read(z[~seen] @ lines[:-1] + lines[-1], several)
-    losses = [
-        float((_loss_per_row(np.log(np.clip(p, 1e-9, 1)), p, truth, several)).mean()) for p in oof
-    ]
-    best = int(np.argmin(losses))
-    progress(folds, folds + 1, "Fitting the linear head")
-    final = _path(z, target, counts, several, PENALTIES[: best + 1])[-1]
+    seen = [fold != k for k in range(folds)]
+    lines = [_start(z, target[some], counts[some], several) for some in seen]
+    tried: list[tuple[float, list[Floats], Floats]] = []  # loss, a line for each fold, (n, K)
+    for done, penalty in enumerate(PENALTIES):
+        progress(done, len(PENALTIES) + 1, "Fitting the linear head")
+        lines = [
+            _minimum(start, z[some], target[some], counts[some], several, penalty)
+            for start, some in zip(lines, seen, strict=True)
+        ]
+        p = np.empty(truth.shape)
+        for own, some in zip(lines, seen, strict=True):
+            p[~some] = _read(z[~some] @ own[:-1] + own[-1], several)
+        loss = _loss_per_row(np.log(np.clip(p, 1e-9, 1)), p, truth, several)
+        tried.append((float(loss.mean()), lines, p))
+        if len(tried) > 2 and tried[-3][0] < tried[-2][0] < tried[-1][0]:
+            break  # it has passed its least
+    best = min(range(len(tried)), key=lambda at: tried[at][0])
+    progress(len(PENALTIES), len(PENALTIES) + 1, "Fitting the linear head")
+    final = _start(z, target, counts, several)
+    for penalty in PENALTIES[: best + 1]:
+        final = _minimum(final, z, target, counts, several, penalty)
 
-    def lines_of(lines: Floats) -> LinearClasses:
-        return LinearClasses((back @ lines[:-1]).T, lines[-1], mean, scale, several)
+    def lines_of(fitted: Floats) -> LinearClasses:
+        return LinearClasses((back @ fitted[:-1]).T, fitted[-1], mean, scale, several)
 
-    members = tuple(lines_of(path[best]) for path in starts)
-    progress(folds + 1, folds + 1, "Fitted the linear head")
-    return lines_of(final), members, oof[best].astype(np.float32), PENALTIES[best]
+    members = tuple(lines_of(own) for own in tried[best][1])
+    progress(len(PENALTIES) + 1, len(PENALTIES) + 1, "Fitted the linear head")
+    return lines_of(final), members, tried[best][2].astype(np.float32), PENALTIES[best]
 
 
 def _in_few_dimensions(x: Floats) -> tuple[Floats, Floats]:
@@ -256,19 +261,13 @@ def _weight_of_rows(target: Floats, weights: Floats, several: bool) -> Floats:
     return np.asarray(np.repeat((row / row.mean())[:, None], target.shape[1], axis=1))
 
 
-def _path(
-    z: Floats, target: Floats, counts: Floats, several: bool, penalties: Sequence[float]
-) -> list[Floats]:
-    """(r + 1, K) lines, the last row the bias, at each penalty."""
-    shape = (z.shape[1] + 1, target.shape[1])
-    lines = np.zeros(shape)
+def _start(z: Floats, target: Floats, counts: Floats, several: bool) -> Floats:
+    """(r + 1, K) lines that give every image the shares of the classes; the last row is the
+    bias."""
+    lines = np.zeros((z.shape[1] + 1, target.shape[1]))
     share = np.clip((target * counts).sum(axis=0) / counts.sum(axis=0), 1e-3, 1 - 1e-3)
     lines[-1] = np.log(share / (1 - share)) if several else np.log(share)
-    found = []
-    for penalty in penalties:
-        lines = _minimum(lines, z, target, counts, several, penalty)
-        found.append(lines)
-    return found
+    return lines
 
 
 def _minimum(
