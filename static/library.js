@@ -115,12 +115,19 @@ if (one) {
   });
 }
 
-/* A filter applies as soon as it is changed, and its field keeps the focus. */
+/* A filter applies as soon as it is changed, and its field keeps the focus; not where site data is
+   blocked: reading `sessionStorage` throws there. */
 const filters = byId("filters"), FOCUSED = "library-filter";
+function keepFocus(name) {
+  try { sessionStorage.setItem(FOCUSED, name); } catch { /* not kept, then */ }
+}
+function keptFocus() {
+  try { return sessionStorage.getItem(FOCUSED) ?? ""; } catch { return ""; }
+}
 if (filters) {
   byId("show").hidden = true;
   filters.addEventListener("change", (event) => {
-    sessionStorage.setItem(FOCUSED, event.target.name);
+    keepFocus(event.target.name);
     filters.requestSubmit();
   });
   filters.addEventListener("formdata", ({ formData }) => { // what was left empty asks for nothing
@@ -130,6 +137,6 @@ if (filters) {
       for (const value of asked) formData.append(name, value);
     }
   });
-  filters.elements[sessionStorage.getItem(FOCUSED) ?? ""]?.focus?.();
-  sessionStorage.removeItem(FOCUSED);
+  filters.elements[keptFocus()]?.focus?.();
+  keepFocus("");
 }

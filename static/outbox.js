@@ -368,7 +368,7 @@ function thisBrowser() {
   } catch { storage = null; }
   return {
     store: makeStore(storage), locks: navigator.locks, now: Date.now,
-    fetch: (...request) => fetch(...request),
+    fetch: (path, ...how) => fetch(at(path), ...how),
     setTimeout: (act, wait) => setTimeout(act, wait), clearTimeout: (timer) => clearTimeout(timer),
   };
 }

@@ -1,6 +1,8 @@
 /* What every page has: saying that something went wrong, and names for requests. */
 "use strict";
 const byId = (id) => document.getElementById(id);
+/* An address of the program, under the path that it is hosted at. */
+const at = (path) => (document.documentElement.dataset.root ?? "") + path;
 
 /* Something went wrong. It stays until it is closed, until something scored later is saved, or until
    the next key, once there was time to read it. */

@@ -26,7 +26,7 @@ function scoring(page) {
   });
   const stage = makeStage(byId("stage"));
   const zoom = makeZoom(byId("stage"), {
-    sharp: () => { const card = session.current(); return card?.full && { src: card.full, width: card.width, height: card.height }; },
+    sharp: () => { const card = session.current(); return card?.full && { src: at(card.full), width: card.width, height: card.height }; },
     changed: (percent) => {
       byId("zoom").setAttribute("aria-pressed", String(percent !== null));
       if (percent !== null) effects.announce(`Zoomed to ${percent} %. The arrow keys move the picture.`);
@@ -92,7 +92,7 @@ function scoring(page) {
   /* The server's answer; null without one. */
   async function read(path) {
     try {
-      const answer = await fetch(`/api/v1/projects/${project}${path}`, { headers: { "Tastemaker-Library": own.library, "Tastemaker-Opened-For": person.id } });
+      const answer = await fetch(at(`/api/v1/projects/${project}${path}`), { headers: { "Tastemaker-Library": own.library, "Tastemaker-Opened-For": person.id } });
       return answer.ok ? await answer.json() : null;
     } catch { return null; }
   }
@@ -136,14 +136,14 @@ function scoring(page) {
   function describePrevious(card) {
     const { kind, value } = card.decision, thumb = byId("previous-picture");
     thumb.hidden = !card.view;
-    if (card.view) thumb.src = card.view; // in the cache already, also without a connection
+    if (card.view) thumb.src = at(card.view); // in the cache already, also without a connection
     byId("previous-score").replaceChildren(...(kind === "set" ? [...chips(value), kinds ? "" : " your score"] : ["skipped"]));
     byId("previous-said").textContent = prediction(card);
     byId("previous-reason").textContent = card.reason;
     byId("just-now").replaceChildren(...(kind === "set" ? chips(value) : ["skipped"]), ` ${prediction(card)}`);
     byId("previous-neighbours").replaceChildren(...(card.neighbours ?? []).map((near) => {
       const item = document.createElement("li"), image = document.createElement("img");
-      Object.assign(image, { src: `/images/${near.image_id}/thumb`, alt: "", width: 72, height: 56 });
+      Object.assign(image, { src: at(`/images/${near.image_id}/thumb`), alt: "", width: 72, height: 56 });
       image.onerror = () => { image.hidden = true; }; // without a connection: its score is enough
       item.append(image, ...chips(near.score));
       return item;
@@ -152,7 +152,7 @@ function scoring(page) {
 
   function prediction(card) {
     if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${Math.round(100 * card.prediction)}\u202f% sure by ${card.predicted_by}`;
-    if (card.prediction === null) return "no prediction yet";
+    if (card.prediction === null) return card.origin === "audit" ? "no prediction in an audit" : "no prediction yet";
     const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${(10 * card.uncertainty).toFixed(1)}`;
     const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
     return `predicted ${(10 * card.prediction).toFixed(1)}${spread}${by ? ` by ${by}` : ""}`;

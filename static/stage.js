@@ -17,7 +17,7 @@ function makeStage(stage) {
     image.dataset.image = card.image_id;
     image.draggable = false;
     if (!card.view) Object.assign(image, { className: "no-pixels", textContent: "A vector without a picture" });
-    else if (!sent) Object.assign(image, { alt: card.name, src: card.view });
+    else if (!sent) Object.assign(image, { alt: card.name, src: at(card.view) });
     image.ready = !card.view ? Promise.resolve(true)
       : image.decode().catch(() => {}).then(() => image.complete && image.naturalWidth > 0);
     pictures.set(card.image_id, image);
@@ -52,7 +52,7 @@ function makeStage(stage) {
     pictures.delete(card.image_id);
     explain(card, "This picture cannot be loaded. Trying again; you can skip it.");
     seeing = setTimeout(() => { if (now === card) how.unseen(); }, SEEN);
-    const answer = await fetch(card.view, { method: "HEAD" }).catch(() => null);
+    const answer = await fetch(at(card.view), { method: "HEAD" }).catch(() => null);
     if (now !== card) return;
     const its = answer?.headers.get("Tastemaker-Library") === document.body.dataset.library;
     if (its && (answer.status === 404 || answer.ok)) {
@@ -82,7 +82,7 @@ function makeStage(stage) {
     for (const card of cards) {
       if (!card.view || fetched.has(card.image_id) || pictures.has(card.image_id)) continue;
       fetched.add(card.image_id);
-      new Image().src = card.view; // into the browser's cache: these addresses never change
+      new Image().src = at(card.view); // into the browser's cache: these addresses never change
     }
   }
 

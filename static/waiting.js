@@ -138,7 +138,7 @@ function watching(dialog) {
     return images.map(({ image_id, sha256 }) => {
       const image = element("img", { alt: "", width: 64, height: 48, loading: "lazy" });
       image.onerror = () => { image.hidden = true; };
-      image.src = `/images/${image_id}/thumb${sha256 ? `?h=${sha256.slice(0, 16)}` : ""}`;
+      image.src = at(`/images/${image_id}/thumb${sha256 ? `?h=${sha256.slice(0, 16)}` : ""}`);
       return image;
     });
   }

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 PARTS = {
     "/encoders/heads", "/encoders/weights", "/jobs/list", "/jobs/{job_id}/progress", "/login",
     "/projects/{project_id}", "/projects/{project_id}/add/encoder",
+    "/projects/{project_id}/audits/{audit_id}/progress",
     "/projects/{project_id}/added/{sha256}", "/projects/{project_id}/labels.{ending}",
     "/projects/{project_id}/library.csv", "/projects/{project_id}/library/tags",
     "/projects/{project_id}/publish/adopting",
@@ -19,7 +20,8 @@ PARTS = {
     "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
     "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
     "/versions/{version_id}/config", "/versions/{version_id}/download",
-    "/versions/{version_id}/laion", "/versions/{version_id}/predictions.{ending}",
+    "/versions/{version_id}/elsewhere/{form}", "/versions/{version_id}/laion",
+    "/versions/{version_id}/predictions.{ending}",
     "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip

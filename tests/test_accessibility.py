@@ -2,6 +2,7 @@
 nothing runs out of the window."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,11 +36,13 @@ from web_world import (
     thumbnails,
 )
 
-from tastemaker import projects, queues
+from tastemaker import projects, queues, scores
 from tastemaker.auth import accounts
 from tastemaker.database.sessions import writing
-from tastemaker.database.tables import Collection, Prediction, TestRun, Version
+from tastemaker.database.tables import Audit, AuditImage, Collection, Prediction, TestRun, Version
 from tastemaker.evaluation import expectations, slices, test_runs
+from tastemaker.importing import watching
+from tastemaker.importing.stars import Found, StarsRequest
 from tastemaker.library import filters, saved_filters, tags
 from tastemaker.live import preview_uploads
 from tastemaker.pictures.pictures import VIEW
@@ -52,11 +55,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 STANDS_FOR = {
     "kind": list(reviews.REVIEWS),
     "project_id": ["1"], "image_id": ["1"], "version_id": ["2"], "job_id": ["1", "2", "3"],
-    "run_id": ["1", "2"], "token": ["a" * 32],
+    "run_id": ["1", "2"], "token": ["a" * 32], "audit_id": ["1"],
 }  # fmt: skip
 # Further addresses of a page, where a choice in the address shows another side of it.
 SIDES = {
-    "/projects/1/score": [f"queue={queue}" for queue in queues.QUEUES],
+    "/projects/1/score": [f"queue={queue}&collection=1" for queue in queues.QUEUES],
     "/projects/1/library": ["scored=yes&sort=disagreement", "tag=none", "removed=yes"],
     "/projects/1/results": ["version=v1.0"],
     "/projects/1/compare": ["view=numbers", "view=labels", "view=up", "view=down"],
@@ -87,6 +90,14 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         world, "failed", error="The worker stopped while it ran. It was tried 3 times."
     )
     add_job(world, "running")
+    long = "/home/me/Pictures/a folder with a long name/IMG_2000.jpg"
+    told = Found(
+        9, 3, 2, counts=Counter({"5": 2, "to do": 1}), disbelieved=1,
+        rows=[(long, "5 stars, red", 10), (long, "to do", None)],
+        problems=[(long, "“a.xmp” says 1 star, and “b.xmp” says 5 stars: neither was taken.")],
+    ).as_dict()  # fmt: skip
+    asked = StarsRequest().model_dump()
+    add_job(world, "done", "stars", payload=asked, result=asked | {"rule": "5=10"} | told)
     with writing(world.engine) as session:
         project = world.project(session)
         me = projects.annotator(session, world.settings.annotator)
@@ -97,6 +108,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         row = slices.add(session, project, "tag", {"tag": "portrait"})
         expectations.expect(session, project, row.id, "mean", "at most", 0.3)
         run_tests(session, world, failed)
+        audit_some(session, world)
+        (world.settings.root.parent / "inbox").mkdir()
+        watching.watch(
+            session, world.settings, project, world.settings.root.parent / "inbox"
+        ).trouble = watching.SILENT
     ask_about_a_picture(world)
     with serving(world) as address:
         yield world, address
@@ -119,6 +135,25 @@ def run_tests(session: Session, world: World, failed: int) -> None:
     session.flush()
     run.summary = test_runs.summarise(session, project, run, version)
     session.add(TestRun(job_id=failed, **about))
+
+
+def audit_some(session: Session, world: World) -> None:
+    """An audit that promises something."""
+    project, me = world.project(session), projects.annotator(session, world.settings.annotator)
+    population = {"kept": 25, "below": 5, "learned": 2, "unlike": None, "cuts": [[0.5, 25]]}
+    audit = Audit(
+        project_id=project.id, version_id=2, annotator_id=me.id, kind="library", name="the library",
+        cut=0.5, good_from=5, population=population,
+    )  # fmt: skip
+    session.add(audit)
+    session.flush()
+    for position, image_id in enumerate(range(10, 30)):
+        score = 0.3 if position % 5 == 4 else 0.7
+        about = {"image_id": image_id, "score": score, "expected": score}
+        session.add(AuditImage(audit_id=audit.id, position=position, **about))
+        if position < 16:
+            value = round(10 * score)
+            scores.record(session, project, image_id, me, "set", value, origin="audit")
 
 
 def ask_about_a_picture(world: World) -> None:

@@ -21,7 +21,6 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, ScoreEvent, VersionAnswer
 from tastemaker.learning.answers import (
     BAND,
-    RATED,
     Answers,
     Likelihood,
     answers_about,
@@ -147,11 +146,10 @@ def test_what_can_be_answered_has_probability_one_and_slopes_are_slopes() -> Non
 def test_the_weights_are_the_mode_of_the_whole_likelihood(shape: tuple[int, int]) -> None:
     n, features = shape
     taste = Taste(1, features)
-    first, second = np.array([0, 50, 60, 61, 3, 62]), np.array([51, 1, -1, -1, -1, -1])
+    first, second = np.array([0, 50, 60, 61, 3]), np.array([51, 1, -1, -1, -1])
     answers = taste.said(
-        first, second, np.array([1.0, 0.5, 1.0, 0.0, NAN, RATED]),
-        np.array([NAN, NAN, 0.6, 0.4, 0.7, 0.2]),
-    )  # fmt: skip
+        first, second, np.array([1.0, 0.5, 1.0, 0.0, NAN]), np.array([NAN, NAN, 0.6, 0.4, 0.7])
+    )
     x, y = taste.x[:n], taste.y[:n]
     mean, scale = x.mean(0), half_scale(x)
     rows, penalty, noise = (x - mean) / scale, 0.5, 0.2
@@ -166,7 +164,7 @@ def test_the_weights_are_the_mode_of_the_whole_likelihood(shape: tuple[int, int]
 
     u, level = asked.u.astype(np.float64), asked.level
     ratio = np.where(level == 0, learned.ratios[0] * np.sqrt(2), learned.ratios[1])
-    ratio[4:] = learned.ratios[3:]
+    ratio[4] = learned.ratios[3]
     offset, band = np.nan_to_num(answers.bound), even_band(answers) * (level == 0)
     likelihood = Likelihood(offset, answers.share, ratio * noise, band)
 

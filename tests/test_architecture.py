@@ -132,7 +132,8 @@ def check_walk(letter: str, entered: set[str]) -> None:
 def test_a_score_and_the_next_page_walk_as_the_map_says(tmp_path: Path) -> None:
     world = web_world.full_world(tmp_path / "home")
     world.client.get(f"{world.at}/score")
-    fresh = web_world.client_of(world.app)  # its thread begins within the walk
+    fresh = web_world.client_of(world.app)
+    fresh.portal = None  # its thread begins within the walk
     with footsteps() as entered:
         saved = fresh.post(f"/api/v1{world.at}/scores", json={"image_id": 3, "value": 5})
         page = fresh.get(f"{world.at}/score")

@@ -215,7 +215,9 @@ def test_a_program_is_told_what_went(home: Trained, run: Run) -> None:
     home.train()
     run("versions", "activate", "Anime", "v1.1")
     gone = home.world.client.delete(f"/api/v1/versions/{old.id}").json()
-    assert gone == {"version": "v1.0", "predictions": 80, "test_runs": 0, "bytes": old.bytes}
+    assert gone == {
+        "version": "v1.0", "predictions": 80, "test_runs": 0, "audits": 0, "bytes": old.bytes,
+    }  # fmt: skip
     with reading(home.engine) as session:
         row = session.get(Version, old.id)
         assert row is not None and row.state == "building"

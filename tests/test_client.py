@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from in_browser import serving
+from PIL import Image as Picture
 from sqlmodel import select
 from test_people import SECRET, signed_in
 from web_world import make_world
@@ -24,6 +25,7 @@ from tastemaker.auth import accounts
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job, ScoreEvent
 from tastemaker.errors import Conflict, Invalid, NotFound, NotSignedIn, Unavailable
+from tastemaker.live import model_requests
 from tastemaker.training import retrain
 from tests.conftest import until
 from tests.trained_world import Trained, open_trained, trained_home, vectors
@@ -121,6 +123,28 @@ def test_images_come_page_after_page_and_tables_go_both_ways(
         assert anime.send_labels(file)
         sent = anime.labels().filter(pc.field("sha256") == table["sha256"][0])
         assert 3 in sent["score"].to_pylist()
+
+
+def test_pictures_come_in_by_jobs_that_can_be_waited_for(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "a.png"
+    Picture.new("RGB", (40, 30), "teal").save(picture)
+    client = served.client()
+    anime = client.project("Anime")
+    sent = anime.upload([picture], "Sent", wait=False)
+    folder = anime.import_folder(tmp_path, "A folder", wait=False)
+    assert [sent["kind"], folder["kind"]] == ["import", "import"]
+    with pytest.raises(Unavailable, match="is not done after 0 seconds"):
+        client.wait(sent, seconds=0)
+    for job in (sent, folder):
+        client.call("POST", f"jobs/{job['id']}/cancel")
+    with pytest.raises(TastemakerError, match="cancelled"):
+        client.wait(folder["id"])
+    assert {job["id"] for job in client.jobs()} >= {sent["id"], folder["id"]}
+    monkeypatch.setattr(model_requests, "CLAIM_SECONDS", 0.05)
+    with pytest.raises(Unavailable, match="worker is not running"):
+        anime.predict(picture, "v1.0")
 
 
 def test_what_the_server_refuses_is_the_error_it_tells(served: Served, tmp_path: Path) -> None:

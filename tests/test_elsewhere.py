@@ -44,7 +44,7 @@ from tastemaker.learning.heads import Head
 from tastemaker.learning.plain_head import plain_head
 from tastemaker.pages.app import create_app
 from tastemaker.publishing import elsewhere, exports, import_head
-from tastemaker.publishing.html_page import html_page
+from tastemaker.publishing.html_page import Numbers, html_page, model_of
 from tastemaker.publishing.portable import Portable
 from tests.conftest import add_images, forward, work_on
 from tests.test_import_head import random_head
@@ -270,6 +270,13 @@ def test_the_comfyui_nodes_score_filter_and_keep_the_best_without_tastemaker(
     best, highest = node("TastemakerBest:", images=batch, how_many=3)
     assert highest == sorted(scores, reverse=True)[:3]
     assert torch.equal(best[0], batch[int(np.argmax(scores))])
+    how = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(how | {"encoder_by": "tastemaker"}))
+    with pytest.raises(ImportError, match="python -m pip install tastemaker"):
+        comfyui(folder)("TastemakerScore:", images=batch)
+    monkeypatch.delitem(sys.modules, "tastemaker")
+    _, through_tastemaker, _ = comfyui(folder)("TastemakerScore:", images=batch)
+    assert through_tastemaker == pytest.approx(scores, abs=1e-5)
     nothing, everything, count = node("TastemakerFilter:", images=batch, threshold=1.0)
     assert (type(nothing).__name__, nothing.message, count) == ("ExecutionBlocker", None, 0)
     assert len(everything) == 4
@@ -417,6 +424,35 @@ def test_pictures_are_made_smaller_to_the_bit_as_pillow_does_it(tmp_path: Path) 
     words = [NODE, "-e", program, str(script), json.dumps(cases)]
     run = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert run.stdout.split() == wanted, run.stderr
+
+
+def test_a_head_with_all_its_layers_judges_the_same_in_the_page(
+    world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "Base-v1.0.safetensors"
+    save_file(random_head(features=4128), file)
+    numbers = Numbers()
+    model = model_of(portable(world, file=file, normalised=True), numbers)
+    x = np.random.default_rng(2).normal(size=(3, 4128)).astype(np.float32)
+    for name, content in (("model", json.dumps(model).encode()), ("x", x.tobytes()),
+                          ("weights", numbers.joined().tobytes())):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    program = """
+      const [script, kernels, folder] = process.argv.slice(1), fs = require("fs");
+      const { Scorer } = require(script), read = (name) => fs.readFileSync(`${folder}/${name}`);
+      const floats = (bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+      WebAssembly.instantiate(fs.readFileSync(kernels)).then(({ instance }) => {
+        const model = JSON.parse(read("model")), weights = floats(read("weights"));
+        const scorer = new Scorer(instance.exports, model, weights);
+        const x = floats(read("x")), wide = x.length / 3;
+        for (let i = 0; i < x.length; i += wide)
+          console.log(scorer.judge([...x.slice(i, i + wide)]));
+      });"""
+    parts = shipped("templates") / "elsewhere"
+    words = [NODE, "-e", program, parts / "scoring.js", parts / "kernels.wasm", tmp_path]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    want = Head(random_head(features=4128))(x / np.linalg.norm(x, axis=1, keepdims=True))
+    np.testing.assert_allclose([float(s) for s in run.stdout.split()], want, atol=1e-5)
 
 
 def test_the_kernels_of_the_page_are_built_from_their_source() -> None:

@@ -1,6 +1,7 @@
 """Scores on their way, in a real browser, while whatever has the server's address changes: every
 key is stored once, on its image, or still visible as waiting."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def test_another_library_another_program_and_an_upgrade_lose_and_misplace_nothin
 BLOCKED = """
 const denied = () => { throw new DOMException("denied", "SecurityError"); };
 Object.defineProperty(window, "localStorage", { get: denied });
+Object.defineProperty(window, "sessionStorage", { get: denied });
 Object.defineProperty(navigator, "locks", { value: { request: async () => denied() } });
 """
 
@@ -165,6 +167,14 @@ def test_with_site_data_blocked_scores_wait_in_the_tab_and_a_line_says_so(
         page.locator("[data-tile]").first.click()
         page.keyboard.press("4")
         assert saved(page, here, 4)[-1][1:] == ("set", 4)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{url}{here.at}/library")
+        page.locator("#filters [name=sort]").select_option("name")
+        expect(page).to_have_url(re.compile("sort=name"))
+        for path in ("compare", "pairs", "settings", "people", "add"):
+            page.goto(f"{url}{here.at}/{path}")
+        assert errors == []
 
 
 def test_what_waits_can_be_saved_as_a_file_that_can_be_imported_and_be_discarded(

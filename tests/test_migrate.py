@@ -16,17 +16,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlmodel import SQLModel, func, select
+from sqlmodel import Session, SQLModel, func, select
 
 from tastemaker import config, errors, jobs, projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database import installation, migration, sessions
 from tastemaker.database.tables import (
+    Audit,
+    AuditImage,
     EncoderRow,
     Image,
     Job,
     Label,
     LoginSession,
+    Project,
     ScoreEvent,
     Tag,
     Version,
@@ -189,7 +192,32 @@ def test_a_database_of_the_former_schema_keeps_its_scores_and_is_given_an_identi
         project, person = projects.get(session, 1), projects.annotator(session, "me")
         offer = scores.sign_offer(session, 1, 1, person.id, scores.Offer(scores.Origin.QUEUE))
         assert scores.record(session, project, 1, person, "set", 3, offer=offer).fresh
+        _audited(session, person.id)
     engine.dispose()
+
+
+def _audited(session: Session, person_id: int) -> None:
+    """The rows of before can be audited; what cannot be one is refused, and all of it goes with its
+    project."""
+    session.add(EncoderRow(id=1, fingerprint="f", name="e", dim=2))
+    session.flush()
+    session.add(Version(id=1, project_id=1, made_by="x", encoder_id=1, event_high=1))
+    session.flush()
+    fields = {"project_id": 1, "version_id": 1, "annotator_id": person_id, "kind": "library",
+              "name": "the library", "good_from": 6}  # fmt: skip
+    audit = Audit(**fields, cut=0.6, population={"kept": 1, "below": 0, "cuts": [(0.6, 1)]})
+    session.add(audit)
+    session.flush()
+    session.add(AuditImage(audit_id=audit.id, position=0, image_id=1, score=0.7, expected=0.8))
+    session.flush()
+    for wrong in ({"cut": 1.5}, {"cut": 0.5, "goal": 1.0}, {"cut": 0.5, "good_from": 11}):
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.add(Audit(**fields | wrong))
+            session.flush()
+    session.delete(session.get_one(Project, 1))
+    session.flush()
+    session.expire_all()
+    assert session.exec(select(AuditImage)).all() == []
 
 
 def test_jobs_that_failed_before_causes_were_kept_are_told_by_their_sentences(

@@ -390,13 +390,14 @@ ADMIN_SEES = {
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
     "/projects/{project_id}/stars", "/projects/{project_id}/stars/found",
     "/versions/{version_id}/checkpoint", "/versions/{version_id}/config",
-    "/versions/{version_id}/download", "/versions/{version_id}/laion",
+    "/versions/{version_id}/download", "/versions/{version_id}/elsewhere/{form}",
+    "/versions/{version_id}/laion",
     "/versions/{version_id}/predictions.{ending}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
     "/metrics", "/api/v1/folders", "/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/people",
     "/api/v1/projects/{project_id}/labels", "/api/v1/versions/{version_id}/download",
     "/api/v1/versions/{version_id}/export", "/api/v1/versions/{version_id}/predictions",
-    "/api/v1/versions/{version_id}/training-set",
+    "/api/v1/versions/{version_id}/training-set", "/api/v1/projects/{project_id}/watched",
 }  # fmt: skip
 OPEN = {"/healthz", "/readyz", "/login", "/logout", "/person"}
 

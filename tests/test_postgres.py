@@ -21,7 +21,16 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.statements import take_turn
-from tastemaker.database.tables import Annotator, Image, Job, Label, Project
+from tastemaker.database.tables import (
+    Annotator,
+    EncoderRow,
+    Image,
+    Job,
+    Label,
+    Prediction,
+    Project,
+    Version,
+)
 from tastemaker.images import FileStamp
 from tastemaker.importing import imports, requests
 from tastemaker.jobs import leases
@@ -195,6 +204,32 @@ def test_what_cannot_be_stored_is_refused_with_a_sentence(
         assert answer.status_code in (404, 422), answer.text
     assert client.get(f"/images/{2**31}/thumb").status_code in (404, 422)
     assert client.post("/projects", data={"name": "a\0b"}).status_code == 422
+
+
+def test_an_audit_is_drawn_answered_and_read_here_too(engine: Engine, settings: Settings) -> None:
+    project_id, ids = project_of(engine, "Audited", 40)
+    with sessions.writing(engine) as session:
+        encoder = EncoderRow(fingerprint="a" * 64, name="e", dim=2)
+        session.add(encoder)
+        session.flush()
+        version = Version(project_id=project_id, state="ready", active=True, made_by="audited",
+                          encoder_id=encoder.id, event_high=0)  # fmt: skip
+        session.add(version)
+        session.flush()
+        session.add_all(
+            Prediction(version_id=version.id, image_id=i, score=0.8, uncertainty=0.1) for i in ids
+        )
+        version_id = version.id
+    client, at = client_of(create_app(settings)), f"/api/v1/projects/{project_id}"
+    body = {"version_id": version_id, "filter": {}, "cut": 0.6, "good_from": 6}
+    made = client.post(f"{at}/audits", json=body)
+    assert made.status_code == 201, made.text
+    asked = f"{at}/queue?queue=audit&collection={made.json()['id']}&n=30"
+    for card in client.get(asked).json():
+        said = {"image_id": card["image_id"], "value": 7, "offer": card["offer"]}
+        assert client.post(f"{at}/scores", json=said).status_code == 200
+    (told,) = client.get(f"{at}/audits").json()
+    assert (told["kept_good"], told["verdict"]) == (30, "promised")
 
 
 def test_a_worker_that_starts_leaves_the_jobs_of_others_alone(

@@ -23,7 +23,7 @@ from tastemaker.importing.stars import StarsRequest, request_stars, take_back
 from tastemaker.pages.app import create_app
 from tastemaker.pictures import formats
 from tastemaker.pictures.pictures import Limits
-from tastemaker.scores.answers import RATED, RATED_SHARE, Answer, answers_at
+from tastemaker.scores.answers import RATED, answers_at
 from tests import pictures
 from tests.conftest import work_on
 from tests.pictures import encoded, write
@@ -258,45 +258,34 @@ def test_looking_records_nothing_and_shows_what_would_be(starred: Desk) -> None:
     json.dumps(told)
 
 
-def test_hints_are_no_labels_teach_as_answers_and_are_taken_back_together(starred: Desk) -> None:
+def standing(starred: Desk) -> dict[int, int]:
+    """Image id → the hint that stands."""
+    with reading(starred.engine) as session:
+        events = session.exec(scores.standing_events().order_by(ScoreEvent.id)).all()
+    return {event.image_id: event.value for event in events if event.kind == RATED}
+
+
+def test_hints_are_no_labels_and_are_taken_back_together(starred: Desk) -> None:
     told = look(starred, record=True)
     assert (told["recorded"], told["unchanged"]) == (4, 0)
     assert look(starred, record=True)["unchanged"] == 4
-    assert {event.kind for event in starred.all(ScoreEvent)} == {RATED}
+    assert sorted(standing(starred).values()) == [2, 4, 6, 8]
     assert not starred.all(Label), "and so the queues go on asking, and nothing is measured"
     with reading(starred.engine) as session:
-        project = projects.get(session, starred.project.id)
-        said = answers_at(session, project)
-        assert sorted(answer.bound or 0 for answer in said) == [0.2, 0.4, 0.6, 0.8]
-        assert {answer.share for answer in said} == {RATED_SHARE}
-        high = scores.highest_event(session, project)
-        assert len(answers_at(session, project, high - 1)) == 3, "as it stood then"
+        assert answers_at(session, projects.get(session, starred.project.id)) == []
 
+    image = starred.image(png(0)).id
     starred.put("0.png.xmp", rated(5))  # rated again in the other program
-    assert look(starred, record=True)["recorded"] == 1
+    assert look(starred, record=True)["recorded"] == 1 and standing(starred)[image] == 10
+    with writing(starred.engine) as session:
+        assert take_back(session, projects.get(session, starred.project.id)) == 1
+    assert standing(starred)[image] == 2
     with writing(starred.engine) as session:
         project = projects.get(session, starred.project.id)
-        assert 1.0 in {answer.bound for answer in answers_at(session, project)}
-        assert take_back(session, project) == 1
-        assert {answer.bound for answer in answers_at(session, project)} == {0.2, 0.4, 0.6, 0.8}
         assert take_back(session, project) == 4
-        assert answers_at(session, project) == []
         with pytest.raises(NotFound):
             take_back(session, project)
-
-
-def test_what_a_person_says_comes_after_every_hint_so_that_it_is_never_left_out(
-    starred: Desk,
-) -> None:
-    with writing(starred.engine) as session:
-        project = projects.get(session, starred.project.id)
-        person = projects.annotator(session, "me")
-        image = starred.image(png(0)).id
-        scores.record(session, project, image, person, "at_least", 5)
-    look(starred, record=True)
-    with reading(starred.engine) as session:
-        said = answers_at(session, projects.get(session, starred.project.id))
-    assert said[-1] == Answer(image, share=1.0, bound=0.45) and len(said) == 5
+    assert standing(starred) == {}
 
 
 def test_as_scores_they_count_until_a_person_scores(starred: Desk) -> None:
@@ -359,7 +348,9 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
         image = session.exec(select(ScoreEvent.image_id).where(ScoreEvent.value == 9)).one()
     shown = client.get(f"/projects/{starred.project.id}/images/{image}").text
     assert "noted elsewhere: 9" in shown and "other programs" in shown
+    assert "Take them back" in client.get(at).text
     assert client.post(f"{at}/undo").status_code == 303
+    assert "They were taken back" in client.get(at).text
     assert client.post(f"{at}/undo").status_code == 404
 
     api = client.post(f"/api/v1{at}", json={"record": True, "as_scores": True})

@@ -363,7 +363,7 @@ def test_where_the_new_version_is_worse_the_project_stays(
     from tastemaker.evaluation import evaluate
 
     worse = "not activated: worse than v1.0 on 20 images drawn at random"
-    monkeypatch.setattr(evaluate, "_activation", lambda *_: (False, worse))
+    monkeypatch.setattr(evaluate, "activation", lambda *_: (False, worse))
     result = home.run(home.move(), migration.run)
     assert (result["moved"], result["version"], result["why"]) == (False, "v2.0", worse)
     with sessions.writing(home.engine) as session:

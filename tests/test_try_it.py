@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_browser import serving
 from PIL import Image as Picture
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import DIM, Trained, open_trained, trained_home, vectors
 
+import tastemaker
 from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
@@ -442,7 +444,9 @@ def test_without_a_worker_the_page_says_so_and_keeps_nothing(
     assert kept(home) == []
 
 
-def test_the_api_answers_as_the_page_does_and_keeps_nothing(served: Trained) -> None:
+def test_the_api_answers_as_the_page_does_and_keeps_nothing(
+    served: Trained, tmp_path: Path
+) -> None:
     api = f"/api/v1/projects/{served.project_id}/predict"
     content = file_of(drawn(5))
     client = served.world.client
@@ -453,6 +457,10 @@ def test_the_api_answers_as_the_page_does_and_keeps_nothing(served: Trained) -> 
     of_library = client.post(api, json={"image_id": 3, "versions": [1, "active"]}).json()
     assert [said["by"] for said in of_library["said"]] == ["v1.0"]
     assert of_library["picture"]["image_id"] == 3
+    (tmp_path / "a.png").write_bytes(content)
+    with serving(served.world) as url, tastemaker.Client(url) as program:
+        asked = program.project("Anime").predict(tmp_path / "a.png", "v1.0")
+    assert asked["said"] == by_json["said"]
     assert kept(served) == []
 
 

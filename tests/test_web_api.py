@@ -193,6 +193,8 @@ COUNTERPARTS = {
     "/projects/{project_id}/images/{image_id}/flag": "/projects/{project_id}/scores",
     "/projects/{project_id}/images/{image_id}/score": "/projects/{project_id}/scores",
     "/projects/{project_id}/images/{image_id}/skip": "/projects/{project_id}/scores",
+    "/projects/{project_id}/audits": "/projects/{project_id}/audits",
+    "/projects/{project_id}/audits/{audit_id}/retry": "/jobs/{job_id}/retry",
     "/projects/{project_id}/keys": "/keys",
     "/projects/{project_id}/library/changes": "/projects/{project_id}/library",
     "/projects/{project_id}/library/filters": "/projects/{project_id}/filters",

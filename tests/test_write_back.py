@@ -233,6 +233,27 @@ def test_exiftool_reads_what_was_written_and_no_pixel_moves(shelf: Desk) -> None
         assert hashlib.sha256(content).hexdigest() == hashes[name]
 
 
+def test_what_digikam_and_darktable_write_with_reads_it_and_keeps_it(shelf: Desk) -> None:
+    if shutil.which("exiv2") is None:
+        pytest.skip("Exiv2 is not installed.")
+
+    def exiv2(*words: str) -> str:
+        done = subprocess.run(
+            ["exiv2", *words], cwd=shelf.folder, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    told = dict(line.split() for line in exiv2("-PXkt", "b.png.xmp").splitlines())
+    assert told["Xmp.xmp.Rating"] == "4" and told["Xmp.tastemaker.Score"] == "7.00"
+    exiv2("-Mset Xmp.xmp.Rating 2", "-Mset Xmp.digiKam.PickLabel 3", "b.png.xmp")
+    assert beside(shelf, "b.png.xmp") == {"stars": "2", "score": "7.00"}, "ours is kept"
+    read = marks_of_file(MarkedFile(shelf.folder / "b.png", LIMITS))
+    assert read == Marks(stars=2, flag=1), "and theirs is read"
+    again = plan_sidecars(rows_of(shelf), LIMITS)
+    assert again.kept == 1, "and stays"
+
+
 # --- which scores --------------------------------------------------------------------------------
 
 

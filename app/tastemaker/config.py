@@ -1,5 +1,6 @@
 """Settings from the environment (`TASTEMAKER_*`) and `.env`, and where things live on disk."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,16 @@ class Settings(BaseSettings):
         description="Comma-separated addresses of reverse proxies whose X-Forwarded-For and "
         "X-Forwarded-Proto are believed.",
     )
+    sign_in_header: str = Field(
+        default="",
+        description="Header in which such a proxy says who has signed in, as Remote-User; anybody "
+        "else who sends it is refused.",
+    )
+    root_path: str = Field(
+        default="",
+        description="Path of another host name that the program is under, as /taste behind a "
+        "reverse proxy.",
+    )
     import_roots: str = Field(
         default="",
         description="Comma-separated folders of this machine out of which images may be imported; "
@@ -103,6 +114,17 @@ class Settings(BaseSettings):
                 f"The file {ENV_FILE} in {Path.cwd()} cannot be read: {reason}.",
                 "Settings are looked for in it. Mend it, or start the program in another folder.",
             ) from error
+
+    @field_validator("root_path")
+    @classmethod
+    def _rooted(cls, path: str) -> str:
+        """“/taste”, however its slashes were typed; empty for none."""
+        bare = path.strip().strip("/")
+        if bare and not re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*", bare, re.ASCII):
+            raise ValueError("a path is written as /taste, of letters, digits and -._~")
+        if {".", ".."} & set(bare.split("/")):
+            raise ValueError("a path has no dots alone")
+        return f"/{bare}" if bare else ""
 
     @field_validator("home")
     @classmethod

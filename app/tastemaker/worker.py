@@ -30,7 +30,7 @@ from tastemaker.database import backups, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Job
 from tastemaker.errors import Unavailable
-from tastemaker.importing import leftovers
+from tastemaker.importing import leftovers, watching
 from tastemaker.jobs import children, heartbeat, lanes, leases
 from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.failures import Failure
@@ -47,6 +47,7 @@ KILL_AFTER_SECONDS = 5.0
 AUTO_TRAIN_SECONDS = REAP_SECONDS = 5.0
 BACKUP_SECONDS = 3600.0  # between two looks whether one is due
 SWEEP_SECONDS = 24 * 3600.0
+WATCH_SECONDS = 30.0  # between two looks into watched folders
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -371,6 +372,8 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
     sweep = log_expected_errors(leftovers.sweep_incoming)
     clock.every(SWEEP_SECONDS, sweep, settings, engine, at_once=True)
     clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
+    watcher = watching.Watcher(settings, engine)
+    clock.every(WATCH_SECONDS, log_expected_errors(watcher.tick))
     clock.every(BACKUP_SECONDS, log_expected_errors(backups.nightly_backup), settings, at_once=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -30,7 +30,7 @@ from tastemaker.config import Settings
 from tastemaker.database import installation
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Annotator, LoginSession, now
-from tastemaker.errors import NotSignedIn, UserMismatch
+from tastemaker.errors import Forbidden, NotSignedIn, UserMismatch
 
 SESSION_COOKIE = "tastemaker_session"
 PERSON_COOKIE = "tastemaker_person"  # who scores, on a server without a password
@@ -61,6 +61,7 @@ class Identity:
     fallback_id: int  # the row where that one is gone: the installation's for the owner, else none
     page_user_id: int | None = None  # whose page it came from, where the request says so
     by_token: bool = False  # whether an API token let them in, not a password
+    by_proxy: bool = False  # whether a trusted proxy says who they are
 
     @property
     def is_admin(self) -> bool:
@@ -112,6 +113,22 @@ def owner_identity(request: Request) -> Identity:
     """Who asks a server without a password."""
     chosen = request.cookies.get(PERSON_COOKIE, "")
     return owner(request.app.state.annotator_id, int(chosen) if is_id(chosen) else None)
+
+
+def proxy_identity(engine: Engine, name: str) -> Identity:
+    """The person who a trusted proxy says has signed in. Raises `Forbidden` where nobody here has
+    that name, or they were disabled. The owner comes in by the password alone."""
+    with reading(engine) as session:
+        row = session.exec(select(Annotator).where(Annotator.name == name)).first()
+        if row is None or row.proxy or row.disabled:
+            state = (
+                "scores here no more" if row is not None and row.disabled else "is not known here"
+            )
+            raise Forbidden(
+                f"The proxy says that you are “{name[:80]}”, who {state}.",
+                "An admin can let you in under exactly that name (People).",
+            )
+        return replace(person(row), by_proxy=True)
 
 
 # --- sessions ------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from tastemaker.auth.origins import (
     host_name,
     known_hosts,
 )
+from tastemaker.auth.proxies import name_by_proxy
 from tastemaker.config import Settings
 from tastemaker.errors import (
     AnotherLibrary,
@@ -49,7 +50,8 @@ OPEN_PATHS = ("/login", "/healthz", "/readyz")  # answered without a login, as i
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "font-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CSP,
@@ -159,6 +161,15 @@ class SecurityMiddleware:
             return None
         if opened:
             return None
+        try:
+            name = name_by_proxy(request, self.settings)
+            if name is not None:
+                request.state.user = await lanes.SESSIONS.run(
+                    identity.proxy_identity, self.engine, name
+                )
+                return None
+        except Forbidden as error:
+            return self.respond(request, error)
         owner_id = request.app.state.annotator_id
         token = request.cookies.get(identity.SESSION_COOKIE, "")
         request.state.user = await lanes.SESSIONS.run(

@@ -127,6 +127,7 @@ def score(
         file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
         device=device, batch=batch_size,
     )  # fmt: skip
+    scorer.promises = scorer.promises or _promises(model)
     if own:
         low = 100 * scorer.threshold
     tables: list[Any] = []
@@ -236,3 +237,20 @@ def _model_path(settings: Settings, model: str) -> Path:
     with database() as (_, engine), sessions.reading(engine) as session:
         version = versions.by_number(session, projects.by_name(session, name), number)
         return versions.verify(settings, version)
+
+
+def _promises(model: str) -> list[dict[str, Any]]:
+    """What audits of a version said, where it is named by its project."""
+    from tastemaker.files import is_file
+
+    if is_file(typed_path(model)):
+        return []
+    from tastemaker import projects, versions
+    from tastemaker.evaluation import audit_reports
+
+    name, number = model.rsplit("@", 1)
+    with database() as (_, engine), sessions.reading(engine) as session:
+        version = versions.by_number(session, projects.by_name(session, name), number)
+        return [
+            audit_reports.promise_json(one) for one in audit_reports.of_version(session, version)
+        ]

@@ -8,7 +8,7 @@ from sqlmodel import Session
 
 from tastemaker import jobs
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, either, path_option
+from tastemaker.cli.options import InProject, either, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -83,6 +83,39 @@ def import_images(
         out.print(f"Skipped first: {plain(result['first_reason'])}")
     if result["left_out"]:
         out.print(plain(result["left_out"]))
+    return None
+
+
+@app.command("watch")
+def watch_folder(
+    typed: Annotated[list[str], words("PROJECT [FOLDER]", "Without a folder, list them.")],
+    project: InProject = None,
+    collection: Annotated[str | None, typer.Option(help="Name of the collection.")] = None,
+    role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
+    stop: Annotated[bool, typer.Option("--stop", help="Watch this folder no longer.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a folder: the running worker brings in what is new in it, every half minute."""
+    from tastemaker import projects
+    from tastemaker.importing import watching
+
+    name, folder = in_order(typed, project, "[FOLDER]")
+    if stop and not folder:
+        raise typer.BadParameter("--stop needs the folder: PROJECT FOLDER --stop")
+    with database() as (settings, engine), sessions.writing(engine) as session:
+        chosen = projects.by_name(session, name)
+        if folder and stop:
+            watching.stop(session, chosen, typed_path(folder))
+        elif folder:
+            watching.watch(session, settings, chosen, folder, collection=collection, role=role)
+        rows = [watching.as_json(row) for row in watching.of_project(session, chosen)]
+    if as_json:
+        return print_json(rows)
+    for row in rows:
+        trouble = f" – {row['trouble']}" if row["trouble"] else ""
+        out.print(plain(f"{row['path']} → “{row['collection']}” ({row['role']}){trouble}"))
+    if not rows:
+        out.print("No folder is watched.")
     return None
 
 

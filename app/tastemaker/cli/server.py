@@ -67,8 +67,7 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
         uvicorn.Config(
             application, log_config=None, log_level="warning", access_log=False,
             timeout_graceful_shutdown=5, http=connection_class(settings),
-            server_header=False, proxy_headers=bool(settings.trusted_proxies.strip()),
-            forwarded_allow_ips=settings.trusted_proxies,
+            server_header=False, proxy_headers=False,  # `TrustedProxies` sees to them
         )
     )  # fmt: skip
     supervisor = WorkerSupervisor() if with_worker else None
@@ -79,7 +78,10 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     if original is not None:
         print(f"{copy_of(original)} {NEW_ID}", file=sys.stderr, flush=True)
     file_checks.check_all_files(application.state.engine, settings)
-    print(f"Tastemaker is at http://{name}:{port}{begin}  (Ctrl-C stops it)", flush=True)
+    print(
+        f"Tastemaker is at http://{name}:{port}{settings.root_path}{begin}  (Ctrl-C stops it)",
+        flush=True,
+    )
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     one_thread_for_products()

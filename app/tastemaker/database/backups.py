@@ -39,6 +39,7 @@ from tastemaker.database.tables import now
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import free_space, is_file, sha256_of, sync_folder
 from tastemaker.processes import failpoint
+from tastemaker.processes.systems import sync_everything, take_name
 
 NIGHTLY = "nightly-"
 NIGHTS_KEPT = 3
@@ -252,14 +253,14 @@ def restore(settings: Settings, source: Path, report: Report | None = None) -> R
             names = [name for name in about["sha256"] if name != DATABASE]
             for name in names:
                 _put_in_place(ready / name, settings.root / name, replaced / name)
-            os.sync()  # tens of thousands of files: one flush, not one each
+            sync_everything()  # tens of thousands of files: one flush, not one each
             failpoint("restore.files")
             if existed:
                 replaced.mkdir(exist_ok=True)
                 for file in sorted(settings.root.glob(f"{DATABASE}*")):  # -wal too, if damaged
-                    os.link(file, replaced / file.name)
+                    take_name(file, replaced / file.name)
                     if file.name != DATABASE:
-                        file.unlink()
+                        file.unlink(missing_ok=True)
             (ready / DATABASE).replace(settings.root / DATABASE)
             sync_folder(settings.root)
     failpoint("restore.swapped")

@@ -215,7 +215,7 @@ def summarise(
     rows = session.execute(
         select(Prediction.image_id, Prediction.honest, Prediction.uncertainty, Image.source_group)
         .join(Image, col(Image.id) == Prediction.image_id)
-        .where(Prediction.version_id == version.id, _in_collection(test_run))
+        .where(Prediction.version_id == version.id, in_collection(test_run))
         .order_by(col(Prediction.image_id))
     ).all()
     scores = np.array([row[1] for row in rows], np.float64)
@@ -250,7 +250,7 @@ def summarise(
     }
 
 
-def _in_collection(test_run: TestRun) -> ColumnElement[bool]:
+def in_collection(test_run: TestRun) -> ColumnElement[bool]:
     """Condition on Prediction: its image is in the run's collection and was not taken out of the
     project."""
     inside = (
@@ -262,6 +262,10 @@ def _in_collection(test_run: TestRun) -> ColumnElement[bool]:
         .exists()
     )
     return and_(inside, ~projects.is_removed(test_run.project_id, Prediction.image_id))
+
+
+def collection_name(session: Session, test_run: TestRun) -> str:
+    return session.get_one(Collection, test_run.collection_id).name
 
 
 def _against_earlier(
@@ -290,7 +294,7 @@ def _against_earlier(
     n, rose, fell, shift = session.execute(
         select(func.count(), func.sum(up), func.sum(down), func.avg(now - then))
         .join(before, and_(before.image_id == Prediction.image_id, before.version_id == other.id))
-        .where(Prediction.version_id == version.id, _in_collection(test_run))
+        .where(Prediction.version_id == version.id, in_collection(test_run))
     ).one()
     return {
         "run": run.id, "version": other.number, "version_id": other.id, "n": n,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tastemaker.errors import Conflict, NotWritable, StorageFull
+from tastemaker.processes.systems import let_others_read, sync_folder, take_name
 
 
 def sha256_of(path: Path) -> str:
@@ -41,8 +42,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
                 else:
                     file.write(content)
                 file.flush()
-                with contextlib.suppress(OSError):  # a stick or a share may know no modes
-                    os.fchmod(file.fileno(), 0o644)  # mkstemp is private; a backup user reads these
+                let_others_read(file.fileno())  # mkstemp is private; a backup user reads these
                 os.fsync(file.fileno())
             with place_named(path):
                 Path(name).replace(path)
@@ -73,27 +73,14 @@ def publish_exclusive(temporary: Path, final: Path) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     try:
-        os.link(temporary, final)
+        take_name(temporary, final)
     except FileExistsError:
         raise Conflict(
             f"{final.name} exists already and is never overwritten.",
             "Publish under the next version number.",
         ) from None
     sync_folder(final.parent)
-    temporary.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder, so that a new name in it survives a power cut; where the disk knows no such
-    thing, as some sticks and shares do not, nothing."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(handle)
+    temporary.unlink(missing_ok=True)
 
 
 def try_writing(folder: Path) -> None:

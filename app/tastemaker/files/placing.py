@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from tastemaker.errors import Invalid, StorageFull
 from tastemaker.files import is_file, require_writable_folder, sync_folder
+from tastemaker.processes.systems import hard_link, take_name
 
 OnError = Callable[[str, str], None]  # path, reason
 
@@ -182,7 +183,7 @@ def _copy(origin: Path, target: Path) -> None:
                 _pour(read, write)
             with contextlib.suppress(OSError):  # the target's disk may know no modes, no times
                 shutil.copystat(origin, aside)
-            _take_name(aside, target)
+            take_name(aside, target)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -201,18 +202,6 @@ def _pour(read: BinaryIO, write: BinaryIO) -> None:
         raise _OriginFault("it is being written")
 
 
-def _take_name(aside: Path, target: Path) -> None:
-    """Give a finished file its name. A hard link refuses a name that is taken."""
-    try:
-        os.link(aside, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a disk without hard links
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        aside.rename(target)
-
-
 def _link(origin: Path, target: Path) -> None:
     with _of_the_origin():
         there = origin.resolve(strict=True)
@@ -227,7 +216,7 @@ def _move(origin: Path, target: Path) -> None:
         _link(origin, target)
     else:
         try:
-            os.link(origin, target)
+            hard_link(origin, target)
         except (FileExistsError, FileNotFoundError):
             raise
         except OSError:  # another disk, or one without hard links

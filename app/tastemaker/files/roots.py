@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tastemaker.errors import Invalid
+from tastemaker.processes.systems import READING
 
 Roots = Sequence[Path]  # resolved folders; none of them means anywhere
 
@@ -22,7 +23,7 @@ def within(path: Path, roots: Roots) -> bool:
 def open_within(path: Path, roots: Roots) -> BinaryIO:
     """A file opened for reading, wherever links lead, as long as that is in one of the roots. Does
     not wait for the writer of a named pipe. Raises `Invalid` for one outside, and `OSError`."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    file = os.fdopen(os.open(path, READING), "rb")
     try:
         if roots and not within(_place_of(file, path), roots):
             raise outside(path.name, roots)

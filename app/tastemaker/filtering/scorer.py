@@ -11,6 +11,7 @@ sidecar, the pictures and, at the first picture, the weights of the encoder.
 
 import contextlib
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ class Scorer:
     - `percentiles`: 101 scores, rising: `percentiles[90]` has 90 % of its project's images below
       it. From an exported sidecar; empty if unknown
     - `project` and `version`: where it comes from, as “Anime” and “v1.8”; None if unknown
+    - `promises`: what audits of its filter said, as its exported sidecar lists them; else None
     - `features`: D, the length of an embedding
     - `normalised`: whether it was trained on L2-normalised embeddings; None if unknown
     - `doubts`: why the scores given so far may be wrong, in sentences; mostly empty
@@ -105,6 +107,7 @@ class Scorer:
         self.version = about.get("version") or text_of(beside.get("rev"))
         self.threshold = threshold_of(about.get("threshold", beside.get("threshold")))
         self.percentiles = percentiles_of(beside.get("percentiles"))
+        self.promises = beside.get("promises")
         embedding = about.get("embedding")
         self.normalised = None if embedding is None else embedding == "L2-normalised"
         self.features, self.sha256 = self.checkpoint.features, self.checkpoint.sha256
@@ -121,7 +124,10 @@ class Scorer:
     @property
     def about(self) -> dict[str, str]:
         """What a file of scores says of the head that gave them."""
-        return {"model": self.name, "model_sha256": self.sha256}
+        told = {"model": self.name, "model_sha256": self.sha256}
+        if isinstance(self.promises, list) and self.promises:
+            told["promises"] = json.dumps(self.promises, ensure_ascii=False)
+        return told
 
     # --- one call for everything -------------------------------------------------------------
 

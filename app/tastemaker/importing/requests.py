@@ -91,8 +91,9 @@ def _enqueue(
 
 
 def validate_paths(
-    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False
-) -> list[Path]:
+    settings: Settings, paths: Iterable[str | Path], *, with_vectors: bool = False,
+    may_be_empty: bool = False,
+) -> list[Path]:  # fmt: skip
     """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
     at once not to work."""
     resolved = []
@@ -120,7 +121,7 @@ def validate_paths(
                 f"“{place}” lies in Tastemaker's own folder.", "Import the original files."
             )
         suffixes = IMAGE_SUFFIXES | {".npy"} if with_vectors else IMAGE_SUFFIXES
-        if path.is_dir():
+        if path.is_dir() and not may_be_empty:
             _require_any(path, str(place), suffixes | {".zip"})
         if path.is_file() and path.suffix.lower() not in suffixes | {".zip"}:
             raise Invalid(f"“{path.name}” is not a picture.", way_in(path))

@@ -20,13 +20,12 @@ from sqlmodel import Session, col, select
 from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Image, ImagePath, Job, Project, ScoreEvent
-from tastemaker.errors import BadImage, NotFound
+from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.importing.mark_rules import MarkRule, parse_rule
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
-from tastemaker.scores import classes
 from tastemaker.scores.answers import RATED
 from tastemaker.scores.batches import undone_together
 
@@ -68,8 +67,12 @@ class Found:
 def request_stars(
     session: Session, project: Project, request: StarsRequest, asked_by: int = 0
 ) -> Job:
-    """Queue the job. Raises `Invalid` for a rule that is none."""
-    classes.check_scores(project)
+    """Queue the job. Raises `Invalid` for a rule that is none, and for a project without scores."""
+    if project.kind != "score":
+        raise Invalid(
+            f"“{project.name}” sorts into classes, and stars are scores.",
+            "Look for them in a project that gives scores.",
+        )
     parse_rule(request.rule)
     title = ("Record" if request.record else "Look for") + " stars of other programs"
     payload = request.model_dump(mode="json")
@@ -95,9 +98,8 @@ def run(job: JobContext) -> dict[str, Any]:
     return request.model_dump() | {"rule": str(rule)} | found.as_dict()
 
 
-def take_back(session: Session, project: Project) -> int:
-    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
-    `NotFound` where none stands."""
+def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
+    """The newest event of the recording that `take_back` would take back, and whose it is."""
     newest: tuple[ScoreEvent, Annotator] | None = None
     for name in (PROXY, projects.IMPORTED):
         person = session.exec(select(Annotator).where(Annotator.name == name)).first()
@@ -106,6 +108,13 @@ def take_back(session: Session, project: Project) -> int:
             continue
         if newest is None or event.id > newest[0].id:
             newest = event, person
+    return newest
+
+
+def take_back(session: Session, project: Project) -> int:
+    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
+    `NotFound` where none stands."""
+    newest = newest_recording(session, project)
     if newest is None:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
     taken = scores.undo(session, project, newest[1])

@@ -28,6 +28,7 @@ HANDLERS = {
     "demo": "tastemaker.sample.demo:run",
     "predict": "tastemaker.versions.predictions:run",
     "test-run": "tastemaker.evaluation.test_runs:run",
+    "audit": "tastemaker.evaluation.audit_drawing:run",
     "adopt": "tastemaker.publishing.import_head:run",
     "tournament": "tastemaker.evaluation.tournament:run",
     "migrate": "tastemaker.training.migration:run",

@@ -6,8 +6,7 @@ the scores, what it says of any images is normal, with a known covariance. Onto 
 - pairs: P(a is better than b) = Φ((f(a) − f(b)) / τ − κ), and what is left between is even;
 - sweeps: P(the score is at least t) = Φ((f − t) / τ);
 - who skips is unsure: like an even pair of the image with the threshold;
-- repeats: an older score of the same image by the same person, normal about f with deviation τ;
-- ratings from elsewhere, such as the stars of another program: normal about f, with a τ of theirs.
+- repeats: an older score of the same image by the same person, normal about f with deviation τ.
 
 All of them are log-concave, so Laplace's approximation has one mode, which Newton's method finds
 in a few steps (algorithm 3.1 there; Chu & Ghahramani 2005 for pairs). At the mode each answer is a
@@ -33,7 +32,6 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 RATIOS = (0.5, 1.0, 2.0, 4.0)  # of the noise of an answer to that of the scores
-RATED = -1.0  # the `share` of a rating from elsewhere
 BAND = 0.25  # κ of a skip: who is at the threshold skips one in five
 RATIO_SD = 0.7  # of the logarithm of that ratio, before the first answer
 FOR_CHOICE = 80  # answers by whose evidence ratios and penalties are chosen, evenly spread
@@ -48,8 +46,7 @@ class Answers:
     x (m, D) are the features of the images and groups (m,) their sources. Each of the answers (a,)
     is about the row `first` of x. With a row `second` (else −1) it is a pair, `share` of whose win,
     1, 0 or ½, goes to the first. Else, with a `share`, it is a sweep, 1 where the score is at least
-    `bound` (in 0–1), 0 where it is less; or a skip, ½. Without (NaN), `bound` is an older score;
-    with `RATED` it is a rating from elsewhere.
+    `bound` (in 0–1), 0 where it is less; or a skip, ½. Without (NaN), `bound` is an older score.
     """
 
     x: Array
@@ -75,17 +72,8 @@ class Answers:
         return np.asarray(~self.is_pair & (self.share == 0.5))
 
     @property
-    def is_rating(self) -> NDArray[np.bool_]:
-        return np.asarray(~self.is_pair & (self.share == RATED))
-
-    @property
     def is_sweep(self) -> NDArray[np.bool_]:
-        return ~(self.is_pair | self.is_repeat | self.is_skip | self.is_rating)
-
-    @property
-    def kinds(self) -> tuple[NDArray[np.bool_], ...]:
-        """Of pairs, sweeps, skips, repeats and ratings: which answers are such, each (a,)."""
-        return self.is_pair, self.is_sweep, self.is_skip, self.is_repeat, self.is_rating
+        return ~(self.is_pair | self.is_repeat | self.is_skip)
 
     def only(self, kept: NDArray[Any]) -> Answers:
         """Some of the answers, by a mask or by their positions."""
@@ -135,8 +123,8 @@ def answers_about(
 @dataclass(frozen=True)
 class Likelihood:
     """Of answers, by the values u (a,) that they are about, in units of the link: `offset` (a,) is
-    what u is compared with, `sd` (a,) the noise, `share` (a,) as in `Answers`, NaN or `RATED` where
-    u is measured, and `band` (a,) how far, in units of the noise, from where it is even."""
+    what u is compared with, `sd` (a,) the noise, `share` (a,) as in `Answers`, NaN where u is
+    measured, and `band` (a,) how far, in units of the noise, from where it is even."""
 
     offset: Floats
     share: Floats
@@ -177,7 +165,7 @@ def _log_density(z: Floats) -> Floats:
     return np.asarray(-0.5 * z**2 - 0.5 * np.log(2 * np.pi))
 
 
-Ratios = tuple[float, float, float, float, float]  # in the order of `Answers.kinds`
+Ratios = tuple[float, float, float, float]  # of pairs, sweeps, skips and repeats
 
 
 def even_band(answers: Answers) -> float:
@@ -191,10 +179,11 @@ def likelihood(
     answers: Answers, bound: Floats, noise: float, ratios: Sequence[float]
 ) -> Likelihood:
     """Of these answers, their `bound` (a,) in units of the link (anything for pairs), where the
-    scores have that noise and each kind of answer so many times as much."""
+    scores have that noise and pairs, sweeps, skips and repeats so many times as much."""
     pairs = answers.is_pair
-    ratio = np.select(answers.kinds, [ratios[0] * np.sqrt(2), *ratios[1:]])
-    band = np.select(answers.kinds, [even_band(answers), 0.0, BAND, 0.0, 0.0])
+    kinds = (pairs, answers.is_sweep, answers.is_skip, answers.is_repeat)
+    ratio = np.select(kinds, [ratios[0] * np.sqrt(2), *ratios[1:]])
+    band = np.select(kinds, [even_band(answers), 0.0, BAND, 0.0])
     return Likelihood(np.where(pairs, 0.0, bound), answers.share, ratio * noise, band)
 
 
@@ -245,8 +234,9 @@ def choose_ratios(
     answers: Answers, bound: Floats, noise: float, mean: Floats, covariance: Floats
 ) -> Ratios:
     """The ratios of the noise of each kind of answer that the answers bear out."""
-    chosen = [1.0] * len(answers.kinds)
-    for kind, some in enumerate(answers.kinds):
+    chosen = [1.0] * 4
+    kinds = (answers.is_pair, answers.is_sweep, answers.is_skip, answers.is_repeat)
+    for kind, some in enumerate(kinds):
         rows = spread_over(np.flatnonzero(some))
         if not len(rows):
             continue
@@ -258,7 +248,7 @@ def choose_ratios(
             sites = find_sites(mean[rows], covariance[np.ix_(rows, rows)], said)
             gained.append(sites.evidence - 0.5 * (np.log(ratio) / RATIO_SD) ** 2)
         chosen[kind] = RATIOS[int(np.argmax(gained))]
-    return chosen[0], chosen[1], chosen[2], chosen[3], chosen[4]
+    return chosen[0], chosen[1], chosen[2], chosen[3]
 
 
 def spread_over(rows: NDArray[np.intp]) -> NDArray[np.intp]:

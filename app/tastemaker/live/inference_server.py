@@ -12,10 +12,8 @@ them, one at a time and on one core. The encoder and some heads stay loaded. A p
 a child that a bad one may kill.
 """
 
-import contextlib
 import functools
 import logging
-import os
 import queue
 import signal
 import sys
@@ -48,6 +46,7 @@ from tastemaker.live.nearest import labelled_neighbours, ranked_by_similarity
 from tastemaker.live.project_state import ProjectState
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
+from tastemaker.processes.systems import be_nicer_in_this_thread
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +110,7 @@ class InferenceServer:
         }  # fmt: skip
 
     def run(self, claimed: "queue.Queue[ModelRequest]") -> None:
-        with contextlib.suppress(AttributeError, OSError):  # of this thread only, on Linux
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)
+        be_nicer_in_this_thread(NICENESS)
         while True:
             request = claimed.get()
             try:

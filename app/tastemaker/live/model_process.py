@@ -45,7 +45,7 @@ from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.processes import logs, lower_priority
 from tastemaker.scores import answers
 from tastemaker.scores.answers import Answer
-from tastemaker.versions import priors
+from tastemaker.versions import hints, priors
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def refit(
     priors.follow(sessions.PlainTransactions(engine), project_id)
     with sessions.reading(engine) as session:
         project = projects.get(session, project_id)
-        started = priors.usable(session, project)
+        started = [*priors.usable(session, project), *hints.as_priors(session, project)]
         lines = tuple(map(priors.line_of, started))
         event_high = scores.highest_event(session, project)
         if not state.follows(project):

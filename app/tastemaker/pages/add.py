@@ -21,7 +21,7 @@ from tastemaker.database.tables import Job, Project
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.importing import requests
+from tastemaker.importing import requests, watching
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
@@ -72,6 +72,7 @@ def add_page(
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
         "fetching": fetching(session, project),
+        "watched": watching.of_project(session, project),
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
@@ -125,19 +126,43 @@ def add_folder(
     settings: SettingsDep,
     project_id: Id,
     folder: Annotated[str, Form()] = "",
+    watch: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Import a folder on this machine, recursively; the files stay where they are."""
+    """Import a folder on this machine, recursively; the files stay where they are. It may be
+    watched from now on, and then be empty."""
     try:
         if not folder.strip():
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            requests.request_import(
-                session, settings, [folder.strip()], project=project, asked_by=user.annotator_id
-            )
+            bring_in(session, settings, project, folder.strip(), "", watch, user)
     except TastemakerError as error:
         return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
+
+
+def bring_in(
+    session: Session, settings: Settings, project: Project, folder: str, collection: str,
+    watch: bool, user: Identity,
+) -> Job | None:  # fmt: skip
+    """The job of the import; with `watch`, an empty folder has none yet."""
+    named = {"collection": collection.strip() or None, "asked_by": user.annotator_id}
+    if watch:
+        watching.watch(session, settings, project, folder, **named)  # type: ignore[arg-type]
+    try:
+        return requests.request_import(session, settings, [folder], project=project, **named)  # type: ignore[arg-type]
+    except Invalid:
+        if not watch:
+            raise
+        return None
+
+
+@router.post("/projects/{project_id}/watched/{watched_id}/stop")
+def stop_watching(_: AdminUser, engine: EngineDep, project_id: Id, watched_id: Id) -> Response:
+    """Watch a folder no longer; its images stay."""
+    with writing(engine) as session:
+        watching.stop(session, projects.get(session, project_id), watched_id)
+    return see_other(f"/projects/{project_id}/add")
 
 
 @router.post("/projects/{project_id}/add/files")
@@ -185,25 +210,41 @@ FILES = body_schema(
 
 
 class NewImport(Body):
-    """A folder on the server's machine. `collection` is what it comes to; its own name if empty."""
+    """A folder on the server's machine. `collection` is what it comes to; its own name if empty.
+    With `watch`, what is new in it comes in by itself from now on."""
 
     folder: str = Field(min_length=1)
     collection: str = Field(default="", max_length=120)
+    watch: bool = False
 
 
 @api.post("/projects/{project_id}/imports", status_code=202)
 def import_folder(
     user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewImport
 ) -> dict[str, Any]:
-    """Import a folder of the server's machine, recursively; the answer is its job. The files stay
-    where they are."""
+    """Import a folder of the server's machine, recursively; the answer is its job, or empty for a
+    folder without a picture that is watched from now on. The files stay where they are."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        job = requests.request_import(
-            session, settings, [body.folder], project=project,
-            collection=body.collection.strip() or None, asked_by=user.annotator_id,
-        )  # fmt: skip
-        return jobs.as_json(job)
+        job = bring_in(session, settings, project, body.folder, body.collection, body.watch, user)
+        return jobs.as_json(job) if job else {}
+
+
+@api.get("/projects/{project_id}/watched")
+def watched_folders(
+    _: AdminUser, session: ReadSession, project: CurrentProject
+) -> list[dict[str, Any]]:
+    """The folders that are watched for a project, each with what is the trouble with it."""
+    return [watching.as_json(row) for row in watching.of_project(session, project)]
+
+
+@api.delete("/projects/{project_id}/watched/{watched_id}")
+def watch_no_longer(
+    _: AdminUser, engine: EngineDep, project_id: Id, watched_id: Id
+) -> dict[str, str]:
+    """Watch a folder no longer; its images stay."""
+    with writing(engine) as session:
+        return {"path": watching.stop(session, projects.get(session, project_id), watched_id)}
 
 
 @api.post("/projects/{project_id}/uploads", status_code=202, openapi_extra=FILES)

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
+from tastemaker.auth.proxies import TrustedProxies, check_sign_in_header
+from tastemaker.auth.sub_path import SubPath
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
@@ -21,6 +23,7 @@ from tastemaker.database.sessions import busy, is_locked, writing
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
+    audits,
     classes,
     compare,
     confusion,
@@ -65,8 +68,8 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    test_runs, try_it, add, score_tables, stars, folders, people, settings, priors, encoders, jobs,
-    metrics, readiness,
+    test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
+    encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
@@ -77,6 +80,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     `TastemakerError` when the database is of a newer version.
     """
     config = config or Settings()
+    check_sign_in_header(config)
     engine = migrate(config)
     with writing(engine) as session:
         annotator_id = projects.annotator(session, config.annotator).id
@@ -84,6 +88,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app = FastAPI(
         title="Tastemaker",
         version=__version__,
+        servers=[{"url": config.root_path}] if config.root_path else None,
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # Swagger's page needs a CDN and inline scripts
         redoc_url=None,
@@ -100,7 +105,9 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         respond=error_response,
     )
     app.state.metrics = metrics.Metrics(config, engine)
-    app.add_middleware(RequestLog, metrics=app.state.metrics)  # the last one added lies outermost
+    app.add_middleware(RequestLog, metrics=app.state.metrics)
+    app.add_middleware(TrustedProxies, settings=config)
+    app.add_middleware(SubPath, root=config.root_path)  # the last one added lies outermost
     for page in PAGES:
         for routes in routers_of(page):
             app.include_router(routes, dependencies=kinds_of_page(page))

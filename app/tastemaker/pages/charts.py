@@ -119,6 +119,44 @@ def interval(value: float, low: float, high: float, limit: float = 4.0) -> Marku
     return svg(width, 16, summary, shapes)
 
 
+Bounded = tuple[str, float | None, float | None, float | None]  # name, value, low, high in 0–1
+
+
+def shares(rows: Sequence[Bounded], goal: float) -> Markup:
+    """Shares of 0–100 % with what bounds them, one below the other; the first has a goal. A share
+    without a lower bound may be as low as 0."""
+    left, width, tall = 104, 400, 28
+    drawn, told = [], []
+
+    def x(share: float) -> float:
+        return left + (width - left - 6) * min(max(share, 0.0), 1.0)
+
+    for number, (name, value, low, high) in enumerate(rows):
+        y = 14 + tall * number
+        drawn.append(
+            f'<text class="tick" x="0" y="{y + 5}">{escape(name)}</text>'
+            f'<path class="axis" d="M{left} {y}H{x(1):.1f}"/>'
+        )
+        if value is None or high is None:
+            continue
+        ends = f"M{x(low or 0):.1f} {y}H{x(high):.1f}M{x(high):.1f} {y - 5}V{y + 5}"
+        ends += "" if low is None else f"M{x(low):.1f} {y - 5}V{y + 5}"
+        drawn.append(
+            f'<path class="whisker" d="{ends}"/>'
+            f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="4"/>'
+        )
+        least = "" if low is None else f"at least {100 * low:.0f} %, "
+        told.append(f"{name}: {100 * value:.0f} %, {least}at most {100 * high:.0f} %")
+    below = 14 + tall * len(rows)
+    line = f'<path class="threshold" d="M{x(goal):.1f} 2V26"/>'
+    ticks = (
+        f'<text class="tick" x="{left}" y="{below + 4}">0</text>'
+        f'<text class="tick" x="{x(1):.1f}" y="{below + 4}" text-anchor="end">100 %</text>'
+    )
+    summary = f"{'; '.join(told)}. The goal is {100 * goal:.0f} %."
+    return svg(width, below + 8, summary, line + "".join(drawn) + ticks)
+
+
 def marker(score: float, threshold: float, spread: float | None = None) -> Markup:
     """Where a score in [0, 1] stands on the scale, with the threshold; `spread` is its standard
     deviation."""

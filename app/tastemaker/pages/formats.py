@@ -93,6 +93,8 @@ def job_result(job: Job) -> str:
             return f"{version} is imported{', and active' if result.get('active') else ''}"
         case "predict" | "test-run", _:
             return f"{count(result.get('predicted', result.get('n', 0)))} images predicted"
+        case "audit", _:
+            return "Images are drawn and wait to be scored"
         case "tournament", {"rows": rows}:
             return f"{count(sum(not row['error'] for row in rows))} encoders compared"
         case "migrate", {"moved": True, "encoder": encoder}:

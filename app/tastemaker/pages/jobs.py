@@ -76,6 +76,8 @@ def repair_of(session: Session, job: Job) -> tuple[str, str] | None:
             return "To the encoders", f"{at}/encoders"
         case _, "test-run":
             return "To the test run", f"{at}/test-runs/{job.payload.get('run', '')}"
+        case _, "audit":
+            return "To the audit", f"{at}/audits/{job.payload.get('audit', '')}"
         case (failures.GONE, _) | (_, "import"):
             return "Add them anew", f"{at}/add"
         case _, "adopt":

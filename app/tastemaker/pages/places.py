@@ -59,7 +59,7 @@ class ScorePlace(Place):
 
     def address(self, project_id: int, event: Recorded) -> str:
         """On to the next image; but one that was flagged, or taken back, stays."""
-        kept = f"&collection={self.collection}" if self.queue == "collection" else ""
+        kept = f"&collection={self.collection}" if self.queue in queues.OF_ONE else ""
         stays = f"&image={event.image_id}" if event.kind in ("flag", "undo") else ""
         done = "&flagged=1" if event.kind == "flag" else ""
         return f"/projects/{project_id}/score?queue={self.queue}{kept}{stays}{done}"

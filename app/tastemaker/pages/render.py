@@ -24,6 +24,7 @@ from tastemaker import embeddings, projects
 from tastemaker.auth import accounts
 from tastemaker.auth.identity import is_id
 from tastemaker.auth.origins import by_htmx, for_program
+from tastemaker.auth.sub_path import under
 from tastemaker.config import shipped
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, Label, Project
@@ -54,7 +55,7 @@ def render(
         fragments = [(page, name) for name in blocks]
         return render_blocks(request, fragments, context, status=status, headers=headers)
     values = {"request": request, "fragment": False, **context}
-    return _response(environment().get_template(page).render(values), status, headers)
+    return _response(request, environment().get_template(page).render(values), status, headers)
 
 
 def render_blocks(
@@ -68,12 +69,15 @@ def render_blocks(
     """Blocks of several pages, each as (page, block), one after the other."""
     values = {"request": request, "fragment": True, **context}
     body = "\n".join(render_block(environment(), page, name, values) for page, name in blocks)
-    return _response(body, status, headers)
+    return _response(request, body, status, headers)
 
 
-def _response(body: str, status: int, headers: Mapping[str, str] | None) -> HTMLResponse:
+def _response(
+    request: Request, body: str, status: int, headers: Mapping[str, str] | None
+) -> HTMLResponse:
     """Half a pair of UTF-16, which a JSON column can hold and no page can, shows as “?”: one bad
     letter in somebody's text breaks no page."""
+    body = under(request.app.state.settings.root_path, body)
     return HTMLResponse(body.encode("utf-8", "replace"), status, dict(headers or {}))
 
 

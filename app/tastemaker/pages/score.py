@@ -48,6 +48,7 @@ EMPTY = {
     "confused": "The version and the labels agree, as far as they were not looked at since.",
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",
+    "audit": "Every image that was drawn for this audit is answered, or it is another person’s.",
 }
 
 
@@ -164,7 +165,7 @@ def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     """The queues to choose from as (queue, name, collection): the last one once for each of the
     project's collections, where there is more than one."""
     offered = queues.titles(project).items()
-    listed = [(queue, name, 0) for queue, name in offered if queue != "collection"]
+    listed = [(queue, name, 0) for queue, name in offered if queue not in queues.OF_ONE]
     pools = session.execute(
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)

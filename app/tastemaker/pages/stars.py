@@ -41,18 +41,19 @@ def stars_page(
     job = newest_job(session, project, "stars")
     if typed is None:
         typed = form_of(parse_rule(job.payload["rule"]) if job else DEFAULT_RULE)
-    context = {"typed": typed, "error": error} | found(job)
+    context = {"typed": typed, "error": error} | found(session, project, job)
     status = error.status if error else 200
     frame = shell(session, project, "add")
     return render(request, "stars.html", None, frame | context, status=status)
 
 
-def found(job: Job | None) -> dict[str, Any]:
-    """What the page shows of the newest job."""
+def found(session: Session, project: Project, job: Job | None) -> dict[str, Any]:
+    """What the page shows of the newest job, and whether something stands to be taken back."""
     running = job is not None and job.state in ("queued", "running")
     done = job is not None and job.state == "done"
     told = job.result if job and done else None
-    return {"job": job, "running": running, "told": told, "marks": MARKS}
+    stands = stars.newest_recording(session, project) is not None
+    return {"job": job, "running": running, "told": told, "stands": stands, "marks": MARKS}
 
 
 def form_of(rule: MarkRule) -> dict[str, str]:
@@ -67,7 +68,7 @@ def progress(
     _: AdminUser, request: Request, session: ReadSession, project: CurrentProject
 ) -> Response:
     """Asked every second while it looks."""
-    context = found(newest_job(session, project, "stars"))
+    context = found(session, project, newest_job(session, project, "stars"))
     return render(request, "stars.html", "found", {"project": project} | context)
 
 

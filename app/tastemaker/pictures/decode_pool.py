@@ -4,23 +4,20 @@ A picture can be made so that reading it takes all memory, all time, or crashes 
 file is therefore read in a child with limits, and only that file pays.
 """
 
-import contextlib
 import functools
-import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tastemaker.errors import BadImage
 from tastemaker.pictures.pictures import Limits
 from tastemaker.processes import exit_with_parent
+from tastemaker.processes.systems import limit_cpu, limit_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -122,17 +119,12 @@ _END: Any = object()
 def _begin_child(memory: int) -> None:
     """Limit this child's own data (not its shared libraries), and tie its life to the parent's.
     Where the whole machine runs out of memory, it is this child that the system shall end."""
-    with contextlib.suppress(OSError):  # Linux alone has it
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(memory)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     exit_with_parent()
 
 
 def _within_cpu_limit(seconds: int, task: Callable[[T], R], item: T) -> R:
     """Run the task with CPU `seconds` to spend; the system kills a child that overspends."""
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + seconds, hard))
+    limit_cpu(seconds)
     return task(item)

@@ -11,7 +11,7 @@ import importlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, features
 
@@ -71,9 +71,14 @@ PLUG_INS = {
 
 @functools.cache
 def readable() -> tuple[str, ...]:
-    """Pillow's names of the formats that this installation opens; plug-ins are loaded with it."""
+    """Pillow's names of the formats that this installation opens. Plug-ins are loaded with it, and
+    told to decode in one thread: there is a process for each processor already."""
     missing = {format for format in PLUG_INS if not _load(format)}
-    missing |= set() if features.check("avif") else {"AVIF"}
+    if features.check("avif"):
+        avif: Any = importlib.import_module("PIL.AvifImagePlugin")
+        avif.DEFAULT_MAX_THREADS = 1
+    else:
+        missing.add("AVIF")
     return tuple(format for format in ENDINGS if format not in missing)
 
 
@@ -87,6 +92,8 @@ def _load(format: str) -> bool:
         options = module.options  # one picture at a time, and nothing but the picture
         options.DECODE_THREADS = 1
         options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    else:
+        module.JpegXLImagePlugin.DECODE_THREADS = 0  # in this thread, that is
     return True
 
 

@@ -1,13 +1,14 @@
 """The life of a process beside others: it yields to what people wait for, ends with its parent,
 and dies at a failpoint that a test names."""
 
-import contextlib
 import gc
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing.connection import wait
+
+from tastemaker.processes.systems import be_nice, die_at_once
 
 NICENESS = 5  # people wait for the web process first, then for the live model, last for a job
 JOB_NICENESS = 10
@@ -18,8 +19,7 @@ _failpoint = os.environ.get("TASTEMAKER_FAULT", "")
 def lower_priority(niceness: int = NICENESS) -> None:
     """Make this process a good background one: it yields to the web process, which people wait
     for, and ends when its parent ends, even if that was killed."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(niceness)
+    be_nice(niceness)
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us
 
@@ -64,4 +64,4 @@ def failpoint(name: str) -> None:
     """Die here, as in a power cut, if `TASTEMAKER_FAULT` has this name: for the crash tests.
     Without that variable a failpoint does nothing."""
     if _failpoint and name == _failpoint:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die_at_once()

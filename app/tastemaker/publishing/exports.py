@@ -31,6 +31,7 @@ from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Image, Label, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
+from tastemaker.evaluation import audit_reports
 from tastemaker.files import is_file, sha256_of, write_atomic
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import checkpoint_bytes, load_checkpoint, sidecar
@@ -124,6 +125,9 @@ def _known_besides(session: Session, version: Version) -> dict[str, Any]:
         "percentiles": spread.as_dict() if spread else None,
         "holdout": version.metrics.holdout.as_json() or None,
         "published_at": version.created_at.isoformat(),
+        "promises": [
+            audit_reports.promise_json(one) for one in audit_reports.of_version(session, version)
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from tastemaker import projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Invalid
-from tastemaker.evaluation import expectations
+from tastemaker.evaluation import audit_reports, expectations
 from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck
@@ -100,6 +100,7 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
         Section(3, "Score distribution", _distribution(session, project, version)),
         Section(3, "Version history", (_history(session, project),)),
         Section(2, "Metrics", metrics_of(version)),
+        *_audits(session, version),
         Section(2, "Architecture", _architecture(version, encoder)),
         Section(2, "Demo", _demo(version, encoder)),
         Section(2, "Files", (_files(settings, version),)),
@@ -130,6 +131,20 @@ def _class_card(
         Section(2, "Files", (_files(settings, version),)),
     ]
     return Card(f"{project.name} {version.number}", tuple(sections))
+
+
+def _audits(session: Session, version: Version) -> tuple[Section, ...]:
+    """What was promised of its filter; no section where nothing was."""
+    told = tuple(
+        f"“{one.audit.name}”, kept from {100 * one.audit.cut:g} %: "
+        f"{audit_reports.headline(one, for_file=True)}"
+        for one in audit_reports.of_version(session, version)
+    )
+    why = (
+        "Images were drawn at random from what it keeps and what it leaves out, and scored by hand "
+        "without sight of a prediction:"
+    )
+    return (Section(2, "Audits", (Words(why), Bullets(told))),) if told else ()
 
 
 def _own_or(own: str, otherwise: str) -> tuple[Block, ...]:

@@ -17,7 +17,6 @@ from tastemaker import images, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Image, ImagePath, Project, Version
 from tastemaker.errors import Invalid
-from tastemaker.scores import classes
 from tastemaker.scores.score_files import score_bytes
 from tastemaker.versions import predictions
 
@@ -52,9 +51,13 @@ def outgoing(
     high: float = 10.0,
 ) -> Iterator[Outgoing]:
     """Every image of the pool with a score between `low` and `high`, in the order of their ids:
-    people's where there is one, else the version's; or one of the two alone. Raises `Conflict` for
-    a project with classes."""
-    classes.check_scores(project)
+    people's where there is one, else the version's; or one of the two alone. Raises `Invalid` for a
+    project without scores."""
+    if project.kind != "score":
+        raise Invalid(
+            f"“{project.name}” sorts into classes, so there are no scores to write.",
+            "`tastemaker score` tells the classes of a folder.",
+        )
     ids = session.exec(
         select(Image.id)
         .where(projects.is_member(project.id, Image.id), Image.kind != "vector")

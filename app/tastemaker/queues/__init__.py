@@ -3,6 +3,7 @@
 from tastemaker.queues.cards import Card, card_for
 from tastemaker.queues.sources import (
     EVERY_QUEUE,
+    OF_ONE,
     QUEUES,
     next_cards,
     progress,
@@ -11,5 +12,6 @@ from tastemaker.queues.sources import (
 )
 
 __all__ = [
-    "EVERY_QUEUE", "QUEUES", "Card", "card_for", "next_cards", "progress", "score_page", "titles",
+    "EVERY_QUEUE", "OF_ONE", "QUEUES", "Card", "card_for", "next_cards", "progress", "score_page",
+    "titles",
 ]  # fmt: skip

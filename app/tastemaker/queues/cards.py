@@ -52,11 +52,12 @@ class Predicted(NamedTuple):
 class Card:
     """One image as a page shows it. Scores of a model are in [0, 1], labels in 0–10.
 
-    `neighbours` are up to three labelled images, the nearest first. A `blind` card is a re-ask: its
-    label is withheld, and nothing but the image should be shown before the answer, whatever the
-    project's setting. Of a project with classes, `says` is what the version predicts, as a label
-    holds it, and `prediction` how sure it is of that. `offer` goes back with the score; `event_id`
-    is the newest event of the person who looks (0: none).
+    `neighbours` are up to three labelled images, the nearest first. A `blind` card is a re-ask or
+    one of an audit: its label is withheld, and nothing but the image should be shown before the
+    answer, whatever the project's setting; in an audit, no prediction after it either. Of a project
+    with classes, `says` is what the version predicts, as a label holds it, and `prediction` how
+    sure it is of that. `offer` goes back with the score; `event_id` is the newest event of the
+    person who looks (0: none).
     """
 
     image_id: int
@@ -182,7 +183,9 @@ def cards(
         if item.image_id not in rows:
             continue
         image, judged = rows[item.image_id], predicted.get(item.image_id)
-        blind = item.origin == Origin.RE_ASK
+        if item.origin == Origin.AUDIT:
+            judged = None  # also after the key: a slip is put right as blindly
+        blind = item.origin in (Origin.RE_ASK, Origin.AUDIT)
         offer = offers.Offer(item.origin, item.reason, item.test_run)
         made.append(
             Card(

@@ -9,7 +9,8 @@ from sqlmodel import Session, col
 from tastemaker import scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Project, ScoreEvent, in_utc, now
-from tastemaker.queues.cards import Card, cards, items_for
+from tastemaker.queues.cards import Card, QueueItem, cards, items_for
+from tastemaker.scores import Origin
 
 PAUSE = timedelta(minutes=30)  # a longer one ends a session of scoring
 
@@ -31,8 +32,22 @@ def history(
     """The images this person scored or skipped, newest first, each once; of the `n` newest events
     older than `before` (0: than now)."""
     events = _answers(session, project, person, n, before=before)
-    items = items_for(session, project, person, [event.image_id for event in events])
+    items = items_of(session, project, person, events)
     return answered(events, cards(session, settings, project, person, "one", items))
+
+
+def items_of(
+    session: Session, project: Project, person: Annotator, events: Sequence[ScoreEvent]
+) -> list[QueueItem]:
+    """The images of the events, to be looked at again. An answer of an audit is corrected as one:
+    it is still blind."""
+    items = items_for(session, project, person, [event.image_id for event in events])
+    return [
+        QueueItem(item.image_id, Origin.AUDIT, event.reason)
+        if event.origin == Origin.AUDIT
+        else item
+        for item, event in zip(items, events, strict=True)
+    ]
 
 
 def previous_event(

@@ -7,6 +7,7 @@ from tastemaker.live.live_model import Pick
 
 SURE = 0.75  # nobody would call that near a boundary
 CONTROL = "random sample (for evaluation)"
+AUDIT = "drawn at random for an audit"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 

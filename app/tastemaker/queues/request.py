@@ -16,9 +16,9 @@ BATCH = 16  # ranked picks that are shuffled together
 @dataclass(frozen=True)
 class QueueRequest:
     """A person who wants images of a project, and the live model that ranked some for it.
-    `pending` are on their way to the page already; `collection_id` is the one to score, if any. The
-    random sample asks for images that were only swept as well (`swept_too`): whoever sweeps the
-    easy ones away would else leave a sample of hard ones."""
+    `pending` are on their way to the page already; `collection_id` is the collection to score, or
+    the audit, if any. The random sample asks for images that were only swept as well (`swept_too`):
+    whoever sweeps the easy ones away would else leave a sample of hard ones."""
 
     session: Session
     project: Project

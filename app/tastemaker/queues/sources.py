@@ -24,8 +24,9 @@ from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
 from tastemaker.queues import class_queues
+from tastemaker.queues.audited import audit
 from tastemaker.queues.cards import Card, QueueItem, cards, items_for
-from tastemaker.queues.history import Answered, answered, previous_event
+from tastemaker.queues.history import Answered, answered, items_of, previous_event
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import (
     flagged,
@@ -50,8 +51,8 @@ def next_cards(
     swept_too: bool = True,
 ) -> list[Card]:
     """The next `n` images of a queue, leaving out those in `exclude` (on their way already), and
-    without `swept_too` what this person swept. `collection_id` names the collection of the queue
-    `collection`."""
+    without `swept_too` what this person swept. `collection_id` says which one, for the queues
+    `collection` and `audit`."""
     items = next_items(
         session, settings, project, person, queue, n, exclude, collection_id, swept_too
     )
@@ -82,10 +83,8 @@ def score_page(
     items = next_items(session, settings, project, person, queue, n, [first_id], collection_id)
     event = previous_event(session, project, person, first_id)
     first = [first_id] if first_id else []
-    past = [event.image_id] if event else []
-    known = items_for(session, project, person, [*first, *past])
-    ahead = [*known[: len(first)], *items]
-    behind = known[len(first) :]
+    ahead = [*items_for(session, project, person, first), *items]
+    behind = items_of(session, project, person, [event] if event else [])
     made = cards(session, settings, project, person, queue, [*ahead, *behind])
     if first and (not made or made[0].image_id != first_id):
         images.get(session, first_id)  # raises: there is no such image
@@ -191,7 +190,9 @@ CATALOGUE = {
     "flagged": Queue("Flagged", flagged),
     "skipped": Queue("Skipped", skipped),
     "collection": Queue("One collection", collection),
+    "audit": Queue("Audit", audit),
 }
+OF_ONE = ("collection", "audit")  # queues of one collection, or one audit
 CLASS_CATALOGUE = {
     **{name: Queue(title, items) for name, (title, items) in class_queues.QUEUES.items()},
     **{name: CATALOGUE[name] for name in ("flagged", "skipped", "collection")},

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from tastemaker.processes import exit_with_parent
+from tastemaker.processes.systems import interrupts_blocked
 
 Result = TypeVar("Result")
 Work = Callable[..., Result]
@@ -69,11 +70,10 @@ def _interrupts_deferred() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     if in_main:
         signal.signal(signal.SIGINT, lambda number, frame: deferred.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with interrupts_blocked():
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if in_main:
             signal.signal(signal.SIGINT, before)
         if deferred:

@@ -1,8 +1,7 @@
 """What a person said besides the scores that are labels: which of two images is better, that some
 are at least so good or below it, an older score of the same image, a skip. A head learns from all
 of it (see `learning.answers`). Proxy annotators teach by their scores alone: a label is theirs only
-until a person scores the image, and an answer would stay. But what another program noted of an
-image, its stars, is an answer by itself: it makes no label, and its noise is learned."""
+until a person scores the image, and an answer would stay."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 RATED = "rated"  # the kind of an event: a score that follows from another program's mark
 SWEEPS = {"at_least": 1.0, "below": 0.0}
-RATED_SHARE = -1.0  # what `learning.answers.RATED` is, without its libraries
 HALF_A_POINT = 0.05  # “at least 5” is said of what would be scored 5 or more: above 4½
 
 
@@ -51,8 +49,7 @@ def answers_at(
     comparison_high: int | None = None,
 ) -> list[Answer]:
     """Every answer of a person as it stood right after these two, now without them, by when it was
-    given, oldest first; before them ratings from elsewhere, in a random order, so that the newest
-    are never these. Not those about images that were taken out of the project. They are about
+    given, oldest first; not those about images that were taken out of the project. They are about
     scores: of a project with classes there are none."""
     if project.labelling != "scores":
         return []
@@ -63,10 +60,7 @@ def answers_at(
     ]
     return [
         answer
-        for answer in [
-            *_ratings(session, project, event_high),
-            *(answer for _, answer in sorted(every, key=itemgetter(0))),
-        ]
+        for _, answer in sorted(every, key=itemgetter(0))
         if answer.first_id not in removed and answer.second_id not in removed
     ]
 
@@ -108,29 +102,6 @@ def _pairs(session: Session, project: Project, high: int | None) -> list[tuple[d
     return [
         (in_utc(row.at), Answer(row.first_id, row.second_id, comparisons.SHARES[row.verdict]))
         for row in rows
-    ]
-
-
-def _ratings(session: Session, project: Project, high: int | None) -> list[Answer]:
-    """The newest mark of every image, in the order of a hash of its id."""
-    until: list[Any] = [] if high is None else [col(ScoreEvent.id) <= high]
-    undone = select(ScoreEvent.undoes).where(
-        ScoreEvent.project_id == project.id, ScoreEvent.kind == "undo", *until
-    )
-    rows = session.execute(
-        select_columns(col(ScoreEvent.image_id), col(ScoreEvent.value))
-        .where(
-            col(ScoreEvent.project_id) == project.id,
-            col(ScoreEvent.kind) == RATED,
-            col(ScoreEvent.id).not_in(undone),
-            *until,
-        )
-        .order_by(col(ScoreEvent.id))
-    )
-    newest = dict(rows.tuples().all())
-    return [
-        Answer(image_id, share=RATED_SHARE, bound=newest[image_id] / 10)
-        for image_id in sorted(newest, key=lambda image_id: image_id * 2654435761 % 2**32)
     ]
 
 

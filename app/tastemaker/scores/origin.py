@@ -10,6 +10,7 @@ class Origin(StrEnum):
     QUEUE = "queue"  # picked by a queue
     REVIEW = "review"  # shown with its prediction
     RE_ASK = "re-ask"  # shown again without its older score
+    AUDIT = "audit"  # drawn at random on either side of a cut, more often above it
     LIBRARY = "library"
     TEST_RUN = "test-run"
     IMPORT = "import"  # from a file
@@ -24,7 +25,7 @@ class Origin(StrEnum):
     @property
     def blind(self) -> bool:
         """Whether it was given without sight of a prediction or of an older score."""
-        return self in (Origin.CONTROL, Origin.QUEUE, Origin.RE_ASK)
+        return self in (Origin.CONTROL, Origin.QUEUE, Origin.RE_ASK, Origin.AUDIT)
 
     @classmethod
     def claimed(cls, word: str) -> "Origin":

@@ -22,6 +22,7 @@ from tastemaker.database.tables import (
     Image,
     Job,
     Project,
+    ProjectPrior,
     Version,
     VersionAnswer,
     VersionLabel,
@@ -35,7 +36,7 @@ from tastemaker.scores import answers
 from tastemaker.scores.answers import Answer
 from tastemaker.training import learners
 from tastemaker.training.trainable import Known, classes_of, known_now, why_not
-from tastemaker.versions import priors, publication, training_set
+from tastemaker.versions import hints, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
 if TYPE_CHECKING:
@@ -180,9 +181,11 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         }
         said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
+        stars: list[ProjectPrior] = []
         encoder_id = request.encoder_id or project.encoder_id
         if encoder_id is not None:
             embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
+        stars = hints.as_priors(session, project, encoder_id, labels)
         series = publication.next_major(session, project.id) if request.major else None
         told_apart = classes_of(session, project)
         points = 1 if told_apart else 10
@@ -214,6 +217,7 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         said[-MOST_ANSWERS:],
         encoder_id=encoder_id, event_high=request.event_high, seed=request.seed,
         note=request.note, recipe={"name": request.recipe}, major=series,
+        hints=stars,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tastemaker import jobs
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import (
+    Audit,
     ClassPrediction,
     Job,
     Prediction,
@@ -33,21 +34,28 @@ from tastemaker.versions.publication import DELETED
 
 @dataclass(frozen=True)
 class DeletedVersion:
-    """What goes, or went, with a version. Scores that were given in its test runs stay."""
+    """What goes, or went, with a version. Scores that were given in its test runs and audits
+    stay."""
 
     version: str
     predictions: int
     test_runs: int
+    audits: int
     bytes: int
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def in_words(self) -> str:
-        """“its file, 80 predictions and 1 test run”."""
-        runs = f"{self.test_runs} test run{'s' * (self.test_runs != 1)}"
-        predictions = f"{self.predictions:,} prediction{'s' * (self.predictions != 1)}"
-        return f"its file, {predictions}" + (f" and {runs}" if self.test_runs else "")
+        """“its file, 80 predictions, 1 test run and 2 audits”."""
+        counts = ((self.predictions, "prediction"), (self.test_runs, "test run"),
+                  (self.audits, "audit"))  # fmt: skip
+        parts = ["its file"] + [
+            f"{count:,} {what}{'s' * (count != 1)}"
+            for count, what in counts
+            if count or what == "prediction"
+        ]
+        return ", ".join(parts) if len(parts) == 2 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def what_goes(session: Session, version: Version) -> DeletedVersion:
@@ -60,11 +68,22 @@ def what_goes(session: Session, version: Version) -> DeletedVersion:
             "versions activate`.",
         )
     runs = select(func.count()).select_from(TestRun).where(TestRun.version_id == version.id)
+    audits = select(func.count()).select_from(Audit).where(Audit.version_id == version.id)
     under_way = (
         select(TestRun.id)
         .join(Job, col(Job.id) == TestRun.job_id)
         .where(TestRun.version_id == version.id, col(Job.state).not_in(jobs.FINISHED))
     )
+    drawing = (
+        select(Audit.id)
+        .join(Job, col(Job.id) == Audit.job_id)
+        .where(Audit.version_id == version.id, col(Job.state).not_in(jobs.FINISHED))
+    )
+    if session.exec(drawing.limit(1)).first() is not None:
+        raise Conflict(
+            f"An audit of {version.number} is being drawn and needs it.",
+            "Cancel its job first, or wait for its end.",
+        )
     if session.exec(under_way.limit(1)).first() is not None:
         raise Conflict(
             f"A test run of {version.number} is under way and needs it.",
@@ -73,7 +92,7 @@ def what_goes(session: Session, version: Version) -> DeletedVersion:
     predictions = select(func.count()).where(Prediction.version_id == version.id)
     return DeletedVersion(
         version.number, int(session.exec(predictions).one()), int(session.exec(runs).one()),
-        version.bytes,
+        int(session.exec(audits).one()), version.bytes,
     )  # fmt: skip
 
 
@@ -86,7 +105,8 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, ClassPrediction, VersionLabel, VersionAnswer, TestRun):
+        tables = (Prediction, ClassPrediction, VersionLabel, VersionAnswer, TestRun, Audit)
+        for table in tables:
             session.execute(delete(table).where(col(table.version_id) == version.id))
         started = update(VersionPrior).where(col(VersionPrior.version_id) == version.id)
         session.execute(started.values(weights=None))

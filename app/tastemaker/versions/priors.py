@@ -198,12 +198,15 @@ def _follow(
 # --- what a version started from -----------------------------------------------------------------
 
 
-def freeze(session: Session, version: Version, project: Project) -> None:
-    """Copy what the project starts from into the rows of a version whose training begins."""
+def freeze(
+    session: Session, version: Version, project: Project, more: Sequence[ProjectPrior] = ()
+) -> None:
+    """Copy what the project starts from, and `more`, into the rows of a version whose training
+    begins."""
     same = set(PriorLine.model_fields) | {"source_id"}
     session.add_all(
         VersionPrior(version_id=version.id, position=position, **prior.model_dump(include=same))
-        for position, prior in enumerate(usable(session, project, version.encoder_id))
+        for position, prior in enumerate([*usable(session, project, version.encoder_id), *more])
     )
 
 

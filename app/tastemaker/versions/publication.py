@@ -29,6 +29,7 @@ from tastemaker.database.tables import (
     EncoderRow,
     Job,
     Project,
+    ProjectPrior,
     Version,
     VersionAnswer,
     VersionLabel,
@@ -120,11 +121,12 @@ def begin(
     note: str,
     recipe: StoredRecipe | None = None,
     major: int | None = None,
+    hints: Sequence[ProjectPrior] = (),
 ) -> Version:
     """The row of the version that `made_by` makes, with the labels and answers it sees and the
-    heads that the project starts from: the one an earlier attempt began, or a new one with the next
-    minor number. Majors begin at 1; 0 is for heads that were not trained here, which have no parent
-    and no start. `building` rows are seen by nobody."""
+    heads that the project starts from, `hints` among them: the one an earlier attempt began, or a
+    new one with the next minor number. Majors begin at 1; 0 is for heads that were not trained
+    here, which have no parent and no start. `building` rows are seen by nobody."""
     with transactions.writing() as session:
         version = made_before(session, made_by)
         if version is not None:
@@ -154,7 +156,7 @@ def begin(
             for number, answer in enumerate(answers)
         )
         if major:
-            priors.freeze(session, version, project)
+            priors.freeze(session, version, project, hints)
     failpoint("publish.begun")
     return version
 

@@ -4,6 +4,7 @@ Two rules run through them: what a person said (`score_event`) is only ever appe
 the program derived from it (`label`, `prediction`) can be thrown away and rebuilt.
 """
 
+from tastemaker.database.tables.audits import Audit, AuditImage
 from tastemaker.database.tables.base import in_utc, now
 from tastemaker.database.tables.library import (
     Collection,
@@ -22,6 +23,7 @@ from tastemaker.database.tables.projects import (
     ProjectClass,
     ProjectCollection,
     RemovedImage,
+    WatchedFolder,
 )
 from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
 from tastemaker.database.tables.versions import (
@@ -50,6 +52,8 @@ __all__ = [
     "DEFAULT_BRACKETS",
     "Annotator",
     "ApiToken",
+    "Audit",
+    "AuditImage",
     "ClassPrediction",
     "Collection",
     "CollectionImage",
@@ -82,6 +86,7 @@ __all__ = [
     "VersionAnswer",
     "VersionLabel",
     "VersionPrior",
+    "WatchedFolder",
     "in_utc",
     "now",
 ]

@@ -100,6 +100,25 @@ class ProjectCollection(SQLModel, table=True):
     role: str = "pool"
 
 
+class WatchedFolder(SQLModel, table=True):
+    """A folder of this machine that the worker looks into again and again: what is new in it comes
+    into a project. `print` is a hash of what lay there when its import was last asked for, and
+    `trouble` why it could not be looked into, empty where it could."""
+
+    __tablename__ = "watched_folder"
+    __table_args__ = (UniqueConstraint("project_id", "path"),)
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    path: str
+    collection: str
+    role: str = "pool"
+    print: str = ""
+    trouble: str = ""
+    asked_by: int = Field(default=0, description="Whose turn its imports take.")
+    created_at: datetime = Field(default_factory=now)
+
+
 class RemovedImage(SQLModel, table=True):
     """An image taken out of a project by a person. Its file, scores and other projects stay."""
 

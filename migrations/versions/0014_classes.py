@@ -4,8 +4,8 @@ says of every image. An event of such a project holds the number of a class, or 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0014"
+down_revision = "0013"
 
 APART = {"resolve_fks": False}  # the table alone, not those that it refers to
 

@@ -1,0 +1,88 @@
+"""The job “audit”: the drawn pictures of a table become images, which can then be scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from tastemaker import images, projects, versions
+from tastemaker.database.tables import Audit, ImagePath, Project
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.evaluation.audit_tables import read_table
+from tastemaker.evaluation.audits import draw_from_table
+from tastemaker.files import is_file, typed_path
+from tastemaker.importing import imports
+from tastemaker.jobs.context import JobContext
+from tastemaker.learning import audits
+from tastemaker.scores.references import References
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Import the drawn pictures that are not here yet. Safe to run again: the draw is fixed by the
+    audit's seed, and what is imported is known."""
+    with job.reading() as session:
+        audit = session.get(Audit, job.payload["audit"])
+        if audit is None:
+            raise NotFound("This audit was removed.")
+        if audit.population:
+            return {"audit": audit.id, "kept": audit.population["kept"]}
+        version = versions.get(session, audit.version_id)
+    job.stage("Reading the table")
+    table = read_table(Path(audit.target["table"]))
+    table.require_by(version)
+    order = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)
+    root = Path(audit.target["root"])
+    there = {row: path for row in order if (path := _file(table.paths[row], root)) is not None}
+    collection = f"Audit {audit.id}: {audit.name}"[:100]
+    if there:
+        paths = sorted({str(path) for path in there.values()})
+        wanted = {"collection": collection, "role": "test-run", "paths": paths}
+        imports.import_files(job, wanted, job.project_id, queue_embedding=True)
+    with job.writing() as session:
+        project = session.get_one(Project, audit.project_id)
+        known = _images(session, there)
+        references = References(session, root)
+        for row in order:
+            if row not in known and (image_id := _known(references, table.paths[row])):
+                known[row] = image_id
+        if not known:
+            raise Invalid(
+                f"None of the {len(order):,} drawn pictures could be found.",
+                f"They were looked for in {root}; name the folder that was scored with --root.",
+            )
+        home = images.collection_named(session, collection)
+        projects.add_collection(session, project, home, "test-run")
+        for image_id in set(known.values()):
+            images.put_in_collection(session, home.id, image_id)
+        row_of_audit = session.get_one(Audit, audit.id)
+        draw_from_table(session, row_of_audit, version, table, order, known)
+        return {"audit": audit.id, "kept": row_of_audit.population["kept"]}
+
+
+def _file(path: str, root: Path) -> Path | None:
+    """The file of a row, relative to where the paths begin."""
+    typed = typed_path(path)
+    for place in (typed,) if typed.is_absolute() else (root / typed, root.parent / typed):
+        if "\0" not in path and is_file(place):
+            return place.resolve()
+    return None
+
+
+def _images(session: Session, there: dict[int, Path]) -> dict[int, int]:
+    """Row → the image that its file is."""
+    paths = sorted({str(path) for path in there.values()})
+    known: dict[str, int] = {}
+    for start in range(0, len(paths), 500):
+        some: Sequence[str] = paths[start : start + 500]
+        rows = select(ImagePath.path, ImagePath.image_id).where(col(ImagePath.path).in_(some))
+        known |= dict(session.execute(rows).tuples().all())
+    return {row: known[str(path)] for row, path in there.items() if str(path) in known}
+
+
+def _known(references: References, path: str) -> int | None:
+    """The image that the library knows under the path of a row."""
+    try:
+        return references.find(path).id
+    except (NotFound, Conflict):
+        return None

@@ -1,0 +1,331 @@
+"""What an audit promises, in numbers and in words, for the pages, programs, cards and tables."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlmodel import Session, col, select
+
+from tastemaker import versions
+from tastemaker.config import Settings
+from tastemaker.database.tables import (
+    Annotator,
+    Audit,
+    AuditImage,
+    Job,
+    Project,
+    RemovedImage,
+    Version,
+    in_utc,
+)
+from tastemaker.errors import NotFound
+from tastemaker.learning import audits
+from tastemaker.learning.audits import NO_ANSWER, Findings, Side
+from tastemaker.queues.audited import answers
+
+DEFAULT_PERSON = Settings.model_fields["annotator"].default  # whose name is nobody's
+WORTH_SAYING = 0.05  # a lower bound below that says nothing
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """An audit with what belongs to it. `findings` is None until its images are drawn. Of `drawn`
+    images, `answered` have an answer (a skip is none)."""
+
+    audit: Audit
+    version: Version
+    person: str
+    job: Job | None
+    kept: Side
+    below: Side
+    findings: Findings | None
+    drawn: int = 0
+    left: int = 0
+
+    @property
+    def answered(self) -> int:
+        return self.kept.answered + self.below.answered
+
+    @property
+    def skipped(self) -> int:
+        return self.kept.asked + self.below.asked - self.answered
+
+    @property
+    def state(self) -> str:
+        """asking or done; of a table before: queued, running, failed or cancelled."""
+        if self.findings is not None:
+            return "asking" if self.left else "done"
+        return self.job.state if self.job else "failed"
+
+    @property
+    def verdict(self) -> str:
+        """promised, refused (with the reason in the headline), or open."""
+        if self.findings is None:
+            return "open"
+        if self.findings.doubt:
+            return "promised" if self.findings.holds else "refused"
+        if self.findings.holds:
+            return "promised"
+        return "refused" if self.findings.precision_high < self.audit.goal else "open"
+
+
+# --- finding them ------------------------------------------------------------------------------
+
+
+def listing(session: Session, project: Project) -> list[AuditReport]:
+    """Every audit of a project, newest first."""
+    mine = select(Audit).where(Audit.project_id == project.id).order_by(col(Audit.id).desc())
+    return [report(session, audit) for audit in session.exec(mine)]
+
+
+def get(session: Session, project: Project, audit_id: int) -> AuditReport:
+    audit = session.get(Audit, audit_id)
+    if audit is None or audit.project_id != project.id:
+        raise NotFound("There is no such audit.", "Choose one of the list.")
+    return report(session, audit)
+
+
+def of_version(session: Session, version: Version) -> list[AuditReport]:
+    """The audits of a version that say something by now, newest first."""
+    mine = select(Audit).where(Audit.version_id == version.id).order_by(col(Audit.id).desc())
+    reports = [report(session, audit) for audit in session.exec(mine)]
+    return [
+        one
+        for one in reports
+        if one.findings is not None
+        and one.answered
+        and (one.findings.doubt or one.findings.precision_low >= WORTH_SAYING)
+    ]
+
+
+def report(session: Session, audit: Audit) -> AuditReport:
+    version = versions.get(session, audit.version_id)
+    person = session.get_one(Annotator, audit.annotator_id).name
+    job = session.get(Job, audit.job_id) if audit.job_id else None
+    kept, below, drawn, left = _sides(session, audit)
+    findings = None
+    if audit.population:
+        findings = audits.findings(
+            kept, below, [(cut, size) for cut, size in audit.population["cuts"]], goal=audit.goal,
+            confidence=audit.confidence, share_below=audit.share_below,
+        )  # fmt: skip
+    return AuditReport(audit, version, person, job, kept, below, findings, drawn, left)
+
+
+def _sides(session: Session, audit: Audit) -> tuple[Side, Side, int, int]:
+    """What was answered on either side, how many images were drawn, and how many are left to be
+    asked. An answer counts once all that were drawn before it on its side have one, so that what
+    is looked at does not hang on what was answered; an image that was taken out of the project
+    has none."""
+    rows = session.execute(
+        select(AuditImage.image_id, AuditImage.score, AuditImage.expected)
+        .where(AuditImage.audit_id == audit.id)
+        .order_by(col(AuditImage.position))
+    ).all()
+    removed = set(
+        session.exec(
+            select(RemovedImage.image_id)
+            .join(AuditImage, col(AuditImage.image_id) == RemovedImage.image_id)
+            .where(RemovedImage.project_id == audit.project_id, AuditImage.audit_id == audit.id)
+        )
+    )
+    said = answers(session, audit)
+    sides = []
+    for above in (True, False):
+        mine = [row for row in rows if (row[1] >= audit.cut) == above]
+        given: list[int] = []
+        for image_id, *_ in mine:
+            if image_id not in said and image_id not in removed:
+                break
+            value = said.get(image_id)
+            given.append(NO_ANSWER if value is None else int(value >= audit.good_from))
+        sides.append(
+            Side(
+                audit.population.get("kept", 0) if above else audit.population.get("below", 0),
+                np.array([row[1] for row in mine[: len(given)]], np.float64),
+                # what is expected rests on all that were drawn: it is known before any answer
+                np.array([row[2] for row in mine], np.float64),
+                np.array(given, np.int8),
+            )
+        )
+    left = sum(row[0] not in said and row[0] not in removed for row in rows)
+    return sides[0], sides[1], len(rows), left
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+def headline(report: AuditReport, *, for_file: bool = False) -> str:
+    """The sentence that a person asked for, or why there is none. In a file, whoever reads it is
+    not the person who scored."""
+    audit, found = report.audit, report.findings
+    if found is None:
+        return f"The images of this audit are not drawn yet: it is {report.state}."
+    if found.precision is None:
+        return f"Nothing is scored yet. {forecast(report)}".rstrip()
+    number, good = report.version.number, f"{audit.good_from} or more"
+    kept = f"{_percent(found.precision)} of what {number} keeps is good ({good})"
+    match found.doubt:
+        case "reversed":
+            return (
+                f"No promise: {kept}, but {_percent(found.omitted)} of what it leaves out. On "
+                "these images it is the wrong way round."
+            )
+        case "unlike":
+            return (
+                f"No promise: {kept}, and it expected "
+                f"{_percent(float(report.kept.expected.mean()))}. These images are unlike what it "
+                "learned from."
+            )
+        case "chance" if not found.holds:
+            return (
+                f"No promise: {kept}, and {_percent(found.omitted)} of what it leaves out. On "
+                "these images it is not shown to be better than chance."
+            )
+    if found.precision_low < WORTH_SAYING:
+        return (
+            f"Too few scores for a promise yet: {report.kept.good} of {report.kept.answered} that "
+            f"{number} keeps were good ({good}). {forecast(report)}"
+        ).rstrip()
+    if report.verdict == "refused":
+        return (
+            f"No promise of {_percent(audit.goal)}: of the {audit.population['kept']:,} kept, at "
+            f"least {at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
+            f"are good ({good})."
+        )
+    told = promise(report, for_file=for_file)
+    if found.doubt == "chance":
+        told += (
+            f" But {_percent(found.omitted)} of what it leaves out is good as well: on these "
+            "images it is not shown to be better than chance."
+        )
+    return told
+
+
+def promise(report: AuditReport, *, for_file: bool = False) -> str:
+    """“Kept 31,204: at least 92 % of them you would score 6 or more (95 % confidence). About 8 % of
+    all such images are below the cut (at most 15 %).”"""
+    audit, found = report.audit, report.findings
+    assert found is not None
+    good = f"{audit.good_from} or more"
+    who = "you" if report.person == DEFAULT_PERSON else report.person
+    would = f"would be scored {good} by hand" if for_file else f"{who} would score {good}"
+    told = (
+        f"Kept {audit.population['kept']:,}: at least {at_least(found.precision_low)} of them "
+        f"{would} ({_percent(audit.confidence)} confidence)."
+    )
+    if found.lost == 0 and report.below.size:
+        told += (
+            f" No such image was found below the cut: at most {at_most(found.lost_high)} of them "
+            "are."
+        )
+    elif found.lost is not None and found.lost_high < 1:
+        told += (
+            f" About {_percent(found.lost)} of all such images are below the cut "
+            f"(at most {at_most(found.lost_high)})."
+        )
+    return told
+
+
+def forecast(report: AuditReport) -> str:
+    """“About 41 more keys for a promise of 90 %, as it looks.”"""
+    found, goal = report.findings, report.audit.goal
+    assert found is not None
+    keys = found.more_keys[round(100 * goal)]
+    if keys == 0:
+        return ""
+    if keys is None:
+        told = f"A promise of {_percent(goal)} is out of reach, as it looks."
+        if found.found_cut is None and report.answered:
+            lower = [
+                p for p, more in found.more_keys.items() if more is not None and p < 100 * goal
+            ]
+            if lower:
+                more = found.more_keys[max(lower)]
+                told += f" One of {max(lower)} % " + (
+                    f"takes about {more:,} more keys." if more else "is there."
+                )
+        return told
+    whence = "as it looks" if report.answered else f"if {report.version.number} is what it expects"
+    return f"About {keys:,} more keys for a promise of {_percent(goal)}, {whence}."
+
+
+def stricter(report: AuditReport) -> str:
+    """The cut that holds the goal, where the audit's own does not; else empty."""
+    found, audit = report.findings, report.audit
+    if found is None or found.holds or found.found_cut is None or found.doubt:
+        return ""
+    if found.found_cut.kept == audit.population["kept"]:
+        return ""
+    return (
+        f"A stricter cut holds it: from {10 * found.found_cut.cut:.2f} points on, at least "
+        f"{_percent(audit.goal)} of the {found.found_cut.kept:,} kept "
+        f"({_percent(audit.confidence)} confidence)."
+    )
+
+
+def at_least(share: float) -> str:
+    """A lower bound in per cent, rounded so that it stays one."""
+    return _percent(math.floor(1000 * share + 1e-6) / 1000 if share >= 0.99 else
+                    math.floor(100 * share + 1e-6) / 100)  # fmt: skip
+
+
+def at_most(share: float) -> str:
+    """An upper bound in per cent, rounded so that it stays one."""
+    return _percent(math.ceil(1000 * share - 1e-6) / 1000 if share < 0.01 else
+                    math.ceil(100 * share - 1e-6) / 100)  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
+    percent = 100 * share
+    return f"{percent:.1f} %" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.0f} %"
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+def as_json(report: AuditReport) -> dict[str, Any]:
+    """An audit for programs; shares in 0–1, null before there are answers."""
+    audit, found = report.audit, report.findings
+    numbers: Mapping[str, Any] = {}
+    if found is not None:
+        numbers = {
+            "precision": found.precision, "precision_low": found.precision_low,
+            "precision_high": found.precision_high, "omitted": found.omitted,
+            "omitted_high": found.omitted_high, "lost": found.lost, "lost_high": found.lost_high,
+            "more_keys": {str(percent): keys for percent, keys in found.more_keys.items()},
+            "cut_that_holds": found.found_cut.cut if found.found_cut else None,
+            "cut_that_holds_keeps": found.found_cut.kept if found.found_cut else None,
+            "doubt": found.doubt, "stricter": stricter(report), "forecast": forecast(report),
+        }  # fmt: skip
+    return {
+        "id": audit.id, "version": report.version.number, "version_id": audit.version_id,
+        "kind": audit.kind, "target": audit.name, "person": report.person, "cut": audit.cut,
+        "good_from": audit.good_from, "goal": audit.goal, "confidence": audit.confidence,
+        "share_below": audit.share_below, "state": report.state, "verdict": report.verdict,
+        "headline": headline(report), "kept": audit.population.get("kept"),
+        "below": audit.population.get("below"), "learned": audit.population.get("learned"),
+        "unreadable": audit.population.get("unreadable", 0),
+        "kept_answered": report.kept.answered, "kept_good": report.kept.good,
+        "below_answered": report.below.answered, "below_good": report.below.good,
+        "skipped": report.skipped, "left": report.left, "job_id": audit.job_id,
+        "error": report.job.error if report.job else "",
+        "created_at": in_utc(audit.created_at).isoformat(), **numbers,
+    }  # fmt: skip
+
+
+def promise_json(report: AuditReport) -> dict[str, Any]:
+    """What goes with a file: the sentence, and what it rests on. Nobody is named."""
+    whole = as_json(report)
+    names = ("version", "kind", "target", "cut", "good_from", "goal", "confidence", "verdict",
+             "kept", "below", "kept_answered", "kept_good", "below_answered", "below_good",
+             "precision_low", "omitted_high", "lost", "lost_high", "doubt",
+             "created_at")  # fmt: skip
+    return {
+        "promise": headline(report, for_file=True), "model_sha256": report.version.sha256,
+        **{name: whole[name] for name in names},
+    }  # fmt: skip

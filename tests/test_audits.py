@@ -1,0 +1,473 @@
+"""Audits: a version's filter is tried on images it never learned from, scored blind; what it
+promises is on the page, in the API, in the tables and on the card."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from in_browser import browsing, saved, serving, shown_image
+from playwright.sync_api import Browser, expect
+from sqlmodel import col, select
+from trained_world import Trained, open_trained, taste, trained_home, vectors
+from web_world import World, add_version, drawn, make_world
+
+from tastemaker import jobs, projects, queues, scores, versions
+from tastemaker.database import sessions
+from tastemaker.database.tables import (
+    Audit,
+    AuditImage,
+    Embedding,
+    Image,
+    Label,
+    Prediction,
+    ScoreEvent,
+    VersionLabel,
+)
+from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.evaluation import audit_drawing, audit_reports, audits
+from tastemaker.evaluation.audit_reports import AuditReport
+from tastemaker.evaluation.audits import Target, Terms
+from tastemaker.filtering import score_tables
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.publishing import card_blocks, exports, model_card
+from tastemaker.versions import deletion
+from tests.command_line import Run, fails
+
+TERMS = Terms(cut=0.6, good_from=6, seed=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Trained:
+    """“Anime” with v1.0, and 400 images that it has predicted and nobody scored."""
+    home = open_trained(trained_home(tmp_path / "home"))
+    later = home.add(400, "Later", "pool", seed=11)
+    truth = taste(vectors(400, 11)) / 10
+    with sessions.writing(home.engine) as session:
+        version = versions.by_number(session, home.project(session), "active")
+        for image_id, score in zip(later, truth, strict=True):
+            session.add(
+                Prediction(
+                    version_id=version.id, image_id=image_id, score=float(score), uncertainty=0.05
+                )
+            )
+    return home
+
+
+def begin(home: Trained, terms: Terms = TERMS, **target: object) -> int:
+    with sessions.reading(home.engine) as session:
+        project = home.project(session)
+        version = versions.by_number(session, project, "active")
+        person = projects.annotator(session, home.settings.annotator)
+        chosen = Target(**target) if target else Target(filter=LibraryFilter())  # type: ignore[arg-type]
+        prepared = audits.prepare(session, home.settings, project, version, person, chosen, terms)
+    with sessions.writing(home.engine) as session:
+        return audits.store(session, prepared).id
+
+
+def told(home: Trained, audit_id: int) -> AuditReport:
+    with sessions.reading(home.engine) as session:
+        return audit_reports.get(session, home.project(session), audit_id)
+
+
+def answer(home: Trained, audit_id: int, keys: int, *, good: bool | None = None) -> list[int]:
+    """Score the next so many as the Score page does: by taste, or all good or bad."""
+    by_image = dict(zip(ids_of(home, "Later"), taste(vectors(400, 11)).tolist(), strict=True))
+    answered = []
+    with sessions.writing(home.engine) as session:
+        project = home.project(session)
+        person = projects.annotator(session, home.settings.annotator)
+        cards = queues.next_cards(
+            session, home.settings, project, person, "audit", n=keys, collection_id=audit_id
+        )
+        for card in cards:
+            value = by_image[card.image_id] if good is None else 8 if good else 2
+            scores.record(
+                session, project, card.image_id, person, "set", value, offer=card.offer,
+                expected=card.event_id,
+            )  # fmt: skip
+            answered.append(card.image_id)
+    return answered
+
+
+def ids_of(home: Trained, collection: str) -> list[int]:
+    with sessions.reading(home.engine) as session:
+        named = select(Image.id).where(col(Image.name).startswith(f"{collection}-"))
+        return list(session.exec(named.order_by(col(Image.id))))
+
+
+# --- the act -------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_was_not_learned_from_and_is_asked_blind(home: Trained) -> None:
+    audit = begin(home)
+    report = told(home, audit)
+    truth = taste(vectors(400, 11)) / 10
+    assert (report.kept.size, report.below.size) == ((truth >= 0.6).sum(), (truth < 0.6).sum())
+    assert report.audit.population["learned"] > 0
+    with sessions.reading(home.engine) as session:
+        drawn = set(session.exec(select(AuditImage.image_id)))
+        project = home.project(session)
+        person = projects.annotator(session, home.settings.annotator)
+        (card,) = queues.next_cards(
+            session, home.settings, project, person, "audit", n=1, collection_id=audit
+        )
+    assert drawn <= set(ids_of(home, "Later"))
+    assert (card.blind, card.label, card.reason) == (True, None, "drawn at random for an audit")
+
+
+def test_answers_make_a_promise_and_an_undo_takes_its_share_back(home: Trained) -> None:
+    audit = begin(home)
+    assert told(home, audit).verdict == "open"
+    assert "Nothing is scored yet. About " in audit_reports.headline(told(home, audit))
+    answer(home, audit, 80)
+    report = told(home, audit)
+    assert (report.verdict, report.answered, report.kept.good) == ("promised", 80, 64)
+    assert audit_reports.headline(report).startswith(f"Kept {report.kept.size}: at least 9"), (
+        audit_reports.headline(report)
+    )
+    with sessions.writing(home.engine) as session:
+        project = home.project(session)
+        scores.undo(session, project, projects.annotator(session, home.settings.annotator))
+    assert told(home, audit).answered == 79
+
+
+def test_answers_are_labels_and_a_later_version_may_learn_while_the_promise_stands(
+    home: Trained,
+) -> None:
+    audit = begin(home)
+    mine = answer(home, audit, 60)
+    before = audit_reports.as_json(told(home, audit))
+    with sessions.reading(home.engine) as session:
+        labels = session.exec(select(Label).where(col(Label.image_id).in_(mine))).all()
+        origins = session.exec(
+            select(ScoreEvent.origin).where(col(ScoreEvent.image_id).in_(mine))
+        ).all()
+    assert len(labels) == 60 and set(origins) == {"audit"}
+    assert not any(label.measures for label in labels), "they are no random sample of the pool"
+    assert home.train().number == "v1.1"
+    assert audit_reports.as_json(told(home, audit)) == before
+    with sessions.writing(home.engine) as session:  # corrected with the prediction in sight
+        project = home.project(session)
+        person = projects.annotator(session, home.settings.annotator)
+        scores.record(session, project, mine[0], person, "set", 0, origin="review")
+    assert audit_reports.as_json(told(home, audit)) == before
+    second = begin(home)  # by v1.1, which learned from those images
+    with sessions.reading(home.engine) as session:
+        drawn = set(session.exec(select(AuditImage.image_id).where(AuditImage.audit_id == second)))
+        newest = versions.by_number(session, home.project(session), "v1.1")
+        known = select(VersionLabel.image_id).where(
+            VersionLabel.version_id == newest.id, VersionLabel.side != "aside"
+        )
+        learned = set(session.exec(known))
+    assert len(learned & set(mine)) > 40 and not drawn & learned
+
+
+def test_answers_of_one_audit_count_in_the_next_and_nobody_elses_do(home: Trained) -> None:
+    first = begin(home)
+    answer(home, first, 50)
+    second = begin(home, Terms(cut=0.6, good_from=6, seed=1))
+    assert told(home, second).answered == 50
+    with sessions.writing(home.engine) as session:
+        project = home.project(session)
+        other = projects.annotator(session, "Anna")
+        nothing = queues.next_cards(
+            session, home.settings, project, other, "audit", n=3, collection_id=first
+        )
+        with pytest.raises(NotFound, match="no such audit"):
+            queues.next_cards(
+                session, home.settings, project, other, "audit", n=3, collection_id=99
+            )
+    assert nothing == []
+
+
+def test_an_answer_out_of_turn_waits_until_those_before_it_are_given(home: Trained) -> None:
+    audit = begin(home)
+    with sessions.writing(home.engine) as session:
+        project = home.project(session)
+        person = projects.annotator(session, home.settings.annotator)
+        kept = session.exec(
+            select(AuditImage.image_id)
+            .where(AuditImage.audit_id == audit, AuditImage.score >= 0.6)
+            .order_by(col(AuditImage.position))
+        ).all()
+        scores.record(session, project, kept[1], person, "set", 7, origin="audit")
+    assert told(home, audit).kept.asked == 0
+    with sessions.writing(home.engine) as session:
+        scores.record(session, home.project(session), kept[0], person, "skip", origin="audit")
+    report = told(home, audit)
+    assert (report.kept.asked, report.kept.answered, report.skipped) == (2, 1, 1)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_an_audit_that_would_tell_nothing_is_refused_with_the_reason(home: Trained) -> None:
+    with pytest.raises(Conflict, match=r"Only \d+ of 400 images pass at 10.0 by v1.0"):
+        begin(home, Terms(cut=1.0, good_from=6))
+    with pytest.raises(NotFound, match="no such test run"):
+        begin(home, test_run=7)
+    with pytest.raises(Invalid, match="one of a test run"):
+        begin(home, test_run=7, filter=LibraryFilter())
+    for wrong in (Terms(0, 6), Terms(float("nan"), 6), Terms(0.6, 11), Terms(0.6, 6, goal=1)):
+        with pytest.raises(Invalid):
+            begin(home, wrong)
+
+
+def test_images_of_another_kind_are_refused(home: Trained) -> None:
+    """The training set lies close together; what is to be audited, anywhere."""
+    random = np.random.default_rng(3)
+    with sessions.writing(home.engine) as session:
+        version = versions.by_number(session, home.project(session), "active")
+        learned = session.exec(select(VersionLabel.image_id)).all()
+        for row in session.exec(select(Embedding).where(col(Embedding.image_id).in_(learned))):
+            near = 1 + random.normal(0, 0.1, len(row.vector) // 2)
+            row.vector = near.astype("<f2").tobytes()
+            session.add(row)
+        assert version.encoder_id == row.encoder_id
+    with pytest.raises(Conflict, match=r"unlike everything that v1\.0 learned from"):
+        begin(home)
+
+
+def test_a_version_that_is_the_wrong_way_round_gets_no_promise(home: Trained) -> None:
+    with sessions.writing(home.engine) as session:
+        for row in session.exec(
+            select(Prediction).where(col(Prediction.image_id).in_(ids_of(home, "Later")))
+        ):
+            row.score = 1 - row.score
+            session.add(row)
+    audit = begin(home)
+    answer(home, audit, 60)
+    report = told(home, audit)
+    assert report.verdict == "refused"
+    assert "it is the wrong way round" in audit_reports.headline(report)
+    assert audit_reports.stricter(report) == ""
+
+
+# --- where the promise is told -------------------------------------------------------------------
+
+
+def test_the_promise_is_in_the_card_the_export_and_the_tables_of_scores(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    with sessions.reading(home.engine) as session:
+        before = card_blocks.markdown(
+            model_card.card_of(session, home.settings, home.version("v1.0"))
+        )
+    assert "## Audits" not in before
+    audit = begin(home)
+    answer(home, audit, 60)
+    sentence = "of them would be scored 6 or more by hand (95 % confidence)."
+    with sessions.reading(home.engine) as session:
+        version = home.version("v1.0")
+        card = card_blocks.markdown(model_card.card_of(session, home.settings, version))
+        beside = exports.config(session, home.settings, version).content
+    assert sentence in card.partition("## Audits")[2]
+    (told,) = json.loads(beside)["promises"]  # type: ignore[arg-type]
+    assert sentence in told["promise"] and told["kept_answered"] == 48
+    assert "me" not in told.values(), "nobody is named in a file"
+    np.save(tmp_path / "x.npy", vectors(20, 5))
+    for model in ("Anime@v1.0", _exported(home, tmp_path)):
+        run("score", tmp_path / "x.npy", "--model", model, "--out", tmp_path / "x.parquet")
+        metadata = pq.read_schema(tmp_path / "x.parquet").metadata
+        (promised,) = json.loads(metadata[b"promises"])
+        assert promised == told
+
+
+def _exported(home: Trained, to: Path) -> Path:
+    with sessions.reading(home.engine) as session:
+        version = home.version("v1.0")
+        for part in (exports.checkpoint(home.settings, version),
+                     exports.config(session, home.settings, version)):  # fmt: skip
+            content = part.content
+            file = to / part.name
+            file.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    return to / f"{exports.stem(version)}.safetensors"
+
+
+def test_a_script_starts_an_audit_answers_it_from_a_file_and_reads_its_promise(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    fails(run("audit", "status", "Anime"), "“Anime” has no audit yet.")
+    fails(run("audit", "list", "Nope"), "There is no project “Nope”.")
+    started = run("audit", "start", "Anime", "--min", "60", "--good", 6, "--seed", 1, "--json").json
+    assert (started["state"], started["kept"] + started["below"]) == ("asking", 400)
+    by_hash = truth_by_hash(home)
+    waiting = run("audit", "images", "Anime", "--json").json
+    assert "score" not in waiting[0]
+    rows = [f"{one['sha256']},{by_hash[one['sha256']]}" for one in waiting[:80]]
+    file = tmp_path / "answers.csv"
+    file.write_text("sha256,score\n" + "\n".join(rows) + f"\n{'0' * 64},5\n")
+    assert "Nothing was recorded" in run("audit", "status", "Anime", "--answers", file).sentence
+    file.write_text("sha256,score\n" + "\n".join(rows) + "\n")
+    told = run("audit", "status", "Anime", 1, "--answers", file, "--json").json
+    assert (told["verdict"], told["kept_answered"], told["left"]) == ("promised", 64, 320)
+    again = run("audit", "status", "Anime", "--answers", file)
+    assert "0 recorded, 80 known already." in again.err
+    assert told["headline"] in " ".join(again.out.split())
+    assert "promised" in run("audit", "list", "Anime").out
+    fails(run("audit", "status", "Anime", "--sidecar"), "This audit is of no table")
+    file.write_text(f"sha256,score\n{ids_hash(home, 'Pictures')},5\n")
+    assert "was not drawn for this audit" in run("audit", "status", "Anime", "--answers", file).err
+
+
+def truth_by_hash(home: Trained) -> dict[str, int]:
+    truth = dict(zip(ids_of(home, "Later"), taste(vectors(400, 11)).tolist(), strict=True))
+    with sessions.reading(home.engine) as session:
+        rows = session.execute(select(Image.id, Image.sha256)).all()
+    return {sha256: truth[image_id] for image_id, sha256 in rows if image_id in truth}
+
+
+def ids_hash(home: Trained, collection: str) -> str:
+    with sessions.reading(home.engine) as session:
+        return session.get_one(Image, ids_of(home, collection)[0]).sha256
+
+
+def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for number in range(45):
+        drawn(number).resize((48, 32)).save(folder / f"{number:02d}.png")
+    paths = pa.array([f"found/{number:02d}.png" for number in range(46)])  # the last is gone
+    given = np.where(np.arange(46) < 35, 0.8, 0.3).astype(np.float32)
+    given[45] = 0.9
+    table = tmp_path / "found.parquet"
+    about = {"model": "Anime@v1.0", "model_sha256": home.version("v1.0").sha256}
+    score_tables.write(table, [score_tables.table(paths, given)], about)
+    with pytest.raises(Conflict, match="was scored by Other@v7"):
+        score_tables.write(table.with_name("other.parquet"),
+                           [score_tables.table(paths, given)], {"model": "Other@v7"})  # fmt: skip
+        begin(home, table=table.with_name("other.parquet"))
+    audit = begin(home, table=table)
+    assert told(home, audit).state == "queued"
+    assert "are not drawn yet" in audit_reports.headline(told(home, audit))
+    with sessions.reading(home.engine) as session:
+        job = jobs.get(session, told(home, audit).audit.job_id or 0)
+    assert home.run(job, audit_drawing.run) == {"audit": audit, "kept": 36}
+    report = told(home, audit)
+    assert (report.drawn, report.audit.population["unreadable"]) == (45, 1)
+    answer(home, audit, 45, good=True)
+    report = told(home, audit)
+    assert (report.state, report.kept.answered, report.below.answered) == ("done", 35, 10)
+    assert report.findings is not None
+    assert report.findings.doubt == "chance", "what it leaves out is as good"
+    said = run("audit", "status", "Anime", "--sidecar")
+    assert "found.parquet.promise.json" in said.sentence
+    beside = json.loads((tmp_path / "found.parquet.promise.json").read_text())
+    assert (beside["kept"], beside["target"]) == (36, "found.parquet")
+
+
+def test_a_table_that_is_none_is_refused(home: Trained, tmp_path: Path) -> None:
+    for name, text, sentence in (
+        ("a.txt", "x", "no known ending"),
+        ("a.csv", "path,other\na,1\n", "no column “aesthetic_score”"),
+        ("b.csv", "path,aesthetic_score\na,70\n", "not all in 0–1"),
+        ("c.csv", "path,aesthetic_score\na,good\n", "holds no numbers"),
+        ("d.parquet", "no table", "cannot be read as a table"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(Invalid, match=sentence):
+            begin(home, table=tmp_path / name)
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
+    at, client = home.world.at, home.world.client
+    version = home.version("v1.0")
+    body = {"version_id": version.id, "filter": {}, "cut": 0.6, "good_from": 6, "seed": 1}
+    made = client.post(f"/api/v1{at}/audits", json=body)
+    assert made.status_code == 201, made.text
+    (card,) = client.get(f"/api/v1{at}/queue?queue=audit&collection=1&n=1").json()
+    client.post(
+        f"/api/v1{at}/scores",
+        json={"image_id": card["image_id"], "value": 7, "offer": card["offer"]},
+    )
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 1
+    (last,) = client.get(f"/api/v1{at}/history?n=1").json()  # a slip, put right as blindly
+    assert (last["value"], last["card"]["prediction"], last["card"]["blind"]) == (7, None, True)
+    again = {"image_id": card["image_id"], "value": 3, "offer": last["card"]["offer"]}
+    client.post(f"/api/v1{at}/scores", json=again)
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 0
+    client.post(f"/api/v1{at}/scores", json=again | {"value": 7})
+    client.post(f"/api/v1{at}/scores", json=again | {"value": 0, "offer": "", "origin": "review"})
+    assert client.get(f"/api/v1{at}/audits/1").json()["kept_good"] == 1
+    form = {"target": "library:v1.0", "cut": "6.0", "good_from": "6", "goal": "90"}
+    there = client.post(f"{at}/audits", data=form)
+    assert there.headers["location"] == f"{at}/audits/2"
+    assert "Nothing is scored yet." in client.get(f"{at}/audits/2").text, "another draw"
+    page = client.get(f"{at}/audits/1").text
+    assert "Too few scores for a promise yet: 1 of 1 that v1.0 keeps" in page
+    assert [one["id"] for one in client.get(f"/api/v1{at}/audits").json()] == [2, 1]
+    wrong = client.post(f"{at}/audits", data=form | {"cut": "9,99"})
+    assert wrong.status_code == 409
+    assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
+    assert client.post(f"{at}/audits", data=form | {"goal": "most"}).status_code == 422
+    assert client.get(f"{at}/audits/9").status_code == 404
+
+
+def test_a_deleted_version_takes_its_audits_along_and_the_scores_stay(home: Trained) -> None:
+    audit = begin(home)
+    answer(home, audit, 5)
+    home.train()
+    old = home.version("v1.0")
+    with sessions.writing(home.engine) as session:
+        versions.activate(session, versions.by_number(session, home.project(session), "v1.1"))
+        words = deletion.what_goes(session, old).in_words()
+    assert words.endswith("predictions and 1 audit")
+    deletion.delete_version(home.settings, home.engine, old.id)
+    with sessions.reading(home.engine) as session:
+        assert session.exec(select(Audit)).all() == []
+        assert session.exec(select(AuditImage)).all() == []
+        kept = session.exec(select(ScoreEvent).where(ScoreEvent.origin == "audit")).all()
+    assert len(kept) == 5
+
+
+@pytest.mark.browser
+def test_an_audit_is_walked_by_keyboard(tmp_path: Path, chromium: Browser) -> None:
+    """Started, scored and read without a mouse; nothing that was predicted is seen on the way."""
+    world = make_world(tmp_path, images=60)
+    add_version(world, 1, {i: 0.8 if i <= 45 else 0.2 for i in range(1, 61)})
+    with serving(world) as url, browsing(chromium) as page:
+        page.goto(f"{url}{world.at}/audits#new")
+        page.get_by_label("Good from").focus()
+        page.keyboard.press("5")
+        page.get_by_role("button", name="Draw the images").press("Enter")
+        promise = page.locator("#promise")
+        expect(promise).to_contain_text("Nothing is scored yet. About")
+        page.get_by_role("link", name="Score them").press("Enter")
+        for number in range(6):
+            shown_image(page)
+            assert page.locator(".this-one").inner_text().count("predicted") == 0
+            page.keyboard.press("7")
+            saved(page, world, number + 1)
+        expect(page.locator("#previous-said")).to_have_text("no prediction in an audit")
+        page.get_by_role("link", name="See what it promises").press("Enter")
+        expect(promise).to_contain_text(re.compile(r"Kept 45: at least [2-8]\d\s% of them you"))
+        expect(page.locator("#forecast")).to_contain_text("more keys for a promise of 90")
+        page.get_by_role("link", name="Score on").press("Enter")
+        for number in range(6, 8):
+            shown_image(page)
+            page.keyboard.press("7")
+            saved(page, world, number + 1)
+        with sessions.writing(world.engine) as session:
+            project = world.project(session)
+            person = projects.annotator(session, world.settings.annotator)
+            for card in queues.next_cards(
+                session, world.settings, project, person, "audit", n=20, collection_id=1
+            ):
+                scores.record(session, project, card.image_id, person, "set", 7, offer=card.offer)
+        page.get_by_role("link", name="See what it promises").press("Enter")
+        expect(promise).to_contain_text("Kept 45: at least 9")
+    assert set(origins(world)) == {"audit"}
+
+
+def origins(world: World) -> list[str]:
+    with sessions.reading(world.engine) as session:
+        return list(session.exec(select(ScoreEvent.origin)))
