@@ -146,6 +146,7 @@ PAGES = {
     "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
     "images/3": 200, "review/false-positives": 409, "score/grid": 409, "score/pairs": 409,
     "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
+    "audits": 409, "stars": 409,
 }  # fmt: skip
 BOTH = {page: 409 if page in ("confusion", "classes") else 200 for page in PAGES}
 
