@@ -137,7 +137,7 @@ def audit(one: Filter, keys: int, share_below: float = SHARE_BELOW) -> Audited:
     rows = np.array(audits.draw(one.scores, one.cut, one.seed, share_below)[:keys])
     spread = np.full(len(one.scores), 0.12)
     expected = audits.chance_of(one.scores, spread, one.good_from)
-    cuts = audits.stricter_cuts(one.scores[one.kept])
+    cuts = audits.stricter_cuts(one.scores[one.kept], one.cut)
 
     def found(after: int) -> Findings:
         def side(inside: np.ndarray) -> Side:

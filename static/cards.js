@@ -30,10 +30,11 @@ function walking(grid) {
     const cards = all();
     const card = event.target.closest("[data-card]");
     const value = scoreOf(event);
-    const given = card && event.target === card && event.key === "Enter" && carriesOn
-      ? card.querySelector('button[aria-pressed="true"]') : null;
+    const agrees = card && event.target === card && event.key === "Enter" && carriesOn;
+    const given = agrees ? card.querySelector('button[aria-pressed="true"]') : null;
     if (card && value !== null) settle(card, card.querySelector(`button[value="${value}"]`));
     else if (given) settle(card, given);
+    else if (agrees) warn("This image has no label yet.", "A key gives one; Enter agrees with one that stands.");
     else if (takesBack(event)) byId("toast").querySelector("[data-undo] button")?.click();
     else {
       const step = arrowStep(event, cards);

@@ -47,9 +47,9 @@ def test_looked_at_after_every_draw_a_promise_fails_in_no_more_than_it_may(size:
     """At the share that is just too low, where it is hardest; not far below, so little is lost."""
     random, good = np.random.default_rng(0), math.ceil(0.9 * size) - 1
     n = min(size, 400)
-    draws = np.array([random.permutation(size)[:n] < good for _ in range(2000)])
+    draws = np.array([random.permutation(size)[:n] < good for _ in range(1000)])
     wrong = (first_shown(0.9, draws, size, 0.05) < n).mean()
-    assert 0.02 < wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+    assert 0.02 < wrong < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
 
 
 def test_a_fixed_interval_looked_at_after_every_draw_would_not_do() -> None:
@@ -124,7 +124,7 @@ def audit(
         return Side(int(inside.sum()), scores[mine], expected[mine], good[mine].astype(np.int8))
 
     kept = scores >= cut
-    cuts = audits.stricter_cuts(scores[kept])
+    cuts = audits.stricter_cuts(scores[kept], cut)
     return findings(side(kept), side(~kept), cuts, goal=goal, confidence=0.95, share_below=0.2)
 
 
@@ -183,6 +183,15 @@ def test_images_on_which_the_model_is_far_worse_than_it_expects_are_told_as_unli
     assert (said.doubt, said.holds) == ("unlike", False)
 
 
+def test_stricter_cuts_are_round_and_end_with_the_audits_own() -> None:
+    kept = np.arange(600, 1001) / 1000
+    assert audits.stricter_cuts(kept, 0.6) == (
+        (0.84, 161), (0.8, 201), (0.74, 261), (0.68, 321), (0.6, 401),
+    )  # fmt: skip
+    assert audits.stricter_cuts(np.full(40, 0.7), 0.65) == ((0.65, 40),)
+    assert audits.stricter_cuts(np.array([0.70001]), 0.5) == ((0.5, 1),)
+
+
 def test_where_the_whole_does_not_hold_a_stricter_cut_is_found() -> None:
     scores, good = world(0.0)
     said = audit(scores, good, 300, cut=0.55)
@@ -190,6 +199,20 @@ def test_where_the_whole_does_not_hold_a_stricter_cut_is_found() -> None:
     assert said.found_cut is not None
     assert said.found_cut.cut > 0.57
     assert good[scores >= said.found_cut.cut].mean() >= 0.9
+
+
+def test_a_search_begins_a_little_below_the_goal_and_ends_at_a_cut_that_holds_it() -> None:
+    scores, _ = world(0.0)
+    good = scores >= 0.55  # what rounds to 6 points
+    expected = audits.chance_of(scores, np.full(len(scores), 0.03), 6)
+    begin = audits.cut_to_search_from(scores, expected, 0.9)
+    assert 0.8 < good[scores >= begin].mean() < 0.95
+    said = audit(scores, good, 250, cut=begin)
+    assert said.found_cut is not None
+    assert said.found_cut.cut >= begin
+    assert good[scores >= said.found_cut.cut].mean() >= 0.9
+    nowhere = audits.cut_to_search_from(scores, expected * 0.1, 0.9)
+    assert 2 * audits.FEWEST_KEPT <= (scores >= nowhere).sum() < 80
 
 
 def test_a_skipped_image_counts_as_the_worst_in_every_bound() -> None:

@@ -3,6 +3,7 @@ promises is on the page, in the API, in the tables and on the card."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,27 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Audit,
     AuditImage,
+    Collection,
     Embedding,
     Image,
     Label,
     Prediction,
     ScoreEvent,
+    Slice,
     VersionLabel,
 )
+from tastemaker.database.tables import TestRun as TestRunRow
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.evaluation import audit_drawing, audit_reports, audits
 from tastemaker.evaluation.audit_reports import AuditReport
 from tastemaker.evaluation.audits import Target, Terms
 from tastemaker.filtering import score_tables
+from tastemaker.library import saved_filters
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.versions import deletion
 from tests.command_line import Run, fails
+from tests.conftest import made_once
 
 TERMS = Terms(cut=0.6, good_from=6, seed=1)
 
@@ -43,18 +49,21 @@ TERMS = Terms(cut=0.6, good_from=6, seed=1)
 @pytest.fixture
 def home(tmp_path: Path) -> Trained:
     """“Anime” with v1.0, and 400 images that it has predicted and nobody scored."""
-    home = open_trained(trained_home(tmp_path / "home"))
-    later = home.add(400, "Later", "pool", seed=11)
-    truth = taste(vectors(400, 11)) / 10
-    with sessions.writing(home.engine) as session:
-        version = versions.by_number(session, home.project(session), "active")
-        for image_id, score in zip(later, truth, strict=True):
-            session.add(
-                Prediction(
-                    version_id=version.id, image_id=image_id, score=float(score), uncertainty=0.05
-                )
-            )
-    return home
+    return open_trained(
+        Path(shutil.copytree(made_once(_predicted), tmp_path / "home", dirs_exist_ok=True))
+    )
+
+
+def _predicted(home: Path) -> None:
+    made = open_trained(trained_home(home))
+    later = made.add(400, "Later", "pool", seed=11)
+    with sessions.writing(made.engine) as session:
+        version = versions.by_number(session, made.project(session), "active")
+        session.add_all(
+            Prediction(version_id=version.id, image_id=i, score=float(score), uncertainty=0.05)
+            for i, score in zip(later, taste(vectors(400, 11)) / 10, strict=True)
+        )
+    made.engine.dispose()
 
 
 def begin(home: Trained, terms: Terms = TERMS, **target: object) -> int:
@@ -135,6 +144,23 @@ def test_answers_make_a_promise_and_an_undo_takes_its_share_back(home: Trained) 
     assert told(home, audit).answered == 79
 
 
+def test_a_search_names_the_lowest_cut_that_holds_the_promise(home: Trained) -> None:
+    audit = begin(home, Terms(cut=None, good_from=6, seed=1))
+    assert "About " in audit_reports.headline(told(home, audit))
+    answer(home, audit, 6)
+    report = told(home, audit)
+    assert (report.verdict, report.searches) == ("open", True)
+    assert audit_reports.headline(report).startswith("No cut is shown to hold 90 % yet. About ")
+    answer(home, audit, 294)
+    report = told(home, audit)
+    truth = taste(vectors(400, 11)) / 10
+    assert audit_reports.headline(report) == (
+        f"Keep from 6.00 points on: at least 90 % of the {(truth >= 0.6).sum()} images there you "
+        "would score 6 or more (95 % confidence)."
+    )
+    assert (report.verdict, audit_reports.stricter(report)) == ("promised", "")
+
+
 def test_answers_are_labels_and_a_later_version_may_learn_while_the_promise_stands(
     home: Trained,
 ) -> None:
@@ -200,6 +226,41 @@ def test_an_answer_out_of_turn_waits_until_those_before_it_are_given(home: Train
         scores.record(session, home.project(session), kept[0], person, "skip", origin="audit")
     report = told(home, audit)
     assert (report.kept.asked, report.kept.answered, report.skipped) == (2, 1, 1)
+
+
+def test_a_test_run_and_a_filter_are_audited_within_their_bounds(home: Trained, run: Run) -> None:
+    away = home.add(60, "Holiday", "test-run", seed=13)
+    version = home.version("v1.0")
+    with sessions.writing(home.engine) as session:
+        session.add_all(
+            Prediction(version_id=version.id, image_id=i, score=0.7, uncertainty=0.1) for i in away
+        )
+        holiday = session.exec(select(Collection.id).where(Collection.name == "Holiday")).one()
+        tried = TestRunRow(
+            project_id=home.project_id, version_id=version.id, collection_id=holiday,
+            summary={"n": 60},
+        )  # fmt: skip
+        session.add(tried)
+        session.flush()
+        run_id = tried.id
+        wanted = LibraryFilter(name="Later-1", predicted_min=0.3)
+        saved_filters.save(session, home.project(session), "Some", wanted)
+    page = home.world.client.get(f"{home.world.at}/audits?target=run:{run_id}").text
+    assert f'value="run:{run_id}" selected>Holiday by v1.0<' in page
+    facts = run("audit", "start", "Anime", "--test-run", run_id, "--min", "60%", "--json").json
+    assert (facts["kind"], facts["target"], facts["kept"]) == ("test-run", "Holiday", 60)
+    with sessions.reading(home.engine) as session:
+        assert set(session.exec(select(AuditImage.image_id))) == set(away)
+        (slice_,) = session.exec(select(Slice.id).where(Slice.name == "Some"))
+    form = {"target": f"filter:{slice_}", "cut": "5", "good_from": "6"}
+    there = home.world.client.post(f"{home.world.at}/audits", data=form)
+    assert there.headers["location"].endswith("/audits/2"), there.text
+    truth = taste(vectors(400, 11))[100:200]
+    report = told(home, 2)
+    assert (report.kept.size, report.below.size) == (
+        (truth >= 5).sum(), ((truth >= 3) & (truth < 5)).sum(),
+    )  # fmt: skip
+    fails(run("audit", "start", "Anime", "v1.1", "--test-run", run_id), "has no version v1.1")
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -346,9 +407,14 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
     audit = begin(home, table=table)
     assert told(home, audit).state == "queued"
     assert "are not drawn yet" in audit_reports.headline(told(home, audit))
+    page = f"{home.world.at}/audits/{audit}"
+    assert "The images are being drawn" in home.world.client.get(page).text
+    assert "waiting for the worker" in home.world.client.get(f"{page}/progress").text
     with sessions.reading(home.engine) as session:
         job = jobs.get(session, told(home, audit).audit.job_id or 0)
     assert home.run(job, audit_drawing.run) == {"audit": audit, "kept": 36}
+    assert home.world.client.get(f"{page}/progress").headers["hx-refresh"] == "true"
+    assert "1 drawn picture could not be had" in home.world.client.get(page).text
     report = told(home, audit)
     assert (report.drawn, report.audit.population["unreadable"]) == (45, 1)
     answer(home, audit, 45, good=True)
@@ -405,11 +471,16 @@ def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
     page = client.get(f"{at}/audits/1").text
     assert "Too few scores for a promise yet: 1 of 1 that v1.0 keeps" in page
     assert [one["id"] for one in client.get(f"/api/v1{at}/audits").json()] == [2, 1]
+    found = client.post(f"/api/v1{at}/audits", json=body | {"cut": None, "find": True}).json()
+    assert found["cut"] == 0.5 and found["kept"] > made.json()["kept"], "to be searched from"
+    assert client.post(f"{at}/audits", data=form | {"cut": ""}).status_code == 303
     wrong = client.post(f"{at}/audits", data=form | {"cut": "9,99"})
     assert wrong.status_code == 409
     assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
     assert client.post(f"{at}/audits", data=form | {"goal": "most"}).status_code == 422
     assert client.get(f"{at}/audits/9").status_code == 404
+    outside = client.post(f"/api/v1{at}/audits", json=body | {"filter": None, "table": "/no.csv"})
+    assert outside.status_code == 404 and "There is no file /no.csv." in outside.text
 
 
 def test_a_deleted_version_takes_its_audits_along_and_the_scores_stay(home: Trained) -> None:

@@ -1,6 +1,7 @@
 """A version in the forms that run without this program gives what `tastemaker score` gives."""
 
 import csv
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -45,7 +46,8 @@ from tastemaker.learning.plain_head import plain_head
 from tastemaker.pages.app import create_app
 from tastemaker.publishing import elsewhere, exports, import_head
 from tastemaker.publishing.html_page import Numbers, html_page, model_of
-from tastemaker.publishing.portable import Portable
+from tastemaker.publishing.hub_folder import front_matter
+from tastemaker.publishing.portable import Portable, spec_of
 from tests.conftest import add_images, forward, work_on
 from tests.test_import_head import random_head
 
@@ -296,7 +298,9 @@ def test_a_node_loads_an_encoder_of_open_clip_itself(
     features = model.visual.output_dim
     save_file(random_head(features=features), head)
     file = exports.Part(head.name, head)
-    clip = portable(world, encoder="ViT-S-32-alt/laion400m", features=features, stem="Clip-v1.0")
+    clip = portable(
+        world, spec=parse("ViT-S-32-alt/laion400m"), features=features, stem="Clip-v1.0"
+    )
     parts = elsewhere.comfyui_folder(clip, [file])
     names = {part.name for part in parts}
     assert "encoder.safetensors" not in names and "requirements.txt" in names
@@ -315,7 +319,7 @@ def portable(world: World, **other: Any) -> Portable:
 
 
 def test_what_cannot_run_elsewhere_says_why(world: World) -> None:
-    both = portable(world, encoder=f"{BUNDLED}+ViT-B-32-quickgelu/openai", fingerprint="f" * 16)
+    both = portable(world, spec=parse(f"{BUNDLED}+ViT-B-32-quickgelu/openai"), fingerprint="f" * 16)
     with pytest.raises(Conflict, match="several networks side by side"):
         html_page(both)
     assert elsewhere.encoder_by(both) == "tastemaker", "which puts them together"
@@ -323,8 +327,11 @@ def test_what_cannot_run_elsewhere_says_why(world: World) -> None:
         html_page(portable(world, fingerprint="declared:f"))
     with pytest.raises(Conflict, match="another make of"):
         elsewhere.encoder_by(portable(world, fingerprint="declared:f"))
-    with pytest.raises(Conflict, match="only this machine has"):
-        elsewhere.encoder_by(portable(world, encoder="ViT-B-32@/mine.safetensors"))
+    for spec in (parse("ViT-B-32@/mine.safetensors"), spec_of("made at home")):
+        mine = portable(world, spec=spec)
+        with pytest.raises(Conflict, match="only this machine has"):
+            elsewhere.encoder_by(mine)
+        assert "base_model" not in front_matter(mine, "") and "/mine" not in str(mine.about())
     with pytest.raises(Invalid, match="no name of a license"):
         world.bundle("hub", license="All rights reserved")
     classes = world.version.model_copy()
@@ -363,7 +370,7 @@ def test_a_head_with_all_its_layers_and_normalised_embeddings_is_the_same_in_onn
     file = tmp_path / "Base-v1.0.safetensors"
     save_file(random_head(), file)
     version = portable(
-        world, encoder="ViT-L-14-quickgelu/openai", features=768, normalised=True, file=file
+        world, spec=parse("ViT-L-14-quickgelu/openai"), features=768, normalised=True, file=file
     )
     parts = elsewhere.onnx_folder(version, exports.Part("config.json", b"{}"))
     assert [part.name for part in parts] == ["Taste-v0.0.head.onnx", "config.json", "README.md"]
@@ -435,7 +442,7 @@ def test_a_head_with_all_its_layers_judges_the_same_in_the_page(
     model = model_of(portable(world, file=file, normalised=True), numbers)
     x = np.random.default_rng(2).normal(size=(3, 4128)).astype(np.float32)
     for name, content in (("model", json.dumps(model).encode()), ("x", x.tobytes()),
-                          ("weights", numbers.joined().tobytes())):  # fmt: skip
+                          ("weights", gzip.decompress(numbers.compressed()))):  # fmt: skip
         (tmp_path / name).write_bytes(content)
     program = """
       const [script, kernels, folder] = process.argv.slice(1), fs = require("fs");

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def without_plug_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_format_that_is_not_installed_is_named_with_its_remedy(
     format: str, name: str, package: str
 ) -> None:
-    assert set(formats.readable()) == set(formats.ENDINGS) - {"HEIF", "JXL"}
+    assert set(formats.readable()) == set(formats.ENDINGS) - {"HEIF", "JXL", "RAW"}
     with pytest.raises(BadImage, match=f"format {name}, and what reads that is not") as caught:
         decode(scene(format))
     assert f"pip install '{package}'" in caught.value.hint
@@ -181,3 +182,99 @@ def test_raw_photographs_are_left_out_with_what_to_do_about_them() -> None:
     assert "exiftool -b -JpgFromRaw" in told
     assert "RAW" not in formats.left_out_of(Counter({".mp4": 1}))
     assert way_in(Path("a.NEF")) == formats.RAW_REMEDY
+
+
+# ---- photographs as the sensor saw them
+
+
+def directory(tags: dict[int, tuple[str, Any]], at: int) -> tuple[bytes, bytes]:
+    """A directory of a TIFF in little-endian order, and the values that stand outside of it, which
+    begin at `at`."""
+    codes = {"B": 1, "s": 2, "H": 3, "I": 4, "R": 5, "r": 10}
+    body, outside = struct.pack("<H", len(tags)), b""
+    for tag, (kind, values) in sorted(tags.items()):
+        if kind == "s":
+            raw, count = values + b"\0", len(values) + 1
+        elif kind in "Rr":
+            raw = b"".join(struct.pack("<ii", value, 1) for value in values)
+            count = len(values)
+        else:
+            raw, count = struct.pack(f"<{len(values)}{kind}", *values), len(values)
+        cell = raw.ljust(4, b"\0")
+        if len(raw) > 4:
+            cell = struct.pack("<I", at + len(outside))
+            outside += raw + b"\0" * (len(raw) % 2)
+        body += struct.pack("<HHI", tag, codes[kind], count) + cell
+    return body + bytes(4), outside
+
+
+def dng(preview: int = 1200, orientation: int = 1) -> bytes:
+    """A RAW photograph of the scene, 1200 × 800, with a JPEG of it inside that is so many pixels
+    wide (0: none), to be turned as told."""
+    scene = pictures.scene(1200, 800)
+    inside = pictures.encoded(pictures.scene(preview, preview * 2 // 3), "JPEG") if preview else b""
+    colours = np.asarray(scene).astype(np.uint16) * 257
+    sensor = colours[..., 1].copy()
+    sensor[0::2, 0::2], sensor[1::2, 1::2] = colours[0::2, 0::2, 0], colours[1::2, 1::2, 2]
+    pixels = sensor.tobytes()
+    about = {
+        271: ("s", b"Maker"), 272: ("s", b"Camera"), 274: ("H", [orientation]),
+        50706: ("B", [1, 4, 0, 0]), 50708: ("s", b"Maker Camera"),
+        50721: ("r", [1, 0, 0, 0, 1, 0, 0, 0, 1]), 50728: ("R", [1, 1, 1]),
+    }  # fmt: skip
+
+    def parts(*at: int) -> list[bytes]:
+        jpeg, raw, second, first_values, second_values = at
+        sensor_tags = {
+            254: ("I", [0]), 256: ("I", [1200]), 257: ("I", [800]), 258: ("H", [16]),
+            259: ("H", [1]), 262: ("H", [32803]), 273: ("I", [raw]), 277: ("H", [1]),
+            278: ("I", [800]), 279: ("I", [len(pixels)]), 33421: ("H", [2, 2]),
+            33422: ("B", [0, 1, 1, 2]), 50714: ("H", [0]), 50717: ("H", [65535]),
+        }  # fmt: skip
+        if not preview:
+            return [*directory(sensor_tags | about, first_values), b"", b""]
+        jpeg_tags = {
+            254: ("I", [1]), 256: ("I", [preview]), 257: ("I", [preview * 2 // 3]),
+            258: ("H", [8, 8, 8]), 259: ("H", [7]), 262: ("H", [6]), 273: ("I", [jpeg]),
+            277: ("H", [3]), 278: ("I", [800]), 279: ("I", [len(inside)]), 330: ("I", [second]),
+        }  # fmt: skip
+        first = directory(jpeg_tags | about, first_values)
+        return [*first, *directory(sensor_tags, second_values)]
+
+    ends = [8 + sum(map(len, parts(0, 0, 0, 0, 0)[: n + 1])) for n in range(4)]
+    jpeg = ends[3]
+    whole = parts(jpeg, jpeg + len(inside), ends[1], ends[0], ends[2])
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(whole) + inside + pixels
+
+
+def test_of_a_raw_photograph_the_cameras_own_picture_is_seen(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    path = pictures.write(tmp_path / "a.nef", dng())
+    found = ingest(path, tmp_path / "thumbs")
+    assert (found.format, found.width, found.height) == ("RAW", 1200, 800)
+    expected = np.asarray(pictures.scene(1200, 800)).astype(int)
+    assert np.abs(np.asarray(decode(path)).astype(int) - expected).mean() < 3
+    assert decode(dng(orientation=6)).size == (800, 1200)
+    with pytest.raises(BadImage, match="million pixels"):
+        decode(path, Limits(pixels=1200 * 800 - 1))
+
+
+@pytest.mark.parametrize("preview", [0, 240])
+def test_without_a_picture_worth_seeing_the_pixels_are_developed(preview: int) -> None:
+    pytest.importorskip("rawpy")
+    picture = decode(dng(preview))
+    assert picture.size in ((600, 400), (1200, 800))
+    right, left = picture.getpixel((picture.width - 20, 200)), picture.getpixel((10, 10))
+    assert right[0] > right[2] and left[2] > left[0], "red to the right, the blue block to the left"  # type: ignore[index]
+    assert decode(dng(preview, orientation=6)).height > decode(dng(preview, orientation=6)).width
+
+
+def test_a_scan_that_names_its_scanner_is_no_raw_and_a_maimed_raw_is_a_sentence() -> None:
+    scan = pictures.encoded(pictures.scene(), "TIFF", tiffinfo={271: "Scanner"})
+    assert off_by(decode(scan)) == 0
+    whole = dng()
+    for length in (200, len(whole) // 2):
+        try:
+            decode(whole[:length])
+        except BadImage as error:
+            assert error.message.endswith(".")

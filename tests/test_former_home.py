@@ -122,7 +122,7 @@ def test_every_page_is_there_for_each_of_its_projects(home: Path) -> None:
                 "version_id": [str(number) for number in session.exec(version)],
                 "run_id": [str(number) for number in session.exec(run)],
                 "image_id": [str(session.exec(image.order_by(col(Image.id))).first())],
-                "kind": list(reviews.REVIEWS), "token": [],
+                "kind": list(reviews.REVIEWS), "token": [], "audit_id": [],
             }  # fmt: skip
             paths = [path for route in page_routes(app) for path in filled(route, values)]
             assert len(paths) > 20

@@ -357,6 +357,7 @@ MAY_CHANGE = {
     "/projects/{project_id}/library/undo",
     "/projects/{project_id}/people/tokens",  # their own
     "/projects/{project_id}/score/grid",
+    "/projects/{project_id}/audits",
     "/projects/{project_id}/score/grid/undo",
     "/projects/{project_id}/score/pairs",
     "/projects/{project_id}/score/pairs/undo",
@@ -368,6 +369,7 @@ MAY_CHANGE = {
     "/projects/{project_id}/undo",
     "/tokens/{token_id}/revoke",
     "/api/v1/keys",
+    "/api/v1/projects/{project_id}/audits",
     "/api/v1/projects/{project_id}/batches",
     "/api/v1/projects/{project_id}/batches/undo",
     "/api/v1/projects/{project_id}/comparisons",

@@ -276,6 +276,9 @@ def test_every_card_of_a_review_costs_one_key(chromium: Browser, tmp_path: Path)
         labelled = sum(
             "said" in text for text in page.locator("[data-card] .verdict").all_inner_texts()
         )
+        cards.first.locator("button[aria-pressed=true]").evaluate("b => b.ariaPressed = 'false'")
+        page.keyboard.press("Enter")  # as of an image that nobody scored: nothing to agree with
+        expect(page.locator("#toast")).to_contain_text("This image has no label yet.")
         keys = ["Enter" if n < labelled and n % 2 else "3" for n in range(len(ids))]
         for key in keys:
             page.keyboard.press(key)

@@ -155,6 +155,13 @@ def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
     assert {change.sidecar.name for change in plan.changes} >= {"a.png.xmp"}
 
 
+def test_a_raw_photograph_gets_the_sidecar_that_lightroom_looks_for(tmp_path: Path) -> None:
+    assert sidecars.sidecar_of(write(tmp_path / "a.CR3", b"")) == tmp_path / "a.xmp"
+    write(tmp_path / "a.jpg", b"")
+    assert sidecars.sidecar_of(tmp_path / "a.CR3") == tmp_path / "a.CR3.xmp", "one for each of two"
+    assert sidecars.sidecar_of(tmp_path / "a.jpg") == tmp_path / "a.jpg.xmp"
+
+
 def test_what_cannot_be_written_is_named_and_the_rest_goes_on(
     shelf: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -247,21 +247,22 @@ _Member: Any = aliased(CollectionImage)
 _Link: Any = aliased(ProjectCollection)
 
 
-def image_ids(project_id: int, role: str | None = POOL) -> SelectOfScalar[int]:
+def image_ids(
+    project_id: int, role: str | None = POOL, *, removed_too: bool = False
+) -> SelectOfScalar[int]:
     """Select of the ids of a project's images: those of its pool, or of the test runs it made, or
-    (`ANY_ROLE`) both; never those that were taken out of it. An image in two collections appears
-    twice."""
+    (`ANY_ROLE`) both; without those that were taken out of it, unless asked for. An image in two
+    collections appears twice."""
     query = (
         select(CollectionImage.image_id)
         .join(
             ProjectCollection,
             col(ProjectCollection.collection_id) == CollectionImage.collection_id,
         )
-        .where(
-            ProjectCollection.project_id == project_id,
-            ~is_removed(project_id, CollectionImage.image_id),
-        )
+        .where(ProjectCollection.project_id == project_id)
     )
+    if not removed_too:
+        query = query.where(~is_removed(project_id, CollectionImage.image_id))
     return query if role is None else query.where(ProjectCollection.role == role)
 
 

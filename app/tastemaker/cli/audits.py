@@ -73,6 +73,9 @@ def start(
         float | None,
         percent_option("--min", "What is kept, as in `score`; default: the threshold."),
     ] = None,
+    find: Annotated[
+        bool, typer.Option("--find", help="Find the lowest cut that holds the promise.")
+    ] = False,
     good: Annotated[
         int | None, typer.Option(min=1, max=10, help="Good is a score of at least this.")
     ] = None,
@@ -91,6 +94,8 @@ def start(
     from tastemaker.library.filters import LibraryFilter
 
     name, number = in_order(typed, project, "[VERSION]")
+    if find and low is not None:
+        raise typer.BadParameter("the cut is named or found, not both", param_hint="--find")
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             person = projects.annotator(session, settings.annotator)
@@ -110,7 +115,7 @@ def start(
             everything = LibraryFilter() if test_run is None and table is None else None
             usual = audits.usual_terms(chosen)
             terms = audits.Terms(
-                usual.cut if low is None else low / 100,
+                None if find else usual.cut if low is None else low / 100,
                 usual.good_from if good is None else good,
                 goal / 100, confidence / 100, below / 100, seed,
             )  # fmt: skip

@@ -180,15 +180,14 @@ def scores_stars(
     if undo and (record or as_scores or rule):
         raise Invalid("--undo goes with none of the others.")
     with database() as (settings, engine):
-        with sessions.writing(engine) as session:
-            chosen = projects.by_name(session, name)
-            if undo:
-                taken = stars.take_back(session, chosen)
-            else:
-                request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
-                job_id = stars.request_stars(session, chosen, request).id
         if undo:
+            with sessions.reading(engine) as session:
+                project_id = projects.by_name(session, name).id
+            taken = stars.take_back(engine, project_id)
             return print_json({"undone": taken}) if as_json else out.print(f"{taken} taken back.")
+        with sessions.writing(engine) as session:
+            request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
+            job_id = stars.request_stars(session, projects.by_name(session, name), request).id
         told = finish_jobs(settings, engine, [job_id])[0].result
     if as_json:
         return print_json(told)

@@ -53,6 +53,11 @@ class AuditReport:
         return self.kept.asked + self.below.asked - self.answered
 
     @property
+    def searches(self) -> bool:
+        """Whether it is to find the cut that holds the goal."""
+        return bool(self.audit.target.get("search"))
+
+    @property
     def state(self) -> str:
         """asking or done; of a table before: queued, running, failed or cancelled."""
         if self.findings is not None:
@@ -64,6 +69,8 @@ class AuditReport:
         """promised, refused (with the reason in the headline), or open."""
         if self.findings is None:
             return "open"
+        if self.searches and not self.findings.doubt:
+            return "promised" if self.findings.found_cut else "open"
         if self.findings.doubt:
             return "promised" if self.findings.holds else "refused"
         if self.findings.holds:
@@ -184,6 +191,8 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
                 f"No promise: {kept}, and {_percent(found.omitted)} of what it leaves out. On "
                 "these images it is not shown to be better than chance."
             )
+    if report.searches and (found.found_cut is not None or not found.doubt):
+        return _found(report, for_file)
     if found.precision_low < WORTH_SAYING:
         return (
             f"Too few scores for a promise yet: {report.kept.good} of {report.kept.answered} that "
@@ -204,17 +213,41 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
     return told
 
 
+def _found(report: AuditReport, for_file: bool) -> str:
+    """“Keep from 62.5 % on (6.25 points): at least 90 % of the 12,004 images there you would …”"""
+    audit, found = report.audit, report.findings
+    assert found is not None
+    if found.found_cut is None:
+        return f"No cut is shown to hold {_percent(audit.goal)} yet. {forecast(report)}".rstrip()
+    cut = found.found_cut.cut
+    return (
+        f"Keep from {cut_words(cut)} on: at least {_percent(audit.goal)} of the "
+        f"{found.found_cut.kept:,} images there {_would(report, for_file)} "
+        f"({_percent(audit.confidence)} confidence)."
+    )
+
+
+def cut_words(cut: float) -> str:
+    """A cut as people score: 0.585 → “5.85 points”."""
+    return f"{10 * cut:.2f} points"
+
+
+def _would(report: AuditReport, for_file: bool) -> str:
+    good = f"{report.audit.good_from} or more"
+    who = "you" if report.person == DEFAULT_PERSON else report.person
+    return f"would be scored {good} by hand" if for_file else f"{who} would score {good}"
+
+
 def promise(report: AuditReport, *, for_file: bool = False) -> str:
     """“Kept 31,204: at least 92 % of them you would score 6 or more (95 % confidence). About 8 % of
     all such images are below the cut (at most 15 %).”"""
     audit, found = report.audit, report.findings
     assert found is not None
-    good = f"{audit.good_from} or more"
-    who = "you" if report.person == DEFAULT_PERSON else report.person
-    would = f"would be scored {good} by hand" if for_file else f"{who} would score {good}"
+    low = found.precision_low
+    share = "all" if low == 1 else f"at least {at_least(low)}"
     told = (
-        f"Kept {audit.population['kept']:,}: at least {at_least(found.precision_low)} of them "
-        f"{would} ({_percent(audit.confidence)} confidence)."
+        f"Kept {audit.population['kept']:,}: {share} of them "
+        f"{_would(report, for_file)} ({_percent(audit.confidence)} confidence)."
     )
     if found.lost == 0 and report.below.size:
         told += (
@@ -230,9 +263,19 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
 
 
 def forecast(report: AuditReport) -> str:
-    """“About 41 more keys for a promise of 90 %, as it looks.”"""
+    """“About 41 more keys for a promise of 90 %, as it looks.” Empty where there is none."""
     found, goal = report.findings, report.audit.goal
-    assert found is not None
+    if found is None:
+        return ""
+    if report.searches:
+        if found.keys_to_a_cut is None:
+            return "As it looks, none of the cuts will: begin at a stricter one."
+        if found.keys_to_a_cut == 0:
+            lowest = found.found_cut and found.found_cut.kept == report.audit.population["kept"]
+            if lowest or not report.left:
+                return ""
+            return "More keys may show that a lower cut holds it as well."
+        return f"About {found.keys_to_a_cut:,} more keys to a first cut, as it looks."
     keys = found.more_keys[round(100 * goal)]
     if keys == 0:
         return ""
@@ -255,12 +298,12 @@ def forecast(report: AuditReport) -> str:
 def stricter(report: AuditReport) -> str:
     """The cut that holds the goal, where the audit's own does not; else empty."""
     found, audit = report.findings, report.audit
-    if found is None or found.holds or found.found_cut is None or found.doubt:
+    if found is None or found.holds or found.found_cut is None or found.doubt or report.searches:
         return ""
     if found.found_cut.kept == audit.population["kept"]:
         return ""
     return (
-        f"A stricter cut holds it: from {10 * found.found_cut.cut:.2f} points on, at least "
+        f"A stricter cut holds it: from {cut_words(found.found_cut.cut)} on, at least "
         f"{_percent(audit.goal)} of the {found.found_cut.kept:,} kept "
         f"({_percent(audit.confidence)} confidence)."
     )
@@ -300,13 +343,15 @@ def as_json(report: AuditReport) -> dict[str, Any]:
             "more_keys": {str(percent): keys for percent, keys in found.more_keys.items()},
             "cut_that_holds": found.found_cut.cut if found.found_cut else None,
             "cut_that_holds_keeps": found.found_cut.kept if found.found_cut else None,
-            "doubt": found.doubt, "stricter": stricter(report), "forecast": forecast(report),
+            "keys_to_a_cut": found.keys_to_a_cut, "doubt": found.doubt,
+            "stricter": stricter(report), "forecast": forecast(report),
         }  # fmt: skip
     return {
         "id": audit.id, "version": report.version.number, "version_id": audit.version_id,
         "kind": audit.kind, "target": audit.name, "person": report.person, "cut": audit.cut,
         "good_from": audit.good_from, "goal": audit.goal, "confidence": audit.confidence,
-        "share_below": audit.share_below, "state": report.state, "verdict": report.verdict,
+        "share_below": audit.share_below, "searches": report.searches, "state": report.state,
+        "verdict": report.verdict,
         "headline": headline(report), "kept": audit.population.get("kept"),
         "below": audit.population.get("below"), "learned": audit.population.get("learned"),
         "unreadable": audit.population.get("unreadable", 0),

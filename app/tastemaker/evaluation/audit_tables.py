@@ -55,7 +55,9 @@ def read_table(path: Path) -> ScoredTable:
     try:
         table, about = _columns(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Invalid(f"{path.name} cannot be read as a table: {str(error)[:200]}.") from error
+        raise Invalid(
+            f"{path.name} cannot be read as a table.", "`tastemaker score --out` writes one."
+        ) from error
     for name in ("path", SCORES):
         if name not in table.column_names:
             raise Invalid(

@@ -62,10 +62,11 @@ class Target:
 @dataclass(frozen=True)
 class Terms:
     """What is promised: that at least a share `goal` of what scores `cut` (0–1) or more would be
-    given `good_from` (of 0–10) or more. One of 1 ÷ `share_below` images comes from below the cut.
-    `seed` fixes what is drawn; None: by chance."""
+    given `good_from` (of 0–10) or more. Without a cut, one is taken from which on the stricter ones
+    are worth trying. One of 1 ÷ `share_below` images comes from below the cut. `seed` fixes what is
+    drawn; None: by chance."""
 
-    cut: float
+    cut: float | None
     good_from: int
     goal: float = 0.9
     confidence: float = 0.95
@@ -111,7 +112,7 @@ def prepare(
         )
     audit = Audit(
         project_id=project.id, version_id=version.id, annotator_id=person.id, kind="library",
-        name="the library", cut=terms.cut, good_from=terms.good_from, goal=terms.goal,
+        name="the library", cut=terms.cut or 0.0, good_from=terms.good_from, goal=terms.goal,
         confidence=terms.confidence, share_below=terms.share_below,
         seed=secrets.randbelow(2**31) if terms.seed is None else terms.seed,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def store(session: Session, prepared: Prepared) -> Audit:
 
 def check_terms(terms: Terms) -> None:
     """Raises `Invalid`."""
-    if not (math.isfinite(terms.cut) and 0 < terms.cut <= 1):
+    if terms.cut is not None and not (math.isfinite(terms.cut) and 0 < terms.cut <= 1):
         raise Invalid("The cut is above 0 and at most 10 points.", "The threshold is a good one.")
     if not 1 <= terms.good_from <= 10:
         raise Invalid("Good is a score of at least 1 to 10.", "Choose one of them.")
@@ -228,6 +229,10 @@ def _draw(
     session: Session, version: Version, audit: Audit, drawable: Drawable,
     population: AuditPopulation,
 ) -> Prepared:  # fmt: skip
+    if not audit.cut:
+        audit.target = audit.target | {"search": True}
+        chances = audits.chance_of(drawable.scores, drawable.spread, audit.good_from)
+        audit.cut = audits.cut_to_search_from(drawable.scores, chances, audit.goal)
     kept = drawable.scores >= audit.cut
     require_enough(version, int(kept.sum()), len(kept), audit.cut)
     order = audits.draw(drawable.scores, audit.cut, audit.seed, audit.share_below)
@@ -243,7 +248,7 @@ def _draw(
     audit.population = {
         **population,
         "kept": int(kept.sum()), "below": int((~kept).sum()), "unlike": unlike,
-        "cuts": list(audits.stricter_cuts(drawable.scores[kept])),
+        "cuts": list(audits.stricter_cuts(drawable.scores[kept], audit.cut)),
     }  # fmt: skip
     images = (
         AuditImage(
@@ -285,11 +290,16 @@ def _of_table(
             raise outside(str(place), settings.roots)
     table = read_table(path)
     table.require_by(version)
+    if not audit.cut:
+        audit.target = {"search": True}
+        spread = np.full(len(table.scores), version.metrics.noise or UNMEASURED)
+        chances = audits.chance_of(table.scores, spread, audit.good_from)
+        audit.cut = audits.cut_to_search_from(table.scores, chances, audit.goal)
     kept = int((table.scores >= audit.cut).sum())
     require_enough(version, kept, len(table.scores), audit.cut)
     audit.kind, audit.name = "table", path.name
     beside = (root or path.absolute().parent).absolute()
-    audit.target = {"table": str(path.absolute()), "root": str(beside)}
+    audit.target = audit.target | {"table": str(path.absolute()), "root": str(beside)}
     return Prepared(audit, title=f"Draw an audit of {version.number} from “{audit.name}”")
 
 
@@ -330,7 +340,7 @@ def draw_from_table(
     audit.population = {
         "kept": int(kept.sum()), "below": int((~kept).sum()), "learned": learned, "unlike": None,
         "unreadable": sum(row not in images for row in order),
-        "cuts": list(audits.stricter_cuts(table.scores[kept])),
+        "cuts": list(audits.stricter_cuts(table.scores[kept], audit.cut)),
     }  # fmt: skip
     session.add(audit)
     session.flush()

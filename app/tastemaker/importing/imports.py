@@ -395,17 +395,10 @@ def _in_project(session: Session, target: Target, image_id: int) -> bool:
     out of it or not."""
     if target.project is None:
         return False
-    inside = (
-        select(CollectionImage.image_id)
-        .join(
-            ProjectCollection,
-            col(ProjectCollection.collection_id) == CollectionImage.collection_id,
-        )
-        .where(
-            ProjectCollection.project_id == target.project.id,
-            CollectionImage.image_id == image_id,
-            CollectionImage.collection_id != (target.joined or 0),
-        )
+    there = projects.image_ids(target.project.id, projects.ANY_ROLE, removed_too=True)
+    inside = there.where(
+        CollectionImage.image_id == image_id,
+        CollectionImage.collection_id != (target.joined or 0),
     )
     return session.exec(inside.limit(1)).first() is not None
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
+from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, ImagePath, Job, Project, ScoreEvent
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.importing.mark_rules import MarkRule, parse_rule
@@ -26,11 +28,10 @@ from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
-from tastemaker.scores.answers import RATED
+from tastemaker.scores.answers import OTHER_PROGRAMS, RATED
 from tastemaker.scores.batches import undone_together
 
-PROXY = "other programs"  # whose hints these are
-GROUP = "stars:"  # what the events of one recording are called, to be taken back together
+GROUP = "stars:"  # how the groups of events of a recording begin: then its job, and its batch
 BATCH = 256  # images whose marks are recorded in one transaction
 SHOWN = 10  # examples
 MOST_PROBLEMS = 200
@@ -101,7 +102,7 @@ def run(job: JobContext) -> dict[str, Any]:
 def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
     """The newest event of the recording that `take_back` would take back, and whose it is."""
     newest: tuple[ScoreEvent, Annotator] | None = None
-    for name in (PROXY, projects.IMPORTED):
+    for name in (OTHER_PROGRAMS, projects.IMPORTED):
         person = session.exec(select(Annotator).where(Annotator.name == name)).first()
         event = scores.newest_undoable(session, project, person) if person else None
         if person is None or event is None or not (event.event_group or "").startswith(GROUP):
@@ -111,14 +112,22 @@ def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, An
     return newest
 
 
-def take_back(session: Session, project: Project) -> int:
-    """Take the newest recording of stars back, as hints or as scores; returns how many were. Raises
-    `NotFound` where none stands."""
-    newest = newest_recording(session, project)
-    if newest is None:
+def take_back(engine: Engine, project_id: int) -> int:
+    """Take the newest recording of stars back, as hints or as scores, in transactions that hold
+    nobody up; returns how many were. Raises `NotFound` where none stands."""
+    job, taken = "", 0
+    while True:
+        with sessions.writing(engine) as session:
+            project = projects.get(session, project_id)
+            newest = newest_recording(session, project)
+            group = (newest[0].event_group or "").rpartition(":")[0] if newest else ""
+            if newest is None or group != (job or group):
+                break
+            inverse = scores.undo(session, project, newest[1])
+            job, taken = group, taken + len(undone_together(session, inverse.event))
+    if not taken:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
-    taken = scores.undo(session, project, newest[1])
-    return len(undone_together(session, taken.event))
+    return taken
 
 
 # --- which files, and what they say --------------------------------------------------------------
@@ -218,10 +227,10 @@ def _of_copies(said: list[Marks | BadImage]) -> Marks:
 
 
 def _record(job: JobContext, request: StarsRequest, told: dict[int, int], found: Found) -> None:
-    group = f"{GROUP}{job.claim.job_id}"
+    group = f"{GROUP}{job.claim.job_id}:{found.looked_at}"
     with job.writing() as session:
         project = projects.get(session, job.project_id)
-        name = projects.IMPORTED if request.as_scores else PROXY
+        name = projects.IMPORTED if request.as_scores else OTHER_PROGRAMS
         person = projects.annotator(session, name, proxy=True)
         for image_id, value in told.items():
             written = scores.record(

@@ -30,7 +30,9 @@ Doubt = Literal["", "reversed", "chance", "unlike"]
 DRAWN = 600  # images of an audit, on both sides together
 FEWEST_KEPT = 30  # below that one looks at all of them
 STRICTER = (0.4, 0.5, 0.65, 0.8, 1.0)  # shares of what is kept: where a stricter cut may lie
+SEARCH_BELOW, SEARCH_FEWEST = 0.05, 2 * FEWEST_KEPT  # of the goal; images that are kept at least
 PRIOR_DRAWS = 10  # so many answers is what the model expects worth, in a forecast
+STRICT_RATE = 0.97  # of what the strictest cut keeps, expected before any answer
 FEWEST_BELOW = 8  # answers below the cut, before the sides are compared
 UNLIKE_BY = 0.15  # what is kept is surely this much worse than the model expects
 UNLIKE_SHARE = 0.5  # of a sample that lies farther out than nearly all it learned from
@@ -63,12 +65,27 @@ def _turn_of_below(number: int, share: float) -> bool:
     return math.floor((number + 1) * share + 1e-9) > math.floor(number * share + 1e-9)
 
 
-def stricter_cuts(kept: Floats) -> tuple[tuple[float, int], ...]:
-    """(cut, how many it keeps) from strict to lax, for scores (n,) of all that is kept; the last
-    keeps them all. Fixed by the scores alone."""
+def cut_to_search_from(scores: Floats, expected: Floats, goal: float) -> float:
+    """A cut from which on the stricter ones are worth trying for `goal`: the lowest score at which
+    a little less than the goal of what is kept is good, as the model expects. Where it expects that
+    nowhere, of the best few."""
+    order = np.argsort(-scores, kind="stable")
+    mean = np.cumsum(expected[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(mean >= goal - SEARCH_BELOW)
+    last = max(int(enough[-1]) if len(enough) else 0, min(SEARCH_FEWEST, len(order)) - 1)
+    return math.floor(1000 * float(scores[order[last]]) + 1e-6) / 1000
+
+
+def stricter_cuts(kept: Floats, cut: float) -> tuple[tuple[float, int], ...]:
+    """(cut, how many it keeps) from strict to lax, for scores (n,) of all that `cut` keeps; it is
+    the last. Fixed by the scores alone, and round, so that one can type them."""
     ranked = np.sort(kept)[::-1]
-    cuts = [float(ranked[math.ceil(share * len(ranked)) - 1]) for share in STRICTER if len(ranked)]
-    return tuple((cut, int((ranked >= cut).sum())) for cut in dict.fromkeys(cuts))
+    tried = [
+        math.ceil(1000 * ranked[math.ceil(share * len(ranked)) - 1] - 1e-6) / 1000
+        for share in STRICTER[:-1]
+    ]
+    cuts = [(each, int((ranked >= each).sum())) for each in (*tried, cut)]
+    return tuple({size: (each, size) for each, size in cuts if size}.values())
 
 
 def chance_of(scores: Floats, spread: Floats, good_from: int) -> Floats:
@@ -150,7 +167,8 @@ class Findings:
     than `precision_low`, and the same that it is more than `precision_high`. `omitted` of what is
     below is good (at most `omitted_high`); `lost` of all good images are below (at most
     `lost_high`). `holds`: the goal is shown, and nothing speaks against it.
-    `more_keys`: what each promise would still cost, as it looks; None where it looks out of reach.
+    `more_keys`: what each promise would still cost, as it looks, and `keys_to_a_cut` what a first
+    cut that holds the goal would; None where it looks out of reach.
     """
 
     precision: float | None
@@ -164,6 +182,7 @@ class Findings:
     doubt: Doubt
     holds: bool
     more_keys: dict[int, int | None]
+    keys_to_a_cut: int | None
 
 
 def findings(
@@ -197,6 +216,7 @@ def findings(
             percent: keys_until(percent / 100, kept, below, error, share_below)
             for percent in sorted({round(100 * goal), 80, 90, 95})
         },
+        keys_to_a_cut=keys_to_a_cut(kept, cuts, goal, error, share_below),
     )
 
 
@@ -233,6 +253,22 @@ def keys_until(
     more = kept.asked + draws
     both = math.ceil(more / (1 - share_below)) if below.size else more
     return max(draws, both - kept.asked - below.asked)
+
+
+def keys_to_a_cut(
+    kept: Side, cuts: Sequence[tuple[float, int]], goal: float, error: float, share_below: float
+) -> int | None:
+    """How many more keys show that the strictest of the cuts holds the goal, as it looks."""
+    cut, size = cuts[0]
+    inside = kept.answers[kept.scores >= cut]
+    if is_shown(goal, inside == 1, size, error):
+        return 0
+    good, answered = int((inside == 1).sum()), int((inside != NO_ANSWER).sum())
+    rate = (good + PRIOR_DRAWS * STRICT_RATE) / (answered + PRIOR_DRAWS)
+    draws = draws_until_shown(goal, size, error, len(inside), len(inside) - good, rate)
+    if draws is None:
+        return None
+    return math.ceil(draws * kept.size / size / (1 - share_below))
 
 
 def doubt_about(kept: Side, below: Side, most: float) -> Doubt:

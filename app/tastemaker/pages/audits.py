@@ -12,7 +12,7 @@ from sqlmodel import Session
 from tastemaker import jobs, projects, versions
 from tastemaker.auth.identity import Identity
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Project, Version
@@ -123,7 +123,7 @@ def chosen(session: Session, project: Project, value: str) -> tuple[Version, Tar
 
 
 class StartForm(Body):
-    """Points of 0–10 and per cent, as they are typed."""
+    """Points of 0–10 and per cent, as they are typed; without a cut, one is searched for."""
 
     target: str = Field(default="", max_length=80)
     cut: str = Field(default="", max_length=20)
@@ -136,7 +136,7 @@ class StartForm(Body):
 
     def terms(self) -> Terms:
         return Terms(
-            cut=_number(self.cut, "cut") / 10,
+            cut=_number(self.cut, "cut") / 10 if self.cut.strip() else None,
             good_from=int(_number(self.good_from, "good score")),
             goal=_number(self.goal, "promise") / 100,
             confidence=_number(self.confidence, "confidence") / 100,
@@ -228,7 +228,7 @@ def _context(session: Session, project: Project, person_id: int, audit_id: int) 
 
 @router.post("/projects/{project_id}/audits/{audit_id}/retry")
 def retry(
-    _: AnnotatorUser, request: Request, engine: EngineDep, project_id: Id, audit_id: Id
+    _: AdminUser, request: Request, engine: EngineDep, project_id: Id, audit_id: Id
 ) -> Response:
     """Go on with drawing the images of a table, which failed or was cancelled."""
     with writing(engine) as session:
@@ -244,7 +244,8 @@ class NewAudit(Body):
     """What to audit: exactly one of `test_run_id`, `filter` (as a saved filter is written; `{}`
     for the whole library) and `table` (on the machine of the server; its relative paths begin at
     `root`). `cut` is in 0–1, `good_from` in 0–10; both are the project's threshold by default.
-    `seed` fixes what is drawn."""
+    With `find`, the cut is one from which on the stricter ones are tried. `seed` fixes what is
+    drawn."""
 
     version_id: int = Field(ge=1, lt=2**63)
     test_run_id: int | None = Field(default=None, ge=1, lt=2**63)
@@ -252,6 +253,7 @@ class NewAudit(Body):
     table: str = Field(default="", max_length=4096)
     root: str = Field(default="", max_length=4096)
     cut: float | None = None
+    find: bool = False
     good_from: StrictInt | None = None
     goal: float = 0.9
     confidence: float = 0.95
@@ -269,7 +271,7 @@ class NewAudit(Body):
     def terms(self, project: Project) -> Terms:
         usual = audits.usual_terms(project)
         return Terms(
-            usual.cut if self.cut is None else self.cut,
+            None if self.find else usual.cut if self.cut is None else self.cut,
             usual.good_from if self.good_from is None else self.good_from,
             self.goal, self.confidence, self.share_below, self.seed,
         )  # fmt: skip

@@ -120,8 +120,7 @@ def record(
 @router.post("/projects/{project_id}/stars/undo")
 def undo(_: AdminUser, engine: EngineDep, project_id: Id) -> Response:
     """Take the newest recording back."""
-    with writing(engine) as session:
-        stars.take_back(session, projects.get(session, project_id))
+    stars.take_back(engine, project_id)
     return see_other(f"/projects/{project_id}/stars")
 
 
@@ -152,5 +151,4 @@ def look_for_stars(
 @api.delete("/projects/{project_id}/stars")
 def take_stars_back(_: AdminUser, engine: EngineDep, project_id: Id) -> dict[str, int]:
     """Take the newest recording back; tells how many images' it was."""
-    with writing(engine) as session:
-        return {"undone": stars.take_back(session, projects.get(session, project_id))}
+    return {"undone": stars.take_back(engine, project_id)}

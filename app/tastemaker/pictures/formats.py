@@ -8,6 +8,7 @@ thousand times as much, and those that exist are of the first.
 
 import functools
 import importlib
+import importlib.util
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ from PIL import Image, features
 
 from tastemaker.errors import BadImage
 from tastemaker.files.folders import left_out_line
+
+# Photographs as the sensor saw them: many formats, one per maker.
+RAW_SUFFIXES = frozenset(
+    {
+        ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".kdc", ".mef", ".mos", ".mrw", ".nef",
+        ".nrw", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw", ".x3f",
+    }
+)  # fmt: skip
 
 # Pillow's name of each format → the endings of its files, the usual one first.
 ENDINGS = {
@@ -30,20 +39,16 @@ ENDINGS = {
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
 }
+if importlib.util.find_spec("rawpy") is not None:
+    ENDINGS["RAW"] = (".raw", *sorted(RAW_SUFFIXES))
 SUFFIXES = {format: endings[0] for format, endings in ENDINGS.items()}
 IMAGE_SUFFIXES = frozenset(itertools.chain.from_iterable(ENDINGS.values()))
 NAMES = "JPEG, PNG, WebP, GIF, AVIF, HEIC, JPEG XL, TIFF and BMP"
 NOT_ONE = f"The file is not a picture of a known format ({NAMES}), whatever its name says."
 
-# Photographs as the sensor saw them: many formats, one per maker.
-RAW_SUFFIXES = frozenset(
-    {
-        ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".kdc", ".mef", ".mos", ".mrw", ".nef",
-        ".nrw", ".orf", ".pef", ".raf", ".rw2", ".sr2", ".srw", ".x3f",
-    }
-)  # fmt: skip
 RAW_REMEDY = (
-    "RAW photographs are not read themselves: export JPEGs, or take out those that cameras put in: "
+    "RAW photographs are read where rawpy is installed (“pip install rawpy”, then restart). "
+    "Without it export JPEGs, or take out those that cameras put in: "
     "“exiftool -b -JpgFromRaw -w .jpg FOLDER” (where that finds none, -PreviewImage)."
 )
 
@@ -79,7 +84,7 @@ def readable() -> tuple[str, ...]:
         avif.DEFAULT_MAX_THREADS = 1
     else:
         missing.add("AVIF")
-    return tuple(format for format in ENDINGS if format not in missing)
+    return tuple(format for format in ENDINGS if format not in missing | {"RAW"})
 
 
 def _load(format: str) -> bool:

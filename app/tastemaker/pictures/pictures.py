@@ -27,6 +27,7 @@ from tastemaker.pictures import formats
 from tastemaker.pictures.colours import on_checkerboard, on_white, srgb_pixels
 from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
+from tastemaker.pictures.raw import may_be_raw, preview
 
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
@@ -177,6 +178,9 @@ def decode_with_facts(
         raise BadImage("The file is empty.")
     if len(content) > limits.bytes:
         raise BadImage(f"The file has more than the {limits.bytes / 2**20:.0f} MB allowed.")
+    if may_be_raw(content) and (seen := preview(content, limits.pixels)) is not None:
+        picture, _, size = _decode_content(seen, limits, at_least)
+        return picture, "RAW", size
     try:
         return _decode_content(content, limits, at_least)
     except BadImage as error:

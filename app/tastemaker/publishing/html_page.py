@@ -9,9 +9,9 @@ A weight (out, in) lies as (out ÷ 8, in, 8), as `kernels.c` reads it.
 """
 
 import base64
-import gzip
 import html
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +41,30 @@ def html_page(version: Portable) -> Part:
     model = model_of(version, numbers)
     model["weights"] = len(numbers)
     data = {
-        "title": html.escape(version.name),
-        "model": json.dumps(model, ensure_ascii=False).replace("<", "\\u003c"),
-        "weights": base64.b64encode(gzip.compress(numbers.joined().tobytes(), 1, mtime=0)).decode(),
-        "kernels": base64.b64encode(_source("kernels.wasm").read_bytes()).decode(),
-        "style": _tokens_and_elements() + _source("page.css").read_text("utf-8"),
-        "worker": _source("scoring.js").read_text("utf-8"),
-        "script": _source("page.js").read_text("utf-8"),
+        "title": html.escape(version.name).encode(),
+        "model": json.dumps(model, ensure_ascii=False).replace("<", "\\u003c").encode(),
+        "weights": base64.b64encode(numbers.compressed()),
+        "kernels": base64.b64encode(_source("kernels.wasm").read_bytes()),
+        "style": _tokens_and_elements() + _source("page.css").read_bytes(),
+        "worker": _source("scoring.js").read_bytes(),
+        "script": _source("page.js").read_bytes(),
     }
-    pieces = _source("page.html").read_text("utf-8").split("{{")
-    for i, piece in enumerate(pieces[1:], 1):
-        name, _, rest = piece.partition("}}")
-        pieces[i] = data[name.strip()] + rest
-    return Part(f"{version.stem}.html", "".join(pieces).encode())
+    first, *others = _source("page.html").read_bytes().split(b"{{")
+    pieces = [first]
+    for other in others:
+        name, _, rest = other.partition(b"}}")
+        pieces += [data[name.decode().strip()], rest]
+    return Part(f"{version.stem}.html", b"".join(pieces))
 
 
 def _source(name: str) -> Path:
     return shipped("templates") / "elsewhere" / name
 
 
-def _tokens_and_elements() -> str:
+def _tokens_and_elements() -> bytes:
     """The colours, the type and the buttons of the program's own pages."""
-    style = (shipped("static") / "app.css").read_text("utf-8")
-    return style.partition("/* --- the frame")[0]
+    style = (shipped("static") / "app.css").read_bytes()
+    return style.partition(b"/* --- the frame")[0]
 
 
 class Numbers:
@@ -84,8 +85,10 @@ class Numbers:
         self._count += len(row)
         return at
 
-    def joined(self) -> NDArray[np.float32]:
-        return np.concatenate(self._rows)
+    def compressed(self) -> bytes:
+        """All of them as gzip. Trained numbers hardly give way, so the quickest level will do."""
+        press = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        return b"".join([*(press.compress(row.data) for row in self._rows), press.flush()])
 
 
 def model_of(version: Portable, numbers: Numbers) -> dict[str, Any]:

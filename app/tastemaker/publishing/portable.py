@@ -16,7 +16,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.encoding import bundled_layers
 from tastemaker.encoding.encoder_specs import EncoderSpec, parse
-from tastemaker.errors import Conflict
+from tastemaker.errors import Conflict, Invalid
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.plain_head import PlainHead, plain_head
 from tastemaker.publishing import exports
@@ -24,14 +24,14 @@ from tastemaker.publishing import exports
 
 @dataclass(frozen=True)
 class Portable:
-    """A version that gives scores. `stem` is “Anime-v1.3”, `encoder` without the places of local
-    files, `features` the length of its vectors, `threshold` in 0–1, `file` the head."""
+    """A version that gives scores. `stem` is “Anime-v1.3”, `spec` its encoder, `features` how many
+    numbers that gives, `threshold` in 0–1, `file` the head."""
 
     project: str
     number: str
     stem: str
     sha256: str
-    encoder: str
+    spec: EncoderSpec
     fingerprint: str
     features: int
     normalised: bool
@@ -43,8 +43,9 @@ class Portable:
         return f"{self.project} {self.number}"
 
     @property
-    def spec(self) -> EncoderSpec:
-        return parse(self.encoder)
+    def encoder(self) -> str:
+        """The encoder's name, without the places of local files."""
+        return self.spec.identity
 
     @cached_property
     def plain(self) -> PlainHead:
@@ -95,7 +96,15 @@ def portable(session: Session, settings: Settings, version: Version) -> Portable
         )
     return Portable(
         project.name, version.number, exports.stem(version), version.sha256,
-        parse(encoder.name).identity, encoder.fingerprint, encoder.dim,
+        spec_of(encoder.name), encoder.fingerprint, encoder.dim,
         embeddings.is_normalised(session, encoder), project.threshold,
         versions.checkpoint_path(settings, version),
     )  # fmt: skip
+
+
+def spec_of(name: str) -> EncoderSpec:
+    """The encoder of that name; vectors from outside may be of one that nobody here can load."""
+    try:
+        return parse(name)
+    except Invalid:
+        return EncoderSpec(name, name, None, None, None)

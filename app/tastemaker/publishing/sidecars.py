@@ -114,12 +114,12 @@ def _plan_one(
 
 
 def sidecar_of(path: Path) -> Path:
-    """The sidecar that lies beside a picture, else the one to make. `a.xmp` is nobody's where
-    several pictures are called so."""
-    long = path.with_name(f"{path.name}.xmp")
-    there = sidecars_beside(path)
-    if not there or there[0].stem == path.name:
-        return there[0] if there else long
+    """The sidecar that lies beside a picture, else the one to make: `a.jpg.xmp`, and `a.xmp` of a
+    RAW photograph, as Lightroom looks for it. `a.xmp` is nobody's where several are called so."""
+    long, short = path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")
+    there = sidecars_beside(path) or [short if path.suffix.lower() in RAW_SUFFIXES else long]
+    if there[0].stem == path.name:
+        return there[0]
     with os.scandir(path.parent) as entries:
         names = [Path(entry.name) for entry in entries]
     same = [name for name in names if name.stem == path.stem]

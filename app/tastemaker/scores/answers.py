@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tastemaker.learning.answers import Answers
 
 RATED = "rated"  # the kind of an event: a score that follows from another program's mark
+OTHER_PROGRAMS = "other programs"  # the proxy annotator whose events these are
 SWEEPS = {"at_least": 1.0, "below": 0.0}
 HALF_A_POINT = 0.05  # “at least 5” is said of what would be scored 5 or more: above 4½
 

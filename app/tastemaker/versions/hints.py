@@ -17,6 +17,7 @@ from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, projects
 from tastemaker.database.tables import (
+    Annotator,
     Embedding,
     EncoderRow,
     Image,
@@ -26,7 +27,7 @@ from tastemaker.database.tables import (
     ScoreEvent,
 )
 from tastemaker.errors import NotTrainable
-from tastemaker.scores.answers import RATED
+from tastemaker.scores.answers import OTHER_PROGRAMS, RATED
 
 NAME = "stars of other programs"
 FEWEST = 20  # stars, fewer of which are no line
@@ -69,6 +70,9 @@ def _stars(
     session: Session, project: Project, encoder_id: int, labelled: Collection[int]
 ) -> dict[int, int]:
     """Image id → score by its star: at most `MOST`, drawn by the images' hashes."""
+    by = session.exec(select(Annotator.id).where(Annotator.name == OTHER_PROGRAMS)).first()
+    if by is None:
+        return {}
     undone = select(ScoreEvent.undoes).where(
         ScoreEvent.project_id == project.id, ScoreEvent.kind == "undo"
     )
@@ -76,6 +80,7 @@ def _stars(
         select_columns(col(ScoreEvent.image_id), func.max(col(ScoreEvent.id)).label("event"))
         .where(
             col(ScoreEvent.project_id) == project.id,
+            col(ScoreEvent.annotator_id) == by,  # an index knows them
             col(ScoreEvent.kind) == RATED,
             col(ScoreEvent.id).not_in(undone),
         )
