@@ -40,7 +40,6 @@ AGGREGATES = {
     "highest": "Highest: one person in favour is enough",
     "newest": "Newest: whoever scored last has the final word",
 }
-KINDS = ("score", "class")
 MOST_BETWEEN_TRAININGS = 100_000
 IdColumn = int | ColumnElement[int] | Mapped[int]  # of a table's row, in a condition
 IMPORTED = "imported"  # the proxy annotator of scores that come with files
@@ -52,7 +51,6 @@ def create(
     session: Session,
     name: str,
     *,
-    kind: str = "score",
     encoder: str = DEFAULT_ENCODER,
     threshold: float = 0.5,
     holdout_share: float = 0.1,
@@ -62,21 +60,15 @@ def create(
     """A new project; one with classes comes from `scores.classes.create_project`. Never loads the
     encoder's weights: checked are the form of its name, and that a file it names is there."""
     name = validate_name(name)
-    if kind not in KINDS:
-        raise Invalid(f"There is no kind of project “{kind[:20]}”.", "Use score or class.")
-    if (kind == "class") != (labelling != "scores"):
-        raise Invalid(
-            "A project of kind “class” needs classes, and one of kind “score” has none.",
-            "Name them: --kind class --classes photo,drawing",
-        )
     validate_threshold(threshold)
     if not 0 <= holdout_share <= 0.5:
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
     project = Project(
-        name=name, kind=kind, encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
-        labelling=labelling, holdout_share=holdout_share, seed=secrets.randbelow(2**31),
+        name=name, kind="score" if labelling == "scores" else "class", labelling=labelling,
+        encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
+        holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)
     session.flush()

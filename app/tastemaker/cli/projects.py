@@ -94,6 +94,8 @@ def project_create(
 
     planned = Project(name=name, encoder=encoder or DEFAULT_ENCODER)
     named = split_names(classes)
+    if kind not in ("score", "class"):
+        raise Invalid(f"There is no kind of project “{kind[:20]}”.", "Use score or class.")
     if kind == "score" and (named or tags):
         raise Invalid("A project of kind “score” has no classes.", "Use --kind class.")
     with database() as (settings, engine):
@@ -104,7 +106,7 @@ def project_create(
             if kind == "class":
                 project = create_project(session, name, named, several=tags, **options)
             else:
-                project = projects.create(session, name, kind=kind, **options)
+                project = projects.create(session, name, **options)
             starting_heads.start_from(session, project, heads)
             summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])

@@ -47,9 +47,8 @@ def duplicate_project(
             "Duplicate it with its own encoder.",
         )
     copy = projects.create(
-        session, name, kind=project.kind if project.labelling != "scores" else "score",
-        labelling=project.labelling, encoder=encoder if other and encoder else project.encoder,
-        threshold=project.threshold,
+        session, name, labelling=project.labelling, threshold=project.threshold,
+        encoder=encoder if other and encoder else project.encoder,
     )  # fmt: skip
     for field, value in project.model_dump(exclude=OWN).items():
         setattr(copy, field, value)

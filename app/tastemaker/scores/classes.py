@@ -303,7 +303,7 @@ def create_project(
     check_count(len(names), several)
     check_distinct(names)
     labelling = TAGS if several else CLASSES
-    project = projects.create(session, name, kind="class", labelling=labelling, **options)
+    project = projects.create(session, name, labelling=labelling, **options)
     for number, one in enumerate(names):
         key = KEYS[number] if number < len(KEYS) else ""
         session.add(
