@@ -135,6 +135,13 @@ def test_of_tags_a_file_for_each_is_exported_that_the_original_reads_as_a_score(
         assert about["model_params"]["outputs"] == 1
 
 
+def test_the_command_exports_a_file_for_each_tag(run, tmp_path):
+    class_home(tmp_path / "home", train=True, several=True)
+    files = run("versions", "export", "Kinds", "v1.0", tmp_path / "out", "--json").json
+    names = [Path(file).name for file in files]
+    assert len(names) == 8 and "Kinds-v1.0.tag-02-logo.safetensors" in names
+
+
 def test_everything_leaves_in_one_zip(home):
     made = open_classes(class_home(home, train=True))
     zipped = made.world.client.get("/versions/1/download").content
