@@ -96,6 +96,20 @@ function actionOf(event, actions = ownActions, row = ownRow) {
   return readByPlace(event, place, row) ? actions.get(place) ?? null : named;
 }
 
+/* The numbers of the tags in a label that is a set of them: each is a bit, and there may be more
+   than a bitwise operator takes. */
+function tagsOf(value) {
+  const numbers = [];
+  for (let number = 0, rest = value; rest > 0; number += 1, rest = Math.floor(rest / 2)) if (rest % 2) numbers.push(number);
+  return numbers;
+}
+
+/* A label as it is read: of the class with that number, or of tags their names. */
+function labelInWords(kinds, several, value) {
+  const names = (several ? tagsOf(value) : [value]).map((number) => kinds[number]?.name).filter(Boolean);
+  return names.join(", ") || (several ? "none of the tags" : "no class");
+}
+
 /* The score of an action; null for any other action. */
 const scoreOfAction = (action) => (action?.startsWith("score-") ? Number(action.slice(6)) : null);
 
@@ -129,4 +143,4 @@ function pressesControl({ key, target }) {
   return (key === " " || key === "Enter") && focusIn(target, "a, button, summary") !== null;
 }
 
-if (typeof module === "object") module.exports = { DEFAULT_KEYS, actionsByKey, actionOf, scoreOfAction, scoreOf, takesBack, arrowStep, typing, pressesControl };
+if (typeof module === "object") module.exports = { DEFAULT_KEYS, tagsOf, labelInWords, actionsByKey, actionOf, scoreOfAction, scoreOf, takesBack, arrowStep, typing, pressesControl };

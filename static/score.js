@@ -8,6 +8,9 @@ function scoring(page) {
   const person = { id: Number(page.dataset.person), name: page.dataset.personName };
   const note = byId("outbox"), flagging = byId("flagging"), place = byId("place");
   const noteField = flagging.querySelector("input[name=note]");
+  const kinds = page.dataset.kinds ? JSON.parse(page.dataset.kinds) : null; // classes by number
+  const several = page.dataset.labelling === "tags", boxes = [...byId("scale").querySelectorAll("input[name=tag]")];
+  const words = kinds ? (value) => labelInWords(kinds, several, value) : String;
 
   const outbox = pageOutbox({
     project, person,
@@ -19,7 +22,7 @@ function scoring(page) {
   const session = new ScoringSession({
     cards: JSON.parse(page.dataset.cards), queue, outbox, newKey,
     labelled: Number(page.dataset.labelled), images: Number(page.dataset.images),
-    showFirst: page.dataset.showFirst === "1",
+    showFirst: page.dataset.showFirst === "1", words,
   });
   const stage = makeStage(byId("stage"));
   const zoom = makeZoom(byId("stage"), {
@@ -39,6 +42,7 @@ function scoring(page) {
       delete page.dataset.unseen;
     },
     show(card) {
+      for (const box of boxes) box.checked = tagsOf(card.decision?.value ?? 0).includes(Number(box.value));
       stage.show(card, {
         seen: () => { session.pictureSeen(card); page.dataset.ready = card.image_id; },
         unseen: () => { session.pictureMissing(card); page.dataset.unseen = card.image_id; },
@@ -107,7 +111,7 @@ function scoring(page) {
   function describe() {
     const { card, previous, walking, back, decision, predicts, scoredHere } = session.about();
     const about = [walking && `${back} back`, decision?.kind === "skip" && "skipped",
-                   decision?.kind === "set" && `you said ${decision.value}`, card?.flagged && "flagged"];
+                   decision?.kind === "set" && `you said ${words(decision.value)}`, card?.flagged && "flagged"];
     place.hidden = !card || !about.some(Boolean);
     place.textContent = about.filter(Boolean).join(" · ");
     for (const button of byId("scale").querySelectorAll("button")) {
@@ -116,7 +120,8 @@ function scoring(page) {
     }
     byId("previous").hidden = !previous;
     byId("just-now").hidden = !previous || walking;
-    byId("previous-title").textContent = walking ? "What was said" : scoredHere ? "Just scored" : "Scored last";
+    const [scored, Scored] = kinds ? ["labelled", "Labelled"] : ["scored", "Scored"];
+    byId("previous-title").textContent = walking ? "What was said" : scoredHere ? `Just ${scored}` : `${Scored} last`;
     if (previous) describePrevious(previous);
     if (!card) return;
     byId("this-name").textContent = card.name;
@@ -132,29 +137,41 @@ function scoring(page) {
     const { kind, value } = card.decision, thumb = byId("previous-picture");
     thumb.hidden = !card.view;
     if (card.view) thumb.src = at(card.view); // in the cache already, also without a connection
-    byId("previous-score").replaceChildren(...(kind === "set" ? [chip(value), " your score"] : ["skipped"]));
+    byId("previous-score").replaceChildren(...(kind === "set" ? [...chips(value), kinds ? "" : " your score"] : ["skipped"]));
     byId("previous-said").textContent = prediction(card);
     byId("previous-reason").textContent = card.reason;
-    byId("just-now").replaceChildren(kind === "set" ? chip(value) : "skipped", ` ${prediction(card)}`);
+    byId("just-now").replaceChildren(...(kind === "set" ? chips(value) : ["skipped"]), ` ${prediction(card)}`);
     byId("previous-neighbours").replaceChildren(...(card.neighbours ?? []).map((near) => {
       const item = document.createElement("li"), image = document.createElement("img");
       Object.assign(image, { src: at(`/images/${near.image_id}/thumb`), alt: "", width: 72, height: 56 });
       image.onerror = () => { image.hidden = true; }; // without a connection: its score is enough
-      item.append(image, chip(near.score));
+      item.append(image, ...chips(near.score));
       return item;
     }));
   }
 
   function prediction(card) {
+    if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${Math.round(100 * card.prediction)}\u202f% sure by ${card.predicted_by}`;
     if (card.prediction === null) return card.origin === "audit" ? "no prediction in an audit" : "no prediction yet";
     const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${(10 * card.uncertainty).toFixed(1)}`;
     const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
     return `predicted ${(10 * card.prediction).toFixed(1)}${spread}${by ? ` by ${by}` : ""}`;
   }
 
-  function chip(value) {
-    const element = document.createElement("span");
-    return Object.assign(element, { className: `chip r${Math.round(value)}`, textContent: value });
+  /* A label as it is drawn: a score, a class, or a chip for each tag. */
+  function chips(value) {
+    const made = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
+    if (!kinds) return [made(`chip r${Math.round(value)}`, value)];
+    const shown = (several ? tagsOf(value) : [value]).filter((number) => kinds[number]);
+    if (!shown.length) return [made("chip kind none", words(value))];
+    return shown.map((number) => made(`chip kind k${kinds[number].colour}`, kinds[number].name));
+  }
+
+  /* Of tags, a key ticks; what is ticked is saved together. */
+  const ticked = () => boxes.reduce((sum, box) => sum + (box.checked ? 2 ** Number(box.value) : 0), 0);
+  function tick(number) {
+    const box = boxes.find((one) => Number(one.value) === number);
+    if (box) box.checked = !box.checked;
   }
 
   /* --- keys, buttons, fingers */
@@ -170,17 +187,19 @@ function scoring(page) {
     else if (event.key === "Escape" && zoom.isIn()) zoom.out();
     else if (typing(event.target)) return;
     else if (!event.ctrlKey && !event.altKey && zoom.arrow(event.key)) { /* moved */ }
+    else if (several && event.key === "Enter" && !event.repeat && !pressesControl(event)) run(session.score(ticked()));
     else {
       const action = actionOf(event);
       if (!action || pressesControl(event)) return;
-      run(session.press(action, event));
+      if (several && scoreOfAction(action) !== null) { if (!event.repeat) tick(scoreOfAction(action)); }
+      else run(session.press(action, event));
     }
     event.preventDefault();
   });
   // Opened by mouse as well: what is typed then is the note, and no score.
   flagging.addEventListener("toggle", () => { if (flagging.open) noteField.focus(); });
   const submits = {
-    scale: (event) => session.score(Number(event.submitter.value)),
+    scale: (event) => session.score(several ? ticked() : Number(event.submitter.value)),
     skip: () => session.skip(),
     undo: () => session.undo(),
     flag: () => session.flag(noteField.value.trim()),

@@ -39,9 +39,10 @@ class ScoringSession {
   static HISTORY = 12;
   static REST = "Nothing else is left to score here. What waits to be saved is listed under “Waiting”.";
 
-  /* `cards` are to be scored, the next one first; `labelled` of `images` are scored already. */
-  constructor({ cards, labelled, images, queue, showFirst, outbox, newKey }) {
-    Object.assign(this, { ahead: cards, labelled, images, queue, showFirst, outbox, newKey });
+  /* `cards` are to be scored, the next one first; `labelled` of `images` are scored already; `words`
+     says a score, or the class that it stands for. */
+  constructor({ cards, labelled, images, queue, showFirst, outbox, newKey, words = String }) {
+    Object.assign(this, { ahead: cards, labelled, images, queue, showFirst, outbox, newKey, words });
     this.past = []; // scored or skipped, oldest first
     this.position = null; // which of the past is on the stage; null: the first of those ahead
     this.actions = []; // scores, skips and flags since the page was opened, for undo
@@ -166,6 +167,7 @@ class ScoringSession {
     const key = this.newKey();
     const basis = pendingKey ? { after: pendingKey, fill: "expected" } : { expected: event_id };
     const picture = { sha256, title: card.name, thumb: card.thumb }; // to be told from others while it waits
+    if (this.words !== String && kind === "set") picture.said = this.words(value);
     this.outbox.put({ key, kind, value, note, image_id, queue: this.queue, ...picture, ...offerOf(card), ...basis });
     const before = { event_id, pendingKey, decision, flagged };
     this.actions.push({ card, key, kind, first: this.position === null, before });
@@ -219,7 +221,7 @@ class ScoringSession {
     if (to < 0) return [["announce", "There is nothing before this."]];
     this.position = to;
     const { name, decision } = this.current();
-    const score = decision.kind === "set" ? `you said ${decision.value}` : "skipped";
+    const score = decision.kind === "set" ? `you said ${this.words(decision.value)}` : "skipped";
     return [
       ...(to <= ScoringSession.BACK ? this.#fetchHistory() : []), ...this.#show(),
       ["announce", `${this.past.length - to} back: ${name}, ${score}.`],
@@ -315,7 +317,7 @@ class ScoringSession {
       effects.push(["announce", "Taken back."]);
     } else {
       const next = entry.kind === "flag" ? null : this.current();
-      const done = { set: `Saved ${entry.value}.`, skip: "Skipped.", flag: "Flagged." }[entry.kind];
+      const done = { set: `Saved ${this.words(entry.value)}.`, skip: "Skipped.", flag: "Flagged." }[entry.kind];
       effects.push(["announce", next ? `${done} Next image, ${this.labelled + 1} of ${this.images}: ${next.name}.` : done]);
     }
     return [...effects, ["refresh"]];

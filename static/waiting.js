@@ -127,6 +127,7 @@ function watching(dialog) {
     if (entry.kind === "flag") return [entry.note ? `flagged: ${entry.note}` : "flagged"];
     if (typeof entry.value !== "number") return [entry.unreadable ? "" : "skipped"];
     if (entry.sweep) return [inWords(entry.value, entry.sweep)];
+    if (entry.said) return [element("span", { className: "chip kind", textContent: entry.said })];
     return [element("span", { className: `chip r${entry.value}`, textContent: entry.value })];
   }
 

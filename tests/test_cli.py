@@ -204,7 +204,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
         "recorded": 4, "unchanged": 0, "overruled": 0, "lowest": 0, "highest": 10, "by_ending": 0,
-        "nameless": 0, "bad": [],
+        "nameless": 0, "bad": [], "shown": [],
     }  # fmt: skip
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"

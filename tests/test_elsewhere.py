@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from in_browser import BY_ALL_RULES, troubles
 from PIL import Image
 from playwright.sync_api import Browser, expect
@@ -35,6 +34,7 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.embeddings import store_vectors
 from tastemaker.encoding import bundled_layers, efficientnet
+from tastemaker.encoding.bundled_layers import FINGERPRINTS
 from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
@@ -162,11 +162,10 @@ def test_the_bundled_encoder_as_plain_layers_gives_what_torch_gives(encoder: Enc
         x = x + block if layer.adds else x
     with torch.inference_mode():
         np.testing.assert_allclose(x.mean((2, 3)), network(pixels), atol=1e-4)
-    known = bundled_layers.FINGERPRINTS
-    assert known[encoder.spec.blocks] == encoder.fingerprint
-    for blocks in known.keys() - {encoder.spec.blocks}:
+    assert FINGERPRINTS[encoder.spec.blocks] == encoder.fingerprint
+    for blocks in FINGERPRINTS.keys() - {encoder.spec.blocks}:
         name = efficientnet.name_of(blocks)
-        assert load(parse(name), device="cpu").fingerprint == known[blocks]
+        assert load(parse(name), device="cpu").fingerprint == FINGERPRINTS[blocks]
 
 
 @pytest.mark.parametrize("kind", ["linear", "network"])
@@ -389,6 +388,8 @@ def test_the_hub_folder_has_a_card_that_the_hub_reads_and_a_head_that_loads(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from huggingface_hub import ModelCard  # half a second that only this test pays
+
     bundle = world.bundle("hub", license="cc-by-4.0")
     folder = exports.write(bundle.parts, tmp_path / bundle.folder)[0].parent
     card = ModelCard.load(folder / "README.md")
@@ -437,10 +438,11 @@ def test_a_head_with_all_its_layers_judges_the_same_in_the_page(
     world: World, tmp_path: Path
 ) -> None:
     file = tmp_path / "Base-v1.0.safetensors"
-    save_file(random_head(features=4128), file)
+    save_file(random_head(features=1280), file)
+    plain = {"spec": parse(BUNDLED), "features": 1280, "fingerprint": FINGERPRINTS[()]}
     numbers = Numbers()
-    model = model_of(portable(world, file=file, normalised=True), numbers)
-    x = np.random.default_rng(2).normal(size=(3, 4128)).astype(np.float32)
+    model = model_of(portable(world, file=file, normalised=True, **plain), numbers)
+    x = np.random.default_rng(2).normal(size=(3, 1280)).astype(np.float32)
     for name, content in (("model", json.dumps(model).encode()), ("x", x.tobytes()),
                           ("weights", gzip.decompress(numbers.compressed()))):  # fmt: skip
         (tmp_path / name).write_bytes(content)
@@ -458,7 +460,7 @@ def test_a_head_with_all_its_layers_judges_the_same_in_the_page(
     parts = shipped("templates") / "elsewhere"
     words = [NODE, "-e", program, parts / "scoring.js", parts / "kernels.wasm", tmp_path]
     run = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    want = Head(random_head(features=4128))(x / np.linalg.norm(x, axis=1, keepdims=True))
+    want = Head(random_head(features=1280))(x / np.linalg.norm(x, axis=1, keepdims=True))
     np.testing.assert_allclose([float(s) for s in run.stdout.split()], want, atol=1e-5)
 
 

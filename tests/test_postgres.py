@@ -34,9 +34,12 @@ from tastemaker.database.tables import (
 from tastemaker.images import FileStamp
 from tastemaker.importing import imports, requests
 from tastemaker.jobs import leases
+from tastemaker.library import scopes
+from tastemaker.library.filters import LibraryFilter
 from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import ingest
-from tastemaker.scores import labels
+from tastemaker.queues import confusion
+from tastemaker.scores import class_changes, classes, labels
 from tests.conftest import add_images, work_on
 
 PEOPLE = ("Ada", "Bob")
@@ -342,3 +345,19 @@ def test_the_figures_tell_how_large_the_database_is(settings: Settings, engine: 
     text = client_of(create_app(settings)).get("/metrics").text
     (line,) = [one for one in text.splitlines() if one.startswith("tastemaker_database_bytes ")]
     assert float(line.split()[1]) > 10**6, "an empty PostgreSQL database has seven megabytes"
+
+
+def test_classes_and_tags_are_labelled_counted_filtered_and_merged(engine: Engine) -> None:
+    with sessions.writing(engine) as session:
+        project = classes.create_project(session, "Tags", ["dog", "beach", "sky"], several=True)
+        made = [image.id for image in add_images(session, 3, collection="T", project=project)]
+        for image_id, value in zip(made, (0b011, 0b100, 0), strict=True):
+            record(session, project.id, image_id, "Ada", value)
+    with sessions.writing(engine) as session:
+        project = session.get_one(Project, project.id)
+        wanted = scopes.filtered_ids(session, project, LibraryFilter(labelled=1))
+        assert session.exec(wanted).all() == [made[0]]
+        class_changes.merge(session, project, 1, into=2)
+        known = classes.of(session, project.id)
+        assert classes.count_labels(session, project, known) == {0: 1, 1: 0, 2: 2}
+        assert confusion.confusion(session, project) is None

@@ -17,7 +17,7 @@ from tastemaker.database.tables import EncoderRow, Job, Prediction, Version, now
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.publishing import import_head
-from tastemaker.training import retrain
+from tastemaker.training import learners, retrain
 from tastemaker.versions import publication
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_train_is_refused_without_a_job_in_the_same_sentence(home: T
 def test_a_version_takes_no_project_back_that_moved_while_it_was_trained(
     home: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, predict = home.version("v1.0"), retrain._predict
+    before, predict = home.version("v1.0"), learners._predict_all
 
     def moved_meanwhile(*args: Any) -> None:
         with writing(home.engine) as session:
@@ -103,7 +103,7 @@ def test_a_version_takes_no_project_back_that_moved_while_it_was_trained(
             project.encoder, project.encoder_id = other.name, other.id
         predict(*args)
 
-    monkeypatch.setattr(retrain, "_predict", moved_meanwhile)
+    monkeypatch.setattr(learners, "_predict_all", moved_meanwhile)
     late = train(home, "too late")
     monkeypatch.undo()
     assert (late.number, late.active) == ("v1.1", False)

@@ -138,7 +138,7 @@ def test_an_unknown_image_cannot_be_scored(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("set", 11), ("set", -1), ("set", None), ("skip", 5), ("shout", None)]
+    ("kind", "value"), [("at_least", 11), ("set", -1), ("set", None), ("skip", 5), ("shout", None)]
 )
 def test_the_database_itself_refuses_an_impossible_event(
     desk: Desk, kind: str, value: int | None

@@ -297,9 +297,9 @@ def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active()
     later, first = Version(parent_id=1), Version(parent_id=None)
     error = Estimate(value=-0.2, low=-0.3, high=-0.1, n=60)
     better = VersusVersion(difference=error, verdict="better", version="v1.0")
-    assert evaluate._activation(later, better, missed(blocks=True)) == (
+    assert evaluate.activation(later, better, missed(blocks=True).blocking) == (
         False, "not activated: “photo”: mean prediction 14 %, expected at most 10 %",
     )  # fmt: skip
-    assert evaluate._activation(later, better, missed(blocks=False))[0]
-    assert evaluate._activation(later, better, missed(blocks=True, met=None))[0]
-    assert evaluate._activation(first, None, missed(blocks=True)) == (True, "first version")
+    assert evaluate.activation(later, better, missed(blocks=False).blocking)[0]
+    assert evaluate.activation(later, better, missed(blocks=True, met=None).blocking)[0]
+    assert evaluate.activation(first, None, missed(blocks=True).blocking) == (True, "first version")

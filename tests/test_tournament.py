@@ -26,7 +26,7 @@ from tastemaker.importing import imports, requests
 from tastemaker.live import embedding_matrix, project_state
 from tastemaker.pages import formats
 from tastemaker.pages.app import create_app
-from tastemaker.training import migration, retrain
+from tastemaker.training import learners, migration, retrain
 from tastemaker.versions import predictions
 from tests import pictures
 from tests.command_line import Run, fails
@@ -316,7 +316,7 @@ def test_a_migration_that_is_stopped_half_way_changes_nothing_and_goes_on(
         assert versions.active(session, home.project(session)).number == "v1.0"
         jobs.requeue_orphans(session, [job.id])
     stopped_after(10**6)
-    monkeypatch.setattr(retrain, "_predict", interrupted)
+    monkeypatch.setattr(learners, "_predict_all", interrupted)
     with pytest.raises(KeyboardInterrupt):  # then in the training
         migration.run(work_on(home.settings, home.engine, job.id))
     assert home.vectors(STAGES) == COUNT and len(read) == 9 + COUNT - kept
@@ -363,7 +363,7 @@ def test_where_the_new_version_is_worse_the_project_stays(
     from tastemaker.evaluation import evaluate
 
     worse = "not activated: worse than v1.0 on 20 images drawn at random"
-    monkeypatch.setattr(evaluate, "_activation", lambda *_: (False, worse))
+    monkeypatch.setattr(evaluate, "activation", lambda *_: (False, worse))
     result = home.run(home.move(), migration.run)
     assert (result["moved"], result["version"], result["why"]) == (False, "v2.0", worse)
     with sessions.writing(home.engine) as session:

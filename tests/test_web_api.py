@@ -158,6 +158,12 @@ def test_review_lists_the_mistakes(world: World) -> None:
 
 # What a form of a page does, and how a program does the same. None: only a browser needs it.
 COUNTERPARTS = {
+    "/projects/{project_id}/classes": "/projects/{project_id}/classes",
+    "/projects/{project_id}/classes/{number}": "/projects/{project_id}/classes/{number}",
+    "/projects/{project_id}/classes/{number}/merge": (
+        "/projects/{project_id}/classes/{number}/merge"
+    ),
+    "/projects/{project_id}/classes/{number}/delete": "/projects/{project_id}/classes/{number}",
     "/projects/{project_id}/encoder": "/projects/{project_id}/encoder",
     "/projects/{project_id}/library/copy": "/projects/{project_id}/library/copies",
     "/demo": "/demo",
@@ -225,6 +231,11 @@ COUNTERPARTS = {
     "/theme": None,
     "/versions/{version_id}/activate": "/versions/{version_id}/activate",
     "/versions/{version_id}/delete": "/versions/{version_id}",
+    "/projects/{project_id}/stars": "/projects/{project_id}/stars",
+    "/projects/{project_id}/stars/record": "/projects/{project_id}/stars",
+    "/projects/{project_id}/stars/undo": "/projects/{project_id}/stars",
+    "/projects/{project_id}/watched/{watched_id}/stop":
+        "/projects/{project_id}/watched/{watched_id}",
 }  # fmt: skip
 
 

@@ -51,27 +51,23 @@ def create(
     session: Session,
     name: str,
     *,
-    kind: str = "score",
     encoder: str = DEFAULT_ENCODER,
     threshold: float = 0.5,
     holdout_share: float = 0.1,
     recipe: str = "auto",
+    labelling: str = "scores",
 ) -> Project:
-    """A new project. Never loads the encoder's weights: checked are the form of its name, and that
-    a file it names is there."""
+    """A new project; one with classes comes from `scores.classes.create_project`. Never loads the
+    encoder's weights: checked are the form of its name, and that a file it names is there."""
     name = validate_name(name)
-    if kind != "score":
-        raise Invalid(
-            f"Projects of kind “{kind}” cannot be made yet; only “score” can.",
-            "Use --kind score.",
-        )
     validate_threshold(threshold)
     if not 0 <= holdout_share <= 0.5:
         raise Invalid("The hold-out share is between 0 and 0.5.", "0.1 means a tenth.")
     if find(session, name) is not None:
         raise Conflict(f"A project named “{name}” exists already.", "Choose another name.")
     project = Project(
-        name=name, kind=kind, encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
+        name=name, kind="score" if labelling == "scores" else "class", labelling=labelling,
+        encoder=validate_encoder(encoder), threshold=threshold, recipe=recipe,
         holdout_share=holdout_share, seed=secrets.randbelow(2**31),
     )  # fmt: skip
     session.add(project)
@@ -395,6 +391,7 @@ class LabelRules(NamedTuple):
     seed: int
     holdout_share: float
     aggregate: str
+    labelling: str
 
 
 def on_holdout_side(project: Project | LabelRules, source_group: str) -> bool:
@@ -430,6 +427,7 @@ def summary(session: Session, project: Project) -> dict[str, Any]:
     return {
         "name": project.name,
         "kind": project.kind,
+        "labelling": project.labelling,
         "encoder": project.encoder,
         "id": project.id,
         "threshold": project.threshold,

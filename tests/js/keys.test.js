@@ -1,7 +1,7 @@
 "use strict";
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { DEFAULT_KEYS, actionsByKey, actionOf, arrowStep, scoreOf, takesBack, typing, pressesControl } = require("../../static/keys.js");
+const { DEFAULT_KEYS, actionsByKey, actionOf, arrowStep, labelInWords, scoreOf, tagsOf, takesBack, typing, pressesControl } = require("../../static/keys.js");
 
 const press = (key, more = {}) => ({ key, code: "", ...more });
 const shift = { shiftKey: true };
@@ -145,4 +145,25 @@ test("a key is the page's while the focus is still in what was just closed", () 
     assert.ok(typing(focus(name, true)), name);
     assert.ok(!typing(focus(name, false)), name);
   }
+});
+
+test("a class has the key that it is given, a letter or a digit", () => {
+  const actions = actionsByKey({ "score-0": ["1"], "score-10": ["q"], "score-12": ["-"], skip: ["Space"] });
+  for (const [key, code, action] of [["1", "Digit1", "score-0"], ["q", "KeyQ", "score-10"], ["-", "Slash", "score-12"], [" ", "Space", "skip"], ["2", "Digit2", null]]) {
+    assert.equal(actionOf({ key, code }, actions, { digits: null }), action, key);
+  }
+});
+
+test("a set of tags is taken apart beyond what a bitwise operator takes", () => {
+  assert.deepEqual(tagsOf(0), []);
+  assert.deepEqual(tagsOf(0b101), [0, 2]);
+  assert.deepEqual(tagsOf(2 ** 49 + 2 ** 31 + 1), [0, 31, 49]);
+});
+
+test("a label is read by the names of the classes", () => {
+  const kinds = { 0: { name: "photo" }, 3: { name: "logo" } };
+  assert.equal(labelInWords(kinds, false, 3), "logo");
+  assert.equal(labelInWords(kinds, false, 7), "no class");
+  assert.equal(labelInWords(kinds, true, 0b1001), "photo, logo");
+  assert.equal(labelInWords(kinds, true, 0), "none of the tags");
 });

@@ -5,6 +5,7 @@ X-Forwarded-Proto of any other are passed over, and one that says who signed in 
 sends it by mistake.
 """
 
+import ipaddress
 from typing import Any, cast
 
 from starlette.requests import Request
@@ -65,7 +66,7 @@ def check_sign_in_header(settings: Settings) -> None:
         return
     name = f"TASTEMAKER_SIGN_IN_HEADER={settings.sign_in_header}"
     named = {one.strip() for one in settings.trusted_proxies.split(",")} - {""}
-    if not named or "*" in named:
+    if not named or any(_is_everybody(one) for one in named):
         raise Invalid(
             f"{name}: anybody could send that header and be whoever they like.",
             "Name the address of the proxy that sets it in TASTEMAKER_TRUSTED_PROXIES.",
@@ -75,3 +76,10 @@ def check_sign_in_header(settings: Settings) -> None:
             f"{name}, and no password is set: without one whoever comes is the owner.",
             "Set TASTEMAKER_ADMIN_PASSWORD as well: it is the owner's way in.",
         )
+
+
+def _is_everybody(named: str) -> bool:
+    try:
+        return ipaddress.ip_network(named, strict=False).prefixlen == 0
+    except ValueError:  # a name, or the path of a socket
+        return named == "*"

@@ -15,6 +15,7 @@ from tastemaker import __version__
 from tastemaker.cli import (
     audits,
     backups,
+    classes,
     encoders,
     filtering,
     images,
@@ -56,9 +57,9 @@ for top in (
 ):
     app.add_typer(top)
 for name, below in {
-    "project": projects.app, "scores": scores.app, "versions": versions.app,
-    "slices": slices.app, "test-run": test_runs.app, "audit": audits.app,
-    "jobs": jobs.app, "user": users.app,
+    "project": projects.app, "classes": classes.app, "scores": scores.app,
+    "versions": versions.app, "slices": slices.app, "test-run": test_runs.app,
+    "audit": audits.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)
 

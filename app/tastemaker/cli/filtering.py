@@ -47,7 +47,7 @@ def score(
         path_argument(
             "SRC",
             "Folder or picture; tar shards or a zip, one, a folder of them, or a pattern like "
-            "'shards/{000..127}.tar'; embeddings: .npy, .parquet.",
+            "'shards/*.tar'; embeddings: .npy, .parquet.",
         ),
     ],
     model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],

@@ -1,5 +1,6 @@
 """Bringing images in: `tastemaker import` and `tastemaker embed`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from sqlmodel import Session
 
 from tastemaker import jobs
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, either, in_order, path_option, words
+from tastemaker.cli.options import InProject, ProjectWords, either, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -116,6 +117,51 @@ def watch_folder(
         out.print(plain(f"{row['path']} → “{row['collection']}” ({row['role']}){trouble}"))
     if not rows:
         out.print("No folder is watched.")
+    return None
+
+
+@app.command("series")
+def series_of_images(
+    typed: ProjectWords = None,
+    project: InProject = None,
+    within: Annotated[
+        float, typer.Option(min=0, help="Seconds between one picture and the next, by their files.")
+    ] = 10.0,
+    alike: Annotated[
+        float, typer.Option(min=0, max=1, help="How alike the two look, as a cosine.")
+    ] = 0.9,
+    tag: Annotated[
+        bool,
+        typer.Option(
+            "--tag", help="Tag them “best of its series” and “rest of its series”, to filter by."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find bursts and copies, and which of each to keep, with the reason; nothing is deleted."""
+    from tastemaker import projects, versions
+    from tastemaker.library import series
+
+    (name,) = in_order(typed, project)
+    with database() as (_, engine):
+        with sessions.reading(engine) as session:
+            chosen = projects.by_name(session, name)
+            version = versions.chosen(session, chosen)
+            found = list(series.find_series(session, chosen, version, within=within, alike=alike))
+        if tag:
+            with sessions.writing(engine) as session:
+                series.tag(session, found, projects.get(session, chosen.id))
+    if as_json:
+        return print_json([asdict(one) for one in found])
+    for one in found:
+        out.print(plain(f"{one.keep.path}: keep ({one.reason})"))
+        for member in one.rest:
+            out.print(plain(f"  {member.path}"))
+    rest = sum(len(one.rest) for one in found)
+    out.print(
+        f"{len(found):,} series, {counted(rest, 'picture')} besides the best of each."
+        + (" They are tagged." if tag else " To filter and sweep by it in the library: --tag.")
+    )
     return None
 
 

@@ -75,6 +75,12 @@ def project_create(
         ),
     ] = None,
     threshold: Annotated[float, share_option("--threshold", PASSES)] = 0.5,
+    classes: Annotated[
+        str, typer.Option(metavar="NAMES", help="Of kind class: its classes, with commas.")
+    ] = "",
+    tags: Annotated[
+        bool, typer.Option("--tags", help="An image may have several of the classes, or none.")
+    ] = False,
     start_from: Annotated[list[str] | None, start_option()] = None,
     head_encoder: Annotated[str | None, typer.Option(help=TRAINED_ON)] = None,
     as_json: AsJson = False,
@@ -83,14 +89,24 @@ def project_create(
     from tastemaker import projects
     from tastemaker.database.tables import Project
     from tastemaker.encoding.weights import weights_of
+    from tastemaker.scores.classes import create_project, split_names
     from tastemaker.versions import starting_heads
 
     planned = Project(name=name, encoder=encoder or DEFAULT_ENCODER)
+    named = split_names(classes)
+    if kind not in ("score", "class"):
+        raise Invalid(f"There is no kind of project “{kind[:20]}”.", "Use score or class.")
+    if kind == "score" and (named or tags):
+        raise Invalid("A project of kind “score” has no classes.", "Use --kind class.")
     with database() as (settings, engine):
         heads = heads_read(settings, engine, planned, start_from or [], head_encoder)
         with sessions.writing(engine) as session:
             chosen = starting_heads.encoder_for(heads, encoder)
-            project = projects.create(session, name, kind=kind, encoder=chosen, threshold=threshold)
+            options: dict[str, Any] = {"encoder": chosen, "threshold": threshold}
+            if kind == "class":
+                project = create_project(session, name, named, several=tags, **options)
+            else:
+                project = projects.create(session, name, **options)
             starting_heads.start_from(session, project, heads)
             summary = projects.summary(session, project)
     weights = weights_of(summary["encoder"])

@@ -56,7 +56,8 @@ def scores_import(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read scores from CSV, JSON lines or Parquet: a column `score`, and `sha256` or `path`."""
+    """Read scores (or classes) from CSV, JSON lines or Parquet: a column `score` (or `class`), and
+    `sha256` or `path`."""
     name, file = in_order(typed, project, "FILE")
     from tastemaker.scores.scales import parse_scale
     from tastemaker.scores.score_files import ColumnNames, import_scores
@@ -123,7 +124,7 @@ def scores_export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one row per image and annotator: sha256, path, score, annotator, scored_at."""
+    """Write a row per image and annotator: sha256, path, score or class, annotator, scored_at."""
     (name,) = in_order(typed, project)
     from tastemaker.files import require_writable
     from tastemaker.scores import answer_files, score_files
@@ -136,7 +137,7 @@ def scores_export(
         rows = (answer_files.export_answers if answers else score_files.export_scores)(engine, name)
     if as_json:
         return print_json(rows)
-    score_files.write_scores(rows, to, (answer_files if answers else score_files).COLUMNS)
+    score_files.write_scores(rows, to, answer_files.COLUMNS if answers else None)
     if to is not None:
         what = counted(len(rows), "answer" if answers else "score")
         out.print(f"{what} written to {plain(str(to))}.")
@@ -247,12 +248,16 @@ def stats(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the histogram of scores."""
+    """Print the histogram of scores, or of classes."""
     from tastemaker import projects, scores
+    from tastemaker.scores import classes
 
     (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
         chosen = projects.by_name(session, name)
+        if chosen.labelling != "scores":
+            told = classes.ratios(session, chosen)
+            return print_json(told.as_json()) if as_json else print(told.text())
         counts = scores.histogram(session, chosen)
         images = projects.pool_size(session, chosen)
         raw = projects.pool_size(session, chosen, unlabelled=True)

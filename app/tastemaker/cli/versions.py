@@ -114,6 +114,10 @@ def versions_list(
         rows = versions.list_as_json(session, settings, oldest_first)
     if as_json:
         return print_json(rows)
+    if any(v["classes"] for v in rows):
+        for v in rows:
+            out.print(plain(f"{v['version']}{' (active)' if v['active'] else ''}: {quality(v)}"))
+        return None
     table = Table(
         "version", "", "images", "error", "95 %", "median", "FP", "FN", "n", "by", "recipe", "note"
     )
@@ -348,8 +352,11 @@ def versions_predictions(
 
 def quality(version: dict[str, Any]) -> str:
     """The error of a version in a line, with what it was measured on and the baseline."""
+    from tastemaker.versions import class_report
     from tastemaker.versions.version_report import RESTS_ON
 
+    if told := version["classes"]:
+        return class_report.in_a_line(told)
     if version["mae"] is None:
         return "not measured yet"
     line = f"mean error {version['mae']:.2f}"

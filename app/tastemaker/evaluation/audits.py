@@ -40,6 +40,7 @@ from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
+from tastemaker.scores import classes
 from tastemaker.versions.predictions import UNMEASURED
 
 SAMPLE = 100  # drawn images that are held against the training set
@@ -98,6 +99,7 @@ def prepare(
     """Draw the images of an audit; this reads every prediction of the target, so not within a
     transaction that writes. Raises `Conflict` where an audit would tell nothing: too few images
     pass, or they are unlike what the version learned from."""
+    classes.check_scores(project)
     check_terms(terms)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")

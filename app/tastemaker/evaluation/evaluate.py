@@ -5,6 +5,7 @@ labels were given, which of them were drawn at random, how steady the people are
 what is expected of them, and the version that is active now.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from tastemaker.learning.metrics import (
 )
 from tastemaker.learning.training import Trained
 from tastemaker.learning.version_metrics import (
+    ExpectationCheck,
     VersionMetrics,
     VersusVersion,
 )
@@ -53,7 +55,7 @@ def judge(
         versus = _against(session, current, data, trained) if current is not None else None
         report = expectations.check(session, version, frozen=True)
         metrics = _measure(session, version, data, trained, versus, report)
-    activate, why = _activation(version, versus, report)
+    activate, why = activation(version, versus, report.blocking)
     return Judgement(metrics, activate, why)
 
 
@@ -106,13 +108,15 @@ def _measure(
     )
 
 
-def _activation(
-    version: Version, versus: VersusVersion | None, report: expectations.Report
+def activation(
+    version: Version, versus: VersusVersion | None, blocking: Sequence[ExpectationCheck]
 ) -> tuple[bool, str]:
+    """Whether a version becomes the active one, and why: unless it is shown to be worse, or misses
+    an expectation that blocks."""
     if version.parent_id is None:
         return True, "first version"
-    if report.blocking:
-        missed = "; ".join(expectations.missed(check) for check in report.blocking)
+    if blocking:
+        missed = "; ".join(expectations.missed(check) for check in blocking)
         return False, f"not activated: {missed}"
     if versus is None:
         return True, "not compared: no label drawn at random yet"

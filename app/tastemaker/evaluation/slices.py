@@ -36,6 +36,7 @@ from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Estimate, SliceMetrics
 from tastemaker.library import scopes
 from tastemaker.live import model_requests
+from tastemaker.scores import classes
 from tastemaker.versions import training_set
 
 MOST_SLICES = 100
@@ -107,6 +108,7 @@ def add(
 ) -> Slice:
     """A new slice. `definition` is a `Definition` that is not checked yet; without a name the slice
     is called after what defines it."""
+    classes.check_scores(project)
     checked = _checked(session, project, kind, definition)
     name = " ".join(name.split()) or str(checked.get("tag") or checked.get("prompt") or "")
     if not 1 <= len(name) <= 120 or not name.isprintable():

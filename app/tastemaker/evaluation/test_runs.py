@@ -34,6 +34,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files import require_free_space
 from tastemaker.importing import imports, requests
 from tastemaker.jobs.context import JobContext
+from tastemaker.scores import classes
 from tastemaker.versions import predictions
 
 GRIDS = {"top": "Highest", "threshold": "Around the threshold", "bottom": "Lowest"}
@@ -60,6 +61,7 @@ def request_run(
     session: Session, settings: Settings, project: Project, version: Version, source: Source
 ) -> TestRun:
     """Queue a test run. The same run that still waits or works is returned instead of a second."""
+    classes.check_scores(project)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
     if version.encoder_id != project.encoder_id:

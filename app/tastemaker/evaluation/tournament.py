@@ -28,6 +28,7 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.learning import metrics
 from tastemaker.learning.trainable import why_not
 from tastemaker.pictures.pictures import Limits
+from tastemaker.scores import classes
 
 KIND = "tournament"
 FEWEST, IMAGES, MOST = 20, 400, 2000  # labelled images of the sample
@@ -58,6 +59,7 @@ def request_tournament(
 ) -> Job:
     """Queue a tournament between the project's encoder and those named, on at most so many labelled
     images. Raises `Invalid`, `Conflict` or `NotTrainable`, each with what to do."""
+    classes.check_scores(project)
     names = dict.fromkeys(projects.validate_encoder(name) for name in encoders if name.strip())
     names.pop(project.encoder, None)
     if not 1 <= len(names) <= MOST_CANDIDATES:

@@ -8,7 +8,7 @@ while people score. One bad file never stops the rest.
 
 import functools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.pictures import formats
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Examined, Limits, ingest
+from tastemaker.scores import classes
 
 FIRST_BATCH = 4  # small, so that the first images can be scored at once
 BATCH = 64  # files written in one transaction
@@ -89,8 +90,9 @@ def import_files(
         items: list[ImportItem] = []
         seen = Seen()
         for item in find_items(
-            request, incoming, unpacked, job.settings.root, job.log, seen, job.settings.roots
-        ):
+            request, incoming, unpacked, job.settings.root, job.log, seen, job.settings.roots,
+            _folder_label(job, project_id),
+        ):  # fmt: skip
             if isinstance(item, ImportItem):
                 items.append(item)
             else:
@@ -177,6 +179,15 @@ class Tally:
             "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
             "left_out": self.left_out,
         }  # fmt: skip
+
+
+def _folder_label(job: JobContext, project_id: int) -> Callable[[str], int | None] | None:
+    """What the folders of a project with classes are read as; None where they give scores."""
+    with job.reading() as session:
+        project = session.get(Project, project_id) if project_id else None
+        if project is None or project.labelling == "scores":
+            return None
+        return classes.of(session, project.id).of_folder
 
 
 def _import(

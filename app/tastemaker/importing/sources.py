@@ -96,16 +96,18 @@ def find_items(
     log: Callable[[str], None],
     seen: "Seen",
     roots: Roots = (),
+    folder_label: Callable[[str], int | None] | None = None,
 ) -> Iterator[ImportItem | Skipped]:
     """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
     unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over; what is
     left out and what cannot be entered is noted in `seen`. What lies outside of the `roots` is
-    skipped, a link that leads out of them too. Raises `Invalid` for a folder whose
-    number is no score, where folders give scores."""
+    skipped, a link that leads out of them too. Where folders give scores, `folder_label` says what
+    a name below the imported folder means, by default a score; it raises `Invalid` for a folder
+    whose number is none."""
     suffixes = PICTURES if request.scores_from_folders else IMAGE_SUFFIXES
 
     def score(name: str) -> int | None:
-        return folder_score(name) if request.scores_from_folders else None
+        return (folder_label or folder_score)(name) if request.scores_from_folders else None
 
     uploads = [(incoming / request.staging / stored, name) for stored, name in request.files]
     beside_uploads, orphans = pair_sidecars(uploads)

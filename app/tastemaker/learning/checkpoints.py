@@ -45,14 +45,19 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Array], metadata: Mapping[
     The caller owns durability: it writes to a temporary name, verifies by `load_checkpoint`,
     syncs, and renames.
     """
+    data = checkpoint_bytes(tensors, metadata)
+    Path(path).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def checkpoint_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """The same as bytes: equal for equal tensors and metadata."""
     check_layout(tensors)
     ordered = {
         name: np.ascontiguousarray(tensors[name], np.float32)
         for name in layout(tensors["up.0.weight"].shape[1], tensors["down.5.weight"].shape[0])
     }
-    data = _in_one_order(safetensors_bytes(ordered, metadata=dict(metadata)))
-    Path(path).write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
+    return _in_one_order(safetensors_bytes(ordered, metadata=dict(metadata)))
 
 
 def _in_one_order(data: bytes) -> bytes:

@@ -157,6 +157,44 @@ def mlp_head(
     return tensors
 
 
+MOST_DIRECTIONS = 32  # the neck is 64 wide, and each takes a pair
+
+
+def classifier_head(
+    weights: ArrayLike, bias: ArrayLike, mean: ArrayLike, scale: ArrayLike, *, centred: bool
+) -> tuple[Tensors, int]:
+    """K lines z = weights (K, features) · (x − mean) / scale + bias (K,) as one head of K outputs,
+    and the number of directions it reads.
+
+    With `centred`, for a softmax, which a constant added to all lines does not change, the mean of
+    the lines is taken off. What spans at most 32 directions is exact up to rounding; of more, the
+    32 that matter most are kept. Each direction t goes through the trunk as ReLU(t) − ReLU(−t) and
+    past the LeakyReLU of the neck as in `mlp_head`.
+    """
+    lines = np.asarray(weights, np.float64) / np.asarray(scale, np.float64)
+    offset = np.asarray(bias, np.float64) - lines @ np.asarray(mean, np.float64)
+    if centred:
+        lines, offset = lines - lines.mean(axis=0), offset - offset.mean()
+    size = np.asarray(scale, np.float64)  # directions are compared in the units they were fitted in
+    left, lengths, right = np.linalg.svd(lines * size, full_matrices=False)
+    rank = max(1, min(MOST_DIRECTIONS, int((lengths > lengths[0] * 1e-9).sum())))
+    outer, inner = left[:, :rank] * lengths[:rank], right[:rank] / size
+    # Around the mean of the features a direction is small; the last bias makes up for the rest.
+    centre = -(inner @ np.asarray(mean, np.float64))
+    outputs, features = lines.shape
+    tensors = {n: np.zeros(shape, np.float32) for n, shape in layout(features, outputs).items()}
+    for j in range(rank):
+        up, down = 2 * j, 2 * j + 1
+        tensors["up.0.weight"][up], tensors["up.0.weight"][down] = inner[j], -inner[j]
+        tensors["up.0.bias"][up], tensors["up.0.bias"][down] = centre[j], -centre[j]
+        tensors["down.0.weight"][j, [up, down]] = 1, -1
+        tensors["down.1.weight"][[up, down], j] = 1, -1
+        tensors["down.4.weight"][j, [up, down]] = 1 / (1 + NECK_SLOPE), -1 / (1 + NECK_SLOPE)
+    tensors["down.5.weight"][:, :rank] = outer
+    tensors["down.5.bias"][:] = offset - outer @ centre
+    return tensors, rank
+
+
 # ---------------------------------------------------------------- two heads in one
 
 # Where `linear_head` writes. A head that is nothing there has a lane to spare for a linear one.

@@ -6,7 +6,7 @@ head. So whatever resembles each other stays together: in one fold, on one side 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,18 +81,20 @@ class Split:
 
 def split_rows(
     x: Array,
-    y: Array,
+    y: NDArray[Any],
     groups: NDArray[np.integer],
     holdout: Rows,
     *,
     folds: int | None,
     seed: int,
+    refuse: Callable[[NDArray[Any], Rows], NotTrainable | None] = why_not,
 ) -> Split:
     """Unite near-duplicates, withhold the hold-out and its twins, deal the rest into folds.
 
     x (n, D) embeddings; y (n,) labels; groups (n,) equal for images of one source; holdout (n,)
     True where the label only ever measures. There are `folds` folds, or by None as many as
-    `folds_for` so many labels; fewer where there are fewer groups. Raises NotTrainable.
+    `folds_for` so many labels; fewer where there are fewer groups. Raises NotTrainable, also for
+    what `refuse` says of the labels and who trains.
     """
     groups = merge_near_duplicates(x, groups)
     holdout = np.asarray(holdout, bool)
@@ -101,7 +103,7 @@ def split_rows(
     aside = touched & ~holdout
 
     labels = y[train]
-    if reason := why_not(y, train):
+    if reason := refuse(y, train):
         raise reason
     apart = len(np.unique(groups[train]))
     if apart < 2:

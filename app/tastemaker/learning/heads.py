@@ -34,8 +34,10 @@ def matrix_type() -> torch.dtype:
 class Head:
     """Scores embeddings with one head: (N, features) float16 or float32 -> (N,) scores in [0, 1].
 
-    With several outputs it gives (N, outputs) class probabilities. Memory stays bounded whatever N
-    is (a memory-mapped array is read chunk by chunk). `precision='fast'` computes the trunk in
+    With several outputs it gives (N, outputs) class probabilities: a softmax, or with `several`, of
+    tags that do not exclude each other, each as a score; a file of ours says which. Memory stays
+    bounded whatever N is (a memory-mapped array is read chunk by chunk). `precision='fast'`
+    computes the trunk in
     bfloat16, where the processor has it, and the collapsed `down` in float32, about 2e-3 off; an
     all-bfloat16 head would also tie most scores of a large set.
     """
@@ -47,10 +49,15 @@ class Head:
         self,
         head: Checkpoint | Mapping[str, Array],
         precision: Literal["fp32", "fast"] = "fp32",
+        *,
+        several: bool = False,
     ) -> None:
         if precision not in ("fp32", "fast"):
             raise Invalid(f"The precision of scoring is 'fp32' or 'fast', not {precision!r}.")
         tensors = head.tensors if isinstance(head, Checkpoint) else head
+        if isinstance(head, Checkpoint):
+            several = head.metadata.get("read_out") == "sigmoid"
+        self._several = several
         self.features, self.outputs = check_layout(tensors)
 
         held = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
@@ -109,7 +116,7 @@ class Head:
         return self._shaped(scores)
 
     def _shaped(self, scores: Array) -> Array:
-        return scores[:, 0] if self.outputs == 1 else scores
+        return scores[:, 0] if self.outputs == 1 and not self._several else scores
 
     def _z(self, x: Tensor) -> Tensor:
         # float16 to bfloat16 by way of float32: the same numbers, and four times as fast
@@ -126,6 +133,8 @@ class Head:
         return F.linear(neck, last, last_bias)
 
     def _activate(self, z: Tensor) -> Tensor:
+        if self._several:
+            return torch.sigmoid(2 * z)
         return torch.sigmoid(2 * z) if self.outputs == 1 else torch.softmax(z, dim=1)
 
 

@@ -191,7 +191,7 @@ def summary(
         rate = measured(_share(wrong, among), int(among.sum()))
         if rate.value not in (0.0, 1.0):
             return rate
-        low, high = _exact(rate.value, len(np.unique(keys[among])))  # no resample differs from it
+        low, high = exact(rate.value, len(np.unique(keys[among])))  # no resample differs from it
         return Estimate(value=rate.value, low=low, high=high, n=rate.n)
 
     return LabelMetrics(
@@ -257,7 +257,7 @@ def _resamples(count: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     return drawn
 
 
-def _exact(value: float, groups: int) -> tuple[float, float]:
+def exact(value: float, groups: int) -> tuple[float, float]:
     """The 95 % interval of a share that is 0 or 1 in all of so many groups (Clopper & Pearson
     1934), each group one witness."""
     reach = ((1 - CONFIDENCE) / 2) ** (1 / groups)

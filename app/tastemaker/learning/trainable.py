@@ -1,7 +1,7 @@
 """Whether labels can teach anything: the one rule, asked before a training and in it."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tastemaker.errors import NotTrainable
 
@@ -42,5 +42,39 @@ def why_not(y: ArrayLike, trains: ArrayLike) -> NotTrainable | None:
         return NotTrainable(
             "Outside the hold-out all scores are the same, so there is nothing to tell apart.",
             OTHERS,
+        )
+    return None
+
+
+def why_no_classes(
+    truth: NDArray[np.bool_], trains: NDArray[np.bool_], *, several: bool
+) -> NotTrainable | None:
+    """The same of classes: truth (n, K) says which of them each label has. With `several` they are
+    tags, of which a label may have several or none."""
+    what = "tags" if several else "classes"
+    more = "Label a few more images, then train again."
+    if not len(truth):
+        return NotTrainable("No image is labelled yet, so there is nothing to learn from.", more)
+    if not trains.any():
+        return NotTrainable(
+            "Outside the hold-out, which only measures, no image is labelled yet.", more
+        )
+    if trains.sum() == 1:
+        return NotTrainable(
+            f"Of {len(truth)} labelled images only 1 may train; training needs at least two.", more
+        )
+    held = truth[trains].any(axis=0)
+    if several and not (held & ~truth[trains].all(axis=0)).any():
+        return NotTrainable(
+            "No tag is on some of the labelled images and not on others, so there is nothing to "
+            "tell apart.",
+            "Label images that differ.",
+        )
+    if not several and held.sum() < 2:
+        elsewhere = truth.any(axis=0).sum() >= 2
+        where = "Outside the hold-out, which only measures, all" if elsewhere else "All"
+        return NotTrainable(
+            f"{where} labelled images are of one class, so there is nothing to tell apart.",
+            f"Label images of other {what} too.",
         )
     return None

@@ -17,6 +17,7 @@ from tastemaker.database.tables import (
     Expectation,
     Image,
     Project,
+    ProjectClass,
     ProjectCollection,
     RemovedImage,
     ScoreEvent,
@@ -46,15 +47,15 @@ def duplicate_project(
             "Duplicate it with its own encoder.",
         )
     copy = projects.create(
-        session, name, kind="score", encoder=encoder if other and encoder else project.encoder,
-        threshold=project.threshold,
+        session, name, labelling=project.labelling, threshold=project.threshold,
+        encoder=encoder if other and encoder else project.encoder,
     )  # fmt: skip
     for field, value in project.model_dump(exclude=OWN).items():
         setattr(copy, field, value)
     copy.encoder_id = None if other else project.encoder_id
     session.add(copy)
     session.flush()
-    for table in (ProjectCollection, RemovedImage):
+    for table in (ProjectCollection, RemovedImage, ProjectClass):
         _copy_rows(session, table, project, copy)
     _copy_events(session, ScoreEvent, project, copy)
     _copy_events(session, Comparison, project, copy)
@@ -101,11 +102,11 @@ Events = type[ScoreEvent] | type[Comparison]
 
 def _copy_rows(
     session: Session,
-    table: type[ProjectCollection] | type[RemovedImage],
+    table: type[ProjectCollection] | type[RemovedImage] | type[ProjectClass],
     project: Project,
     copy: Project,
 ) -> None:
-    columns = [getattr(table, name) for name in table.model_fields]
+    columns = [getattr(table, name) for name in table.model_fields if name != "id"]
     rows = session.execute(select(*columns).where(table.project_id == project.id)).mappings()
     for some in _batches(dict(row) | {"project_id": copy.id} for row in rows.all()):
         session.execute(insert(table), some)

@@ -16,6 +16,7 @@ from tastemaker.projects import POOL, TEST_RUN
 
 ACTIVE, LIVE = "active", "live"
 SAID = {"flagged": "flag", "skipped": "skip"}
+MOST_CLASS = 100_000
 LONGEST = 200  # characters of a name looked for, of a tag
 
 
@@ -33,7 +34,9 @@ PREDICTED = {
 class LibraryFilter:
     """Images of a project that agree with all of this; the empty filter means every one of them.
 
-    Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it.
+    Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it. Where
+    labels are classes, `labelled` and `predicted_as` are the number of one (of tags: that it is
+    among them).
     `version` names whose predictions are meant: the active version, the live model (`live`) or a
     number. `relatives` is the id of an image whose near-duplicates are meant. `removed` asks for
     what was taken out of the project instead of what is in it. `role` is which collections are
@@ -45,6 +48,8 @@ class LibraryFilter:
     scored: bool | None = None
     label_min: float | None = None
     label_max: float | None = None
+    labelled: int | None = None
+    predicted_as: int | None = None
     predicted_min: float | None = None
     predicted_max: float | None = None
     version: str = ACTIVE
@@ -112,6 +117,8 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
         scored=values.get("scored"),
         label_min=_within(values.get("label_min"), 10, "label_min"),
         label_max=_within(values.get("label_max"), 10, "label_max"),
+        labelled=_class(values.get("labelled"), "labelled"),
+        predicted_as=_class(values.get("predicted_as"), "predicted_as"),
         predicted_min=_within(values.get("predicted_min"), 1, "predicted_min"),
         predicted_max=_within(values.get("predicted_max"), 1, "predicted_max"),
         version=str(values.get("version") or ACTIVE)[:40],
@@ -135,7 +142,7 @@ def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:
     typed = {name: value.strip() for name, value in pairs if value.strip()}
     for name in ("collection", "version", "said", "name", "relatives", "role"):
         values[name] = typed.get(name)
-    for name in ("label_min", "label_max"):
+    for name in ("label_min", "label_max", "labelled", "predicted_as"):
         values[name] = typed.get(name)
     for name, (in_points, in_percent) in PREDICTED.items():
         points = _within(typed.get(in_points), 10, name)
@@ -175,6 +182,13 @@ def _whole(value: Any, name: str) -> int | None:
     if isinstance(value, bool) or not (text.isascii() and text.isdecimal() and len(text) < 19):
         raise Invalid(f"“{name}” is the number of one, not “{text[:20]}”.")
     return int(text)
+
+
+def _class(value: Any, name: str) -> int | None:
+    number = _whole(value, name)
+    if number is not None and number > MOST_CLASS:
+        raise Invalid(f"“{name}” is the number of a class, not “{str(value)[:20]}”.")
+    return number
 
 
 def _one_of(value: str, known: tuple[str, ...], name: str) -> str:

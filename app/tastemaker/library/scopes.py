@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import BigInteger, cast
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from tastemaker import projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import (
+    ClassPrediction,
     Collection,
     CollectionImage,
     Image,
@@ -37,7 +39,7 @@ from tastemaker.live.live_model import LiveModel
 @dataclass(frozen=True)
 class ResolvedFilter:
     """A filter with its names looked up: collections by id, the version, the live model's array.
-    `source_group` is that of the image whose relatives are meant."""
+    `source_group` is that of the image whose relatives are meant. `several`: labels are tags."""
 
     project_id: int
     filter: LibraryFilter
@@ -45,6 +47,7 @@ class ResolvedFilter:
     version: Version | None = None
     live: LiveModel | None = None
     source_group: str | None = None
+    several: bool = False
     ignores_case: bool = field(default=True)  # whether LIKE does, of itself
 
     @property
@@ -88,6 +91,7 @@ def resolve(
         version=version,
         live=live,
         source_group=group,
+        several=project.labelling == "tags",
         ignores_case=session.get_bind().dialect.name == "sqlite",
     )
 
@@ -145,6 +149,15 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
     if wanted.by_label:  # a value, not an EXISTS: that one may begin at the index of all values
         value = select(label.value).where(*mine).scalar_subquery()
         holds += _range(value, wanted.label_min, wanted.label_max)
+    if wanted.labelled is not None:
+        holds.append(exists(label.image_id, *mine, names_class(resolved, label.value, "labelled")))
+    if wanted.predicted_as is not None:
+        told = aliased(ClassPrediction)
+        by = resolved.version.id if resolved.version else 0
+        here = (told.version_id == by, told.image_id == image_id)
+        holds.append(
+            exists(told.image_id, *here, names_class(resolved, told.predicted, "predicted_as"))
+        )
     if wanted.by_prediction and wanted.version != LIVE:
         prediction = aliased(Prediction)
         by = resolved.version.id if resolved.version else 0
@@ -165,6 +178,15 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
             exists(image.id, image.id == image_id, image.source_group == resolved.source_group)
         )
     return holds
+
+
+def names_class(resolved: ResolvedFilter, value: Any, field: str) -> Any:
+    """A label, or what is predicted, names the class that the filter means in `field`; of tags, it
+    is among them."""
+    number = getattr(resolved.filter, field)
+    if resolved.several:
+        return cast(value, BigInteger).op("&")(1 << min(number, 62)) != 0
+    return value == number
 
 
 def in_project(resolved: ResolvedFilter, image_id: Any) -> Any:
@@ -266,7 +288,7 @@ def sources(resolved: ResolvedFilter) -> list[Source]:
         listed.append(Source("said", col(ScoreEvent.image_id), where, once=False))
     for tag in wanted.tags:
         listed.append(Source("tag", col(Tag.image_id), (Tag.tag == tag,)))
-    if wanted.by_label or wanted.scored:
+    if wanted.by_label or wanted.scored or wanted.labelled is not None:
         where = (Label.project_id == resolved.project_id, *label_range(wanted, Label))
         listed.append(Source("label", col(Label.image_id), where))
     if wanted.by_prediction and resolved.version is not None:

@@ -24,8 +24,8 @@ from tastemaker.database.tables import (
 from tastemaker.library import live_order, tags
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import live_model
-from tastemaker.scores import neighbours
-from tastemaker.versions import predictions
+from tastemaker.scores import classes, neighbours
+from tastemaker.versions import class_rows, predictions
 
 MOST_KIN = 24  # near-duplicates shown on an image's page
 STATES = {
@@ -38,7 +38,8 @@ STATES = {
 @dataclass(frozen=True)
 class Tile:
     """One image in the grid. The prediction is in [0, 1], the label in 0–10; `kin` counts the
-    near-duplicates in the project, the image among them."""
+    near-duplicates in the project, the image among them. Of a project with classes, `says` is what
+    is predicted, as a label holds it, and the prediction how sure that is."""
 
     image_id: int
     name: str
@@ -50,6 +51,7 @@ class Tile:
     holdout: bool
     removed: bool
     kin: int
+    says: int | None = None
 
 
 def tiles(
@@ -59,6 +61,11 @@ def tiles(
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
     labels = scores.values_of(session, project.id, ids)
     predicted = _predicted(session, resolved, list(ids))
+    says: dict[int, int | None] = {}
+    if project.labelling != "scores" and resolved.version is not None:
+        known = classes.of(session, project.id)
+        told = class_rows.of_images(session, resolved.version, ids)
+        says = {image_id: known.current(value) for image_id, value in told.items()}
     events = session.execute(
         scores.standing_events()
         .with_only_columns(ScoreEvent.image_id, ScoreEvent.kind)
@@ -96,6 +103,7 @@ def tiles(
             holdout=projects.on_holdout_side(project, rows[image_id].source_group),
             removed=image_id in removed,
             kin=kin[rows[image_id].source_group],
+            says=says.get(image_id),
         )
         for image_id in ids
         if image_id in rows

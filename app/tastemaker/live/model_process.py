@@ -117,7 +117,10 @@ def refit(
         ).all()
     if not len(matrix.ids):
         return
-    values = matrix.by_row(dict(labels)) / 10
+    held = dict(labels)
+    if project.labelling != "scores":  # which class does not count here: nothing is predicted, and
+        held = dict.fromkeys(held, 5.0)  # what is picked is unlike all of them
+    values = matrix.by_row(held) / 10
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
     ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))
     state.ridge = ridge

@@ -1,8 +1,10 @@
 """The web application: `create_app(settings)`."""
 
 import logging
+from types import ModuleType
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
@@ -22,12 +24,15 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_t
 from tastemaker.pages import (
     add,
     audits,
+    classes,
     compare,
+    confusion,
     encoders,
     folders,
     grid,
     images,
     jobs,
+    kinds,
     library,
     library_changes,
     library_exports,
@@ -61,9 +66,10 @@ log = logging.getLogger(__name__)
 
 # A request is held against the routes in this order, so what every key press asks for comes first.
 PAGES = (
-    images, score, scores, first_page, login, theme, grid, pairs, review, library, library_changes,
-    library_exports, versions, results, compare, slices, publish, test_runs, audits, try_it, add,
-    score_tables, stars, folders, people, settings, priors, encoders, jobs, metrics, readiness,
+    images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
+    library, library_changes, library_exports, versions, results, compare, slices, publish,
+    test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
+    encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
@@ -102,8 +108,9 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.add_middleware(TrustedProxies, settings=config)
     app.add_middleware(SubPath, root=config.root_path)  # the last one added lies outermost
-    for routes in all_routers():
-        app.include_router(routes)
+    for page in PAGES:
+        for routes in routers_of(page):
+            app.include_router(routes, dependencies=kinds_of_page(page))
     app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # as FastAPI's manual changes its schema
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
@@ -119,8 +126,21 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
 
 def all_routers() -> list[APIRouter]:
     """Every page's routes and API, in the order in which a request is held against them."""
-    found = [getattr(page, name, None) for page in PAGES for name in ("router", "api")]
+    return [routes for page in PAGES for routes in routers_of(page)]
+
+
+def routers_of(page: ModuleType) -> list[APIRouter]:
+    """The routers of one page, that of its API the last."""
+    found = [getattr(page, name, None) for name in ("router", "api")]
     return [routes for routes in found if routes is not None]
+
+
+def kinds_of_page(page: ModuleType) -> list[Any]:
+    """What keeps a page to the kinds of project that it serves."""
+    name = page.__name__.rpartition(".")[2]
+    if name in kinds.SCORES_ONLY:
+        return [Depends(kinds.only_scores)]
+    return [Depends(kinds.only_classes)] if name in kinds.CLASSES_ONLY else []
 
 
 # --- errors, as FastAPI hands them over ----------------------------------------------------------

@@ -5,11 +5,13 @@ that the action has by itself. Keys are named as browsers name them: `7`, `f`, `
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlmodel import Session
 
 from tastemaker.database.tables import Annotator
 from tastemaker.errors import Conflict, Invalid
+from tastemaker.scores.classes import ClassList
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     **{f"score-{value}": (str(value),) for value in range(10)},
@@ -46,6 +48,43 @@ def of(person: Annotator) -> dict[str, tuple[str, ...]]:
     """Action → the keys that do it for this person."""
     chosen = {action: (key,) for action, key in person.keys.items() if action in DEFAULTS}
     return by_default(person) | chosen
+
+
+def for_classes(person: Annotator, kinds: ClassList) -> dict[str, tuple[str, ...]]:
+    """The same for labelling with classes: each class's own key, unless this person has given that
+    key to something else. (Actions are called `score-`, as the number is what an event holds.)"""
+    kept = {
+        action: keys
+        for action, keys in of(person).items()
+        if not action.startswith("score-") and action not in ("pick", "reject")
+    }
+    taken = {key for keys in kept.values() for key in keys}
+    own = {
+        f"score-{row.number}": (row.key,) for row in kinds.alive if row.key and row.key not in taken
+    }
+    return own | kept
+
+
+def does_for_classes(kinds: ClassList) -> dict[str, str]:
+    """Action → what it does, where labels are classes."""
+    named = {f"score-{row.number}": row.name for row in kinds.alive}
+    rest = {
+        action: what
+        for action, what in DOES.items()
+        if not action.startswith("score-") and action not in ("pick", "reject")
+    }
+    return named | rest
+
+
+def context(person: Annotator, kinds: ClassList | None) -> dict[str, Any]:
+    """What a page to score on shows of its keys, and what they do: a key for each score, or for
+    each class."""
+    if kinds is None:
+        return {"keys": of(person), "key_actions": DOES, "kinds": None, "by_key": {}}
+    keys = for_classes(person, kinds)
+    does = {action: what for action, what in does_for_classes(kinds).items() if action in keys}
+    by_key = {row.number: keys.get(f"score-{row.number}", ("",))[0] for row in kinds.alive}
+    return {"keys": keys, "key_actions": does, "kinds": kinds, "by_key": by_key}
 
 
 def by_default(person: Annotator) -> dict[str, tuple[str, ...]]:

@@ -38,6 +38,7 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.library_view import (
+    CLASS_ORDERS,
     ORDERS,
     PARAMETERS,
     PER_PAGE,
@@ -49,8 +50,9 @@ from tastemaker.pages.library_view import (
     view_of,
 )
 from tastemaker.pages.places import ImagePlace, LibraryPlace, with_done
-from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.queues.cards import QueueItem, cards
+from tastemaker.versions import class_rows
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -95,7 +97,7 @@ def page(
         return render(request, "library.html", "more", context)
     context |= around(session, project, view, resolved, bool(shown))
     context |= {
-        "keys": keymap.of(person),
+        **keymap.context(person, kinds_of(request, project)),
         "key": secrets.token_hex(16),
         "toast": copied_toast(n, there, gone)
         if done == "copied"
@@ -124,7 +126,7 @@ def around(
         "active": versions.active(session, project),
         "common": tags.most_common(session, project),
         "saved": saved_filters.list_saved(session, project),
-        "orders": ORDERS,
+        "orders": ORDERS if project.labelling == "scores" else CLASS_ORDERS,
         "reads_text": reads_text(project.encoder),
     }
 
@@ -159,6 +161,7 @@ def one(
     place = ImagePlace(image=image_id)
     context = {
         "facts": facts,
+        "told": told_by_version(session, project, image_id),
         "image": facts.image,
         "tile": facts.tile,
         "card": cards(session, settings, project, person, "one", [item])[0],
@@ -166,12 +169,26 @@ def one(
         "by": predictor(scopes.resolve(session, project, LibraryFilter())),
         "common": tags.most_common(session, project),
         "undo": newest.id if newest is not None and mine else 0,
-        "keys": keymap.of(person),
+        **keymap.context(person, kinds_of(request, project)),
         "key": secrets.token_hex(16),
         "here_at": f"/projects/{project.id}/images/{image_id}",
         "toast": done_toast(project, done, n, undo, place),
     }
     return render(request, "image.html", None, shell(session, project, "library") | context)
+
+
+def told_by_version(
+    session: Session, project: Project, image_id: int
+) -> dict[int, dict[int, float]]:
+    """Version id → class number → its probability by a head that never saw the image."""
+    if project.labelling == "scores":
+        return {}
+    ready = {version.id: version for version in versions.list_ready(session, project)}
+    return {
+        row.version_id: class_rows.shares(row, ready[row.version_id].classes)
+        for row in class_rows.of_image(session, image_id)
+        if row.version_id in ready
+    }
 
 
 def facts_of(
@@ -199,9 +216,10 @@ def list_images(
 ) -> dict[str, Any]:
     """A stretch of the library. The parameters are those of the page's address: `collection`,
     `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_from`, `predicted_to`
-    (0–10; `predicted_min` and `predicted_max` are the same in per cent), `version`, `name`,
-    `relatives`, `removed`, `role` (`test-run` for images of test runs, which are left out
-    otherwise), `sort`, `apart`, `like`, `text`. `after` is the `next` of the answer before."""
+    (0–10; `predicted_min` and `predicted_max` are the same in per cent), `labelled` and
+    `predicted_as` (the number of a class, where labels are such), `version`, `name`, `relatives`,
+    `removed`, `role` (`test-run` for images of test runs, which are left out otherwise), `sort`,
+    `apart`, `like`, `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))
     resolved = scopes.resolve(session, project, view.filter, settings)
     listed = find(session, engine, project, resolved, view, n)

@@ -7,7 +7,7 @@ to everybody, so only the admin changes those.
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -53,7 +53,7 @@ class Change:
     action: str
     images: tuple[int, ...] = ()
     filter: LibraryFilter | None = None
-    value: int | None = None
+    value: int | str | None = None
     tags: tuple[str, ...] = ()
     collection: str = ""
     out_of: int | None = None
@@ -79,6 +79,8 @@ def change(engine: Engine, user: Identity, project_id: int, wanted: Change) -> C
         require_admin(user)
     with reading(engine) as session:
         project = projects.get(session, project_id)
+        if wanted.action == "score" and wanted.value is not None:
+            wanted = replace(wanted, value=scores.parse_value(session, project, wanted.value))
         if wanted.filter is not None:
             most = bulk.MOST_SCORED if wanted.action == "score" else bulk.MOST
             ids = bulk.matching_images(session, project, wanted.filter, most)
@@ -110,7 +112,7 @@ def action_of(
     if wanted.action == "score":
         if wanted.value is None:
             raise Invalid("No score was given.", "A score is a whole number from 0 to 10.")
-        value, group = wanted.value, wanted.key or secrets.token_hex(16)
+        value, group = int(wanted.value), wanted.key or secrets.token_hex(16)
         return lambda s, p, ids: bulk.score(s, p, user.person(s), ids, value, group)
     if wanted.action in ("tag", "untag"):
         if not wanted.tags:
@@ -168,7 +170,7 @@ def changes(
         action=action,
         images=tuple(_number(one) for one in image or ()),
         filter=view.filter if everything else None,
-        value=scores.parse_score(value) if action == "score" else None,
+        value=value if action == "score" else None,
         tags=tuple(tags.parse(tag)) if action in ("tag", "untag") else (),
         collection=collection,
         out_of=view.filter.collection,
@@ -229,14 +231,15 @@ def _number(text: str) -> int:
 
 class NewChange(BaseModel):
     """Do something to `images`, or to all that match `filter` (as a saved filter keeps it). A score
-    takes a `value`, a tag `tags`, a collection its name; `move` also the id it moves out of."""
+    takes a `value` (where labels are classes, the number of one), a tag `tags`, a collection its
+    name; `move` also the id it moves out of."""
 
     model_config = ConfigDict(extra="forbid")
 
     action: Action
     images: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default=[], max_length=bulk.MOST)
     filter: dict[str, Any] | None = None
-    value: StrictInt | None = Field(default=None, ge=0, le=10)
+    value: StrictInt | None = None
     tags: list[str] = Field(default=[], max_length=50)
     collection: str = Field(default="", max_length=120)
     out_of: int | None = Field(default=None, ge=1, lt=2**63)

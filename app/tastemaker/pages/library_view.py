@@ -35,6 +35,14 @@ ORDERS = {
     "name-down": ("File name, Z to A", Order("name", True)),
 }
 
+# Of a project with classes: a prediction is how sure the version is, and there is no scale.
+CLASS_ORDERS = {
+    "newest": ORDERS["newest"], "oldest": ORDERS["oldest"],
+    "predicted-low": ("Least certain", ORDERS["predicted-low"][1]),
+    "predicted-high": ("Most certain", ORDERS["predicted-high"][1]),
+    "name": ORDERS["name"], "name-down": ORDERS["name-down"],
+}  # fmt: skip
+
 DONE = {
     "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
     "move": "Moved to another collection:", "remove": "Taken out of the project:",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Request, Response
 from sqlmodel import Session
 
-from tastemaker import projects
+from tastemaker import projects, scores
 from tastemaker.auth import accounts, tokens
 from tastemaker.auth.identity import Identity
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
@@ -22,7 +22,7 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
-from tastemaker.pages.render import referring_path, render, see_other, shell
+from tastemaker.pages.render import kinds_of, referring_path, render, see_other, shell
 from tastemaker.scores import people
 from tastemaker.scores.agreement import annotator_noise
 
@@ -178,7 +178,8 @@ class NewPerson(Body):
 
 @api.get("/projects/{project_id}/people")
 def show_agreement(_: ViewerUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
-    """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10."""
+    """Per person: images, bias, own noise; per pair: how far apart. In points of 0–10; where labels
+    are classes, `error` is the share of images on which they differ, and the rest is null."""
     agreement = people.agreement(session, project)
     habits = [
         asdict(habit) | {"noise": noise_json(_noise(session, project, habit.person_id))}
@@ -275,7 +276,8 @@ def _page(
     context = {
         "agreement": agreement,
         "noise": {h.person_id: _noise(session, project, h.person_id) for h in agreement.habits},
-        "aggregate": projects.AGGREGATES[project.aggregate],
+        "aggregate": scores.aggregates_of(project)[project.aggregate],
+        "kinds": kinds_of(request, project),
         "people": [about(person) for person in accounts.list_all(session)],
         "me": user.person(session).id,
         "is_admin": user.is_admin,

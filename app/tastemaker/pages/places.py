@@ -17,7 +17,7 @@ from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import flips, test_run_cards
 from tastemaker.evaluation.test_runs import GRIDS
-from tastemaker.queues import reviews
+from tastemaker.queues import confusion, reviews
 from tastemaker.scores import Recorded
 
 Fragment = tuple[str, str, dict[str, Any]]  # template, block, and what it shows
@@ -26,8 +26,9 @@ Id = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 def known_queue(queue: str) -> str:
-    if queue not in queues.QUEUES:
-        raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {' or '.join(queues.QUEUES)}.")
+    if queue not in queues.EVERY_QUEUE:
+        known = " or ".join(queues.EVERY_QUEUE)
+        raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {known}.")
     return queue
 
 
@@ -96,6 +97,25 @@ class ReviewPlace(Place):
         return "review.html", "counts", {"kind": self.review, "review": review}
 
 
+class ConfusionPlace(Place):
+    """A cell of the matrix of classes; −1: none is chosen."""
+
+    kind: Literal["confusion"] = "confusion"
+    labelled: Annotated[int, Field(ge=-1, lt=2**31)] = -1
+    predicted: Annotated[int, Field(ge=-1, lt=2**31)] = -1
+
+    def address(self, project_id: int, event: Recorded) -> str:
+        cell = f"labelled={self.labelled}&predicted={self.predicted}"
+        return f"/projects/{project_id}/confusion?{cell}&{_done(event)}"
+
+    def counts(
+        self, session: Session, settings: Settings, project: Project, person: Annotator
+    ) -> Fragment:
+        cell = confusion.Cell(self.labelled, self.predicted)
+        page = confusion.cell_page(session, settings, project, person, cell, 0)
+        return "confusion.html", "counts", {"cell": page}
+
+
 class ComparePlace(Place):
     """`a` and `b` are the versions' numbers."""
 
@@ -159,7 +179,14 @@ class ImagePlace(Place):
 
 
 ReturnPlace = (
-    ScorePlace | GridPlace | ReviewPlace | ComparePlace | TestRunPlace | LibraryPlace | ImagePlace
+    ScorePlace
+    | GridPlace
+    | ReviewPlace
+    | ConfusionPlace
+    | ComparePlace
+    | TestRunPlace
+    | LibraryPlace
+    | ImagePlace
 )
 _place: TypeAdapter[ReturnPlace] = TypeAdapter(Annotated[ReturnPlace, Field(discriminator="kind")])
 

@@ -1,7 +1,8 @@
 """The first page: every project, how to make one, and the sample project for the curious."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy import Engine
@@ -14,7 +15,7 @@ from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import Weights, weights_of
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.pages import priors
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.priors import StartForm
@@ -22,11 +23,19 @@ from tastemaker.pages.project_jobs import importing
 from tastemaker.pages.render import failed_embedding, redirect, render, see_other, shell
 from tastemaker.publishing.start_from import heads_named
 from tastemaker.sample import demo
+from tastemaker.scores import classes as class_lists
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 from tastemaker.versions import starting_heads
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
+
+
+LABELLINGS = {
+    "scores": "Scores from 0 to 10: what you like",
+    "classes": "Classes: each image is one of them",
+    "tags": "Tags: an image may have several",
+}
 
 
 @router.get("/")
@@ -42,6 +51,8 @@ def first_page(
     file: str = "",
     typed: StartForm = StartForm(),
     error: TastemakerError | None = None,
+    labelling: str = "scores",
+    classes: str = "",
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
     every = projects.list_all(session)
@@ -57,6 +68,9 @@ def first_page(
             "typed": typed,
             **priors.choices(session, encoder),
             "error": error,
+            "labelling": labelling,
+            "labellings": LABELLINGS,
+            "classes": classes,
             "demo_job": unfinished_demo(session),
             "has_sample": demo.make_sample(session) is not None,
         },
@@ -76,19 +90,40 @@ def create(
     start: Annotated[str, Form()] = "",
     head: Annotated[str, Form()] = "",
     head_encoder: Annotated[str, Form()] = "",
+    labelling: Annotated[str, Form()] = "scores",
+    classes: Annotated[str, Form()] = "",
 ) -> Response:
-    typed = StartForm(start, head, head_encoder)
+    typed = StartForm(start, head, head_encoder) if labelling == "scores" else StartForm()
     try:
         planned = Project(name=name, encoder=with_file(encoder, file))
         with reading(engine) as session:
             heads = priors.heads_typed(session, settings, planned, typed)
         with writing(engine) as session:
-            project = projects.create(session, name, encoder=planned.encoder)
+            project = made(
+                session, name, labelling, class_lists.split_names(classes), encoder=planned.encoder
+            )
             starting_heads.start_from(session, project, heads)
     except TastemakerError as error:
         with reading(engine) as session:
-            return first_page(request, session, name, encoder, file, typed, error)
+            return first_page(
+                request, session, name, encoder, file, typed, error, labelling, classes
+            )
     return see_other(f"/projects/{project.id}/add")
+
+
+def made(
+    session: Session, name: str, labelling: str, classes: Sequence[str], **options: Any
+) -> Project:
+    """A new project that labels so; `classes` are named where it does not score."""
+    if labelling not in LABELLINGS:
+        known = ", ".join(LABELLINGS)
+        raise Invalid(f"A label cannot be “{labelling[:20]}”.", f"Use one of {known}.")
+    if labelling != "scores":
+        several = labelling == "tags"
+        return class_lists.create_project(session, name, classes, several=several, **options)
+    if classes:
+        raise Invalid("A project that scores has no classes.", "Choose classes or tags for it.")
+    return projects.create(session, name, **options)
 
 
 def with_file(encoder: str, file: str) -> str:
@@ -180,9 +215,13 @@ def card(session: Session, project: Project) -> dict[str, object]:
         .limit(4)
     ).all()
     error = active.metrics.measured.mae if active else None
+    accuracy = active.classes.measured.accuracy if active else None
     known = projects.summary(session, project)
     words, page = next_page(session, project, known["images"], known["labels"], active)
-    return known | {"pictures": some, "mean_error": error, "next": words, "next_page": page}
+    return known | {
+        "pictures": some, "mean_error": error, "accuracy": accuracy, "next": words,
+        "next_page": page,
+    }  # fmt: skip
 
 
 def next_page(
@@ -198,7 +237,8 @@ def next_page(
     if failed_embedding(session, project):
         return "Its images could not be embedded", "score"
     if active is None and labels < ENOUGH_TO_TRAIN:
-        return f"Score {ENOUGH_TO_TRAIN - labels} more to train", "score"
+        verb = "Score" if project.labelling == "scores" else "Label"
+        return f"{verb} {ENOUGH_TO_TRAIN - labels} more to train", "score"
     if active is None:
         return "Train the first version", "versions"
     newer = select(func.count()).where(
@@ -207,7 +247,10 @@ def next_page(
     )  # fmt: skip
     since = int(session.exec(newer).one())
     if since >= ENOUGH_TO_TRAIN:
-        return f"{since} new scores since {active.number}: train", "versions"
+        what = "scores" if project.labelling == "scores" else "labels"
+        return f"{since} new {what} since {active.number}: train", "versions"
+    if project.labelling != "scores":
+        return f"Look at what {active.number} confuses", "confusion"
     return f"Review what {active.number} gets wrong", "review/false-positives"
 
 
@@ -218,13 +261,15 @@ class NewProject(Body):
     """`start_from`: heads that it starts from, each PROJECT (its active version), PROJECT@VERSION
     or the path of a .safetensors file on this machine; `head_encoder`: what such a file was trained
     on, where it does not say. Without an `encoder`, it is that of the first head, else the default
-    one."""
+    one. `labelling`: what a label is, a score, one of the `classes`, or any of them as tags."""
 
     name: str
     encoder: str | None = None
     threshold: float = 0.5
     start_from: tuple[str, ...] = ()
     head_encoder: str | None = None
+    labelling: Literal["scores", "classes", "tags"] = "scores"
+    classes: tuple[str, ...] = ()
 
 
 @api.get("/projects")
@@ -245,7 +290,10 @@ def create_project(
         heads = heads_named(session, settings, planned, body.start_from, body.head_encoder)
     with writing(engine) as session:
         encoder = starting_heads.encoder_for(heads, body.encoder)
-        project = projects.create(session, body.name, encoder=encoder, threshold=body.threshold)
+        project = made(
+            session, body.name, body.labelling, body.classes, encoder=encoder,
+            threshold=body.threshold,
+        )  # fmt: skip
         starting_heads.start_from(session, project, heads)
         summary = projects.summary(session, project)
     return summary | {"weights": weights_of(summary["encoder"]).as_dict()}

@@ -6,6 +6,7 @@ times are written is in `formats`.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,8 @@ from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 from tastemaker.queues.cards import picture_address
+from tastemaker.scores import classes
+from tastemaker.scores.classes import ClassList
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 
 
@@ -134,6 +137,22 @@ def scorer(request: Request) -> Scorer:
     return known
 
 
+def kinds_of(request: Request, project: Project) -> ClassList | None:
+    """The classes of the project of a page, looked up once a request; None where it scores."""
+    if project.labelling == "scores":
+        return None
+    known: dict[int, ClassList] = getattr(request.state, "kinds", {})
+    if project.id not in known:
+        with reading(request.app.state.engine) as session:
+            known = request.state.kinds = known | {project.id: classes.of(session, project.id)}
+    return known[project.id]
+
+
+def class_json(kinds: ClassList) -> str:
+    """What the scripts of a page know of its classes: number → name and colour."""
+    return json.dumps({row.number: {"name": row.name, "colour": row.colour} for row in kinds.all})
+
+
 def page_user_field(request: Request) -> Markup:
     """The hidden fields of every form that scores: whoever sends it later, it is this person's
     page, and of this library."""
@@ -231,6 +250,7 @@ def environment() -> Environment:
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "in_mb": IN_MB,
         "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
+        "kinds_of": kinds_of, "class_json": class_json,
         "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
         "picture_files": ",".join(sorted(IMAGE_SUFFIXES)),
     }  # fmt: skip

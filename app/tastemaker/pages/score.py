@@ -22,7 +22,7 @@ from tastemaker.errors import Invalid
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.places import ScorePlace, known_queue
-from tastemaker.pages.render import load_anew, render, see_other, shell
+from tastemaker.pages.render import kinds_of, load_anew, render, see_other, shell
 from tastemaker.pages.scores import NEVER_STALE
 from tastemaker.pages.scoring_session import session_summary
 from tastemaker.queues import history
@@ -43,6 +43,9 @@ EMPTY = {
     "doubtful": "No score of yours surprises the model.",
     "contradictions": "No two images that look alike have scores far apart.",
     "re-ask": "It asks again for scores given a while ago; there are none old enough yet.",
+    "boundary": "The version is sure of every image that has no label yet, or there is none yet.",
+    "diverse": "Every part of the library has its label, or was looked at by you.",
+    "confused": "The version and the labels agree, as far as they were not looked at since.",
     "flagged": "Flag an image while scoring to find it here again.",
     "skipped": "You have skipped nothing, or looked at all of it again.",
     "audit": "Every image that was drawn for this audit is answered, or it is another person’s.",
@@ -85,21 +88,21 @@ def page(
     without a script has just done."""
     if not user.may_score:
         return see_other(f"/projects/{project.id}/library")
+    kinds = kinds_of(request, project)
     place = ScorePlace(queue=known_queue(queue), collection=collection)
     dealt = queues.score_page(
         session, settings, project, person, queue, CARDS_AHEAD, first_id=image,
         collection_id=collection or None,
     )  # fmt: skip
     context = {
-        "keys": keymap.of(person),
-        "key_actions": keymap.DOES,
+        **keymap.context(person, kinds),
         "scale": scale(project),
         "passes_from": math.ceil(10 * project.threshold - 1e-9),
         "choices": choices(session, project),
         "place": place,
         "queue": queue,
         "collection": collection,
-        "chosen": queues.QUEUES[queue],
+        "chosen": queues.titles(project).get(queue, queue),
         "empty": EMPTY,
         "card": dealt.cards[0] if dealt.cards else None,
         "cards": json.dumps([card_json(card) for card in dealt.cards]),
@@ -147,7 +150,8 @@ def waiting(
     context = {
         "project": project, "queue": queue, "collection": collection,
         "place": ScorePlace(queue=queue, collection=collection),
-        "chosen": queues.QUEUES[queue], "empty": EMPTY, "keys": keymap.of(person),
+        "chosen": queues.titles(project).get(queue, queue), "empty": EMPTY,
+        **keymap.context(person, kinds_of(request, project)),
         "undoable": scores.newest_undoable(session, project, person) is not None,
         **session_summary(session, settings, project, person),
     }  # fmt: skip
@@ -160,9 +164,8 @@ def waiting(
 def choices(session: Session, project: Project) -> list[tuple[str, str, int]]:
     """The queues to choose from as (queue, name, collection): the last one once for each of the
     project's collections, where there is more than one."""
-    listed = [
-        (queue, name, 0) for queue, name in queues.QUEUES.items() if queue not in queues.OF_ONE
-    ]
+    offered = queues.titles(project).items()
+    listed = [(queue, name, 0) for queue, name in offered if queue not in queues.OF_ONE]
     pools = session.execute(
         select(Collection.id, Collection.name)
         .join(ProjectCollection, col(ProjectCollection.collection_id) == Collection.id)

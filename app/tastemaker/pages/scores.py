@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -27,7 +27,7 @@ from tastemaker.pages.deps import Body, EngineDep, Id, SettingsDep
 from tastemaker.pages.places import Place, ReturnPlace, ScorePlace
 from tastemaker.pages.render import redirect, render_blocks, see_other
 from tastemaker.queues.cards import card_json
-from tastemaker.scores import Origin, Recorded
+from tastemaker.scores import Origin, Recorded, classes
 from tastemaker.scores.answers import SWEEPS
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -37,6 +37,8 @@ api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 # score on are asked for anew.
 NEVER_STALE = {"Cache-Control": "no-store"}
 KINDS = {"score": "set", "skip": "skip", "flag": "flag"}  # by the last word of an address
+THE_TAGS = "tags"  # what the button of a form with tags says
+TAG_NUMBERS = classes.MOST_TAG_NUMBERS
 CLAIMS = (Origin.CONTROL, Origin.QUEUE, Origin.REVIEW, Origin.RE_ASK, Origin.API)
 
 
@@ -46,7 +48,7 @@ class ScoreInput:
     claims, which counts for little; `offer` is what the server signed."""
 
     kind: str
-    value: int | None
+    value: int | str | None
     key: str | None = None
     expected: int | None = None
     offer: str = ""
@@ -63,6 +65,7 @@ class ScoreForm(BaseModel):
     """The fields of every form that scores one image (`parts.about`)."""
 
     value: str = ""
+    tag: list[Annotated[int, Field(ge=0, lt=TAG_NUMBERS)]] = Field(default=[], max_length=100)
     note: str = Field(default="", max_length=2000)
     key: str = ""
     expected: int | None = None
@@ -75,7 +78,7 @@ class ScoreForm(BaseModel):
     def input(self, kind: str) -> ScoreInput:
         return ScoreInput(
             kind,
-            scores.parse_score(self.value) if kind == "set" else None,
+            self.given() if kind == "set" else None,
             self.key or None,
             self.expected,
             self.offer,
@@ -83,6 +86,12 @@ class ScoreForm(BaseModel):
             self.reason,
             self.note.strip() if kind == "flag" else "",
         )
+
+    def given(self) -> str:
+        """The score or the class; of a form with a box for each tag, the set of those ticked."""
+        if self.value == THE_TAGS:
+            return str(sum(1 << number for number in set(self.tag)))
+        return self.value
 
     def return_place(self) -> ReturnPlace:
         return places.parse(self.place) if self.place else ScorePlace(queue=self.queue)
@@ -227,11 +236,13 @@ def saved_toast(
         if before is None:
             return {"text": "Taken back."}
         kind = "sweep" if before.kind in SWEEPS else before.kind
-        what = f"Taken back. Before that: {before.value if kind == 'set' else kind} for"
+        said = classes.in_words(session, project, before.value) if kind == "set" else kind
+        what = f"Taken back. Before that: {said} for"
         return _with_undo(session, project, place, before, what)
     if event is None or event.project_id != project.id:
         return None
-    return _with_undo(session, project, place, event, f"Saved {event.value} for")
+    said = classes.in_words(session, project, event.value)
+    return _with_undo(session, project, place, event, f"Saved {said} for")
 
 
 def _with_undo(
@@ -247,14 +258,16 @@ def _with_undo(
 
 
 class NewScore(Body):
-    """`value` 0–10 for a score; `kind` skip or flag without one. `key` makes a repeat harmless;
-    `expected` is the event the asker knew of (0: none). `offer` is the card's, and says where the
-    score comes from; without it, `origin` counts only where it is review, and the score else as
-    one from a program. `sha256`, where it is given, must be the image's."""
+    """`value` 0–10 for a score; in a project with classes the number of one, or else `class`, its
+    name (of tags their names, with commas); `kind` skip or flag without either. `key` makes a
+    repeat harmless; `expected` is the event the asker knew of (0: none). `offer` is the card's, and
+    says where the score comes from; without it, `origin` counts only where it is review, and the
+    score else as one from a program. `sha256`, where it is given, must be the image's."""
 
     image_id: int = Field(ge=1, lt=2**63)
     sha256: str | None = Field(default=None, max_length=64)
-    value: StrictInt | None = Field(default=None, ge=0, le=10)
+    value: StrictInt | None = None
+    named: StrictStr | None = Field(default=None, alias="class", max_length=4000)
     kind: Literal["set", "skip", "flag"] = "set"
     key: str | None = Field(default=None, min_length=8, max_length=80)
     expected: int | None = None
@@ -281,8 +294,8 @@ def record_score(
     library, the image and the key, so that nothing else can be taken for it. Like every request,
     it is refused where its header `Tastemaker-Library` names another library."""
     entry = ScoreInput(
-        body.kind, body.value, body.key, body.expected, body.offer, body.origin, body.reason,
-        body.note, body.sha256,
+        body.kind, body.value if body.named is None else body.named, body.key, body.expected,
+        body.offer, body.origin, body.reason, body.note, body.sha256,
     )  # fmt: skip
     return recorded_json(request, record(engine, user, project_id, body.image_id, entry))
 

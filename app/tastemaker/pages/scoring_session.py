@@ -14,6 +14,7 @@ from tastemaker.live import live_model
 from tastemaker.live.live_model import ErrorRecord
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.queues.history import PAUSE
+from tastemaker.scores import classes
 from tastemaker.training import auto_train
 from tastemaker.training.trainable import ENOUGH_TO_TRAIN
 from tastemaker.versions.outlook import Outlook, outlook, short
@@ -52,7 +53,7 @@ def session_summary(
     return {
         "sitting": current_session(session, project, person),
         "streak": auto_train.streak(session, project) if project.auto_train_every else (0, 0),
-        "histogram": scores.histogram(session, project),
+        **of_labels(session, project),
         "outlook": newest_outlook(session, project),
         "short_gain": short,
         "change": error_trend(live.fit.errors) if live else None,
@@ -63,6 +64,16 @@ def session_summary(
         "importing": importing(session, project),
         "enough": ENOUGH_TO_TRAIN,
     }
+
+
+def of_labels(session: Session, project: Project) -> dict[str, Any]:
+    """How many labels there are of each score, or of each class, the commonest first."""
+    if project.labelling == "scores":
+        return {"histogram": scores.histogram(session, project), "class_counts": []}
+    known = classes.of(session, project.id)
+    counts = classes.count_labels(session, project, known)
+    listed = sorted(((row, counts[row.number]) for row in known.alive), key=lambda pair: -pair[1])
+    return {"histogram": [], "class_counts": listed}
 
 
 def current_session(session: Session, project: Project, person: Annotator) -> ScoringSession:

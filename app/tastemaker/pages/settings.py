@@ -30,7 +30,7 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.priors import StartForm
-from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.versions import predictions, starting_heads
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -354,7 +354,8 @@ def settings_page(
     keys = keymap.of(person)
     key_fields = {action: person.keys.get(action, "") for action in keymap.DEFAULTS}
     context = {
-        "recipes": recipes.IN_WORDS, "aggregates": projects.AGGREGATES,
+        "recipes": recipes.IN_WORDS, "aggregates": scores.aggregates_of(project),
+        "kinds": kinds_of(request, project),
         "fields": fields, "saved": saved, "error": error,
         "rows": [*fields["brackets"], *[("", "")] * SPARE_ROWS],
         "suggests": fields["brackets"] != as_typed(project)["brackets"] and error is None,

@@ -16,7 +16,7 @@ from tastemaker.database.tables import EncoderRow, Job, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
-from tastemaker.pages import results
+from tastemaker.pages import class_version, results
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
@@ -56,8 +56,7 @@ def page(
         "versions": [
             {
                 "row": v,
-                "caveats": version_report.caveats(v),
-                "measured": version_report.measured_in_words(v.metrics),
+                **class_version.in_words(v),
                 "parent": numbers.get(v.parent_id or 0),
                 "activation": activation(v),
                 "file": file_checks.check_hash(session, settings, v),
@@ -84,7 +83,8 @@ def training_progress(
     version leads to its results."""
     job = job_of(session, project, job_id)
     if job.state == "done" and len(versions.list_ready(session, project)) == 1:
-        return lead_to(f"/projects/{project.id}/results")
+        page = "results" if project.labelling == "scores" else "confusion"
+        return lead_to(f"/projects/{project.id}/{page}")
     if job.state in ("done", "cancelled"):
         return load_anew()
     return render(request, "versions.html", "training", training_context(session, project, job))
@@ -166,6 +166,11 @@ def version_page(
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
+    status = delete_error.status if delete_error else 200
+    ending = {**deletable(session, version), "delete_error": delete_error}
+    if version.classes.numbers:
+        ending["activation"] = activation_in_full(version)
+        return class_version.page(request, session, settings, project, version, ending, status)
     context = {
         "version": version,
         "encoder": encoder,
@@ -199,11 +204,9 @@ def version_page(
             for name, title in sheets.SHEETS.items()
         ],
         **version_report.neighbours(session, project, version),
-        **deletable(session, version),
-        "delete_error": delete_error,
+        **ending,
     }
     page = shell(session, project, "versions") | context
-    status = delete_error.status if delete_error else 200
     return render(request, "version.html", None, page, status=status)
 
 

@@ -71,6 +71,12 @@ def _named(head: ForeignHead, encoder: str | None) -> str | None:
 
 
 def _check_kind(session: Session, project: Project, head: ForeignHead) -> None:
+    if project.labelling != "scores":
+        raise Conflict(
+            f"“{project.name}” labels images by classes of its own; {head.name} would tell other "
+            "things apart.",
+            "Import it into a new project.",
+        )
     if head.kind == project.kind:
         return
     if head.kind == "score":

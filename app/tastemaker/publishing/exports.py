@@ -34,10 +34,10 @@ from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, Tastemak
 from tastemaker.evaluation import audit_reports
 from tastemaker.files import is_file, sha256_of, write_atomic
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import load_checkpoint
+from tastemaker.learning.checkpoints import checkpoint_bytes, load_checkpoint, sidecar
 from tastemaker.publishing import card_blocks, model_card, sheets
-from tastemaker.scores import score_files
-from tastemaker.versions import file_checks, predictions, training_set
+from tastemaker.scores import classes, score_files
+from tastemaker.versions import class_report, file_checks, predictions, training_set
 from tastemaker.versions.prediction_files import prediction_bytes
 
 PIECE = 2**20  # bytes of a file that are in memory at once
@@ -110,10 +110,17 @@ def config(session: Session, settings: Settings, version: Version) -> Part:
 
 def _known_besides(session: Session, version: Version) -> dict[str, Any]:
     parent = session.get(Version, version.parent_id) if version.parent_id else None
+    lineage = {"rev": parent.number, "sha256": parent.sha256} if parent else None
+    if version.classes.numbers:
+        return {
+            "parent": lineage,
+            "classes": class_report.as_json(version),
+            "published_at": version.created_at.isoformat(),
+        }
     spread = predictions.percentiles(session, version)
     return {
         "score_range": [0, 10],
-        "parent": {"rev": parent.number, "sha256": parent.sha256} if parent else None,
+        "parent": lineage,
         "calibration": version.metrics.calibration,
         "percentiles": spread.as_dict() if spread else None,
         "holdout": version.metrics.holdout.as_json() or None,
@@ -157,6 +164,38 @@ def why_no_laion(session: Session, settings: Settings, version: Version) -> str:
     return ""
 
 
+def tag_files(session: Session, settings: Settings, version: Version) -> list[Part]:
+    """Of a version with tags, a file for each: one output, which the original's loader reads as a
+    score of that tag, with a sidecar of its own. None of any other version: a file of classes that
+    exclude each other is read as it is."""
+    record = version.classes
+    if record.labelling != "tags":
+        return []
+    read = load_checkpoint(versions.verify(settings, version))
+    encoder = session.get_one(EncoderRow, version.encoder_id)
+    parts = []
+    for place, (number, name) in enumerate(zip(record.numbers, record.names, strict=True)):
+        last = {
+            part: read.tensors[f"down.5.{part}"][place : place + 1] for part in ("weight", "bias")
+        }
+        tensors = read.tensors | {f"down.5.{part}": value for part, value in last.items()}
+        plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("_")
+        called = f"{stem(version)}.tag-{number:02d}{f'-{plain}' if plain else ''}"
+        content = checkpoint_bytes(
+            tensors, {"format": "city96", "tag": name, "source_sha256": version.sha256}
+        )
+        about = sidecar(
+            name, version.number, features=read.features, tag=name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            encoder={"name": encoder.name, "fingerprint": encoder.fingerprint},
+        )  # fmt: skip
+        parts += [
+            Part(f"{called}.safetensors", content),
+            Part(f"{called}.config.json", json.dumps(about, indent=2, ensure_ascii=False).encode()),
+        ]
+    return parts
+
+
 def card(session: Session, settings: Settings, version: Version) -> Part:
     text = card_blocks.markdown(model_card.card_of(session, settings, version))
     return Part("README.md", text.encode())
@@ -174,7 +213,12 @@ def export_all(session: Session, settings: Settings, version: Version) -> list[P
         Part("training-set.csv", training_set.as_csv(session, version).encode()),
         Part("predictions.parquet", prediction_bytes(session, version, ".parquet")),
     ]
-    best = [t for t in sheets.sheet_tiles(session, project, version, "top", 100) if t.has_pixels]
+    best = []
+    if version.classes.numbers:
+        parts += tag_files(session, settings, version)
+    else:
+        tiles = sheets.sheet_tiles(session, project, version, "top", 100)
+        best = [tile for tile in tiles if tile.has_pixels]
     if best:
         title = f"{project.name} {version.number}: the {len(best)} it likes best"
         parts.append(Part(model_card.TOP_SHEET, sheets.draw(settings, best, title)))
@@ -245,7 +289,8 @@ def zipped(parts: list[Part], folder: str, at: datetime) -> Iterator[bytes]:
 
 
 def write_folders(session: Session, project: Project, folder: Path) -> dict[str, Any]:
-    """The labels in the original's layout: `data/<encoder>/NN_name/*.npy`, NN the score, each file
+    """The labels in the original's layout: `data/<encoder>/NN_name/*.npy`, NN the score (or the
+    number of the class, with its name), each file
     one vector (1, D) in float32. A label between two scores (the mean of several people's) goes to
     the nearest; the answer counts them."""
     if project.encoder_id is None:
@@ -256,6 +301,12 @@ def write_folders(session: Session, project: Project, folder: Path) -> dict[str,
         raise Invalid("No image is scored yet, so there is nothing to write.", "Score some first.")
     encoder = session.get(EncoderRow, project.encoder_id)
     assert encoder is not None
+    known = classes.of(session, project.id)
+    if known.several:
+        raise Conflict(
+            "An image lies in one folder, and may have several tags.",
+            "Export the labels as a table instead.",
+        )
     ids, x = embeddings.matrix(session, project.encoder_id, labels)
     hashes = dict(
         session.exec(
@@ -270,7 +321,9 @@ def write_folders(session: Session, project: Project, folder: Path) -> dict[str,
     for done, (image_id, vector) in enumerate(zip(ids.tolist(), x, strict=True)):
         value = labels[image_id]
         between += value != round(value)
-        path = top / f"{round(value):02d}_{name}" / f"{hashes[image_id][:32]}.npy"
+        kind = known.by_number.get(int(value)) if project.labelling != "scores" else None
+        called = classes.folder_name(kind.name) if kind else name
+        path = top / f"{round(value):02d}_{called}" / f"{hashes[image_id][:32]}.npy"
         try:
             write_atomic(path, functools.partial(np.save, arr=vector.astype("<f4")[None]))
         except StorageFull as error:

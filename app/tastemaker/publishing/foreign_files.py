@@ -68,6 +68,11 @@ def read_foreign_head(file: Path, name: str = "", config: Path | None = None) ->
 
 def _read_city96(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:
     read = load_checkpoint(file)
+    if read.metadata.get("read_out") == "sigmoid" and read.outputs > 1:
+        raise CheckpointError(
+            f"It holds {read.outputs} tags in one file, which do not exclude each other.",
+            "Import the file of one tag: the export of that version holds one for each.",
+        )
     encoder, fingerprint = _named_encoder(sidecar, read.metadata)
     return ForeignHead(
         name=name, head=read.tensors, features=read.features,

@@ -17,6 +17,7 @@ from tastemaker.evaluation import audit_reports, expectations
 from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck
+from tastemaker.publishing import class_card
 from tastemaker.publishing.card_blocks import (
     Block,
     Bullets,
@@ -34,7 +35,13 @@ from tastemaker.publishing.card_figures import (
     regression_to_the_mean,
     with_interval,
 )
-from tastemaker.versions import predictions, priors, training_set, version_report
+from tastemaker.versions import (
+    class_report,
+    predictions,
+    priors,
+    training_set,
+    version_report,
+)
 
 # The author's own words, by the heading they stand under.
 TEXTS = {
@@ -77,7 +84,10 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
-    own, report = texts(project), expectations.check(session, version, frozen=True)
+    own = texts(project)
+    if version.classes.numbers:
+        return _class_card(session, settings, project, version, encoder, own)
+    report = expectations.check(session, version, frozen=True)
     sections = [
         Section(2, "", (Words(_in_a_sentence(project, version, encoder)), *_note(version))),
         Section(2, "Design goals", _own_or(own["goals"], "The author has not written them yet.")),
@@ -93,6 +103,31 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
         *_audits(session, version),
         Section(2, "Architecture", _architecture(version, encoder)),
         Section(2, "Demo", _demo(version, encoder)),
+        Section(2, "Files", (_files(settings, version),)),
+    ]
+    return Card(f"{project.name} {version.number}", tuple(sections))
+
+
+def _class_card(
+    session: Session, settings: Settings, project: Project, version: Version, encoder: EncoderRow,
+    own: dict[str, str],
+) -> Card:  # fmt: skip
+    """Of a classifier trained here: the same sections, those about scores told of classes."""
+    known = class_report.caveats(version)
+    issues = (Bullets(tuple(known)),) if known else ()
+    sections = [
+        Section(2, "", (Words(class_card.in_a_sentence(version, encoder)), *_note(version))),
+        Section(2, "Design goals", _own_or(own["goals"], "The author has not written them yet.")),
+        Section(3, "Intentional biases", _own_or(own["biases"], "None were stated.")),
+        Section(3, "Issues", (*_own_or(own["issues"], "The author knows of none."), *issues)),
+        Section(3, "Out-of-scope", _own_or(own["scope"], "The author has not drawn the line yet.")),
+        Section(2, "Usecases", class_card.usecases(version)),
+        Section(2, "Training", _training(version, encoder)),
+        Section(3, "Class ratios", class_card.ratios(session, project, version)),
+        Section(3, "Version history", (_history(session, project),)),
+        Section(2, "Metrics", class_card.metrics_of(version)),
+        Section(2, "Architecture", class_card.architecture(version, encoder)),
+        Section(2, "Demo", class_card.demo(version, encoder, _original_scripts(encoder))),
         Section(2, "Files", (_files(settings, version),)),
     ]
     return Card(f"{project.name} {version.number}", tuple(sections))
@@ -217,7 +252,10 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
         ("encoder fingerprint", encoder.fingerprint),
         ("seed", str(version.seed)),
     ]
-    if version.metrics.kind != "ridge":  # the other settings are those of a descent
+    if version.metrics.kind not in (
+        "ridge",
+        "logistic",
+    ):  # the other settings are those of a descent
         rows += [
             (key.replace("_", " "), str(value))
             for key, value in version.recipe.items()
@@ -271,9 +309,14 @@ def _history(session: Session, project: Project) -> Block:
 
 def _line(version: Version) -> str:
     measured, on = version.metrics.measured, version.metrics.measured_on
+    record = version.classes
     parts = [f"{version.number} - {version.note or 'no note'}"]
     images = version.metrics.images
     parts.append(f"{images} training images" if version.major else "made elsewhere")
+    if record.measured_on:
+        share = class_report.in_percent(record.measured.accuracy)
+        on_what = class_report.RESTS_ON[record.measured_on]
+        parts.append(f"accuracy {share} on {record.measured.n} {on_what}")
     if on:
         error = with_interval(measured.mae, points=True)
         parts.append(f"error {error} on {measured.n} {version_report.RESTS_ON[on]}")

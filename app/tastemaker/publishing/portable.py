@@ -88,7 +88,7 @@ def portable(session: Session, settings: Settings, version: Version) -> Portable
     project = projects.get(session, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     assert encoder is not None
-    if classes := version.recipe.get("labels"):
+    if classes := version.recipe.get("labels") or list(version.classes.names):
         raise Conflict(
             f"{version.number} sorts into {len(classes)} classes; only a version that gives scores "
             "can be published for elsewhere.",

@@ -23,9 +23,9 @@ from tastemaker.database.tables import (
 from tastemaker.live import live_model
 from tastemaker.pictures.pictures import VIEW
 from tastemaker.queues import reasons
-from tastemaker.scores import Origin, neighbours, offers
+from tastemaker.scores import Origin, classes, neighbours, offers
 from tastemaker.scores.neighbours import Neighbour
-from tastemaker.versions import predictions
+from tastemaker.versions import class_rows, predictions
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Card:
 
     `neighbours` are up to three labelled images, the nearest first. A `blind` card is a re-ask or
     one of an audit: its label is withheld, and nothing but the image should be shown before the
-    answer, whatever the project's setting; in an audit, no prediction after it either. `offer` goes
-    back with the score; `event_id` is the newest event of the person who looks (0: none).
+    answer, whatever the project's setting; in an audit, no prediction after it either. Of a project
+    with classes, `says` is what the version predicts, as a label holds it, and `prediction` how
+    sure it is of that. `offer` goes back with the score; `event_id` is the newest event of the
+    person who looks (0: none).
     """
 
     image_id: int
@@ -74,6 +76,7 @@ class Card:
     has_pixels: bool
     neighbours: tuple[Neighbour, ...] = ()
     blind: bool = False
+    says: int | None = None
     offer: str = field(default="", repr=False)
 
     def picture(self, size: str) -> str:
@@ -115,7 +118,7 @@ def items_for(
     return [
         QueueItem(i, Origin(of.origin), of.reason, test_run=runs.get(of.id))
         if (of := brought.get(i)) is not None
-        else QueueItem(i, Origin.REVIEW, _review_reason(events[i]))
+        else QueueItem(i, Origin.REVIEW, _review_reason(session, project, events[i]))
         for i in image_ids
     ]
 
@@ -131,12 +134,13 @@ def _still_open(events: list[ScoreEvent]) -> ScoreEvent | None:
     return None if newest is None or newest.origin == Origin.IMPORT else newest
 
 
-def _review_reason(events: list[ScoreEvent]) -> str:
+def _review_reason(session: Session, project: Project, events: list[ScoreEvent]) -> str:
     """After a re-ask is answered: the score of the time before."""
     undone = {event.undoes for event in events}
     scored = [event for event in events if event.kind == "set" and event.id not in undone]
     if len(scored) > 1 and scored[-1].origin == Origin.RE_ASK:
-        return reasons.asked_again(scored[-2].value, scored[-2].at)
+        earlier = classes.in_words(session, project, scored[-2].value)
+        return reasons.asked_again(earlier, scored[-2].at)
     return ""
 
 
@@ -173,6 +177,7 @@ def cards(
     near = neighbours.nearest(session, settings, project, ids) if with_neighbours else {}
     if predicted is None:
         predicted = _predicted(session, settings, project, ids, labels if version else {}, version)
+    says = _classes_of(session, project, ids, version) if project.labelling != "scores" else {}
     made = []
     for item in items:
         if item.image_id not in rows:
@@ -194,6 +199,7 @@ def cards(
                 has_pixels=image.kind != "vector",
                 neighbours=_named_first(near.get(image.id, []), item.twin),
                 blind=blind,
+                says=says.get(image.id),
                 offer=offers.sign(session, project.id, image.id, person.id, offer),
             )
         )  # fmt: skip
@@ -217,6 +223,19 @@ def _predicted(
         elif by_live is not None:
             predicted[image_id] = Predicted(*by_live, "live model")
     return predicted
+
+
+def _classes_of(
+    session: Session, project: Project, ids: Sequence[int], version: Version | None
+) -> dict[int, int]:
+    """What a version, by default the active one, says of images it never saw, as by now."""
+    judge = version or versions.active(session, project)
+    if judge is None or not judge.classes.numbers:
+        return {}
+    known = classes.of(session, project.id)
+    told = class_rows.of_images(session, judge, ids)
+    now = {image_id: known.current(value) for image_id, value in told.items()}
+    return {image_id: value for image_id, value in now.items() if value is not None}
 
 
 def _named_first(near: list[Neighbour], twin: int | None) -> tuple[Neighbour, ...]:

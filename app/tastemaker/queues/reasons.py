@@ -5,6 +5,7 @@ from typing import assert_never
 
 from tastemaker.live.live_model import Pick
 
+SURE = 0.75  # nobody would call that near a boundary
 CONTROL = "random sample (for evaluation)"
 AUDIT = "drawn at random for an audit"
 RE_ASKED = "asked again, to learn how steady scores are"
@@ -47,6 +48,18 @@ def mistaken(predicted: float | None, label: float | None) -> str:
     return f"predicted {_predicted(predicted)}, you said {_points(label)}"
 
 
+def undecided(leading: list[tuple[str, float]]) -> str:
+    """Between which classes a version cannot decide."""
+    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
+    near = max(share for _, share in leading) < SURE
+    return f"near a boundary: {told}" if near else f"the least certain of those left: {told}"
+
+
+def told_apart(predicted: str, label: str) -> str:
+    """What a version says of a label it never saw."""
+    return f"predicted {predicted}, you said {label}"
+
+
 def flagged(by: str, note: str) -> str:
     return f"flagged by {by}: {note}" if note else f"flagged by {by}"
 
@@ -55,7 +68,7 @@ def skipped(at: datetime) -> str:
     return f"you skipped it on {day(at)}"
 
 
-def asked_again(earlier: int | None, at: datetime) -> str:
+def asked_again(earlier: int | str | None, at: datetime) -> str:
     """After the answer, when the first score may be seen."""
     return f"asked again: you said {earlier} on {day(at)}"
 

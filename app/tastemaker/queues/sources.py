@@ -23,6 +23,7 @@ from tastemaker.database import counts
 from tastemaker.database.tables import Annotator, Label, Project, SkippedFile
 from tastemaker.errors import NotFound
 from tastemaker.live import live_model
+from tastemaker.queues import class_queues
 from tastemaker.queues.audited import audit
 from tastemaker.queues.cards import Card, QueueItem, cards, items_for
 from tastemaker.queues.history import Answered, answered, items_of, previous_event
@@ -103,14 +104,15 @@ def next_items(
     swept_too: bool = True,
 ) -> list[QueueItem]:
     """The next `n` images of a queue. Raises `NotFound` for a queue that there is not."""
-    if queue not in CATALOGUE:
-        raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(CATALOGUE)}.")
+    offered = catalogue(project)
+    if queue not in offered:
+        raise NotFound(f"There is no queue “{queue}”.", f"There are: {', '.join(offered)}.")
     live = live_model.read_live(settings, project.id)
     request = QueueRequest(
         session, project, person, live, frozenset(exclude), collection_id, swept_too
     )
     items: dict[int, QueueItem] = {}
-    for item in CATALOGUE[queue].items(request):
+    for item in offered[queue].items(request):
         if len(items) >= n:
             break
         if item.image_id not in request.pending:
@@ -191,7 +193,22 @@ CATALOGUE = {
     "audit": Queue("Audit", audit),
 }
 OF_ONE = ("collection", "audit")  # queues of one collection, or one audit
+CLASS_CATALOGUE = {
+    **{name: Queue(title, items) for name, (title, items) in class_queues.QUEUES.items()},
+    **{name: CATALOGUE[name] for name in ("flagged", "skipped", "collection")},
+}
 QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
+EVERY_QUEUE = (*CATALOGUE, *(name for name in CLASS_CATALOGUE if name not in CATALOGUE))
+
+
+def catalogue(project: Project) -> dict[str, Queue]:
+    """The queues of a project, by what it labels with."""
+    return CATALOGUE if project.labelling == "scores" else CLASS_CATALOGUE
+
+
+def titles(project: Project) -> dict[str, str]:
+    """Queue → its name on the pages, of those that a project has."""
+    return {name: queue.title for name, queue in catalogue(project).items()}
 
 
 @dataclass(frozen=True)

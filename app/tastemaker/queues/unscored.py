@@ -109,6 +109,8 @@ def _unscored(request: QueueRequest, swept_too: bool) -> tuple[ColumnElement[boo
             standing.c.image_id == Image.id,
             standing.c.annotator_id == request.person.id,
             *([standing.c.kind.not_in(SWEEPS)] if swept_too else []),
+            # A class that is gone leaves its event without a label: such an image comes again.
+            *([standing.c.kind != "set"] if request.project.labelling != "scores" else []),
         )
         .exists()
     )

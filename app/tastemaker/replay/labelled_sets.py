@@ -27,6 +27,7 @@ from tastemaker.errors import Invalid
 from tastemaker.files import is_file
 from tastemaker.replay.people import People
 from tastemaker.replay.runs import LabelledSet
+from tastemaker.scores import classes
 
 LARGEST = 8 * 2**30  # bytes of float32 embeddings held in memory: 1.6 million images of 1,280
 UNLABELLED = -1.0
@@ -176,6 +177,7 @@ def read_collection(
     Raises `NotFound` or `Invalid`."""
     collection = images.find_collection(session, name)
     project = project or _only_user(session, collection)
+    classes.check_scores(project)
     if project.encoder_id is None:
         raise Invalid(
             f"No image of “{project.name}” is embedded yet.",

@@ -12,6 +12,7 @@ from tastemaker.scores.events import (
 )
 from tastemaker.scores.labels import (
     aggregate,
+    aggregates_of,
     change_project,
     count_labels,
     drawn_at_random,
@@ -27,6 +28,7 @@ from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
     Recorded,
     parse_score,
+    parse_value,
     record,
     record_for,
     record_many,
@@ -38,6 +40,7 @@ __all__ = [
     "Origin",
     "Recorded",
     "aggregate",
+    "aggregates_of",
     "carry_over",
     "change_project",
     "count_labels",
@@ -51,6 +54,7 @@ __all__ = [
     "newest_of",
     "newest_undoable",
     "parse_score",
+    "parse_value",
     "rebuild_labels",
     "recent",
     "record",

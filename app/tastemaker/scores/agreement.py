@@ -24,7 +24,9 @@ def annotator_noise(
     """A person's noise in points of 0–10 (everybody's together without one): σ = RMS(y₁ − y₂)/√2
     over pairs of a re-ask and the blind score before it, with its 95 % interval; and σ√(2/π), the
     mean error that a perfect model would still show against such scores. None where nothing was
-    asked again."""
+    asked again, and of classes, which are not points of a scale."""
+    if project.labelling != "scores":
+        return None
     differences = _differences(session, project, person)
     if not differences:
         return None

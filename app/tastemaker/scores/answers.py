@@ -50,7 +50,10 @@ def answers_at(
     comparison_high: int | None = None,
 ) -> list[Answer]:
     """Every answer of a person as it stood right after these two, now without them, by when it was
-    given, oldest first; not those about images that were taken out of the project."""
+    given, oldest first; not those about images that were taken out of the project. They are about
+    scores: of a project with classes there are none."""
+    if project.labelling != "scores":
+        return []
     removed = projects.removed_ids(session, project.id)
     every = [
         *_pairs(session, project, comparison_high),

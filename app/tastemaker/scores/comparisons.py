@@ -18,6 +18,7 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects
 from tastemaker.database.tables import Annotator, Comparison, Image, Label, Project
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.scores import classes
 
 SHARES = {"first": 1.0, "second": 0.0, "equal": 0.5}  # of the win, that go to the first image
 VERDICTS = tuple(SHARES)
@@ -52,6 +53,7 @@ def record(
     key: str | None = None,
 ) -> Comparison:
     """Append a verdict on a pair. The same `key` again returns the row that it wrote first."""
+    classes.check_scores(project)
     if verdict not in VERDICTS:
         raise Invalid(f"“{verdict[:40]}” is no verdict.", f"Use {', '.join(VERDICTS)}.")
     if first_id == second_id:

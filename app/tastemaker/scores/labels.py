@@ -7,7 +7,7 @@ project's `aggregate` of their scores is its label (proxies count only where no 
 
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -17,7 +17,9 @@ from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import projects
 from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker.errors import Invalid
 from tastemaker.projects import LabelRules, on_holdout_side
+from tastemaker.scores import classes
 from tastemaker.scores.events import Event, highest_event, standing
 from tastemaker.scores.origin import Origin
 
@@ -46,7 +48,8 @@ def derive_label(
 ) -> None:
     """Make the label of one image agree with its standing events, oldest first; gone when nobody's
     score stands."""
-    derived = _label_from(project, image_id, source_group, events)
+    combine = combiner(session, project)
+    derived = _label_from(project, image_id, source_group, events, combine)
     if derived is not None:
         statement = _upsert_label(session.get_bind().dialect.name)
         session.connection().execute(statement, derived.model_dump())
@@ -84,8 +87,9 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
             )
         ).all()
     )
+    combine = combiner(session, project)
     derived = {
-        image_id: _label_from(project, image_id, groups[image_id], standing(about_image))
+        image_id: _label_from(project, image_id, groups[image_id], standing(about_image), combine)
         for image_id, about_image in about.items()
     }
     return {image_id: label for image_id, label in derived.items() if label is not None}
@@ -122,12 +126,25 @@ def rebuild_labels(session: Session, project: Project) -> int:
     return len(labels)
 
 
+def aggregates_of(project: Project) -> dict[str, str]:
+    """The ways to make one label of several people's, in words."""
+    return projects.AGGREGATES if project.labelling == "scores" else classes.AGGREGATES
+
+
 def change_project(session: Session, project: Project, **changes: Any) -> Project:
     """Change a project's settings; another way to make one label of several people's scores
     rebuilds its labels."""
     if session.get_bind().dialect.name != "sqlite":  # nobody is amid a score (`hold`)
         session.exec(select(Project.id).where(Project.id == project.id).with_for_update()).all()
     rule = project.aggregate
+    if (
+        changes.get("aggregate", rule) not in aggregates_of(project)
+        and project.labelling != "scores"
+    ):
+        raise Invalid(
+            f"“{str(changes['aggregate'])[:20]}” is no way to make one class of several.",
+            f"Use one of {', '.join(classes.AGGREGATES)}.",
+        )
     projects.change(session, project, **changes)
     if project.aggregate != rule:
         session.flush()
@@ -135,22 +152,36 @@ def change_project(session: Session, project: Project, **changes: Any) -> Projec
     return project
 
 
+Combine = Callable[[list[int]], float | None]  # several people's values, oldest first → a label
+
+
+def combiner(session: Session, project: Project | LabelRules) -> Combine:
+    """How several people's values make one label: here the labelling of a project decides."""
+    if project.labelling == "scores":
+        return functools.partial(aggregate, project.aggregate)
+    return functools.partial(classes.of(session, project.id).combine, project.aggregate)
+
+
 def _label_from(
-    project: Project | LabelRules, image_id: int, source_group: str, events: list[Event]
-) -> Label | None:
+    project: Project | LabelRules, image_id: int, source_group: str, events: list[Event],
+    combine: Combine,
+) -> Label | None:  # fmt: skip
     """The label that follows from the standing events of an image, oldest first, in no session;
-    None without a score among them."""
+    None without a score among them, or where its class is gone."""
     scored = [event for event in events if event.kind == "set"]
     if not scored:
         return None
     by_people = [event for event in scored if not event.proxy]
     per_person = {event.annotator_id: event for event in by_people or scored}
     by_age = sorted(per_person.values(), key=lambda event: event.id)
+    value = combine([event.value or 0 for event in by_age])
+    if value is None:
+        return None
     holdout = on_holdout_side(project, source_group)
     return Label(
         project_id=project.id,
         image_id=image_id,
-        value=aggregate(project.aggregate, [event.value or 0 for event in by_age]),
+        value=value,
         annotators=len(per_person),
         event_id=by_age[-1].id,
         holdout=holdout,

@@ -30,15 +30,18 @@ class MeanEstimate:
     n: int
 
 
+NO_MEAN = MeanEstimate(None, None, None, 0)
+
+
 @dataclass(frozen=True)
 class AnnotatorStats:
     """One person's scoring. `bias` is own score − mean of the others' on the same image, `error`
-    its size without the sign."""
+    its size without the sign; of classes, the share of the others that said something else."""
 
     person_id: int
     name: str
     scored: int
-    mean: float
+    mean: float | None
     newest: datetime
     bias: MeanEstimate
     error: MeanEstimate
@@ -64,8 +67,9 @@ class Agreement:
 
 
 def agreement(session: Session, project: Project) -> Agreement:
-    """How the standing scores of a project's people compare. Stand-ins, which are no people, are
-    left out."""
+    """How the standing scores of a project's people compare; of classes, how often they differ.
+    Stand-ins, which are no people, are left out."""
+    named = project.labelling != "scores"
     standing, newest, names = _standing(session, project)
     by_image: dict[int, dict[int, int]] = {}
     for (person, image), value in standing.items():
@@ -74,15 +78,11 @@ def agreement(session: Session, project: Project) -> Agreement:
     habits = []
     for person, name in names.items():
         own = [value for (scorer, _), value in standing.items() if scorer == person]
-        gaps = [
-            by[person] - float(np.mean([v for other, v in by.items() if other != person]))
-            for by in shared.values()
-            if person in by
-        ]
+        gaps = [_gap(by, person, named) for by in shared.values() if person in by]
         habits.append(
             AnnotatorStats(
-                person, name, len(own), float(np.mean(own)), newest[person],
-                bias=mean_of(gaps), error=mean_of(np.abs(gaps)),
+                person, name, len(own), None if named else float(np.mean(own)), newest[person],
+                bias=NO_MEAN if named else mean_of(gaps), error=mean_of(np.abs(gaps)),
             )
         )  # fmt: skip
     pairs = []
@@ -91,15 +91,25 @@ def agreement(session: Session, project: Project) -> Agreement:
             [[by[first], by[second]] for by in shared.values() if first in by and second in by]
         )
         if len(both):
-            gap = both[:, 0] - both[:, 1]
+            gap = both[:, 0] != both[:, 1] if named else both[:, 0] - both[:, 1]
             pairs.append(
                 AnnotatorPair(
-                    names[first], names[second], mean_of(gap), mean_of(np.abs(gap)),
-                    spearman(both[:, 0], both[:, 1]),
+                    names[first], names[second],
+                    MeanEstimate(None, None, None, len(both)) if named else mean_of(gap),
+                    mean_of(np.abs(gap)),
+                    None if named else spearman(both[:, 0], both[:, 1]),
                 )
             )  # fmt: skip
     habits.sort(key=lambda habit: -habit.scored)
     return Agreement(habits, pairs, len(shared))
+
+
+def _gap(by: dict[int, int], person: int, named: bool) -> float:
+    """Own score − mean of the others', or the share of the others that named another class."""
+    others = [value for other, value in by.items() if other != person]
+    if named:
+        return float(np.mean([value != by[person] for value in others]))
+    return by[person] - float(np.mean(others))
 
 
 def mean_of(values: ArrayLike) -> MeanEstimate:

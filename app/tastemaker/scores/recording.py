@@ -30,7 +30,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
-from tastemaker.scores import offers
+from tastemaker.scores import classes, offers
 from tastemaker.scores.answers import RATED, SWEEPS
 from tastemaker.scores.events import (
     Event,
@@ -77,9 +77,23 @@ def parse_score(value: Any) -> int:
     return int(number)
 
 
+def parse_value(
+    session: Session, terms: LabelRules | Project, value: int | str, kind: str = "set"
+) -> int:
+    """What a person gave, as an event holds it: a score, or a class or tags (`classes`)."""
+    if terms.labelling == "scores":
+        score = parse_score(value)
+        if kind in SWEEPS and score == 0:
+            raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
+        return score
+    if kind in (RATED, *SWEEPS):
+        raise Invalid("A class is no more or less than another.", "Give each image its class.")
+    return classes.of(session, terms.id).parse(value)
+
+
 def record(
     session: Session, project: Project, image_id: int, person: Annotator, kind: str,
-    value: int | None = None, **more: Any,
+    value: int | str | None = None, **more: Any,
 ) -> Recorded:  # fmt: skip
     """`record_for` with the rows of the project and the person at hand."""
     session.flush()  # what was changed in them decides the label
@@ -92,7 +106,7 @@ def record_for(
     image_id: int,
     annotator_id: int,
     kind: str,
-    value: int | None = None,
+    value: int | str | None = None,
     *,
     origin: Origin = Origin.QUEUE,
     reason: str = "",
@@ -128,10 +142,6 @@ def record_for(
         raise Invalid(f"“{kind}” is not something one can say about an image.")
     if (kind in ("set", RATED, *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
-    if value is not None:
-        value = parse_score(value)
-        if kind in SWEEPS and value == 0:
-            raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
     hold(session, project_id, [image_id])
     scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
@@ -142,6 +152,8 @@ def record_for(
             "It belongs to another library, or to this one as it was before a backup came back.",
             code="another-image",
         )
+    if value is not None:
+        value = parse_value(session, scene.terms, value, kind)
     annotator_id = scene.annotator_id
     if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)
@@ -339,7 +351,8 @@ def _scene() -> Any:
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Image.sha256), col(Image.source_group),
+            col(Project.aggregate), col(Project.labelling), col(Image.sha256),
+            col(Image.source_group),
             projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
             col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
@@ -365,7 +378,7 @@ def _scene_of(
         "otherwise": annotator_id if otherwise is None else otherwise,
     }  # fmt: skip
     row = session.connection().execute(_scene(), names).one_or_none()
-    return None if row is None else Scene(LabelRules(*row[:4]), *row[4:])
+    return None if row is None else Scene(LabelRules(*row[:5]), *row[5:])
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +23,13 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
+from tastemaker.scores import classes
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
 from tastemaker.scores.scales import Scale, number_in, scale_that_fits
 
 COLUMNS = ("sha256", "path", "score", "annotator", "scored_at")
+CLASS_COLUMNS = ("sha256", "path", "class", "annotator", "scored_at")  # of tags, with commas
 
 # What other programs call these columns.
 IMAGE_COLUMNS = (
@@ -35,6 +37,7 @@ IMAGE_COLUMNS = (
     "image", "name",
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
+NAMES_OF_CLASSES = ("class", "label", "tags", "score")
 SHOWN = 10  # rows of a preview
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
@@ -150,9 +153,10 @@ def import_scores(
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
         references = References(session, file.parent)
+        reading = reading_of(session, project, scale, columns)
         if preview:
-            told.shown = [_shown(row, references, scale, columns) for row in rows[:SHOWN]]
-        good = _good_rows(rows, references, scale, columns, told)
+            told.shown = [_shown(row, references, reading) for row in rows[:SHOWN]]
+        good = _good_rows(rows, references, reading, told)
     if preview:
         return told
     if told.bad and (not skip_bad_rows or not good):
@@ -171,27 +175,53 @@ class GoodRow(NamedTuple):
     at: datetime | None
 
 
+class Reading(NamedTuple):
+    """How a file is read: the columns that may name the image, and those that may hold the label;
+    what a cell of the latter means; and `what` it is, in a column that may be `called` so."""
+
+    image: tuple[str, ...]
+    label: tuple[str, ...]
+    value: Callable[[Any], int]
+    what: str
+    called: str
+
+
+def reading_of(
+    session: Session, project: Project, scale: Scale | None, columns: ColumnNames
+) -> Reading:
+    """How a project reads a file. Raises `Invalid` for a scale of classes."""
+    if project.labelling == "scores":
+        value = scores.parse_score if scale is None else scale.score
+        called = columns.score or "score"
+        return Reading(columns.of_image(), columns.of_score(), value, "score", called)
+    if scale is not None:
+        raise Invalid("Classes are on no scale.", "Leave --scale out.")
+    parse = classes.of(session, project.id).parse
+    named = columns.of_score() if columns.score.strip() else NAMES_OF_CLASSES
+    return Reading(
+        columns.of_image(), named, lambda cell: parse(unescape_formula(str(cell))), "class",
+        columns.score or "class",
+    )  # fmt: skip
+
+
 def _good_rows(
-    rows: list[Row], references: References, scale: Scale | None, columns: ColumnNames,
-    told: ImportedScores,
-) -> list[GoodRow]:  # fmt: skip
+    rows: list[Row], references: References, reading: Reading, told: ImportedScores
+) -> list[GoodRow]:
     """The rows that can be recorded; the others are told, with all that was found."""
     good: list[GoodRow] = []
     for row in rows:
         try:
-            good.append(_read(row, references, scale, columns, told))
+            good.append(_read(row, references, reading, told))
         except TastemakerError as error:
             told.bad.append(BadRow(row.where, error.message, error.hint))
     told.by_ending = references.by_ending
     return good
 
 
-def _shown(row: Row, references: References, scale: Scale | None, columns: ColumnNames) -> ShownRow:
-    image, typed = (
-        str(_cell(row, names) or "") for names in (columns.of_image(), columns.of_score())
-    )
+def _shown(row: Row, references: References, reading: Reading) -> ShownRow:
+    image, typed = (str(_cell(row, names) or "") for names in (reading.image, reading.label))
     try:
-        score = _read(row, references, scale, columns, ImportedScores()).value
+        score = _read(row, references, reading, ImportedScores()).value
     except TastemakerError as error:
         return ShownRow(row.where, image, typed, None, error.message)
     return ShownRow(row.where, image, typed, score)
@@ -201,22 +231,21 @@ def _cell(row: Row, names: Sequence[str]) -> Any:
     return first((row.cells[name] for name in names if _given(row.cells.get(name))), None)
 
 
-def _read(
-    row: Row, references: References, scale: Scale | None, columns: ColumnNames,
-    told: ImportedScores,
-) -> GoodRow:  # fmt: skip
+def _read(row: Row, references: References, reading: Reading, told: ImportedScores) -> GoodRow:
     """Raises what is wrong with the row."""
     if row.fault:
         raise Invalid(row.fault)
-    reference, typed = _cell(row, columns.of_image()), _cell(row, columns.of_score())
-    told.found(typed)
+    reference, typed = _cell(row, reading.image), _cell(row, reading.label)
+    if reading.what == "score":
+        told.found(typed)
     if reference is None:
-        names = f"A column {columns.image or 'sha256 or path'} is needed."
+        wanted = "sha256 or path" if reading.image == IMAGE_COLUMNS else reading.image[0]
+        names = f"A column {wanted} is needed."
         raise Invalid(f"It names no image; its columns are {', '.join(row.cells)}."[:200], names)
     if typed is None:
-        raise Invalid("It holds no score.", f"A column {columns.score or 'score'} is needed.")
+        raise Invalid(f"It holds no {reading.what}.", f"A column {reading.called} is needed.")
     image = references.find(unescape_formula(str(reference)))
-    value = scores.parse_score(typed) if scale is None else scale.score(typed)
+    value = reading.value(typed)
     name = unescape_formula(str(row.cells.get("annotator") or projects.IMPORTED))
     return GoodRow(image.id, value, name, moment(row.cells.get("scored_at")))
 
@@ -302,7 +331,8 @@ def moment(text: Any) -> datetime | None:
 
 
 def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
-    """One row per image and annotator whose score stands, in the order they were given."""
+    """One row per image and annotator whose score, or class, stands, in the order they were
+    given."""
     with sessions.reading(engine) as session:
         return labels_of(session, projects.by_name(session, project_name))
 
@@ -318,20 +348,26 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
         .order_by(col(ScoreEvent.id))
     ).all()
     newest = {(event.image_id, event.annotator_id): (event, i, a) for event, i, a in events}
-    return [
+    known = classes.of(session, project.id) if project.labelling != "scores" else None
+    rows = [
         {
             "sha256": image.sha256,
             "path": images.shown_path(session, image),
-            "score": event.value,
+            **({"class": known.in_file(event.value)} if known else {"score": event.value}),
             "annotator": name,
             "scored_at": in_utc(event.at).isoformat(),
         }
         for event, image, name in newest.values()
     ]
+    return [row for row in rows if row.get("class", "there")]  # not where the class is gone
 
 
-def score_bytes(rows: list[dict[str, Any]], ending: str, columns: Sequence[str] = COLUMNS) -> bytes:
-    """The rows as a file of that ending; cells that a spreadsheet would run are made inert."""
+def score_bytes(
+    rows: list[dict[str, Any]], ending: str, columns: Sequence[str] | None = None
+) -> bytes:
+    """The rows as a file of that ending, without `columns` those of scores, or of classes; cells
+    that a spreadsheet would run are made inert."""
+    columns = columns or (CLASS_COLUMNS if rows and "class" in rows[0] else COLUMNS)
     if ending == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if ending == ".parquet":
@@ -345,13 +381,13 @@ def score_bytes(rows: list[dict[str, Any]], ending: str, columns: Sequence[str] 
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     for row in rows:
-        texts = [key for key in ("path", "other_path", "annotator") if key in row]
+        texts = [key for key in ("path", "other_path", "annotator", "class") if key in row]
         writer.writerow(row | {key: escape_formula(row[key]) for key in texts})
     return text.getvalue().encode()
 
 
 def write_scores(
-    rows: list[dict[str, Any]], to: Path | None, columns: Sequence[str] = COLUMNS
+    rows: list[dict[str, Any]], to: Path | None, columns: Sequence[str] | None = None
 ) -> None:
     """Write to a file of a known ending, or as CSV to standard output."""
     if to is None:

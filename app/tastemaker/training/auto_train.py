@@ -117,7 +117,8 @@ def _because_of_scores(session: Session, project: Project) -> str:
     have, want = streak(session, project) if project.auto_train_every else (0, 0)
     if not want or have < want:
         return ""
-    return f"{have} new score{'s' * (have != 1)}"
+    what = "score" if project.labelling == "scores" else "label"
+    return f"{have} new {what}{'s' * (have != 1)}"
 
 
 def _because_of_drift(session: Session, settings: Settings, project: Project) -> str:

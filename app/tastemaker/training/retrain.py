@@ -34,12 +34,14 @@ from tastemaker.learning.recipes import Curve, recipe_named
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
 from tastemaker.scores import answers
 from tastemaker.scores.answers import Answer
-from tastemaker.training.trainable import Known, known_now, why_not
-from tastemaker.versions import hints, predictions, priors, publication, training_set
+from tastemaker.training import learners
+from tastemaker.training.trainable import Known, classes_of, known_now, why_not
+from tastemaker.versions import hints, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
 if TYPE_CHECKING:
     from tastemaker.learning.answers import Answers
+    from tastemaker.learning.classifier import TrainedClasses
     from tastemaker.learning.folds import TrainingSet
     from tastemaker.learning.training import Trained
 
@@ -111,9 +113,6 @@ def train_and_publish(
     """Train as requested, judge the result, and publish it. Raises `NotTrainable`."""
     import torch
 
-    from tastemaker.evaluation import evaluate
-    from tastemaker.learning.training import train
-
     report = report or Silent()
     torch.set_num_threads(settings.torch_threads or torch.get_num_threads())
     version = _freeze(transactions, request, report)
@@ -124,12 +123,11 @@ def train_and_publish(
         data, group_names = _training_set(session, version)
         metadata = _metadata(session, project, version)
         started = priors.of_version(session, version)
+        learner = learners.learner(session, project, version, data)
     report.stage(f"Training {version.number} on {len(data.y)} labels")
-    trained = train(
-        data,
+    trained = learner.train(
         recipe_named(request.recipe, seed=request.seed, **request.changed),
-        progress=functools.partial(_report_training, report),
-        threshold=project.threshold,
+        functools.partial(_report_training, report),
     )
     report.log(f"{trained.kind}: {trained.choice.why}")
     lineage = [
@@ -138,15 +136,20 @@ def train_and_publish(
     ]
     for prior in lineage:
         report.log(f"starts from {prior['name']}: trust {100 * prior['trust']:.0f} %")
-    _predict(transactions, version, trained, group_names, report)
+    learner.predict(transactions, group_names, report)
     report.stage("Measuring it")
-    judgement = evaluate.judge(transactions, version, data, trained)
+    judgement = learner.judge(transactions)
     report.stage(f"Writing {version.number}")
     version = publication.publish(
         transactions,
         settings,
         version,
-        HeadFile(trained.tensors, metadata, about={"starts_from": lineage} if lineage else {}),
+        HeadFile(
+            trained.tensors,
+            metadata | learner.metadata(),
+            labels=learner.labels(),
+            about={"starts_from": lineage} if lineage else {},
+        ),
         Outcome(
             metrics=judgement.metrics,
             recipe=_recipe(trained),
@@ -156,6 +159,7 @@ def train_and_publish(
             labels=_used_labels(data, trained),
             trust=trained.trust,
             moves=request.encoder_id is not None,
+            classes=judgement.classes,
         ),
     )
     report.log(f"published {Path(version.file).name}")
@@ -183,12 +187,15 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
             embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
         stars = hints.as_priors(session, project, encoder_id, labels)
         series = publication.next_major(session, project.id) if request.major else None
+        told_apart = classes_of(session, project)
+        points = 1 if told_apart else 10
     priors.follow(transactions, project.id)
     known = Known(
         project,
-        y=np.array([label.value / 10 for label in labels.values()], np.float64),
+        y=np.array([label.value / points for label in labels.values()], np.float64),
         trains=np.array([not label.holdout for label in labels.values()], bool),
         embedded=bool(embedded),
+        classes=told_apart,
     )
     if reason := why_not(known):
         raise reason
@@ -271,25 +278,6 @@ def _answers(session: Session, version: Version, names: dict[str, int]) -> "Answ
     return answers.as_arrays(said, row_of, x.astype(np.float32), groups)
 
 
-def _predict(
-    transactions: Transactions,
-    version: Version,
-    trained: "Trained",
-    group_names: Mapping[str, int],
-    report: Progress,
-) -> None:
-    """What the tensors to be published give every image of the project, row by row."""
-    with transactions.reading() as session:
-        project = projects.get(session, version.project_id)
-        ids, x = embeddings.project_matrix(session, project, version.encoder_id)
-        group_of = dict(session.exec(select(Image.id, Image.source_group)).all())
-    groups = np.array([group_names.get(group_of[i], -1) for i in ids.tolist()], np.int64)
-    predictions.replace_all(
-        transactions, version, ids, x, lambda rows, part: trained.predict(rows, groups[part]),
-        report,
-    )  # fmt: skip
-
-
 def _report_training(
     report: Progress, done: int, total: int, message: str, curve: Curve | None = None
 ) -> None:
@@ -299,7 +287,7 @@ def _report_training(
 # --- what is recorded of it --------------------------------------------------------------------
 
 
-def _used_labels(data: "TrainingSet", trained: "Trained") -> list[UsedLabel]:
+def _used_labels(data: "TrainingSet", trained: "Trained | TrainedClasses") -> list[UsedLabel]:
     split = trained.split
     return [
         UsedLabel(
@@ -312,7 +300,7 @@ def _used_labels(data: "TrainingSet", trained: "Trained") -> list[UsedLabel]:
     ]  # fmt: skip
 
 
-def _recipe(trained: "Trained") -> StoredRecipe:
+def _recipe(trained: "Trained | TrainedClasses") -> StoredRecipe:
     recipe: StoredRecipe = trained.recipe.as_dict()  # type: ignore[assignment]  # the same fields
     recipe["choice"] = trained.choice.as_json()
     return recipe
@@ -342,8 +330,6 @@ def _metadata(session: Session, project: Project, version: Version) -> dict[str,
         "encoder": encoder.name,
         "encoder_fingerprint": encoder.fingerprint,
         "embedding": f"{'' if normalised else 'not '}L2-normalised",
-        "score": "sigmoid(2z) in 0-1; hand scores were 0-10",
-        "threshold": f"{project.threshold:g}",
         "event_high": str(version.event_high),
         "seed": str(version.seed),
         "training_set_sha256": training_set.sha256(session, version),

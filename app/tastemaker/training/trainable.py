@@ -11,6 +11,8 @@ from tastemaker import projects
 from tastemaker.database.tables import Embedding, Label, Project
 from tastemaker.errors import NotTrainable
 from tastemaker.learning import trainable
+from tastemaker.scores import classes
+from tastemaker.scores.classes import ClassList
 
 ENOUGH_TO_TRAIN = 20  # labels, below which a version knows little
 WAIT = "Wait for the embedding job, then train again."
@@ -18,30 +20,43 @@ WAIT = "Wait for the embedding job, then train again."
 
 @dataclass(frozen=True)
 class Known:
-    """What decides: the project, its labels (n,) in 0–1, which of them may train (n,), and whether
-    any of the images has an embedding."""
+    """What decides: the project, its labels (n,) in 0–1 (of a project with classes, as a label
+    holds them, and the classes), which of them may train (n,), and whether any of the images has an
+    embedding."""
 
     project: Project
     y: NDArray[np.float64]
     trains: NDArray[np.bool_]
     embedded: bool
+    classes: ClassList | None = None
 
 
 def why_not(known: Known) -> NotTrainable | None:
     """The first reason against training, in a sentence; None where nothing speaks against it."""
     project = known.project
-    if project.kind != "score":
+    if known.classes is not None:
+        truth = known.classes.truth(known.y.tolist())
+        several = known.classes.several
+        if reason := trainable.why_no_classes(truth, known.trains, several=several):
+            return reason
+    elif project.kind != "score":
         return NotTrainable(
             f"“{project.name}” holds a classifier made elsewhere; only scores can be learned.",
             "Make another project to train on scores.",
         )
-    if reason := trainable.why_not(known.y, known.trains):
+    elif reason := trainable.why_not(known.y, known.trains):
         return reason
     if project.encoder_id is None:
         return NotTrainable("No image is embedded yet.", WAIT)
     if not known.embedded:
-        return NotTrainable("None of the scored images is embedded yet.", WAIT)
+        what = "scored" if known.classes is None else "labelled"
+        return NotTrainable(f"None of the {what} images is embedded yet.", WAIT)
     return None
+
+
+def classes_of(session: Session, project: Project) -> ClassList | None:
+    """The classes that labels name; None where they are scores."""
+    return classes.of(session, project.id) if project.labelling != "scores" else None
 
 
 def known_now(session: Session, project: Project, encoder_id: int | None = None) -> Known:
@@ -62,11 +77,13 @@ def known_now(session: Session, project: Project, encoder_id: int | None = None)
         .where(*labels, Embedding.encoder_id == encoder_id)
         .limit(1)
     )
+    points = 10 if project.labelling == "scores" else 1
     return Known(
         project,
-        y=np.repeat([value / 10 for value, _, _ in rows], counts),
+        y=np.repeat([value / points for value, _, _ in rows], counts),
         trains=np.repeat([not holdout for _, holdout, _ in rows], counts).astype(bool),
         embedded=encoder_id is not None and session.exec(embedded).first() is not None,
+        classes=classes_of(session, project),
     )
 
 

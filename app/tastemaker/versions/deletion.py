@@ -16,6 +16,7 @@ from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import (
     Audit,
+    ClassPrediction,
     Job,
     Prediction,
     TestRun,
@@ -25,6 +26,7 @@ from tastemaker.database.tables import (
     VersionPrior,
 )
 from tastemaker.errors import Conflict
+from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.version_metrics import LossCurve, VersionMetrics
 from tastemaker.versions import registry
 from tastemaker.versions.publication import DELETED
@@ -103,14 +105,15 @@ def delete_version(settings: Settings, engine: Engine, version_id: int) -> Delet
             registry.checkpoint_path(settings, version), registry.config_path(settings, version),
             registry.original_path(settings, version),
         ]  # fmt: skip
-        for table in (Prediction, VersionLabel, VersionAnswer, TestRun, Audit):
+        tables = (Prediction, ClassPrediction, VersionLabel, VersionAnswer, TestRun, Audit)
+        for table in tables:
             session.execute(delete(table).where(col(table.version_id) == version.id))
         started = update(VersionPrior).where(col(VersionPrior.version_id) == version.id)
         session.execute(started.values(weights=None))
         version.state, version.made_by = "building", f"{DELETED}: version {version.id}"
         version.note = version.activation = version.file = ""
         version.recipe, version.metrics, version.curve = {}, VersionMetrics(), LossCurve()
-        version.bytes = 0
+        version.bytes, version.classes = 0, ClassRecord()
         session.add(version)
     try:
         for file in files:

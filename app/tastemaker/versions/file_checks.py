@@ -23,7 +23,7 @@ from sqlmodel import Session, col, select
 from tastemaker import embeddings, versions
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
-from tastemaker.database.tables import EncoderRow, Prediction, Project, Version
+from tastemaker.database.tables import ClassPrediction, EncoderRow, Prediction, Project, Version
 from tastemaker.errors import TastemakerError
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import Checkpoint, described_sha256, load_checkpoint
@@ -190,7 +190,11 @@ def _check_scores(session: Session, settings: Settings, version: Version, path: 
         head = load_checkpoint(path)
     except TastemakerError as error:
         return ScoreCheck(False, error.message)
-    images, largest = _recompute(session, version, head) if head.outputs == 1 else (0, None)
+    images, largest = 0, None
+    if version.classes.numbers:
+        images, largest = _recompute_classes(session, version, head)
+    elif head.outputs == 1:
+        images, largest = _recompute(session, version, head)
     differs = largest is not None and largest > CLOSE
     return ScoreCheck(
         not differs,
@@ -251,10 +255,40 @@ def _recompute(session: Session, version: Version, head: Checkpoint) -> tuple[in
     return len(ids), float(largest)
 
 
+def _recompute_classes(
+    session: Session, version: Version, head: Checkpoint
+) -> tuple[int, float | None]:
+    """The same of a classifier's probabilities."""
+    rows = session.exec(
+        select(ClassPrediction.image_id, ClassPrediction.probabilities)
+        .where(ClassPrediction.version_id == version.id)
+        .order_by(col(ClassPrediction.image_id))
+        .limit(SAMPLED)
+    )
+    held = {image_id: np.frombuffer(content, "<f4") for image_id, content in rows}
+    ids, x = embeddings.matrix(session, version.encoder_id, held)
+    if not len(ids) or x.shape[1] != head.features:
+        return 0, None
+    z = outputs(head.tensors, x.astype(np.float64))
+    if version.classes.labelling == "tags":
+        anew = (np.tanh(z) + 1) / 2
+    else:
+        anew = np.exp(z - z.max(axis=1, keepdims=True))
+        anew = anew / anew.sum(axis=1, keepdims=True)
+    return len(ids), float(np.abs(anew - np.stack([held[i] for i in ids.tolist()])).max())
+
+
 def forward(
     tensors: Mapping[str, NDArray[np.float32]], x: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(N, D) embeddings → (N,) scores in 0–1, as the original's network does it."""
+    return np.asarray((np.tanh(outputs(tensors, x)[:, 0]) + 1) / 2)
+
+
+def outputs(
+    tensors: Mapping[str, NDArray[np.float32]], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, D) embeddings → (N, K) outputs of the original's network, before any read-out."""
 
     def linear(name: str, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
@@ -268,5 +302,4 @@ def forward(
     long = leaky(linear("up.1.long.2", long), 0.1)
     residual = np.maximum(linear("up.1.long.4", long) + up, 0)
     neck = leaky(linear("down.1", linear("down.0", residual)), 0.01)
-    z = linear("down.5", linear("down.4", neck))[:, 0]
-    return (np.tanh(z) + 1) / 2
+    return linear("down.5", linear("down.4", neck))

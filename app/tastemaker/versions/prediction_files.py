@@ -19,9 +19,10 @@ from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, versions
 from tastemaker.database import sessions
-from tastemaker.database.tables import Image, Prediction, Version
+from tastemaker.database.tables import ClassPrediction, Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.files import escape_formula
+from tastemaker.scores import classes
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import check_ending, read_rows, unknown_ending
 
@@ -37,9 +38,27 @@ SCHEMA = pa.schema(
 )
 
 
+CLASS_SCHEMA = pa.schema([*SCHEMA, ("class", pa.string())])
+
+
 def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
     """One row per predicted image: `aesthetic_score` is that of the file (0–1), `out_of_fold`
-    that of a head which never saw the image or a relative, where that differs."""
+    that of a head which never saw the image or a relative, where that differs. Of a classifier both
+    say how sure it is of the `class` (of tags: of the least certain one)."""
+    rows = _scores_of(session, version)
+    if not version.classes.numbers:
+        return rows
+    known = classes.of(session, version.project_id)
+    said = select(Image.sha256, ClassPrediction.predicted).join(
+        ClassPrediction, col(ClassPrediction.image_id) == Image.id
+    )
+    told = dict(
+        session.execute(said.where(ClassPrediction.version_id == version.id)).tuples().all()
+    )
+    return [row | {"class": known.words(told.get(row["sha256"]))} for row in rows]
+
+
+def _scores_of(session: Session, version: Version) -> list[dict[str, Any]]:
     return [
         {
             "sha256": image.sha256,
@@ -61,18 +80,20 @@ def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
 def prediction_bytes(session: Session, version: Version, ending: str) -> bytes:
     """The predictions as a file of that ending. Raises `Invalid` for an unknown one."""
     rows = rows_of(session, version)
+    schema = CLASS_SCHEMA if version.classes.numbers else SCHEMA
     if ending == ".parquet":
         out = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out)
+        pq.write_table(pa.Table.from_pylist(rows, schema), out)
         return out.getvalue()
     if ending == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if ending != ".csv":
         raise unknown_ending(Path(f"predictions{ending}"))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, SCHEMA.names)
+    writer = csv.DictWriter(text, schema.names)
     writer.writeheader()
-    writer.writerows(row | {"path": escape_formula(row["path"])} for row in rows)
+    texts = [name for name in ("path", "class") if name in schema.names]
+    writer.writerows(row | {name: escape_formula(row[name]) for name in texts} for row in rows)
     return text.getvalue().encode()
 
 
@@ -87,7 +108,9 @@ def import_predictions(
         raise Invalid(f"{file.name} holds no row.", "Export predictions to see the columns.")
     added = 0
     with sessions.writing(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, project_name), number)
+        project = projects.by_name(session, project_name)
+        classes.check_scores(project)
+        version = versions.by_number(session, project, number)
         references = References(session, file.parent)
         for row in rows:
             try:

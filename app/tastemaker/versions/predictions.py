@@ -17,6 +17,7 @@ from tastemaker.config import Settings
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import (
+    ClassPrediction,
     CollectionImage,
     Embedding,
     Image,
@@ -27,11 +28,14 @@ from tastemaker.database.tables import (
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress
 from tastemaker.learning.checkpoints import load_checkpoint
+from tastemaker.learning.class_metrics import ClassRecord
+from tastemaker.versions import class_rows
 
 Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.int64]
-# (n, D) vectors, and their row numbers -> score, out-of-fold score, uncertainty, each (n,)
-Predict = Callable[[NDArray[np.float32], slice], tuple[Floats, Floats, Floats]]
+# (n, D) vectors, and their row numbers -> score, out-of-fold score, uncertainty, each (n,); of a
+# classifier the probabilities and those out-of-fold, each (n, K)
+Predict = Callable[[NDArray[np.float32], slice], tuple[Floats, ...]]
 
 # --- a version's rows --------------------------------------------------------------------------
 
@@ -46,15 +50,19 @@ def replace_all(
     x: NDArray[np.floating[Any]],
     predict: Predict,
     report: Progress,
+    record: ClassRecord | None = None,
 ) -> None:
     """Predict (N,) images of vectors (N, D) with a version that is not published yet; what an
-    earlier attempt at it had predicted goes."""
+    earlier attempt at it had predicted goes. `record` is that of a classifier."""
     with transactions.writing() as session:
-        session.execute(delete(Prediction).where(col(Prediction.version_id) == version.id))
+        for table in (Prediction, ClassPrediction):
+            session.execute(delete(table).where(col(table.version_id) == version.id))
     report.stage("Predicting every image", len(ids))
     for start in range(0, len(ids), CHUNK):
         part = slice(start, start + CHUNK)
         rows = predict(x[part].astype(np.float32), part)
+        if record is not None:
+            rows = class_rows.write(transactions, version.id, record, ids[part], *rows)
         write(transactions, version.id, ids[part], *rows)
         report.progress(min(start + CHUNK, len(ids)), len(ids))
 
@@ -232,6 +240,7 @@ def predict_missing(
         if not missing:
             return 0
         known, spread = _sample_with_uncertainty(session, version)
+    classifies = bool(version.classes.numbers)
     report.stage(f"Predicting with {version.number}", len(missing))
     from tastemaker.learning.heads import Head, as_score  # torch: for a job's process alone
 
@@ -242,7 +251,15 @@ def predict_missing(
                 session, version.encoder_id, missing[start : start + CHUNK]
             )
             honest = _of_relatives(session, version, ids)
+            unseen = class_rows.of_relatives(session, version, ids) if classifies else honest
         x = half.astype(np.float32)
+        if classifies:
+            rows = class_rows.write(
+                transactions, version.id, version.classes, ids, scorer(x), unseen
+            )
+            write(transactions, version.id, ids, *rows)
+            report.progress(start + len(ids), len(missing))
+            continue
         write(
             transactions, version.id, ids, as_score(scorer(x)), honest,
             _uncertainty_alike(x, known, spread),

@@ -44,6 +44,7 @@ from tastemaker.files import (
     write_atomic,
 )
 from tastemaker.learning.checkpoints import Tensors, load_checkpoint, save_checkpoint, sidecar
+from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.prior import Trust
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, VersionMetrics
 from tastemaker.processes import failpoint
@@ -101,6 +102,7 @@ class Outcome:
     labels: Sequence[UsedLabel] = ()
     trust: Sequence[Trust] = ()
     moves: bool = False
+    classes: ClassRecord = field(default_factory=ClassRecord)
 
 
 # --- the row -----------------------------------------------------------------------------------
@@ -220,6 +222,7 @@ def publish(
             session.execute(update(VersionLabel), rows)
         priors.keep_trust(session, row, outcome.trust)
         row.metrics, row.curve, row.recipe = outcome.metrics, outcome.curve, outcome.recipe
+        row.classes = outcome.classes
         activate, why = outcome.activate, outcome.why
         if activate and not outcome.moves and (elsewhere := _moved_since(session, row)):
             activate, why = False, f"not activated: {elsewhere}"
@@ -301,15 +304,19 @@ def _sidecar(session: Session, version: Version, head: HeadFile) -> dict[str, An
     project = session.get(Project, version.project_id)
     encoder = session.get(EncoderRow, version.encoder_id)
     assert project is not None and encoder is not None
-    return sidecar(
+    scale: dict[str, Any] = {
+        "score_range": [0, 10], "threshold": project.threshold, "brackets": project.brackets,
+    }  # fmt: skip
+    told = sidecar(
         registry.base_name(project),
         version.number,
         features=head.tensors["up.0.weight"].shape[1],
         labels=list(head.labels) or None,
         encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, **encoder.details},
-        score_range=[0, 10],
-        threshold=project.threshold,
-        brackets=project.brackets,
+        **(scale if project.labelling == "scores" else {}),
         sha256=version.sha256,
         **head.about,
     )
+    if project.labelling == "tags":  # the original's loader would put a softmax over them
+        told["arch"] = "tags"
+    return told

@@ -14,7 +14,7 @@ from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
-from tastemaker.versions import priors
+from tastemaker.versions import class_report, priors
 from tastemaker.versions.outlook import outlook
 
 # --- finding -----------------------------------------------------------------------------------
@@ -159,7 +159,8 @@ def list_as_json(
     positives ÷ predicted passes, `fn_rate` false negatives ÷ labelled passes; all three are the
     numbers in front (`VersionMetrics.measured`), and null while too few images tell. `mae_on` says
     which images these are, `mae_by` whether they never trained (`hold-out`) or were predicted by
-    heads that never saw them (`out-of-fold`). `outlook` says what more labels would bring."""
+    heads that never saw them (`out-of-fold`). `outlook` says what more labels would bring;
+    `classes` is null of a version that scores."""
     started = priors.of_versions(session, versions)
     return [_as_json(session, settings, version, started[version.id]) for version in versions]
 
@@ -193,6 +194,7 @@ def _as_json(
         "note": version.note,
         "activation": version.activation,
         "metrics": version.metrics.as_json(),
+        "classes": class_report.as_json(version),
         "outlook": expected.as_json() if expected else None,
         "created_at": version.created_at.isoformat(),
         "id": version.id,

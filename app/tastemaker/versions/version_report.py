@@ -206,6 +206,12 @@ def recipe_sentence(version: Version) -> str:
             "A linear head (ridge) on the encoder's features, its penalty chosen by "
             "leave-one-out, written into the layout of the original"
         )
+    elif kind == "logistic":
+        reads = "a sigmoid for each tag" if version.classes.labelling == "tags" else "a softmax"
+        sentence = (
+            f"A linear head (logistic regression, {reads}) on the encoder's features, its penalty "
+            "the one with the least cross-validated loss, written into the layout of the original"
+        )
     elif kind in ("city96", "blend", "original", "mlp"):
         sentence = _network_sentence(recipe, kind)
     else:
@@ -214,7 +220,7 @@ def recipe_sentence(version: Version) -> str:
         sentence += f"; {folds} more heads, each without one {_fraction(folds)} of the labels, give"
         sentence += " the predictions that never saw their label"
     sentence += "."
-    if choice.get("why") and choice["why"] != "asked for":
+    if choice.get("why") and choice["why"] != "asked for" and kind != "logistic":
         sentence += f" Chosen because: {choice['why']}."
     if answers := answers_in_words(version):
         sentence += f" Besides the scores it learned from {answers}."

@@ -20,12 +20,14 @@ from tastemaker.database.tables.library import (
 from tastemaker.database.tables.projects import (
     DEFAULT_BRACKETS,
     Project,
+    ProjectClass,
     ProjectCollection,
     RemovedImage,
     WatchedFolder,
 )
 from tastemaker.database.tables.scores import Annotator, Comparison, Label, ScoreEvent
 from tastemaker.database.tables.versions import (
+    ClassPrediction,
     Expectation,
     Prediction,
     ProjectPrior,
@@ -52,6 +54,7 @@ __all__ = [
     "ApiToken",
     "Audit",
     "AuditImage",
+    "ClassPrediction",
     "Collection",
     "CollectionImage",
     "Comparison",
@@ -69,6 +72,7 @@ __all__ = [
     "ModelRequestRow",
     "Prediction",
     "Project",
+    "ProjectClass",
     "ProjectCollection",
     "ProjectPrior",
     "RemovedImage",

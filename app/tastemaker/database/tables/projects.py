@@ -25,11 +25,14 @@ DEFAULT_BRACKETS = (
 
 
 class Project(SQLModel, table=True):
-    """One scorer in the making. `encoder_id` stays empty until the first embedding pins the
+    """One scorer or classifier in the making. `labelling` says what a label is: a score, one class,
+    or a set of tags; a project of kind `class` that has scores holds a classifier from elsewhere.
+    `encoder_id` stays empty until the first embedding pins the
     fingerprint; from then on another fingerprint is refused."""
 
     __table_args__ = (
         CheckConstraint("kind IN ('score', 'class')", name="kind"),
+        CheckConstraint("labelling IN ('scores', 'classes', 'tags')", name="labelling"),
         CheckConstraint("threshold > 0 AND threshold < 1", name="threshold"),
         CheckConstraint("holdout_share >= 0 AND holdout_share <= 0.5", name="holdout_share"),
         CheckConstraint("length(name) BETWEEN 1 AND 80", name="name"),
@@ -42,6 +45,7 @@ class Project(SQLModel, table=True):
     id: int = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     kind: str = "score"
+    labelling: str = "scores"
     encoder: str = DEFAULT_ENCODER
     encoder_id: int | None = Field(default=None, foreign_key="encoder.id")
     threshold: float = 0.5
@@ -60,6 +64,31 @@ class Project(SQLModel, table=True):
     )
     card: dict[str, Any] = json_column()  # what its model card says in the author's own words
     created_at: datetime = Field(default_factory=now)
+
+
+class ProjectClass(SQLModel, table=True):
+    """A class of a project, or a tag where an image may have several. `number` is what events and
+    versions hold, and never given again. One that was merged names what it `became`; one that was
+    deleted is `gone`. `colour` is a place in the palette of the pages, `key` the key that gives it
+    (empty: none), `weight` how much its labels count in the loss."""
+
+    __tablename__ = "project_class"
+    __table_args__ = (
+        CheckConstraint("number >= 0", name="number"),
+        CheckConstraint("length(name) BETWEEN 1 AND 60", name="name"),
+        CheckConstraint("weight > 0 AND weight <= 100", name="weight"),
+        UniqueConstraint("project_id", "number"),
+    )
+
+    id: int = Field(default=None, primary_key=True)
+    project_id: int = cascade("project.id", nullable=False)
+    number: int
+    name: str
+    colour: int = 0
+    key: str = ""
+    weight: float = 1.0
+    became: int | None = None
+    gone: bool = False
 
 
 class ProjectCollection(SQLModel, table=True):

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -35,7 +36,9 @@ class Annotator(SQLModel, table=True):
 class ScoreEvent(SQLModel, table=True):
     """What one person said about one image, in the order it was said. Append-only: an undo is an
     event that names the event it takes back. `at_least` and `below` are of a sweep: the score is
-    such, whatever it is. `rated` is what another program's mark means by the rule it came in by."""
+    such, whatever it is. `rated` is what another program's mark means by the rule it came in by.
+    What the `value` of a `set` means, the project's `labelling` says: a score of 0–10, the number
+    of a class, or tags, each a bit at the place of its number."""
 
     __tablename__ = "score_event"
     __table_args__ = (
@@ -44,7 +47,7 @@ class ScoreEvent(SQLModel, table=True):
         ),
         CheckConstraint(
             "(kind IN ('set', 'at_least', 'below', 'rated')) = (value IS NOT NULL) "
-            "AND coalesce(value, 0) BETWEEN 0 AND 10",
+            "AND coalesce(value, 0) >= 0 AND (kind = 'set' OR coalesce(value, 0) <= 10)",
             name="value",
         ),
         CheckConstraint("(kind = 'undo') = (undoes IS NOT NULL)", name="undoes"),
@@ -63,7 +66,7 @@ class ScoreEvent(SQLModel, table=True):
     image_id: int = Field(foreign_key="image.id")
     annotator_id: int = Field(foreign_key="annotator.id")
     kind: str
-    value: int | None = None
+    value: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     undoes: int | None = Field(default=None, foreign_key="score_event.id", unique=True)
     event_group: str | None = Field(default=None, description="One bulk action, undone as one.")
     origin: str = Field(default="queue", description="control, queue, review, import, api …")
@@ -98,10 +101,11 @@ class Comparison(SQLModel, table=True):
 class Label(SQLModel, table=True):
     """The current truth of an image in a project, derived from its events in the same
     transaction. `measures` marks a label that may judge a version: on the hold-out side, and
-    drawn at random or imported rather than picked by a person or a model."""
+    drawn at random or imported rather than picked by a person or a model. `value` means what it
+    means in a `ScoreEvent`."""
 
     __table_args__ = (
-        CheckConstraint("value BETWEEN 0 AND 10", name="value"),
+        CheckConstraint("value >= 0", name="value"),
         Index("ix_label_event", "project_id", "event_id"),
         Index("ix_label_value", "project_id", "value", "image_id"),
     )

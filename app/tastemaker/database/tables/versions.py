@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -20,6 +21,7 @@ from sqlmodel import Field, SQLModel
 from typing_extensions import TypedDict
 
 from tastemaker.database.tables.base import cascade, json_column, model_column, now
+from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe, VersionMetrics
 
 
@@ -51,6 +53,7 @@ class Version(SQLModel, table=True):
     seed: int = 0
     recipe: StoredRecipe = json_column()
     metrics: VersionMetrics = model_column(VersionMetrics)
+    classes: ClassRecord = model_column(ClassRecord)  # of a classifier trained here; else empty
     curve: LossCurve = json_column()
     activation: str = Field(default="", description="Why it is, or is not, the active version.")
     created_at: datetime = Field(default_factory=now)
@@ -170,6 +173,27 @@ class Prediction(SQLModel, table=True):
     @classmethod
     def _honest(cls) -> ColumnElement[float]:
         return func.coalesce(cls.out_of_fold, cls.score)
+
+
+class ClassPrediction(SQLModel, table=True):
+    """What a classifier trained here says of an image, beside its `Prediction`, whose score is the
+    probability of what it says. `probabilities` are those of its file, float32 little-endian, one
+    for each of the version's classes in their order; `out_of_fold`, where the image or a relative
+    was trained on, those of a head that never saw it. `predicted` (as in a label) and `margin`, by
+    how much that is likelier than the next (of tags: than not), are of the honest ones."""
+
+    __tablename__ = "class_prediction"
+    __table_args__ = (
+        Index("ix_class_prediction_predicted", "version_id", "predicted", "image_id"),
+        Index("ix_class_prediction_margin", "version_id", "margin"),
+    )
+
+    version_id: int = cascade("version.id", primary_key=True)
+    image_id: int = cascade("image.id", primary_key=True)
+    predicted: int = Field(sa_column=Column(BigInteger, nullable=False))
+    margin: float
+    probabilities: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    out_of_fold: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
 
 
 class Slice(SQLModel, table=True):

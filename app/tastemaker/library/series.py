@@ -1,0 +1,183 @@
+"""Series: pictures taken within seconds of each other that look alike, and copies of one picture;
+and which of each to keep, with the reason.
+
+Time is that of the files, as cameras write it, likeness that of the vectors. The tags `BEST` and
+`REST` put the outcome where the library filters and sweeps by it; nothing is deleted.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import PurePath
+
+import numpy as np
+from more_itertools import chunked
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, col, delete
+
+from tastemaker import embeddings, images, projects, scores
+from tastemaker.database.tables import Image, ImagePath, Project, Tag, Version
+from tastemaker.files.texts import enumerated
+from tastemaker.versions import predictions
+
+WITHIN = 10.0  # seconds between one picture of a series and the next
+ALIKE = 0.9  # cosine of their vectors
+BEST, REST = "best of its series", "rest of its series"
+NS = 1e9
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture of a series: its score in points of 0–10, whether a person gave it, None without
+    either; and its size in pixels."""
+
+    image_id: int
+    path: str
+    score: float | None
+    scored: bool
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """The picture to keep, why, and the others, the best first."""
+
+    keep: Member
+    rest: tuple[Member, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Shot:
+    image_id: int
+    path: str
+    folder: str
+    mtime_ns: int
+    group: str
+    pixels: int
+
+
+def find_series(
+    session: Session,
+    project: Project,
+    version: Version | None,
+    *,
+    within: float = WITHIN,
+    alike: float = ALIKE,
+) -> Iterator[Series]:
+    """The series of a project's pool, in the order of their folders and times. Images without a
+    vector or a file on this machine are in none."""
+    shots = _shots(session, project)
+    of = {shot.image_id: shot for shot in shots}
+    root = {image_id: image_id for image_id in of}
+
+    def top(image_id: int) -> int:
+        while root[image_id] != image_id:
+            root[image_id] = image_id = root[root[image_id]]
+        return image_id
+
+    first_of: dict[str, int] = {}
+    for shot in shots:
+        root[top(shot.image_id)] = top(first_of.setdefault(shot.group, shot.image_id))
+    for one, other in _followers(session, project, shots, within, alike):
+        root[top(other)] = top(one)
+    members: dict[int, list[_Shot]] = {}
+    for shot in shots:
+        members.setdefault(top(shot.image_id), []).append(shot)
+    found = [series for series in members.values() if len(series) > 1]
+    for some in chunked(found, 200):
+        ids = [shot.image_id for series in some for shot in series]
+        labels = scores.values_of(session, project.id, ids)
+        told = predictions.of_images(session, version.id, ids) if version else {}
+        for series in some:
+            yield choose(_member(shot, labels, told) for shot in series)
+
+
+def _shots(session: Session, project: Project) -> list[_Shot]:
+    """The images of the pool by folder and time, each at the first of its places."""
+    rows = session.execute(
+        select_columns(
+            col(Image.id), col(ImagePath.path), col(ImagePath.mtime_ns), col(Image.source_group),
+            col(Image.width), col(Image.height),
+        )
+        .join(ImagePath, col(ImagePath.image_id) == col(Image.id))
+        .where(
+            projects.is_member(project.id, Image.id), col(ImagePath.state) == "present",
+            col(Image.kind) != "vector",
+        )
+        .order_by(col(Image.id), col(ImagePath.id))
+    )  # fmt: skip
+    shots: dict[int, _Shot] = {}
+    for image_id, path, mtime, group, width, height in rows:
+        shot = _Shot(image_id, path, str(PurePath(path).parent), mtime, group, width * height)
+        shots.setdefault(image_id, shot)
+    return sorted(shots.values(), key=lambda shot: (shot.folder, shot.mtime_ns, shot.path))
+
+
+def _followers(
+    session: Session, project: Project, shots: Sequence[_Shot], within: float, alike: float
+) -> Iterator[tuple[int, int]]:
+    """Pairs of images of which one followed the other within the time, and looks alike."""
+    if project.encoder_id is None:
+        return
+    for _, inside in groupby(shots, key=lambda shot: shot.folder):
+        close = [
+            (one.image_id, other.image_id)
+            for one, other in pairwise(inside)
+            if other.mtime_ns - one.mtime_ns <= within * NS
+        ]
+        for some in chunked(close, 2000):
+            ids, x = embeddings.matrix(
+                session, project.encoder_id, {image_id for pair in some for image_id in pair}
+            )
+            unit = x.astype(np.float32)
+            unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+            row = {image_id: number for number, image_id in enumerate(ids.tolist())}
+            for one, other in some:
+                if one in row and other in row and unit[row[one]] @ unit[row[other]] >= alike:
+                    yield one, other
+
+
+def _member(
+    shot: _Shot, labels: Mapping[int, float], told: Mapping[int, tuple[float, float]]
+) -> Member:
+    label = labels.get(shot.image_id)
+    said = told.get(shot.image_id)
+    score = label if label is not None else 10 * said[0] if said is not None else None
+    return Member(shot.image_id, shot.path, score, label is not None, shot.pixels)
+
+
+def choose(members: Iterable[Member]) -> Series:
+    """Which of a series to keep: the best score, a person's before a prediction where they are
+    equal; among equals the largest picture."""
+    best, *rest = sorted(
+        members,
+        key=lambda m: (m.score is None, -(m.score or 0), not m.scored, -m.pixels, m.path),
+    )
+    return Series(best, tuple(rest), _reason(best, rest))
+
+
+def _reason(best: Member, rest: Sequence[Member]) -> str:
+    if best.score is None:
+        return "nothing is scored or predicted yet: the largest picture"
+    how = "scored" if best.scored else "predicted"
+    own = f"{how} {best.score:.{0 if best.scored else 1}f}"
+    known = [member for member in rest if member.score is not None]
+    if known and known[0].score == best.score and known[0].scored == best.scored:
+        return f"{own}, as others are: the largest of them"
+    others = [f"{member.score:.1f}".removesuffix(".0") for member in known[:3]]
+    return f"{own}, the others {enumerated(others)}" if others else f"{own}, the only one known"
+
+
+def tag(session: Session, series: Iterable[Series], project: Project) -> tuple[int, int]:
+    """Tag the images of these series as `BEST` and `REST`, and no others of the project; returns
+    how many of each."""
+    mine = projects.image_ids(project.id)
+    session.execute(delete(Tag).where(col(Tag.tag).in_((BEST, REST)), col(Tag.image_id).in_(mine)))
+    best = rest = 0
+    for one in series:
+        images.add_tags(session, one.keep.image_id, [BEST])
+        for member in one.rest:
+            images.add_tags(session, member.image_id, [REST])
+        best, rest = best + 1, rest + len(one.rest)
+    return best, rest

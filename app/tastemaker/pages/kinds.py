@@ -1,0 +1,37 @@
+"""Which pages serve which kinds of project. Most serve all; those that rest on a scale, a threshold
+or the live model are of projects that score, and say so to one with classes; two are of projects
+with classes alone."""
+
+from fastapi import Request
+
+from tastemaker.auth.identity import is_id
+from tastemaker.database.sessions import reading
+from tastemaker.database.tables import Project
+from tastemaker.scores import class_changes, classes
+
+# Modules of pages, by their names, all of whose routes are of one kind.
+SCORES_ONLY = (
+    "audits", "compare", "grid", "pairs", "priors", "results", "review", "slices", "stars",
+    "test_runs", "try_it",
+)  # fmt: skip
+CLASSES_ONLY = ("classes", "confusion")
+
+
+def only_scores(request: Request) -> None:
+    """A dependency of routes for projects that score. Raises `Conflict` for one with classes."""
+    if (project := _project_of(request)) is not None:
+        classes.check_scores(project)
+
+
+def only_classes(request: Request) -> None:
+    """A dependency of routes for projects with classes. Raises `Conflict` for one that scores."""
+    if (project := _project_of(request)) is not None:
+        class_changes.check_classes(project)
+
+
+def _project_of(request: Request) -> Project | None:
+    text = str(request.path_params.get("project_id", ""))
+    if not is_id(text):
+        return None
+    with reading(request.app.state.engine) as session:
+        return session.get(Project, int(text))

@@ -1,0 +1,171 @@
+"""What is told of a classifier that was trained here: its figures class by class, and on what they
+rest, in words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tastemaker.database.tables import Version
+from tastemaker.files.texts import enumerated
+from tastemaker.learning.class_metrics import ClassFigures, ClassMetrics, ClassRecord
+from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, ENOUGH_HELD_OUT, Estimate
+
+RESTS_ON = {
+    "holdout": "hold-out images",
+    "random_sample": "images drawn at random",
+    "out_of_fold": "labelled images, cross-validated",
+}
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its name when the version was trained, how many labels of it the version saw, how
+    many images of the project it gives that class, and its figures on what the version is measured
+    on."""
+
+    number: int
+    name: str
+    labels: int
+    predicted: int
+    figures: ClassFigures
+
+
+def rows(version: Version) -> list[ClassRow]:
+    """Every class of the version, in the order of its outputs."""
+    record = version.classes
+    measured = {one.number: one.findings for one in record.measured.classes}
+    predicted = record.predicted or (0,) * len(record.numbers)
+    return [
+        ClassRow(number, name, labels, said, measured.get(number, ClassFigures(number=number)))
+        for number, name, labels, said in zip(
+            record.numbers, record.names, record.labels, predicted, strict=True
+        )
+    ]
+
+
+def measured_in_words(record: ClassRecord) -> str:
+    """What the numbers in front rest on; empty where there are none."""
+    n, held = record.measured.n, record.holdout.n
+    images = f"{n} image" if n == 1 else f"{n} images"
+    match record.measured_on:
+        case "holdout":
+            return f"Measured on {n} hold-out images, which never trained."
+        case "random_sample":
+            return (
+                f"Cross-validated on {images} drawn at random: each was predicted by a head that "
+                f"never saw it. The hold-out, of {held} so far, takes over from {ENOUGH_HELD_OUT} "
+                "on."
+            )
+        case "out_of_fold":
+            return (
+                f"Cross-validated on {images} that were not drawn at random: take it as a hint. "
+                "The Mixed and the Random queue draw some."
+            )
+        case _:
+            return ""
+
+
+def headline(version: Version) -> str:
+    """How good it is, in a sentence."""
+    record = version.classes
+    measured = record.measured
+    if measured.accuracy.value is None:
+        return "Nothing is measured yet: there are too few labels."
+    what = "all tags of an image" if record.labelling == "tags" else "the class"
+    share = in_percent(measured.accuracy)
+    always = measured.always_commonest
+    beside = ""
+    if always is not None:
+        beside = f"; always giving the commonest would be right for {100 * always:.0f} %"
+    return f"It gets {what} right for {share}{beside}."
+
+
+def finding(record: ClassRecord) -> str:
+    """How it compares with the version before it, where that was measured."""
+    versus = record.versus
+    if versus is None or versus.difference.value is None:
+        return ""
+    said = {"better": "Better than", "worse": "Worse than"}.get(versus.verdict, "")
+    beginning = f"{said} {versus.version}" if said else f"No difference to {versus.version} shown"
+    apart = versus.difference
+    points = f"{100 * apart.value:+.1f} points of error" if apart.value is not None else ""
+    if apart.low is not None and apart.high is not None:
+        points += f" ({100 * apart.low:+.1f} to {100 * apart.high:+.1f}, {apart.n} images)"
+    return f"{beginning}: {points} in 100.".replace("-", "−")
+
+
+def caveats(version: Version) -> list[str]:
+    """What to mind about the version."""
+    record = version.classes
+    told = []
+    if record.left_out:
+        names = enumerated([f"“{name}”" for name in record.left_out])
+        verb = "was" if len(record.left_out) == 1 else "were"
+        told.append(f"{names} {verb} left out: no label that may train teaches it.")
+    few = [
+        f"“{name}” ({n})"
+        for name, n in zip(record.names, record.labels, strict=True)
+        if n < ENOUGH_FOR_ONE_RATE
+    ]
+    if few:
+        told.append(
+            f"Fewer than {ENOUGH_FOR_ONE_RATE} labels each: {enumerated(few)}. Their figures say "
+            "little."
+        )
+    if record.rank is not None and record.labelling == "classes" and len(record.numbers) > 33:
+        told.append(
+            f"The layout of the file holds {record.rank} directions: of its {len(record.numbers)} "
+            "classes some share them. It was measured as it is written."
+        )
+    return told
+
+
+def in_percent(estimate: Estimate) -> str:
+    """“87 % (80–93 %)”."""
+    if estimate.value is None:
+        return "–"
+    text = f"{100 * estimate.value:.0f} %"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" ({100 * estimate.low:.0f}–{100 * estimate.high:.0f} %)"
+    return text
+
+
+def in_a_line(told: dict[str, Any]) -> str:
+    """What `as_json` told, in a line: how good it is and on what that rests."""
+    if told["accuracy"] is None:
+        return "not measured yet"
+    line = f"accuracy {told['accuracy']:.0%}"
+    if told["accuracy_low"] is not None:
+        line += f" ({told['accuracy_low']:.0%}–{told['accuracy_high']:.0%})"
+    line += f" on {told['accuracy_n']} {RESTS_ON[told['measured_on']]}"
+    if told["always_commonest"] is not None:
+        line += f"; always the commonest: {told['always_commonest']:.0%}"
+    return line
+
+
+def as_json(version: Version) -> dict[str, Any] | None:
+    """What `versions show --json` and the API tell; None of a version that scores."""
+    record = version.classes
+    if not record.numbers:
+        return None
+    measured: ClassMetrics = record.measured
+    return {
+        "labelling": record.labelling,
+        "measured_on": record.measured_on,
+        **measured.accuracy.flat("accuracy"),
+        **measured.macro_f1.flat("macro_f1", n=False),
+        "always_commonest": measured.always_commonest,
+        "left_out": list(record.left_out),
+        "classes": [
+            {
+                "number": row.number, "name": row.name, "labels": row.labels,
+                "predicted": row.predicted,
+                **row.figures.precision.flat("precision"),
+                **row.figures.recall.flat("recall"),
+                **row.figures.f1.flat("f1", n=False),
+                **row.figures.average_precision.flat("average_precision", n=False),
+            }
+            for row in rows(version)
+        ],
+        "confusion": [list(row) for row in measured.confusion],
+        "versus": record.versus.as_json() if record.versus else None,
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""Class labels and class files that leave and come back: tables, folders, cards, a file per tag."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_world import Classes, class_home, open_classes
+from sqlmodel import select
+from test_classifier import strict_forward
+
+from tastemaker import embeddings
+from tastemaker.database import sessions
+from tastemaker.database.tables import ClassPrediction, Image, Label
+from tastemaker.errors import CheckpointError, Conflict
+from tastemaker.publishing import card_blocks, exports, model_card
+from tastemaker.publishing.foreign_files import read_foreign_head
+from tastemaker.scores import class_changes, classes
+from tastemaker.scores.score_files import BadRows, import_scores, labels_of, score_bytes
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def labels(made: Classes) -> dict[int, float]:
+    with sessions.reading(made.engine) as session:
+        return dict(session.exec(select(Label.image_id, Label.value)).all())
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_labels_leave_and_come_back_as_they_were(home, tmp_path, several, ending):
+    made = open_classes(class_home(home, labels=12, several=several))
+    ids = list(made.kinds)
+    made.label({ids[0]: "photo" if not several else 0}, name="bob")
+    before = labels(made)
+    with sessions.reading(made.engine) as session:
+        rows = labels_of(session, made.project(session))
+    assert {"class", "sha256", "annotator"} <= rows[0].keys() and "score" not in rows[0]
+    file = tmp_path / f"labels{ending}"
+    file.write_bytes(score_bytes(rows, ending))
+    copy = open_classes(class_home(tmp_path / "other", labels=0, several=several))
+    told = import_scores(copy.engine, "Kinds", file)
+    assert told.recorded == len(rows) == 13
+    assert labels(copy) == before
+    assert import_scores(copy.engine, "Kinds", file).unchanged == 13
+
+
+def test_a_table_of_names_or_numbers_is_read_and_bad_rows_are_named(home, tmp_path):
+    made = open_classes(class_home(home, labels=0))
+    with sessions.reading(made.engine) as session:
+        hashes = session.exec(select(Image.sha256).order_by(Image.id)).all()
+    file = tmp_path / "labels.csv"
+    file.write_text(f"sha256,label\n{hashes[0]},Drawing\n{hashes[1]},2\n{hashes[2]},statue\n")
+    with pytest.raises(BadRows, match="“statue” is no class of this project"):
+        import_scores(made.engine, "Kinds", file)
+    assert labels(made) == {}
+    assert import_scores(made.engine, "Kinds", file, skip_bad_rows=True).recorded == 2
+    assert list(labels(made).values()) == [1, 2]
+
+
+def test_labels_of_a_class_that_is_gone_are_not_exported_and_merged_ones_under_the_new_name(home):
+    made = open_classes(class_home(home, labels=6))
+    with sessions.writing(made.engine) as session:
+        project = made.project(session)
+        class_changes.add(session, project, "sketch")
+        class_changes.merge(session, project, 1, into=3)
+        class_changes.delete(session, project, 2)
+        told = [row["class"] for row in labels_of(session, project)]
+    assert sorted(told) == ["photo", "photo", "sketch", "sketch"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("0_photo/a.png", 0), ("1_drawing/x/a.png", 1), ("02_logo/a.png", 2), ("logo/a.png", 2),
+        ("LOGO/a.png", 2), ("1_photo/a.png", 0), ("2/a.png", 2), ("7_else/a.png", None),
+        ("a.png", None), ("holiday/a.png", None), ("outer/1_drawing/0_photo/a.png", 0),
+    ],
+)  # fmt: skip
+def test_a_folder_gives_the_class_it_is_called_by_and_else_its_number(home, path, expected):
+    made = open_classes(class_home(home, labels=0))
+    with sessions.reading(made.engine) as session:
+        assert classes.of(session, 1).of_folder(path) == expected
+
+
+def test_labels_are_written_as_folders_that_are_read_again(home, tmp_path):
+    made = open_classes(class_home(home, labels=6))
+    with sessions.reading(made.engine) as session:
+        told = exports.write_folders(session, made.project(session), tmp_path / "out")
+        known = classes.of(session, 1)
+    written = sorted(
+        path.relative_to(told["folder"]) for path in Path(told["folder"]).rglob("*.npy")
+    )
+    assert {path.parts[0] for path in written} == {"00_photo", "01_drawing", "02_logo"}
+    assert sorted(known.of_folder(str(path)) for path in written) == [0, 0, 1, 1, 2, 2]
+    tags = open_classes(class_home(tmp_path / "tags", labels=6, several=True))
+    with sessions.reading(tags.engine) as session, pytest.raises(Conflict, match="several tags"):
+        exports.write_folders(session, tags.project(session), tmp_path / "no")
+
+
+def test_the_card_tells_the_ratios_the_figures_and_the_outputs(home):
+    made = open_classes(class_home(home, train=True))
+    version = made.version()
+    with sessions.reading(made.engine) as session:
+        text = card_blocks.markdown(model_card.card_of(session, made.settings, version))
+    assert "Sorts images into 3 classes: photo, drawing, logo." in text
+    assert "photo   -   20  33 % ||||||||" in text, "a bar for every 2.5 % of the 90 images"
+    assert "| class | precision | recall | F1 | average precision | n |" in text.replace("  ", " ")
+    assert "threshold" not in text and "0 to 10" not in text
+    assert "drawn at random" in text and "A softmax over the outputs" in text
+
+
+def test_of_tags_a_file_for_each_is_exported_that_the_original_reads_as_a_score(home, tmp_path):
+    made = open_classes(class_home(home, train=True, several=True))
+    version = made.version()
+    with sessions.reading(made.engine) as session:
+        parts = {p.name: p for p in exports.export_all(session, made.settings, version)}
+        rows = session.exec(select(ClassPrediction).order_by(ClassPrediction.image_id)).all()
+        _, x = embeddings.matrix(session, version.encoder_id, [row.image_id for row in rows])
+    own = np.stack([np.frombuffer(row.probabilities, "<f4") for row in rows])
+    for place, name in enumerate(("photo", "drawing", "logo")):
+        part = parts[f"Kinds-v1.0.tag-{place:02d}-{name}.safetensors"]
+        file = tmp_path / "one.safetensors"
+        file.write_bytes(part.content)
+        told = strict_forward(file, x.astype(np.float32), softmax=False)
+        assert told.shape[1] == 1 and np.abs(told[:, 0] - own[:, place]).max() < 1e-5
+        about = json.loads(parts[part.name.replace("safetensors", "config.json")].content)
+        assert (about["arch"], about["labels"], about["tag"]) == ("score", None, name)
+        assert about["model_params"]["outputs"] == 1
+
+
+def test_everything_leaves_in_one_zip(home):
+    made = open_classes(class_home(home, train=True))
+    zipped = made.world.client.get("/versions/1/download").content
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+        table = archive.read(next(n for n in archive.namelist() if n.endswith("labels.csv")))
+    assert "README.md" in names and "top-100.png" not in names
+    first = next(csv.DictReader(io.StringIO(table.decode())))
+    assert first["class"] in ("photo", "drawing", "logo")
+
+
+def test_predictions_leave_with_the_class_and_a_file_of_tags_is_no_head_to_import(home):
+    made = open_classes(class_home(home, train=True, several=True))
+    client = made.world.client
+    rows = list(csv.DictReader(io.StringIO(client.get("/versions/1/predictions.csv").text)))
+    assert {row["class"] for row in rows} >= {"photo", "drawing, logo"}
+    version = made.version()
+    config = json.loads(client.get("/versions/1/config").text)
+    assert config["arch"] == "tags" and "score_range" not in config
+    assert config["classes"]["classes"][0]["name"] == "photo"
+    with pytest.raises(CheckpointError, match="3 tags in one file"):
+        read_foreign_head(made.settings.checkpoints / version.file)

@@ -1,0 +1,257 @@
+"""The pages, the API and the commands of a project with classes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from class_world import Classes, class_home, open_classes
+from web_world import events, make_world
+
+from tastemaker.database import sessions
+from tastemaker.scores import classes
+from tests.command_line import Run
+
+API = "/api/v1/projects/1"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Classes:
+    return open_classes(class_home(tmp_path / "home"))
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Classes:
+    return open_classes(class_home(tmp_path / "home", train=True))
+
+
+def words(made: Classes, image_id: int) -> str:
+    with sessions.reading(made.engine) as session:
+        return classes.of(session, 1).words(made.labelled(image_id))
+
+
+# --- making one ----------------------------------------------------------------------------------
+
+
+def test_a_class_project_is_made_on_the_first_page(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "home", images=0)
+    form = {"name": "Kinds", "labelling": "classes", "classes": "photo, drawing\nlogo"}
+    answer = world.client.post("/projects", data=form)
+    assert answer.status_code == 303 and answer.headers["location"] == "/projects/2/add"
+    told = world.client.get("/api/v1/projects/2/classes").json()
+    assert [(row["name"], row["key"], row["labels"]) for row in told] == [
+        ("photo", "1", 0), ("drawing", "2", 0), ("logo", "3", 0),
+    ]  # fmt: skip
+    again = world.client.post("/projects", data=form | {"name": "More", "classes": "only"})
+    assert again.status_code == 422 and "at least two classes" in again.text
+    assert 'value="More"' in again.text and ">only</textarea>" in again.text, "as it was filled in"
+
+
+def test_the_api_makes_projects_with_classes_or_tags_and_refuses_bad_ones(tmp_path: Path) -> None:
+    client = make_world(tmp_path / "home", images=0).client
+    body = {"name": "Tags", "labelling": "tags", "classes": ["dog", "beach"]}
+    made = client.post("/api/v1/projects", json=body)
+    assert (made.status_code, made.json()["kind"], made.json()["labelling"]) == (
+        201, "class", "tags",
+    )  # fmt: skip
+    for bad, code in (
+        ({"name": "A", "labelling": "classes", "classes": ["x", "X"]}, 409),
+        ({"name": "A", "labelling": "classes"}, 422),
+        ({"name": "A", "classes": ["x", "y"]}, 422),
+        ({"name": "A", "labelling": "ranks"}, 422),
+    ):
+        assert client.post("/api/v1/projects", json=bad).status_code == code, bad
+
+
+# --- labelling -----------------------------------------------------------------------------------
+
+
+def test_the_room_has_a_button_and_a_key_for_each_class_and_works_without_a_script(made) -> None:
+    client = made.world.client
+    page = client.get("/projects/1/score").text
+    assert re.findall(r'name="value" value="(\d)"[^>]*><span hx-ignore>(\w+)', page) == [
+        ("0", "photo"), ("1", "drawing"), ("2", "logo"),
+    ]  # fmt: skip
+    keys = json.loads(re.search(r'data-keys="([^"]*)"', page)[1].replace("&#34;", '"'))
+    assert (keys["score-0"], keys["score-2"]) == (["1"], ["3"]) and "pick" not in keys
+    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+    form = {k: v.replace("&#34;", '"').replace("&amp;", "&") for k, v in form.items()}
+    image = int(re.search(r'data-image="(\d+)"', page)[1])
+    answer = client.post(f"/projects/1/images/{image}/score", data=form | {"value": "2"})
+    assert answer.status_code == 303 and words(made, image) == "logo"
+    undone = client.post("/projects/1/undo", data={"place": form["place"]})
+    assert undone.status_code == 303 and made.labelled(image) is None
+
+
+def test_a_program_labels_by_number_or_name_and_learns_why_not(made) -> None:
+    client = made.world.client
+    for said, name in (({"value": 0}, "photo"), ({"class": "logo"}, "logo")):
+        answer = client.post(f"{API}/scores", json={"image_id": 80, **said})
+        assert answer.status_code == 200 and words(made, 80) == name
+    for wrong in ({"value": 3}, {"class": "statue"}, {"value": -1}, {"value": 2**60}):
+        refused = client.post(f"{API}/scores", json={"image_id": 80, **wrong})
+        assert refused.status_code == 422 and "is no class" in refused.json()["error"]
+    assert words(made, 80) == "logo"
+
+
+def test_tags_are_boxes_that_are_saved_together(tmp_path: Path) -> None:
+    made = open_classes(class_home(tmp_path / "home", labels=0, several=True))
+    client = made.world.client
+    assert client.get("/projects/1/score").text.count('type="checkbox" name="tag"') == 3
+    for ticked, expected in ((["0", "2"], "photo, logo"), ([], "none of the tags")):
+        form = {"value": "tags", "tag": ticked, "key": f"a key of {len(ticked)}"}
+        assert client.post("/projects/1/images/5/score", data=form).status_code == 303
+        assert words(made, 5) == expected
+    odd = client.post("/projects/1/images/5/score", data={"value": "tags", "tag": ["77"]})
+    assert odd.status_code == 422
+    assert [value for _, _, value in events(made.world)] == [0b101, 0]
+
+
+def test_somebodys_own_key_wins_over_that_of_a_class(made) -> None:
+    client = made.world.client
+    client.put(f"{API}/classes/1", json={"key": "s"})
+    assert client.post("/keys", data={"skip": "s"}).status_code in (200, 303, 404)
+    page = client.get("/projects/1/score").text
+    keys = json.loads(re.search(r'data-keys="([^"]*)"', page)[1].replace("&#34;", '"'))
+    taken = [key for action, held in keys.items() for key in held]
+    assert len(taken) == len(set(taken))
+
+
+# --- classes change ------------------------------------------------------------------------------
+
+
+def test_classes_are_renamed_merged_added_and_deleted_on_their_page(made) -> None:
+    client = made.world.client
+    at = "/projects/1/classes"
+    fields = {"name": "photograph", "key": "p", "colour": "4", "weight": "2.5"}
+    assert client.post(f"{at}/0", data=fields).status_code == 303
+    assert client.post(f"{at}/2/merge", data={"into": "1"}).status_code == 303
+    assert client.post(at, data={"name": "sketch"}).status_code == 303
+    rows = client.get(f"{API}/classes").json()
+    assert [(row["name"], row["labels"]) for row in rows] == [
+        ("photograph", 20), ("drawing", 40), ("sketch", 0),
+    ]  # fmt: skip
+    assert (rows[0]["weight"], rows[0]["colour"]) == (2.5, 4)
+    twice = client.post(f"{at}/1", data=fields | {"key": "x"})
+    assert twice.status_code == 409 and "Two classes would be called" in twice.text
+    assert client.post(f"{at}/3/delete").status_code == 303
+    assert client.post(f"{at}/1/delete").status_code == 409, "one class tells nothing apart"
+    assert client.get(f"{at}?saved=Saved.").status_code == 200
+
+
+# --- which pages serve which kind ----------------------------------------------------------------
+
+PAGES = {
+    "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
+    "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
+    "images/3": 200, "review/false-positives": 409, "score/grid": 409, "score/pairs": 409,
+    "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
+    "audits": 409, "stars": 409,
+}  # fmt: skip
+BOTH = {page: 409 if page in ("confusion", "classes") else 200 for page in PAGES}
+
+
+def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(trained) -> None:
+    client = trained.world.client
+    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == PAGES
+    refused = client.get("/projects/1/review/false-positives").text
+    assert "this is for projects that score" in refused and "Confusion" in refused
+    refused = client.post(f"{API}/batches", json={"images": [], "value": 1, "key": "a" * 12})
+    assert refused.status_code == 409
+    for queue in ("mixed", "boundary", "confused", "re-ask", "random", "flagged", "skipped"):
+        assert client.get(f"/projects/1/score?queue={queue}").status_code == 200
+    assert client.get(f"{API}/queue?queue=near-threshold").status_code == 404
+
+
+def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: Path) -> None:
+    client = make_world(tmp_path / "home", images=3).client
+    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == BOTH
+    for page in ("confusion", "classes"):
+        answer = client.get(f"/projects/1/{page}")
+        assert answer.status_code == 409 and "it has no classes" in answer.text
+
+
+# --- queues and confusion ------------------------------------------------------------------------
+
+
+def held_out(made: Classes) -> list[dict[str, int]]:
+    tiles = made.world.client.get(f"{API}/library?n=100").json()["images"]
+    return [tile for tile in tiles if tile["holdout"]]
+
+
+def test_the_boundary_comes_first_and_never_from_the_hold_out(trained) -> None:
+    cards = trained.world.client.get(f"{API}/queue?queue=boundary&n=10").json()
+    assert cards[0]["reason"].startswith(("near a boundary: ", "the least certain of those"))
+    holdout = {row["image_id"] for row in held_out(trained)}
+    assert holdout.isdisjoint(card["image_id"] for card in cards)
+    assert all(card["label"] is None and card["says"] in (0, 1, 2) for card in cards)
+    page = trained.world.client.get(f"{API}/queue?queue=mixed&n=10").json()
+    assert {card["origin"] for card in page} == {"queue", "control"}
+
+
+def test_the_matrix_counts_and_its_cells_hold_the_images(trained) -> None:
+    client = trained.world.client
+    wrong = [image for image, kind in trained.kinds.items() if kind == 0][:3]
+    trained.label(dict.fromkeys(wrong, 1))
+    told = client.get(f"{API}/confusion").json()
+    assert told["version"] == "v1.0" and told["classes"][1] == {"number": 1, "name": "drawing"}
+    assert sum(map(sum, told["counts"])) == told["labelled"]
+    cell = client.get(f"{API}/confusion/images?labelled=1&predicted=0").json()
+    assert cell["left"] == told["counts"][1][0] >= 1
+    card = cell["cards"][0]
+    assert card["image_id"] in wrong and card["reason"] == "predicted photo, you said drawing"
+    page = client.get("/projects/1/confusion?labelled=1&predicted=0").text
+    assert f'id="card-{card["image_id"]}"' in page
+    fixed = {"image_id": card["image_id"], "value": 0, "offer": card["offer"]}
+    assert client.post(f"{API}/scores", json=fixed).status_code == 200
+    after = client.get(f"{API}/confusion/images?labelled=1&predicted=0").json()
+    assert after["left"] == cell["left"] - 1
+
+
+def test_a_correction_swaps_its_card_the_count_and_a_toast(trained) -> None:
+    client = trained.world.client
+    wrong = next(image for image, kind in trained.kinds.items() if kind == 0)
+    trained.label({wrong: 1})
+    place = json.dumps({"kind": "confusion", "labelled": 1, "predicted": 0})
+    swapped = client.post(
+        f"/projects/1/images/{wrong}/score", data={"value": "0", "place": place},
+        headers={"HX-Request": "true"},
+    ).text  # fmt: skip
+    assert f'id="verdict-{wrong}"' in swapped and "photo" in swapped
+    assert 'id="counts"' in swapped and "Saved photo for" in swapped
+
+
+def test_a_version_shows_its_figures_with_what_they_rest_on(trained) -> None:
+    client = trained.world.client
+    page = client.get("/versions/1").text
+    assert "It gets the class right for" in page and "drawn at random" in page
+    assert "always giving the commonest" in page and "of the original" in page
+    assert re.search(r"gives 32 images the scores they have here, to within [\de-]+", page)
+    assert "accuracy" in client.get("/projects/1/versions").text
+    told = client.get("/api/v1/projects/1/versions").json()
+    first = told[0] if isinstance(told, list) else told["versions"][0]
+    assert first["classes"]["accuracy_n"] == 60 and first["mae"] is None
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+def test_the_commands_make_list_change_and_count_classes(run: Run) -> None:
+    made = run("project", "create", "Kinds", "--kind", "class", "--classes", "photo,drawing,logo")
+    assert made.code == 0, made.err
+    assert run("project", "create", "X", "--kind", "class").code == 1
+    assert run("project", "create", "X", "--classes", "a,b").code == 1
+    rows = run("classes", "list", "Kinds", "--json").json
+    assert [row["name"] for row in rows] == ["photo", "drawing", "logo"]
+    assert run("classes", "add", "Kinds", "sketch", "--key", "s").code == 0
+    assert run("classes", "change", "Kinds", "photo", "--name", "real").code == 0
+    assert run("classes", "merge", "Kinds", "logo", "drawing", "--yes").code == 0
+    assert run("classes", "delete", "Kinds", "3", "--yes").code == 0
+    assert [row["name"] for row in run("classes", "list", "Kinds", "--json").json] == [
+        "real", "drawing",
+    ]  # fmt: skip
+    stats = run("stats", "Kinds").out
+    assert stats.startswith("0 images in dataset.") and "drawing" in stats
+    assert run("classes", "change", "Kinds", "photo", "--name", "x").code == 1
+    assert run("project", "create", "Plain").code == 0
+    assert "has no classes" in run("classes", "list", "Plain").err

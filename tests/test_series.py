@@ -1,0 +1,105 @@
+"""Bursts and copies are found by time and likeness, and the best of each is named, and why."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlmodel import select
+
+from tastemaker import versions
+from tastemaker.database import sessions
+from tastemaker.database.tables import Image, ImagePath, Tag
+from tastemaker.library import series
+from tastemaker.library.series import Member, Series, choose
+from tests.command_line import Run
+from tests.trained_world import Trained, open_trained, trained_home, vectors
+
+SECOND = 10**9
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> tuple[Trained, dict[str, int]]:
+    """Seven shots in one folder and one in another: `a1` to `a3` are a burst, `b1` comes right
+    after and shows something else, `a4` shows the same an hour later, `c1` and `c2` are two files
+    of one picture."""
+    home = open_trained(trained_home(tmp_path / "home"))
+    base, other, third = vectors(3, 5)
+    jitter = 0.02 * vectors(8, 6)
+    shots = {
+        "day/a1.jpg": (base, 0), "day/a2.jpg": (base, 2), "day/a3.jpg": (base, 9),
+        "day/b1.jpg": (other, 11), "day/a4.jpg": (base, 3600), "day/c1.jpg": (third, 7200),
+        "day/c2.jpg": (third, 9999), "away/a5.jpg": (base, 1),
+    }  # fmt: skip
+    x = np.stack([vector for vector, _ in shots.values()]) + jitter
+    ids = dict(zip(shots, home.add(len(shots), "Shoot", "pool", seed=11, x=x), strict=True))
+    with sessions.writing(home.engine) as session:
+        for (path, (_, at)), image_id in zip(shots.items(), ids.values(), strict=True):
+            session.add(ImagePath(path=f"/{path}", image_id=image_id, size=1, mtime_ns=at * SECOND))
+        copies = [session.get_one(Image, ids[f"day/c{n}.jpg"]) for n in (1, 2)]
+        copies[1].source_group = copies[0].source_group
+        copies[1].width = 4000
+        session.add_all(copies)
+    return home, ids
+
+
+def found(home: Trained, **more: float) -> list[Series]:
+    with sessions.reading(home.engine) as session:
+        project = home.project(session)
+        version = versions.chosen(session, project)
+        return list(series.find_series(session, project, version, **more))
+
+
+def names(one: Series) -> set[str]:
+    return {Path(member.path).name for member in (one.keep, *one.rest)}
+
+
+def test_a_burst_is_what_follows_within_seconds_and_looks_alike(
+    shoot: tuple[Trained, dict[str, int]],
+) -> None:
+    home, _ = shoot
+    assert [names(one) for one in found(home)] == [
+        {"a1.jpg", "a2.jpg", "a3.jpg"}, {"c1.jpg", "c2.jpg"},
+    ]  # fmt: skip
+    assert names(found(home, within=3)[0]) == {"a1.jpg", "a2.jpg"}
+    assert {"a4.jpg", "a3.jpg"} <= names(found(home, within=5000, alike=0.0)[0])
+    assert [names(one) for one in found(home, alike=1.0)] == [{"c1.jpg", "c2.jpg"}]
+
+
+def test_the_best_of_each_is_kept_with_its_reason(
+    shoot: tuple[Trained, dict[str, int]], run: Run
+) -> None:
+    home, ids = shoot
+    burst, copies = found(home)
+    assert burst.reason == "nothing is scored or predicted yet: the largest picture"
+    assert Path(copies.keep.path).name == "c2.jpg", "the larger of two files"
+    home.score({ids["day/a2.jpg"]: 8, ids["day/a1.jpg"]: 5})
+    burst, _ = found(home)
+    assert Path(burst.keep.path).name == "a2.jpg" and burst.reason == "scored 8, the others 5"
+
+    told = json.loads(run("series", "Anime", "--tag", "--json").out)
+    assert [len(one["rest"]) for one in told] == [2, 1]
+    with sessions.reading(home.engine) as session:
+        tagged = dict(session.exec(select(Tag.image_id, Tag.tag)).all())
+    assert tagged[ids["day/a2.jpg"]] == series.BEST and tagged[ids["day/a3.jpg"]] == series.REST
+    assert ids["day/b1.jpg"] not in tagged
+    said = run("series", "Anime", "--tag", "--within", "3").out
+    assert "a2.jpg: keep (scored 8, the others 5)" in said and "2 series" in said
+    with sessions.reading(home.engine) as session:
+        tagged = dict(session.exec(select(Tag.image_id, Tag.tag)).all())
+    assert ids["day/a3.jpg"] not in tagged, "what is no longer of a series"
+
+
+def test_a_persons_score_goes_before_an_equal_prediction_and_equals_by_their_size() -> None:
+    def member(number: int, score: float | None, scored: bool = False, pixels: int = 1) -> Member:
+        return Member(number, f"{number}.jpg", score, scored, pixels)
+
+    one = choose([member(1, 7.0), member(2, 7.0, True), member(3, None, pixels=9)])
+    assert (one.keep.image_id, one.reason) == (2, "scored 7, the others 7")
+    one = choose([member(1, 6.25), member(2, 6.25, pixels=5)])
+    assert (one.keep.image_id, one.reason) == (
+        2,
+        "predicted 6.2, as others are: the largest of them",
+    )
+    one = choose([member(1, 3.0, True), member(2, None, pixels=9)])
+    assert (one.keep.image_id, one.reason) == (1, "scored 3, the only one known")
