@@ -43,7 +43,12 @@ def top_of(typed: str) -> "Top":
 @app.command()
 def score(
     source: Annotated[
-        Path, path_argument("SRC", "Folder, picture, or embeddings: .npy, .parquet.")
+        Path,
+        path_argument(
+            "SRC",
+            "Folder or picture; tar shards or a zip, one, a folder of them, or a pattern like "
+            "'shards/*.tar'; embeddings: .npy, .parquet.",
+        ),
     ],
     model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],
     low: Annotated[float, percent_option("--min", "Lowest percentage that passes, 0–100.")] = 0.0,
@@ -111,6 +116,11 @@ def score(
 
     if into is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
         raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
+    if into is not None and sources.archives_in(source):
+        raise typer.BadParameter(
+            f"pictures in an archive stay there: --out writes their names, not --{way}",
+            param_hint=f"--{way}",
+        )
     score_tables.check_limits(low, high)
     if to is not None:
         score_tables.check_ending(to)

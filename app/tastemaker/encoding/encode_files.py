@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,22 @@ from tastemaker.errors import BadImage
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import KnownPicture, Limits, decode
 
-# A path, the bytes of a file, a file whose bytes are known, or a picture in memory.
-Source = Path | bytes | KnownPicture | Image.Image
+MOST_HELD = 2**26  # bytes of files in memory that a batch waits for
+
+# A path, the bytes of a file, a file whose bytes are known, or a picture in memory; or why it could
+# not be had, which is reported in its turn.
+Readable = Path | bytes | KnownPicture | Image.Image
+Source = Readable | BadImage
 Vector = NDArray[np.float32]
 Report = Callable[[int, BadImage], object]
 Pixels = NDArray[np.uint8]
-Chunk = Sequence[tuple[int, Source]]
+Chunk = Sequence[tuple[int, Readable]]
 Read = Callable[[Chunk], Iterator[tuple[int, Pixels | BadImage]]]
 
 
 def embed_files(
     encoder: Encoder,
-    paths: Sequence[Source],
+    paths: Iterable[Source],
     *,
     batch: int | None = None,
     limits: Limits | None = None,
@@ -52,7 +56,8 @@ def embed_files(
     decoding overlaps with computing, and no core waits for another inside a layer. There are as
     many lanes as torch may use threads (the caller's `torch.set_num_threads`); on a GPU, lanes
     decode side by side and compute one after the other. Memory holds one batch of inputs and one
-    decoded picture per lane.
+    decoded picture per lane. `paths` may be a stream: lanes draw from it in turn, and of bytes a
+    batch holds no more than `MOST_HELD` and one file.
 
     A picture that cannot be decoded goes to `on_error(index, BadImage)` in the caller's thread, and
     the others go on. When memory runs out, the batch is halved down to 1; then the picture is
@@ -66,7 +71,9 @@ def embed_files(
 
     on_cpu = encoder.device == "cpu"
     threads = torch.get_num_threads()
-    lanes = min(lanes or (threads if on_cpu else os.cpu_count() or 1), max(1, len(paths)))
+    lanes = lanes or (threads if on_cpu else os.cpu_count() or 1)
+    if isinstance(paths, Sized):
+        lanes = min(lanes, max(1, len(paths)))
     sizes = _BatchSize((batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128))
     waiting = iter(enumerate(paths))
     taking, computing = threading.Lock(), contextlib.nullcontext() if on_cpu else threading.Lock()
@@ -82,7 +89,7 @@ def embed_files(
                 while not stopped.is_set():
                     size = sizes.next()
                     with taking:
-                        chunk = list(itertools.islice(waiting, size))
+                        chunk = _drawn(waiting, size)
                     if not chunk:
                         break
                     for result in _embed_chunk(encoder, chunk, read, sizes, computing):
@@ -115,6 +122,17 @@ def embed_files(
         for thread in running:
             thread.join()
         torch.set_num_threads(threads)  # else threads started later would inherit the lanes' 1
+
+
+def _drawn(waiting: Iterator[tuple[int, Source]], size: int) -> list[tuple[int, Source]]:
+    """The next `size` pictures, or fewer where their bytes are many."""
+    chunk, held = [], 0
+    for index, source in itertools.islice(waiting, size):
+        chunk.append((index, source))
+        held += len(source) if isinstance(source, bytes) else 0
+        if held > MOST_HELD:
+            break
+    return chunk
 
 
 class _BatchSize:
@@ -160,7 +178,7 @@ class _BatchSize:
 def _reading(encoder: Encoder, limits: Limits | None, guarded: bool) -> Iterator[Read]:
     """What decodes a chunk of numbered files and makes them ready for the encoder."""
 
-    def read_one(item: tuple[int, Source]) -> Pixels | BadImage:
+    def read_one(item: tuple[int, Readable]) -> Pixels | BadImage:
         try:
             return encoder.preprocess(decode(item[1], limits))
         except BadImage as error:
@@ -191,8 +209,14 @@ def _embed_chunk(
     sizes: _BatchSize,
     computing: contextlib.AbstractContextManager[Any],
 ) -> Iterator[tuple[int, Vector | BadImage]]:
+    readable: list[tuple[int, Readable]] = []
+    for index, source in chunk:
+        if isinstance(source, BadImage):
+            yield index, source
+        else:
+            readable.append((index, source))
     indices, pictures = [], []
-    for index, outcome in read(chunk):
+    for index, outcome in read(readable):
         if isinstance(outcome, BadImage):
             yield index, outcome
         else:

@@ -25,7 +25,7 @@ from PIL import Image
 from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
-from tastemaker.encoding.encode_files import embed_files
+from tastemaker.encoding.encode_files import Source, embed_files
 from tastemaker.encoding.encoder_names import given
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
@@ -255,18 +255,25 @@ class Scorer:
 
     def pictures(
         self,
-        sources: Sequence[Path | Image.Image],
+        sources: Iterable[Source],
         on_error: Callable[[int, BadImage], None],
         *,
         guarded: bool = False,
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
-        goes to `on_error(index, error)`, and the others go on. `guarded` as for `embed_files`."""
-        limits = self._limits or Limits.of(Settings()).anywhere()
-        vectors_of = _in_order(self.load_encoder(), sources, limits, on_error, self._batch, guarded)
+        goes to `on_error(index, error)`, and the others go on. `sources`, which may be a stream,
+        and `guarded` as for `embed_files`."""
+        vectors_of = _in_order(
+            self.load_encoder(), sources, self.limits, on_error, self._batch, guarded
+        )
         for batch in _batches(vectors_of):
             vectors = np.stack([vector for _, vector in batch])
             yield [index for index, _ in batch], self._head(self._as_trained(vectors))
+
+    @property
+    def limits(self) -> Limits:
+        """What one picture may cost: as given, else as the settings have it."""
+        return self._limits or Limits.of(Settings()).anywhere()
 
     def load_encoder(self) -> Encoder:
         """The encoder the head was trained on, loaded at the first call (seconds). An encoder that
@@ -356,7 +363,7 @@ Vector = tuple[int, NDArray[np.float32]]  # index into the pictures, (D,)
 
 def _in_order(
     encoder: Encoder,
-    sources: Sequence[Path | Image.Image],
+    sources: Iterable[Source],
     limits: Limits,
     on_error: Callable[[int, BadImage], None],
     size: int | None,

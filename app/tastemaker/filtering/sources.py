@@ -1,4 +1,5 @@
-"""Score what lies outside the library: a folder, a picture, or a file of embeddings.
+"""Score what lies outside the library: pictures of a folder, of tar shards and zips, or one; or a
+file of embeddings.
 
     rows = score_source(folder, Scorer(file))
     write(out, within(rows, 60, 100), scorer.about)
@@ -7,18 +8,20 @@ Whatever the size of the source, memory holds one table of rows, and they keep t
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
+from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files import is_text
 from tastemaker.files.folders import FolderWalk
 from tastemaker.filtering.score_tables import table
 from tastemaker.filtering.scorer import Scorer
+from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
 from tastemaker.pictures import formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
@@ -36,7 +39,9 @@ def score_source(
     progress: Progress = lambda done, total: None,
     tell: Tell = lambda line: None,
 ) -> Iterator[pa.Table]:
-    """Score a folder (all its folders too), one picture, or a file of embeddings.
+    """Score a folder (all its folders too), one picture, archives of pictures (one, those of a
+    folder without pictures, or those of a pattern like `shards/{000..127}.tar`), or a file of
+    embeddings.
 
     What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
     and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
@@ -45,9 +50,23 @@ def score_source(
     """
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
         return _score_embeddings(source, scorer, on_error, progress, tell)
+    archives = archives_in(source)
+    if archives:
+        scorer.load_encoder()
+        return _score_archives(Shards(archives, scorer.limits), scorer, on_error, progress, tell)
     base, paths = pictures_in(source, on_error, tell)
     scorer.load_encoder()
-    return _score_pictures(base, paths, scorer, on_error, progress)
+    named = ((str(path.relative_to(base)), path) for path in paths)
+    return _score_pictures(named, lambda done: len(paths), scorer, on_error, progress)
+
+
+def archives_in(source: Path) -> list[Named]:
+    """The archives that a source means; none where it is a picture, or a folder that holds any."""
+    if is_pattern(source) or (is_shard(source) and source.is_file()):
+        return archives_of(source)
+    if not source.is_dir() or any(FolderWalk(source, IMAGE_SUFFIXES.__contains__).files()):
+        return []
+    return archives_of(source)
 
 
 def _score_embeddings(
@@ -121,19 +140,41 @@ def _made_by_clip_retrieval(folder: Path) -> str:
     )
 
 
-def _score_pictures(
-    base: Path, paths: list[Path], scorer: Scorer, on_error: OnError, progress: Progress
+def _score_archives(
+    shards: Shards, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
 ) -> Iterator[pa.Table]:
-    def relative(index: int) -> str:
-        return str(paths[index].relative_to(base))
+    def total(done: int) -> int:
+        return round(done / shards.progress) if shards.progress else done
+
+    yield from _score_pictures(shards.pictures(), total, scorer, on_error, progress)
+    if left_out := formats.left_out_of(shards.left_out):
+        tell(left_out)
+
+
+def _score_pictures(
+    pictures: Iterable[tuple[str, Source]],
+    total: Callable[[int], int],
+    scorer: Scorer,
+    on_error: OnError,
+    progress: Progress,
+) -> Iterator[pa.Table]:
+    """`pictures` are drawn as they are needed; `total` says, of so many that are done, how many
+    there are in all, as far as that is known."""
+    names: dict[int, str] = {}  # of those under way
+
+    def drawn() -> Iterator[Source]:
+        for index, (name, picture) in enumerate(pictures):
+            names[index] = name
+            yield picture
 
     def report(index: int, error: BadImage) -> None:
-        on_error(relative(index), str(error))
+        on_error(names.pop(index), str(error))
 
     scored = 0
-    for indices, scores in scorer.pictures(paths, report, guarded=True):
+    for indices, scores in scorer.pictures(drawn(), report, guarded=True):
         scored += len(indices)
-        yield table(pa.array(map(relative, indices), pa.string()), scores)
-        progress(indices[-1] + 1, len(paths))
+        yield table(pa.array(map(names.pop, indices), pa.string()), scores)
+        done = indices[-1] + 1
+        progress(done, max(done, total(done)))
     if not scored:
         raise Invalid("None of the pictures could be scored.")

@@ -69,7 +69,7 @@ def unpack(
     except FileExistsError:
         raise Conflict(f"The folder {into} exists already.", "Unpack into a new one.") from None
     try:
-        with _opened(archive, limits, roots) as file:
+        with open_zip(archive, limits, roots) as file:
             return _unpack_members(file, into, limits, archive.stat().st_size)
     except BaseException as error:
         shutil.rmtree(into, ignore_errors=True)
@@ -102,7 +102,9 @@ class _CappedFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def _opened(archive: Path, limits: ArchiveLimits, roots: Roots) -> Iterator[zipfile.ZipFile]:
+def open_zip(archive: Path, limits: ArchiveLimits, roots: Roots) -> Iterator[zipfile.ZipFile]:
+    """A zip whose directory, which is read at once, is within the limits and that lies in one of
+    the `roots`. Raises `Invalid` for any other, and for what is no zip."""
     try:
         with open_within(archive, roots) as opened:
             file = _CappedFile(os.dup(opened.fileno()))
