@@ -109,7 +109,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         expectations.expect(session, project, row.id, "mean", "at most", 0.3)
         run_tests(session, world, failed)
         audit_some(session, world)
-        (world.settings.root.parent / "inbox").mkdir()
+        (world.settings.root.parent / "inbox").mkdir(exist_ok=True)
         watching.watch(
             session, world.settings, project, world.settings.root.parent / "inbox"
         ).trouble = watching.SILENT

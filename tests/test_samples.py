@@ -146,7 +146,7 @@ def test_the_rater_wavers_but_stays_on_the_scale():
 
 def test_with_each_of_ten_seeds_the_sample_has_enough_to_hold_out():
     for seed in range(10):
-        rules = projects.LabelRules(1, seed, demo.HOLDOUT_SHARE, "median")
+        rules = projects.LabelRules(1, seed, demo.HOLDOUT_SHARE, "median", "scores")
         held = [
             projects.on_holdout_side(rules, f"source:{plan.source}")
             for plan in samples.planned(COUNT, seed)
