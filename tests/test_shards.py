@@ -244,6 +244,20 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
                      progress=lambda done, total: seen.append((done, total)))
     )  # fmt: skip
     wanted = pa.concat_tables(score_source(tmp_path / "folder", scorer))
+    paths = [str(tmp_path / "folder" / name) for name in reversed(members)]
+    lines = [os.fsencode(line) for line in (*paths, "", str(tmp_path / "gone.png"), "\udcff.png")]
+    (tmp_path / "list.txt").write_bytes(b"\r\n".join(lines))
+    from_list = pa.concat_tables(
+        score_source(Path(f"@{tmp_path / 'list.txt'}"), scorer,
+                     on_error=lambda *one: told.append(" ".join(one)))
+    )  # fmt: skip
+    assert from_list["path"].to_pylist() == paths
+    assert np.allclose(from_list["aesthetic_score"], wanted["aesthetic_score"][::-1], atol=1e-5)
+    gone, unnamed = sorted(told[-2:])
+    assert "gone.png cannot be read" in gone and "not in UTF-8" in unnamed
+    del told[-2:]
+    with pytest.raises(NotFound, match=r"There is no list nowhere\.txt"):
+        score_source(Path("@nowhere.txt"), scorer)
     names = got["path"].to_pylist()
     assert [name.split("/")[1] for name in names] == wanted["path"].to_pylist()
     assert names[0] == "0.tar/0000.png" and names[-1] == "2.zip/0007.gif"

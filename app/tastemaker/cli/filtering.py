@@ -111,11 +111,17 @@ def score(
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
     from tastemaker.files import placing, require_writable
     from tastemaker.filtering import score_tables, sources
+    from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
 
     if into is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
         raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
+    if into is not None and is_list(source):
+        raise typer.BadParameter(
+            f"pictures of a list lie anywhere: --out writes which pass, not --{way}",
+            param_hint=f"--{way}",
+        )
     if into is not None and sources.archives_in(source):
         raise typer.BadParameter(
             f"pictures in an archive stay there: --out writes their names, not --{way}",

@@ -65,11 +65,11 @@ def print_whatever_the_encoding() -> None:
 
 def print_json(data: Any) -> None:
     """JSON stays JSON: where letters cannot be printed, they are written as its own escapes."""
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(data, indent=2) + "\n"
+        text = json.dumps(data, indent=2, default=str) + "\n"
     sys.stdout.write(text)
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
+from tastemaker.encoding.clip_retrieval import is_layout, open_layout
+from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, Embeddings, open_embeddings
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files import is_text
 from tastemaker.files.folders import FolderWalk
+from tastemaker.filtering.file_lists import Listed, is_list
 from tastemaker.filtering.score_tables import table
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
@@ -40,8 +42,9 @@ def score_source(
     tell: Tell = lambda line: None,
 ) -> Iterator[pa.Table]:
     """Score a folder (all its folders too), one picture, archives of pictures (one, those of a
-    folder without pictures, or those of a pattern like `shards/{000..127}.tar`), or a file of
-    embeddings.
+    folder without pictures, or those of a pattern like `shards/{000..127}.tar`), the pictures that
+    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder that
+    clip-retrieval made.
 
     What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
     and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
@@ -49,7 +52,14 @@ def score_source(
     up that the head cannot read, and after the last when nothing was of use.
     """
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        return _score_embeddings(source, scorer, on_error, progress, tell)
+        opened = open_embeddings(source)
+        return _score_embeddings(source.name, opened, scorer, on_error, progress, tell)
+    if is_list(source):
+        scorer.load_encoder()
+        listed = Listed(source)
+        return _score_pictures(listed.pictures(), listed.total, scorer, on_error, progress)
+    if source.is_dir() and is_layout(source) and not _has_pictures(source):
+        return _score_embeddings(source.name, open_layout(source), scorer, on_error, progress, tell)
     archives = archives_in(source)
     if archives:
         scorer.load_encoder()
@@ -64,25 +74,33 @@ def archives_in(source: Path) -> list[Named]:
     """The archives that a source means; none where it is a picture, or a folder that holds any."""
     if is_pattern(source) or (is_shard(source) and source.is_file()):
         return archives_of(source)
-    if not source.is_dir() or any(FolderWalk(source, IMAGE_SUFFIXES.__contains__).files()):
+    if not source.is_dir() or _has_pictures(source):
         return []
     return archives_of(source)
 
 
+def _has_pictures(folder: Path) -> bool:
+    return any(FolderWalk(folder, IMAGE_SUFFIXES.__contains__).files())
+
+
 def _score_embeddings(
-    source: Path, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
+    name: str,
+    embeddings: Embeddings,
+    scorer: Scorer,
+    on_error: OnError,
+    progress: Progress,
+    tell: Tell,
 ) -> Iterator[pa.Table]:
-    embeddings = open_embeddings(source)
-    scorer.check_width(embeddings.dim, source.name)
+    scorer.check_width(embeddings.dim, name)
 
     def tables() -> Iterator[pa.Table]:
         done = scored = 0
-        for paths, x in embeddings.blocks:
+        for paths, x, carried in embeddings.blocks:
             before = len(scorer.doubts)
-            scores, faults = scorer.vectors(x, source.name)
+            scores, faults = scorer.vectors(x, name)
             for doubt in scorer.doubts[before:]:
                 tell(doubt)
-            rows = table(paths, scores)
+            rows = table(paths, scores, carried)
             for row, reason in faults.items():
                 on_error(paths[row].as_py(), reason)
             if faults:
@@ -110,8 +128,7 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         if not pictures:
             raise Invalid(
                 f"{source} holds no picture.",
-                _made_by_clip_retrieval(source)
-                or f"Pictures are {formats.NAMES} files. {left_out}".rstrip(),
+                f"Pictures are {formats.NAMES} files. {left_out}".rstrip(),
             )
         if left_out:
             tell(left_out)
@@ -127,17 +144,6 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
             readable = os.fsencode(path.relative_to(base)).decode("utf-8", "replace")
             on_error(readable, "Its name is not in UTF-8; rename it.")
     return base, sorted(named)
-
-
-def _made_by_clip_retrieval(folder: Path) -> str:
-    """How to score the embeddings that clip-retrieval keeps in a folder, empty where it is none."""
-    shards = sorted([*folder.glob("img_emb/*.npy"), *folder.glob("img_emb_*.npy")])
-    if not shards:
-        return ""
-    return (
-        f"clip-retrieval made it: score its embeddings, {len(shards):,} "
-        f"{'file' if len(shards) == 1 else 'files'} like {shards[0]}, each by its name."
-    )
 
 
 def _score_archives(
