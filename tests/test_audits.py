@@ -404,6 +404,8 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
         score_tables.write(table.with_name("other.parquet"),
                            [score_tables.table(paths, given)], {"model": "Other@v7"})  # fmt: skip
         begin(home, table=table.with_name("other.parquet"))
+    with pytest.raises(NotFound, match=r"None of the pictures of found\.parquet is there"):
+        begin(home, table=table, root=tmp_path / "elsewhere" / "deep")
     audit = begin(home, table=table)
     assert told(home, audit).state == "queued"
     assert "are not drawn yet" in audit_reports.headline(told(home, audit))
@@ -518,7 +520,8 @@ def test_an_audit_is_walked_by_keyboard(tmp_path: Path, chromium: Browser) -> No
             assert page.locator(".this-one").inner_text().count("predicted") == 0
             page.keyboard.press("7")
             saved(page, world, number + 1)
-        expect(page.locator("#previous-said")).to_have_text("no prediction in an audit")
+        expect(page.locator("#previous-score")).to_contain_text("7")
+        expect(page.locator("#previous-said")).to_have_text("")
         page.get_by_role("link", name="See what it promises").press("Enter")
         expect(promise).to_contain_text(re.compile(r"Kept 45: at least [2-8]\d\s% of them you"))
         expect(page.locator("#forecast")).to_contain_text("more keys for a promise of 90")

@@ -32,8 +32,9 @@ def labels(made: Classes) -> dict[int, float]:
         return dict(session.exec(select(Label.image_id, Label.value)).all())
 
 
-@pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("ending", "several"), [(".csv", False), (".csv", True), (".jsonl", False), (".parquet", True)]
+)
 def test_labels_leave_and_come_back_as_they_were(home, tmp_path, several, ending):
     made = open_classes(class_home(home, labels=12, several=several))
     ids = list(made.kinds)
@@ -133,6 +134,13 @@ def test_of_tags_a_file_for_each_is_exported_that_the_original_reads_as_a_score(
         about = json.loads(parts[part.name.replace("safetensors", "config.json")].content)
         assert (about["arch"], about["labels"], about["tag"]) == ("score", None, name)
         assert about["model_params"]["outputs"] == 1
+
+
+def test_the_command_exports_a_file_for_each_tag(run, tmp_path):
+    class_home(tmp_path / "home", train=True, several=True)
+    files = run("versions", "export", "Kinds", "v1.0", tmp_path / "out", "--json").json
+    names = [Path(file).name for file in files]
+    assert len(names) == 8 and "Kinds-v1.0.tag-02-logo.safetensors" in names
 
 
 def test_everything_leaves_in_one_zip(home):

@@ -580,12 +580,17 @@ def test_sweeps_are_events_once_the_table_is_rebuilt_and_every_score_is_kept(
             " reason, note, at) VALUES (1, 1, 1, 'undo', 3, 'queue', '', '', '2026-01-01')"
         )
         kept = run("SELECT * FROM score_event ORDER BY id").all()
+        labels = run("SELECT * FROM label ORDER BY image_id").all()
         with pytest.raises(IntegrityError), session.begin_nested():
             run(sweep.format("at_least", 5))
     migration.upgrade(engine, "head")
     with sessions.writing(engine) as session:
         run = session.connection().exec_driver_sql
         assert run("SELECT * FROM score_event ORDER BY id").all() == kept
+        assert run("SELECT * FROM label ORDER BY image_id").all() == labels
+        assert run("SELECT DISTINCT labelling FROM project").all() == [("scores",)]
+        assert run("SELECT count(*) FROM version WHERE classes <> '{}'").scalar() == 0
+        run(sweep.format("set", 2**49))  # the project says what it means: a class, or tags
         run(sweep.format("at_least", 5))
         run(sweep.format("below", 5))
         (aside,) = run("SELECT sql FROM sqlite_master WHERE name = 'ix_score_event_aside'").one()

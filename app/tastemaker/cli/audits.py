@@ -65,7 +65,7 @@ def start(
         Path | None,
         path_option(
             "--root",
-            about="Where the table's relative paths begin; default: beside it.",
+            about="The folder that was scored; default: where the table is.",
             metavar="FOLDER",
         ),
     ] = None,

@@ -246,7 +246,8 @@ def versions_export(
         chosen = versions.by_number(session, projects.by_name(session, name), number)
         if layout == "city96":
             parts = [
-                exports.checkpoint(settings, chosen), exports.config(session, settings, chosen)
+                exports.checkpoint(settings, chosen), exports.config(session, settings, chosen),
+                *exports.tag_files(session, settings, chosen),
             ]  # fmt: skip
         elif layout == "laion":
             parts = [exports.laion_file(session, settings, chosen)]

@@ -8,10 +8,9 @@ from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, versions
 from tastemaker.database.tables import Audit, ImagePath, Project
-from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.evaluation.audit_tables import read_table
+from tastemaker.errors import Invalid, NotFound
+from tastemaker.evaluation.audit_tables import known_image, picture_file, read_table
 from tastemaker.evaluation.audits import draw_from_table
-from tastemaker.files import is_file, typed_path
 from tastemaker.importing import imports
 from tastemaker.jobs.context import JobContext
 from tastemaker.learning import audits
@@ -33,7 +32,9 @@ def run(job: JobContext) -> dict[str, Any]:
     table.require_by(version)
     order = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)
     root = Path(audit.target["root"])
-    there = {row: path for row in order if (path := _file(table.paths[row], root)) is not None}
+    there = {
+        row: path for row in order if (path := picture_file(table.paths[row], root)) is not None
+    }
     collection = f"Audit {audit.id}: {audit.name}"[:100]
     if there:
         paths = sorted({str(path) for path in there.values()})
@@ -44,7 +45,7 @@ def run(job: JobContext) -> dict[str, Any]:
         known = _images(session, there)
         references = References(session, root)
         for row in order:
-            if row not in known and (image_id := _known(references, table.paths[row])):
+            if row not in known and (image_id := known_image(references, table.paths[row])):
                 known[row] = image_id
         if not known:
             raise Invalid(
@@ -60,15 +61,6 @@ def run(job: JobContext) -> dict[str, Any]:
         return {"audit": audit.id, "kept": row_of_audit.population["kept"]}
 
 
-def _file(path: str, root: Path) -> Path | None:
-    """The file of a row, relative to where the paths begin."""
-    typed = typed_path(path)
-    for place in (typed,) if typed.is_absolute() else (root / typed, root.parent / typed):
-        if "\0" not in path and is_file(place):
-            return place.resolve()
-    return None
-
-
 def _images(session: Session, there: dict[int, Path]) -> dict[int, int]:
     """Row → the image that its file is."""
     paths = sorted({str(path) for path in there.values()})
@@ -78,11 +70,3 @@ def _images(session: Session, there: dict[int, Path]) -> dict[int, int]:
         rows = select(ImagePath.path, ImagePath.image_id).where(col(ImagePath.path).in_(some))
         known |= dict(session.execute(rows).tuples().all())
     return {row: known[str(path)] for row, path in there.items() if str(path) in known}
-
-
-def _known(references: References, path: str) -> int | None:
-    """The image that the library knows under the path of a row."""
-    try:
-        return references.find(path).id
-    except (NotFound, Conflict):
-        return None

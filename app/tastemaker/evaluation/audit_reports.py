@@ -280,16 +280,16 @@ def forecast(report: AuditReport) -> str:
     if keys == 0:
         return ""
     if keys is None:
-        told = f"A promise of {_percent(goal)} is out of reach, as it looks."
-        if found.found_cut is None and report.answered:
-            lower = [
-                p for p, more in found.more_keys.items() if more is not None and p < 100 * goal
-            ]
-            if lower:
-                more = found.more_keys[max(lower)]
-                told += f" One of {max(lower)} % " + (
-                    f"takes about {more:,} more keys." if more else "is there."
-                )
+        if report.answered:
+            told = f"A promise of {_percent(goal)} is out of reach, as it looks."
+        else:
+            expected = _percent(float(report.kept.expected.mean()))
+            told = f"{report.version.number} itself expects {expected} of what it keeps to be good."
+        within = [p for p, more in found.more_keys.items() if more is not None and p < 100 * goal]
+        if within and found.found_cut is None:
+            more = found.more_keys[max(within)]
+            takes = f"takes about {more:,} more keys" if more else "is there"
+            told += f" One of {max(within)} % {takes}."
         return told
     whence = "as it looks" if report.answered else f"if {report.version.number} is what it expects"
     return f"About {keys:,} more keys for a promise of {_percent(goal)}, {whence}."

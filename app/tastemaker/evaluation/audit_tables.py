@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tastemaker.database.tables import Version
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.files import is_file, unescape_formula, write_atomic
+from tastemaker.files import is_file, typed_path, unescape_formula, write_atomic
+from tastemaker.scores.references import References
 
 SCORES = "aesthetic_score"
 ENDINGS = (".parquet", ".csv", ".jsonl")
@@ -44,6 +45,23 @@ class ScoredTable:
                 f"{version.number}.",
                 "Name that version, or score the images again.",
             )
+
+
+def picture_file(path: str, root: Path) -> Path | None:
+    """The file of a row; a relative path begins in `root`, or beside it."""
+    typed = typed_path(path)
+    for place in (typed,) if typed.is_absolute() else (root / typed, root.parent / typed):
+        if "\0" not in path and is_file(place):
+            return place.resolve()
+    return None
+
+
+def known_image(references: References, path: str) -> int | None:
+    """The image that the library knows under the path of a row."""
+    try:
+        return references.find(path).id
+    except (NotFound, Conflict):
+        return None
 
 
 def read_table(path: Path) -> ScoredTable:

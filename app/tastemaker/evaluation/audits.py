@@ -35,12 +35,13 @@ from tastemaker.database.tables import (
 from tastemaker.database.tables.audits import AuditPopulation
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.evaluation import test_runs
-from tastemaker.evaluation.audit_tables import ScoredTable, read_table
+from tastemaker.evaluation.audit_tables import ScoredTable, known_image, picture_file, read_table
 from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.scores import classes
+from tastemaker.scores.references import References
 from tastemaker.versions.predictions import UNMEASURED
 
 SAMPLE = 100  # drawn images that are held against the training set
@@ -117,7 +118,7 @@ def prepare(
         seed=secrets.randbelow(2**31) if terms.seed is None else terms.seed,
     )  # fmt: skip
     if target.table is not None:
-        return _of_table(settings, version, audit, target.table, target.root)
+        return _of_table(session, settings, version, audit, target.table, target.root)
     if target.test_run is not None:
         run = session.get(TestRun, target.test_run)
         if run is None or run.project_id != project.id:
@@ -283,8 +284,9 @@ def _share_unlike(session: Session, version: Version, sample: Sequence[int]) -> 
 
 
 def _of_table(
-    settings: Settings, version: Version, audit: Audit, path: Path, root: Path | None
-) -> Prepared:
+    session: Session, settings: Settings, version: Version, audit: Audit, path: Path,
+    root: Path | None,
+) -> Prepared:  # fmt: skip
     for place in (path, root):
         if place is not None and not within(place.resolve(), settings.roots):
             raise outside(str(place), settings.roots)
@@ -299,6 +301,16 @@ def _of_table(
     require_enough(version, kept, len(table.scores), audit.cut)
     audit.kind, audit.name = "table", path.name
     beside = (root or path.absolute().parent).absolute()
+    references = References(session, beside)
+    drawn = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)[:SAMPLE]
+    if not any(
+        picture_file(table.paths[row], beside) or known_image(references, table.paths[row])
+        for row in drawn
+    ):
+        raise NotFound(
+            f"None of the pictures of {path.name} is there, such as “{table.paths[drawn[0]]}”.",
+            f"They were looked for in {beside}; name the folder that was scored (--root).",
+        )
     audit.target = audit.target | {"table": str(path.absolute()), "root": str(beside)}
     return Prepared(audit, title=f"Draw an audit of {version.number} from “{audit.name}”")
 

@@ -26,6 +26,7 @@ Floats = NDArray[np.floating[Any]]
 Truths = NDArray[np.bool_]
 
 FEW_CLASSES = 20  # with more, their intervals come from fewer resamples
+RESAMPLES, OF_MANY = 400, 200  # there are four figures for each class
 
 
 class ClassFigures(Value):
@@ -138,7 +139,7 @@ def measure(
     With `several`, an image may have several of the classes, or none."""
     from tastemaker.learning import metrics  # the tables need the records alone
 
-    def estimate(statistic: Any, among: NDArray[np.bool_], resamples: int | None) -> Estimate:
+    def estimate(statistic: Any, among: NDArray[np.bool_], resamples: int) -> Estimate:
         """Over the groups; where no resample differs, as of a share of all of them that have it."""
         if not among.any():
             return NOTHING
@@ -151,7 +152,7 @@ def measure(
     n, count = truth.shape
     if not n:
         return ClassMetrics()
-    resamples = None if count <= FEW_CLASSES else 200
+    resamples = RESAMPLES if count <= FEW_CLASSES else OF_MANY
     right = (truth == predicted).all(axis=1).astype(np.float64)
     t, p = truth.astype(np.float64), predicted.astype(np.float64)
     both = t * p
@@ -189,7 +190,7 @@ def measure(
                 precision=estimate(rate(k, p), told, resamples),
                 recall=estimate(rate(k, t), labelled, resamples),
                 f1=estimate(harmonic, labelled, resamples),
-                average_precision=estimate(precisely, labelled, 200),
+                average_precision=estimate(precisely, labelled, OF_MANY),
             )
         )
     commonest = _commonest(truth, several)
@@ -197,7 +198,7 @@ def measure(
     return ClassMetrics(
         n=n,
         groups=len(np.unique(groups)),
-        accuracy=estimate(lambda w: float(w @ right / w.sum()), everything, None),
+        accuracy=estimate(lambda w: float(w @ right / w.sum()), everything, resamples),
         macro_f1=estimate(macro, everything, resamples),
         always_commonest=float((truth == commonest).all(axis=1).mean()),
         classes=tuple(figures),
