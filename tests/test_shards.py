@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.filtering.parts import parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Shards, archives_of
 from tastemaker.filtering.sources import archives_in, score_source
@@ -264,6 +266,13 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
     assert np.allclose(got["aesthetic_score"], wanted["aesthetic_score"], atol=1e-5)
     assert sorted(told) == ["0.tar/0003z.jpg", "1.tar"]
     assert seen[-1] == (10, 10)
+    (tmp_path / "shards" / "1.tar").unlink()
+    for again in (False, True):
+        parts = parts_of(tmp_path / "shards", scorer, lambda *_: None, lambda *_: None, print)
+        done = write_parts(tmp_path / "out", parts, scorer.about)
+        assert (len(done.parts), done.kept) == (2, 2 * again)
+    rows = [pq.read_table(tmp_path / "out" / part.file) for part in done.parts]
+    assert pa.concat_tables(rows)["path"].to_pylist() == names
 
 
 def test_pictures_in_an_archive_are_not_copied_and_the_command_says_so(

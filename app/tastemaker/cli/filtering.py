@@ -28,6 +28,7 @@ from tastemaker.files import typed_path
 if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.files.placing import Placement
     from tastemaker.filtering.score_tables import Top
+    from tastemaker.filtering.scorer import Scorer
 
 app = Commands()
 
@@ -83,7 +84,14 @@ def score(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; tell what would be written.")
     ] = False,
-    to: Annotated[Path | None, path_option("--out", about=".parquet, .csv or .jsonl.")] = None,
+    to: Annotated[
+        Path | None,
+        path_option(
+            "--out",
+            about=".parquet, .csv or .jsonl; without an ending a folder of parts, where "
+            "a run that was stopped goes on.",
+        ),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
@@ -128,7 +136,12 @@ def score(
             param_hint=f"--{way}",
         )
     score_tables.check_limits(low, high)
-    if to is not None:
+    in_parts = to is not None and not to.suffix
+    if in_parts and (top is not None or into is not None or as_json or dry_run):
+        raise typer.BadParameter(
+            "a folder of parts takes --min, --max and --pass only", param_hint="--out"
+        )
+    if to is not None and not in_parts:
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
@@ -146,6 +159,9 @@ def score(
     scorer.promises = scorer.promises or _promises(model)
     if own:
         low = 100 * scorer.threshold
+    if to is not None and in_parts:
+        _score_in_parts(source, scorer, to, low, high, precision)
+        return
     tables: list[Any] = []
     scored = written = 0
 
@@ -201,6 +217,32 @@ def score(
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
     if fault is not None:
         raise fault
+
+
+def _score_in_parts(
+    source: Path, scorer: "Scorer", to: Path, low: float, high: float, precision: str
+) -> None:
+    from tastemaker.filtering.parts import parts_of, write_parts
+
+    with progress_bar() as bar, skipped_files() as skip:
+        task = bar.add_task("Scoring", total=None)
+        parts = parts_of(
+            source,
+            scorer,
+            skip,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda line: err.print(plain(line)),
+        )
+        written = write_parts(
+            to, parts, scorer.about, low, high, encoder=scorer.encoder, precision=precision
+        )
+    rows = sum(part.rows for part in written.parts)
+    err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
+    already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"
+    out.print(
+        f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in {plain(str(to))}"
+        f"{already if written.kept else ''}."
+    )
 
 
 def chosen_way(

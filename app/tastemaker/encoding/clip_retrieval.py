@@ -26,6 +26,12 @@ def is_layout(folder: Path) -> bool:
     return bool(_vector_files(folder))
 
 
+def layout_files(folder: Path) -> list[Path]:
+    """The files of vectors, and those of metadata beside them."""
+    vectors = _vector_files(folder)
+    return [*vectors, *filter(None, map(_metadata_of, vectors))]
+
+
 def open_layout(folder: Path) -> Embeddings:
     """All shards of a folder as one, in the order of their numbers. A row is called by its
     `image_path` (or `path`), else `img_emb_0.npy/17`; the other columns go with it. Raises
