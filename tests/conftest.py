@@ -36,8 +36,10 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import CollectionImage, Image, Project
 from tastemaker.jobs.context import JobContext
 from tests import command_line
+from tests import desk as desks
 
 run, head, vectors = command_line.run, command_line.head, command_line.vectors  # fixtures
+decoders, desk = desks.decoders, desks.desk
 
 # Continuous integration tries the same cases every time; at a desk, new ones. A machine with other
 # things to do fails nothing.

@@ -25,6 +25,8 @@ PARTS = {
     "/versions/{version_id}/sheets/{sheet}", "/versions/{version_id}/training-set.csv",
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip
+# Pages of projects with classes alone: tests/test_class_browser.py looks at them.
+OF_CLASSES = {"/projects/{project_id}/classes", "/projects/{project_id}/confusion"}
 NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/readyz", "/metrics", "/logout")
 
 
@@ -42,11 +44,12 @@ def every_route(routes: Iterable[BaseRoute]) -> list[Route | Mount]:
 
 
 def page_routes(app: FastAPI) -> list[str]:
-    """The path of every GET route that is not known to be something else than a page."""
+    """The path of every GET route that is not known to be something else than a page of projects
+    that score."""
     return [
         route.path for route in every_route(app.routes)
         if isinstance(route, Route) and "GET" in (route.methods or ())
-        and not route.path.startswith(NOT_PAGES) and route.path not in PARTS
+        and not route.path.startswith(NOT_PAGES) and route.path not in PARTS | OF_CLASSES
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from in_browser import (
     violations,
 )
 from playwright.sync_api import Browser, Page, expect
-from routes import PARTS, every_route, filled, page_routes
+from routes import OF_CLASSES, PARTS, every_route, filled, page_routes
 from sqlmodel import Session
 from starlette.routing import Route
 from web_world import (
@@ -237,7 +237,7 @@ def test_no_page_is_forgotten(full: tuple[World, str]) -> None:
     ]  # fmt: skip
     assert unseen == []
     routes = {route.path for route in every_route(world.app.routes) if isinstance(route, Route)}
-    assert not PARTS - routes, "these are gone"
+    assert not (PARTS | OF_CLASSES) - routes, "these are gone"
 
 
 # --- by keyboard alone ---------------------------------------------------------------------------

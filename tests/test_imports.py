@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,7 +24,6 @@ from sqlalchemy import Engine
 from sqlmodel import func, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
-from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Annotator,
@@ -36,15 +35,12 @@ from tastemaker.database.tables import (
     ImagePath,
     Job,
     Label,
-    Project,
     RemovedImage,
     ScoreEvent,
-    SkippedFile,
     Tag,
     now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
-from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.importing import imports, leftovers, requests, sources
 from tastemaker.importing.outcome import known_in_words
@@ -52,124 +48,13 @@ from tastemaker.importing.requests import ImportRequest
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.scopes import name_like, resolve
 from tastemaker.pages.app import create_app
-from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import KnownPicture, decode
 from tastemaker.scores import Origin
 from tastemaker.scores.references import References
 from tests.conftest import environment, until, work_on
+from tests.desk import ELSEWHERE, Desk, noise, png
 from tests.pictures import encoded, truncated, write
 from tests.web_world import client_of
-
-ELSEWHERE = "ViT-B-32/of_unknown_width"  # what gave the vectors of the tests
-
-
-def noise(seed: int, size: int = 48) -> Picture.Image:
-    """A picture unlike any other seed's, to the eye and to the perceptual hash."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return Picture.fromarray(coarse).resize((size, size), Picture.Resampling.BICUBIC)
-
-
-def png(seed: int) -> bytes:
-    return encoded(noise(seed))
-
-
-@pytest.fixture(scope="session")
-def decoders() -> Iterator[DecodePool]:
-    with DecodePool(workers=2) as pool:
-        yield pool
-
-
-class Desk:
-    """A folder of pictures, a project, and the import that a worker's child would run."""
-
-    def __init__(self, settings: Settings, engine: Engine, folder: Path) -> None:
-        self.settings, self.engine, self.folder = settings, engine, folder
-        self.read: list[Path] = []  # every file that was opened as a picture
-        self.meanwhile: dict[Path, Callable[[], object]] = {}  # done after a file was read
-        with sessions.writing(engine) as session:
-            self.project = projects.create(session, "Desk", encoder=BUNDLED)
-            self.elsewhere = projects.create(session, "Elsewhere", encoder=ELSEWHERE)
-        folder.mkdir()
-
-    def put(self, name: str, content: bytes | str) -> Path:
-        return write(self.folder / name, content.encode() if isinstance(content, str) else content)
-
-    def bring_in(self, *paths: str | Path, project: Project | None = None, **options: Any) -> Any:
-        """Import the folder, or the named places; the job's result."""
-        with sessions.writing(self.engine) as session:
-            job = requests.request_import(
-                session, self.settings, paths or [self.folder], project=project or self.project,
-                **options,
-            )  # fmt: skip
-        return self.run(job.id)
-
-    def upload(self, *files: tuple[str, bytes]) -> Any:
-        """Import uploads as the web process stages them: under numbers, with their names."""
-        staging = self.settings.incoming / "staged"
-        for number, (_, content) in enumerate(files):
-            write(staging / f"{number:06d}", content)
-        with sessions.writing(self.engine) as session:
-            job = requests.request_upload_import(
-                session, self.settings, staging,
-                [(f"{number:06d}", name) for number, (name, _) in enumerate(files)],
-                project=self.project,
-            )  # fmt: skip
-        return self.run(job.id)
-
-    def run(self, job_id: int) -> Any:
-        work = work_on(self.settings, self.engine, job_id)
-        result = imports.run(work)
-        with sessions.writing(self.engine) as session:
-            jobs.finish(session, work.claim, result)
-        return result
-
-    def all(self, table: Any, *conditions: Any) -> list[Any]:
-        with sessions.reading(self.engine) as session:
-            return list(session.exec(select(table).where(*conditions)))
-
-    def image(self, content: bytes) -> Image:
-        with sessions.reading(self.engine) as session:
-            found = images.by_sha256(session, hashlib.sha256(content).hexdigest())
-        assert found is not None
-        return found
-
-    def tags(self, content: bytes) -> set[str]:
-        return {row.tag for row in self.all(Tag, Tag.image_id == self.image(content).id)}
-
-    def paths(self) -> dict[str, str]:
-        """File name -> state of every path that is known."""
-        return {Path(row.path).name: row.state for row in self.all(ImagePath)}
-
-    def reasons(self) -> dict[str, str]:
-        return {Path(row.path).name: row.reason for row in self.all(SkippedFile)}
-
-
-@pytest.fixture
-def desk(
-    settings: Settings, engine: Engine, tmp_path: Path, decoders: DecodePool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Desk:  # fmt: skip
-    desk = Desk(settings, engine, tmp_path / "pictures")
-
-    class Shared:
-        """The import's pool of decoders, started once for all tests."""
-
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-
-        def start(self) -> None: ...
-
-        def close(self) -> None: ...
-
-        def map(self, task: Callable[[Any], Any], items: Iterable[Path]) -> Iterator[Any]:
-            items = list(items)
-            desk.read += items
-            for item, outcome in decoders.map(task, items):
-                desk.meanwhile.get(item, lambda: None)()
-                yield item, outcome
-
-    monkeypatch.setattr(imports, "DecodePool", Shared)
-    return desk
-
 
 # --- folders -----------------------------------------------------------------------------------
 

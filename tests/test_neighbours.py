@@ -20,8 +20,8 @@ from tastemaker.publishing import sidecars
 from tests import pictures
 from tests.command_line import Run
 from tests.conftest import work_on
+from tests.desk import Desk
 from tests.pictures import encoded
-from tests.test_imports import Desk, decoders, desk  # noqa: F401 - fixtures
 from tests.test_stars import rated
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -44,7 +44,7 @@ def done_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) 
 
 
 @pytest.fixture
-def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`~/Pictures` of a project “Photos”: four photographs with stars beside them, two scored."""
     for module in (stars, sidecars):
         monkeypatch.setattr(module, "DecodePool", imports.DecodePool)
@@ -68,10 +68,10 @@ def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return desk.folder
 
 
-@pytest.mark.parametrize("page", ["lightroom-digikam.md", "kohya-onetrainer.md"])
-def test_every_command_of_a_page_does_what_it_says(page: str, photos: Path, run: Run) -> None:
+@pytest.mark.parametrize("document", ["lightroom-digikam.md", "kohya-onetrainer.md"])
+def test_every_command_of_a_page_does_what_it_says(document: str, photos: Path, run: Run) -> None:
     told: dict[str, Any] = {}
-    for line in commands(page):
+    for line in commands(document):
         words = shlex.split(line)
         if words[0] == "tastemaker":
             told[line] = run(*words[1:])
@@ -79,7 +79,7 @@ def test_every_command_of_a_page_does_what_it_says(page: str, photos: Path, run:
         elif shutil.which(words[0]):
             subprocess.run(line, shell=True, check=True, cwd=photos)
     home = photos.parent
-    if page.startswith("lightroom"):
+    if document.startswith("lightroom"):
         assert "4 with marks, 4 with a score" in told["tastemaker scores stars Photos"].out
         assert "4 hints recorded" in told["tastemaker scores stars Photos --record"].out
         assert "4 taken back" in told["tastemaker scores stars Photos --undo"].out

@@ -26,8 +26,8 @@ from tastemaker.pictures.pictures import Limits
 from tastemaker.scores.answers import RATED, answers_at
 from tests import pictures
 from tests.conftest import work_on
+from tests.desk import Desk, noise, png
 from tests.pictures import encoded, write
-from tests.test_imports import Desk, decoders, desk, noise, png  # noqa: F401 - fixtures
 from tests.web_world import client_of
 
 HEAD = (
@@ -225,7 +225,7 @@ def test_what_is_no_rule_is_refused(typed: str) -> None:
 
 
 @pytest.fixture
-def starred(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:  # noqa: F811
+def starred(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """Six images: five with stars in sidecars, of which one is in doubt, and one without."""
     monkeypatch.setattr(stars, "DecodePool", imports.DecodePool)
     for number in range(6):
@@ -238,7 +238,7 @@ def starred(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:  # noqa: F811
     return desk
 
 
-def look(desk: Desk, **request: Any) -> dict[str, Any]:  # noqa: F811
+def look(desk: Desk, **request: Any) -> dict[str, Any]:
     with writing(desk.engine) as session:
         project = projects.get(session, desk.project.id)
         job_id = request_stars(session, project, StarsRequest(**request)).id
@@ -307,6 +307,16 @@ def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
     content = png(77)
     starred.upload(("up.png", content), ("up.xmp", rated(5)), ("up.txt", b"a tag, another"))
     assert starred.tags(content) == {"a tag", "another"}
+    booru, tagged = png(78), png(79)
+    starred.upload(
+        ("b.png", booru),
+        ("b.json", b'{"score": 12}'),
+        ("t.png", tagged),
+        ("t.json", b'{"tags": []}'),
+    )
+    kept = {path.name.partition(".")[2] for path in starred.settings.images.rglob("*.*")}
+    assert kept == {"png", "png.xmp", "png.json"}, "what notes nothing is not kept"
+    assert len(list(starred.settings.images.rglob("*.json"))) == 1
     rows = {Path(path).name: score for path, _, score in look(starred)["rows"]}
     assert rows["up.png"] == 10
 

@@ -16,14 +16,14 @@ from tastemaker.importing import watching
 from tastemaker.importing.watching import PATIENCE, Watcher
 from tastemaker.pages.app import create_app
 from tests.command_line import Run
-from tests.test_imports import Desk, decoders, desk, png  # noqa: F401 - fixtures
+from tests.desk import Desk, png
 from tests.web_world import client_of
 
 
 class Post:
     """A desk whose folder is watched, and the clock that looks."""
 
-    def __init__(self, desk: Desk, **rules: Any) -> None:  # noqa: F811
+    def __init__(self, desk: Desk, **rules: Any) -> None:
         self.desk = desk
         self.watcher = Watcher(desk.settings, desk.engine, start=lambda do: do())
         with sessions.writing(desk.engine) as session:
@@ -49,7 +49,7 @@ class Post:
 
 
 @pytest.fixture
-def post(desk: Desk) -> Post:  # noqa: F811
+def post(desk: Desk) -> Post:
     return Post(desk)
 
 
@@ -98,7 +98,7 @@ def test_a_folder_that_vanishes_says_so_and_nothing_is_taken_for_deleted(post: P
     assert post.ticks() == 0 and post.trouble == ""
 
 
-def test_one_that_does_not_answer_holds_up_no_other(desk: Desk, tmp_path: Path) -> None:  # noqa: F811
+def test_one_that_does_not_answer_holds_up_no_other(desk: Desk, tmp_path: Path) -> None:
     post = Post(desk)
     other = tmp_path / "other"
     other.mkdir()
@@ -121,7 +121,7 @@ def test_one_that_does_not_answer_holds_up_no_other(desk: Desk, tmp_path: Path) 
     assert post.trouble == ""
 
 
-def test_a_project_has_its_own_rules_for_a_folder(desk: Desk) -> None:  # noqa: F811
+def test_a_project_has_its_own_rules_for_a_folder(desk: Desk) -> None:
     post = Post(desk, collection="Inbox", role="test-run")
     desk.put("a.png", png(1))
     assert post.ticks() == 1
@@ -155,7 +155,7 @@ def test_what_cannot_be_watched_is_refused(post: Post, tmp_path: Path) -> None:
     assert post.ticks() == 0
 
 
-def test_the_page_the_api_and_the_command_name_the_same_folders(desk: Desk, run: Run) -> None:  # noqa: F811
+def test_the_page_the_api_and_the_command_name_the_same_folders(desk: Desk, run: Run) -> None:
     client = client_of(create_app(desk.settings))
     at = f"/projects/{desk.project.id}"
     form = {"folder": str(desk.folder), "watch": "true"}

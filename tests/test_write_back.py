@@ -29,8 +29,8 @@ from tastemaker.publishing.sidecars import plan_sidecars, undo_sidecars, write_s
 from tastemaker.scores import Origin
 from tests import pictures
 from tests.command_line import Run
+from tests.desk import Desk, png
 from tests.pictures import encoded, write
-from tests.test_imports import Desk, decoders, desk, png  # noqa: F401 - fixtures
 from tests.test_stars import DARKTABLE, rated, xmp
 from tests.web_world import World, add_version, make_world
 
@@ -39,7 +39,7 @@ LIMITS = Limits()
 
 
 @pytest.fixture
-def shelf(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:  # noqa: F811
+def shelf(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """Four scored images, `a.png` to `d.png`, and one without a score."""
     from tastemaker.importing import imports
 

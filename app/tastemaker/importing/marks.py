@@ -192,7 +192,7 @@ def _labels(packet: Packet) -> Iterable[str]:
         yield COLOURS["digiKam"][int(number)]
 
 
-def marks_of_json(place: Path, roots: Roots) -> Marks:
+def marks_of_json(place: Path, roots: Roots = ()) -> Marks:
     """What a sidecar in JSON notes, as downloaders of boorus and hydrus write it: `stars`, `score`
     (points), `rating` (a number or “4/5” of stars, or how safe it is). Anything else says
     nothing."""

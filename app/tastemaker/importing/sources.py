@@ -31,6 +31,7 @@ from tastemaker.files.roots import Roots, open_within, outside, within
 from tastemaker.files.texts import composed, read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
+from tastemaker.importing.marks import marks_of_json
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
@@ -362,8 +363,8 @@ def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]
     stored = images.stored_path(settings, image)
     for name, path in sidecars:
         suffix = Path(name).suffix.lower()
-        most = MAX_SIDECAR_BYTES if suffix == ".json" else xmp.MOST_BYTES
-        if suffix in (".json", ".xmp") and path.stat().st_size <= most:
+        noted = suffix == ".json" and bool(marks_of_json(path))
+        if noted or (suffix == ".xmp" and path.stat().st_size <= xmp.MOST_BYTES):
             files.write_atomic(stored.with_name(stored.name + suffix), path.read_bytes())
 
 
