@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -157,5 +158,11 @@ def test_the_command_writes_parts_where_out_has_no_ending(
     said = run(*words)
     assert said.code == 0 and "204 rows in 7 parts" in said.out and "204 of 204 pass" in said.err
     assert "7 parts were there already" in run(*words).out
-    assert run(*words, "--precision", "fast").code == 1
+    (tmp_path / "scores").rename(tmp_path / "scores.v1")
+    assert "7 parts were there already" in run(*words[:-1], tmp_path / "scores.v1").out
+    (tmp_path / "scores.v1").rename(tmp_path / "scores")
+    assert "precision differs" in run(*words, "--precision", "fast").sentence
     assert run(*words, "--top", "3").code == 2
+    assert run(*words[:-1], tmp_path / "o.csv", "--sort").code == 0
+    ranked = pa.csv.read_csv(tmp_path / "o.csv")["aesthetic_score"].to_pylist()
+    assert ranked == sorted(ranked, reverse=True) and len(ranked) == 204

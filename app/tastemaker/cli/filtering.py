@@ -68,6 +68,9 @@ def score(
             "of all that were scored.",
         ),
     ] = None,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Best first also in --out; all rows are held in memory.")
+    ] = False,
     copy: Annotated[
         Path | None,
         path_option("--copy", about="Copy what passes into this folder.", metavar="FOLDER"),
@@ -136,8 +139,9 @@ def score(
             param_hint=f"--{way}",
         )
     score_tables.check_limits(low, high)
-    in_parts = to is not None and not to.suffix
-    if in_parts and (top is not None or into is not None or as_json or dry_run):
+    in_parts = to is not None and to.suffix.lower() not in score_tables.FORMS
+    in_parts = in_parts and to is not None and (not to.suffix or to.is_dir())
+    if in_parts and (top is not None or sort or into is not None or as_json or dry_run):
         raise typer.BadParameter(
             "a folder of parts takes --min, --max and --pass only", param_hint="--out"
         )
@@ -182,6 +186,8 @@ def score(
         if top is not None:
             best = score_tables.best(rows, top.rows)
             rows = iter([best.slice(0, top.of(scored))])
+        elif sort:
+            rows = iter([score_tables.best(rows)])
         if to is not None and not dry_run:
             # as they come; all are held in memory only where they are wanted after
             if into is not None or as_json:
