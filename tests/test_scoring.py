@@ -320,6 +320,7 @@ def test_an_npz_is_scored_under_its_paths(
     assert scored(tmp_path / "bare.npz", model).equals(alone)
     for wrong, sentence in (
         ({"embeddings": x, "paths": paths[:9]}, "holds 500 embeddings and 9 paths"),
+        ({"embeddings": x[:2], "paths": np.array(["a", "b" * 9999])}, "too long to be one"),
         ({"a": x, "b": x}, r"several arrays of embeddings: a, b\."),
         ({"a": np.asfortranarray(x)}, "stored by rows"),
         ({"a": x.astype(int)}, "holds no embedding"),

@@ -111,6 +111,7 @@ def floats(x: NDArray[Any]) -> Vectors:
 
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
 NPZ_PATHS = ("paths", *PATH_COLUMNS)
+LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ def _open_npz(source: Path) -> Embeddings:
             f"{source.name} holds {rows:,} embeddings and {paths.shape[0] if paths.shape else 1:,} "
             f"paths in “{paths.name}”.",
             "Write the file again with one path for each.",
+        )
+
+    if paths is not None and paths.dtype.itemsize > LONGEST_PATH:
+        raise Invalid(
+            f"A path in “{paths.name}” of {source.name} is too long to be one.",
+            "Write the file again without that array, or with shorter paths.",
         )
 
     def blocks() -> Iterator[Block]:
