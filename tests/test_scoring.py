@@ -240,17 +240,121 @@ def test_embeddings_of_other_makes_are_scored_under_what_they_call_their_rows(
     assert scored(tmp_path / "x.parquet", model)["path"].to_pylist() == named
 
 
-def test_the_folder_of_clip_retrieval_gets_a_pointer(tmp_path: Path, model: Scorer) -> None:
-    shard = tmp_path / "img_emb" / "img_emb_0.npy"
-    shard.parent.mkdir()
-    saved(shard, np.ones((2, FEATURES), np.float16))
-    with pytest.raises(Invalid, match=r"clip-retrieval made it.*img_emb_0\.npy"):
+def clip_retrieval(folder: Path, number: int, x: np.ndarray, **columns: Any) -> Path:
+    """A shard as clip-retrieval writes it; its vectors."""
+    for part in ("img_emb", "metadata"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    if columns:
+        pq.write_table(pa.table(columns), folder / f"metadata/metadata_{number}.parquet",
+                       row_group_size=70)  # fmt: skip
+    return saved(folder / f"img_emb/img_emb_{number}.npy", x.astype(np.float16))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_folder_of_clip_retrieval_is_scored_with_what_stands_beside(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    """Shards in the order of their numbers; a column that one of them lacks is empty there."""
+    paths = [f"{number}.jpg" for number in range(500)]
+    captions = ["=a cat", None] * 250
+    clip_retrieval(tmp_path / "in", 2, x[:200], image_path=paths[:200], caption=captions[:200])
+    clip_retrieval(tmp_path / "in", 10, x[200:], image_path=[*paths[200:499], None],
+                   width=pa.array(range(300)))  # fmt: skip
+    got = scored(tmp_path / "in", model)
+    alone = scored(saved(tmp_path / "x.npy", x.astype(np.float16)), model)
+    assert got["path"].to_pylist() == [*paths[:499], "img_emb_10.npy/299"]
+    assert np.allclose(got["aesthetic_score"], alone["aesthetic_score"], atol=1e-6)
+    assert got["caption"].to_pylist() == captions[:200] + [None] * 300
+    assert got["width"].to_pylist() == [None] * 200 + [*range(300)]
+    for form in ("parquet", "csv", "jsonl"):
+        write(tmp_path / f"o.{form}", score_source(tmp_path / "in", model), {"model": "m"})
+    assert pq.read_table(tmp_path / "o.parquet").equals(got)
+    rows = list(csv.DictReader((tmp_path / "o.csv").open(newline="")))
+    assert [row["caption"] for row in rows[:2]] == ["'=a cat", ""] and rows[-1]["width"] == "299"
+    assert json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])["caption"] == "=a cat"
+    top = best(score_source(tmp_path / "in", model), 5)
+    caption_of = dict(zip(got["path"].to_pylist(), got["caption"].to_pylist(), strict=True))
+    assert top["caption"].to_pylist() == [caption_of[path] for path in top["path"].to_pylist()]
+
+
+def test_vectors_and_metadata_that_do_not_belong_together_are_refused(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    first = clip_retrieval(tmp_path, 0, x[:9])
+    alone = scored(tmp_path, model)
+    assert alone["path"].to_pylist()[-1] == "img_emb_0.npy/8", "without metadata, by number"
+    clip_retrieval(tmp_path, 1, x[:9], image_path=["a"] * 9)
+    with pytest.raises(Invalid, match=r"img_emb_0\.npy has no metadata beside it"):
+        score_source(tmp_path, model)
+    clip_retrieval(tmp_path, 0, x[:9], image_path=["a"] * 8)
+    with pytest.raises(
+        Invalid, match=r"img_emb_0\.npy holds 9 vectors, and .*_0\.parquet tells of 8"
+    ):
         score_source(tmp_path, model)
     beside = tmp_path / "metadata" / "metadata_0.parquet"
-    beside.parent.mkdir()
-    pq.write_table(pa.table({"image_path": ["a.jpg", "b.jpg"]}), beside)
     with pytest.raises(Invalid, match=r"clip-retrieval keeps them in .*img_emb_0\.npy"):
         score_source(beside, model)
+    beside.write_bytes(b"PAR1")
+    with pytest.raises(Invalid, match=r"metadata_0\.parquet is not a Parquet file"):
+        score_source(tmp_path, model)
+    saved(first, x[:9, :5])
+    clip_retrieval(tmp_path, 1, x[:9])
+    beside.unlink()
+    with pytest.raises(Invalid, match=r"holds vectors of 8 values, those before of 5"):
+        score_source(tmp_path, model)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_npz_is_scored_under_its_paths(
+    tmp_path: Path, model: Scorer, x: np.ndarray, packed: bool
+) -> None:
+    save = np.savez_compressed if packed else np.savez
+    paths = np.array([f"ä/{number}.jpg" for number in range(len(x))])
+    save(tmp_path / "x.npz", embeddings=x, paths=paths, labels=np.arange(len(x)))
+    alone = scored(saved(tmp_path / "x.npy", x), model)
+    got = scored(tmp_path / "x.npz", model)
+    assert got["path"].to_pylist() == paths.tolist()
+    assert got["aesthetic_score"].equals(alone["aesthetic_score"])
+    save(tmp_path / "bare.npz", x)
+    assert scored(tmp_path / "bare.npz", model).equals(alone)
+    for wrong, sentence in (
+        ({"embeddings": x, "paths": paths[:9]}, "holds 500 embeddings and 9 paths"),
+        ({"embeddings": x[:2], "paths": np.array(["a", "b" * 9999])}, "too long to be one"),
+        ({"a": x, "b": x}, r"several arrays of embeddings: a, b\."),
+        ({"a": np.asfortranarray(x)}, "stored by rows"),
+        ({"a": x.astype(int)}, "holds no embedding"),
+        ({"a": np.array([{}, {}])}, "holds no embedding"),
+    ):
+        save(tmp_path / "wrong.npz", **wrong)
+        with pytest.raises(Invalid, match=sentence):
+            score_source(tmp_path / "wrong.npz", model)
+    content = bytearray((tmp_path / "bare.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    pictures.write(tmp_path / "bad.npz", bytes(content))
+    with pytest.raises(Invalid, match=r"bad\.npz is damaged after row"):
+        scored(tmp_path / "bad.npz", model)
+    with pytest.raises(Invalid, match=r"is not an \.npz that can be read"):
+        score_source(pictures.write(tmp_path / "cut.npz", bytes(content[:5000])), model)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_column_for_each_value_is_an_embedding(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    values = {f"emb_{number}": pa.array(x[:, number]) for number in (*range(7, -1, -1),)}
+    paths = [f"{number}.jpg" for number in range(len(x))]
+    more = {"path": paths, "score_0": x[:, 0], "v2": x[:, 1], "v3": x[:, 2]}
+    pq.write_table(pa.table(values | more), tmp_path / "x.parquet", row_group_size=90)
+    got = scored(tmp_path / "x.parquet", model)
+    assert got["path"].to_pylist() == paths
+    assert got["aesthetic_score"].equals(
+        scored(saved(tmp_path / "x.npy", x), model)["aesthetic_score"]
+    )
+    both = values | {f"other_{number}": x[:, 0] for number in range(3)}
+    pq.write_table(pa.table(both), tmp_path / "two.parquet")
+    with pytest.raises(Invalid, match="no column of embeddings"):
+        score_source(tmp_path / "two.parquet", model)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +377,8 @@ def test_a_parquet_file_without_fitting_embeddings_is_refused_before_the_first_r
 
 def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, model: Scorer) -> None:
     np.savez(tmp_path / "zip.npz", a=np.ones(3))
+    with pytest.raises(Invalid, match=r"zip\.npz holds no embedding"):
+        score_source(tmp_path / "zip.npz", model)
     for name, content, sentence in (
         ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
         ("b.npy", b"\x93NUMPY", "not a plain .npy"),
@@ -566,4 +672,4 @@ def test_an_opened_file_says_how_much_it_holds(tmp_path: Path, x: np.ndarray) ->
     pq.write_table(pa.table({"e": lists(x)}), tmp_path / "x.parquet")
     many = open_embeddings(tmp_path / "x.parquet")
     assert (many.rows, many.dim) == x.shape
-    assert np.array_equal(np.concatenate([block for _, block in many.blocks]), x)
+    assert np.array_equal(np.concatenate([block for _, block, _ in many.blocks]), x)

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.filtering.parts import parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Shards, archives_of
 from tastemaker.filtering.sources import archives_in, score_source
@@ -244,12 +246,33 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
                      progress=lambda done, total: seen.append((done, total)))
     )  # fmt: skip
     wanted = pa.concat_tables(score_source(tmp_path / "folder", scorer))
+    paths = [str(tmp_path / "folder" / name) for name in reversed(members)]
+    lines = [os.fsencode(line) for line in (*paths, "", str(tmp_path / "gone.png"), "\udcff.png")]
+    (tmp_path / "list.txt").write_bytes(b"\r\n".join(lines))
+    from_list = pa.concat_tables(
+        score_source(Path(f"@{tmp_path / 'list.txt'}"), scorer,
+                     on_error=lambda *one: told.append(" ".join(one)))
+    )  # fmt: skip
+    assert from_list["path"].to_pylist() == paths
+    assert np.allclose(from_list["aesthetic_score"], wanted["aesthetic_score"][::-1], atol=1e-5)
+    gone, unnamed = sorted(told[-2:])
+    assert "gone.png cannot be read" in gone and "not in UTF-8" in unnamed
+    del told[-2:]
+    with pytest.raises(NotFound, match=r"There is no list nowhere\.txt"):
+        score_source(Path("@nowhere.txt"), scorer)
     names = got["path"].to_pylist()
     assert [name.split("/")[1] for name in names] == wanted["path"].to_pylist()
     assert names[0] == "0.tar/0000.png" and names[-1] == "2.zip/0007.gif"
     assert np.allclose(got["aesthetic_score"], wanted["aesthetic_score"], atol=1e-5)
     assert sorted(told) == ["0.tar/0003z.jpg", "1.tar"]
     assert seen[-1] == (10, 10)
+    (tmp_path / "shards" / "1.tar").unlink()
+    for again in (False, True):
+        parts = parts_of(tmp_path / "shards", scorer, lambda *_: None, lambda *_: None, print)
+        done = write_parts(tmp_path / "out", parts, scorer.about)
+        assert (len(done.parts), done.kept) == (2, 2 * again)
+    rows = [pq.read_table(tmp_path / "out" / part.file) for part in done.parts]
+    assert pa.concat_tables(rows)["path"].to_pylist() == names
 
 
 def test_pictures_in_an_archive_are_not_copied_and_the_command_says_so(

@@ -28,6 +28,7 @@ from tastemaker.files import typed_path
 if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.files.placing import Placement
     from tastemaker.filtering.score_tables import Top
+    from tastemaker.filtering.scorer import Scorer
 
 app = Commands()
 
@@ -67,6 +68,9 @@ def score(
             "of all that were scored.",
         ),
     ] = None,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Best first also in --out; all rows are held in memory.")
+    ] = False,
     copy: Annotated[
         Path | None,
         path_option("--copy", about="Copy what passes into this folder.", metavar="FOLDER"),
@@ -83,7 +87,14 @@ def score(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; tell what would be written.")
     ] = False,
-    to: Annotated[Path | None, path_option("--out", about=".parquet, .csv or .jsonl.")] = None,
+    to: Annotated[
+        Path | None,
+        path_option(
+            "--out",
+            about=".parquet, .csv or .jsonl; without an ending a folder of parts, where "
+            "a run that was stopped goes on.",
+        ),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
@@ -111,18 +122,30 @@ def score(
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
     from tastemaker.files import placing, require_writable
     from tastemaker.filtering import score_tables, sources
+    from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
 
     if into is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
         raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
+    if into is not None and is_list(source):
+        raise typer.BadParameter(
+            f"pictures of a list lie anywhere: --out writes which pass, not --{way}",
+            param_hint=f"--{way}",
+        )
     if into is not None and sources.archives_in(source):
         raise typer.BadParameter(
             f"pictures in an archive stay there: --out writes their names, not --{way}",
             param_hint=f"--{way}",
         )
     score_tables.check_limits(low, high)
-    if to is not None:
+    in_parts = to is not None and to.suffix.lower() not in score_tables.FORMS
+    in_parts = in_parts and to is not None and (not to.suffix or to.is_dir())
+    if in_parts and (top is not None or sort or into is not None or as_json or dry_run):
+        raise typer.BadParameter(
+            "a folder of parts takes --min, --max and --pass only", param_hint="--out"
+        )
+    if to is not None and not in_parts:
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
             raise Invalid("--out names the source itself.", "Choose another name.")
@@ -140,6 +163,9 @@ def score(
     scorer.promises = scorer.promises or _promises(model)
     if own:
         low = 100 * scorer.threshold
+    if to is not None and in_parts:
+        _score_in_parts(source, scorer, to, low, high, precision)
+        return
     tables: list[Any] = []
     scored = written = 0
 
@@ -160,6 +186,8 @@ def score(
         if top is not None:
             best = score_tables.best(rows, top.rows)
             rows = iter([best.slice(0, top.of(scored))])
+        elif sort:
+            rows = iter([score_tables.best(rows)])
         if to is not None and not dry_run:
             # as they come; all are held in memory only where they are wanted after
             if into is not None or as_json:
@@ -195,6 +223,32 @@ def score(
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
     if fault is not None:
         raise fault
+
+
+def _score_in_parts(
+    source: Path, scorer: "Scorer", to: Path, low: float, high: float, precision: str
+) -> None:
+    from tastemaker.filtering.parts import parts_of, write_parts
+
+    with progress_bar() as bar, skipped_files() as skip:
+        task = bar.add_task("Scoring", total=None)
+        parts = parts_of(
+            source,
+            scorer,
+            skip,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda line: err.print(plain(line)),
+        )
+        written = write_parts(
+            to, parts, scorer.about, low, high, encoder=scorer.encoder, precision=precision
+        )
+    rows = sum(part.rows for part in written.parts)
+    err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
+    already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"
+    out.print(
+        f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in {plain(str(to))}"
+        f"{already if written.kept else ''}."
+    )
 
 
 def chosen_way(

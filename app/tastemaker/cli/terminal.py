@@ -13,10 +13,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from sqlalchemy import Engine
 
 from tastemaker import jobs
@@ -65,11 +68,11 @@ def print_whatever_the_encoding() -> None:
 
 def print_json(data: Any) -> None:
     """JSON stays JSON: where letters cannot be printed, they are written as its own escapes."""
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(data, indent=2) + "\n"
+        text = json.dumps(data, indent=2, default=str) + "\n"
     sys.stdout.write(text)
 
 
@@ -129,11 +132,20 @@ def unfinished(engine: Engine, kind: str, project_id: int) -> list[int]:
         return [job.id for job in jobs.unfinished(session, kind, project_id)]
 
 
+class RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+
+
 def progress_bar() -> Progress:
-    """A progress bar on stderr, on a terminal only."""
+    """A progress bar on stderr, on a terminal only, with the rate and the time that is left."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal,
+        RateColumn(), TimeRemainingColumn(), console=err, transient=True,
+        disable=not err.is_terminal,
     )  # fmt: skip
 
 

@@ -1,13 +1,17 @@
-"""Files of embeddings made elsewhere: `.npy` and `.parquet`, read block by block.
+"""Files of embeddings made elsewhere: `.npy`, `.npz` and `.parquet`, read block by block.
 
 Whatever the size of the file, memory holds one block. Rows have paths: those of a column `path` or
 `image_path`, else their numbers from 0.
 """
 
+import re
+import zipfile
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +22,14 @@ from numpy.typing import NDArray
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file, write_atomic
 
-EMBEDDING_SUFFIXES = frozenset({".npy", ".parquet"})
+EMBEDDING_SUFFIXES = frozenset({".npy", ".npz", ".parquet"})
 BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
 PATH_COLUMNS = ("path", "image_path")
 EMBEDDING_COLUMNS = ("embedding", "image_embedding", "emb", "vector")
 
 Vectors = NDArray[np.floating[Any]]
-Block = tuple[pa.Array, Vectors]  # paths (n,), vectors (n, D) of any floating-point type
+# Paths (n,), vectors (n, D) of any floating-point type, and columns (n rows) that go with them.
+Block = tuple[pa.Array, Vectors, pa.Table | None]
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,11 @@ def are_normalised(x: Vectors) -> bool:
 
 
 def open_embeddings(source: Path) -> Embeddings:
-    """Open a `.npy` array (N, D), or (D,) for one row, or a `.parquet` with a column of lists.
-    Raises `Invalid`, also on the way where the file turns out to be damaged."""
-    return _open_parquet(source) if source.suffix.lower() == ".parquet" else _open_npy(source)
+    """Open a `.npy` array (N, D), or (D,) for one row; an `.npz` with such an array and perhaps one
+    of paths; a `.parquet` with a column of lists, or one column for each value (`emb_0`, `emb_1`,
+    …). Raises `Invalid`, also on the way where the file turns out to be damaged."""
+    openers = {".parquet": _open_parquet, ".npz": _open_npz}
+    return openers.get(source.suffix.lower(), _open_npy)(source)
 
 
 def write_embeddings(path: Path, vectors: Sequence[Vectors], paths: Sequence[str]) -> None:
@@ -80,7 +87,7 @@ def _open_npy(source: Path) -> Embeddings:
         for start in range(0, rows, BLOCK):
             stop = min(start + BLOCK, rows)
             # Mapped anew each time: the pages of a mapping count as ours until it is let go.
-            yield _row_numbers(start, stop), floats(_mapped(source)[start:stop])
+            yield _row_numbers(start, stop), floats(_mapped(source)[start:stop]), None
 
     return Embeddings(rows, dim, blocks())
 
@@ -100,6 +107,113 @@ def floats(x: NDArray[Any]) -> Vectors:
         return x if usual else x.astype(np.float32)
 
 
+# --- .npz --------------------------------------------------------------------------------------
+
+NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
+NPZ_PATHS = ("paths", *PATH_COLUMNS)
+LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array in an `.npz`, as its header tells it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _open_npz(source: Path) -> Embeddings:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = [
+                _Member(name.removesuffix(".npy"), *_npy_header(file))
+                for name in archive.namelist()
+                for file in [archive.open(name)]
+            ]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise Invalid(f"{source.name} is not an .npz that can be read: {error}.") from error
+    vectors = _chosen(source, members)
+    paths = next((one for one in members if one.name in NPZ_PATHS and one.dtype.kind in "US"), None)
+    rows, dim = vectors.shape
+    if paths is not None and paths.shape != (rows,):
+        raise Invalid(
+            f"{source.name} holds {rows:,} embeddings and {paths.shape[0] if paths.shape else 1:,} "
+            f"paths in “{paths.name}”.",
+            "Write the file again with one path for each.",
+        )
+
+    if paths is not None and paths.dtype.itemsize > LONGEST_PATH:
+        raise Invalid(
+            f"A path in “{paths.name}” of {source.name} is too long to be one.",
+            "Write the file again without that array, or with shorter paths.",
+        )
+
+    def blocks() -> Iterator[Block]:
+        start = 0
+        try:
+            with zipfile.ZipFile(source) as archive:
+                values = _npy_blocks(archive, vectors)
+                names = _npy_blocks(archive, paths) if paths is not None else None
+                for x in values:
+                    told = _row_numbers(start, start + len(x))
+                    if names is not None:
+                        told = _as_text(pa.array(next(names)))
+                        told = pc.coalesce(told, _row_numbers(start, start + len(x)))
+                    yield told, floats(x), None
+                    start += len(x)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise Invalid(f"{source.name} is damaged after row {start}.") from error
+
+    return Embeddings(rows, dim, blocks())
+
+
+def _chosen(source: Path, members: list[_Member]) -> _Member:
+    """The one array (N, D) of floating-point numbers, or of several the one with a usual name."""
+    fitting = [one for one in members if one.dtype.kind == "f" and len(one.shape) == 2]
+    usual = [one for name in NPZ_EMBEDDINGS for one in fitting if one.name == name]
+    if len(fitting) > 1 and not usual:
+        names = ", ".join(one.name for one in fitting)
+        raise Invalid(
+            f"{source.name} has several arrays of embeddings: {names}.",
+            "Call the one to score “embeddings”.",
+        )
+    if not fitting or not all((usual or fitting)[0].shape):
+        raise Invalid(
+            f"{source.name} holds no embedding.",
+            "An array of floating-point embeddings, (N, D), stored by rows, is needed.",
+        )
+    return (usual or fitting)[0]
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with file:
+        shape, by_columns, dtype = _read_npy_header(file)
+    return shape if not by_columns or len(shape) < 2 else (), dtype  # what cannot be read by rows
+
+
+def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    reading = np.lib.format.read_array_header_2_0
+    if version == (1, 0):
+        reading = np.lib.format.read_array_header_1_0
+    shape, by_columns, dtype = reading(file)
+    return shape, by_columns, dtype
+
+
+def _npy_blocks(archive: zipfile.ZipFile, member: _Member) -> Iterator[NDArray[Any]]:
+    """The rows of an array in a zip, some at a time, without the whole in memory."""
+    with archive.open(f"{member.name}.npy") as file:
+        _read_npy_header(file)
+        row = member.dtype.itemsize * int(np.prod(member.shape[1:]))
+        for start in range(0, member.shape[0], BLOCK):
+            count = min(BLOCK, member.shape[0] - start)
+            content = file.read(count * row)
+            if len(content) < count * row:
+                raise EOFError
+            yield np.frombuffer(content, member.dtype).reshape(count, *member.shape[1:])
+
+
 # --- .parquet ----------------------------------------------------------------------------------
 
 
@@ -107,8 +221,9 @@ def _open_parquet(source: Path) -> Embeddings:
     try:
         # Column chunks are read in pieces: a row group alone may be larger than memory.
         file = pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
-        column = _embedding_column(file.schema_arrow, source)
-        dim = _first_length(file, column)
+        single = _single_columns(file.schema_arrow)
+        column = "" if single else _embedding_column(file.schema_arrow, source)
+        dim = len(single) or _first_length(file, column)
     except (pa.ArrowException, OSError) as error:
         raise Invalid(f"{source.name} is not a Parquet file.") from error
     if dim is None:
@@ -119,16 +234,35 @@ def _open_parquet(source: Path) -> Embeddings:
     def blocks() -> Iterator[Block]:
         start = 0
         try:
-            for batch in file.iter_batches(BLOCK, columns=[column, path] if path else [column]):
+            wanted = [*(single or [column]), *([path] if path else [])]
+            for batch in file.iter_batches(BLOCK, columns=wanted):
                 paths = _row_numbers(start, start + len(batch))
                 if path is not None:
                     paths = pc.coalesce(_as_text(batch[path]), paths)
-                yield paths, _vectors(batch[column], dim, source, start)
+                if single:
+                    each = [batch[name].to_numpy(zero_copy_only=False) for name in single]
+                    yield paths, np.stack(each, axis=1), None
+                else:
+                    yield paths, _vectors(batch[column], dim, source, start), None
                 start += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise Invalid(f"{source.name} is damaged after row {start}.") from error
 
     return Embeddings(file.metadata.num_rows, dim, blocks())
+
+
+def _single_columns(schema: Any) -> list[str]:
+    """The columns of one value each that make an embedding (`emb_0`, `emb_1`, …), in the order of
+    their numbers; none where there is a column of lists, or more than one such row of columns."""
+    numbered: dict[str, dict[int, str]] = defaultdict(dict)
+    for field in schema:
+        found = re.fullmatch(r"(.*?)(\d{1,6})", field.name)
+        if found and pa.types.is_floating(field.type):
+            numbered[found[1]][int(found[2])] = field.name
+    rows = [row for row in numbered.values() if len(row) > 1 and sorted(row) == [*range(len(row))]]
+    if len(rows) != 1 or any(_is_vector(field.type) for field in schema):
+        return []
+    return [rows[0][number] for number in range(len(rows[0]))]
 
 
 def _embedding_column(schema: Any, source: Path) -> str:
@@ -144,7 +278,9 @@ def _embedding_column(schema: Any, source: Path) -> str:
         hint = f"clip-retrieval keeps them in {beside}." if is_file(beside) else ""
         raise Invalid(
             f"{source.name} has no column of embeddings.",
-            hint or "A column of lists of floating-point numbers is needed.",
+            hint
+            or "A column of lists of floating-point numbers is needed, or one for each value: "
+            "emb_0, emb_1, …",
         )
     raise Invalid(
         f"{source.name} has several columns of embeddings: {', '.join(lists)}.",

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from more_itertools import spy
 from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
@@ -30,10 +31,18 @@ ROW_GROUP = 131_072  # rows; as many are held while writing, and by `best` beyon
 Tables = Iterable[pa.Table]
 
 
-def table(paths: pa.Array, scores: NDArray[np.float32]) -> pa.Table:
-    """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA."""
+def table(
+    paths: pa.Array, scores: NDArray[np.float32], carried: pa.Table | None = None
+) -> pa.Table:
+    """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA; after it the `carried` columns
+    that are not called like one of these."""
     percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
-    return pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
+    rows = pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
+    if carried is not None:
+        for name in carried.column_names:
+            if name not in {*rows.column_names, "model"}:
+                rows = rows.append_column(name, carried[name])
+    return rows
 
 
 def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
@@ -92,7 +101,7 @@ def within(tables: Tables, low: float, high: float) -> Iterator[pa.Table]:
 def best(tables: Tables, most: int | None = None) -> pa.Table:
     """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
     a few times as many."""
-    held = [SCHEMA.empty_table()]
+    held: list[pa.Table] = []
     count = 0
     for rows in tables:
         held.append(rows)
@@ -104,7 +113,7 @@ def best(tables: Tables, most: int | None = None) -> pa.Table:
 
 
 def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:
-    joined = pa.concat_tables(tables)
+    joined = pa.concat_tables(tables or [SCHEMA.empty_table()])
     order = pc.sort_indices(joined, [("aesthetic_score", "descending")])  # a stable sort
     return joined.take(order[:most]).combine_chunks()
 
@@ -141,10 +150,17 @@ def write(path: Path, tables: Tables, about: Mapping[str, str]) -> int:
 
 def _write_parquet(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
     # Paths are all different: a dictionary of them would only be in the way.
-    schema = SCHEMA.with_metadata(dict(about))
+    columns, tables = _columns(tables)
+    schema = columns.with_metadata(dict(about))
     with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
         for rows in _gathered(tables):
             writer.write_table(rows.replace_schema_metadata(schema.metadata))
+
+
+def _columns(tables: Tables) -> tuple[pa.Schema, Tables]:
+    """The columns of the rows, told by the first of them, and all rows."""
+    first, tables = spy(iter(tables))
+    return first[0].schema if first else SCHEMA, tables
 
 
 def _gathered(tables: Tables) -> Iterator[pa.Table]:
@@ -160,20 +176,34 @@ def _gathered(tables: Tables) -> Iterator[pa.Table]:
 
 
 def _write_csv(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
+    columns, tables = _columns(tables)
+    carried = columns.names[len(SCHEMA) :]
     writer = csv.writer(codecs.getwriter("utf-8")(file))
-    writer.writerow(["path", "aesthetic_score", "percent", "model"])
+    writer.writerow(map(escape_formula, [*SCHEMA.names, *carried, "model"]))
     model = escape_formula(about["model"])
     for rows in tables:
         writer.writerows(
-            (escape_formula(row["path"]), f"{row['aesthetic_score']:.6f}", row["percent"], model)
+            (
+                escape_formula(row["path"]),
+                f"{row['aesthetic_score']:.6f}",
+                row["percent"],
+                *(_cell(row[name]) for name in carried),
+                model,
+            )
             for row in as_dicts(rows)
         )
+
+
+def _cell(value: object) -> object:
+    return value if isinstance(value, int | float | None) else escape_formula(str(value))
 
 
 def _write_jsonl(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
     model = {"model": about["model"]}
     for rows in tables:
-        file.writelines(json.dumps(row | model).encode() + b"\n" for row in as_dicts(rows))
+        file.writelines(
+            json.dumps(row | model, default=str).encode() + b"\n" for row in as_dicts(rows)
+        )
 
 
 FORMS: dict[str, Callable[[BinaryIO, Tables, Mapping[str, str]], None]] = {

@@ -14,11 +14,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, open_embeddings
+from tastemaker.encoding.clip_retrieval import is_layout, open_layout
+from tastemaker.encoding.embedding_files import (
+    EMBEDDING_SUFFIXES,
+    Block,
+    Embeddings,
+    open_embeddings,
+)
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files import is_text
 from tastemaker.files.folders import FolderWalk
+from tastemaker.filtering.file_lists import Listed, is_list
 from tastemaker.filtering.score_tables import table
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
@@ -28,6 +35,7 @@ from tastemaker.pictures.formats import IMAGE_SUFFIXES
 OnError = Callable[[str, str], None]  # path, reason
 BESIDE = frozenset({".txt", ".json", ".npy", ".parquet"})  # may lie beside pictures
 Progress = Callable[[int, int], None]  # rows done, rows in all
+Done = Callable[[int], None]  # rows done
 Tell = Callable[[str], None]
 
 
@@ -40,60 +48,105 @@ def score_source(
     tell: Tell = lambda line: None,
 ) -> Iterator[pa.Table]:
     """Score a folder (all its folders too), one picture, archives of pictures (one, those of a
-    folder without pictures, or those of a pattern like `shards/{000..127}.tar`), or a file of
-    embeddings.
+    folder without pictures, or those of a pattern like `shards/{000..127}.tar`), the pictures that
+    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder that
+    clip-retrieval made.
 
     What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
     and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
     the source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn
     up that the head cannot read, and after the last when nothing was of use.
     """
-    if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
-        return _score_embeddings(source, scorer, on_error, progress, tell)
+    opened = embeddings_in(source)
+    if opened is not None:
+        scorer.check_width(opened.dim, source.name)
+        blocks = embedding_tables(
+            source.name, opened.blocks, scorer, on_error,
+            lambda done: progress(done, opened.rows), tell,
+        )  # fmt: skip
+        return _some(blocks, "embeddings")
     archives = archives_in(source)
     if archives:
         scorer.load_encoder()
-        return _score_archives(Shards(archives, scorer.limits), scorer, on_error, progress, tell)
-    base, paths = pictures_in(source, on_error, tell)
+        shards = Shards(archives, scorer.limits)
+        return _some(shard_tables(shards, scorer, on_error, progress, tell), "pictures")
+    pictures, total = named_pictures(source, on_error, tell)
     scorer.load_encoder()
-    named = ((str(path.relative_to(base)), path) for path in paths)
-    return _score_pictures(named, lambda done: len(paths), scorer, on_error, progress)
+    return _some(
+        picture_tables(
+            pictures, scorer, on_error, lambda done: progress(done, max(done, total(done)))
+        ),
+        "pictures",
+    )
+
+
+def embeddings_in(source: Path) -> Embeddings | None:
+    """The embeddings that a source is; None where it is pictures."""
+    if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
+        return open_embeddings(source)
+    if source.is_dir() and is_layout(source) and not _has_pictures(source):
+        return open_layout(source)
+    return None
+
+
+def named_pictures(
+    source: Path, on_error: OnError, tell: Tell
+) -> tuple[Iterator[tuple[str, Path | BadImage]], Callable[[int], int]]:
+    """The pictures of a folder, of a list, or the one, each with its name; and what says, of so
+    many that are done, how many there are in all, as far as that is known."""
+    if is_list(source):
+        listed = Listed(source)
+        return listed.pictures(), listed.total
+    base, paths = pictures_in(source, on_error, tell)
+    return ((str(path.relative_to(base)), path) for path in paths), lambda done: len(paths)
+
+
+def _some(tables: Iterator[pa.Table], what: str) -> Iterator[pa.Table]:
+    """The same; `Invalid` after the last where there was no row."""
+    scored = 0
+    for rows in tables:
+        scored += len(rows)
+        yield rows
+    if not scored:
+        raise Invalid(f"None of the {what} could be scored.")
 
 
 def archives_in(source: Path) -> list[Named]:
     """The archives that a source means; none where it is a picture, or a folder that holds any."""
     if is_pattern(source) or (is_shard(source) and source.is_file()):
         return archives_of(source)
-    if not source.is_dir() or any(FolderWalk(source, IMAGE_SUFFIXES.__contains__).files()):
+    if not source.is_dir() or _has_pictures(source):
         return []
     return archives_of(source)
 
 
-def _score_embeddings(
-    source: Path, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
+def _has_pictures(folder: Path) -> bool:
+    return any(FolderWalk(folder, IMAGE_SUFFIXES.__contains__).files())
+
+
+def embedding_tables(
+    name: str,
+    blocks: Iterable[Block],
+    scorer: Scorer,
+    on_error: OnError,
+    progress: Done,
+    tell: Tell,
 ) -> Iterator[pa.Table]:
-    embeddings = open_embeddings(source)
-    scorer.check_width(embeddings.dim, source.name)
-
-    def tables() -> Iterator[pa.Table]:
-        done = scored = 0
-        for paths, x in embeddings.blocks:
-            before = len(scorer.doubts)
-            scores, faults = scorer.vectors(x, source.name)
-            for doubt in scorer.doubts[before:]:
-                tell(doubt)
-            rows = table(paths, scores)
-            for row, reason in faults.items():
-                on_error(paths[row].as_py(), reason)
-            if faults:
-                rows = rows.filter(pa.array(~np.isnan(scores)))
-            done, scored = done + len(x), scored + len(rows)
-            yield rows
-            progress(done, embeddings.rows)
-        if not scored:
-            raise Invalid("None of the embeddings could be scored.")
-
-    return tables()
+    """The scores of embeddings, block by block."""
+    done = 0
+    for paths, x, carried in blocks:
+        before = len(scorer.doubts)
+        scores, faults = scorer.vectors(x, name)
+        for doubt in scorer.doubts[before:]:
+            tell(doubt)
+        rows = table(paths, scores, carried)
+        for row, reason in faults.items():
+            on_error(paths[row].as_py(), reason)
+        if faults:
+            rows = rows.filter(pa.array(~np.isnan(scores)))
+        done += len(x)
+        yield rows
+        progress(done)
 
 
 def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
@@ -110,8 +163,7 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         if not pictures:
             raise Invalid(
                 f"{source} holds no picture.",
-                _made_by_clip_retrieval(source)
-                or f"Pictures are {formats.NAMES} files. {left_out}".rstrip(),
+                f"Pictures are {formats.NAMES} files. {left_out}".rstrip(),
             )
         if left_out:
             tell(left_out)
@@ -129,37 +181,24 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
     return base, sorted(named)
 
 
-def _made_by_clip_retrieval(folder: Path) -> str:
-    """How to score the embeddings that clip-retrieval keeps in a folder, empty where it is none."""
-    shards = sorted([*folder.glob("img_emb/*.npy"), *folder.glob("img_emb_*.npy")])
-    if not shards:
-        return ""
-    return (
-        f"clip-retrieval made it: score its embeddings, {len(shards):,} "
-        f"{'file' if len(shards) == 1 else 'files'} like {shards[0]}, each by its name."
-    )
-
-
-def _score_archives(
+def shard_tables(
     shards: Shards, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
 ) -> Iterator[pa.Table]:
-    def total(done: int) -> int:
-        return round(done / shards.progress) if shards.progress else done
+    """The scores of the pictures in archives. How many there are in all is judged by how far the
+    archives were read."""
 
-    yield from _score_pictures(shards.pictures(), total, scorer, on_error, progress)
+    def tell_progress(done: int) -> None:
+        progress(done, max(done, round(done / shards.progress)) if shards.progress else done)
+
+    yield from picture_tables(shards.pictures(), scorer, on_error, tell_progress)
     if left_out := formats.left_out_of(shards.left_out):
         tell(left_out)
 
 
-def _score_pictures(
-    pictures: Iterable[tuple[str, Source]],
-    total: Callable[[int], int],
-    scorer: Scorer,
-    on_error: OnError,
-    progress: Progress,
+def picture_tables(
+    pictures: Iterable[tuple[str, Source]], scorer: Scorer, on_error: OnError, progress: Done
 ) -> Iterator[pa.Table]:
-    """`pictures` are drawn as they are needed; `total` says, of so many that are done, how many
-    there are in all, as far as that is known."""
+    """The scores of named pictures, which are drawn as they are needed."""
     names: dict[int, str] = {}  # of those under way
 
     def drawn() -> Iterator[Source]:
@@ -170,11 +209,6 @@ def _score_pictures(
     def report(index: int, error: BadImage) -> None:
         on_error(names.pop(index), str(error))
 
-    scored = 0
     for indices, scores in scorer.pictures(drawn(), report, guarded=True):
-        scored += len(indices)
         yield table(pa.array(map(names.pop, indices), pa.string()), scores)
-        done = indices[-1] + 1
-        progress(done, max(done, total(done)))
-    if not scored:
-        raise Invalid("None of the pictures could be scored.")
+        progress(indices[-1] + 1)

@@ -1,0 +1,135 @@
+"""The folders that clip-retrieval makes: `img_emb/img_emb_0.npy` and beside it
+`metadata/metadata_0.parquet`, row by row about the same pictures."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings, open_embeddings
+from tastemaker.errors import Invalid
+from tastemaker.files import is_file
+
+
+@dataclass(frozen=True)
+class _Shard:
+    vectors: Path
+    metadata: Path | None
+    rows: int
+
+
+def is_layout(folder: Path) -> bool:
+    return bool(_vector_files(folder))
+
+
+def layout_files(folder: Path) -> list[Path]:
+    """The files of vectors, and those of metadata beside them."""
+    vectors = _vector_files(folder)
+    return [*vectors, *filter(None, map(_metadata_of, vectors))]
+
+
+def open_layout(folder: Path) -> Embeddings:
+    """All shards of a folder as one, in the order of their numbers. A row is called by its
+    `image_path` (or `path`), else `img_emb_0.npy/17`; the other columns go with it. Raises
+    `Invalid` where vectors and metadata differ in their rows, one is missing, or widths differ."""
+    shards, dim = [], 0
+    for vectors in _vector_files(folder):
+        opened = open_embeddings(vectors)
+        if dim and opened.dim != dim:
+            raise Invalid(
+                f"{vectors.name} holds vectors of {opened.dim} values, those before of {dim}.",
+                "Score each make of embeddings by itself.",
+            )
+        dim = opened.dim
+        metadata = _metadata_of(vectors)
+        if metadata is not None:
+            _check_rows(vectors, opened.rows, metadata)
+        shards.append(_Shard(vectors, metadata, opened.rows))
+    without = [shard.vectors.name for shard in shards if shard.metadata is None]
+    if without and len(without) < len(shards):
+        raise Invalid(
+            f"{without[0]} has no metadata beside it, and others have.",
+            "Bring back its metadata file, or take the vectors out of the folder.",
+        )
+    told = [pq.read_schema(shard.metadata) for shard in shards if shard.metadata is not None]
+    try:
+        schema = pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise Invalid(f"The metadata of {folder.name} do not fit each other: {error}.") from error
+    rows = sum(shard.rows for shard in shards)
+    return Embeddings(rows, dim, _blocks(shards, schema))
+
+
+def _vector_files(folder: Path) -> list[Path]:
+    found = [*folder.glob("img_emb/img_emb_*.npy")] or [*folder.glob("img_emb_*.npy")]
+    return sorted(found, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
+
+
+def _metadata_of(vectors: Path) -> Path | None:
+    name = f"{re.sub('^img_emb', 'metadata', vectors.stem)}.parquet"
+    places = (vectors.parent.parent / "metadata" / name, vectors.with_name(name))
+    return next(filter(is_file, places), None)
+
+
+def _check_rows(vectors: Path, rows: int, metadata: Path) -> None:
+    try:
+        told = pq.read_metadata(metadata).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise Invalid(f"{metadata.name} is not a Parquet file.") from error
+    if told != rows:
+        raise Invalid(
+            f"{vectors.name} holds {rows:,} vectors, and {metadata.name} tells of {told:,}: which "
+            "belongs to which is not known.",
+            "Make the two again, or take them out of the folder.",
+        )
+
+
+def _blocks(shards: list[_Shard], schema: pa.Schema) -> Iterator[Block]:
+    for shard in shards:
+        opened = open_embeddings(shard.vectors)
+        tables = _Rows(shard.metadata) if shard.metadata is not None else None
+        for numbers, x, _ in opened.blocks:
+            plain = pc.binary_join_element_wise(shard.vectors.name, numbers, "/")
+            if tables is None:
+                yield plain, x, None
+                continue
+            rows = tables.next(len(x))
+            name = next((name for name in PATH_COLUMNS if name in rows.column_names), None)
+            paths = plain
+            if name is not None and pa.types.is_string(rows.schema.field(name).type):
+                paths = pc.coalesce(rows[name].combine_chunks(), plain)
+            yield paths, x, _fitted(rows, schema)
+
+
+def _fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """With every column that any shard has."""
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema.remove_metadata())
+
+
+class _Rows:
+    """The rows of a Parquet file, as many at a time as are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, pq.ParquetFile(path, pre_buffer=False)
+        self._batches = self._file.iter_batches(8192)
+        self._held = self._file.schema_arrow.empty_table()
+
+    def next(self, count: int) -> pa.Table:
+        try:
+            while len(self._held) < count:
+                more = pa.Table.from_batches([next(self._batches)])
+                self._held = pa.concat_tables([self._held, more])
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            raise Invalid(f"{self._path.name} is damaged.") from error
+        rows, self._held = self._held.slice(0, count), self._held.slice(count)
+        return rows

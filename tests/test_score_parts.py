@@ -1,0 +1,168 @@
+"""Scores written in parts: a run that was stopped goes on, and nothing is done or counted twice."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from tastemaker.encoding import embedding_files
+from tastemaker.errors import Conflict, Invalid
+from tastemaker.filtering import parts
+from tastemaker.filtering.parts import MANIFEST, Part, Written, parts_of, write_parts
+from tastemaker.filtering.scorer import Scorer
+from tastemaker.filtering.sources import score_source
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import linear_head
+from tests import pictures
+from tests.command_line import Run
+
+FEATURES = 8
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_files, "BLOCK", 10)
+    monkeypatch.setattr(parts, "BLOCKS", 3)
+
+
+def head_of(path: Path, seed: int = 0) -> Path:
+    weights = np.random.default_rng(seed).normal(size=FEATURES).astype(np.float32)
+    tensors = linear_head(weights, 0.0, np.zeros(FEATURES, "f"), np.ones(FEATURES, "f"))
+    save_checkpoint(path, tensors, {"project": "Mine", "version": f"v1.{seed}"})
+    return path
+
+
+@pytest.fixture
+def scorer(tmp_path: Path) -> Scorer:
+    return Scorer(head_of(tmp_path / "head.safetensors"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    x = np.random.default_rng(1).normal(size=(205, FEATURES)).astype(np.float32)
+    x[100] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    return tmp_path / "x.npy"
+
+
+def all_parts(source: Path, scorer: Scorer) -> Iterator[Part]:
+    return parts_of(source, scorer, lambda *_: None, lambda *_: None, lambda _: None)
+
+
+def written(source: Path, scorer: Scorer, out: Path, *limits: float) -> Written:
+    return write_parts(out, all_parts(source, scorer), scorer.about, *limits)
+
+
+def rows_of(out: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
+
+
+class Stopped(BaseException):
+    """As Ctrl-C, or a kill: nothing catches it."""
+
+
+def test_twenty_stops_at_random_places_give_the_rows_of_one_run(
+    tmp_path: Path, source: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a part is scored, before its file has its name, before the manifest tells of it."""
+    whole = pa.concat_tables(score_source(source, scorer))
+    random = np.random.default_rng(0)
+    out, left = tmp_path / "out", 0
+    write, listed, score = parts.write, parts.write_atomic, Scorer.vectors
+
+    def stopping(what: Any) -> Any:
+        def done(*words: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Stopped
+            return what(*words, **more)
+
+        return done
+
+    monkeypatch.setattr(parts, "write", stopping(write))
+    monkeypatch.setattr(parts, "write_atomic", stopping(listed))
+    monkeypatch.setattr(Scorer, "vectors", stopping(score))
+    stops, most = 0, 0
+    while stops < 20:
+        left = int(random.integers(1, 9))
+        try:
+            written(source, scorer, out)
+        except Stopped:
+            stops += 1
+            there = len(list(out.glob("*.parquet")))
+            assert there >= most, "what is whole stays"
+            most = there
+            pictures.write(out / "half-written.part", b"PAR1")
+        else:
+            for path in sorted(out.glob("*.parquet"))[:4]:  # done: there shall be more to do
+                path.unlink()
+            most = 0
+    left = 0
+    assert len(written(source, scorer, out).parts) == 7
+    assert rows_of(out).equals(whole) and len(whole) == 204
+    told = json.loads((out / MANIFEST).read_text())
+    assert told["complete"] and told["model"] == "Mine@v1.0"
+    assert sum(part["rows"] for part in told["parts"]) == 204
+
+
+def test_what_is_done_is_not_done_again_and_what_changed_is_replaced(
+    tmp_path: Path, source: Path, scorer: Scorer
+) -> None:
+    out = tmp_path / "out"
+    assert written(source, scorer, out, 20, 90).kept == 0
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    again = written(source, scorer, out, 20, 90)
+    assert again.kept == len(again.parts) == 7
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == before
+    percent = rows_of(out)["percent"].to_numpy()
+    assert percent.min() >= 20 and percent.max() <= 90
+    np.save(source, np.random.default_rng(2).normal(size=(65, FEATURES)).astype(np.float32))
+    changed = written(source, scorer, out, 20, 90)
+    assert (changed.kept, len(changed.parts)) == (0, 3)
+    assert sum(part.rows for part in changed.parts) == len(rows_of(out))
+    assert len(list(out.glob("*.parquet"))) == 3, "rows of what was there before count no more"
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, source: Path, scorer: Scorer
+) -> None:
+    out = tmp_path / "out"
+    written(source, scorer, out)
+    with pytest.raises(Conflict, match="another run: min differs"):
+        written(source, scorer, out, 50)
+    other = Scorer(head_of(tmp_path / "other.safetensors", 1))
+    with pytest.raises(Conflict, match="another run: model_sha256 differs"):
+        written(source, other, out)
+    (out / MANIFEST).write_text("{")
+    with pytest.raises(Conflict, match=r"manifest\.json is damaged"):
+        written(source, scorer, out)
+    pictures.write(tmp_path / "mine" / "a.txt", b"mine")
+    with pytest.raises(Conflict, match="is not empty"):
+        written(source, scorer, tmp_path / "mine")
+    np.save(source, np.full((9, FEATURES), np.nan, np.float32))
+    with pytest.raises(Invalid, match="Nothing of the source"):
+        written(source, scorer, tmp_path / "none")
+
+
+def test_the_command_writes_parts_where_out_has_no_ending(
+    tmp_path: Path, source: Path, scorer: Scorer, run: Run
+) -> None:
+    words = ("score", source, "--model", scorer.path, "--out", tmp_path / "scores")
+    said = run(*words)
+    assert said.code == 0 and "204 rows in 7 parts" in said.out and "204 of 204 pass" in said.err
+    assert "7 parts were there already" in run(*words).out
+    (tmp_path / "scores").rename(tmp_path / "scores.v1")
+    assert "7 parts were there already" in run(*words[:-1], tmp_path / "scores.v1").out
+    (tmp_path / "scores.v1").rename(tmp_path / "scores")
+    assert "precision differs" in run(*words, "--precision", "fast").sentence
+    assert run(*words, "--top", "3").code == 2
+    assert run(*words[:-1], tmp_path / "o.csv", "--sort").code == 0
+    ranked = pa.csv.read_csv(tmp_path / "o.csv")["aesthetic_score"].to_pylist()
+    assert ranked == sorted(ranked, reverse=True) and len(ranked) == 204
