@@ -13,8 +13,9 @@ from trained_world import Trained, open_trained, trained_home
 
 from tastemaker import jobs, scores, versions
 from tastemaker.database.sessions import PlainTransactions, reading, writing
-from tastemaker.database.tables import EncoderRow, Job, Prediction, Version, now
-from tastemaker.errors import NotTrainable
+from tastemaker.database.tables import Embedding, EncoderRow, Job, Prediction, Version, now
+from tastemaker.errors import NotTrainable, Unavailable
+from tastemaker.jobs.progress import Silent
 from tastemaker.learning.checkpoints import load_checkpoint, save_checkpoint
 from tastemaker.publishing import import_head
 from tastemaker.training import learners, retrain
@@ -64,6 +65,15 @@ def test_a_version_is_trained_and_published_without_a_job(home: Trained) -> None
     assert len(rows) == 80 == version.metrics.predicted
     assert count_jobs(home) == before
     assert not list(path.parent.glob(".*.part"))
+
+
+def test_a_vector_that_went_away_after_the_labels_were_frozen_is_told(home: Trained) -> None:
+    frozen = retrain._freeze(PlainTransactions(home.engine), request(home, "by hand"), Silent())
+    with writing(home.engine) as session:
+        session.delete(session.exec(select(Embedding)).first())
+    with pytest.raises(Unavailable, match="1 of the images that it learns from"):
+        train(home, "by hand")
+    assert frozen.state == "building"
 
 
 def test_the_same_maker_is_the_same_version(home: Trained) -> None:

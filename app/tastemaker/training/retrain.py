@@ -27,6 +27,7 @@ from tastemaker.database.tables import (
     VersionAnswer,
     VersionLabel,
 )
+from tastemaker.errors import Unavailable
 from tastemaker.files import require_free_space
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
@@ -235,7 +236,11 @@ def _training_set(session: Session, version: Version) -> tuple["TrainingSet", di
         .order_by(col(VersionLabel.image_id))
     ).all()
     ids, x = embeddings.matrix(session, version.encoder_id, [row[0] for row in rows])
-    assert ids.tolist() == [row[0] for row in rows]
+    if missing := len(rows) - len(ids):
+        raise Unavailable(
+            f"{missing:,} of the images that it learns from have no vector any more.",
+            "Train again once they are embedded; the scores are kept.",
+        )
     names = {name: number for number, name in enumerate(sorted({row[3] for row in rows}))}
     drawn = scores.drawn_at_random(session, version.project_id, version.event_high)
     groups = np.array([names[row[3]] for row in rows], np.int64)
