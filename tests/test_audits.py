@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,12 +67,12 @@ def _predicted(home: Path) -> None:
     made.engine.dispose()
 
 
-def begin(home: Trained, terms: Terms = TERMS, **target: object) -> int:
+def begin(home: Trained, terms: Terms = TERMS, **target: Any) -> int:
     with sessions.reading(home.engine) as session:
         project = home.project(session)
         version = versions.by_number(session, project, "active")
         person = projects.annotator(session, home.settings.annotator)
-        chosen = Target(**target) if target else Target(filter=LibraryFilter())  # type: ignore[arg-type]
+        chosen = Target(**target) if target else Target(filter=LibraryFilter())
         prepared = audits.prepare(session, home.settings, project, version, person, chosen, terms)
     with sessions.writing(home.engine) as session:
         return audits.store(session, prepared).id
@@ -327,7 +328,8 @@ def test_the_promise_is_in_the_card_the_export_and_the_tables_of_scores(
         card = card_blocks.markdown(model_card.card_of(session, home.settings, version))
         beside = exports.config(session, home.settings, version).content
     assert sentence in card.partition("## Audits")[2]
-    (told,) = json.loads(beside)["promises"]  # type: ignore[arg-type]
+    assert isinstance(beside, bytes)
+    (told,) = json.loads(beside)["promises"]
     assert sentence in told["promise"] and told["kept_answered"] == 48
     assert "me" not in told.values(), "nobody is named in a file"
     np.save(tmp_path / "x.npy", vectors(20, 5))

@@ -1,18 +1,32 @@
 """`tastemaker classes …`: the classes or tags of a project."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from sqlmodel import Session
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, ProjectWords, in_order, words
 from tastemaker.cli.terminal import AsJson, confirm, counted, database, out, plain, print_json
 from tastemaker.database import sessions
 
+if TYPE_CHECKING:
+    from tastemaker.database.tables import Project
+
 app = Commands(help="List, add, change, merge and delete classes.", no_args_is_help=True)
 
 CLASS = "A class by its name or its number."
+
+
+def _with_classes(session: Session, name: str) -> "Project":
+    """A project by its name. Raises `Conflict` for one that scores."""
+    from tastemaker import projects
+    from tastemaker.scores import class_changes
+
+    project = projects.by_name(session, name)
+    class_changes.check_classes(project)
+    return project
 
 
 @app.command("list")
@@ -22,13 +36,11 @@ def classes_list(
     as_json: AsJson = False,
 ) -> None:
     """List the classes or tags of a project, and how many images are labelled so."""
-    from tastemaker import projects
-    from tastemaker.scores import class_changes, classes
+    from tastemaker.scores import classes
 
     (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
-        chosen = projects.by_name(session, name)
-        class_changes.check_classes(chosen)
+        chosen = _with_classes(session, name)
         known = classes.of(session, chosen.id)
         counts = classes.count_labels(session, chosen, known)
         rows = [classes.as_json(row, counts[row.number]) for row in known.alive]
@@ -78,14 +90,12 @@ def classes_change(
     as_json: AsJson = False,
 ) -> None:
     """Rename a class, or give it another key or weight. Labels stay."""
-    from tastemaker import projects
     from tastemaker.scores import class_changes, classes
 
     in_project, which = in_order(typed, project, "CLASS")
     wanted = {"name": name, "key": key, "weight": weight}
     with database() as (_, engine), sessions.writing(engine) as session:
-        chosen = projects.by_name(session, in_project)
-        class_changes.check_classes(chosen)
+        chosen = _with_classes(session, in_project)
         number = classes.of(session, chosen.id).find(which).number
         changes = {field: value for field, value in wanted.items() if value is not None}
         told = classes.as_json(class_changes.change(session, chosen, number, **changes))
@@ -103,14 +113,12 @@ def classes_merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one class part of another; its labels follow."""
-    from tastemaker import projects
     from tastemaker.scores import class_changes, classes
 
     name, which, into = in_order(typed, project, "CLASS", "INTO")
     confirm(f"Merge “{which}” into “{into}”? It cannot be taken apart again.", yes)
     with database() as (_, engine), sessions.writing(engine) as session:
-        chosen = projects.by_name(session, name)
-        class_changes.check_classes(chosen)
+        chosen = _with_classes(session, name)
         known = classes.of(session, chosen.id)
         pair = known.find(which).number, known.find(into).number
         labels = class_changes.merge(session, chosen, *pair)
@@ -128,14 +136,12 @@ def classes_delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a class; its images are without a label again."""
-    from tastemaker import projects
     from tastemaker.scores import class_changes, classes
 
     name, which = in_order(typed, project, "CLASS")
     confirm(f"Delete the class “{which}”? Its images lose their label; no file is touched.", yes)
     with database() as (_, engine), sessions.writing(engine) as session:
-        chosen = projects.by_name(session, name)
-        class_changes.check_classes(chosen)
+        chosen = _with_classes(session, name)
         number = classes.of(session, chosen.id).find(which).number
         labels = class_changes.delete(session, chosen, number)
     if as_json:

@@ -111,6 +111,8 @@ def floats(x: NDArray[Any]) -> Vectors:
 
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
 NPZ_PATHS = ("paths", *PATH_COLUMNS)
+# What reading a file as .npz raises where it is none, or a damaged one.
+NOT_NPZ = (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError)
 LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
 
 
@@ -131,7 +133,7 @@ def _open_npz(source: Path) -> Embeddings:
                 for name in archive.namelist()
                 for file in [archive.open(name)]
             ]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except NOT_NPZ as error:
         raise Invalid(f"{source.name} is not an .npz that can be read: {error}.") from error
     vectors = _chosen(source, members)
     paths = next((one for one in members if one.name in NPZ_PATHS and one.dtype.kind in "US"), None)

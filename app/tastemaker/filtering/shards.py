@@ -157,7 +157,7 @@ class Shards:
     def _tarred(self, path: Path) -> Iterator[Picture]:
         with _stopping(), path.open("rb") as file:
             stream = _TarBytes(file, path, self._limits.bytes)
-            with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]  # it only reads
                 while (member := _next(archive)) is not None:
                     self._at = file.tell()
                     readable = clean_name(member.name)

@@ -146,11 +146,13 @@ def bring_in(
     watch: bool, user: Identity,
 ) -> Job | None:  # fmt: skip
     """The job of the import; with `watch`, an empty folder has none yet."""
-    named = {"collection": collection.strip() or None, "asked_by": user.annotator_id}
+    name, asked_by = collection.strip() or None, user.annotator_id
     if watch:
-        watching.watch(session, settings, project, folder, **named)  # type: ignore[arg-type]
+        watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
     try:
-        return requests.request_import(session, settings, [folder], project=project, **named)  # type: ignore[arg-type]
+        return requests.request_import(
+            session, settings, [folder], project=project, collection=name, asked_by=asked_by
+        )
     except Invalid:
         if not watch:
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module, to mypy
 
 WATCHED_EVERY = 1.0  # seconds between two looks at the time that a process has used
 

@@ -23,6 +23,7 @@ from tastemaker.database.tables import (
     Project,
     ProjectCollection,
 )
+from tastemaker.encoding.embedding_files import NOT_NPZ
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
 from tastemaker.replay.people import People
@@ -70,7 +71,7 @@ def _read_arrays(path: Path, names: tuple[str, ...], *, people: bool) -> dict[st
         with np.load(path, allow_pickle=False) as file, np.errstate(over="ignore"):
             arrays = {name: file[name] for name in headers}
             arrays["embeddings"] = x = np.asarray(arrays["embeddings"], np.float32)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except NOT_NPZ as error:
         raise Invalid(
             f"{path.name} is not a readable .npz.",
             "numpy.savez(FILE, embeddings=…, scores=…) writes one.",
