@@ -15,7 +15,7 @@ from tastemaker.versions import class_report, file_checks, training_set, version
 def in_words(version: Version) -> dict[str, Any]:
     """What the list says of a version: on what its numbers rest, and what to mind."""
     if version.classes.numbers:
-        measured = class_report.measured_in_words(version.classes)
+        measured = version_report.measured_in_words(version.classes)
         finding = class_report.finding(version.classes)
         return {
             "caveats": class_report.caveats(version), "measured": f"{measured} {finding}".strip(),
@@ -39,7 +39,7 @@ def page(
         "rows": class_report.rows(version),
         "headline": class_report.headline(version),
         "finding": class_report.finding(record),
-        "measured_in_words": class_report.measured_in_words(record),
+        "measured_in_words": version_report.measured_in_words(record),
         "caveats": class_report.caveats(version),
         "sides": training_set.count_sides(session, version),
         "file": file_checks.check_hash(session, settings, version),

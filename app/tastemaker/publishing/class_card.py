@@ -11,7 +11,7 @@ from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words
 from tastemaker.publishing.card_figures import percent
 from tastemaker.scores import classes
-from tastemaker.versions import class_report, training_set
+from tastemaker.versions import class_report, training_set, version_report
 
 
 def in_a_sentence(version: Version, encoder: EncoderRow) -> str:
@@ -85,7 +85,7 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
     )
     head = ("class", "precision", "recall", "F1", "average precision", "n")
     blocks: list[Block] = [
-        Words(f"{class_report.headline(version)} {class_report.measured_in_words(record)}"),
+        Words(f"{class_report.headline(version)} {version_report.measured_in_words(record)}"),
         Table(head, rows),
     ]
     if finding := class_report.finding(record):

@@ -7,7 +7,7 @@ from typing import Any
 from tastemaker.database.tables import Version
 from tastemaker.files.texts import enumerated
 from tastemaker.learning.class_metrics import ClassFigures, ClassMetrics, ClassRecord
-from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, ENOUGH_HELD_OUT, Estimate
+from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, Estimate
 
 RESTS_ON = {
     "holdout": "hold-out images",
@@ -40,28 +40,6 @@ def rows(version: Version) -> list[ClassRow]:
             record.numbers, record.names, record.labels, predicted, strict=True
         )
     ]
-
-
-def measured_in_words(record: ClassRecord) -> str:
-    """What the numbers in front rest on; empty where there are none."""
-    n, held = record.measured.n, record.holdout.n
-    images = f"{n} image" if n == 1 else f"{n} images"
-    match record.measured_on:
-        case "holdout":
-            return f"Measured on {n} hold-out images, which never trained."
-        case "random_sample":
-            return (
-                f"Cross-validated on {images} drawn at random: each was predicted by a head that "
-                f"never saw it. The hold-out, of {held} so far, takes over from {ENOUGH_HELD_OUT} "
-                "on."
-            )
-        case "out_of_fold":
-            return (
-                f"Cross-validated on {images} that were not drawn at random: take it as a hint. "
-                "The Mixed and the Random queue draw some."
-            )
-        case _:
-            return ""
 
 
 def headline(version: Version) -> str:

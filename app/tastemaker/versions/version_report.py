@@ -22,6 +22,7 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.files.texts import enumerated
+from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.version_metrics import (
     ENOUGH_HELD_OUT,
     BracketErrors,
@@ -76,7 +77,7 @@ class Metric:
         return names | self.estimate.as_json()
 
 
-def measured_in_words(metrics: VersionMetrics) -> str:
+def measured_in_words(metrics: VersionMetrics | ClassRecord) -> str:
     """What the numbers in front rest on, in a sentence or two; empty where there are none."""
     n, held = metrics.measured.n, metrics.holdout.n
     images = f"{n} image" if n == 1 else f"{n} images"
