@@ -169,6 +169,13 @@ def test_stars_inside_of_pictures_of_other_formats(format: str, tmp_path: Path) 
     assert marks_of_file(MarkedFile(path, Limits())) == Marks(stars=5)
 
 
+def test_a_name_too_long_for_a_sidecar_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    picture = tmp_path / ("a" * 250 + ".png")
+    picture.write_bytes(png(1))
+    with pytest.raises(BadImage, match="name too long"):
+        marks_of_file(MarkedFile(picture, Limits()))
+
+
 def test_a_damaged_picture_says_nothing_and_a_link_beside_it_is_none(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"no picture")
     assert marks_beside(tmp_path, a_XMP=rated(5)) == Marks(stars=5), "in capitals as well"
@@ -280,6 +287,13 @@ def test_hints_are_no_labels_and_are_taken_back_together(
     image = starred.image(png(0)).id
     starred.put("0.png.xmp", rated(5))  # rated again in the other program
     assert look(starred, record=True)["recorded"] == 1 and standing(starred)[image] == 10
+    assert take_back(starred.engine, starred.project.id) == 1
+    assert standing(starred)[image] == 2
+    starred.put("0.png.xmp", rated(5))
+    assert look(starred, record=True)["recorded"] == 1 and standing(starred)[image] == 10
+    starred.put("0.png.xmp", rated(1))
+    assert look(starred, record=True)["recorded"] == 1, "back to what it was before the last"
+    assert take_back(starred.engine, starred.project.id) == 1
     assert take_back(starred.engine, starred.project.id) == 1
     assert standing(starred)[image] == 2
     assert take_back(starred.engine, starred.project.id) == 4

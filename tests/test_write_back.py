@@ -135,6 +135,32 @@ def test_what_other_programs_wrote_stays_and_so_do_stars_that_a_person_gave(shel
     assert everything_in(shelf.folder) == before
 
 
+def test_stars_of_ones_own_give_way_to_a_persons_and_never_pass_for_theirs(shelf: Desk) -> None:
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    (sidecar, *_) = sorted(shelf.folder.glob("*.xmp"))
+    ours = sidecar.read_bytes()
+    packet = Packet(ours)
+    assert packet.get("xmp", "Rating") == packet.get("tastemaker", "Stars") != ""
+    packet.put("digiKam", "PickLabel", "3")
+    sidecar.write_bytes(packet.content())
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    after = sidecar.read_bytes()
+    assert marks_of_packet(after, "it").stars is None and marks_of_packet(after, "it").flag == 1
+    assert Packet(after).get("tastemaker", "Score") == packet.get("tastemaker", "Score")
+
+
+def test_an_undo_that_could_not_be_done_is_tried_again_by_the_next(shelf: Desk) -> None:
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    away = shelf.folder.with_name("away")
+    shelf.folder.rename(away)
+    undone, problems = undo_sidecars(shelf.settings)
+    assert undone == 0 and len(problems) > 0
+    assert all("folder is not there" in why for _, why in problems)
+    away.rename(shelf.folder)
+    assert undo_sidecars(shelf.settings) == (len(problems), [])
+    assert list(shelf.folder.glob("*.xmp")) == []
+
+
 def test_stars_inside_a_picture_are_somebodys_too(shelf: Desk) -> None:
     content = encoded(pictures.scene(seed=9), "JPEG", xmp=rated(1))
     shelf.put("inside.jpg", content)

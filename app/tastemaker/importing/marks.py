@@ -105,6 +105,9 @@ def marks_of_file(file: MarkedFile) -> Marks:
         raise
     except TastemakerError as error:
         raise BadImage(error.message, error.hint) from None
+    except OSError as error:  # a name too long for a sidecar's, a folder that cannot be entered
+        reason = (error.strerror or str(error)).lower()
+        raise BadImage(f"What lies beside it cannot be read: {reason}.") from None
     return found
 
 

@@ -359,7 +359,10 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
 
 
 def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]) -> None:
-    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it."""
+    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it; there
+    is none of an image whose file lies on this machine."""
+    if image.kind != "upload":
+        return
     stored = images.stored_path(settings, image)
     for name, path in sidecars:
         suffix = Path(name).suffix.lower()

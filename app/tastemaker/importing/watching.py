@@ -19,7 +19,7 @@ from sqlmodel import Session, col, select
 from tastemaker import images, jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Project, WatchedFolder
+from tastemaker.database.tables import Job, Project, WatchedFolder
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.files.folders import FolderWalk
 from tastemaker.files.roots import outside, within
@@ -183,7 +183,9 @@ class Watcher:
         changed = not trouble and sight.print != row.print
         if changed and row.print and not sight.pictures:
             trouble, changed = EMPTY, False
-        if changed and self._seen.get(row.id) != sight.print:
+        if not changed:
+            self._seen.pop(row.id, None)
+        elif self._seen.get(row.id) != sight.print:
             self._seen[row.id], changed = sight.print, False
         if trouble == row.trouble and not changed:
             return
@@ -192,11 +194,21 @@ class Watcher:
             if there is None:  # it was given up meanwhile
                 return
             there.trouble = trouble
-            if changed:
+            if changed and not _being_imported(session, there):  # else at the next look
                 there.print = sight.print
                 if sight.pictures:
                     _import(session, there)
             session.add(there)
+
+
+def _being_imported(session: Session, row: WatchedFolder) -> bool:
+    """Whether an import of this very folder is under way or waits, as of one that was just added:
+    a second one would decode all of it once more."""
+    unfinished = select(Job).where(
+        Job.kind == "import", Job.project_id == row.project_id,
+        col(Job.state).in_(("queued", "running")),
+    )  # fmt: skip
+    return any(row.path in job.payload.get("paths", ()) for job in session.exec(unfinished))
 
 
 def _import(session: Session, row: WatchedFolder) -> None:

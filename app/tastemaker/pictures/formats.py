@@ -39,9 +39,10 @@ ENDINGS = {
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
 }
+# Also where nothing reads RAW by now: an upload lies under the name that it was stored by.
+SUFFIXES = {format: endings[0] for format, endings in ENDINGS.items()} | {"RAW": ".raw"}
 if importlib.util.find_spec("rawpy") is not None:
     ENDINGS["RAW"] = (".raw", *sorted(RAW_SUFFIXES))
-SUFFIXES = {format: endings[0] for format, endings in ENDINGS.items()}
 IMAGE_SUFFIXES = frozenset(itertools.chain.from_iterable(ENDINGS.values()))
 NAMES = "JPEG, PNG, WebP, GIF, AVIF, HEIC, JPEG XL, TIFF and BMP"
 NOT_ONE = f"The file is not a picture of a known format ({NAMES}), whatever its name says."

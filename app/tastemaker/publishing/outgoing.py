@@ -2,7 +2,6 @@
 file lies that a person knows it by."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +133,4 @@ def table_bytes(
         schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
         pq.write_table(pa.Table.from_pylist(facts, schema), out)
         return out.getvalue()
-    if ending == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in facts).encode()
-    return score_bytes(facts, ".csv", COLUMNS)
+    return score_bytes(facts, ending, COLUMNS)

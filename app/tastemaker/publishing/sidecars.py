@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ class Change:
         name = self.sidecar.name
         packet = Packet(called=name) if content is None else Packet(content, name)
         if self.kept:
+            if packet.get("xmp", "Rating") == packet.get("tastemaker", "Stars"):
+                packet.drop("xmp", "Rating")  # this program's own, which would pass for theirs
             packet.drop("tastemaker", "Stars")
         else:
             packet.put("xmp", "Rating", str(self.stars))
@@ -103,7 +106,7 @@ def _plan_one(
         stars = stars_of(row.score, borders)
         change = Change(sidecar, _hash(before), row.score, row.by, stars, theirs)
         same = before is not None and Packet(before).content() == change.written_into(before)
-    except TastemakerError as error:
+    except (TastemakerError, OSError) as error:
         plan.problems.append((str(path), str(error)))
         return
     plan.kept += theirs
@@ -127,16 +130,20 @@ def sidecar_of(path: Path) -> Path:
     return there[0] if pictures == 1 else long
 
 
+class _Unreadable(Invalid):
+    """A sidecar that cannot be read now, and perhaps later."""
+
+
 def _content(sidecar: Path) -> bytes | None:
-    if sidecar.is_symlink():
-        raise Invalid(f"{sidecar.name} is a link to elsewhere; it was left as it is.")
     try:
+        if sidecar.is_symlink():
+            raise Invalid(f"{sidecar.name} is a link to elsewhere; it was left as it is.")
         return sidecar.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise Invalid(f"{sidecar.name} cannot be read: {reason}.") from None
+        raise _Unreadable(f"{sidecar.name} cannot be read: {reason}.") from None
 
 
 def _hash(content: bytes | None) -> str:
@@ -173,6 +180,7 @@ def write_sidecars(settings: Settings, plan: Plan) -> tuple[int, list[tuple[str,
                 after = change.written_into(before)
                 manifest.write(_noted(kept, number, change.sidecar, before, after) + "\n")
                 manifest.flush()
+                os.fsync(manifest.fileno())
                 _put(change.sidecar, after)
                 written += 1
             except StorageFull as error:
@@ -181,8 +189,11 @@ def write_sidecars(settings: Settings, plan: Plan) -> tuple[int, list[tuple[str,
                     "written, each whole.",
                     "Free some space and run it again, or take them back with --undo.",
                 ) from error
-            except (Invalid, NotWritable) as error:
+            except (Invalid, NotWritable, OSError) as error:
                 problems.append((str(change.sidecar), str(error)))
+    if not written:  # there is nothing to take back
+        shutil.rmtree(kept)
+        return 0, problems
     sync_folder(kept)
     return written, problems
 
@@ -201,7 +212,11 @@ def _noted(kept: Path, number: int, sidecar: Path, before: bytes | None, after: 
     if before is not None:
         kept_as = f"{number:07d}.xmp"
         write_atomic(kept / kept_as, before)
-    return json.dumps(asdict(Entry(str(sidecar), _hash(after), kept_as)), ensure_ascii=False)
+    return _line(Entry(str(sidecar), _hash(after), kept_as))
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry), ensure_ascii=False)
 
 
 def _put(sidecar: Path, content: bytes) -> None:
@@ -215,17 +230,21 @@ def _put(sidecar: Path, content: bytes) -> None:
 
 def undo_sidecars(settings: Settings) -> tuple[int, list[tuple[str, str]]]:
     """Take the newest writing back: what was there before is there again, and sidecars that were
-    new are gone. Returns how many, and those that another program wrote to since, which stay.
-    Raises `NotFound` where there is none to take back."""
+    new are gone. Returns how many, and the others with their reasons: those that another program
+    wrote to since, which stay; and those that cannot be reached now, which the next undo tries
+    again. Raises `NotFound` where there is none to take back."""
     top = settings.root / "write-back"
     written = sorted(folder for folder in top.glob("*-*") if (folder / MANIFEST).is_file())
     if not written:
         raise NotFound("There is no writing of sidecars to take back.", "Nothing was changed.")
     kept = written[-1]
     undone, problems = 0, []
+    later: list[Entry] = []
     for entry in _entries(kept):
         sidecar = Path(entry.sidecar)
         try:
+            if not sidecar.parent.is_dir():
+                raise _Unreadable("Its folder is not there. Connect it and take back once more.")
             there = _content(sidecar)
             before = (kept / entry.kept_as).read_bytes() if entry.kept_as else None
             if there == before:
@@ -234,9 +253,15 @@ def undo_sidecars(settings: Settings) -> tuple[int, list[tuple[str, str]]]:
                 raise Invalid("Another program changed it since; it was left as it is.")
             _restore(sidecar, before)
             undone += 1
-        except (OSError, Invalid, NotWritable) as error:
+        except (OSError, NotWritable, _Unreadable) as error:
             problems.append((entry.sidecar, str(error)))
-    (kept / MANIFEST).rename(kept / "undone.jsonl")
+            later.append(entry)
+        except Invalid as error:
+            problems.append((entry.sidecar, str(error)))
+    if later:
+        write_atomic(kept / MANIFEST, "".join(f"{_line(entry)}\n" for entry in later).encode())
+    else:
+        (kept / MANIFEST).rename(kept / "undone.jsonl")
     return undone, problems
 
 

@@ -91,8 +91,8 @@ def write_trainer_folders(
             continue
         row = by_shown[item.path]
         beside = item.target.with_suffix(".txt")
-        text = caption(row.score, _caption_beside(item.origin, roots)).encode()
         try:
+            text = caption(row.score, _caption_beside(item.origin, roots)).encode()
             if item.target.exists() and not (beside.exists() and beside.read_bytes() == text):
                 write_atomic(beside, text)
                 placed.captions += 1

@@ -220,7 +220,7 @@ def _said_before(
     same, however much came after it; so is a sweep without a time."""
     of_kind = [event for event in mine if event.kind == kind]
     same = [event for event in of_kind if event.value == value]
-    if same and (same[-1] is of_kind[-1] or (at is None and kind != "set")):
+    if same and (same[-1] is of_kind[-1] or (at is None and kind in SWEEPS)):
         return same[-1]
     for event in same:
         row = session.get(ScoreEvent, event.id)

@@ -154,11 +154,10 @@ def import_scores(
         project = projects.by_name(session, project_name)
         references = References(session, file.parent)
         reading = reading_of(session, project, scale, columns)
+        good = _good_rows(rows, references, reading, told)
         if preview:
             told.shown = [_shown(row, references, reading) for row in rows[:SHOWN]]
-        good = _good_rows(rows, references, reading, told)
-    if preview:
-        return told
+            return told
     if told.bad and (not skip_bad_rows or not good):
         raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
