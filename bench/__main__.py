@@ -58,7 +58,9 @@ def main() -> None:
             f"## {name}\n\n{about}\n\n`{called}`, {datetime.date.today()}, "
             f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text}"
         )
-        parts = [HEAD, *(sections[key] for key in (*NAMES, WITH_FILE) if key in sections)]
+        known = [key for key in (*NAMES, WITH_FILE) if key in sections]
+        others = [key for key in sections if key not in known]  # such as those of `make soak`
+        parts = [HEAD, *(sections[key] for key in (*known, *others))]
         RESULTS.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 

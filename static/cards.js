@@ -32,7 +32,10 @@ function walking(grid) {
     const value = scoreOf(event);
     const agrees = card && event.target === card && event.key === "Enter" && carriesOn;
     const given = agrees ? card.querySelector('button[aria-pressed="true"]') : null;
-    if (card && value !== null) settle(card, card.querySelector(`button[value="${value}"]`));
+    const tag = card && value !== null ? card.querySelector(`input[name=tag][value="${value}"]`) : null;
+    if (tag) tag.click();
+    else if (card && value !== null) settle(card, card.querySelector(`button[value="${value}"]`));
+    else if (agrees && card.querySelector(".save-tags")) settle(card, card.querySelector(".save-tags"));
     else if (given) settle(card, given);
     else if (agrees) warn("This image has no label yet.", "A key gives one; Enter agrees with one that stands.");
     else if (takesBack(event)) byId("toast").querySelector("[data-undo] button")?.click();

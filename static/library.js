@@ -68,9 +68,8 @@ if (shelf && changes) {
     const chosen = picked();
     const focused = boxOf(document.activeElement);
     if (!chosen.length && !everything?.checked && focused) pick(focused, true);
-    if (picked().length || everything?.checked) {
-      changes.requestSubmit(changes.querySelector(`button[name="value"][value="${value}"]`));
-    }
+    const button = changes.querySelector(`button[name="value"][value="${value}"]`);
+    if (button && (picked().length || everything?.checked)) changes.requestSubmit(button);
   }
 
   function move(event) {
@@ -108,7 +107,9 @@ if (one) {
   document.addEventListener("keydown", (event) => {
     if (typing(event.target) || event.repeat) return;
     const value = scoreOf(event);
-    if (value !== null) one.querySelector(`button[value="${value}"]`).click();
+    const save = event.key === "Enter" ? one.querySelector(".save-tags") : null;
+    if (value !== null) one.querySelector(`input[name=tag][value="${value}"], button[value="${value}"]`)?.click();
+    else if (save && !focusIn(event.target, "a, button, summary")) save.click();
     else if (takesBack(event)) document.querySelector("#undo-own button")?.click();
     else return;
     event.preventDefault();

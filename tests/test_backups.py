@@ -181,6 +181,7 @@ def test_nobody_stays_signed_in(world: World, elsewhere: Settings, tmp_path: Pat
 def test_an_upload_that_was_damaged_before_is_named(world: World, tmp_path: Path) -> None:
     stored = next(world.settings.images.rglob("*.png"))
     stored.write_bytes(b"the disk forgot")
+    stored.with_name(f"{stored.name}.xmp").write_bytes(b"what another program noted of it")
     made = backups.back_up(world.settings, tmp_path / "all.zip")
     assert made.damaged == [stored.relative_to(world.settings.root).as_posix()]
 

@@ -83,7 +83,7 @@ def test_a_class_is_said_by_number_or_name_and_nothing_else_is_taken(session):
     scene.say(0, 1)
     scene.say(1, "LOGO")
     assert scene.named() == {0: "drawing", 1: "logo"}
-    for wrong in (3, -1, "sculpture", "", True):
+    for wrong in (3, -1, "sculpture", "", True, "9" * 5000):
         with pytest.raises(Invalid, match="is no class of this project"):
             scene.say(2, wrong)
     with pytest.raises(Invalid, match="no more or less"):
@@ -117,6 +117,7 @@ def test_tags_are_a_set_and_each_is_voted_on(session):
     assert scene.project.labelling == "tags"
     scene.say(0, "photo, logo", "ann")
     scene.say(0, 0b101, "bob")
+    assert classes.of(session, scene.project.id).parse("photo, photo, 0") == 0b001
     scene.say(0, "photo", "cleo")
     scene.say(1, 0, "ann")
     assert scene.named() == {0: "photo, logo", 1: "none of the tags"}
@@ -132,11 +133,13 @@ def test_merging_takes_the_labels_along_and_touches_no_event(session):
     class_changes.merge(session, scene.project, 2, into=1)
     assert scene.named() == {0: "photo", 1: "drawing", 2: "drawing"}
     assert [event.value for event in session.exec(select(ScoreEvent))] == before
+    scene.say(3, 2)  # on a page that was open before: nothing that was said is lost
+    assert scene.named()[3] == "drawing"
     with pytest.raises(Invalid, match="is no class"):
-        scene.say(3, 2)
+        scene.say(4, "logo")
     with pytest.raises(Conflict, match="nothing to"):
         class_changes.merge(session, scene.project, 0, into=1)
-    assert scores.rebuild_labels(session, scene.project) == 3
+    assert scores.rebuild_labels(session, scene.project) == 4
 
 
 def test_a_deleted_class_leaves_its_images_without_a_label(session):
@@ -158,6 +161,8 @@ def test_a_merged_and_a_deleted_tag_follow_within_the_set(session):
     assert scene.named() == {0: "photo, logo"}
     class_changes.delete(session, scene.project, 0)
     assert scene.named() == {0: "logo"}
+    scene.say(1, 0b101)  # on a page that was open before
+    assert scene.named()[1] == "logo"
 
 
 def test_a_new_class_has_a_number_that_was_never_given(session):

@@ -273,7 +273,7 @@ def test_the_comfyui_nodes_score_filter_and_keep_the_best_without_tastemaker(
     assert torch.equal(best[0], batch[int(np.argmax(scores))])
     how = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(how | {"encoder_by": "tastemaker"}))
-    with pytest.raises(ImportError, match="python -m pip install tastemaker"):
+    with pytest.raises(ImportError, match="python -m pip install FOLDER-OF-TASTEMAKER"):
         comfyui(folder)("TastemakerScore:", images=batch)
     monkeypatch.delitem(sys.modules, "tastemaker")
     _, through_tastemaker, _ = comfyui(folder)("TastemakerScore:", images=batch)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -209,6 +210,21 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
     assert read(packed)[0] == {}
 
 
+def test_a_size_below_zero_does_not_lead_round_for_ever(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "s.tar", {"x.txt": b"x", "a.png": PNG, "b.txt": b"y"})
+    with tarfile.open(path) as archive:
+        start = archive.getmembers()[2].offset
+    content = bytearray(path.read_bytes())
+    header = content[start : start + 512]
+    header[124:136] = (-1536).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content[start : start + 512] = header
+    path.write_bytes(content)
+    had, faults, _ = read(path)
+    assert list(had) == ["s.tar/a.png"] and "damaged" in faults["s.tar"]
+
+
 # --- scored ---------------------------------------------------------------------------------------
 
 
@@ -273,6 +289,12 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
         assert (len(done.parts), done.kept) == (2, 2 * again)
     rows = [pq.read_table(tmp_path / "out" / part.file) for part in done.parts]
     assert pa.concat_tables(rows)["path"].to_pylist() == names
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")}
+    with pytest.raises(Invalid, match="could be scored"):  # a list that came out empty
+        write_parts(tmp_path / "out", [], scorer.about)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")} == before
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert len(told["parts"]) == 2 and not told["complete"]
 
 
 def test_pictures_in_an_archive_are_not_copied_and_the_command_says_so(

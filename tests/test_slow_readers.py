@@ -34,14 +34,15 @@ Opened = Callable[[bytes], Awaitable[socket.socket]]
 
 
 @contextlib.asynccontextmanager
-async def served() -> AsyncIterator[Opened]:
+async def served(state: ServerState | None = None) -> AsyncIterator[Opened]:
     """A server whose answer is one long body; gives what opens a connection and sends a request."""
     config = Config(Response(BODY), http=Connection, lifespan="off", log_config=None)
     config.load()
-    state, loop = ServerState(), asyncio.get_running_loop()
+    state, loop = state or ServerState(), asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: Connection(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)  # so it waits itself
     clients: list[socket.socket] = []
 
     async def opened(request: bytes = b"") -> socket.socket:
@@ -102,6 +103,31 @@ def test_an_answer_that_nobody_goes_on_reading_is_given_up_whatever_is_sent_mean
 
     for more in (b"", b"Connection: close\r\n"):
         assert in_thread(reads(more)) < len(BODY) // 2
+
+
+def test_an_answer_that_is_read_nearly_to_its_end_and_no_further_is_given_up() -> None:
+    async def reads(more: bytes) -> int:
+        state = ServerState()
+        async with served(state) as opened:
+            client, loop = await opened(REQUEST % more), asyncio.get_running_loop()
+            await loop.sock_recv(client, 1)
+            (connection,) = state.connections
+            left = connection.transport.get_write_buffer_size
+            connection.transport.set_write_buffer_limits(high=2**21, low=2**20)
+            async with asyncio.timeout(20):
+                while not left():
+                    await asyncio.sleep(0)
+                while left() >= 2**20 - 2**17:  # and so it is told to go on writing
+                    await loop.sock_recv(client, PIECE)
+                    await asyncio.sleep(0)  # the server writes
+            unsent = left()
+            async with asyncio.timeout(20):
+                while state.connections:
+                    await asyncio.sleep(SECONDS / 5)
+            return int(unsent)
+
+    for more in (b"", b"Connection: close\r\n"):
+        assert in_thread(reads(more)) > 0
 
 
 def test_who_reads_makes_room_after_who_stands_idle() -> None:

@@ -59,19 +59,21 @@
   }
 
   function feed() {
-    for (const worker of workers || []) {
+    if (!Array.isArray(workers)) return; // they are still getting ready
+    for (const worker of workers) {
       while (worker.idle && !stopped && next < rows.length) {
         worker.idle = false;
         const row = rows[next++];
+        worker.row = row;
         worker.postMessage({ number: row.number, file: row.file });
       }
     }
   }
 
-  function taken(worker, { number, score, error, thumbnail }) {
+  function taken(worker, { score, error, thumbnail }) {
     worker.idle = true;
-    const row = rows[number];
-    if (row) {
+    const row = worker.row;
+    if (rows[row.number] === row) { // else it was cleared meanwhile
       done += 1;
       if (error === undefined) {
         row.score = score;
@@ -118,6 +120,7 @@
     by("work").hidden = false;
     soon();
     workers ??= start().then((started) => { workers = started; feed(); }, (error) => {
+      workers = null; // what is dropped next tries once more
       fail(`Nothing could be scored: ${error.message}.`);
     });
     if (Array.isArray(workers)) feed();

@@ -165,7 +165,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         self._look_what_was_taken()
-        self._stop(self._reading_timer)
+        if self.cycle is None or not self.cycle.response_complete:
+            self._stop(self._reading_timer)  # what is still to be written begins it anew
         super().resume_writing()
 
     def _expect_reading(self) -> None:

@@ -126,7 +126,9 @@ def score(
     from tastemaker.filtering.scorer import Precision, Scorer
     from tastemaker.pictures.pictures import Limits
 
-    if into is not None and source.suffix.lower() in EMBEDDING_SUFFIXES:
+    if into is not None and (
+        source.suffix.lower() in EMBEDDING_SUFFIXES or sources.embeddings_in(source) is not None
+    ):
         raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
     if into is not None and is_list(source):
         raise typer.BadParameter(

@@ -225,9 +225,11 @@ def _read_back(path: Path, hashes: dict[str, str], progress: Progress) -> None:
 
 
 def _matches_its_name(name: str, sha256: str) -> bool:
-    """Whether an uploaded image is still what its name, the hash of its bytes, says."""
-    folder, *rest = PurePosixPath(name).with_suffix("").parts
-    return folder != "images" or "".join(rest) == sha256
+    """Whether an uploaded image is still what its name, the hash of its bytes, says; what other
+    programs noted of one lies beside it under a longer name."""
+    path = PurePosixPath(name)
+    folder, *rest = path.with_suffix("").parts
+    return folder != "images" or len(path.suffixes) > 1 or "".join(rest) == sha256
 
 
 # --- and back ----------------------------------------------------------------------------------

@@ -112,7 +112,10 @@ def floats(x: NDArray[Any]) -> Vectors:
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
 NPZ_PATHS = ("paths", *PATH_COLUMNS)
 # What reading a file as .npz raises where it is none, or a damaged one.
-NOT_NPZ = (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError)
+NOT_NPZ = (
+    zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError,
+    RuntimeError,  # of an encrypted member
+)  # fmt: skip
 LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
 
 

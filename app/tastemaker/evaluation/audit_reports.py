@@ -200,7 +200,7 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
         ).rstrip()
     if report.verdict == "refused":
         return (
-            f"No promise of {_percent(audit.goal)}: of the {audit.population['kept']:,} kept, at "
+            f"No promise of {_asked(audit.goal)}: of the {audit.population['kept']:,} kept, at "
             f"least {at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
             f"are good ({good})."
         )
@@ -218,12 +218,12 @@ def _found(report: AuditReport, for_file: bool) -> str:
     audit, found = report.audit, report.findings
     assert found is not None
     if found.found_cut is None:
-        return f"No cut is shown to hold {_percent(audit.goal)} yet. {forecast(report)}".rstrip()
+        return f"No cut is shown to hold {_asked(audit.goal)} yet. {forecast(report)}".rstrip()
     cut = found.found_cut.cut
     return (
-        f"Keep from {cut_words(cut)} on: at least {_percent(audit.goal)} of the "
+        f"Keep from {cut_words(cut)} on: at least {_asked(audit.goal)} of the "
         f"{found.found_cut.kept:,} images there {_would(report, for_file)} "
-        f"({_percent(audit.confidence)} confidence)."
+        f"({_asked(audit.confidence)} confidence)."
     )
 
 
@@ -247,7 +247,7 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
     share = "all" if low == 1 else f"at least {at_least(low)}"
     told = (
         f"Kept {audit.population['kept']:,}: {share} of them "
-        f"{_would(report, for_file)} ({_percent(audit.confidence)} confidence)."
+        f"{_would(report, for_file)} ({_asked(audit.confidence)} confidence)."
     )
     if found.lost == 0 and report.below.size:
         told += (
@@ -281,7 +281,7 @@ def forecast(report: AuditReport) -> str:
         return ""
     if keys is None:
         if report.answered:
-            told = f"A promise of {_percent(goal)} is out of reach, as it looks."
+            told = f"A promise of {_asked(goal)} is out of reach, as it looks."
         else:
             expected = _percent(float(report.kept.expected.mean()))
             told = f"{report.version.number} itself expects {expected} of what it keeps to be good."
@@ -292,7 +292,7 @@ def forecast(report: AuditReport) -> str:
             told += f" One of {max(within)} % {takes}."
         return told
     whence = "as it looks" if report.answered else f"if {report.version.number} is what it expects"
-    return f"About {keys:,} more keys for a promise of {_percent(goal)}, {whence}."
+    return f"About {keys:,} more keys for a promise of {_asked(goal)}, {whence}."
 
 
 def stricter(report: AuditReport) -> str:
@@ -304,8 +304,8 @@ def stricter(report: AuditReport) -> str:
         return ""
     return (
         f"A stricter cut holds it: from {cut_words(found.found_cut.cut)} on, at least "
-        f"{_percent(audit.goal)} of the {found.found_cut.kept:,} kept "
-        f"({_percent(audit.confidence)} confidence)."
+        f"{_asked(audit.goal)} of the {found.found_cut.kept:,} kept "
+        f"({_asked(audit.confidence)} confidence)."
     )
 
 
@@ -319,6 +319,11 @@ def at_most(share: float) -> str:
     """An upper bound in per cent, rounded so that it stays one."""
     return _percent(math.ceil(1000 * share - 1e-6) / 1000 if share < 0.01 else
                     math.ceil(100 * share - 1e-6) / 100)  # fmt: skip
+
+
+def _asked(share: float) -> str:
+    """A goal or a confidence as it was asked for, never rounded up."""
+    return f"{round(100 * share, 6):g} %"
 
 
 def _percent(share: float | None) -> str:
@@ -369,6 +374,7 @@ def promise_json(report: AuditReport) -> dict[str, Any]:
     names = ("version", "kind", "target", "cut", "good_from", "goal", "confidence", "verdict",
              "kept", "below", "kept_answered", "kept_good", "below_answered", "below_good",
              "precision_low", "omitted_high", "lost", "lost_high", "doubt",
+             "searches", "cut_that_holds", "cut_that_holds_keeps", "learned", "unreadable",
              "created_at")  # fmt: skip
     return {
         "promise": headline(report, for_file=True), "model_sha256": report.version.sha256,

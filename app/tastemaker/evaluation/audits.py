@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import Session, col, select
 
-from tastemaker import embeddings, jobs, projects
+from tastemaker import embeddings, jobs, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import (
     Annotator,
@@ -30,6 +30,7 @@ from tastemaker.database.tables import (
     Project,
     TestRun,
     Version,
+    VersionAnswer,
     VersionLabel,
 )
 from tastemaker.database.tables.audits import AuditPopulation
@@ -144,6 +145,7 @@ def prepare(
 def store(session: Session, prepared: Prepared) -> Audit:
     """Write a prepared audit down; for a table, queue the job that imports and draws its images."""
     audit = prepared.audit
+    versions.get(session, audit.version_id)  # it may have been deleted while images were drawn
     session.add(audit)
     session.flush()
     for image in prepared.images:
@@ -207,13 +209,22 @@ def _drawable(session: Session, version: Version, inside: Any) -> tuple[Drawable
 
 
 def learned_groups(session: Session, version: Version) -> set[str]:
-    """The source groups of what a version was trained on, or chosen by (the hold-out)."""
-    query = (
+    """The source groups of what a version was trained on, answers such as comparisons and sweeps
+    too, or chosen by (the hold-out)."""
+    labelled = (
         select(Image.source_group)
         .join(VersionLabel, col(VersionLabel.image_id) == Image.id)
         .where(VersionLabel.version_id == version.id, VersionLabel.side != "aside")
     )
-    return set(session.exec(query))
+    answered = (
+        select(Image.source_group)
+        .join(
+            VersionAnswer,
+            col(Image.id).in_((VersionAnswer.first_id, VersionAnswer.second_id)),
+        )
+        .where(VersionAnswer.version_id == version.id)
+    )
+    return {*session.exec(labelled), *session.exec(answered)}
 
 
 def require_enough(version: Version, kept: int, every: int, cut: float) -> None:

@@ -185,13 +185,13 @@ def write_parts(
             there = _write_part(out / file, key, part, about, low, high)
             _write_manifest(out, run, about, [*done, there, *before.values()], complete=False)
         done.append(there)
+    if not sum(part.scored for part in done):  # and what a run before has written stays
+        raise Invalid("Nothing of the source could be scored.")
     current = {part.file for part in done}
     for path in out.glob("part-*.parquet"):  # of a source that has changed: it would count twice
         if path.name not in current:
             path.unlink(missing_ok=True)
     _write_manifest(out, run, about, done, complete=True)
-    if not sum(part.scored for part in done):
-        raise Invalid("Nothing of the source could be scored.")
     return Written(done, kept)
 
 

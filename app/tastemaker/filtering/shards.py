@@ -285,6 +285,8 @@ class _TarBytes:
         return again + content
 
     def seek(self, to: int) -> int:
+        if to < self._at - len(self._last):  # a size below zero would lead round for ever
+            raise _Stopped("is damaged")
         if 0 <= self._at - to <= len(self._last):
             self._back = self._at - to
         elif not self._packed:

@@ -213,7 +213,13 @@ def findings(
         doubt=doubt,
         holds=low >= goal and doubt not in ("reversed", "unlike"),
         more_keys={
-            percent: keys_until(percent / 100, kept, below, error, share_below)
+            percent: keys_until(
+                goal if percent == round(100 * goal) else percent / 100,
+                kept,
+                below,
+                error,
+                share_below,
+            )
             for percent in sorted({round(100 * goal), 80, 90, 95})
         },
         keys_to_a_cut=keys_to_a_cut(kept, cuts, goal, error, share_below),

@@ -92,6 +92,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # Swagger's page needs a CDN and inline scripts
         redoc_url=None,
+        redirect_slashes=False,  # to a whole address, which leads out of a sub-path
     )
     app.state.settings, app.state.engine = config, engine
     app.state.full_size = FullSize(config)

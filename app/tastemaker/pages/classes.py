@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -18,8 +18,6 @@ from tastemaker.scores import class_changes, classes
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
-
-Number = Annotated[int, Query(ge=0, lt=2**31)]
 
 
 @router.get("/projects/{project_id}/classes")

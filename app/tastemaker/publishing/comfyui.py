@@ -19,7 +19,7 @@ from tastemaker.publishing.exports import Part
 from tastemaker.publishing.portable import Portable
 
 CODE = ("__init__.py", "scorer.py")
-NEEDS = {"bundled": "", "open_clip": "open_clip_torch>=2.24\n", "tastemaker": "tastemaker\n"}
+NEEDS = {"bundled": "", "open_clip": "open_clip_torch>=2.24\n", "tastemaker": ""}
 
 
 def comfyui_folder(version: Portable, files: list[Part]) -> list[Part]:
@@ -103,7 +103,7 @@ ENCODER_IN_WORDS = {
     "Hugging Face hub at the first picture, or read from a file `encoder_weights.safetensors` in "
     "this folder, if there is one.",
     "tastemaker": "The encoder, {encoder}, is put together by Tastemaker: install it into "
-    "ComfyUI's Python with `python -m pip install -r requirements.txt`.",
+    "ComfyUI's Python from its own folder, with `python -m pip install FOLDER-OF-TASTEMAKER`.",
 }
 
 

@@ -136,7 +136,7 @@ def _class_card(
 def _audits(session: Session, version: Version) -> tuple[Section, ...]:
     """What was promised of its filter; no section where nothing was."""
     told = tuple(
-        f"“{one.audit.name}”, kept from {100 * one.audit.cut:g} %: "
+        f"“{one.audit.name}”{'' if one.searches else f', kept from {100 * one.audit.cut:g} %'}: "
         f"{audit_reports.headline(one, for_file=True)}"
         for one in audit_reports.of_version(session, version)
     )

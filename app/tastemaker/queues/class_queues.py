@@ -61,7 +61,12 @@ def boundary(request: QueueRequest) -> Iterator[QueueItem]:
     )
     ranked = request.session.exec(
         select(ClassPrediction)
-        .where(ClassPrediction.version_id == version.id, ~labelled)
+        .join(Image, col(Image.id) == ClassPrediction.image_id)
+        .where(
+            ClassPrediction.version_id == version.id,
+            ~labelled,
+            Image.kind != "vector",  # which nobody can look at
+        )
         .order_by(col(ClassPrediction.margin), col(ClassPrediction.image_id))
         .limit(UNSURE)
     )

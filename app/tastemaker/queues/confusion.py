@@ -22,8 +22,6 @@ from tastemaker.queues.rereview import resolved
 from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
 
-MOST_LISTED = 2000
-
 
 @dataclass(frozen=True)
 class Confusion:
@@ -40,7 +38,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Cell:
-    """Images labelled as one class (None: any other) and predicted to be of another; of tags, with
+    """Images labelled as one class and predicted to be of another; of tags, with
     one `tag` `missed` or `extra`."""
 
     labelled: int

@@ -51,7 +51,7 @@ def mistaken(predicted: float | None, label: float | None) -> str:
 def undecided(leading: list[tuple[str, float]]) -> str:
     """Between which classes a version cannot decide."""
     told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
-    near = max(share for _, share in leading) < SURE
+    near = max(max(share, 1 - share) if len(leading) == 1 else share for _, share in leading) < SURE
     return f"near a boundary: {told}" if near else f"the least certain of those left: {told}"
 
 

@@ -101,11 +101,18 @@ def check_classes(project: Project) -> None:
         )
 
 
+TAKEN = {"f": "flags", "z": "zooms", "?": "shows the keys"}
+
+
 def validated_key(key: str) -> str:
     """The key of a class: one character, or none."""
     key = key.strip().lower()
     if key and (len(key) != 1 or not key.isprintable()):
         raise Invalid(f"“{key[:20]}” is not a key for a class.", "Type one character, or none.")
+    if key in TAKEN:
+        raise Invalid(
+            f"The key {key} {TAKEN[key]} on the page where one labels.", "Choose another."
+        )
     return key
 
 

@@ -30,6 +30,7 @@ COLOURS = 12  # in the palette of the pages
 KEYS = "1234567890qwertyuioasdghjklcvbnm"  # without those that skip, flag, zoom, pick and reject
 CLASSES, TAGS = "classes", "tags"
 
+LONGEST_NUMBER = 20  # digits
 NO_TAG = "-"  # in a file of labels: an image that was looked at and has none of the tags
 CLASS_FOLDER = re.compile(r"^(\d{1,3})(?:[_\-. ](.*))?$")
 
@@ -67,17 +68,25 @@ class ClassList:
         text = str(value).strip()
         if isinstance(value, bool) or (not self.several and not text):
             raise self._no_class(text)
-        if text.isascii() and text.isdecimal():
-            number = int(text)
-            beyond = number & ~self._bits if self.several else number not in self._numbers
-            if beyond:
-                raise self._no_class(text)
-            return number
+        if text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER:
+            return self._of_number(int(text))
         names = text.split(",") if self.several and text != NO_TAG else [text]
         if self.several and text == NO_TAG:
             return 0
         found = [self.find(name) for name in names if name.strip()]
-        return sum(1 << row.number for row in found) if self.several else found[0].number
+        numbers = {row.number for row in found}
+        return sum(1 << number for number in numbers) if self.several else found[0].number
+
+    def _of_number(self, number: int) -> int:
+        """A class, or set of tags, by number. A page that was open before may name one that was
+        merged since, or in a set one that is gone: `current` reads it as what it became."""
+        if self.several:
+            known = all(one in self._current for one in members(number))
+        else:
+            known = self.current(number) is not None
+        if not known:
+            raise self._no_class(str(number))
+        return number
 
     def current(self, value: int) -> int | None:
         """What an event's value means by now, after merging and deleting; None where the class is
@@ -161,10 +170,6 @@ class ClassList:
     @cached_property
     def _numbers(self) -> frozenset[int]:
         return frozenset(row.number for row in self.alive)
-
-    @cached_property
-    def _bits(self) -> int:
-        return sum(1 << row.number for row in self.alive)
 
     @cached_property
     def _current(self) -> dict[int, int | None]:

@@ -15,6 +15,7 @@ from sqlmodel import Session, col
 from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.learning import metrics
+from tastemaker.scores import classes
 
 RESAMPLES = 1000
 FEWEST_SHARED = 5  # images two must have in common to be compared
@@ -148,7 +149,11 @@ def _standing(
     standing: dict[tuple[int, int], int] = {}
     newest: dict[int, datetime] = {}
     names: dict[int, str] = {}
-    for person, image, value, at, name in rows:
+    known = classes.of(session, project.id) if project.labelling != "scores" else None
+    for person, image, said, at, name in rows:
+        value = said if known is None else known.current(said)  # after merging and deleting
+        if value is None:
+            continue
         standing[person, image] = value
         newest[person], names[person] = at, name
     return standing, newest, names

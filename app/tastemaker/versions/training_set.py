@@ -64,8 +64,13 @@ def rows(session: Session, version: Version) -> Iterator[dict[str, Any]]:
 def sha256(session: Session, version: Version) -> str:
     """SHA-256 over the lines `sha256,score` of all labels the version saw, sorted: equal for equal
     sets, and anyone who has the training set can compute it again."""
-    lines = sorted(f"{row['sha256']},{row['score']:g}\n" for row in rows(session, version))
+    lines = sorted(f"{row['sha256']},{_exact(row['score'])}\n" for row in rows(session, version))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _exact(value: float) -> str:
+    """A score, or the number of a class or a set of tags, with all its digits."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
 def as_csv(session: Session, version: Version) -> str:
@@ -73,7 +78,7 @@ def as_csv(session: Session, version: Version) -> str:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     for row in rows(session, version):
-        writer.writerow(row | {"path": escape_formula(row["path"]), "score": f"{row['score']:g}"})
+        writer.writerow(row | {"path": escape_formula(row["path"]), "score": _exact(row["score"])})
     return text.getvalue()
 
 

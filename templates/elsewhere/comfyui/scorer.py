@@ -163,7 +163,7 @@ class Tastemaker:
             raise ImportError(
                 f"This model looks at pictures through {about['encoder']}, which only Tastemaker "
                 "itself puts together. Install it into ComfyUI's Python: "
-                "python -m pip install tastemaker"
+                "python -m pip install FOLDER-OF-TASTEMAKER"
             ) from None
         self.scorer = tastemaker.load(path)
 
