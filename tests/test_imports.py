@@ -27,6 +27,8 @@ from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.database import sessions
 from tastemaker.database.tables import (
     Annotator,
+    Audit,
+    AuditImage,
     Collection,
     CollectionImage,
     Embedding,
@@ -38,6 +40,7 @@ from tastemaker.database.tables import (
     RemovedImage,
     ScoreEvent,
     Tag,
+    Version,
     now,
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
@@ -443,6 +446,19 @@ def test_scores_tags_and_place_are_carried_over_to_a_file_written_again_with_the
         scores.record(session, desk.project, old.id, person, "set", 9, origin=Origin.CONTROL)
         images.add_tags(session, old.id, ["mine"])
         session.add(RemovedImage(project_id=desk.project.id, image_id=unwanted.id))
+        encoder = declare_encoder(session, desk.elsewhere, np.ones(4, np.float32)).id
+        version = Version(project_id=desk.project.id, made_by="t", encoder_id=encoder, event_high=0)
+        session.add(version)
+        session.flush()
+        audit = Audit(
+            project_id=desk.project.id, version_id=version.id, annotator_id=person.id,
+            kind="library", name="a", cut=0.5, good_from=6, goal=0.9, confidence=0.95,
+            share_below=0.2, seed=0,
+        )  # fmt: skip
+        session.add(audit)
+        session.flush()
+        drawn = {"audit_id": audit.id, "position": 0, "score": 0.7, "expected": 0.7}
+        session.add(AuditImage(image_id=old.id, **drawn))
     path.write_bytes(retitled(1, "A title"))
     other.write_bytes(retitled(2, "A title"))
     result = desk.bring_in()
@@ -454,6 +470,7 @@ def test_scores_tags_and_place_are_carried_over_to_a_file_written_again_with_the
         (old.id, 9, "control"), (new.id, 9, "control")
     ]  # fmt: skip
     assert events[0].at == events[1].at
+    assert [row.image_id for row in desk.all(AuditImage)] == [new.id], "it is asked in its place"
     assert "mine" in desk.tags(retitled(1, "A title"))
     with sessions.reading(desk.engine) as session:
         assert projects.pool_size(session, desk.project) == 1, "the old one and the unwanted left"

@@ -208,6 +208,8 @@ def test_a_forged_header_is_refused(behind: World) -> None:
 
 
 def test_the_proxy_lets_in_only_whom_this_server_knows(behind: World) -> None:
+    owner = through(behind.app, "me").get("/api/v1/projects")
+    assert owner.status_code == 403 and "the owner’s name" in owner.json()["error"]
     for name in ("Eve", "admin", "me "):
         answer = through(behind.app, name).get("/api/v1/people")
         assert answer.status_code == 403, name

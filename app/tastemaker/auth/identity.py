@@ -115,11 +115,17 @@ def owner_identity(request: Request) -> Identity:
     return owner(request.app.state.annotator_id, int(chosen) if is_id(chosen) else None)
 
 
-def proxy_identity(engine: Engine, name: str) -> Identity:
+def proxy_identity(engine: Engine, name: str, owner_id: int) -> Identity:
     """The person who a trusted proxy says has signed in. Raises `Forbidden` where nobody here has
-    that name, or they were disabled. The owner comes in by the password alone."""
+    that name, or they were disabled. The owner, `owner_id`, comes in by the password alone: their
+    usual name is “me”, which anybody may be called there."""
     with reading(engine) as session:
         row = session.exec(select(Annotator).where(Annotator.name == name)).first()
+        if row is not None and row.id == owner_id:
+            raise Forbidden(
+                f"The proxy says that you are “{name[:80]}”, which is the owner’s name here.",
+                "The owner signs in by the password, at this program’s own address.",
+            )
         if row is None or row.proxy or row.disabled:
             state = (
                 "scores here no more" if row is not None and row.disabled else "is not known here"

@@ -165,7 +165,7 @@ class SecurityMiddleware:
             name = name_by_proxy(request, self.settings)
             if name is not None:
                 request.state.user = await lanes.SESSIONS.run(
-                    identity.proxy_identity, self.engine, name
+                    identity.proxy_identity, self.engine, name, request.app.state.annotator_id
                 )
                 return None
         except Forbidden as error:

@@ -3,11 +3,14 @@ into them. Their bytes are new, so they are new images; what was said of the old
 these.
 """
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from tastemaker import files, images, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import (
+    Audit,
+    AuditImage,
     CollectionImage,
     Image,
     Project,
@@ -42,8 +45,24 @@ def carry_over(session: Session, settings: Settings, image: Image, former: int |
         elif image.id not in removed:
             scores.carry_over(session, project, old.id, image.id)
             if gone:
+                _stand_in(session, project, old, image)
                 _remove(session, project, old)
     return True
+
+
+def _stand_in(session: Session, project: Project, old: Image, image: Image) -> None:
+    """In audits under way the new image is asked in the place of the old one."""
+    theirs = select(Audit.id).where(Audit.project_id == project.id)
+    drawn = select(AuditImage.audit_id).where(AuditImage.image_id == image.id)
+    session.execute(
+        update(AuditImage)
+        .where(
+            col(AuditImage.image_id) == old.id,
+            col(AuditImage.audit_id).in_(theirs),
+            col(AuditImage.audit_id).not_in(drawn),
+        )
+        .values(image_id=image.id)
+    )
 
 
 def _same_pixels(
