@@ -16,7 +16,8 @@ import pytest
 
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.filtering.parts import parts_of, write_parts
+from tastemaker.filtering.panel import Panel
+from tastemaker.filtering.parts import Here, Terms, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Shards, archives_of
 from tastemaker.filtering.sources import archives_in, score_source
@@ -283,15 +284,17 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
     assert sorted(told) == ["0.tar/0003z.jpg", "1.tar"]
     assert seen[-1] == (10, 10)
     (tmp_path / "shards" / "1.tar").unlink()
+    panel, ignore = Panel(scorer), lambda *_: None
+    here, terms = Here(panel, ignore, ignore), Terms(tmp_path / "out")
     for again in (False, True):
-        parts = parts_of(tmp_path / "shards", scorer, lambda *_: None, lambda *_: None, print)
-        done = write_parts(tmp_path / "out", parts, scorer.about)
+        parts = parts_of(tmp_path / "shards", panel, ignore, ignore)
+        done = write_parts(parts, terms, here, panel.about)
         assert (len(done.parts), done.kept) == (2, 2 * again)
     rows = [pq.read_table(tmp_path / "out" / part.file) for part in done.parts]
     assert pa.concat_tables(rows)["path"].to_pylist() == names
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")}
     with pytest.raises(Invalid, match="could be scored"):  # a list that came out empty
-        write_parts(tmp_path / "out", [], scorer.about)
+        write_parts([], terms, here, panel.about)
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")} == before
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert len(told["parts"]) == 2 and not told["complete"]

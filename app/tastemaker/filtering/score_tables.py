@@ -32,12 +32,17 @@ Tables = Iterable[pa.Table]
 
 
 def table(
-    paths: pa.Array, scores: NDArray[np.float32], carried: pa.Table | None = None
+    paths: pa.Array,
+    scores: NDArray[np.float32],
+    carried: pa.Table | None = None,
+    others: Mapping[str, NDArray[np.float32]] = {},
 ) -> pa.Table:
-    """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA; after it the `carried` columns
-    that are not called like one of these."""
+    """Paths (n,) and scores (n,) in [0, 1] as a table of SCHEMA; after it the scores of `others`,
+    by their columns, and the `carried` columns that are not called like one of these."""
     percent = np.round(100 * scores.astype(np.float64), 2).astype(np.float32)
     rows = pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
+    for name, given in others.items():
+        rows = rows.append_column(name, pa.array(given))
     if carried is not None:
         for name in carried.column_names:
             if name not in {*rows.column_names, "model"}:
@@ -101,15 +106,28 @@ def within(tables: Tables, low: float, high: float) -> Iterator[pa.Table]:
 def best(tables: Tables, most: int | None = None) -> pa.Table:
     """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
     a few times as many."""
-    held: list[pa.Table] = []
-    count = 0
+    ranking = Ranking(most)
     for rows in tables:
-        held.append(rows)
-        count += len(rows)
-        if most is not None and count > 2 * most + ROW_GROUP:
-            held = [_ranked(held, most)]
-            count = most
-    return _ranked(held, most)
+        ranking.add(rows)
+    return ranking.best()
+
+
+class Ranking:
+    """The best rows of those that pass by, as `best` has them."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._count = most, 0
+        self._held: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        self._held.append(rows)
+        self._count += len(rows)
+        if self._most is not None and self._count > 2 * self._most + ROW_GROUP:
+            self._held = [_ranked(self._held, self._most)]
+            self._count = self._most
+
+    def best(self) -> pa.Table:
+        return _ranked(self._held, self._most)
 
 
 def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:

@@ -26,7 +26,7 @@ from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import Source, embed_files
-from tastemaker.encoding.encoder_names import given
+from tastemaker.encoding.encoder_names import contradict, given
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid
@@ -263,12 +263,26 @@ class Scorer:
         """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
         goes to `on_error(index, error)`, and the others go on. `sources`, which may be a stream,
         and `guarded` as for `embed_files`."""
+        for indices, vectors in self.embed(sources, on_error, guarded=guarded):
+            yield indices, self.encoded(vectors)
+
+    def embed(
+        self,
+        sources: Iterable[Source],
+        on_error: Callable[[int, BadImage], None],
+        *,
+        guarded: bool = False,
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """The embeddings (n, D) of pictures as the encoder gives them, as for `pictures`."""
         vectors_of = _in_order(
             self.load_encoder(), sources, self.limits, on_error, self._batch, guarded
         )
         for batch in _batches(vectors_of):
-            vectors = np.stack([vector for _, vector in batch])
-            yield [index for index, _ in batch], self._head(self._as_trained(vectors))
+            yield [index for index, _ in batch], np.stack([vector for _, vector in batch])
+
+    def encoded(self, x: Vectors) -> NDArray[np.float32]:
+        """Scores (N,) of embeddings (N, D) that come from this head's own encoder."""
+        return self._head(self._as_trained(x))
 
     @property
     def limits(self) -> Limits:
@@ -290,19 +304,26 @@ class Scorer:
                 "“ViT-L-14-quickgelu/openai”.",
             )
         encoder = load(parse(self.encoder), device=self._device)
-        if self.fingerprint and encoder.fingerprint != self.fingerprint:
+        self.check_encoder(encoder)
+        return encoder
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raises `Conflict` for another encoder than the head was trained on, `Invalid` for one of
+        another width."""
+        other = self.encoder is not None and contradict(self.encoder, encoder.spec.name)
+        if other or (self.fingerprint and encoder.fingerprint != self.fingerprint):
             raise Conflict(
-                f"{self.encoder} as it is on this machine is not the encoder {self.name} was "
+                f"{encoder.spec.name} as it is on this machine is not the encoder {self.name} was "
                 "trained on; its scores would be wrong.",
-                f"Fingerprint {encoder.fingerprint} here, {self.fingerprint} wanted.",
+                f"Fingerprint {encoder.fingerprint} here, {self.fingerprint or self.encoder} "
+                "wanted.",
             )
         if encoder.dim != self.features:
             raise Invalid(
-                f"{self.encoder} gives {encoder.dim} values; {self.path.name} reads "
+                f"{encoder.spec.name} gives {encoder.dim} values; {self.path.name} reads "
                 f"{self.features}.",
                 "Name the encoder the head was trained on with --encoder.",
             )
-        return encoder
 
 
 # --- what is given -----------------------------------------------------------------------------
