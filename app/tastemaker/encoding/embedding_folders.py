@@ -78,7 +78,7 @@ class EmbeddingFolder:
     write into it, each its own parts, and one closes it."""
 
     def __init__(self, folder: Path, encoder: str, fingerprint: str, dim: int, source: str) -> None:
-        self.folder, self.dim, self.source = folder, dim, source
+        self.folder, self.dim, self.source = folder.absolute(), dim, source
         self.about = {"encoder": encoder, "encoder_fingerprint": fingerprint}
 
     def begin(self) -> None:

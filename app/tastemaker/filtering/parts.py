@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,6 +149,10 @@ class Terms:
     high: float = 100.0
     columns: Columns = field(default_factory=Columns)
     embeddings: EmbeddingFolder | None = None
+
+    def at(self, out: Path) -> "Terms":
+        """The same in another folder."""
+        return replace(self, out=out)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,10 @@ class Scorer:
         self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
         self.doubts: list[str] = []
         self._limits, self._batch = limits, batch
+        self.options: dict[str, Any] = {
+            "encoder": encoder, "precision": precision, "limits": limits, "device": device,
+            "batch": batch,
+        }  # as they were given, for another process that shall score the same  # fmt: skip
         self._device = None if device is None else validate_device(device)
         self._head = Head(self.checkpoint, precision)
 
