@@ -138,6 +138,7 @@ class Shards:
         for name, path in self._archives:
             if not is_text(name):
                 yield readable(name), BadImage("Its name is not in UTF-8; rename it.")
+                self._passed += _size(path)
                 continue
             self._name = name
             members = self._zipped(path) if _is_zip(path) else self._tarred(path)
