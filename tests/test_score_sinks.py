@@ -107,7 +107,7 @@ def test_embeddings_that_are_kept_make_the_next_run_free_and_are_a_source(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a picture was encoded again")
 
-    monkeypatch.setattr("tastemaker.filtering.scorer.embed_files", never)
+    monkeypatch.setattr("tastemaker.filtering.picture_order.embed_files", never)
     assert encode_files.embed_files is not never
     more = ("--embeddings-out", kept, "--out", tmp_path / "folder")
     assert run(*words, heads[1], *more).code == 0

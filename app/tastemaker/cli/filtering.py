@@ -63,6 +63,15 @@ def score(
     high: Annotated[
         float, percent_option("--max", "Highest percentage that passes, 0–100.")
     ] = 100.0,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME[=MIN]",
+            help="Of a head of classes: only images of this class, or with at least MIN % of it. "
+            "Can be given several times.",
+        ),
+    ] = None,
     own: Annotated[
         bool, typer.Option("--pass", help="What the version itself lets pass, by its threshold.")
     ] = False,
@@ -185,7 +194,7 @@ def score(
     in_parts = in_parts and to is not None and (not to.suffix or to.is_dir())
     if in_parts and (top is not None or sort or into is not None or as_json or dry_run):
         raise typer.BadParameter(
-            "a folder of parts takes --min, --max and --pass only", param_hint="--out"
+            "a folder of parts takes --min, --max, --pass and --class only", param_hint="--out"
         )
     if engine not in ("local", "ray"):
         raise typer.BadParameter("local or ray", param_hint="--engine")
@@ -218,8 +227,19 @@ def score(
         ))  # fmt: skip
         scorers[-1].promises = scorers[-1].promises or _promises(named)
     panel = Panel(scorers)
+    first = panel.first
+    if first.classes is None and kinds:
+        raise Invalid(f"{first.name} scores; it tells no classes apart.", "Leave out --class.")
+    if first.classes is not None:
+        if own:
+            raise Invalid(
+                f"{first.name} tells classes apart; it has no threshold.",
+                f"Name what passes: --class {first.labels[0]}, or --class {first.labels[0]}=70.",
+            )
+        first.classes = first.classes.choose(kinds or ())
+        more.check_classes()
     if own:
-        low = 100 * panel.first.threshold
+        low = 100 * first.threshold
     keeping = None
     if embeddings_out is not None:
         made_by = panel.load_encoder()
@@ -231,14 +251,14 @@ def score(
 
     def draw_sheet(ranked: Any) -> None:
         if sheet is not None and not dry_run and len(ranked):
-            title = f"{panel.first.name}: the best of {plain(str(source))}"
+            title = f"{first.name}: the best of {plain(str(source))}"
             content = score_sheets.draw(ranked.slice(0, most), source, limits, title)
             write_atomic(sheet, content)
             err.print(f"The best {min(len(ranked), most, score_sheets.MOST):,} are drawn in "
                       f"{plain(str(sheet))}.")  # fmt: skip
 
     if to is not None and in_parts:
-        terms = parts.Terms(to, low, high, more, keeping)
+        terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
         _score_in_parts(source, panel, terms, precision, ray_address, on_ray=engine == "ray")
         if sheet is not None:
             draw_sheet(parts.best_of(to, most))
@@ -265,7 +285,8 @@ def score(
             rows = parts.stream(every, panel, keeping, skip, tell, progress)
         else:
             rows = sources.score_source(source, panel, on_error=skip, progress=progress, tell=tell)
-        rows = more.added(score_tables.within(side_effect(count, rows), low, high))
+        rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
+        rows = more.added(rows)
         if sheet is not None:
             rows = side_effect(shown.add, rows)
         if top is not None:
@@ -302,7 +323,8 @@ def score(
     elif to is None or dry_run:
         for row in score_tables.as_dicts(ranked):
             goes = targets.get(row["path"]) if dry_run else None
-            print(f"{row['percent']:6.2f} %  {row['path']}{f'  → {goes}' if goes else ''}")
+            kind = f"  {row['class'] or '–'}" if first.classes is not None else ""
+            print(f"{row['percent']:6.2f} %{kind}  {row['path']}{f'  → {goes}' if goes else ''}")
         if to is not None:
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tastemaker.errors import Invalid
-from tastemaker.filtering.score_tables import Tables
+from tastemaker.filtering.score_tables import Tables, with_column
 
 # The name of a set → its column in points: laion2B-en-aesthetic has `aesthetic`, and what was
 # inferred over LAION-5B by embedding-reader has `prediction`.
@@ -37,6 +37,15 @@ class Columns:
         """What a manifest says of them."""
         return {"columns": list(self.kinds)} if self.kinds else {}
 
+    def check_classes(self) -> None:
+        """Raises `Invalid` where a head of classes is to fill a column of scores."""
+        for kind in self.kinds:
+            if kind in POINTS:
+                raise Invalid(
+                    f"The column of “{kind}” holds scores, and this head tells classes apart.",
+                    f"Leave out --columns {kind}.",
+                )
+
     def added(self, tables: Tables) -> Iterator[pa.Table]:
         for rows in tables:
             for kind in self.kinds:
@@ -46,7 +55,7 @@ class Columns:
 
 def _in_points(rows: pa.Table, name: str) -> pa.Table:
     points = pc.multiply(rows["aesthetic_score"], pa.scalar(10, pa.float32()))
-    return _set(rows, name, points)
+    return with_column(rows, name, points)
 
 
 def _of_shards(rows: pa.Table) -> pa.Table:
@@ -56,12 +65,5 @@ def _of_shards(rows: pa.Table) -> pa.Table:
         rows["path"],
         r"(?i)^(?P<url>.*?\.(?:tar|tar\.gz|tgz|zip|cbz))/(?P<key>(?:.*/)?[^/]*?)\.[^/]*$",
     )
-    rows = _set(rows, "__url__", pc.struct_field(found, "url"))
-    return _set(rows, "__key__", pc.struct_field(found, "key"))
-
-
-def _set(rows: pa.Table, name: str, values: Any) -> pa.Table:
-    """A carried column of that name gives way: the source's own would be another's score."""
-    if name in rows.column_names:
-        return rows.set_column(rows.column_names.index(name), name, values)
-    return rows.append_column(name, values)
+    rows = with_column(rows, "__url__", pc.struct_field(found, "url"))
+    return with_column(rows, "__key__", pc.struct_field(found, "key"))

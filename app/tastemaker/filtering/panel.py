@@ -2,8 +2,8 @@
 
     panel = Panel([Scorer("Anime-v1.8.safetensors"), Scorer("Photos-v2.0.safetensors")])
 
-The first one leads: by its scores rows are filtered and ranked. Each of several has a column that
-is called by its name.
+The first one leads: by what it says rows are filtered and ranked. Each of several has a column that
+is called by its name, and of classes one for each.
 """
 
 import json
@@ -19,7 +19,8 @@ from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import contradict
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.errors import BadImage, Conflict, Invalid
-from tastemaker.filtering.score_tables import SCHEMA, table
+from tastemaker.filtering.class_columns import OWN, share_columns
+from tastemaker.filtering.score_tables import SCHEMA, table, with_column
 from tastemaker.filtering.scorer import Scorer
 
 
@@ -126,16 +127,31 @@ class Panel:
         heads' own encoder. A row that one of the heads cannot score goes to `on_error`."""
         for paths, x, carried in blocks:
             scores, faults = self._scored(x, name, tell, encoded)
-            others = dict(zip(self.names, scores, strict=True)) if self.names else {}
-            rows = table(paths, scores[0], carried, others)
             for row, reason in sorted(faults.items()):
                 on_error(paths[row].as_py(), reason)
             if faults:
-                keep = np.ones(len(rows), bool)
-                keep[list(faults)] = False
-                rows = rows.filter(pa.array(keep))
+                fine = np.ones(len(x), bool)
+                fine[list(faults)] = False
+                paths, scores = paths.filter(pa.array(fine)), [each[fine] for each in scores]
+                carried = None if carried is None else carried.filter(pa.array(fine))
+            rows = self._table(paths, scores, carried)
             del paths, x, carried  # not held while the next block is read
             yield rows
+
+    def _table(
+        self, paths: pa.Array, scores: list[NDArray[np.float32]], carried: pa.Table | None
+    ) -> pa.Table:
+        """What all heads say of paths (n,), each scores (n,) or probabilities of classes (n, K)."""
+        classes = self.first.classes
+        make = table if classes is None else classes.table
+        rows = make(paths, scores[0], carried)
+        for name, scorer, given in zip(self.names, self.scorers, scores, strict=False):
+            if scorer.classes is None:
+                rows = with_column(rows, name, pa.array(given))
+            elif scorer is not self.first:
+                for k, share in enumerate(share_columns(scorer.labels)):
+                    rows = with_column(rows, f"{name} {share}", pa.array(given[:, k]))
+        return rows
 
     def _scored(
         self, x: NDArray[Any], name: str, tell: Callable[[str], None], encoded: bool
@@ -160,6 +176,8 @@ def _named_apart(scorers: Sequence[Scorer]) -> list[str]:
         raise Invalid("Two of the models are the same file.", "Name each once.")
     names = [scorer.name for scorer in scorers]
     return [
-        f"{name} ({scorer.sha256[:8]})" if names.count(name) > 1 or name in SCHEMA.names else name
+        f"{name} ({scorer.sha256[:8]})"
+        if names.count(name) > 1 or name in {*SCHEMA.names, *OWN}
+        else name
         for name, scorer in zip(names, scorers, strict=True)
     ]

@@ -141,14 +141,22 @@ def key_of(*made_of: Any) -> str:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the rows of a run are, besides their source: those of `low` ≤ percentage ≤ `high`, in a
-    folder `out` with `columns` for other programs; and the `embeddings`, where they are kept."""
+    """What the rows of a run are, besides their source: those of `low` ≤ percentage ≤ `high` and of
+    the `chosen` classes, if any are, in a folder `out` with `columns` for other programs; and the
+    `embeddings`, where they are kept."""
 
     out: Path
     low: float = 0.0
     high: float = 100.0
     columns: Columns = field(default_factory=Columns)
     embeddings: EmbeddingFolder | None = None
+    chosen: str = ""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What a manifest says of them."""
+        told = {"min": self.low, "max": self.high} | self.columns.as_run
+        return told | ({"classes": self.chosen} if self.chosen else {})
 
     def at(self, out: Path) -> "Terms":
         """The same in another folder."""
@@ -209,7 +217,9 @@ def write_part(
         scored += len(rows)
 
     made = tables_of(order.part, panel, terms.embeddings, on_error, progress, tell)
-    tables: Tables = within(side_effect(count, made), terms.low, terms.high)
+    tables: Tables = within(
+        side_effect(count, made), terms.low, terms.high, chosen=bool(terms.chosen)
+    )
     rows = write(terms.out / order.file, terms.columns.added(tables), panel.about)
     return Done(order.file, order.key, order.part.source, rows, scored)
 
@@ -273,8 +283,7 @@ def write_parts(
     `StorageFull`; what is whole stays."""
     out = terms.out
     require_writable_folder(out)
-    run = {"format": FORM, "model_sha256": about["model_sha256"], "min": terms.low}
-    run |= {"max": terms.high} | terms.columns.as_run | made_with
+    run = {"format": FORM, "model_sha256": about["model_sha256"]} | terms.run | made_with
     before = _read_manifest(out, run)
     out.mkdir(parents=True, exist_ok=True)
     sweep_unfinished(out)
@@ -361,7 +370,9 @@ def _read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
             f"{out / MANIFEST} is damaged.", "Name another folder; the parts there stay."
         ) from error
     differing = [name for name, value in run.items() if told.get(name) != value]
-    differing += [name for name in ("heads", "columns") if name in told and name not in run]
+    differing += [
+        name for name in ("heads", "columns", "classes") if name in told and name not in run
+    ]
     if differing:
         raise Conflict(
             f"{out} holds scores of another run: {', '.join(differing)} differs.",

@@ -23,6 +23,7 @@ from more_itertools import chunked
 
 from tastemaker import __version__
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, Unavailable
+from tastemaker.filtering.class_columns import ClassReading
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import MANIFEST, Done, Order, Terms, Watch, write_part
 from tastemaker.filtering.scorer import Scorer
@@ -114,6 +115,7 @@ class _Packed:
     heads: tuple[tuple[str, bytes, bytes | None], ...]  # name, file, sidecar
     options: tuple[dict[str, Any], ...]  # of each
     promises: tuple[Any, ...]
+    classes: tuple[ClassReading | None, ...]  # and which of them were chosen
     terms: Terms
     manifest: bytes  # of the folder of the result: who sees another, sees another folder
     cores: int = 1  # of one actor
@@ -131,14 +133,15 @@ class _Packed:
             tuple((one.path.name, one.path.read_bytes(), sidecar(one)) for one in panel.scorers),
             tuple(one.options for one in panel.scorers),
             tuple(one.promises for one in panel.scorers),
+            tuple(one.classes for one in panel.scorers),
             absolute, (terms.out / MANIFEST).read_bytes(),
         )  # fmt: skip
 
     def panel(self, folder: Path) -> Panel:
         """The heads, their files laid down in a folder of this machine."""
-        scorers = []
-        for (name, content, beside), options, promises in zip(
-            self.heads, self.options, self.promises, strict=True
+        scorers: list[Scorer] = []
+        for (name, content, beside), options, promises, classes in zip(
+            self.heads, self.options, self.promises, self.classes, strict=True
         ):
             place = folder / str(len(scorers))
             place.mkdir()
@@ -146,7 +149,7 @@ class _Packed:
             if beside is not None:
                 sidecar_path(place / name).write_bytes(beside)
             scorers.append(Scorer(place / name, **options))
-            scorers[-1].promises = promises
+            scorers[-1].promises, scorers[-1].classes = promises, classes
         return Panel(scorers)
 
 
@@ -228,9 +231,9 @@ def _connected(address: str | None) -> Iterator[Any]:
     if address is not None:
         _check_there(address)
     # Little travels through Ray itself: parts are written where they are made.
-    alone = {} if address else {"include_dashboard": False, "object_store_memory": 2**29}
+    alone: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": 2**29}
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level="error", **alone)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _not_joined(address, error) from error
     try:
