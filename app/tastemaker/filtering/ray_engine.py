@@ -231,7 +231,9 @@ def _connected(address: str | None) -> Iterator[Any]:
     if address is not None:
         _check_there(address)
     # Little travels through Ray itself: parts are written where they are made.
-    alone: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": 2**29}
+    alone: dict[str, Any] = (
+        {} if address else {"include_dashboard": False, "object_store_memory": 2**29}
+    )
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
