@@ -549,8 +549,8 @@ def test_of_two_workers_the_second_ends_a_training_that_killed_the_first_with_on
             retrain.run(work)
         with sessions.writing(second) as session:
             assert jobs.requeue_orphans(session, [job_id]) == [job_id]
-        with pytest.raises(jobs.LostJob):
-            retrain.run(work)
+        with pytest.raises(jobs.LostJob), work.writing():
+            pytest.fail("a worker that lost its job comes to write")
         again = work_on(settings, second, job_id)
         result = retrain.run(again)
         with sessions.writing(second) as session:
