@@ -218,6 +218,7 @@ def _same_run(one: bytes, other: bytes) -> bool:
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster for the time of a run; one that was connected before stays so."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the run
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log has all; not the terminal
     try:
         import ray
     except ImportError as error:
