@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid, NotFound, NotWritable, StorageFull
+from tastemaker.files import placing
 from tastemaker.files.xmp import Packet
 from tastemaker.importing.mark_rules import DEFAULT_RULE
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
@@ -60,7 +61,7 @@ def shelf(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def rows_of(shelf: Desk, **more: Any) -> list[Outgoing]:
     with reading(shelf.engine) as session:
         project = projects.get(session, shelf.project.id)
-        return list(outgoing(session, shelf.settings, project, None, **more))
+        return list(outgoing(session, project, None, **more))
 
 
 def beside(shelf: Desk, name: str) -> dict[str, str]:
@@ -174,6 +175,23 @@ def test_stars_inside_a_picture_are_somebodys_too(shelf: Desk) -> None:
     assert marks_of_file(MarkedFile(shelf.folder / "inside.jpg", LIMITS)) == Marks(stars=1)
 
 
+def test_stars_that_were_copied_into_a_picture_stay_this_programs_when_its_mind_changes(
+    shelf: Desk,
+) -> None:
+    content = encoded(pictures.scene(seed=9), "JPEG", xmp=rated(4))
+    picture = shelf.put("copied.jpg", content)
+    for score in (7.0, 5.0):
+        row = Outgoing(1, "", str(picture), score, "v1.0", (picture,))
+        if score == 7.0:  # the stars inside are the copy that the next lines make theirs
+            sidecar = sidecars.sidecar_of(picture)
+            first = sidecars.Change(sidecar, "", score, "v1.0", 4, False)
+            sidecar.write_bytes(first.written_into(None))
+        else:
+            write_sidecars(shelf.settings, plan_sidecars([row], LIMITS))
+        assert not marks_of_file(MarkedFile(picture, LIMITS)), score
+    assert beside(shelf, "copied.jpg.xmp") == {"stars": "3", "score": "5.00"}
+
+
 def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
     shelf.put("a.xmp", xmp(xmp_Label="Red"))
     shelf.put("a.jpg", encoded(pictures.scene(), "JPEG"))
@@ -184,8 +202,10 @@ def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
 def test_a_raw_photograph_gets_the_sidecar_that_lightroom_looks_for(tmp_path: Path) -> None:
     assert sidecars.sidecar_of(write(tmp_path / "a.CR3", b"")) == tmp_path / "a.xmp"
     write(tmp_path / "a.jpg", b"")
-    assert sidecars.sidecar_of(tmp_path / "a.CR3") == tmp_path / "a.CR3.xmp", "one for each of two"
+    assert sidecars.sidecar_of(tmp_path / "a.CR3") == tmp_path / "a.xmp", "beside its JPEG, too"
     assert sidecars.sidecar_of(tmp_path / "a.jpg") == tmp_path / "a.jpg.xmp"
+    write(tmp_path / "a.NEF", b"")
+    assert sidecars.sidecar_of(tmp_path / "a.NEF") == tmp_path / "a.NEF.xmp", "one for each of two"
 
 
 def test_what_cannot_be_written_is_named_and_the_rest_goes_on(
@@ -302,7 +322,7 @@ def test_a_persons_score_goes_before_the_prediction(tmp_path: Path) -> None:
         scores.record(session, project, 1, person, "set", 3)
 
         def told(**more: Any) -> dict[int, tuple[float, str]]:
-            rows = outgoing(session, world.settings, project, version, **more)
+            rows = outgoing(session, project, version, **more)
             return {row.image_id: (round(row.score, 3), row.by) for row in rows}
 
         assert told() == {1: (3, "scored"), 2: (2, "v1.0")}
@@ -361,6 +381,36 @@ def test_a_folder_for_trainers_has_repeats_and_captions(shelf: Desk, tmp_path: P
         trainer_folders.write_trainer_folders(rows_of(shelf), into, "x")
 
 
+def test_folders_that_a_full_disk_stopped_are_gone_on_with(
+    shelf: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, copy, room = tmp_path / "train", placing._copy, 2
+
+    def full(origin: Path, target: Path) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(origin, target)
+
+    def again() -> trainer_folders.Placed:
+        return trainer_folders.write_trainer_folders(rows_of(shelf), into, "T", ((0.0, 1),))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placing, "_copy", full)
+        with pytest.raises(StorageFull, match="2 of 4 pictures"):
+            again()
+    done = again()
+    assert (done.there, done.placed, done.captions, done.problems) == (2, 2, 4, [])
+    (into / "1_T/a.txt").write_text("my own words")
+    assert again().problems == [
+        (str(into / "1_T/a.txt"), "Another caption is there already; it was left as it is.")
+    ]
+    (into / "1_T/a.png").write_bytes(png(70))
+    with pytest.raises(Invalid, match=r"1_T.a\.png would not be written so now"):
+        again()
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -391,6 +441,8 @@ def test_the_command_tells_first_and_does_it_when_asked(
     folders = tmp_path / "folders"
     assert run("write-back", "Desk", "--folders", folders, "--write").code == 0
     assert {p.name for p in folders.iterdir()} == {"10", "07", "04", "00"}
+    assert "4 there already" in run("write-back", "Desk", "--folders", folders, "--write").out
+    (folders / "mine.txt").touch()
     assert run("write-back", "Desk", "--folders", folders, "--write").code == 1
     for wrong in (["--link"], ["--undo"], ["--stars", "x"], ["--which", "none"]):
         assert run("write-back", "Desk", *wrong).code != 0, wrong

@@ -97,7 +97,7 @@ def write_back(
         name = chosen.name
         version = versions.chosen(session, chosen, number)
         rows = list(
-            outgoing(session, settings, chosen, version, cast(Which, which), low / 10, high / 10)
+            outgoing(session, chosen, version, cast(Which, which), low / 10, high / 10)
         )
     if not rows:
         raise Invalid(

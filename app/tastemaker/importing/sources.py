@@ -359,8 +359,9 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
 
 
 def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]) -> None:
-    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it; there
-    is none of an image whose file lies on this machine."""
+    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it, each
+    sidecar under a name of its own, so that two that disagree still do; there is no copy of an
+    image whose file lies on this machine."""
     if image.kind != "upload":
         return
     stored = images.stored_path(settings, image)
@@ -368,7 +369,9 @@ def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]
         suffix = Path(name).suffix.lower()
         noted = suffix == ".json" and bool(marks_of_json(path))
         if noted or (suffix == ".xmp" and path.stat().st_size <= xmp.MOST_BYTES):
-            files.write_atomic(stored.with_name(stored.name + suffix), path.read_bytes())
+            long = len(Path(name).suffixes) > 1 and Path(Path(name).stem).suffix.lower() in PICTURES
+            kept = stored.with_name(stored.name + suffix) if long else stored.with_suffix(suffix)
+            files.write_atomic(kept, path.read_bytes())
 
 
 def _small_text(path: Path, roots: Roots) -> str:

@@ -54,6 +54,8 @@ class Change:
         else:
             packet.put("xmp", "Rating", str(self.stars))
             packet.put("tastemaker", "Stars", str(self.stars))
+            once = {*packet.get("tastemaker", "EverStars").split(), str(self.stars)}
+            packet.put("tastemaker", "EverStars", " ".join(sorted(once)))
         packet.put("tastemaker", "Score", f"{self.score:.2f}")
         packet.put("tastemaker", "By", self.by)
         return packet.content()
@@ -118,16 +120,18 @@ def _plan_one(
 
 def sidecar_of(path: Path) -> Path:
     """The sidecar that lies beside a picture, else the one to make: `a.jpg.xmp`, and `a.xmp` of a
-    RAW photograph, as Lightroom looks for it. `a.xmp` is nobody's where several are called so."""
+    RAW photograph, as Lightroom looks for it, also where a JPEG of that name lies beside it. Else
+    `a.xmp` is nobody's where several are called so."""
+    raw = path.suffix.lower() in RAW_SUFFIXES
     long, short = path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")
-    there = sidecars_beside(path) or [short if path.suffix.lower() in RAW_SUFFIXES else long]
+    there = sidecars_beside(path) or [short if raw else long]
     if there[0].stem == path.name:
         return there[0]
     with os.scandir(path.parent) as entries:
         names = [Path(entry.name) for entry in entries]
-    same = [name for name in names if name.stem == path.stem]
-    pictures = sum(name.suffix.lower() in IMAGE_SUFFIXES | RAW_SUFFIXES for name in same)
-    return there[0] if pictures == 1 else long
+    theirs = RAW_SUFFIXES if raw else IMAGE_SUFFIXES | RAW_SUFFIXES
+    same = [n for n in names if n.stem == path.stem and n.suffix.lower() in theirs]
+    return there[0] if len(same) <= 1 else long
 
 
 class _Unreadable(Invalid):
