@@ -52,15 +52,18 @@ def import_images(
     as_json: AsJson = False,
 ) -> None:
     """Import images, and embed them if a project is named."""
-    from tastemaker.importing.requests import request_import
+    from tastemaker.importing import requests
 
     with database() as (settings, engine):
-        with sessions.writing(engine) as session:
+        with sessions.reading(engine) as session:
             target, paths = project_and_paths(session, project, typed)
-            if scores_from_folders and target is None:
-                raise typer.BadParameter("--scores-from-folders needs --project.")
-            job_id = request_import(
-                session, settings, paths, project=target, collection=collection, role=role,
+        if scores_from_folders and target is None:
+            raise typer.BadParameter("--scores-from-folders needs --project.")
+        resolved = requests.validate_paths(settings, paths, with_vectors=scores_from_folders)
+        with sessions.writing(engine) as session:
+            target, _ = project_and_paths(session, project, typed)
+            job_id = requests.enqueue_import(
+                session, settings, resolved, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders,
             ).id  # fmt: skip
         done = finish_jobs(settings, engine, [job_id])[0]

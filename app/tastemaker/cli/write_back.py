@@ -96,9 +96,7 @@ def write_back(
         chosen = projects.by_name(session, name)
         name = chosen.name
         version = versions.chosen(session, chosen, number)
-        rows = list(
-            outgoing(session, chosen, version, cast(Which, which), low / 10, high / 10)
-        )
+        rows = list(outgoing(session, chosen, version, cast(Which, which), low / 10, high / 10))
     if not rows:
         raise Invalid(
             "No image of this project has such a score, so there is nothing to write.",

@@ -133,30 +133,36 @@ def add_folder(
     try:
         if not folder.strip():
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
-        with writing(engine) as session:
-            project = projects.get(session, project_id)
-            bring_in(session, settings, project, folder.strip(), "", watch, user)
+        bring_in(engine, settings, project_id, folder.strip(), "", watch, user)
     except TastemakerError as error:
         return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
     return see_other(f"/projects/{project_id}/score")
 
 
 def bring_in(
-    session: Session, settings: Settings, project: Project, folder: str, collection: str,
+    engine: Engine, settings: Settings, project_id: int, folder: str, collection: str,
     watch: bool, user: Identity,
-) -> Job | None:  # fmt: skip
-    """The job of the import; with `watch`, an empty folder has none yet."""
+) -> dict[str, Any]:  # fmt: skip
+    """The job of the import; with `watch`, an empty folder has none yet. The folder is gone through
+    before anything is written, as that takes time."""
     name, asked_by = collection.strip() or None, user.annotator_id
-    if watch:
-        watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
     try:
-        return requests.request_import(
-            session, settings, [folder], project=project, collection=name, asked_by=asked_by
-        )
-    except Invalid:
+        resolved = requests.validate_paths(settings, [folder])
+    except requests.NoPicture:
         if not watch:
             raise
-        return None
+        resolved = []
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        if watch:
+            watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
+        if not resolved:
+            return {}
+        return jobs.as_json(
+            requests.enqueue_import(
+                session, settings, resolved, project=project, collection=name, asked_by=asked_by
+            )
+        )
 
 
 @router.post("/projects/{project_id}/watched/{watched_id}/stop")
@@ -226,10 +232,7 @@ def import_folder(
 ) -> dict[str, Any]:
     """Import a folder of the server's machine, recursively; the answer is its job, or empty for a
     folder without a picture that is watched from now on. The files stay where they are."""
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        job = bring_in(session, settings, project, body.folder, body.collection, body.watch, user)
-        return jobs.as_json(job) if job else {}
+    return bring_in(engine, settings, project_id, body.folder, body.collection, body.watch, user)
 
 
 @api.get("/projects/{project_id}/watched")

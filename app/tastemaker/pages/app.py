@@ -15,7 +15,7 @@ from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.proxies import TrustedProxies, check_sign_in_header
-from tastemaker.auth.sub_path import SubPath
+from tastemaker.auth.sub_path import SubPath, check_root
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
@@ -81,6 +81,8 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     """
     config = config or Settings()
     check_sign_in_header(config)
+    own = [getattr(route, "path", "") for routes in all_routers() for route in routes.routes]
+    check_root(config.root_path, [*own, "/static"])
     engine = migrate(config)
     with writing(engine) as session:
         annotator_id = projects.annotator(session, config.annotator).id

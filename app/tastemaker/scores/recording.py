@@ -335,9 +335,7 @@ def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:
     return _of_group(session, newest.project_id, newest.annotator_id, newest.event_group)
 
 
-def _of_group(
-    session: Session, project_id: int, annotator_id: int, group: str
-) -> list[ScoreEvent]:
+def _of_group(session: Session, project_id: int, annotator_id: int, group: str) -> list[ScoreEvent]:
     events = standing_events().where(
         ScoreEvent.project_id == project_id,
         ScoreEvent.annotator_id == annotator_id,
