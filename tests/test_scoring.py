@@ -381,8 +381,8 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, mod
         score_source(tmp_path / "zip.npz", model)
     for name, content, sentence in (
         ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
-        ("b.npy", b"\x93NUMPY", "not a plain .npy"),
-        ("c.npy", (tmp_path / "zip.npz").read_bytes(), "not a plain .npy"),
+        ("b.npy", b"\x93NUMPY", "not a plain .npy array. It does not begin as one does"),
+        ("c.npy", (tmp_path / "zip.npz").read_bytes(), "It does not begin as one does"),
     ):
         with pytest.raises(Invalid, match=sentence):
             score_source(pictures.write(tmp_path / name, content), model)
@@ -410,7 +410,8 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Scorer, x: np.n
     rows = score_source(short, model)
     next(rows)
     short.write_bytes(short.read_bytes()[: 100 * FEATURES * 4])
-    with pytest.raises(Invalid, match=r"not a plain \.npy array"):
+    there = f"{100 * FEATURES * 4 - 128:,} of its {x.nbytes:,} bytes are there"
+    with pytest.raises(Invalid, match=rf"not a plain \.npy array. It is cut short: {there}"):
         list(rows)
 
 
