@@ -15,25 +15,30 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import select
 
-from tastemaker import projects, scores
+from tastemaker import jobs, projects, scores
 from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, NotFound, NotWritable, StorageFull
 from tastemaker.files import placing
 from tastemaker.files.xmp import Packet
 from tastemaker.importing.mark_rules import DEFAULT_RULE
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
+from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import Limits
-from tastemaker.publishing import sidecars, trainer_folders
+from tastemaker.publishing import sidecars, trainer_folders, write_back
 from tastemaker.publishing.outgoing import Outgoing, outgoing, parse_borders, stars_of
 from tastemaker.publishing.sidecars import plan_sidecars, undo_sidecars, write_sidecars
 from tastemaker.scores import Origin
 from tests import pictures
 from tests.command_line import Run
+from tests.conftest import work_on
 from tests.desk import Desk, png
 from tests.pictures import encoded, write
 from tests.test_stars import DARKTABLE, rated, xmp
-from tests.web_world import World, add_version, make_world
+from tests.test_web_pages import Forms
+from tests.web_world import World, add_version, client_of, make_world
 
 SCORES = {"a": 10, "b": 7, "c": 4, "d": 0}
 LIMITS = Limits()
@@ -409,6 +414,56 @@ def test_folders_that_a_full_disk_stopped_are_gone_on_with(
     (into / "1_T/a.png").write_bytes(png(70))
     with pytest.raises(Invalid, match=r"1_T.a\.png would not be written so now"):
         again()
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_first_writes_when_asked_and_takes_back(shelf: Desk) -> None:
+    client, at = client_of(create_app(shelf.settings)), f"/projects/{shelf.project.id}/write-back"
+    before = everything_in(shelf.folder)
+
+    def finish() -> str:
+        assert 'hx-trigger="every 1s"' in client.get(f"{at}/found").text
+        with reading(shelf.engine) as session:
+            job = session.exec(
+                select(Job).where(Job.kind == "write-back", Job.state == "queued")
+            ).one()
+        work = work_on(shelf.settings, shelf.engine, job.id)
+        result = write_back.run(work)
+        with writing(shelf.engine) as session:
+            jobs.finish(session, work.claim, result)
+        return client.get(at).text
+
+    assert "Nothing was looked at yet" in client.get(at).text
+    for wrong in ({"low": "8", "high": "2"}, {"low": "x"}, {"stars": "1,2"}, {"which": "all"}):
+        refused = client.post(at, data=wrong)
+        assert refused.status_code == 422 and 'role="alert"' in refused.text, wrong
+    form = {"which": "scores", "low": "4", "high": "", "stars": "3,5,7,9"}
+    assert client.post(at, data=form).status_code == 303
+    page = finish()
+    assert "<b>3</b> would be written" in page and "a.png.xmp" in page
+    assert everything_in(shelf.folder) == before and "Take the newest" not in page
+
+    sends = next(f for a, f in Forms(page).found if a == at and "write" in f)
+    assert sends["write"] == "true" and sends["low"] == "4.0"
+    assert client.post(at, data=sends).status_code == 303
+    page = finish()
+    assert "<b>3</b> written, 0 said so already" in page and "Write 3" not in page
+    assert beside(shelf, "a.png.xmp") == {"stars": "5", "score": "10.00"}
+
+    other = sidecars.Plan([sidecars.Change(shelf.folder / "z.xmp", "", 5, "x", 3, False)])
+    write_sidecars(shelf.settings, other, project_id=99)
+    assert client.post(f"{at}/undo").status_code == 303
+    assert "<b>3</b> sidecars are as before" in finish()
+    (shelf.folder / "z.xmp").unlink()
+    assert everything_in(shelf.folder) == before
+    assert "Take the newest" not in client.get(at).text, "that of another project is not its own"
+    assert client.post(f"/api/v1{at}", json={"low": 11}).status_code == 422
+    assert client.post(f"/api/v1{at}", json={"write": True}).json()["kind"] == "write-back"
+    assert "<b>4</b> written" in finish()
+    assert client.delete(f"/api/v1{at}").status_code == 202
+    assert "<b>4</b> sidecars are as before" in finish()
 
 
 # --- the command ---------------------------------------------------------------------------------

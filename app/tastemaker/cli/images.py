@@ -152,8 +152,7 @@ def series_of_images(
             version = versions.chosen(session, chosen)
             found = list(series.find_series(session, chosen, version, within=within, alike=alike))
         if tag:
-            with sessions.writing(engine) as session:
-                series.tag(session, found, projects.get(session, chosen.id))
+            series.tag(sessions.PlainTransactions(engine), found, chosen)
     if as_json:
         return print_json([asdict(one) for one in found])
     for one in found:

@@ -118,7 +118,7 @@ def write_back(
     plan = sidecars.plan_sidecars(rows, Limits.of(settings), borders, replace_stars=replace_stars)
     written, problems = 0, plan.problems
     if write:
-        written, more = sidecars.write_sidecars(settings, plan)
+        written, more = sidecars.write_sidecars(settings, plan, project_id=chosen.id)
         problems = problems + more
     if as_json:
         return print_json(

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 HANDLERS = {
     "import": "tastemaker.importing.imports:run",
     "stars": "tastemaker.importing.stars:run",
+    "series": "tastemaker.library.series:run",
+    "write-back": "tastemaker.publishing.write_back:run",
     "embed": "tastemaker.embeddings:run",
     "train": "tastemaker.training.retrain:run",
     "demo": "tastemaker.sample.demo:run",

@@ -48,6 +48,7 @@ from tastemaker.pages import (
     score,
     score_tables,
     scores,
+    series,
     settings,
     slices,
     stars,
@@ -55,6 +56,7 @@ from tastemaker.pages import (
     theme,
     try_it,
     versions,
+    write_back,
 )
 from tastemaker.pages import projects as first_page
 from tastemaker.pages.openapi import tell_refusals
@@ -68,8 +70,8 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
-    encoders, jobs, metrics, readiness,
+    test_runs, audits, try_it, add, score_tables, stars, series, write_back, folders, people,
+    settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
