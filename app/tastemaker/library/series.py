@@ -183,7 +183,8 @@ def _reason(best: Member, rest: Sequence[Member]) -> str:
     if known and known[0].score == best.score and known[0].scored == best.scored:
         return f"{own}, as others are: the largest of them"
     others = [f"{member.score:.1f}".removesuffix(".0") for member in known[:3]]
-    return f"{own}, the others {enumerated(others)}" if others else f"{own}, the only one known"
+    these = "the others" if len(known) <= 3 else "the next"
+    return f"{own}, {these} {enumerated(others)}" if others else f"{own}, the only one known"
 
 
 # --- tags, and the job ---------------------------------------------------------------------------
