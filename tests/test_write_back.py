@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Picture
 from sqlmodel import select
 
 from tastemaker import jobs, projects, scores
@@ -289,6 +290,35 @@ def test_exiftool_reads_what_was_written_and_no_pixel_moves(shelf: Desk) -> None
     for name in ("a.png", "c.png", "d.png", "e.png"):
         content = (shelf.folder / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == hashes[name]
+
+
+@pytest.mark.slow
+def test_darktable_reads_what_was_written_and_what_it_writes_is_read(
+    shelf: Desk, tmp_path: Path
+) -> None:
+    if shutil.which("darktable-cli") is None:
+        pytest.skip("darktable is not installed.")
+
+    def exported(name: str) -> Path:
+        to = tmp_path / f"{name}.jpg"
+        apart = ["--configdir", tmp_path / "config", "--cachedir", tmp_path / "cache"]
+        subprocess.run(
+            ["darktable-cli", name, f"{name}.xmp", to, "--core", *apart, "--library", ":memory:",
+             "--disable-opencl", "-t", "1"],
+            cwd=shelf.folder, check=True, capture_output=True, timeout=100,
+            env=os.environ | {"HOME": str(tmp_path)},
+        )  # fmt: skip
+        return to
+
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    shelf.put("e.png.xmp", rated(2))
+    before = everything_in(shelf.folder)
+    ours, theirs = exported("b.png"), exported("e.png")
+    with Picture.open(ours) as picture:
+        assert picture.getexif()[0x4746] == 4, "darktable has the stars of the score"
+    assert not marks_of_file(MarkedFile(ours, LIMITS)), "and they are still this program's own"
+    assert marks_of_file(MarkedFile(theirs, LIMITS)) == Marks(stars=2)
+    assert everything_in(shelf.folder) == before, "to the byte"
 
 
 def test_what_digikam_and_darktable_write_with_reads_it_and_keeps_it(shelf: Desk) -> None:

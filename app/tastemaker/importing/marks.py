@@ -149,12 +149,16 @@ def _verdict(marks: Marks) -> Marks:
 
 
 def _inside(said: Embedded, name: str) -> Marks:
-    found = marks_of_packet(said.packet, f"the XMP in {name}") if said.packet else Marks()
+    called = f"the XMP in {name}"
+    found = marks_of_packet(said.packet, called) if said.packet else Marks()
+    ours = _ever_ours(Packet(said.packet, called)) if said.packet else set()
     stars = None
     if said.rating is not None:
         stars = _stars(said.rating, 0, 5, "EXIF rating", name)
     elif said.percent in MICROSOFT_STARS:
         stars = float(MICROSOFT_STARS[said.percent])
+    if stars is not None and f"{stars:g}" in ours:  # darktable exports both
+        stars = None
     return found.over(Marks(stars=stars))
 
 
