@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, open_classes
+from sqlmodel import select
 from web_world import events, make_world
 
 from tastemaker.database import sessions
+from tastemaker.database.tables import Job
 from tastemaker.scores import classes
 from tests.command_line import Run
+from tests.desk import png
 
 API = "/api/v1/projects/1"
 
@@ -255,3 +258,45 @@ def test_the_commands_make_list_change_and_count_classes(run: Run) -> None:
     assert run("classes", "change", "Kinds", "photo", "--name", "x").code == 1
     assert run("project", "create", "Plain").code == 0
     assert "has no classes" in run("classes", "list", "Plain").err
+
+
+# --- damaged twins -------------------------------------------------------------------------------
+
+
+def test_pairs_are_asked_for_on_the_page_of_a_class_project_by_the_api_and_by_a_command(
+    made, tmp_path, run: Run
+) -> None:
+    client, folder = made.world.client, tmp_path / "clean"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(png(number))
+    asked = {"folder": str(folder), "damage": ["jpeg", "blur"], "clean": "photo"}
+    page = client.get("/projects/1/add").text
+    assert 'name="damage" value="jpeg"' in page and 'name="damage-jpeg"' in page
+    wrong = client.post("/projects/1/add/folder", data=asked | {"damaged": "photo"})
+    assert wrong.status_code == 422 and "would both be “photo”" in wrong.text
+    assert 'value="blur" checked' in wrong.text, "as it was filled in"
+    watched = client.post(
+        "/projects/1/add/folder", data=asked | {"damaged": "logo", "watch": "true"}
+    )
+    assert watched.status_code == 422 and "no damaged twins" in watched.text
+    for answer in (
+        client.post("/projects/1/add/folder", data=asked | {"damaged": "logo"}),
+        client.post(f"{API}/imports", json=asked | {"damaged": "logo"}),
+        client.post(
+            "/projects/1/add/files",
+            files={"files": ("a.png", png(3))},
+            data={"damage-blur": "blur", "damage-jpeg": "jpeg", "clean": "photo", "damaged": "2"},
+        ),
+    ):
+        assert answer.status_code in (202, 303)
+    with sessions.reading(made.engine) as session:
+        jobs = session.exec(select(Job).where(Job.kind == "import")).all()
+    pairs = {"kinds": ["jpeg", "blur"], "clean": 0, "damaged": 2, "seed": 5}
+    assert [job.payload["synthetic"] for job in jobs] == [pairs] * 2, "one of a folder, one sent"
+    for words, sentence in (
+        (("--damage", "rust"), "no kind of damage"),
+        (("--damage", "jpeg", "--clean", "photo", "--damaged", "cat"), "is no class"),
+    ):
+        assert sentence in run("import", "Kinds", folder, *words).sentence
+    assert run("import", "Kinds", folder, "--clean", "photo").code == 2

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # What each kind of job runs, by name: the modules import torch, which only children pay for.
 HANDLERS = {
     "import": "tastemaker.importing.imports:run",
+    "vectors": "tastemaker.importing.vectors:run",
     "stars": "tastemaker.importing.stars:run",
     "series": "tastemaker.library.series:run",
     "write-back": "tastemaker.publishing.write_back:run",

@@ -23,6 +23,7 @@ from tastemaker.database.tables import (
     Image,
     Project,
     ScoreEvent,
+    SyntheticImage,
     TestRun,
     TestRunScore,
     in_utc,
@@ -215,7 +216,9 @@ def record_for(
         standing.append(
             Event(written.id, annotator_id, kind, value, None, came.origin, scene.proxy)
         )
-        derive_label(session, scene.terms, image_id, scene.source_group, standing)
+        derive_label(
+            session, scene.terms, image_id, scene.source_group, standing, synthetic=scene.synthetic
+        )
     return written
 
 
@@ -297,8 +300,7 @@ def undo(
             "Something newer was scored since.", "Undo that first.", code=NO_UNDO, key=key
         )
     together = _undone_with(session, newest)
-    inverse = _take_back(session, project, together, {newest.id: key})
-    return inverse[together.index(newest)]
+    return _take_back(session, project, together, {newest.id: key})[together.index(newest)]
 
 
 def undo_group(session: Session, project: Project, person: Annotator, group: str) -> int:
@@ -316,15 +318,15 @@ def _take_back(
     """The inverse of each, and the labels that follow."""
     inverse: list[Recorded] = []
     for event in together:
-        written = _append(
+        inverse.append(_append(
             session,
             project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
             kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
-        )  # fmt: skip
-        inverse.append(written)
+        ))  # fmt: skip
         group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
         standing = standing_on(session, project.id, event.image_id)
-        derive_label(session, project, event.image_id, group, standing)
+        made = session.get(SyntheticImage, event.image_id) is not None
+        derive_label(session, project, event.image_id, group, standing, synthetic=made)
     return inverse
 
 
@@ -349,7 +351,8 @@ def _of_group(session: Session, project_id: int, annotator_id: int, group: str) 
 
 class Scene(NamedTuple):
     """What must be known before anything is written: the project's terms, the image, the person,
-    the event of the request's key if it came before, and whether anybody spoke of the image."""
+    the event of the request's key if it came before, whether anybody spoke of the image, and
+    whether it is synthetic."""
 
     terms: LabelRules
     sha256: str
@@ -360,6 +363,7 @@ class Scene(NamedTuple):
     proxy: bool
     with_key: int | None
     spoken_of: bool
+    synthetic: bool
 
 
 @functools.cache
@@ -376,6 +380,11 @@ def _scene() -> Any:
         .where(event.c.project_id == project, event.c.image_id == image)
         .exists()
     )
+    synthetic = (
+        select_columns(col(SyntheticImage.image_id))
+        .where(col(SyntheticImage.image_id) == image)
+        .exists()
+    )
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
@@ -383,7 +392,7 @@ def _scene() -> Any:
             col(Image.source_group),
             projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
-            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
+            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of, synthetic,
         )
         .select_from(Image)
         .join(Project, col(Project.id) == project)
