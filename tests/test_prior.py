@@ -77,6 +77,23 @@ def test_a_prior_that_misleads_costs_at_most_two_percent(n: int, link: str) -> N
         assert errors(n, link, name) <= 1.02 * alone, name
 
 
+@pytest.mark.parametrize("scale", [0.2, 4.0, -4.0])
+def test_a_prior_of_another_scale_is_brought_to_that_of_the_labels(scale: float) -> None:
+    """Its spread is a fifth or four times what it should be, its level far from here."""
+    ratios = []
+    for taste in TASTES[:12]:
+        other = Prior(scale * taste.everybody.weights, 3.0, "elsewhere")
+        alone, helped = (
+            np.abs(
+                fit_ridge(taste.x[:40], taste.y[:40], priors=priors).predict(taste.x[200:])
+                - taste.y[200:]
+            ).mean()
+            for priors in ((), (other,))
+        )
+        ratios.append(helped / alone)
+    assert np.mean(ratios) < 1
+
+
 def test_of_several_priors_the_right_one_is_found() -> None:
     taste = TASTES[0]
     ridge = fit_ridge(taste.x[:80], taste.y[:80], priors=(taste.random, taste.everybody))
@@ -95,8 +112,9 @@ def test_without_priors_nothing_changes() -> None:
     assert [each.probability for each in hypotheses(0)] == [1.0]
     assert posterior_probabilities(hypotheses(0), [-5.0]).tolist() == [1.0]
     assert sum(each.probability for each in hypotheses(3)) == pytest.approx(1)
-    impossible = [0.0, -1e9, -1e9, -1e9]
-    assert posterior_probabilities(hypotheses(1), impossible).tolist() == [1, 0, 0, 0]
+    others = len(hypotheses(1)) - 1
+    impossible = posterior_probabilities(hypotheses(1), [0.0] + others * [-1e9])
+    assert impossible.tolist() == [1.0] + others * [0.0]
 
 
 @pytest.mark.parametrize("link", ["logit", "identity"])
