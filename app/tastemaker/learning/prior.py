@@ -5,9 +5,9 @@ much of it holds here is learned, by Bayesian model averaging (Hoeting et al. 19
 *hypotheses*: that no prior is of use; that a prior's line holds as it is, half of it, or twice (for
 what many people say on average differs less than what one of them says); that it holds with a slope
 nobody knows, of either sign. Under each the labels have a probability (the evidence: the marginal
-likelihood of a Bayesian linear regression with a flat intercept and the noise integrated out, Bishop
-2006, section 3.5), and the heads fitted under them are averaged by it.
-So a prior that the labels contradict fades, and a reversed one is turned round.
+likelihood of a Bayesian linear regression with a flat intercept and the noise integrated out,
+Bishop 2006, section 3.5), and the heads fitted under them are averaged by it. So a prior that the
+labels contradict fades, and a reversed one is turned round.
 
 How likely each hypothesis is before the first label was chosen on ratings of real people, so that a
 random or reversed prior costs at most two percent of the error at five labels
