@@ -557,7 +557,7 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
     fails(scored(np.ones((3, 24), int)), "type int64")
     fails(scored(np.ones((0, 24))), "x.npy is empty: it holds no embedding.")
     fails(scored(np.ones((2, 3, 24), np.float32)), "shape (2, 3, 24)")
-    fails(scored(np.array([{}], object), allow_pickle=True), "not a plain .npy array")
+    fails(scored(np.array([{}], object), allow_pickle=True), "holds Python objects")
     write(tmp_path / "x.npy", b"")
     fails(run("score", "x.npy", "--model", head), "not a plain .npy array")
     rows = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float16)

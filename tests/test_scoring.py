@@ -381,8 +381,8 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, mod
         score_source(tmp_path / "zip.npz", model)
     for name, content, sentence in (
         ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
-        ("b.npy", b"\x93NUMPY", "not a plain .npy"),
-        ("c.npy", (tmp_path / "zip.npz").read_bytes(), "not a plain .npy"),
+        ("b.npy", b"\x93NUMPY", "not a plain .npy array. It does not begin as one does"),
+        ("c.npy", (tmp_path / "zip.npz").read_bytes(), "It does not begin as one does"),
     ):
         with pytest.raises(Invalid, match=sentence):
             score_source(pictures.write(tmp_path / name, content), model)
@@ -410,7 +410,8 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Scorer, x: np.n
     rows = score_source(short, model)
     next(rows)
     short.write_bytes(short.read_bytes()[: 100 * FEATURES * 4])
-    with pytest.raises(Invalid, match=r"not a plain \.npy array"):
+    there = f"{100 * FEATURES * 4 - 128:,} of its {x.nbytes:,} bytes are there"
+    with pytest.raises(Invalid, match=rf"not a plain \.npy array. It is cut short: {there}"):
         list(rows)
 
 
@@ -509,7 +510,8 @@ def test_what_is_no_model_of_scores_is_refused_by_name(tmp_path: Path) -> None:
         Scorer(pictures.write(tmp_path / "bad.safetensors", b""))
     classes = {name: np.zeros(shape, "f") for name, shape in layout(4, 2).items()}
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
-    with pytest.raises(Invalid, match="tells 2 classes apart"):
+    (tmp_path / "two.config.json").write_text('{"labels": {"0": "photo"}}')
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: The sidecar must name the 2"):
         Scorer(tmp_path / "two.safetensors")
 
 

@@ -77,6 +77,9 @@ PLAIN = f"path,score\n{IMG0},7\n{IMG1},0\n"
         ("s.csv", PLAIN.encode("utf-16")),
         ("s.csv", PLAIN.encode("utf-16-le")),
         ("s.csv", PLAIN + "\n,\n , \n"),
+        ("s.csv", "\n \n" + PLAIN.replace("\n", "\n\n")),
+        ("s.csv", "sep=;\r\n" + PLAIN.replace(",", ";")),
+        ("s.csv", "sep=#\n\n" + PLAIN.replace(",", "#")),
         ("s.csv", PLAIN.replace(",7", ',"7.0"')),
         ("s.csv", f"id,path,note,score\n1,{IMG0},,7\n2,{IMG1},x,0\n"),
         (
@@ -99,6 +102,24 @@ def parquet(columns: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
+
+
+def test_an_open_quotation_mark_swallows_no_rows(library: Engine, tmp_path: Path) -> None:
+    """Everything beneath it would be one cell, and left out as one bad row."""
+    swallowed = f'path,score\n{IMG0},7\n"{IMG1},0\n{ROOT}/sub/img7.png,5\n'
+    with pytest.raises(Invalid, match=r"In row 2 of s\.csv a quotation mark is opened and never"):
+        bring_in(library, tmp_path / "s.csv", swallowed)
+    header = f'"path,score\n{IMG0},7\n'
+    with pytest.raises(Invalid, match=r"In row 1 of s\.csv a quotation mark"):
+        bring_in(library, tmp_path / "s.csv", header)
+    several = f'path,score,note\n{IMG0},7,"two\nlines, ""so"""\n'
+    assert bring_in(library, tmp_path / "s.csv", several).recorded == 1
+
+
+def test_a_table_without_a_header_is_told_what_it_lacks(library: Engine, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="no row beneath its first line") as refused:
+        bring_in(library, tmp_path / "s.csv", f"{IMG0},7\n")
+    assert "names the columns" in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -189,6 +210,8 @@ def test_what_is_no_table_gets_a_pointer(tmp_path: Path, name: str, hint: str) -
         ("D:/pics/sub/img7.png", 3),
         ("\\\\nas\\photos\\SET\\Other\\img7.png", 4),
         ("sub\\img7.png", 3),
+        (f"file://{ROOT}/sub/img7.png", 3),
+        (f"file://localhost{ROOT}/sub/img%37.png", 3),
     ],
 )
 def test_a_path_of_any_make_is_found_under_the_imported_folders(
@@ -334,6 +357,10 @@ def test_the_range_found_is_told_and_mapped(library: Engine, tmp_path: Path) -> 
     again = import_scores(library, "P", tmp_path / "s.csv", scale=parse_scale("1-5"))
     assert again.recorded == 3 and recorded(library) == {1: 8, 2: 0, 3: 10}
     assert again.range_line(True) == "The scores in the file go from 1 to 5."
+    halves = f"path,score\n{IMG0},7.5\n{IMG1},2\n"
+    with pytest.raises(BadRows, match=r"not a score") as refused:
+        bring_in(library, tmp_path / "s.csv", halves)
+    assert "To round them to whole scores, say so (--scale 0-10)." in refused.value.hint
     percent = f"path,score\n{IMG0},85\n{IMG1},40\n"
     with pytest.raises(BadRows, match=r"--scale 0-100"):
         bring_in(library, tmp_path / "s.csv", percent)

@@ -83,10 +83,8 @@ def scores_import(
             out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
         if line := told.range_line(on is not None):
             out.print(plain(line))
-        out.print(
-            f"Nothing was recorded; {counted(len(told.bad), 'row')} of all cannot be used. Without "
-            "--preview they are recorded."
-        )
+        which = f"{counted(len(told.bad), 'row')} of the file" if told.bad else "No row"
+        out.print(f"{which} cannot be used. Nothing was recorded; without --preview the rest is.")
         return None
     recorded = counted(told.recorded, "answer" if answers else "score")
     unchanged = told.unchanged
@@ -107,8 +105,8 @@ def scores_import(
         err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
     if told.bad:
         err.print(f"[yellow]{counted(len(told.bad), 'row')} left out:")
-    for bad in told.bad:
-        err.print(plain(f"{bad.where}: {bad.reason}"))
+    for left in told.bad:
+        err.print(plain(f"{left.where}: {left.reason}"))
     return None
 
 

@@ -4,6 +4,8 @@ Whatever the size of the file, memory holds one block. Rows have paths: those of
 `image_path`, else their numbers from 0.
 """
 
+import math
+import os
 import re
 import zipfile
 import zlib
@@ -97,7 +99,24 @@ def _mapped(source: Path) -> NDArray[Any]:
         x: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
         return x[None] if x.ndim == 1 else x
     except (ValueError, OSError, EOFError, AttributeError) as error:  # a zip has no `ndim`
-        raise Invalid(f"{source.name} is not a plain .npy array.") from error
+        raise Invalid(f"{source.name} is not a plain .npy array.", _why_no_npy(source)) from error
+
+
+def _why_no_npy(source: Path) -> str:
+    """What is the matter with a file that numpy does not map, and what to do."""
+    again = "Write it again with numpy.save, or copy it again."
+    try:
+        with source.open("rb") as file:
+            shape, _, dtype = _read_npy_header(file)
+            there = os.fstat(file.fileno()).st_size - file.tell()
+    except (ValueError, OSError, EOFError, OverflowError):
+        return f"It does not begin as one does. {again}"
+    if dtype.hasobject:
+        return "It holds Python objects, which are never unpacked. Save an array of numbers alone."
+    wanted = math.prod(shape) * dtype.itemsize
+    if there < wanted:
+        return f"It is cut short: {there:,} of its {wanted:,} bytes are there. {again}"
+    return again
 
 
 def floats(x: NDArray[Any]) -> Vectors:

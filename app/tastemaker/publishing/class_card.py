@@ -94,7 +94,10 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
         named = zip(record.names, measured.confusion, strict=True)
         blocks += [
             Words("Confusion, labelled (rows) against predicted (columns):"),
-            Table(("", *record.names), tuple((name, *map(str, counts)) for name, counts in named)),
+            Table(
+                ("labelled", *record.names),
+                tuple((name, *map(str, counts)) for name, counts in named),
+            ),
         ]
     return tuple(blocks)
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from sqlmodel import Session, col, select
 
@@ -24,6 +25,12 @@ from tastemaker.files.texts import composed
 WINDOWS = re.compile(r"^[A-Za-z]:/|\\")
 
 
+def _without_scheme(reference: str) -> str:
+    """The path that a `file://` address of this machine means; anything else as it is."""
+    parts = urlsplit(reference) if reference.startswith("file:") else None
+    return unquote(parts.path) if parts and parts.netloc in ("", "localhost") else reference
+
+
 class References:
     """Looks up what the rows of a file in `folder` mean. `by_ending` counts the paths that were
     found by how they end."""
@@ -34,6 +41,7 @@ class References:
 
     def find(self, reference: str) -> Image:
         """Raises `NotFound`, and `Conflict` where several images fit."""
+        reference = _without_scheme(reference)
         image = (
             self._by_hash(reference) or self._by_path(reference) or self._by_name(reference)
             if is_text(reference) and "\0" not in reference

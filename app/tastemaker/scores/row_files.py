@@ -5,8 +5,9 @@ cannot be a table at all is refused. Names of columns are in lower case, without
 """
 
 import csv
-import io
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from tastemaker.files.texts import composed, lines_of, read_text
 MOST_BYTES = 256 * 2**20
 ENDINGS = (".csv", ".jsonl", ".parquet")  # what is written; .tsv and .json are read as well
 DELIMITERS = ",;\t|"
+SAYS_DELIMITER = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # the first line of some sheets
+LAST = "\x1e"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Row:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a `.csv` (with a header; also with `;` or tabs between the cells), `.jsonl`,
-    `.json` (a list of objects) or `.parquet` file. Rows without anything in them are passed over.
-    Raises `Invalid`, `NotFound`."""
+    """The rows of a `.csv` (with a header; also with `;` or tabs between the cells, or with what a
+    line `sep=` before it says), `.jsonl`, `.json` (a list of objects) or `.parquet` file. Rows
+    without anything in them are passed over. Raises `Invalid`, `NotFound`."""
     if not is_file(file):
         raise NotFound(f"There is no file {file}.", "Check the path.")
     ending = file.suffix.lower()
@@ -70,25 +73,43 @@ def unknown_ending(file: Path) -> Invalid:
 
 
 def _csv(text: str, file: Path) -> Iterator[Row]:
-    if "\n" not in text:
-        text = text.replace("\r", "\n")
-    first = next((line for line in lines_of(text) if line.strip()), "")
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(first))
+    lines = list(itertools.dropwhile(_blank, lines_of(text)))
+    delimiter = ""
+    if lines and (sheet := SAYS_DELIMITER.fullmatch(lines[0])):
+        delimiter = sheet[1]
+        lines = list(itertools.dropwhile(_blank, lines[1:]))
+    if not lines:
+        return
     try:
-        names = [_column(name) for name in next(reader, [])]
-        for name in names:
-            if name and names.count(name) > 1:
-                raise Invalid(
-                    f"{file.name} has the column “{name}” twice.", "Rename or remove one of them."
-                )
-        number = 0
-        for cells in reader:
-            number += bool(cells)
-            cells = [cell.strip(" ") for cell in cells]
-            if any(cells):
-                yield Row(f"Row {number}", dict(zip(names, cells, strict=False)))
+        # A last line of our own: a quotation mark that is never closed takes it for text.
+        given = (line + "\n" for line in [*lines, LAST])
+        header, *rows = csv.reader(given, delimiter=delimiter or _delimiter(lines[0]))
     except csv.Error as error:
-        raise Invalid(f"{file.name} cannot be read as CSV: {error}.") from error
+        raise Invalid(
+            f"{file.name} cannot be read as CSV: {error}.", "Is a quotation mark never closed?"
+        ) from error
+    names = [_column(name) for name in header]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise Invalid(
+                f"{file.name} has the column “{name}” twice.", "Rename or remove one of them."
+            )
+    if not rows or rows.pop() != [LAST]:
+        raise Invalid(
+            f"In row {sum(map(bool, rows)) + 1} of {file.name} a quotation mark is opened and "
+            "never closed, so the rows beneath it cannot be told apart.",
+            "Close it there; in a name that holds one, write it twice.",
+        )
+    number = 0
+    for cells in rows:
+        number += bool(cells)
+        cells = [cell.strip(" ") for cell in cells]
+        if any(cells):
+            yield Row(f"Row {number}", dict(zip(names, cells, strict=False)))
+
+
+def _blank(line: str) -> bool:
+    return not line.strip()
 
 
 def _delimiter(header: str) -> str:

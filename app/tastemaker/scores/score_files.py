@@ -89,14 +89,16 @@ class ShownRow:
 class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
-    value found, as it is in the file; how many images were found by how their paths end; how many
-    answers name no person (`nameless`). Of a preview, the first rows are `shown`."""
+    value found, as it is in the file, and whether any lies `between` two whole numbers; how many
+    images were found by how their paths end; how many answers name no person (`nameless`). Of a
+    preview, the first rows are `shown`."""
 
     recorded: int = 0
     unchanged: int = 0
     overruled: int = 0
     lowest: float | None = None
     highest: float | None = None
+    between: bool = False
     by_ending: int = 0
     nameless: int = 0
     bad: list[BadRow] = field(default_factory=list)
@@ -108,6 +110,7 @@ class ImportedScores:
     def found(self, value: Any) -> None:
         number = number_in(value)
         if number is not None:
+            self.between |= not number.is_integer()
             self.lowest = number if self.lowest is None else min(self.lowest, number)
             self.highest = number if self.highest is None else max(self.highest, number)
 
@@ -122,6 +125,8 @@ class ImportedScores:
         fits = scale_that_fits(self.lowest, self.highest)
         if fits and not scaled:
             told += f" If they are on the scale {fits}, say so (--scale {fits})."
+        elif self.between and not scaled:
+            told += " To round them to whole scores, say so (--scale 0-10)."
         return told
 
 
@@ -143,7 +148,10 @@ def import_scores(
     it, in a collection of its own. A `preview` records nothing and shows the first rows."""
     rows = read_rows(file)
     if not rows:
-        raise Invalid(f"{file.name} holds no row.", "A header and rows with `score` are needed.")
+        raise Invalid(
+            f"{file.name} holds no row beneath its first line.",
+            "The first line names the columns: path and score; the rows follow.",
+        )
     if most_rows is not None and len(rows) > most_rows:
         raise TooLarge(
             f"{file.name} holds {len(rows):,} rows; at most {most_rows:,} are taken at once.",
