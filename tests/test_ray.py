@@ -141,5 +141,9 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
     assert f"has Tastemaker {__version__}, and the run was started by 0.0.9" in older
     (gone / MANIFEST).unlink()
     assert "does not see" in str(ray_engine._why_unfit(packed))
+    raised = ray.exceptions.RayError("trace\nOSError: [Errno 5] Input/output error\nTo retry, do …")
+    assert "could not finish: OSError: [Errno 5]" in str(ray_engine._in_words(raised))
+    lacking = ray.exceptions.RayError("ModuleNotFoundError: No module named 'tastemaker'")
+    assert "lacks tastemaker" in str(ray_engine._in_words(lacking))
     with pytest.raises(Unavailable, match="no Ray cluster"):
         ray_engine._check_there("ray://localhost:2")

@@ -102,6 +102,8 @@ def test_embeddings_that_are_kept_make_the_next_run_free_and_are_a_source(
     said = run(*words, heads[0], "--embeddings-out", kept, "--out", tmp_path / "first.parquet")
     assert said.code == 0 and "skipped bad.png" in said.err
     assert len(list(kept.glob("part-*.parquet"))) == 2
+    tried = run(*words, heads[0], "--embeddings-out", tmp_path / "tried", "--dry-run", "--top", "1")
+    assert tried.code == 0 and not (tmp_path / "tried").exists()
     first = pq.read_table(tmp_path / "first.parquet")
     assert first["path"].to_pylist() == [f"{number}.png" for number in range(6)]
     plain = Scorer(heads[0]).score([source / name for name in first["path"].to_pylist()])
