@@ -10,8 +10,10 @@ from sqlalchemy import event
 from sqlmodel import select
 from web_world import events, make_world
 
+from tastemaker import projects
 from tastemaker.database import sessions
-from tastemaker.database.tables import ClassPrediction, Job
+from tastemaker.database.tables import ClassPrediction, Collection, Job
+from tastemaker.evaluation import slices
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.queues import confusion
@@ -388,3 +390,52 @@ def test_a_request_that_comes_twice_is_answered_though_its_class_is_gone(made) -
     assert again.status_code == 200 and again.json()["event_id"] == first.json()["event_id"]
     other = made.world.client.post(f"{API}/scores", json=body | {"value": 1})
     assert other.status_code == 409 and "another score" in other.json()["error"]
+
+
+# --- a classifier in other projects --------------------------------------------------------------
+
+
+def test_what_a_classifier_says_is_a_filter_and_a_slice_of_another_project(trained, run) -> None:
+    with sessions.writing(trained.engine) as session:
+        taste = projects.create(session, "Taste")
+        collection = session.exec(select(Collection)).one()
+        projects.add_collection(session, taste, collection, "pool")
+    version = trained.version()
+    with sessions.reading(trained.engine) as session:
+        rows = select(ClassPrediction).where(ClassPrediction.version_id == version.id)
+        logos = {row.image_id for row in session.exec(rows) if row.predicted == 2}
+    client = trained.world.client
+    page = client.get("/projects/2/library").text
+    assert '<option value="1:2 Kinds: logo"' in page and "Classified as" in page
+    assert "Classified as" not in client.get("/projects/1/library").text, "its own is Predicted as"
+    for typed in ("1:2 Kinds: logo", "kinds:Logo", "1:2"):
+        told = client.get(
+            "/api/v1/projects/2/library", params={"classified": typed, "n": 90}
+        ).json()
+        assert {image["image_id"] for image in told["images"]} == logos, typed
+    for wrong in ("Kinds:statue", "Taste:logo", "7:2"):
+        answer = client.get("/api/v1/projects/2/library", params={"classified": wrong})
+        assert answer.status_code == 404 and "No classifier here says" in answer.text
+
+    added = run("slices", "add", "Taste", "Logos", "--filter", "classified=1:2 Kinds: logo")
+    assert added.code == 0, added.err
+    with sessions.writing(trained.engine) as session:
+        (row,) = slices.listing(session, projects.get(session, 2))
+        assert slices.in_words(row) == "library filter: classified Kinds: logo"
+        assert set(slices.members(session, projects.get(session, 2), row).tolist()) == logos
+        class_changes.change(session, trained.project(session), 2, name="emblem")
+        class_changes.merge(session, trained.project(session), 1, into=2)
+    second = trained.train()
+    with sessions.reading(trained.engine) as session:
+        rows = select(ClassPrediction).where(ClassPrediction.version_id == second.id)
+        both = {row.image_id for row in session.exec(rows) if row.predicted == 2}
+        (row,) = slices.listing(session, projects.get(session, 2))
+        told = set(slices.members(session, projects.get(session, 2), row).tolist())
+    assert told == both and len(both) > len(logos), "as the new version says"
+
+
+def test_a_filter_by_predicted_class_goes_on_to_the_next_page(trained) -> None:
+    client = trained.world.client
+    assert client.get("/projects/1/library?predicted_as=1").status_code == 200
+    kept = LibraryFilter(predicted_as=1, classified="1:2")
+    assert kept.as_query() == "predicted_as=1&classified=1%3A2"
