@@ -12,7 +12,7 @@ from web_world import events, make_world
 
 from tastemaker import projects
 from tastemaker.database import sessions
-from tastemaker.database.tables import ClassPrediction, Collection, Job
+from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
 from tastemaker.evaluation import slices
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
@@ -200,7 +200,7 @@ PAGES = {
     "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
     "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
     "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
-    "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
+    "test-runs": 409, "try": 409, "slices": 409, "compare": 200, "results": 409,
     "audits": 409, "stars": 409,
 }  # fmt: skip
 BOTH = {page: 409 if page in ("confusion", "classes") else 200 for page in PAGES}
@@ -439,3 +439,47 @@ def test_a_filter_by_predicted_class_goes_on_to_the_next_page(trained) -> None:
     assert client.get("/projects/1/library?predicted_as=1").status_code == 200
     kept = LibraryFilter(predicted_as=1, classified="1:2")
     assert kept.as_query() == "predicted_as=1&classified=1%3A2"
+
+
+# --- two versions side by side --------------------------------------------------------------------
+
+
+def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(trained, run) -> None:
+    client = trained.world.client
+    assert "There is only v1.0" in client.get("/projects/1/compare").text
+    before = trained.version()
+    wrong = [i for i, kind in trained.kinds.items() if kind == 0 and trained.labelled(i) == 0][:12]
+    trained.label(dict.fromkeys(wrong, 1), origin="queue")  # the newer one learns nonsense
+    after = trained.train()
+    told = client.get(f"{API}/compare?a=v1.0&b=v1.1").json()
+    with sessions.reading(trained.engine) as session:
+        said = {
+            (row.version_id, row.image_id): row.predicted
+            for row in session.exec(select(ClassPrediction))
+        }
+        labels = dict(session.exec(select(VersionLabel.image_id, VersionLabel.value).where(
+            VersionLabel.version_id == after.id
+        )).all())  # fmt: skip
+    judging = [i for i in labels if i in said_by(said, before) and i in said_by(said, after)]
+    assert told["n"] == len(judging) == 60
+    for share, version in (("old", before), ("new", after)):
+        expected = sum(said[version.id, i] != labels[i] for i in judging) / len(judging)
+        assert told["wrong"][share] == pytest.approx(expected)
+    photo = told["classes"][0]
+    hit = sum(said[after.id, i] == labels[i] == 0 for i in judging)
+    assert photo["recall"]["new"] == pytest.approx(hit / photo["labelled"])
+    assert photo["labelled"] == sum(value == 0 for value in labels.values())
+    moved = [i for i in trained.kinds if said[before.id, i] != said[after.id, i]]
+    assert (told["images"], told["changed"]) == (90, len(moved)) and moved
+    assert sum(row["images"] for row in told["changes"]) == len(moved)
+
+    page = client.get("/projects/1/compare").text
+    assert "Class by class" in page and "Taken for something else" in page and "v1.1" in page
+    lines = run("versions", "diff", "Kinds", "v1.0", "v1.1").out
+    assert f"{len(moved)} of 90 images are taken for something else" in lines
+    assert client.get("/projects/1/compare?a=v1.0&b=v1.0").status_code == 422
+    assert client.get(f"{API}/compare/flips").status_code == 409
+
+
+def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
+    return {image for number, image in said if number == version.id}
