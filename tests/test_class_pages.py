@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, open_classes
+from fastapi.testclient import TestClient
 from sqlalchemy import event
 from sqlmodel import select
 from web_world import events, make_world
 
 from tastemaker import projects
+from tastemaker.cli import commands
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
 from tastemaker.evaluation import slices
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
+from tastemaker.pages import kinds
+from tastemaker.pages.app import all_routers
 from tastemaker.queues import confusion
 from tastemaker.scores import class_changes, classes
 from tests.command_line import Run
@@ -196,19 +200,31 @@ def test_a_batch_reads_the_classes_once(made) -> None:
 
 # --- which pages serve which kind ----------------------------------------------------------------
 
-PAGES = {
-    "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
-    "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
-    "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
-    "test-runs": 409, "try": 409, "slices": 409, "compare": 200, "results": 409,
-    "audits": 409, "stars": 409,
-}  # fmt: skip
-BOTH = {page: 409 if page in ("confusion", "classes") else 200 for page in PAGES}
+
+def pages() -> dict[str, str]:
+    """Every page of a project that needs no more in its address → which kinds it serves."""
+    return {
+        route.path.replace("{project_id}", "1").replace("{image_id}", "3").replace("{kind}", KIND):
+        kinds.served_by(route.endpoint.__module__.rpartition(".")[2], route.path)
+        for router in all_routers() for route in router.routes
+        if "GET" in route.methods and route.path.startswith("/projects/{project_id}/")
+        and set(re.findall(r"{(\w+)}", route.path)) <= {"project_id", "image_id", "kind"}
+        and not route.path.endswith(("/score/waiting", "/adopting", "/training", "/try/{token}"))
+    }  # fmt: skip
+
+
+KIND = "false-positives"
+SERVED = (200, 303)
+
+
+def statuses(client: TestClient) -> dict[str, int]:
+    return {page: client.get(page).status_code for page in pages()}
 
 
 def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(trained) -> None:
     client = trained.world.client
-    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == PAGES
+    for page, status in statuses(client).items():
+        assert (status == 409) == (pages()[page] == "scores") and status in (*SERVED, 409), page
     refused = client.get("/projects/1/review/false-positives").text
     assert "this is for projects that score" in refused and "Confusion" in refused
     sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
@@ -221,7 +237,8 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
 
 def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: Path) -> None:
     client = make_world(tmp_path / "home", images=3).client
-    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == BOTH
+    for page, status in statuses(client).items():
+        assert (status == 409) == (pages()[page] == "classes") and status in (*SERVED, 409), page
     for page in ("confusion", "classes"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
@@ -483,3 +500,19 @@ def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(tra
 
 def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
     return {image for number, image in said if number == version.id}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "start", "Kinds"), ("test-run", "start", "Kinds", "--folder", "."),
+        ("slices", "add", "Kinds", "--tag", "x"), ("tournament", "Kinds"),
+        ("scores", "stars", "Kinds"), ("replay", "Kinds", "Pictures"),
+        ("write-back", "Kinds"),
+    ],
+)  # fmt: skip
+def test_a_command_of_scores_says_so_to_a_project_with_classes(run, tmp_path, words) -> None:
+    class_home(tmp_path / "home", train=True)
+    assert commands.served_by(" ".join(words[: words.index("Kinds")])) == "scores"
+    said = run(*words)
+    assert said.code == 1 and "score" in said.err, said

@@ -15,6 +15,19 @@ SCORES_ONLY = (
     "test_runs", "try_it",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion")
+FLIPS = "/compare/"  # below it: images that passed and fail now, or the other way
+
+IN_WORDS = {"scores": "scores", "classes": "classes", "both": "scores, classes", "": ""}
+
+
+def served_by(module: str, address: str) -> str:
+    """Which kinds of project an address of a module of pages serves: `scores`, `classes` or `both`;
+    empty where it is about no project."""
+    if module in SCORES_ONLY or FLIPS in address:
+        return "scores"
+    if module in CLASSES_ONLY:
+        return "classes"
+    return "both" if "{project_id}" in address or "{version_id}" in address else ""
 
 
 def only_scores(request: Request) -> None:
