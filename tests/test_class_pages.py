@@ -509,6 +509,7 @@ def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
         ("slices", "add", "Kinds", "--tag", "x"), ("tournament", "Kinds"),
         ("scores", "stars", "Kinds"), ("replay", "Kinds", "Pictures"),
         ("write-back", "Kinds"),
+        ("series", "Kinds"),
     ],
 )  # fmt: skip
 def test_a_command_of_scores_says_so_to_a_project_with_classes(run, tmp_path, words) -> None:

@@ -69,7 +69,7 @@ for name, below in {
 
 # Commands that serve one kind of project; all others that name one serve both.
 OF_SCORES = (
-    "audit", "replay", "scores stars", "slices", "test-run", "tournament", "versions import",
+    "audit", "replay", "scores stars", "series", "slices", "test-run", "tournament", "versions import",
     "write-back",
 )  # fmt: skip
 OF_CLASSES = ("classes",)

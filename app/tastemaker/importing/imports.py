@@ -19,7 +19,6 @@ from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
-from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import (
     Collection,
     CollectionImage,
@@ -320,8 +319,7 @@ def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iter
 def _writing(job: JobContext) -> Iterator[Session]:
     """A write transaction of one import at a time: each looks what is there, near-duplicates too,
     and inserts what is not."""
-    with job.writing() as session:
-        take_turn(session, "import")
+    with job.writing(turn="import") as session:
         yield session
 
 

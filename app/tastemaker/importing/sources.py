@@ -297,17 +297,20 @@ class SidecarsOnDisk:
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._texts: dict[str, list[str]] = {}  # name without regard to capitals → names
+        self._taken: set[str] = set()  # those that are just so some picture's
 
     def of(self, path: Path) -> tuple[SidecarFile, ...]:
         """What lies beside a picture, or beside the file that it is a link to: under its own name,
         or where there is none, under one that differs in capitals. A link to anywhere else is
         none: what the importing person may read is not always theirs to show."""
         if path.parent != self._folder:
-            self._folder, self._texts = path.parent, _texts_in(path.parent)
+            self._folder = path.parent
+            self._texts, self._taken = _texts_in(path.parent)
         beside = []
         for name in _sidecar_names(path.name):
             alike = self._texts.get(name.casefold(), [])
-            for called in [name] if name in alike else alike:
+            loosely = [other for other in alike if other not in self._taken]
+            for called in [name] if name in alike else loosely:
                 real = (path.parent / called).resolve()
                 folders = (path.parent.resolve(), path.resolve().parent)
                 if real.parent in folders and real.is_file():
@@ -316,13 +319,17 @@ class SidecarsOnDisk:
         return tuple(beside)
 
 
-def _texts_in(folder: Path) -> dict[str, list[str]]:
+def _texts_in(folder: Path) -> tuple[dict[str, list[str]], set[str]]:
     texts: dict[str, list[str]] = {}
+    taken: set[str] = set()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for name in sorted(entry.name for entry in entries):
-            if name.lower().endswith(tuple(SIDECAR_SUFFIXES)):
+            suffix = Path(name).suffix.lower()
+            if suffix in SIDECAR_SUFFIXES:
                 texts.setdefault(name.casefold(), []).append(name)
-    return texts
+            elif suffix in PICTURES:
+                taken.update(_sidecar_names(name))
+    return texts, taken
 
 
 def _sidecar_names(name: str) -> list[str]:
@@ -365,8 +372,9 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
 
 
 def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]) -> None:
-    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it; there
-    is none of an image whose file lies on this machine."""
+    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it, each
+    sidecar under a name of its own, so that two that disagree still do; there is no copy of an
+    image whose file lies on this machine."""
     if image.kind != "upload":
         return
     stored = images.stored_path(settings, image)
@@ -374,7 +382,9 @@ def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]
         suffix = Path(name).suffix.lower()
         noted = suffix == ".json" and bool(marks_of_json(path))
         if noted or (suffix == ".xmp" and path.stat().st_size <= xmp.MOST_BYTES):
-            files.write_atomic(stored.with_name(stored.name + suffix), path.read_bytes())
+            long = len(Path(name).suffixes) > 1 and Path(Path(name).stem).suffix.lower() in PICTURES
+            kept = stored.with_name(stored.name + suffix) if long else stored.with_suffix(suffix)
+            files.write_atomic(kept, path.read_bytes())
 
 
 def _small_text(path: Path, roots: Roots) -> str:

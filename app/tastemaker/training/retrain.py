@@ -22,7 +22,6 @@ from tastemaker.database.tables import (
     Image,
     Job,
     Project,
-    ProjectPrior,
     Version,
     VersionAnswer,
     VersionLabel,
@@ -182,7 +181,6 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         }
         said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
-        stars: list[ProjectPrior] = []
         encoder_id = request.encoder_id or project.encoder_id
         if encoder_id is not None:
             embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
