@@ -69,8 +69,8 @@ for name, below in {
 
 # Commands that serve one kind of project; all others that name one serve both.
 OF_SCORES = (
-    "audit", "replay", "scores stars", "series", "slices", "test-run", "tournament", "versions import",
-    "write-back",
+    "audit", "replay", "scores stars", "series", "slices", "test-run", "tournament",
+    "versions import", "write-back",
 )  # fmt: skip
 OF_CLASSES = ("classes",)
 
