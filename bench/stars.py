@@ -1,4 +1,4 @@
-"""Stars of another program and fifty keys: whether together they beat either alone, for real people.
+"""Stars of another program and fifty keys: whether both beat either alone, for real people.
 
     python -m bench stars FILE.npz [--people 40] [--keys 50] [--stars 300] [--seeds 1]
 
