@@ -38,6 +38,8 @@ from tastemaker.pictures.formats import IMAGE_SUFFIXES
 MAX_SIDECAR_BYTES = 2**18
 PICTURES = IMAGE_SUFFIXES | {".npy"}
 BESIDE = SIDECAR_SUFFIXES | {".npy"}  # what may lie beside pictures without a word
+# The label that the folders above a name give, and which of them does.
+FolderLabel = Callable[[str], tuple[int, str] | None]
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
 
 
@@ -65,6 +67,7 @@ class ImportItem:
     name: str
     staged: bool = False
     score: int | None = None
+    from_folder: str = ""  # what gave the score, or the class
     sidecars: tuple[SidecarFile, ...] = ()
 
     @property
@@ -78,7 +81,8 @@ class ImportItem:
 
     @property
     def folder_tags(self) -> list[str]:
-        return folder_tags(self.name, scored=self.score is not None)
+        told = folder_tags(self.name, scored=SCORE_FOLDER.match(self.from_folder) is not None)
+        return [tag for tag in told if tag != self.from_folder]
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def find_items(
     log: Callable[[str], None],
     seen: "Seen",
     roots: Roots = (),
-    folder_label: Callable[[str], int | None] | None = None,
+    folder_label: FolderLabel | None = None,
 ) -> Iterator[ImportItem | Skipped]:
     """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
     unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over; what is
@@ -107,8 +111,9 @@ def find_items(
     whose number is none."""
     suffixes = PICTURES if request.scores_from_folders else IMAGE_SUFFIXES
 
-    def score(name: str) -> int | None:
-        return (folder_label or folder_score)(name) if request.scores_from_folders else None
+    def label(name: str) -> tuple[int | None, str]:
+        told = (folder_label or folder_score)(name) if request.scores_from_folders else None
+        return told or (None, "")
 
     uploads = [(incoming / request.staging / stored, name) for stored, name in request.files]
     beside_uploads, orphans = pair_sidecars(uploads)
@@ -121,8 +126,8 @@ def find_items(
         path, name, staged = found
         suffix = Path(name).suffix.lower()
         if not files.is_text(name):
-            label = os.fsencode(path).decode("utf-8", "replace")
-            yield Skipped(label, "Its name is not in UTF-8; rename it.")
+            readable = os.fsencode(path).decode("utf-8", "replace")
+            yield Skipped(readable, "Its name is not in UTF-8; rename it.")
         elif suffix == ".zip":
             try:
                 content = unpack(
@@ -141,10 +146,10 @@ def find_items(
             for stored, member in content.files:
                 if Path(member).suffix.lower() in suffixes:
                     beside = sidecars.get(stored, ())
-                    yield ImportItem(stored, member, True, score(member), beside)
+                    yield ImportItem(stored, member, True, *label(member), beside)
         elif suffix in suffixes:
             beside = beside_uploads.get(path, ()) if staged else on_disk.of(path)
-            yield ImportItem(path, name, staged, score(name), beside)
+            yield ImportItem(path, name, staged, *label(name), beside)
 
 
 @dataclass
@@ -223,12 +228,13 @@ def folder_tags(name: str, *, scored: bool = False) -> list[str]:
     return [part for part in folders if not (scored and SCORE_FOLDER.match(part))]
 
 
-def folder_score(name: str) -> int | None:
-    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out."""
+def folder_score(name: str) -> tuple[int, str] | None:
+    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out, and
+    that folder."""
     for part in reversed(Path(name).parts[:-1]):
         match = SCORE_FOLDER.match(part)
         if match:
-            return scores.parse_score(int(match[1]))
+            return scores.parse_score(int(match[1])), part
     return None
 
 

@@ -159,16 +159,17 @@ def record_for(
             "It belongs to another library, or to this one as it was before a backup came back.",
             code="another-image",
         )
-    if value is not None:
-        value = parse_value(session, scene.terms, value, kind)
     annotator_id = scene.annotator_id
     if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)
         assert before is not None, "it was there a statement ago, in this transaction"
         same = (before.project_id, before.image_id, before.annotator_id, before.kind)
-        if same != (project_id, image_id, annotator_id, kind) or before.value != value:
+        said = _is_said(session, scene.terms, before.value, value, kind)
+        if same != (project_id, image_id, annotator_id, kind) or not said:
             raise Conflict("This request key was used for another score.", "Reload the page.")
         return _again(before)
+    if value is not None:
+        value = parse_value(session, scene.terms, value, kind)
     if not scene.member:
         raise NotFound("This image is not in this project; nothing was saved.", "Add it first.")
     if scene.removed and origin != Origin.IMPORT:
@@ -220,6 +221,18 @@ def record_for(
             session, scene.terms, image_id, scene.source_group, standing, synthetic=scene.synthetic
         )
     return written
+
+
+def _is_said(
+    session: Session, terms: LabelRules, before: int | None, value: int | str | None, kind: str
+) -> bool:
+    """Whether a value as it is given is what an event holds, though its class may be gone since."""
+    if before is None or value is None or str(before) == str(value):
+        return before == value or str(before) == str(value)
+    try:
+        return parse_value(session, terms, value, kind) == before
+    except Invalid:
+        return False
 
 
 def _said_before(
