@@ -32,9 +32,8 @@ from tastemaker.scores.recording import (
     record,
     record_for,
     record_many,
-    undo,
-    undo_group,
 )
+from tastemaker.scores.undoing import undo, undo_group
 
 __all__ = [
     "Offer",

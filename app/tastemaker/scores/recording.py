@@ -1,4 +1,4 @@
-"""Hand scores: record and undo.
+"""Hand scores: recorded (`undoing` takes them back).
 
 `score_event` is the truth and only ever grows; what an image's label is follows from it, and is
 written in the same transaction (`labels`).
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, bindparam, func
 from sqlalchemy import select as select_columns
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from tastemaker import projects
 from tastemaker.database.tables import (
@@ -29,20 +29,16 @@ from tastemaker.database.tables import (
     in_utc,
     now,
 )
-from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
+from tastemaker.errors import Conflict, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
 from tastemaker.scores import classes, offers
 from tastemaker.scores.answers import RATED, SWEEPS
 from tastemaker.scores.events import (
     Event,
-    newest_undoable,
-    standing_events,
     standing_on,
 )
 from tastemaker.scores.labels import derive_label, hold
 from tastemaker.scores.origin import Origin
-
-NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def record_for(
         said = _is_said(session, scene.terms, before.value, value, kind)
         if same != (project_id, image_id, annotator_id, kind) or not said:
             raise Conflict("This request key was used for another score.", "Reload the page.")
-        return _again(before)
+        return as_recorded(before)
     if value is not None:
         value = parse_value(session, scene.terms, value, kind)
     if not scene.member:
@@ -203,8 +199,8 @@ def record_for(
         if known is not None:
             event = session.get(ScoreEvent, known.id)
             assert event is not None, "it was there a statement ago, in this transaction"
-            return _again(event)
-    written = _append(
+            return as_recorded(event)
+    written = append_event(
         session,
         project_id=project_id, image_id=image_id, annotator_id=annotator_id, kind=kind,
         value=value, origin=came.origin.value, reason=came.reason[:offers.MOST_REASON],
@@ -275,90 +271,6 @@ def record_many(
     )  # fmt: skip
 
 
-def undo(
-    session: Session, project: Project, person: Annotator, event_id: int | None = None,
-    key: str | None = None,
-) -> Recorded:  # fmt: skip
-    """Take back this person's newest event that still stands (a bulk action as a whole). With
-    `event_id`, only if that one is the newest. Returns the inverse event.
-
-    Raises `NotFound` with nothing to undo, `Forbidden` for another person's event, `Conflict` for
-    an older one.
-    """
-    if key is not None:
-        before = _with_key(session, key)
-        if before is not None:
-            same = (before.project_id, before.annotator_id, before.kind)
-            if same != (project.id, person.id, "undo"):
-                raise Conflict("This request key was used for another score.", "Reload the page.")
-            return _again(before)
-    if event_id is not None:
-        event = session.get(ScoreEvent, event_id)
-        if event is None or event.project_id != project.id:
-            raise NotFound("There is no such score to undo.", code=NO_UNDO, key=key)
-        if event.annotator_id != person.id:
-            raise Forbidden("This score is somebody else's.", "Only they can take it back.")
-    newest = newest_undoable(session, project, person)
-    if newest is not None:
-        hold(session, project.id, [event.image_id for event in _undone_with(session, newest)])
-        newest = newest_undoable(session, project, person)  # nobody takes it back any more
-    if newest is None:
-        raise NotFound("Nothing more to take back.", code=NO_UNDO, key=key)
-    if event_id is not None and newest.id < event_id:
-        raise Conflict(
-            "This score was taken back already.", "Nothing was changed.", code=NO_UNDO, key=key
-        )
-    if event_id is not None and newest.id != event_id:
-        raise Conflict(
-            "Something newer was scored since.", "Undo that first.", code=NO_UNDO, key=key
-        )
-    together = _undone_with(session, newest)
-    return _take_back(session, project, together, {newest.id: key})[together.index(newest)]
-
-
-def undo_group(session: Session, project: Project, person: Annotator, group: str) -> int:
-    """Take back what of a bulk action of this person still stands, whatever came after it. Returns
-    how many events that were."""
-    together = _of_group(session, project.id, person.id, group)
-    hold(session, project.id, [event.image_id for event in together])
-    together = _of_group(session, project.id, person.id, group)  # nobody takes it back any more
-    return len(_take_back(session, project, together, {}))
-
-
-def _take_back(
-    session: Session, project: Project, together: list[ScoreEvent], keys: dict[int, str | None]
-) -> list[Recorded]:
-    """The inverse of each, and the labels that follow."""
-    inverse: list[Recorded] = []
-    for event in together:
-        inverse.append(_append(
-            session,
-            project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
-            kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
-        ))  # fmt: skip
-        group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
-        standing = standing_on(session, project.id, event.image_id)
-        made = session.get(SyntheticImage, event.image_id) is not None
-        derive_label(session, project, event.image_id, group, standing, synthetic=made)
-    return inverse
-
-
-def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:
-    """The standing events that an undo of `newest` takes back: all of a bulk action."""
-    if newest.event_group is None:
-        return [newest]
-    return _of_group(session, newest.project_id, newest.annotator_id, newest.event_group)
-
-
-def _of_group(session: Session, project_id: int, annotator_id: int, group: str) -> list[ScoreEvent]:
-    events = standing_events().where(
-        ScoreEvent.project_id == project_id,
-        ScoreEvent.annotator_id == annotator_id,
-        ScoreEvent.event_group == group,
-    )
-    return list(session.exec(events))
-
-
 # --- the statements of every key press -----------------------------------------------------------
 
 
@@ -405,7 +317,7 @@ def _scene() -> Any:
             col(Image.source_group),
             projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
-            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of, synthetic,
+            col(Annotator.proxy), id_of_key().scalar_subquery(), spoken_of, synthetic,
         )
         .select_from(Image)
         .join(Project, col(Project.id) == project)
@@ -432,14 +344,8 @@ def _scene_of(
 
 
 @functools.cache
-def _id_of_key() -> Any:
+def id_of_key() -> Any:
     return select_columns(col(ScoreEvent.id)).where(col(ScoreEvent.key) == bindparam("key"))
-
-
-def _with_key(session: Session, key: str) -> ScoreEvent | None:
-    """The event of an idempotency key: nearly always none, which a bare look-up finds cheapest."""
-    found = session.connection().execute(_id_of_key(), {"key": key}).scalar_one_or_none()
-    return None if found is None else session.get(ScoreEvent, found)
 
 
 @functools.cache
@@ -447,8 +353,8 @@ def _insert_event() -> Any:
     return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]  # a table has it
 
 
-def _append(session: Session, **columns: Any) -> Recorded:
-    """Write an event."""
+def append_event(session: Session, **columns: Any) -> Recorded:
+    """Write an event, whose label is the caller's to derive."""
     blank = {"value": None, "undoes": None, "event_group": None, "reason": "", "note": ""}
     columns = blank | columns
     session.flush()
@@ -458,6 +364,7 @@ def _append(session: Session, **columns: Any) -> Recorded:
     return Recorded(new, columns["image_id"], columns["value"], columns, fresh=True)
 
 
-def _again(event: ScoreEvent) -> Recorded:
+def as_recorded(event: ScoreEvent) -> Recorded:
+    """An event that was there before, as a call that writes nothing gives it."""
     columns = event.model_dump(exclude={"id"})
     return Recorded(event.id, event.image_id, event.value, columns, fresh=False)
