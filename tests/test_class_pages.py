@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, open_classes
+from sqlalchemy import event
 from sqlmodel import select
 from web_world import events, make_world
 
 from tastemaker.database import sessions
-from tastemaker.database.tables import Job
-from tastemaker.scores import classes
+from tastemaker.database.tables import ClassPrediction, Job
+from tastemaker.library import scopes
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.queues import confusion
+from tastemaker.scores import class_changes, classes
 from tests.command_line import Run
 from tests.desk import png
 
@@ -142,12 +146,58 @@ def test_classes_are_renamed_merged_added_and_deleted_on_their_page(made) -> Non
     assert client.get(f"{at}?saved=Saved.").status_code == 200
 
 
+def test_many_images_get_a_class_at_once_and_one_undo_takes_it_back(made) -> None:
+    client = made.world.client
+    page = client.get("/projects/1/score/grid").text
+    assert 'name="value" value="2"' in page and "at_least" not in page and ">Pairs<" not in page
+    boxes = re.findall(r'name="image" value="([^"]+)"', page)[:3]
+    images = [int(box.split(":")[0]) for box in boxes]
+    form = {"image": boxes, "value": "2", "key": "some key"}
+    answer = client.post("/projects/1/score/grid", data=form)
+    assert answer.status_code == 303 and "saved=3" in answer.headers["location"]
+    assert {words(made, image) for image in images} == {"logo"}
+    assert client.post("/projects/1/score/grid/undo").status_code == 303
+    assert [made.labelled(image) for image in images] == [None] * 3
+    body = {"images": [{"image_id": i} for i in images], "value": 1, "key": "another key"}
+    assert len(client.post(f"{API}/batches", json=body).json()["events"]) == 3
+    assert (
+        client.post(f"{API}/batches", json=body | {"value": 7, "key": "third key"}).status_code
+        == 422
+    )
+    assert {words(made, image) for image in images} == {"drawing"}
+
+
+def test_many_images_get_the_ticked_tags_at_once(tmp_path: Path) -> None:
+    made = open_classes(class_home(tmp_path / "home", labels=0, several=True))
+    client = made.world.client
+    page = client.get("/projects/1/score/grid").text
+    boxes = re.findall(r'name="image" value="([^"]+)"', page)[:2]
+    form = {"image": boxes, "value": "tags", "tag": ["0", "2"], "key": "some key"}
+    assert "saved=2" in client.post("/projects/1/score/grid", data=form).headers["location"]
+    assert {words(made, int(box.split(":")[0])) for box in boxes} == {"photo, logo"}
+
+
+def test_a_batch_reads_the_classes_once(made) -> None:
+    asked: list[str] = []
+
+    def note(connection, cursor, statement, *_: object) -> None:
+        if "FROM project_class" in statement:
+            asked.append(statement)
+
+    event.listen(made.engine, "before_cursor_execute", note)
+    body = {"images": [{"image_id": i} for i in range(70, 90)], "value": 1, "key": "some key"}
+    assert made.world.client.post(f"{API}/batches", json=body).status_code == 200
+    assert made.world.client.post(f"{API}/batches/undo", json={}).status_code == 200
+    event.remove(made.engine, "before_cursor_execute", note)
+    assert len(asked) == 2, "one each, for twenty labels"
+
+
 # --- which pages serve which kind ----------------------------------------------------------------
 
 PAGES = {
     "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
     "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
-    "images/3": 200, "review/false-positives": 409, "score/grid": 409, "score/pairs": 409,
+    "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
     "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
     "audits": 409, "stars": 409,
 }  # fmt: skip
@@ -159,8 +209,9 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
     assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == PAGES
     refused = client.get("/projects/1/review/false-positives").text
     assert "this is for projects that score" in refused and "Confusion" in refused
-    refused = client.post(f"{API}/batches", json={"images": [], "value": 1, "key": "a" * 12})
-    assert refused.status_code == 409
+    sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
+    refused = client.post(f"{API}/batches", json=sweep)
+    assert refused.status_code == 422 and "no more or less" in refused.text
     for queue in ("mixed", "boundary", "confused", "re-ask", "random", "flagged", "skipped"):
         assert client.get(f"/projects/1/score?queue={queue}").status_code == 200
     assert client.get(f"{API}/queue?queue=near-threshold").status_code == 404
@@ -300,3 +351,40 @@ def test_pairs_are_asked_for_on_the_page_of_a_class_project_by_the_api_and_by_a_
     ):
         assert sentence in run("import", "Kinds", folder, *words).sentence
     assert run("import", "Kinds", folder, "--clean", "photo").code == 2
+
+
+def test_filters_and_the_confused_queue_read_a_merged_class_as_what_it_became(trained) -> None:
+    with sessions.writing(trained.engine) as session:
+        project = trained.project(session)
+        version = trained.version()
+        told = {
+            row.image_id: row.predicted
+            for row in session.exec(select(ClassPrediction).where(
+                ClassPrediction.version_id == version.id
+            ))
+        }  # fmt: skip
+        was = confusion.disagreements(session, project, version)
+        class_changes.merge(session, project, 2, into=1)
+        for number in (1, 2):  # a filter that was kept from before means the same
+            for field, expected in (
+                ("predicted_as", {image for image, said in told.items() if said in (1, 2)}),
+                ("labelled", {i for i, kind in trained.kinds.items() if kind in (1, 2)}),
+            ):
+                ids = scopes.filtered_ids(session, project, LibraryFilter(**{field: number}))
+                found = set(session.exec(ids))
+                if field == "labelled":
+                    found |= {i for i in expected if trained.labelled(i) is None}
+                assert found == expected, (field, number)
+        left = confusion.disagreements(session, project, version)
+    apart = [(i, label, said) for i, label, said in was if {label, said} != {1, 2}]
+    assert {row[0] for row in left} == {row[0] for row in apart} and len(apart) < len(was)
+
+
+def test_a_request_that_comes_twice_is_answered_though_its_class_is_gone(made) -> None:
+    body = {"image_id": 80, "value": 2, "key": "one and the same"}
+    first = made.world.client.post(f"{API}/scores", json=body)
+    assert made.world.client.delete(f"{API}/classes/2").status_code == 200
+    again = made.world.client.post(f"{API}/scores", json=body)
+    assert again.status_code == 200 and again.json()["event_id"] == first.json()["event_id"]
+    other = made.world.client.post(f"{API}/scores", json=body | {"value": 1})
+    assert other.status_code == 409 and "another score" in other.json()["error"]

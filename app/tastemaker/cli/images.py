@@ -66,21 +66,25 @@ def import_images(
     as_json: AsJson = False,
 ) -> None:
     """Import images, and embed them if a project is named."""
-    from tastemaker.importing.requests import pairs_for, request_import
+    from tastemaker.importing import requests
 
     if damage is None and (clean or damaged):
         raise typer.BadParameter("--clean and --damaged go with --damage.")
 
     with database() as (settings, engine):
-        with sessions.writing(engine) as session:
+        with sessions.reading(engine) as session:
             target, paths = project_and_paths(session, project, typed)
-            if scores_from_folders and target is None:
-                raise typer.BadParameter("--scores-from-folders needs --project.")
+        if scores_from_folders and target is None:
+            raise typer.BadParameter("--scores-from-folders needs --project.")
+        resolved = requests.validate_paths(settings, paths, with_vectors=scores_from_folders)
+        with sessions.writing(engine) as session:
+            target, _ = project_and_paths(session, project, typed)
             pairs = None
             if damage is not None:
-                pairs = pairs_for(session, target, damage.split(","), clean, damaged, role)
-            job_id = request_import(
-                session, settings, paths, project=target, collection=collection, role=role,
+                kinds = damage.split(",")
+                pairs = requests.pairs_for(session, target, kinds, clean, damaged, role)
+            job_id = requests.enqueue_import(
+                session, settings, resolved, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders, synthetic=pairs,
             ).id  # fmt: skip
         done = finish_jobs(settings, engine, [job_id])[0]
@@ -110,6 +114,57 @@ def import_images(
         out.print(f"Skipped first: {plain(result['first_reason'])}")
     if result["left_out"]:
         out.print(plain(result["left_out"]))
+    return None
+
+
+@app.command("import-embeddings")
+def import_embeddings(
+    typed: Annotated[
+        list[str],
+        words("PROJECT SOURCE", "SOURCE: .npy, .npz, .parquet, or a folder of clip-retrieval."),
+    ],
+    project: InProject = None,
+    encoder: Annotated[
+        str, typer.Option(help="What made them, as ViT-L-14/openai, if not the project's.")
+    ] = "",
+    pictures: Annotated[
+        Path | None,
+        path_option("--pictures", about="Where the paths start: images get theirs.", metavar="DIR"),
+    ] = None,
+    collection: Annotated[str, typer.Option(help="Name of the collection.")] = "",
+    role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
+    as_json: AsJson = False,
+) -> None:
+    """Import embeddings made elsewhere, with or without their pictures. Those without one are
+    filtered, predicted and exported like others; once their disk is there, the same command with
+    --pictures brings the pictures in."""
+    from tastemaker import projects
+    from tastemaker.importing.vectors import request_vectors
+
+    name, source = in_order(typed, project, "SOURCE")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            target = projects.by_name(session, name)
+            job_id = request_vectors(
+                session, settings, source, target, encoder=encoder, collection=collection,
+                role=role, pictures=pictures,
+            ).id  # fmt: skip
+        result = finish_jobs(settings, engine, [job_id])[0].result
+    if as_json:
+        return print_json(result)
+    out.print(
+        f"{counted(result['added'], 'new image')}, {result['known']:,} known, "
+        f"{result['set_aside']:,} skipped (collection “{result['collection']}”)."
+    )
+    if pictures is not None:
+        out.print(
+            f"{counted(result['pictures'], 'picture')} found and read, "
+            f"{result['unreadable']:,} not readable."
+        )
+    if result["without"]:
+        out.print(f"{counted(result['without'], 'image')} of it have no picture here.")
+    if result["set_aside"]:
+        out.print(f"Skipped first: {plain(result['first_reason'])}")
     return None
 
 
@@ -175,8 +230,7 @@ def series_of_images(
             version = versions.chosen(session, chosen)
             found = list(series.find_series(session, chosen, version, within=within, alike=alike))
         if tag:
-            with sessions.writing(engine) as session:
-                series.tag(session, found, projects.get(session, chosen.id))
+            series.tag(sessions.PlainTransactions(engine), found, chosen)
     if as_json:
         return print_json([asdict(one) for one in found])
     for one in found:

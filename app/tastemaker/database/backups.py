@@ -44,6 +44,7 @@ from tastemaker.processes.systems import sync_everything, take_name
 NIGHTLY = "nightly-"
 NIGHTS_KEPT = 3
 PIECE = 1 << 20  # bytes read at a time
+NOTES = (".xmp", ".json")  # of other programs, beside uploads
 HEADER = b"SQLite format 3\x00"
 
 Report = Callable[[int, int], None]  # bytes done, bytes in all
@@ -225,11 +226,11 @@ def _read_back(path: Path, hashes: dict[str, str], progress: Progress) -> None:
 
 
 def _matches_its_name(name: str, sha256: str) -> bool:
-    """Whether an uploaded image is still what its name, the hash of its bytes, says; what other
-    programs noted of one lies beside it under a longer name."""
+    """Whether an uploaded image is still what its name, the hash of its bytes, says; of what other
+    programs noted of one, and lies beside it, nobody knows."""
     path = PurePosixPath(name)
     folder, *rest = path.with_suffix("").parts
-    return folder != "images" or len(path.suffixes) > 1 or "".join(rest) == sha256
+    return folder != "images" or path.suffix in NOTES or "".join(rest) == sha256
 
 
 # --- and back ----------------------------------------------------------------------------------
@@ -358,11 +359,11 @@ def _sign_everybody_out(database: Path) -> None:
 
 
 @contextmanager
-def held_alone(database: Path) -> Iterator[bool]:
-    """Hold the database alone; whether there is one. A damaged one cannot be held, and is replaced
-    all the same."""
+def held_alone(database: Path) -> Iterator[Any | None]:
+    """Hold the database alone, by a connection amid a transaction; None where there is none. A
+    damaged one cannot be held, and is replaced all the same."""
     if not database.exists():
-        yield False
+        yield None
         return
     with closing(sqlite.connect(database, timeout=0, isolation_level=None)) as connection:
         try:
@@ -371,7 +372,7 @@ def held_alone(database: Path) -> Iterator[bool]:
         except sqlite.DatabaseError as error:
             if "locked" in str(error):
                 raise running() from error
-        yield True
+        yield connection
 
 
 def running() -> Conflict:

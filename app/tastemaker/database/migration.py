@@ -45,12 +45,21 @@ def migrate(settings: Settings) -> Engine:
             "Point TASTEMAKER_HOME at a folder you may write to.",
         ) from error
     engine = make_engine(settings)
+    try:
+        _bring_to_newest(settings, engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _bring_to_newest(settings: Settings, engine: Engine) -> None:
     head = newest_revision()
     with FileLock(settings.root / "migrate.lock", timeout=120):
         current = current_revision(engine)
         if current == head:
             _keep_private(settings, engine)
-            return engine
+            return
         if current is not None and current not in revisions():
             raise TastemakerError(
                 f"The database is of a newer version of Tastemaker (schema {current}); "
@@ -68,7 +77,6 @@ def migrate(settings: Settings) -> Engine:
             log.info("backed up the database to %s before upgrading it", backup)
         upgrade(engine, "head")
         _keep_private(settings, engine)
-    return engine
 
 
 def revisions() -> set[str]:

@@ -30,6 +30,7 @@ COLOURS = 12  # in the palette of the pages
 KEYS = "1234567890qwertyuioasdghjklcvbnm"  # without those that skip, flag, zoom, pick and reject
 CLASSES, TAGS = "classes", "tags"
 
+HELD = "classes"  # of a session's `info`: those that it has read, by project
 LONGEST_NUMBER = 20  # digits
 NO_TAG = "-"  # in a file of labels: an image that was looked at and has none of the tags
 CLASS_FOLDER = re.compile(r"^(\d{1,3})(?:[_\-. ](.*))?$")
@@ -99,6 +100,13 @@ class ClassList:
             now |= 0 if current is None else 1 << current
         return now
 
+    def merged_with(self, number: int) -> list[int]:
+        """Every number that means the same class by now, this one among them."""
+        now = self._current.get(number)
+        if now is None:
+            return [number]
+        return [one for one, current in self._current.items() if current == now]
+
     def combine(self, how: str, values: Sequence[int]) -> float | None:
         """One label from what several people said, oldest first; None where no class is left."""
         now = [current for value in values if (current := self.current(value)) is not None]
@@ -127,9 +135,9 @@ class ClassList:
             return ""
         return self.words(now) if now or not self.several else NO_TAG
 
-    def of_folder(self, name: str) -> int | None:
-        """The label that the nearest folder above a file gives: `NN_name` with a name or else a
-        number of a class, or the name alone. None where no folder is called so."""
+    def of_folder(self, name: str) -> tuple[int, str] | None:
+        """The label that the nearest folder above a file gives, and that folder: `NN_name` with a
+        name or else a number of a class, or the name alone. None where no folder is called so."""
         named = {folder_name(row.name).casefold(): row.number for row in self.alive}
         for part in reversed(PurePath(name).parts[:-1]):
             match = CLASS_FOLDER.match(part)
@@ -139,7 +147,7 @@ class ClassList:
                 if number is None and int(match[1]) in self._numbers:
                     number = int(match[1])
             if number is not None:
-                return 1 << number if self.several else number
+                return (1 << number if self.several else number), part
         return None
 
     def truth(self, values: Sequence[float]) -> NDArray[np.bool_]:
@@ -198,7 +206,25 @@ class ClassList:
 
 
 def of(session: Session, project_id: int) -> ClassList:
-    """The classes of a project, in the order in which they were made."""
+    """The classes of a project, in the order in which they were made: read once in a session, as
+    every label of a batch asks for them twice."""
+    held: dict[int, ClassList] = session.info.setdefault(HELD, {})
+    if project_id not in held:
+        held[project_id] = _read(session, project_id)
+    return held[project_id]
+
+
+def of_project(session: Session, project: Project) -> ClassList | None:
+    """The classes that labels of a project name; None where they are scores."""
+    return of(session, project.id) if project.labelling != "scores" else None
+
+
+def forget(session: Session) -> None:
+    """Read the classes anew: they were changed in this session, or its rows were let go."""
+    session.info.pop(HELD, None)
+
+
+def _read(session: Session, project_id: int) -> ClassList:
     labelling = session.exec(select(Project.labelling).where(Project.id == project_id)).one()
     rows = session.exec(
         select(ProjectClass)
