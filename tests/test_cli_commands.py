@@ -152,7 +152,7 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
     training(home)  # an unfinished training does not need it
     file = versions.checkpoint_path(home.settings, first)
     told = run("versions", "delete", "Anime", "v1.0", "--yes")
-    assert told.out.startswith("v1.0 is deleted: its file, 80 predictions. Scores stay.")
+    assert told.out.startswith("v1.0 is deleted: its file and 80 predictions. Scores stay.")
     assert not file.exists() and not versions.config_path(home.settings, first).exists()
     assert [v["version"] for v in run("versions", "list", "Anime", "--json").json] == ["v1.1"]
     shown = run("versions", "show", "Anime", "v1.1", "--json").json
