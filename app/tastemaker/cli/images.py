@@ -49,19 +49,39 @@ def import_images(
     scores_from_folders: Annotated[
         bool, typer.Option(help="Folders NN or NN_name hold the score NN; .npy vectors too.")
     ] = False,
+    damage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="Make a damaged twin of each picture and label both, in a project with classes: "
+            "jpeg,webp,chromatic,noise,blur, one of them at random.",
+        ),
+    ] = None,
+    clean: Annotated[
+        str, typer.Option(metavar="CLASS", help="With --damage: what clean pictures are.")
+    ] = "",
+    damaged: Annotated[
+        str, typer.Option(metavar="CLASS", help="With --damage: what their twins are.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Import images, and embed them if a project is named."""
-    from tastemaker.importing.requests import request_import
+    from tastemaker.importing.requests import pairs_for, request_import
+
+    if damage is None and (clean or damaged):
+        raise typer.BadParameter("--clean and --damaged go with --damage.")
 
     with database() as (settings, engine):
         with sessions.writing(engine) as session:
             target, paths = project_and_paths(session, project, typed)
             if scores_from_folders and target is None:
                 raise typer.BadParameter("--scores-from-folders needs --project.")
+            pairs = None
+            if damage is not None:
+                pairs = pairs_for(session, target, damage.split(","), clean, damaged, role)
             job_id = request_import(
                 session, settings, paths, project=target, collection=collection, role=role,
-                scores_from_folders=scores_from_folders,
+                scores_from_folders=scores_from_folders, synthetic=pairs,
             ).id  # fmt: skip
         done = finish_jobs(settings, engine, [job_id])[0]
         embedding = unfinished(engine, "embed", target.id) if target else []
@@ -75,6 +95,12 @@ def import_images(
         + (f", {counted(result['scored'], 'score')}" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
+    if damage is not None:
+        pairs_made, held = result.get("pairs", 0), result.get("held_out", 0)
+        out.print(
+            f"{counted(pairs_made, 'pair')} of a clean picture and its damaged twin; {held:,} left "
+            "on the hold-out side, to be labelled by hand."
+        )
     if rewritten := result["rewritten"]:
         out.print(
             f"{counted(rewritten, 'file')} had been written again with the same pixels: scores and "

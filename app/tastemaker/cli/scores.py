@@ -83,8 +83,8 @@ def scores_import(
             out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
         if line := told.range_line(on is not None):
             out.print(plain(line))
-        bad = f"{counted(len(told.bad), 'row')} of the file" if told.bad else "No row"
-        out.print(f"{bad} cannot be used. Nothing was recorded; without --preview the rest is.")
+        which = f"{counted(len(told.bad), 'row')} of the file" if told.bad else "No row"
+        out.print(f"{which} cannot be used. Nothing was recorded; without --preview the rest is.")
         return None
     recorded = counted(told.recorded, "answer" if answers else "score")
     unchanged = told.unchanged

@@ -6,6 +6,7 @@ and `foreign_key_check` must come back empty before anything is committed.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import stat
@@ -53,8 +54,7 @@ def migrate(settings: Settings) -> Engine:
 
 
 def _bring_to_newest(settings: Settings, engine: Engine) -> None:
-    script = ScriptDirectory(str(shipped("migrations")))
-    head = script.get_current_head()
+    head = newest_revision()
     with FileLock(settings.root / "migrate.lock", timeout=120):
         current = current_revision(engine)
         if current == head:
@@ -87,7 +87,12 @@ def revisions() -> set[str]:
 
 def newest_revision() -> str | None:
     """The schema that this program works with."""
-    return ScriptDirectory(str(shipped("migrations"))).get_current_head()
+    return _newest_in(shipped("migrations"))
+
+
+@functools.cache  # the scripts stay what they are while the program runs
+def _newest_in(folder: Path) -> str | None:
+    return ScriptDirectory(str(folder)).get_current_head()
 
 
 def upgrade(engine: Engine, revision: str) -> None:

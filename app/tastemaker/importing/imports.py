@@ -30,7 +30,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import BadImage, FilesGone, Invalid
 from tastemaker.images import FileStamp
-from tastemaker.importing import rewritten
+from tastemaker.importing import rewritten, synthetic
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.importing.sources import (
@@ -118,6 +118,13 @@ def import_files(
         embeds = queue_embedding and project is not None
         target = Target(collection, project, job.settings, embeds, in_order, joined)
         _import(job, items, target, decoders, tally)
+        if request.synthetic is not None and project is not None:
+            count = synthetic.make_pairs(
+                job, decoders, request.synthetic, project, collection, tally.placed, unpacked,
+                functools.partial(_skip, job, tally),
+            )  # fmt: skip
+            tally.pairs, tally.held_out = count.pairs, count.held_out
+            _queue_embedding(job, target)
         _look_again(job, seen)
     finally:
         decoders.close()
@@ -163,6 +170,8 @@ class Tally:
     skipped: int = 0
     scored: int = 0
     rewritten: int = 0
+    pairs: int = 0
+    held_out: int = 0
     first_reason: str = ""
     left_out: str = ""
     placed: set[int] = field(default_factory=set)  # images of the files so far
@@ -173,12 +182,13 @@ class Tally:
         return self.in_project + self.in_library + self.twice
 
     def as_dict(self) -> dict[str, Any]:
+        paired = {"pairs": self.pairs, "held_out": self.held_out}
         return {
             "added": self.added, "known": self.known, "in_project": self.in_project,
             "in_library": self.in_library, "twice": self.twice, "set_aside": self.skipped,
             "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
             "left_out": self.left_out,
-        }  # fmt: skip
+        } | (paired if any(paired.values()) else {})  # fmt: skip
 
 
 def _folder_label(job: JobContext, project_id: int) -> Callable[[str], int | None] | None:

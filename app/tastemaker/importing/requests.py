@@ -17,8 +17,19 @@ from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import require_free_space, typed_path
 from tastemaker.files.folders import FolderWalk
 from tastemaker.files.roots import outside, within
-from tastemaker.pictures import formats
+from tastemaker.pictures import damage, formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
+from tastemaker.scores import classes
+
+
+class SyntheticPairs(BaseModel, frozen=True):
+    """How an import makes pairs: the kinds of damage, what clean pictures and their twins are
+    labelled as (as events hold it), and the seed that draws the damage."""
+
+    kinds: tuple[str, ...]
+    clean: int
+    damaged: int
+    seed: int
 
 
 class ImportRequest(BaseModel, frozen=True):
@@ -31,6 +42,7 @@ class ImportRequest(BaseModel, frozen=True):
     staging: str = ""
     files: tuple[tuple[str, str], ...] = ()
     scores_from_folders: bool = False
+    synthetic: SyntheticPairs | None = None
 
 
 def request_import(
@@ -42,17 +54,19 @@ def request_import(
     collection: str | None = None,
     role: str = "pool",
     scores_from_folders: bool = False,
+    synthetic: SyntheticPairs | None = None,
     asked_by: int = 0,
 ) -> Job:
     """Queue the import of files and folders on this machine. What can be seen at once is refused
-    at once: nothing there, not readable, a folder without a single picture."""
+    at once: nothing there, not readable, a folder without a single picture. `synthetic` asks for
+    damaged twins of what comes in."""
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
     resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
     name = images.validate_collection_name(collection or free_name(resolved[0])[:120])
     request = ImportRequest(
         collection=name, role=role, paths=tuple(map(str, resolved)),
-        scores_from_folders=scores_from_folders,
+        scores_from_folders=scores_from_folders, **_asked(synthetic),
     )  # fmt: skip
     return _enqueue(session, f"Import “{name}”", request, project, asked_by)
 
@@ -65,6 +79,7 @@ def request_upload_import(
     *,
     project: Project | None = None,
     collection: str = "Uploads",
+    synthetic: SyntheticPairs | None = None,
     asked_by: int = 0,
 ) -> Job:
     """Queue the import of uploads that lie in `staging` (a folder inside `settings.incoming`) as
@@ -76,9 +91,38 @@ def request_upload_import(
     title = f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}"
     request = ImportRequest(
         collection=collection, role="pool", staging=staging.name, files=tuple(files),
-        scores_from_folders=False,
+        scores_from_folders=False, **_asked(synthetic),
     )  # fmt: skip
     return _enqueue(session, title, request, project, asked_by)
+
+
+def pairs_for(
+    session: Session, project: Project | None, kinds: Iterable[str], clean: str, damaged: str,
+    role: str = projects.POOL,
+) -> SyntheticPairs:  # fmt: skip
+    """What somebody asked for, checked against the classes of the project. Raises `Invalid`."""
+    chosen = damage.validate_kinds(kinds)
+    if project is None or project.labelling == "scores":
+        raise Invalid(
+            "Damaged twins are for a project with classes: they are labelled as one of them. "
+            "Nothing was imported.",
+            "Make one: tastemaker project create NAME --kind class --classes clean,damaged.",
+        )
+    if role != projects.POOL:
+        raise Invalid("Damaged twins train, so they cannot be a test run.", "Use the role pool.")
+    known = classes.of(session, project.id)
+    labels = known.parse(clean or classes.NO_TAG), known.parse(damaged)
+    if labels[0] == labels[1]:
+        raise Invalid(
+            f"Clean pictures and their twins would both be “{known.words(labels[0])}”.",
+            "Name two different classes.",
+        )
+    return SyntheticPairs(kinds=chosen, clean=labels[0], damaged=labels[1], seed=project.seed)
+
+
+def _asked(synthetic: SyntheticPairs | None) -> dict[str, SyntheticPairs]:
+    """A field of the request only where it was asked for: most payloads have none."""
+    return {} if synthetic is None else {"synthetic": synthetic}
 
 
 def _enqueue(

@@ -19,11 +19,13 @@ from tastemaker.database.tables import (
     Project,
     ProjectCollection,
     ScoreEvent,
+    SyntheticImage,
     Version,
 )
 from tastemaker.library import live_order, tags
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live import live_model
+from tastemaker.pictures.damage import Damage
 from tastemaker.scores import classes, neighbours
 from tastemaker.versions import class_rows, predictions
 
@@ -205,6 +207,7 @@ class ImageFacts:
     neighbours: list[tuple[neighbours.Neighbour, Image]]
     places: list[Place]
     other_names: list[str]
+    made_of: tuple[int, str, str] | None  # of a synthetic one: id and name of the clean, the damage
 
 
 def image_facts(
@@ -257,4 +260,13 @@ def image_facts(
         neighbours=[(n, pictures[n.image_id]) for n in near if n.image_id in pictures],
         places=places(session, settings, image),
         other_names=images.other_names(session, image),
+        made_of=_made_of(session, image_id),
     )
+
+
+def _made_of(session: Session, image_id: int) -> tuple[int, str, str] | None:
+    made = session.get(SyntheticImage, image_id)
+    if made is None:
+        return None
+    clean = images.get(session, made.source_id)
+    return clean.id, clean.name, Damage.from_json(made.damage).in_words

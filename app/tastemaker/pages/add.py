@@ -3,7 +3,7 @@
 Nothing is decoded here: that is the import job's work, in a process that may die of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -22,6 +22,7 @@ from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests, watching
+from tastemaker.importing.requests import SyntheticPairs
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.project_jobs import newest_job
 from tastemaker.pages.render import redirect, render, see_other, shell
@@ -32,6 +33,8 @@ from tastemaker.pages.uploads import (
     body_schema,
     form_schema,
 )
+from tastemaker.pictures.damage import KINDS
+from tastemaker.scores import classes
 from tastemaker.scores.score_files import ImportedScores
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -63,6 +66,7 @@ def add_page(
     scores_told: ImportedScores | None = None,
     scores_error: TastemakerError | None = None,
     table: Mapping[str, str] | None = None,
+    twins: Mapping[str, Any] | None = None,
 ) -> Response:
     """With an error, the sentence stands beside its form, and what was typed is kept."""
     error = folder_error or files_error or scores_error
@@ -73,6 +77,9 @@ def add_page(
         "weights": weights_of(project.encoder) if unmade else None,
         "fetching": fetching(session, project),
         "watched": watching.of_project(session, project),
+        "classes": _classes(session, project),
+        "damage": KINDS,
+        "twins": twins or {"kinds": [], "clean": "", "damaged": ""},
         "encoders": known_encoders(),
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
@@ -82,6 +89,13 @@ def add_page(
     frame = shell(session, project, "add")
     status = error.status if error else 200
     return render(request, "add.html", None, frame | context, status=status)
+
+
+def _classes(session: Session, project: Project) -> list[str]:
+    """The names that a pair can be labelled with."""
+    if project.labelling == "scores":
+        return []
+    return [row.name for row in classes.of(session, project.id).alive]
 
 
 def fetching(session: Session, project: Project) -> Job | None:
@@ -111,11 +125,14 @@ def refused(
     folder: str = "",
     folder_error: TastemakerError | None = None,
     files_error: TastemakerError | None = None,
+    twins: Mapping[str, Any] | None = None,
 ) -> Response:
     """The Add page again, after an error."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        return add_page(request, session, settings, project, folder, folder_error, files_error)
+        return add_page(
+            request, session, settings, project, folder, folder_error, files_error, twins=twins
+        )
 
 
 @router.post("/projects/{project_id}/add/folder")
@@ -127,36 +144,59 @@ def add_folder(
     project_id: Id,
     folder: Annotated[str, Form()] = "",
     watch: Annotated[bool, Form()] = False,
+    damage: Annotated[list[str] | None, Form()] = None,
+    clean: Annotated[str, Form()] = "",
+    damaged: Annotated[str, Form()] = "",
 ) -> Response:
     """Import a folder on this machine, recursively; the files stay where they are. It may be
-    watched from now on, and then be empty."""
+    watched from now on, and then be empty. With kinds of `damage`, twins of them are made."""
     try:
         if not folder.strip():
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
         with writing(engine) as session:
             project = projects.get(session, project_id)
-            bring_in(session, settings, project, folder.strip(), "", watch, user)
+            pairs = asked_pairs(session, project, damage or [], clean, damaged)
+            bring_in(session, settings, project, folder.strip(), "", watch, user, pairs)
     except TastemakerError as error:
-        return refused(request, engine, settings, project_id, folder=folder, folder_error=error)
+        twins = {"kinds": damage or [], "clean": clean, "damaged": damaged}
+        return refused(
+            request, engine, settings, project_id, folder=folder, folder_error=error, twins=twins
+        )
     return see_other(f"/projects/{project_id}/score")
 
 
 def bring_in(
     session: Session, settings: Settings, project: Project, folder: str, collection: str,
-    watch: bool, user: Identity,
+    watch: bool, user: Identity, pairs: SyntheticPairs | None = None,
 ) -> Job | None:  # fmt: skip
     """The job of the import; with `watch`, an empty folder has none yet."""
     name, asked_by = collection.strip() or None, user.annotator_id
+    if watch and pairs is not None:
+        raise Invalid(
+            "What comes into a watched folder later would get no damaged twins. Nothing was "
+            "imported.",
+            "Ask for the one or the other.",
+        )
     if watch:
         watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
     try:
         return requests.request_import(
-            session, settings, [folder], project=project, collection=name, asked_by=asked_by
-        )
+            session, settings, [folder], project=project, collection=name, synthetic=pairs,
+            asked_by=asked_by,
+        )  # fmt: skip
     except Invalid:
         if not watch:
             raise
         return None
+
+
+def asked_pairs(
+    session: Session, project: Project, kinds: Sequence[str], clean: str, damaged: str
+) -> SyntheticPairs | None:
+    """The pairs that a form or a program asks for by naming kinds of damage, if it does."""
+    if not kinds:
+        return None
+    return requests.pairs_for(session, project, kinds, clean, damaged)
 
 
 @router.post("/projects/{project_id}/watched/{watched_id}/stop")
@@ -190,14 +230,22 @@ def queue_import(
     engine: Engine, settings: Settings, project_id: int, upload: Upload, user: Identity
 ) -> Job:
     upload.require()
+    fields = upload.fields
+    kinds = [kind for kind in fields.get("damage", "").split(",") if kind.strip()]
+    kinds += [kind for kind in KINDS if f"damage-{kind}" in fields]
     with writing(engine) as session:
+        project = projects.get(session, project_id)
+        pairs = asked_pairs(
+            session, project, kinds, fields.get("clean", ""), fields.get("damaged", "")
+        )
         job = requests.request_upload_import(
             session,
             settings,
             upload.staging,
             upload.files,
-            project=projects.get(session, project_id),
-            collection=upload.fields.get("collection", "").strip() or "Uploads",
+            project=project,
+            collection=fields.get("collection", "").strip() or "Uploads",
+            synthetic=pairs,
             asked_by=user.annotator_id,
         )
     upload.hand_over()
@@ -207,17 +255,29 @@ def queue_import(
 # --- the same for programs -----------------------------------------------------------------------
 
 FILES = body_schema(
-    form_schema("files", files={"type": "array", "items": BINARY}, collection={"type": "string"})
+    form_schema(
+        "files",
+        files={"type": "array", "items": BINARY},
+        collection={"type": "string"},
+        damage={"type": "string"},
+        clean={"type": "string"},
+        damaged={"type": "string"},
+    )
 )
 
 
 class NewImport(Body):
     """A folder on the server's machine. `collection` is what it comes to; its own name if empty.
-    With `watch`, what is new in it comes in by itself from now on."""
+    With `watch`, what is new in it comes in by itself from now on. `damage` names kinds of it: then
+    each clean picture gets a damaged twin, and they are labelled as the classes `clean` and
+    `damaged`."""
 
     folder: str = Field(min_length=1)
     collection: str = Field(default="", max_length=120)
     watch: bool = False
+    damage: list[str] = Field(default_factory=list, max_length=20)
+    clean: str = Field(default="", max_length=120)
+    damaged: str = Field(default="", max_length=120)
 
 
 @api.post("/projects/{project_id}/imports", status_code=202)
@@ -228,7 +288,10 @@ def import_folder(
     folder without a picture that is watched from now on. The files stay where they are."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        job = bring_in(session, settings, project, body.folder, body.collection, body.watch, user)
+        pairs = asked_pairs(session, project, body.damage, body.clean, body.damaged)
+        job = bring_in(
+            session, settings, project, body.folder, body.collection, body.watch, user, pairs
+        )
         return jobs.as_json(job) if job else {}
 
 
@@ -254,5 +317,7 @@ def upload_files(
     user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, upload: Files
 ) -> dict[str, Any]:
     """Take pictures and zips of pictures, with the sidecars that lie beside them; the answer is the
-    job of their import. A field `collection` says where they come to: “Uploads” without it."""
+    job of their import. A field `collection` says where they come to: “Uploads” without it. The
+    fields `damage` (kinds with commas between them), `clean` and `damaged` ask for damaged twins,
+    as of a folder."""
     return jobs.as_json(queue_import(engine, settings, project_id, upload, user))

@@ -16,7 +16,14 @@ from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import projects
-from tastemaker.database.tables import Annotator, Image, Label, Project, ScoreEvent
+from tastemaker.database.tables import (
+    Annotator,
+    Image,
+    Label,
+    Project,
+    ScoreEvent,
+    SyntheticImage,
+)
 from tastemaker.errors import Invalid
 from tastemaker.projects import LabelRules, on_holdout_side
 from tastemaker.scores import classes
@@ -45,11 +52,13 @@ def derive_label(
     image_id: int,
     source_group: str,
     events: list[Event],
+    *,
+    synthetic: bool,
 ) -> None:
     """Make the label of one image agree with its standing events, oldest first; gone when nobody's
-    score stands."""
+    score stands. A `synthetic` one never measures."""
     combine = combiner(session, project)
-    derived = _label_from(project, image_id, source_group, events, combine)
+    derived = _label_from(project, image_id, source_group, events, combine, synthetic)
     if derived is not None:
         statement = _upsert_label(session.get_bind().dialect.name)
         session.connection().execute(statement, derived.model_dump())
@@ -88,8 +97,11 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
         ).all()
     )
     combine = combiner(session, project)
+    made = set(session.exec(select(SyntheticImage.image_id)))
     derived = {
-        image_id: _label_from(project, image_id, groups[image_id], standing(about_image), combine)
+        image_id: _label_from(
+            project, image_id, groups[image_id], standing(about_image), combine, image_id in made
+        )
         for image_id, about_image in about.items()
     }
     return {image_id: label for image_id, label in derived.items() if label is not None}
@@ -97,7 +109,8 @@ def labels_at(session: Session, project: Project, event_high: int) -> dict[int, 
 
 def drawn_at_random(session: Session, project_id: int, event_high: int) -> set[int]:
     """The images whose score, as it stood right after the event `event_high`, may judge a version
-    by where it came from (`Origin.measures`): the random sample, on both sides of the hold-out."""
+    by where it came from (`Origin.measures`): the random sample, on both sides of the hold-out. No
+    synthetic image is of it."""
     until = (ScoreEvent.project_id == project_id, col(ScoreEvent.id) <= event_high)
     undone = select(ScoreEvent.undoes).where(*until, ScoreEvent.kind == "undo")
     first = (
@@ -109,7 +122,9 @@ def drawn_at_random(session: Session, project_id: int, event_high: int) -> set[i
     return set(
         session.exec(
             select(ScoreEvent.image_id).where(
-                col(ScoreEvent.id).in_(first), col(ScoreEvent.origin).in_(measuring)
+                col(ScoreEvent.id).in_(first),
+                col(ScoreEvent.origin).in_(measuring),
+                col(ScoreEvent.image_id).not_in(select(SyntheticImage.image_id)),
             )
         )
     )
@@ -120,6 +135,7 @@ def rebuild_labels(session: Session, project: Project) -> int:
     are. The result equals what incremental derivation left (a test holds this)."""
     session.execute(delete(Label).where(col(Label.project_id) == project.id))
     session.expire_all()
+    classes.forget(session)
     labels = labels_at(session, project, highest_event(session, project))
     session.add_all(labels.values())
     session.flush()
@@ -164,7 +180,7 @@ def combiner(session: Session, project: Project | LabelRules) -> Combine:
 
 def _label_from(
     project: Project | LabelRules, image_id: int, source_group: str, events: list[Event],
-    combine: Combine,
+    combine: Combine, synthetic: bool,
 ) -> Label | None:  # fmt: skip
     """The label that follows from the standing events of an image, oldest first, in no session;
     None without a score among them, or where its class is gone."""
@@ -186,7 +202,7 @@ def _label_from(
         event_id=by_age[-1].id,
         holdout=holdout,
         # How the image came to be scored at all decides; a later correction does not change that.
-        measures=holdout and Origin(scored[0].origin).measures,
+        measures=holdout and not synthetic and Origin(scored[0].origin).measures,
     )
 
 

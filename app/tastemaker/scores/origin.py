@@ -14,6 +14,7 @@ class Origin(StrEnum):
     LIBRARY = "library"
     TEST_RUN = "test-run"
     IMPORT = "import"  # from a file
+    SYNTHETIC = "synthetic"  # of a clean picture, or of its twin that was damaged on purpose
     API = "api"  # a program's, or anybody's whose page did not come from this server
 
     @property

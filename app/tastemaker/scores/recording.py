@@ -23,6 +23,7 @@ from tastemaker.database.tables import (
     Image,
     Project,
     ScoreEvent,
+    SyntheticImage,
     TestRun,
     TestRunScore,
     in_utc,
@@ -215,7 +216,9 @@ def record_for(
         standing.append(
             Event(written.id, annotator_id, kind, value, None, came.origin, scene.proxy)
         )
-        derive_label(session, scene.terms, image_id, scene.source_group, standing)
+        derive_label(
+            session, scene.terms, image_id, scene.source_group, standing, synthetic=scene.synthetic
+        )
     return written
 
 
@@ -307,7 +310,8 @@ def undo(
         inverse.append(written)
         group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
         standing = standing_on(session, project.id, event.image_id)
-        derive_label(session, project, event.image_id, group, standing)
+        made = session.get(SyntheticImage, event.image_id) is not None
+        derive_label(session, project, event.image_id, group, standing, synthetic=made)
     return inverse[together.index(newest)]
 
 
@@ -328,7 +332,8 @@ def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:
 
 class Scene(NamedTuple):
     """What must be known before anything is written: the project's terms, the image, the person,
-    the event of the request's key if it came before, and whether anybody spoke of the image."""
+    the event of the request's key if it came before, whether anybody spoke of the image, and
+    whether it is synthetic."""
 
     terms: LabelRules
     sha256: str
@@ -339,6 +344,7 @@ class Scene(NamedTuple):
     proxy: bool
     with_key: int | None
     spoken_of: bool
+    synthetic: bool
 
 
 @functools.cache
@@ -355,6 +361,11 @@ def _scene() -> Any:
         .where(event.c.project_id == project, event.c.image_id == image)
         .exists()
     )
+    synthetic = (
+        select_columns(col(SyntheticImage.image_id))
+        .where(col(SyntheticImage.image_id) == image)
+        .exists()
+    )
     return (
         select_columns(
             col(Project.id), col(Project.seed), col(Project.holdout_share),
@@ -362,7 +373,7 @@ def _scene() -> Any:
             col(Image.source_group),
             projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
             projects.is_removed(project, Image.id), col(Annotator.id),
-            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of,
+            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of, synthetic,
         )
         .select_from(Image)
         .join(Project, col(Project.id) == project)

@@ -15,6 +15,7 @@ from tastemaker.database.tables.library import (
     ImageName,
     ImagePath,
     SkippedFile,
+    SyntheticImage,
     Tag,
 )
 from tastemaker.database.tables.projects import (
@@ -79,6 +80,7 @@ __all__ = [
     "ScoreEvent",
     "SkippedFile",
     "Slice",
+    "SyntheticImage",
     "Tag",
     "TestRun",
     "TestRunScore",

@@ -104,6 +104,18 @@ class CollectionImage(SQLModel, table=True):
     image_id: int = cascade("image.id", primary_key=True)
 
 
+class SyntheticImage(SQLModel, table=True):
+    """An image that an import made by damaging another (`pictures.damage`). It trains, and never
+    measures a version; `source_id` is the clean one, `damage` its kind and parameters."""
+
+    __tablename__ = "synthetic_image"
+    __table_args__ = (Index("ix_synthetic_image_source", "source_id"),)
+
+    image_id: int = cascade("image.id", primary_key=True)
+    source_id: int = cascade("image.id", nullable=False)
+    damage: dict[str, Any] = json_column()
+
+
 class SkippedFile(SQLModel, table=True):
     """A file that an import could not use, and why."""
 
