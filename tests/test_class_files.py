@@ -12,10 +12,11 @@ from class_world import Classes, class_home, open_classes
 from sqlmodel import select
 from test_classifier import strict_forward
 
-from tastemaker import embeddings
+import tastemaker
+from tastemaker import embeddings, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Image, Label
-from tastemaker.errors import CheckpointError, Conflict
+from tastemaker.errors import CheckpointError, Conflict, Invalid
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import class_changes, classes
@@ -165,3 +166,93 @@ def test_predictions_leave_with_the_class_and_a_file_of_tags_is_no_head_to_impor
     assert config["classes"]["classes"][0]["name"] == "photo"
     with pytest.raises(CheckpointError, match="3 tags in one file"):
         read_foreign_head(made.settings.checkpoints / version.file)
+
+
+# --- class files as filters -----------------------------------------------------------------------
+
+
+def class_file(made: Classes) -> tuple[Path, np.ndarray, list[dict[int, float]]]:
+    """The file of the version, the vectors of all images, and what the version says of each."""
+    version = made.version()
+    with sessions.reading(made.engine) as session:
+        ids, x = embeddings.project_matrix(session, made.project(session), version.encoder_id)
+        rows = {row.image_id: row for row in session.exec(select(ClassPrediction))}
+    own = [
+        dict(
+            zip(
+                version.classes.numbers,
+                np.frombuffer(rows[i].probabilities, "<f4").tolist(),
+                strict=True,
+            )
+        )
+        for i in ids.tolist()
+    ]
+    return versions.checkpoint_path(made.settings, version), x.astype(np.float32), own
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_program_loads_a_class_file_and_gets_the_probability_of_each_class(home, several):
+    path, x, own = class_file(open_classes(class_home(home, train=True, several=several)))
+    scorer = tastemaker.load(path)
+    assert scorer.labels == ("photo", "drawing", "logo")
+    expected = np.array([list(row.values()) for row in own])
+    told = scorer.classify(x)
+    assert told.shape == expected.shape and np.abs(told - expected).max() < 1e-5
+    assert scorer.classify(x[0]).tolist() == pytest.approx(expected[0].tolist(), abs=1e-5)
+    broken = np.concatenate([x[:2], np.zeros_like(x[:1])])
+    assert np.isnan(scorer.classify(broken, errors="skip")).any(axis=1).tolist() == [0, 0, 1]
+    with pytest.raises(Invalid, match="gives no score"):
+        scorer.score(x)
+
+
+def test_the_command_tells_the_class_and_filters_by_one_of_them(run, tmp_path):
+    path, x, own = class_file(open_classes(class_home(tmp_path / "home", train=True)))
+    np.save(tmp_path / "x.npy", np.concatenate([x, np.full_like(x[:1], np.nan)]))
+    score = ("score", tmp_path / "x.npy", "--model")
+    rows = run(*score, path, "--json").json
+    assert len(rows) == len(own) == 90
+    names = ("photo", "drawing", "logo")
+    for row in rows:
+        shares = own[int(row["path"])]
+        likeliest = max(shares, key=shares.__getitem__)
+        assert row["class"] == names[likeliest]
+        assert row["probability"] == pytest.approx(shares[likeliest], abs=1e-5)
+        assert row["p_logo"] == pytest.approx(shares[2], abs=1e-5)
+    assert [row["probability"] for row in rows] == sorted(
+        (row["probability"] for row in rows), reverse=True
+    )
+
+    logos = run(*score, "Kinds@active", "--class", "Logo", "--json").json
+    assert {int(row["path"]) for row in logos} == {
+        n for n, shares in enumerate(own) if max(shares, key=shares.__getitem__) == 2
+    }
+    either = run(*score, path, "--class", "logo=40", "--class", "photo=90", "--top", 5, "--json")
+    fits = sorted(
+        (max(s[2] * (s[2] >= 0.4), s[0] * (s[0] >= 0.9)) for s in own), reverse=True
+    )[:5]  # fmt: skip
+    assert [row["probability"] for row in either.json] == pytest.approx(fits, abs=1e-5)
+    told = run(*score, path, "--class", "logo", "--out", tmp_path / "out.csv")
+    assert f"{len(logos)} of 90 pass" in told.err
+    table = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert list(table[0]) == [
+        "path", "class", "probability", "percent", "p_photo", "p_drawing", "p_logo", "model",
+    ]  # fmt: skip
+    assert {row["class"] for row in table} == {"logo"} and len(table) == len(logos)
+    parts = ("--out", tmp_path / "parts", "--class")
+    assert run(*score, path, *parts, "logo").code == 0
+    assert "classes differs" in run(*score, path, *parts, "photo").err
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--pass",), "has no threshold"),
+        (("--class", "statue"), "“statue” is no class of this head. There are: photo, drawing"),
+        (("--class", "logo=much"), "no percentage"),
+    ],
+)
+def test_a_filter_that_a_class_file_cannot_be_is_refused_in_words(run, tmp_path, words, error):
+    path, x, _ = class_file(open_classes(class_home(tmp_path / "home", train=True)))
+    np.save(tmp_path / "x.npy", x)
+    said = run("score", tmp_path / "x.npy", "--model", path, *words)
+    assert said.code != 0 and error in said.err

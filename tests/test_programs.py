@@ -374,15 +374,17 @@ def test_a_flipped_byte_is_found_where_the_true_sidecar_lies_beside(
         tastemaker.load(path)
 
 
-def test_what_is_no_head_of_scores_is_refused_in_words(tmp_path: Path) -> None:
+def test_what_is_no_head_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"There is no file .*nowhere\.safetensors"):
         tastemaker.load(tmp_path / "nowhere.safetensors")
     with pytest.raises(CheckpointError, match=r"bad\.safetensors: The file is too short"):
         tastemaker.load(pictures.write(tmp_path / "bad.safetensors", b""))
     classes = {name: np.zeros(shape, "f") for name, shape in layout(4, 2).items()}
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
+    two = tastemaker.load(tmp_path / "two.safetensors")
     with pytest.raises(tastemaker.TastemakerError, match="tells 2 classes apart"):
-        tastemaker.load(tmp_path / "two.safetensors")
+        two.score(np.ones(4, "f"))
+    assert two.classify(np.ones(4, "f")).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(

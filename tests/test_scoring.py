@@ -510,7 +510,8 @@ def test_what_is_no_model_of_scores_is_refused_by_name(tmp_path: Path) -> None:
         Scorer(pictures.write(tmp_path / "bad.safetensors", b""))
     classes = {name: np.zeros(shape, "f") for name, shape in layout(4, 2).items()}
     save_checkpoint(tmp_path / "two.safetensors", classes, {})
-    with pytest.raises(Invalid, match="tells 2 classes apart"):
+    (tmp_path / "two.config.json").write_text('{"labels": {"0": "photo"}}')
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: The sidecar must name the 2"):
         Scorer(tmp_path / "two.safetensors")
 
 

@@ -56,6 +56,15 @@ def score(
     high: Annotated[
         float, percent_option("--max", "Highest percentage that passes, 0–100.")
     ] = 100.0,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME[=MIN]",
+            help="Of a head of classes: only images of this class, or with at least MIN % of it. "
+            "Can be given several times.",
+        ),
+    ] = None,
     own: Annotated[
         bool, typer.Option("--pass", help="What the version itself lets pass, by its threshold.")
     ] = False,
@@ -145,7 +154,7 @@ def score(
     in_parts = in_parts and to is not None and (not to.suffix or to.is_dir())
     if in_parts and (top is not None or sort or into is not None or as_json or dry_run):
         raise typer.BadParameter(
-            "a folder of parts takes --min, --max and --pass only", param_hint="--out"
+            "a folder of parts takes --min, --max, --pass and --class only", param_hint="--out"
         )
     if to is not None and not in_parts:
         score_tables.check_ending(to)
@@ -162,11 +171,20 @@ def score(
         file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
         device=device, batch=batch_size,
     )  # fmt: skip
+    if scorer.classes is None and kinds:
+        raise Invalid(f"{scorer.name} scores; it tells no classes apart.", "Leave out --class.")
+    if scorer.classes is not None:
+        if own:
+            raise Invalid(
+                f"{scorer.name} tells classes apart; it has no threshold.",
+                f"Name what passes: --class {scorer.labels[0]}, or --class {scorer.labels[0]}=70.",
+            )
+        scorer.classes = scorer.classes.choose(kinds or ())
     scorer.promises = scorer.promises or _promises(model)
     if own:
         low = 100 * scorer.threshold
     if to is not None and in_parts:
-        _score_in_parts(source, scorer, to, low, high, precision)
+        _score_in_parts(source, scorer, to, low, high, precision, kinds or [])
         return
     tables: list[Any] = []
     scored = written = 0
@@ -184,7 +202,7 @@ def score(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             tell=lambda line: err.print(plain(line)),
         )
-        rows = score_tables.within(side_effect(count, rows), low, high)
+        rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
         if top is not None:
             best = score_tables.best(rows, top.rows)
             rows = iter([best.slice(0, top.of(scored))])
@@ -218,7 +236,8 @@ def score(
     elif to is None or dry_run:
         for row in score_tables.as_dicts(ranked):
             goes = targets.get(row["path"]) if dry_run else None
-            print(f"{row['percent']:6.2f} %  {row['path']}{f'  → {goes}' if goes else ''}")
+            kind = f"  {row['class'] or '–'}" if scorer.classes is not None else ""
+            print(f"{row['percent']:6.2f} %{kind}  {row['path']}{f'  → {goes}' if goes else ''}")
         if to is not None:
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
@@ -228,8 +247,9 @@ def score(
 
 
 def _score_in_parts(
-    source: Path, scorer: "Scorer", to: Path, low: float, high: float, precision: str
-) -> None:
+    source: Path, scorer: "Scorer", to: Path, low: float, high: float, precision: str,
+    kinds: list[str],
+) -> None:  # fmt: skip
     from tastemaker.filtering.parts import parts_of, write_parts
 
     with progress_bar() as bar, skipped_files() as skip:
@@ -242,8 +262,9 @@ def _score_in_parts(
             lambda line: err.print(plain(line)),
         )
         written = write_parts(
-            to, parts, scorer.about, low, high, encoder=scorer.encoder, precision=precision
-        )
+            to, parts, scorer.about, low, high, encoder=scorer.encoder, precision=precision,
+            chosen=", ".join(sorted(kinds)),
+        )  # fmt: skip
     rows = sum(part.rows for part in written.parts)
     err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
     already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"

@@ -5,11 +5,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tastemaker.errors import CheckpointError, Invalid, NotFound, TastemakerError
+from tastemaker.errors import CheckpointError, NotFound, TastemakerError
 from tastemaker.files import is_file
 from tastemaker.files.texts import read_text
+from tastemaker.filtering.class_columns import ClassReading
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import Checkpoint, load_checkpoint, tensor_names
+from tastemaker.learning.checkpoints import (
+    Checkpoint,
+    class_names,
+    load_checkpoint,
+    tensor_names,
+)
 
 THRESHOLD = 0.5  # where the file names none
 MOST_SIDECAR_BYTES = 2**20
@@ -24,9 +30,17 @@ def read_head(path: Path) -> Checkpoint:
         checkpoint = load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error.message}", error.hint) from error
-    if checkpoint.outputs != 1:
-        raise Invalid(f"{path.name} tells {checkpoint.outputs} classes apart; it gives no score.")
     return checkpoint
+
+
+def classes_of(checkpoint: Checkpoint, sidecar: dict[str, Any], name: str) -> ClassReading | None:
+    """How the head in the file of that name tells classes apart; None of one that scores."""
+    several = checkpoint.metadata.get("read_out") == "sigmoid"
+    try:
+        names = class_names(sidecar, checkpoint.features, checkpoint.outputs, several=several)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error.message}", error.hint) from error
+    return ClassReading(names, several) if names else None
 
 
 def _read_laion(path: Path) -> Checkpoint:

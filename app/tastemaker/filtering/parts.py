@@ -160,15 +160,16 @@ def write_parts(
     about: Mapping[str, str],
     low: float = 0.0,
     high: float = 100.0,
+    chosen: str = "",
     **made_with: str | None,
 ) -> Written:
-    """Write the rows of `low` ≤ percentage ≤ `high` of each part into a Parquet file in the folder
-    `out`, and the manifest after each. `made_with` is what else the scores follow from: the
-    encoder, the precision. Raises `Conflict` where the folder holds another run, `Invalid` where
-    nothing could be scored, `StorageFull`; what is whole stays."""
+    """Write the rows of `low` ≤ percentage ≤ `high`, and of the `chosen` classes, of each part into
+    a Parquet file in the folder `out`, and the manifest after each. `made_with` is what else the
+    scores follow from: the encoder, the precision. Raises `Conflict` where the folder holds another
+    run, `Invalid` where nothing could be scored, `StorageFull`; what is whole stays."""
     require_writable_folder(out)
     run = {"format": FORM, "model_sha256": about["model_sha256"], "min": low, "max": high}
-    run |= made_with
+    run |= made_with | ({"classes": chosen} if chosen else {})
     before = _read_manifest(out, run)
     out.mkdir(parents=True, exist_ok=True)
     sweep_unfinished(out)
@@ -182,7 +183,7 @@ def write_parts(
         if there is not None and is_file(out / file):
             kept += 1
         else:
-            there = _write_part(out / file, key, part, about, low, high)
+            there = _write_part(out / file, key, part, about, low, high, bool(chosen))
             _write_manifest(out, run, about, [*done, there, *before.values()], complete=False)
         done.append(there)
     if not sum(part.scored for part in done):  # and what a run before has written stays
@@ -196,15 +197,16 @@ def write_parts(
 
 
 def _write_part(
-    file: Path, key: str, part: Part, about: Mapping[str, str], low: float, high: float
-) -> Done:
+    file: Path, key: str, part: Part, about: Mapping[str, str], low: float, high: float,
+    chosen: bool,
+) -> Done:  # fmt: skip
     scored = 0
 
     def count(rows: pa.Table) -> None:
         nonlocal scored
         scored += len(rows)
 
-    tables: Tables = within(side_effect(count, part.tables()), low, high)
+    tables: Tables = within(side_effect(count, part.tables()), low, high, chosen=chosen)
     rows = write(file, tables, about)
     return Done(file.name, key, part.source, rows, scored)
 

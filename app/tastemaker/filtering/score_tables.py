@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
 from tastemaker.files import escape_formula, write_atomic
+from tastemaker.filtering.class_columns import SHARE, fitting
 
 SCHEMA = pa.schema(
     [("path", pa.string()), ("aesthetic_score", pa.float32()), ("percent", pa.float32())]
 )
+MEASURES = ("aesthetic_score", "probability")  # of a score, of a class: what a row is ranked by
 ROW_GROUP = 131_072  # rows; as many are held while writing, and by `best` beyond what it keeps
 
 Tables = Iterable[pa.Table]
@@ -45,9 +47,15 @@ def table(
     return rows
 
 
+def measure(schema: pa.Schema) -> str:
+    """The column that a table of these columns is limited and ranked by."""
+    return next(name for name in MEASURES if name in schema.names)
+
+
 def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
     """The rows as `--json` prints them, the percentage to two places."""
-    return [row | {"percent": round(100 * row["aesthetic_score"], 2)} for row in rows.to_pylist()]
+    by = measure(rows.schema)
+    return [row | {"percent": round(100 * row[by], 2)} for row in rows.to_pylist()]
 
 
 # --- choosing ----------------------------------------------------------------------------------
@@ -91,10 +99,11 @@ def check_limits(low: float, high: float) -> None:
         raise Invalid("--min and --max are percentages with 0 ≤ min ≤ max ≤ 100.")
 
 
-def within(tables: Tables, low: float, high: float) -> Iterator[pa.Table]:
-    """Only the rows of `low` ≤ percentage ≤ `high`, compared before it is rounded."""
-    for rows in tables:
-        percent = 100 * rows["aesthetic_score"].to_numpy().astype(np.float64)
+def within(tables: Tables, low: float, high: float, *, chosen: bool = False) -> Iterator[pa.Table]:
+    """Only the rows of `low` ≤ percentage ≤ `high`, compared before it is rounded; with `chosen`,
+    of these the ones that a chosen class fits."""
+    for rows in fitting(tables) if chosen else tables:
+        percent = 100 * rows[measure(rows.schema)].to_numpy().astype(np.float64)
         yield rows.filter(pa.array((low <= percent) & (percent <= high)))
 
 
@@ -114,7 +123,7 @@ def best(tables: Tables, most: int | None = None) -> pa.Table:
 
 def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:
     joined = pa.concat_tables(tables or [SCHEMA.empty_table()])
-    order = pc.sort_indices(joined, [("aesthetic_score", "descending")])  # a stable sort
+    order = pc.sort_indices(joined, [(measure(joined.schema), "descending")])  # a stable sort
     return joined.take(order[:most]).combine_chunks()
 
 
@@ -177,17 +186,18 @@ def _gathered(tables: Tables) -> Iterator[pa.Table]:
 
 def _write_csv(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
     columns, tables = _columns(tables)
-    carried = columns.names[len(SCHEMA) :]
+    by = measure(columns)
     writer = csv.writer(codecs.getwriter("utf-8")(file))
-    writer.writerow(map(escape_formula, [*SCHEMA.names, *carried, "model"]))
+    writer.writerow(map(escape_formula, [*columns.names, "model"]))
     model = escape_formula(about["model"])
+    exact = {by, *(name for name in columns.names if by != MEASURES[0] and name.startswith(SHARE))}
     for rows in tables:
         writer.writerows(
             (
-                escape_formula(row["path"]),
-                f"{row['aesthetic_score']:.6f}",
-                row["percent"],
-                *(_cell(row[name]) for name in carried),
+                *(
+                    f"{value:.6f}" if name in exact and value is not None else _cell(value)
+                    for name, value in row.items()
+                ),
                 model,
             )
             for row in as_dicts(rows)

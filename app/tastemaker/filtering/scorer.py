@@ -1,9 +1,13 @@
-"""A head with its encoder: pictures or embeddings in, scores in 0-1 out.
+"""A head with its encoder: pictures or embeddings in, scores in 0-1 out, or of a head that tells
+classes apart, their probabilities.
 
     scorer = Scorer("Anime-v1.8.safetensors")
     scorer.score("a.jpg")                       one picture: a float
     scorer.score(["a.jpg", "b.png"])            several: float32 (2,)
     scorer.score(numpy.load("x.npy"))           embeddings (N, D): float32 (N,)
+
+    scorer = Scorer("Kinds-v1.0.safetensors")
+    scorer.classify(["a.jpg", "b.png"])         float32 (2, K), of the K classes in scorer.labels
 
 No database, no server, no home folder: nothing is written, and nothing is read but the file, its
 sidecar, the pictures and, at the first picture, the weights of the encoder.
@@ -31,6 +35,7 @@ from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.filtering.head_files import (
+    classes_of,
     percentiles_of,
     read_head,
     read_sidecar,
@@ -61,6 +66,8 @@ class Scorer:
     - `percentiles`: 101 scores, rising: `percentiles[90]` has 90 % of its project's images below
       it. From an exported sidecar; empty if unknown
     - `project` and `version`: where it comes from, as “Anime” and “v1.8”; None if unknown
+    - `labels`: the names of the K classes, or tags, that it tells apart; empty if it scores
+    - `classes`: how these are read and which of them were chosen; None if it scores
     - `promises`: what audits of its filter said, as its exported sidecar lists them; else None
     - `features`: D, the length of an embedding
     - `normalised`: whether it was trained on L2-normalised embeddings; None if unknown
@@ -86,8 +93,8 @@ class Scorer:
         measured otherwise.
 
         Raises `NotFound`, `CheckpointError` for what is no head or has the sidecar of another
-        beside it, `Invalid` for a head of classes, an encoder that there is not or a device that is
-        not there, `Conflict` for another encoder than the file names.
+        beside it, `Invalid` for an encoder that there is not or a device that is not there,
+        `Conflict` for another encoder than the file names.
         """
         if not isinstance(path, str | os.PathLike) or not isinstance(encoder, str | None):
             raise Invalid(
@@ -100,6 +107,7 @@ class Scorer:
         beside, self._sidecar_fault = read_sidecar(sidecar_path(self.path))
         names = sidecar_path(self.path).name, self.path.name
         check_described(beside, *names, self.checkpoint.sha256)
+        self.classes = classes_of(self.checkpoint, beside, self.path.name)
         own = (about.get("encoder"), about.get("encoder_fingerprint"))
         own_encoder, self.fingerprint = own if "encoder" in about else sidecar_encoder(beside)
         self.encoder = given(encoder, own_encoder, self.path.name) if encoder else own_encoder
@@ -120,6 +128,10 @@ class Scorer:
 
     def __repr__(self) -> str:
         return f"<Scorer {self.name}: {self.features} features of {self.encoder or 'any encoder'}>"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.classes.names if self.classes else ()
 
     @property
     def about(self) -> dict[str, str]:
@@ -153,30 +165,54 @@ class Scorer:
         than the head was trained on, and for anything else than pictures and embeddings;
         `EncoderUnavailable` or `Conflict` where pictures cannot be encoded as in training.
         """
+        if self.classes is not None:
+            raise Invalid(
+                f"{self.name} tells {len(self.labels)} classes apart; it gives no score.",
+                "Call classify(): it gives the probability of each.",
+            )
+        scores, single = self._read(x, errors)
+        return float(scores[0]) if single else scores
+
+    def classify(self, x: Any, *, errors: Errors = "raise") -> NDArray[np.float32]:
+        """Probabilities in 0-1 of the K classes in `labels`: (K,) of a single picture or embedding,
+        (N, K) of several. Those of classes add up to 1; of tags each is for itself. Otherwise as
+        `score`. Raises `Invalid` for a head that scores."""
+        if self.classes is None:
+            raise Invalid(f"{self.name} scores; it tells no classes apart.", "Call score().")
+        probabilities, single = self._read(x, errors)
+        return np.asarray(probabilities[0] if single else probabilities)
+
+    def _read(self, x: Any, errors: Errors) -> tuple[NDArray[np.float32], bool]:
+        """What the head says of all of x, (N,) or (N, K), and whether x is a single one."""
         if errors not in ("raise", "skip"):
             raise Invalid(f"errors is 'raise' or 'skip', not {errors!r}.")
         if isinstance(x, PICTURE):
-            return float(self._score_pictures([x], errors)[0])
+            return self._score_pictures([x], errors), True
         if not _is_numeric(x):
             x = _listed(x)
             if all(isinstance(item, PICTURE) for item in x):
-                return self._score_pictures(x, errors)
+                return self._score_pictures(x, errors), False
         vectors = _as_vectors(x)
         scores = self._score_vectors(np.atleast_2d(vectors), errors)
         for doubt in self.doubts:
-            warnings.warn(doubt, stacklevel=2)
-        return float(scores[0]) if vectors.ndim == 1 else scores
+            warnings.warn(doubt, stacklevel=3)
+        return scores, vectors.ndim == 1
+
+    def _blank(self, count: int) -> NDArray[np.float32]:
+        """Room for what the head says of so many: (count,), or (count, K)."""
+        shape = (count, len(self.labels)) if self.classes else (count,)
+        return np.full(shape, np.nan, np.float32)
 
     def _score_pictures(self, pictures: Sequence[Picture], errors: Errors) -> NDArray[np.float32]:
         if not pictures:
-            return np.empty(0, np.float32)
+            return self._blank(0)
 
         def report(index: int, error: BadImage) -> None:
             if errors == "raise":
                 name = _name_of(pictures[index], index)
                 raise BadImage(f"{name}: {error.message}", error.hint) from error
 
-        scores = np.full(len(pictures), np.nan, np.float32)
+        scores = self._blank(len(pictures))
         sources = [
             item if isinstance(item, Image.Image) else Path(os.fsdecode(item)) for item in pictures
         ]
@@ -187,7 +223,7 @@ class Scorer:
     def _score_vectors(self, x: Vectors, errors: Errors) -> NDArray[np.float32]:
         """Block by block, as a file of embeddings: a memory-mapped array stays on the disk."""
         self.check_width(x.shape[1], "This array")
-        scores = np.empty(len(x), np.float32)
+        scores = self._blank(len(x))
         for start in range(0, len(x), BLOCK):
             scores[start : start + BLOCK], faults = self.vectors(x[start : start + BLOCK])
             if faults and errors == "raise":
@@ -201,9 +237,10 @@ class Scorer:
     def vectors(
         self, x: Vectors, source: str = "This array"
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
-        """Scores (N,) of embeddings (N, D), NaN for those that cannot be scored; and the reason for
-        each of these, by row. Raises `Invalid`, about the `source`, for another width, or where
-        L2-normalised embeddings meet a head that was trained on raw ones."""
+        """Scores (N,) of embeddings (N, D), or probabilities (N, K), NaN for those that cannot be
+        scored; and the reason for each of these, by row. Raises `Invalid`, about the `source`, for
+        another width, or where L2-normalised embeddings meet a head that was trained on raw
+        ones."""
         self.check_width(x.shape[1], source)
         unfit = not self.normalised and are_normalised(x[:: max(1, len(x) // CHECKED)])
         if unfit and self.normalised is None and not self.doubts:
@@ -218,10 +255,11 @@ class Scorer:
                 "Embed the pictures again without normalising, or train on normalised ones.",
             )
         scores = self._head(self._as_trained(x))
-        empty = np.abs(scores - self._score_of_zeros) < 0.001  # only these are worth a look
+        near = np.abs(scores - self._score_of_zeros) < 0.001  # only these are worth a look
+        empty = near if near.ndim == 1 else near.all(axis=1)
         empty[empty] = ~np.asarray(x[empty]).any(axis=1)
         faults = dict.fromkeys(
-            np.flatnonzero(np.isnan(scores)).tolist(),
+            np.flatnonzero(_unknown(scores)).tolist(),
             "The embedding holds values that are not finite numbers.",
         ) | dict.fromkeys(
             np.flatnonzero(empty).tolist(), "The embedding is all zeros: it was never written."
@@ -237,8 +275,8 @@ class Scorer:
             )
 
     @functools.cached_property
-    def _score_of_zeros(self) -> float:
-        return float(self._head(np.zeros((1, self.features), np.float32))[0])
+    def _score_of_zeros(self) -> NDArray[np.float32]:
+        return np.asarray(self._head(np.zeros((1, self.features), np.float32))[0])
 
     def _as_trained(self, x: Vectors) -> Vectors:
         """The vectors (N, D) as the head saw such in training."""
@@ -260,9 +298,9 @@ class Scorer:
         *,
         guarded: bool = False,
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Score pictures in their order, some at a time: (indices, scores). What cannot be decoded
-        goes to `on_error(index, error)`, and the others go on. `sources`, which may be a stream,
-        and `guarded` as for `embed_files`."""
+        """Score pictures in their order, some at a time: (indices, scores (n,) or (n, K)). What
+        cannot be decoded goes to `on_error(index, error)`, and the others go on. `sources`, which
+        may be a stream, and `guarded` as for `embed_files`."""
         vectors_of = _in_order(
             self.load_encoder(), sources, self.limits, on_error, self._batch, guarded
         )
@@ -306,6 +344,12 @@ class Scorer:
 
 
 # --- what is given -----------------------------------------------------------------------------
+
+
+def _unknown(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) which of the scores (N,), or rows of probabilities (N, K), are none."""
+    unknown = np.isnan(scores)
+    return np.asarray(unknown if unknown.ndim == 1 else unknown.any(axis=1))
 
 
 def _is_numeric(x: object) -> bool:

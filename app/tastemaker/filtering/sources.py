@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import (
@@ -139,14 +140,25 @@ def embedding_tables(
         scores, faults = scorer.vectors(x, name)
         for doubt in scorer.doubts[before:]:
             tell(doubt)
-        rows = table(paths, scores, carried)
         for row, reason in faults.items():
             on_error(paths[row].as_py(), reason)
         if faults:
-            rows = rows.filter(pa.array(~np.isnan(scores)))
+            fine = np.ones(len(x), bool)
+            fine[list(faults)] = False
+            paths, scores = paths.filter(pa.array(fine)), scores[fine]
+            carried = None if carried is None else carried.filter(pa.array(fine))
         done += len(x)
-        yield rows
+        yield scorer_table(scorer, paths, scores, carried)
         progress(done)
+
+
+def scorer_table(
+    scorer: Scorer, paths: pa.Array, scores: NDArray[np.float32], carried: pa.Table | None = None
+) -> pa.Table:
+    """What a head says of paths (n,): scores (n,), or probabilities of classes (n, K)."""
+    if scorer.classes is not None:
+        return scorer.classes.table(paths, scores, carried)
+    return table(paths, scores, carried)
 
 
 def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
@@ -210,5 +222,5 @@ def picture_tables(
         on_error(names.pop(index), str(error))
 
     for indices, scores in scorer.pictures(drawn(), report, guarded=True):
-        yield table(pa.array(map(names.pop, indices), pa.string()), scores)
+        yield scorer_table(scorer, pa.array(map(names.pop, indices), pa.string()), scores)
         progress(indices[-1] + 1)

@@ -138,6 +138,36 @@ class Checkpoint:
     sha256: str
 
 
+def class_names(
+    sidecar: dict[str, Any], features: int, outputs: int, *, several: bool = False
+) -> tuple[str, ...]:
+    """The names of the classes of a head, in their order; their numbers where nobody named them,
+    and none of a head that scores. Of tags (`several`), a single output is one too."""
+    params = sidecar.get("model_params") or {}
+    sizes = {"features": features, "outputs": outputs}
+    if not isinstance(params, dict) or any(params.get(k, n) != n for k, n in sizes.items()):
+        raise CheckpointError(
+            f"The sidecar speaks of another head: this one reads {features} numbers and has "
+            f"{outputs} {'output' if outputs == 1 else 'outputs'}.",
+            "Take the .config.json that came with the file.",
+        )
+    labels = sidecar.get("labels")
+    if outputs == 1 and not several:
+        if labels or sidecar.get("arch") == "class":
+            raise CheckpointError("The sidecar names classes, but the head has a single output.")
+        return ()
+    if labels is None or labels == {}:
+        return tuple(str(i) for i in range(outputs))
+    wanted = [str(i) for i in range(outputs)]
+    if not isinstance(labels, dict) or sorted(labels) != sorted(wanted):
+        raise CheckpointError(
+            f"The sidecar must name the {outputs} classes “0” to “{outputs - 1}”, each once."
+        )
+    if not all(isinstance(labels[key], str) and labels[key].strip() for key in wanted):
+        raise CheckpointError("The sidecar holds the name of a class that is no text.")
+    return tuple(labels[key] for key in wanted)
+
+
 def load_checkpoint(path: Path, *, features: int | None = None) -> Checkpoint:
     """Read a head from a file that nobody vouches for.
 

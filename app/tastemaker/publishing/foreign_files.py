@@ -11,7 +11,12 @@ from tastemaker.errors import CheckpointError, NotFound, TastemakerError
 from tastemaker.files import is_file
 from tastemaker.files.texts import read_text
 from tastemaker.learning import laion
-from tastemaker.learning.checkpoints import check_described, load_checkpoint, tensor_names
+from tastemaker.learning.checkpoints import (
+    check_described,
+    class_names,
+    load_checkpoint,
+    tensor_names,
+)
 from tastemaker.learning.city96 import Tensors
 
 MOST_SIDECAR_BYTES = 2**20
@@ -75,8 +80,8 @@ def _read_city96(file: Path, name: str, sidecar: dict[str, Any]) -> ForeignHead:
         )
     encoder, fingerprint = _named_encoder(sidecar, read.metadata)
     return ForeignHead(
-        name=name, head=read.tensors, features=read.features,
-        outputs=read.outputs, labels=_labels(sidecar, read.features, read.outputs), encoder=encoder,
+        name=name, head=read.tensors, features=read.features, outputs=read.outputs,
+        labels=class_names(sidecar, read.features, read.outputs), encoder=encoder,
         fingerprint=fingerprint, normalised=read.metadata.get("embedding") == "L2-normalised",
         sha256=read.sha256, sidecar=sidecar,
     )  # fmt: skip
@@ -102,33 +107,6 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(sidecar, dict):
         raise CheckpointError("The sidecar is not a JSON object.")
     return sidecar
-
-
-def _labels(sidecar: dict[str, Any], features: int, outputs: int) -> tuple[str, ...]:
-    """The names of the classes, in order; their numbers where nobody named them."""
-    params = sidecar.get("model_params") or {}
-    sizes = {"features": features, "outputs": outputs}
-    if not isinstance(params, dict) or any(params.get(k, n) != n for k, n in sizes.items()):
-        raise CheckpointError(
-            f"The sidecar speaks of another head: this one reads {features} numbers and has "
-            f"{outputs} {'output' if outputs == 1 else 'outputs'}.",
-            "Take the .config.json that came with the file.",
-        )
-    labels = sidecar.get("labels")
-    if outputs == 1:
-        if labels or sidecar.get("arch") == "class":
-            raise CheckpointError("The sidecar names classes, but the head has a single output.")
-        return ()
-    if labels is None or labels == {}:
-        return tuple(str(i) for i in range(outputs))
-    wanted = [str(i) for i in range(outputs)]
-    if not isinstance(labels, dict) or sorted(labels) != sorted(wanted):
-        raise CheckpointError(
-            f"The sidecar must name the {outputs} classes “0” to “{outputs - 1}”, each once."
-        )
-    if not all(isinstance(labels[key], str) and labels[key].strip() for key in wanted):
-        raise CheckpointError("The sidecar holds the name of a class that is no text.")
-    return tuple(labels[key] for key in wanted)
 
 
 def _named_encoder(
