@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # help does not wait for what scoring needs
 
 app = Commands()
 
+ROUTER = "router:"
 DONE = {"copy": "copied into", "symlink": "linked in", "move": "moved into"}
 
 
@@ -51,7 +52,13 @@ def score(
             "'shards/*.tar'; embeddings: .npy, .parquet.",
         ),
     ],
-    model: Annotated[str, typer.Option(help="FILE.safetensors or PROJECT@v1.3 (or @active).")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="FILE.safetensors or PROJECT@v1.3 (or @active); the folder of a router, or "
+            "router:NAME."
+        ),
+    ],
     low: Annotated[float, percent_option("--min", "Lowest percentage that passes, 0–100.")] = 0.0,
     high: Annotated[
         float, percent_option("--max", "Highest percentage that passes, 0–100.")
@@ -132,7 +139,8 @@ def score(
     from tastemaker.files import placing, require_writable
     from tastemaker.filtering import score_tables, sources
     from tastemaker.filtering.file_lists import is_list
-    from tastemaker.filtering.scorer import Precision, Scorer
+    from tastemaker.filtering.router import load_model
+    from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
 
     if into is not None and (
@@ -167,7 +175,7 @@ def score(
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     file, limits = _model_path(settings, model), Limits.of(settings).anywhere()
-    scorer = Scorer(
+    scorer = load_model(
         file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
         device=device, batch=batch_size,
     )  # fmt: skip
@@ -311,13 +319,18 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
 
 
 def _model_path(settings: Settings, model: str) -> Path:
-    """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    from tastemaker.files import is_file
-
-    if is_file(typed_path(model)):
+    """The file of `FILE.safetensors` or `PROJECT@VERSION`; the folder of a router."""
+    if _lies_there(model):
         return typed_path(model)
+    if model.startswith(ROUTER):
+        from tastemaker.publishing import routers
+
+        return routers.find(settings, model.removeprefix(ROUTER)).folder
     if "@" not in model:
-        raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")
+        raise NotFound(
+            f"There is no file {model}.",
+            "Name a .safetensors file, PROJECT@v1.0, or router:NAME.",
+        )
     from tastemaker import projects, versions
 
     name, number = model.rsplit("@", 1)
@@ -326,11 +339,18 @@ def _model_path(settings: Settings, model: str) -> Path:
         return versions.verify(settings, version)
 
 
+def _lies_there(model: str) -> bool:
+    """Whether it is the path of a head, or of a router's folder."""
+    from tastemaker.files import is_file
+    from tastemaker.filtering.router_files import is_router
+
+    path = typed_path(model)
+    return is_file(path) or is_router(path)
+
+
 def _promises(model: str) -> list[dict[str, Any]]:
     """What audits of a version said, where it is named by its project."""
-    from tastemaker.files import is_file
-
-    if is_file(typed_path(model)):
+    if _lies_there(model) or model.startswith(ROUTER):
         return []
     from tastemaker import projects, versions
     from tastemaker.evaluation import audit_reports
