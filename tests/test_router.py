@@ -20,8 +20,8 @@ from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering.router import Router, comparable
-from tastemaker.filtering.router_files import MANIFEST
 from tastemaker.filtering.scorer import Scorer
+from tastemaker.learning.router_files import MANIFEST
 from tastemaker.publishing import routers
 from tests.command_line import Run, fails
 from tests.conftest import made_once

@@ -342,7 +342,7 @@ def _model_path(settings: Settings, model: str) -> Path:
 def _lies_there(model: str) -> bool:
     """Whether it is the path of a head, or of a router's folder."""
     from tastemaker.files import is_file
-    from tastemaker.filtering.router_files import is_router
+    from tastemaker.learning.router_files import is_router
 
     path = typed_path(model)
     return is_file(path) or is_router(path)

@@ -25,8 +25,8 @@ from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import BadImage, Conflict, Invalid
-from tastemaker.filtering.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.filtering.scorer import Precision, Scorer, Vectors, _batches, _in_order
+from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.pictures.pictures import Limits
 
 Scores = NDArray[np.float32]

@@ -1,6 +1,6 @@
 """Routers of this home: made of versions, kept as the folder that leaves, brought back from one.
 
-A router lies in `routers/NAME/` as `filtering.router_files` reads it: `router.json`, the files and
+A router lies in `routers/NAME/` as `learning.router_files` reads it: `router.json`, the files and
 sidecars of its members as they were exported, and a card. It is made once and not changed; what
 becomes of the versions later does not touch it.
 """
@@ -21,7 +21,8 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files import is_file
-from tastemaker.filtering.router_files import (
+from tastemaker.learning.checkpoints import sidecar_path
+from tastemaker.learning.router_files import (
     MANIFEST,
     MemberFile,
     Mode,
@@ -31,7 +32,6 @@ from tastemaker.filtering.router_files import (
     member_path,
     read_manifest,
 )
-from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.publishing import exports
 from tastemaker.publishing.exports import Part
 from tastemaker.versions import predictions
