@@ -7,7 +7,7 @@ COPY app app
 COPY templates templates
 COPY static static
 COPY migrations migrations
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu .
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres]'
 USER tastemaker
 ENV TASTEMAKER_HOME=/data
 VOLUME /data

@@ -63,7 +63,7 @@ soak: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,soak]'
 	KILLS=$(KILLS) LOAD_SECONDS=$(LOAD_SECONDS) STORIES=$(STORIES) EXAMPLES=$(EXAMPLES) \
 		$(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_many_hands.py \
-		tests/test_soak.py tests/test_worker.py tests/test_versions.py
+		tests/test_soak.py tests/test_worker.py tests/test_versions.py tests/test_postgres.py
 
 # The wheel, and beside it what an installation of it is made of (CycloneDX).
 release: $(READY)

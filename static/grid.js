@@ -7,6 +7,8 @@ if (grid) {
   const tiles = [...grid.querySelectorAll("[data-tile]")];
   const boxes = tiles.map((tile) => tile.querySelector("input"));
   let anchor = -1; // where a range begins
+  const kinds = grid.dataset.kinds ? JSON.parse(grid.dataset.kinds) : null; // classes by number
+  const several = grid.dataset.labelling === "tags", tags = [...grid.querySelectorAll("input[name=tag]")];
 
   const count = () => {
     const selected = boxes.filter((box) => box.checked).length;
@@ -68,7 +70,8 @@ if (grid) {
     if (typing(event.target)) return;
     const here = boxes.indexOf(document.activeElement);
     if (scoreOf(event) !== null) {
-      if (!event.repeat) record(scoreOf(event));
+      if (event.repeat) return event.preventDefault();
+      if (several) tickTag(tags, scoreOf(event)); else record(scoreOf(event));
       return event.preventDefault();
     }
     const step = arrowStep(event, tiles);
@@ -85,8 +88,9 @@ if (grid) {
     else if (event.key === "Escape") { selectOnly(() => false); count(); }
     else if (takesBack(event)) takeBack();
     else if (event.key === "Enter" && here >= 0) { select(here, !boxes[here].checked); count(); }
-    else if (actionOf(event) in SWEEPS) record(Number(grid.dataset.bound), SWEEPS[actionOf(event)]);
-    else if (actionOf(event) === "skip" && (here < 0 || event.key !== " ")) record(null);
+    else if (event.key === "Enter" && several && !pressesControl(event)) record(tickedTags(tags));
+    else if (!kinds && actionOf(event) in SWEEPS) record(Number(grid.dataset.bound), SWEEPS[actionOf(event)]);
+    else if (actionOf(event) === "skip" && !pressesControl(event)) record(null);
     else return;
     event.preventDefault();
   });
@@ -110,11 +114,13 @@ if (grid) {
   const show = (at, value, decided = true, sweep = undefined) => {
     const place = tiles[at].querySelector("[data-score]"), chip = document.createElement("span");
     const scored = value !== null && value !== undefined;
+    if (decided) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
+    if (kinds && scored) return place.replaceChildren(...labelChips(kinds, several, value));
     chip.className = scored && !sweep ? `chip r${value}` : "chip none";
     chip.textContent = scored ? inWords(value, sweep) : "skipped";
-    place.replaceChildren(...(decided || scored ? [chip] : []));
-    if (decided) tiles[at].dataset.said = "1"; else delete tiles[at].dataset.said;
+    return place.replaceChildren(...(decided || scored ? [chip] : []));
   };
+  const words = (value, sweep) => (kinds ? labelInWords(kinds, several, value) : inWords(value, sweep));
   const at = (image) => tiles.findIndex((tile) => tile.dataset.tile === String(image));
   const person = { id: Number(grid.dataset.person), name: grid.dataset.personName };
   const of = newKey(), note = byId("outbox"); // this page among others whose batches wait
@@ -128,9 +134,9 @@ if (grid) {
 
   function record(value, sweep) {
     const chosen = boxes.filter((box) => box.checked);
-    if (!chosen.length) return warn("No image is selected.", "Click the images first, then press a score.");
+    if (!chosen.length) return warn("No image is selected.", `Click the images first, then press a ${kinds ? "class" : "score"}.`);
     const key = newKey(), titles = chosen.map((box) => box.closest("[data-tile]").dataset.title);
-    outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, ...(sweep && { sweep }), title: titles.join(", ").slice(0, 200) });
+    outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, ...(sweep && { sweep }), ...(kinds && value !== null && { said: words(value) }), title: titles.join(", ").slice(0, 200) });
     made.push(key);
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
     waiting();
@@ -161,7 +167,7 @@ if (grid) {
     waiting();
     const left = Object.values(answer.refused ?? {});
     if (left.length) warn(`${left.length} of ${entry.images.length} were left as they are.`, left[0]);
-    const done = { batch: entry.value === null ? "Skipped" : `Saved ${inWords(entry.value, entry.sweep)} for`, "undo-batch": "Taken back for" };
+    const done = { batch: entry.value === null ? "Skipped" : `Saved ${words(entry.value, entry.sweep)} for`, "undo-batch": "Taken back for" };
     byId("told").textContent = done[entry.kind] ? `${done[entry.kind]} ${events.length} images` : "Saved.";
   }
 
@@ -188,6 +194,7 @@ if (grid) {
     const value = event.submitter?.value ?? "";
     const [sweep, bound] = value.split(" ");
     if (bound) record(Number(bound), sweep);
+    else if (value === "tags") record(tickedTags(tags));
     else record(value === "skip" ? null : Number(value));
   });
   byId("grid-undo").addEventListener("submit", (event) => { event.preventDefault(); takeBack(); });

@@ -140,6 +140,7 @@ function typing(target) {
 
 /* Whether the key presses the control in focus, as Space and Enter do. */
 function pressesControl({ key, target }) {
+  if (key === " " && focusIn(target, "input[type=checkbox], input[type=radio]") !== null) return true;
   return (key === " " || key === "Enter") && focusIn(target, "a, button, summary") !== null;
 }
 

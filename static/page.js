@@ -22,6 +22,21 @@ function warn(text, hint = "") {
   warnedAt = Date.now();
 }
 
+/* The chips of a label of classes (`kinds`: number → name and colour), or of tags. */
+function labelChips(kinds, several, value) {
+  const made = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
+  const shown = (several ? tagsOf(value) : [value]).filter((number) => kinds[number]);
+  if (!shown.length) return [made("chip kind none", labelInWords(kinds, several, value))];
+  return shown.map((number) => made(`chip kind k${kinds[number].colour}`, kinds[number].name));
+}
+
+/* Of boxes for tags: the set that is ticked, and ticking one by its number. */
+const tickedTags = (boxes) => boxes.reduce((sum, box) => sum + (box.checked ? 2 ** Number(box.value) : 0), 0);
+function tickTag(boxes, number) {
+  const box = boxes.find((one) => Number(one.value) === number);
+  if (box) box.checked = !box.checked;
+}
+
 function quiet() {
   byId("toast").querySelector(".wrong")?.remove();
 }

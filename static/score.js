@@ -160,19 +160,12 @@ function scoring(page) {
 
   /* A label as it is drawn: a score, a class, or a chip for each tag. */
   function chips(value) {
-    const made = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
-    if (!kinds) return [made(`chip r${Math.round(value)}`, value)];
-    const shown = (several ? tagsOf(value) : [value]).filter((number) => kinds[number]);
-    if (!shown.length) return [made("chip kind none", words(value))];
-    return shown.map((number) => made(`chip kind k${kinds[number].colour}`, kinds[number].name));
+    if (kinds) return labelChips(kinds, several, value);
+    return [Object.assign(document.createElement("span"), { className: `chip r${Math.round(value)}`, textContent: value })];
   }
 
   /* Of tags, a key ticks; what is ticked is saved together. */
-  const ticked = () => boxes.reduce((sum, box) => sum + (box.checked ? 2 ** Number(box.value) : 0), 0);
-  function tick(number) {
-    const box = boxes.find((one) => Number(one.value) === number);
-    if (box) box.checked = !box.checked;
-  }
+  const ticked = () => tickedTags(boxes), tick = (number) => tickTag(boxes, number);
 
   /* --- keys, buttons, fingers */
 

@@ -16,7 +16,7 @@ function makeStage(stage) {
     const image = sent ?? document.createElement(card.view ? "img" : "p");
     image.dataset.image = card.image_id;
     image.draggable = false;
-    if (!card.view) Object.assign(image, { className: "no-pixels", textContent: "A vector without a picture" });
+    if (!card.view) Object.assign(image, { className: "no-pixels", textContent: "No picture here" });
     else if (!sent) Object.assign(image, { alt: card.name, src: at(card.view) });
     image.ready = !card.view ? Promise.resolve(true)
       : image.decode().catch(() => {}).then(() => image.complete && image.naturalWidth > 0);

@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ import pytest
 from filelock import FileLock
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
+from sqlalchemy.util import LRUCache
 from sqlmodel import Session
 
 from tastemaker import images, jobs, projects
 from tastemaker.auth import accounts
 from tastemaker.config import Settings
-from tastemaker.database import sessions
+from tastemaker.database import migration, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import CollectionImage, Image, Project
 from tastemaker.jobs.context import JobContext
@@ -52,6 +53,7 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
 
 
+UPGRADE = migration.upgrade
 LONG = 20  # seconds: such a test is one that another process should not wait for
 
 
@@ -60,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     process of the run begins with a part of the list: the longest tests are dealt out to the
     beginnings of the parts, so that no process is left alone with one."""
     for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
         if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     items.sort(key=_seconds, reverse=True)  # a stable sort: modules stay together
@@ -110,6 +114,43 @@ def quick_passwords() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def statements_compiled_once() -> Iterator[None]:
+    """Every test has a database of its own, and all of them ask the same: what one engine compiled
+    serves the next. Compiling its statements takes most of the time of the first look at a page."""
+    made, cache = sessions.create_engine, LRUCache[Any, Any](5000)
+    first = made("sqlite://", module=sessions.sqlite)
+    first.connect().close()  # which tells the dialect the version of the library
+
+    def create_engine(url: URL, **options: Any) -> Engine:
+        engine = made(url, **options)
+        if engine.dialect.name == "sqlite":
+            engine.dialect, engine._compiled_cache = first.dialect, cache
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "create_engine", create_engine)
+        yield
+    first.dispose()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def schema_made_once() -> Iterator[None]:
+    """An empty database gets a copy of one that the migrations made, as they would make it."""
+
+    def copy(engine: Engine, revision: str) -> None:
+        is_new = engine.dialect.name == "sqlite" and migration.current_revision(engine) is None
+        if is_new and revision == "head":
+            with closing(sessions.sqlite.connect(migrated())) as made, engine.connect() as empty:
+                made.backup(empty.connection.dbapi_connection)
+        else:
+            UPGRADE(engine, revision)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migration, "upgrade", copy)
+        yield
+
+
 @functools.cache
 def made_once(make: Callable[..., Any], *words: Any) -> Path:
     """A home folder that `make(home, *words)` filled, once in this process: to be copied."""
@@ -126,8 +167,9 @@ def migrated() -> Path:
 
 
 def _migrate_in(home: Path) -> None:
-    settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
-    migrate(settings).dispose()  # the last connection to close folds the log into the file
+    engine = sessions.make_engine(Settings(home=home, _env_file=None))  # type: ignore[call-arg]
+    UPGRADE(engine, "head")
+    engine.dispose()  # the last connection to close folds the log into the file
 
 
 # --- a small library by hand ---------------------------------------------------------------------

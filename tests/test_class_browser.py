@@ -163,6 +163,19 @@ def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path
         expect(page.locator("#place")).to_contain_text("2 back · you said photo, logo")
         assert page.locator("#scale :checked").count() == 2
 
+        page.goto(f"{address}/projects/1/score/grid")
+        tiles = page.locator("[data-tile]")
+        for at in (0, 2):
+            tiles.nth(at).click()
+        for key in ("1", "2", "Enter"):
+            page.keyboard.press(key)
+        expect(tiles.nth(2).locator(".chip")).to_have_text(["photo", "drawing"])
+        assert [value for _, _, value in saved(page, made.world, 4)[2:]] == [0b011] * 2
+        page.keyboard.press("p")  # of scores alone
+        page.keyboard.press("Backspace")
+        expect(tiles.nth(2).locator(".chip")).to_have_count(0)
+        assert troubles(page, WIDE + NARROW) == []
+
 
 def test_a_class_is_labelled_trained_reviewed_and_published_without_a_script(
     chromium: Browser, tmp_path: Path

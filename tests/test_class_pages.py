@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, open_classes
+from sqlalchemy import event
 from sqlmodel import select
 from web_world import events, make_world
 
@@ -142,12 +143,58 @@ def test_classes_are_renamed_merged_added_and_deleted_on_their_page(made) -> Non
     assert client.get(f"{at}?saved=Saved.").status_code == 200
 
 
+def test_many_images_get_a_class_at_once_and_one_undo_takes_it_back(made) -> None:
+    client = made.world.client
+    page = client.get("/projects/1/score/grid").text
+    assert 'name="value" value="2"' in page and "at_least" not in page and ">Pairs<" not in page
+    boxes = re.findall(r'name="image" value="([^"]+)"', page)[:3]
+    images = [int(box.split(":")[0]) for box in boxes]
+    form = {"image": boxes, "value": "2", "key": "some key"}
+    answer = client.post("/projects/1/score/grid", data=form)
+    assert answer.status_code == 303 and "saved=3" in answer.headers["location"]
+    assert {words(made, image) for image in images} == {"logo"}
+    assert client.post("/projects/1/score/grid/undo").status_code == 303
+    assert [made.labelled(image) for image in images] == [None] * 3
+    body = {"images": [{"image_id": i} for i in images], "value": 1, "key": "another key"}
+    assert len(client.post(f"{API}/batches", json=body).json()["events"]) == 3
+    assert (
+        client.post(f"{API}/batches", json=body | {"value": 7, "key": "third key"}).status_code
+        == 422
+    )
+    assert {words(made, image) for image in images} == {"drawing"}
+
+
+def test_many_images_get_the_ticked_tags_at_once(tmp_path: Path) -> None:
+    made = open_classes(class_home(tmp_path / "home", labels=0, several=True))
+    client = made.world.client
+    page = client.get("/projects/1/score/grid").text
+    boxes = re.findall(r'name="image" value="([^"]+)"', page)[:2]
+    form = {"image": boxes, "value": "tags", "tag": ["0", "2"], "key": "some key"}
+    assert "saved=2" in client.post("/projects/1/score/grid", data=form).headers["location"]
+    assert {words(made, int(box.split(":")[0])) for box in boxes} == {"photo, logo"}
+
+
+def test_a_batch_reads_the_classes_once(made) -> None:
+    asked: list[str] = []
+
+    def note(connection, cursor, statement, *_: object) -> None:
+        if "FROM project_class" in statement:
+            asked.append(statement)
+
+    event.listen(made.engine, "before_cursor_execute", note)
+    body = {"images": [{"image_id": i} for i in range(70, 90)], "value": 1, "key": "some key"}
+    assert made.world.client.post(f"{API}/batches", json=body).status_code == 200
+    assert made.world.client.post(f"{API}/batches/undo", json={}).status_code == 200
+    event.remove(made.engine, "before_cursor_execute", note)
+    assert len(asked) == 2, "one each, for twenty labels"
+
+
 # --- which pages serve which kind ----------------------------------------------------------------
 
 PAGES = {
     "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
     "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
-    "images/3": 200, "review/false-positives": 409, "score/grid": 409, "score/pairs": 409,
+    "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
     "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
     "audits": 409, "stars": 409,
 }  # fmt: skip
@@ -159,8 +206,9 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
     assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == PAGES
     refused = client.get("/projects/1/review/false-positives").text
     assert "this is for projects that score" in refused and "Confusion" in refused
-    refused = client.post(f"{API}/batches", json={"images": [], "value": 1, "key": "a" * 12})
-    assert refused.status_code == 409
+    sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
+    refused = client.post(f"{API}/batches", json=sweep)
+    assert refused.status_code == 422 and "no more or less" in refused.text
     for queue in ("mixed", "boundary", "confused", "re-ask", "random", "flagged", "skipped"):
         assert client.get(f"/projects/1/score?queue={queue}").status_code == 200
     assert client.get(f"{API}/queue?queue=near-threshold").status_code == 404

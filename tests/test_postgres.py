@@ -1,5 +1,6 @@
 """What must hold where several write at once: on a real PostgreSQL, if there is one here."""
 
+import itertools
 import os
 import pwd
 import shutil
@@ -7,30 +8,40 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from sqlalchemy import Engine
-from sqlmodel import Session, delete, select
+from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlmodel import Session, delete, func, select
+from trained_world import open_trained, trained_home
 from web_world import client_of, drawn
 
-from tastemaker import images, jobs, projects, scores, worker
+from tastemaker import images, jobs, projects, scores, versions, worker
 from tastemaker.config import Settings
-from tastemaker.database import sessions
+from tastemaker.database import moving, sessions, table_rows
+from tastemaker.database.installation import identity
 from tastemaker.database.migration import migrate
 from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import (
     Annotator,
+    CollectionImage,
+    Embedding,
     EncoderRow,
     Image,
     Job,
     Label,
     Prediction,
     Project,
+    ScoreEvent,
     Version,
+    in_utc,
+    now,
 )
+from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.images import FileStamp
 from tastemaker.importing import imports, requests
 from tastemaker.jobs import leases
@@ -40,9 +51,12 @@ from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import ingest
 from tastemaker.queues import confusion
 from tastemaker.scores import class_changes, classes, labels
-from tests.conftest import add_images, work_on
+from tastemaker.training import retrain
+from tastemaker.versions import publication
+from tests.conftest import add_images, migrated, running, until, work_on
 
 PEOPLE = ("Ada", "Bob")
+NUMBERS = itertools.count()
 
 
 def programs() -> Path | None:
@@ -361,3 +375,234 @@ def test_classes_and_tags_are_labelled_counted_filtered_and_merged(engine: Engin
         known = classes.of(session, project.id)
         assert classes.count_labels(session, project, known) == {0: 1, 1: 0, 2: 2}
         assert confusion.confusion(session, project) is None
+
+
+# --- from a file to PostgreSQL, and back ---------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(address: str) -> Iterator[str]:
+    """The address of an empty database whose server has another time zone."""
+    name = f"moved{next(NUMBERS)}"
+    server = create_engine(address, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'"))
+    yield address.replace("+psycopg", "").replace("/postgres?", f"/{name}?")
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Settings:
+    """A home folder whose database holds something odd of every kind of value."""
+    settings = Settings(home=tmp_path / "home", min_free_gb=0, _env_file=None)
+    settings.make_folders()
+    shutil.copy(migrated(), settings.root / "tastemaker.db")
+    engine = migrate(settings)
+    with sessions.writing(engine) as session:
+        identity(session)
+        person = projects.annotator(session, "Zoë\t\\N ⟨1⟩")
+        project = projects.create(session, 'A\'b "c"', holdout_share=0.0)
+        one, two = (image.id for image in add_images(session, 2, project=project))
+        session.add(
+            EncoderRow(fingerprint="f", name="e", dim=3, details={"a": "\\u0000 é", "b": 1e-7})
+        )
+        session.flush()
+        session.add(Embedding(image_id=two, encoder_id=1, vector=bytes(range(256))))
+        images.add_tags(session, one, ["Ünï", "a\\tb"])
+        event = scores.record(session, project, one, person, "set", 7)
+        session.add(Job(kind="train", title="T", rate=-0.0, result={"x": [1.5, None, True, "ø"]}))
+    assert event is not None
+    engine.dispose()
+    return settings
+
+
+def rows_of(settings: Settings) -> dict[str, list[Any]]:
+    """Every table as SQLite holds it."""
+    with closing(sessions.sqlite.connect(settings.root / "tastemaker.db")) as file:
+        names = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {
+            name: sorted(map(repr, file.execute(f'SELECT * FROM "{name}"'))) for (name,) in names
+        }
+
+
+def test_a_library_moves_to_postgres_and_back_with_every_row(
+    library: Settings, elsewhere: str
+) -> None:
+    before = rows_of(library)
+    assert {table.name for table in table_rows.EVERY} | {"alembic_version"} == set(before)
+    told: list[tuple[int, int]] = []
+    moved = moving.move(library, elsewhere, lambda *done: told.append(done))
+    assert moved.kept is not None and not (library.root / "tastemaker.db").exists()
+    assert moved.rows == {table.name: len(before[table.name]) for table in table_rows.EVERY}
+
+    there = library.model_copy(update={"database_url": elsewhere})
+    engine = migrate(there)
+    with sessions.writing(engine) as session:
+        (event,) = session.exec(select(ScoreEvent)).all()
+        assert abs((in_utc(event.at) - now()).total_seconds()) < 600, "the server's zone got in"
+        added = add_images(session, 1)[0]
+        assert added.id == 3, "the next image goes on from those that came"
+        session.delete(session.get_one(CollectionImage, (1, added.id)))
+        session.flush()
+        session.delete(added)
+    engine.dispose()
+    back = moving.move(there, "")
+    assert back.kept is None and rows_of(library) == before
+
+
+def test_a_move_to_where_something_is_changes_nothing(library: Settings, elsewhere: str) -> None:
+    before = rows_of(library)
+    there = library.model_copy(update={"database_url": elsewhere})
+    server = sessions.make_engine(there)
+
+    def refused(kind: type[TastemakerError], words: str, address: str = elsewhere) -> None:
+        with pytest.raises(kind, match=words):
+            moving.move(library, address)
+        assert rows_of(library) == before
+
+    refused(Invalid, "is in this database already", "")
+    refused(Invalid, "not the address of a database", "mysql://u:secret@h/x")
+    refused(TastemakerError, "cannot be opened", elsewhere.replace("/moved", "/nowhere"))
+    with server.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0005')"))
+    refused(TastemakerError, "of another version of the program")
+    with server.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version; CREATE TABLE shop (id int)"))
+    refused(TastemakerError, "another program")
+    with server.begin() as connection:
+        connection.execute(text("DROP TABLE shop"))
+    with server.connect():
+        refused(Conflict, "Somebody else is connected")
+    server.dispose()
+    with closing(sessions.sqlite.connect(library.root / "tastemaker.db")) as file:
+        file.execute("PRAGMA journal_mode=WAL")
+        file.execute("SELECT 1 FROM job").fetchone()
+        refused(Conflict, "The program is running")
+    with closing(sessions.sqlite.connect(library.root / "tastemaker.db")) as file, file:
+        file.execute("UPDATE job SET result = '{\"loss\": NaN}'")
+    before = rows_of(library)
+    refused(TastemakerError, "json .COPY job, line 1, column result")
+    with closing(sessions.sqlite.connect(library.root / "tastemaker.db")) as file, file:
+        file.execute("UPDATE job SET result = '{}'")
+    moving.move(library, elsewhere)
+    shutil.copy(next(library.backups.glob("moved-*.db")), library.root / "tastemaker.db")
+    before = rows_of(library)
+    refused(Conflict, "is not empty")
+
+
+def test_a_move_that_is_killed_can_be_made_again(
+    library: Settings, elsewhere: str, tastemaker: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(library)
+    killed = tastemaker("migrate-to", elsewhere, home=library.root, TASTEMAKER_FAULT="move.written")
+    assert killed.returncode < 0, killed.stderr
+    assert rows_of(library) == before
+    done = run("migrate-to", elsewhere, "--json")
+    assert done.json["rows"]["score_event"] == 1
+    assert run("migrate-to").code == 2
+    monkeypatch.setenv("TASTEMAKER_DATABASE_URL", elsewhere)
+    assert "read back and the same" in run("migrate-to", "--back").out
+    assert rows_of(library) == before
+
+
+# --- several workers -----------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What happens to a process and leaves nothing of it."""
+
+
+STEPS = ("begun", "linked", "ready")  # those between: tests/test_versions.py
+
+
+def test_of_two_workers_the_second_ends_a_training_that_killed_the_first_with_one_version(
+    tmp_path: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it publishes, at three steps; whoever comes back late can write nothing."""
+    made = open_trained(trained_home(tmp_path / "home"))
+    made.engine.dispose()
+    moving.move(made.settings, elsewhere)
+    settings = made.settings.model_copy(update={"database_url": elsewhere})
+    first, second = migrate(settings), other_process(settings)
+
+    def ready() -> int:
+        with sessions.reading(second) as session:
+            query = select(func.count()).select_from(Version).where(Version.state == "ready")
+            return session.exec(query).one()
+
+    for step in STEPS:
+        before = ready()
+        with sessions.writing(first) as session:
+            project = session.get_one(Project, made.project_id)
+            job_id = retrain.request_training(session, settings, project, recipe="ridge").id
+
+        def die(point: str, at: str = f"publish.{step}") -> None:
+            if point == at:
+                raise Killed
+
+        work = work_on(settings, first, job_id)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(publication, "failpoint", die)
+            retrain.run(work)
+        with sessions.writing(second) as session:
+            assert jobs.requeue_orphans(session, [job_id]) == [job_id]
+        with pytest.raises(jobs.LostJob), work.writing():
+            pytest.fail("a worker that lost its job comes to write")
+        again = work_on(settings, second, job_id)
+        result = retrain.run(again)
+        with sessions.writing(second) as session:
+            jobs.finish(session, again.claim, result)
+        assert ready() == before + 1, step
+    with sessions.reading(second) as session:
+        for version in session.exec(select(Version).where(Version.state == "ready")):
+            versions.verify(settings, version)
+    first.dispose()
+    second.dispose()
+
+
+@pytest.mark.soak
+@pytest.mark.slow(240)
+def test_of_two_workers_on_one_library_either_is_killed_and_each_training_makes_one_version(
+    sample: Path, elsewhere: str
+) -> None:
+    settings = Settings(home=sample, min_free_gb=0, torch_threads=1, _env_file=None)
+    moving.move(settings, elsewhere)
+    settings = settings.model_copy(update={"database_url": elsewhere})
+    engine = migrate(settings)
+    env = {"TASTEMAKER_DATABASE_URL": elsewhere, "TASTEMAKER_TORCH_THREADS": "1"}
+
+    def ready() -> int:
+        with sessions.reading(engine) as session:
+            query = select(func.count()).select_from(Version).where(Version.state == "ready")
+            return session.exec(query).one()
+
+    def begin(stack: ExitStack) -> psutil.Process:
+        return psutil.Process(stack.enter_context(running(sample, "worker", **env)).pid)
+
+    with ExitStack() as stack:
+        victim, other = begin(stack), begin(stack)
+        for phase in ("", "Training", "Predicting", "Writing"):
+            other.suspend()
+            before = ready()
+            with sessions.writing(engine) as session:
+                project = session.exec(select(Project)).one()
+                job_id = retrain.request_training(session, settings, project, recipe="mlp").id
+
+            def seen(job_id: int = job_id) -> Job:
+                with sessions.reading(engine) as session:
+                    return jobs.get(session, job_id)
+
+            def in_phase(phase: str = phase) -> bool:
+                job = seen()
+                return job.state == "done" or (job.state == "running" and phase in job.message)
+
+            until(in_phase, 180, f"for {phase or 'the claim'}")
+            victim.kill()
+            other.resume()
+            until(lambda: seen().state == "done", 240, "for the other")
+            assert ready() == before + 1, phase
+            victim, other = other, begin(stack)
+    engine.dispose()

@@ -138,8 +138,7 @@ def add_vector(session: Session, project: Project, name: str, vector: Vector) ->
     place of a SHA-256 it has the hash of its encoder and values. Raises what `declare_encoder`
     does, and `Invalid` for values that do not fit float16."""
     encoder = declare_encoder(session, project, vector)
-    content = encoder.fingerprint.encode() + vector.astype("<f4").tobytes()
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = hash_of(encoder, vector)
     image = images.by_sha256(session, sha256)
     is_new = image is None
     if image is None:
@@ -148,6 +147,11 @@ def add_vector(session: Session, project: Project, name: str, vector: Vector) ->
         session.flush()
     store_vectors(session, encoder.id, [(image.id, vector)])
     return image, is_new
+
+
+def hash_of(encoder: EncoderRow, vector: NDArray[Any]) -> str:
+    """What a (D,) vector without a picture has in the place of a SHA-256."""
+    return hashlib.sha256(encoder.fingerprint.encode() + vector.astype("<f4").tobytes()).hexdigest()
 
 
 def declared(session: Session, project: Project) -> bool:
@@ -198,14 +202,15 @@ def run(job: JobContext) -> dict[str, Any]:
     try:
         result = embed_project(job, job.project_id, job.payload.get("collection_id"))
     except jobs.TurnOver:
-        _queue_predictions(job)
+        queue_predictions(job)
         raise
     if result["embedded"]:
-        _queue_predictions(job)
+        queue_predictions(job)
     return result
 
 
-def _queue_predictions(job: JobContext) -> None:
+def queue_predictions(job: JobContext) -> None:
+    """Let the active version, if there is one, be asked about the new images."""
     active = select(Version.id).where(
         Version.project_id == job.project_id, Version.state == "ready", col(Version.active)
     )

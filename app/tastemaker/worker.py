@@ -4,9 +4,11 @@ A child does the work and writes its results itself (guarded by the fence); its 
 progress come through a pipe, and the worker writes that to the job's row. Cancelling is TERM,
 then KILL. A child that dies without a word gives its job back to the queue, three times.
 
-Only one worker runs per home folder: it holds a file lock for as long as it lives, and the system
-lets go of the lock however the worker ends. So whoever gets the lock knows that every job marked
-as running is an orphan, and takes it up at once.
+One worker of a home folder holds a file lock for as long as it lives, and the system lets go of the
+lock however the worker ends. With SQLite it is the only one: whoever gets the lock knows that every
+job marked as running is an orphan, and takes it up at once. With PostgreSQL others work beside it,
+on jobs alone; the one that holds the lock also keeps the model process, the watch and the sweeps,
+and when it ends another one comes to hold it.
 """
 
 import contextlib
@@ -296,7 +298,7 @@ def join_or_kill(process: Any) -> None:
 
 
 def worker_lock(settings: Settings) -> FileLock:
-    return FileLock(settings.root / "worker.lock")
+    return FileLock(settings.root / "worker.lock", thread_local=False)
 
 
 def is_running(settings: Settings) -> bool:
@@ -311,17 +313,17 @@ def is_running(settings: Settings) -> bool:
 
 
 def run_forever(settings: Settings) -> None:
-    """The `tastemaker worker` command. Raises `Timeout` when another worker is at work. Under
-    `serve` it stands by until that one ends (a `demo` or a waiting command line runs one), or the
-    server does."""
+    """The `tastemaker worker` command. With SQLite, raises `Timeout` when another worker is at
+    work; under `serve` it stands by until that one ends (a `demo` or a waiting command line runs
+    one), or the server does."""
     engine = migrate(settings)
     # The server's own number: it may be gone by now, and `getppid` name who took its children.
     supervisor = os.environ.get("TASTEMAKER_SUPERVISED", "")
     parent = int(supervisor) if supervisor.isdecimal() else None
     lock = worker_lock(settings)
-    if _comes_to_hold(lock, parent):
+    if engine.dialect.name != "sqlite" or _comes_to_hold(lock, parent):
         try:
-            _run(settings, engine, parent)
+            _run(settings, engine, parent, lock)
         finally:
             lock.release()
 
@@ -338,6 +340,12 @@ def _comes_to_hold(lock: FileLock, parent: int | None) -> bool:
     return False
 
 
+def _holds_now(lock: FileLock) -> bool:
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=0)
+    return lock.is_locked
+
+
 def _take_up_orphans(engine: Engine) -> None:
     """Whoever holds a home's lock is alone at its jobs; a database elsewhere may have workers
     elsewhere, and there only the end of a lease tells (`Worker.reap`)."""
@@ -346,7 +354,7 @@ def _take_up_orphans(engine: Engine) -> None:
             jobs.requeue_orphans(session)
 
 
-def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
+def _run(settings: Settings, engine: Engine, parent: int | None, lock: FileLock) -> None:
     _take_up_orphans(engine)
     worker, resident = Worker(settings, engine), Resident(settings)
     clock = Clock()
@@ -366,20 +374,33 @@ def _run(settings: Settings, engine: Engine, parent: int | None) -> None:
 
     clock.every(TICK_SECONDS, log_expected_errors(worker.tick))
     clock.every(REAP_SECONDS, log_expected_errors(worker.reap))
-    clock.every(1, resident.tend)
     clock.every(1, watch_parent)
-    clock.every(SWEEP_SECONDS, files.sweep_unfinished, settings.root, at_once=True)
-    sweep = log_expected_errors(leftovers.sweep_incoming)
-    clock.every(SWEEP_SECONDS, sweep, settings, engine, at_once=True)
-    clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
-    watcher = watching.Watcher(settings, engine)
-    clock.every(WATCH_SECONDS, log_expected_errors(watcher.tick))
-    clock.every(BACKUP_SECONDS, log_expected_errors(backups.nightly_backup), settings, at_once=True)
+
+    def lead() -> None:
+        """What one worker of a home does, once it is this one."""
+        clock.every(1, resident.tend)
+        clock.every(SWEEP_SECONDS, files.sweep_unfinished, settings.root, at_once=True)
+        sweep = log_expected_errors(leftovers.sweep_incoming)
+        clock.every(SWEEP_SECONDS, sweep, settings, engine, at_once=True)
+        clock.every(AUTO_TRAIN_SECONDS, log_expected_errors(auto_train.tick), settings, engine)
+        watcher = watching.Watcher(settings, engine)
+        clock.every(WATCH_SECONDS, log_expected_errors(watcher.tick))
+        backup = log_expected_errors(backups.nightly_backup)
+        clock.every(BACKUP_SECONDS, backup, settings, at_once=True)
+        resident.tend()
+
+    def stand_by() -> None:
+        if not lock.is_locked and _holds_now(lock):
+            lead()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     clock.start()
     try:
-        resident.tend()
+        if lock.is_locked:
+            lead()
+        else:
+            clock.every(1, stand_by, at_once=True)
         os.read(ended, 1)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):  # it is ending already

@@ -137,6 +137,8 @@ test("Space and Enter press the control in focus, and no other key does", () => 
     for (const key of ["7", "z", "Backspace"]) assert.ok(!pressesControl(press(key, { target: focus(name, true) })), name);
   }
   assert.ok(!pressesControl(press(" ", { target: focus("body", true) })));
+  const box = focus("input[type=checkbox]", true); // Space ticks it and skips nothing; Enter is the page's
+  assert.ok(pressesControl(press(" ", { target: box })) && !pressesControl(press("Enter", { target: box })));
 });
 
 test("a key is the page's while the focus is still in what was just closed", () => {

@@ -1,4 +1,5 @@
-"""Everything in one file, and back: `tastemaker backup`, `tastemaker restore`."""
+"""Everything in one file, and back: `tastemaker backup`, `tastemaker restore`; all rows in another
+database, and back: `tastemaker migrate-to`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,56 @@ def restore(
     return None
 
 
+@app.command("migrate-to")
+def migrate_to(
+    address: Annotated[
+        str,
+        typer.Argument(metavar="[URL]", help="postgresql://… or sqlite:////PATH of a new file."),
+    ] = "",
+    back: Annotated[
+        bool, typer.Option("--back", help="Into the file of the home folder, from elsewhere.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move all rows to another, empty database (PostgreSQL, or back to a file), and read them back.
+    Pictures and checkpoints stay in the home folder. The program must be stopped. A password can
+    stay out of the command: PostgreSQL's PGPASSWORD and ~/.pgpass count."""
+    from tastemaker.database import backups, moving
+    from tastemaker.worker import worker_lock
+
+    if bool(address) == back:
+        raise typer.BadParameter("URL is missing: an address, or --back for the home folder.")
+    settings = Settings()
+    settings.make_folders()
+    try:
+        with (
+            worker_lock(settings).acquire(timeout=0),
+            progress("Rows written and read back", unit=1) as report,
+        ):
+            moved = moving.move(settings, address, report)
+    except Timeout:
+        raise backups.running() from None
+    kept = str(moved.kept) if moved.kept else None
+    if as_json:
+        facts = {"from": moved.source, "to": moved.target, "rows": moved.rows, "kept": kept}
+        return print_json(facts)
+    rows = sum(moved.rows.values())
+    out.print(
+        f"{counted(rows, 'row')} of {counted(len(moved.rows), 'table')} are in "
+        f"{plain(moved.target)}, read back and the same."
+    )
+    now = "unset" if back else "set to it"
+    out.print(
+        f"From now on, start the server and the workers with TASTEMAKER_DATABASE_URL {now}. "
+        f"Pictures and checkpoints stay in {plain(str(settings.root))}."
+    )
+    if kept:
+        out.print(f"The file that was moved from is {plain(kept)}.")
+    else:
+        out.print(f"{plain(moved.source)} was only read: remove it when you are sure.")
+    return None
+
+
 @app.command("library-id")
 def library_id(
     new: Annotated[
@@ -128,12 +179,12 @@ def library_id(
 
 
 @contextmanager
-def progress(what: str) -> Iterator["Report"]:
-    """A bar on a terminal, of bytes."""
+def progress(what: str, unit: int = 1_000_000) -> Iterator["Report"]:
+    """A bar on a terminal, of megabytes or of what else has so many of it to a unit."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:
-            bar.update(task, completed=done // 1_000_000, total=max(total // 1_000_000, 1))
+            bar.update(task, completed=done // unit, total=max(total // unit, 1))
 
         yield report

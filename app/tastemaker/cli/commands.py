@@ -4,12 +4,15 @@ Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage. A command 
 done hands it to the running worker, or does it itself when none runs.
 """
 
+import functools
 import logging
 import sys
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from tastemaker import __version__
 from tastemaker.cli import (
@@ -70,7 +73,7 @@ def run() -> None:
     print_whatever_the_encoding()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        all_commands()()
     except TastemakerError as error:
         err.print(f"[red]{plain(error.message)}[/red] {plain(error.hint)}".rstrip())
         sys.exit(1)
@@ -94,6 +97,12 @@ def run() -> None:
             raise
         err.print(f"[red]{plain(known.message)}[/red] {plain(known.hint)}")
         sys.exit(1)
+
+
+@functools.cache
+def all_commands() -> TyperGroup:
+    """The command line, built from the signatures of the functions: once in a process."""
+    return get_group(app)
 
 
 def show_version(wanted: bool) -> None:

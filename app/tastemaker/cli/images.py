@@ -113,6 +113,57 @@ def import_images(
     return None
 
 
+@app.command("import-embeddings")
+def import_embeddings(
+    typed: Annotated[
+        list[str],
+        words("PROJECT SOURCE", "SOURCE: .npy, .npz, .parquet, or a folder of clip-retrieval."),
+    ],
+    project: InProject = None,
+    encoder: Annotated[
+        str, typer.Option(help="What made them, as ViT-L-14/openai, if not the project's.")
+    ] = "",
+    pictures: Annotated[
+        Path | None,
+        path_option("--pictures", about="Where the paths start: images get theirs.", metavar="DIR"),
+    ] = None,
+    collection: Annotated[str, typer.Option(help="Name of the collection.")] = "",
+    role: Annotated[str, typer.Option(help="pool or test-run.")] = "pool",
+    as_json: AsJson = False,
+) -> None:
+    """Import embeddings made elsewhere, with or without their pictures. Those without one are
+    filtered, predicted and exported like others; once their disk is there, the same command with
+    --pictures brings the pictures in."""
+    from tastemaker import projects
+    from tastemaker.importing.vectors import request_vectors
+
+    name, source = in_order(typed, project, "SOURCE")
+    with database() as (settings, engine):
+        with sessions.writing(engine) as session:
+            target = projects.by_name(session, name)
+            job_id = request_vectors(
+                session, settings, source, target, encoder=encoder, collection=collection,
+                role=role, pictures=pictures,
+            ).id  # fmt: skip
+        result = finish_jobs(settings, engine, [job_id])[0].result
+    if as_json:
+        return print_json(result)
+    out.print(
+        f"{counted(result['added'], 'new image')}, {result['known']:,} known, "
+        f"{result['set_aside']:,} skipped (collection “{result['collection']}”)."
+    )
+    if pictures is not None:
+        out.print(
+            f"{counted(result['pictures'], 'picture')} found and read, "
+            f"{result['unreadable']:,} not readable."
+        )
+    if result["without"]:
+        out.print(f"{counted(result['without'], 'image')} of it have no picture here.")
+    if result["set_aside"]:
+        out.print(f"Skipped first: {plain(result['first_reason'])}")
+    return None
+
+
 @app.command("watch")
 def watch_folder(
     typed: Annotated[list[str], words("PROJECT [FOLDER]", "Without a folder, list them.")],

@@ -105,8 +105,8 @@ def scores_import(
         err.print(f"[yellow]{n} {what} for the same image; the last one counts.")
     if told.bad:
         err.print(f"[yellow]{counted(len(told.bad), 'row')} left out:")
-    for bad in told.bad:
-        err.print(plain(f"{bad.where}: {bad.reason}"))
+    for left in told.bad:
+        err.print(plain(f"{left.where}: {left.reason}"))
     return None
 
 

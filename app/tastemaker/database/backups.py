@@ -358,11 +358,11 @@ def _sign_everybody_out(database: Path) -> None:
 
 
 @contextmanager
-def held_alone(database: Path) -> Iterator[bool]:
-    """Hold the database alone; whether there is one. A damaged one cannot be held, and is replaced
-    all the same."""
+def held_alone(database: Path) -> Iterator[Any | None]:
+    """Hold the database alone, by a connection amid a transaction; None where there is none. A
+    damaged one cannot be held, and is replaced all the same."""
     if not database.exists():
-        yield False
+        yield None
         return
     with closing(sqlite.connect(database, timeout=0, isolation_level=None)) as connection:
         try:
@@ -371,7 +371,7 @@ def held_alone(database: Path) -> Iterator[bool]:
         except sqlite.DatabaseError as error:
             if "locked" in str(error):
                 raise running() from error
-        yield True
+        yield connection
 
 
 def running() -> Conflict:

@@ -6,6 +6,7 @@ and `foreign_key_check` must come back empty before anything is committed.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import stat
@@ -44,13 +45,21 @@ def migrate(settings: Settings) -> Engine:
             "Point TASTEMAKER_HOME at a folder you may write to.",
         ) from error
     engine = make_engine(settings)
-    script = ScriptDirectory(str(shipped("migrations")))
-    head = script.get_current_head()
+    try:
+        _bring_to_newest(settings, engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _bring_to_newest(settings: Settings, engine: Engine) -> None:
+    head = newest_revision()
     with FileLock(settings.root / "migrate.lock", timeout=120):
         current = current_revision(engine)
         if current == head:
             _keep_private(settings, engine)
-            return engine
+            return
         if current is not None and current not in revisions():
             raise TastemakerError(
                 f"The database is of a newer version of Tastemaker (schema {current}); "
@@ -68,7 +77,6 @@ def migrate(settings: Settings) -> Engine:
             log.info("backed up the database to %s before upgrading it", backup)
         upgrade(engine, "head")
         _keep_private(settings, engine)
-    return engine
 
 
 def revisions() -> set[str]:
@@ -79,7 +87,12 @@ def revisions() -> set[str]:
 
 def newest_revision() -> str | None:
     """The schema that this program works with."""
-    return ScriptDirectory(str(shipped("migrations"))).get_current_head()
+    return _newest_in(shipped("migrations"))
+
+
+@functools.cache  # the scripts stay what they are while the program runs
+def _newest_in(folder: Path) -> str | None:
+    return ScriptDirectory(str(folder)).get_current_head()
 
 
 def upgrade(engine: Engine, revision: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from sqlalchemy import CursorResult, Engine, event, make_url
+from sqlalchemy import URL, CursorResult, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlmodel import Session, create_engine
 
@@ -42,7 +42,7 @@ def make_engine(settings: Settings) -> Engine:
     try:
         url = make_url(settings.database)
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+            return _of_a_server(url)
         if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.query or not url.database:
             raise ArgumentError("a plain file is needed")
     except ModuleNotFoundError as error:
@@ -82,6 +82,22 @@ def make_engine(settings: Settings) -> Engine:
             driver = connection.connection.dbapi_connection
             driver.execute(f"PRAGMA busy_timeout={round(1000 * wait)}")
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+def _of_a_server(url: URL) -> Engine:
+    """Addresses as PostgreSQL's own programs take them are for the driver that is installed."""
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        # Half of the columns hold times without their zone: those of the server's must not get in.
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
 
     return engine
 

@@ -181,7 +181,10 @@ def way_in(path: Path) -> str:
     if suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return f"A model comes in by “tastemaker versions import PROJECT {path.name}”."
     if suffix in (".npy", ".parquet"):
-        return f"Embeddings are scored by “tastemaker score {path.name} --model …”."
+        return (
+            f"Embeddings come in by “tastemaker import-embeddings PROJECT {path.name}”, and are "
+            f"scored by “tastemaker score {path.name} --model …”."
+        )
     if suffix in (".csv", ".tsv", ".jsonl"):
         return f"Scores come in by “tastemaker scores import PROJECT {path.name}”."
     if suffix in formats.RAW_SUFFIXES:
@@ -198,7 +201,7 @@ def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: fl
         return
     told = [f"{formats.NAMES} files are looked for, in all its folders."]
     if any(folder.glob("img_emb*")):
-        told = ["clip-retrieval made it: “tastemaker score” reads its embeddings, file by file."]
+        told = ["clip-retrieval made it: “tastemaker import-embeddings” takes its embeddings."]
     told += [formats.left_out_of(walk.left_out)] if walk.left_out else []
     told += [f"{path} cannot be entered: {reason}." for path, reason in walk.unreadable.items()][:3]
     raise Invalid(f"There is no picture in “{typed}”.", " ".join(told))

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # What each kind of job runs, by name: the modules import torch, which only children pay for.
 HANDLERS = {
     "import": "tastemaker.importing.imports:run",
+    "vectors": "tastemaker.importing.vectors:run",
     "stars": "tastemaker.importing.stars:run",
     "embed": "tastemaker.embeddings:run",
     "train": "tastemaker.training.retrain:run",

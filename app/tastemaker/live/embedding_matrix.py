@@ -91,16 +91,19 @@ def load(
 
 
 def _stamp(session: Session, project: Project) -> tuple[int, ...]:
-    """The encoder, how many images are embedded with it and how many places the pool has, each with
-    the sum of the ids: one taken out for another brought back, or moved into the pool, changes a
-    sum."""
+    """The encoder, how many images are embedded with it and how many places the pool has, and among
+    vectors from outside how many have no picture, each with the sum of the ids: one taken out for
+    another brought back, or moved into the pool, changes a sum."""
     embedded = select(func.count(), func.coalesce(func.sum(Embedding.image_id), 0)).where(
         Embedding.encoder_id == project.encoder_id,
         col(Embedding.image_id).in_(projects.image_ids(project.id, projects.ANY_ROLE)),
     )
     pool = projects.image_ids(project.id).subquery()
     in_pool = select(func.count(), func.coalesce(func.sum(pool.c.image_id), 0)).select_from(pool)
-    counts = (int(n) for query in (embedded, in_pool) for n in session.execute(query).one())
+    queries = [embedded, in_pool]
+    if embeddings.declared(session, project):  # such images may get their pictures later
+        queries.append(in_pool.where(Image.id == pool.c.image_id, Image.kind == "vector"))
+    counts = (int(n) for query in queries for n in session.execute(query).one())
     return project.encoder_id or 0, *counts
 
 

@@ -82,7 +82,7 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         Embedding.encoder_id == project.encoder_id
     )
     finished = select(func.max(Job.id)).where(
-        Job.state == "done", col(Job.kind).in_(("import", "embed"))
+        Job.state == "done", col(Job.kind).in_(("import", "embed", "vectors"))
     )
     removed = select(func.sum(RemovedImage.image_id)).where(RemovedImage.project_id == project.id)
     pools = select(func.count()).where(

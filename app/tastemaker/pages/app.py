@@ -1,5 +1,6 @@
 """The web application: `create_app(settings)`."""
 
+import functools
 import logging
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
@@ -109,9 +111,7 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.add_middleware(TrustedProxies, settings=config)
     app.add_middleware(SubPath, root=config.root_path)  # the last one added lies outermost
-    for page in PAGES:
-        for routes in routers_of(page):
-            app.include_router(routes, dependencies=kinds_of_page(page))
+    app.router.routes += all_routes()
     app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # as FastAPI's manual changes its schema
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
@@ -128,6 +128,21 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
 def all_routers() -> list[APIRouter]:
     """Every page's routes and API, in the order in which a request is held against them."""
     return [routes for page in PAGES for routes in routers_of(page)]
+
+
+@functools.cache
+def all_routes() -> list[BaseRoute]:
+    """Their routes, made once in a process. They are the page's own where nothing is asked of all
+    of them: FastAPI makes those of an included router a second time, when the first request
+    comes, and then looks a request up twice."""
+    together = APIRouter()
+    for page in PAGES:
+        for routes in routers_of(page):
+            if asked := kinds_of_page(page):
+                together.include_router(routes, dependencies=asked)
+            else:
+                together.routes += routes.routes
+    return together.routes
 
 
 def routers_of(page: ModuleType) -> list[APIRouter]:

@@ -30,9 +30,9 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.places import known_queue
-from tastemaker.pages.render import render, see_other, shell
+from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.pages.score import steps
-from tastemaker.pages.scores import CLAIMS, NEVER_STALE
+from tastemaker.pages.scores import CLAIMS, NEVER_STALE, THE_TAGS, Tags, ticked
 from tastemaker.scores import Origin, batches
 from tastemaker.scores.answers import SWEEPS
 from tastemaker.scores.batches import Batch, BatchItem
@@ -66,10 +66,10 @@ def page(
         swept_too=False,
     )  # fmt: skip
     context = {
-        "keys": keymap.of(person),
+        **keymap.context(person, kinds_of(request, project)),
         "scale": steps(project.brackets),
         "bound": sweep_bound(project),
-        "queues": queues.QUEUES,
+        "queues": queues.titles(project),
         "queue": queue,
         "collection": collection,
         "cards": cards,
@@ -90,10 +90,12 @@ def score(
     value: Annotated[str, Form()] = "",
     key: Annotated[str, Form(max_length=60)] = "",
     queue: Annotated[str, Form()] = "mixed",
+    tag: Annotated[Tags, Form()] = [],  # noqa: B006  # the framework copies it
 ) -> Response:
-    """The form without a script: the chosen images, and a score, “skip”, or “at_least 5” or
-    “below 5” of a sweep."""
+    """The form without a script: the chosen images, and a score, a class, “tags” with the ticked
+    ones, “skip”, or “at_least 5” or “below 5” of a sweep."""
     queue = known_queue(queue)
+    value = ticked(tag) if value == THE_TAGS else value
     chosen = [_chosen(text) for text in image or ()]
     batch = _record(engine, user, project_id, chosen, value, key or secrets.token_hex(16))
     done = f"saved={len(batch.events)}&refused={len(batch.refused)}"
@@ -125,13 +127,14 @@ class OneOfBatch(BaseModel):
 
 
 class NewBatch(BaseModel):
-    """One score (or, without a value, a skip) for many images, undone as one. With a `sweep` all of
-    them are at least the value, or below it, whatever each of them is."""
+    """One score, or one class by its number (of tags the set of them), for many images, undone as
+    one; without a value, a skip. With a `sweep` all of them are at least the value, or below it,
+    whatever each of them is: of scores alone."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: list[OneOfBatch] = Field(min_length=1, max_length=batches.MOST)
-    value: StrictInt | None = Field(default=None, ge=0, le=10)
+    value: StrictInt | None = Field(default=None, ge=0, lt=2**53)
     sweep: Literal["at_least", "below"] | None = None
     key: str = Field(min_length=8, max_length=60)
 
@@ -221,12 +224,12 @@ def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> d
         }
 
 
-def _said(value: str) -> tuple[str, int | None]:
-    """The kind and the number of an event, as a button of the form names it."""
+def _said(value: str) -> tuple[str, str | None]:
+    """The kind and the value of an event, as a button of the form names it."""
     sweep, _, bound = value.rpartition(" ")
     if sweep in SWEEPS:
-        return sweep, scores.parse_score(bound)
-    return ("skip", None) if value == "skip" else ("set", scores.parse_score(value))
+        return sweep, bound
+    return ("skip", None) if value == "skip" else ("set", value)
 
 
 def sweep_bound(project: Project) -> int:

@@ -11,7 +11,7 @@ from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
-    "audits", "compare", "grid", "pairs", "priors", "results", "review", "slices", "stars",
+    "audits", "compare", "pairs", "priors", "results", "review", "slices", "stars",
     "test_runs", "try_it",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion")

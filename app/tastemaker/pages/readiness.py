@@ -3,7 +3,6 @@ they tell the names of what failed and nothing else."""
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -55,7 +54,7 @@ def _database(_: Settings, engine: Engine) -> bool:
 
 
 def _schema(_: Settings, engine: Engine) -> bool:
-    return current_revision(engine) == _newest_schema()
+    return current_revision(engine) == newest_revision()
 
 
 def _home(settings: Settings, _: Engine) -> bool:
@@ -70,5 +69,3 @@ def _disk(settings: Settings, _: Engine) -> bool:
 CHECKS: dict[str, Check] = {
     "database": _database, "schema": _schema, "home": _home, "disk": _disk,
 }  # fmt: skip
-
-_newest_schema = lru_cache(maxsize=1)(newest_revision)

@@ -4,6 +4,7 @@ Every form and every program goes through `record` or `undo_newest`, which retur
 disk; and every correction of a card, on whatever page, through `respond`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,7 @@ NEVER_STALE = {"Cache-Control": "no-store"}
 KINDS = {"score": "set", "skip": "skip", "flag": "flag"}  # by the last word of an address
 THE_TAGS = "tags"  # what the button of a form with tags says
 TAG_NUMBERS = classes.MOST_TAG_NUMBERS
+Tags = Annotated[list[Annotated[int, Field(ge=0, lt=TAG_NUMBERS)]], Field(max_length=100)]
 CLAIMS = (Origin.CONTROL, Origin.QUEUE, Origin.REVIEW, Origin.RE_ASK, Origin.API)
 
 
@@ -61,11 +63,16 @@ class ScoreInput:
 # --- the forms -----------------------------------------------------------------------------------
 
 
+def ticked(numbers: Sequence[int]) -> str:
+    """The set of the tags whose boxes are ticked, as an event holds it."""
+    return str(sum(1 << number for number in set(numbers)))
+
+
 class ScoreForm(BaseModel):
     """The fields of every form that scores one image (`parts.about`)."""
 
     value: str = ""
-    tag: list[Annotated[int, Field(ge=0, lt=TAG_NUMBERS)]] = Field(default=[], max_length=100)
+    tag: Tags = []
     note: str = Field(default="", max_length=2000)
     key: str = ""
     expected: int | None = None
@@ -90,7 +97,7 @@ class ScoreForm(BaseModel):
     def given(self) -> str:
         """The score or the class; of a form with a box for each tag, the set of those ticked."""
         if self.value == THE_TAGS:
-            return str(sum(1 << number for number in set(self.tag)))
+            return ticked(self.tag)
         return self.value
 
     def return_place(self) -> ReturnPlace:

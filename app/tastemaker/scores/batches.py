@@ -42,7 +42,7 @@ def record_batch(
     person: Annotator,
     chosen: Sequence[BatchItem],
     kind: str,
-    value: int | None,
+    value: int | str | None,
     key: str,
 ) -> Batch:
     """Say the same of every chosen image. One that was scored elsewhere meanwhile, or is gone, is

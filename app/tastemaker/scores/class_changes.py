@@ -32,6 +32,7 @@ def add(session: Session, project: Project, name: str, key: str = "") -> Project
     row.key = key or (free[0] if free else "")
     session.add(row)
     session.flush()
+    classes.forget(session)
     return row
 
 
@@ -54,6 +55,7 @@ def change(session: Session, project: Project, number: int, **changes: Any) -> P
         setattr(row, field, value)
     session.add(row)
     session.flush()
+    classes.forget(session)
     return row
 
 
@@ -69,6 +71,7 @@ def merge(session: Session, project: Project, number: int, into: int) -> int:
     row.became = target.number
     session.add(row)
     session.flush()
+    classes.forget(session)
     return rebuild_labels(session, project)
 
 
@@ -82,12 +85,14 @@ def delete(session: Session, project: Project, number: int) -> int:
     row.gone = True
     session.add(row)
     session.flush()
+    classes.forget(session)
     return rebuild_labels(session, project)
 
 
 def hold(session: Session, project: Project) -> None:
     """Nobody labels meanwhile (`labels.hold`), and the project is one with classes."""
     check_classes(project)
+    classes.forget(session)
     if session.get_bind().dialect.name != "sqlite":
         session.exec(select(Project.id).where(Project.id == project.id).with_for_update()).all()
 

@@ -30,6 +30,7 @@ COLOURS = 12  # in the palette of the pages
 KEYS = "1234567890qwertyuioasdghjklcvbnm"  # without those that skip, flag, zoom, pick and reject
 CLASSES, TAGS = "classes", "tags"
 
+HELD = "classes"  # of a session's `info`: those that it has read, by project
 LONGEST_NUMBER = 20  # digits
 NO_TAG = "-"  # in a file of labels: an image that was looked at and has none of the tags
 CLASS_FOLDER = re.compile(r"^(\d{1,3})(?:[_\-. ](.*))?$")
@@ -198,7 +199,20 @@ class ClassList:
 
 
 def of(session: Session, project_id: int) -> ClassList:
-    """The classes of a project, in the order in which they were made."""
+    """The classes of a project, in the order in which they were made: read once in a session, as
+    every label of a batch asks for them twice."""
+    held: dict[int, ClassList] = session.info.setdefault(HELD, {})
+    if project_id not in held:
+        held[project_id] = _read(session, project_id)
+    return held[project_id]
+
+
+def forget(session: Session) -> None:
+    """Read the classes anew: they were changed in this session, or its rows were let go."""
+    session.info.pop(HELD, None)
+
+
+def _read(session: Session, project_id: int) -> ClassList:
     labelling = session.exec(select(Project.labelling).where(Project.id == project_id)).one()
     rows = session.exec(
         select(ProjectClass)

@@ -135,6 +135,7 @@ def rebuild_labels(session: Session, project: Project) -> int:
     are. The result equals what incremental derivation left (a test holds this)."""
     session.execute(delete(Label).where(col(Label.project_id) == project.id))
     session.expire_all()
+    classes.forget(session)
     labels = labels_at(session, project, highest_event(session, project))
     session.add_all(labels.values())
     session.flush()
