@@ -196,9 +196,10 @@ PAGES = {
     "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
     "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
     "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
-    "audits": 409, "stars": 409,
+    "audits": 409, "stars": 409, "routers": 200,
 }  # fmt: skip
-BOTH = {page: 409 if page in ("confusion", "classes") else 200 for page in PAGES}
+OF_CLASSES = ("confusion", "classes", "routers")
+BOTH = {page: 409 if page in OF_CLASSES else 200 for page in PAGES}
 
 
 def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(trained) -> None:
@@ -217,7 +218,7 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
 def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: Path) -> None:
     client = make_world(tmp_path / "home", images=3).client
     assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == BOTH
-    for page in ("confusion", "classes"):
+    for page in OF_CLASSES:
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
 

@@ -287,3 +287,43 @@ def test_members_of_different_encoders_in_a_folder_are_refused(made) -> None:
     with pytest.raises(Conflict, match="ViT-B-32"):
         Router(folder)
     assert Scorer(folder / file).encoder == "ViT-B-32-quickgelu/openai"
+
+
+# --- the page and the API ------------------------------------------------------------------------
+
+
+def test_a_router_is_made_and_given_out_on_the_page_and_by_the_api(made, tmp_path) -> None:
+    client, at = made.world.client, "/projects/1/routers"
+    page = client.get(at).text
+    assert "Photos v1.0, active" in page and "None yet" in page
+    ids = [str(version(made, name).id) for name in ("Photos", "Drawings")]
+    form = {"name": "Mixed", "version": "v1.0", "to": [*ids, ""], "mode": "soft", "abstain": "60 %"}
+    for change, sentence in (
+        ({"to": ids}, "Every class needs a version"),
+        ({"to": ["", "", ""]}, "Every class is rejected"),
+        ({"to": ["x", *ids]}, "is no version"),
+        ({"abstain": "most"}, "is no percentage"),
+    ):
+        refused = client.post(at, data=form | change)
+        assert refused.status_code == 422 and sentence in refused.text
+        assert 'value="Mixed"' in refused.text, "as it was filled in"
+    assert client.post(at, data=form).headers["location"] == at
+    page = client.get(at).text
+    assert "router:Mixed" in page and "no score below 60" in page
+    body = {
+        "name": "More", "classes": {"photo": "Photos@v1.0", "drawing": "Drawings", "logo": None}
+    }  # fmt: skip
+    assert client.post("/api/v1/projects/1/routers", json=body).status_code == 201
+    again = client.post("/api/v1/projects/1/routers", json=body)
+    assert again.status_code == 409 and "already" in again.text
+    listed = client.get("/api/v1/routers").json()
+    assert [(one["name"], one["mode"]) for one in listed] == [("Mixed", "soft"), ("More", "hard")]
+    packed = tmp_path / "router.zip"
+    packed.write_bytes(client.get("/routers/Mixed/download").content)
+    assert client.get("/api/v1/routers/Mixed/file").content == packed.read_bytes()
+    assert client.post(f"{at}/Mixed/delete").status_code == 303
+    assert client.delete("/api/v1/routers/More").status_code == 200
+    assert client.get("/api/v1/routers").json() == []
+    back = Router(routers.bring_in(made.settings, packed).folder)
+    assert back.manifest.abstain == 0.6
+    assert client.get("/routers/Other/download").status_code == 404

@@ -47,6 +47,7 @@ from tastemaker.pages import (
     readiness,
     results,
     review,
+    routers,
     score,
     score_tables,
     scores,
@@ -70,7 +71,7 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
+    routers, test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
     encoders, jobs, metrics, readiness,
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -303,6 +304,11 @@ def parts_of(one: Kept) -> list[Part]:
     for member in one.says.members:
         names += [member.file, sidecar_path(Path(member.file)).name]
     return [Part(name, one.folder / name) for name in names if is_file(one.folder / name)]
+
+
+def made_at(one: Kept) -> datetime:
+    """When its folder got its manifest, in UTC."""
+    return datetime.fromtimestamp((one.folder / MANIFEST).stat().st_mtime, UTC)
 
 
 def bring_in(settings: Settings, source: Path) -> Kept:
