@@ -1,4 +1,4 @@
-# CPU image. For a GPU, take a CUDA base and drop the index argument.
+# The image for processors; Dockerfile.cuda is the one for a GPU.
 FROM python:3.11-slim
 RUN useradd --create-home tastemaker && mkdir /data && chown tastemaker /data
 WORKDIR /srv/tastemaker
@@ -12,4 +12,5 @@ USER tastemaker
 ENV TASTEMAKER_HOME=/data
 VOLUME /data
 EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz')"]
 CMD ["tastemaker", "serve", "--host", "0.0.0.0", "--no-worker"]

@@ -117,13 +117,13 @@ postgres:
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } || \
 	echo "PostgreSQL is not installed: its tests are skipped."
 
-# ExifTool and Exiv2 (which digiKam and darktable write with) for the round trips of stars: those that
+# ExifTool, Exiv2 (which digiKam writes with) and darktable for the round trips of stars: those that
 # are installed, else Debian's, else the tests that need them are skipped.
 exiftool:
-	@command -v exiftool exiv2 2>/dev/null | wc -l | grep -q 2 || \
+	@command -v exiftool exiv2 darktable-cli 2>/dev/null | wc -l | grep -q 3 || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends libimage-exiftool-perl exiv2 >/dev/null; } || \
-	echo "ExifTool and Exiv2 are not installed: the tests that need them are skipped."
+		apt-get install -y -qq --no-install-recommends libimage-exiftool-perl exiv2 darktable >/dev/null; } || \
+	echo "ExifTool, Exiv2 or darktable is not installed: the tests that need them are skipped."
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist *.egg-info

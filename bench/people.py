@@ -2,6 +2,7 @@
 
     python -m bench people FILE.npz [--people 60] [--seeds 1] [--labels 5,10,20,40,80,150]
         [--recipes auto ridge] [--encoders NAME=FILE.npz …] [--priors none others useless]
+        [--today auto]
 
 FILE is that of `tastemaker replay --learn`: embeddings (N, D) and scores (P, N) in 0–10, −1 where a
 person rated nothing, and if there are any test_scores (P, N), a second rating to judge by. Other
@@ -81,12 +82,12 @@ def job(
 
 
 def methods_of(
-    encoders: Sequence[str], recipes: Sequence[str], priors: Sequence[str]
+    encoders: Sequence[str], recipes: Sequence[str], priors: Sequence[str], today: str
 ) -> list[Method]:
     """Today's head first; useless priors are tried with the first recipe of the first encoder."""
-    today = Method(FIRST, "auto", "none")
+    first = Method(FIRST, today, "none")
     useful = [prior for prior in priors if prior != "useless"]
-    made = [today, *(Method(e, r, p) for e in encoders for r in recipes for p in useful)]
+    made = [first, *(Method(e, r, p) for e in encoders for r in recipes for p in useful)]
     if "useless" in priors:
         made += [Method(FIRST, recipes[0], prior) for prior in ("none", *USELESS)]
     return list(dict.fromkeys(made))
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--priors", nargs="+", default=["none", "others"],
                         choices=["none", "others", "useless"])  # fmt: skip
+    parser.add_argument("--today", default="auto", help="the recipe of today's head")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--json", type=Path, help="every run, to be compared with others")
     args = parser.parse_args()
@@ -270,7 +272,7 @@ def main() -> None:
     who = np.random.default_rng(0).permutation(enough)[: args.people].tolist()
     if not who:
         sys.exit(f"Nobody rated enough images to learn from {max(labels)}; give fewer --labels.")
-    methods = methods_of(list(encoders), args.recipes, args.priors)
+    methods = methods_of(list(encoders), args.recipes, args.priors, args.today)
 
     jobs = [
         (method, seed, person) for seed in range(args.seeds) for person in who for method in methods

@@ -179,5 +179,5 @@ def test_scoring_a_folder_walks_as_the_map_says(tmp_path: Path) -> None:
     tensors = linear_head(features / 1280, 0.0, 0 * features, features)
     save_checkpoint(head, tensors, {"encoder": "efficientnet_lite0/bundled"})
     with footsteps() as entered:
-        filtering.score(folder, model=str(head), to=tmp_path / "scores.csv")
+        filtering.score(folder, model=[str(head)], to=tmp_path / "scores.csv")
     check_walk("d", entered)

@@ -37,7 +37,7 @@ from tastemaker.evaluation import audit_drawing, audit_reports, audits
 from tastemaker.evaluation.audit_reports import AuditReport
 from tastemaker.evaluation.audits import Target, Terms
 from tastemaker.filtering import score_tables
-from tastemaker.library import saved_filters
+from tastemaker.library import bulk, saved_filters
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.versions import deletion
@@ -426,10 +426,73 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
     assert (report.state, report.kept.answered, report.below.answered) == ("done", 35, 10)
     assert report.findings is not None
     assert report.findings.doubt == "chance", "what it leaves out is as good"
+    assert (report.findings.lost, report.findings.lost_high) == (None, 1), (
+        "of how many is not known"
+    )
+    assert "of those of them that could be read you would score" in audit_reports.promise(report)
     said = run("audit", "status", "Anime", "--sidecar")
     assert "found.parquet.promise.json" in said.sentence
     beside = json.loads((tmp_path / "found.parquet.promise.json").read_text())
     assert (beside["kept"], beside["target"]) == (36, "found.parquet")
+
+
+def test_a_folder_of_parts_is_audited_and_only_as_long_as_it_stays_the_same(
+    home: Trained, run: Run, tmp_path: Path
+) -> None:
+    for number in range(40):
+        drawn(number).resize((48, 32)).save(tmp_path / f"{number:02d}.png")
+    about = {"model": "Anime@v1.0", "model_sha256": home.version("v1.0").sha256}
+    folder, parts = tmp_path / "scores", []
+    for part in range(2):
+        paths = pa.array([f"{20 * part + row:02d}.png" for row in range(20)])
+        rows = score_tables.table(paths, np.full(20, 0.8, np.float32))
+        parts.append({"file": f"part-{part}.parquet"})
+        score_tables.write(folder / parts[-1]["file"], [rows], about)
+    (folder / "manifest.json").write_text(json.dumps({"complete": False, "parts": parts}))
+    with pytest.raises(Conflict, match="are not whole"):
+        begin(home, table=folder)
+    (folder / "manifest.json").write_text(json.dumps({"complete": True, "parts": parts}))
+    audit = begin(home, table=folder)
+    with sessions.reading(home.engine) as session:
+        job = jobs.get(session, told(home, audit).audit.job_id or 0)
+    assert home.run(job, audit_drawing.run) == {"audit": audit, "kept": 40}
+    assert told(home, audit).drawn == 40
+    again = begin(home, table=folder)
+    score_tables.write(folder / "part-1.parquet", [rows.slice(1)], about)
+    refused = run("audit", "status", "Anime", str(audit), "--sidecar")
+    assert refused.code == 1 and "scores was changed since the audit" in refused.sentence
+    with sessions.reading(home.engine) as session:
+        job = jobs.get(session, told(home, again).audit.job_id or 0)
+    with pytest.raises(Conflict, match="scores was changed since"):
+        home.run(job, audit_drawing.run)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_table_of_another_project_with_the_same_number_is_refused(
+    home: Trained, tmp_path: Path, form: str
+) -> None:
+    rows = [score_tables.table(pa.array(["a.png"] * 40), np.full(40, 0.8, np.float32))]
+    table = tmp_path / f"scores.{form}"
+    score_tables.write(table, rows, {"model": "Photos@v1.0"})
+    with pytest.raises(Conflict, match=r"was scored by Photos@v1\.0"):
+        begin(home, table=table)
+    score_tables.write(table, rows, {"model": "Anime@v1.0"})
+    with pytest.raises(NotFound, match=r"such as “a\.png”"):
+        begin(home, table=table)
+
+
+def test_a_number_without_end_is_no_good_score_and_what_was_taken_out_is_not_asked(
+    home: Trained, run: Run
+) -> None:
+    form = {"target": "library:v1.0", "good_from": "inf", "cut": "6"}
+    said = home.world.client.post(f"{home.world.at}/audits", data=form)
+    assert said.status_code == 422 and "“inf” is no number for the good score" in said.text
+    audit = begin(home)
+    gone = run("audit", "images", "Anime", "--json").json[0]["image_id"]
+    with sessions.writing(home.engine) as session:
+        bulk.remove(session, home.project(session), [gone])
+    left = run("audit", "images", "Anime", str(audit), "--json").json
+    assert gone not in [row["image_id"] for row in left] and left
 
 
 def test_a_table_that_is_none_is_refused(home: Trained, tmp_path: Path) -> None:

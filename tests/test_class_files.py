@@ -3,20 +3,23 @@
 import csv
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 from class_world import Classes, class_home, open_classes
 from sqlmodel import select
 from test_classifier import strict_forward
 
 import tastemaker
-from tastemaker import embeddings, versions
+from tastemaker import embeddings, jobs, versions
 from tastemaker.database import sessions
-from tastemaker.database.tables import ClassPrediction, Image, Label
+from tastemaker.database.tables import ClassPrediction, Image, Label, Tag
 from tastemaker.errors import CheckpointError, Conflict, Invalid
+from tastemaker.importing import imports
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import class_changes, classes
@@ -88,7 +91,8 @@ def test_labels_of_a_class_that_is_gone_are_not_exported_and_merged_ones_under_t
 def test_a_folder_gives_the_class_it_is_called_by_and_else_its_number(home, path, expected):
     made = open_classes(class_home(home, labels=0))
     with sessions.reading(made.engine) as session:
-        assert classes.of(session, 1).of_folder(path) == expected
+        told = classes.of(session, 1).of_folder(path)
+        assert (told and told[0]) == expected
 
 
 def test_labels_are_written_as_folders_that_are_read_again(home, tmp_path):
@@ -100,7 +104,7 @@ def test_labels_are_written_as_folders_that_are_read_again(home, tmp_path):
         path.relative_to(told["folder"]) for path in Path(told["folder"]).rglob("*.npy")
     )
     assert {path.parts[0] for path in written} == {"00_photo", "01_drawing", "02_logo"}
-    assert sorted(known.of_folder(str(path)) for path in written) == [0, 0, 1, 1, 2, 2]
+    assert sorted(known.of_folder(str(path))[0] for path in written) == [0, 0, 1, 1, 2, 2]
     tags = open_classes(class_home(tmp_path / "tags", labels=6, several=True))
     with sessions.reading(tags.engine) as session, pytest.raises(Conflict, match="several tags"):
         exports.write_folders(session, tags.project(session), tmp_path / "no")
@@ -166,6 +170,57 @@ def test_predictions_leave_with_the_class_and_a_file_of_tags_is_no_head_to_impor
     assert config["classes"]["classes"][0]["name"] == "photo"
     with pytest.raises(CheckpointError, match="3 tags in one file"):
         read_foreign_head(made.settings.checkpoints / version.file)
+
+
+def test_labels_that_are_none_leave_with_the_columns_of_classes(run, tmp_path):
+    made = open_classes(class_home(tmp_path / "home", labels=0))
+    header = "sha256,path,class,annotator,scored_at"
+    assert run("scores", "export", "Kinds").out.strip() == header
+    answer = made.world.client.get("/projects/1/labels.csv")
+    assert answer.text.strip() == header
+
+
+def test_the_preview_of_a_table_names_the_classes(run, tmp_path):
+    made = open_classes(class_home(tmp_path / "home", labels=0))
+    with sessions.reading(made.engine) as session:
+        sha256 = session.exec(select(Image.sha256).order_by(Image.id)).first()
+    table = f"sha256,class\n{sha256},2\n"
+    (tmp_path / "labels.csv").write_text(table)
+    assert "2 → logo" in run("scores", "import", "Kinds", "labels.csv", "--preview").out
+    page = made.world.client.post(
+        "/projects/1/add/scores", files={"file": ("labels.csv", table)}, data={"preview": "true"}
+    ).text
+    assert re.search(r'data-of="class"><span class="chip kind k2"[^>]*>logo<', page)
+    assert ">Record the labels<" in page and labels(made) == {}
+
+
+def test_the_folder_that_gives_a_class_is_no_tag_and_a_class_that_is_gone_meanwhile_no_fault(
+    tmp_path, monkeypatch
+):
+    made = open_classes(class_home(tmp_path / "home", labels=0))
+    for folder, seed in (("12/photo", 1), ("1_drawing", 2), ("logo", 3)):
+        path = tmp_path / "new" / folder / "a.png"
+        pictures.write(path, pictures.encoded(pictures.scene(seed=seed)))
+    asked = {
+        "collection": "New", "role": "pool", "paths": [str(tmp_path / "new")],
+        "scores_from_folders": True,
+    }  # fmt: skip
+    with sessions.writing(made.engine) as session:
+        wanted = jobs.enqueue(session, "import", "Import", asked, 1)
+    find_items = imports.find_items
+
+    def then_one_is_deleted(*words, **named):
+        yield from find_items(*words, **named)
+        with sessions.writing(made.engine) as session:
+            class_changes.delete(session, made.project(session), 2)
+
+    monkeypatch.setattr(imports, "find_items", then_one_is_deleted)
+    made.run(wanted, imports.run)
+    with sessions.reading(made.engine) as session:
+        new = session.exec(select(Image).where(Image.name == "a.png")).all()
+        tags = {row.tag for row in session.exec(select(Tag))}
+    assert len(new) == 3 and sorted(labels(made).values()) == [0, 1]
+    assert tags == {"12"}
 
 
 # --- class files as filters -----------------------------------------------------------------------

@@ -11,8 +11,11 @@ from sqlmodel import select
 from web_world import events, make_world
 
 from tastemaker.database import sessions
-from tastemaker.database.tables import Job
-from tastemaker.scores import classes
+from tastemaker.database.tables import ClassPrediction, Job
+from tastemaker.library import scopes
+from tastemaker.library.filters import LibraryFilter
+from tastemaker.queues import confusion
+from tastemaker.scores import class_changes, classes
 from tests.command_line import Run
 from tests.desk import png
 
@@ -349,3 +352,40 @@ def test_pairs_are_asked_for_on_the_page_of_a_class_project_by_the_api_and_by_a_
     ):
         assert sentence in run("import", "Kinds", folder, *words).sentence
     assert run("import", "Kinds", folder, "--clean", "photo").code == 2
+
+
+def test_filters_and_the_confused_queue_read_a_merged_class_as_what_it_became(trained) -> None:
+    with sessions.writing(trained.engine) as session:
+        project = trained.project(session)
+        version = trained.version()
+        told = {
+            row.image_id: row.predicted
+            for row in session.exec(select(ClassPrediction).where(
+                ClassPrediction.version_id == version.id
+            ))
+        }  # fmt: skip
+        was = confusion.disagreements(session, project, version)
+        class_changes.merge(session, project, 2, into=1)
+        for number in (1, 2):  # a filter that was kept from before means the same
+            for field, expected in (
+                ("predicted_as", {image for image, said in told.items() if said in (1, 2)}),
+                ("labelled", {i for i, kind in trained.kinds.items() if kind in (1, 2)}),
+            ):
+                ids = scopes.filtered_ids(session, project, LibraryFilter(**{field: number}))
+                found = set(session.exec(ids))
+                if field == "labelled":
+                    found |= {i for i in expected if trained.labelled(i) is None}
+                assert found == expected, (field, number)
+        left = confusion.disagreements(session, project, version)
+    apart = [(i, label, said) for i, label, said in was if {label, said} != {1, 2}]
+    assert {row[0] for row in left} == {row[0] for row in apart} and len(apart) < len(was)
+
+
+def test_a_request_that_comes_twice_is_answered_though_its_class_is_gone(made) -> None:
+    body = {"image_id": 80, "value": 2, "key": "one and the same"}
+    first = made.world.client.post(f"{API}/scores", json=body)
+    assert made.world.client.delete(f"{API}/classes/2").status_code == 200
+    again = made.world.client.post(f"{API}/scores", json=body)
+    assert again.status_code == 200 and again.json()["event_id"] == first.json()["event_id"]
+    other = made.world.client.post(f"{API}/scores", json=body | {"value": 1})
+    assert other.status_code == 409 and "another score" in other.json()["error"]

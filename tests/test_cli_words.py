@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from trained_world import open_trained, trained_home
 from web_world import drawn
 
 from tastemaker import projects, scores
+from tastemaker.cli.terminal import RateColumn
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
 from tastemaker.files.placing import Placement, move_pictures, plan_targets
@@ -27,6 +29,15 @@ from tests.test_cli import COMMANDS
 def anime(tmp_path: Path, run: Run) -> Run:
     trained_home(tmp_path / "home")
     return run
+
+
+def test_a_bar_tells_how_many_a_second_or_how_long_each_takes() -> None:
+    def told(speed: float | None) -> str:
+        return RateColumn().render(SimpleNamespace(finished_speed=None, speed=speed)).plain  # type: ignore[arg-type]
+
+    assert [told(speed) for speed in (None, 0, 0.04, 0.5, 1234)] == [
+        "", "", "25 s each", "0.5/s", "1,234/s",
+    ]  # fmt: skip
 
 
 # --- help ----------------------------------------------------------------------------------------

@@ -848,6 +848,18 @@ def test_large_pictures_come_last_and_one_that_ended_an_earlier_try_is_set_aside
     assert "in_hand" not in row.result
 
 
+def test_a_sidecar_of_a_picture_is_not_taken_for_one_that_differs_in_capitals(
+    desk: Desk,
+) -> None:
+    desk.put("A.png", png(1))
+    desk.put("a.png", png(2))
+    desk.put("B.png", png(3))
+    desk.put("a.txt", "small")
+    desk.put("b.TXT", "any")
+    desk.bring_in()
+    assert [desk.tags(png(seed)) for seed in (1, 2, 3)] == [set(), {"small"}, {"any"}]
+
+
 def test_a_link_out_of_the_folder_is_no_sidecar_even_if_it_is_put_there_after_the_scan(
     desk: Desk, tmp_path: Path
 ) -> None:

@@ -272,6 +272,25 @@ def test_a_killed_try_blames_what_it_had_in_hand_and_does_not_count(
     assert work_on(settings, engine, job_id).died_on == []
 
 
+def test_a_job_that_was_cancelled_while_it_gave_way_says_so(
+    engine: Engine, settings: Settings
+) -> None:
+    told = []
+    for cancelled in (False, True):
+        job_id = enqueue(engine, n=int(cancelled))
+        work = work_on(settings, engine, job_id)
+        with sessions.writing(engine) as session:
+            jobs.get(session, job_id).cancel_requested = cancelled
+        running = Running(work.claim, SimpleNamespace(kind="embed"), SimpleNamespace(), None)
+        running.ending = ("gave way", None)
+        Worker(settings, engine)._conclude(running)
+        with sessions.reading(engine) as session:
+            told += [entry.line for entry in jobs.log_of(session, job_id)]
+    assert told == [
+        "others had waited: it goes on after them", "others had waited: and it was cancelled",
+    ]  # fmt: skip
+
+
 def test_an_orderly_stop_is_no_fault_of_the_job(engine: Engine) -> None:
     job_id = enqueue(engine)
     for _ in range(10):

@@ -1,21 +1,29 @@
 """The pages about other programs: every command in them is run, in the order in which it stands."""
 
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
 from tastemaker import jobs, projects, scores, worker
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.importing import imports, stars
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import linear_head
 from tastemaker.publishing import sidecars
 from tests import pictures
 from tests.command_line import Run
@@ -91,3 +99,45 @@ def test_every_command_of_a_page_does_what_it_says(document: str, photos: Path, 
         assert (home / "train-other/3_Photos/1.jpg").is_symlink()
         assert {path.name for path in (home / "by-score").iterdir()} == {"06", "09", "01"}
         assert (home / "scores.parquet").is_file() and (home / "scores.csv").is_file()
+
+
+def test_every_command_of_the_page_about_clip_retrieval_does_what_it_says(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder as clip-retrieval writes it, with a head for it; shards of img2dataset with one on
+    the bundled encoder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    x = np.random.default_rng(5).normal(size=(30, 24)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    for number, rows in enumerate((slice(0, 20), slice(20, 30))):
+        for part in ("img_emb", "metadata"):
+            (tmp_path / "laion" / part).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"laion/img_emb/img_emb_{number}.npy", x[rows].astype(np.float16))
+        urls = [f"https://example.org/{n}.jpg" for n in range(30)[rows]]
+        place = tmp_path / f"laion/metadata/metadata_{number}.parquet"
+        pq.write_table(pa.table({"image_path": urls, "url": urls}), place)
+    about = {"encoder": "ViT-S/clip", "embedding": "L2-normalised", "threshold": "0.5"}
+    head = linear_head(x[3], 0.0, 0 * x[3], 1 + 0 * x[3])
+    save_checkpoint(tmp_path / "Anime-v1.0.safetensors", head, about)
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards/00000.tar", "w") as tar:
+        for number in range(2):
+            content = encoded(pictures.scene(seed=number), "JPEG")
+            entry = tarfile.TarInfo(f"{number:09d}.jpg")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    features = np.ones(1280, np.float32) / 1280
+    bundled = linear_head(features, 0.0, 0 * features, 1 + 0 * features)
+    save_checkpoint(tmp_path / "Pictures-v1.0.safetensors", bundled, {"encoder": BUNDLED})
+
+    told = []
+    for line in commands("clip-retrieval.md"):
+        told.append(run(*shlex.split(line)[1:]))
+        assert told[-1].code == 0, (line, told[-1].err)
+    assert "https://example.org/3.jpg" in told[0].out, "the one that the head looks for"
+    best = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert len(best) == 30 and best[0]["url"] == "https://example.org/3.jpg"
+    passing = pq.read_table(tmp_path / "passing.parquet").to_pylist()
+    assert 0 < len(passing) < 30 and all(row["aesthetic_score"] >= 0.5 for row in passing)
+    assert (tmp_path / "scores").is_dir() and not (tmp_path / "good.csv").exists()
+    assert pq.read_table(tmp_path / "shards.parquet").num_rows == 2

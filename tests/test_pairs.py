@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from in_browser import PATIENCE, PHONE, browsing, serving, shown_pair
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 from sqlmodel import func, select
-from web_world import World, make_world, score_some
+from web_world import World, embed_all, make_world, score_some
 
 from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Comparison, Label
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.library import bulk
+from tastemaker.live import model_process
 from tastemaker.scores import comparisons
 from tastemaker.scores.comparisons import ComparisonResult
 from tests.conftest import add_images, until
@@ -150,6 +151,32 @@ def test_arrows_decide_space_is_even_and_backspace_brings_the_pair_back(
         expect(page.get_by_text("2 pairs compared")).to_be_visible()
         assert shown_pair(page) == shown
         assert stored(world)[-1][2] == "undo"
+
+
+@pytest.mark.browser
+def test_pairs_judged_by_keys_change_the_live_order(world: World, chromium) -> None:
+    embed_all(world)
+    with writing(world.engine) as session:
+        world.project(session).holdout_share = 0
+
+    def order(page: Page) -> list[str | None]:
+        """The pictures of the library, the best by the live model first."""
+        model_process.refit(world.settings, world.engine, world.project_id)
+        page.goto(f"{at}{world.at}/library?sort=predicted-high&version=live")
+        return [each.get_attribute("id") for each in page.locator(".shelf-tile").all()]
+
+    with serving(world) as at, browsing(chromium) as page:
+        before = order(page)
+        page.goto(f"{at}{world.at}/score/pairs?low=0")
+        for number in range(1, 9):
+            first = shown_pair(page)
+            second = int(page.locator("[name=second_id]").get_attribute("value") or 0)
+            better = before.index(f"tile-{first}") > before.index(f"tile-{second}")
+            page.keyboard.press("ArrowLeft" if better else "ArrowRight")
+            expect(page.get_by_text(f"{number} pairs compared")).to_be_visible()
+        after = order(page)
+        assert sorted(after) == sorted(before) and len(before) == 8
+        assert after != before, "the scores are the same as before"
 
 
 @pytest.mark.browser

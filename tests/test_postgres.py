@@ -327,6 +327,8 @@ def test_two_imports_at_once_of_the_same_pictures_add_each_once_and_in_one_group
         first.flush()
         second = pool.submit(imports.run, work_on(settings, engine, job_id))
         waits_for(first, second)
+        mine = select(Job.id).where(Job.id == job_id)
+        assert first.exec(mine.with_for_update(nowait=True)).all(), "it can be cancelled meanwhile"
         group = image.source_group
     assert (second.result()["added"], second.result()["known"]) == (1, 1)
     with sessions.reading(engine) as session:

@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from tastemaker.jobs import heartbeat
 from tastemaker.processes import freeze_garbage_collection, one_thread_for_products
 from tests.conftest import environment
 
@@ -73,6 +75,53 @@ assert client.get("/static/app.css").status_code == 200
         cwd=site, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
+    # As pipx and uvx run it: by the script that an installer makes of the wheel.
+    tool = tmp_path / "tool"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "--target", tool, wheel], check=True, timeout=60)
+    ran = subprocess.run(
+        [tool / "bin" / "tastemaker", "doctor", "--json"],
+        env=environment(tmp_path / "home", PYTHONPATH=str(tool)) | {"PATH": os.environ["PATH"]},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)
+
+
+def test_the_images_of_docker_ask_whether_they_are_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker cannot run here. What can be held against the program is: files, commands, checks."""
+    files = {name: (ROOT / name).read_text() for name in ("Dockerfile", "Dockerfile.cuda")}
+    of_cpu, of_cuda = (
+        [line for line in text.splitlines() if not line.startswith(("#", "RUN pip"))]
+        for text in files.values()
+    )
+    assert of_cpu == of_cuda, "they differ in their torch alone"
+    for line in of_cpu:
+        if line.startswith("COPY"):
+            assert all((ROOT / word).exists() for word in line.split()[1:-1]), line
+    (command,) = (line.removeprefix("CMD ") for line in of_cpu if line.startswith("CMD "))
+    assert {"serve", "--no-worker"} <= set(json.loads(command))
+    (check,) = (line.partition(" CMD ")[2] for line in of_cpu if line.startswith("HEALTHCHECK"))
+    assert "/readyz" in json.loads(check)[-1]
+    compile(json.loads(check)[-1], "the check", "exec")
+    compose = {
+        name: yaml.safe_load((ROOT / name).read_text())["services"]
+        for name in ("docker-compose.yml", "docker-compose.gpu.yml")
+    }
+    gpu = compose["docker-compose.gpu.yml"]["worker"]
+    assert (ROOT / gpu["build"]["dockerfile"]).is_file()
+    beat = compose["docker-compose.yml"]["worker"]["healthcheck"]["test"][-1]
+    assert heartbeat.FILE in beat
+    seen = beat.replace("/data", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        exec(seen, {})
+    (tmp_path / heartbeat.FILE).touch()
+    exec(seen, {})
+    os.utime(tmp_path / heartbeat.FILE, (1, 1))
+    with pytest.raises(AssertionError):
+        exec(seen, {})
 
 
 def test_the_collector_does_not_look_through_what_is_loaded() -> None:

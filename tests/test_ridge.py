@@ -15,7 +15,9 @@ from tastemaker.learning.half_precision import in_float32
 from tastemaker.learning.posterior import posterior_sd, project
 from tastemaker.learning.prior import Prior
 from tastemaker.learning.ridge import (
+    CLIP,
     Ridge,
+    edge_among,
     fit_ridge,
     from_link,
     half_scale,
@@ -34,9 +36,11 @@ def data(n, features, seed=0, noise=0.3):
 
 
 def peer_prediction(x, y, row, ridge: Ridge):
-    """scikit-learn's ridge in float64 on the same axes, at the same penalty."""
+    """scikit-learn's ridge in float64 on the same axes, at the same penalty; scores are held as far
+    from both ends as among the labels of `ridge`."""
+    edge = edge_among(len(ridge.out_of_group))
     peer = Peer(alpha=ridge.penalty, solver="cholesky")
-    peer.fit(x.astype(np.float64) / ridge.scale, to_link(y, ridge.link))
+    peer.fit(x.astype(np.float64) / ridge.scale, to_link(y, ridge.link, edge))
     return from_link(peer.predict(row.astype(np.float64) / ridge.scale), ridge.link)
 
 
@@ -69,6 +73,23 @@ def test_predictions_equal_another_implementation(shape, link):
     assert from_link(unseen @ weights + bias, link) == pytest.approx(
         ridge.predict(unseen), abs=1e-5
     )
+
+
+def test_among_five_scores_a_zero_does_not_rule_the_level():
+    rng = np.random.default_rng(8)
+    heads, means = [], []
+    for _ in range(100):  # people who use both ends, whatever a picture shows
+        y = rng.choice([0, 0.5, 1], 140)
+        if np.ptp(y[:5]):
+            x = rng.normal(size=(140, 8)).astype(np.float32)
+            said = fit_ridge(x[:5], y[:5], penalties=[1e4]).predict(x[5:])
+            heads.append(np.abs(said - y[5:]).mean())
+            means.append(np.abs(y[:5].mean() - y[5:]).mean())
+    assert np.mean(heads) < np.mean(means)
+
+
+def test_from_twenty_three_labels_on_scores_are_held_as_far_from_both_ends_as_ever():
+    assert [edge_among(n) > CLIP for n in (5, 22, 23, 600)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("shape", [(300, 40), (80, 120)], ids=["primal", "dual"])
@@ -134,10 +155,10 @@ def test_predictions_do_not_depend_on_the_storage_of_the_matrix(tmp_path):
 @pytest.mark.parametrize("link", ["logit", "identity"])
 def test_two_labels_are_enough(link):
     x, _ = data(2, 64)
-    ridge = fit_ridge(x, [0.2, 0.8], link=link)
+    ridge = fit_ridge(x, [0.3, 0.7], link=link)
     low, high = ridge.predict(x)
     assert low <= high
-    assert ridge.out_of_group == pytest.approx([0.8, 0.2], abs=1e-3)
+    assert ridge.out_of_group == pytest.approx([0.7, 0.3], abs=1e-3)
 
 
 @pytest.mark.parametrize("n", [20, 200])

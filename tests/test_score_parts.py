@@ -1,7 +1,6 @@
 """Scores written in parts: a run that was stopped goes on, and nothing is done or counted twice."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 from tastemaker.encoding import embedding_files
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.filtering import parts
-from tastemaker.filtering.parts import MANIFEST, Part, Written, parts_of, write_parts
+from tastemaker.filtering.panel import Panel
+from tastemaker.filtering.parts import MANIFEST, Here, Terms, Written, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source
 from tastemaker.learning.checkpoints import save_checkpoint
@@ -28,6 +28,7 @@ FEATURES = 8
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_files, "BLOCK", 10)
+    monkeypatch.setattr(parts, "BLOCK", 10)
     monkeypatch.setattr(parts, "BLOCKS", 3)
 
 
@@ -51,12 +52,14 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "x.npy"
 
 
-def all_parts(source: Path, scorer: Scorer) -> Iterator[Part]:
-    return parts_of(source, scorer, lambda *_: None, lambda *_: None, lambda _: None)
+def ignore(*_: object) -> None:
+    """For what a test does not look at."""
 
 
 def written(source: Path, scorer: Scorer, out: Path, *limits: float) -> Written:
-    return write_parts(out, all_parts(source, scorer), scorer.about, *limits)
+    panel = Panel(scorer)
+    every = parts_of(source, panel, ignore, ignore)
+    return write_parts(every, Terms(out, *limits), Here(panel, ignore, ignore), panel.about)
 
 
 def rows_of(out: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sqlmodel import select
 
 from tastemaker import versions
 from tastemaker.database import sessions
-from tastemaker.database.tables import Image, ImagePath, Tag
+from tastemaker.database.tables import Image, ImagePath, Job, Tag
 from tastemaker.library import series
 from tastemaker.library.series import Member, Series, choose
 from tests.command_line import Run
@@ -88,6 +89,48 @@ def test_the_best_of_each_is_kept_with_its_reason(
     with sessions.reading(home.engine) as session:
         tagged = dict(session.exec(select(Tag.image_id, Tag.tag)).all())
     assert ids["day/a3.jpg"] not in tagged, "what is no longer of a series"
+
+
+def test_the_page_shows_what_to_keep_and_tags_it_to_sweep_by(
+    shoot: tuple[Trained, dict[str, int]],
+) -> None:
+    home, ids = shoot
+    home.score({ids["day/a2.jpg"]: 8, ids["day/a1.jpg"]: 5})
+    client, at = home.world.client, f"/projects/{home.project_id}/series"
+
+    def finish() -> str:
+        assert 'hx-trigger="every 1s"' in client.get(f"{at}/found").text
+        with sessions.reading(home.engine) as session:
+            waiting = session.exec(select(Job).where(Job.kind == "series", Job.state == "queued"))
+            job = waiting.one()
+        home.run(job, series.run)
+        return client.get(at).text
+
+    assert "Nobody has looked yet" in client.get(at).text
+    assert client.get(f"/api/v1{at}").status_code == 404
+    refused = client.post(at, data={"within": "soon", "alike": "90"})
+    assert refused.status_code == 422 and 'value="soon"' in refused.text
+    assert client.post(at, data={"within": "10", "alike": "90 %"}).status_code == 303
+    page = finish()
+    assert "<b>2</b> series, <b>3</b> images besides the best of each, by your scores" in page
+    assert "<b>Keep the first</b> of 3: scored 8, the others 5." in page
+    assert page.index("Keep: a2.jpg, scored 8") < page.index("Besides: a1.jpg, scored 5")
+    assert "Sweep the best" not in page, "nothing is tagged yet"
+
+    assert client.post(at, data={"within": "10", "alike": "90", "tag": "true"}).status_code == 303
+    page = finish()
+    assert f'library?tag={quote(series.BEST)}">Sweep the best <span class="faint">2' in page
+    best = client.get(f"/projects/{home.project_id}/library?tag={quote(series.BEST)}").text
+    assert f'id="tile-{ids["day/a2.jpg"]}"' in best and f'id="tile-{ids["day/a1.jpg"]}"' not in best
+    listed = client.get(f"/api/v1{at}").json()["listed"]
+    assert [one["keep"]["image_id"] for one in listed] == [ids["day/a2.jpg"], ids["day/c2.jpg"]]
+    assert client.post(f"{at}/untag").status_code == 303
+    assert "Sweep the best" not in client.get(at).text
+    assert client.delete(f"/api/v1{at}").json() == {"tagged": False}
+    told = client.post(f"/api/v1{at}", json={"within": 3}).json()
+    assert told["kind"] == "series"
+    assert "It was stopped" not in finish()
+    assert len(client.get(f"/api/v1{at}").json()["listed"][0]["rest"]) == 1
 
 
 def test_a_persons_score_goes_before_an_equal_prediction_and_equals_by_their_size() -> None:

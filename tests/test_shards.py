@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.filtering.parts import parts_of, write_parts
+from tastemaker.filtering.panel import Panel
+from tastemaker.filtering.parts import Here, Terms, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Shards, archives_of
 from tastemaker.filtering.sources import archives_in, score_source
@@ -115,7 +117,8 @@ def test_shards_are_named_by_a_folder_a_pattern_or_a_range(tmp_path: Path) -> No
     had, _, _ = read(tmp_path / "in")
     assert len(had) == 7 and list(had)[-1] == "deep/more.zip/090000.png"
     assert next(iter(had)) == "000.tar/000000.png"
-    for pattern, many in (("*.tar", 6), ("00[12].tar", 4), ("{000..001}.tar", 4), ("**/*.zip", 1)):
+    patterns = {"*.tar": 6, "00[12].tar": 4, "{000..001}.tar": 4, "**/*.zip": 1, "**.tar": 6}
+    for pattern, many in patterns.items():
         assert len(read(tmp_path / "in" / pattern)[0]) == many
     with pytest.raises(NotFound, match=r"no file .*003\.tar"):
         archives_of(tmp_path / "in" / "{000..003}.tar")
@@ -128,6 +131,14 @@ def test_shards_are_named_by_a_folder_a_pattern_or_a_range(tmp_path: Path) -> No
 
 
 # --- what is wrong --------------------------------------------------------------------------------
+
+
+def test_an_archive_whose_name_is_no_text_is_told_and_the_others_follow(tmp_path: Path) -> None:
+    tarred(tmp_path / "in" / "a\udcff.tar", {"0.png": PNG})
+    tarred(tmp_path / "in" / "b.tar", {"1.png": PNG})
+    had, faults, shards = read(tmp_path / "in")
+    assert list(had) == ["b.tar/1.png"] and shards.progress == 1
+    assert faults == {"a\ufffd.tar": "Its name is not in UTF-8; rename it."}
 
 
 def test_a_path_outside_a_link_and_a_giant_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -237,6 +248,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _add(course: list[tuple[int, ...]], *at: int) -> None:
+    course.append(at)
+
+
 def test_shards_score_as_the_same_pictures_in_a_folder(
     tmp_path: Path, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,15 +298,20 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
     assert sorted(told) == ["0.tar/0003z.jpg", "1.tar"]
     assert seen[-1] == (10, 10)
     (tmp_path / "shards" / "1.tar").unlink()
+    panel, ignore = Panel(scorer), lambda *_: None
+    here, terms = Here(panel, ignore, ignore), Terms(tmp_path / "out")
     for again in (False, True):
-        parts = parts_of(tmp_path / "shards", scorer, lambda *_: None, lambda *_: None, print)
-        done = write_parts(tmp_path / "out", parts, scorer.about)
+        parts = parts_of(tmp_path / "shards", panel, ignore, ignore)
+        course: list[tuple[int, ...]] = []
+        done = write_parts(parts, terms, here, panel.about, partial(_add, course))
+        assert course[-1] == (8, 8)
+        assert all(every > 5 for rows, every in course if rows == 5), "not the first archive alone"
         assert (len(done.parts), done.kept) == (2, 2 * again)
     rows = [pq.read_table(tmp_path / "out" / part.file) for part in done.parts]
     assert pa.concat_tables(rows)["path"].to_pylist() == names
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")}
     with pytest.raises(Invalid, match="could be scored"):  # a list that came out empty
-        write_parts(tmp_path / "out", [], scorer.about)
+        write_parts([], terms, here, panel.about)
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.parquet")} == before
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert len(told["parts"]) == 2 and not told["complete"]

@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from sqlmodel import select
 
 from tastemaker import jobs, projects, scores
+from tastemaker.database.backups import _matches_its_name
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Label, ScoreEvent
 from tastemaker.errors import BadImage, Invalid, NotFound
@@ -315,6 +316,21 @@ def test_as_scores_they_count_until_a_person_scores(starred: Desk) -> None:
     assert [label.value for label in starred.all(Label)] == [9], "what the person said stands"
 
 
+def test_stars_are_taken_back_also_where_scores_of_a_file_came_after_them(starred: Desk) -> None:
+    look(starred, record=True, as_scores=True)
+    first, second = (starred.image(png(number)).id for number in (0, 1))
+    with writing(starred.engine) as session:
+        project = projects.get(session, starred.project.id)
+        imported = projects.annotator(session, projects.IMPORTED, proxy=True)
+        scores.record(session, project, first, imported, "set", 7, group="file:1")
+    assert take_back(starred.engine, starred.project.id) == 4
+    assert [(label.image_id, label.value) for label in starred.all(Label)] == [(first, 7)]
+    with pytest.raises(NotFound):
+        take_back(starred.engine, starred.project.id)
+    look(starred, record=True, as_scores=True)
+    assert {label.image_id for label in starred.all(Label)} >= {first, second}
+
+
 def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
     starred: Desk,
 ) -> None:
@@ -329,10 +345,14 @@ def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
         ("t.json", b'{"tags": []}'),
     )
     kept = {path.name.partition(".")[2] for path in starred.settings.images.rglob("*.*")}
-    assert kept == {"png", "png.xmp", "png.json"}, "what notes nothing is not kept"
+    assert kept == {"png", "xmp", "json"}, "what notes nothing is not kept"
     assert len(list(starred.settings.images.rglob("*.json"))) == 1
     rows = {Path(path).name: score for path, _, score in look(starred)["rows"]}
     assert rows["up.png"] == 10
+    twice = png(80)
+    starred.upload(("u.png", twice), ("u.xmp", rated(1)), ("u.png.xmp", rated(5)))
+    assert "says 5 stars, and" in dict(look(starred)["problems"])["u.png"], "neither is lost"
+    assert _matches_its_name("images/ab/cd.xmp", "anything")
 
 
 def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
@@ -380,6 +400,23 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
     api = client.post(f"/api/v1{at}", json={"record": True, "as_scores": True})
     assert api.status_code == 202 and api.json()["kind"] == "stars"
     assert "<b>4</b> recorded" in run_newest()
+
+    def ask(state: str, **fields: str) -> str:
+        client.post(at if not fields else f"{at}/record", data=fields or {"five": "10"})
+        if state == "done":
+            return run_newest()
+        with writing(starred.engine) as session:
+            job = session.exec(select(Job).where(Job.kind == "stars", Job.state == "queued")).one()
+            job.state = state
+            session.add(job)
+        return client.get(at).text
+
+    page = ask("done")
+    assert "Take back the newest" in page, "also after somebody only looked"
+    page = ask("cancelled", rule="1=3")
+    assert "It was stopped. Nothing was recorded." in page and "Nobody has looked" not in page
+    page = ask("done", rule="reject=0")
+    assert "<b>0</b> recorded" in page and "taken back" not in page
     assert client.delete(f"/api/v1{at}").json() == {"undone": 4}
 
 

@@ -1,16 +1,21 @@
 """Which encoder suits a project's labels, and the move to it."""
 
 import functools
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from in_browser import browsing, serving
 from PIL import Image as Pillow
+from playwright.sync_api import Browser, expect
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
+from web_world import World
 
 from tastemaker import embeddings, jobs, projects, versions
 from tastemaker.cli.encoders import print_rows
@@ -75,6 +80,12 @@ class Home:
             return tournament.request_tournament(
                 session, self.settings, self.project(session), names, images
             )
+
+    def asked_for(self, kind: str) -> Job:
+        """The one job of a kind that waits."""
+        with sessions.reading(self.engine) as session:
+            (job,) = jobs.unfinished(session, kind)
+            return job
 
     def vectors(self, encoder: str) -> int:
         with sessions.reading(self.engine) as session:
@@ -450,3 +461,31 @@ def test_the_page_tries_encoders_and_moves_the_project(home: Home) -> None:
     to_try, to_move = refused.text.split('<details class="panel" id="move" open>')
     assert "has no model “ViT-B-23”" in to_move and 'value="ViT-B-23/x"' in to_move
     assert "ViT-B-23" not in to_try
+
+
+@pytest.mark.browser
+def test_in_the_browser_an_encoder_is_tried_moved_to_and_left_again(
+    home: Home, chromium: Browser
+) -> None:
+    world = SimpleNamespace(app=create_app(home.settings))
+    with serving(cast("World", world)) as address, browsing(chromium) as page:
+        page.goto(f"{address}/projects/1/encoders")
+        page.get_by_label(re.compile(re.escape(STAGES))).check()
+        page.get_by_role("button", name="Try them").click()
+        expect(page).to_have_url(re.compile("/jobs/"))
+        expect(page.get_by_role("heading", name="Try encoders on")).to_be_visible()
+        home.run(home.asked_for("tournament"), tournament.run)
+
+        page.goto(f"{address}/projects/1/encoders")
+        row = page.get_by_role("row").filter(has_text=STAGES)
+        expect(row.locator("[data-of='mean error']")).to_have_text(re.compile(r"\d\.\d\d"))
+        row.get_by_role("button", name="Move").click()
+        expect(page.get_by_role("heading", name="Move")).to_be_visible()
+        home.run(home.asked_for("migrate"), migration.run)
+
+        page.goto(f"{address}/projects/1/encoders")
+        expect(page.locator("#used + p")).to_contain_text(STAGES)
+        page.get_by_role("button", name="Go back to v1.0").click()
+        page.goto(f"{address}/projects/1/encoders")
+        expect(page.locator("#used + p")).not_to_contain_text(STAGES)
+        expect(page.get_by_role("button", name="Go back to v2.0")).to_be_visible()

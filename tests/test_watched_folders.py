@@ -1,6 +1,8 @@
 """A watched folder brings in what is new by itself, finds what was moved, and deletes nothing."""
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from tastemaker import projects, scores
 from tastemaker.database import sessions
 from tastemaker.database.tables import Collection, Image, Job, Label, ProjectCollection
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.importing import watching
+from tastemaker.importing import requests, watching
 from tastemaker.importing.watching import PATIENCE, Watcher
 from tastemaker.pages.app import create_app
 from tests.command_line import Run
@@ -155,7 +157,23 @@ def test_what_cannot_be_watched_is_refused(post: Post, tmp_path: Path) -> None:
     assert post.ticks() == 0
 
 
-def test_the_page_the_api_and_the_command_name_the_same_folders(desk: Desk, run: Run) -> None:
+class NobodyWaits:
+    """Looks for a picture, which may take seconds, and fails where others are held up meanwhile."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.look, self.done = desk, requests._require_any, 0
+
+    def __call__(self, *words: Any) -> None:
+        file = self.desk.engine.url.database
+        with contextlib.closing(sqlite3.connect(str(file), timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE").connection.rollback()
+        self.done += 1
+        self.look(*words)
+
+
+def test_the_page_the_api_and_the_command_name_the_same_folders(
+    desk: Desk, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = client_of(create_app(desk.settings))
     at = f"/projects/{desk.project.id}"
     form = {"folder": str(desk.folder), "watch": "true"}
@@ -170,7 +188,9 @@ def test_the_page_the_api_and_the_command_name_the_same_folders(desk: Desk, run:
     [watched] = client.get(f"/api/v1{at}/watched").json()
     assert client.post(f"{at}/watched/{watched['id']}/stop").status_code == 303
     body = {"folder": str(desk.folder), "watch": True}
+    monkeypatch.setattr(requests, "_require_any", look := NobodyWaits(desk))
     assert client.post(f"/api/v1{at}/imports", json=body).json() == {}
+    assert look.done == 1
     [watched] = client.get(f"/api/v1{at}/watched").json()
     assert client.delete(f"/api/v1{at}/watched/{watched['id']}").json()["path"] == watched["path"]
     assert client.delete(f"/api/v1{at}/watched/{watched['id']}").status_code == 404

@@ -627,6 +627,8 @@ def test_a_failed_job_says_what_is_safe_and_can_be_retried(world: World) -> None
     assert world.client.post(f"/jobs/{job_id}/retry").status_code == 409
     with reading(world.engine) as session:
         assert jobs.get(session, job_id).state == "queued"
+    page = world.client.get(f"/jobs/{job_id}").text
+    assert "<dt>waiting since</dt>" in page and "ended</dt>" not in page
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,13 @@ def test_a_path_that_is_none_is_refused(tmp_path: Path, typed: str) -> None:
         settings_in(tmp_path, root_path=typed)
 
 
+@pytest.mark.parametrize("own", ["/images", "/projects/x", "/static", "/api", "/healthz"])
+def test_a_path_that_is_the_programs_own_is_refused(tmp_path: Path, own: str) -> None:
+    with pytest.raises(Invalid, match=f"TASTEMAKER_ROOT_PATH={own}: .* of the program's own"):
+        create_app(settings_in(tmp_path, root_path=own))
+    assert not (tmp_path / "tastemaker.db").exists(), "before anything is made"
+
+
 # --- who signs in, by a proxy --------------------------------------------------------------------
 
 
@@ -192,6 +199,10 @@ def test_a_named_proxy_says_who_signed_in(behind: World) -> None:
     signed = nobody.post("/login", data={"name": "admin", "password": OWN})
     assert signed.status_code == 303, "passwords work beside it"
     assert nobody.get("/jobs").status_code == 200
+    people = nobody.get(f"{behind.at}/people").text
+    assert "at the proxy in front" in people and "and with your password" in people
+    assert 'name="password" minlength' in people, "a person may do without one"
+    assert "and when you are shut out" in ada.get(f"{behind.at}/people").text
 
 
 def test_a_forged_header_is_refused(behind: World) -> None:

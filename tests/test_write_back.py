@@ -15,24 +15,31 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Picture
+from sqlmodel import select
 
-from tastemaker import projects, scores
+from tastemaker import jobs, projects, scores
 from tastemaker.database.sessions import reading, writing
+from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, NotFound, NotWritable, StorageFull
+from tastemaker.files import placing
 from tastemaker.files.xmp import Packet
 from tastemaker.importing.mark_rules import DEFAULT_RULE
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
+from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import Limits
-from tastemaker.publishing import sidecars, trainer_folders
+from tastemaker.publishing import sidecars, trainer_folders, write_back
 from tastemaker.publishing.outgoing import Outgoing, outgoing, parse_borders, stars_of
 from tastemaker.publishing.sidecars import plan_sidecars, undo_sidecars, write_sidecars
 from tastemaker.scores import Origin
 from tests import pictures
 from tests.command_line import Run
+from tests.conftest import work_on
 from tests.desk import Desk, png
 from tests.pictures import encoded, write
 from tests.test_stars import DARKTABLE, rated, xmp
-from tests.web_world import World, add_version, make_world
+from tests.test_web_pages import Forms
+from tests.web_world import World, add_version, client_of, make_world
 
 SCORES = {"a": 10, "b": 7, "c": 4, "d": 0}
 LIMITS = Limits()
@@ -60,7 +67,7 @@ def shelf(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def rows_of(shelf: Desk, **more: Any) -> list[Outgoing]:
     with reading(shelf.engine) as session:
         project = projects.get(session, shelf.project.id)
-        return list(outgoing(session, shelf.settings, project, None, **more))
+        return list(outgoing(session, project, None, **more))
 
 
 def beside(shelf: Desk, name: str) -> dict[str, str]:
@@ -174,6 +181,23 @@ def test_stars_inside_a_picture_are_somebodys_too(shelf: Desk) -> None:
     assert marks_of_file(MarkedFile(shelf.folder / "inside.jpg", LIMITS)) == Marks(stars=1)
 
 
+def test_stars_that_were_copied_into_a_picture_stay_this_programs_when_its_mind_changes(
+    shelf: Desk,
+) -> None:
+    content = encoded(pictures.scene(seed=9), "JPEG", xmp=rated(4))
+    picture = shelf.put("copied.jpg", content)
+    for score in (7.0, 5.0):
+        row = Outgoing(1, "", str(picture), score, "v1.0", (picture,))
+        if score == 7.0:  # the stars inside are the copy that the next lines make theirs
+            sidecar = sidecars.sidecar_of(picture)
+            first = sidecars.Change(sidecar, "", score, "v1.0", 4, False)
+            sidecar.write_bytes(first.written_into(None))
+        else:
+            write_sidecars(shelf.settings, plan_sidecars([row], LIMITS))
+        assert not marks_of_file(MarkedFile(picture, LIMITS)), score
+    assert beside(shelf, "copied.jpg.xmp") == {"stars": "3", "score": "5.00"}
+
+
 def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
     shelf.put("a.xmp", xmp(xmp_Label="Red"))
     shelf.put("a.jpg", encoded(pictures.scene(), "JPEG"))
@@ -184,8 +208,10 @@ def test_a_sidecar_of_several_pictures_is_left_to_them(shelf: Desk) -> None:
 def test_a_raw_photograph_gets_the_sidecar_that_lightroom_looks_for(tmp_path: Path) -> None:
     assert sidecars.sidecar_of(write(tmp_path / "a.CR3", b"")) == tmp_path / "a.xmp"
     write(tmp_path / "a.jpg", b"")
-    assert sidecars.sidecar_of(tmp_path / "a.CR3") == tmp_path / "a.CR3.xmp", "one for each of two"
+    assert sidecars.sidecar_of(tmp_path / "a.CR3") == tmp_path / "a.xmp", "beside its JPEG, too"
     assert sidecars.sidecar_of(tmp_path / "a.jpg") == tmp_path / "a.jpg.xmp"
+    write(tmp_path / "a.NEF", b"")
+    assert sidecars.sidecar_of(tmp_path / "a.NEF") == tmp_path / "a.NEF.xmp", "one for each of two"
 
 
 def test_what_cannot_be_written_is_named_and_the_rest_goes_on(
@@ -266,6 +292,35 @@ def test_exiftool_reads_what_was_written_and_no_pixel_moves(shelf: Desk) -> None
         assert hashlib.sha256(content).hexdigest() == hashes[name]
 
 
+@pytest.mark.slow
+def test_darktable_reads_what_was_written_and_what_it_writes_is_read(
+    shelf: Desk, tmp_path: Path
+) -> None:
+    if shutil.which("darktable-cli") is None:
+        pytest.skip("darktable is not installed.")
+
+    def exported(name: str) -> Path:
+        to = tmp_path / f"{name}.jpg"
+        apart = ["--configdir", tmp_path / "config", "--cachedir", tmp_path / "cache"]
+        subprocess.run(
+            ["darktable-cli", name, f"{name}.xmp", to, "--core", *apart, "--library", ":memory:",
+             "--disable-opencl", "-t", "1"],
+            cwd=shelf.folder, check=True, capture_output=True, timeout=100,
+            env=os.environ | {"HOME": str(tmp_path)},
+        )  # fmt: skip
+        return to
+
+    write_sidecars(shelf.settings, plan_sidecars(rows_of(shelf), LIMITS))
+    shelf.put("e.png.xmp", rated(2))
+    before = everything_in(shelf.folder)
+    ours, theirs = exported("b.png"), exported("e.png")
+    with Picture.open(ours) as picture:
+        assert picture.getexif()[0x4746] == 4, "darktable has the stars of the score"
+    assert not marks_of_file(MarkedFile(ours, LIMITS)), "and they are still this program's own"
+    assert marks_of_file(MarkedFile(theirs, LIMITS)) == Marks(stars=2)
+    assert everything_in(shelf.folder) == before, "to the byte"
+
+
 def test_what_digikam_and_darktable_write_with_reads_it_and_keeps_it(shelf: Desk) -> None:
     if shutil.which("exiv2") is None:
         pytest.skip("Exiv2 is not installed.")
@@ -302,7 +357,7 @@ def test_a_persons_score_goes_before_the_prediction(tmp_path: Path) -> None:
         scores.record(session, project, 1, person, "set", 3)
 
         def told(**more: Any) -> dict[int, tuple[float, str]]:
-            rows = outgoing(session, world.settings, project, version, **more)
+            rows = outgoing(session, project, version, **more)
             return {row.image_id: (round(row.score, 3), row.by) for row in rows}
 
         assert told() == {1: (3, "scored"), 2: (2, "v1.0")}
@@ -361,6 +416,86 @@ def test_a_folder_for_trainers_has_repeats_and_captions(shelf: Desk, tmp_path: P
         trainer_folders.write_trainer_folders(rows_of(shelf), into, "x")
 
 
+def test_folders_that_a_full_disk_stopped_are_gone_on_with(
+    shelf: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, copy, room = tmp_path / "train", placing._copy, 2
+
+    def full(origin: Path, target: Path) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(origin, target)
+
+    def again() -> trainer_folders.Placed:
+        return trainer_folders.write_trainer_folders(rows_of(shelf), into, "T", ((0.0, 1),))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(placing, "_copy", full)
+        with pytest.raises(StorageFull, match="2 of 4 pictures"):
+            again()
+    done = again()
+    assert (done.there, done.placed, done.captions, done.problems) == (2, 2, 4, [])
+    (into / "1_T/a.txt").write_text("my own words")
+    assert again().problems == [
+        (str(into / "1_T/a.txt"), "Another caption is there already; it was left as it is.")
+    ]
+    (into / "1_T/a.png").write_bytes(png(70))
+    with pytest.raises(Invalid, match=r"1_T.a\.png would not be written so now"):
+        again()
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_first_writes_when_asked_and_takes_back(shelf: Desk) -> None:
+    client, at = client_of(create_app(shelf.settings)), f"/projects/{shelf.project.id}/write-back"
+    before = everything_in(shelf.folder)
+
+    def finish() -> str:
+        assert 'hx-trigger="every 1s"' in client.get(f"{at}/found").text
+        with reading(shelf.engine) as session:
+            job = session.exec(
+                select(Job).where(Job.kind == "write-back", Job.state == "queued")
+            ).one()
+        work = work_on(shelf.settings, shelf.engine, job.id)
+        result = write_back.run(work)
+        with writing(shelf.engine) as session:
+            jobs.finish(session, work.claim, result)
+        return client.get(at).text
+
+    assert "Nothing was looked at yet" in client.get(at).text
+    for wrong in ({"low": "8", "high": "2"}, {"low": "x"}, {"stars": "1,2"}, {"which": "all"}):
+        refused = client.post(at, data=wrong)
+        assert refused.status_code == 422 and 'role="alert"' in refused.text, wrong
+    form = {"which": "scores", "low": "4", "high": "", "stars": "3,5,7,9"}
+    assert client.post(at, data=form).status_code == 303
+    page = finish()
+    assert "<b>3</b> would be written" in page and "a.png.xmp" in page
+    assert everything_in(shelf.folder) == before and "Take the newest" not in page
+
+    sends = next(f for a, f in Forms(page).found if a == at and "write" in f)
+    assert sends["write"] == "true" and sends["low"] == "4.0"
+    assert client.post(at, data=sends).status_code == 303
+    page = finish()
+    assert "<b>3</b> written, 0 said so already" in page and "Write 3" not in page
+    assert beside(shelf, "a.png.xmp") == {"stars": "5", "score": "10.00"}
+
+    other = sidecars.Plan([sidecars.Change(shelf.folder / "z.xmp", "", 5, "x", 3, False)])
+    write_sidecars(shelf.settings, other, project_id=99)
+    assert client.post(f"{at}/undo").status_code == 303
+    assert "<b>3</b> sidecars are as before" in finish()
+    (shelf.folder / "z.xmp").unlink()
+    assert everything_in(shelf.folder) == before
+    assert "Take the newest" not in client.get(at).text, "that of another project is not its own"
+    assert client.post(f"/api/v1{at}", json={"low": 11}).status_code == 422
+    assert client.post(f"/api/v1{at}", json={"write": True}).json()["kind"] == "write-back"
+    assert "<b>4</b> written" in finish()
+    assert client.delete(f"/api/v1{at}").status_code == 202
+    assert "<b>4</b> sidecars are as before" in finish()
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -391,6 +526,8 @@ def test_the_command_tells_first_and_does_it_when_asked(
     folders = tmp_path / "folders"
     assert run("write-back", "Desk", "--folders", folders, "--write").code == 0
     assert {p.name for p in folders.iterdir()} == {"10", "07", "04", "00"}
+    assert "4 there already" in run("write-back", "Desk", "--folders", folders, "--write").out
+    (folders / "mine.txt").touch()
     assert run("write-back", "Desk", "--folders", folders, "--write").code == 1
     for wrong in (["--link"], ["--undo"], ["--stars", "x"], ["--which", "none"]):
         assert run("write-back", "Desk", *wrong).code != 0, wrong

@@ -158,10 +158,24 @@ def source_paths(session: Session, settings: Settings, image: Image) -> list[Pat
     scanned = session.exec(
         select(ImagePath).where(ImagePath.image_id == image.id, ImagePath.state == "present")
     )
-    return own + [Path(row.path) for row in scanned if _untouched(row)]
+    return own + [Path(row.path) for row in scanned if is_untouched(row)]
 
 
-def _untouched(row: ImagePath) -> bool:
+def places_of(session: Session, image_ids: Iterable[int]) -> dict[int, list[ImagePath]]:
+    """Image id -> every place that is known of its file, those first where it was seen last. At
+    most some hundred images at a time."""
+    found: dict[int, list[ImagePath]] = {}
+    rows = session.exec(
+        select(ImagePath)
+        .where(col(ImagePath.image_id).in_(list(image_ids)))
+        .order_by((col(ImagePath.state) != "present"), col(ImagePath.id))
+    )
+    for row in rows:
+        found.setdefault(row.image_id, []).append(row)
+    return found
+
+
+def is_untouched(row: ImagePath) -> bool:
     """Whether a file has the size and time it had when it was read: other bytes under the same
     name are another image."""
     try:

@@ -204,8 +204,9 @@ class Worker:
             if kind == "done":
                 jobs.finish(session, claim, value or {})
             elif kind == "gave way":
-                jobs.give_back(session, claim, Failure(""), counts=False)
-                jobs.log(session, claim.job_id, "others had waited: it goes on after them")
+                state = jobs.give_back(session, claim, Failure(""), counts=False)
+                after = "it goes on after them" if state == "queued" else "and it was cancelled"
+                jobs.log(session, claim.job_id, f"others had waited: {after}")
             elif running.stopped_at is not None:
                 jobs.cancelled(session, claim)
                 jobs.log(session, claim.job_id, "cancelled")

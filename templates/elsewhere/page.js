@@ -14,7 +14,7 @@
 
   by("about").textContent =
     `${model.name} ${model.version} · ${model.encoder} · SHA-256 ${model.sha256} · ${model.program}`;
-  by("threshold").value = Math.round(100 * model.threshold);
+  by("threshold").value = Math.round(1000 * model.threshold) / 10;
 
   function fail(message) {
     by("trouble").textContent = message;

@@ -6,10 +6,13 @@ take it off; both come to the same. Cookies are of that path only.
 """
 
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tastemaker.errors import Invalid
 
 # Of a request, whole addresses of our own pages; of an answer, paths that a browser goes to.
 POINTING_BACK = (b"referer", b"hx-current-url")
@@ -24,6 +27,17 @@ ADDRESSES = re.compile(
 def under(root: str, html: str) -> str:
     """A page whose addresses begin with `root`, which is “/taste” or empty."""
     return ADDRESSES.sub(rf"\1{root}/", html) if root else html
+
+
+def check_root(root: str, paths: Iterable[str]) -> None:
+    """Raise `Invalid` where the program would lie under a name of its own: of “/images/7” nobody
+    could tell whether the proxy took “/images” off."""
+    first = root.lstrip("/").partition("/")[0]
+    if first and first in {path.lstrip("/").partition("/")[0] for path in paths}:
+        raise Invalid(
+            f"TASTEMAKER_ROOT_PATH={root}: “/{first}” is a path of the program's own.",
+            "Choose another one, such as /taste, here and in the proxy.",
+        )
 
 
 class SubPath:

@@ -82,9 +82,7 @@ def create(
     if not 1 <= days <= MOST_DAYS:
         raise Invalid(f"A token lasts 1 to {MOST_DAYS} days.", "Make a new one when it ends.")
     if user.by_token:
-        raise Forbidden(
-            "A token cannot make another; nothing was changed.", "Sign in with your password."
-        )
+        raise Forbidden("A token cannot make another; nothing was changed.", "Sign in yourself.")
     if not grants(user, scope):
         raise Forbidden(
             f"A token of yours cannot have the scope “{scope}”; nothing was changed.",

@@ -59,7 +59,7 @@ def start(
         int | None, typer.Option(min=1, help="A test run by its number; its version is audited.")
     ] = None,
     table: Annotated[
-        Path | None, path_option("--table", about="What `score --out` wrote, with its pictures.")
+        Path | None, path_option("--table", about="What `score --out` wrote, file or folder.")
     ] = None,
     root: Annotated[
         Path | None,
@@ -159,11 +159,12 @@ def status(
         with sessions.reading(engine) as session:
             report = _report(session, name, number)[1]
             facts, promise = audit_reports.as_json(report), audit_reports.promise_json(report)
-            audited = report.audit.target.get("table")
+            target = report.audit.target
     if sidecar:
-        if audited is None:
+        if "table" not in target:
             raise Invalid("This audit is of no table, so there is nothing to write beside.")
-        written = audit_tables.write_sidecar(Path(audited), promise)
+        table, sha256 = Path(target["table"]), target.get("sha256", "")
+        written = audit_tables.write_sidecar(table, promise, sha256)
         err.print(f"Written to {plain(str(written))}.")
     if as_json:
         return print_json(facts)
@@ -242,7 +243,7 @@ def _report(session: "Session", name: str, number: str) -> "tuple[Project, Audit
         raise Invalid(f"“{number}” is not the number of an audit.", "`audit list` shows them.")
     if number:
         return chosen, audit_reports.get(session, chosen, int(number))
-    there = audit_reports.listing(session, chosen)
-    if not there:
+    newest = audit_reports.newest(session, chosen)
+    if newest is None:
         raise NotFound(f"“{chosen.name}” has no audit yet.", "tastemaker audit start PROJECT")
-    return chosen, there[0]
+    return chosen, newest

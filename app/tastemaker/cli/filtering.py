@@ -7,11 +7,11 @@ import typer
 from more_itertools import side_effect
 
 from tastemaker.cli.help import Commands
+from tastemaker.cli.models import model_path, promises
 from tastemaker.cli.options import path_argument, path_option, percent_option
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
-    database,
     err,
     out,
     plain,
@@ -21,18 +21,16 @@ from tastemaker.cli.terminal import (
     were,
 )
 from tastemaker.config import Settings
-from tastemaker.database import sessions
-from tastemaker.errors import Invalid, NotFound, TastemakerError
-from tastemaker.files import typed_path
+from tastemaker.errors import Invalid, TastemakerError
 
 if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.files.placing import Placement
+    from tastemaker.filtering.panel import Panel
+    from tastemaker.filtering.parts import Engine, Terms
     from tastemaker.filtering.score_tables import Top
-    from tastemaker.filtering.scorer import Scorer
 
 app = Commands()
 
-ROUTER = "router:"
 DONE = {"copy": "copied into", "symlink": "linked in", "move": "moved into"}
 
 
@@ -53,10 +51,11 @@ def score(
         ),
     ],
     model: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="FILE.safetensors or PROJECT@v1.3 (or @active); the folder of a router, or "
-            "router:NAME."
+            "router:NAME. Several of one encoder score in one pass, a column each; the first one "
+            "filters."
         ),
     ],
     low: Annotated[float, percent_option("--min", "Lowest percentage that passes, 0–100.")] = 0.0,
@@ -111,6 +110,33 @@ def score(
             "a run that was stopped goes on.",
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns more in --out, for other programs: laion (aesthetic, 0–10), prediction "
+            "(0–10), webdataset (__url__, __key__).",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        path_option("--sheet", about="A contact sheet of the best 100, or --top, as .png."),
+    ] = None,
+    embeddings_out: Annotated[
+        Path | None,
+        path_option(
+            "--embeddings-out",
+            about="Keep the embeddings of the pictures here: the next run, by whatever head of the "
+            "encoder, reads them, and the folder is a SRC itself.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: the parts of --out on all machines of a cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:6379 of a running cluster; default: Ray on this machine."),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="If the file does not name it.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, or fast (bf16 where the processor has it, 2e-3 off).")
@@ -136,17 +162,23 @@ def score(
     import torch
 
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
-    from tastemaker.files import placing, require_writable
-    from tastemaker.filtering import score_tables, sources
+    from tastemaker.encoding.embedding_folders import EmbeddingFolder
+    from tastemaker.files import placing, require_writable, write_atomic
+    from tastemaker.filtering import parts, score_sheets, score_tables, sources
+    from tastemaker.filtering.columns import Columns
     from tastemaker.filtering.file_lists import is_list
+    from tastemaker.filtering.panel import Panel
     from tastemaker.filtering.router import load_model
     from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
 
-    if into is not None and (
+    of_embeddings = (
         source.suffix.lower() in EMBEDDING_SUFFIXES or sources.embeddings_in(source) is not None
-    ):
+    )
+    if into is not None and of_embeddings:
         raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
+    if embeddings_out is not None and of_embeddings:
+        raise typer.BadParameter("the source is embeddings already", param_hint="--embeddings-out")
     if into is not None and is_list(source):
         raise typer.BadParameter(
             f"pictures of a list lie anywhere: --out writes which pass, not --{way}",
@@ -164,6 +196,19 @@ def score(
         raise typer.BadParameter(
             "a folder of parts takes --min, --max, --pass and --class only", param_hint="--out"
         )
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter("local or ray", param_hint="--engine")
+    if ray_address is not None and engine != "ray":
+        raise typer.BadParameter("it is for --engine ray", param_hint="--ray-address")
+    if engine == "ray" and not in_parts:
+        raise typer.BadParameter(
+            "a cluster writes a folder of parts: --out FOLDER", param_hint="--engine"
+        )
+    more = Columns(tuple(columns or ()))
+    if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise Invalid(f"{sheet.name} has no known ending.", "A contact sheet is a .png.")
+        require_writable(sheet)
     if to is not None and not in_parts:
         score_tables.check_ending(to)
         if to.resolve() == source.resolve():
@@ -174,28 +219,53 @@ def score(
     settings = Settings()
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    file, limits = _model_path(settings, model), Limits.of(settings).anywhere()
-    scorer = load_model(
-        file, encoder=encoder, precision=cast(Precision, precision), limits=limits,
-        device=device, batch=batch_size,
-    )  # fmt: skip
-    if scorer.classes is None and kinds:
-        raise Invalid(f"{scorer.name} scores; it tells no classes apart.", "Leave out --class.")
-    if scorer.classes is not None:
+    limits, scorers = Limits.of(settings).anywhere(), []
+    for named in model:
+        scorers.append(load_model(
+            model_path(settings, named), encoder=encoder, limits=limits, device=device,
+            precision=cast(Precision, precision), batch=batch_size,
+        ))  # fmt: skip
+        scorers[-1].promises = scorers[-1].promises or promises(named)
+    panel = Panel(scorers)
+    first = panel.first
+    if first.classes is None and kinds:
+        raise Invalid(f"{first.name} scores; it tells no classes apart.", "Leave out --class.")
+    if first.classes is not None:
         if own:
             raise Invalid(
-                f"{scorer.name} tells classes apart; it has no threshold.",
-                f"Name what passes: --class {scorer.labels[0]}, or --class {scorer.labels[0]}=70.",
+                f"{first.name} tells classes apart; it has no threshold.",
+                f"Name what passes: --class {first.labels[0]}, or --class {first.labels[0]}=70.",
             )
-        scorer.classes = scorer.classes.choose(kinds or ())
-    scorer.promises = scorer.promises or _promises(model)
+        first.classes = first.classes.choose(kinds or ())
+        more.check_classes()
     if own:
-        low = 100 * scorer.threshold
+        low = 100 * first.threshold
+    keeping = None
+    if embeddings_out is not None:
+        made_by = panel.load_encoder()
+        keeping = EmbeddingFolder(
+            embeddings_out, made_by.spec.name, made_by.fingerprint, made_by.dim,
+            str(source if is_list(source) else source.absolute()),
+        )  # fmt: skip
+    most = (top.rows or score_sheets.USUAL) if top is not None else score_sheets.USUAL
+
+    def draw_sheet(ranked: Any) -> None:
+        if sheet is not None and not dry_run and len(ranked):
+            title = f"{first.name}: the best of {plain(str(source))}"
+            content = score_sheets.draw(ranked.slice(0, most), source, limits, title)
+            write_atomic(sheet, content)
+            err.print(f"The best {min(len(ranked), most, score_sheets.MOST):,} are drawn in "
+                      f"{plain(str(sheet))}.")  # fmt: skip
+
     if to is not None and in_parts:
-        _score_in_parts(source, scorer, to, low, high, precision, kinds or [])
+        terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
+        _score_in_parts(source, panel, terms, precision, ray_address, on_ray=engine == "ray")
+        if sheet is not None:
+            draw_sheet(parts.best_of(to, most))
         return
     tables: list[Any] = []
     scored = written = 0
+    shown = score_tables.Ranking(most)
 
     def count(rows: Any) -> None:
         nonlocal scored
@@ -203,14 +273,22 @@ def score(
 
     with progress_bar() as bar, skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
-        rows = sources.score_source(
-            source,
-            scorer,
-            on_error=skip,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            tell=lambda line: err.print(plain(line)),
-        )
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        def tell(line: str) -> None:
+            err.print(plain(line))
+
+        if keeping is not None:
+            every = parts.parts_of(source, panel, skip, tell)
+            rows = parts.stream(every, panel, keeping, skip, tell, progress)
+        else:
+            rows = sources.score_source(source, panel, on_error=skip, progress=progress, tell=tell)
         rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
+        rows = more.added(rows)
+        if sheet is not None:
+            rows = side_effect(shown.add, rows)
         if top is not None:
             best = score_tables.best(rows, top.rows)
             rows = iter([best.slice(0, top.of(scored))])
@@ -220,12 +298,13 @@ def score(
             # as they come; all are held in memory only where they are wanted after
             if into is not None or as_json:
                 rows = side_effect(tables.append, rows)
-            written = score_tables.write(to, rows, scorer.about)
+            written = score_tables.write(to, rows, panel.about)
             rows = iter(tables)
         ranked = score_tables.best(rows)
     passing = max(written, len(ranked))
     limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
     err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
+    draw_sheet(shown.best())
     plan: list[Placement] = []
     fault: TastemakerError | None = None
     if into is not None:
@@ -244,7 +323,7 @@ def score(
     elif to is None or dry_run:
         for row in score_tables.as_dicts(ranked):
             goes = targets.get(row["path"]) if dry_run else None
-            kind = f"  {row['class'] or '–'}" if scorer.classes is not None else ""
+            kind = f"  {row['class'] or '–'}" if first.classes is not None else ""
             print(f"{row['percent']:6.2f} %{kind}  {row['path']}{f'  → {goes}' if goes else ''}")
         if to is not None:
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
@@ -255,30 +334,33 @@ def score(
 
 
 def _score_in_parts(
-    source: Path, scorer: "Scorer", to: Path, low: float, high: float, precision: str,
-    kinds: list[str],
+    source: Path, panel: "Panel", terms: "Terms", precision: str, address: str | None,
+    *, on_ray: bool,
 ) -> None:  # fmt: skip
-    from tastemaker.filtering.parts import parts_of, write_parts
+    from tastemaker.filtering.parts import Here, parts_of, write_parts
 
     with progress_bar() as bar, skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
-        parts = parts_of(
-            source,
-            scorer,
-            skip,
-            lambda done, total: bar.update(task, completed=done, total=total),
-            lambda line: err.print(plain(line)),
-        )
+
+        def tell(line: str) -> None:
+            err.print(plain(line))
+
+        engine: Engine = Here(panel, skip, tell)
+        if on_ray:
+            from tastemaker.filtering.ray_engine import OnRay
+
+            engine = OnRay(panel, skip, tell, address)
         written = write_parts(
-            to, parts, scorer.about, low, high, encoder=scorer.encoder, precision=precision,
-            chosen=", ".join(sorted(kinds)),
+            parts_of(source, panel, skip, tell), terms, engine, panel.about,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            **panel.run, precision=precision,
         )  # fmt: skip
     rows = sum(part.rows for part in written.parts)
     err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
     already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"
     out.print(
-        f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in {plain(str(to))}"
-        f"{already if written.kept else ''}."
+        f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in "
+        f"{plain(str(terms.out))}{already if written.kept else ''}."
     )
 
 
@@ -316,48 +398,3 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
     already = f"; {there:,} {were(there)} there already" if there else ""
     what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
     err.print(f"{counted(placed, 'picture')} {what}{already}.")
-
-
-def _model_path(settings: Settings, model: str) -> Path:
-    """The file of `FILE.safetensors` or `PROJECT@VERSION`; the folder of a router."""
-    if _lies_there(model):
-        return typed_path(model)
-    if model.startswith(ROUTER):
-        from tastemaker.publishing import routers
-
-        return routers.find(settings, model.removeprefix(ROUTER)).folder
-    if "@" not in model:
-        raise NotFound(
-            f"There is no file {model}.",
-            "Name a .safetensors file, PROJECT@v1.0, or router:NAME.",
-        )
-    from tastemaker import projects, versions
-
-    name, number = model.rsplit("@", 1)
-    with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
-        return versions.verify(settings, version)
-
-
-def _lies_there(model: str) -> bool:
-    """Whether it is the path of a head, or of a router's folder."""
-    from tastemaker.files import is_file
-    from tastemaker.learning.router_files import is_router
-
-    path = typed_path(model)
-    return is_file(path) or is_router(path)
-
-
-def _promises(model: str) -> list[dict[str, Any]]:
-    """What audits of a version said, where it is named by its project."""
-    if _lies_there(model) or model.startswith(ROUTER):
-        return []
-    from tastemaker import projects, versions
-    from tastemaker.evaluation import audit_reports
-
-    name, number = model.rsplit("@", 1)
-    with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
-        return [
-            audit_reports.promise_json(one) for one in audit_reports.of_version(session, version)
-        ]

@@ -66,21 +66,25 @@ def import_images(
     as_json: AsJson = False,
 ) -> None:
     """Import images, and embed them if a project is named."""
-    from tastemaker.importing.requests import pairs_for, request_import
+    from tastemaker.importing import requests
 
     if damage is None and (clean or damaged):
         raise typer.BadParameter("--clean and --damaged go with --damage.")
 
     with database() as (settings, engine):
-        with sessions.writing(engine) as session:
+        with sessions.reading(engine) as session:
             target, paths = project_and_paths(session, project, typed)
-            if scores_from_folders and target is None:
-                raise typer.BadParameter("--scores-from-folders needs --project.")
+        if scores_from_folders and target is None:
+            raise typer.BadParameter("--scores-from-folders needs --project.")
+        resolved = requests.validate_paths(settings, paths, with_vectors=scores_from_folders)
+        with sessions.writing(engine) as session:
+            target, _ = project_and_paths(session, project, typed)
             pairs = None
             if damage is not None:
-                pairs = pairs_for(session, target, damage.split(","), clean, damaged, role)
-            job_id = request_import(
-                session, settings, paths, project=target, collection=collection, role=role,
+                kinds = damage.split(",")
+                pairs = requests.pairs_for(session, target, kinds, clean, damaged, role)
+            job_id = requests.enqueue_import(
+                session, settings, resolved, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders, synthetic=pairs,
             ).id  # fmt: skip
         done = finish_jobs(settings, engine, [job_id])[0]
@@ -226,8 +230,7 @@ def series_of_images(
             version = versions.chosen(session, chosen)
             found = list(series.find_series(session, chosen, version, within=within, alike=alike))
         if tag:
-            with sessions.writing(engine) as session:
-                series.tag(session, found, projects.get(session, chosen.id))
+            series.tag(sessions.PlainTransactions(engine), found, chosen)
     if as_json:
         return print_json([asdict(one) for one in found])
     for one in found:

@@ -79,7 +79,7 @@ def scores_import(
         return print_json(told.as_dict())
     if preview:
         for row in told.shown:
-            then = row.reason if row.score is None else str(row.score)
+            then = row.reason if row.score is None else row.words
             out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
         if line := told.range_line(on is not None):
             out.print(plain(line))
@@ -124,6 +124,7 @@ def scores_export(
 ) -> None:
     """Write a row per image and annotator: sha256, path, score or class, annotator, scored_at."""
     (name,) = in_order(typed, project)
+    from tastemaker import projects
     from tastemaker.files import require_writable
     from tastemaker.scores import answer_files, score_files
     from tastemaker.scores.row_files import check_ending
@@ -133,9 +134,11 @@ def scores_export(
         require_writable(to)
     with database() as (_, engine):
         rows = (answer_files.export_answers if answers else score_files.export_scores)(engine, name)
+        with sessions.reading(engine) as session:
+            columns = score_files.columns_of(projects.by_name(session, name))
     if as_json:
         return print_json(rows)
-    score_files.write_scores(rows, to, answer_files.COLUMNS if answers else None)
+    score_files.write_scores(rows, to, answer_files.COLUMNS if answers else columns)
     if to is not None:
         what = counted(len(rows), "answer" if answers else "score")
         out.print(f"{what} written to {plain(str(to))}.")

@@ -137,7 +137,11 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+        if not speed:
+            return Text("")
+        if speed < 0.1:
+            return Text(f"{1 / speed:,.0f} s each")
+        return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
 
 
 def progress_bar() -> Progress:

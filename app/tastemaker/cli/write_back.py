@@ -96,9 +96,7 @@ def write_back(
         chosen = projects.by_name(session, name)
         name = chosen.name
         version = versions.chosen(session, chosen, number)
-        rows = list(
-            outgoing(session, settings, chosen, version, cast(Which, which), low / 10, high / 10)
-        )
+        rows = list(outgoing(session, chosen, version, cast(Which, which), low / 10, high / 10))
     if not rows:
         raise Invalid(
             "No image of this project has such a score, so there is nothing to write.",
@@ -120,7 +118,7 @@ def write_back(
     plan = sidecars.plan_sidecars(rows, Limits.of(settings), borders, replace_stars=replace_stars)
     written, problems = 0, plan.problems
     if write:
-        written, more = sidecars.write_sidecars(settings, plan)
+        written, more = sidecars.write_sidecars(settings, plan, project_id=chosen.id)
         problems = problems + more
     if as_json:
         return print_json(

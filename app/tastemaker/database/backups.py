@@ -44,6 +44,7 @@ from tastemaker.processes.systems import sync_everything, take_name
 NIGHTLY = "nightly-"
 NIGHTS_KEPT = 3
 PIECE = 1 << 20  # bytes read at a time
+NOTES = (".xmp", ".json")  # of other programs, beside uploads
 HEADER = b"SQLite format 3\x00"
 
 Report = Callable[[int, int], None]  # bytes done, bytes in all
@@ -225,11 +226,11 @@ def _read_back(path: Path, hashes: dict[str, str], progress: Progress) -> None:
 
 
 def _matches_its_name(name: str, sha256: str) -> bool:
-    """Whether an uploaded image is still what its name, the hash of its bytes, says; what other
-    programs noted of one lies beside it under a longer name."""
+    """Whether an uploaded image is still what its name, the hash of its bytes, says; of what other
+    programs noted of one, and lies beside it, nobody knows."""
     path = PurePosixPath(name)
     folder, *rest = path.with_suffix("").parts
-    return folder != "images" or len(path.suffixes) > 1 or "".join(rest) == sha256
+    return folder != "images" or path.suffix in NOTES or "".join(rest) == sha256
 
 
 # --- and back ----------------------------------------------------------------------------------

@@ -26,12 +26,6 @@ def is_layout(folder: Path) -> bool:
     return bool(_vector_files(folder))
 
 
-def layout_files(folder: Path) -> list[Path]:
-    """The files of vectors, and those of metadata beside them."""
-    vectors = _vector_files(folder)
-    return [*vectors, *filter(None, map(_metadata_of, vectors))]
-
-
 def open_layout(folder: Path) -> Embeddings:
     """All shards of a folder as one, in the order of their numbers. A row is called by its
     `image_path` (or `path`), else `img_emb_0.npy/17`; the other columns go with it. Raises
@@ -55,13 +49,15 @@ def open_layout(folder: Path) -> Embeddings:
             f"{without[0]} has no metadata beside it, and others have.",
             "Bring back its metadata file, or take the vectors out of the folder.",
         )
-    told = [pq.read_schema(shard.metadata) for shard in shards if shard.metadata is not None]
+    metadata_files = [shard.metadata for shard in shards if shard.metadata is not None]
+    told = [pq.read_schema(file) for file in metadata_files]
     try:
         schema = pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
     except pa.ArrowException as error:
         raise Invalid(f"The metadata of {folder.name} do not fit each other: {error}.") from error
     rows = sum(shard.rows for shard in shards)
-    return Embeddings(rows, dim, _blocks(shards, schema))
+    files = (*(shard.vectors for shard in shards), *metadata_files)
+    return Embeddings(rows, dim, lambda first: _blocks(shards, schema, first), files)
 
 
 def _vector_files(folder: Path) -> list[Path]:
@@ -88,11 +84,17 @@ def _check_rows(vectors: Path, rows: int, metadata: Path) -> None:
         )
 
 
-def _blocks(shards: list[_Shard], schema: pa.Schema) -> Iterator[Block]:
+def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:
+    """The rows from `first` on."""
     for shard in shards:
+        if first >= shard.rows:
+            first -= shard.rows
+            continue
         opened = open_embeddings(shard.vectors)
         tables = _Rows(shard.metadata) if shard.metadata is not None else None
-        for numbers, x, _ in opened.blocks:
+        if tables is not None:
+            tables.skip(first)
+        for numbers, x, _ in opened.read(first):
             plain = pc.binary_join_element_wise(shard.vectors.name, numbers, "/")
             if tables is None:
                 yield plain, x, None
@@ -100,9 +102,19 @@ def _blocks(shards: list[_Shard], schema: pa.Schema) -> Iterator[Block]:
             rows = tables.next(len(x))
             name = next((name for name in PATH_COLUMNS if name in rows.column_names), None)
             paths = plain
-            if name is not None and pa.types.is_string(rows.schema.field(name).type):
-                paths = pc.coalesce(rows[name].combine_chunks(), plain)
+            if name is not None and _is_text(rows.schema.field(name).type):
+                named = rows[name].cast(pa.string()).combine_chunks()
+                paths = pc.coalesce(named, plain)
             yield paths, x, _fitted(rows, schema)
+        first = 0
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Text in any of the types that pandas and polars write it in."""
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    checks = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(check(kind) for check in checks)
 
 
 def _fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -123,6 +135,10 @@ class _Rows:
         self._path, self._file = path, pq.ParquetFile(path, pre_buffer=False)
         self._batches = self._file.iter_batches(8192)
         self._held = self._file.schema_arrow.empty_table()
+
+    def skip(self, count: int) -> None:
+        while count:
+            count -= len(self.next(min(count, 8192)))
 
     def next(self, count: int) -> pa.Table:
         try:

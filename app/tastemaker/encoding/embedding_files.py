@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -36,12 +36,33 @@ Block = tuple[pa.Array, Vectors, pa.Table | None]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """An opened file: so many rows of `dim` values. `blocks` can be gone through once; a missing
-    embedding is a row of NaN."""
+    """Opened `files`: so many rows of `dim` values. `read(row)` gives the blocks from that row on;
+    a missing embedding is a row of NaN. `encoder` and its `fingerprint` where the files say which
+    made them."""
 
     rows: int
     dim: int
-    blocks: Iterator[Block]
+    read: Callable[[int], Iterator[Block]]
+    files: tuple[Path, ...] = ()
+    encoder: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        return self.read(0)
+
+
+def some_rows(blocks: Iterator[Block], skip: int, count: int) -> Iterator[Block]:
+    """`count` rows of the blocks after the first `skip`; nothing beyond them is read."""
+    for paths, x, carried in blocks:
+        here = slice(skip, skip + count)
+        skip = max(0, skip - len(x))
+        if len(x[here]):
+            count -= len(x[here])
+            yield paths[here], x[here], carried[here] if carried is not None else None
+        del paths, x, carried  # not held while the next block is read
+        if not count:
+            return
 
 
 def are_normalised(x: Vectors) -> bool:
@@ -85,13 +106,13 @@ def _open_npy(source: Path) -> Embeddings:
         )
     rows, dim = x.shape
 
-    def blocks() -> Iterator[Block]:
-        for start in range(0, rows, BLOCK):
+    def read(first: int) -> Iterator[Block]:
+        for start in range(first, rows, BLOCK):
             stop = min(start + BLOCK, rows)
             # Mapped anew each time: the pages of a mapping count as ours until it is let go.
             yield _row_numbers(start, stop), floats(_mapped(source)[start:stop]), None
 
-    return Embeddings(rows, dim, blocks())
+    return Embeddings(rows, dim, read, (source,))
 
 
 def _mapped(source: Path) -> NDArray[Any]:
@@ -173,7 +194,7 @@ def _open_npz(source: Path) -> Embeddings:
             "Write the file again without that array, or with shorter paths.",
         )
 
-    def blocks() -> Iterator[Block]:
+    def every() -> Iterator[Block]:
         start = 0
         try:
             with zipfile.ZipFile(source) as archive:
@@ -189,7 +210,10 @@ def _open_npz(source: Path) -> Embeddings:
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise Invalid(f"{source.name} is damaged after row {start}.") from error
 
-    return Embeddings(rows, dim, blocks())
+    def read(first: int) -> Iterator[Block]:  # what lies before is unpacked all the same
+        return some_rows(every(), first, rows - first)
+
+    return Embeddings(rows, dim, read, (source,))
 
 
 def _chosen(source: Path, members: list[_Member]) -> _Member:
@@ -255,11 +279,14 @@ def _open_parquet(source: Path) -> Embeddings:
     names = file.schema_arrow.names
     path = next((name for name in PATH_COLUMNS if name in names), None)
 
-    def blocks() -> Iterator[Block]:
-        start = 0
+    def read(first: int) -> Iterator[Block]:
+        groups, start = _groups_from(file, first)
+        return some_rows(every(groups, start), first - start, file.metadata.num_rows - first)
+
+    def every(groups: range, start: int) -> Iterator[Block]:
         try:
             wanted = [*(single or [column]), *([path] if path else [])]
-            for batch in file.iter_batches(BLOCK, columns=wanted):
+            for batch in file.iter_batches(BLOCK, row_groups=groups, columns=wanted):
                 paths = _row_numbers(start, start + len(batch))
                 if path is not None:
                     paths = pc.coalesce(_as_text(batch[path]), paths)
@@ -272,7 +299,23 @@ def _open_parquet(source: Path) -> Embeddings:
         except (pa.ArrowException, OSError) as error:
             raise Invalid(f"{source.name} is damaged after row {start}.") from error
 
-    return Embeddings(file.metadata.num_rows, dim, blocks())
+    about = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()
+             if key in (b"encoder", b"encoder_fingerprint")}  # fmt: skip
+    return Embeddings(
+        file.metadata.num_rows, dim, read, (source,), about.get("encoder"),
+        about.get("encoder_fingerprint"),
+    )  # fmt: skip
+
+
+def _groups_from(file: pq.ParquetFile, row: int) -> tuple[range, int]:
+    """The row groups from the one that holds a row on, and the first row of these."""
+    start = 0
+    for group in range(file.num_row_groups):
+        after = start + file.metadata.row_group(group).num_rows
+        if row < after:
+            return range(group, file.num_row_groups), start
+        start = after
+    return range(0), start
 
 
 def _single_columns(schema: Any) -> list[str]:

@@ -46,7 +46,7 @@ def given(name: str, own: str | None, file: str) -> str:
     another than `own`, which the file names itself. Raises `Invalid` or `Conflict`."""
     spec = parse(ALIASES.get(name.strip(), name))
     check_architecture(spec)
-    if own and _contradict(spec.name, own):
+    if own and contradict(spec.name, own):
         raise Conflict(
             f"{file} says that it was trained on {own}, not on {name}.",
             "Leave the encoder out, or take the file that was trained on it.",
@@ -54,7 +54,7 @@ def given(name: str, own: str | None, file: str) -> str:
     return spec.name
 
 
-def _contradict(one: str, other: str) -> bool:
+def contradict(one: str, other: str) -> bool:
     """Whether two names cannot be of the same networks: other architectures, or other weights where
     both name theirs."""
     ours, theirs = (

@@ -8,7 +8,7 @@ from typing import Any
 from more_itertools import first
 from sqlmodel import Session, col, select
 
-from tastemaker import images, scores
+from tastemaker import images, projects, scores
 from tastemaker.database.tables import Annotator, Audit, AuditImage, Image, Project
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files import unescape_formula
@@ -91,7 +91,10 @@ def to_answer(session: Session, audit: Audit) -> list[dict[str, Any]]:
     rows = session.exec(
         select(Image)
         .join(AuditImage, col(AuditImage.image_id) == Image.id)
-        .where(AuditImage.audit_id == audit.id)
+        .where(
+            AuditImage.audit_id == audit.id,
+            ~projects.is_removed(audit.project_id, AuditImage.image_id),
+        )
         .order_by(col(AuditImage.position))
     )
     return [

@@ -29,12 +29,11 @@ def run(job: JobContext) -> dict[str, Any]:
         version = versions.get(session, audit.version_id)
     job.stage("Reading the table")
     table = read_table(Path(audit.target["table"]))
-    table.require_by(version)
+    table.require_same(audit.target.get("sha256", ""))
     order = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)
     root = Path(audit.target["root"])
-    there = {
-        row: path for row in order if (path := picture_file(table.paths[row], root)) is not None
-    }
+    named = table.paths(order)
+    there = {row: path for row in order if (path := picture_file(named[row], root)) is not None}
     collection = f"Audit {audit.id}: {audit.name}"[:100]
     if there:
         paths = sorted({str(path) for path in there.values()})
@@ -45,7 +44,7 @@ def run(job: JobContext) -> dict[str, Any]:
         known = _images(session, there)
         references = References(session, root)
         for row in order:
-            if row not in known and (image_id := known_image(references, table.paths[row])):
+            if row not in known and (image_id := known_image(references, named[row])):
                 known[row] = image_id
         if not known:
             raise Invalid(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,13 @@ def listing(session: Session, project: Project) -> list[AuditReport]:
     return [report(session, audit) for audit in session.exec(mine)]
 
 
+def newest(session: Session, project: Project) -> AuditReport | None:
+    """The last one that was started; nothing is computed for the others."""
+    mine = select(Audit).where(Audit.project_id == project.id).order_by(col(Audit.id).desc())
+    audit = session.exec(mine.limit(1)).first()
+    return None if audit is None else report(session, audit)
+
+
 def get(session: Session, project: Project, audit_id: int) -> AuditReport:
     audit = session.get(Audit, audit_id)
     if audit is None or audit.project_id != project.id:
@@ -118,7 +125,26 @@ def report(session: Session, audit: Audit) -> AuditReport:
             kept, below, [(cut, size) for cut, size in audit.population["cuts"]], goal=audit.goal,
             confidence=audit.confidence, share_below=audit.share_below,
         )  # fmt: skip
+        if _left_out(audit):
+            # How many rows are like those that could be drawn is known of neither side, and the
+            # share that is lost hangs on both.
+            findings = replace(findings, lost=None, lost_high=1.0)
     return AuditReport(audit, version, person, job, kept, below, findings, drawn, left)
+
+
+def _left_out(audit: Audit) -> list[str]:
+    """Why some rows of a table were drawn and could not be asked about, in words: the promise is
+    not about their like. What the version learned from in the library is not counted at all."""
+    if audit.kind != "table":
+        return []
+    reasons = {"unreadable": "could be read", "learned": "it did not learn from"}
+    return [told for kind, told in reasons.items() if audit.population.get(kind)]
+
+
+def _of(audit: Audit, them: str) -> str:
+    """Of whom a promise is: “of them”, or “of those of them that could be read”."""
+    left = _left_out(audit)
+    return f"of those of {them} that {' and that '.join(left)}" if left else f"of {them}"
 
 
 def _sides(session: Session, audit: Audit) -> tuple[Side, Side, int, int]:
@@ -198,10 +224,11 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
             f"Too few scores for a promise yet: {report.kept.good} of {report.kept.answered} that "
             f"{number} keeps were good ({good}). {forecast(report)}"
         ).rstrip()
+    every = f"the {audit.population['kept']:,} kept"
     if report.verdict == "refused":
         return (
-            f"No promise of {_asked(audit.goal)}: of the {audit.population['kept']:,} kept, at "
-            f"least {at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
+            f"No promise of {_asked(audit.goal)}: {_of(audit, every)}, at least "
+            f"{at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
             f"are good ({good})."
         )
     told = promise(report, for_file=for_file)
@@ -221,8 +248,8 @@ def _found(report: AuditReport, for_file: bool) -> str:
         return f"No cut is shown to hold {_asked(audit.goal)} yet. {forecast(report)}".rstrip()
     cut = found.found_cut.cut
     return (
-        f"Keep from {cut_words(cut)} on: at least {_asked(audit.goal)} of the "
-        f"{found.found_cut.kept:,} images there {_would(report, for_file)} "
+        f"Keep from {cut_words(cut)} on: at least {_asked(audit.goal)} "
+        f"{_of(audit, f'the {found.found_cut.kept:,} images there')} {_would(report, for_file)} "
         f"({_asked(audit.confidence)} confidence)."
     )
 
@@ -246,7 +273,7 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
     low = found.precision_low
     share = "all" if low == 1 else f"at least {at_least(low)}"
     told = (
-        f"Kept {audit.population['kept']:,}: {share} of them "
+        f"Kept {audit.population['kept']:,}: {share} {_of(audit, 'them')} "
         f"{_would(report, for_file)} ({_asked(audit.confidence)} confidence)."
     )
     if found.lost == 0 and report.below.size:

@@ -1,6 +1,9 @@
 """Tables that `tastemaker score --out` wrote, read as the target of an audit."""
 
+import hashlib
+import io
 import json
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +17,49 @@ from numpy.typing import NDArray
 
 from tastemaker.database.tables import Version
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.files import is_file, typed_path, unescape_formula, write_atomic
+from tastemaker.files import is_file, sha256_of, typed_path, unescape_formula, write_atomic
 from tastemaker.scores.references import References
 
 SCORES = "aesthetic_score"
+MANIFEST = "manifest.json"  # of a folder of parts
+JSON_TYPES = {"path": pa.string(), SCORES: pa.float64()}
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """`paths` and `scores` (n,) in 0–1 of a table; `model` and the SHA-256 of its file, as far as
-    the table names them, else empty."""
+    """A table, or a folder of parts: the `scores` (n,) of its rows in 0–1; `model` and the SHA-256
+    of its file, as far as the table names them, else empty; `sha256` of the table's own bytes."""
 
-    name: str
-    paths: list[str]
+    path: Path
     scores: NDArray[np.float64]
     model: str
     model_sha256: str
+    sha256: str
 
-    def require_by(self, version: Version) -> None:
-        """Raises `Conflict` for a table that names another model."""
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def paths(self, rows: Sequence[int]) -> dict[int, str]:
+        """Row → its path. The table is read again: of a hundred million paths few are asked for."""
+        wanted, found = np.array(sorted(set(rows)), np.int64), dict[int, str]()
+        start = 0
+        for part in _parts(self.path):
+            for batch in _batches(part, "path"):
+                inside = wanted[(wanted >= start) & (wanted < start + len(batch))]
+                cells = batch.take(pa.array(inside - start)).to_pylist()
+                if part.suffix.lower() == ".csv":
+                    cells = [unescape_formula(str(cell)) for cell in cells]
+                found |= zip(inside.tolist(), map(str, cells), strict=True)
+                start += len(batch)
+        return found
+
+    def require_by(self, version: Version, names: Collection[str]) -> None:
+        """Raises `Conflict` for a table that names another model than the version, whose file may
+        be called by each of the `names`, as “Anime@v1.0”."""
         other = self.model_sha256 not in ("", version.sha256) or (
-            not self.model_sha256
-            and "@" in self.model
-            and self.model.rpartition("@")[2] != version.number
+            not self.model_sha256 and "@" in self.model and self.model not in names
         )
         if other:
             raise Conflict(
@@ -45,6 +67,18 @@ class ScoredTable:
                 f"{version.number}.",
                 "Name that version, or score the images again.",
             )
+
+    def require_same(self, sha256: str) -> None:
+        """Raises `Conflict` where the table is not the one that had this hash."""
+        if sha256 and self.sha256 != sha256:
+            raise changed(self.path)
+
+
+def changed(path: Path) -> Conflict:
+    return Conflict(
+        f"{path.name} was changed since the audit of it was started, so the audit is not about it.",
+        "Bring back the table as it was, or start another audit.",
+    )
 
 
 def picture_file(path: str, root: Path) -> Path | None:
@@ -65,53 +99,103 @@ def known_image(references: References, path: str) -> int | None:
 
 
 def read_table(path: Path) -> ScoredTable:
-    """Raises `NotFound`, and `Invalid` for what is no such table."""
-    if not is_file(path):
-        raise NotFound(f"There is no file {path}.", "Check the path.")
-    if path.suffix.lower() not in ENDINGS:
-        raise Invalid(f"{path.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
-    try:
-        table, about = _columns(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Invalid(
-            f"{path.name} cannot be read as a table.", "`tastemaker score --out` writes one."
-        ) from error
-    for name in ("path", SCORES):
-        if name not in table.column_names:
+    """A table, or a folder of parts as `tastemaker score --out` writes them. Raises `NotFound`, and
+    `Invalid` for what is no such table, or a folder whose run did not come to its end."""
+    parts = _parts(path)
+    scores, model, model_sha256 = [], "", ""
+    for part in parts:
+        if part.suffix.lower() not in ENDINGS:
+            raise Invalid(f"{part.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
+        try:
+            names, about = _described(part)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise Invalid(
-                f"{path.name} has no column “{name}”.",
-                "A table as `tastemaker score --out` writes it is needed.",
-            )
-    try:
-        scores = table[SCORES].cast(pa.float64()).to_numpy()
-        paths = [str(cell) for cell in table["path"].to_pylist()]
-    except pa.ArrowException as error:
-        raise Invalid(f"The column “{SCORES}” of {path.name} holds no numbers.") from error
-    if not len(scores):
+                f"{part.name} cannot be read as a table.", "`tastemaker score --out` writes one."
+            ) from error
+        for name in ("path", SCORES):
+            if name not in names:
+                raise Invalid(
+                    f"{part.name} has no column “{name}”.",
+                    "A table as `tastemaker score --out` writes it is needed.",
+                )
+        try:
+            scores += [batch.cast(pa.float64()).to_numpy(zero_copy_only=False)
+                       for batch in _batches(part, SCORES)]  # fmt: skip
+        except pa.ArrowException as error:
+            raise Invalid(f"The column “{SCORES}” of {part.name} holds no numbers.") from error
+        model, model_sha256 = about.get("model", model), about.get("model_sha256", model_sha256)
+    joined = np.concatenate([np.empty(0), *scores])
+    if not len(joined):
         raise Invalid(f"{path.name} holds no row.")
-    if not (np.isfinite(scores) & (scores >= 0) & (scores <= 1)).all():
+    if not (np.isfinite(joined) & (joined >= 0) & (joined <= 1)).all():
         raise Invalid(f"The scores in {path.name} are not all in 0–1.", "Give the raw scores.")
-    if path.suffix.lower() == ".csv":
-        paths = [unescape_formula(cell) for cell in paths]
-    model = about.get("model", "")
-    if not model and "model" in table.column_names:
-        model = unescape_formula(str(table["model"][0].as_py() or ""))
-    return ScoredTable(path.name, paths, scores, model, about.get("model_sha256", ""))
+    return ScoredTable(path, joined, model, model_sha256, sha256_of_table(path))
 
 
-def _columns(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """The table, and the texts of its metadata."""
-    wanted = ("path", SCORES, "model")
-    match path.suffix.lower():
-        case ".parquet":
-            there = pq.read_schema(path)
-            table = pq.read_table(path, columns=[name for name in wanted if name in there.names])
-            metadata = there.metadata or {}
-            return table, {key.decode(): value.decode() for key, value in metadata.items()}
-        case ".csv":
-            return pyarrow.csv.read_csv(path), {}
-        case _:
-            return pyarrow.json.read_json(path), {}
+def sha256_of_table(path: Path) -> str:
+    """Of its bytes, or of the hashes of its parts."""
+    parts = [sha256_of(part) for part in _parts(path)]
+    return parts[0] if path.is_file() else hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a table, in their order."""
+    if is_file(path):
+        return [path]
+    try:
+        told = json.loads((path / MANIFEST).read_bytes())
+        files = [path / str(part["file"]) for part in told["parts"]]
+        complete = bool(told["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        if path.is_dir():
+            what = "A folder of parts holds the manifest.json of `tastemaker score --out`."
+            raise NotFound(f"There are no scores in {path}.", what) from None
+        raise NotFound(f"There is no file {path}.", "Check the path.") from None
+    if not complete or not all(map(is_file, files)):
+        raise Conflict(
+            f"The scores in {path.name} are not whole: the run that wrote them was stopped.",
+            "Run it again; it goes on where it was.",
+        )
+    return files
+
+
+def _described(part: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of the columns, and what the file says of the model."""
+    if part.suffix.lower() == ".parquet":
+        schema = pq.read_schema(part)
+        metadata = schema.metadata or {}
+        return schema.names, {
+            key.decode(): metadata[key].decode()
+            for key in (b"model", b"model_sha256")
+            if key in metadata
+        }
+    if part.suffix.lower() == ".csv":
+        first = next(iter(pyarrow.csv.open_csv(part)), None)
+    else:
+        with part.open("rb") as file:
+            first = pyarrow.json.read_json(io.BytesIO(file.readline()))
+    if first is None or not len(first):
+        return ["path", SCORES], {}
+    cell = first["model"][0].as_py() if "model" in first.schema.names else ""
+    return first.schema.names, {"model": unescape_formula(str(cell or ""))}
+
+
+def _batches(part: Path, column: str) -> Iterator[pa.Array]:
+    """The cells of one column, some at a time."""
+    if part.suffix.lower() == ".parquet":
+        for batch in pq.ParquetFile(part, pre_buffer=False).iter_batches(columns=[column]):
+            yield batch.column(0)
+    elif part.suffix.lower() == ".csv":
+        texts = {"path": pa.string()}  # a table of numbers is one of paths all the same
+        options = pyarrow.csv.ConvertOptions(include_columns=[column], column_types=texts)
+        for batch in pyarrow.csv.open_csv(part, convert_options=options):
+            yield batch.column(0)
+    else:
+        only = pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema([(column, JSON_TYPES[column])]),
+            unexpected_field_behavior="ignore",
+        )
+        yield from pyarrow.json.read_json(part, parse_options=only)[column].chunks
 
 
 def sidecar_path(table: Path) -> Path:
@@ -119,7 +203,10 @@ def sidecar_path(table: Path) -> Path:
     return table.with_name(f"{table.name}.promise.json")
 
 
-def write_sidecar(table: Path, promise: dict[str, Any]) -> Path:
+def write_sidecar(table: Path, promise: dict[str, Any], sha256: str = "") -> Path:
+    """Raises `Conflict` where the table is not the one that had this hash, if there is one."""
+    if sha256 and sha256_of_table(table) != sha256:
+        raise changed(table)
     path = sidecar_path(table)
     write_atomic(path, json.dumps(promise, ensure_ascii=False, indent=2).encode() + b"\n")
     return path

@@ -7,6 +7,7 @@ the version learned from or was measured on, and their relatives, are left out: 
 judges it. A later version may learn from the answers; what was promised of this one stands.
 """
 
+import contextlib
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -34,11 +35,12 @@ from tastemaker.database.tables import (
     VersionLabel,
 )
 from tastemaker.database.tables.audits import AuditPopulation
-from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.evaluation import test_runs
 from tastemaker.evaluation.audit_tables import ScoredTable, known_image, picture_file, read_table
 from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
+from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.scores import classes
@@ -302,7 +304,7 @@ def _of_table(
         if place is not None and not within(place.resolve(), settings.roots):
             raise outside(str(place), settings.roots)
     table = read_table(path)
-    table.require_by(version)
+    table.require_by(version, _names(session, settings, version))
     if not audit.cut:
         audit.target = {"search": True}
         spread = np.full(len(table.scores), version.metrics.noise or UNMEASURED)
@@ -314,16 +316,29 @@ def _of_table(
     beside = (root or path.absolute().parent).absolute()
     references = References(session, beside)
     drawn = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)[:SAMPLE]
+    named = table.paths(drawn)
     if not any(
-        picture_file(table.paths[row], beside) or known_image(references, table.paths[row])
-        for row in drawn
+        picture_file(name, beside) or known_image(references, name) for name in named.values()
     ):
         raise NotFound(
-            f"None of the pictures of {path.name} is there, such as “{table.paths[drawn[0]]}”.",
+            f"None of the pictures of {path.name} is there, such as “{named[drawn[0]]}”.",
             f"They were looked for in {beside}; name the folder that was scored (--root).",
         )
-    audit.target = audit.target | {"table": str(path.absolute()), "root": str(beside)}
+    audit.target = audit.target | {
+        "table": str(path.absolute()), "root": str(beside), "sha256": table.sha256,
+    }  # fmt: skip
     return Prepared(audit, title=f"Draw an audit of {version.number} from “{audit.name}”")
+
+
+def _names(session: Session, settings: Settings, version: Version) -> set[str]:
+    """What a table may call a version: by its project as it is called now, and as it was when the
+    file was written."""
+    project = session.get_one(Project, version.project_id)
+    names = {f"{project.name}@{version.number}"}
+    with contextlib.suppress(CheckpointError, NotFound, OSError):
+        about = load_checkpoint(versions.checkpoint_path(settings, version)).metadata
+        names.add(f"{about.get('project')}@{about.get('version')}")
+    return names
 
 
 def draw_from_table(

@@ -7,7 +7,7 @@ the highest, the lowest, and those nearest to the threshold.
 Images on the hold-out side count in the figures, but are not shown: they only measure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,15 @@ class Source:
     staging: Path | None = None
     files: tuple[tuple[str, str], ...] = ()
     name: str = ""  # of the new collection
+    looked_into: bool = False  # the folder was found to hold pictures
+
+    def checked(self, settings: Settings) -> "Source":
+        """The same after a look into its folder, which takes up to seconds and is for before a
+        transaction. Raises `NotFound` and `Invalid`, as `validate_paths` does."""
+        if not self.folder.strip():
+            return self
+        [path] = requests.validate_paths(settings, [self.folder.strip()])
+        return replace(self, folder=str(path), looked_into=True)
 
 
 def request_run(
@@ -86,7 +95,8 @@ def request_run(
             origin: dict[str, Any] = {"staging": source.staging.name, "files": files}
             name = source.name or "Test uploads"
         else:
-            path = requests.validate_paths(settings, [source.folder.strip()])[0]
+            source = source if source.looked_into else source.checked(settings)
+            path = Path(source.folder)
             origin, name = {"paths": [str(path)]}, source.name or requests.free_name(path)
         collection = _own_collection(session, project, name)
         payload["import"] = origin | {

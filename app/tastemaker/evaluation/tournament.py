@@ -197,7 +197,7 @@ def compared(
     its verdict, and what it would cost for a `library` of so many images."""
     from scipy.special import expit, logit  # for a job's process alone
 
-    from tastemaker.learning.ridge import fit_ridge, to_link
+    from tastemaker.learning.ridge import edge_among, fit_ridge, to_link
 
     common = set(labels)
     for candidate in candidates:
@@ -223,7 +223,7 @@ def compared(
         x = candidate.x[np.searchsorted(candidate.ids, ids)].astype(np.float32)
         p = fit_ridge(x, y, groups, link="logit").out_of_group
         told = metrics.summary(y, p, groups, threshold=threshold)
-        others = without_own(to_link(y, "logit"), groups)
+        others = without_own(to_link(y, "logit", edge_among(len(y))), groups)
         added = expit(logit(np.clip(p, 1e-6, 1 - 1e-6)) - others)
         ranks = metrics.summary(y, added, groups, threshold=threshold)
         row |= {

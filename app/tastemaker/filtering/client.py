@@ -1,6 +1,6 @@
 """A server of this program, as a Python program sees it.
 
-    with tastemaker.Client("http://127.0.0.1:8000", token="tm_…") as client:
+    with tastemaker.Client("http://127.0.0.1:8000", token="tmk_…") as client:
         anime = client.project("Anime")
         for card in anime.queue(10):
             anime.score(card["image_id"], 7)
@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import quote
 
 import httpx
 import pyarrow as pa
@@ -294,7 +293,7 @@ class RemoteProject:
         """A version's file, or one of the forms that run without this program, written to a file or
         into a folder; the answer is where."""
         path = f"versions/{self.version(number)['id']}/export"
-        return self.client._saved(path, Path(to), format=quote(format))
+        return self.client._saved(path, Path(to), format=format)
 
     def _job(self, job: Json, wait: bool) -> Json:
         return self.client.wait(job) if wait else job

@@ -1,42 +1,48 @@
 """Scores written in parts, so that a run which was stopped goes on where it was.
 
-    parts = parts_of(source, scorer, on_error, progress, tell)
-    written = write_parts(out, parts, scorer.about, low, high)
+    parts = parts_of(source, panel, on_error, tell)
+    written = write_parts(parts, Terms(out), Here(panel, on_error, tell), panel.about)
 
 A part is an archive, some thousand pictures, or about a million embeddings. Its file is whole or
-not there, and is named by a key of what it was made of: the head, the limits, and of every file its
-name, size and time. The manifest lists what is done. What is done is not done again, and a part
-whose source has changed is replaced.
+not there, and is named by a key of what it was made of: the heads, the limits, and of every file
+its name, size and time. The manifest lists what is done. What is done is not done again, and a part
+whose source has changed is replaced. Who does them, this process or a cluster, is an `Engine`.
 """
 
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from more_itertools import chunked, side_effect
 
-from tastemaker.encoding.clip_retrieval import layout_files
-from tastemaker.encoding.embedding_files import Block
+from tastemaker.encoding.embedding_files import BLOCK, Block, Embeddings
+from tastemaker.encoding.embedding_folders import EmbeddingFolder
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.files import is_file, require_writable_folder, sweep_unfinished, write_atomic
-from tastemaker.filtering.score_tables import Tables, within, write
-from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.shards import Shards
+from tastemaker.filtering.columns import Columns
+from tastemaker.filtering.panel import Panel
+from tastemaker.filtering.score_tables import Ranking, Tables, within, write
+from tastemaker.filtering.shards import readable
 from tastemaker.filtering.sources import (
+    Archive,
     OnError,
+    Pictures,
+    Piece,
     Progress,
+    Rows,
+    Share,
     Tell,
     archives_in,
-    embedding_tables,
+    blocks_of,
     embeddings_in,
     named_pictures,
-    picture_tables,
-    shard_tables,
 )
 
 MANIFEST = "manifest.json"
@@ -47,11 +53,13 @@ PICTURES = 4096  # in a part
 
 @dataclass(frozen=True)
 class Part:
-    """`made_of` tells what its rows follow from; `tables` scores them."""
+    """A piece of a source. `made_of` tells what its rows follow from, `share` how much of the whole
+    source it is, as far as that is known (0–1)."""
 
     source: str
     made_of: Any
-    tables: Callable[[], Iterator[pa.Table]]
+    piece: Piece
+    share: float
 
 
 @dataclass(frozen=True)
@@ -74,73 +82,46 @@ class Written:
 # --- what is to be done ---------------------------------------------------------------------------
 
 
-def parts_of(
-    source: Path, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
-) -> Iterator[Part]:
-    """The parts of a source, in its order; to be gone through once, each scored or passed over.
-    Raises as `score_source` does, but for a source of which nothing can be scored."""
+def parts_of(source: Path, panel: Panel, on_error: OnError, tell: Tell) -> Iterator[Part]:
+    """The parts of a source, in its order. Raises as `score_source` does, but for a source of which
+    nothing can be scored."""
     opened = embeddings_in(source)
     if opened is not None:
-        scorer.check_width(opened.dim, source.name)
-        return _of_embeddings(source, opened.blocks, opened.rows, scorer, on_error, progress, tell)
+        panel.check_source(opened, source.name)
+        return _of_embeddings(source, opened)
     archives = archives_in(source)
+    panel.load_encoder()
     if archives:
-        scorer.load_encoder()
+        facts = [_facts(name, path) for name, path in archives]
+        every = max(1, sum(size for _, size, _ in facts))
         return (
-            Part(name, [_facts(name, path)], _scoring(
-                lambda shards: shard_tables(shards, scorer, on_error, progress, tell),
-                Shards([(name, path)], scorer.limits),
-            ))
-            for name, path in archives
-        )  # fmt: skip
-    pictures, total = named_pictures(source, on_error, tell)
-    scorer.load_encoder()
-    done = itertools.count(0, PICTURES)
-
-    def scored(chunk: list[Any], before: int) -> Iterator[pa.Table]:
-        def tell_progress(here: int) -> None:
-            progress(before + here, max(before + here, total(before + len(chunk))))
-
-        return picture_tables(iter(chunk), scorer, on_error, tell_progress)
-
-    return (
-        Part(
-            f"{chunk[0][0]} and {len(chunk) - 1:,} more",
-            [_facts(name, file) for name, file in chunk],
-            _scoring(scored, chunk, next(done)),
+            Part(readable(name), [fact], Archive(name, path), fact[1] / every)
+            for (name, path), fact in zip(archives, facts, strict=True)
         )
-        for chunk in chunked(pictures, PICTURES)
-    )
+    pictures, total = named_pictures(source, on_error, tell)
+
+    def of_pictures() -> Iterator[Part]:
+        done = 0
+        for chunk in chunked(pictures, PICTURES):
+            done += len(chunk)
+            yield Part(
+                f"{chunk[0][0]} and {len(chunk) - 1:,} more",
+                [_facts(name, file) for name, file in chunk],
+                Pictures(tuple(chunk)),
+                len(chunk) / max(done, total(done)),
+            )
+
+    return of_pictures()
 
 
-def _scoring(score: Callable[..., Iterator[pa.Table]], *of: Any) -> Callable[[], Any]:
-    """Binds what a generator expression would bind too late."""
-    return lambda: score(*of)
-
-
-def _of_embeddings(
-    source: Path, blocks: Iterator[Block], rows: int, scorer: Scorer, on_error: OnError,
-    progress: Progress, tell: Tell,
-) -> Iterator[Part]:  # fmt: skip
-    files = layout_files(source) if source.is_dir() else [source]
-    facts = [_facts(path.name, path) for path in files]
-    passed = 0
-
-    def counted(some: Iterable[Block]) -> Iterator[Block]:
-        nonlocal passed
-        for block in some:
-            passed += len(block[1])
-            yield block
-
-    while passed < rows:
-        start = passed
-        here = counted(itertools.islice(blocks, BLOCKS))
-        yield Part(f"{source.name} from row {start:,}", [start, facts], _scoring(
-            embedding_tables, source.name, here, scorer, on_error,
-            lambda _: progress(passed, rows), tell,
-        ))  # fmt: skip
-        for _ in here:  # what was passed over
-            pass
+def _of_embeddings(source: Path, opened: Embeddings) -> Iterator[Part]:
+    facts = [_facts(path.name, path) for path in opened.files]
+    size = BLOCKS * BLOCK
+    for start in range(0, opened.rows, size):
+        count = min(size, opened.rows - start)
+        piece = Rows(source, start, count)
+        name = f"{source.name} from row {start:,}"
+        yield Part(name, [start, facts], piece, count / opened.rows)
 
 
 def _facts(name: str, file: object) -> tuple[str, int, int]:
@@ -151,64 +132,218 @@ def _facts(name: str, file: object) -> tuple[str, int, int]:
     return name, status.st_size, status.st_mtime_ns
 
 
-# --- what is done ---------------------------------------------------------------------------------
+def key_of(*made_of: Any) -> str:
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
 
-def write_parts(
-    out: Path,
-    parts: Iterable[Part],
-    about: Mapping[str, str],
-    low: float = 0.0,
-    high: float = 100.0,
-    chosen: str = "",
-    **made_with: str | None,
-) -> Written:
-    """Write the rows of `low` ≤ percentage ≤ `high`, and of the `chosen` classes, of each part into
-    a Parquet file in the folder `out`, and the manifest after each. `made_with` is what else the
-    scores follow from: the encoder, the precision. Raises `Conflict` where the folder holds another
-    run, `Invalid` where nothing could be scored, `StorageFull`; what is whole stays."""
-    require_writable_folder(out)
-    run = {"format": FORM, "model_sha256": about["model_sha256"], "min": low, "max": high}
-    run |= made_with | ({"classes": chosen} if chosen else {})
-    before = _read_manifest(out, run)
-    out.mkdir(parents=True, exist_ok=True)
-    sweep_unfinished(out)
-    _write_manifest(out, run, about, list(before.values()), complete=False)
-    done: list[Done] = []
-    kept = 0
-    for number, part in enumerate(parts):
-        key = hashlib.sha256(json.dumps([run, part.made_of]).encode()).hexdigest()[:16]
-        file = f"part-{number:05}-{key}.parquet"
-        there = before.pop(file, None)
-        if there is not None and is_file(out / file):
-            kept += 1
-        else:
-            there = _write_part(out / file, key, part, about, low, high, bool(chosen))
-            _write_manifest(out, run, about, [*done, there, *before.values()], complete=False)
-        done.append(there)
-    if not sum(part.scored for part in done):  # and what a run before has written stays
-        raise Invalid("Nothing of the source could be scored.")
-    current = {part.file for part in done}
-    for path in out.glob("part-*.parquet"):  # of a source that has changed: it would count twice
-        if path.name not in current:
-            path.unlink(missing_ok=True)
-    _write_manifest(out, run, about, done, complete=True)
-    return Written(done, kept)
+# --- one part -------------------------------------------------------------------------------------
 
 
-def _write_part(
-    file: Path, key: str, part: Part, about: Mapping[str, str], low: float, high: float,
-    chosen: bool,
-) -> Done:  # fmt: skip
+@dataclass(frozen=True)
+class Terms:
+    """What the rows of a run are, besides their source: those of `low` ≤ percentage ≤ `high` and of
+    the `chosen` classes, if any are, in a folder `out` with `columns` for other programs; and the
+    `embeddings`, where they are kept."""
+
+    out: Path
+    low: float = 0.0
+    high: float = 100.0
+    columns: Columns = field(default_factory=Columns)
+    embeddings: EmbeddingFolder | None = None
+    chosen: str = ""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What a manifest says of them."""
+        told = {"min": self.low, "max": self.high} | self.columns.as_run
+        return told | ({"classes": self.chosen} if self.chosen else {})
+
+    def at(self, out: Path) -> "Terms":
+        """The same in another folder."""
+        return replace(self, out=out)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A part that is to be written into `file`, under the run's `key` for it."""
+
+    file: str
+    key: str
+    part: Part
+
+
+def tables_of(
+    part: Part, panel: Panel, embeddings: EmbeddingFolder | None, on_error: OnError,
+    progress: Share, tell: Tell,
+) -> Iterator[pa.Table]:  # fmt: skip
+    """The scores of a part; its embeddings are kept on the way, or read where they are kept."""
+
+    def made() -> Iterator[Block]:
+        return blocks_of(part.piece, panel, on_error, progress, tell)
+
+    blocks = made() if embeddings is None else embeddings.kept(key_of(part.made_of), made)
+    encoded = not isinstance(part.piece, Rows)
+    return panel.tables(blocks, part.source, on_error, tell, encoded=encoded)
+
+
+def stream(
+    parts: Iterable[Part], panel: Panel, embeddings: EmbeddingFolder, on_error: OnError,
+    tell: Tell, progress: Progress,
+) -> Iterator[pa.Table]:  # fmt: skip
+    """The scores of all parts, one after the other, whose embeddings are kept. Raises as
+    `score_source`."""
+    embeddings.begin()
+    course, keys, scored = _Course(progress), list[str](), 0
+    for part in parts:
+        keys.append(key_of(part.made_of))
+        before, watch = scored, partial(course.tell, part)
+        for rows in tables_of(part, panel, embeddings, on_error, watch, tell):
+            scored += len(rows)
+            yield rows
+        course.done(part, scored - before)
+    if not scored:
+        raise Invalid("None of the pictures could be scored.")
+    embeddings.close(keys)
+
+
+def write_part(
+    order: Order, terms: Terms, panel: Panel, on_error: OnError, progress: Share, tell: Tell
+) -> Done:
+    """Score a part and write its file, whole or not at all."""
     scored = 0
 
     def count(rows: pa.Table) -> None:
         nonlocal scored
         scored += len(rows)
 
-    tables: Tables = within(side_effect(count, part.tables()), low, high, chosen=chosen)
-    rows = write(file, tables, about)
-    return Done(file.name, key, part.source, rows, scored)
+    made = tables_of(order.part, panel, terms.embeddings, on_error, progress, tell)
+    tables: Tables = within(
+        side_effect(count, made), terms.low, terms.high, chosen=bool(terms.chosen)
+    )
+    rows = write(terms.out / order.file, terms.columns.added(tables), panel.about)
+    return Done(order.file, order.key, order.part.source, rows, scored)
+
+
+# --- all parts ------------------------------------------------------------------------------------
+
+
+Watch = Callable[[Part, int, float], None]  # rows done of a part, and which share of it that is
+
+
+class Engine(Protocol):
+    """Who writes parts, in any order; a part that is written twice is the same."""
+
+    def write(
+        self, orders: Iterable[Order], terms: Terms, watch: Watch
+    ) -> Generator[tuple[Order, Done], None, None]: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """This process, one part after the other."""
+
+    panel: Panel
+    on_error: OnError
+    tell: Tell
+
+    def write(
+        self, orders: Iterable[Order], terms: Terms, watch: Watch
+    ) -> Generator[tuple[Order, Done], None, None]:
+        for order in orders:
+            progress = partial(watch, order.part)
+            yield order, write_part(order, terms, self.panel, self.on_error, progress, self.tell)
+
+
+class _Course:
+    """How far a run is, whatever the order in which its parts are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rows, self._share = 0, 0.0
+
+    def tell(self, part: Part, rows: int, share: float) -> None:
+        self._tell(self._rows + rows, self._share + share * part.share)
+
+    def done(self, part: Part, rows: int) -> None:
+        self._rows, self._share = self._rows + rows, self._share + part.share
+        self._tell(self._rows, self._share)
+
+    def _tell(self, rows: int, share: float) -> None:
+        self._progress(rows, max(rows, round(rows / share)) if share else rows)
+
+
+def write_parts(
+    parts: Iterable[Part], terms: Terms, engine: Engine, about: Mapping[str, str],
+    progress: Progress = lambda done, total: None, **made_with: Any,
+) -> Written:  # fmt: skip
+    """Write the rows of each part into a Parquet file in the folder of the `terms`, and the
+    manifest after each. `about` is what the heads say of themselves, and `made_with` what else the
+    scores follow from: the encoder, the precision, all heads where there are several. Raises
+    `Conflict` where the folder holds another run, `Invalid` where nothing could be scored,
+    `StorageFull`; what is whole stays."""
+    out = terms.out
+    require_writable_folder(out)
+    run = {"format": FORM, "model_sha256": about["model_sha256"]} | terms.run | made_with
+    before = _read_manifest(out, run)
+    out.mkdir(parents=True, exist_ok=True)
+    sweep_unfinished(out)
+    if terms.embeddings is not None:
+        terms.embeddings.begin()
+    _write_manifest(out, run, about, list(before.values()), complete=False)
+    done: dict[str, Done] = {}  # by file
+    files: list[str] = []  # in the order of the source
+    keys: list[str] = []  # of the embeddings
+    kept, course = 0, _Course(progress)
+
+    def in_order() -> list[Done]:
+        return [done[file] for file in files if file in done]
+
+    def due() -> Iterator[Order]:
+        """The parts that are not there yet."""
+        nonlocal kept
+        for number, part in enumerate(parts):
+            key = key_of(run, part.made_of)
+            order = Order(f"part-{number:05}-{key}.parquet", key, part)
+            files.append(order.file)
+            keys.append(key_of(part.made_of))
+            there = before.get(order.file)
+            if there is not None and _is_there(order, terms):
+                kept += 1
+                done[order.file] = before.pop(order.file)
+                course.done(part, there.scored)
+            else:
+                yield order
+
+    with closing(engine.write(due(), terms, course.tell)) as writing:
+        for order, written in writing:
+            before.pop(order.file, None)
+            done[order.file] = written
+            course.done(order.part, written.scored)
+            _write_manifest(out, run, about, [*in_order(), *before.values()], complete=False)
+    if not sum(part.scored for part in done.values()):  # and what was written before stays
+        raise Invalid("Nothing of the source could be scored.")
+    for path in out.glob("part-*.parquet"):  # of a source that has changed: it would count twice
+        if path.name not in done:
+            path.unlink(missing_ok=True)
+    if terms.embeddings is not None:
+        terms.embeddings.close(keys)
+    _write_manifest(out, run, about, in_order(), complete=True)
+    return Written(in_order(), kept)
+
+
+def best_of(out: Path, most: int) -> pa.Table:
+    """The best rows of all parts in a folder."""
+    ranking = Ranking(most)
+    for path in sorted(out.glob("part-*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches():
+            ranking.add(pa.Table.from_batches([batch]))
+    return ranking.best()
+
+
+def _is_there(order: Order, terms: Terms) -> bool:
+    kept = terms.embeddings
+    embedded = kept is None or is_file(kept.file(key_of(order.part.made_of)))
+    return is_file(terms.out / order.file) and embedded
 
 
 def _write_manifest(
@@ -235,6 +370,9 @@ def _read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
             f"{out / MANIFEST} is damaged.", "Name another folder; the parts there stay."
         ) from error
     differing = [name for name, value in run.items() if told.get(name) != value]
+    differing += [
+        name for name in ("heads", "columns", "classes") if name in told and name not in run
+    ]
     if differing:
         raise Conflict(
             f"{out} holds scores of another run: {', '.join(differing)} differs.",

@@ -25,7 +25,7 @@ from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import BadImage, Conflict, Invalid
-from tastemaker.filtering.scorer import Precision, Scorer, Vectors, _batches, _in_order
+from tastemaker.filtering.scorer import Precision, Scorer, Vectors
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.pictures.pictures import Limits
 
@@ -218,11 +218,10 @@ class Router(Scorer):
         scores[unknown] = np.nan
         return np.asarray(scores, np.float32)
 
-    def _undecided(self, x: Vectors) -> dict[int, str]:
-        """Why the router gives rows (embeddings as trained) no score, by row."""
+    def undecided(self, x: Vectors) -> dict[int, str]:
         if not self.manifest.abstain:
             return {}
-        p = self._probabilities(x)
+        p = self._probabilities(self._as_trained(x))
         rows = np.flatnonzero(p.max(axis=1) < self.manifest.abstain)
         return {int(row): f"Undecided: {self._in_words(p[row])}." for row in rows}
 
@@ -234,9 +233,14 @@ class Router(Scorer):
         self, x: Vectors, source: str = "This array"
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         scores, faults = super().vectors(x, source)
-        undecided = self._undecided(self._as_trained(x))
+        undecided = self.undecided(x)
         scores[list(undecided)] = np.nan
         return scores, dict(sorted((undecided | faults).items()))
+
+    def encoded(self, x: Vectors) -> NDArray[np.float32]:
+        scores = super().encoded(x)
+        scores[list(self.undecided(x))] = np.nan
+        return scores
 
     def pictures(
         self,
@@ -246,13 +250,8 @@ class Router(Scorer):
         guarded: bool = False,
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """As of a `Scorer`; a picture of which the router abstains goes to `on_error` too."""
-        embedded = _in_order(
-            self.load_encoder(), sources, self.limits, on_error, self._batch, guarded
-        )
-        for batch in _batches(embedded):
-            indices = [index for index, _ in batch]
-            x = self._as_trained(np.stack([vector for _, vector in batch]))
-            scores, undecided = self._routed(x), self._undecided(x)
+        for indices, x in self.embed(sources, on_error, guarded=guarded):
+            scores, undecided = super().encoded(x), self.undecided(x)
             for row, reason in undecided.items():
                 on_error(indices[row], BadImage(reason))
             kept = [row for row in range(len(indices)) if row not in undecided]
@@ -263,7 +262,7 @@ class Router(Scorer):
         """How each of the embeddings (N, D) comes to its score."""
         self.check_width(x.shape[1], "This array")
         rows = self._as_trained(x)
-        p, scores, undecided = self._probabilities(rows), self._routed(rows), self._undecided(rows)
+        p, scores, undecided = self._probabilities(rows), self._routed(rows), self.undecided(x)
         told = []
         for row, k in enumerate(np.nan_to_num(p).argmax(axis=1).tolist()):
             route = self.manifest.classes[k]

@@ -58,6 +58,13 @@ def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
     return [row | {"percent": round(100 * row[by], 2)} for row in rows.to_pylist()]
 
 
+def with_column(rows: pa.Table, name: str, values: Any) -> pa.Table:
+    """With one column more; a carried one of that name gives way, for it would be another's."""
+    if name in rows.column_names:
+        return rows.set_column(rows.column_names.index(name), name, values)
+    return rows.append_column(name, values)
+
+
 # --- choosing ----------------------------------------------------------------------------------
 
 
@@ -110,15 +117,28 @@ def within(tables: Tables, low: float, high: float, *, chosen: bool = False) -> 
 def best(tables: Tables, most: int | None = None) -> pa.Table:
     """The `most` best rows (None: all), best first; of equal ones the earlier first. Memory holds
     a few times as many."""
-    held: list[pa.Table] = []
-    count = 0
+    ranking = Ranking(most)
     for rows in tables:
-        held.append(rows)
-        count += len(rows)
-        if most is not None and count > 2 * most + ROW_GROUP:
-            held = [_ranked(held, most)]
-            count = most
-    return _ranked(held, most)
+        ranking.add(rows)
+    return ranking.best()
+
+
+class Ranking:
+    """The best rows of those that pass by, as `best` has them."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._count = most, 0
+        self._held: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        self._held.append(rows)
+        self._count += len(rows)
+        if self._most is not None and self._count > 2 * self._most + ROW_GROUP:
+            self._held = [_ranked(self._held, self._most)]
+            self._count = self._most
+
+    def best(self) -> pa.Table:
+        return _ranked(self._held, self._most)
 
 
 def _ranked(tables: list[pa.Table], most: int | None) -> pa.Table:

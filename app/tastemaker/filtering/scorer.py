@@ -29,8 +29,8 @@ from PIL import Image
 from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
-from tastemaker.encoding.encode_files import Source, embed_files
-from tastemaker.encoding.encoder_names import given
+from tastemaker.encoding.encode_files import Source
+from tastemaker.encoding.encoder_names import contradict, given
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid
@@ -43,6 +43,7 @@ from tastemaker.filtering.head_files import (
     text_of,
     threshold_of,
 )
+from tastemaker.filtering.picture_order import batches, in_order
 from tastemaker.learning.checkpoints import check_described, sidecar_path
 from tastemaker.learning.heads import Head
 from tastemaker.pictures.pictures import Limits
@@ -53,7 +54,6 @@ Picture = str | os.PathLike[str] | Image.Image
 PICTURE = (str, os.PathLike, Image.Image)  # the same, to check at run time
 Vectors = NDArray[np.floating[Any]]
 
-PICTURES_AT_ONCE = 32
 CHECKED = 64  # rows of a block that show whether it is L2-normalised
 
 
@@ -123,6 +123,10 @@ class Scorer:
         self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
         self.doubts: list[str] = []
         self._limits, self._batch = limits, batch
+        self.options: dict[str, Any] = {
+            "encoder": encoder, "precision": precision, "limits": limits, "device": device,
+            "batch": batch,
+        }  # as they were given, for another process that shall score the same  # fmt: skip
         self._device = None if device is None else validate_device(device)
         self._head = Head(self.checkpoint, precision)
 
@@ -301,12 +305,31 @@ class Scorer:
         """Score pictures in their order, some at a time: (indices, scores (n,) or (n, K)). What
         cannot be decoded goes to `on_error(index, error)`, and the others go on. `sources`, which
         may be a stream, and `guarded` as for `embed_files`."""
-        vectors_of = _in_order(
+        for indices, vectors in self.embed(sources, on_error, guarded=guarded):
+            yield indices, self.encoded(vectors)
+
+    def embed(
+        self,
+        sources: Iterable[Source],
+        on_error: Callable[[int, BadImage], None],
+        *,
+        guarded: bool = False,
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """The embeddings (n, D) of pictures as the encoder gives them, as for `pictures`."""
+        vectors_of = in_order(
             self.load_encoder(), sources, self.limits, on_error, self._batch, guarded
         )
-        for batch in _batches(vectors_of):
-            vectors = np.stack([vector for _, vector in batch])
-            yield [index for index, _ in batch], self._head(self._as_trained(vectors))
+        for batch in batches(vectors_of):
+            yield [index for index, _ in batch], np.stack([vector for _, vector in batch])
+
+    def encoded(self, x: Vectors) -> NDArray[np.float32]:
+        """Scores (N,) of embeddings (N, D) that come from this head's own encoder."""
+        return self._head(self._as_trained(x))
+
+    def undecided(self, x: Vectors) -> dict[int, str]:
+        """The rows of embeddings that are given no score, and why: those of which a router
+        abstains."""
+        return {}
 
     @property
     def limits(self) -> Limits:
@@ -328,19 +351,26 @@ class Scorer:
                 "“ViT-L-14-quickgelu/openai”.",
             )
         encoder = load(parse(self.encoder), device=self._device)
-        if self.fingerprint and encoder.fingerprint != self.fingerprint:
+        self.check_encoder(encoder)
+        return encoder
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raises `Conflict` for another encoder than the head was trained on, `Invalid` for one of
+        another width."""
+        other = self.encoder is not None and contradict(self.encoder, encoder.spec.name)
+        if other or (self.fingerprint and encoder.fingerprint != self.fingerprint):
             raise Conflict(
-                f"{self.encoder} as it is on this machine is not the encoder {self.name} was "
+                f"{encoder.spec.name} as it is on this machine is not the encoder {self.name} was "
                 "trained on; its scores would be wrong.",
-                f"Fingerprint {encoder.fingerprint} here, {self.fingerprint} wanted.",
+                f"Fingerprint {encoder.fingerprint} here, {self.fingerprint or self.encoder} "
+                "wanted.",
             )
         if encoder.dim != self.features:
             raise Invalid(
-                f"{self.encoder} gives {encoder.dim} values; {self.path.name} reads "
+                f"{encoder.spec.name} gives {encoder.dim} values; {self.path.name} reads "
                 f"{self.features}.",
                 "Name the encoder the head was trained on with --encoder.",
             )
-        return encoder
 
 
 # --- what is given -----------------------------------------------------------------------------
@@ -398,52 +428,3 @@ def _name_of(picture: Picture, index: int) -> str:
     if isinstance(picture, Image.Image):
         return getattr(picture, "filename", "") or f"Picture {index}"
     return os.fsdecode(picture)
-
-
-# --- pictures in their order -------------------------------------------------------------------
-
-Vector = tuple[int, NDArray[np.float32]]  # index into the pictures, (D,)
-
-
-def _in_order(
-    encoder: Encoder,
-    sources: Iterable[Source],
-    limits: Limits,
-    on_error: Callable[[int, BadImage], None],
-    size: int | None,
-    guarded: bool,
-) -> Iterator[Vector]:
-    """The vectors in the order of `sources`; what is done too early waits for its turn."""
-    finished: dict[int, NDArray[np.float32] | None] = {}
-    turn = 0
-
-    def skip(index: int, error: BadImage) -> None:
-        finished[index] = None
-        on_error(index, error)
-
-    def due() -> Iterator[Vector]:
-        nonlocal turn
-        while turn in finished:
-            vector = finished.pop(turn)
-            if vector is not None:
-                yield turn, vector
-            turn += 1
-
-    for index, vector in embed_files(
-        encoder, sources, batch=size, limits=limits, on_error=skip, guarded=guarded
-    ):
-        finished[index] = vector
-        yield from due()
-    yield from due()  # the last ones may have waited for one that was skipped
-
-
-def _batches(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
-    """As many at a time as are scored at once: a large head is slow with one."""
-    batch: list[Vector] = []
-    for vector in vectors:
-        batch.append(vector)
-        if len(batch) == PICTURES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -11,12 +11,13 @@ damaged, the next one follows.
 import contextlib
 import gzip
 import itertools
+import os
 import re
 import stat
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
@@ -41,6 +42,11 @@ Picture = tuple[str, bytes | BadImage]  # the name of a member in its archive, w
 
 def is_shard(path: Path) -> bool:
     return path.name.lower().endswith(SHARD_SUFFIXES)
+
+
+def readable(name: str) -> str:
+    """A name that may be no text, as it can be printed and stored."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_pattern(source: Path) -> bool:
@@ -74,11 +80,16 @@ def _matching(pattern: Path) -> list[Path]:
     error, for half a set is seldom meant."""
     base, paths = _fixed_part(pattern), set[Path]()
     for text in _ranges(str(pattern)):
-        found = list(base.glob(str(Path(text).relative_to(base))))
+        found = list(base.glob(_shell_pattern(Path(text).relative_to(base))))
         if not found and text != str(pattern):
             raise NotFound(f"There is no file {text}.", "Check the range in braces.")
         paths.update(path for path in found if path.is_file())
     return sorted(paths)
+
+
+def _shell_pattern(pattern: Path) -> str:
+    """As shells read it: two asterisks that are not alone between slashes mean one."""
+    return "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts)
 
 
 def _ranges(text: str) -> Iterator[str]:
@@ -102,11 +113,15 @@ def _fixed_part(pattern: Path) -> Path:
 
 class Shards:
     """Archives to be gone through once. `left_out` counts what is no picture, `progress` tells how
-    far one is: a share of the bytes of all archives."""
+    far one is: a share of the bytes of all archives. Of the names in `only`, where it is given, the
+    pictures are read and of no others."""
 
-    def __init__(self, archives: Iterable[Named], limits: Limits) -> None:
+    def __init__(
+        self, archives: Iterable[Named], limits: Limits, only: Container[str] | None = None
+    ) -> None:
         self._archives = list(archives)
-        self._limits = limits
+        self._limits, self._only = limits, only
+        self._name = ""  # of the present one
         self._bytes = sum(_size(path) for _, path in self._archives)
         self._passed = 0  # bytes of the archives that are done
         self._at = 0  # in the present one
@@ -121,6 +136,11 @@ class Shards:
         """(“shard.tar/key.jpg”, its bytes or why there are none) in the order they lie there. What
         is wrong with an archive itself is told under its own name."""
         for name, path in self._archives:
+            if not is_text(name):
+                yield readable(name), BadImage("Its name is not in UTF-8; rename it.")
+                self._passed += _size(path)
+                continue
+            self._name = name
             members = self._zipped(path) if _is_zip(path) else self._tarred(path)
             last = ""
             try:
@@ -134,11 +154,13 @@ class Shards:
             self._passed += _size(path)
             self._at = 0
 
-    def _wanted(self, member: str, readable: str) -> str | None:
+    def _wanted(self, member: str, shown: str) -> str | None:
         """Why a member cannot be a picture that is scored: empty where it can, None where nobody
         would look for it."""
-        suffix = PurePosixPath(readable).suffix.lower()
-        if lies_in_system(readable):
+        if self._only is not None and f"{self._name}/{shown}" not in self._only:
+            return None
+        suffix = PurePosixPath(shown).suffix.lower()
+        if lies_in_system(shown):
             self.left_out["hidden or system file"] += 1
             return None
         if suffix not in IMAGE_SUFFIXES:
@@ -160,17 +182,17 @@ class Shards:
             with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]  # it only reads
                 while (member := _next(archive)) is not None:
                     self._at = file.tell()
-                    readable = clean_name(member.name)
+                    shown = clean_name(member.name)
                     if member.isdir():
                         continue
-                    reason = self._wanted(member.name, readable)
+                    reason = self._wanted(member.name, shown)
                     if reason is None:
                         continue
                     if not reason and (not member.isreg() or member.issparse()):
                         reason = OF_ANOTHER_KIND
                     if not reason and member.size > self._limits.bytes:
                         reason = self._too_large()
-                    yield readable, BadImage(reason) if reason else _content(stream, member)
+                    yield shown, BadImage(reason) if reason else _content(stream, member)
                 _check_end(stream, archive.offset)
 
     # --- zip -------------------------------------------------------------------------------------
@@ -182,18 +204,18 @@ class Shards:
             members = [member for member in archive.infolist() if not member.filename.endswith("/")]
             for done, member in enumerate(members):
                 self._at = size * done // len(members)
-                readable = clean_name(member.filename)
-                reason = self._wanted(member.orig_filename, readable)
+                shown = clean_name(member.filename)
+                reason = self._wanted(member.orig_filename, shown)
                 if reason is None:
                     continue
                 reason = reason or self._why_not_unzipped(member)
                 if reason:
-                    yield readable, BadImage(reason)
+                    yield shown, BadImage(reason)
                     continue
                 if member.file_size > budget:
                     raise _Stopped("unpacks to far more than pictures would")
                 budget -= member.file_size
-                yield readable, _unzipped(archive, member)
+                yield shown, _unzipped(archive, member)
 
     def _why_not_unzipped(self, member: zipfile.ZipInfo) -> str:
         if stat.S_ISLNK(member.external_attr >> 16):

@@ -7,29 +7,29 @@ file of embeddings.
 Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from tastemaker.encoding import embedding_folders
 from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import (
     EMBEDDING_SUFFIXES,
     Block,
     Embeddings,
     open_embeddings,
+    some_rows,
 )
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Invalid, NotFound
 from tastemaker.files import is_text
 from tastemaker.files.folders import FolderWalk
 from tastemaker.filtering.file_lists import Listed, is_list
-from tastemaker.filtering.score_tables import table
+from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
+from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard, readable
 from tastemaker.pictures import formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
@@ -42,7 +42,7 @@ Tell = Callable[[str], None]
 
 def score_source(
     source: Path,
-    scorer: Scorer,
+    scorers: Scorer | Sequence[Scorer] | Panel,
     *,
     on_error: OnError = lambda path, reason: None,
     progress: Progress = lambda done, total: None,
@@ -50,41 +50,54 @@ def score_source(
 ) -> Iterator[pa.Table]:
     """Score a folder (all its folders too), one picture, archives of pictures (one, those of a
     folder without pictures, or those of a pattern like `shards/{000..127}.tar`), the pictures that
-    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder that
-    clip-retrieval made.
+    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder of such
+    that clip-retrieval or `--embeddings-out` made. Of several heads each has its column.
 
     What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
     and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
     the source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn
     up that the head cannot read, and after the last when nothing was of use.
     """
+    panel = scorers if isinstance(scorers, Panel) else Panel(scorers)
     opened = embeddings_in(source)
     if opened is not None:
-        scorer.check_width(opened.dim, source.name)
-        blocks = embedding_tables(
-            source.name, opened.blocks, scorer, on_error,
-            lambda done: progress(done, opened.rows), tell,
-        )  # fmt: skip
-        return _some(blocks, "embeddings")
+        panel.check_source(opened, source.name)
+        blocks = _counted(opened.blocks, lambda done: progress(done, opened.rows))
+        tables = panel.tables(blocks, source.name, on_error, tell, encoded=False)
+        return _some(tables, "embeddings")
     archives = archives_in(source)
     if archives:
-        scorer.load_encoder()
-        shards = Shards(archives, scorer.limits)
-        return _some(shard_tables(shards, scorer, on_error, progress, tell), "pictures")
-    pictures, total = named_pictures(source, on_error, tell)
-    scorer.load_encoder()
-    return _some(
-        picture_tables(
-            pictures, scorer, on_error, lambda done: progress(done, max(done, total(done)))
-        ),
-        "pictures",
-    )
+        panel.load_encoder()
+        shards = Shards(archives, panel.first.limits)
+
+        def judged(done: int) -> None:  # how many there are in all
+            progress(done, max(done, round(done / shards.progress)) if shards.progress else done)
+
+        blocks = shard_blocks(shards, panel, on_error, judged, tell)
+    else:
+        pictures, total = named_pictures(source, on_error, tell)
+        panel.load_encoder()
+        blocks = picture_blocks(
+            pictures, panel, on_error, lambda done: progress(done, max(done, total(done)))
+        )
+    return _some(panel.tables(blocks, source.name, on_error, tell, encoded=True), "pictures")
+
+
+def _counted(blocks: Iterable[Block], progress: Done) -> Iterator[Block]:
+    done = 0
+    for block in blocks:
+        done += len(block[1])
+        yield block
+        del block  # not held while the next one is read
+        progress(done)
 
 
 def embeddings_in(source: Path) -> Embeddings | None:
     """The embeddings that a source is; None where it is pictures."""
     if source.suffix.lower() in EMBEDDING_SUFFIXES and source.is_file():
         return open_embeddings(source)
+    if embedding_folders.is_one(source):
+        return embedding_folders.open_folder(source)
     if source.is_dir() and is_layout(source) and not _has_pictures(source):
         return open_layout(source)
     return None
@@ -125,42 +138,6 @@ def _has_pictures(folder: Path) -> bool:
     return any(FolderWalk(folder, IMAGE_SUFFIXES.__contains__).files())
 
 
-def embedding_tables(
-    name: str,
-    blocks: Iterable[Block],
-    scorer: Scorer,
-    on_error: OnError,
-    progress: Done,
-    tell: Tell,
-) -> Iterator[pa.Table]:
-    """The scores of embeddings, block by block."""
-    done = 0
-    for paths, x, carried in blocks:
-        before = len(scorer.doubts)
-        scores, faults = scorer.vectors(x, name)
-        for doubt in scorer.doubts[before:]:
-            tell(doubt)
-        for row, reason in faults.items():
-            on_error(paths[row].as_py(), reason)
-        if faults:
-            fine = np.ones(len(x), bool)
-            fine[list(faults)] = False
-            paths, scores = paths.filter(pa.array(fine)), scores[fine]
-            carried = None if carried is None else carried.filter(pa.array(fine))
-        done += len(x)
-        yield scorer_table(scorer, paths, scores, carried)
-        progress(done)
-
-
-def scorer_table(
-    scorer: Scorer, paths: pa.Array, scores: NDArray[np.float32], carried: pa.Table | None = None
-) -> pa.Table:
-    """What a head says of paths (n,): scores (n,), or probabilities of classes (n, K)."""
-    if scorer.classes is not None:
-        return scorer.classes.table(paths, scores, carried)
-    return table(paths, scores, carried)
-
-
 def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list[Path]]:
     """The folder that paths are relative to, and the pictures in it, sorted."""
     if not source.exists():
@@ -169,7 +146,7 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         base, walk = source, FolderWalk(source, IMAGE_SUFFIXES.__contains__, BESIDE)
         pictures = list(walk.files())
         for folder, reason in walk.unreadable.items():
-            name = os.fsencode(folder.relative_to(base)).decode("utf-8", "replace")
+            name = readable(str(folder.relative_to(base)))
             on_error(name, f"It cannot be entered: {reason}.")
         left_out = formats.left_out_of(walk.left_out)
         if not pictures:
@@ -188,29 +165,23 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         if is_text(str(path)):
             named.append(path)
         else:
-            readable = os.fsencode(path.relative_to(base)).decode("utf-8", "replace")
-            on_error(readable, "Its name is not in UTF-8; rename it.")
+            on_error(readable(str(path.relative_to(base))), "Its name is not in UTF-8; rename it.")
     return base, sorted(named)
 
 
-def shard_tables(
-    shards: Shards, scorer: Scorer, on_error: OnError, progress: Progress, tell: Tell
-) -> Iterator[pa.Table]:
-    """The scores of the pictures in archives. How many there are in all is judged by how far the
-    archives were read."""
-
-    def tell_progress(done: int) -> None:
-        progress(done, max(done, round(done / shards.progress)) if shards.progress else done)
-
-    yield from picture_tables(shards.pictures(), scorer, on_error, tell_progress)
+def shard_blocks(
+    shards: Shards, panel: Panel, on_error: OnError, progress: Done, tell: Tell
+) -> Iterator[Block]:
+    """The embeddings of the pictures in archives."""
+    yield from picture_blocks(shards.pictures(), panel, on_error, progress)
     if left_out := formats.left_out_of(shards.left_out):
         tell(left_out)
 
 
-def picture_tables(
-    pictures: Iterable[tuple[str, Source]], scorer: Scorer, on_error: OnError, progress: Done
-) -> Iterator[pa.Table]:
-    """The scores of named pictures, which are drawn as they are needed."""
+def picture_blocks(
+    pictures: Iterable[tuple[str, Source]], panel: Panel, on_error: OnError, progress: Done
+) -> Iterator[Block]:
+    """The embeddings of named pictures, which are drawn as they are needed."""
     names: dict[int, str] = {}  # of those under way
 
     def drawn() -> Iterator[Source]:
@@ -221,6 +192,57 @@ def picture_tables(
     def report(index: int, error: BadImage) -> None:
         on_error(names.pop(index), str(error))
 
-    for indices, scores in scorer.pictures(drawn(), report, guarded=True):
-        yield scorer_table(scorer, pa.array(map(names.pop, indices), pa.string()), scores)
+    for indices, vectors in panel.embed(drawn(), report):
+        yield pa.array(map(names.pop, indices), pa.string()), vectors, None
         progress(indices[-1] + 1)
+
+
+# --- a piece of a source, as it is sent to who does it ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source of embeddings."""
+
+    source: Path
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures by their names, where they lie or why they cannot be read."""
+
+    named: tuple[tuple[str, Path | BadImage], ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    name: str
+    path: Path
+
+
+Piece = Rows | Pictures | Archive
+Share = Callable[[int, float], None]  # rows done of a piece, and which share of it that is
+
+
+def blocks_of(
+    piece: Piece, panel: Panel, on_error: OnError, progress: Share, tell: Tell
+) -> Iterator[Block]:
+    """The embeddings of a piece: read, or made by the encoder."""
+    if isinstance(piece, Rows):
+        opened = embeddings_in(piece.source)
+        if opened is None:
+            gone = f"{piece.source} is not there any more."
+            raise NotFound(gone, "Bring it back, and run again.")
+        blocks = some_rows(opened.read(piece.start), 0, piece.count)
+        return _counted(blocks, lambda done: progress(done, done / piece.count))
+    if isinstance(piece, Archive):
+        shards = Shards([(piece.name, piece.path)], panel.first.limits)
+        return shard_blocks(
+            shards, panel, on_error, lambda done: progress(done, shards.progress), tell
+        )
+    many = len(piece.named)
+    return picture_blocks(
+        iter(piece.named), panel, on_error, lambda done: progress(done, done / many)
+    )

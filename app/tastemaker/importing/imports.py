@@ -8,7 +8,7 @@ while people score. One bad file never stops the rest.
 
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from sqlmodel import Session, col, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
-from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import (
     Collection,
     CollectionImage,
@@ -34,6 +33,7 @@ from tastemaker.importing import rewritten, synthetic
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.importing.sources import (
+    FolderLabel,
     ImportItem,
     Seen,
     Skipped,
@@ -191,7 +191,7 @@ class Tally:
         } | (paired if any(paired.values()) else {})  # fmt: skip
 
 
-def _folder_label(job: JobContext, project_id: int) -> Callable[[str], int | None] | None:
+def _folder_label(job: JobContext, project_id: int) -> FolderLabel | None:
     """What the folders of a project with classes are read as; None where they give scores."""
     with job.reading() as session:
         project = session.get(Project, project_id) if project_id else None
@@ -319,8 +319,7 @@ def _reordered(items: Iterable[ImportItem], outcomes: Iterator[Outcome]) -> Iter
 def _writing(job: JobContext) -> Iterator[Session]:
     """A write transaction of one import at a time: each looks what is there, near-duplicates too,
     and inserts what is not."""
-    with job.writing() as session:
-        take_turn(session, "import")
+    with job.writing(turn="import") as session:
         yield session
 
 
@@ -394,9 +393,13 @@ def _place(
     if (former is not None or is_new) and not item.is_vector:
         tally.rewritten += rewritten.carry_over(session, target.settings, image, former)
     if item.score is not None and target.project is not None:
+        kinds = classes.of_project(session, target.project)
+        value = item.score if kinds is None else kinds.current(item.score)
+        if value is None:  # the class was deleted since the folders were read
+            return
         person = projects.annotator(session, projects.IMPORTED, proxy=True)
         tally.scored += scores.record_many(
-            session, target.project, person, [(image.id, item.score)], origin=scores.Origin.IMPORT
+            session, target.project, person, [(image.id, value)], origin=scores.Origin.IMPORT
         )
 
 

@@ -94,7 +94,7 @@ def marks_of_file(file: MarkedFile) -> Marks:
         for place in sidecars_beside(file.path):
             if (content := _read(place, file.limits.roots)) is not None:
                 beside.append((place.name, marks_of_packet(content, place.name)))
-                ours.add(Packet(content, place.name).get("tastemaker", "Stars"))
+                ours |= _ever_ours(Packet(content, place.name))
         inside = _inside(embedded(file.path, file.limits), file.path.name)
         if inside.stars is not None and f"{inside.stars:g}" in ours:  # copied from the sidecar
             inside = replace(inside, stars=None)
@@ -109,6 +109,13 @@ def marks_of_file(file: MarkedFile) -> Marks:
         reason = (error.strerror or str(error)).lower()
         raise BadImage(f"What lies beside it cannot be read: {reason}.") from None
     return found
+
+
+def _ever_ours(packet: Packet) -> set[str]:
+    """All stars that this program wrote into a sidecar, now or before a model learned better: any
+    of them may have been copied into the picture."""
+    written = {packet.get("tastemaker", "Stars"), *packet.get("tastemaker", "EverStars").split()}
+    return written - {""}
 
 
 def _read(place: Path, roots: Roots) -> bytes | None:
@@ -142,12 +149,16 @@ def _verdict(marks: Marks) -> Marks:
 
 
 def _inside(said: Embedded, name: str) -> Marks:
-    found = marks_of_packet(said.packet, f"the XMP in {name}") if said.packet else Marks()
+    called = f"the XMP in {name}"
+    found = marks_of_packet(said.packet, called) if said.packet else Marks()
+    ours = _ever_ours(Packet(said.packet, called)) if said.packet else set()
     stars = None
     if said.rating is not None:
         stars = _stars(said.rating, 0, 5, "EXIF rating", name)
     elif said.percent in MICROSOFT_STARS:
         stars = float(MICROSOFT_STARS[said.percent])
+    if stars is not None and f"{stars:g}" in ours:  # darktable exports both
+        stars = None
     return found.over(Marks(stars=stars))
 
 

@@ -32,6 +32,10 @@ class SyntheticPairs(BaseModel, frozen=True):
     seed: int
 
 
+class NoPicture(Invalid):
+    """A folder that could be gone through, and has not one picture in it."""
+
+
 class ImportRequest(BaseModel, frozen=True):
     """The payload of an import job: `paths` on this machine, or uploads that lie in the folder
     `staging` below `incoming` as `files` (stored name, original name)."""
@@ -58,11 +62,31 @@ def request_import(
     asked_by: int = 0,
 ) -> Job:
     """Queue the import of files and folders on this machine. What can be seen at once is refused
-    at once: nothing there, not readable, a folder without a single picture. `synthetic` asks for
-    damaged twins of what comes in."""
+    at once: nothing there, not readable, a folder without a single picture. Going through a folder
+    takes up to seconds: who serves others calls `validate_paths` and then `enqueue_import`.
+    `synthetic` asks for damaged twins of what comes in."""
+    resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
+    return enqueue_import(
+        session, settings, resolved, project=project, collection=collection, role=role,
+        scores_from_folders=scores_from_folders, synthetic=synthetic, asked_by=asked_by,
+    )  # fmt: skip
+
+
+def enqueue_import(
+    session: Session,
+    settings: Settings,
+    resolved: list[Path],
+    *,
+    project: Project | None = None,
+    collection: str | None = None,
+    role: str = "pool",
+    scores_from_folders: bool = False,
+    synthetic: SyntheticPairs | None = None,
+    asked_by: int = 0,
+) -> Job:
+    """Queue the import of paths that `validate_paths` has seen."""
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
-    resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
     name = images.validate_collection_name(collection or free_name(resolved[0])[:120])
     request = ImportRequest(
         collection=name, role=role, paths=tuple(map(str, resolved)),
@@ -139,7 +163,7 @@ def validate_paths(
     may_be_empty: bool = False,
 ) -> list[Path]:  # fmt: skip
     """Files and folders to import, resolved. Raises `NotFound` or `Invalid` for what can be seen
-    at once not to work."""
+    at once not to work; `NoPicture` for a folder without one."""
     resolved = []
     for place in paths:
         path = typed_path(place)
@@ -193,8 +217,8 @@ def way_in(path: Path) -> str:
 
 
 def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: float = 2.0) -> None:
-    """Raise `Invalid` if no file below has one of the suffixes, and say what was found instead. If
-    that takes long to rule out, it is left to the job."""
+    """Raise `NoPicture` if no file below has one of the suffixes; it says what was found instead.
+    If that takes long to rule out, it is left to the job."""
     end = time.monotonic() + seconds
     walk = FolderWalk(folder, lambda suffix: suffix in suffixes or time.monotonic() > end)
     if next(walk.files(), None) is not None:
@@ -204,7 +228,7 @@ def _require_any(folder: Path, typed: str, suffixes: frozenset[str], seconds: fl
         told = ["clip-retrieval made it: “tastemaker import-embeddings” takes its embeddings."]
     told += [formats.left_out_of(walk.left_out)] if walk.left_out else []
     told += [f"{path} cannot be entered: {reason}." for path, reason in walk.unreadable.items()][:3]
-    raise Invalid(f"There is no picture in “{typed}”.", " ".join(told))
+    raise NoPicture(f"There is no picture in “{typed}”.", " ".join(told))
 
 
 def free_name(path: Path) -> str:

@@ -38,6 +38,8 @@ from tastemaker.pictures.formats import IMAGE_SUFFIXES
 MAX_SIDECAR_BYTES = 2**18
 PICTURES = IMAGE_SUFFIXES | {".npy"}
 BESIDE = SIDECAR_SUFFIXES | {".npy"}  # what may lie beside pictures without a word
+# The label that the folders above a name give, and which of them does.
+FolderLabel = Callable[[str], tuple[int, str] | None]
 SCORE_FOLDER = re.compile(r"^(\d{1,2})(?:[_\-. ].*)?$")
 
 
@@ -65,6 +67,7 @@ class ImportItem:
     name: str
     staged: bool = False
     score: int | None = None
+    from_folder: str = ""  # what gave the score, or the class
     sidecars: tuple[SidecarFile, ...] = ()
 
     @property
@@ -78,7 +81,8 @@ class ImportItem:
 
     @property
     def folder_tags(self) -> list[str]:
-        return folder_tags(self.name, scored=self.score is not None)
+        told = folder_tags(self.name, scored=SCORE_FOLDER.match(self.from_folder) is not None)
+        return [tag for tag in told if tag != self.from_folder]
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def find_items(
     log: Callable[[str], None],
     seen: "Seen",
     roots: Roots = (),
-    folder_label: Callable[[str], int | None] | None = None,
+    folder_label: FolderLabel | None = None,
 ) -> Iterator[ImportItem | Skipped]:
     """Every file that the request names, in a fixed order. Uploads lie in `incoming`, archives are
     unpacked below `unpack_into`, and the folder `exclude` (the app's own) is passed over; what is
@@ -107,8 +111,9 @@ def find_items(
     whose number is none."""
     suffixes = PICTURES if request.scores_from_folders else IMAGE_SUFFIXES
 
-    def score(name: str) -> int | None:
-        return (folder_label or folder_score)(name) if request.scores_from_folders else None
+    def label(name: str) -> tuple[int | None, str]:
+        told = (folder_label or folder_score)(name) if request.scores_from_folders else None
+        return told or (None, "")
 
     uploads = [(incoming / request.staging / stored, name) for stored, name in request.files]
     beside_uploads, orphans = pair_sidecars(uploads)
@@ -121,8 +126,8 @@ def find_items(
         path, name, staged = found
         suffix = Path(name).suffix.lower()
         if not files.is_text(name):
-            label = os.fsencode(path).decode("utf-8", "replace")
-            yield Skipped(label, "Its name is not in UTF-8; rename it.")
+            readable = os.fsencode(path).decode("utf-8", "replace")
+            yield Skipped(readable, "Its name is not in UTF-8; rename it.")
         elif suffix == ".zip":
             try:
                 content = unpack(
@@ -141,10 +146,10 @@ def find_items(
             for stored, member in content.files:
                 if Path(member).suffix.lower() in suffixes:
                     beside = sidecars.get(stored, ())
-                    yield ImportItem(stored, member, True, score(member), beside)
+                    yield ImportItem(stored, member, True, *label(member), beside)
         elif suffix in suffixes:
             beside = beside_uploads.get(path, ()) if staged else on_disk.of(path)
-            yield ImportItem(path, name, staged, score(name), beside)
+            yield ImportItem(path, name, staged, *label(name), beside)
 
 
 @dataclass
@@ -223,12 +228,13 @@ def folder_tags(name: str, *, scored: bool = False) -> list[str]:
     return [part for part in folders if not (scored and SCORE_FOLDER.match(part))]
 
 
-def folder_score(name: str) -> int | None:
-    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out."""
+def folder_score(name: str) -> tuple[int, str] | None:
+    """The score that the nearest folder `NN` or `NN_name` gives, as the original lays them out, and
+    that folder."""
     for part in reversed(Path(name).parts[:-1]):
         match = SCORE_FOLDER.match(part)
         if match:
-            return scores.parse_score(int(match[1]))
+            return scores.parse_score(int(match[1])), part
     return None
 
 
@@ -291,17 +297,20 @@ class SidecarsOnDisk:
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._texts: dict[str, list[str]] = {}  # name without regard to capitals → names
+        self._taken: set[str] = set()  # those that are just so some picture's
 
     def of(self, path: Path) -> tuple[SidecarFile, ...]:
         """What lies beside a picture, or beside the file that it is a link to: under its own name,
         or where there is none, under one that differs in capitals. A link to anywhere else is
         none: what the importing person may read is not always theirs to show."""
         if path.parent != self._folder:
-            self._folder, self._texts = path.parent, _texts_in(path.parent)
+            self._folder = path.parent
+            self._texts, self._taken = _texts_in(path.parent)
         beside = []
         for name in _sidecar_names(path.name):
             alike = self._texts.get(name.casefold(), [])
-            for called in [name] if name in alike else alike:
+            loosely = [other for other in alike if other not in self._taken]
+            for called in [name] if name in alike else loosely:
                 real = (path.parent / called).resolve()
                 folders = (path.parent.resolve(), path.resolve().parent)
                 if real.parent in folders and real.is_file():
@@ -310,13 +319,17 @@ class SidecarsOnDisk:
         return tuple(beside)
 
 
-def _texts_in(folder: Path) -> dict[str, list[str]]:
+def _texts_in(folder: Path) -> tuple[dict[str, list[str]], set[str]]:
     texts: dict[str, list[str]] = {}
+    taken: set[str] = set()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for name in sorted(entry.name for entry in entries):
-            if name.lower().endswith(tuple(SIDECAR_SUFFIXES)):
+            suffix = Path(name).suffix.lower()
+            if suffix in SIDECAR_SUFFIXES:
                 texts.setdefault(name.casefold(), []).append(name)
-    return texts
+            elif suffix in PICTURES:
+                taken.update(_sidecar_names(name))
+    return texts, taken
 
 
 def _sidecar_names(name: str) -> list[str]:
@@ -359,8 +372,9 @@ def read_sidecars(sidecars: Iterable[SidecarFile], roots: Roots = ()) -> Sidecar
 
 
 def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]) -> None:
-    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it; there
-    is none of an image whose file lies on this machine."""
+    """Keep what other programs noted of an upload (`stars`) beside the app's own copy of it, each
+    sidecar under a name of its own, so that two that disagree still do; there is no copy of an
+    image whose file lies on this machine."""
     if image.kind != "upload":
         return
     stored = images.stored_path(settings, image)
@@ -368,7 +382,9 @@ def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]
         suffix = Path(name).suffix.lower()
         noted = suffix == ".json" and bool(marks_of_json(path))
         if noted or (suffix == ".xmp" and path.stat().st_size <= xmp.MOST_BYTES):
-            files.write_atomic(stored.with_name(stored.name + suffix), path.read_bytes())
+            long = len(Path(name).suffixes) > 1 and Path(Path(name).stem).suffix.lower() in PICTURES
+            kept = stored.with_name(stored.name + suffix) if long else stored.with_suffix(suffix)
+            files.write_atomic(kept, path.read_bytes())
 
 
 def _small_text(path: Path, roots: Roots) -> str:

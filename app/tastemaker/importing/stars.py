@@ -29,7 +29,6 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED
-from tastemaker.scores.batches import undone_together
 
 GROUP = "stars:"  # how the groups of events of a recording begin: then its job, and its batch
 BATCH = 256  # images whose marks are recorded in one transaction
@@ -100,16 +99,26 @@ def run(job: JobContext) -> dict[str, Any]:
 
 
 def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
-    """The newest event of the recording that `take_back` would take back, and whose it is."""
-    newest: tuple[ScoreEvent, Annotator] | None = None
-    for name in (OTHER_PROGRAMS, projects.IMPORTED):
-        person = session.exec(select(Annotator).where(Annotator.name == name)).first()
-        event = scores.newest_undoable(session, project, person) if person else None
-        if person is None or event is None or not (event.event_group or "").startswith(GROUP):
-            continue
-        if newest is None or event.id > newest[0].id:
-            newest = event, person
-    return newest
+    """The newest event of the recording that `take_back` would take back, and whose it is: also
+    where scores of folders and files came in after it."""
+    found = session.execute(
+        scores.standing_events()
+        .add_columns(Annotator)
+        .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
+        .where(
+            ScoreEvent.project_id == project.id,
+            col(Annotator.name).in_((OTHER_PROGRAMS, projects.IMPORTED)),
+            col(ScoreEvent.event_group).startswith(GROUP),
+        )
+        .order_by(col(ScoreEvent.id).desc())
+        .limit(1)
+    ).first()
+    return None if found is None else (found[0], found[1])
+
+
+def job_of(event: ScoreEvent) -> int:
+    """The job that recorded it."""
+    return int((event.event_group or "").split(":")[1])
 
 
 def take_back(engine: Engine, project_id: int) -> int:
@@ -120,11 +129,12 @@ def take_back(engine: Engine, project_id: int) -> int:
         with sessions.writing(engine) as session:
             project = projects.get(session, project_id)
             newest = newest_recording(session, project)
-            group = (newest[0].event_group or "").rpartition(":")[0] if newest else ""
+            whole = (newest[0].event_group or "") if newest else ""
+            group = whole.rpartition(":")[0]
             if newest is None or group != (job or group):
                 break
-            inverse = scores.undo(session, project, newest[1])
-            job, taken = group, taken + len(undone_together(session, inverse.event))
+            job = group
+            taken += scores.undo_group(session, project, newest[1], whole)
     if not taken:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
     return taken

@@ -24,6 +24,8 @@ HANDLERS = {
     "import": "tastemaker.importing.imports:run",
     "vectors": "tastemaker.importing.vectors:run",
     "stars": "tastemaker.importing.stars:run",
+    "series": "tastemaker.library.series:run",
+    "write-back": "tastemaker.publishing.write_back:run",
     "embed": "tastemaker.embeddings:run",
     "train": "tastemaker.training.retrain:run",
     "demo": "tastemaker.sample.demo:run",

@@ -17,6 +17,7 @@ from sqlmodel import Session
 from tastemaker import jobs
 from tastemaker.config import Settings
 from tastemaker.database import sessions
+from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import Job
 
 REPORT_SECONDS = 0.2
@@ -107,9 +108,13 @@ class JobContext:
         self._fields = {}
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """A write transaction that begins by checking that the job is still ours."""
+    def writing(self, turn: str = "") -> Iterator[Session]:
+        """A write transaction that begins by checking that the job is still ours; after its `turn`
+        of that name came, if one is named: who waits for it holds nobody up who reports on this
+        job, or cancels it."""
         with sessions.writing(self.engine) as session:
+            if turn:
+                take_turn(session, turn)
             jobs.guard(session, self.claim)
             yield session
 

@@ -2,15 +2,16 @@
 
 Somebody else's head, or one's own of another project, knows much of what ten labels cannot say. How
 much of it holds here is learned, by Bayesian model averaging (Hoeting et al. 1999). There are a few
-*hypotheses*: that no prior is of use; that a prior's line holds as it is, or half of it; that it
-holds with a slope nobody knows, of either sign. Under each the labels have a probability (the
-evidence: the marginal likelihood of a Bayesian linear regression with a flat intercept and the
-noise integrated out, Bishop 2006, section 3.5), and the heads fitted under them are averaged by it.
-So a prior that the labels contradict fades, and a reversed one is turned round.
+*hypotheses*: that no prior is of use; that a prior's line holds as it is, half of it, or twice (for
+what many people say on average differs less than what one of them says); that it holds with a slope
+nobody knows, of either sign. Under each the labels have a probability (the evidence: the marginal
+likelihood of a Bayesian linear regression with a flat intercept and the noise integrated out,
+Bishop 2006, section 3.5), and the heads fitted under them are averaged by it. So a prior that the
+labels contradict fades, and a reversed one is turned round.
 
 How likely each hypothesis is before the first label was chosen on ratings of real people, so that a
 random or reversed prior costs at most two percent of the error at five labels
-(docs/decisions/0031).
+(docs/decisions/0031, 0053).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from numpy.typing import NDArray
 Link = Literal["logit", "identity"]
 
 UNTRUSTED = 0.7  # the probability, before any label, that no prior is of use
-SLOPE_SD = 0.43  # of a slope that nobody knows; 1 is a prior whose line holds as it is
+SLOPES = (0.5, 1.0, 2.0)  # of a prior's line; 1 is a prior whose line holds as it is
+SLOPE_SD = 1.0  # of a slope that nobody knows
 NOISE = {"identity": 0.25, "logit": 1.25}  # what labels differ by as a rule, in units of the link
 NOISE_WEIGHT = 2.0  # labels that this knowledge counts as
 PER_LOGIT = 0.2  # score ≈ 0.5 + 0.2 · logit: within 0.05 from 0.1 to 0.9
@@ -79,14 +81,11 @@ def hypotheses(priors: int) -> tuple[Hypothesis, ...]:
     """What may be so of that many priors; their probabilities add up to 1."""
     if not priors:
         return (Hypothesis(1.0),)
-    each = (1 - UNTRUSTED) / priors / 3
+    kinds = (*((slope, 0.0) for slope in SLOPES), (0.0, SLOPE_SD))
+    each = (1 - UNTRUSTED) / priors / len(kinds)
     return (
         Hypothesis(UNTRUSTED),
-        *(
-            Hypothesis(each, number, slope, sd)
-            for number in range(priors)
-            for slope, sd in ((0.5, 0.0), (1.0, 0.0), (0.0, SLOPE_SD))
-        ),
+        *(Hypothesis(each, number, slope, sd) for number in range(priors) for slope, sd in kinds),
     )
 
 

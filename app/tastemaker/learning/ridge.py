@@ -14,8 +14,9 @@ never saw g needs no refitting (block form of the leave-one-out identity; Cook &
 
 So the penalty is chosen by predictions that never saw the label nor anything of its group, and
 every label is judged by them. They equal a real refit of weights and intercept without the group
-at the same penalty and `scale`. The scale is a choice of units made from the features of all
-labelled rows; no score enters it. The mean is immaterial, because the intercept is free.
+at the same penalty, `scale` and edge. The scale is a choice of units made from the features of all
+labelled rows, the edge from their number; no score enters either. The mean is immaterial, because
+the intercept is free.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,7 +59,8 @@ Array = NDArray[Any]
 PENALTIES = tuple(np.geomspace(1e-3, 1e4, 40))
 
 # A score of 0 or 1 has an infinite logit, so targets stay this far from both ends. Measured from
-# 0.005 to 0.12: less makes the extremes rule the threshold, more makes them unreachable.
+# 0.005 to 0.12: less makes the extremes rule the threshold, more makes them unreachable. Among few
+# labels further still (see `edge_among`).
 CLIP = 0.04
 
 LEAST_ERROR = 0.025  # of scores in whole points, beside answers of another kind
@@ -71,7 +73,7 @@ class Ridge:
 
     `out_of_group` (n,), in [0, 1], predicts every training label by a fit without its group;
     `noise` is the root mean square of label − out_of_group, in score units (0–1). `trust` says of
-    each prior how far the labels bear it out; nothing while they teach nothing by themselves.
+    each prior how far the labels bear it out; nothing while they are of one picture at most.
     `answer_weights` (a,) is how much each answer besides the scores counts, in labels.
     """
 
@@ -127,13 +129,14 @@ def fit_ridge(
     x, target = np.asarray(x, np.float32), np.asarray(y, np.float64)
     members = members_of(groups, len(target))
     answers = answers if answers is not None and len(answers) else None
-    _check(x, target, members, answers)
+    _check(x, target, members, answers, priors)
 
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     scale = half_scale(x) if scale is None else np.asarray(scale, np.float32)
     rows = (x - mean) / scale
     strengths = np.sort(np.asarray(tuple(penalties), np.float64))
-    linear = to_link(target, link)
+    edge = edge_among(len(target))
+    linear = to_link(target, link, edge)
     z, eigenvalues, to_weights = principal_axes(rows, span)
     shrink = 1.0 / (eigenvalues[:, None] + strengths)
     axes = _Axes(z, eigenvalues, strengths, shrink, own_blocks(z, shrink, members))
@@ -143,7 +146,7 @@ def fit_ridge(
     asked = None
     if answers is not None:
         known = rows if span is None else rows @ span @ span.T
-        asked = ask(answers, to_link(answers.bound, link), known, z, eigenvalues, mean, scale)
+        asked = ask(answers, to_link(answers.bound, link, edge), known, z, eigenvalues, mean, scale)
     lines = [prior.line(link) * scale for prior in priors]
     told = (axes, labels, linear, target, said, link, asked, lines)
     fits = [_fit_under(each, *told) for each in held]
@@ -297,14 +300,17 @@ def from_priors(
     priors: Sequence[Prior], x: Array, y: ArrayLike, link: Link, groups: ArrayLike | None = None
 ) -> Ridge:
     """The head while the labels y (n,) of rows x (n, D) teach nothing by themselves (none, one, or
-    all the same): the mean of the priors, at the level of the labels as far as there are any: the
-    priors' own level counts as much as `PRIOR_LABELS` labels."""
+    all the same). Of several pictures it trusts the priors as `fit_ridge` does; until then it is
+    their mean, at the level of the labels if there are any: the priors' own level counts as much as
+    `PRIOR_LABELS` labels."""
     target = np.asarray(y, np.float64)
+    keys = np.arange(len(target)) if groups is None else np.asarray(groups)
+    if len(np.unique(keys)) > 1:
+        return fit_ridge(x, target, keys, link=link, priors=priors)
     weights = np.mean([prior.line(link) for prior in priors], axis=0)
     level = np.mean([prior.values(np.zeros_like(weights), link) for prior in priors])
     said = np.asarray(x, np.float32) @ weights + level
     missed = to_link(target, link) - said
-    keys = np.arange(len(target)) if groups is None else np.asarray(groups)
     own = np.unique(keys, return_inverse=True)[1].ravel()
     others, left = (
         total.sum() - np.bincount(own, total)[own] for total in (missed, np.ones(len(target)))
@@ -337,11 +343,19 @@ def half_scale(x: Array) -> NDArray[np.float32]:
     return np.asarray(scale * np.sqrt(np.sum(variance / scale**2)), np.float32)
 
 
-def to_link(scores: Array, link: Link) -> NDArray[np.float64]:
-    """Scores in [0, 1] → the space in which the head is linear."""
+def edge_among(labels: int) -> float:
+    """How far from 0 and 1 a score counts among that many labels: the rule of succession. One 0
+    among five labels is no reason to expect more of them, and its logit would pull the level of
+    all (docs/decisions/0053). From 23 labels on it is `CLIP`."""
+    return max(CLIP, 1 / (labels + 2))
+
+
+def to_link(scores: Array, link: Link, edge: float = CLIP) -> NDArray[np.float64]:
+    """Scores in [0, 1] → the space in which the head is linear, held `edge` from both ends where
+    that has none."""
     if link == "identity":
         return np.asarray(scores, np.float64)
-    clipped = np.clip(scores, CLIP, 1 - CLIP)
+    clipped = np.clip(scores, edge, 1 - edge)
     return np.asarray(np.log(clipped / (1 - clipped)), np.float64)
 
 
@@ -407,7 +421,9 @@ def ridge_or_none(
 # --------------------------------------------------------------------------- inside
 
 
-def _check(x: Array, y: Array, members: list[Array], answers: Answers | None) -> None:
+def _check(
+    x: Array, y: Array, members: list[Array], answers: Answers | None, priors: Sequence[Prior]
+) -> None:
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(f"features {x.shape} do not match {len(y)} labels")
     if len(y) < 2:
@@ -422,7 +438,7 @@ def _check(x: Array, y: Array, members: list[Array], answers: Answers | None) ->
         )
     if y.min() < 0 or y.max() > 1:
         raise ValueError("labels must lie in [0, 1]")
-    if np.ptp(y) == 0 and answers is None:
+    if np.ptp(y) == 0 and answers is None and not priors:
         raise NotTrainable(
             "All scores are the same, so there is nothing to tell apart.",
             "Score images that you like more or less than these.",

@@ -15,7 +15,7 @@ from tastemaker.database.tables import now
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.files import write_atomic
 from tastemaker.live import live_model
-from tastemaker.scores.score_files import labels_of, score_bytes
+from tastemaker.scores.score_files import columns_of, labels_of, score_bytes
 
 
 def delete_project(settings: Settings, engine: Engine, project_id: int, typed: str) -> Path:
@@ -38,7 +38,7 @@ def delete_project(settings: Settings, engine: Engine, project_id: int, typed: s
             )
         stamp = f"{project_id}-{now():%Y%m%d-%H%M%S}"
         kept = settings.backups / f"scores-of-project-{stamp}.csv"
-        write_atomic(kept, score_bytes(labels_of(session, project), ".csv"))
+        write_atomic(kept, score_bytes(labels_of(session, project), ".csv", columns_of(project)))
         session.delete(project)
     published = settings.checkpoints / str(project_id)
     if published.exists():

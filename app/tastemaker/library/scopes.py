@@ -34,12 +34,15 @@ from tastemaker.errors import Invalid, NotFound
 from tastemaker.library.filters import ACTIVE, LIVE, SAID, LibraryFilter, from_dict
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LiveModel
+from tastemaker.scores import classes
+from tastemaker.scores.classes import MOST_TAG_NUMBERS, ClassList
 
 
 @dataclass(frozen=True)
 class ResolvedFilter:
     """A filter with its names looked up: collections by id, the version, the live model's array.
-    `source_group` is that of the image whose relatives are meant. `several`: labels are tags."""
+    `source_group` is that of the image whose relatives are meant; `kinds` the classes, if labels
+    name such."""
 
     project_id: int
     filter: LibraryFilter
@@ -47,7 +50,7 @@ class ResolvedFilter:
     version: Version | None = None
     live: LiveModel | None = None
     source_group: str | None = None
-    several: bool = False
+    kinds: ClassList | None = None
     ignores_case: bool = field(default=True)  # whether LIKE does, of itself
 
     @property
@@ -91,7 +94,7 @@ def resolve(
         version=version,
         live=live,
         source_group=group,
-        several=project.labelling == "tags",
+        kinds=classes.of_project(session, project),
         ignores_case=session.get_bind().dialect.name == "sqlite",
     )
 
@@ -181,12 +184,16 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
 
 
 def names_class(resolved: ResolvedFilter, value: Any, field: str) -> Any:
-    """A label, or what is predicted, names the class that the filter means in `field`; of tags, it
-    is among them."""
+    """A label, or what is predicted, names the class that the filter means in `field`, or one that
+    was merged with it; of tags, it is among them. Of scores, the label is that number."""
     number = getattr(resolved.filter, field)
-    if resolved.several:
-        return cast(value, BigInteger).op("&")(1 << min(number, 62)) != 0
-    return value == number
+    if resolved.kinds is None:
+        return value == number
+    numbers = resolved.kinds.merged_with(number)
+    if resolved.kinds.several:
+        mask = sum(1 << one for one in numbers if one < MOST_TAG_NUMBERS)
+        return cast(value, BigInteger).op("&")(mask) != 0
+    return col(value).in_(numbers)
 
 
 def in_project(resolved: ResolvedFilter, image_id: Any) -> Any:

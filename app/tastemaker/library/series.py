@@ -2,28 +2,40 @@
 and which of each to keep, with the reason.
 
 Time is that of the files, as cameras write it, likeness that of the vectors. The tags `BEST` and
-`REST` put the outcome where the library filters and sweeps by it; nothing is deleted.
+`REST` put the outcome where the library filters and sweeps by it; nothing is deleted. The job
+“series” does it for the page.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from more_itertools import chunked
+from pydantic import BaseModel, Field
+from sqlalchemy import func
 from sqlalchemy import select as select_columns
-from sqlmodel import Session, col, delete
+from sqlmodel import Session, col, delete, select
 
-from tastemaker import embeddings, images, projects, scores
-from tastemaker.database.tables import Image, ImagePath, Project, Tag, Version
+from tastemaker import embeddings, jobs, projects, scores, versions
+from tastemaker.database.sessions import Transactions
+from tastemaker.database.statements import insert_missing
+from tastemaker.database.tables import Image, ImagePath, Job, Project, Tag, Version
 from tastemaker.files.texts import enumerated
+from tastemaker.jobs.context import JobContext
+from tastemaker.scores import classes
 from tastemaker.versions import predictions
 
 WITHIN = 10.0  # seconds between one picture of a series and the next
 ALIKE = 0.9  # cosine of their vectors
 BEST, REST = "best of its series", "rest of its series"
 NS = 1e9
+MOST_LISTED = 1000  # series that a job's result holds
+AT_ONCE = 500  # images that are tagged in one transaction
+
+Told = Callable[[int, int], None]  # how many pairs were compared, of how many
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,11 @@ def find_series(
     *,
     within: float = WITHIN,
     alike: float = ALIKE,
+    progress: Told = lambda done, total: None,
 ) -> Iterator[Series]:
     """The series of a project's pool, in the order of their folders and times. Images without a
-    vector or a file on this machine are in none."""
+    vector or a file on this machine are in none. Raises `Conflict` for a project with classes."""
+    classes.check_scores(project)
     shots = _shots(session, project)
     of = {shot.image_id: shot for shot in shots}
     root = {image_id: image_id for image_id in of}
@@ -79,7 +93,7 @@ def find_series(
     first_of: dict[str, int] = {}
     for shot in shots:
         root[top(shot.image_id)] = top(first_of.setdefault(shot.group, shot.image_id))
-    for one, other in _followers(session, project, shots, within, alike):
+    for one, other in _followers(session, project, shots, within, alike, progress):
         root[top(other)] = top(one)
     members: dict[int, list[_Shot]] = {}
     for shot in shots:
@@ -115,27 +129,30 @@ def _shots(session: Session, project: Project) -> list[_Shot]:
 
 
 def _followers(
-    session: Session, project: Project, shots: Sequence[_Shot], within: float, alike: float
-) -> Iterator[tuple[int, int]]:
+    session: Session, project: Project, shots: Sequence[_Shot], within: float, alike: float,
+    progress: Told,
+) -> Iterator[tuple[int, int]]:  # fmt: skip
     """Pairs of images of which one followed the other within the time, and looks alike."""
     if project.encoder_id is None:
         return
-    for _, inside in groupby(shots, key=lambda shot: shot.folder):
-        close = [
-            (one.image_id, other.image_id)
-            for one, other in pairwise(inside)
-            if other.mtime_ns - one.mtime_ns <= within * NS
-        ]
-        for some in chunked(close, 2000):
-            ids, x = embeddings.matrix(
-                session, project.encoder_id, {image_id for pair in some for image_id in pair}
-            )
-            unit = x.astype(np.float32)
-            unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-            row = {image_id: number for number, image_id in enumerate(ids.tolist())}
-            for one, other in some:
-                if one in row and other in row and unit[row[one]] @ unit[row[other]] >= alike:
-                    yield one, other
+    close = [
+        (one.image_id, other.image_id)
+        for _, inside in groupby(shots, key=lambda shot: shot.folder)
+        for one, other in pairwise(inside)
+        if other.mtime_ns - one.mtime_ns <= within * NS
+    ]
+    for start in range(0, len(close), 2000):
+        some = close[start : start + 2000]
+        progress(start, len(close))
+        ids, x = embeddings.matrix(
+            session, project.encoder_id, {image_id for pair in some for image_id in pair}
+        )
+        unit = x.astype(np.float32)
+        unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+        row = {image_id: number for number, image_id in enumerate(ids.tolist())}
+        for one, other in some:
+            if one in row and other in row and unit[row[one]] @ unit[row[other]] >= alike:
+                yield one, other
 
 
 def _member(
@@ -166,18 +183,87 @@ def _reason(best: Member, rest: Sequence[Member]) -> str:
     if known and known[0].score == best.score and known[0].scored == best.scored:
         return f"{own}, as others are: the largest of them"
     others = [f"{member.score:.1f}".removesuffix(".0") for member in known[:3]]
-    return f"{own}, the others {enumerated(others)}" if others else f"{own}, the only one known"
+    these = "the others" if len(known) <= 3 else "the next"
+    return f"{own}, {these} {enumerated(others)}" if others else f"{own}, the only one known"
 
 
-def tag(session: Session, series: Iterable[Series], project: Project) -> tuple[int, int]:
-    """Tag the images of these series as `BEST` and `REST`, and no others of the project; returns
-    how many of each."""
+# --- tags, and the job ---------------------------------------------------------------------------
+
+
+def tag(transactions: Transactions, series: Iterable[Series], project: Project) -> None:
+    """Tag the images of these series as `BEST` and `REST`, and no others of the project, in
+    transactions that hold nobody up."""
+    untag(transactions, project)
+    tags = [
+        {"image_id": member.image_id, "tag": word}
+        for one in series
+        for word, members in ((BEST, (one.keep,)), (REST, one.rest))
+        for member in members
+    ]
+    for some in chunked(tags, AT_ONCE):
+        with transactions.writing() as session:
+            ids = [row["image_id"] for row in some]
+            there = set(session.exec(select(Image.id).where(col(Image.id).in_(ids))))
+            insert_missing(session, Tag, [row for row in some if row["image_id"] in there])
+
+
+def untag(transactions: Transactions, project: Project) -> None:
+    """Take both tags away from the images of the project."""
     mine = projects.image_ids(project.id)
-    session.execute(delete(Tag).where(col(Tag.tag).in_((BEST, REST)), col(Tag.image_id).in_(mine)))
-    best = rest = 0
-    for one in series:
-        images.add_tags(session, one.keep.image_id, [BEST])
-        for member in one.rest:
-            images.add_tags(session, member.image_id, [REST])
-        best, rest = best + 1, rest + len(one.rest)
-    return best, rest
+    with transactions.writing() as session:
+        session.execute(
+            delete(Tag).where(col(Tag.tag).in_((BEST, REST)), col(Tag.image_id).in_(mine))
+        )
+
+
+def count_tagged(session: Session, project: Project) -> dict[str, int]:
+    """Tag → how many images of the project have it."""
+    mine = projects.image_ids(project.id)
+    rows = session.execute(
+        select_columns(col(Tag.tag), func.count())
+        .where(col(Tag.tag).in_((BEST, REST)), col(Tag.image_id).in_(mine))
+        .group_by(col(Tag.tag))
+    )
+    return {word: int(count) for word, count in rows}
+
+
+class SeriesRequest(BaseModel, frozen=True):
+    """The payload of the job: `within` seconds, `alike` as a cosine, and whether to `tag`."""
+
+    within: float = Field(default=WITHIN, ge=0, le=86_400)
+    alike: float = Field(default=ALIKE, ge=0, le=1)
+    tag: bool = False
+
+
+def request_series(
+    session: Session, project: Project, request: SeriesRequest, asked_by: int = 0
+) -> Job:
+    """Queue the job. Raises `Conflict` for a project with classes."""
+    classes.check_scores(project)
+    title = "Find series and tag the best of each" if request.tag else "Find series"
+    payload = request.model_dump(mode="json")
+    return jobs.enqueue(session, "series", title, payload, project.id, once=True, asked_by=asked_by)
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Find the series, and tag them if asked; safe to run again. Returns the request, how many
+    there are, and the first `MOST_LISTED` as (keep, rest, reason)."""
+    request = SeriesRequest.model_validate(job.payload)
+    job.stage("Comparing pictures taken one after another")
+    with job.reading() as session:
+        project = projects.get(session, job.project_id)
+        version = versions.chosen(session, project)
+        found = list(
+            find_series(
+                session, project, version, within=request.within, alike=request.alike,
+                progress=job.progress,
+            )
+        )  # fmt: skip
+    if request.tag:
+        job.stage("Tagging them")
+        tag(job, found, project)
+    return request.model_dump() | {
+        "series": len(found), "besides": sum(len(one.rest) for one in found),
+        "version": version.number if version else "",
+        "listed": [asdict(one) for one in found[:MOST_LISTED]],
+    }  # fmt: skip

@@ -4,7 +4,7 @@ Nothing is decoded here: that is the import job's work, in a process that may di
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import Field
@@ -153,10 +153,8 @@ def add_folder(
     try:
         if not folder.strip():
             raise Invalid("No folder was named.", "Type its path, such as /home/me/Pictures.")
-        with writing(engine) as session:
-            project = projects.get(session, project_id)
-            pairs = asked_pairs(session, project, damage or [], clean, damaged)
-            bring_in(session, settings, project, folder.strip(), "", watch, user, pairs)
+        asked = AskedPairs(damage or [], clean, damaged)
+        bring_in(engine, settings, project_id, folder.strip(), "", watch, user, asked)
     except TastemakerError as error:
         twins = {"kinds": damage or [], "clean": clean, "damaged": damaged}
         return refused(
@@ -165,29 +163,50 @@ def add_folder(
     return see_other(f"/projects/{project_id}/score")
 
 
+class AskedPairs(NamedTuple):
+    """The damaged twins that somebody asks for: kinds of damage, and what either is labelled as."""
+
+    kinds: Sequence[str]
+    clean: str
+    damaged: str
+
+
 def bring_in(
-    session: Session, settings: Settings, project: Project, folder: str, collection: str,
-    watch: bool, user: Identity, pairs: SyntheticPairs | None = None,
-) -> Job | None:  # fmt: skip
-    """The job of the import; with `watch`, an empty folder has none yet."""
+    engine: Engine, settings: Settings, project_id: int, folder: str, collection: str,
+    watch: bool, user: Identity, asked: AskedPairs,
+) -> dict[str, Any]:  # fmt: skip
+    """The job of the import; with `watch`, an empty folder has none yet. The folder is gone through
+    before anything is written, as that takes time."""
     name, asked_by = collection.strip() or None, user.annotator_id
-    if watch and pairs is not None:
+    if watch and asked.kinds:
         raise Invalid(
             "What comes into a watched folder later would get no damaged twins. Nothing was "
             "imported.",
             "Ask for the one or the other.",
         )
-    if watch:
-        watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
     try:
-        return requests.request_import(
-            session, settings, [folder], project=project, collection=name, synthetic=pairs,
-            asked_by=asked_by,
-        )  # fmt: skip
-    except Invalid:
+        resolved = requests.validate_paths(settings, [folder])
+    except requests.NoPicture:
         if not watch:
             raise
-        return None
+        resolved = []
+    with writing(engine) as session:
+        project = projects.get(session, project_id)
+        if watch:
+            watching.watch(session, settings, project, folder, collection=name, asked_by=asked_by)
+        if not resolved:
+            return {}
+        return jobs.as_json(
+            requests.enqueue_import(
+                session,
+                settings,
+                resolved,
+                project=project,
+                collection=name,
+                synthetic=asked_pairs(session, project, *asked),
+                asked_by=asked_by,
+            )
+        )
 
 
 def asked_pairs(
@@ -286,13 +305,10 @@ def import_folder(
 ) -> dict[str, Any]:
     """Import a folder of the server's machine, recursively; the answer is its job, or empty for a
     folder without a picture that is watched from now on. The files stay where they are."""
-    with writing(engine) as session:
-        project = projects.get(session, project_id)
-        pairs = asked_pairs(session, project, body.damage, body.clean, body.damaged)
-        job = bring_in(
-            session, settings, project, body.folder, body.collection, body.watch, user, pairs
-        )
-        return jobs.as_json(job) if job else {}
+    asked = AskedPairs(body.damage, body.clean, body.damaged)
+    return bring_in(
+        engine, settings, project_id, body.folder, body.collection, body.watch, user, asked
+    )
 
 
 @api.get("/projects/{project_id}/watched")

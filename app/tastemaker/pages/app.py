@@ -17,7 +17,7 @@ from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
 from tastemaker.auth.proxies import TrustedProxies, check_sign_in_header
-from tastemaker.auth.sub_path import SubPath
+from tastemaker.auth.sub_path import SubPath, check_root
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
@@ -51,6 +51,7 @@ from tastemaker.pages import (
     score,
     score_tables,
     scores,
+    series,
     settings,
     slices,
     stars,
@@ -58,6 +59,7 @@ from tastemaker.pages import (
     theme,
     try_it,
     versions,
+    write_back,
 )
 from tastemaker.pages import projects as first_page
 from tastemaker.pages.openapi import tell_refusals
@@ -71,8 +73,8 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    routers, test_runs, audits, try_it, add, score_tables, stars, folders, people, settings, priors,
-    encoders, jobs, metrics, readiness,
+    routers, test_runs, audits, try_it, add, score_tables, stars, series, write_back, folders,
+    people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 
@@ -84,6 +86,8 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     """
     config = config or Settings()
     check_sign_in_header(config)
+    own = [getattr(route, "path", "") for routes in all_routers() for route in routes.routes]
+    check_root(config.root_path, [*own, "/static"])
     engine = migrate(config)
     with writing(engine) as session:
         annotator_id = projects.annotator(session, config.annotator).id

@@ -1,5 +1,6 @@
 """Audits: how good what a version keeps is, by images drawn at random and scored blind."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,9 +147,12 @@ class StartForm(Body):
 
 def _number(typed: str, what: str) -> float:
     try:
-        return float(typed.strip().removesuffix("%").replace(",", "."))
+        number = float(typed.strip().removesuffix("%").replace(",", "."))
     except ValueError:
-        raise Invalid(f"“{typed[:20]}” is no number for the {what}.", "Type one.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise Invalid(f"“{typed[:20]}” is no number for the {what}.", "Type one.")
+    return number
 
 
 @router.post("/projects/{project_id}/audits")

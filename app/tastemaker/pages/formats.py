@@ -84,6 +84,15 @@ def job_result(job: Job) -> str:
             return f"{count(recorded)} recorded, {count(unchanged)} there already"
         case "stars", {"marked": marked, "scored": scored}:
             return f"{count(marked)} images with stars or labels, {count(scored)} with a score"
+        case "series", {"series": series, "besides": besides, "tag": tagged}:
+            done = ", tagged" if tagged else ""
+            return f"{count(series)} series, {count(besides)} images besides the best of each{done}"
+        case "write-back", {"undone": undone}:
+            return f"{count(undone)} sidecars are as before"
+        case "write-back", {"write": True, "written": written}:
+            return f"{count(written)} sidecars written"
+        case "write-back", {"due": due}:
+            return f"{count(due)} sidecars would be written"
         case "embed", _:
             return f"{count(result.get('embedded', 0))} embedded, {skipped}"
         case "train", {"version": version}:

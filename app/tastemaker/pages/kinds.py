@@ -11,8 +11,8 @@ from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
-    "audits", "compare", "pairs", "priors", "results", "review", "slices", "stars",
-    "test_runs", "try_it",
+    "audits", "compare", "pairs", "priors", "results", "review", "series", "slices", "stars",
+    "test_runs", "try_it", "write_back",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion", "routers")
 

@@ -282,6 +282,8 @@ def _page(
         "me": user.person(session).id,
         "is_admin": user.is_admin,
         "signs_in": bool(request.app.state.settings.admin_password),
+        "by_header": bool(request.app.state.settings.sign_in_header),
+        "by_proxy": user.by_proxy,
         "shortest": accounts.SHORTEST_PASSWORD,
         "tokens": tokens.list_all(session, user),
         "scopes": SCOPES,

@@ -195,7 +195,8 @@ def labels(_: AdminUser, session: ReadSession, project: CurrentProject, ending: 
     """Every score that stands: sha256, path, score, annotator, scored_at."""
     rows = score_files.labels_of(session, project)
     name = f"{versions.base_name(project)}.labels.{ending}"
-    return attached(exports.Part(name, score_files.score_bytes(rows, f".{ending}")), MEDIA[ending])
+    content = score_files.score_bytes(rows, f".{ending}", score_files.columns_of(project))
+    return attached(exports.Part(name, content), MEDIA[ending])
 
 
 # --- what is brought in --------------------------------------------------------------------------

@@ -48,12 +48,18 @@ def stars_page(
 
 
 def found(session: Session, project: Project, job: Job | None) -> dict[str, Any]:
-    """What the page shows of the newest job, and whether something stands to be taken back."""
+    """What the page shows of the newest job; whether a recording stands that can be taken back, and
+    whether what this job recorded was."""
     running = job is not None and job.state in ("queued", "running")
     done = job is not None and job.state == "done"
     told = job.result if job and done else None
-    stands = stars.newest_recording(session, project) is not None
-    return {"job": job, "running": running, "told": told, "stands": stands, "marks": MARKS}
+    newest = None if running else stars.newest_recording(session, project)
+    of_this = newest is not None and job is not None and stars.job_of(newest[0]) == job.id
+    return {
+        "job": job, "running": running, "told": told, "marks": MARKS,
+        "stands": newest is not None, "part": of_this and not done,
+        "taken_back": bool(told and told["recorded"] and not of_this),
+    }  # fmt: skip
 
 
 def form_of(rule: MarkRule) -> dict[str, str]:

@@ -163,6 +163,7 @@ def refused(
 def enqueue(
     engine: Engine, settings: Settings, project_id: int, version_id: int, source: Source
 ) -> int:
+    source = source.checked(settings)
     with writing(engine) as session:
         project = projects.get(session, project_id)
         version = versions.get(session, version_id)

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from tastemaker.config import shipped
-from tastemaker.encoding import bundled_layers, efficientnet, feature_blocks
+from tastemaker.encoding import bundled_layers, efficientnet
 from tastemaker.errors import Conflict
 from tastemaker.publishing.exports import Part
 from tastemaker.publishing.portable import Portable
@@ -57,6 +57,12 @@ def encoder_by(version: Portable) -> str:
             "comes with Tastemaker; pictures cannot be scored with it.",
             "Score embeddings of that make with `tastemaker score FILE.parquet`.",
         )
+    if any(not (part.tag or part.weights or part.bundled) for part in spec.networks):
+        raise Conflict(
+            f"{version.name} reads vectors that came from outside, of an encoder called "
+            f"“{version.encoder}” that Tastemaker cannot load; pictures cannot be scored with it.",
+            "Score vectors of that encoder with `tastemaker score FILE.parquet`.",
+        )
     if untagged := [part for part in spec.networks if part.tag is None and not part.bundled]:
         raise Conflict(
             f"{version.name} looks at pictures through {untagged[0].model} with weights that only "
@@ -77,16 +83,7 @@ def _network(version: Portable) -> tuple[dict[str, Any], bytes]:
             "relu6": layer.relu6, "opens": layer.opens, "adds": layer.adds, "ends": layer.ends,
         })  # fmt: skip
         side = -(-side // layer.stride)
-    views = feature_blocks.views_of(version.encoder, version.spec.blocks, efficientnet.CROP)
-    how = {
-        "mean": [255 * value for value in efficientnet.CROP.mean],
-        "std": [255 * value for value in efficientnet.CROP.std],
-        "blocks": list(version.spec.blocks), "block_length": feature_blocks.LENGTH,
-        "views": [
-            {"size": v.size, "resize_to": v.resize_to, "resize_mode": v.resize_mode} for v in views
-        ],
-        "layers": told,
-    }  # fmt: skip
+    how = version.looks() | {"layers": told}
     named = {
         f"{i}.{name}": np.ascontiguousarray(value)
         for i, layer in enumerate(layers)

@@ -209,7 +209,9 @@ def export_all(session: Session, settings: Settings, version: Version) -> list[P
         checkpoint(settings, version),
         config(session, settings, version),
         card(session, settings, version),
-        Part("labels.csv", score_files.score_bytes(labels, ".csv")),
+        Part(
+            "labels.csv", score_files.score_bytes(labels, ".csv", score_files.columns_of(project))
+        ),
         Part("training-set.csv", training_set.as_csv(session, version).encode()),
         Part("predictions.parquet", prediction_bytes(session, version, ".parquet")),
     ]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tastemaker import __version__
 from tastemaker.config import shipped
-from tastemaker.encoding import bundled_layers, efficientnet, feature_blocks
+from tastemaker.encoding import bundled_layers, efficientnet
 from tastemaker.encoding.bundled_layers import Layer
 from tastemaker.learning.city96 import NECK_SLOPE, TRUNK_SLOPE
 from tastemaker.learning.plain_head import Dense
@@ -93,22 +93,17 @@ class Numbers:
 
 def model_of(version: Portable, numbers: Numbers) -> dict[str, Any]:
     """What `scoring.js` needs to know beside the numbers, which it adds."""
-    blocks = version.spec.blocks
-    views = feature_blocks.views_of(version.encoder, blocks, efficientnet.CROP)
-    return version.about() | {
-        "features": version.features,
-        "blocks": list(blocks),
-        "block_length": feature_blocks.LENGTH,
-        "mean": [255 * value for value in efficientnet.CROP.mean],
-        "std": [255 * value for value in efficientnet.CROP.std],
-        "views": [
-            {"size": v.size, "resize_to": v.resize_to, "resize_mode": v.resize_mode} for v in views
-        ],
-        "down_first": DOWN_FIRST,
-        "network": _network(bundled_layers.layers(), efficientnet.CROP.size, numbers),
-        "head": _head(version, numbers),
-        "program": f"tastemaker {__version__}",
-    }
+    return (
+        version.about()
+        | version.looks()
+        | {
+            "features": version.features,
+            "down_first": DOWN_FIRST,
+            "network": _network(bundled_layers.layers(), efficientnet.CROP.size, numbers),
+            "head": _head(version, numbers),
+            "program": f"tastemaker {__version__}",
+        }
+    )
 
 
 def _network(layers: tuple[Layer, ...], side: int, numbers: Numbers) -> list[dict[str, int | bool]]:

@@ -2,7 +2,7 @@
 file lies that a person knows it by."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,6 @@ from more_itertools import chunked
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
-from tastemaker.config import Settings
 from tastemaker.database.tables import Image, ImagePath, Project, Version
 from tastemaker.errors import Invalid
 from tastemaker.scores.score_files import score_bytes
@@ -42,7 +41,6 @@ class Outgoing:
 
 def outgoing(
     session: Session,
-    settings: Settings,
     project: Project,
     version: Version | None,
     which: Which = "both",
@@ -70,24 +68,24 @@ def outgoing(
         if which != "predictions":
             labels = scores.values_of(session, project.id, some)
             known |= {i: (value, SCORED) for i, value in labels.items()}
+        due = [i for i, (score, _) in known.items() if low <= score <= high]
+        places = images.places_of(session, due)
         for image in session.exec(
-            select(Image).where(col(Image.id).in_(list(known))).order_by(col(Image.id))
+            select(Image).where(col(Image.id).in_(due)).order_by(col(Image.id))
         ):
-            score, by = known[image.id]
-            if low <= score <= high:
-                paths, why = _files(session, settings, image)
-                shown = images.shown_path(session, image)
-                yield Outgoing(image.id, image.sha256, shown, score, by, paths, why)
+            there = places.get(image.id, [])
+            shown = there[0].path if there else image.name
+            yield Outgoing(image.id, image.sha256, shown, *known[image.id], *_files(there))
 
 
-def _files(session: Session, settings: Settings, image: Image) -> tuple[tuple[Path, ...], str]:
-    own = images.stored_path(settings, image)
-    there = [path for path in images.source_paths(session, settings, image) if path != own]
-    there = [path for path in there if path.is_file()]
+def _files(places: Sequence[ImagePath]) -> tuple[tuple[Path, ...], str]:
+    there = [
+        Path(place.path) for place in places
+        if place.state == "present" and images.is_untouched(place)
+    ]  # fmt: skip
     if there:
         return tuple(there), ""
-    scanned = session.exec(select(ImagePath.id).where(ImagePath.image_id == image.id)).first()
-    if scanned is None:
+    if not places:
         return (), "It was uploaded, so there is no file of yours on this machine."
     return (), "Its file is gone, or was changed since it was scored. Import its folder again."
 

@@ -14,7 +14,7 @@ from sqlmodel import Session
 from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Version
-from tastemaker.encoding import bundled_layers
+from tastemaker.encoding import bundled_layers, efficientnet, feature_blocks
 from tastemaker.encoding.encoder_specs import EncoderSpec, parse
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.learning.checkpoints import load_checkpoint
@@ -73,6 +73,21 @@ class Portable:
             "Publish it as a ComfyUI node or for a model hub, or move the project to "
             "efficientnet_lite0 and train there.",
         )
+
+    def looks(self) -> dict[str, Any]:
+        """How the bundled encoder is shown a picture: the pixels' mean and deviation, its views,
+        and the blocks of layers beside its features."""
+        blocks, crop = self.spec.blocks, efficientnet.CROP
+        return {
+            "mean": [255 * value for value in crop.mean],
+            "std": [255 * value for value in crop.std],
+            "blocks": list(blocks),
+            "block_length": feature_blocks.LENGTH,
+            "views": [
+                {"size": v.size, "resize_to": v.resize_to, "resize_mode": v.resize_mode}
+                for v in feature_blocks.views_of(self.encoder, blocks, crop)
+            ],
+        }
 
     def about(self) -> dict[str, Any]:
         """What every form says of where its scores come from."""

@@ -1,24 +1,21 @@
 """Contact sheets: the images a version likes most, likes least, and cannot decide about."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from PIL import Image as Picture
-from PIL import ImageDraw, ImageFont
 from sqlmodel import Session, and_, col, func, select
 
 from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import Image, Label, Prediction, Project, Version, VersionLabel
 from tastemaker.errors import NotFound
+from tastemaker.pictures import contact_sheet
 from tastemaker.pictures.pictures import THUMB, thumb_path
 
 SHEETS = {"top": "Top", "threshold": "Around the threshold", "bottom": "Bottom"}
 MOST_TILES = 200
-
-GROUND, INK, FAINT = (30, 30, 30), (235, 235, 235), (165, 165, 165)
 
 
 @dataclass(frozen=True)
@@ -141,33 +138,15 @@ def _tiles(
 
 def draw(settings: Settings, tiles: list[Tile], title: str, columns: int = 10) -> bytes:
     """A PNG of the tiles in rows of `columns`, each with its score; the thumbnails suffice."""
-    side, gap, foot, head = 160, 8, 24, 40
-    columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    size = (gap + columns * (side + gap), head + rows * (side + foot + gap))
-    sheet = Picture.new("RGB", size, GROUND)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    pen.text((gap, head / 2), title.encode("latin-1", "replace").decode("latin-1"), INK, font,
-             anchor="lm")  # fmt: skip
-    for at, tile in enumerate(tiles):
-        left = gap + at % columns * (side + gap)
-        top = head + at // columns * (side + foot + gap)
-        if picture := _thumbnail(settings, tile):
-            picture.thumbnail((side, side))
-            middle = ((side - picture.width) // 2, (side - picture.height) // 2)
-            sheet.paste(picture, (left + middle[0], top + middle[1]))
-        else:
-            pen.rectangle((left, top, left + side - 1, top + side - 1), outline=FAINT)
-        score = f"{100 * tile.score:.0f} %"
-        pen.text((left + side / 2, top + side + foot / 2), score, INK, font, anchor="mm")
-    content = io.BytesIO()
-    sheet.save(content, "PNG", compress_level=3)
-    return content.getvalue()
+    told = [(_thumbnail(settings, tile), f"{100 * tile.score:.0f} %") for tile in tiles]
+    return contact_sheet.draw(told, title, columns)
 
 
 def _thumbnail(settings: Settings, tile: Tile) -> Picture.Image | None:
     try:
         with Picture.open(thumb_path(settings.thumbs, tile.sha256, THUMB)) as picture:
-            return picture.convert("RGB")
+            small = picture.convert("RGB")
     except OSError:
         return None
+    small.thumbnail((contact_sheet.SIDE, contact_sheet.SIDE))
+    return small

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from more_itertools import chunked
@@ -29,6 +30,10 @@ from tastemaker.publishing.outgoing import STARS_FROM, Outgoing, stars_of
 
 AT_ONCE = 256
 MANIFEST = "manifest.jsonl"
+PROJECT = "project"  # a file in the folder of a writing: the project's number
+WHEN = "%Y%m%d-%H%M%S-%f"  # how such a folder is called
+
+Told = Callable[[int], object]  # how many pictures were looked at, or sidecars written
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Change:
         else:
             packet.put("xmp", "Rating", str(self.stars))
             packet.put("tastemaker", "Stars", str(self.stars))
+            once = {*packet.get("tastemaker", "EverStars").split(), str(self.stars)}
+            packet.put("tastemaker", "EverStars", " ".join(sorted(once)))
         packet.put("tastemaker", "Score", f"{self.score:.2f}")
         packet.put("tastemaker", "By", self.by)
         return packet.content()
@@ -76,10 +83,11 @@ def plan_sidecars(
     borders: tuple[float, ...] = STARS_FROM,
     *,
     replace_stars: bool = False,
+    progress: Told = lambda done: None,
 ) -> Plan:
     """Look at every picture and at what lies beside it; writes nothing. Stars that a person gave in
     another program, beside the picture or in it, stay unless `replace_stars`."""
-    plan = Plan()
+    plan, done = Plan(), 0
     with contextlib.closing(DecodePool(workers=2, limits=limits)) as readers:
         for some in chunked(rows, AT_ONCE):
             plan.problems += [(row.shown, row.why) for row in some if row.why]
@@ -90,6 +98,8 @@ def plan_sidecars(
                     _plan_one(
                         plan, row, path, said[MarkedFile(path, limits)], borders, replace_stars
                     )
+            done += len(some)
+            progress(done)
     return plan
 
 
@@ -118,16 +128,18 @@ def _plan_one(
 
 def sidecar_of(path: Path) -> Path:
     """The sidecar that lies beside a picture, else the one to make: `a.jpg.xmp`, and `a.xmp` of a
-    RAW photograph, as Lightroom looks for it. `a.xmp` is nobody's where several are called so."""
+    RAW photograph, as Lightroom looks for it, also where a JPEG of that name lies beside it. Else
+    `a.xmp` is nobody's where several are called so."""
+    raw = path.suffix.lower() in RAW_SUFFIXES
     long, short = path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")
-    there = sidecars_beside(path) or [short if path.suffix.lower() in RAW_SUFFIXES else long]
+    there = sidecars_beside(path) or [short if raw else long]
     if there[0].stem == path.name:
         return there[0]
     with os.scandir(path.parent) as entries:
         names = [Path(entry.name) for entry in entries]
-    same = [name for name in names if name.stem == path.stem]
-    pictures = sum(name.suffix.lower() in IMAGE_SUFFIXES | RAW_SUFFIXES for name in same)
-    return there[0] if pictures == 1 else long
+    theirs = RAW_SUFFIXES if raw else IMAGE_SUFFIXES | RAW_SUFFIXES
+    same = [n for n in names if n.stem == path.stem and n.suffix.lower() in theirs]
+    return there[0] if len(same) <= 1 else long
 
 
 class _Unreadable(Invalid):
@@ -163,16 +175,20 @@ class Entry:
     kept_as: str
 
 
-def write_sidecars(settings: Settings, plan: Plan) -> tuple[int, list[tuple[str, str]]]:
+def write_sidecars(
+    settings: Settings, plan: Plan, *, project_id: int | None = None,
+    progress: Told = lambda done: None,
+) -> tuple[int, list[tuple[str, str]]]:  # fmt: skip
     """Write what was planned, each whole or not at all. Returns how many were, and the others with
     their reasons: a folder that is read-only, a sidecar that another program wrote meanwhile.
     Raises `StorageFull`; what was written before can be taken back."""
     if not plan.changes:
         return 0, []
-    kept = _folder_for(settings)
+    kept = _folder_for(settings, project_id)
     written, problems = 0, []
     with (kept / MANIFEST).open("a", encoding="utf-8") as manifest:
         for number, change in enumerate(plan.changes):
+            progress(number)
             try:
                 before = _content(change.sidecar)
                 if _hash(before) != change.before:
@@ -198,11 +214,30 @@ def write_sidecars(settings: Settings, plan: Plan) -> tuple[int, list[tuple[str,
     return written, problems
 
 
-def _folder_for(settings: Settings) -> Path:
+def _folder_for(settings: Settings, project_id: int | None) -> Path:
     """A new folder for what this writing replaces; folders are in the order of their names."""
-    kept = settings.root / "write-back" / now().strftime("%Y%m%d-%H%M%S-%f")
+    kept = settings.root / "write-back" / now().strftime(WHEN)
     kept.mkdir(parents=True)
+    if project_id is not None:
+        (kept / PROJECT).write_text(str(project_id))
     return kept
+
+
+def newest_writing(settings: Settings, project_id: int | None = None) -> datetime | None:
+    """When the writing was, of this project or of any, that `undo_sidecars` would take back."""
+    written = _writings(settings, project_id)
+    return datetime.strptime(written[-1].name, WHEN).replace(tzinfo=UTC) if written else None
+
+
+def _writings(settings: Settings, project_id: int | None) -> list[Path]:
+    found = sorted(
+        folder for folder in (settings.root / "write-back").glob("*-*")
+        if (folder / MANIFEST).is_file()
+    )  # fmt: skip
+    if project_id is None:
+        return found
+    of_it = [folder for folder in found if (folder / PROJECT).is_file()]
+    return [folder for folder in of_it if (folder / PROJECT).read_text() == str(project_id)]
 
 
 def _noted(kept: Path, number: int, sidecar: Path, before: bytes | None, after: bytes) -> str:
@@ -228,13 +263,14 @@ def _put(sidecar: Path, content: bytes) -> None:
             sidecar.chmod(mode & 0o7777)
 
 
-def undo_sidecars(settings: Settings) -> tuple[int, list[tuple[str, str]]]:
-    """Take the newest writing back: what was there before is there again, and sidecars that were
-    new are gone. Returns how many, and the others with their reasons: those that another program
-    wrote to since, which stay; and those that cannot be reached now, which the next undo tries
-    again. Raises `NotFound` where there is none to take back."""
-    top = settings.root / "write-back"
-    written = sorted(folder for folder in top.glob("*-*") if (folder / MANIFEST).is_file())
+def undo_sidecars(
+    settings: Settings, project_id: int | None = None
+) -> tuple[int, list[tuple[str, str]]]:
+    """Take the newest writing back, of any project or of one: what was there before is there again,
+    and sidecars that were new are gone. Returns how many, and the others with their reasons: those
+    that another program wrote to since, which stay; and those that cannot be reached now, which the
+    next undo tries again. Raises `NotFound` where there is none to take back."""
+    written = _writings(settings, project_id)
     if not written:
         raise NotFound("There is no writing of sidecars to take back.", "Nothing was changed.")
     kept = written[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tastemaker.errors import Invalid, NotWritable, TastemakerError
 from tastemaker.files import require_writable_folder, write_atomic
+from tastemaker.files.folders import is_system
 from tastemaker.files.placing import Placement, copy_pictures, link_pictures, plan_files
 from tastemaker.files.roots import Roots
 from tastemaker.files.texts import read_text
@@ -28,8 +29,8 @@ Repeats = Sequence[tuple[float, int]]
 
 @dataclass
 class Placed:
-    """How many pictures were put, were there already, got a caption; what could not be, and why;
-    how many of each folder."""
+    """How many pictures were put, were there already of a writing that was stopped, got a caption;
+    what could not be, and why; how many of each folder."""
 
     placed: int = 0
     there: int = 0
@@ -79,7 +80,8 @@ def write_trainer_folders(
     link: bool = False, dry_run: bool = False, roots: Roots = (),
 ) -> Placed:  # fmt: skip
     """`into/REPEATS_NAME/`, each image with the caption that lies beside it (`a.txt`, or
-    `a.jpg.txt`) and the tags of its score. `into` is a new folder. Raises `Invalid`."""
+    `a.jpg.txt`) and the tags of its score. `into` is a new folder, or holds a part of just this.
+    Raises `Invalid`, and `StorageFull`, after which the same goes on where it was."""
     due = [(row, times) for row in rows if (times := repeats_of(row.score, repeats))]
     folder = re.sub(r"[^\w-]+", "-", name).strip("-") or "images"
     placed, plan = _place(
@@ -93,7 +95,10 @@ def write_trainer_folders(
         beside = item.target.with_suffix(".txt")
         try:
             text = caption(row.score, _caption_beside(item.origin, roots)).encode()
-            if item.target.exists() and not (beside.exists() and beside.read_bytes() == text):
+            if beside.exists() and beside.read_bytes() != text:
+                reason = "Another caption is there already; it was left as it is."
+                placed.problems.append((str(beside), reason))
+            elif item.target.exists() and not beside.exists():
                 write_atomic(beside, text)
                 placed.captions += 1
         except (NotWritable, OSError) as error:
@@ -105,7 +110,7 @@ def write_score_folders(
     rows: Iterable[Outgoing], into: Path, *, link: bool = False, dry_run: bool = False
 ) -> Placed:
     """`into/NN/`, NN the nearest whole score: `import --scores-from-folders` reads it again. `into`
-    is a new folder. Raises `Invalid`."""
+    is a new folder, or holds a part of just this. Raises `Invalid` and `StorageFull`."""
     placed, _ = _place(
         [(row, f"{round(row.score):02d}") for row in rows], into, link=link, dry_run=dry_run
     )
@@ -118,8 +123,6 @@ def _place(
     """Each picture into its folder, under its name, or with a number where that is taken: also by a
     picture that differs in its ending alone, as both would have one caption."""
     require_writable_folder(into)
-    if into.exists() and any(into.iterdir()):  # what lies there may be of other scores
-        raise Invalid(f"{into} is not empty.", "Name a new folder; nothing is overwritten.")
     placed = Placed()
     files = []
     stems: dict[str, Path] = {}
@@ -134,6 +137,7 @@ def _place(
         files.append((row.shown, origin, stem + origin.suffix))
         placed.folders[folder] = placed.folders.get(folder, 0) + 1
     plan = plan_files(files, into)
+    _require_nothing_else(into, plan, [into / name for _, _, name in files])
     placed.there = sum(item.there for item in plan)
     if not dry_run:
         put = link_pictures if link else copy_pictures
@@ -141,6 +145,24 @@ def _place(
     else:
         placed.placed = sum(item.due for item in plan)
     return placed, plan
+
+
+def _require_nothing_else(into: Path, plan: list[Placement], wanted: list[Path]) -> None:
+    """Of a writing that was stopped a part may lie there. What else does may be of other scores."""
+    captions = {path.with_suffix(".txt") for path in wanted}
+    others = [
+        path for path in sorted(into.rglob("*"))
+        if (path.is_symlink() or not path.is_dir()) and not is_system(path.name)
+    ]  # fmt: skip
+    others = [path for path in others if path not in {*wanted, *captions}]
+    others += [
+        path for item, path in zip(plan, wanted, strict=True) if item.target not in (None, path)
+    ]
+    if others:
+        raise Invalid(
+            f"{into} is not empty: {others[0].relative_to(into)} would not be written so now.",
+            "Name a new folder; nothing is overwritten.",
+        )
 
 
 def _caption_beside(picture: Path, roots: Roots) -> str:

@@ -7,9 +7,9 @@ from itertools import chain, islice
 from more_itertools import chunked, interleave_evenly
 from sqlmodel import col, select
 
-from tastemaker import projects, versions
+from tastemaker import projects
 from tastemaker.database.tables import ClassPrediction, Image, Label, Version
-from tastemaker.queues import reasons
+from tastemaker.queues import confusion, reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import is_re_ask_due, re_asks, resolved
@@ -24,7 +24,6 @@ from tastemaker.scores.classes import ClassList
 from tastemaker.versions import class_rows
 
 UNSURE = 400  # of the least certain images
-LISTED = 2000  # of the surest mistakes
 
 
 def mixed(request: QueueRequest) -> Iterator[QueueItem]:
@@ -50,7 +49,7 @@ def diverse(request: QueueRequest) -> Iterator[QueueItem]:
 def boundary(request: QueueRequest) -> Iterator[QueueItem]:
     """Unlabelled images that the active version can least decide about, shuffled; none of the
     hold-out, which a model must not choose."""
-    version = _active(request)
+    version = confusion.active(request.session, request.project)
     if version is None:
         return
     known = classes.of(request.session, request.project.id)
@@ -81,59 +80,21 @@ def boundary(request: QueueRequest) -> Iterator[QueueItem]:
                     yield QueueItem(row.image_id, Origin.QUEUE, reason)
 
 
-def confused(
-    request: QueueRequest, labelled: int | None = None, predicted: int | None = None
-) -> Iterator[QueueItem]:
+def confused(request: QueueRequest) -> Iterator[QueueItem]:
     """Labels that a head which never saw them predicts otherwise, the surest first and shuffled by
-    the batch; of all classes, or only those `labelled` so and `predicted` so. What was looked at
-    since the version was trained is left out, and so is the hold-out."""
+    the batch. What was looked at since the version was trained is left out, and so is the
+    hold-out."""
+    version = confusion.active(request.session, request.project)
+    if version is None:
+        return
     known = classes.of(request.session, request.project.id)
-    for batch in chunked(disagreements(request, labelled, predicted), BATCH):
+    rows = confusion.disagreements(request.session, request.project, version)
+    for batch in chunked(rows, BATCH):
         done = resolved(request.session, request.project, [row[0] for row in batch])
         for image_id, label, said in sorted(batch, key=lambda row: request.draw(row[0])):
             if image_id not in done and image_id not in request.pending:
                 reason = reasons.told_apart(known.words(said), known.words(label))
                 yield QueueItem(image_id, Origin.REVIEW, reason)
-
-
-def disagreements(
-    request: QueueRequest, labelled: int | None = None, predicted: int | None = None
-) -> list[tuple[int, float, int]]:
-    """(image id, label, what the active version says without having seen it), the surest of it
-    first."""
-    version = _active(request)
-    if version is None:
-        return []
-    query = (
-        select(Label.image_id, Label.value, ClassPrediction.predicted)
-        .join(
-            ClassPrediction,
-            (col(ClassPrediction.image_id) == Label.image_id)
-            & (col(ClassPrediction.version_id) == version.id),
-        )
-        .where(
-            Label.project_id == request.project.id,
-            ~col(Label.holdout),
-            col(Label.value) != col(ClassPrediction.predicted),
-            ~projects.is_removed(request.project.id, Label.image_id),
-        )
-        .order_by(col(ClassPrediction.margin).desc(), col(Label.image_id))
-        .limit(LISTED)
-    )
-    if labelled is not None:
-        query = query.where(Label.value == labelled)
-    known = classes.of(request.session, request.project.id)  # some were merged since, perhaps
-    now = [
-        (image_id, label, current)
-        for image_id, label, said in request.session.execute(query).tuples()
-        if (current := known.current(said)) is not None and current != label
-    ]
-    return [row for row in now if predicted is None or row[2] == predicted]
-
-
-def _active(request: QueueRequest) -> Version | None:
-    version = versions.active(request.session, request.project)
-    return version if version is not None and version.classes.numbers else None
 
 
 def _held_out(request: QueueRequest, ids: list[int]) -> set[int]:

@@ -22,6 +22,8 @@ from tastemaker.queues.rereview import resolved
 from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
 
+LISTED = 2000  # of the surest disagreements
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -98,9 +100,7 @@ def cell_page(
         return CellPage([], 0, 0)
     known = classes.of(session, project.id)
     rows = [
-        (image_id, int(label), said)
-        for image_id, label, told in session.execute(_in_order(project, version)).tuples()
-        if (said := known.current(told)) is not None and _is_in(cell, known, int(label), said)
+        row for row in _in_order(session, project, version, known) if _is_in(cell, known, *row[1:])
     ]
     done = resolved(session, project, [row[0] for row in rows])
     open_rows = [row for row in rows if row[0] not in done]
@@ -115,6 +115,16 @@ def cell_page(
         with_neighbours=False,
     )  # fmt: skip
     return CellPage(made, len(open_rows), len(done))
+
+
+def disagreements(
+    session: Session, project: Project, version: Version
+) -> list[tuple[int, int, int]]:
+    """(image id, label, what the version says without having seen it) of up to 2000 labels that it
+    disagrees with, as the classes are by now, the surest first."""
+    known = classes.of(session, project.id)
+    rows = _in_order(session, project, version, known, alone=True)
+    return [row for row in rows if row[1] != row[2]][:LISTED]
 
 
 def active(session: Session, project: Project) -> Version | None:
@@ -148,12 +158,23 @@ def _held_against(project: Project, version: Version) -> Any:
     )
 
 
-def _in_order(project: Project, version: Version) -> Any:
+def _in_order(
+    session: Session, project: Project, version: Version, known: ClassList, *, alone: bool = False
+) -> list[tuple[int, int, int]]:
+    """(image id, label, what the version says, as it is by now), the surest first; with `alone`,
+    without what it says as the label has it."""
     columns: Sequence[Any] = (
         col(Label.image_id), cast(col(Label.value), BigInteger), col(ClassPrediction.predicted),
     )  # fmt: skip
-    return (
+    query = (
         _held_against(project, version)
         .with_only_columns(*columns)
         .order_by(col(ClassPrediction.margin).desc(), col(Label.image_id))
     )
+    if alone:
+        query = query.where(col(Label.value) != col(ClassPrediction.predicted))
+    return [
+        (image_id, int(label), said)
+        for image_id, label, told in session.execute(query).tuples()
+        if (said := known.current(told)) is not None
+    ]

@@ -33,6 +33,7 @@ from tastemaker.scores.recording import (
     record_for,
     record_many,
     undo,
+    undo_group,
 )
 
 __all__ = [
@@ -63,5 +64,6 @@ __all__ = [
     "sign_offer",
     "standing_events",
     "undo",
+    "undo_group",
     "values_of",
 ]  # fmt: skip

@@ -100,6 +100,13 @@ class ClassList:
             now |= 0 if current is None else 1 << current
         return now
 
+    def merged_with(self, number: int) -> list[int]:
+        """Every number that means the same class by now, this one among them."""
+        now = self._current.get(number)
+        if now is None:
+            return [number]
+        return [one for one, current in self._current.items() if current == now]
+
     def combine(self, how: str, values: Sequence[int]) -> float | None:
         """One label from what several people said, oldest first; None where no class is left."""
         now = [current for value in values if (current := self.current(value)) is not None]
@@ -128,9 +135,9 @@ class ClassList:
             return ""
         return self.words(now) if now or not self.several else NO_TAG
 
-    def of_folder(self, name: str) -> int | None:
-        """The label that the nearest folder above a file gives: `NN_name` with a name or else a
-        number of a class, or the name alone. None where no folder is called so."""
+    def of_folder(self, name: str) -> tuple[int, str] | None:
+        """The label that the nearest folder above a file gives, and that folder: `NN_name` with a
+        name or else a number of a class, or the name alone. None where no folder is called so."""
         named = {folder_name(row.name).casefold(): row.number for row in self.alive}
         for part in reversed(PurePath(name).parts[:-1]):
             match = CLASS_FOLDER.match(part)
@@ -140,7 +147,7 @@ class ClassList:
                 if number is None and int(match[1]) in self._numbers:
                     number = int(match[1])
             if number is not None:
-                return 1 << number if self.several else number
+                return (1 << number if self.several else number), part
         return None
 
     def truth(self, values: Sequence[float]) -> NDArray[np.bool_]:
@@ -205,6 +212,11 @@ def of(session: Session, project_id: int) -> ClassList:
     if project_id not in held:
         held[project_id] = _read(session, project_id)
     return held[project_id]
+
+
+def of_project(session: Session, project: Project) -> ClassList | None:
+    """The classes that labels of a project name; None where they are scores."""
+    return of(session, project.id) if project.labelling != "scores" else None
 
 
 def forget(session: Session) -> None:

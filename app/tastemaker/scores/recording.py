@@ -159,16 +159,17 @@ def record_for(
             "It belongs to another library, or to this one as it was before a backup came back.",
             code="another-image",
         )
-    if value is not None:
-        value = parse_value(session, scene.terms, value, kind)
     annotator_id = scene.annotator_id
     if scene.with_key is not None:
         before = session.get(ScoreEvent, scene.with_key)
         assert before is not None, "it was there a statement ago, in this transaction"
         same = (before.project_id, before.image_id, before.annotator_id, before.kind)
-        if same != (project_id, image_id, annotator_id, kind) or before.value != value:
+        said = _is_said(session, scene.terms, before.value, value, kind)
+        if same != (project_id, image_id, annotator_id, kind) or not said:
             raise Conflict("This request key was used for another score.", "Reload the page.")
         return _again(before)
+    if value is not None:
+        value = parse_value(session, scene.terms, value, kind)
     if not scene.member:
         raise NotFound("This image is not in this project; nothing was saved.", "Add it first.")
     if scene.removed and origin != Origin.IMPORT:
@@ -220,6 +221,18 @@ def record_for(
             session, scene.terms, image_id, scene.source_group, standing, synthetic=scene.synthetic
         )
     return written
+
+
+def _is_said(
+    session: Session, terms: LabelRules, before: int | None, value: int | str | None, kind: str
+) -> bool:
+    """Whether a value as it is given is what an event holds, though its class may be gone since."""
+    if before is None or value is None or str(before) == str(value):
+        return before == value or str(before) == str(value)
+    try:
+        return parse_value(session, terms, value, kind) == before
+    except Invalid:
+        return False
 
 
 def _said_before(
@@ -300,31 +313,50 @@ def undo(
             "Something newer was scored since.", "Undo that first.", code=NO_UNDO, key=key
         )
     together = _undone_with(session, newest)
+    return _take_back(session, project, together, {newest.id: key})[together.index(newest)]
+
+
+def undo_group(session: Session, project: Project, person: Annotator, group: str) -> int:
+    """Take back what of a bulk action of this person still stands, whatever came after it. Returns
+    how many events that were."""
+    together = _of_group(session, project.id, person.id, group)
+    hold(session, project.id, [event.image_id for event in together])
+    together = _of_group(session, project.id, person.id, group)  # nobody takes it back any more
+    return len(_take_back(session, project, together, {}))
+
+
+def _take_back(
+    session: Session, project: Project, together: list[ScoreEvent], keys: dict[int, str | None]
+) -> list[Recorded]:
+    """The inverse of each, and the labels that follow."""
     inverse: list[Recorded] = []
     for event in together:
-        written = _append(
+        inverse.append(_append(
             session,
-            project_id=project.id, image_id=event.image_id, annotator_id=person.id, kind="undo",
-            undoes=event.id, origin=event.origin, key=key if event is newest else None, at=now(),
-        )  # fmt: skip
-        inverse.append(written)
+            project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
+            kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
+        ))  # fmt: skip
         group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
         standing = standing_on(session, project.id, event.image_id)
         made = session.get(SyntheticImage, event.image_id) is not None
         derive_label(session, project, event.image_id, group, standing, synthetic=made)
-    return inverse[together.index(newest)]
+    return inverse
 
 
 def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:
     """The standing events that an undo of `newest` takes back: all of a bulk action."""
     if newest.event_group is None:
         return [newest]
-    group = standing_events().where(
-        ScoreEvent.project_id == newest.project_id,
-        ScoreEvent.annotator_id == newest.annotator_id,
-        ScoreEvent.event_group == newest.event_group,
+    return _of_group(session, newest.project_id, newest.annotator_id, newest.event_group)
+
+
+def _of_group(session: Session, project_id: int, annotator_id: int, group: str) -> list[ScoreEvent]:
+    events = standing_events().where(
+        ScoreEvent.project_id == project_id,
+        ScoreEvent.annotator_id == annotator_id,
+        ScoreEvent.event_group == group,
     )
-    return list(session.exec(group))
+    return list(session.exec(events))
 
 
 # --- the statements of every key press -----------------------------------------------------------

@@ -75,14 +75,15 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row of a preview: where it is, what its cells say, and the score that would be recorded, or
-    why none is."""
+    """A row of a preview: where it is, what its cells say, and the score, or the number of the
+    class, that would be recorded with how it is called, or why none is."""
 
     where: str
     image: str
     typed: str
     score: int | None
     reason: str = ""
+    words: str = ""
 
 
 @dataclass
@@ -174,7 +175,8 @@ def import_scores(
 
 
 class GoodRow(NamedTuple):
-    """What a row says: the image, the score 0–10, whose it is, and when it was given."""
+    """What a row says: the image, the label as an event holds it (`database.tables.ScoreEvent`),
+    whose it is, and when it was given."""
 
     image_id: int
     value: int
@@ -184,11 +186,13 @@ class GoodRow(NamedTuple):
 
 class Reading(NamedTuple):
     """How a file is read: the columns that may name the image, and those that may hold the label;
-    what a cell of the latter means; and `what` it is, in a column that may be `called` so."""
+    what a cell of the latter means, and that in `words`; and `what` it is, in a column that may be
+    `called` so."""
 
     image: tuple[str, ...]
     label: tuple[str, ...]
     value: Callable[[Any], int]
+    words: Callable[[int], str]
     what: str
     called: str
 
@@ -200,14 +204,14 @@ def reading_of(
     if project.labelling == "scores":
         value = scores.parse_score if scale is None else scale.score
         called = columns.score or "score"
-        return Reading(columns.of_image(), columns.of_score(), value, "score", called)
+        return Reading(columns.of_image(), columns.of_score(), value, str, "score", called)
     if scale is not None:
         raise Invalid("Classes are on no scale.", "Leave --scale out.")
-    parse = classes.of(session, project.id).parse
+    known = classes.of(session, project.id)
     named = columns.of_score() if columns.score.strip() else NAMES_OF_CLASSES
     return Reading(
-        columns.of_image(), named, lambda cell: parse(unescape_formula(str(cell))), "class",
-        columns.score or "class",
+        columns.of_image(), named, lambda cell: known.parse(unescape_formula(str(cell))),
+        known.words, "class", columns.score or "class",
     )  # fmt: skip
 
 
@@ -231,7 +235,7 @@ def _shown(row: Row, references: References, reading: Reading) -> ShownRow:
         score = _read(row, references, reading, ImportedScores()).value
     except TastemakerError as error:
         return ShownRow(row.where, image, typed, None, error.message)
-    return ShownRow(row.where, image, typed, score)
+    return ShownRow(row.where, image, typed, score, words=reading.words(score))
 
 
 def _cell(row: Row, names: Sequence[str]) -> Any:
@@ -345,7 +349,7 @@ def export_scores(engine: Engine, project_name: str) -> list[dict[str, Any]]:
 
 
 def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
-    """What `export_scores` gives, within a session."""
+    """The rows that `export_scores` gives, within a session."""
     events = session.execute(
         scores.standing_events()
         .add_columns(Image, Annotator.name)
@@ -369,12 +373,17 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
     return [row for row in rows if row.get("class", "there")]  # not where the class is gone
 
 
+def columns_of(project: Project) -> Sequence[str]:
+    """The columns of the labels of a project, as `labels_of` gives them."""
+    return COLUMNS if project.labelling == "scores" else CLASS_COLUMNS
+
+
 def score_bytes(
     rows: list[dict[str, Any]], ending: str, columns: Sequence[str] | None = None
 ) -> bytes:
-    """The rows as a file of that ending, without `columns` those of scores, or of classes; cells
-    that a spreadsheet would run are made inert."""
-    columns = columns or (CLASS_COLUMNS if rows and "class" in rows[0] else COLUMNS)
+    """The rows as a file of that ending, without `columns` those that the first one has; cells that
+    a spreadsheet would run are made inert."""
+    columns = columns or (list(rows[0]) if rows else COLUMNS)
     if ending == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if ending == ".parquet":

@@ -22,7 +22,6 @@ from tastemaker.database.tables import (
     Image,
     Job,
     Project,
-    ProjectPrior,
     Version,
     VersionAnswer,
     VersionLabel,
@@ -33,10 +32,10 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.recipes import Curve, recipe_named
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
-from tastemaker.scores import answers
+from tastemaker.scores import answers, classes
 from tastemaker.scores.answers import Answer
 from tastemaker.training import learners
-from tastemaker.training.trainable import Known, classes_of, known_now, why_not
+from tastemaker.training.trainable import Known, known_now, why_not
 from tastemaker.versions import hints, priors, publication, training_set
 from tastemaker.versions.publication import FrozenLabel, HeadFile, Outcome, UsedLabel
 
@@ -182,13 +181,12 @@ def _freeze(transactions: Transactions, request: Request, report: Progress) -> V
         }
         said = answers.answers_at(session, project, request.event_high, request.comparison_high)
         embedded: list[int] = []
-        stars: list[ProjectPrior] = []
         encoder_id = request.encoder_id or project.encoder_id
         if encoder_id is not None:
             embedded = embeddings.matrix(session, encoder_id, labels)[0].tolist()
         stars = hints.as_priors(session, project, encoder_id, labels)
         series = publication.next_major(session, project.id) if request.major else None
-        told_apart = classes_of(session, project)
+        told_apart = classes.of_project(session, project)
         points = 1 if told_apart else 10
     priors.follow(transactions, project.id)
     known = Known(

@@ -35,7 +35,8 @@ def why_not(known: Known) -> NotTrainable | None:
     """The first reason against training, in a sentence; None where nothing speaks against it."""
     project = known.project
     if known.classes is not None:
-        truth = known.classes.truth(known.y.tolist())
+        distinct, at = np.unique(known.y, return_inverse=True)  # a label costs a look-up
+        truth = known.classes.truth(distinct.tolist())[at]
         several = known.classes.several
         if reason := trainable.why_no_classes(truth, known.trains, several=several):
             return reason
@@ -52,11 +53,6 @@ def why_not(known: Known) -> NotTrainable | None:
         what = "scored" if known.classes is None else "labelled"
         return NotTrainable(f"None of the {what} images is embedded yet.", WAIT)
     return None
-
-
-def classes_of(session: Session, project: Project) -> ClassList | None:
-    """The classes that labels name; None where they are scores."""
-    return classes.of(session, project.id) if project.labelling != "scores" else None
 
 
 def known_now(session: Session, project: Project, encoder_id: int | None = None) -> Known:
@@ -83,7 +79,7 @@ def known_now(session: Session, project: Project, encoder_id: int | None = None)
         y=np.repeat([value / points for value, _, _ in rows], counts),
         trains=np.repeat([not holdout for _, holdout, _ in rows], counts).astype(bool),
         embedded=encoder_id is not None and session.exec(embedded).first() is not None,
-        classes=classes_of(session, project),
+        classes=classes.of_project(session, project),
     )
 
 

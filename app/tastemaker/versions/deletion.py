@@ -26,6 +26,7 @@ from tastemaker.database.tables import (
     VersionPrior,
 )
 from tastemaker.errors import Conflict
+from tastemaker.files.texts import enumerated
 from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.version_metrics import LossCurve, VersionMetrics
 from tastemaker.versions import registry
@@ -55,7 +56,7 @@ class DeletedVersion:
             for count, what in counts
             if count or what == "prediction"
         ]
-        return ", ".join(parts) if len(parts) == 2 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return enumerated(parts)
 
 
 def what_goes(session: Session, version: Version) -> DeletedVersion:

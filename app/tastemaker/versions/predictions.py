@@ -239,8 +239,9 @@ def predict_missing(
         missing = list(session.exec(_unpredicted(version, collection_id)))
         if not missing:
             return 0
-        known, spread = _sample_with_uncertainty(session, version)
-    classifies = bool(version.classes.numbers)
+        classifies = bool(version.classes.numbers)
+        if not classifies:
+            known, spread = _sample_with_uncertainty(session, version)
     report.stage(f"Predicting with {version.number}", len(missing))
     from tastemaker.learning.heads import Head, as_score  # torch: for a job's process alone
 
@@ -250,8 +251,8 @@ def predict_missing(
             ids, half = embeddings.matrix(
                 session, version.encoder_id, missing[start : start + CHUNK]
             )
-            honest = _of_relatives(session, version, ids)
-            unseen = class_rows.of_relatives(session, version, ids) if classifies else honest
+            relatives = class_rows.of_relatives if classifies else _of_relatives
+            unseen = relatives(session, version, ids)
         x = half.astype(np.float32)
         if classifies:
             rows = class_rows.write(
@@ -261,7 +262,7 @@ def predict_missing(
             report.progress(start + len(ids), len(missing))
             continue
         write(
-            transactions, version.id, ids, as_score(scorer(x)), honest,
+            transactions, version.id, ids, as_score(scorer(x)), unseen,
             _uncertainty_alike(x, known, spread),
         )  # fmt: skip
         report.progress(start + len(ids), len(missing))

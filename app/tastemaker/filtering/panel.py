@@ -1,0 +1,186 @@
+"""Heads of one encoder that score together: a picture is encoded once, a file is read once.
+
+    panel = Panel([Scorer("Anime-v1.8.safetensors"), Scorer("Photos-v2.0.safetensors")])
+
+The first one leads: by what it says rows are filtered and ranked. Each of several has a column that
+is called by its name, and of classes one for each.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tastemaker.encoding.embedding_files import Block, Embeddings
+from tastemaker.encoding.encode_files import Source
+from tastemaker.encoding.encoder_names import contradict
+from tastemaker.encoding.encoders import Encoder
+from tastemaker.errors import BadImage, Conflict, Invalid
+from tastemaker.filtering.class_columns import OWN, share_columns
+from tastemaker.filtering.score_tables import SCHEMA, table, with_column
+from tastemaker.filtering.scorer import Scorer
+
+
+class Panel:
+    """`first` leads; `names` are the columns of all, none where there is only one."""
+
+    def __init__(self, scorers: Scorer | Sequence[Scorer]) -> None:
+        """Raises `Invalid` for heads of other widths or twice the same, `Conflict` for heads that
+        name other encoders."""
+        self.scorers = [scorers] if isinstance(scorers, Scorer) else list(scorers)
+        if not self.scorers:
+            raise Invalid("No head was named.", "Name a .safetensors file.")
+        self.first, *others = self.scorers
+        for other in others:
+            self._check_pair(other)
+        self.names = _named_apart(self.scorers) if others else []
+
+    def _check_pair(self, other: Scorer) -> None:
+        one, fingerprints = self.first, {self.first.fingerprint, other.fingerprint} - {None}
+        named = one.encoder is not None and other.encoder is not None
+        if len(fingerprints) > 1 or (named and contradict(one.encoder or "", other.encoder or "")):
+            raise Conflict(
+                f"{one.name} was trained on {one.encoder}, and {other.name} on {other.encoder}: "
+                "one pass has one encoder.",
+                "Score with each in a run of its own.",
+            )
+        if one.features != other.features:
+            raise Invalid(
+                f"{one.name} reads vectors of {one.features} values, and {other.name} of "
+                f"{other.features}: one pass has one encoder.",
+                "Score with each in a run of its own.",
+            )
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a file of scores says of the heads that gave them."""
+        told = dict(self.first.about)
+        if self.names:
+            each = zip(self.names, self.scorers, strict=True)
+            models = [{"column": name} | scorer.about for name, scorer in each]
+            told["models"] = json.dumps(models, ensure_ascii=False)
+        return told
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the manifest of a run holds of the heads, besides the hash of the first."""
+        others = {"heads": [scorer.sha256 for scorer in self.scorers]} if self.names else {}
+        return {"encoder": self.first.encoder} | others
+
+    @property
+    def doubts(self) -> list[str]:
+        return [doubt for scorer in self.scorers for doubt in scorer.doubts]
+
+    # --- the encoder -----------------------------------------------------------------------------
+
+    def load_encoder(self) -> Encoder:
+        """The encoder of all, loaded once. Raises as `Scorer.load_encoder`."""
+        leader = self._leader
+        encoder = leader.load_encoder()
+        for other in self.scorers:
+            if other is not leader:
+                other.check_encoder(encoder)
+        return encoder
+
+    @property
+    def _leader(self) -> Scorer:
+        """Whose encoder is loaded: the first that knows the fingerprint, or at least the name."""
+        known = [scorer for scorer in self.scorers if scorer.fingerprint]
+        return (known or [s for s in self.scorers if s.encoder] or self.scorers)[0]
+
+    def embed(
+        self, sources: Iterable[Source], on_error: Callable[[int, BadImage], None]
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """The embeddings of pictures, each decoded in a guarded child (`Scorer.embed`)."""
+        self.load_encoder()
+        return self._leader.embed(sources, on_error, guarded=True)
+
+    def check_source(self, opened: Embeddings, name: str) -> None:
+        """Raises `Invalid` for embeddings of another width, `Conflict` for those of another
+        encoder, as far as the file knows it."""
+        self.first.check_width(opened.dim, name)
+        for scorer in self.scorers:
+            theirs, ours = opened.fingerprint, scorer.fingerprint
+            one, other = opened.encoder, scorer.encoder
+            if (theirs and ours and theirs != ours) or (one and other and contradict(one, other)):
+                raise Conflict(
+                    f"{name} was made by {one or 'another encoder'} (fingerprint {theirs}), and "
+                    f"{scorer.name} was trained on {other} ({ours}): every score would be wrong.",
+                    "Embed the pictures with the encoder the head was trained on.",
+                )
+
+    # --- scores ----------------------------------------------------------------------------------
+
+    def tables(
+        self,
+        blocks: Iterable[Block],
+        name: str,
+        on_error: Callable[[str, str], None],
+        tell: Callable[[str], None],
+        *,
+        encoded: bool,
+    ) -> Iterator[pa.Table]:
+        """Blocks of embeddings as tables of their scores; `encoded` tells that they come from the
+        heads' own encoder. A row that one of the heads cannot score goes to `on_error`."""
+        for paths, x, carried in blocks:
+            scores, faults = self._scored(x, name, tell, encoded)
+            for row, reason in sorted(faults.items()):
+                on_error(paths[row].as_py(), reason)
+            if faults:
+                fine = np.ones(len(x), bool)
+                fine[list(faults)] = False
+                paths, scores = paths.filter(pa.array(fine)), [each[fine] for each in scores]
+                carried = None if carried is None else carried.filter(pa.array(fine))
+            rows = self._table(paths, scores, carried)
+            del paths, x, carried  # not held while the next block is read
+            yield rows
+
+    def _table(
+        self, paths: pa.Array, scores: list[NDArray[np.float32]], carried: pa.Table | None
+    ) -> pa.Table:
+        """What all heads say of paths (n,), each scores (n,) or probabilities of classes (n, K)."""
+        classes = self.first.classes
+        make = table if classes is None else classes.table
+        rows = make(paths, scores[0], carried)
+        for name, scorer, given in zip(self.names, self.scorers, scores, strict=False):
+            if scorer.classes is None:
+                rows = with_column(rows, name, pa.array(given))
+            elif scorer is not self.first:
+                for k, share in enumerate(share_columns(scorer.labels)):
+                    rows = with_column(rows, f"{name} {share}", pa.array(given[:, k]))
+        return rows
+
+    def _scored(
+        self, x: NDArray[Any], name: str, tell: Callable[[str], None], encoded: bool
+    ) -> tuple[list[NDArray[np.float32]], Mapping[int, str]]:
+        if encoded:
+            faults = {
+                row: why for scorer in self.scorers for row, why in scorer.undecided(x).items()
+            }
+            return [scorer.encoded(x) for scorer in self.scorers], faults
+        scores, faults = [], {}
+        for scorer in self.scorers:
+            before = len(scorer.doubts)
+            given, wrong = scorer.vectors(x, name)
+            for doubt in scorer.doubts[before:]:
+                tell(doubt)
+            scores.append(given)
+            faults = wrong | faults
+        return scores, faults
+
+
+def _named_apart(scorers: Sequence[Scorer]) -> list[str]:
+    """A column's name for each: as it is called, with a piece of its hash where two are called
+    alike."""
+    if len({scorer.sha256 for scorer in scorers}) < len(scorers):
+        raise Invalid("Two of the models are the same file.", "Name each once.")
+    names = [scorer.name for scorer in scorers]
+    return [
+        f"{name} ({scorer.sha256[:8]})"
+        if names.count(name) > 1 or name in {*SCHEMA.names, *OWN}
+        else name
+        for name, scorer in zip(names, scorers, strict=True)
+    ]
