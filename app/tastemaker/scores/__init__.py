@@ -27,14 +27,13 @@ from tastemaker.scores.offers import sign as sign_offer
 from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
     Recorded,
-    parse_score,
-    parse_value,
     record,
     record_for,
     record_many,
     undo,
     undo_group,
 )
+from tastemaker.scores.values import parse_score, parse_value
 
 __all__ = [
     "Offer",

@@ -31,7 +31,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
-from tastemaker.scores import classes, offers
+from tastemaker.scores import offers
 from tastemaker.scores.answers import RATED, SWEEPS
 from tastemaker.scores.events import (
     Event,
@@ -41,6 +41,7 @@ from tastemaker.scores.events import (
 )
 from tastemaker.scores.labels import derive_label, hold
 from tastemaker.scores.origin import Origin
+from tastemaker.scores.values import in_words, parse_value
 
 NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
 
@@ -64,38 +65,6 @@ class Recorded:
     def event(self) -> ScoreEvent:
         """The event as an object that belongs to no session."""
         return ScoreEvent(id=self.id, **self.columns)
-
-
-def parse_score(value: Any) -> int:
-    """A score as typed, posted or imported: a whole number from 0 to 10."""
-    text = str(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if isinstance(value, bool) or "_" in text or not number.is_integer() or not 0 <= number <= 10:
-        raise Invalid(f"“{text[:40]}” is not a score.", "A score is a whole number from 0 to 10.")
-    return int(number)
-
-
-def _in_words(session: Session, terms: LabelRules, value: int | None) -> str:
-    if value is None:
-        return "nothing"
-    return str(value) if terms.labelling == "scores" else classes.of(session, terms.id).words(value)
-
-
-def parse_value(
-    session: Session, terms: LabelRules | Project, value: int | str, kind: str = "set"
-) -> int:
-    """What a person gave, as an event holds it: a score, or a class or tags (`classes`)."""
-    if terms.labelling == "scores":
-        score = parse_score(value)
-        if kind in SWEEPS and score == 0:
-            raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
-        return score
-    if kind in (RATED, *SWEEPS):
-        raise Invalid("A class is no more or less than another.", "Give each image its class.")
-    return classes.of(session, terms.id).parse(value)
 
 
 def record(
@@ -182,7 +151,7 @@ def record_for(
     if expected is not None and (newest.id if newest else 0) != expected:
         scored = newest is not None and newest.kind == "set"
         theirs = newest.value if newest is not None and scored else None
-        there, here = (_in_words(session, scene.terms, one) for one in (theirs, value))
+        there, here = (in_words(session, scene.terms, one) for one in (theirs, value))
         raise Stale(
             f"This image was scored elsewhere meanwhile: {there} there, {here} here. The first was "
             "kept.",
