@@ -1,6 +1,7 @@
 """Hand scores: events that only grow, and the labels that follow from them."""
 
 from tastemaker.scores.carrying import carry_over
+from tastemaker.scores.event_statements import Recorded
 from tastemaker.scores.events import (
     highest_event,
     is_standing,
@@ -26,14 +27,14 @@ from tastemaker.scores.offers import Offer
 from tastemaker.scores.offers import sign as sign_offer
 from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
-    Recorded,
+    parse_score,
+    parse_value,
     record,
     record_for,
     record_many,
     undo,
     undo_group,
 )
-from tastemaker.scores.values import parse_score, parse_value
 
 __all__ = [
     "Offer",

@@ -3,21 +3,15 @@
 `score_event` is the truth and only ever grows; what an image's label is follows from it, and is
 written in the same transaction (`labels`).
 
-This is the way of every key press, so it goes by bare statements on the connection: through the
-object layer the same would cost five times as much.
+This is the way of every key press, so it goes by bare statements (`event_statements`).
 """
 
-import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Integer, bindparam, func
-from sqlalchemy import select as select_columns
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
-from tastemaker import projects
 from tastemaker.database.tables import (
     Annotator,
     Image,
@@ -31,8 +25,9 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
-from tastemaker.scores import offers
+from tastemaker.scores import classes, offers
 from tastemaker.scores.answers import RATED, SWEEPS
+from tastemaker.scores.event_statements import Recorded, again, append, scene_of, with_key
 from tastemaker.scores.events import (
     Event,
     newest_undoable,
@@ -41,30 +36,40 @@ from tastemaker.scores.events import (
 )
 from tastemaker.scores.labels import derive_label, hold
 from tastemaker.scores.origin import Origin
-from tastemaker.scores.values import in_words, parse_value
 
 NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """An event and whether this call wrote it (False: the same request came twice)."""
+def parse_score(value: Any) -> int:
+    """A score as typed, posted or imported: a whole number from 0 to 10."""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if isinstance(value, bool) or "_" in text or not number.is_integer() or not 0 <= number <= 10:
+        raise Invalid(f"“{text[:40]}” is not a score.", "A score is a whole number from 0 to 10.")
+    return int(number)
 
-    id: int
-    image_id: int
-    value: int | None
-    columns: dict[str, Any]
-    fresh: bool
 
-    @property
-    def kind(self) -> str:
-        """set, skip, flag, at_least, below or undo."""
-        return str(self.columns["kind"])
+def _in_words(session: Session, terms: LabelRules, value: int | None) -> str:
+    if value is None:
+        return "nothing"
+    return str(value) if terms.labelling == "scores" else classes.of(session, terms.id).words(value)
 
-    @property
-    def event(self) -> ScoreEvent:
-        """The event as an object that belongs to no session."""
-        return ScoreEvent(id=self.id, **self.columns)
+
+def parse_value(
+    session: Session, terms: LabelRules | Project, value: int | str, kind: str = "set"
+) -> int:
+    """What a person gave, as an event holds it: a score, or a class or tags (`classes`)."""
+    if terms.labelling == "scores":
+        score = parse_score(value)
+        if kind in SWEEPS and score == 0:
+            raise Invalid("Every score is at least 0, so this says nothing.", "Choose 1 to 10.")
+        return score
+    if kind in (RATED, *SWEEPS):
+        raise Invalid("A class is no more or less than another.", "Give each image its class.")
+    return classes.of(session, terms.id).parse(value)
 
 
 def record(
@@ -119,7 +124,7 @@ def record_for(
     if (kind in ("set", RATED, *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
     hold(session, project_id, [image_id])
-    scene = _scene_of(session, project_id, image_id, annotator_id, otherwise, key)
+    scene = scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
     if sha256 not in (None, scene.sha256):
@@ -136,7 +141,7 @@ def record_for(
         said = _is_said(session, scene.terms, before.value, value, kind)
         if same != (project_id, image_id, annotator_id, kind) or not said:
             raise Conflict("This request key was used for another score.", "Reload the page.")
-        return _again(before)
+        return again(before)
     if value is not None:
         value = parse_value(session, scene.terms, value, kind)
     if not scene.member:
@@ -151,7 +156,7 @@ def record_for(
     if expected is not None and (newest.id if newest else 0) != expected:
         scored = newest is not None and newest.kind == "set"
         theirs = newest.value if newest is not None and scored else None
-        there, here = (in_words(session, scene.terms, one) for one in (theirs, value))
+        there, here = (_in_words(session, scene.terms, one) for one in (theirs, value))
         raise Stale(
             f"This image was scored elsewhere meanwhile: {there} there, {here} here. The first was "
             "kept.",
@@ -172,8 +177,8 @@ def record_for(
         if known is not None:
             event = session.get(ScoreEvent, known.id)
             assert event is not None, "it was there a statement ago, in this transaction"
-            return _again(event)
-    written = _append(
+            return again(event)
+    written = append(
         session,
         project_id=project_id, image_id=image_id, annotator_id=annotator_id, kind=kind,
         value=value, origin=came.origin.value, reason=came.reason[:offers.MOST_REASON],
@@ -255,12 +260,12 @@ def undo(
     an older one.
     """
     if key is not None:
-        before = _with_key(session, key)
+        before = with_key(session, key)
         if before is not None:
             same = (before.project_id, before.annotator_id, before.kind)
             if same != (project.id, person.id, "undo"):
                 raise Conflict("This request key was used for another score.", "Reload the page.")
-            return _again(before)
+            return again(before)
     if event_id is not None:
         event = session.get(ScoreEvent, event_id)
         if event is None or event.project_id != project.id:
@@ -300,7 +305,7 @@ def _take_back(
     """The inverse of each, and the labels that follow."""
     inverse: list[Recorded] = []
     for event in together:
-        inverse.append(_append(
+        inverse.append(append(
             session,
             project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
             kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
@@ -326,107 +331,3 @@ def _of_group(session: Session, project_id: int, annotator_id: int, group: str) 
         ScoreEvent.event_group == group,
     )
     return list(session.exec(events))
-
-
-# --- the statements of every key press -----------------------------------------------------------
-
-
-class Scene(NamedTuple):
-    """What must be known before anything is written: the project's terms, the image, the person,
-    the event of the request's key if it came before, whether anybody spoke of the image, and
-    whether it is synthetic."""
-
-    terms: LabelRules
-    sha256: str
-    source_group: str
-    member: bool
-    removed: bool
-    annotator_id: int
-    proxy: bool
-    with_key: int | None
-    spoken_of: bool
-    synthetic: bool
-
-
-@functools.cache
-def _scene() -> Any:
-    project: Any = bindparam("project")
-    image: Any = bindparam("image")
-    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]  # a table has it
-    welcome = select_columns(chosen.c.id).where(
-        chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
-    )
-    event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]  # a table has it
-    spoken_of = (
-        select_columns(event.c.id)
-        .where(event.c.project_id == project, event.c.image_id == image)
-        .exists()
-    )
-    synthetic = (
-        select_columns(col(SyntheticImage.image_id))
-        .where(col(SyntheticImage.image_id) == image)
-        .exists()
-    )
-    return (
-        select_columns(
-            col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Project.labelling), col(Image.sha256),
-            col(Image.source_group),
-            projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
-            projects.is_removed(project, Image.id), col(Annotator.id),
-            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of, synthetic,
-        )
-        .select_from(Image)
-        .join(Project, col(Project.id) == project)
-        .join(
-            Annotator,
-            col(Annotator.id)
-            == func.coalesce(welcome.scalar_subquery(), bindparam("otherwise", type_=Integer)),
-        )
-        .where(col(Image.id) == image)
-    )  # fmt: skip
-
-
-def _scene_of(
-    session: Session, project_id: int, image_id: int, annotator_id: int, otherwise: int | None,
-    key: str | None,
-) -> Scene | None:  # fmt: skip
-    """None where the project, the image or the person is not there."""
-    names = {
-        "project": project_id, "image": image_id, "person": annotator_id, "key": key,
-        "otherwise": annotator_id if otherwise is None else otherwise,
-    }  # fmt: skip
-    row = session.connection().execute(_scene(), names).one_or_none()
-    return None if row is None else Scene(LabelRules(*row[:5]), *row[5:])
-
-
-@functools.cache
-def _id_of_key() -> Any:
-    return select_columns(col(ScoreEvent.id)).where(col(ScoreEvent.key) == bindparam("key"))
-
-
-def _with_key(session: Session, key: str) -> ScoreEvent | None:
-    """The event of an idempotency key: nearly always none, which a bare look-up finds cheapest."""
-    found = session.connection().execute(_id_of_key(), {"key": key}).scalar_one_or_none()
-    return None if found is None else session.get(ScoreEvent, found)
-
-
-@functools.cache
-def _insert_event() -> Any:
-    return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]  # a table has it
-
-
-def _append(session: Session, **columns: Any) -> Recorded:
-    """Write an event."""
-    blank = {"value": None, "undoes": None, "event_group": None, "reason": "", "note": ""}
-    columns = blank | columns
-    session.flush()
-    written = session.connection().execute(_insert_event(), columns)
-    assert written.inserted_primary_key is not None
-    new = int(written.inserted_primary_key[0])
-    return Recorded(new, columns["image_id"], columns["value"], columns, fresh=True)
-
-
-def _again(event: ScoreEvent) -> Recorded:
-    columns = event.model_dump(exclude={"id"})
-    return Recorded(event.id, event.image_id, event.value, columns, fresh=False)
