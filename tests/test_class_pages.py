@@ -239,7 +239,7 @@ def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: 
     client = make_world(tmp_path / "home", images=3).client
     for page, status in statuses(client).items():
         assert (status == 409) == (pages()[page] == "classes") and status in (*SERVED, 409), page
-    for page in ("confusion", "classes"):
+    for page in ("confusion", "classes", "routers"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
 

@@ -26,6 +26,7 @@ from tastemaker.cli import (
     projects,
     publish,
     replay,
+    routers,
     running,
     scores,
     slices,
@@ -62,7 +63,7 @@ for top in (
 for name, below in {
     "project": projects.app, "classes": classes.app, "scores": scores.app,
     "versions": versions.app, "slices": slices.app, "test-run": test_runs.app,
-    "audit": audits.app, "jobs": jobs.app, "user": users.app,
+    "audit": audits.app, "router": routers.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)
 

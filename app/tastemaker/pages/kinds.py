@@ -1,6 +1,6 @@
 """Which pages serve which kinds of project. Most serve all; those that rest on a scale, a threshold
-or the live model are of projects that score, and say so to one with classes; two are of projects
-with classes alone."""
+or the live model are of projects that score, and say so to one with classes; three are of
+projects with classes alone."""
 
 from fastapi import Request
 
@@ -14,7 +14,7 @@ SCORES_ONLY = (
     "audits", "pairs", "priors", "results", "review", "series", "slices", "stars",
     "test_runs", "try_it", "write_back",
 )  # fmt: skip
-CLASSES_ONLY = ("classes", "confusion")
+CLASSES_ONLY = ("classes", "confusion", "routers")
 FLIPS = "/compare/"  # below it: images that passed and fail now, or the other way
 
 IN_WORDS = {"scores": "scores", "classes": "classes", "both": "scores, classes", "": ""}
