@@ -168,7 +168,8 @@ def migrated() -> Path:
 
 
 def _migrate_in(home: Path) -> None:
-    engine = sessions.make_engine(Settings(home=home, _env_file=None))  # type: ignore[call-arg]
+    here = f"sqlite:///{home / 'tastemaker.db'}"  # whatever database a test has named meanwhile
+    engine = sessions.make_engine(Settings(home=home, database_url=here, _env_file=None))  # type: ignore[call-arg]
     UPGRADE(engine, "head")
     engine.dispose()  # the last connection to close folds the log into the file
 
