@@ -19,6 +19,7 @@ PARTS = {
     "/projects/{project_id}/stars/found", "/projects/{project_id}/write-back/found",
     "/projects/{project_id}/test-runs/{run_id}/progress",
     "/projects/{project_id}/try/{token}/view", "/projects/{project_id}/versions/training",
+    "/routers/{name}/download",
     "/versions/{version_id}/card.md", "/versions/{version_id}/checkpoint",
     "/versions/{version_id}/config", "/versions/{version_id}/download",
     "/versions/{version_id}/elsewhere/{form}", "/versions/{version_id}/laion",
@@ -27,7 +28,10 @@ PARTS = {
     "/versions/{version_id}/training-set.jsonl",
 }  # fmt: skip
 # Pages of projects with classes alone: tests/test_class_browser.py looks at them.
-OF_CLASSES = {"/projects/{project_id}/classes", "/projects/{project_id}/confusion"}
+OF_CLASSES = {
+    "/projects/{project_id}/classes", "/projects/{project_id}/confusion",
+    "/projects/{project_id}/routers",
+}  # fmt: skip
 NOT_PAGES = ("/images/", "/api/", "/static", "/healthz", "/readyz", "/metrics", "/logout")
 
 

@@ -27,15 +27,16 @@ __all__ = ["Client", "Scorer", "TastemakerError", "__version__", "load"]
 
 
 def load(path: str | PathLike[str], *, encoder: str | None = None) -> Scorer:
-    """The head in a .safetensors file, ready to score pictures and embeddings.
+    """The head in a .safetensors file, or the router in a folder, ready to score pictures and
+    embeddings.
 
     `encoder` names the encoder of a file that does not say its own, as “ViT-L-14-quickgelu/openai”;
     its weights are loaded at the first picture. Raises `TastemakerError` with a sentence for what
     is no head.
     """
-    from tastemaker.filtering.scorer import Scorer
+    from tastemaker.filtering.router import load_model
 
-    return Scorer(path, encoder=encoder)
+    return load_model(path, encoder=encoder)
 
 
 if not TYPE_CHECKING:

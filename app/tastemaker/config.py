@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         return self.root / "checkpoints"
 
     @property
+    def routers(self) -> Path:
+        """Published routers, a folder each; made when there is one."""
+        return self.root / "routers"
+
+    @property
     def backups(self) -> Path:
         return self.root / "backups"
 

@@ -26,6 +26,7 @@ from tastemaker.cli import (
     projects,
     publish,
     replay,
+    routers,
     running,
     scores,
     slices,
@@ -62,9 +63,26 @@ for top in (
 for name, below in {
     "project": projects.app, "classes": classes.app, "scores": scores.app,
     "versions": versions.app, "slices": slices.app, "test-run": test_runs.app,
-    "audit": audits.app, "jobs": jobs.app, "user": users.app,
+    "audit": audits.app, "router": routers.app, "jobs": jobs.app, "user": users.app,
 }.items():  # fmt: skip
     app.add_typer(below, name=name)
+
+
+# Commands that serve one kind of project; all others that name one serve both.
+OF_SCORES = (
+    "audit", "replay", "scores stars", "series", "slices", "test-run", "tournament",
+    "versions import", "write-back",
+)  # fmt: skip
+OF_CLASSES = ("classes",)
+
+
+def served_by(command: str) -> str:
+    """`scores`, `classes` or `both`, of a command as it is typed after `tastemaker`."""
+
+    def among(names: tuple[str, ...]) -> bool:
+        return any(command == name or command.startswith(f"{name} ") for name in names)
+
+    return "scores" if among(OF_SCORES) else "classes" if among(OF_CLASSES) else "both"
 
 
 def run() -> None:

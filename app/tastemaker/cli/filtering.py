@@ -7,11 +7,11 @@ import typer
 from more_itertools import side_effect
 
 from tastemaker.cli.help import Commands
+from tastemaker.cli.models import model_path, promises
 from tastemaker.cli.options import path_argument, path_option, percent_option
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
-    database,
     err,
     out,
     plain,
@@ -21,9 +21,7 @@ from tastemaker.cli.terminal import (
     were,
 )
 from tastemaker.config import Settings
-from tastemaker.database import sessions
-from tastemaker.errors import Invalid, NotFound, TastemakerError
-from tastemaker.files import typed_path
+from tastemaker.errors import Invalid, TastemakerError
 
 if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.files.placing import Placement
@@ -55,8 +53,9 @@ def score(
     model: Annotated[
         list[str],
         typer.Option(
-            help="FILE.safetensors or PROJECT@v1.3 (or @active). Several of one encoder score in "
-            "one pass, a column each; the first one filters."
+            help="FILE.safetensors or PROJECT@v1.3 (or @active); the folder of a router, or "
+            "router:NAME. Several of one encoder score in one pass, a column each; the first one "
+            "filters."
         ),
     ],
     low: Annotated[float, percent_option("--min", "Lowest percentage that passes, 0–100.")] = 0.0,
@@ -169,7 +168,8 @@ def score(
     from tastemaker.filtering.columns import Columns
     from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.panel import Panel
-    from tastemaker.filtering.scorer import Precision, Scorer
+    from tastemaker.filtering.router import load_model
+    from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
 
     of_embeddings = (
@@ -221,11 +221,11 @@ def score(
         torch.set_num_threads(settings.torch_threads)
     limits, scorers = Limits.of(settings).anywhere(), []
     for named in model:
-        scorers.append(Scorer(
-            _model_path(settings, named), encoder=encoder, limits=limits, device=device,
+        scorers.append(load_model(
+            model_path(settings, named), encoder=encoder, limits=limits, device=device,
             precision=cast(Precision, precision), batch=batch_size,
         ))  # fmt: skip
-        scorers[-1].promises = scorers[-1].promises or _promises(named)
+        scorers[-1].promises = scorers[-1].promises or promises(named)
     panel = Panel(scorers)
     first = panel.first
     if first.classes is None and kinds:
@@ -241,7 +241,7 @@ def score(
     if own:
         low = 100 * first.threshold
     keeping = None
-    if embeddings_out is not None:
+    if embeddings_out is not None and not dry_run:
         made_by = panel.load_encoder()
         keeping = EmbeddingFolder(
             embeddings_out, made_by.spec.name, made_by.fingerprint, made_by.dim,
@@ -398,36 +398,3 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
     already = f"; {there:,} {were(there)} there already" if there else ""
     what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
     err.print(f"{counted(placed, 'picture')} {what}{already}.")
-
-
-def _model_path(settings: Settings, model: str) -> Path:
-    """The file of `FILE.safetensors` or `PROJECT@VERSION`."""
-    from tastemaker.files import is_file
-
-    if is_file(typed_path(model)):
-        return typed_path(model)
-    if "@" not in model:
-        raise NotFound(f"There is no file {model}.", "Name a .safetensors file or PROJECT@v1.0.")
-    from tastemaker import projects, versions
-
-    name, number = model.rsplit("@", 1)
-    with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
-        return versions.verify(settings, version)
-
-
-def _promises(model: str) -> list[dict[str, Any]]:
-    """What audits of a version said, where it is named by its project."""
-    from tastemaker.files import is_file
-
-    if is_file(typed_path(model)):
-        return []
-    from tastemaker import projects, versions
-    from tastemaker.evaluation import audit_reports
-
-    name, number = model.rsplit("@", 1)
-    with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
-        return [
-            audit_reports.promise_json(one) for one in audit_reports.of_version(session, version)
-        ]

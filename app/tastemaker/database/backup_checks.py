@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 
 DATABASE = "tastemaker.db"
-FOLDERS = ("images", "thumbs", "checkpoints", "incoming")
+FOLDERS = ("images", "thumbs", "checkpoints", "incoming", "routers")
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1000  # for each file at most
 RATIO, SLACK = 200, 2**24  # how much more than the zip a backup unpacks to: pages of zeros, at most

@@ -7,7 +7,8 @@ installation. `@FILE.safetensors` says that the weights lie in a local file:
 `ViT-L-14-quickgelu@/data/mine.safetensors` for one's own.
 
 `MODEL+BLOCK/TAG` has blocks of features beside the network's own, such as
-`efficientnet_lite0+stages+whole/bundled`. `A+B`, two or more whole names, is several networks side
+`efficientnet_lite0+stages+whole/bundled`; `MODEL+tiles/TAG` looks at five tiles of the picture at
+full size (`tiling`). `A+B`, two or more whole names, is several networks side
 by side as one encoder: `efficientnet_lite0/bundled+ViT-B-32-quickgelu/openai`. A tag has no plus
 and a file ends with `.safetensors`, so one plus can be told from the other.
 
@@ -23,13 +24,15 @@ from functools import cache
 from pathlib import Path
 
 from tastemaker.config import DEFAULT_ENCODER
-from tastemaker.encoding import efficientnet, feature_blocks
+from tastemaker.encoding import efficientnet, feature_blocks, tiling
 from tastemaker.errors import EncoderUnavailable, Invalid
 from tastemaker.files import is_file, typed_path
 
 BUNDLED = efficientnet.name_of(())  # the plain one: least to compute, least to keep
 CLIP_BASE = "ViT-B-32-quickgelu/openai"
 TIMM = "timm:"
+
+BLOCK_NAMES = {*efficientnet.BLOCKS, *feature_blocks.BLOCKS, *tiling.TILINGS}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ KNOWN = (
         efficientnet.name_of(("stages",)), 2848, "sees less, embeds in less than half the time"
     ),
     KnownEncoder(BUNDLED, 1280, "the smallest and quickest: for libraries of a million"),
+    KnownEncoder(
+        efficientnet.name_of(("stages", "tiles")),
+        2848,
+        "looks at five tiles at full size: compression, noise, blur",
+    ),
     KnownEncoder(
         f"{DEFAULT_ENCODER}+{CLIP_BASE}",
         4640,
@@ -75,8 +83,9 @@ KNOWN = (
 class EncoderSpec:
     """A well-formed encoder name, taken apart. `tag` or `weights` is set, or both; `dim` is known
     for the bundled ones and those of the selection list, and None for others until they are loaded.
-    `blocks` are what a composite one has beside the features of its network. Of several networks
-    side by side, `parts` are these in the order they are stored in, and the rest is empty."""
+    `blocks` are what a composite one has beside the features of its network, `tiling` how its
+    picture is cut, if it is. Of several networks side by side, `parts` are these in the order they
+    are stored in, and the rest is empty."""
 
     name: str
     model: str
@@ -85,6 +94,7 @@ class EncoderSpec:
     dim: int | None
     blocks: tuple[str, ...] = ()
     parts: tuple["EncoderSpec", ...] = ()
+    tiling: str | None = None
 
     @property
     def bundled(self) -> bool:
@@ -122,7 +132,7 @@ def parse(name: str) -> EncoderSpec:
     Raises `Invalid` with the nearest names there are.
     """
     names = split_parts(name)
-    if len(names) > 1 and names[-1] in (*efficientnet.BLOCKS, *feature_blocks.BLOCKS):
+    if len(names) > 1 and names[-1] in BLOCK_NAMES:
         raise Invalid(
             f"“{name}” has a block behind its tag.",
             f"Blocks come before it: MODEL+{names[-1]}/TAG.",
@@ -130,8 +140,8 @@ def parse(name: str) -> EncoderSpec:
     parts = sorted((_parse_one(part) for part in names), key=_order)
     if len(parts) == 1:
         return parts[0]
-    seen = Counter((part.model, part.tag, part.weights) for part in parts)
-    if twice := [part for part in parts if seen[part.model, part.tag, part.weights] > 1]:
+    seen = Counter((part.model, part.tag, part.weights, part.tiling) for part in parts)
+    if twice := [p for p in parts if seen[p.model, p.tag, p.weights, p.tiling] > 1]:
         every = dict.fromkeys(block for part in twice for block in part.blocks)
         hint = _with_blocks(twice[0], tuple(every))
         raise Invalid(f"“{name}” names {twice[0].model} twice.", f"Name it once, as {hint}.")
@@ -172,14 +182,15 @@ def _parse_one(name: str) -> EncoderSpec:
     whole = f"{model}/{tag}" if tag else identity
     if not re.fullmatch(r"(timm:)?[\w.+-]+(/[\w.-]+)?", whole, re.ASCII) or not (tag or file):
         raise Invalid(f"“{name}” is not the name of an encoder.", _nearest(name))
-    network, *blocks = model.split("+")
+    network, *named = model.split("+")
+    cut, blocks = tiling.taken_out(name, named)
     if network == efficientnet.MODEL:
         if (tag, file) != ("bundled", ""):
             raise Invalid(f"“{name}” is not an encoder.", f"The bundled one is called {BUNDLED}.")
         chosen = efficientnet.ordered(blocks)
-        return EncoderSpec(
-            efficientnet.name_of(chosen), network, tag, None, efficientnet.width(chosen), chosen
-        )
+        name = efficientnet.name_of((*chosen, cut) if cut else chosen)
+        width = efficientnet.width(chosen)
+        return EncoderSpec(name, network, tag, None, width, chosen, tiling=cut)
     chosen = feature_blocks.ordered(network, feature_blocks.BLOCKS, blocks, tag or "…")
     if tag == "openai" and not network.endswith("-quickgelu"):
         # open_clip only warns here, builds the other activation, and every feature is wrong.
@@ -193,10 +204,12 @@ def _parse_one(name: str) -> EncoderSpec:
             "Write it as MODEL@/path/to/weights.safetensors.",
         )
     weights = typed_path(file).absolute() if file else None
-    canonical = "+".join((network, *chosen)) + (f"/{tag}" if tag else "")
-    dim = next((known.dim for known in KNOWN if known.name == canonical), None)
+    whole = "+".join((network, *chosen)) + (f"/{tag}" if tag else "")
+    dim = next((known.dim for known in KNOWN if known.name == whole), None)
+    words = (network, *chosen, cut) if cut else (network, *chosen)
+    canonical = "+".join(words) + (f"/{tag}" if tag else "")
     name = f"{canonical}@{weights}" if weights else canonical
-    return EncoderSpec(name, network, tag or None, weights, dim, chosen)
+    return EncoderSpec(name, network, tag or None, weights, dim, chosen, tiling=cut)
 
 
 def reads_text(name: str) -> bool:

@@ -65,7 +65,7 @@ class Network:
             "l2_normalised": False,
             "dtype": self.dtype,
         }
-        if not self.spec.blocks:
+        if not self._loaded.recipe:
             return plain
         others = [asdict(view) for view in self.views[1:]]
         return plain | self._loaded.recipe | {"other_views": others}

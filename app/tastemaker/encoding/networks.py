@@ -6,11 +6,11 @@ torch, open_clip and timm are imported where they are needed.
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tastemaker.encoding import efficientnet, feature_blocks, hub
+from tastemaker.encoding import efficientnet, feature_blocks, hub, tiling
 from tastemaker.encoding.encoder_specs import TIMM, EncoderSpec, check_weights, no_such_model
 from tastemaker.encoding.preprocessing import Preprocessing
 from tastemaker.errors import Invalid
@@ -39,9 +39,16 @@ class Loaded:
 
 def load_network(spec: EncoderSpec) -> Loaded:
     """The network of a spec without parts. Raises `EncoderUnavailable`, or `Invalid`."""
-    if spec.bundled:
-        return _bundled(spec)
-    return _from_timm(spec) if spec.timm else _from_open_clip(spec)
+    how = _bundled if spec.bundled else _from_timm if spec.timm else _from_open_clip
+    loaded = how(spec)
+    if spec.tiling is None:
+        return loaded
+    return replace(
+        loaded,
+        forward=tiling.reader(loaded.forward, spec.tiling),
+        views=tiling.views_of(loaded.views[0], spec.tiling),
+        recipe=loaded.recipe | tiling.recipe(spec.tiling),
+    )
 
 
 def _bundled(spec: EncoderSpec) -> Loaded:

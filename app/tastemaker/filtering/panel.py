@@ -157,8 +157,11 @@ class Panel:
         self, x: NDArray[Any], name: str, tell: Callable[[str], None], encoded: bool
     ) -> tuple[list[NDArray[np.float32]], Mapping[int, str]]:
         if encoded:
-            return [scorer.encoded(x) for scorer in self.scorers], {}
-        scores, faults = [], dict[int, str]()
+            faults = {
+                row: why for scorer in self.scorers for row, why in scorer.undecided(x).items()
+            }
+            return [scorer.encoded(x) for scorer in self.scorers], faults
+        scores, faults = [], {}
         for scorer in self.scorers:
             before = len(scorer.doubts)
             given, wrong = scorer.vectors(x, name)

@@ -26,6 +26,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, Unav
 from tastemaker.filtering.class_columns import ClassReading
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import MANIFEST, Done, Order, Terms, Watch, write_part
+from tastemaker.filtering.router import load_model
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import Archive, OnError, Rows, Tell
 from tastemaker.learning.checkpoints import sidecar_path
@@ -112,7 +113,7 @@ class _Packed:
 
     version: str
     python: str
-    heads: tuple[tuple[str, bytes, bytes | None], ...]  # name, file, sidecar
+    heads: tuple[tuple[str, tuple[tuple[str, bytes], ...]], ...]  # name, and its files by theirs
     options: tuple[dict[str, Any], ...]  # of each
     promises: tuple[Any, ...]
     classes: tuple[ClassReading | None, ...]  # and which of them were chosen
@@ -123,14 +124,10 @@ class _Packed:
 
     @classmethod
     def of(cls, panel: Panel, terms: Terms) -> "_Packed":
-        def sidecar(scorer: Scorer) -> bytes | None:
-            beside = sidecar_path(scorer.path)
-            return beside.read_bytes() if beside.is_file() else None
-
         absolute = terms.at(terms.out.absolute())
         return cls(
             __version__, platform.python_version(),
-            tuple((one.path.name, one.path.read_bytes(), sidecar(one)) for one in panel.scorers),
+            tuple((one.path.name, tuple(_files_of(one))) for one in panel.scorers),
             tuple(one.options for one in panel.scorers),
             tuple(one.promises for one in panel.scorers),
             tuple(one.classes for one in panel.scorers),
@@ -140,17 +137,27 @@ class _Packed:
     def panel(self, folder: Path) -> Panel:
         """The heads, their files laid down in a folder of this machine."""
         scorers: list[Scorer] = []
-        for (name, content, beside), options, promises, classes in zip(
+        for (name, files), options, promises, classes in zip(
             self.heads, self.options, self.promises, self.classes, strict=True
         ):
             place = folder / str(len(scorers))
-            place.mkdir()
-            (place / name).write_bytes(content)
-            if beside is not None:
-                sidecar_path(place / name).write_bytes(beside)
-            scorers.append(Scorer(place / name, **options))
+            for file, content in files:
+                (place / file).parent.mkdir(parents=True, exist_ok=True)
+                (place / file).write_bytes(content)
+            scorers.append(load_model(place / name, **options))
             scorers[-1].promises, scorers[-1].classes = promises, classes
         return Panel(scorers)
+
+
+def _files_of(scorer: Scorer) -> Iterator[tuple[str, bytes]]:
+    """The files of a head, with its sidecar, or of a router's folder."""
+    path = scorer.path
+    if path.is_dir():
+        yield from ((f"{path.name}/{file.name}", file.read_bytes()) for file in path.iterdir())
+        return
+    for file in (path, sidecar_path(path)):
+        if file.is_file():
+            yield file.name, file.read_bytes()
 
 
 class PartWriter:
@@ -166,8 +173,11 @@ class PartWriter:
         self._terms = packed.terms
         if self._fault is None:
             torch.set_num_threads(packed.cores)
-            with tempfile.TemporaryDirectory(prefix="tastemaker-heads-") as folder:
-                self._panel = packed.panel(Path(folder))
+            try:
+                with tempfile.TemporaryDirectory(prefix="tastemaker-heads-") as folder:
+                    self._panel = packed.panel(Path(folder))
+            except TastemakerError as error:  # as where the device is not there
+                self._fault = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"result": [pickle.dumps(self._written(pickle.loads(batch["order"][0])))]}
@@ -218,6 +228,7 @@ def _same_run(one: bytes, other: bytes) -> bool:
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster for the time of a run; one that was connected before stays so."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the run
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log has all; not the terminal
     try:
         import ray
     except ImportError as error:
@@ -284,10 +295,8 @@ def _in_words(error: Exception) -> TastemakerError:
             "Install 'tastemaker[scale]' of this version on every machine, then run again: it "
             "goes on where it was.",
         )
-    if isinstance(getattr(error, "cause", None), TastemakerError):
-        return error.cause  # type: ignore[attr-defined, no-any-return]  # as it was raised there
-    last = [line for line in told.splitlines() if line.strip()][-1:]
+    causes = re.findall(r"(?m)^\s*([\w.]*(?:Error|Exception): .+)$", told)
     return Invalid(
-        f"The cluster could not finish: {last[0].strip() if last else type(error).__name__}",
+        f"The cluster could not finish: {causes[-1][:300] if causes else type(error).__name__}.",
         "The parts that are done are kept; run again, and it goes on where it was.",
     )

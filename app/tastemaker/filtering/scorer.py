@@ -326,6 +326,11 @@ class Scorer:
         """Scores (N,) of embeddings (N, D) that come from this head's own encoder."""
         return self._head(self._as_trained(x))
 
+    def undecided(self, x: Vectors) -> dict[int, str]:
+        """The rows of embeddings that are given no score, and why: those of which a router
+        abstains."""
+        return {}
+
     @property
     def limits(self) -> Limits:
         """What one picture may cost: as given, else as the settings have it."""

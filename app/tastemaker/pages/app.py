@@ -47,6 +47,7 @@ from tastemaker.pages import (
     readiness,
     results,
     review,
+    routers,
     score,
     score_tables,
     scores,
@@ -72,8 +73,8 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    test_runs, audits, try_it, add, score_tables, stars, series, write_back, folders, people,
-    settings, priors, encoders, jobs, metrics, readiness,
+    routers, test_runs, audits, try_it, add, score_tables, stars, series, write_back, folders,
+    people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 

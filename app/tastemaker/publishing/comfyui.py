@@ -69,7 +69,7 @@ def encoder_by(version: Portable) -> str:
             "this machine has; a node could not get them.",
             "Publish it for a model hub, or train on published weights.",
         )
-    plain = not spec.parts and not spec.blocks and not spec.timm
+    plain = not (spec.parts or spec.blocks or spec.tiling or spec.timm)
     return "open_clip" if plain else "tastemaker"
 
 

@@ -1,0 +1,329 @@
+"""Routers: made of versions, scored with, carried away and brought back, and every way in which
+their members can be wrong."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_world import IMAGES, class_home, looks, open_classes
+from sqlmodel import select
+from trained_world import Trained, taste
+from web_world import World
+
+import tastemaker
+from tastemaker import images, projects, versions
+from tastemaker.database import sessions
+from tastemaker.database.tables import EncoderRow, Version
+from tastemaker.encoding.encoder_specs import BUNDLED
+from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.filtering.router import Router, comparable
+from tastemaker.filtering.scorer import Scorer
+from tastemaker.learning.router_files import MANIFEST
+from tastemaker.publishing import routers
+from tests.command_line import Run, fails
+from tests.conftest import made_once
+
+KINDS = np.arange(IMAGES) % 3
+X = looks(KINDS, seed=1)
+
+
+def _fill(home: Path) -> None:
+    """The classes photo, drawing and logo, and two projects that score: one likes what the other
+    does not, from another threshold on."""
+    made = open_classes(class_home(home, train=True))
+    for name, sign, threshold in (("Photos", 1, 0.5), ("Drawings", -1, 0.6)):
+        with sessions.writing(made.engine) as session:
+            project = projects.create(session, name, encoder=BUNDLED, threshold=threshold)
+            encoder = session.exec(select(EncoderRow)).one()
+            projects.pin_encoder(session, project, encoder)
+        world = World(made.settings, made.world.app, made.engine, made.world.client, project.id)
+        scorer = Trained(world)
+        ids = _pool(scorer)
+        scorer.score(dict(list(zip(ids, taste(sign * X).tolist(), strict=True))[:40]))
+        scorer.train()
+    made.engine.dispose()
+
+
+def _pool(made: Trained) -> list[int]:
+    with sessions.writing(made.engine) as session:
+        home = images.find_collection(session, "Pictures")
+        projects.add_collection(session, made.project(session), home)
+        return sorted(session.exec(projects.image_ids(made.project_id)))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Trained:
+    return open_classes(shutil.copytree(_filled(), tmp_path / "home"))
+
+
+@functools.cache
+def _filled() -> Path:
+    return made_once(_fill)
+
+
+def version(made: Trained, name: str) -> Version:
+    with sessions.reading(made.engine) as session:
+        return versions.by_number(session, projects.by_name(session, name), "active")
+
+
+def make(made: Trained, name: str = "Mixed", **options: object) -> Path:
+    scorers = {"photo": version(made, "Photos"), "drawing": version(made, "Drawings"), "logo": None}
+    with sessions.reading(made.engine) as session:
+        return routers.make(
+            session, made.settings, name, version(made, "Kinds"), scorers, **options
+        ).folder
+
+
+def test_each_image_is_scored_by_the_version_of_its_class_and_a_rejected_one_never_passes(
+    made,
+) -> None:
+    router = tastemaker.load(make(made))
+    assert isinstance(router, Router) and (router.name, router.threshold) == ("Mixed", 0.5)
+    heads = {head.project: head for head in router.members.values()}
+    p = heads["Kinds"].classify(X)
+    each = [comparable(heads[n].score(X), heads[n].percentiles, heads[n].threshold)
+            for n in ("Photos", "Drawings")]  # fmt: skip
+    expected = np.choose(p.argmax(axis=1), [*each, np.zeros(IMAGES)])
+    scores = router.score(X)
+    assert scores == pytest.approx(expected, abs=1e-6)
+    told = router.explain(X[:3])
+    assert [row.name for row in told] == [("photo", "drawing", "logo")[k] for k in p[:3].argmax(1)]
+    assert {row.scorer for row in told} <= {"Photos@v1.0", "Drawings@v1.0", None}
+    passing = router.score(X) >= 0.5
+    drawn = p.argmax(axis=1) == 1
+    assert (passing[drawn] == (heads["Drawings"].score(X[drawn]) >= 0.6)).all(), "its threshold"
+
+
+def test_soft_weighs_all_scorers_and_an_undecided_image_gets_no_score_and_is_named(made) -> None:
+    hard = Router(make(made, "Hard"))
+    soft = Router(make(made, "Soft", mode="soft", abstain=0.75))
+    p = soft.classifier.classify(X)
+    sure = p.max(axis=1) >= 0.75
+    assert 5 < sure.sum() < IMAGES
+    by_route = soft._by_route(X)
+    assert soft.score(X[sure]) == pytest.approx((p * by_route).sum(axis=1)[sure], abs=1e-5)
+    scores = soft.score(X, errors="skip")
+    assert (np.isnan(scores) == ~sure).all() and not np.isnan(hard.score(X)).any()
+    with pytest.raises(Invalid, match="Undecided: "):
+        soft.score(X)
+    row = int(np.flatnonzero(~sure)[0])
+    assert soft.explain(X[row : row + 1])[0].score is None
+
+
+def test_comparable_scores_rise_and_have_the_threshold_in_the_middle() -> None:
+    percentiles = np.sort(np.random.default_rng(0).beta(2, 5, 101)).tolist()
+    scores = np.linspace(0, 1, 1001, dtype=np.float32)
+    told = comparable(scores, percentiles, 0.4)
+    assert (np.diff(told) >= 0).all() and told.min() >= 0 and told.max() <= 1
+    assert (told[scores >= np.float32(0.4)] >= 0.5).all()
+    assert (told[scores < np.float32(0.4)] < 0.5).all()
+    passing = np.array(percentiles)[np.array(percentiles) >= 0.4]
+    half = comparable(np.array([np.median(passing)], np.float32), percentiles, 0.4)
+    assert half[0] == pytest.approx(0.75, abs=0.02), "half of what passes lies below it"
+    flat = comparable(np.array([0.2, 0.3, 0.9], np.float32), [0.3] * 101, 0.5)
+    assert (np.diff(flat) >= 0).all() and flat[2] >= 0.5 > flat[1]
+    assert np.isnan(comparable(np.array([np.nan], np.float32), percentiles, 0.4)[0])
+
+
+def test_it_leaves_as_a_folder_or_a_zip_and_comes_back_the_same_to_the_byte(
+    made, tmp_path, run: Run
+) -> None:
+    folder = make(made)
+    original = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {MANIFEST, "README.md"} <= set(original) and len(original) == 8
+    assert "never passes" in original["README.md"].decode()
+    listed = run("router", "list", "--json").json
+    assert [(one["name"], one["mode"], one["trouble"]) for one in listed] == [("Mixed", "hard", "")]
+    out = tmp_path / "out"
+    assert run("router", "export", "mixed", out).code == 0
+    assert run("router", "delete", "Mixed", "--yes").code == 0 and not folder.exists()
+    shutil.make_archive(str(tmp_path / "packed"), "zip", out)
+    for source in (out / "Mixed", tmp_path / "packed.zip"):
+        assert run("router", "import", source).code == 0
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == original
+        fails(run("router", "import", source), "There is a router “Mixed” already")
+        assert run("router", "delete", "Mixed", "--yes").code == 0
+    assert [path.name for path in folder.parent.iterdir()] == [], "nothing is left over"
+
+
+def test_the_command_line_makes_one_and_scores_with_it_by_name_or_by_folder(
+    made, tmp_path, run: Run
+) -> None:
+    words = ["router", "create", "Mixed", "--classifier", "Kinds@v1.0", "--send",
+             "photo=Photos@v1.0", "--send", "drawing=Drawings"]  # fmt: skip
+    fails(run(*words), "goes nowhere")
+    told = run(*words, "--send", "logo=reject", "--abstain", "75%", "--json").json
+    assert (told["abstain"], told["classes"][2]) == (0.75, {"name": "logo", "scorer": None})
+    np.save(tmp_path / "x.npy", X)
+    rows = {}
+    for model in ("router:Mixed", made.settings.routers / "Mixed"):
+        said = run("score", tmp_path / "x.npy", "--model", model, "--pass", "--json")
+        assert "Undecided" in said.err
+        rows[model] = [(row["path"], row["aesthetic_score"]) for row in said.json]
+        assert min(score for _, score in rows[model]) >= 0.5
+    assert len({json.dumps(one) for one in rows.values()}) == 1
+    fails(run("score", tmp_path / "x.npy", "--model", "router:None"), "There is no router", "Mixed")
+
+
+def test_a_router_stays_as_it_is_when_its_versions_are_deleted(made) -> None:
+    folder = make(made)
+    before = Router(folder).score(X)
+    shutil.rmtree(made.settings.checkpoints)
+    assert (Router(folder).score(X) == before).all()
+    assert [one.trouble for one in routers.kept(made.settings)] == [""]
+
+
+def test_a_member_that_is_gone_or_altered_is_named(made) -> None:
+    folder = make(made)
+    heads = sorted(folder.glob("*.safetensors"))
+    sidecar = sorted(folder.glob("*.config.json"))[1]
+    content = heads[0].read_bytes()
+    heads[0].unlink()
+    with pytest.raises(CheckpointError, match=f"lacks a member: {heads[0].name}"):
+        Router(folder)
+    heads[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="not the file that the router was made with"):
+        Router(folder)
+    heads[0].write_bytes(content)
+    told = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(told | {"percentiles": None}))
+    with pytest.raises(CheckpointError, match=sidecar.name):
+        Router(folder)
+    (kept,) = routers.kept(made.settings)
+    assert sidecar.name in kept.trouble
+    with pytest.raises(Conflict, match=sidecar.name):
+        routers.parts_of(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"classes": []}, "classes"),
+        ({"format": "other"}, "format"),
+        ({"abstain": 2}, "abstain"),
+        ({"mode": "some"}, "mode"),
+        ("not json", "not JSON"),
+        ("[]", "cannot be used"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_told_where(made, change, sentence) -> None:
+    folder = make(made)
+    path = folder / MANIFEST
+    told = json.loads(path.read_text())
+    path.write_text(change if isinstance(change, str) else json.dumps(told | change))
+    with pytest.raises(Invalid, match=sentence):
+        Router(folder)
+
+
+def test_a_manifest_may_name_no_file_elsewhere_and_no_other_classes(made, tmp_path) -> None:
+    folder = make(made)
+    path = folder / MANIFEST
+    told = json.loads(path.read_text())
+    elsewhere = told["classifier"] | {"file": "../../secret.safetensors"}
+    path.write_text(json.dumps(told | {"classifier": elsewhere}))
+    with pytest.raises(Invalid, match="no file of this folder"):
+        Router(folder)
+    for classes, sentence in (
+        ([*told["classes"][:2], {"name": "sketch"}], "its classifier tells"),
+        ([{"name": row["name"]} for row in told["classes"]], "Every class is rejected"),
+        ([row | {"scorer": told["classifier"]} for row in told["classes"]], "gives no score"),
+    ):
+        path.write_text(json.dumps(told | {"classes": classes}))
+        with pytest.raises(Invalid, match=sentence):
+            Router(folder)
+    with pytest.raises(NotFound, match="no router"):
+        tastemaker.load(tmp_path)
+
+
+def test_versions_that_do_not_go_together_are_refused_before_anything_is_written(made) -> None:
+    kinds, photos = version(made, "Kinds"), version(made, "Photos")
+    drawings = version(made, "Drawings")
+    every = {"photo": photos, "drawing": drawings, "logo": None}
+    with sessions.writing(made.engine) as session:
+        other = EncoderRow(fingerprint="f" * 16, name="ViT-B-32-quickgelu/openai", dim=24)
+        session.add(other)
+        session.flush()
+        stranger = photos.model_copy(update={"encoder_id": other.id})
+        for error, sentence, classifier, scorers, options in (
+            (Invalid, "does not sort", photos, every, {}),
+            (Invalid, "no class of", kinds, every | {"cat": photos}, {}),
+            (Invalid, "goes nowhere", kinds, {"photo": photos}, {}),
+            (Invalid, "Every class is rejected", kinds, dict.fromkeys(every), {}),
+            (Invalid, "gives no score", kinds, every | {"logo": kinds}, {}),
+            (Conflict, "encodes each picture once", kinds, every | {"logo": stranger}, {}),
+            (Invalid, "50 % and 60 %", kinds, every, {"scale": "score"}),
+            (Invalid, "below 100 %", kinds, every, {"abstain": 1.0}),
+            (Invalid, "hard or soft", kinds, every, {"mode": "both"}),
+        ):
+            with pytest.raises(error, match=sentence):
+                routers.make(session, made.settings, "Mixed", classifier, scorers, **options)
+        with pytest.raises(Invalid, match="needs a name"):
+            routers.make(session, made.settings, "  ", kinds, every)
+    assert routers.kept(made.settings) == []
+
+
+def test_members_of_different_encoders_in_a_folder_are_refused(made) -> None:
+    from tastemaker.files import sha256_of
+    from tastemaker.learning.checkpoints import checkpoint_bytes, load_checkpoint
+
+    folder = make(made)
+    path = folder / MANIFEST
+    told = json.loads(path.read_text())
+    file = told["classes"][0]["scorer"]["file"]
+    read = load_checkpoint(folder / file)
+    about = read.metadata | {
+        "encoder": "ViT-B-32-quickgelu/openai",
+        "encoder_fingerprint": "f" * 16,
+    }
+    (folder / file).write_bytes(checkpoint_bytes(read.tensors, about))
+    sidecar = folder / file.replace(".safetensors", ".config.json")
+    sha256 = sha256_of(folder / file)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"sha256": sha256}))
+    told["classes"][0]["scorer"] |= {"sha256": sha256, "config_sha256": sha256_of(sidecar)}
+    path.write_text(json.dumps(told))
+    with pytest.raises(Conflict, match="ViT-B-32"):
+        Router(folder)
+    assert Scorer(folder / file).encoder == "ViT-B-32-quickgelu/openai"
+
+
+# --- the page and the API ------------------------------------------------------------------------
+
+
+def test_a_router_is_made_and_given_out_on_the_page_and_by_the_api(made, tmp_path) -> None:
+    client, at = made.world.client, "/projects/1/routers"
+    page = client.get(at).text
+    assert "Photos v1.0, active" in page and "None yet" in page
+    ids = [str(version(made, name).id) for name in ("Photos", "Drawings")]
+    form = {"name": "Mixed", "version": "v1.0", "to": [*ids, ""], "mode": "soft", "abstain": "60 %"}
+    for change, sentence in (
+        ({"to": ids}, "Every class needs a version"),
+        ({"to": ["", "", ""]}, "Every class is rejected"),
+        ({"to": ["x", *ids]}, "is no version"),
+        ({"abstain": "most"}, "is no percentage"),
+    ):
+        refused = client.post(at, data=form | change)
+        assert refused.status_code == 422 and sentence in refused.text
+        assert 'value="Mixed"' in refused.text, "as it was filled in"
+    assert client.post(at, data=form).headers["location"] == at
+    page = client.get(at).text
+    assert "router:Mixed" in page and "no score below 60" in page
+    body = {
+        "name": "More", "classes": {"photo": "Photos@v1.0", "drawing": "Drawings", "logo": None}
+    }  # fmt: skip
+    assert client.post("/api/v1/projects/1/routers", json=body).status_code == 201
+    again = client.post("/api/v1/projects/1/routers", json=body)
+    assert again.status_code == 409 and "already" in again.text
+    listed = client.get("/api/v1/routers").json()
+    assert [(one["name"], one["mode"]) for one in listed] == [("Mixed", "soft"), ("More", "hard")]
+    packed = tmp_path / "router.zip"
+    packed.write_bytes(client.get("/routers/Mixed/download").content)
+    assert client.get("/api/v1/routers/Mixed/file").content == packed.read_bytes()
+    assert client.post(f"{at}/Mixed/delete").status_code == 303
+    assert client.delete("/api/v1/routers/More").status_code == 200
+    assert client.get("/api/v1/routers").json() == []
+    back = Router(routers.bring_in(made.settings, packed).folder)
+    assert back.manifest.abstain == 0.6
+    assert client.get("/routers/Other/download").status_code == 404
