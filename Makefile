@@ -58,12 +58,13 @@ EXAMPLES ?= 60
 
 # Before a release, half an hour: a hundred kills while scoring, kills in every phase of a training and
 # at every step of publishing, twenty minutes of ten people beside an embedding and a training, every
-# request that the schema of the API allows.
+# request that the schema of the API allows, a cluster whose machines die.
 soak: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,soak]'
 	KILLS=$(KILLS) LOAD_SECONDS=$(LOAD_SECONDS) STORIES=$(STORIES) EXAMPLES=$(EXAMPLES) \
 		$(BIN)/python -m pytest -m "" -s tests/test_durability.py tests/test_many_hands.py \
-		tests/test_soak.py tests/test_worker.py tests/test_versions.py tests/test_postgres.py
+		tests/test_soak.py tests/test_worker.py tests/test_versions.py tests/test_postgres.py \
+		tests/test_ray.py
 
 # The wheel, and beside it what an installation of it is made of (CycloneDX).
 release: $(READY)

@@ -1,6 +1,6 @@
 """`python -m bench [NAME …]`: run the benchmarks and keep the newest figures in RESULTS.md.
 
-`python -m bench people FILE.npz …` needs a file, which is not part of the program.
+`python -m bench people FILE.npz …` and `stars` need a file, which is not part of the program.
 """
 
 import datetime
@@ -16,10 +16,10 @@ NAMES = (
     "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
     "try_it", "stamps", "sample", "forecast", "promise", "artefacts", "router",
 )  # fmt: skip
-WITH_FILE = "people"
+WITH_FILE = ("people", "stars")
 WITH_OPTIONS = (  # alone, what follows the name is its own
     "live", "replay", "training", "recipes", "scoring", "keys", "web", "try_it", "forecast",
-    "promise", "artefacts", "router", WITH_FILE,
+    "promise", "artefacts", "router", *WITH_FILE,
 )  # fmt: skip
 
 
@@ -35,12 +35,12 @@ def machine() -> str:
 
 def main() -> None:
     names, options = sys.argv[1:] or NAMES, []
-    if names[0] == WITH_FILE or (names[0] in WITH_OPTIONS and names[1:2] and names[1][0] == "-"):
+    if names[0] in WITH_FILE or (names[0] in WITH_OPTIONS and names[1:2] and names[1][0] == "-"):
         names, options = names[:1], list(names[1:])
     sections = _sections()
     for name in names:
-        if name not in (*NAMES, WITH_FILE):
-            sys.exit(f"There is no benchmark {name!r}: {', '.join((*NAMES, WITH_FILE))}")
+        if name not in (*NAMES, *WITH_FILE):
+            sys.exit(f"There is no benchmark {name!r}: {', '.join((*NAMES, *WITH_FILE))}")
         print(f"--- {name}", flush=True)
         ran = subprocess.run(
             [sys.executable, "-m", f"bench.{name}", *options], stdout=subprocess.PIPE, text=True
@@ -58,7 +58,7 @@ def main() -> None:
             f"## {name}\n\n{about}\n\n`{called}`, {datetime.date.today()}, "
             f"{machine()}, at {commit or 'an unknown commit'}.\n\n{text}"
         )
-        known = [key for key in (*NAMES, WITH_FILE) if key in sections]
+        known = [key for key in (*NAMES, *WITH_FILE) if key in sections]
         others = [key for key in sections if key not in known]  # such as those of `make soak`
         parts = [HEAD, *(sections[key] for key in (*known, *others))]
         RESULTS.write_text("\n\n".join(part.strip() for part in parts) + "\n")

@@ -16,8 +16,10 @@ from fastapi.routing import APIRoute
 
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, ViewerUser, permissions_of
 from tastemaker.cli.commands import app as command_line
+from tastemaker.cli.commands import served_by
 from tastemaker.config import Settings
 from tastemaker.jobs.children import HANDLERS
+from tastemaker.pages import kinds
 from tastemaker.pages.app import all_routers
 
 HERE = Path(__file__).parent
@@ -59,14 +61,16 @@ def reference() -> str:
             "password whoever reaches it is its admin. A token's scopes are read (viewer), score",
             "(annotator) and admin.",
             "",
-            "| address | for | |",
-            "|---|---|---|",
+            "“Serves” says which projects: those that score, those with classes or tags, or both.",
+            "",
+            "| address | for | serves | |",
+            "|---|---|---|---|",
             *_routes(api=True),
             "",
             "## Pages",
             "",
-            "| address | for | |",
-            "|---|---|---|",
+            "| address | for | serves | |",
+            "|---|---|---|---|",
             *_routes(api=False),
             "",
         ]
@@ -86,6 +90,9 @@ def _commands(command: Any, name: str) -> Iterator[str]:
     yield ""
     yield _one_line(command.help or "")
     yield ""
+    if any("PROJECT" in word for word in (p.metavar or p.name.upper() for p in arguments)):
+        yield f"Serves projects with {kinds.IN_WORDS[served_by(name.partition(' ')[2])]}."
+        yield ""
     for option in options:
         names = ", ".join(f"`{word}`" for word in (*option.opts, *option.secondary_opts))
         yield f"- {names}: {_one_line(option.help or '')}"
@@ -116,9 +123,11 @@ def _routes(*, api: bool) -> Iterator[str]:
             (permission,) = permissions_of(route)
             for method in sorted(route.methods):
                 who = WHO.get(id(permission), "anybody")
-                rows.append((route.path, method, who, _first_paragraph(route.endpoint)))
-    for path, method, who, text in sorted(rows):
-        yield f"| `{method} {path}` | {who} | {text} |"
+                module = route.endpoint.__module__.rpartition(".")[2]
+                serves = kinds.IN_WORDS[kinds.served_by(module, route.path)]
+                rows.append((route.path, method, who, serves, _first_paragraph(route.endpoint)))
+    for path, method, who, serves, text in sorted(rows):
+        yield f"| `{method} {path}` | {who} | {serves} | {text} |"
 
 
 def _first_paragraph(function: object) -> str:

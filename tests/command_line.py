@@ -1,5 +1,6 @@
 """The command line in the process of a test."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -10,8 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sqlalchemy import Engine
+from sqlmodel import select
 
-from tastemaker import cli
+from tastemaker import cli, jobs, worker
+from tastemaker.config import Settings
+from tastemaker.database.sessions import writing
+from tastemaker.database.tables import Job
+from tastemaker.jobs.children import HANDLERS
+from tastemaker.jobs.context import JobContext
 from tastemaker.learning.city96 import layout
 
 
@@ -53,6 +61,34 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return Said(code, said.out, said.err)
 
     return run
+
+
+def done_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
+    """The jobs of a command, one after the other in this process."""
+    while not finished():
+        with writing(engine) as session:
+            queued = session.exec(select(Job.id).where(Job.state == "queued")).all()
+            taken = jobs.claim_next(session, list(queued))
+        assert taken is not None, "a job is waited for that is not queued"
+        job, claim = taken
+        lines: list[str] = []
+        context = JobContext(
+            settings, engine, job, claim,
+            lambda kind, value, lines=lines: lines.append(value) if kind == "log" else None,
+        )  # fmt: skip
+        module, function = HANDLERS[job.kind].split(":")
+        result = getattr(importlib.import_module(module), function)(context)
+        with writing(engine) as session:
+            for line in lines:
+                jobs.log(session, claim.job_id, line)
+            jobs.finish(session, claim, json.loads(json.dumps(result)))
+
+
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command waits for is done in the process of the test: a child would import torch
+    first, which takes longer than most jobs of the tests. `tests/test_cli.py` has the children."""
+    monkeypatch.setattr(worker, "run_here", done_here)
 
 
 def fails(said: Said, *sentences: str) -> None:

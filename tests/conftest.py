@@ -39,7 +39,8 @@ from tastemaker.jobs.context import JobContext
 from tests import command_line
 from tests import desk as desks
 
-run, head, vectors = command_line.run, command_line.head, command_line.vectors  # fixtures
+run, jobs_here = command_line.run, command_line.jobs_here  # fixtures
+head, vectors = command_line.head, command_line.vectors
 decoders, desk = desks.decoders, desks.desk
 
 # Continuous integration tries the same cases every time; at a desk, new ones. A machine with other
@@ -167,7 +168,8 @@ def migrated() -> Path:
 
 
 def _migrate_in(home: Path) -> None:
-    engine = sessions.make_engine(Settings(home=home, _env_file=None))  # type: ignore[call-arg]
+    here = f"sqlite:///{home / 'tastemaker.db'}"  # whatever database a test has named meanwhile
+    engine = sessions.make_engine(Settings(home=home, database_url=here, _env_file=None))  # type: ignore[call-arg]
     UPGRADE(engine, "head")
     engine.dispose()  # the last connection to close folds the log into the file
 
@@ -311,7 +313,7 @@ def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run(
                 [sys.executable, "-m", "tastemaker.cli", "demo", "--no-serve"],
-                env=environment(home), cwd=Path(__file__).parent.parent, check=True, timeout=300,
+                env=environment(home), cwd=Path(__file__).parent.parent, check=True, timeout=1500,
             )  # fmt: skip
             (home / "made").touch()
     return home

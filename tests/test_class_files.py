@@ -20,6 +20,8 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Image, Label, Tag
 from tastemaker.errors import CheckpointError, Conflict, Invalid
 from tastemaker.importing import imports
+from tastemaker.learning.checkpoints import save_checkpoint
+from tastemaker.learning.city96 import linear_head
 from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.publishing.foreign_files import read_foreign_head
 from tastemaker.scores import class_changes, classes
@@ -296,6 +298,17 @@ def test_the_command_tells_the_class_and_filters_by_one_of_them(run, tmp_path):
     parts = ("--out", tmp_path / "parts", "--class")
     assert run(*score, path, *parts, "logo").code == 0
     assert "classes differs" in run(*score, path, *parts, "photo").err
+    ones = np.ones(x.shape[1], np.float32)
+    save_checkpoint(tmp_path / "Liked.safetensors", linear_head(ones, 0.0, 0 * ones, ones), {})
+    both = [path, "--model", tmp_path / "Liked.safetensors"]
+    (logo,) = run(*score, *both, "--class", "logo", "--top", 1, "--json").json
+    (liked,) = run(*score, both[2], "--model", path, "--top", 1, "--json").json
+    assert logo["class"] == "logo" and 0 <= logo["Liked"] <= 1
+    assert liked["aesthetic_score"] == liked["Liked"]
+    kinds = [liked[f"Kinds@v1.0 p_{name}"] for name in names]
+    assert kinds == pytest.approx(list(own[int(liked["path"])].values()), abs=1e-5)
+    refused = run(*score, path, "--columns", "laion", "--out", tmp_path / "l.csv")
+    assert "holds scores, and this head tells classes apart" in refused.sentence
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 from class_world import Classes, class_home, open_classes
+from fastapi.testclient import TestClient
 from sqlalchemy import event
 from sqlmodel import select
 from web_world import events, make_world
 
+from tastemaker import projects
+from tastemaker.cli import commands
 from tastemaker.database import sessions
-from tastemaker.database.tables import ClassPrediction, Job
+from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
+from tastemaker.evaluation import slices
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
+from tastemaker.pages import kinds
+from tastemaker.pages.app import all_routers
 from tastemaker.queues import confusion
 from tastemaker.scores import class_changes, classes
 from tests.command_line import Run
@@ -194,20 +200,31 @@ def test_a_batch_reads_the_classes_once(made) -> None:
 
 # --- which pages serve which kind ----------------------------------------------------------------
 
-PAGES = {
-    "score": 200, "library": 200, "confusion": 200, "versions": 200, "classes": 200,
-    "settings": 200, "people": 200, "publish": 200, "add": 200, "encoders": 200,
-    "images/3": 200, "review/false-positives": 409, "score/grid": 200, "score/pairs": 409,
-    "test-runs": 409, "try": 409, "slices": 409, "compare": 409, "results": 409,
-    "audits": 409, "stars": 409, "routers": 200,
-}  # fmt: skip
-OF_CLASSES = ("confusion", "classes", "routers")
-BOTH = {page: 409 if page in OF_CLASSES else 200 for page in PAGES}
+
+def pages() -> dict[str, str]:
+    """Every page of a project that needs no more in its address → which kinds it serves."""
+    return {
+        route.path.replace("{project_id}", "1").replace("{image_id}", "3").replace("{kind}", KIND):
+        kinds.served_by(route.endpoint.__module__.rpartition(".")[2], route.path)
+        for router in all_routers() for route in router.routes
+        if "GET" in route.methods and route.path.startswith("/projects/{project_id}/")
+        and set(re.findall(r"{(\w+)}", route.path)) <= {"project_id", "image_id", "kind"}
+        and not route.path.endswith(("/score/waiting", "/adopting", "/training", "/try/{token}"))
+    }  # fmt: skip
+
+
+KIND = "false-positives"
+SERVED = (200, 303)
+
+
+def statuses(client: TestClient) -> dict[str, int]:
+    return {page: client.get(page).status_code for page in pages()}
 
 
 def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(trained) -> None:
     client = trained.world.client
-    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == PAGES
+    for page, status in statuses(client).items():
+        assert (status == 409) == (pages()[page] == "scores") and status in (*SERVED, 409), page
     refused = client.get("/projects/1/review/false-positives").text
     assert "this is for projects that score" in refused and "Confusion" in refused
     sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
@@ -220,8 +237,9 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
 
 def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: Path) -> None:
     client = make_world(tmp_path / "home", images=3).client
-    assert {page: client.get(f"/projects/1/{page}").status_code for page in PAGES} == BOTH
-    for page in OF_CLASSES:
+    for page, status in statuses(client).items():
+        assert (status == 409) == (pages()[page] == "classes") and status in (*SERVED, 409), page
+    for page in ("confusion", "classes", "routers"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
 
@@ -389,3 +407,113 @@ def test_a_request_that_comes_twice_is_answered_though_its_class_is_gone(made) -
     assert again.status_code == 200 and again.json()["event_id"] == first.json()["event_id"]
     other = made.world.client.post(f"{API}/scores", json=body | {"value": 1})
     assert other.status_code == 409 and "another score" in other.json()["error"]
+
+
+# --- a classifier in other projects --------------------------------------------------------------
+
+
+def test_what_a_classifier_says_is_a_filter_and_a_slice_of_another_project(trained, run) -> None:
+    with sessions.writing(trained.engine) as session:
+        taste = projects.create(session, "Taste")
+        collection = session.exec(select(Collection)).one()
+        projects.add_collection(session, taste, collection, "pool")
+    version = trained.version()
+    with sessions.reading(trained.engine) as session:
+        rows = select(ClassPrediction).where(ClassPrediction.version_id == version.id)
+        logos = {row.image_id for row in session.exec(rows) if row.predicted == 2}
+    client = trained.world.client
+    page = client.get("/projects/2/library").text
+    assert '<option value="1:2 Kinds: logo"' in page and "Classified as" in page
+    assert "Classified as" not in client.get("/projects/1/library").text, "its own is Predicted as"
+    for typed in ("1:2 Kinds: logo", "kinds:Logo", "1:2"):
+        told = client.get(
+            "/api/v1/projects/2/library", params={"classified": typed, "n": 90}
+        ).json()
+        assert {image["image_id"] for image in told["images"]} == logos, typed
+    for wrong in ("Kinds:statue", "Taste:logo", "7:2"):
+        answer = client.get("/api/v1/projects/2/library", params={"classified": wrong})
+        assert answer.status_code == 404 and "No classifier here says" in answer.text
+
+    added = run("slices", "add", "Taste", "Logos", "--filter", "classified=1:2 Kinds: logo")
+    assert added.code == 0, added.err
+    with sessions.writing(trained.engine) as session:
+        (row,) = slices.listing(session, projects.get(session, 2))
+        assert slices.in_words(row) == "library filter: classified Kinds: logo"
+        assert set(slices.members(session, projects.get(session, 2), row).tolist()) == logos
+        class_changes.change(session, trained.project(session), 2, name="emblem")
+        class_changes.merge(session, trained.project(session), 1, into=2)
+    second = trained.train()
+    with sessions.reading(trained.engine) as session:
+        rows = select(ClassPrediction).where(ClassPrediction.version_id == second.id)
+        both = {row.image_id for row in session.exec(rows) if row.predicted == 2}
+        (row,) = slices.listing(session, projects.get(session, 2))
+        told = set(slices.members(session, projects.get(session, 2), row).tolist())
+    assert told == both and len(both) > len(logos), "as the new version says"
+
+
+def test_a_filter_by_predicted_class_goes_on_to_the_next_page(trained) -> None:
+    client = trained.world.client
+    assert client.get("/projects/1/library?predicted_as=1").status_code == 200
+    kept = LibraryFilter(predicted_as=1, classified="1:2")
+    assert kept.as_query() == "predicted_as=1&classified=1%3A2"
+
+
+# --- two versions side by side --------------------------------------------------------------------
+
+
+def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(trained, run) -> None:
+    client = trained.world.client
+    assert "There is only v1.0" in client.get("/projects/1/compare").text
+    before = trained.version()
+    wrong = [i for i, kind in trained.kinds.items() if kind == 0 and trained.labelled(i) == 0][:12]
+    trained.label(dict.fromkeys(wrong, 1), origin="queue")  # the newer one learns nonsense
+    after = trained.train()
+    told = client.get(f"{API}/compare?a=v1.0&b=v1.1").json()
+    with sessions.reading(trained.engine) as session:
+        said = {
+            (row.version_id, row.image_id): row.predicted
+            for row in session.exec(select(ClassPrediction))
+        }
+        labels = dict(session.exec(select(VersionLabel.image_id, VersionLabel.value).where(
+            VersionLabel.version_id == after.id
+        )).all())  # fmt: skip
+    judging = [i for i in labels if i in said_by(said, before) and i in said_by(said, after)]
+    assert told["n"] == len(judging) == 60
+    for share, version in (("old", before), ("new", after)):
+        expected = sum(said[version.id, i] != labels[i] for i in judging) / len(judging)
+        assert told["wrong"][share] == pytest.approx(expected)
+    photo = told["classes"][0]
+    hit = sum(said[after.id, i] == labels[i] == 0 for i in judging)
+    assert photo["recall"]["new"] == pytest.approx(hit / photo["labelled"])
+    assert photo["labelled"] == sum(value == 0 for value in labels.values())
+    moved = [i for i in trained.kinds if said[before.id, i] != said[after.id, i]]
+    assert (told["images"], told["changed"]) == (90, len(moved)) and moved
+    assert sum(row["images"] for row in told["changes"]) == len(moved)
+
+    page = client.get("/projects/1/compare").text
+    assert "Class by class" in page and "Taken for something else" in page and "v1.1" in page
+    lines = run("versions", "diff", "Kinds", "v1.0", "v1.1").out
+    assert f"{len(moved)} of 90 images are taken for something else" in lines
+    assert client.get("/projects/1/compare?a=v1.0&b=v1.0").status_code == 422
+    assert client.get(f"{API}/compare/flips").status_code == 409
+
+
+def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
+    return {image for number, image in said if number == version.id}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "start", "Kinds"), ("test-run", "start", "Kinds", "--folder", "."),
+        ("slices", "add", "Kinds", "--tag", "x"), ("tournament", "Kinds"),
+        ("scores", "stars", "Kinds"), ("replay", "Kinds", "Pictures"),
+        ("write-back", "Kinds"),
+        ("series", "Kinds"),
+    ],
+)  # fmt: skip
+def test_a_command_of_scores_says_so_to_a_project_with_classes(run, tmp_path, words) -> None:
+    class_home(tmp_path / "home", train=True)
+    assert commands.served_by(" ".join(words[: words.index("Kinds")])) == "scores"
+    said = run(*words)
+    assert said.code == 1 and "score" in said.err, said

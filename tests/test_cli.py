@@ -204,7 +204,7 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
         "recorded": 4, "unchanged": 0, "overruled": 0, "lowest": 0, "highest": 10, "by_ending": 0,
-        "nameless": 0, "bad": [], "shown": [],
+        "nameless": 0, "between": False, "bad": [], "shown": [],
     }  # fmt: skip
     assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
@@ -245,8 +245,8 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         ("a.csv", "sha256,score\n{0},5\n,5\n", "Row 2 of a.csv: It names no image"),
         ("a.csv", "sha256,score\n{0},5\nnope,5\n", "Row 2 of a.csv: There is no image “nope”"),
         ("a.csv", "name,score\ndouble.png,5\n", "Several images are called “double.png”."),
-        ("a.csv", "", "a.csv holds no row."),
-        ("a.csv", "sha256,score\n", "a.csv holds no row."),
+        ("a.csv", "", "a.csv holds no row"),
+        ("a.csv", "sha256,score\n", "a.csv holds no row"),
         ("a.csv", b"\xff\xfe\x00", "a.csv is damaged: it is not in UTF-16."),
         ("a.csv", 'sha256,score\n{0},"' + "x" * 200_000, "cannot be read as CSV"),
         (

@@ -105,6 +105,7 @@ def test_a_project_is_deleted_once_one_says_so_and_its_scores_are_kept(
     assert run("project", "list", "--json").json == []
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_project_is_duplicated_with_every_score(home: Trained, run: Run) -> None:
     made = run("project", "duplicate", "Anime", "Again", "--json").json
     assert (made["name"], made["labels"], made["images"]) == ("Again", 80, 80)
@@ -151,7 +152,7 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
     training(home)  # an unfinished training does not need it
     file = versions.checkpoint_path(home.settings, first)
     told = run("versions", "delete", "Anime", "v1.0", "--yes")
-    assert told.out.startswith("v1.0 is deleted: its file, 80 predictions. Scores stay.")
+    assert told.out.startswith("v1.0 is deleted: its file and 80 predictions. Scores stay.")
     assert not file.exists() and not versions.config_path(home.settings, first).exists()
     assert [v["version"] for v in run("versions", "list", "Anime", "--json").json] == ["v1.1"]
     shown = run("versions", "show", "Anime", "v1.1", "--json").json
@@ -226,6 +227,7 @@ def test_a_program_is_told_what_went(home: Trained, run: Run) -> None:
 # --- jobs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_jobs_are_listed_shown_cancelled_and_tried_again(home: Trained, run: Run) -> None:
     job = training(home)
     listed = run("jobs", "list", "Anime", "--json").json
@@ -291,6 +293,7 @@ def test_slices_are_added_listed_with_their_figures_and_removed(home: Trained, r
 # --- test runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_version_is_tried_on_a_collection_and_the_run_is_shown(home: Trained, run: Run) -> None:
     fails(run("test-run", "start", "Anime", "--collection", "Nope"), "no collection")
     fails(run("test-run", "start", "Anime", "--collection", "Pictures"), "feeds the queues")

@@ -117,6 +117,7 @@ def test_too_few_words_and_too_many_are_wrong_usage(anime: Run, words: list[str]
     assert said.code == 2 and "Traceback" not in said.err
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_word_that_is_a_file_stays_one_whatever_the_project_is_called(
     anime: Run, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from bench.__main__ import WITH_OPTIONS
-from docs import learning_curves
+from docs import learning_curves, scale_model
 from docs.reference import reference
 from tastemaker.cli.commands import app
 from tastemaker.config import Settings
@@ -139,3 +139,23 @@ def test_the_curves_of_real_people_are_drawn_from_the_figures_kept() -> None:
             assert low <= value <= high
         assert len(curve["srocc"]) == len(figures["labels"])
     assert learning_curves.DRAWING.read_text() == learning_curves.drawn(figures)
+
+
+def test_the_tables_of_what_many_images_cost_are_computed_and_add_up() -> None:
+    page = scale_model.PAGE.read_text()
+    again = scale_model.with_tables(page, scale_model.tables(scale_model.Prices()))
+    assert again == page, "run python -m docs.scale_model"
+    large = next(way for way in scale_model.WAYS if "ViT-L/14" in way.name)
+    prices = scale_model.Prices(core=0.0, gpu=2.0, terabyte=10.0)
+    laion = scale_model.Machine(cores=10**6, gpus=32, reads=10**6)
+    cost = large.costs(5_850_000_000, prices, laion)
+    assert cost.hours == pytest.approx(24 * 7, rel=0.05), "as long as LAION says it took"
+    assert cost.dollars == pytest.approx(2 * cost.gpu_hours)
+    assert cost.bytes_kept == pytest.approx(9e12, rel=0.01), "LAION's nine terabytes"
+    assert cost.dollars_a_month == pytest.approx(90, rel=0.01)
+    few_cores = large.costs(10**8, prices, scale_model.Machine(cores=8, gpus=8, reads=100))
+    assert few_cores.hours == few_cores.core_hours / 8 > few_cores.gpu_hours / 8
+    assert few_cores.dollars == 2 * 8 * few_cores.hours, "what waits is paid for"
+    figures = (ROOT / "bench" / "RESULTS.md").read_text()
+    for measured in ("87,533", "7,795", "6.5 + 48.6 ms", "60.7 ms"):
+        assert measured in figures, "measured anew: the model rests on the figures of before"

@@ -506,6 +506,8 @@ def test_the_page_scores_a_folder_in_a_browser_without_a_network(
     assert rows[0]["path"] == f"to score/inner/{max(found, key=lambda name: found[name])}"
     assert {row["model"] for row in rows} == {"Taste@v0.0"}
 
+    page.locator("#threshold").fill("65.5")
+    expect(page.locator("#threshold-said")).to_have_text("65.5 %")
     page.locator("#threshold").fill(str(round(100 * sorted(found.values())[-2])))
     page.locator("#show").select_option("pass")
     passing = sum(100 * score >= round(100 * sorted(found.values())[-2])

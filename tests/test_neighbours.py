@@ -1,13 +1,11 @@
 """The pages about other programs: every command in them is run, in the order in which it stands."""
 
 import io
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import Engine
 
-from tastemaker import jobs, projects, scores, worker
-from tastemaker.config import Settings
+from tastemaker import projects, scores
 from tastemaker.database.sessions import writing
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.importing import imports, stars
@@ -27,7 +23,6 @@ from tastemaker.learning.city96 import linear_head
 from tastemaker.publishing import sidecars
 from tests import pictures
 from tests.command_line import Run
-from tests.conftest import work_on
 from tests.desk import Desk
 from tests.pictures import encoded
 from tests.test_stars import rated
@@ -40,23 +35,11 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def done_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) -> None:
-    """The jobs of a command, in this process instead of children."""
-    while not finished():
-        with writing(engine) as session:
-            job_id = jobs.unfinished(session, "stars", 1)[0].id
-        work = work_on(settings, engine, job_id)
-        result = stars.run(work)
-        with writing(engine) as session:
-            jobs.finish(session, work.claim, json.loads(json.dumps(result)))
-
-
 @pytest.fixture
-def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs_here: None) -> Path:
     """`~/Pictures` of a project “Photos”: four photographs with stars beside them, two scored."""
     for module in (stars, sidecars):
         monkeypatch.setattr(module, "DecodePool", imports.DecodePool)
-    monkeypatch.setattr(worker, "run_here", done_here)
     desk.folder = tmp_path / "Pictures"
     contents = [encoded(pictures.scene(seed=number), "JPEG") for number in range(4)]
     for number, content in enumerate(contents):

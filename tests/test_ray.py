@@ -15,6 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tastemaker import __version__
+from tastemaker.encoding.embedding_folders import EmbeddingFolder
+from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Unavailable
 from tastemaker.filtering import parts, ray_engine
 from tastemaker.filtering.panel import Panel
@@ -22,8 +24,11 @@ from tastemaker.filtering.parts import MANIFEST, Terms, Written, parts_of, write
 from tastemaker.filtering.ray_engine import OnRay
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source
+from tests import pictures
 from tests.command_line import Run
 from tests.test_score_parts import FEATURES, head_of
+from tests.test_score_sinks import head_of as bundled_head
+from tests.test_shards import tarred
 
 # How soon a machine that was killed is known to be dead; the usual half minute is for real nets.
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300,
@@ -84,6 +89,40 @@ def test_a_machine_that_is_killed_and_a_run_that_is_started_again_give_the_rows_
     assert told["complete"] and sum(part["rows"] for part in told["parts"]) == len(whole)
 
 
+@pytest.mark.soak
+@pytest.mark.slow(200)
+def test_shards_are_embedded_by_machines_that_die_one_after_the_other(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    """Pictures in tars, their embeddings kept, and every machine but the first killed in turn."""
+    for shard in range(12):
+        members = {
+            f"{shard:02}{number}.png": pictures.encoded(pictures.scene(seed=10 * shard + number))
+            for number in range(10)
+        }
+        tarred(tmp_path / "shards" / f"{shard:02}.tar", members | {"bad.png": b"no picture"})
+    panel = Panel(Scorer(bundled_head(tmp_path / "head.safetensors", 0)))
+    made_by = panel.load_encoder()
+    kept = EmbeddingFolder(tmp_path / "kept", BUNDLED, made_by.fingerprint, made_by.dim, "shards")
+    machines = [cluster.add_node(**NODE) for _ in range(2)]
+    faults: list[str] = []
+
+    def kill(*_: int) -> None:
+        if machines:
+            cluster.remove_node(machines.pop(), allow_graceful=False)
+
+    engine = OnRay(panel, lambda path, _: faults.append(path), print)
+    every = parts_of(tmp_path / "shards", panel, lambda *_: None, print)
+    terms = Terms(tmp_path / "out", embeddings=kept)
+    write_parts(every, terms, engine, panel.about, kill, **panel.run)
+    whole, got = pa.concat_tables(score_source(tmp_path / "shards", panel)), rows_of(terms.out)
+    assert not machines and got["path"].equals(whole["path"]) and len(got) == 120
+    assert np.abs(got["percent"].to_numpy() - whole["percent"].to_numpy()).max() < 0.1
+    assert set(faults) == {f"{shard:02}.tar/bad.png" for shard in range(12)}
+    again = pa.concat_tables(score_source(tmp_path / "kept", panel))
+    assert again["path"].equals(whole["path"])
+
+
 def test_a_cluster_that_is_not_there_is_told_at_once(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,5 +141,9 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
     assert f"has Tastemaker {__version__}, and the run was started by 0.0.9" in older
     (gone / MANIFEST).unlink()
     assert "does not see" in str(ray_engine._why_unfit(packed))
+    raised = ray.exceptions.RayError("trace\nOSError: [Errno 5] Input/output error\nTo retry, do …")
+    assert "could not finish: OSError: [Errno 5]" in str(ray_engine._in_words(raised))
+    lacking = ray.exceptions.RayError("ModuleNotFoundError: No module named 'tastemaker'")
+    assert "lacks tastemaker" in str(ray_engine._in_words(lacking))
     with pytest.raises(Unavailable, match="no Ray cluster"):
         ray_engine._check_there("ray://localhost:2")

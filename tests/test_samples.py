@@ -24,8 +24,11 @@ from tastemaker.sample.samples import (
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
+    """All of it. Smooth edges cost half of the time and are in no question asked here."""
     folder = tmp_path_factory.mktemp("samples")
-    return folder, make_sample_library(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paintings, "DRAWN_AT", 1)
+        return folder, make_sample_library(folder)
 
 
 def of_colour(red: int, green: int, blue: int) -> Image.Image:

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from tastemaker.encoding import encode_files
+from tastemaker.encoding.clip_retrieval import open_layout
+from tastemaker.encoding.embedding_files import open_embeddings
 from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import load
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.filtering import parts
+from tastemaker.filtering.columns import _of_shards
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.learning.checkpoints import save_checkpoint
@@ -99,6 +102,8 @@ def test_embeddings_that_are_kept_make_the_next_run_free_and_are_a_source(
     said = run(*words, heads[0], "--embeddings-out", kept, "--out", tmp_path / "first.parquet")
     assert said.code == 0 and "skipped bad.png" in said.err
     assert len(list(kept.glob("part-*.parquet"))) == 2
+    tried = run(*words, heads[0], "--embeddings-out", tmp_path / "tried", "--dry-run", "--top", "1")
+    assert tried.code == 0 and not (tmp_path / "tried").exists()
     first = pq.read_table(tmp_path / "first.parquet")
     assert first["path"].to_pylist() == [f"{number}.png" for number in range(6)]
     plain = Scorer(heads[0]).score([source / name for name in first["path"].to_pylist()])
@@ -177,8 +182,6 @@ def test_an_index_of_the_kept_keys_stands_in_for_a_second_copy_of_the_shards(
 
 def test_a_table_of_paths_only_takes_no_webdataset_names(tmp_path: Path) -> None:
     rows = pa.table({"path": ["a/b.tar/c/d.e.jpg", "plain.jpg", "x.TAR.gz/y.png"]})
-    from tastemaker.filtering.columns import _of_shards
-
     assert [(row["__url__"], row["__key__"]) for row in _of_shards(rows).to_pylist()] == [
         ("a/b.tar", "c/d"), (None, None), ("x.TAR.gz", "y"),
     ]  # fmt: skip
@@ -187,9 +190,6 @@ def test_a_table_of_paths_only_takes_no_webdataset_names(tmp_path: Path) -> None
 def test_a_part_that_begins_in_the_middle_of_a_file_has_the_rows_of_the_whole(
     tmp_path: Path,
 ) -> None:
-    from tastemaker.encoding.clip_retrieval import open_layout
-    from tastemaker.encoding.embedding_files import open_embeddings
-
     x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
     names = [f"{row}.jpg" for row in range(50)]
     np.save(tmp_path / "x.npy", x)

@@ -15,11 +15,12 @@ from web_world import client_of, drawn
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Embedding, Image, Label, Project
+from tastemaker.database.tables import Embedding, Image, Job, Label, Project
 from tastemaker.importing import vectors as imported
 from tastemaker.importing.vectors import request_vectors
 from tastemaker.live import embedding_matrix
 from tastemaker.pages.app import create_app
+from tastemaker.pages.formats import job_result
 from tastemaker.pictures.pictures import ingest
 from tests.command_line import Run, fails
 from tests.conftest import work_on
@@ -115,6 +116,9 @@ def test_embeddings_come_first_and_their_pictures_when_the_disk_is_there(
             embedding_matrix.load(session, here, before).scorable.tolist()
             == [True] * 2 + [False] * 3
         )
+    assert job_result(Job(kind="vectors", title="", state="done", result=again)) == (
+        "0 new, 6 known, 2 skipped. 3 have no picture here"
+    )
     third = bring(settings, engine, source)
     assert (third["added"], third["known"]) == (0, 6), "found by the name it came under"
 

@@ -234,6 +234,10 @@ COUNTERPARTS = {
     "/projects/{project_id}/stars": "/projects/{project_id}/stars",
     "/projects/{project_id}/stars/record": "/projects/{project_id}/stars",
     "/projects/{project_id}/stars/undo": "/projects/{project_id}/stars",
+    "/projects/{project_id}/series": "/projects/{project_id}/series",
+    "/projects/{project_id}/series/untag": "/projects/{project_id}/series",
+    "/projects/{project_id}/write-back": "/projects/{project_id}/write-back",
+    "/projects/{project_id}/write-back/undo": "/projects/{project_id}/write-back",
     "/projects/{project_id}/watched/{watched_id}/stop":
         "/projects/{project_id}/watched/{watched_id}",
 }  # fmt: skip

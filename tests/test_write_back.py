@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
+from sqlalchemy.event import listen
 from sqlmodel import select
 
 from tastemaker import jobs, projects, scores
@@ -32,6 +33,7 @@ from tastemaker.publishing import sidecars, trainer_folders, write_back
 from tastemaker.publishing.outgoing import Outgoing, outgoing, parse_borders, stars_of
 from tastemaker.publishing.sidecars import plan_sidecars, undo_sidecars, write_sidecars
 from tastemaker.scores import Origin
+from tastemaker.scores.score_files import labels_of
 from tests import pictures
 from tests.command_line import Run
 from tests.conftest import work_on
@@ -77,6 +79,19 @@ def beside(shelf: Desk, name: str) -> dict[str, str]:
 
 def everything_in(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_rows_that_leave_ask_the_database_some_hundred_images_at_a_time(shelf: Desk) -> None:
+    asked: list[str] = []
+    listen(shelf.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    few = rows_of(shelf, low=10)
+    of_few = len(asked)
+    assert len(rows_of(shelf)) == 4 * len(few) and len(asked) == 2 * of_few
+    with reading(shelf.engine) as session:
+        asked.clear()
+        labels = labels_of(session, projects.get(session, shelf.project.id))
+        assert len(labels) == 4 and sum("image_path" in one for one in asked) == 1
+        assert {Path(row["path"]).name for row in labels} == {f"{name}.png" for name in SCORES}
 
 
 # --- sidecars ------------------------------------------------------------------------------------
@@ -249,6 +264,15 @@ def test_what_cannot_be_written_is_named_and_the_rest_goes_on(
     (shelf.folder / "d.png.xmp").unlink()
     with pytest.raises(StorageFull, match="0 of 2 sidecars"):
         write_sidecars(shelf.settings, plan)
+
+
+def test_nothing_is_written_outside_of_the_folders_that_may_be_imported(
+    shelf: Desk, tmp_path: Path
+) -> None:
+    elsewhere = Limits(roots=(tmp_path / "allowed",))
+    plan = plan_sidecars(rows_of(shelf), elsewhere)
+    assert plan.changes == [] and len(plan.problems) == 4
+    assert all("lies outside of the folders" in reason for _, reason in plan.problems)
 
 
 def test_a_link_is_never_written_through(shelf: Desk, tmp_path: Path) -> None:

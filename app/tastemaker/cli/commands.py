@@ -68,6 +68,23 @@ for name, below in {
     app.add_typer(below, name=name)
 
 
+# Commands that serve one kind of project; all others that name one serve both.
+OF_SCORES = (
+    "audit", "replay", "scores stars", "series", "slices", "test-run", "tournament",
+    "versions import", "write-back",
+)  # fmt: skip
+OF_CLASSES = ("classes",)
+
+
+def served_by(command: str) -> str:
+    """`scores`, `classes` or `both`, of a command as it is typed after `tastemaker`."""
+
+    def among(names: tuple[str, ...]) -> bool:
+        return any(command == name or command.startswith(f"{name} ") for name in names)
+
+    return "scores" if among(OF_SCORES) else "classes" if among(OF_CLASSES) else "both"
+
+
 def run() -> None:
     """Do what was typed: errors meant for a person become one sentence and exit code 1."""
     print_whatever_the_encoding()

@@ -241,7 +241,7 @@ def score(
     if own:
         low = 100 * first.threshold
     keeping = None
-    if embeddings_out is not None:
+    if embeddings_out is not None and not dry_run:
         made_by = panel.load_encoder()
         keeping = EmbeddingFolder(
             embeddings_out, made_by.spec.name, made_by.fingerprint, made_by.dim,

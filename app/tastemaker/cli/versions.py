@@ -166,17 +166,24 @@ def versions_diff(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """What changed from one version to another: errors, flips, slices, labels."""
+    """What changed from one version to another: errors, flips, slices, labels; of classes, the
+    figures of each and what is taken for something else."""
     name, older, newer = in_order(typed, project, "OLDER", "NEWER")
     from tastemaker import projects
-    from tastemaker.evaluation import comparison, flips
+    from tastemaker.evaluation import class_comparison, comparison, flips
+    from tastemaker.scores import classes
 
     with database() as (_, engine), sessions.reading(engine) as session:
         both = flips.pair(session, projects.by_name(session, name), older, newer)
-        diff = comparison.diff(session, both)
+        if (kinds := classes.of_project(session, both.project)) is not None:
+            told = class_comparison.compare(session, both)
+            facts, lines = told.as_json(kinds), told.in_words(both, kinds)
+        else:
+            diff = comparison.diff(session, both)
+            facts, lines = diff.as_json(), diff.in_words()
     if as_json:
-        return print_json(diff.as_json())
-    out.print("\n".join(plain(line) for line in diff.in_words()))
+        return print_json(facts)
+    out.print("\n".join(plain(line) for line in lines))
     return None
 
 

@@ -58,7 +58,7 @@ class PairedComparison:
 def paired_metrics(session: Session, both: Pair) -> PairedComparison:
     """On the random sample, both sides of the hold-out, by the labels that the newer version saw
     (the older, where it saw none)."""
-    labels = _measuring(session, both)
+    labels = measuring_labels(session, both)
     common = sorted(labels)
     before = predictions.honest(session, both.a, common)
     after = predictions.honest(session, both.b, common)
@@ -92,7 +92,7 @@ def _why_not(both: Pair) -> str:
     )
 
 
-def _measuring(session: Session, both: Pair) -> dict[int, float]:
+def measuring_labels(session: Session, both: Pair) -> dict[int, float]:
     """Image id → label (0–10) of what can judge both: what was held out, and the rest of the
     random sample."""
     newer = both.b if training_set.values(session, both.b) else both.a

@@ -15,7 +15,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Image, Label, Prediction, Project, Version
 from tastemaker.errors import Invalid
 from tastemaker.queues.cards import Card, Predicted, QueueItem, cards
-from tastemaker.scores import Origin, classes
+from tastemaker.scores import Origin
 
 DIRECTIONS = {"up": "fail to pass", "down": "pass to fail"}
 
@@ -33,7 +33,6 @@ def pair(session: Session, project: Project, a: str = "", b: str = "") -> Pair:
     """The versions of these numbers. Without `b` the active one (or the newest); without `a` the
     parent of `b` (or the one before it). Raises `NotFound`, and `Invalid` where there are not
     two."""
-    classes.check_scores(project)
     there = versions.list_ready(session, project)
     if len(there) < 2:
         raise Invalid(

@@ -34,7 +34,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files.texts import composed
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Estimate, SliceMetrics
-from tastemaker.library import scopes
+from tastemaker.library import classifiers, scopes
 from tastemaker.live import model_requests
 from tastemaker.scores import classes
 from tastemaker.versions import training_set
@@ -254,6 +254,7 @@ def in_words(row: Slice) -> str:
     parts = []
     for name, value in row.definition.get("filter", {}).items():
         values = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        values = classifiers.in_words(values) if name == "classified" else values
         parts.append(f"{name.replace('_', ' ')} {values}")
     return f"library filter: {'; '.join(parts)}"
 

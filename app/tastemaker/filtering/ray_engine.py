@@ -173,8 +173,11 @@ class PartWriter:
         self._terms = packed.terms
         if self._fault is None:
             torch.set_num_threads(packed.cores)
-            with tempfile.TemporaryDirectory(prefix="tastemaker-heads-") as folder:
-                self._panel = packed.panel(Path(folder))
+            try:
+                with tempfile.TemporaryDirectory(prefix="tastemaker-heads-") as folder:
+                    self._panel = packed.panel(Path(folder))
+            except TastemakerError as error:  # as where the device is not there
+                self._fault = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"result": [pickle.dumps(self._written(pickle.loads(batch["order"][0])))]}
@@ -225,6 +228,7 @@ def _same_run(one: bytes, other: bytes) -> bool:
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster for the time of a run; one that was connected before stays so."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the run
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log has all; not the terminal
     try:
         import ray
     except ImportError as error:
@@ -291,10 +295,8 @@ def _in_words(error: Exception) -> TastemakerError:
             "Install 'tastemaker[scale]' of this version on every machine, then run again: it "
             "goes on where it was.",
         )
-    if isinstance(getattr(error, "cause", None), TastemakerError):
-        return error.cause  # type: ignore[attr-defined, no-any-return]  # as it was raised there
-    last = [line for line in told.splitlines() if line.strip()][-1:]
+    causes = re.findall(r"(?m)^\s*([\w.]*(?:Error|Exception): .+)$", told)
     return Invalid(
-        f"The cluster could not finish: {last[0].strip() if last else type(error).__name__}",
+        f"The cluster could not finish: {causes[-1][:300] if causes else type(error).__name__}.",
         "The parts that are done are kept; run again, and it goes on where it was.",
     )

@@ -239,10 +239,11 @@ def _write(
             composed(names[n])[:LONGEST_NAME]: h for h, n in hashes.items() if h not in before
         }
         before |= _by_name(session, row, collection, unknown)
+        blank = Image(sha256="", kind="vector", name="", source_group="").model_dump(exclude={"id"})
         new = [
-            _row_of(sha256, composed(names[n])[:LONGEST_NAME])
-            for sha256, n in hashes.items()
-            if sha256 not in before
+            blank | {"sha256": h, "source_group": h[:16], "name": composed(names[n])[:LONGEST_NAME]}
+            for h, n in hashes.items()
+            if h not in before
         ]
         insert_missing(session, Image, new)
         ids = before | _by_hash(session, [one["sha256"] for one in new])
@@ -256,11 +257,6 @@ def _write(
         insert_missing(session, Embedding, vectors)
     tally.added += len(new)
     tally.known += len(before)
-
-
-def _row_of(sha256: str, name: str) -> dict[str, Any]:
-    image = Image(sha256=sha256, kind="vector", name=name, source_group=sha256[:16])
-    return image.model_dump(exclude={"id"})
 
 
 def _of_one_make(row: EncoderRow, x: NDArray[Any]) -> NDArray[np.bool_]:

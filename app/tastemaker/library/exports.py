@@ -41,13 +41,14 @@ def listed(
     yield (",".join(COLUMNS) + "\r\n").encode()
     for some in chunked(ids, AT_ONCE):
         rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(some)))}
+        paths = images.shown_paths(session, rows.values())
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         for tile in tiles(session, project, resolved, some):
             image = rows[tile.image_id]
             predicted = "" if tile.prediction is None else f"{10 * tile.prediction:.2f}"
             label = "" if tile.label is None else f"{tile.label:g}"
-            path = escape_formula(images.shown_path(session, image))
+            path = escape_formula(paths[image.id])
             writer.writerow((image.sha256, path, label, predicted, by if predicted else ""))
         yield text.getvalue().encode()
 

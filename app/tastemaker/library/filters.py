@@ -36,7 +36,7 @@ class LibraryFilter:
 
     Labels are in points of 0–10, predictions in [0, 1]; both ends of a range belong to it. Where
     labels are classes, `labelled` and `predicted_as` are the number of one (of tags: that it is
-    among them).
+    among them). `classified` is what the classifier of another project says (`classifiers`).
     `version` names whose predictions are meant: the active version, the live model (`live`) or a
     number. `relatives` is the id of an image whose near-duplicates are meant. `removed` asks for
     what was taken out of the project instead of what is in it. `role` is which collections are
@@ -50,6 +50,7 @@ class LibraryFilter:
     label_max: float | None = None
     labelled: int | None = None
     predicted_as: int | None = None
+    classified: str = ""
     predicted_min: float | None = None
     predicted_max: float | None = None
     version: str = ACTIVE
@@ -85,7 +86,7 @@ class LibraryFilter:
                 pairs += [("tag", tag) for tag in value]
             elif isinstance(value, bool):
                 pairs.append((name, "yes" if value else "no"))
-            elif name.startswith("predicted_"):
+            elif name in PREDICTED:
                 pairs.append((PREDICTED[name][0], f"{round(10 * value, 6):g}"))
             else:
                 pairs.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
@@ -119,6 +120,7 @@ def from_dict(data: Mapping[str, Any]) -> LibraryFilter:
         label_max=_within(values.get("label_max"), 10, "label_max"),
         labelled=_class(values.get("labelled"), "labelled"),
         predicted_as=_class(values.get("predicted_as"), "predicted_as"),
+        classified=composed(str(values.get("classified") or "").strip())[:LONGEST],
         predicted_min=_within(values.get("predicted_min"), 1, "predicted_min"),
         predicted_max=_within(values.get("predicted_max"), 1, "predicted_max"),
         version=str(values.get("version") or ACTIVE)[:40],
@@ -140,7 +142,7 @@ def from_pairs(pairs: list[tuple[str, str]]) -> LibraryFilter:
     were left empty. Raises `Invalid`."""
     values: dict[str, Any] = {"tags": [value for name, value in pairs if name == "tag" and value]}
     typed = {name: value.strip() for name, value in pairs if value.strip()}
-    for name in ("collection", "version", "said", "name", "relatives", "role"):
+    for name in ("collection", "version", "said", "name", "relatives", "role", "classified"):
         values[name] = typed.get(name)
     for name in ("label_min", "label_max", "labelled", "predicted_as"):
         values[name] = typed.get(name)

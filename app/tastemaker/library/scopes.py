@@ -31,6 +31,8 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.library import classifiers
+from tastemaker.library.classifiers import Classified
 from tastemaker.library.filters import ACTIVE, LIVE, SAID, LibraryFilter, from_dict
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LiveModel
@@ -51,6 +53,7 @@ class ResolvedFilter:
     live: LiveModel | None = None
     source_group: str | None = None
     kinds: ClassList | None = None
+    classified: Classified | None = None
     ignores_case: bool = field(default=True)  # whether LIKE does, of itself
 
     @property
@@ -64,7 +67,8 @@ def resolve(
     session: Session, project: Project, wanted: LibraryFilter, settings: Settings | None = None
 ) -> ResolvedFilter:
     """Look the filter's names up. `settings` finds the live model; without them, a filter on it
-    means nothing. Raises `NotFound` for a collection or a version that is not the project's."""
+    means nothing. Raises `NotFound` for a collection or a version that is not the project's, and
+    for a classifier that is gone."""
     mine = collections_of(session, project.id, projects.ANY_ROLE)
     if wanted.collection is not None and wanted.collection not in mine:
         raise NotFound(
@@ -95,6 +99,7 @@ def resolve(
         live=live,
         source_group=group,
         kinds=classes.of_project(session, project),
+        classified=classifiers.find(session, wanted.classified) if wanted.classified else None,
         ignores_case=session.get_bind().dialect.name == "sqlite",
     )
 
@@ -153,14 +158,20 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
         value = select(label.value).where(*mine).scalar_subquery()
         holds += _range(value, wanted.label_min, wanted.label_max)
     if wanted.labelled is not None:
-        holds.append(exists(label.image_id, *mine, names_class(resolved, label.value, "labelled")))
+        holds.append(
+            exists(label.image_id, *mine, names_class(resolved.kinds, label.value, wanted.labelled))
+        )
     if wanted.predicted_as is not None:
         told = aliased(ClassPrediction)
         by = resolved.version.id if resolved.version else 0
         here = (told.version_id == by, told.image_id == image_id)
-        holds.append(
-            exists(told.image_id, *here, names_class(resolved, told.predicted, "predicted_as"))
-        )
+        said = names_class(resolved.kinds, told.predicted, wanted.predicted_as)
+        holds.append(exists(told.image_id, *here, said))
+    if (other := resolved.classified) is not None:
+        told = aliased(ClassPrediction)
+        here = (told.version_id == other.version.id, told.image_id == image_id)
+        said = names_class(other.kinds, told.predicted, other.number)
+        holds.append(exists(told.image_id, *here, said))
     if wanted.by_prediction and wanted.version != LIVE:
         prediction = aliased(Prediction)
         by = resolved.version.id if resolved.version else 0
@@ -183,14 +194,13 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
     return holds
 
 
-def names_class(resolved: ResolvedFilter, value: Any, field: str) -> Any:
-    """A label, or what is predicted, names the class that the filter means in `field`, or one that
-    was merged with it; of tags, it is among them. Of scores, the label is that number."""
-    number = getattr(resolved.filter, field)
-    if resolved.kinds is None:
+def names_class(kinds: ClassList | None, value: Any, number: int) -> Any:
+    """A label, or what is predicted, names this class, or one that was merged with it; of tags, it
+    is among them. Of scores, the label is that number."""
+    if kinds is None:
         return value == number
-    numbers = resolved.kinds.merged_with(number)
-    if resolved.kinds.several:
+    numbers = kinds.merged_with(number)
+    if kinds.several:
         mask = sum(1 << one for one in numbers if one < MOST_TAG_NUMBERS)
         return cast(value, BigInteger).op("&")(mask) != 0
     return col(value).in_(numbers)

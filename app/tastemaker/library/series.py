@@ -32,7 +32,8 @@ WITHIN = 10.0  # seconds between one picture of a series and the next
 ALIKE = 0.9  # cosine of their vectors
 BEST, REST = "best of its series", "rest of its series"
 NS = 1e9
-MOST_LISTED = 1000  # series that a job's result holds
+MOST_LISTED = 1000  # series that a job's result holds,
+MOST_BESIDES = 50  # and how many pictures of each besides the best
 AT_ONCE = 500  # images that are tagged in one transaction
 
 Told = Callable[[int, int], None]  # how many pairs were compared, of how many
@@ -247,7 +248,8 @@ def request_series(
 
 def run(job: JobContext) -> dict[str, Any]:
     """Find the series, and tag them if asked; safe to run again. Returns the request, how many
-    there are, and the first `MOST_LISTED` as (keep, rest, reason)."""
+    there are, and the first `MOST_LISTED` with what to keep, why, how many there are besides and
+    the best of those."""
     request = SeriesRequest.model_validate(job.payload)
     job.stage("Comparing pictures taken one after another")
     with job.reading() as session:
@@ -265,5 +267,11 @@ def run(job: JobContext) -> dict[str, Any]:
     return request.model_dump() | {
         "series": len(found), "besides": sum(len(one.rest) for one in found),
         "version": version.number if version else "",
-        "listed": [asdict(one) for one in found[:MOST_LISTED]],
+        "listed": [
+            {
+                "keep": asdict(one.keep), "reason": one.reason, "besides": len(one.rest),
+                "rest": [asdict(member) for member in one.rest[:MOST_BESIDES]],
+            }
+            for one in found[:MOST_LISTED]
+        ],
     }  # fmt: skip

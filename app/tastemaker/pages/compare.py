@@ -1,6 +1,7 @@
 """Comparing two versions: numbers, what moved, what was learned, and the flips as a queue that is
 corrected where it is seen."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,8 +12,9 @@ from sqlmodel import Session
 from tastemaker import versions
 from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
+from tastemaker.database.tables import Project, Version
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.evaluation import comparison, flips
+from tastemaker.evaluation import class_comparison, comparison, flips
 from tastemaker.evaluation.flips import Pair
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
@@ -24,7 +26,7 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.places import ComparePlace
-from tastemaker.pages.render import render, shell
+from tastemaker.pages.render import kinds_of, render, shell
 from tastemaker.pages.scores import (
     NEVER_STALE,
     ScoreForm,
@@ -33,7 +35,7 @@ from tastemaker.pages.scores import (
     saved_toast,
     take_back,
 )
-from tastemaker.scores import Origin
+from tastemaker.scores import Origin, classes
 from tastemaker.versions import version_report
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -67,6 +69,8 @@ def page(
     if view and view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
     ready = versions.list_ready(session, project)
+    if project.labelling != "scores":
+        return _of_classes(request, session, project, ready, a, b)
     context: dict[str, Any] = {
         "versions": ready,
         "views": VIEWS,
@@ -106,6 +110,24 @@ def page(
     page = shell(session, project, "versions") | context | {"keys": keymap.of(person)}
     status = Invalid.status if twice else 200
     return render(request, "compare.html", None, page, status=status, headers=NEVER_STALE)
+
+
+def _of_classes(
+    request: Request, session: Session, project: Project, ready: Sequence[Version], a: str, b: str
+) -> Response:
+    """The page of a project with classes: class by class, and what is taken for something else."""
+    two = len(ready) >= 2
+    twice = two and bool(a) and a == b
+    both = flips.pair(session, project, a, b) if two and not twice else None
+    context = {
+        "versions": ready, "both": both,
+        "one": versions.by_number(session, project, a) if twice else None,
+        "told": class_comparison.compare(session, both) if both else None,
+        "kinds": kinds_of(request, project), "most": class_comparison.MOST_CHANGES,
+    }  # fmt: skip
+    frame = shell(session, project, "versions") | context
+    status = Invalid.status if twice else 200
+    return render(request, "class_compare.html", None, frame, status=status, headers=NEVER_STALE)
 
 
 def numbers(session: Session, both: Pair) -> dict[str, Any]:
@@ -169,8 +191,13 @@ def undo(
 def show_comparison(
     _: ViewerUser, session: ReadSession, project: CurrentProject, a: str = "", b: str = ""
 ) -> dict[str, Any]:
-    """Two versions side by side; without numbers, the active one against its parent."""
+    """Two versions side by side; without numbers, the active one against its parent. Of a project
+    with classes: the share that is `wrong` and the figures of each class, paired, and what is taken
+    for something else."""
     both = flips.pair(session, project, a, b)
+    if project.labelling != "scores":
+        told_apart = class_comparison.compare(session, both)
+        return told_apart.as_json(classes.of(session, project.id))
     told = comparison.diff(session, both)
     return told.as_json() | {"points": told.moved.points}
 
@@ -187,7 +214,8 @@ def show_flips(
     n: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """A page of the images that went `up` to a pass or `down` to a fail. Correct them through
-    `POST …/scores` with the origin `review`."""
+    `POST …/scores` with the origin `review`. Of projects that score."""
+    classes.check_scores(project)
     both = flips.pair(session, project, a, b)
     rows = flips.listing(session, both, direction, after=after, n=n)
     return {

@@ -80,6 +80,9 @@ def job_result(job: Job) -> str:
             if rewritten := result.get("rewritten"):
                 told += f" {count(rewritten)} written again with the same pixels: scores kept."
             return f"{told} {result.get('left_out', '')}".rstrip(" .")
+        case "vectors", {"added": added, "known": known, "without": without}:
+            told = f"{count(added)} new, {count(known)} known, {skipped}"
+            return f"{told}. {count(without)} have no picture here" if without else told
         case "stars", {"record": True, "recorded": recorded, "unchanged": unchanged}:
             return f"{count(recorded)} recorded, {count(unchanged)} there already"
         case "stars", {"marked": marked, "scored": scored}:

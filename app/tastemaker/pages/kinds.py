@@ -11,10 +11,23 @@ from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
-    "audits", "compare", "pairs", "priors", "results", "review", "series", "slices", "stars",
+    "audits", "pairs", "priors", "results", "review", "series", "slices", "stars",
     "test_runs", "try_it", "write_back",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion", "routers")
+FLIPS = "/compare/"  # below it: images that passed and fail now, or the other way
+
+IN_WORDS = {"scores": "scores", "classes": "classes", "both": "scores, classes", "": ""}
+
+
+def served_by(module: str, address: str) -> str:
+    """Which kinds of project an address of a module of pages serves: `scores`, `classes` or `both`;
+    empty where it is about no project."""
+    if module in SCORES_ONLY or FLIPS in address:
+        return "scores"
+    if module in CLASSES_ONLY:
+        return "classes"
+    return "both" if "{project_id}" in address or "{version_id}" in address else ""
 
 
 def only_scores(request: Request) -> None:

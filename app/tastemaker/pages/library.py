@@ -23,7 +23,16 @@ from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Project, Slice
 from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import TastemakerError
-from tastemaker.library import bulk, counting, filters, saved_filters, scopes, tags, tiles
+from tastemaker.library import (
+    bulk,
+    classifiers,
+    counting,
+    filters,
+    saved_filters,
+    scopes,
+    tags,
+    tiles,
+)
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.library.orders import Page
 from tastemaker.library.scopes import ResolvedFilter
@@ -124,6 +133,7 @@ def around(
         "tried": tried,
         "versions": [version.number for version in versions.list_ready(session, project)],
         "active": versions.active(session, project),
+        "classifiers": classifiers.choices(session, project),
         "common": tags.most_common(session, project),
         "saved": saved_filters.list_saved(session, project),
         "orders": ORDERS if project.labelling == "scores" else CLASS_ORDERS,
@@ -167,6 +177,7 @@ def one(
         "card": cards(session, settings, project, person, "one", [item])[0],
         "place": place,
         "by": predictor(scopes.resolve(session, project, LibraryFilter())),
+        "classifiers": classifiers.choices(session, project),
         "common": tags.most_common(session, project),
         "undo": newest.id if newest is not None and mine else 0,
         **keymap.context(person, kinds_of(request, project)),
@@ -217,7 +228,8 @@ def list_images(
     """A stretch of the library. The parameters are those of the page's address: `collection`,
     `tag` (several), `scored`, `said`, `label_min`, `label_max`, `predicted_from`, `predicted_to`
     (0–10; `predicted_min` and `predicted_max` are the same in per cent), `labelled` and
-    `predicted_as` (the number of a class, where labels are such), `version`, `name`, `relatives`,
+    `predicted_as` (the number of a class, where labels are such), `classified` (`PROJECT:CLASS`,
+    what the classifier of another project says), `version`, `name`, `relatives`,
     `removed`, `role` (`test-run` for images of test runs, which are left out otherwise), `sort`,
     `apart`, `like`, `text`. `after` is the `next` of the answer before."""
     view = view_of(list(request.query_params.multi_items()))

@@ -149,7 +149,7 @@ def look_for_series(
 
 @api.get("/projects/{project_id}/series")
 def series_found(_: AdminUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
-    """What was found the last time: of each series the image to keep, why, and the others."""
+    """What was found the last time: of each series the image to keep, why, and the best others."""
     job = newest_job(session, project, "series")
     if job is None or job.state != "done":
         raise NotFound("No series are known here.", "Look for them, and wait for the job's end.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tastemaker.errors import BadImage
+from tastemaker.errors import BadImage, Invalid
 from tastemaker.files import xmp
 from tastemaker.files.roots import open_within
 from tastemaker.pictures import formats
@@ -46,6 +46,8 @@ def embedded(path: Path, limits: Limits) -> Embedded:
         return Embedded()  # Pillow does not know it
     except BadImage:
         raise
+    except Invalid as error:  # it lies outside of what may be read
+        raise BadImage(error.message, error.hint) from None
     except Exception:  # hostile bytes make decoders raise nearly anything
         return Embedded()
 

@@ -64,11 +64,13 @@ def export_answers(engine: Engine, project_name: str) -> list[dict[str, Any]]:
         ).all()
         ids = {i for pair in pairs for i in (pair.first_id, pair.second_id)}
         ids |= {event.image_id for event in sweeps}
-        known = {
-            image.id: {"sha256": image.sha256, "path": images.shown_path(session, image)}
+        found = [
+            image
             for some in chunked(sorted(ids), IDS_PER_QUERY)
             for image in session.exec(select(Image).where(col(Image.id).in_(some)))
-        }
+        ]
+        paths = images.shown_paths(session, found)
+        known = {image.id: {"sha256": image.sha256, "path": paths[image.id]} for image in found}
         rows = []
         for pair in pairs:
             first, second = pair.first_id, pair.second_id

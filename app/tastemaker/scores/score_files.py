@@ -360,10 +360,11 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
     ).all()
     newest = {(event.image_id, event.annotator_id): (event, i, a) for event, i, a in events}
     known = classes.of(session, project.id) if project.labelling != "scores" else None
+    paths = images.shown_paths(session, {i.id: i for _, i, _ in newest.values()}.values())
     rows = [
         {
             "sha256": image.sha256,
-            "path": images.shown_path(session, image),
+            "path": paths[image.id],
             **({"class": known.in_file(event.value)} if known else {"score": event.value}),
             "annotator": name,
             "scored_at": in_utc(event.at).isoformat(),

@@ -59,21 +59,23 @@ def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
 
 
 def _scores_of(session: Session, version: Version) -> list[dict[str, Any]]:
+    rows = session.execute(
+        select(Image, Prediction)
+        .join(Prediction, col(Prediction.image_id) == Image.id)
+        .where(Prediction.version_id == version.id)
+        .order_by(col(Image.id))
+    ).all()
+    paths = images.shown_paths(session, (image for image, _ in rows))
     return [
         {
             "sha256": image.sha256,
-            "path": images.shown_path(session, image),
+            "path": paths[image.id],
             "aesthetic_score": row.score,
             "out_of_fold": row.out_of_fold,
             "uncertainty": row.uncertainty,
             "model_sha256": version.sha256,
         }
-        for image, row in session.execute(
-            select(Image, Prediction)
-            .join(Prediction, col(Prediction.image_id) == Image.id)
-            .where(Prediction.version_id == version.id)
-            .order_by(col(Image.id))
-        )
+        for image, row in rows
     ]
 
 

@@ -1,0 +1,249 @@
+"""Two versions that tell classes apart, side by side: which errs less, class by class, on images
+drawn at random, each predicted by heads of either that never saw it; and which images they take for
+something else. Classes merged since count as what they became.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from tastemaker import projects
+from tastemaker.database.tables import ClassPrediction, Image, Label
+from tastemaker.evaluation.comparison import measuring_labels
+from tastemaker.evaluation.flips import Pair
+from tastemaker.learning import metrics
+from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, NOTHING, Estimate
+from tastemaker.scores import classes
+from tastemaker.scores.classes import ClassList
+from tastemaker.versions import class_rows
+
+Weighted = Callable[[NDArray[np.float64]], float]
+MOST_CHANGES = 40
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share in 0–1 under both versions; None where there was nothing to take it of."""
+
+    old: float | None
+    new: float | None
+
+
+@dataclass(frozen=True)
+class ClassMove:
+    """One class on the images that judge both: how many are `labelled` so, its figures under both,
+    and the `difference` of F1, newer minus older, with what it shows."""
+
+    number: int
+    name: str
+    labelled: int
+    precision: Rate
+    recall: Rate
+    f1: Rate
+    difference: Estimate
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """`images` that the older version takes for `before` and the newer for `after`, both as a label
+    holds them; of the `labelled` ones, so many the newer one has `right`, and the older `was`."""
+
+    before: int
+    after: int
+    images: int
+    labelled: int
+    right: int
+    was: int
+
+
+@dataclass(frozen=True)
+class ClassComparison:
+    """`wrong` is the share of the `n` judging images that is wrong (of tags: any of the image's),
+    `difference` newer minus older. `images` were predicted by both."""
+
+    n: int
+    wrong: Rate
+    difference: Estimate
+    verdict: str
+    classes: tuple[ClassMove, ...]
+    images: int
+    changes: tuple[Change, ...]
+    why_not: str = ""
+
+    @property
+    def changed(self) -> int:
+        return sum(change.images for change in self.changes)
+
+    def as_json(self, known: ClassList) -> dict[str, Any]:
+        def told(change: Change) -> dict[str, Any]:
+            names = {"before": known.words(change.before), "after": known.words(change.after)}
+            return asdict(change) | names
+
+        return {
+            "n": self.n, "wrong": asdict(self.wrong), "verdict": self.verdict,
+            **self.difference.flat("difference", n=False), "why_not": self.why_not,
+            "classes": [
+                asdict(row) | {"difference": row.difference.model_dump()} for row in self.classes
+            ],
+            "images": self.images, "changed": self.changed,
+            "changes": [told(change) for change in self.changes[:MOST_CHANGES]],
+        }  # fmt: skip
+
+    def in_words(self, both: Pair, known: ClassList) -> list[str]:
+        """Line by line, as the command prints it."""
+        if self.n:
+            lines = [
+                f"{self.verdict}: {_percent(self.wrong.old)} wrong → {_percent(self.wrong.new)}, "
+                f"on {self.n} images drawn at random",
+            ]
+            lines += [
+                f"{row.name}: F1 {_percent(row.f1.old)} → {_percent(row.f1.new)} "
+                f"({row.labelled} labelled; {row.verdict})"
+                for row in self.classes
+            ]
+        else:
+            lines = [self.why_not]
+        lines.append(f"{self.changed} of {self.images} images are taken for something else:")
+        lines += [
+            f"{known.words(c.before)} → {known.words(c.after)}: {c.images}"
+            for c in self.changes[:MOST_CHANGES]
+        ]
+        return lines
+
+
+def compare(session: Session, both: Pair) -> ClassComparison:
+    """The older version of a pair against the newer one, by the labels that the newer one saw."""
+    known = classes.of(session, both.project.id)
+    images, changes = _changes(session, both, known)
+    labels = measuring_labels(session, both)
+    before = class_rows.of_images(session, both.a, sorted(labels))
+    after = class_rows.of_images(session, both.b, sorted(labels))
+    ids = [
+        i
+        for i in sorted(labels)
+        if i in before and i in after and known.current(int(labels[i])) is not None
+    ]
+    if not ids:
+        why = (
+            f"{both.a.number} and {both.b.number} have no image drawn at random that both can be "
+            "judged by, so which of them errs less cannot be known."
+        )
+        return ClassComparison(
+            0, Rate(None, None), NOTHING, "not known", (), images, changes, why
+        )  # fmt: skip
+    groups = dict(
+        session.execute(
+            select(Image.id, Image.source_group).where(col(Image.id).in_(ids))
+        ).tuples().all()
+    )  # fmt: skip
+    keys = np.unique([groups[i] for i in ids], return_inverse=True)[1]
+    truth = known.truth([labels[i] for i in ids])
+    old, new = (known.truth([some[i] for i in ids]) for some in (before, after))
+    wrong = [(said != truth).any(axis=1).astype(np.float64) for said in (old, new)]
+    result = metrics.compare(wrong[1], wrong[0], keys)
+    apart = result.difference
+    difference = Estimate(n=apart.n, **{
+        name: None if (value := getattr(apart, name)) is None else value / 10
+        for name in ("value", "low", "high")
+    })  # fmt: skip
+    rows = tuple(
+        _move(row.number, row.name, truth[:, k], old[:, k], new[:, k], keys)
+        for k, row in enumerate(known.alive)
+        if truth[:, k].any() or old[:, k].any() or new[:, k].any()
+    )
+    shares = Rate(*(float(some.mean()) for some in wrong))
+    return ClassComparison(
+        len(ids), shares, difference, result.verdict, rows, images, changes
+    )  # fmt: skip
+
+
+def _move(
+    number: int, name: str, truth: NDArray[np.bool_], old: NDArray[np.bool_],
+    new: NDArray[np.bool_], keys: NDArray[np.intp],
+) -> ClassMove:  # fmt: skip
+    t, a, b = (some.astype(np.float64) for some in (truth, old, new))
+
+    def share(hit: NDArray[np.float64], of: NDArray[np.float64]) -> float | None:
+        return float(hit.sum() / of.sum()) if of.any() else None
+
+    def f1(w: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+        given = w @ t + w @ said
+        return float(2 * (w @ (t * said)) / given) if given else float("nan")
+
+    labelled = int(truth.sum())
+    ones = np.ones(len(t))
+    difference = NOTHING
+    if labelled >= ENOUGH_FOR_ONE_RATE:
+        difference = metrics.estimate(lambda w: f1(w, b) - f1(w, a), keys, labelled, resamples=400)
+    return ClassMove(
+        number, name, labelled,
+        precision=Rate(share(t * a, a), share(t * b, b)),
+        recall=Rate(share(t * a, t), share(t * b, t)),
+        f1=Rate(_known(f1(ones, a)), _known(f1(ones, b))),
+        difference=difference,
+        verdict=_verdict(difference, labelled),
+    )  # fmt: skip
+
+
+def _verdict(difference: Estimate, labelled: int) -> str:
+    if labelled < ENOUGH_FOR_ONE_RATE:
+        return "too few labels"
+    if difference.low is not None and difference.low > 0:
+        return "better"
+    if difference.high is not None and difference.high < 0:
+        return "worse"
+    return "no difference shown"
+
+
+def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple[Change, ...]]:
+    """How many images of the project both have predicted, and those that are taken for something
+    else now, most common first."""
+    old, new = aliased(ClassPrediction), aliased(ClassPrediction)
+    label = aliased(Label)
+    rows = session.execute(
+        select(old.predicted, new.predicted, label.value, func.count())
+        .select_from(new)
+        .join(old, (col(old.image_id) == new.image_id) & (col(old.version_id) == both.a.id))
+        .outerjoin(
+            label,
+            (col(label.image_id) == new.image_id) & (col(label.project_id) == both.project.id),
+        )
+        .where(
+            new.version_id == both.b.id,
+            col(new.image_id).not_in(projects.outside_the_pool(both.project.id)),
+        )
+        .group_by(col(old.predicted), col(new.predicted), col(label.value))
+    )
+    images = 0
+    counts: dict[tuple[int, int], Counter[str]] = {}
+    for was, now, value, n in rows.tuples():
+        images += n
+        before, after = known.current(was), known.current(now)
+        if before is None or after is None or before == after:
+            continue
+        counted = counts.setdefault((before, after), Counter())
+        counted["images"] += n
+        if value is not None:
+            counted["labelled"] += n
+            counted["right"] += n * (after == int(value))
+            counted["was"] += n * (before == int(value))
+    found = [
+        Change(before, after, c["images"], c["labelled"], c["right"], c["was"])
+        for (before, after), c in counts.items()
+    ]
+    return images, tuple(sorted(found, key=lambda c: (-c.images, c.before, c.after)))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
