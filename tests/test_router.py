@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from class_world import IMAGES, class_home, looks, open_classes
 from sqlmodel import select
@@ -19,6 +20,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.router import Router, comparable
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.learning.router_files import MANIFEST
@@ -327,3 +329,17 @@ def test_a_router_is_made_and_given_out_on_the_page_and_by_the_api(made, tmp_pat
     back = Router(routers.bring_in(made.settings, packed).folder)
     assert back.manifest.abstain == 0.6
     assert client.get("/routers/Other/download").status_code == 404
+
+
+def test_what_is_undecided_among_pictures_is_named_and_the_others_are_scored(made) -> None:
+    router = Router(make(made, abstain=0.75))
+    skipped: dict[str, str] = {}
+    blocks = [(pa.array([f"{n}.jpg" for n in range(IMAGES)]), X, None)]
+    (rows,) = Panel(router).tables(
+        blocks, "pictures", skipped.__setitem__, lambda line: None, encoded=True
+    )
+    assert len(rows) + len(skipped) == IMAGES and len(skipped) > 0
+    assert all(reason.startswith("Undecided: ") for reason in skipped.values())
+    known = router.score(X, errors="skip")
+    scores = rows["aesthetic_score"].to_numpy()
+    assert scores == pytest.approx(known[~np.isnan(known)])

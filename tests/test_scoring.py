@@ -21,7 +21,6 @@ from tastemaker.encoding import embedding_files
 from tastemaker.encoding.embedding_files import open_embeddings
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
-from tastemaker.filtering import scorer
 from tastemaker.filtering.score_tables import as_dicts, best, table, within, write
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source
@@ -532,7 +531,7 @@ def saved_head(path: Path, encoder: str, **metadata: str) -> Path:
 def test_a_folder_is_scored_in_the_order_of_its_paths_past_bad_files(
     tmp_path: Path, for_pictures: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer, "PICTURES_AT_ONCE", 4)
+    monkeypatch.setattr("tastemaker.filtering.picture_order.PICTURES_AT_ONCE", 4)
     for number in range(11):
         place = tmp_path / "in" / ("deep" if number % 3 else "") / f"{number:02}.png"
         pictures.write(place, pictures.encoded(pictures.scene(seed=number)))
