@@ -390,6 +390,7 @@ ADMIN_SEES = {
     "/projects/{project_id}/encoders", "/projects/{project_id}/folders",
     "/projects/{project_id}/labels.{ending}", "/projects/{project_id}/library.csv",
     "/projects/{project_id}/publish", "/projects/{project_id}/publish/adopting",
+    "/projects/{project_id}/routers", "/routers/{name}/download", "/api/v1/routers/{name}/file",
     "/projects/{project_id}/series", "/projects/{project_id}/series/found",
     "/projects/{project_id}/stars", "/projects/{project_id}/stars/found",
     "/projects/{project_id}/write-back", "/projects/{project_id}/write-back/found",

@@ -231,6 +231,8 @@ COUNTERPARTS = {
     "/theme": None,
     "/versions/{version_id}/activate": "/versions/{version_id}/activate",
     "/versions/{version_id}/delete": "/versions/{version_id}",
+    "/projects/{project_id}/routers": "/projects/{project_id}/routers",
+    "/projects/{project_id}/routers/{name}/delete": "/routers/{name}",
     "/projects/{project_id}/stars": "/projects/{project_id}/stars",
     "/projects/{project_id}/stars/record": "/projects/{project_id}/stars",
     "/projects/{project_id}/stars/undo": "/projects/{project_id}/stars",

@@ -167,6 +167,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; no for a name that is too long for one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _is_there(path: Path) -> bool:
     """Unlike `Path.exists`, raises for a name that cannot be one, and sees a dangling link."""
     try:

@@ -25,6 +25,7 @@ from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import BadImage, Conflict, Invalid
+from tastemaker.files import is_folder
 from tastemaker.filtering.scorer import Precision, Scorer, Vectors
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.pictures.pictures import Limits
@@ -45,7 +46,7 @@ class Routed:
 
 def load_model(path: str | os.PathLike[str], **options: Any) -> Scorer:
     """The head in a file, or the router in a folder, with the options of either."""
-    if isinstance(path, str | os.PathLike) and Path(os.fsdecode(path)).is_dir():
+    if isinstance(path, str | os.PathLike) and is_folder(Path(os.fsdecode(path))):
         return Router(path, **options)
     return Scorer(path, **options)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tastemaker.errors import CheckpointError, Invalid, NotFound
-from tastemaker.files import is_file, sha256_of
+from tastemaker.files import is_file, is_folder, sha256_of
 from tastemaker.files.texts import read_text
 from tastemaker.learning.checkpoints import sidecar_path
 
@@ -57,7 +57,7 @@ class RouterFile(BaseModel):
 
 
 def is_router(path: Path) -> bool:
-    return path.is_dir() and is_file(path / MANIFEST)
+    return is_folder(path) and is_file(path / MANIFEST)
 
 
 def read_manifest(folder: Path) -> RouterFile:

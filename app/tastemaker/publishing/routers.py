@@ -21,7 +21,7 @@ from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
-from tastemaker.files import is_file
+from tastemaker.files import is_file, is_folder
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import (
     MANIFEST,
@@ -315,7 +315,7 @@ def bring_in(settings: Settings, source: Path) -> Kept:
     """Keep a router that was exported, from its folder or its zip: the same files to the byte.
     Raises `Invalid`, `CheckpointError` or `NotFound` for what is none, `Conflict` for a name that
     is taken."""
-    if source.is_dir():
+    if is_folder(source):
         return _bring_in_folder(settings, source)
     if not is_file(source) or not zipfile.is_zipfile(source):
         raise Invalid(f"{source.name} is no router.", "Name the folder or the zip of one.")
