@@ -85,7 +85,7 @@ kernels: $(READY)
 		> kernels.json
 
 fast: $(READY) node
-	$(PYTEST) -m "not slow and not browser"
+	$(PYTEST) -m "not slow and not browser and not soak"
 
 lint: $(READY)
 	$(BIN)/ruff check .
