@@ -70,7 +70,7 @@ def test_embeddings_come_first_and_their_pictures_when_the_disk_is_there(
     x = vectors(8)
     x[5], x[6], x[7] = x[4], 0, np.nan
     paths = [f"00/{n}.jpg" for n in range(6)] + ["zero.jpg", "https://example.org/a.jpg?b=1"]
-    paths[3] = "../outside.jpg"
+    paths[3], paths[4] = "../outside.jpg", "n" * 300 + ".jpg"  # longer than a file's name can be
     source = write_layout(tmp_path / "laion", x, paths)
     first = bring(settings, engine, source)
     assert {name: first[name] for name in ("added", "known", "set_aside", "without")} == {

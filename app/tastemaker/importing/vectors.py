@@ -37,7 +37,7 @@ from tastemaker.database.tables import (
 from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, Embeddings, open_embeddings
 from tastemaker.errors import BadImage, Invalid, NotFound
-from tastemaker.files import require_free_space, typed_path
+from tastemaker.files import is_file, require_free_space, typed_path
 from tastemaker.files.roots import outside, within
 from tastemaker.files.texts import composed
 from tastemaker.images import FileStamp
@@ -303,7 +303,7 @@ def _give_pictures(job: JobContext, collection: Collection, root: Path, tally: T
         waiting = session.exec(_vectors_in(collection.id)).all()
     job.stage("Looking for their pictures", len(waiting))
     places = ((root / name, image_id) for image_id, name in waiting if "://" not in name)
-    found = {path.resolve(): image_id for path, image_id in places if path.is_file()}
+    found = {path.resolve(): image_id for path, image_id in places if is_file(path)}
     owner = {p: i for p, i in found.items() if p.is_relative_to(root)}  # not what lies elsewhere
     limits = Limits.of(job.settings)
     task = functools.partial(ingest, thumbs_root=job.settings.thumbs, limits=limits)
