@@ -1,6 +1,7 @@
 """The labelling room and the confusion in a real Chromium, by keyboard and without a script."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,18 @@ def test_photographs_and_paintings_are_told_apart_and_the_version_published_by_k
         for path, view in (("score", WIDE), ("classes", NARROW)):
             page.goto(f"{address}{at}/{path}")
             assert troubles(page, view) == [], path
+
+        press(page, page.get_by_role("link", name="Versions", exact=True).first)
+        press(page, page.get_by_role("link", name="Routers", exact=True))
+        go_to(page, page.get_by_role("textbox", name="Name"))
+        page.keyboard.type("Mixed pictures")
+        press(page, page.get_by_role("button", name="Publish the router"))
+        expect(page.locator("article.router")).to_contain_text("photograph")
+        assert troubles(page, WIDE + NARROW) == []
+        with page.expect_download() as download:
+            press(page, page.get_by_role("link", name="Download", exact=True))
+        with zipfile.ZipFile(download.value.path()) as router:
+            assert [name for name in router.namelist() if name.endswith("/router.json")]
 
 
 def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path: Path) -> None:
