@@ -474,7 +474,7 @@ def test_a_long_embedding_goes_on_after_that_of_another_project(
     def at_work() -> list[int]:
         return [running.claim.job_id for running in bench.worker.running]
 
-    bench.until(lambda: at_work() == [ids[1]], 60, "for the turn of the other")
+    bench.until(lambda: at_work() == [ids[1]], 300, "for the turn of the other")
     job = seen(bench.engine, ids[0])
     assert (job.state, job.attempts, job.error) == ("queued", 0, "")
     assert "goes on after them" in log_of(bench.engine, ids[0])
