@@ -169,7 +169,7 @@ def migrated() -> Path:
 
 def _migrate_in(home: Path) -> None:
     here = f"sqlite:///{home / 'tastemaker.db'}"  # whatever database a test has named meanwhile
-    engine = sessions.make_engine(Settings(home=home, database_url=here, _env_file=None))  # type: ignore[call-arg]
+    engine = sessions.make_engine(Settings(home=home, database_url=here, _env_file=None))
     UPGRADE(engine, "head")
     engine.dispose()  # the last connection to close folds the log into the file
 

@@ -33,7 +33,7 @@ def anime(tmp_path: Path, run: Run) -> Run:
 
 def test_a_bar_tells_how_many_a_second_or_how_long_each_takes() -> None:
     def told(speed: float | None) -> str:
-        return RateColumn().render(SimpleNamespace(finished_speed=None, speed=speed)).plain  # type: ignore[arg-type]
+        return RateColumn().render(SimpleNamespace(finished_speed=None, speed=speed)).plain
 
     assert [told(speed) for speed in (None, 0, 0.04, 0.5, 1234)] == [
         "", "", "25 s each", "0.5/s", "1,234/s",

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import BadImage, Conflict, Invalid
@@ -92,13 +91,10 @@ class Router(Scorer):
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.threshold = self._common_threshold()
         self.doubts: list[str] = []
-        self._limits, self._batch = limits, batch
-        self.options: dict[str, Any] = {
-            "encoder": encoder, "precision": precision, "limits": limits, "device": device,
-            "batch": batch,
-        }  # fmt: skip
-        self._device = None if device is None else validate_device(device)
-        self._head = self._routed  # type: ignore[assignment]  # it is called like a head
+        self._keep_options(
+            encoder=encoder, precision=precision, limits=limits, device=device, batch=batch
+        )
+        self._head = self._routed
 
     # --- what its members must be ----------------------------------------------------------------
 

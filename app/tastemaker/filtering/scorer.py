@@ -122,13 +122,18 @@ class Scorer:
         named = "project" in about and "version" in about
         self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
         self.doubts: list[str] = []
+        self._keep_options(
+            encoder=encoder, precision=precision, limits=limits, device=device, batch=batch
+        )
+        self._head: Callable[[Vectors], NDArray[np.float32]] = Head(self.checkpoint, precision)
+
+    def _keep_options(
+        self, *, limits: Limits | None, device: str | None, batch: int | None, **others: Any
+    ) -> None:
+        """Keep what the scorer was given, also for another process that shall score the same."""
+        self.options = {"limits": limits, "device": device, "batch": batch} | others
         self._limits, self._batch = limits, batch
-        self.options: dict[str, Any] = {
-            "encoder": encoder, "precision": precision, "limits": limits, "device": device,
-            "batch": batch,
-        }  # as they were given, for another process that shall score the same  # fmt: skip
         self._device = None if device is None else validate_device(device)
-        self._head = Head(self.checkpoint, precision)
 
     def __repr__(self) -> str:
         return f"<Scorer {self.name}: {self.features} features of {self.encoder or 'any encoder'}>"
