@@ -12,6 +12,7 @@ draws, with its 95 % interval.
 import argparse
 
 import numpy as np
+from scipy.stats import t
 
 from bench.labelled import STAMPS, load
 from tastemaker.filtering.router import comparable
@@ -44,8 +45,7 @@ def main() -> str:
         ]  # fmt: skip
         for k, way in enumerate(WAYS):
             less = found[:, 0] - found[:, k]
-            half = 2.262 * less.std(ddof=1) / np.sqrt(len(less)) if given.draws == 10 else (
-                2 * less.std(ddof=1) / np.sqrt(len(less)))  # fmt: skip
+            half = t.ppf(0.975, len(less) - 1) * less.std(ddof=1) / np.sqrt(len(less))
             told = f"{100 * less.mean():+.1f} ± {100 * half:.1f} points" if k else ""
             lines.append(f"| {way} | {100 * found[:, k].mean():.1f} % | {told} |")
         lines.append("")

@@ -222,9 +222,23 @@ def statuses(client: TestClient) -> dict[str, int]:
 
 
 def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(trained) -> None:
-    client = trained.world.client
+    client, served = trained.world.client, pages()
+    for page in (
+        "score",
+        "score/grid",
+        "library",
+        "versions",
+        "settings",
+        "people",
+        "publish",
+        "add",
+        "encoders",
+        "compare",
+        "images/3",
+    ):
+        assert served[f"/projects/1/{page}"] == "both", page
     for page, status in statuses(client).items():
-        assert (status == 409) == (pages()[page] == "scores") and status in (*SERVED, 409), page
+        assert (status == 409) == (served[page] == "scores") and status in (*SERVED, 409), page
     refused = client.get("/projects/1/review/false-positives").text
     assert "this is for projects that score" in refused and "Confusion" in refused
     sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
@@ -236,9 +250,9 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
 
 
 def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: Path) -> None:
-    client = make_world(tmp_path / "home", images=3).client
+    client, served = make_world(tmp_path / "home", images=3).client, pages()
     for page, status in statuses(client).items():
-        assert (status == 409) == (pages()[page] == "classes") and status in (*SERVED, 409), page
+        assert (status == 409) == (served[page] == "classes") and status in (*SERVED, 409), page
     for page in ("confusion", "classes", "routers"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text

@@ -73,7 +73,8 @@ def test_a_vector_that_went_away_after_the_labels_were_frozen_is_told(home: Trai
         session.delete(session.exec(select(Embedding)).first())
     with pytest.raises(Unavailable, match="1 of the images that it learns from"):
         train(home, "by hand")
-    assert frozen.state == "building"
+    with reading(home.engine) as session:
+        assert session.get_one(Version, frozen.id).state == "building"
 
 
 def test_the_same_maker_is_the_same_version(home: Trained) -> None:

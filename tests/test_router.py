@@ -208,7 +208,7 @@ def test_a_member_that_is_gone_or_altered_is_named(made) -> None:
         ({"abstain": 2}, "abstain"),
         ({"mode": "some"}, "mode"),
         ("not json", "not JSON"),
-        ("[]", "cannot be used"),
+        ("[]", "it is no JSON object"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_told_where(made, change, sentence) -> None:

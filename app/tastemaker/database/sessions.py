@@ -48,7 +48,7 @@ def make_engine(settings: Settings) -> Engine:
     except ModuleNotFoundError as error:
         raise Invalid(
             f"TASTEMAKER_DATABASE_URL needs the module {error.name}, which is not installed.",
-            "For PostgreSQL: pip install 'tastemaker[postgres]', and postgresql+psycopg://…",
+            "For PostgreSQL: pip install 'FOLDER-OF-TASTEMAKER[postgres]', and postgresql+psycopg://…",
         ) from error
     except (ArgumentError, NoSuchModuleError, ValueError) as error:  # may name the password
         raise Invalid(

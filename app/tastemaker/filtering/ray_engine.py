@@ -234,7 +234,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     except ImportError as error:
         raise NotFound(
             "Ray is not installed here, so there is no engine “ray”.",
-            "pip install 'tastemaker[scale]', or leave --engine out.",
+            "pip install 'FOLDER-OF-TASTEMAKER[scale]', or leave --engine out.",
         ) from error
     if ray.is_initialized():
         yield ray
@@ -292,8 +292,8 @@ def _in_words(error: Exception) -> TastemakerError:
         found = re.search(r"No module named '([^']+)'", told)
         return Conflict(
             f"A machine of the cluster lacks {found[1] if found else 'a module'}.",
-            "Install 'tastemaker[scale]' of this version on every machine, then run again: it "
-            "goes on where it was.",
+            "Install 'FOLDER-OF-TASTEMAKER[scale]' of this version on every machine, then run "
+            "again: it goes on where it was.",
         )
     causes = re.findall(r"(?m)^\s*([\w.]*(?:Error|Exception): .+)$", told)
     return Invalid(

@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> RouterFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        reason = f"{where}: {first['msg'].lower()}"
+        reason = f"{where}: {first['msg'].lower()}" if where else "it is no JSON object"
     except (ValueError, RecursionError):
         reason = "it is not JSON"
     raise Invalid(f"{path.name} cannot be used: {reason}.", "Export the router again.")
