@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 from sqlalchemy import Engine
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from tastemaker import images, jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Image, ImagePath, Project, SkippedFile, Tag
+from tastemaker.database.tables import Image, ImagePath, Job, Project, SkippedFile, Tag
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.importing import imports, requests
 from tastemaker.pictures.decode_pool import DecodePool
@@ -32,6 +32,15 @@ def noise(seed: int, size: int = 48) -> Picture.Image:
 
 def png(seed: int) -> bytes:
     return encoded(noise(seed))
+
+
+def request_import(
+    session: Session, settings: Settings, paths: Iterable[str | Path], **asked: Any
+) -> Job:
+    """An import as the page and the command ask for it."""
+    vectors = asked.get("scores_from_folders", False)
+    resolved = requests.validate_paths(settings, paths, with_vectors=vectors)
+    return requests.enqueue_import(session, settings, resolved, **asked)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +67,7 @@ class Desk:
     def bring_in(self, *paths: str | Path, project: Project | None = None, **options: Any) -> Any:
         """Import the folder, or the named places; the job's result."""
         with sessions.writing(self.engine) as session:
-            job = requests.request_import(
+            job = request_import(
                 session, self.settings, paths or [self.folder], project=project or self.project,
                 **options,
             )  # fmt: skip

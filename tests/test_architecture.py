@@ -20,11 +20,12 @@ from tastemaker import embeddings, projects
 from tastemaker.cli import filtering
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
-from tastemaker.importing import imports, requests
+from tastemaker.importing import imports
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.training import retrain
 from tests.conftest import work_on
+from tests.desk import request_import
 
 ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "app" / "tastemaker"
@@ -150,7 +151,7 @@ def test_an_import_walks_as_the_map_says(tmp_path: Path) -> None:
         web_world.drawn(100 + number).save(folder / f"{number}.png")
     with sessions.writing(world.engine) as session:
         project = projects.get(session, world.project_id)
-        job_id = requests.request_import(session, world.settings, [str(folder)], project=project).id
+        job_id = request_import(session, world.settings, [str(folder)], project=project).id
     with footsteps() as entered:
         imports.run(work_on(world.settings, world.engine, job_id))
         with sessions.reading(world.engine) as session:

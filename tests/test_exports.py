@@ -26,7 +26,7 @@ from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Image, Label, Prediction, ScoreEvent, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import escape_formula, unescape_formula
-from tastemaker.importing import imports, requests
+from tastemaker.importing import imports
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.city96 import linear_head
@@ -36,6 +36,7 @@ from tastemaker.scores import row_files, score_files
 from tastemaker.training import retrain
 from tastemaker.versions import file_checks, prediction_files, predictions
 from tests.conftest import made_once, work_on
+from tests.desk import request_import
 from tests.test_import_head import (
     L14,
     L14_336,
@@ -444,7 +445,7 @@ def test_the_originals_folders_come_back_with_every_vector_and_score(
     engine = migrate(other)
     with sessions.writing(engine) as session:
         project = projects.create(session, "Taste", encoder=L14_336)
-        job = requests.request_import(
+        job = request_import(
             session, other, [tmp_path / "out"], project=project, scores_from_folders=True
         )
     imports.run(work_on(other, engine, job.id))

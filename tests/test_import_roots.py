@@ -20,6 +20,7 @@ from tastemaker.importing import archives, folders, imports, requests, sources
 from tastemaker.pages.app import create_app
 from tastemaker.pictures.pictures import Limits, ingest
 from tests.conftest import work_on
+from tests.desk import request_import
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_link_out_of_the_roots_is_skipped_with_its_reason_and_the_rest_comes_i
     inside, outside = places
     (inside / "cats" / "z.jpg").symlink_to(outside / "a.jpg")
     with writing(engine) as session:
-        job = requests.request_import(session, settings, [inside / "cats"])
+        job = request_import(session, settings, [inside / "cats"])
     imports.run(work_on(settings, engine, job.id))
     with reading(engine) as session:
         assert len(session.exec(select(Image)).all()) == 1

@@ -45,7 +45,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.embeddings import declare_encoder, embed_project, is_normalised, matrix
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, StorageFull, TastemakerError
-from tastemaker.importing import imports, leftovers, requests, sources
+from tastemaker.importing import imports, leftovers, sources
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.library.filters import LibraryFilter
@@ -55,7 +55,7 @@ from tastemaker.pictures.pictures import KnownPicture, decode
 from tastemaker.scores import Origin
 from tastemaker.scores.references import References
 from tests.conftest import environment, until, work_on
-from tests.desk import ELSEWHERE, Desk, noise, png
+from tests.desk import ELSEWHERE, Desk, noise, png, request_import
 from tests.pictures import encoded, truncated, write
 from tests.web_world import client_of
 
@@ -235,7 +235,7 @@ def test_what_can_be_seen_at_once_is_refused_at_once_and_changes_nothing(
         pytest.raises(Invalid, match="Nothing to import"),
         sessions.writing(desk.engine) as session,
     ):
-        requests.request_import(session, desk.settings, [])
+        request_import(session, desk.settings, [])
     assert desk.all(Job) == desk.all(Collection) == []
 
 
@@ -254,7 +254,7 @@ def test_a_folder_that_may_not_be_read_is_refused(desk: Desk, tmp_path: Path) ->
                 os.seteuid(65534)
             for given in (closed, inner):
                 with pytest.raises(Invalid, match="cannot be read"):
-                    requests.request_import(session, desk.settings, [given])
+                    request_import(session, desk.settings, [given])
         finally:
             os.seteuid(me)
             closed.chmod(0o755)
@@ -389,7 +389,7 @@ def test_a_folder_that_is_gone_when_its_turn_comes_does_not_stop_the_others(
     share = write(tmp_path / "share" / "b.png", png(2)).parent
     desk.bring_in(desk.folder, share)
     with sessions.writing(desk.engine) as session:
-        job_id = requests.request_import(
+        job_id = request_import(
             session, desk.settings, [share, desk.folder], project=desk.project
         ).id
     share.rename(tmp_path / "away")
@@ -1056,7 +1056,7 @@ def test_embedding_is_asked_for_once_and_only_where_a_project_is_named(desk: Des
     desk.bring_in()
     assert [job.kind for job in desk.all(Job)] == ["import", "embed"]
     with sessions.writing(desk.engine) as session:
-        job = requests.request_import(session, desk.settings, [desk.folder], collection="Bare")
+        job = request_import(session, desk.settings, [desk.folder], collection="Bare")
     desk.run(job.id)
     assert [job.kind for job in desk.all(Job)].count("embed") == 1
 
@@ -1086,9 +1086,7 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
         desk.put(f"{seed:03d}.png", png(seed))
     script = write(tmp_path / "import.py", IMPORT.encode())
     with sessions.writing(desk.engine) as session:
-        job_id = requests.request_import(
-            session, desk.settings, [desk.folder], project=desk.project
-        ).id
+        job_id = request_import(session, desk.settings, [desk.folder], project=desk.project).id
 
     def known() -> int:
         with sessions.reading(desk.engine) as session:

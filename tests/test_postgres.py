@@ -43,7 +43,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.images import FileStamp
-from tastemaker.importing import imports, requests
+from tastemaker.importing import imports
 from tastemaker.jobs import leases
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
@@ -54,6 +54,7 @@ from tastemaker.scores import class_changes, classes, labels
 from tastemaker.training import retrain
 from tastemaker.versions import publication
 from tests.conftest import add_images, migrated, running, until, work_on
+from tests.desk import request_import
 
 PEOPLE = ("Ada", "Bob")
 NUMBERS = itertools.count()
@@ -315,7 +316,7 @@ def test_two_imports_at_once_of_the_same_pictures_add_each_once_and_in_one_group
     drawn(1).resize((200, 200)).save(tmp_path / "smaller.png")
     same, stamp = ingest(place, settings.thumbs), FileStamp.of(place.stat())
     with sessions.writing(engine) as session:
-        job_id = requests.request_import(session, settings, [tmp_path], collection="Both").id
+        job_id = request_import(session, settings, [tmp_path], collection="Both").id
     elsewhere = other_process(settings)
     with write(elsewhere) as first, ThreadPoolExecutor(1) as pool:
         take_turn(first, "import")

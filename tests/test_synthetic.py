@@ -12,14 +12,15 @@ from sqlmodel import select
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Image, Label, Project, ScoreEvent, SyntheticImage
+from tastemaker.database.tables import Image, Job, Label, Project, ScoreEvent, SyntheticImage
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import BadImage, Invalid
 from tastemaker.importing import requests
+from tastemaker.pages.formats import job_result
 from tastemaker.pictures import damage
 from tastemaker.pictures.damage import Damage, TwinOrder
 from tastemaker.pictures.pictures import KnownPicture
-from tastemaker.scores import classes
+from tastemaker.scores import class_changes, classes
 from tests.desk import Desk, noise, png
 
 CLEAN, DAMAGED = 0, 1
@@ -124,8 +125,27 @@ def test_what_a_person_called_damaged_gets_no_twin_and_keeps_its_label(desk: Des
     with sessions.writing(desk.engine) as session:
         me = projects.annotator(session, "me")
         scores.record(session, project, image.id, me, "set", DAMAGED)
-    assert bring_in(desk, project)["pairs"] == 1
+    done = bring_in(desk, project)
+    assert (done["pairs"], done["held_out"], done["otherwise"]) == (1, 0, 1)
+    job = Job(kind="import", title="", state="done", result=done)
+    assert "1 pair with damaged twins, 0 left to be labelled by hand" in job_result(job)
     assert labels(desk, project)[image.id].value == DAMAGED
+
+
+def test_classes_that_change_before_the_import_runs_are_followed(desk: Desk) -> None:
+    project = class_project(desk, holdout_share=0)
+    desk.put("a.png", png(1))
+    with sessions.writing(desk.engine) as session:
+        asked = requests.pairs_for(session, project, ("jpeg",), "clean", "damaged")
+        spoilt = class_changes.add(session, project, "spoilt").number
+        class_changes.merge(session, project, DAMAGED, spoilt)
+    assert desk.bring_in(project=project, synthetic=asked)["pairs"] == 1
+    assert {row.value for row in labels(desk, project).values()} == {CLEAN, spoilt}
+    with sessions.writing(desk.engine) as session:
+        class_changes.add(session, project, "other")
+        class_changes.delete(session, project, spoilt)
+    done = desk.bring_in(project=project, synthetic=asked)
+    assert (done["pairs"], done["known"]) == (0, 1), "the pictures are in all the same"
 
 
 def test_a_twin_that_a_person_labels_by_chance_measures_no_version_anywhere(desk: Desk) -> None:

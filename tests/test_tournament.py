@@ -27,7 +27,7 @@ from tastemaker.encoding.encoder_specs import BUNDLED, EncoderSpec, parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import Conflict, Invalid, NotTrainable, StorageFull
 from tastemaker.evaluation import comparison, flips, tournament
-from tastemaker.importing import imports, requests
+from tastemaker.importing import imports
 from tastemaker.live import embedding_matrix, project_state
 from tastemaker.pages import formats
 from tastemaker.pages.app import create_app
@@ -36,6 +36,7 @@ from tastemaker.versions import predictions
 from tests import pictures
 from tests.command_line import Run, fails
 from tests.conftest import work_on
+from tests.desk import request_import
 from tests.web_world import client_of, settings_in
 
 STAGES = "efficientnet_lite0+stages/bundled"
@@ -111,7 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with sessions.writing(engine) as session:
         project = projects.create(session, "Red", encoder=BUNDLED, recipe="ridge")
         project.seed = 5
-        job = requests.request_import(
+        job = request_import(
             session, settings, [place / "pictures"], project=project, scores_from_folders=True
         )
     home.run(job, imports.run)

@@ -15,9 +15,9 @@ from web_world import client_of, drawn
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Embedding, Image, Job, Label, Project
+from tastemaker.database.tables import Embedding, Image, Job, Label, Project, Tag
 from tastemaker.importing import vectors as imported
-from tastemaker.importing.vectors import request_vectors
+from tastemaker.importing.vectors import look_at, request_vectors
 from tastemaker.live import embedding_matrix
 from tastemaker.pages.app import create_app
 from tastemaker.pages.formats import job_result
@@ -50,9 +50,10 @@ def write_layout(folder: Path, x: np.ndarray, paths: list[str]) -> Path:
 
 
 def bring(settings: Settings, engine: Engine, source: Path, **more: Any) -> dict[str, Any]:
+    looked = look_at(settings, source, more.pop("pictures", None))
     with sessions.writing(engine) as session:
         project = projects.by_name(session, "Web")
-        job_id = request_vectors(session, settings, source, project, **more).id
+        job_id = request_vectors(session, settings, looked, project, **more).id
     work = work_on(settings, engine, job_id)
     result = imported.run(work)
     with sessions.writing(engine) as session:
@@ -136,12 +137,43 @@ def test_a_picture_that_is_in_the_library_gets_the_vector(
     pq.write_table(
         pa.table({"path": ["a.png"], "embedding": list(vectors(1))}), tmp_path / "v.parquet"
     )
+    first = run("import-embeddings", "Web", tmp_path / "v.parquet").out
+    assert "1 new image" in first
+    with sessions.writing(engine) as session:
+        here, bare = projects.get(session, project.id), all_images(session)[-1]
+        me = projects.annotator(session, "me")
+        scores.record(session, here, bare.id, me, "set", 7, origin=scores.Origin.IMPORT)
+        images.add_tags(session, bare.id, ["kept"])
     done = run("import-embeddings", "Web", tmp_path / "v.parquet", "--pictures", disk).out
     assert "1 picture found and read, 0 not readable" in done
     with sessions.reading(engine) as session:
         here = projects.get(session, project.id)
         ids, x = embeddings.project_matrix(session, here)
         assert ids.tolist() == [known.id] and x.shape == (1, 512)
+        labelled = session.exec(select(Label.image_id, Label.value)).all()
+        assert (known.id, 7.0) in labelled and session.get(Tag, (known.id, "kept"))
+    again = run("import-embeddings", "Web", tmp_path / "v.parquet", "--pictures", disk).out
+    assert "0 new images, 1 known" in again and "0 pictures found" in again
+    with sessions.reading(engine) as session:
+        inside = session.exec(projects.image_ids(project.id)).all()
+        assert inside == [known.id], "the one without a picture does not come back"
+
+
+def test_a_project_whose_pictures_wait_to_be_embedded_takes_no_embeddings(
+    tmp_path: Path, settings: Settings, engine: Engine, project: Project, run: Run
+) -> None:
+    drawn(1).save(tmp_path / "a.png")
+    facts = ingest(tmp_path / "a.png", settings.thumbs)
+    with sessions.writing(engine) as session:
+        image, _ = images.add_picture(session, facts, "a.png", None, uploaded=True)
+        own = images.collection_named(session, "Own")
+        images.put_in_collection(session, own.id, image.id)
+        projects.add_collection(session, projects.get(session, project.id), own)
+    np.save(tmp_path / "v.npy", vectors(2))
+    fails(run("import-embeddings", "Web", tmp_path / "v.npy"), "are to be embedded here")
+    with sessions.reading(engine) as session:
+        assert projects.get(session, project.id).encoder_id is None
+        assert session.exec(select(Job)).all() == []
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(

@@ -410,7 +410,8 @@ if __name__ == "__main__":
 
     with sessions.writing(engine) as session:
         project = projects.create(session, "Anime", encoder=BUNDLED)
-        requests.request_import(session, settings, [sys.argv[2]], project=project)
+        resolved = requests.validate_paths(settings, [sys.argv[2]])
+        requests.enqueue_import(session, settings, resolved, project=project)
     work()
     with sessions.writing(engine) as session:
         project = projects.get(session, 1)

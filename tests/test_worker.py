@@ -30,7 +30,6 @@ from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import Embedding, Job, Label, Project, Version
 from tastemaker.errors import Unavailable
-from tastemaker.importing import requests
 from tastemaker.jobs import clock, context, lanes, leases
 from tastemaker.jobs.clock import log_expected_errors
 from tastemaker.library import bulk
@@ -38,6 +37,7 @@ from tastemaker.live import live_model
 from tastemaker.training import retrain
 from tastemaker.worker import Worker, run_here
 from tests.conftest import environment, free_port, running, until
+from tests.desk import request_import
 
 
 def settings_in(home: Path) -> Settings:
@@ -443,7 +443,7 @@ def test_ten_files_of_one_come_in_while_another_s_thousands_go_on(
         drawn(len(folder.name)).save(folder / "a.png")
     with sessions.writing(empty_bench.engine) as session:
         ids = [
-            requests.request_import(session, empty_bench.settings, [folder], asked_by=person).id
+            request_import(session, empty_bench.settings, [folder], asked_by=person).id
             for person, folder in enumerate(folders, 1)
         ]
     empty_bench.worker.tick()

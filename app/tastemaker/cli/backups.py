@@ -114,7 +114,7 @@ def migrate_to(
     from tastemaker.worker import worker_lock
 
     if bool(address) == back:
-        raise typer.BadParameter("URL is missing: an address, or --back for the home folder.")
+        raise typer.BadParameter("name a URL, or --back for the home folder: one of the two")
     settings = Settings()
     settings.make_folders()
     try:

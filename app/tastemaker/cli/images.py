@@ -100,10 +100,11 @@ def import_images(
         + f" (collection “{result['collection']}”)."
     )
     if damage is not None:
-        pairs_made, held = result.get("pairs", 0), result.get("held_out", 0)
+        made, held, otherwise = (result[k] for k in ("pairs", "held_out", "otherwise"))
+        other = f"; {otherwise:,} labelled as something else" if otherwise else ""
         out.print(
-            f"{counted(pairs_made, 'pair')} of a clean picture and its damaged twin; {held:,} left "
-            "on the hold-out side, to be labelled by hand."
+            f"{counted(made, 'pair')} of a clean picture and its damaged twin; {held:,} left "
+            f"on the hold-out side, to be labelled by hand{other}."
         )
     if rewritten := result["rewritten"]:
         out.print(
@@ -139,15 +140,16 @@ def import_embeddings(
     filtered, predicted and exported like others; once their disk is there, the same command with
     --pictures brings the pictures in."""
     from tastemaker import projects
-    from tastemaker.importing.vectors import request_vectors
+    from tastemaker.importing.vectors import look_at, request_vectors
 
     name, source = in_order(typed, project, "SOURCE")
     with database() as (settings, engine):
+        looked = look_at(settings, source, pictures)
         with sessions.writing(engine) as session:
             target = projects.by_name(session, name)
             job_id = request_vectors(
-                session, settings, source, target, encoder=encoder, collection=collection,
-                role=role, pictures=pictures,
+                session, settings, looked, target, encoder=encoder, collection=collection,
+                role=role,
             ).id  # fmt: skip
         result = finish_jobs(settings, engine, [job_id])[0].result
     if as_json:

@@ -9,6 +9,7 @@ Values go over as the databases hold them, not as the program reads them: JSON a
 nothing is written anew on the way.
 """
 
+import glob
 import hashlib
 import itertools
 import os
@@ -233,5 +234,5 @@ def _put_aside(settings: Settings) -> Path:
 
 
 def _remove(database: Path) -> None:
-    for path in database.parent.glob(f"{database.name}*"):
+    for path in database.parent.glob(f"{glob.escape(database.name)}*"):
         path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import functools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from tastemaker.importing.sources import (
     read_sidecars,
     read_vector,
 )
+from tastemaker.importing.synthetic import PairCount
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures import formats
 from tastemaker.pictures.decode_pool import DecodePool
@@ -119,11 +120,10 @@ def import_files(
         target = Target(collection, project, job.settings, embeds, in_order, joined)
         _import(job, items, target, decoders, tally)
         if request.synthetic is not None and project is not None:
-            count = synthetic.make_pairs(
+            tally.paired = synthetic.make_pairs(
                 job, decoders, request.synthetic, project, collection, tally.placed, unpacked,
                 functools.partial(_skip, job, tally),
             )  # fmt: skip
-            tally.pairs, tally.held_out = count.pairs, count.held_out
             _queue_embedding(job, target)
         _look_again(job, seen)
     finally:
@@ -170,8 +170,7 @@ class Tally:
     skipped: int = 0
     scored: int = 0
     rewritten: int = 0
-    pairs: int = 0
-    held_out: int = 0
+    paired: PairCount | None = None  # where damaged twins were asked for
     first_reason: str = ""
     left_out: str = ""
     placed: set[int] = field(default_factory=set)  # images of the files so far
@@ -182,13 +181,12 @@ class Tally:
         return self.in_project + self.in_library + self.twice
 
     def as_dict(self) -> dict[str, Any]:
-        paired = {"pairs": self.pairs, "held_out": self.held_out}
         return {
             "added": self.added, "known": self.known, "in_project": self.in_project,
             "in_library": self.in_library, "twice": self.twice, "set_aside": self.skipped,
             "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
             "left_out": self.left_out,
-        } | (paired if any(paired.values()) else {})  # fmt: skip
+        } | (asdict(self.paired) if self.paired is not None else {})  # fmt: skip
 
 
 def _folder_label(job: JobContext, project_id: int) -> FolderLabel | None:

@@ -49,29 +49,6 @@ class ImportRequest(BaseModel, frozen=True):
     synthetic: SyntheticPairs | None = None
 
 
-def request_import(
-    session: Session,
-    settings: Settings,
-    paths: Iterable[str | Path],
-    *,
-    project: Project | None = None,
-    collection: str | None = None,
-    role: str = "pool",
-    scores_from_folders: bool = False,
-    synthetic: SyntheticPairs | None = None,
-    asked_by: int = 0,
-) -> Job:
-    """Queue the import of files and folders on this machine. What can be seen at once is refused
-    at once: nothing there, not readable, a folder without a single picture. Going through a folder
-    takes up to seconds: who serves others calls `validate_paths` and then `enqueue_import`.
-    `synthetic` asks for damaged twins of what comes in."""
-    resolved = validate_paths(settings, paths, with_vectors=scores_from_folders)
-    return enqueue_import(
-        session, settings, resolved, project=project, collection=collection, role=role,
-        scores_from_folders=scores_from_folders, synthetic=synthetic, asked_by=asked_by,
-    )  # fmt: skip
-
-
 def enqueue_import(
     session: Session,
     settings: Settings,
@@ -84,13 +61,15 @@ def enqueue_import(
     synthetic: SyntheticPairs | None = None,
     asked_by: int = 0,
 ) -> Job:
-    """Queue the import of paths that `validate_paths` has seen."""
+    """Queue the import of files and folders that `validate_paths` has seen: going through a folder
+    takes up to seconds, in which nothing else could be written. `synthetic` asks for damaged twins
+    of what comes in."""
     projects.check_role(role)
     require_free_space(settings.root, settings.min_free_gb)
     name = images.validate_collection_name(collection or free_name(resolved[0])[:120])
     request = ImportRequest(
         collection=name, role=role, paths=tuple(map(str, resolved)),
-        scores_from_folders=scores_from_folders, **_asked(synthetic),
+        scores_from_folders=scores_from_folders, synthetic=synthetic,
     )  # fmt: skip
     return _enqueue(session, f"Import “{name}”", request, project, asked_by)
 
@@ -115,7 +94,7 @@ def request_upload_import(
     title = f"Add {len(files)} uploaded file{'s' * (len(files) != 1)}"
     request = ImportRequest(
         collection=collection, role="pool", staging=staging.name, files=tuple(files),
-        scores_from_folders=False, **_asked(synthetic),
+        scores_from_folders=False, synthetic=synthetic,
     )  # fmt: skip
     return _enqueue(session, title, request, project, asked_by)
 
@@ -144,16 +123,11 @@ def pairs_for(
     return SyntheticPairs(kinds=chosen, clean=labels[0], damaged=labels[1], seed=project.seed)
 
 
-def _asked(synthetic: SyntheticPairs | None) -> dict[str, SyntheticPairs]:
-    """A field of the request only where it was asked for: most payloads have none."""
-    return {} if synthetic is None else {"synthetic": synthetic}
-
-
 def _enqueue(
     session: Session, title: str, request: ImportRequest, project: Project | None, asked_by: int
 ) -> Job:
     """The job; one that waits with the same request, as after a second click, is not doubled."""
-    payload = request.model_dump(mode="json", exclude_unset=True)
+    payload = request.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     project_id = project.id if project else None
     return jobs.enqueue(session, "import", title, payload, project_id, once=True, asked_by=asked_by)
 

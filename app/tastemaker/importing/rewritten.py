@@ -23,12 +23,17 @@ from tastemaker.pictures.pictures import VIEW, thumb_path
 
 def carry_over(session: Session, settings: Settings, image: Image, former: int | None) -> bool:
     """Let `image` take the place of the one it was before its file was written again: `former`,
-    whose file lay in the same place, or one with the same pixels whose files are all gone. Scores,
-    tags and collections are copied; an old image that nothing is left of leaves its projects, with
-    all that was said of it. Returns whether there was one."""
+    whose file lay in the same place, or one with the same pixels whose files are all gone. Returns
+    whether there was one."""
     old = _same_pixels(session, settings, image, former)
-    if old is None:
-        return False
+    if old is not None:
+        take_over(session, settings, image, old)
+    return old is not None
+
+
+def take_over(session: Session, settings: Settings, image: Image, old: Image) -> None:
+    """Let `image` take the place of `old`. Scores, tags and collections are copied; an old image
+    that no file is left of leaves its projects, with all that was said of it."""
     tags = session.exec(select(Tag.tag).where(Tag.image_id == old.id))
     images.add_tags(session, image.id, tags.all())
     inside = select(CollectionImage.collection_id).where(CollectionImage.image_id == old.id)
@@ -47,11 +52,10 @@ def carry_over(session: Session, settings: Settings, image: Image, former: int |
             if gone:
                 _stand_in(session, project, old, image)
                 _remove(session, project, old)
-    return True
 
 
 def _stand_in(session: Session, project: Project, old: Image, image: Image) -> None:
-    """In audits under way the new image is asked in the place of the old one."""
+    """In audits the new image is asked in the place of the old one."""
     theirs = select(Audit.id).where(Audit.project_id == project.id)
     drawn = select(AuditImage.audit_id).where(AuditImage.image_id == image.id)
     session.execute(

@@ -15,7 +15,6 @@ from more_itertools import chunked
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
-from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import Collection, Image, Project, SyntheticImage
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.importing.requests import SyntheticPairs
@@ -25,6 +24,7 @@ from tastemaker.pictures import damage
 from tastemaker.pictures.damage import TwinOrder
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Examined, KnownPicture, Limits
+from tastemaker.scores import classes
 
 BATCH = 32  # pairs written in one transaction
 TAG = "synthetic"
@@ -55,6 +55,12 @@ def make_pairs(
     gone, was changed or cannot be damaged goes to `skip`, and the others go on."""
     count = PairCount()
     with job.reading() as session:
+        kinds = classes.of(session, project.id)
+        clean, damaged = kinds.current(pairs.clean), kinds.current(pairs.damaged)
+        if clean is None or damaged is None or clean == damaged:
+            job.log("A class of the pairs was deleted or merged meanwhile: no twins are made")
+            return count
+        pairs = pairs.model_copy(update={"clean": clean, "damaged": damaged})
         ids = _clean_images(session, pairs, project, sorted(image_ids), count)
     job.stage("Making damaged twins", len(ids))
     task = functools.partial(
@@ -70,8 +76,7 @@ def make_pairs(
             else:
                 made.append((known[order.clean.sha256], order, outcome))
         there = set(batch) - set(known.values())
-        with job.writing() as session:
-            take_turn(session, "import")
+        with job.writing(turn="import") as session:
             for clean_id, order, facts in made:
                 _keep(session, job, collection, clean_id, order, facts)
             twins = _twins_of(session, pairs, [*there, *(clean_id for clean_id, _, _ in made)])

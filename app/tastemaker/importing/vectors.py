@@ -22,7 +22,7 @@ from sqlmodel.sql.expression import Select
 
 from tastemaker import embeddings, images, jobs, projects
 from tastemaker.config import Settings
-from tastemaker.database.statements import insert_missing, take_turn
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import (
     Collection,
     CollectionImage,
@@ -36,11 +36,12 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, Embeddings, open_embeddings
-from tastemaker.errors import BadImage, Invalid, NotFound
+from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.files import is_file, require_free_space, typed_path
 from tastemaker.files.roots import outside, within
 from tastemaker.files.texts import composed
 from tastemaker.images import FileStamp
+from tastemaker.importing import rewritten
 from tastemaker.importing.requests import free_name
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
@@ -62,40 +63,71 @@ class VectorImport(BaseModel, frozen=True):
     pictures: str = ""
 
 
-def request_vectors(
-    session: Session,
-    settings: Settings,
-    source: str | Path,
-    project: Project,
-    *,
-    encoder: str = "",
-    collection: str = "",
-    role: str = "pool",
-    pictures: str | Path | None = None,
-    asked_by: int = 0,
-) -> Job:
-    """Queue the import of embeddings into a project. `encoder` is what they came from, where the
-    project has no vectors yet. Raises what can be seen at once: `NotFound`, `Invalid` for no such
-    file or another width than the encoder's, `Conflict` where the project embeds its own images."""
-    projects.check_role(role)
-    require_free_space(settings.root, settings.min_free_gb)
+@dataclass(frozen=True)
+class Looked:
+    """A file or folder of embeddings that was looked into: where it is, where its pictures start,
+    how many rows it has, and the first that is a vector, (D,)."""
+
+    path: Path
+    pictures: Path | None
+    rows: int
+    first: NDArray[np.float32]
+
+
+def look_at(settings: Settings, source: str | Path, pictures: str | Path | None = None) -> Looked:
+    """Open the source, before anything is written: a disk may take its time. Raises `NotFound` and
+    `Invalid` for what holds no embedding or lies outside of what may be imported."""
     path = _allowed(settings, source)
     root = _allowed(settings, pictures) if pictures else None
     if root is not None and not root.is_dir():
         raise Invalid(f"{root} is no folder.", "Name the folder that the paths start from.")
     opened = _open(path)
+    return Looked(path, root, opened.rows, _first_vector(opened))
+
+
+def request_vectors(
+    session: Session,
+    settings: Settings,
+    looked: Looked,
+    project: Project,
+    *,
+    encoder: str = "",
+    collection: str = "",
+    role: str = "pool",
+    asked_by: int = 0,
+) -> Job:
+    """Queue the import of embeddings into a project. `encoder` is what they came from, where the
+    project has no vectors yet. Raises what can be seen at once: `Invalid` for another width than
+    the encoder's, `Conflict` where the project embeds its own images."""
+    projects.check_role(role)
+    require_free_space(settings.root, settings.min_free_gb)
+    _require_no_pictures(session, project)
     if encoder and projects.validate_encoder(encoder) != project.encoder:
         embeddings.choose_encoder(session, project, encoder)
-    _declare(session, project, opened)
+    embeddings.declare_encoder(session, project, looked.first)
     request = VectorImport(
-        source=str(path), collection=images.validate_collection_name(collection or _name_of(path)),
-        role=role, pictures=str(root or ""),
+        source=str(looked.path), role=role, pictures=str(looked.pictures or ""),
+        collection=images.validate_collection_name(collection or _name_of(looked.path)),
     )  # fmt: skip
-    title = f"Import {opened.rows:,} embeddings as “{request.collection}”"
+    title = f"Import {looked.rows:,} embeddings as “{request.collection}”"
     payload = request.model_dump(mode="json")
     return jobs.enqueue(
         session, "vectors", title, payload, project.id, once=True, asked_by=asked_by
     )
+
+
+def _require_no_pictures(session: Session, project: Project) -> None:
+    """Pictures of a project without a vector wait to be embedded here."""
+    if project.encoder_id is not None:
+        return
+    ids = projects.image_ids(project.id, projects.ANY_ROLE)
+    waiting = select(Image.id).where(col(Image.id).in_(ids), Image.kind != "vector").limit(1)
+    if session.exec(waiting).first() is not None:
+        raise Conflict(
+            f"“{project.name}” has pictures that are to be embedded here, and embeddings made "
+            "elsewhere do not go with them.",
+            "Make another project for them.",
+        )
 
 
 def _allowed(settings: Settings, place: str | Path) -> Path:
@@ -127,12 +159,12 @@ def _open(path: Path) -> Embeddings:
     return open_embeddings(path)
 
 
-def _declare(session: Session, project: Project, opened: Embeddings) -> EncoderRow:
-    """The encoder's row, as the first row that is a vector tells."""
+def _first_vector(opened: Embeddings) -> NDArray[np.float32]:
+    """The first row that is a vector: it tells the width, and whether all are L2-normalised."""
     for _, x, _ in opened.blocks:
         usable = x[_usable(x)]
         if len(usable):
-            return embeddings.declare_encoder(session, project, np.asarray(usable[0], np.float32))
+            return np.asarray(usable[0], np.float32)
     raise Invalid("No row holds an embedding: all are zeros, or not numbers.")
 
 
@@ -169,9 +201,10 @@ def run(job: JobContext) -> dict[str, Any]:
     request, tally = VectorImport.model_validate(job.payload), Tally()
     source = _allowed(job.settings, request.source)
     opened = _open(source)
+    first = _first_vector(opened)
     with job.writing() as session:
         project = projects.get(session, job.project_id)
-        row = _declare(session, project, _open(source))
+        row = embeddings.declare_encoder(session, project, first)
         collection = images.collection_named(session, request.collection)
         projects.add_collection(session, project, collection, request.role)
     job.stage("Importing embeddings", opened.rows)
@@ -183,7 +216,7 @@ def run(job: JobContext) -> dict[str, Any]:
     with job.reading() as session:
         waiting = _vectors_in(collection.id).subquery()
         tally.without = session.exec(select(func.count()).select_from(waiting)).one()
-    if tally.added:
+    if tally.added or tally.pictures:
         embeddings.queue_predictions(job)
     job.log(f"{tally.added} new, {tally.known} known, {tally.skipped} skipped, of {tally.seen}")
     if not tally.added and not tally.known:
@@ -232,13 +265,10 @@ def _write(
             tally.known += 1
         else:
             hashes[sha256] = n
-    with job.writing() as session:
-        take_turn(session, "import")
+    with job.writing(turn="import") as session:
         before = _by_hash(session, hashes)
-        unknown = {
-            composed(names[n])[:LONGEST_NAME]: h for h, n in hashes.items() if h not in before
-        }
-        before |= _by_name(session, row, collection, unknown)
+        called = {composed(names[n])[:LONGEST_NAME]: h for h, n in hashes.items()}
+        before |= _by_name(session, row, collection, called)  # where a name is known, it decides
         blank = Image(sha256="", kind="vector", name="", source_group="").model_dump(exclude={"id"})
         new = [
             blank | {"sha256": h, "source_group": h[:16], "name": composed(names[n])[:LONGEST_NAME]}
@@ -311,14 +341,14 @@ def _give_pictures(job: JobContext, collection: Collection, root: Path, tally: T
     with DecodePool(workers=2, limits=limits) as decoders:
         done = 0
         for some in chunked(decoders.map(task, owner), PICTURES_AT_ONCE):
-            with job.writing() as session:
-                take_turn(session, "import")
+            with job.writing(turn="import") as session:
                 for path, outcome in some:
                     if isinstance(outcome, BadImage):
                         images.record_skipped(session, str(path), str(outcome), job.claim.job_id)
                         tally.unreadable += 1
                     else:
-                        tally.pictures += _give(session, owner[path], path, outcome, collection)
+                        _give(session, job.settings, owner[path], path, outcome, collection)
+                        tally.pictures += 1
             done += len(some)
             job.progress(done)
 
@@ -333,27 +363,28 @@ def _vectors_in(collection_id: int) -> Select[int, str]:
 
 
 def _give(
-    session: Session, image_id: int, path: Path, facts: Examined, collection: Collection
-) -> bool:
+    session: Session,
+    settings: Settings,
+    image_id: int,
+    path: Path,
+    facts: Examined,
+    collection: Collection,
+) -> None:
     """Let a vector's image be the one of a file. Where the library has that picture already, it
-    gets the vector and the place, unless something was said of the image without a picture."""
+    takes over the vector, and all that was said of the image without a picture."""
     image = images.get(session, image_id)
     there = images.by_sha256(session, facts.sha256)
-    said = select(ScoreEvent.id).where(ScoreEvent.image_id == image_id).limit(1)
-    unsaid = session.exec(said).first() is None
     key = image.name
     if there is not None:
-        if not unsaid:
-            return False
         for row in session.exec(select(Embedding).where(Embedding.image_id == image_id)):
             copy = {"image_id": there.id, "encoder_id": row.encoder_id, "vector": row.vector}
             insert_missing(session, Embedding, [copy])
-        place = session.get_one(CollectionImage, (collection.id, image_id))
-        session.delete(place)
-        images.put_in_collection(session, collection.id, there.id)
+        rewritten.take_over(session, settings, there, image)
+        session.delete(session.get_one(CollectionImage, (collection.id, image_id)))
         image = there
     else:
-        if unsaid:  # what was said keeps its side of the hold-out
+        said = select(ScoreEvent.id).where(ScoreEvent.image_id == image_id).limit(1)
+        if session.exec(said).first() is None:  # what was said keeps its side of the hold-out
             image.source_group = images.group_for(session, facts.sha256, facts.phash, None)
         image.kind, image.name = "file", composed(path.name)
         image.sha256, image.format, image.phash = facts.sha256, facts.format, facts.phash
@@ -362,4 +393,4 @@ def _give(
         session.flush()
     insert_missing(session, ImageName, [{"image_id": image.id, "name": key}])
     images.note_file(session, image, path, FileStamp(facts.bytes, facts.mtime_ns))
-    return True
+    images.forget_skipped(session, str(path))

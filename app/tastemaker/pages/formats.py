@@ -79,6 +79,10 @@ def job_result(job: Job) -> str:
             told = f"{added} new, {known_in_words(result)}, {skipped}{with_score}."
             if rewritten := result.get("rewritten"):
                 told += f" {count(rewritten)} written again with the same pixels: scores kept."
+            if "pairs" in result:
+                pairs = "pair" if result["pairs"] == 1 else "pairs"
+                told += f" {count(result['pairs'])} {pairs} with damaged twins"
+                told += f", {count(result['held_out'])} left to be labelled by hand."
             return f"{told} {result.get('left_out', '')}".rstrip(" .")
         case "vectors", {"added": added, "known": known, "without": without}:
             told = f"{count(added)} new, {count(known)} known, {skipped}"
