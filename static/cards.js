@@ -33,8 +33,9 @@ function walking(grid) {
     const agrees = card && event.target === card && event.key === "Enter" && carriesOn;
     const given = agrees ? card.querySelector('button[aria-pressed="true"]') : null;
     const tag = card && value !== null ? card.querySelector(`input[name=tag][value="${value}"]`) : null;
+    const button = card && value !== null ? card.querySelector(`button[value="${value}"]`) : null;
     if (tag) tag.click();
-    else if (card && value !== null) settle(card, card.querySelector(`button[value="${value}"]`));
+    else if (button) settle(card, button);
     else if (agrees && card.querySelector(".save-tags")) settle(card, card.querySelector(".save-tags"));
     else if (given) settle(card, given);
     else if (agrees) warn("This image has no label yet.", "A key gives one; Enter agrees with one that stands.");

@@ -139,6 +139,7 @@ if (grid) {
     outbox.put({ key, kind: "batch", of, images: chosen.map(parts), value, ...(sweep && { sweep }), ...(kinds && value !== null && { said: words(value) }), title: titles.join(", ").slice(0, 200) });
     made.push(key);
     chosen.forEach((box) => select(boxes.indexOf(box), false)); // the next key is for others
+    tags.forEach((box) => { box.checked = false; }); // and so are the next tags
     waiting();
     return outbox.send();
   }

@@ -184,6 +184,7 @@ def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path
             page.keyboard.press(key)
         expect(tiles.nth(2).locator(".chip")).to_have_text(["photo", "drawing"])
         assert [value for _, _, value in saved(page, made.world, 4)[2:]] == [0b011] * 2
+        assert page.locator("input[name=tag]:checked").count() == 0, "the next tags are for others"
         page.keyboard.press("p")  # of scores alone
         page.keyboard.press("Backspace")
         expect(tiles.nth(2).locator(".chip")).to_have_count(0)

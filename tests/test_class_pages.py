@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from class_world import Classes, class_home, open_classes
 from fastapi.testclient import TestClient
@@ -15,7 +16,7 @@ from tastemaker import projects
 from tastemaker.cli import commands
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
-from tastemaker.evaluation import slices
+from tastemaker.evaluation import class_comparison, slices
 from tastemaker.library import scopes
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.pages import kinds
@@ -444,7 +445,9 @@ def test_what_a_classifier_says_is_a_filter_and_a_slice_of_another_project(train
             "/api/v1/projects/2/library", params={"classified": typed, "n": 90}
         ).json()
         assert {image["image_id"] for image in told["images"]} == logos, typed
-    for wrong in ("Kinds:statue", "Taste:logo", "7:2"):
+        shown = client.get("/projects/2/library", params={"classified": typed}).text
+        assert shown.count(" selected>") == page.count(" selected>") + 1, "the form keeps it"
+    for wrong in ("Kinds:statue", "Taste:logo", "7:2", "1:999999"):
         answer = client.get("/api/v1/projects/2/library", params={"classified": wrong})
         assert answer.status_code == 404 and "No classifier here says" in answer.text
 
@@ -510,6 +513,20 @@ def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(tra
     assert f"{len(moved)} of 90 images are taken for something else" in lines
     assert client.get("/projects/1/compare?a=v1.0&b=v1.0").status_code == 422
     assert client.get(f"{API}/compare/flips").status_code == 409
+    place = json.dumps({"kind": "compare", "a": "v1.0", "b": "v1.1"})
+    flip = client.post("/projects/1/images/3/score", data={"value": "1", "place": place})
+    assert flip.status_code == 409 and "for projects that score" in flip.text
+
+
+def test_no_class_is_better_by_one_burst_alone() -> None:
+    """Twelve frames of one scene are one witness."""
+    truth = np.arange(60) < 12
+    old, new = np.arange(60) < 6, truth
+    burst = np.where(truth, 0, np.arange(60))
+    told = class_comparison._move(0, "logo", truth, old, new, burst)
+    assert (told.labelled, told.verdict, told.difference.value) == (12, "too few labels", None)
+    apart = class_comparison._move(0, "logo", truth, old, new, np.arange(60))
+    assert apart.verdict == "better"
 
 
 def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:

@@ -83,8 +83,12 @@ def scores_import(
             out.print(plain(f"  {row.where}: {row.image} – {row.typed} → {then}"))
         if line := told.range_line(on is not None):
             out.print(plain(line))
-        which = f"{counted(len(told.bad), 'row')} of the file" if told.bad else "No row"
-        out.print(f"{which} cannot be used. Nothing was recorded; without --preview the rest is.")
+        out.print(
+            f"Nothing was recorded. {counted(len(told.bad), 'row')} cannot be used; the others are "
+            "recorded with --skip-bad-rows."
+            if told.bad
+            else "Nothing was recorded. Every row can be used; without --preview they are recorded."
+        )
         return None
     recorded = counted(told.recorded, "answer" if answers else "score")
     unchanged = told.unchanged

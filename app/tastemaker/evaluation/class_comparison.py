@@ -99,8 +99,10 @@ class ClassComparison:
     def in_words(self, both: Pair, known: ClassList) -> list[str]:
         """Line by line, as the command prints it."""
         if self.n:
+            shown = self.verdict != "no difference shown"
+            who = f"{both.b.number} is {self.verdict}" if shown else self.verdict
             lines = [
-                f"{self.verdict}: {_percent(self.wrong.old)} wrong → {_percent(self.wrong.new)}, "
+                f"{who}: {_percent(self.wrong.old)} wrong → {_percent(self.wrong.new)}, "
                 f"on {self.n} images drawn at random",
             ]
             lines += [
@@ -179,27 +181,18 @@ def _move(
 
     labelled = int(truth.sum())
     ones = np.ones(len(t))
-    difference = NOTHING
-    if labelled >= ENOUGH_FOR_ONE_RATE:
+    difference, verdict, theirs = NOTHING, "too few labels", keys[truth]
+    if labelled >= ENOUGH_FOR_ONE_RATE and len(np.unique(theirs)) >= metrics.FEWEST_GROUPS:
         difference = metrics.estimate(lambda w: f1(w, b) - f1(w, a), keys, labelled, resamples=400)
+        verdict = metrics.verdict_of(difference, theirs, lower_is_better=False)
     return ClassMove(
         number, name, labelled,
         precision=Rate(share(t * a, a), share(t * b, b)),
         recall=Rate(share(t * a, t), share(t * b, t)),
         f1=Rate(_known(f1(ones, a)), _known(f1(ones, b))),
         difference=difference,
-        verdict=_verdict(difference, labelled),
+        verdict=verdict,
     )  # fmt: skip
-
-
-def _verdict(difference: Estimate, labelled: int) -> str:
-    if labelled < ENOUGH_FOR_ONE_RATE:
-        return "too few labels"
-    if difference.low is not None and difference.low > 0:
-        return "better"
-    if difference.high is not None and difference.high < 0:
-        return "worse"
-    return "no difference shown"
 
 
 def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple[Change, ...]]:

@@ -302,7 +302,7 @@ def compare(
     keys = _keys(keys[known], len(points))
     difference = estimate(_mean(points), keys, len(points), resamples=resamples, seed=seed)
 
-    return Comparison(difference=difference, verdict=_verdict(difference, keys))
+    return Comparison(difference=difference, verdict=verdict_of(difference, keys))
 
 
 def paired(
@@ -344,7 +344,7 @@ def paired(
             new=_number(after[name](_ones(y))),
             old=_number(before[name](_ones(y))),
             difference=difference,
-            verdict=_verdict(difference, keys, lower_is_better=name not in ("spearman", "auc")),
+            verdict=verdict_of(difference, keys, lower_is_better=name not in ("spearman", "auc")),
         )
     return rows
 
@@ -353,7 +353,7 @@ def _minus(one: Statistic, other: Statistic) -> Statistic:
     return lambda w: one(w) - other(w)
 
 
-def _verdict(
+def verdict_of(
     difference: Estimate, keys: NDArray[np.intp], *, lower_is_better: bool = True
 ) -> Verdict:
     if len(np.unique(keys)) < FEWEST_GROUPS or difference.low is None or difference.high is None:

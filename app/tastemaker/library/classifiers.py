@@ -15,7 +15,7 @@ from tastemaker.errors import NotFound
 from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
 
-BY_NUMBER = re.compile(r"^(\d{1,18}):(\d{1,6})(?: .*)?$")
+BY_NUMBER = re.compile(r"^(\d{1,18}):(\d{1,4})(?: .*)?$")
 WAY_OUT = "Write it as PROJECT:CLASS, of a project with classes that has a version."
 
 
@@ -43,12 +43,13 @@ def find(session: Session, text: str) -> Classified:
     class, which outlive renaming; or both by their names, `Kinds:photo`. Raises `NotFound`."""
     match = BY_NUMBER.match(text)
     for project in _with_classes(session):
-        kinds = classes.of(session, project.id)
         if match is not None and project.id == int(match[1]):
+            kinds = classes.of(session, project.id)
             number = kinds.current(1 << int(match[2]) if kinds.several else int(match[2]))
             known = bool(number) if kinds.several else number is not None
             number = int(match[2]) if known else None
         elif match is None and text.casefold().startswith(f"{project.name.casefold()}:"):
+            kinds = classes.of(session, project.id)
             wanted = text[len(project.name) + 1 :].strip().casefold()
             number = next((k.number for k in kinds.alive if k.name.casefold() == wanted), None)
         else:

@@ -177,7 +177,6 @@ def one(
         "card": cards(session, settings, project, person, "one", [item])[0],
         "place": place,
         "by": predictor(scopes.resolve(session, project, LibraryFilter())),
-        "classifiers": classifiers.choices(session, project),
         "common": tags.most_common(session, project),
         "undo": newest.id if newest is not None and mine else 0,
         **keymap.context(person, kinds_of(request, project)),

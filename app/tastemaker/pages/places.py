@@ -18,7 +18,7 @@ from tastemaker.errors import Invalid
 from tastemaker.evaluation import flips, test_run_cards
 from tastemaker.evaluation.test_runs import GRIDS
 from tastemaker.queues import confusion, reviews
-from tastemaker.scores import Recorded
+from tastemaker.scores import Recorded, classes
 
 Fragment = tuple[str, str, dict[str, Any]]  # template, block, and what it shows
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -126,6 +126,7 @@ class ComparePlace(Place):
     after: Count = 0
 
     def check(self, session: Session, project: Project) -> None:
+        classes.check_scores(project)
         flips.pair(session, project, self.a, self.b)
 
     def address(self, project_id: int, event: Recorded) -> str:

@@ -22,6 +22,7 @@ from tastemaker import projects
 from tastemaker.database.tables import Label, Project, ProjectClass
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.files.texts import composed
+from tastemaker.projects import LabelRules
 
 MOST_CLASSES = 200
 MOST_TAGS = 32  # at a time: so many outputs a file of the city96 layout holds exactly
@@ -291,7 +292,7 @@ def ratios(session: Session, project: Project) -> ClassRatios:
     )
 
 
-def in_words(session: Session, project: Project, value: float | None) -> str:
+def in_words(session: Session, project: Project | LabelRules, value: float | None) -> str:
     """What an event or a label of a project holds, as a person reads it."""
     if project.labelling == "scores":
         return "nothing" if value is None else f"{value:g}"

@@ -149,7 +149,7 @@ def _standing(
     standing: dict[tuple[int, int], int] = {}
     newest: dict[int, datetime] = {}
     names: dict[int, str] = {}
-    known = classes.of(session, project.id) if project.labelling != "scores" else None
+    known = classes.of_project(session, project)
     for person, image, said, at, name in rows:
         value = said if known is None else known.current(said)  # after merging and deleting
         if value is None:

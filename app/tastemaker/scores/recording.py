@@ -52,12 +52,6 @@ def parse_score(value: Any) -> int:
     return int(number)
 
 
-def _in_words(session: Session, terms: LabelRules, value: int | None) -> str:
-    if value is None:
-        return "nothing"
-    return str(value) if terms.labelling == "scores" else classes.of(session, terms.id).words(value)
-
-
 def parse_value(
     session: Session, terms: LabelRules | Project, value: int | str, kind: str = "set"
 ) -> int:
@@ -156,7 +150,10 @@ def record_for(
     if expected is not None and (newest.id if newest else 0) != expected:
         scored = newest is not None and newest.kind == "set"
         theirs = newest.value if newest is not None and scored else None
-        there, here = (_in_words(session, scene.terms, one) for one in (theirs, value))
+        there, here = (
+            "nothing" if one is None else classes.in_words(session, scene.terms, one)
+            for one in (theirs, value)
+        )
         raise Stale(
             f"This image was scored elsewhere meanwhile: {there} there, {here} here. The first was "
             "kept.",

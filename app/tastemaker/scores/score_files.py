@@ -359,7 +359,7 @@ def labels_of(session: Session, project: Project) -> list[dict[str, Any]]:
         .order_by(col(ScoreEvent.id))
     ).all()
     newest = {(event.image_id, event.annotator_id): (event, i, a) for event, i, a in events}
-    known = classes.of(session, project.id) if project.labelling != "scores" else None
+    known = classes.of_project(session, project)
     paths = images.shown_paths(session, {i.id: i for _, i, _ in newest.values()}.values())
     rows = [
         {
