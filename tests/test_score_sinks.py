@@ -140,7 +140,9 @@ def test_embeddings_that_are_kept_make_the_next_run_free_and_are_a_source(
     told = json.loads((kept / "manifest.json").read_text())
     (kept / "manifest.json").write_text(json.dumps(told | {"complete": False}))
     assert "is not whole" in run("score", kept, "--model", heads[0]).sentence
-    assert "is not empty" in run(*words, heads[0], "--embeddings-out", source).sentence
+    pictures.write(tmp_path / "mine" / "a.txt", b"mine")
+    filled = run(*words, heads[0], "--embeddings-out", tmp_path / "mine")
+    assert "is not empty" in filled.sentence
 
 
 def test_an_index_of_the_kept_keys_stands_in_for_a_second_copy_of_the_shards(

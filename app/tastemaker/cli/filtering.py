@@ -168,6 +168,7 @@ def score(
     from tastemaker.filtering.columns import Columns
     from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.panel import Panel
+    from tastemaker.filtering.places import check_places
     from tastemaker.filtering.router import load_model
     from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
@@ -205,14 +206,17 @@ def score(
             "a cluster writes a folder of parts: --out FOLDER", param_hint="--engine"
         )
     more = Columns(tuple(columns or ()))
+    check_places(
+        source, table=None if in_parts else to, sheet=sheet,
+        owned={"--out": to if in_parts else None, "--embeddings-out": embeddings_out},
+        filled={f"--{way}": into},
+    )  # fmt: skip
     if sheet is not None:
         if sheet.suffix.lower() != ".png":
             raise Invalid(f"{sheet.name} has no known ending.", "A contact sheet is a .png.")
         require_writable(sheet)
     if to is not None and not in_parts:
         score_tables.check_ending(to)
-        if to.resolve() == source.resolve():
-            raise Invalid("--out names the source itself.", "Choose another name.")
         require_writable(to)
     if into is not None:
         placing.check_target(source, into)
@@ -247,25 +251,33 @@ def score(
             embeddings_out, made_by.spec.name, made_by.fingerprint, made_by.dim,
             str(source if is_list(source) else source.absolute()),
         )  # fmt: skip
-    most = (top.rows or score_sheets.USUAL) if top is not None else score_sheets.USUAL
+    faults: list[Exception] = []  # told last: the scores are there, whatever comes of the rest
 
     def draw_sheet(ranked: Any) -> None:
-        if sheet is not None and not dry_run and len(ranked):
-            title = f"{first.name}: the best of {plain(str(source))}"
-            content = score_sheets.draw(ranked.slice(0, most), source, limits, title)
-            write_atomic(sheet, content)
-            err.print(f"The best {min(len(ranked), most, score_sheets.MOST):,} are drawn in "
-                      f"{plain(str(sheet))}.")  # fmt: skip
+        if sheet is None or dry_run:
+            return
+        if not len(ranked):
+            err.print("Nothing passes, so no contact sheet is drawn.")
+            return
+        title = f"{first.name}: the best of {plain(str(source))}"
+        try:
+            write_atomic(sheet, score_sheets.draw(ranked, source, limits, title))
+        except Exception as error:
+            err.print(f"The scores are there; the contact sheet {plain(str(sheet))} is not.")
+            faults.append(error)
+        else:
+            err.print(f"The best {len(ranked):,} are drawn in {plain(str(sheet))}.")
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
         _score_in_parts(source, panel, terms, precision, ray_address, on_ray=engine == "ray")
         if sheet is not None:
-            draw_sheet(parts.best_of(to, most))
+            draw_sheet(parts.best_of(to, score_sheets.USUAL))
+        _raise_first(faults)
         return
     tables: list[Any] = []
     scored = written = 0
-    shown = score_tables.Ranking(most)
+    shown = score_tables.Ranking(score_sheets.MOST if top is not None else score_sheets.USUAL)
 
     def count(rows: Any) -> None:
         nonlocal scored
@@ -287,13 +299,13 @@ def score(
             rows = sources.score_source(source, panel, on_error=skip, progress=progress, tell=tell)
         rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
         rows = more.added(rows)
-        if sheet is not None:
-            rows = side_effect(shown.add, rows)
         if top is not None:
             best = score_tables.best(rows, top.rows)
             rows = iter([best.slice(0, top.of(scored))])
         elif sort:
             rows = iter([score_tables.best(rows)])
+        if sheet is not None:
+            rows = side_effect(shown.add, rows)
         if to is not None and not dry_run:
             # as they come; all are held in memory only where they are wanted after
             if into is not None or as_json:
@@ -306,13 +318,12 @@ def score(
     err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
     draw_sheet(shown.best())
     plan: list[Placement] = []
-    fault: TastemakerError | None = None
     if into is not None:
         plan = placing.plan_targets(ranked["path"].to_pylist(), source, into, keep=keep)
         try:
             place(plan, way, into, dry_run)
-        except TastemakerError as error:  # told last: the scores are there, whatever the disk says
-            fault = error
+        except TastemakerError as error:
+            faults.append(error)
     if dry_run:
         err.print("Nothing was written.")
     targets = {item.path: str(item.target) if item.due else None for item in plan}
@@ -329,8 +340,15 @@ def score(
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
-    if fault is not None:
-        raise fault
+    _raise_first(faults)
+
+
+def _raise_first(faults: list[Exception]) -> None:
+    """Raise the first of what went wrong beside the scores, and tell of the others."""
+    for fault in faults[1:]:
+        err.print(plain(str(fault)))
+    if faults:
+        raise faults[0]
 
 
 def _score_in_parts(

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from more_itertools import chunked, side_effect
 
+from tastemaker.encoding import embedding_folders
 from tastemaker.encoding.embedding_files import BLOCK, Block, Embeddings
 from tastemaker.encoding.embedding_folders import EmbeddingFolder
 from tastemaker.errors import Conflict, Invalid
@@ -362,6 +363,8 @@ def _read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
                 "Name an empty folder, or one that is not there.",
             )
         return {}
+    if embedding_folders.is_one(out):
+        raise Conflict(f"{out} holds embeddings, not scores.", "Name another folder.")
     try:
         told = json.loads((out / MANIFEST).read_bytes())
         parts = {part["file"]: Done(**part) for part in told["parts"]}
