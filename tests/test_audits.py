@@ -4,6 +4,7 @@ promises is on the page, in the API, in the tables and on the card."""
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ from tastemaker.database.tables import (
     VersionLabel,
 )
 from tastemaker.database.tables import TestRun as TestRunRow
+from tastemaker.encoding.embedding_folders import open_folder
 from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.evaluation import audit_drawing, audit_reports, audits
 from tastemaker.evaluation.audit_reports import AuditReport
+from tastemaker.evaluation.audit_tables import read_table
 from tastemaker.evaluation.audits import Target, Terms
 from tastemaker.filtering import score_tables
+from tastemaker.learning.audits import FoundCut
 from tastemaker.library import bulk, saved_filters
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.publishing import card_blocks, exports, model_card
@@ -411,6 +415,12 @@ def test_a_table_is_audited_by_its_pictures_and_gets_its_promise_beside_it(
     audit = begin(home, table=table)
     assert told(home, audit).state == "queued"
     assert "are not drawn yet" in audit_reports.headline(told(home, audit))
+    early = run("audit", "status", "Anime", "--json").json
+    assert (early["state"], early["precision_low"], early["more_keys"]) == ("queued", None, None)
+    assert "are not drawn yet" in run("audit", "status", "Anime").out
+    assert home.world.client.get(f"/api/v1{home.world.at}/audits/{audit}").json() == early
+    fails(run("audit", "status", "Anime", "--sidecar"), "are not drawn yet")
+    assert not table.with_name("found.parquet.promise.json").exists()
     page = f"{home.world.at}/audits/{audit}"
     assert "The images are being drawn" in home.world.client.get(page).text
     assert "waiting for the worker" in home.world.client.get(f"{page}/progress").text
@@ -479,6 +489,86 @@ def test_a_table_of_another_project_with_the_same_number_is_refused(
     score_tables.write(table, rows, {"model": "Anime@v1.0"})
     with pytest.raises(NotFound, match=r"such as “a\.png”"):
         begin(home, table=table)
+
+
+def learned(home: Trained, count: int) -> list[str]:
+    """The hashes of images that v1.0 learned from."""
+    with sessions.reading(home.engine) as session:
+        mine = select(Image.sha256).join(VersionLabel, col(VersionLabel.image_id) == Image.id)
+        return list(session.exec(mine.where(VersionLabel.side == "train").limit(count)))
+
+
+def table_of(home: Trained, path: Path, names: list[str]) -> Path:
+    about = {"model": "Anime@v1.0", "model_sha256": home.version("v1.0").sha256}
+    rows = score_tables.table(pa.array(names), np.full(len(names), 0.8, np.float32))
+    score_tables.write(path, [rows], about)
+    return path
+
+
+def draw(home: Trained, audit: int) -> dict[str, Any]:
+    with sessions.reading(home.engine) as session:
+        job = jobs.get(session, told(home, audit).audit.job_id or 0)
+    return home.run(job, audit_drawing.run)
+
+
+def test_a_promise_names_the_version_that_learned_from_what_was_left_out(
+    home: Trained, tmp_path: Path
+) -> None:
+    for number in range(34):
+        drawn(number).resize((48, 32)).save(tmp_path / f"{number:02d}.png")
+    names = [f"{number:02d}.png" for number in range(34)] + learned(home, 3)
+    audit = begin(home, table=table_of(home, tmp_path / "t.parquet", names))
+    assert draw(home, audit)["kept"] == 37
+    answer(home, audit, 34, good=True)
+    report = told(home, audit)
+    assert report.findings is not None and report.audit.population["learned"] == 3
+    whom = "that v1.0 did not learn from"
+    assert f"of those of them {whom} you would score" in audit_reports.promise(report)
+    found = replace(report.findings, holds=False, doubt="", found_cut=FoundCut(0.85, 30))
+    told_of = audit_reports.stricter(replace(report, findings=found))
+    assert f"at least 90 % of those of the 30 kept {whom} (95 % confidence)" in told_of
+
+
+def test_a_table_of_what_the_version_learned_from_is_no_audit(
+    home: Trained, tmp_path: Path
+) -> None:
+    audit = begin(home, table=table_of(home, tmp_path / "t.parquet", learned(home, 40)))
+    with pytest.raises(Conflict, match=r"none is left to ask about: v1\.0 learned from 40"):
+        draw(home, audit)
+    assert told(home, audit).findings is None
+
+
+def test_a_table_is_read_by_what_its_columns_are_and_not_by_how_they_begin(
+    home: Trained, tmp_path: Path
+) -> None:
+    whole = [f"{number},{number % 2},007" for number in range(150_000)]
+    mixed = ['"a\n,b.png",0.25,Anime@v1.0', "x.png,1e-3,Anime@v1.0"]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["path,aesthetic_score,model", *whole, *mixed]) + "\n")
+    assert path.stat().st_size > 2**20
+    table = read_table(path)
+    assert table.scores[-3:].tolist() == [1.0, 0.25, 0.001] and table.model == "7"
+    assert table.paths([0, 150_000]) == {0: "0", 150_000: "a\n,b.png"}
+    rows = {"path": ["a.png"] * 40, "aesthetic_score": [0.8] * 40, "model": ["Photos@v1.0"] * 40}
+    pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    with pytest.raises(Conflict, match=r"was scored by Photos@v1\.0"):
+        begin(home, table=tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("file", ["../t.parquet", "/etc/passwd", "..", "", "a\\b.parquet"])
+def test_a_manifest_leads_to_no_file_outside_of_its_folder(
+    home: Trained, tmp_path: Path, file: str
+) -> None:
+    table_of(home, tmp_path / "t.parquet", ["a.png"])
+    (tmp_path / "scores").mkdir()
+    told_of = {"complete": True, "parts": [{"file": file, "rows": 1}]}
+    (tmp_path / "scores" / "manifest.json").write_text(json.dumps(told_of))
+    with pytest.raises(Invalid, match="is no file of this folder"):
+        read_table(tmp_path / "scores")
+    about = {"kind": "embeddings", "dim": 4, "encoder": "x", "encoder_fingerprint": "y"}
+    (tmp_path / "scores" / "manifest.json").write_text(json.dumps(told_of | about))
+    with pytest.raises(Invalid, match=r"manifest\.json is damaged"):
+        open_folder(tmp_path / "scores")
 
 
 def test_a_number_without_end_is_no_good_score_and_what_was_taken_out_is_not_asked(

@@ -27,7 +27,7 @@ from tastemaker.cli.terminal import (
     sees_through,
 )
 from tastemaker.database import sessions
-from tastemaker.errors import Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:  # help does not wait for what an audit needs
     from sqlmodel import Session
@@ -159,10 +159,12 @@ def status(
         with sessions.reading(engine) as session:
             report = _report(session, name, number)[1]
             facts, promise = audit_reports.as_json(report), audit_reports.promise_json(report)
-            target = report.audit.target
+            target, drawn = report.audit.target, report.findings is not None
     if sidecar:
         if "table" not in target:
             raise Invalid("This audit is of no table, so there is nothing to write beside.")
+        if not drawn:
+            raise Conflict(facts["headline"], "There is a promise once it is, and scored.")
         table, sha256 = Path(target["table"]), target.get("sha256", "")
         written = audit_tables.write_sidecar(table, promise, sha256)
         err.print(f"Written to {plain(str(written))}.")

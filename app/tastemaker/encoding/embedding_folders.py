@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 
 from tastemaker.encoding.embedding_files import Block, Embeddings, open_embeddings
 from tastemaker.errors import Conflict, Invalid
-from tastemaker.files import is_file, require_writable_folder, sweep_unfinished, write_atomic
+from tastemaker.files import (
+    is_bare_name,
+    is_file,
+    require_writable_folder,
+    sweep_unfinished,
+    write_atomic,
+)
 
 MANIFEST = "manifest.json"
 KIND = "embeddings"  # what the manifest says the folder holds
@@ -42,7 +48,16 @@ def open_folder(folder: Path) -> Embeddings:
             f"{folder} is not whole: the run that embedded the pictures was stopped.",
             "Run it again; it goes on where it was.",
         )
-    parts = [(folder / part["file"], int(part["rows"])) for part in told["parts"]]
+    try:
+        names = [(str(part["file"]), int(part["rows"])) for part in told["parts"]]
+        dim, encoder, fingerprint = int(told["dim"]), told["encoder"], told["encoder_fingerprint"]
+        if not all(is_bare_name(name) for name, _ in names):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise Invalid(
+            f"{folder / MANIFEST} is damaged.", "Embed the pictures again, into another folder."
+        ) from error
+    parts = [(folder / name, rows) for name, rows in names]
     missing = next((file for file, _ in parts if not is_file(file)), None)
     if missing is not None:
         raise Invalid(f"{missing} is missing.", "Embed the pictures again: only it will be done.")
@@ -54,15 +69,14 @@ def open_folder(folder: Path) -> Embeddings:
             first = max(0, first - rows)
 
     return Embeddings(
-        sum(rows for _, rows in parts), int(told["dim"]), read,
-        (folder / MANIFEST, *(file for file, _ in parts)), told["encoder"],
-        told["encoder_fingerprint"],
+        sum(rows for _, rows in parts), dim, read,
+        (folder / MANIFEST, *(file for file, _ in parts)), encoder, fingerprint,
     )  # fmt: skip
 
 
 def source_of(folder: Path) -> Path:
     """Where the pictures lay that a folder of embeddings was made of."""
-    return Path(_read_manifest(folder).get("source", folder))
+    return Path(str(_read_manifest(folder).get("source", folder)))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

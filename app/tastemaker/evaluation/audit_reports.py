@@ -1,7 +1,6 @@
 """What an audit promises, in numbers and in words, for the pages, programs, cards and tables."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,25 +124,25 @@ def report(session: Session, audit: Audit) -> AuditReport:
             kept, below, [(cut, size) for cut, size in audit.population["cuts"]], goal=audit.goal,
             confidence=audit.confidence, share_below=audit.share_below,
         )  # fmt: skip
-        if _left_out(audit):
+        if _left_out(audit, version):
             # How many rows are like those that could be drawn is known of neither side, and the
             # share that is lost hangs on both.
             findings = replace(findings, lost=None, lost_high=1.0)
     return AuditReport(audit, version, person, job, kept, below, findings, drawn, left)
 
 
-def _left_out(audit: Audit) -> list[str]:
+def _left_out(audit: Audit, version: Version) -> list[str]:
     """Why some rows of a table were drawn and could not be asked about, in words: the promise is
     not about their like. What the version learned from in the library is not counted at all."""
     if audit.kind != "table":
         return []
-    reasons = {"unreadable": "could be read", "learned": "it did not learn from"}
+    reasons = {"unreadable": "could be read", "learned": f"{version.number} did not learn from"}
     return [told for kind, told in reasons.items() if audit.population.get(kind)]
 
 
-def _of(audit: Audit, them: str) -> str:
+def _of(report: AuditReport, them: str) -> str:
     """Of whom a promise is: “of them”, or “of those of them that could be read”."""
-    left = _left_out(audit)
+    left = _left_out(report.audit, report.version)
     return f"of those of {them} that {' and that '.join(left)}" if left else f"of {them}"
 
 
@@ -227,7 +226,7 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
     every = f"the {audit.population['kept']:,} kept"
     if report.verdict == "refused":
         return (
-            f"No promise of {_asked(audit.goal)}: {_of(audit, every)}, at least "
+            f"No promise of {_asked(audit.goal)}: {_of(report, every)}, at least "
             f"{at_least(found.precision_low)} and at most {at_most(found.precision_high)} "
             f"are good ({good})."
         )
@@ -249,7 +248,7 @@ def _found(report: AuditReport, for_file: bool) -> str:
     cut = found.found_cut.cut
     return (
         f"Keep from {cut_words(cut)} on: at least {_asked(audit.goal)} "
-        f"{_of(audit, f'the {found.found_cut.kept:,} images there')} {_would(report, for_file)} "
+        f"{_of(report, f'the {found.found_cut.kept:,} images there')} {_would(report, for_file)} "
         f"({_asked(audit.confidence)} confidence)."
     )
 
@@ -273,7 +272,7 @@ def promise(report: AuditReport, *, for_file: bool = False) -> str:
     low = found.precision_low
     share = "all" if low == 1 else f"at least {at_least(low)}"
     told = (
-        f"Kept {audit.population['kept']:,}: {share} {_of(audit, 'them')} "
+        f"Kept {audit.population['kept']:,}: {share} {_of(report, 'them')} "
         f"{_would(report, for_file)} ({_asked(audit.confidence)} confidence)."
     )
     if found.lost == 0 and report.below.size:
@@ -331,7 +330,7 @@ def stricter(report: AuditReport) -> str:
         return ""
     return (
         f"A stricter cut holds it: from {cut_words(found.found_cut.cut)} on, at least "
-        f"{_asked(audit.goal)} of the {found.found_cut.kept:,} kept "
+        f"{_asked(audit.goal)} {_of(report, f'the {found.found_cut.kept:,} kept')} "
         f"({_asked(audit.confidence)} confidence)."
     )
 
@@ -362,13 +361,18 @@ def _percent(share: float | None) -> str:
 
 # --- for programs --------------------------------------------------------------------------------
 
+FOUND = ("precision", "precision_low", "precision_high", "omitted", "omitted_high", "lost",
+         "lost_high", "more_keys", "cut_that_holds", "cut_that_holds_keeps", "keys_to_a_cut",
+         "doubt", "stricter", "forecast")  # fmt: skip
+
 
 def as_json(report: AuditReport) -> dict[str, Any]:
-    """An audit for programs; shares in 0–1, null before there are answers."""
+    """An audit for programs; shares in 0–1, null before there are answers. All that is found out
+    is null until its images are drawn."""
     audit, found = report.audit, report.findings
-    numbers: Mapping[str, Any] = {}
+    numbers: dict[str, Any] = dict.fromkeys(FOUND)
     if found is not None:
-        numbers = {
+        numbers |= {
             "precision": found.precision, "precision_low": found.precision_low,
             "precision_high": found.precision_high, "omitted": found.omitted,
             "omitted_high": found.omitted_high, "lost": found.lost, "lost_high": found.lost_high,

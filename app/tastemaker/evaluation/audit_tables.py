@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 
 from tastemaker.database.tables import Version
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.files import is_file, sha256_of, typed_path, unescape_formula, write_atomic
+from tastemaker.files import (
+    is_bare_name,
+    is_file,
+    sha256_of,
+    typed_path,
+    unescape_formula,
+    write_atomic,
+)
 from tastemaker.scores.references import References
 
 SCORES = "aesthetic_score"
 MANIFEST = "manifest.json"  # of a folder of parts
-JSON_TYPES = {"path": pa.string(), SCORES: pa.float64()}
+MODEL = "model"
+# Whatever the first rows look like: paths of numbers are paths, and scores 0 and 1 are no integers.
+TYPES = {"path": pa.string(), SCORES: pa.float64()}
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
 
@@ -144,13 +153,19 @@ def _parts(path: Path) -> list[Path]:
         return [path]
     try:
         told = json.loads((path / MANIFEST).read_bytes())
-        files = [path / str(part["file"]) for part in told["parts"]]
+        names = [str(part["file"]) for part in told["parts"]]
         complete = bool(told["complete"])
     except (OSError, ValueError, KeyError, TypeError):
         if path.is_dir():
             what = "A folder of parts holds the manifest.json of `tastemaker score --out`."
             raise NotFound(f"There are no scores in {path}.", what) from None
         raise NotFound(f"There is no file {path}.", "Check the path.") from None
+    if strange := [name for name in names if not is_bare_name(name)]:
+        raise Invalid(
+            f"“{strange[0][:80]}” in the {MANIFEST} of {path.name} is no file of this folder.",
+            "Score the images again.",
+        )
+    files = [path / name for name in names]
     if not complete or not all(map(is_file, files)):
         raise Conflict(
             f"The scores in {path.name} are not whole: the run that wrote them was stopped.",
@@ -160,24 +175,40 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _described(part: Path) -> tuple[list[str], dict[str, str]]:
-    """The names of the columns, and what the file says of the model."""
+    """The names of the columns, and what the file says of the model: in its metadata, else in the
+    first row of a column."""
     if part.suffix.lower() == ".parquet":
         schema = pq.read_schema(part)
         metadata = schema.metadata or {}
-        return schema.names, {
+        about = {
             key.decode(): metadata[key].decode()
             for key in (b"model", b"model_sha256")
             if key in metadata
         }
+        if not about and MODEL in schema.names:
+            first = next((batch for batch in _batches(part, MODEL) if len(batch)), None)
+            about = {MODEL: "" if first is None else str(first[0].as_py() or "")}
+        return schema.names, about
     if part.suffix.lower() == ".csv":
-        first = next(iter(pyarrow.csv.open_csv(part)), None)
+        first = next(iter(_csv(part)), None)
     else:
         with part.open("rb") as file:
             first = pyarrow.json.read_json(io.BytesIO(file.readline()))
     if first is None or not len(first):
         return ["path", SCORES], {}
-    cell = first["model"][0].as_py() if "model" in first.schema.names else ""
-    return first.schema.names, {"model": unescape_formula(str(cell or ""))}
+    cell = first[MODEL][0].as_py() if MODEL in first.schema.names else ""
+    return first.schema.names, {MODEL: unescape_formula(str(cell or ""))}
+
+
+def _csv(part: Path, column: str | None = None) -> pyarrow.csv.CSVStreamingReader:
+    """The rows of a CSV file, some at a time: all columns, of which only the first rows may be
+    looked at, for types that are not told follow from these; or one."""
+    only = {"include_columns": [column], "column_types": TYPES} if column else {}
+    return pyarrow.csv.open_csv(
+        part,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(**only),
+    )
 
 
 def _batches(part: Path, column: str) -> Iterator[pa.Array]:
@@ -186,13 +217,11 @@ def _batches(part: Path, column: str) -> Iterator[pa.Array]:
         for batch in pq.ParquetFile(part, pre_buffer=False).iter_batches(columns=[column]):
             yield batch.column(0)
     elif part.suffix.lower() == ".csv":
-        texts = {"path": pa.string()}  # a table of numbers is one of paths all the same
-        options = pyarrow.csv.ConvertOptions(include_columns=[column], column_types=texts)
-        for batch in pyarrow.csv.open_csv(part, convert_options=options):
+        for batch in _csv(part, column):
             yield batch.column(0)
     else:
         only = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([(column, JSON_TYPES[column])]),
+            explicit_schema=pa.schema([(column, TYPES[column])]),
             unexpected_field_behavior="ignore",
         )
         yield from pyarrow.json.read_json(part, parse_options=only)[column].chunks

@@ -346,7 +346,8 @@ def draw_from_table(
     images: Mapping[int, int],
 ) -> None:  # fmt: skip
     """Write down the images of a table that were drawn: `order` are its rows as they were drawn,
-    and `images` the image of each row that could be had."""
+    and `images` the image of each row that could be had. Raises `Conflict` where none is left of
+    those that pass."""
     groups = learned_groups(session, version)
     ids = set(images.values())
     group_of = dict(
@@ -363,6 +364,12 @@ def draw_from_table(
             learned += 1
         else:
             rows.append(row)
+    if not any(table.scores[row] >= audit.cut for row in rows):
+        raise Conflict(
+            f"Of the drawn pictures that pass, none is left to ask about: {version.number} learned "
+            f"from {learned:,}, and the others could not be found.",
+            "Audit a table of pictures that it does not know.",
+        )
     spread = np.full(len(rows), version.metrics.noise or UNMEASURED)
     expected = audits.chance_of(table.scores[rows], spread, audit.good_from)
     session.add_all(

@@ -198,6 +198,16 @@ def is_text(name: str) -> bool:
     return True
 
 
+def readable(name: str) -> str:
+    """A name that may be no text, as it can be printed and stored."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether it names a file of the folder it stands for, and leads nowhere else."""
+    return Path(name).name == name and "\\" not in name and name not in ("", "..")
+
+
 def typed_path(text: str | os.PathLike[str]) -> Path:
     """A path as a person types it: `~` and `~name` are home folders, where there is such a one."""
     try:

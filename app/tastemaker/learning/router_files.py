@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tastemaker.errors import CheckpointError, Invalid, NotFound
-from tastemaker.files import is_file, is_folder, sha256_of
+from tastemaker.files import is_bare_name, is_file, is_folder, sha256_of
 from tastemaker.files.texts import read_text
 from tastemaker.learning.checkpoints import sidecar_path
 
@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> RouterFile:
 def member_path(folder: Path, member: MemberFile) -> Path:
     """Where a member lies. Raises `CheckpointError` where it is gone, or not the one that the
     router was made with."""
-    if Path(member.file).name != member.file or member.file.startswith("."):
+    if not is_bare_name(member.file) or member.file.startswith("."):
         raise Invalid(f"“{member.file[:80]}” is no file of this folder.", "Export it again.")
     path = folder / member.file
     for each, wanted in ((path, member.sha256), (sidecar_path(path), member.config_sha256)):
