@@ -13,6 +13,7 @@ import pytest
 from class_world import Classes, class_home, open_classes
 from sqlmodel import select
 from test_classifier import strict_forward
+from test_scoring import clip_retrieval
 
 import tastemaker
 from tastemaker import embeddings, jobs, versions
@@ -309,6 +310,33 @@ def test_the_command_tells_the_class_and_filters_by_one_of_them(run, tmp_path):
     assert kinds == pytest.approx(list(own[int(liked["path"])].values()), abs=1e-5)
     refused = run(*score, path, "--columns", "laion", "--out", tmp_path / "l.csv")
     assert "holds scores, and this head tells classes apart" in refused.sentence
+
+
+def test_scores_that_the_source_carries_along_are_not_taken_for_those_of_the_classes(run, tmp_path):
+    path, x, _ = class_file(open_classes(class_home(tmp_path / "home", train=True)))
+    own = tastemaker.load(path).classify(x.astype(np.float16))
+    carried = np.linspace(0, 1, len(x), dtype=np.float32)
+    clip_retrieval(
+        tmp_path / "in", 0, x, image_path=[f"{n}.jpg" for n in range(len(x))],
+        aesthetic_score=carried, percent=carried, p_hash=["=a1"] * len(x), p_logo=carried,
+    )  # fmt: skip
+    score = ("score", tmp_path / "in", "--model", path)
+    for ending in (".csv", ".jsonl"):
+        assert run(*score, "--min", 60, "--sort", "--out", tmp_path / f"o{ending}").code == 0
+    with (tmp_path / "o.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    likeliest = np.sort(own.max(axis=1))[::-1]
+    wanted = likeliest[likeliest >= 0.6]
+    assert 0 < len(wanted) < len(own)
+    assert [float(row["probability"]) for row in rows] == pytest.approx(wanted, abs=1e-4)
+    for row in rows:
+        at = int(row["path"].removesuffix(".jpg"))
+        assert float(row["aesthetic_score"]) == pytest.approx(carried[at]), "as it was"
+        assert float(row["p_logo"]) == pytest.approx(own[at, 2], abs=1e-4)
+        assert float(row["percent"]) == pytest.approx(100 * own[at].max(), abs=0.01)
+        assert row["p_hash"] == "'=a1"
+    told = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in told] == [row["path"] for row in rows]
 
 
 @pytest.mark.parametrize(

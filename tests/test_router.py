@@ -21,7 +21,10 @@ from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering.panel import Panel
-from tastemaker.filtering.router import Router, comparable
+from tastemaker.filtering.parts import Terms
+from tastemaker.filtering.ray_engine import _Packed
+from tastemaker.filtering.router import Router, comparable, load_model
+from tastemaker.filtering.score_tables import within
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.learning.router_files import MANIFEST
 from tastemaker.publishing import routers
@@ -113,6 +116,73 @@ def test_soft_weighs_all_scorers_and_an_undecided_image_gets_no_score_and_is_nam
         soft.score(X)
     row = int(np.flatnonzero(~sure)[0])
     assert soft.explain(X[row : row + 1])[0].score is None
+
+
+def test_weights_that_add_up_to_a_little_more_than_one_give_no_score_above_it(made, monkeypatch):
+    soft = Router(make(made, "Soft", mode="soft"))
+    weights = np.full((IMAGES, 3), np.float32(1 / 3) + np.float32(1e-7), np.float32)
+    assert weights.sum(axis=1).min() > 1
+    weights[-1] = np.nan
+    monkeypatch.setattr(soft, "_probabilities", lambda x: weights[: len(x)])
+    monkeypatch.setattr(soft, "_by_route", lambda x: np.ones((len(x), 3), np.float32))
+    blocks = [(pa.array([f"{n}.jpg" for n in range(IMAGES)]), X, None)]
+    skipped: dict[str, str] = {}
+    every = Panel(soft).tables(blocks, "x", skipped.__setitem__, lambda line: None, encoded=False)
+    (rows,) = within(every, 0, 100)
+    assert rows["aesthetic_score"].to_pylist() == [1.0] * (IMAGES - 1)
+    assert list(skipped) == [f"{IMAGES - 1}.jpg"], "what is no number stays none"
+
+
+@pytest.mark.parametrize("named", [".", "../Mixed", "./sub/..", "odd \xe4 name"])
+def test_a_router_travels_to_a_cluster_whatever_its_folder_is_called(
+    made, tmp_path, monkeypatch, named
+) -> None:
+    folder = make(made)
+    (folder / "sub").mkdir()
+    (folder / "large.bin").write_bytes(b"not a part of it")
+    monkeypatch.chdir(folder)
+    if not Path(named).is_dir():
+        Path(named).symlink_to(folder)
+    panel = Panel(load_model(named))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    packed = _Packed.of(panel, Terms(tmp_path / "out"))
+    there = tmp_path / "machine"
+    there.mkdir()
+    again = packed.panel(there).first
+    assert (again.name, again.sha256) == ("Mixed", panel.first.sha256)
+    assert again.score(X) == pytest.approx(panel.first.score(X))
+    assert len(list(there.rglob("*"))) == 1 + 7, "a folder, with the router and nothing else"
+
+
+def told_by(head: Scorer, encoder: str | None, fingerprint: str | None) -> Scorer:
+    head.encoder, head.fingerprint = encoder, fingerprint
+    return head
+
+
+@pytest.mark.parametrize(
+    ("known", "fits"),
+    [
+        ([("ViT-L-14/openai", None), ("openai/clip-vit-large-patch14", None)], True),
+        ([("ViT-L-14", None), ("ViT-L-14/laion2b_s32b_b82k", None)], True),
+        ([("ViT-L-14/openai", "a"), (None, None), ("ViT-L-14/openai", "a")], True),
+        ([("ViT-L-14/openai", "a"), ("ViT-L-14/openai", "b")], False),
+        ([(None, None), ("ViT-L-14/openai", None), ("ViT-B-32/openai", None)], False),
+        ([("ViT-L-14/openai", "a"), ("ViT-B-32/openai", None)], False),
+    ],
+)
+def test_a_pass_and_a_router_have_one_rule_of_what_one_encoder_is(made, known, fits) -> None:
+    router = Router(make(made))
+    heads = list(router.members.values())[: len(known)]
+    for head, each in zip(heads, known, strict=True):
+        told_by(head, *each)
+    router.members = dict(enumerate(heads))
+    for check in (router._check_encoders, lambda: Panel(heads)):
+        if fits:
+            check()
+        else:
+            with pytest.raises(Conflict, match=r"was trained on .*, and .* on "):
+                check()
 
 
 def test_comparable_scores_rise_and_have_the_threshold_in_the_middle() -> None:

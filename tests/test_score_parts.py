@@ -169,3 +169,24 @@ def test_the_command_writes_parts_where_out_has_no_ending(
     assert run(*words[:-1], tmp_path / "o.csv", "--sort").code == 0
     ranked = pa.csv.read_csv(tmp_path / "o.csv")["aesthetic_score"].to_pylist()
     assert ranked == sorted(ranked, reverse=True) and len(ranked) == 204
+
+
+def test_heads_called_like_a_column_have_one_of_their_own(
+    tmp_path: Path, source: Path, run: Run
+) -> None:
+    ones = np.ones(FEATURES, np.float32)
+    words: list[object] = ["score", source]
+    for number, name in enumerate(("model", "prediction", "percent", "plain")):
+        tensors = linear_head(number * ones, 0.0, 0 * ones, ones)
+        save_checkpoint(tmp_path / f"{name}.safetensors", tensors, {})
+        words += ["--model", tmp_path / f"{name}.safetensors"]
+    words += ["--columns", "prediction", "--out"]
+    assert run(*words, tmp_path / "o.csv").code == 0
+    read = pa.csv.read_csv(tmp_path / "o.csv")
+    assert len(set(read.column_names)) == len(read.column_names) == 9
+    assert set(read["model"].to_pylist()) == {"model"} and "plain" in read.column_names
+    assert run(*words, tmp_path / "o.jsonl").code == 0
+    row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
+    assert row["model"] == "model" and set(row) == set(read.column_names)
+    assert row["prediction"] == pytest.approx(10 * row["aesthetic_score"])
+    assert sum(name.startswith(("model (", "prediction (", "percent (")) for name in row) == 3

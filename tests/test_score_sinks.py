@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -180,6 +181,25 @@ def test_an_index_of_the_kept_keys_stands_in_for_a_second_copy_of_the_shards(
     folder = ("score", tmp_path / "shards", "--model", heads[0], "--out", tmp_path / "parts")
     assert run(*folder, "--sheet", tmp_path / "p.png", "--columns", "laion").code == 0
     assert (tmp_path / "p.png").is_file() and "columns differs" in run(*folder).sentence
+
+
+def test_a_part_without_a_row_has_the_columns_and_types_of_the_others(
+    tmp_path: Path, source: Path, heads: list[Path], run: Run
+) -> None:
+    whole = {path.name: path.read_bytes() for path in source.iterdir()}
+    for number, members in enumerate(({"bad.png": b"no picture"}, whole, {"a.txt": b"none"})):
+        tarred(tmp_path / "shards" / f"{number}.tar", members)
+    words = ["score", tmp_path / "shards", "--out", tmp_path / "parts"]
+    for name in ("webdataset", "laion"):
+        words += ["--columns", name]
+    said = run(*words, *(word for head in heads for word in ("--model", head)))
+    assert said.code == 0 and "6 rows in 3 parts" in said.out
+    files = sorted((tmp_path / "parts").glob("part-*.parquet"))
+    schemas = [pq.read_schema(file).remove_metadata() for file in files]
+    assert [pq.read_metadata(file).num_rows for file in files] == [0, 6, 0]
+    assert schemas[0] == schemas[1] == schemas[2] and len(schemas[1]) == 8
+    read = pyarrow.dataset.dataset(files).to_table(columns=["Mine@v1.1", "__key__", "aesthetic"])
+    assert len(read) == 6 and None not in read["Mine@v1.1"].to_pylist()
 
 
 def test_a_table_of_paths_only_takes_no_webdataset_names(tmp_path: Path) -> None:

@@ -66,3 +66,14 @@ def contradict(one: str, other: str) -> bool:
         models[0] != models[1] or ("" not in tags and tags[0] != tags[1])
         for models, tags in (zip(*pair, strict=True) for pair in zip(ours, theirs, strict=True))
     )
+
+
+Known = tuple[str | None, str | None]  # the name and the fingerprint of an encoder, where told
+
+
+def differ(one: Known, other: Known) -> bool:
+    """Whether two cannot be the same encoder, as far as their names and fingerprints are told."""
+    (ours, our_print), (theirs, their_print) = one, other
+    if our_print and their_print and our_print != their_print:
+        return True
+    return bool(ours and theirs and contradict(ours, theirs))

@@ -18,7 +18,9 @@ from tastemaker.filtering.score_tables import Tables, with_column
 # inferred over LAION-5B by embedding-reader has `prediction`.
 POINTS = {"laion": "aesthetic", "prediction": "prediction"}
 WEBDATASET = "webdataset"
+URL, KEY = "__url__", "__key__"
 KINDS = (*POINTS, WEBDATASET)
+ADDED = (*POINTS.values(), URL, KEY)  # how the columns are called
 
 
 @dataclass(frozen=True)
@@ -65,5 +67,5 @@ def _of_shards(rows: pa.Table) -> pa.Table:
         rows["path"],
         r"(?i)^(?P<url>.*?\.(?:tar|tar\.gz|tgz|zip|cbz))/(?P<key>(?:.*/)?[^/]*?)\.[^/]*$",
     )
-    rows = with_column(rows, "__url__", pc.struct_field(found, "url"))
-    return with_column(rows, "__key__", pc.struct_field(found, "key"))
+    rows = with_column(rows, URL, pc.struct_field(found, "url"))
+    return with_column(rows, KEY, pc.struct_field(found, "key"))

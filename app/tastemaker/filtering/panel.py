@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from tastemaker.encoding.embedding_files import Block, Embeddings
 from tastemaker.encoding.encode_files import Source
-from tastemaker.encoding.encoder_names import contradict
+from tastemaker.encoding.encoder_names import differ
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.filtering.class_columns import OWN, share_columns
-from tastemaker.filtering.score_tables import SCHEMA, table, with_column
+from tastemaker.filtering.columns import ADDED
+from tastemaker.filtering.one_encoder import knows_most, one_encoder
+from tastemaker.filtering.score_tables import MODEL, SCHEMA, table, with_column
 from tastemaker.filtering.scorer import Scorer
 
 
@@ -28,31 +30,15 @@ class Panel:
     """`first` leads; `names` are the columns of all, none where there is only one."""
 
     def __init__(self, scorers: Scorer | Sequence[Scorer]) -> None:
-        """Raises `Invalid` for heads of other widths or twice the same, `Conflict` for heads that
-        name other encoders."""
+        """Raises `Invalid` for twice the same head, `Conflict` for heads of other encoders."""
         self.scorers = [scorers] if isinstance(scorers, Scorer) else list(scorers)
         if not self.scorers:
             raise Invalid("No head was named.", "Name a .safetensors file.")
-        self.first, *others = self.scorers
-        for other in others:
-            self._check_pair(other)
-        self.names = _named_apart(self.scorers) if others else []
-
-    def _check_pair(self, other: Scorer) -> None:
-        one, fingerprints = self.first, {self.first.fingerprint, other.fingerprint} - {None}
-        named = one.encoder is not None and other.encoder is not None
-        if len(fingerprints) > 1 or (named and contradict(one.encoder or "", other.encoder or "")):
-            raise Conflict(
-                f"{one.name} was trained on {one.encoder}, and {other.name} on {other.encoder}: "
-                "one pass has one encoder.",
-                "Score with each in a run of its own.",
-            )
-        if one.features != other.features:
-            raise Invalid(
-                f"{one.name} reads vectors of {one.features} values, and {other.name} of "
-                f"{other.features}: one pass has one encoder.",
-                "Score with each in a run of its own.",
-            )
+        self.first = self.scorers[0]
+        one_encoder(
+            self.scorers, "one pass has one encoder", "Score with each in a run of its own."
+        )
+        self.names = _named_apart(self.scorers) if len(self.scorers) > 1 else []
 
     @property
     def about(self) -> dict[str, str]:
@@ -78,25 +64,19 @@ class Panel:
 
     def load_encoder(self) -> Encoder:
         """The encoder of all, loaded once. Raises as `Scorer.load_encoder`."""
-        leader = self._leader
+        leader = knows_most(self.scorers)
         encoder = leader.load_encoder()
         for other in self.scorers:
             if other is not leader:
                 other.check_encoder(encoder)
         return encoder
 
-    @property
-    def _leader(self) -> Scorer:
-        """Whose encoder is loaded: the first that knows the fingerprint, or at least the name."""
-        known = [scorer for scorer in self.scorers if scorer.fingerprint]
-        return (known or [s for s in self.scorers if s.encoder] or self.scorers)[0]
-
     def embed(
         self, sources: Iterable[Source], on_error: Callable[[int, BadImage], None]
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """The embeddings of pictures, each decoded in a guarded child (`Scorer.embed`)."""
         self.load_encoder()
-        return self._leader.embed(sources, on_error, guarded=True)
+        return knows_most(self.scorers).embed(sources, on_error, guarded=True)
 
     def check_source(self, opened: Embeddings, name: str) -> None:
         """Raises `Invalid` for embeddings of another width, `Conflict` for those of another
@@ -105,7 +85,7 @@ class Panel:
         for scorer in self.scorers:
             theirs, ours = opened.fingerprint, scorer.fingerprint
             one, other = opened.encoder, scorer.encoder
-            if (theirs and ours and theirs != ours) or (one and other and contradict(one, other)):
+            if differ((one, theirs), (other, ours)):
                 raise Conflict(
                     f"{name} was made by {one or 'another encoder'} (fingerprint {theirs}), and "
                     f"{scorer.name} was trained on {other} ({ours}): every score would be wrong.",
@@ -137,6 +117,11 @@ class Panel:
             rows = self._table(paths, scores, carried)
             del paths, x, carried  # not held while the next block is read
             yield rows
+
+    def empty(self) -> pa.Table:
+        """A table of no rows, with the columns and types of every other."""
+        scores = [scorer.blank(0) for scorer in self.scorers]
+        return self._table(pa.array([], pa.string()), scores, None)
 
     def _table(
         self, paths: pa.Array, scores: list[NDArray[np.float32]], carried: pa.Table | None
@@ -174,13 +159,12 @@ class Panel:
 
 def _named_apart(scorers: Sequence[Scorer]) -> list[str]:
     """A column's name for each: as it is called, with a piece of its hash where two are called
-    alike."""
+    alike, or one like another column of a table."""
     if len({scorer.sha256 for scorer in scorers}) < len(scorers):
         raise Invalid("Two of the models are the same file.", "Name each once.")
     names = [scorer.name for scorer in scorers]
+    taken = {*SCHEMA.names, *OWN, *share_columns(scorers[0].labels), *ADDED, MODEL}
     return [
-        f"{name} ({scorer.sha256[:8]})"
-        if names.count(name) > 1 or name in {*SCHEMA.names, *OWN}
-        else name
+        f"{name} ({scorer.sha256[:8]})" if names.count(name) > 1 or name in taken else name
         for name, scorer in zip(names, scorers, strict=True)
     ]

@@ -20,17 +20,22 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from more_itertools import chunked, side_effect
+from more_itertools import chunked, side_effect, spy
 
 from tastemaker.encoding import embedding_folders
 from tastemaker.encoding.embedding_files import BLOCK, Block, Embeddings
 from tastemaker.encoding.embedding_folders import EmbeddingFolder
 from tastemaker.errors import Conflict, Invalid
-from tastemaker.files import is_file, require_writable_folder, sweep_unfinished, write_atomic
+from tastemaker.files import (
+    is_file,
+    readable,
+    require_writable_folder,
+    sweep_unfinished,
+    write_atomic,
+)
 from tastemaker.filtering.columns import Columns
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.score_tables import Ranking, Tables, within, write
-from tastemaker.filtering.shards import readable
 from tastemaker.filtering.sources import (
     Archive,
     OnError,
@@ -184,7 +189,9 @@ def tables_of(
 
     blocks = made() if embeddings is None else embeddings.kept(key_of(part.made_of), made)
     encoded = not isinstance(part.piece, Rows)
-    return panel.tables(blocks, part.source, on_error, tell, encoded=encoded)
+    rows = panel.tables(blocks, part.source, on_error, tell, encoded=encoded)
+    first, rows = spy(rows)
+    return rows if first else iter([panel.empty()])  # one without a row has the same columns
 
 
 def stream(

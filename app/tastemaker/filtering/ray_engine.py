@@ -26,10 +26,11 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, Unav
 from tastemaker.filtering.class_columns import ClassReading
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import MANIFEST, Done, Order, Terms, Watch, write_part
-from tastemaker.filtering.router import load_model
+from tastemaker.filtering.router import Router, load_model
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import Archive, OnError, Rows, Tell
 from tastemaker.learning.checkpoints import sidecar_path
+from tastemaker.learning.router_files import MANIFEST as MANIFEST_OF_ROUTER
 
 AT_ONCE = 4096  # parts that are handed to Ray in one go, so that a source may be of any length
 PORT, CLIENT_PORT = 6379, 10001
@@ -107,13 +108,18 @@ def _anywhere(order: Order) -> Order:
     return replace(order, part=replace(order.part, piece=piece))
 
 
+# What to load of the files of a head: the name of one, or "" for a router, which is their folder
+# itself; and all of them by their bare names.
+_Files = tuple[str, tuple[tuple[str, bytes], ...]]
+
+
 @dataclass(frozen=True)
 class _Packed:
     """All that a machine needs to know of a run: the heads as the bytes of their files."""
 
     version: str
     python: str
-    heads: tuple[tuple[str, tuple[tuple[str, bytes], ...]], ...]  # name, and its files by theirs
+    heads: tuple[_Files, ...]
     options: tuple[dict[str, Any], ...]  # of each
     promises: tuple[Any, ...]
     classes: tuple[ClassReading | None, ...]  # and which of them were chosen
@@ -127,7 +133,7 @@ class _Packed:
         absolute = terms.at(terms.out.absolute())
         return cls(
             __version__, platform.python_version(),
-            tuple((one.path.name, tuple(_files_of(one))) for one in panel.scorers),
+            tuple(_files_of(one) for one in panel.scorers),
             tuple(one.options for one in panel.scorers),
             tuple(one.promises for one in panel.scorers),
             tuple(one.classes for one in panel.scorers),
@@ -141,23 +147,24 @@ class _Packed:
             self.heads, self.options, self.promises, self.classes, strict=True
         ):
             place = folder / str(len(scorers))
+            place.mkdir()
             for file, content in files:
-                (place / file).parent.mkdir(parents=True, exist_ok=True)
                 (place / file).write_bytes(content)
             scorers.append(load_model(place / name, **options))
             scorers[-1].promises, scorers[-1].classes = promises, classes
         return Panel(scorers)
 
 
-def _files_of(scorer: Scorer) -> Iterator[tuple[str, bytes]]:
-    """The files of a head, with its sidecar, or of a router's folder."""
+def _files_of(scorer: Scorer) -> _Files:
+    """Those of a head and its sidecar, or of a router and its members; nothing else that lies
+    beside them."""
     path = scorer.path
-    if path.is_dir():
-        yield from ((f"{path.name}/{file.name}", file.read_bytes()) for file in path.iterdir())
-        return
-    for file in (path, sidecar_path(path)):
-        if file.is_file():
-            yield file.name, file.read_bytes()
+    if isinstance(scorer, Router):
+        heads = [path / member.file for member in scorer.manifest.members]
+        files = [path / MANIFEST_OF_ROUTER, *heads, *map(sidecar_path, heads)]
+        return "", tuple((file.name, file.read_bytes()) for file in files)
+    there = [file for file in (path, sidecar_path(path)) if file.is_file()]
+    return path.name, tuple((file.name, file.read_bytes()) for file in there)
 
 
 class PartWriter:

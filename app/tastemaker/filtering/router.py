@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.encoding.encode_files import Source
-from tastemaker.encoding.encoder_names import canonical
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files import is_folder
+from tastemaker.filtering.one_encoder import knows_most, one_encoder
 from tastemaker.filtering.scorer import Precision, Scorer, Vectors
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.pictures.pictures import Limits
@@ -134,25 +134,18 @@ class Router(Scorer):
                 )
 
     def _check_encoders(self) -> Scorer:
-        """The member whose encoder all read: one that knows its fingerprint, if any does."""
+        """The member whose encoder all read: the one that knows most of it."""
         heads = list(self.members.values())
-        first = next((head for head in heads if head.fingerprint), heads[0])
+        one_encoder(heads, "a router encodes each picture once", "Choose versions of one encoder.")
+        first = heads[0]
         for head in heads:
-            named = [canonical(one.encoder) for one in (first, head) if one.encoder]
-            prints = {one.fingerprint for one in (first, head) if one.fingerprint}
-            if len(set(named)) > 1 or len(prints) > 1 or head.features != first.features:
-                raise Conflict(
-                    f"{first.name} reads vectors of {first.encoder}, {head.name} those of "
-                    f"{head.encoder}: a router encodes each picture once.",
-                    "Choose versions of one encoder.",
-                )
             if head.normalised != first.normalised:
                 raise Conflict(
                     f"Of {first.name} and {head.name} one was trained on L2-normalised vectors and "
                     "the other was not.",
                     "Choose versions of one encoder.",
                 )
-        return first
+        return knows_most(heads)
 
     def _common_threshold(self) -> float:
         if self.manifest.scale == "percentile":
@@ -207,8 +200,8 @@ class Router(Scorer):
         """(N,) scores, also of those of which the router abstains; NaN where a row is not
         finite."""
         p, by_route = self._probabilities(x), self._by_route(x)
-        if self.manifest.mode == "soft":
-            return np.asarray((p * by_route).sum(axis=1), np.float32)
+        if self.manifest.mode == "soft":  # probabilities add up to 1 but for rounding
+            return np.asarray((p * by_route).sum(axis=1).clip(0, 1), np.float32)
         unknown = np.isnan(p).any(axis=1)
         chosen = np.where(unknown, 0, np.nan_to_num(p).argmax(axis=1))
         scores = by_route[np.arange(len(x)), chosen]

@@ -27,6 +27,7 @@ from tastemaker.filtering.class_columns import SHARE, fitting
 SCHEMA = pa.schema(
     [("path", pa.string()), ("aesthetic_score", pa.float32()), ("percent", pa.float32())]
 )
+MODEL = "model"  # the column of a CSV or JSONL that names the head
 MEASURES = ("aesthetic_score", "probability")  # of a score, of a class: what a row is ranked by
 ROW_GROUP = 131_072  # rows; as many are held while writing, and by `best` beyond what it keeps
 
@@ -42,14 +43,16 @@ def table(
     rows = pa.Table.from_arrays([paths, pa.array(scores), pa.array(percent)], schema=SCHEMA)
     if carried is not None:
         for name in carried.column_names:
-            if name not in {*rows.column_names, "model"}:
+            if name not in {*rows.column_names, MODEL}:
                 rows = rows.append_column(name, carried[name])
     return rows
 
 
 def measure(schema: pa.Schema) -> str:
-    """The column that a table of these columns is limited and ranked by."""
-    return next(name for name in MEASURES if name in schema.names)
+    """The column that a table of these columns is limited and ranked by: its own, which stands
+    before any that was carried along under such a name."""
+    own: str = next(name for name in schema.names if name in MEASURES)
+    return own
 
 
 def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
@@ -208,9 +211,10 @@ def _write_csv(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None
     columns, tables = _columns(tables)
     by = measure(columns)
     writer = csv.writer(codecs.getwriter("utf-8")(file))
-    writer.writerow(map(escape_formula, [*columns.names, "model"]))
+    writer.writerow(map(escape_formula, [*columns.names, MODEL]))
     model = escape_formula(about["model"])
     exact = {by, *(name for name in columns.names if by != MEASURES[0] and name.startswith(SHARE))}
+    exact = {name for name in exact if columns.field(name).type == pa.float32()}
     for rows in tables:
         writer.writerows(
             (
@@ -229,7 +233,7 @@ def _cell(value: object) -> object:
 
 
 def _write_jsonl(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
-    model = {"model": about["model"]}
+    model = {MODEL: about["model"]}
     for rows in tables:
         file.writelines(
             json.dumps(row | model, default=str).encode() + b"\n" for row in as_dicts(rows)

@@ -30,10 +30,11 @@ from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
 from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
 from tastemaker.encoding.encode_files import Source
-from tastemaker.encoding.encoder_names import contradict, given
+from tastemaker.encoding.encoder_names import differ, given
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.errors import BadImage, Conflict, Invalid
+from tastemaker.files import readable
 from tastemaker.filtering.head_files import (
     classes_of,
     percentiles_of,
@@ -120,7 +121,7 @@ class Scorer:
         self.normalised = None if embedding is None else embedding == "L2-normalised"
         self.features, self.sha256 = self.checkpoint.features, self.checkpoint.sha256
         named = "project" in about and "version" in about
-        self.name = f"{about['project']}@{about['version']}" if named else self.path.stem
+        self.name = f"{about['project']}@{about['version']}" if named else readable(self.path.stem)
         self.doubts: list[str] = []
         self._keep_options(
             encoder=encoder, precision=precision, limits=limits, device=device, batch=batch
@@ -207,21 +208,21 @@ class Scorer:
             warnings.warn(doubt, stacklevel=3)
         return scores, vectors.ndim == 1
 
-    def _blank(self, count: int) -> NDArray[np.float32]:
+    def blank(self, count: int) -> NDArray[np.float32]:
         """Room for what the head says of so many: (count,), or (count, K)."""
         shape = (count, len(self.labels)) if self.classes else (count,)
         return np.full(shape, np.nan, np.float32)
 
     def _score_pictures(self, pictures: Sequence[Picture], errors: Errors) -> NDArray[np.float32]:
         if not pictures:
-            return self._blank(0)
+            return self.blank(0)
 
         def report(index: int, error: BadImage) -> None:
             if errors == "raise":
                 name = _name_of(pictures[index], index)
                 raise BadImage(f"{name}: {error.message}", error.hint) from error
 
-        scores = self._blank(len(pictures))
+        scores = self.blank(len(pictures))
         sources = [
             item if isinstance(item, Image.Image) else Path(os.fsdecode(item)) for item in pictures
         ]
@@ -232,7 +233,7 @@ class Scorer:
     def _score_vectors(self, x: Vectors, errors: Errors) -> NDArray[np.float32]:
         """Block by block, as a file of embeddings: a memory-mapped array stays on the disk."""
         self.check_width(x.shape[1], "This array")
-        scores = self._blank(len(x))
+        scores = self.blank(len(x))
         for start in range(0, len(x), BLOCK):
             scores[start : start + BLOCK], faults = self.vectors(x[start : start + BLOCK])
             if faults and errors == "raise":
@@ -362,8 +363,8 @@ class Scorer:
     def check_encoder(self, encoder: Encoder) -> None:
         """Raises `Conflict` for another encoder than the head was trained on, `Invalid` for one of
         another width."""
-        other = self.encoder is not None and contradict(self.encoder, encoder.spec.name)
-        if other or (self.fingerprint and encoder.fingerprint != self.fingerprint):
+        here = encoder.spec.name, encoder.fingerprint
+        if differ((self.encoder, self.fingerprint), here):
             raise Conflict(
                 f"{encoder.spec.name} as it is on this machine is not the encoder {self.name} was "
                 "trained on; its scores would be wrong.",

@@ -11,7 +11,6 @@ damaged, the next one follows.
 import contextlib
 import gzip
 import itertools
-import os
 import re
 import stat
 import tarfile
@@ -22,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from tastemaker.errors import BadImage, Invalid, NotFound
-from tastemaker.files import is_file, is_text
+from tastemaker.files import is_file, is_text, readable
 from tastemaker.files.folders import FolderWalk, lies_in_system
 from tastemaker.importing.archives import PIECE, READABLE, ArchiveLimits, clean_name, open_zip
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
@@ -42,11 +41,6 @@ Picture = tuple[str, bytes | BadImage]  # the name of a member in its archive, w
 
 def is_shard(path: Path) -> bool:
     return path.name.lower().endswith(SHARD_SUFFIXES)
-
-
-def readable(name: str) -> str:
-    """A name that may be no text, as it can be printed and stored."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_pattern(source: Path) -> bool:

@@ -24,12 +24,12 @@ from tastemaker.encoding.embedding_files import (
 )
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Invalid, NotFound
-from tastemaker.files import is_text
+from tastemaker.files import is_text, readable
 from tastemaker.files.folders import FolderWalk
 from tastemaker.filtering.file_lists import Listed, is_list
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard, readable
+from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
 from tastemaker.pictures import formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
