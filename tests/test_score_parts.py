@@ -12,7 +12,7 @@ import pytest
 
 from tastemaker.encoding import embedding_files
 from tastemaker.errors import Conflict, Invalid
-from tastemaker.filtering import parts
+from tastemaker.filtering import parts, sources
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import MANIFEST, Here, Terms, Written, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
@@ -131,6 +131,40 @@ def test_what_is_done_is_not_done_again_and_what_changed_is_replaced(
     assert (changed.kept, len(changed.parts)) == (0, 3)
     assert sum(part.rows for part in changed.parts) == len(rows_of(out))
     assert len(list(out.glob("*.parquet"))) == 3, "rows of what was there before count no more"
+
+
+@pytest.mark.parametrize("form", ["x.npz", "x.parquet", "layout"])
+def test_a_source_is_opened_once_however_many_parts_it_has(
+    tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    x = np.random.default_rng(3).normal(size=(100, FEATURES)).astype(np.float32)
+    source = tmp_path / form
+    if form == "x.npz":
+        np.savez_compressed(source, embeddings=x)
+    elif form == "x.parquet":
+        pq.write_table(pa.table({"emb": list(x)}), source, row_group_size=40)
+    else:
+        (source / "img_emb").mkdir(parents=True)
+        for shard in range(4):
+            np.save(source / "img_emb" / f"img_emb_{shard}.npy", x[25 * shard : 25 * shard + 25])
+    opened: list[Path] = []
+
+    def counting(what: Any) -> Any:
+        def done(path: Path) -> Any:
+            opened.append(path)
+            return what(path)
+
+        return done
+
+    monkeypatch.setattr(sources, "open_embeddings", counting(sources.open_embeddings))
+    monkeypatch.setattr(sources, "open_layout", counting(sources.open_layout))
+    monkeypatch.setattr(parts, "BLOCKS", 1)
+    assert len(written(source, scorer, tmp_path / "out").parts) == 10
+    assert len(opened) == 2, "to tell the parts, and to read them"
+    rows = rows_of(tmp_path / "out")
+    whole = pa.concat_tables(score_source(source, scorer))
+    assert rows["path"].equals(whole["path"])
+    assert np.abs(rows["aesthetic_score"].to_numpy() - scorer.score(x)).max() < 1e-6
 
 
 def test_a_folder_of_something_else_is_left_alone(

@@ -194,12 +194,12 @@ def _open_npz(source: Path) -> Embeddings:
             "Write the file again without that array, or with shorter paths.",
         )
 
-    def every() -> Iterator[Block]:
-        start = 0
+    def read(first: int) -> Iterator[Block]:
+        start = first
         try:
             with zipfile.ZipFile(source) as archive:
-                values = _npy_blocks(archive, vectors)
-                names = _npy_blocks(archive, paths) if paths is not None else None
+                values = _npy_blocks(archive, vectors, first)
+                names = _npy_blocks(archive, paths, first) if paths is not None else None
                 for x in values:
                     told = _row_numbers(start, start + len(x))
                     if names is not None:
@@ -209,9 +209,6 @@ def _open_npz(source: Path) -> Embeddings:
                     start += len(x)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise Invalid(f"{source.name} is damaged after row {start}.") from error
-
-    def read(first: int) -> Iterator[Block]:  # what lies before is unpacked all the same
-        return some_rows(every(), first, rows - first)
 
     return Embeddings(rows, dim, read, (source,))
 
@@ -249,12 +246,14 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[A
     return shape, by_columns, dtype
 
 
-def _npy_blocks(archive: zipfile.ZipFile, member: _Member) -> Iterator[NDArray[Any]]:
-    """The rows of an array in a zip, some at a time, without the whole in memory."""
+def _npy_blocks(archive: zipfile.ZipFile, member: _Member, first: int) -> Iterator[NDArray[Any]]:
+    """The rows of an array in a zip from `first` on, some at a time, without the whole in memory.
+    What lies before is passed over, which takes time only where it is packed."""
     with archive.open(f"{member.name}.npy") as file:
         _read_npy_header(file)
         row = member.dtype.itemsize * int(np.prod(member.shape[1:]))
-        for start in range(0, member.shape[0], BLOCK):
+        file.seek(first * row, os.SEEK_CUR)
+        for start in range(first, member.shape[0], BLOCK):
             count = min(BLOCK, member.shape[0] - start)
             content = file.read(count * row)
             if len(content) < count * row:

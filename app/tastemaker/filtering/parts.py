@@ -121,13 +121,13 @@ def parts_of(source: Path, panel: Panel, on_error: OnError, tell: Tell) -> Itera
 
 
 def _of_embeddings(source: Path, opened: Embeddings) -> Iterator[Part]:
-    facts = [_facts(path.name, path) for path in opened.files]
+    made_of = key_of([_facts(path.name, path) for path in opened.files])  # maybe of thousands
     size = BLOCKS * BLOCK
     for start in range(0, opened.rows, size):
         count = min(size, opened.rows - start)
-        piece = Rows(source, start, count)
+        piece = Rows(source, made_of, start, count)
         name = f"{source.name} from row {start:,}"
-        yield Part(name, [start, facts], piece, count / opened.rows)
+        yield Part(name, [start, made_of], piece, count / opened.rows)
 
 
 def _facts(name: str, file: object) -> tuple[str, int, int]:

@@ -7,6 +7,7 @@ file of embeddings.
 Whatever the size of the source, memory holds one table of rows, and they keep the source's order.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,9 +203,10 @@ def picture_blocks(
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a source of embeddings."""
+    """Rows of a source of embeddings, which is `made_of` the files of this key."""
 
     source: Path
+    made_of: str
     start: int
     count: int
 
@@ -222,6 +224,16 @@ class Archive:
     path: Path
 
 
+@functools.lru_cache(maxsize=1)
+def _opened(source: Path, made_of: str) -> Embeddings:
+    """The embeddings of a source as it is while it is `made_of` this, opened once for all of its
+    pieces that a process reads: a folder may hold thousands of files."""
+    opened = embeddings_in(source)
+    if opened is None:
+        raise NotFound(f"{source} is not there any more.", "Bring it back, and run again.")
+    return opened
+
+
 Piece = Rows | Pictures | Archive
 Share = Callable[[int, float], None]  # rows done of a piece, and which share of it that is
 
@@ -231,10 +243,7 @@ def blocks_of(
 ) -> Iterator[Block]:
     """The embeddings of a piece: read, or made by the encoder."""
     if isinstance(piece, Rows):
-        opened = embeddings_in(piece.source)
-        if opened is None:
-            gone = f"{piece.source} is not there any more."
-            raise NotFound(gone, "Bring it back, and run again.")
+        opened = _opened(piece.source, piece.made_of)
         blocks = some_rows(opened.read(piece.start), 0, piece.count)
         return _counted(blocks, lambda done: progress(done, done / piece.count))
     if isinstance(piece, Archive):
