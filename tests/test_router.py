@@ -4,6 +4,7 @@ their members can be wrong."""
 import functools
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,24 @@ def test_it_leaves_as_a_folder_or_a_zip_and_comes_back_the_same_to_the_byte(
         fails(run("router", "import", source), "There is a router “Mixed” already")
         assert run("router", "delete", "Mixed", "--yes").code == 0
     assert [path.name for path in folder.parent.iterdir()] == [], "nothing is left over"
+
+
+def test_a_zip_that_is_damaged_or_holds_an_odd_name_is_no_router_and_leaves_nothing(
+    made, tmp_path
+) -> None:
+    whole = Path(shutil.make_archive(str(tmp_path / "whole"), "zip", make(made))).read_bytes()
+    routers.delete(made.settings, "Mixed")
+    with zipfile.ZipFile(tmp_path / "whole.zip") as archive:
+        large = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    begin = large.header_offset + 100
+    (tmp_path / "torn.zip").write_bytes(whole[:begin] + b"\xff" * 200 + whole[begin + 200 :])
+    for name in ("x" * 300, "..", "a\\b"):
+        with zipfile.ZipFile(tmp_path / f"{len(name)}.zip", "w") as archive:
+            archive.writestr(f"deep/{name}", b"{}")
+    for file in ("torn", "300", "2", "3"):
+        with pytest.raises(Invalid, match=r"cannot be unpacked|holds a file that no router has"):
+            routers.bring_in(made.settings, tmp_path / f"{file}.zip")
+    assert list(made.settings.routers.iterdir()) == []
 
 
 def test_the_command_line_makes_one_and_scores_with_it_by_name_or_by_folder(

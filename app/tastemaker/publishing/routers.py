@@ -6,9 +6,11 @@ becomes of the versions later does not touch it.
 """
 
 import json
+import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +23,7 @@ from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
-from tastemaker.files import is_file, is_folder
+from tastemaker.files import is_bare_name, is_file, is_folder
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import (
     MANIFEST,
@@ -39,6 +41,12 @@ from tastemaker.versions import predictions
 
 CARD = "README.md"
 MOST_FILES, MOST_UNPACKED = 1000, 2**32  # of a zip that is brought in
+LONGEST_NAME = 255  # bytes
+# What a zip raises that is damaged, encrypted or packed in a way of its own, or holds a name twice.
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, FileExistsError, NotImplementedError,
+    RuntimeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,9 +346,11 @@ def _unpack(source: Path, to: Path) -> None:
                 raise Invalid(f"{source.name} holds more than a router does.")
             for entry in entries:
                 name = PurePosixPath(entry.filename).name
+                if not is_bare_name(name) or len(os.fsencode(name)) > LONGEST_NAME:
+                    raise Invalid(f"{source.name} holds a file that no router has.")
                 with archive.open(entry) as content, (to / name).open("xb") as file:
                     shutil.copyfileobj(content, file)
-    except (zipfile.BadZipFile, FileExistsError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise Invalid(f"{source.name} cannot be unpacked.", "Export the router again.") from error
 
 
