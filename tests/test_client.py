@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -167,6 +168,21 @@ def test_what_the_server_refuses_is_the_error_it_tells(served: Served, tmp_path:
         tastemaker.Client("http://127.0.0.1:1").projects()
     with pytest.raises(Invalid, match="no address of a server"):
         tastemaker.Client("localhost:8000")
+
+
+def test_what_answers_in_its_place_is_no_crash_and_names_no_place_to_write(tmp_path: Path) -> None:
+    def page(request: httpx.Request) -> httpx.Response:
+        told = {"content-disposition": 'attachment; filename="../../b"'}
+        return httpx.Response(200, text="<html>Sign in</html>", headers=told)
+
+    with tastemaker.Client("http://box", transport=httpx.MockTransport(page)) as client:
+        with pytest.raises(TastemakerError, match="answered 200 OK, and not as Tastemaker does"):
+            client.projects()
+        with pytest.raises(TastemakerError, match="not as Tastemaker does"):
+            client._table("projects/1/labels")
+        (tmp_path / "into").mkdir()
+        assert client._saved("x", tmp_path / "into") == tmp_path / "into" / "file"
+    assert [path.name for path in tmp_path.rglob("*")] == ["into", "file"]
 
 
 def test_a_server_with_a_password_takes_a_token(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from tastemaker.errors import (
     Unavailable,
     Unexpected,
 )
+from tastemaker.files import is_bare_name, write_atomic
 
 LOCAL = "http://127.0.0.1:8000"
 KINDS: dict[int, type[TastemakerError]] = {
@@ -95,7 +96,10 @@ class Client:
         """What an address below /api/v1 answers: its JSON, or None where it has none. `how` is what
         `httpx.Client.request` takes: `params`, `json`, `files`. Raises `TastemakerError`."""
         answer = self._asked(method, path, **how)
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:  # a page of what stands between
+            raise _strange(answer, Unexpected) from error
 
     def _asked(self, method: str, path: str, **how: Any) -> httpx.Response:
         try:
@@ -115,16 +119,20 @@ class Client:
         raise _refused(answer)
 
     def _table(self, path: str) -> pa.Table:
-        content = self._asked("GET", path, params={"format": "parquet"}).content
-        return pq.read_table(io.BytesIO(content))
+        answer = self._asked("GET", path, params={"format": "parquet"})
+        try:
+            return pq.read_table(io.BytesIO(answer.content))
+        except pa.ArrowException as error:
+            raise _strange(answer, Unexpected) from error
 
     def _saved(self, path: str, to: Path, **params: str) -> Path:
         """What an address gives, written to a file; into a folder under the name it comes with."""
         answer = self._asked("GET", path, params=params)
         if to.is_dir():
             disposition = answer.headers.get("content-disposition", "")
-            to = to / Path(disposition.partition('filename="')[2].partition('"')[0] or "file").name
-        to.write_bytes(answer.content)
+            name = disposition.partition('filename="')[2].partition('"')[0]
+            to = to / (name if is_bare_name(name) else "file")
+        write_atomic(to, answer.content)
         return to
 
     # --- projects and jobs -----------------------------------------------------------------------
@@ -316,10 +324,14 @@ def _refused(answer: httpx.Response) -> TastemakerError:
         told = answer.json()
         error = kind(str(told["error"]), str(told.get("hint", "")), code=str(told.get("code", "")))
     except (ValueError, KeyError, TypeError):
-        error = kind(
-            f"{answer.url} answered {answer.status_code} {answer.reason_phrase}, and not as "
-            "Tastemaker does.",
-            "See that the address is right, and what stands between.",
-        )
+        error = _strange(answer, kind)
     error.status = answer.status_code
     return error
+
+
+def _strange(answer: httpx.Response, kind: type[TastemakerError]) -> TastemakerError:
+    return kind(
+        f"{answer.url} answered {answer.status_code} {answer.reason_phrase}, and not as "
+        "Tastemaker does.",
+        "See that the address is right, and what stands between.",
+    )
