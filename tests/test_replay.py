@@ -523,6 +523,9 @@ def test_a_replay_broken_off_while_its_processes_start_leaves_none(tmp_path: Pat
         (("a.npz", "--threshold", "100"), 1),
         (("a.npz", "--out", "a.npz/curves.json"), 1),
         (("a.npz", "--out", "."), 1),
+        (("a.npz", "--out", "a.npz"), 1),
+        (("a.npz", "--learn", "--out", "./a.npz"), 1),
+        (("a.npz", "--out", "o", "--svg", "o"), 1),
         (("a.npz", "--svg", "/proc/curves.svg"), 1),
         (("a.npz", "--project", "P"), 2),
         (("a.npz", "--seeds", "0"), 2),
@@ -536,6 +539,7 @@ def test_what_cannot_be_done_ends_with_a_sentence_and_its_exit_code(
     written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))
     said = run("replay", *words)
     assert said.code == code and said.sentence and "Traceback" not in said.err
+    assert np.load(tmp_path / "a.npz")["embeddings"].shape == data.x.shape, "as it was"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "home") == ["a.npz"]
 
 

@@ -94,7 +94,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Hide the known labels, ask for them again in several ways, and compare what is learned."""
-    from tastemaker.files import require_writable
+    from tastemaker.files import require_apart, require_writable
     from tastemaker.replay import labelled_sets
     from tastemaker.replay import runs as replaying
     from tastemaker.replay.chart import chart
@@ -104,6 +104,7 @@ def replay(
         if path is not None:
             require_writable(path)
     *first, source = typed
+    require_apart([("--out", to), ("--svg", svg)], [typed_path(source)])
     refuse(context, SEVERAL if not learn else ONE, "without" if not learn else "with")
     if learn:
         if first:

@@ -11,11 +11,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import BinaryIO
 
-from tastemaker.errors import Conflict, NotWritable, StorageFull
+from tastemaker.errors import Conflict, Invalid, NotWritable, StorageFull
 from tastemaker.processes.systems import let_others_read, sync_folder, take_name
 
 
@@ -157,6 +158,19 @@ def require_writable_folder(folder: Path, what: Path | None = None) -> None:
         if not there.is_dir():
             raise NotWritable(f"{what} cannot be written: {there} is a file.", ELSEWHERE)
         tempfile.TemporaryFile(dir=there).close()
+
+
+def require_apart(places: Iterable[tuple[str, Path | None]], read: Iterable[Path]) -> None:
+    """Raise `Invalid` where two of the places that would be written, each told by the option that
+    names it (None: not wanted), are the same, or one of them is `read`."""
+    wanted = [(option, place.resolve()) for option, place in places if place is not None]
+    for (option, place), (other, theirs) in combinations(wanted, 2):
+        if place == theirs:
+            raise Invalid(f"{option} and {other} name the same place.", "Choose another place.")
+    sources = {path.resolve() for path in read}
+    for option, place in wanted:
+        if place in sources:
+            raise Invalid(f"{option} names the source itself.", "Choose another name.")
 
 
 def is_file(path: Path) -> bool:

@@ -5,11 +5,10 @@ a folder, and none is, or lies among, what is read.
 """
 
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 
 from tastemaker.errors import Invalid
-from tastemaker.files import typed_path
+from tastemaker.files import require_apart, typed_path
 from tastemaker.filtering.file_lists import is_list
 from tastemaker.filtering.sources import archives_in, embeddings_in
 
@@ -25,30 +24,20 @@ def check_places(
     name them, would hold nothing else, and into the folders `filled` pictures would be put; None is
     not wanted. Writes nothing. Raises `Invalid` where two are the same place, where the table or an
     owned folder lies in another, or where one of them is what is read."""
-    own, filling = _resolved(owned), _resolved(filled)
-    rows, drawn = _resolved({OUT: table}), _resolved({SHEET: sheet})
-    every = [*rows, *own, *drawn, *filling]
-    for (option, place), (other, theirs) in combinations(every, 2):
-        if place == theirs:
-            raise Invalid(f"{option} and {other} name the same place.", ANOTHER)
+    read = _files_of(source)
+    require_apart([(OUT, table), *owned.items(), (SHEET, sheet), *filled.items()], read)
+    own = [(option, place.resolve()) for option, place in owned.items() if place is not None]
+    rows = [(OUT, table.resolve())] if table is not None else []
     for option, place in (*rows, *own):
         if inside := [other for other, folder in own if folder in place.parents]:
             raise Invalid(f"{option} lies in the folder of {inside[0]}.", ANOTHER)
-    read = _files_of(source)
-    for option, place in every:
-        if place in read:
-            raise Invalid(f"{option} names the source itself.", "Choose another name.")
     for option, folder in own:
         if any(folder in file.parents for file in read):
             raise Invalid(f"The source lies in the folder of {option}.", ANOTHER)
-    if source.is_dir() and any(source.resolve() in place.parents for _, place in drawn):
+    if sheet is not None and source.is_dir() and source.resolve() in sheet.resolve().parents:
         raise Invalid(
             f"{SHEET} lies in the folder that is scored: the next run would score it too.", ANOTHER
         )
-
-
-def _resolved(places: Mapping[str, Path | None]) -> list[tuple[str, Path]]:
-    return [(option, place.resolve()) for option, place in places.items() if place is not None]
 
 
 def _files_of(source: Path) -> set[Path]:
