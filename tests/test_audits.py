@@ -592,6 +592,8 @@ def test_a_table_that_is_none_is_refused(home: Trained, tmp_path: Path) -> None:
         ("b.csv", "path,aesthetic_score\na,70\n", "not all in 0–1"),
         ("c.csv", "path,aesthetic_score\na,good\n", "holds no numbers"),
         ("d.parquet", "no table", "cannot be read as a table"),
+        ("e.csv", "path,class,probability,percent\na,b,0.5,50\n", "tells classes apart"),
+        ("f.csv", "path,class,probability,aesthetic_score\na,b,0.5,0.7\n", "tells classes apart"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(Invalid, match=sentence):

@@ -487,7 +487,14 @@ def test_a_sidecar_that_describes_another_file_is_refused(home: Home, head: Path
 
 @pytest.mark.parametrize(
     "labels",
-    [{"0": "a"}, {"0": "a", "2": "b"}, {"0": "a", "1": 3}, ["a", "b"], {"0": "", "1": "b"}],
+    [
+        {"0": "a"},
+        {"0": "a", "2": "b"},
+        {"0": "a", "1": 3},
+        ["a", "b"],
+        {"0": "", "1": "b"},
+        {"0": "a", "1": "half \ud800"},
+    ],
 )
 def test_class_labels_are_all_there_or_the_sidecar_is_refused(
     home: Home, tmp_path: Path, labels: Any

@@ -1,6 +1,7 @@
 """Scores written in parts: a run that was stopped goes on, and nothing is done or counted twice."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,19 @@ def test_a_source_is_opened_once_however_many_parts_it_has(
     assert np.abs(rows["aesthetic_score"].to_numpy() - scorer.score(x)).max() < 1e-6
 
 
+def test_a_part_that_is_not_as_it_was_written_is_written_again(
+    tmp_path: Path, source: Path, scorer: Scorer
+) -> None:
+    out = tmp_path / "out"
+    written(source, scorer, out)
+    whole = rows_of(out)
+    first, second, *_ = sorted(out.glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:-20])
+    pq.write_table(pq.read_table(second).slice(3), second)
+    assert written(source, scorer, out).kept == 5
+    assert rows_of(out).equals(whole)
+
+
 def test_a_folder_of_something_else_is_left_alone(
     tmp_path: Path, source: Path, scorer: Scorer
 ) -> None:
@@ -177,6 +191,11 @@ def test_a_folder_of_something_else_is_left_alone(
     other = Scorer(head_of(tmp_path / "other.safetensors", 1))
     with pytest.raises(Conflict, match="another run: model_sha256 differs"):
         written(source, other, out)
+    told = json.loads((out / MANIFEST).read_text())
+    told["parts"][0]["scored"] = None
+    (out / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(Conflict, match=r"manifest\.json is damaged"):
+        written(source, scorer, out)
     (out / MANIFEST).write_text("{")
     with pytest.raises(Conflict, match=r"manifest\.json is damaged"):
         written(source, scorer, out)
@@ -205,6 +224,18 @@ def test_the_command_writes_parts_where_out_has_no_ending(
     assert ranked == sorted(ranked, reverse=True) and len(ranked) == 204
 
 
+def test_what_an_encoder_gives_that_is_no_number_is_named_and_not_dropped_in_silence(
+    scorer: Scorer,
+) -> None:
+    x = np.ones((4, FEATURES), np.float16)
+    x[1], x[3, 0] = np.nan, np.inf
+    told: dict[str, str] = {}
+    blocks = [(pa.array(["a", "b", "c", "d"]), x, None)]
+    every = Panel(scorer).tables(blocks, "in", told.__setitem__, ignore, encoded=True)
+    assert pa.concat_tables(every)["path"].to_pylist() == ["a", "c"]
+    assert list(told) == ["b", "d"] and "not finite" in told["d"]
+
+
 def test_heads_called_like_a_column_have_one_of_their_own(
     tmp_path: Path, source: Path, run: Run
 ) -> None:
@@ -220,6 +251,10 @@ def test_heads_called_like_a_column_have_one_of_their_own(
     assert len(set(read.column_names)) == len(read.column_names) == 9
     assert set(read["model"].to_pylist()) == {"model"} and "plain" in read.column_names
     assert run(*words, tmp_path / "o.jsonl").code == 0
+    odd = tmp_path / os.fsdecode(b"odd \xe4.safetensors")
+    odd.write_bytes((tmp_path / "plain.safetensors").read_bytes())
+    assert run("score", source, "--model", odd, "--out", tmp_path / "odd.parquet").code == 0
+    assert pq.read_schema(tmp_path / "odd.parquet").metadata[b"model"].decode() == "odd \ufffd"
     row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
     assert row["model"] == "model" and set(row) == set(read.column_names)
     assert row["prediction"] == pytest.approx(10 * row["aesthetic_score"])

@@ -86,7 +86,12 @@ def test_scores_and_embeddings_beside_each_other_are_both_whole(
         told = json.loads((tmp_path / folder / "manifest.json").read_text())
         assert told["complete"] and [part["rows"] for part in told["parts"]] == [5]
     fails(run(*words[:4], "--out", "emb"), "holds embeddings, not scores")
+    part = next((tmp_path / "emb").glob("part-*.parquet"))
+    part.write_bytes(part.read_bytes()[:-20])
+    assert run(*words).code == 0 and len(pq.read_table(part)) == 5, "made anew"
     assert run("score", "emb", "--model", head, "--out", "o.csv").code == 0
+    pq.write_table(pq.read_table(part).slice(2), part)
+    fails(run("score", "emb", "--model", head), "is not as it was written")
 
 
 # --- the contact sheet ---------------------------------------------------------------------------

@@ -271,6 +271,12 @@ def test_a_folder_of_clip_retrieval_is_scored_with_what_stands_beside(
     rows = list(csv.DictReader((tmp_path / "o.csv").open(newline="")))
     assert [row["caption"] for row in rows[:2]] == ["'=a cat", ""] and rows[-1]["width"] == "299"
     assert json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])["caption"] == "=a cat"
+    clip_retrieval(tmp_path / "odd", 0, x[:3], similarity=[float("nan"), float("inf"), 0.5],
+                   half=np.array([1, np.nan, 2], np.float16))  # fmt: skip
+    write(tmp_path / "odd.jsonl", score_source(tmp_path / "odd", model), {"model": "m"})
+    lines = (tmp_path / "odd.jsonl").read_text().splitlines()
+    odd = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [(row["similarity"], row["half"]) for row in odd] == [(None, 1), (None, None), (0.5, 2)]
     top = best(score_source(tmp_path / "in", model), 5)
     caption_of = dict(zip(got["path"].to_pylist(), got["caption"].to_pylist(), strict=True))
     assert top["caption"].to_pylist() == [caption_of[path] for path in top["path"].to_pylist()]

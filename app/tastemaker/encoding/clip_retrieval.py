@@ -54,7 +54,8 @@ def open_layout(folder: Path) -> Embeddings:
     try:
         schema = pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
     except pa.ArrowException as error:
-        raise Invalid(f"The metadata of {folder.name} do not fit each other: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise Invalid(f"The metadata of {folder.name} do not fit each other: {reason}.") from error
     rows = sum(shard.rows for shard in shards)
     files = (*(shard.vectors for shard in shards), *metadata_files)
     return Embeddings(rows, dim, lambda first: _blocks(shards, schema, first), files)

@@ -65,7 +65,10 @@ def open_folder(folder: Path) -> Embeddings:
     def read(first: int) -> Iterator[Block]:
         for file, rows in parts:
             if first < rows:
-                yield from open_embeddings(file).read(first)
+                opened = open_embeddings(file)
+                if (opened.rows, opened.dim) != (rows, dim):
+                    raise Invalid(f"{file} is not as it was written.", "Embed the pictures again.")
+                yield from opened.read(first)
             first = max(0, first - rows)
 
     return Embeddings(
@@ -130,9 +133,16 @@ class EmbeddingFolder:
         """The blocks of a part, read where they were written before; else `made`, and written with
         the last of them."""
         file = self.file(key)
-        if not is_file(file):
+        if not self.has(key):
             write_atomic(file, lambda out: self._write(out, made()))
         yield from open_embeddings(file).blocks if pq.read_metadata(file).num_rows else ()
+
+    def has(self, key: str) -> bool:
+        """Whether a part is there, whole as far as its end tells."""
+        try:
+            return is_file(self.file(key)) and pq.read_metadata(self.file(key)).num_rows >= 0
+        except (pa.ArrowException, OSError):
+            return False
 
     def _write(self, out: Any, blocks: Iterator[Block]) -> None:
         vector = pa.list_(pa.float16(), self.dim)

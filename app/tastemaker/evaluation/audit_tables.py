@@ -28,6 +28,7 @@ from tastemaker.files import (
 from tastemaker.scores.references import References
 
 SCORES = "aesthetic_score"
+OF_CLASSES = "probability"  # before scores, which were then only carried along
 MANIFEST = "manifest.json"  # of a folder of parts
 MODEL = "model"
 # Whatever the first rows look like: paths of numbers are paths, and scores 0 and 1 are no integers.
@@ -121,6 +122,11 @@ def read_table(path: Path) -> ScoredTable:
             raise Invalid(
                 f"{part.name} cannot be read as a table.", "`tastemaker score --out` writes one."
             ) from error
+        if OF_CLASSES in names[: names.index(SCORES) if SCORES in names else None]:
+            raise Invalid(
+                f"{part.name} tells classes apart; it holds no scores of the model that made it.",
+                "Score the images with a version that scores.",
+            )
         for name in ("path", SCORES):
             if name not in names:
                 raise Invalid(

@@ -23,7 +23,7 @@ from tastemaker.filtering.class_columns import OWN, share_columns
 from tastemaker.filtering.columns import ADDED
 from tastemaker.filtering.one_encoder import knows_most, one_encoder
 from tastemaker.filtering.score_tables import MODEL, SCHEMA, table, with_column
-from tastemaker.filtering.scorer import Scorer
+from tastemaker.filtering.scorer import NOT_FINITE, Scorer, unknown
 
 
 class Panel:
@@ -141,15 +141,16 @@ class Panel:
     def _scored(
         self, x: NDArray[Any], name: str, tell: Callable[[str], None], encoded: bool
     ) -> tuple[list[NDArray[np.float32]], Mapping[int, str]]:
-        if encoded:
-            faults = {
-                row: why for scorer in self.scorers for row, why in scorer.undecided(x).items()
-            }
-            return [scorer.encoded(x) for scorer in self.scorers], faults
-        scores, faults = [], {}
+        scores: list[NDArray[np.float32]] = []
+        faults: dict[int, str] = {}
         for scorer in self.scorers:
             before = len(scorer.doubts)
-            given, wrong = scorer.vectors(x, name)
+            if encoded:
+                given = scorer.encoded(x)
+                wrong = dict.fromkeys(np.flatnonzero(unknown(given)).tolist(), NOT_FINITE)
+                wrong |= scorer.undecided(x)
+            else:
+                given, wrong = scorer.vectors(x, name)
             for doubt in scorer.doubts[before:]:
                 tell(doubt)
             scores.append(given)

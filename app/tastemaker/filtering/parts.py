@@ -132,10 +132,13 @@ def _of_embeddings(source: Path, opened: Embeddings) -> Iterator[Part]:
 
 def _facts(name: str, file: object) -> tuple[str, int, int]:
     """What tells a file from what it becomes when it is changed."""
-    if not isinstance(file, Path) or not is_file(file):
-        return name, 0, 0
-    status = file.stat()
-    return name, status.st_size, status.st_mtime_ns
+    try:
+        if isinstance(file, Path) and is_file(file):
+            status = file.stat()
+            return name, status.st_size, status.st_mtime_ns
+    except OSError:  # it is gone since
+        pass
+    return name, 0, 0
 
 
 def key_of(*made_of: Any) -> str:
@@ -315,7 +318,7 @@ def write_parts(
             files.append(order.file)
             keys.append(key_of(part.made_of))
             there = before.get(order.file)
-            if there is not None and _is_there(order, terms):
+            if there is not None and _is_there(order, there, terms):
                 kept += 1
                 done[order.file] = before.pop(order.file)
                 course.done(part, there.scored)
@@ -348,10 +351,14 @@ def best_of(out: Path, most: int) -> pa.Table:
     return ranking.best()
 
 
-def _is_there(order: Order, terms: Terms) -> bool:
-    kept = terms.embeddings
-    embedded = kept is None or is_file(kept.file(key_of(order.part.made_of)))
-    return is_file(terms.out / order.file) and embedded
+def _is_there(order: Order, there: Done, terms: Terms) -> bool:
+    """Whether a part is as it was written, and so are its embeddings, if they are kept."""
+    kept, file = terms.embeddings, terms.out / order.file
+    try:
+        whole = is_file(file) and pq.read_metadata(file).num_rows == there.rows
+    except (pa.ArrowException, OSError):
+        return False
+    return whole and (kept is None or kept.has(key_of(order.part.made_of)))
 
 
 def _write_manifest(
@@ -375,6 +382,8 @@ def _read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
     try:
         told = json.loads((out / MANIFEST).read_bytes())
         parts = {part["file"]: Done(**part) for part in told["parts"]}
+        if not all(type(n) is int for part in parts.values() for n in (part.rows, part.scored)):
+            raise TypeError
     except (ValueError, KeyError, TypeError) as error:
         raise Conflict(
             f"{out / MANIFEST} is damaged.", "Name another folder; the parts there stay."

@@ -56,8 +56,16 @@ def measure(schema: pa.Schema) -> str:
 
 
 def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
-    """The rows as `--json` prints them, the percentage to two places."""
+    """The rows as `--json` prints them, the percentage to two places; a carried number that is not
+    finite is none, for JSON has none such."""
     by = measure(rows.schema)
+    for place, column in enumerate(rows.schema):
+        if pa.types.is_floating(column.type):
+            values = rows.column(place)
+            if pa.types.is_float16(column.type):
+                values = values.cast(pa.float32())
+            finite = pc.if_else(pc.is_finite(values), values, None)
+            rows = rows.set_column(place, column.name, finite)
     return [row | {"percent": round(100 * row[by], 2)} for row in rows.to_pylist()]
 
 

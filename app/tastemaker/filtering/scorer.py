@@ -55,6 +55,7 @@ Picture = str | os.PathLike[str] | Image.Image
 PICTURE = (str, os.PathLike, Image.Image)  # the same, to check at run time
 Vectors = NDArray[np.floating[Any]]
 
+NOT_FINITE = "The embedding holds values that are not finite numbers."
 CHECKED = 64  # rows of a block that show whether it is L2-normalised
 
 
@@ -269,8 +270,7 @@ class Scorer:
         empty = near if near.ndim == 1 else near.all(axis=1)
         empty[empty] = ~np.asarray(x[empty]).any(axis=1)
         faults = dict.fromkeys(
-            np.flatnonzero(_unknown(scores)).tolist(),
-            "The embedding holds values that are not finite numbers.",
+            np.flatnonzero(unknown(scores)).tolist(), NOT_FINITE
         ) | dict.fromkeys(
             np.flatnonzero(empty).tolist(), "The embedding is all zeros: it was never written."
         )
@@ -382,10 +382,10 @@ class Scorer:
 # --- what is given -----------------------------------------------------------------------------
 
 
-def _unknown(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+def unknown(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(N,) which of the scores (N,), or rows of probabilities (N, K), are none."""
-    unknown = np.isnan(scores)
-    return np.asarray(unknown if unknown.ndim == 1 else unknown.any(axis=1))
+    none = np.isnan(scores)
+    return np.asarray(none if none.ndim == 1 else none.any(axis=1))
 
 
 def _is_numeric(x: object) -> bool:

@@ -192,7 +192,7 @@ class Shards:
     # --- zip -------------------------------------------------------------------------------------
 
     def _zipped(self, path: Path) -> Iterator[Picture]:
-        size = path.stat().st_size
+        size = _size(path)
         budget = min(UNPACKED.total_bytes, int(UNPACKED.ratio * size) + PIECE)
         with _stopping(), open_zip(path, UNPACKED, ()) as archive:
             members = [member for member in archive.infolist() if not member.filename.endswith("/")]
@@ -230,7 +230,10 @@ def _is_zip(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if is_file(path) else 0
+    try:
+        return path.stat().st_size if is_file(path) else 0
+    except OSError:  # it is gone since
+        return 0
 
 
 def _leads_outside(name: str) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save as safetensors_bytes
 
 from tastemaker.errors import CheckpointError, Invalid
+from tastemaker.files import is_text
 from tastemaker.learning.city96 import (
     HIDDEN,
     Array,
@@ -163,9 +164,10 @@ def class_names(
         raise CheckpointError(
             f"The sidecar must name the {outputs} classes “0” to “{outputs - 1}”, each once."
         )
-    if not all(isinstance(labels[key], str) and labels[key].strip() for key in wanted):
+    names = [labels[key] for key in wanted]
+    if not all(isinstance(name, str) and name.strip() and is_text(name) for name in names):
         raise CheckpointError("The sidecar holds the name of a class that is no text.")
-    return tuple(labels[key] for key in wanted)
+    return tuple(names)
 
 
 def load_checkpoint(path: Path, *, features: int | None = None) -> Checkpoint:
