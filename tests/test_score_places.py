@@ -103,13 +103,14 @@ def tiles_of(path: Path) -> int:
         return (sheet.width - 8) // 168
 
 
-@pytest.mark.parametrize(("top", "tiles"), [("40%", 2), ("3", 3), ("100%", 5), (None, 5)])
+@pytest.mark.parametrize(("top", "tiles"), [("40%", 2), ("1", 1), ("100%", 5), (None, 5)])
 def test_a_sheet_shows_what_is_written_and_no_more(
     tmp_path: Path, source: Path, head: Path, run: Run, top: str | None, tiles: int
 ) -> None:
     words = ("score", "in", "--model", head, "--sheet", "s.png")
     said = run(*words, *(("--top", top) if top else ()))
-    assert said.code == 0 and f"The best {tiles} are drawn in s.png" in said.err
+    best = "one is" if tiles == 1 else f"{tiles} are"
+    assert said.code == 0 and f"The best {best} drawn in s.png" in said.err
     assert tiles_of(tmp_path / "s.png") == tiles
     assert len(said.out.splitlines()) == tiles
     none = run(*words, "--min", "100")

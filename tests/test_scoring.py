@@ -296,6 +296,10 @@ def test_vectors_and_metadata_that_do_not_belong_together_are_refused(
         Invalid, match=r"img_emb_0\.npy holds 9 vectors, and .*_0\.parquet tells of 8"
     ):
         score_source(tmp_path, model)
+    clip_retrieval(tmp_path, 0, x[:9], n=pa.array([2**63 + 1] * 9, pa.uint64()))
+    clip_retrieval(tmp_path, 1, x[:9], n=[-1] * 9)
+    with pytest.raises(Invalid, match=r"beside img_emb_0\.npy do not fit those of others: Integer"):
+        scored(tmp_path, model)
     beside = tmp_path / "metadata" / "metadata_0.parquet"
     with pytest.raises(Invalid, match=r"clip-retrieval keeps them in .*img_emb_0\.npy"):
         score_source(beside, model)

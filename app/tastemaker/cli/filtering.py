@@ -266,7 +266,8 @@ def score(
             err.print(f"The scores are there; the contact sheet {plain(str(sheet))} is not.")
             faults.append(error)
         else:
-            err.print(f"The best {len(ranked):,} are drawn in {plain(str(sheet))}.")
+            best = "one is" if len(ranked) == 1 else f"{len(ranked):,} are"
+            err.print(f"The best {best} drawn in {plain(str(sheet))}.")
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))

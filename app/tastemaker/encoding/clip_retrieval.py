@@ -106,7 +106,7 @@ def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Blo
             if name is not None and _is_text(rows.schema.field(name).type):
                 named = rows[name].cast(pa.string()).combine_chunks()
                 paths = pc.coalesce(named, plain)
-            yield paths, x, _fitted(rows, schema)
+            yield paths, x, _fitted(rows, schema, shard.vectors.name)
         first = 0
 
 
@@ -118,14 +118,20 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def _fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def _fitted(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """With every column that any shard has."""
-    columns = [
-        rows[field.name].cast(field.type)
-        if field.name in rows.column_names
-        else pa.nulls(len(rows), field.type)
-        for field in schema
-    ]
+    try:
+        columns = [
+            rows[field.name].cast(field.type)
+            if field.name in rows.column_names
+            else pa.nulls(len(rows), field.type)
+            for field in schema
+        ]
+    except pa.ArrowException as error:
+        reason = str(error).rstrip(".")
+        raise Invalid(
+            f"The metadata beside {name} do not fit those of others: {reason}."
+        ) from error
     return pa.table(columns, schema=schema.remove_metadata())
 
 
