@@ -155,6 +155,8 @@ def test_predictions_do_not_depend_on_the_storage_of_the_matrix(tmp_path):
 @pytest.mark.parametrize("link", ["logit", "identity"])
 def test_two_labels_are_enough(link):
     x, _ = data(2, 64)
+    # Each is foretold by the other one alone. As logits, two labels are held a quarter from 0 and
+    # 1: 0.3 and 0.7 come back as they were given, where 0.1 and 0.9 would as 0.25 and 0.75.
     ridge = fit_ridge(x, [0.3, 0.7], link=link)
     low, high = ridge.predict(x)
     assert low <= high

@@ -127,8 +127,9 @@ def predict(
     priors: tuple[Prior, ...],
     plan: Curves,
 ) -> NDArray[np.float64]:
-    """Scores in [0, 1] of `rows` by a head trained on the labels y of `picks`. Labels that teach
-    nothing leave the prior at their level, or without one their mean."""
+    """Scores in [0, 1] of `rows` by a head trained on the labels y of `picks`. Labels that
+    teach nothing by themselves (one picture, or all scores equal) still say how far to trust the
+    priors, and at which level these stand; without priors the scores are the labels' mean."""
     from tastemaker.learning.folds import TrainingSet
     from tastemaker.learning.heads import Head
     from tastemaker.learning.recipes import recipe_named
