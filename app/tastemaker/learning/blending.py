@@ -10,11 +10,10 @@ the draw. So every share has a vote that falls with its error, and the mean of t
 exponential weights, whose rate falls with √n (Cesa-Bianchi & Lugosi, *Prediction, Learning, and
 Games*, 2006). Few labels leave it near a half; many, at the best share.
 
-The members see fewer labels than the published head, and the network misses them more than the
-line; on most sets it is the better of the two. So its share has credit, as if there were a few more
-labels that it alone had right: much with thirty, next to nothing with a thousand. How sharp the
-votes are, how much credit there is and how small a share may be was chosen by trial
-(docs/decisions/0018, 0019).
+On most sets the network is the better of the two, by less than few labels can show. So its share
+has credit, as if there were a few more labels that it alone had right: much with thirty, next to
+nothing with a thousand. How sharp the votes are, how much credit there is and how small a share may
+be was chosen by trial (docs/decisions/0018, 0019); what else was tried is in 0054.
 
 *Calibrate.* A fitted head errs towards the middle, because that is where it is punished least.
 Platt scaling stretches the logit, ℓ → a·ℓ + c, with a and c fitted on out-of-fold scores; it folds
