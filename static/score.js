@@ -151,10 +151,10 @@ function scoring(page) {
   }
 
   function prediction(card) {
-    if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${Math.round(100 * card.prediction)}\u202f% sure by ${card.predicted_by}`;
+    const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
+    if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${Math.round(100 * card.prediction)}\u202f% sure by ${by}`;
     if (card.prediction === null) return card.origin === "audit" ? "" : "no prediction yet";
     const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${(10 * card.uncertainty).toFixed(1)}`;
-    const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
     return `predicted ${(10 * card.prediction).toFixed(1)}${spread}${by ? ` by ${by}` : ""}`;
   }
 

@@ -116,9 +116,11 @@ def test_photographs_and_paintings_are_told_apart_and_the_version_published_by_k
         page.locator("#cancel").wait_for()
         train_as_the_worker_would(made)
         page.wait_for_url("**/confusion")
+        assert troubles(page, WIDE + NARROW) == []
         wrong_way = page.get_by_role("link", name="labelled photograph, predicted painting")
         count = int(wrong_way.inner_text())
         press(page, wrong_way)
+        page.wait_for_url("**/review/confused**")
         looked = []
         for left in reversed(range(count)):  # the surest first; a slip is corrected, others stand
             page.locator("#cards .card:focus").wait_for()

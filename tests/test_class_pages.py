@@ -205,16 +205,17 @@ def test_a_batch_reads_the_classes_once(made) -> None:
 def pages() -> dict[str, str]:
     """Every page of a project that needs no more in its address → which kinds it serves."""
     return {
-        route.path.replace("{project_id}", "1").replace("{image_id}", "3").replace("{kind}", KIND):
+        route.path.replace("{project_id}", "1").replace("{image_id}", "3").replace("{kind}", kind):
         kinds.served_by(route.endpoint.__module__.rpartition(".")[2], route.path)
         for router in all_routers() for route in router.routes
+        for kind in (KINDS if "{kind}" in route.path else ("",))
         if "GET" in route.methods and route.path.startswith("/projects/{project_id}/")
         and set(re.findall(r"{(\w+)}", route.path)) <= {"project_id", "image_id", "kind"}
         and not route.path.endswith(("/score/waiting", "/adopting", "/training", "/try/{token}"))
     }  # fmt: skip
 
 
-KIND = "false-positives"
+KINDS = ("doubtful", "contradictions")  # reviews of either kind of project
 SERVED = (200, 303)
 
 
@@ -236,16 +237,25 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
         "encoders",
         "compare",
         "images/3",
+        "review",
+        "review/doubtful",
     ):
         assert served[f"/projects/1/{page}"] == "both", page
     for page, status in statuses(client).items():
         assert (status == 409) == (served[page] == "scores") and status in (*SERVED, 409), page
-    refused = client.get("/projects/1/review/false-positives").text
-    assert "this is for projects that score" in refused and "Confusion" in refused
+    for page in ("review/confused", "review/no-class"):
+        assert client.get(f"/projects/1/{page}").status_code == 200, page
+    refused = client.get("/projects/1/review/false-positives")
+    assert refused.status_code == 404 and "confused, no-class, doubtful" in refused.text
+    refused = client.get("/projects/1/audits").text
+    assert "this is for projects that score" in refused and "Review" in refused
     sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
     refused = client.post(f"{API}/batches", json=sweep)
     assert refused.status_code == 422 and "no more or less" in refused.text
-    for queue in ("mixed", "boundary", "confused", "re-ask", "random", "flagged", "skipped"):
+    for queue in (
+        "mixed", "boundary", "diverse", "confused", "no-class", "doubtful", "contradictions",
+        "re-ask", "random", "flagged", "skipped",
+    ):  # fmt: skip
         assert client.get(f"/projects/1/score?queue={queue}").status_code == 200
     assert client.get(f"{API}/queue?queue=near-threshold").status_code == 404
 
@@ -254,59 +264,14 @@ def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: 
     client, served = make_world(tmp_path / "home", images=3).client, pages()
     for page, status in statuses(client).items():
         assert (status == 409) == (served[page] == "classes") and status in (*SERVED, 409), page
+    for page in ("review/confused", "review/no-class"):
+        assert client.get(f"/projects/1/{page}").status_code == 404, page
     for page in ("confusion", "classes", "routers"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
 
 
-# --- queues and confusion ------------------------------------------------------------------------
-
-
-def held_out(made: Classes) -> list[dict[str, int]]:
-    tiles = made.world.client.get(f"{API}/library?n=100").json()["images"]
-    return [tile for tile in tiles if tile["holdout"]]
-
-
-def test_the_boundary_comes_first_and_never_from_the_hold_out(trained) -> None:
-    cards = trained.world.client.get(f"{API}/queue?queue=boundary&n=10").json()
-    assert cards[0]["reason"].startswith(("near a boundary: ", "the least certain of those"))
-    holdout = {row["image_id"] for row in held_out(trained)}
-    assert holdout.isdisjoint(card["image_id"] for card in cards)
-    assert all(card["label"] is None and card["says"] in (0, 1, 2) for card in cards)
-    page = trained.world.client.get(f"{API}/queue?queue=mixed&n=10").json()
-    assert {card["origin"] for card in page} == {"queue", "control"}
-
-
-def test_the_matrix_counts_and_its_cells_hold_the_images(trained) -> None:
-    client = trained.world.client
-    wrong = [image for image, kind in trained.kinds.items() if kind == 0][:3]
-    trained.label(dict.fromkeys(wrong, 1))
-    told = client.get(f"{API}/confusion").json()
-    assert told["version"] == "v1.0" and told["classes"][1] == {"number": 1, "name": "drawing"}
-    assert sum(map(sum, told["counts"])) == told["labelled"]
-    cell = client.get(f"{API}/confusion/images?labelled=1&predicted=0").json()
-    assert cell["left"] == told["counts"][1][0] >= 1
-    card = cell["cards"][0]
-    assert card["image_id"] in wrong and card["reason"] == "predicted photo, you said drawing"
-    page = client.get("/projects/1/confusion?labelled=1&predicted=0").text
-    assert f'id="card-{card["image_id"]}"' in page
-    fixed = {"image_id": card["image_id"], "value": 0, "offer": card["offer"]}
-    assert client.post(f"{API}/scores", json=fixed).status_code == 200
-    after = client.get(f"{API}/confusion/images?labelled=1&predicted=0").json()
-    assert after["left"] == cell["left"] - 1
-
-
-def test_a_correction_swaps_its_card_the_count_and_a_toast(trained) -> None:
-    client = trained.world.client
-    wrong = next(image for image, kind in trained.kinds.items() if kind == 0)
-    trained.label({wrong: 1})
-    place = json.dumps({"kind": "confusion", "labelled": 1, "predicted": 0})
-    swapped = client.post(
-        f"/projects/1/images/{wrong}/score", data={"value": "0", "place": place},
-        headers={"HX-Request": "true"},
-    ).text  # fmt: skip
-    assert f'id="verdict-{wrong}"' in swapped and "photo" in swapped
-    assert 'id="counts"' in swapped and "Saved photo for" in swapped
+# --- versions ------------------------------------------------------------------------------------
 
 
 def test_a_version_shows_its_figures_with_what_they_rest_on(trained) -> None:
@@ -410,8 +375,9 @@ def test_filters_and_the_confused_queue_read_a_merged_class_as_what_it_became(tr
                     found |= {i for i in expected if trained.labelled(i) is None}
                 assert found == expected, (field, number)
         left = confusion.disagreements(session, project, version)
-    apart = [(i, label, said) for i, label, said in was if {label, said} != {1, 2}]
-    assert {row[0] for row in left} == {row[0] for row in apart} and len(apart) < len(was)
+    apart = [row for row in was if {row.label, row.said} != {1, 2}]
+    assert {row.image_id for row in left} == {row.image_id for row in apart}
+    assert len(apart) < len(was)
 
 
 def test_a_request_that_comes_twice_is_answered_though_its_class_is_gone(made) -> None:

@@ -15,7 +15,6 @@ from tastemaker.database.tables import ClassPrediction, Label, Prediction, Versi
 from tastemaker.errors import Conflict, NotTrainable
 from tastemaker.jobs.progress import Silent
 from tastemaker.learning.class_metrics import ClassRecord
-from tastemaker.live import live_model, model_process
 from tastemaker.publishing.import_head import import_checkpoint
 from tastemaker.scores import class_changes
 from tastemaker.training import auto_train, retrain, trainable
@@ -145,18 +144,6 @@ def test_images_that_come_later_are_predicted_with_the_classes_of_the_version(tr
     assert done == 3
     told = said(trained, version)
     assert [told[image] for image in new] == [0, 1, 2]
-
-
-def test_the_model_process_predicts_no_class_and_lists_what_is_unlike_all_labels(trained):
-    model_process.refit(trained.settings, trained.engine, trained.project_id)
-    live = live_model.read_live(trained.settings, trained.project_id)
-    assert live is not None and live.of(1) is None and live.fit.errors == ()
-    start = [pick.image_id for pick in live.lists.start]
-    unlabelled = {image for image in trained.kinds if trained.labelled(image) is None}
-    assert start and set(start) <= unlabelled
-    cards = trained.world.client.get("/api/v1/projects/1/queue?queue=diverse&n=5").json()
-    assert {card["image_id"] for card in cards} <= set(start)
-    assert all(card["predicted_by"] == "v1.0" for card in cards)
 
 
 def test_a_class_project_trains_by_itself_after_so_many_labels(trained):

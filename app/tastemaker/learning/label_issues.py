@@ -15,6 +15,12 @@ Three things are different, each because it finds more injected errors (bench/do
 - where the images nearest to one are all scored higher than predicted, so should it be. A linear
   head cannot learn that; the median residual of the nearest images can. It counts by as much as
   makes the residuals of all labels smallest, which is not at all where it only adds noise.
+
+`class_issues` is confident learning (Northcutt, Jiang & Chuang 2021): a label is an issue where a
+prediction that never saw it is at least as sure of another class as it is, on average, of the
+images that are labelled so. They are ranked by the probability of the label. Ranks that take the
+classes' averages off, that draw slips in first or that ask the nearest images find fewer injected
+errors (photographs, stamps, digits; docs/learning.md).
 """
 
 from dataclasses import dataclass
@@ -35,6 +41,8 @@ DOUBTFUL = float(np.exp(-3.0))
 NEIGHBOURS = 5
 SHARES = np.linspace(0, 1, 11)  # of the neighbours' residual that may be believed
 ROUNDS = 2
+FEWEST_OF_CLASS = 5  # labels, below which the average of a class is none
+ALIKE = 1e-6  # probabilities that differ by rounding
 
 FAR = 0.3  # of the scale: twice what chance does to two honest scores of one picture (σ = 1 point)
 # How near is a near-twin, in median distances from a labelled image to its nearest neighbour. What
@@ -124,12 +132,63 @@ def _leverage(x: Array, penalty: float) -> Array:
     return clipped
 
 
+# --- classes that similar images disagree with ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassIssues:
+    """Per label (n,): which class the others make one expect instead (−1: none, and the label is no
+    issue), or of tags which of them is doubtful; and the `quality`, the probability of the label
+    as it is."""
+
+    suspect: NDArray[np.intp]
+    quality: NDArray[np.float64]
+
+    def worst(self, limit: int) -> NDArray[np.intp]:
+        """Positions of the doubtful labels, the most doubtful first."""
+        order = np.argsort(self.quality, kind="stable")
+        return order[self.suspect[order] >= 0][:limit]
+
+
+def class_issues(probabilities: Array, truth: NDArray[np.bool_], *, several: bool) -> ClassIssues:
+    """Which of n labels, truth (n, K), predictions that never saw them, probabilities (n, K), speak
+    against. With `several` the classes are tags, each a question of its own. With fewer than 20
+    labels none is doubtful, and no class of fewer than 5 speaks against another."""
+    p, n = np.asarray(probabilities, np.float64), len(truth)
+    if several:
+        return _tag_issues(p, truth)
+    own = np.where(truth, p, 0).sum(axis=1)
+    likeliest = p.argmax(axis=1)
+    sure = p.max(axis=1) >= _usual(p, truth)[likeliest] - ALIKE
+    doubtful = sure & ~truth[np.arange(n), likeliest] & (n >= FEWEST)
+    return ClassIssues(np.where(doubtful, likeliest, -1), own)
+
+
+def _tag_issues(p: Array, truth: NDArray[np.bool_]) -> ClassIssues:
+    usual, usual_without = _usual(p, truth), _usual(1 - p, ~truth)
+    against = np.where(truth, 1 - p, p)
+    sure = against >= np.where(truth, usual_without, usual) - ALIKE
+    doubtful = sure & (against > 0.5) & (len(p) >= FEWEST)
+    worst = np.where(doubtful, against, -1).argmax(axis=1)
+    rows = np.arange(len(p))
+    suspect = np.where(doubtful[rows, worst], worst, -1)
+    return ClassIssues(suspect, 1 - np.where(suspect >= 0, against[rows, worst], 0))
+
+
+def _usual(p: Array, truth: NDArray[np.bool_]) -> Array:
+    """(K,) how likely each class is, on average, for the images that are labelled so; beyond any
+    probability for a class of too few."""
+    count = truth.sum(axis=0)
+    mean = np.where(truth, p, 0).sum(axis=0) / np.maximum(count, 1)
+    return np.where(count >= FEWEST_OF_CLASS, mean, 2.0)
+
+
 # --- near-twins that were scored far apart -------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Positions of two labels, and how far apart they are (0–1)."""
+    """Positions of two labels, and how far apart they are (0–1; two classes are 1 apart)."""
 
     first: int
     second: int
@@ -140,7 +199,8 @@ def contradictions(
     features: Array, labels: Array, groups: Array, *, limit: int = 100
 ) -> list[Contradiction]:
     """At most `limit` pairs among the labelled images, the largest gap first, nearest first among
-    equals. `features` (n, k), `labels` (n,) in [0, 1], `groups` (n,) equal for one source.
+    equals. `features` (n, k), `labels` (n,) in [0, 1] or whole numbers of classes, `groups` (n,)
+    equal for one source.
     An image is in one pair only, or one slip would fill the list. Memory is bounded; the work is
     n²k."""
     points = np.ascontiguousarray(features, np.float32)
@@ -170,7 +230,7 @@ def contradictions(
     distance = np.concatenate(distances) / max(usual, 1e-12)
     kept = distance <= np.where(groups[first] == groups[second], RELATIVE, TWIN)
     first, second, distance = first[kept], second[kept], distance[kept]
-    gap = np.abs(labels[first] - labels[second])
+    gap = np.minimum(np.abs(labels[first] - labels[second]), 1)
     pairs: list[Contradiction] = []
     taken: set[int] = set()
     for at in np.lexsort((distance, -gap)):

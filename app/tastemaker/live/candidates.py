@@ -43,10 +43,10 @@ TWIN = 0.5  # closeness from which a labelled neighbour is worth naming (1: the 
 @dataclass(frozen=True)
 class FittedModel:
     """The live model of a project at one moment. `rows` is the live array; `values` (N,) the labels
-    in [0, 1], NaN without one; `train` the labelled rows off the hold-out side; `free` (N,) what
-    can be shown: in the pool, without any event but a sweep, and `swept` (N,) what was swept: the
-    random sample asks for it all the same. `ridge` is None while the labels teach nothing and
-    there is nothing to start from."""
+    in [0, 1], or the numbers of classes, NaN without one; `train` the labelled rows off the
+    hold-out side; `free` (N,) what can be shown: in the pool, without any event but a sweep, and
+    `swept` (N,) what was swept: the random sample asks for it all the same. `ridge` is None while
+    the labels teach nothing and there is nothing to start from, and of classes."""
 
     project: Project
     matrix: EmbeddingMatrix
@@ -78,13 +78,14 @@ class FittedModel:
         return int(self.matrix.ids[row])
 
     def label(self, row: int) -> float:
-        """In points of 0–10; a mean of several people may have decimals."""
-        return round(float(10 * self.values[row]), 4)
+        """In points of 0–10, where a mean of several people may have decimals; or a class."""
+        points = 10 if self.project.labelling == "scores" else 1
+        return round(float(points * self.values[row]), 4)
 
     def pick(self, row: int, why: Why) -> Pick:
-        if self.ridge is None:
-            return Pick(self.image_id(row), why)
         score, uncertainty = self.rows["score"][row], self.rows["uncertainty"][row]
+        if np.isnan(score):
+            return Pick(self.image_id(row), why)
         return Pick(
             self.image_id(row), why, round(float(score), 5), round(float(uncertainty), 5)
         )  # fmt: skip
@@ -104,10 +105,10 @@ def slow_lists(lists: PickLists, fitted: FittedModel) -> PickLists:
     """`lists` with those made anew that compare every image, or every label, with every label."""
     return replace(
         lists,
-        start=_start(fitted),
+        start=start(fitted),
         suspected=ErrorLists(_suspected(fitted, "fp"), _suspected(fitted, "fn")),
         label_issues=_label_issues(fitted),
-        contradictions=_contradictions(fitted),
+        contradictions=contradicting(fitted),
     )
 
 
@@ -139,7 +140,7 @@ def _near_threshold(fitted: FittedModel) -> Picks:
     return tuple(fitted.pick(row, "threshold") for row in rows)
 
 
-def _start(fitted: FittedModel) -> Picks:
+def start(fitted: FittedModel) -> Picks:
     """What is typical of every part of the library; once there are labels, what is unlike them."""
     random, features = np.random.default_rng(fitted.seed), fitted.matrix.projection.features
     if len(fitted.train) == 0:
@@ -212,7 +213,7 @@ def _label_issues(fitted: FittedModel) -> Picks:
     )
 
 
-def _contradictions(fitted: FittedModel) -> Picks:
+def contradicting(fitted: FittedModel) -> Picks:
     train, matrix = fitted.train, fitted.matrix
     pairs = contradictions(
         matrix.projection.features[train], fitted.values[train], matrix.groups[train],

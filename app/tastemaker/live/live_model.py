@@ -23,12 +23,16 @@ from tastemaker.files import write_atomic
 from tastemaker.files.texts import enumerated
 from tastemaker.versions.priors import trust_in_words
 
+# Of a labelled image, by the fit without its group. In a project with classes `says` is what is
+# predicted, as a label holds it, `score` how likely that is (of tags, the least certain one), and
+# `uncertainty` how little it leads, all as in the predictions of a version.
 LIVE_ROW = np.dtype(
     [
         ("image_id", "<i8"),
-        ("score", "<f4"),  # in [0, 1]; of a labelled image: by the fit without its group
+        ("score", "<f4"),  # in [0, 1]
         ("uncertainty", "<f4"),  # standard deviation in score units, noise included
         ("labelled", "?"),
+        ("says", "<i8"),  # of scores nothing
     ]
 )
 LISTED = 200  # of mistakes, suspects, label issues: the most that a list holds
@@ -38,7 +42,7 @@ PROJECTS_CACHED = 64
 LiveRows = NDArray[np.void]  # of dtype LIVE_ROW, ascending by image id
 Why = Literal[
     "control", "teaching", "diverse", "cold_start", "threshold", "suspected_fp", "suspected_fn",
-    "mistake", "doubtful", "contradiction",
+    "mistake", "doubtful", "contradiction", "boundary", "no_class",
 ]  # fmt: skip
 
 
@@ -47,9 +51,10 @@ class Pick:
     """An image of a list: why it is listed, and the evidence for it.
 
     `score` and `uncertainty` in [0, 1] are the prediction's, None before there is a fit; `label`
-    and `twin_label` are in 0–10. `twin` is a labelled image that looks the same. What ranks a list:
-    `probability` that a suspect is on the other side of the threshold, `quality` of a label in
-    [0, 1], `gap` between the labels of twins in [0, 1].
+    and `twin_label` are in 0–10, or classes. `twin` is a labelled image that looks the same. What
+    ranks a list: `probability` that a suspect is on the other side of the threshold, `quality` of a
+    label in [0, 1], `gap` between the labels of twins in [0, 1]. In a project with classes,
+    `likely` are the numbers of those that the reason speaks of, with their probabilities.
     """
 
     image_id: int
@@ -64,6 +69,7 @@ class Pick:
     probability: float = 0.0
     quality: float = 1.0
     gap: float = 0.0
+    likely: tuple[tuple[int, float], ...] = ()
 
 
 Picks = tuple[Pick, ...]
@@ -83,7 +89,8 @@ class ErrorLists:
 
 @dataclass(frozen=True)
 class PickLists:
-    """The lists of a live model, best first."""
+    """The lists of a live model, best first; in a project with classes, `near_threshold` is near a
+    boundary, and `no_class` are images that no class is likely for."""
 
     mixed: Annotated[Picks, Field(alias="queue")] = ()
     near_threshold: Annotated[Picks, Field(alias="near")] = ()
@@ -92,6 +99,7 @@ class PickLists:
     suspected: ErrorLists = ErrorLists()  # unlabelled images
     label_issues: Annotated[Picks, Field(alias="doubtful")] = ()
     contradictions: Picks = ()  # each a pair: the image and its twin
+    no_class: Annotated[Picks, Field(alias="no-class")] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class FitSummary:
     seconds: float = 0.0
     priors: tuple[StartedFrom, ...] = ()
     answers: int = 0
+    classes: tuple[int, ...] = ()
 
 
 def lineage_in_words(fit: FitSummary) -> str:
@@ -167,13 +176,28 @@ class LiveModel:
 
     def of(self, image_id: int) -> tuple[float, float] | None:
         """(score, uncertainty) of an image, None if it has no prediction yet."""
+        row = self._row(image_id)
+        return None if row is None else (float(row["score"]), float(row["uncertainty"]))
+
+    def says(self, image_id: int) -> int | None:
+        """In a project with classes, what is predicted of an image, as a label holds it."""
+        row = self._row(image_id)
+        return None if row is None else int(row["says"])
+
+    def _row(self, image_id: int) -> np.void | None:
         at = int(np.searchsorted(self.ids, image_id))
         if at >= len(self.ids) or int(self.ids[at]) != image_id:
             return None
-        row = self.rows[at]
-        if np.isnan(row["score"]):
-            return None
-        return float(row["score"]), float(row["uncertainty"])
+        row: np.void = self.rows[at]
+        return None if np.isnan(row["score"]) else row
+
+
+def without_predictions(ids: NDArray[np.int64], labelled: NDArray[np.bool_]) -> LiveRows:
+    """The rows of N images, ascending by id, before anything is predicted."""
+    rows = np.zeros(len(ids), LIVE_ROW)
+    rows["image_id"], rows["labelled"] = ids, labelled
+    rows["score"] = rows["uncertainty"] = np.nan
+    return rows
 
 
 # --- the files ---------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """The model process: embeddings in memory, and a live model refitted after every few scores, from
 which the queues follow. It also answers the requests of the web process (`inference_server`).
 
-For each project it notices new score events and new embeddings, fits the ridge on the labels that
-may train, predicts every labelled image by the fit without its group and every other one by the
-whole fit, ranks what to score next and which labels to doubt, and replaces the live files.
+For each project it notices new score events and new embeddings, fits the ridge (`class_fit` where
+labels are classes) on the labels that may train, predicts every labelled image by the fit without
+its group and every other one by the whole fit, ranks what to score next and which labels to doubt,
+and replaces the live files.
 """
 
 import logging
@@ -27,11 +28,16 @@ from tastemaker.learning.answers import Answers
 from tastemaker.learning.posterior import posterior_sd
 from tastemaker.learning.prior import Prior
 from tastemaker.learning.ridge import Ridge, fit_ridge, from_priors
-from tastemaker.live import candidates, embedding_matrix, inference_server
+from tastemaker.live import (
+    candidates,
+    class_candidates,
+    class_fit,
+    embedding_matrix,
+    inference_server,
+)
 from tastemaker.live.candidates import FittedModel
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import (
-    LIVE_ROW,
     ErrorRecord,
     FitSummary,
     LiveModel,
@@ -39,11 +45,12 @@ from tastemaker.live.live_model import (
     PickLists,
     StartedFrom,
     read_live,
+    without_predictions,
     write_live,
 )
 from tastemaker.live.project_state import ProjectState, stamp_of
 from tastemaker.processes import logs, lower_priority
-from tastemaker.scores import answers
+from tastemaker.scores import answers, classes
 from tastemaker.scores.answers import Answer
 from tastemaker.versions import hints, priors
 
@@ -101,6 +108,7 @@ def refit(
         project = projects.get(session, project_id)
         started = [*priors.usable(session, project), *hints.as_priors(session, project)]
         lines = tuple(map(priors.line_of, started))
+        known = classes.of_project(session, project)
         event_high = scores.highest_event(session, project)
         if not state.follows(project):
             state.ridge = None  # before the images are another encoder's: whoever asks finds none
@@ -117,12 +125,14 @@ def refit(
         ).all()
     if not len(matrix.ids):
         return
-    held = dict(labels)
-    if project.labelling != "scores":  # which class does not count here: nothing is predicted, and
-        held = dict.fromkeys(held, 5.0)  # what is picked is unlike all of them
-    values = matrix.by_row(held) / 10
+    values = matrix.by_row(dict(labels))
     train = np.flatnonzero(~np.isnan(values) & ~matrix.holdout)
-    ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))
+    ridge, kinds = None, None
+    if known is not None:
+        kinds, rows = class_fit.fit(matrix, known, values, train)
+    else:
+        values = values / 10
+        ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))
     state.ridge = ridge
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
@@ -131,14 +141,20 @@ def refit(
         seed=(project.seed + event_high) % 2**32,
         from_prior=bool(lines),
     )  # fmt: skip
-    lists = candidates.fast_lists(state.lists or PickLists(), fitted)
+    lists = state.lists or PickLists()
+    if known is not None:
+        lists = class_candidates.fast_lists(lists, fitted, kinds)
+    else:
+        lists = candidates.fast_lists(lists, fitted)
     summary = FitSummary(
         event_high=event_high,
         labels=len(train),
         answers=len(ridge.answer_weights) if ridge else 0,
         noise=ridge.noise if ridge else None,
         penalty=ridge.penalty if ridge else None,
-        errors=_errors(
+        errors=()
+        if known
+        else _errors(
             settings,
             project_id,
             rows["score"][train],
@@ -147,14 +163,18 @@ def refit(
         ),
         seconds=round(time.monotonic() - began, 4),
         priors=_started_from(started, ridge),
-    )
+        classes=kinds.record.numbers if kinds else (),
+    )  # fmt: skip
     live = LiveModel(rows, summary, lists)
     state.owes_search = not state.may_search()
     if state.owes_search or state.lists:  # the queues need not wait for the search
         write_live(settings, project_id, live)
     if not state.owes_search:
         state.searched_at = time.monotonic()
-        state.lists = candidates.slow_lists(lists, fitted)
+        if known is not None:
+            state.lists = class_candidates.slow_lists(lists, fitted, kinds)
+        else:
+            state.lists = candidates.slow_lists(lists, fitted)
         state.search_seconds = time.monotonic() - state.searched_at
         write_live(settings, project_id, replace(live, lists=state.lists))
 
@@ -206,9 +226,7 @@ def _fit(
 ) -> tuple[Ridge | None, LiveRows]:
     """The ridge (None while the labels teach nothing and there is nothing to start from) and the
     rows of the live array."""
-    rows = np.zeros(len(matrix.ids), LIVE_ROW)
-    rows["image_id"], rows["labelled"] = matrix.ids, ~np.isnan(values)
-    rows["score"] = rows["uncertainty"] = np.nan
+    rows = without_predictions(matrix.ids, ~np.isnan(values))
     x, y, groups = matrix.x[train], values[train], matrix.groups[train]
     try:
         quick = matrix.projection.shortcut(len(train))

@@ -10,6 +10,7 @@ from tastemaker.database.tables import (
     Embedding,
     Job,
     Project,
+    ProjectClass,
     ProjectCollection,
     ProjectPrior,
     RemovedImage,
@@ -38,11 +39,14 @@ class Stamp:
     removed: int  # the ids of the images taken out of the project, added up
     pools: int  # collections that feed the queues
     priors: tuple[str, ...]  # the hashes of the heads that the project starts from
+    classes: tuple[
+        tuple[int, int | None, bool], ...
+    ]  # what each has become, and whether it is gone
 
     @property
     def from_person(self) -> tuple[object, ...]:
         """What a person does and waits to see the effect of; the rest arrives by itself."""
-        return self.event, self.comparison, self.threshold, self.encoder, self.priors
+        return self.event, self.comparison, self.threshold, self.encoder, self.priors, self.classes
 
 
 @dataclass
@@ -93,6 +97,11 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         .where(ProjectPrior.project_id == project.id)
         .order_by(col(ProjectPrior.id))
     )
+    kinds = (
+        select(ProjectClass.number, ProjectClass.became, ProjectClass.gone)
+        .where(ProjectClass.project_id == project.id)
+        .order_by(col(ProjectClass.number))
+    )
     return Stamp(
         event=scores.highest_event(session, project),
         comparison=answers.highest_comparison(session, project),
@@ -103,4 +112,5 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         removed=int(session.exec(removed).one() or 0),
         pools=int(session.exec(pools).one()),
         priors=tuple(session.exec(started_from)),
+        classes=tuple((number, became, gone) for number, became, gone in session.exec(kinds)),
     )

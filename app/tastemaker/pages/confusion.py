@@ -1,25 +1,18 @@
-"""Confusion: what the active version takes for what, as a way to the images; corrected where it is
-seen."""
+"""Confusion: what the active version takes for what, as a way to the images in Review."""
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.pages import keymap
-from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, ReadSession, SettingsDep
-from tastemaker.pages.places import ConfusionPlace
-from tastemaker.pages.render import kinds_of, render, shell
-from tastemaker.pages.scores import NEVER_STALE, saved_toast
+from tastemaker.pages.deps import CurrentProject, ReadSession
+from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.queues import confusion as confusions
-from tastemaker.queues.cards import card_json
-from tastemaker.queues.confusion import Cell
+from tastemaker.queues import reviews
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-PER_PAGE = 48
 Number = Annotated[int, Query(ge=-1, lt=2**31)]
 
 
@@ -28,31 +21,20 @@ def page(
     _: ViewerUser,
     request: Request,
     session: ReadSession,
-    settings: SettingsDep,
     project: CurrentProject,
-    person: CurrentAnnotator,
     labelled: Number = -1,
     predicted: Number = -1,
-    saved: int = 0,
-    undone: bool = False,
 ) -> Response:
-    """The matrix; with `labelled` and `predicted` the images of that cell. Of tags, `labelled` is
-    the tag and `predicted` 0 for those it was missed on, 1 for those it is too many on. `saved` and
-    `undone` tell what a form without a script has just done."""
-    place = ConfusionPlace(labelled=labelled, predicted=predicted)
-    chosen = Cell(labelled, predicted) if min(labelled, predicted) >= 0 else None
+    """The matrix; each of its cells leads to Review, and so does an address that names one."""
+    if min(labelled, predicted) >= 0:
+        cell = f"labelled={labelled}&predicted={predicted}"
+        return see_other(f"/projects/{project.id}/review/confused?{cell}")
     context = {
         "confusion": confusions.confusion(session, project),
-        "chosen": chosen,
-        "cell": confusions.cell_page(session, settings, project, person, chosen, PER_PAGE)
-        if chosen
-        else None,
-        "place": place,
-        "toast": saved_toast(session, project, person, place, saved, undone),
-        **keymap.context(person, kinds_of(request, project)),
-    }
-    frame = shell(session, project, "confusion")
-    return render(request, "confusion.html", None, frame | context, headers=NEVER_STALE)
+        "reviews": reviews.reviews_of(project), "kind": "confusion",
+        "kinds": kinds_of(request, project),
+    }  # fmt: skip
+    return render(request, "confusion.html", None, shell(session, project, "review") | context)
 
 
 @api.get("/projects/{project_id}/confusion")
@@ -60,7 +42,7 @@ def show_confusion(_: ViewerUser, session: ReadSession, project: CurrentProject)
     """What the active version takes for what, of the labels outside the hold-out, each by a head
     that never saw it. `counts[i][j]`: labelled as the i-th of `classes`, predicted as the j-th; of
     tags, for each the images that have it and are said to, have it alone, are said to alone.
-    Nothing but `version` null before there is a version."""
+    Nothing but `version` null before there is a version. The review `confused` has the images."""
     found = confusions.confusion(session, project)
     if found is None:
         return {"version": None}
@@ -71,20 +53,3 @@ def show_confusion(_: ViewerUser, session: ReadSession, project: CurrentProject)
         "right": found.right,
         "counts": [list(row) for row in found.counts],
     }
-
-
-@api.get("/projects/{project_id}/confusion/images")
-def show_cell(
-    _: ViewerUser,
-    session: ReadSession,
-    settings: SettingsDep,
-    project: CurrentProject,
-    person: CurrentAnnotator,
-    labelled: Annotated[int, Query(ge=0, lt=2**31)],
-    predicted: Annotated[int, Query(ge=0, lt=2**31)],
-    n: Annotated[int, Query(ge=1, le=50)] = PER_PAGE,
-) -> dict[str, Any]:
-    """The images of one cell that nobody looked at since the version was trained, as cards, the
-    surest predictions first."""
-    found = confusions.cell_page(session, settings, project, person, Cell(labelled, predicted), n)
-    return asdict(found) | {"cards": [card_json(card) for card in found.cards]}

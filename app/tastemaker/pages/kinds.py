@@ -1,6 +1,6 @@
-"""Which pages serve which kinds of project. Most serve all; those that rest on a scale, a threshold
-or the live model are of projects that score, and say so to one with classes; three are of
-projects with classes alone."""
+"""Which pages serve which kinds of project. Most serve all; those that rest on a scale or a
+threshold are of projects that score, and say so to one with classes; three are of projects with
+classes alone."""
 
 from fastapi import Request
 
@@ -11,7 +11,7 @@ from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
-    "audits", "pairs", "priors", "results", "review", "series", "slices", "stars",
+    "audits", "pairs", "priors", "results", "series", "slices", "stars",
     "test_runs", "try_it", "write_back",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion", "routers")

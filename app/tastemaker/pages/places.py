@@ -14,7 +14,7 @@ from sqlmodel import Session
 from tastemaker import queues
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Project
-from tastemaker.errors import Invalid
+from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import flips, test_run_cards
 from tastemaker.evaluation.test_runs import GRIDS
 from tastemaker.queues import confusion, reviews
@@ -75,45 +75,47 @@ class GridPlace(Place):
 
 
 class ReviewPlace(Place):
-    """`after` is where in the list the page began."""
+    """`after` is where in the list the page began; `labelled` and `predicted` are a cell of the
+    matrix of classes (−1: none)."""
 
     kind: Literal["review"] = "review"
     review: Annotated[str, AfterValidator(reviews.known_review)]
     after: str = Field(default="", max_length=80)
     order: Annotated[str, AfterValidator(reviews.known_order)] = "evidence"
-
-    def check(self, session: Session, project: Project) -> None:
-        reviews.place(self.after)
-
-    def address(self, project_id: int, event: Recorded) -> str:
-        after = f"&after={reviews.place(self.after)}" if self.after else ""
-        order = f"&order={self.order}" if self.order != "evidence" else ""
-        return f"/projects/{project_id}/review/{self.review}?{_done(event)}{after}{order}"
-
-    def counts(
-        self, session: Session, settings: Settings, project: Project, person: Annotator
-    ) -> Fragment:
-        review = reviews.review(session, settings, project, person, self.review, n=0)
-        return "review.html", "counts", {"kind": self.review, "review": review}
-
-
-class ConfusionPlace(Place):
-    """A cell of the matrix of classes; −1: none is chosen."""
-
-    kind: Literal["confusion"] = "confusion"
     labelled: Annotated[int, Field(ge=-1, lt=2**31)] = -1
     predicted: Annotated[int, Field(ge=-1, lt=2**31)] = -1
 
+    def check(self, session: Session, project: Project) -> None:
+        reviews.place(self.after)
+        reviews.known_review(self.review, reviews.reviews_of(project))
+
+    @property
+    def query(self) -> str:
+        """What the addresses of the list's pages have besides their place."""
+        order = f"&order={self.order}" if self.order != "evidence" else ""
+        of = min(self.labelled, self.predicted) >= 0
+        return order + (f"&labelled={self.labelled}&predicted={self.predicted}" if of else "")
+
     def address(self, project_id: int, event: Recorded) -> str:
-        cell = f"labelled={self.labelled}&predicted={self.predicted}"
-        return f"/projects/{project_id}/confusion?{cell}&{_done(event)}"
+        after = f"&after={reviews.place(self.after)}" if self.after else ""
+        return f"/projects/{project_id}/review/{self.review}?{_done(event)}{after}{self.query}"
+
+    def cell(self, session: Session, project: Project) -> confusion.Cell | None:
+        """None as well where a class is gone: the page is then the whole list, and what is said on
+        one that was open before is kept."""
+        known = classes.of_project(session, project)
+        try:
+            return confusion.known_cell(known, self.labelled, self.predicted) if known else None
+        except NotFound:
+            return None
 
     def counts(
         self, session: Session, settings: Settings, project: Project, person: Annotator
     ) -> Fragment:
-        cell = confusion.Cell(self.labelled, self.predicted)
-        page = confusion.cell_page(session, settings, project, person, cell, 0)
-        return "confusion.html", "counts", {"cell": page}
+        review = reviews.review(
+            session, settings, project, person, self.review, n=0, cell=self.cell(session, project)
+        )
+        return "review.html", "counts", {"kind": self.review, "review": review}
 
 
 class ComparePlace(Place):
@@ -180,14 +182,7 @@ class ImagePlace(Place):
 
 
 ReturnPlace = (
-    ScorePlace
-    | GridPlace
-    | ReviewPlace
-    | ConfusionPlace
-    | ComparePlace
-    | TestRunPlace
-    | LibraryPlace
-    | ImagePlace
+    ScorePlace | GridPlace | ReviewPlace | ComparePlace | TestRunPlace | LibraryPlace | ImagePlace
 )
 _place: TypeAdapter[ReturnPlace] = TypeAdapter(Annotated[ReturnPlace, Field(discriminator="kind")])
 

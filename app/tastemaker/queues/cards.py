@@ -41,11 +41,13 @@ class QueueItem:
 
 
 class Predicted(NamedTuple):
-    """What a model predicts of an image: score and standard deviation in [0, 1], and which one."""
+    """What a model predicts of an image: score and standard deviation in [0, 1], and which one; of
+    classes what it `says`, as a label holds it, and how sure it is of that."""
 
     score: float
     uncertainty: float | None
     by: str
+    says: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Card:
     `neighbours` are up to three labelled images, the nearest first. A `blind` card is a re-ask or
     one of an audit: its label is withheld, and nothing but the image should be shown before the
     answer, whatever the project's setting; in an audit, no prediction after it either. Of a project
-    with classes, `says` is what the version predicts, as a label holds it, and `prediction` how
+    with classes, `says` is what is predicted, as a label holds it, and `prediction` how
     sure it is of that. `offer` goes back with the score; `event_id` is the newest event of the
     person who looks (0: none).
     """
@@ -177,7 +179,7 @@ def cards(
     near = neighbours.nearest(session, settings, project, ids) if with_neighbours else {}
     if predicted is None:
         predicted = _predicted(session, settings, project, ids, labels if version else {}, version)
-    says = _classes_of(session, project, ids, version) if project.labelling != "scores" else {}
+    known = classes.of_project(session, project)
     made = []
     for item in items:
         if item.image_id not in rows:
@@ -199,7 +201,9 @@ def cards(
                 has_pixels=image.kind != "vector",
                 neighbours=_named_first(near.get(image.id, []), item.twin),
                 blind=blind,
-                says=says.get(image.id),
+                says=known.current(judged.says)
+                if known and judged and judged.says is not None
+                else None,
                 offer=offers.sign(session, project.id, image.id, person.id, offer),
             )
         )  # fmt: skip
@@ -215,27 +219,17 @@ def _predicted(
     live = live_model.read_live(settings, project.id)
     judge = version or versions.active(session, project)
     honest = predictions.of_images(session, judge.id, list(ids)) if judge else {}
+    with_classes = project.labelling != "scores"
+    said = class_rows.of_images(session, judge, ids) if judge and with_classes else {}
     predicted: dict[int, Predicted] = {}
     for image_id in ids:
         by_live = live.of(image_id) if live else None
         if judge and image_id in honest and (by_live is None or image_id in by_version):
-            predicted[image_id] = Predicted(*honest[image_id], judge.number)
-        elif by_live is not None:
-            predicted[image_id] = Predicted(*by_live, "live model")
+            predicted[image_id] = Predicted(*honest[image_id], judge.number, said.get(image_id))
+        elif live and by_live is not None:
+            says = live.says(image_id) if with_classes else None
+            predicted[image_id] = Predicted(*by_live, "live model", says)
     return predicted
-
-
-def _classes_of(
-    session: Session, project: Project, ids: Sequence[int], version: Version | None
-) -> dict[int, int]:
-    """What a version, by default the active one, says of images it never saw, as by now."""
-    judge = version or versions.active(session, project)
-    if judge is None or not judge.classes.numbers:
-        return {}
-    known = classes.of(session, project.id)
-    told = class_rows.of_images(session, judge, ids)
-    now = {image_id: known.current(value) for image_id, value in told.items()}
-    return {image_id: value for image_id, value in now.items() if value is not None}
 
 
 def _named_first(near: list[Neighbour], twin: int | None) -> tuple[Neighbour, ...]:

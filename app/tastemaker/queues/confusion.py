@@ -1,5 +1,5 @@
-"""What the active version of a project with classes takes for what: counts, and the images behind
-each of them.
+"""What the active version of a project with classes takes for what: counts, and the labels behind
+each of them, which Review shows.
 
 Every label is held against what a head says that never saw it. Labels of the hold-out are left out:
 they only measure, and whoever looks at their predictions would correct them by it.
@@ -7,19 +7,16 @@ they only measure, and whoever looks at their predictions would correct them by 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, and_, cast
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func
 
 from tastemaker import projects, versions
-from tastemaker.config import Settings
-from tastemaker.database.tables import Annotator, ClassPrediction, Label, Project, Version
-from tastemaker.queues import reasons
-from tastemaker.queues.cards import Card, QueueItem, cards
-from tastemaker.queues.rereview import resolved
-from tastemaker.scores import Origin, classes
+from tastemaker.database.tables import ClassPrediction, Label, Project, Version
+from tastemaker.errors import NotFound
+from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
 
 LISTED = 2000  # of the surest disagreements
@@ -47,14 +44,14 @@ class Cell:
     predicted: int
 
 
-@dataclass(frozen=True)
-class CellPage:
-    """Cards of a cell, the surest predictions first; `left` counts all that were not looked at
-    since the version was trained, `seen` the others."""
+class Judged(NamedTuple):
+    """A label, what the version says without having seen it, both as the classes are by now, and
+    how sure that is (its lead, 0–1)."""
 
-    cards: list[Card]
-    left: int
-    seen: int
+    image_id: int
+    label: int
+    said: int
+    margin: float
 
 
 def confusion(session: Session, project: Project) -> Confusion | None:
@@ -89,42 +86,57 @@ def confusion(session: Session, project: Project) -> Confusion | None:
     return Confusion(version, known, total, right, tuple(map(tuple, counts)))
 
 
-def cell_page(
-    session: Session, settings: Settings, project: Project, person: Annotator, cell: Cell, n: int
-) -> CellPage:
-    """The first `n` images of a cell that nobody looked at since the version was trained. Of tags,
-    `labelled` is the number of the tag and `predicted` 0 where it was missed, 1 where it is
-    extra."""
-    version = active(session, project)
-    if version is None:
-        return CellPage([], 0, 0)
-    known = classes.of(session, project.id)
-    rows = [
-        row for row in _in_order(session, project, version, known) if _is_in(cell, known, *row[1:])
-    ]
-    done = resolved(session, project, [row[0] for row in rows])
-    open_rows = [row for row in rows if row[0] not in done]
-    items = [
-        QueueItem(
-            image_id, Origin.REVIEW, reasons.told_apart(known.words(said), known.words(label))
+def pairs(found: Confusion) -> list[tuple[Cell, int]]:
+    """The cells in which label and prediction differ, with their counts, the fullest first."""
+    numbers = [row.number for row in found.classes.alive]
+    if found.classes.several:
+        listed = [
+            (Cell(number, side), row[1 + side])
+            for number, row in zip(numbers, found.counts, strict=True)
+            for side in (0, 1)
+        ]
+    else:
+        listed = [
+            (Cell(label, said), count)
+            for label, row in zip(numbers, found.counts, strict=True)
+            for said, count in zip(numbers, row, strict=True)
+            if label != said
+        ]
+    return sorted((pair for pair in listed if pair[1]), key=lambda pair: -pair[1])
+
+
+def known_cell(known: ClassList, labelled: int, predicted: int) -> Cell | None:
+    """The cell of an address as the classes are by now; None where it names none (−1). Of tags,
+    `predicted` is 0 where the tag was missed, 1 where it is extra. Raises `NotFound`."""
+    if min(labelled, predicted) < 0:
+        return None
+    now = known.current_number(labelled)
+    said = min(predicted, 1) if known.several else known.current_number(predicted)
+    if now is None or said is None:
+        what = "tag" if known.several else "class"
+        raise NotFound(
+            f"There is no such {what} in this project.", "It may have been deleted since."
         )
-        for image_id, label, said in open_rows[:n]
-    ]
-    made = cards(
-        session, settings, project, person, "confusion", items, version=version,
-        with_neighbours=False,
-    )  # fmt: skip
-    return CellPage(made, len(open_rows), len(done))
+    return Cell(now, said)
+
+
+def cell_in_words(known: ClassList, cell: Cell) -> str:
+    label = known.by_number[cell.labelled].name
+    if known.several:
+        return f"{label}, {'too many' if cell.predicted else 'missed'}"
+    return f"{label} → {known.by_number[cell.predicted].name}"
 
 
 def disagreements(
-    session: Session, project: Project, version: Version
-) -> list[tuple[int, int, int]]:
-    """(image id, label, what the version says without having seen it) of up to 2000 labels that it
-    disagrees with, as the classes are by now, the surest first."""
+    session: Session, project: Project, version: Version, cell: Cell | None = None
+) -> list[Judged]:
+    """Up to 2000 labels that a version disagrees with, the surest first; with a `cell`, those in
+    it, whether or not it agrees."""
     known = classes.of(session, project.id)
-    rows = _in_order(session, project, version, known, alone=True)
-    return [row for row in rows if row[1] != row[2]][:LISTED]
+    rows = _in_order(session, project, version, known, alone=cell is None)
+    if cell is None:
+        return [row for row in rows if row.label != row.said][:LISTED]
+    return [row for row in rows if _is_in(cell, known, row.label, row.said)][:LISTED]
 
 
 def active(session: Session, project: Project) -> Version | None:
@@ -160,11 +172,12 @@ def _held_against(project: Project, version: Version) -> Any:
 
 def _in_order(
     session: Session, project: Project, version: Version, known: ClassList, *, alone: bool = False
-) -> list[tuple[int, int, int]]:
-    """(image id, label, what the version says, as it is by now), the surest first; with `alone`,
-    without what it says as the label has it."""
+) -> list[Judged]:
+    """All that are judged, the surest first; with `alone`, without what the version says as the
+    label has it."""
     columns: Sequence[Any] = (
         col(Label.image_id), cast(col(Label.value), BigInteger), col(ClassPrediction.predicted),
+        col(ClassPrediction.margin),
     )  # fmt: skip
     query = (
         _held_against(project, version)
@@ -174,7 +187,7 @@ def _in_order(
     if alone:
         query = query.where(col(Label.value) != col(ClassPrediction.predicted))
     return [
-        (image_id, int(label), said)
-        for image_id, label, told in session.execute(query).tuples()
+        Judged(image_id, int(label), said, margin)
+        for image_id, label, told, margin in session.execute(query).tuples()
         if (said := known.current(told)) is not None
     ]

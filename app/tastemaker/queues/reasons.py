@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import assert_never
 
 from tastemaker.live.live_model import Pick
+from tastemaker.scores.classes import ClassList
 
 SURE = 0.75  # nobody would call that near a boundary
 CONTROL = "random sample (for evaluation)"
@@ -11,8 +12,10 @@ AUDIT = "drawn at random for an audit"
 RE_ASKED = "asked again, to learn how steady scores are"
 
 
-def describe(pick: Pick) -> str:
-    """The reason of a pick in words."""
+def describe(pick: Pick, known: ClassList | None = None) -> str:
+    """The reason of a pick in words; `known` are the classes of a project that has some."""
+    if known is not None and pick.likely:
+        return _of_classes(pick, known)
     predicted = _predicted(pick.score)
     match pick.why:
         case "control":
@@ -23,7 +26,7 @@ def describe(pick: Pick) -> str:
             interval = f"{predicted} ± {_predicted(pick.uncertainty)}"
             return f"most informative near the threshold: {interval}"
         case "diverse":
-            return "unlike what you have scored so far"
+            return f"unlike what you have {'labelled' if known else 'scored'} so far"
         case "cold_start":
             return "typical of a part of your images"
         case "suspected_fp" | "suspected_fn" if pick.twin_label is not None:
@@ -37,10 +40,32 @@ def describe(pick: Pick) -> str:
         case "doubtful":
             return f"you said {_points(pick.label)}, but what resembles it points to {predicted}"
         case "contradiction":
-            twin = _points(pick.twin_label)
-            return f"you said {_points(pick.label)}, and {twin} for its near-twin"
+            label, twin = _label(pick.label, known), _label(pick.twin_label, known)
+            return f"you said {label}, and {twin} for its near-twin"
+        case "boundary" | "no_class":  # the classes that it speaks of are gone
+            return "the model could not decide"
         case _:
             assert_never(pick.why)
+
+
+def _of_classes(pick: Pick, known: ClassList) -> str:
+    now = [(known.current_number(number), share) for number, share in pick.likely]
+    shares = [(known.by_number[n].name, share) for n, share in now if n is not None]
+    if not shares:
+        return "the model could not decide"
+    (name, share), told = shares[0], _shares(shares)
+    if pick.why == "no_class":
+        what = "tag" if known.several else "class"
+        return f"no {what} fits; likeliest: {told}"
+    if pick.why != "doubtful":
+        return undecided(shares)
+    if not known.several:
+        label = known.words(pick.label)
+        return f"you said {label}, but what resembles it points to {told}"
+    has = pick.label is not None and int(pick.label) >> (now[0][0] or 0) & 1
+    if has:
+        return f"you said {name}, but what resembles it is {100 * (1 - share):.0f} % likely not"
+    return f"you did not say {name}, but what resembles it points to {told}"
 
 
 def mistaken(predicted: float | None, label: float | None) -> str:
@@ -50,9 +75,13 @@ def mistaken(predicted: float | None, label: float | None) -> str:
 
 def undecided(leading: list[tuple[str, float]]) -> str:
     """Between which classes a version cannot decide."""
-    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
+    told = _shares(leading)
     near = max(max(share, 1 - share) if len(leading) == 1 else share for _, share in leading) < SURE
     return f"near a boundary: {told}" if near else f"the least certain of those left: {told}"
+
+
+def _shares(leading: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
 
 
 def told_apart(predicted: str, label: str) -> str:
@@ -81,6 +110,10 @@ def day(at: datetime) -> str:
 def _predicted(score: float | None) -> str:
     """A score in [0, 1] on the scale people score on."""
     return f"{10 * (score or 0.0):.1f}"
+
+
+def _label(label: float | None, known: ClassList | None) -> str:
+    return known.words(label) if known is not None else _points(label)
 
 
 def _points(label: float | None) -> str:

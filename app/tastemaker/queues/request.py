@@ -9,6 +9,8 @@ from sqlmodel import Session
 
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.live.live_model import LiveModel, Pick, PickLists
+from tastemaker.queues import reasons
+from tastemaker.scores import classes
 
 BATCH = 16  # ranked picks that are shuffled together
 
@@ -32,6 +34,10 @@ class QueueRequest:
     def lists(self) -> PickLists:
         """What the live model ranked; empty lists before there is one."""
         return self.live.lists if self.live else PickLists()
+
+    def describe(self, pick: Pick) -> str:
+        """Why a pick is shown, in words."""
+        return reasons.describe(pick, classes.of_project(self.session, self.project))
 
     def draw(self, key: int | str) -> int:
         """A number from 0 to 2³² − 1 as good as drawn at random, always the same for a key."""

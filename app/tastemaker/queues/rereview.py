@@ -40,7 +40,7 @@ def open_rereviews(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
         done = resolved(request.session, request.project, ids)
         for pick in batch:
             if labels.get(pick.image_id) == pick.label and pick.image_id not in done:
-                yield QueueItem(pick.image_id, Origin.REVIEW, reasons.describe(pick), pick.twin)
+                yield QueueItem(pick.image_id, Origin.REVIEW, request.describe(pick), pick.twin)
 
 
 def sides(pair: Pick) -> tuple[Pick, Pick]:

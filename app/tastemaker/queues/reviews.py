@@ -7,7 +7,7 @@ missed.
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -21,12 +21,14 @@ from tastemaker.database.tables import Annotator, Label, Prediction, Project, Sc
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LISTED, PAIRS, Pick
-from tastemaker.queues import reasons
+from tastemaker.queues import confusion, reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
+from tastemaker.queues.confusion import Cell, Judged
 from tastemaker.queues.request import QueueRequest
 from tastemaker.queues.rereview import open_rereviews, sides
 from tastemaker.queues.unscored import still_unscored
-from tastemaker.scores import Origin
+from tastemaker.scores import Origin, classes
+from tastemaker.scores.classes import ClassList
 
 REVIEWS = {
     "false-positives": "False positives",
@@ -34,6 +36,12 @@ REVIEWS = {
     "doubtful": "Possible label errors",
     "contradictions": "Conflicting near-duplicates",
 }
+CLASS_REVIEWS = {
+    "confused": "Confused classes",
+    "no-class": "No class fits",
+    **{kind: REVIEWS[kind] for kind in ("doubtful", "contradictions")},
+}
+OF_LIVE = ("doubtful", "contradictions", "no-class")  # whose lists come from the live model alone
 ORDERS = {
     "evidence": "what most speaks for a mistake",
     "confidence": "what the model is surest of",
@@ -97,10 +105,15 @@ def place(text: str) -> Place:
     return parsed
 
 
-def known_review(kind: str) -> str:
+def reviews_of(project: Project) -> dict[str, str]:
+    """The lists of a project → their names on the pages."""
+    return REVIEWS if project.labelling == "scores" else CLASS_REVIEWS
+
+
+def known_review(kind: str, offered: Mapping[str, str] = REVIEWS | CLASS_REVIEWS) -> str:
     """`kind`, if it is a list. Raises `NotFound`."""
-    if kind not in REVIEWS:
-        raise NotFound(f"There is no review “{kind[:40]}”.", f"There are: {', '.join(REVIEWS)}.")
+    if kind not in offered:
+        raise NotFound(f"There is no review “{kind[:40]}”.", f"There are: {', '.join(offered)}.")
     return kind
 
 
@@ -121,6 +134,7 @@ def review(
     after: str = "",
     n: int = 48,
     order: str = "evidence",
+    cell: Cell | None = None,
 ) -> Review:
     """A page of the list `kind`, beginning behind the place `after`.
 
@@ -137,20 +151,29 @@ def review(
     request = QueueRequest(session, project, person, live)
     begin = place(after)
     reviewed = 0
-    entries: list[Entry | Mistake]
+    entries: list[Entry | Mistake | Confused]
     if kind == "doubtful":
         entries = [*_label_issues(request)]
         reviewed = len(request.lists.label_issues) - len(entries)
     elif kind == "contradictions":
         entries = [*_contradictions(request)]
+    elif kind == "no-class":
+        entries = [*_no_class(request)]
+    elif kind == "confused":
+        judged = confusion.active(session, project)
+        wrong = confusion.disagreements(session, project, judged, cell) if judged else []
+        done = resolved_since(session, project, judged) if judged and wrong else frozenset()
+        known = classes.of(session, project.id)
+        entries = [Confused(row, known) for row in wrong if row.image_id not in done]
+        reviewed = len(wrong) - len(entries)
     else:
         suspects = _suspects(request, kind, order)
         entries = [*suspects]
         if version is not None:
-            wrong = mistakes(session, project, version, kind, order)
-            done = resolved_since(session, project, version) if wrong else frozenset()
-            unresolved = [mistake for mistake in wrong if mistake.image_id not in done]
-            reviewed = len(wrong) - len(unresolved)
+            found = mistakes(session, project, version, kind, order)
+            done = resolved_since(session, project, version) if found else frozenset()
+            unresolved = [mistake for mistake in found if mistake.image_id not in done]
+            reviewed = len(found) - len(unresolved)
             entries = [*unresolved, *suspects]
     # The list is in its order: places are found by halving it, whatever its length.
     first = bisect_right(entries, begin.key, key=_key)
@@ -191,6 +214,23 @@ class Mistake(NamedTuple):
     def items(self) -> tuple[QueueItem, ...]:
         reason = reasons.mistaken(self.predicted, self.label)
         return (QueueItem(self.image_id, Origin.REVIEW, reason),)
+
+
+class Confused(NamedTuple):
+    """A label that a version predicts otherwise."""
+
+    row: Judged
+    known: ClassList
+
+    @property
+    def place(self) -> Place:
+        return Place(LABELLED, self.row.margin, self.row.image_id)
+
+    @property
+    def items(self) -> tuple[QueueItem, ...]:
+        said, label = self.known.words(self.row.said), self.known.words(self.row.label)
+        reason = reasons.told_apart(said, label)
+        return (QueueItem(self.row.image_id, Origin.REVIEW, reason),)
 
 
 def _confidence(project: Project, predicted: float) -> float:
@@ -270,6 +310,10 @@ def _is_capped(request: QueueRequest, kind: str) -> bool:
         return len(request.lists.label_issues) >= LISTED
     if kind == "contradictions":
         return len(request.lists.contradictions) >= PAIRS
+    if kind == "no-class":
+        return len(request.lists.no_class) >= LISTED
+    if kind == "confused":
+        return False
     return len(request.lists.suspected.of(kind)) >= LISTED
 
 
@@ -292,7 +336,7 @@ def _suspects(request: QueueRequest, kind: str, order: str) -> list[Entry]:
                 else _confidence(request.project, pick.score or 0.0),
                 pick.image_id,
             ),
-            (QueueItem(pick.image_id, Origin.REVIEW, reasons.describe(pick), pick.twin),),
+            (QueueItem(pick.image_id, Origin.REVIEW, request.describe(pick), pick.twin),),
         )
         for pick in suspects
         if pick.image_id in unscored
@@ -327,7 +371,7 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
         Entry(
             Place(LABELLED, pair[0].gap, pair[0].image_id),
             tuple(
-                QueueItem(side.image_id, Origin.REVIEW, reasons.describe(side), side.twin)
+                QueueItem(side.image_id, Origin.REVIEW, request.describe(side), side.twin)
                 for side in pair
             ),
         )
@@ -336,7 +380,28 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
     )
 
 
-def _key(entry: Entry | Mistake) -> tuple[int, float, int]:
+def _no_class(request: QueueRequest) -> list[Entry]:
+    picks = {pick.image_id: pick for pick in request.lists.no_class}
+    labelled = {item.image_id: item for item in open_rereviews(request, picks.values())}
+    unscored = still_unscored(request, [pick.image_id for pick in picks.values()])
+    items = labelled | {
+        image_id: QueueItem(image_id, Origin.REVIEW, request.describe(picks[image_id]))
+        for image_id in unscored
+    }
+    return _in_order(
+        Entry(
+            Place(
+                LABELLED if image_id in labelled else SUSPECTED,
+                -max(share for _, share in picks[image_id].likely),
+                image_id,
+            ),
+            (item,),
+        )
+        for image_id, item in items.items()
+    )
+
+
+def _key(entry: Entry | Mistake | Confused) -> tuple[int, float, int]:
     return entry.place.key
 
 

@@ -139,7 +139,8 @@ def _start(request: QueueRequest) -> Iterator[QueueItem]:
 
 
 def _near_threshold(request: QueueRequest) -> Iterator[QueueItem]:
-    """Unlabelled images that may pass or fail, by prediction and uncertainty, shuffled."""
+    """Unlabelled images that may pass or fail, by prediction and uncertainty; or that could as well
+    be of another class; shuffled."""
     return unscored_picks(request, request.shuffled(request.lists.near_threshold))
 
 
@@ -194,9 +195,18 @@ CATALOGUE = {
 }
 OF_ONE = ("collection", "audit")  # queues of one collection, or one audit
 CLASS_CATALOGUE = {
-    **{name: Queue(title, items) for name, (title, items) in class_queues.QUEUES.items()},
-    **{name: CATALOGUE[name] for name in ("flagged", "skipped", "collection")},
-}
+    "mixed": CATALOGUE["mixed"],
+    "boundary": Queue("Near a boundary", _near_threshold),
+    "diverse": Queue("Diverse", _start),
+    "confused": Queue("Confused classes", class_queues.confused),
+    "no-class": Queue("No class fits", class_queues.no_class),
+    **{
+        name: CATALOGUE[name]
+        for name in (
+            "doubtful", "contradictions", "re-ask", "random", "flagged", "skipped", "collection",
+        )
+    },
+}  # fmt: skip
 QUEUES = {name: queue.title for name, queue in CATALOGUE.items()}
 EVERY_QUEUE = (*CATALOGUE, *(name for name in CLASS_CATALOGUE if name not in CATALOGUE))
 

@@ -30,7 +30,7 @@ def unscored_picks(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[Que
         for pick in batch:
             if pick.image_id in unscored:
                 origin = Origin.CONTROL if pick.why == "control" else Origin.QUEUE
-                yield QueueItem(pick.image_id, origin, reasons.describe(pick), pick.twin)
+                yield QueueItem(pick.image_id, origin, request.describe(pick), pick.twin)
 
 
 def random_sample(request: QueueRequest) -> Iterator[QueueItem]:

@@ -94,12 +94,16 @@ class ClassList:
         """What an event's value means by now, after merging and deleting; None where the class is
         gone."""
         if not self.several:
-            return self._current.get(value)
+            return self.current_number(value)
         now = 0
         for number in members(value):
-            current = self._current.get(number)
+            current = self.current_number(number)
             now |= 0 if current is None else 1 << current
         return now
+
+    def current_number(self, number: int) -> int | None:
+        """The class or tag of this number as it is by now; None where it is gone."""
+        return self._current.get(number)
 
     def merged_with(self, number: int) -> list[int]:
         """Every number that means the same class by now, this one among them."""
@@ -316,7 +320,7 @@ def check_scores(project: Project) -> None:
         raise Conflict(
             f"“{project.name}” labels images with {project.labelling}, and this is for projects "
             "that score. Nothing was changed.",
-            "Its pages are Label, Library, Confusion and Versions.",
+            "Its pages are Label, Library, Review and Versions.",
         )
 
 

@@ -49,23 +49,20 @@ def write(
         ]
         with transactions.writing() as session:
             insert_missing(session, ClassPrediction, rows)
-    own = _certainty(probabilities, several)
-    return own, np.where(unseen, np.nan, _certainty(honest, several)), 1 - lead
+    own = certainty(probabilities, several)
+    return own, np.where(unseen, np.nan, certainty(honest, several)), 1 - lead
 
 
 def encoded(probabilities: Floats, record: ClassRecord) -> list[int]:
     """(N, K) probabilities as what a label would hold: the number of the likeliest class, or the
     set of the tags."""
     truth = said(probabilities, several=record.labelling == "tags")
-    if record.labelling == "tags":
-        return [
-            sum(1 << number for number, has in zip(record.numbers, row, strict=True) if has)
-            for row in truth.tolist()
-        ]
-    return [record.numbers[k] for k in truth.argmax(axis=1).tolist()]
+    numbers = np.array(record.numbers, np.int64)
+    held = truth @ (1 << numbers) if record.labelling == "tags" else numbers[truth.argmax(axis=1)]
+    return [int(value) for value in held]
 
 
-def _certainty(probabilities: Floats, several: bool) -> Floats:
+def certainty(probabilities: Floats, several: bool) -> Floats:
     """(N,) the probability of what is said; of tags, of the least certain one."""
     if several:
         return np.asarray(np.maximum(probabilities, 1 - probabilities).min(axis=1))
