@@ -1,4 +1,4 @@
-"""The labelling room and the confusion in a real Chromium, by keyboard and without a script."""
+"""The labelling room and Review of classes in a real Chromium, by keyboard and without a script."""
 
 import re
 import zipfile
@@ -15,6 +15,7 @@ from web_world import events, open_world
 from tastemaker import projects
 from tastemaker.database import sessions
 from tastemaker.database.tables import Collection, EncoderRow, Job, Tag
+from tastemaker.live import model_process
 from tastemaker.scores import classes
 from tastemaker.training import retrain
 
@@ -160,6 +161,41 @@ def test_photographs_and_paintings_are_told_apart_and_the_version_published_by_k
             assert [name for name in router.namelist() if name.endswith("/router.json")]
 
 
+def test_label_errors_are_put_right_by_keyboard_alone_before_the_first_training(
+    chromium: Browser, sample: Path
+) -> None:
+    """One label in twenty is wrong: most are among the first that Review lists."""
+    made, truth = real_pictures(sample)
+    labelled = sorted(truth)[:200]
+    slips = labelled[7::20]
+    made.label({image: 1 - truth[image] for image in slips}, origin="queue")
+    model_process.refit(made.settings, made.engine, made.project_id)
+    with serving(made.world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{made.world.at}/library")
+        tab = page.get_by_role("link", name="Review", exact=True).first
+        expect(tab).to_have_attribute("title", re.compile(r"^\d+ possible label errors to look at"))
+        press(page, tab)
+        page.wait_for_url("**/confusion")
+        lists = page.get_by_role("navigation", name="Review")
+        press(page, lists.get_by_role("link", name="Possible label errors"))
+        page.wait_for_url("**/review/doubtful")
+        assert troubles(page, WIDE + NARROW) == []
+        listed = page.locator("[data-card]").evaluate_all("cards => cards.map(card => card.id)")
+        order = [int(card.removeprefix("card-")) for card in listed]
+        assert len(set(order[: len(slips)]) & set(slips)) >= 6, "a random order has 0.5 there"
+        for left in reversed(range(len(order))):  # a slip is corrected, others are confirmed
+            card = page.locator("#cards .card:focus")
+            image = int((card.get_attribute("id") or "").removeprefix("card-"))
+            page.keyboard.press(str(truth[image] + 1) if image in slips else "Enter")
+            expect(page.locator("#counts")).to_contain_text(re.compile(rf"^\s*{left} label"))
+        assert all(made.labelled(image) == truth[image] for image in order)
+        page.keyboard.press("Backspace")
+        expect(page.locator("#counts")).to_contain_text(re.compile(r"^\s*1 label"))
+        for path in ("no-class", "contradictions", "confused"):
+            page.goto(f"{address}{made.world.at}/review/{path}")
+            assert troubles(page, WIDE + NARROW) == [], path
+
+
 def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path: Path) -> None:
     made = world(tmp_path, labels=0, several=True)
     with serving(made.world) as address, browsing(chromium) as page:
@@ -219,6 +255,16 @@ def test_a_class_is_labelled_trained_reviewed_and_published_without_a_script(
         card.get_by_role("button", name="photo").click()
         expect(page.locator("#toast")).to_contain_text("photo")
         assert made.labelled(fixed) == 0
+        model_process.refit(made.settings, made.engine, made.project_id)
+        page.get_by_role("navigation", name="Review").get_by_text("No class fits").click()
+        card = page.locator("#cards .card").first
+        kept = int((card.get_attribute("id") or "").removeprefix("card-"))
+        said = made.labelled(kept)
+        card.locator('button[aria-pressed="true"]').click()
+        expect(page.locator(f"#card-{kept}")).to_have_count(0)
+        assert made.labelled(kept) == said
+        page.locator("#toast").get_by_role("button", name="Undo").click()
+        expect(page.locator(f"#card-{kept}")).to_have_count(1)
         page.goto(f"{address}/projects/1/publish")
         with page.expect_download() as download:
             page.get_by_role("link", name=re.compile("safetensors")).first.click()

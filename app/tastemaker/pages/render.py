@@ -31,9 +31,11 @@ from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.jobs import seconds_left
 from tastemaker.jobs.progress import IN_MB
+from tastemaker.live import live_model
 from tastemaker.pages import charts, formats, keymap, plots
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
+from tastemaker.queues import reviews
 from tastemaker.queues.cards import picture_address
 from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
@@ -115,6 +117,15 @@ def next_step(request: Request, project: Project) -> str:
         some = select(Label.image_id).where(Label.project_id == project.id).limit(ENOUGH_TO_TRAIN)
         scored = session.exec(select(func.count()).select_from(some.subquery())).one()
         return "train" if scored >= ENOUGH_TO_TRAIN else "score"
+
+
+def label_errors(request: Request, project: Project) -> int:
+    """The number beside Review: possible label errors to look at."""
+    state = request.app.state
+    if live_model.read_live(state.settings, project.id) is None:
+        return 0
+    with reading(state.engine) as session:
+        return reviews.label_errors(session, state.settings, project)
 
 
 @dataclass(frozen=True)
@@ -249,7 +260,8 @@ def environment() -> Environment:
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
         "in_mb": IN_MB,
-        "next_step": next_step, "scorer": scorer, "opened_for": page_user_field,
+        "next_step": next_step, "label_errors": label_errors, "scorer": scorer,
+        "opened_for": page_user_field,
         "kinds_of": kinds_of, "class_json": class_json,
         "enough_to_train": ENOUGH_TO_TRAIN, "picture": picture_address,
         "picture_files": ",".join(sorted(IMAGE_SUFFIXES)),

@@ -33,14 +33,22 @@ RE_ASK_OLDEST = 64  # drawn at random among so many of the oldest
 def open_rereviews(request: QueueRequest, picks: Iterable[Pick]) -> Iterator[QueueItem]:
     """Those of the labelled picks that still have the label they were picked for, and are not
     resolved."""
-    labelled = (p for p in picks if p.label is not None and p.image_id not in request.pending)
-    for batch in chunked(labelled, PICKS_AT_ONCE):
-        ids = [pick.image_id for pick in batch]
-        labels = scores.values_of(request.session, request.project.id, ids)
-        done = resolved(request.session, request.project, ids)
-        for pick in batch:
-            if labels.get(pick.image_id) == pick.label and pick.image_id not in done:
-                yield QueueItem(pick.image_id, Origin.REVIEW, request.describe(pick), pick.twin)
+    wanted = (pick for pick in picks if pick.image_id not in request.pending)
+    for batch in chunked(wanted, PICKS_AT_ONCE):
+        for pick in unresolved(request.session, request.project, batch):
+            yield QueueItem(pick.image_id, Origin.REVIEW, request.describe(pick), pick.twin)
+
+
+def unresolved(session: Session, project: Project, picks: Iterable[Pick]) -> list[Pick]:
+    """The same of a few picks, without words about them."""
+    labelled = [pick for pick in picks if pick.label is not None]
+    ids = [pick.image_id for pick in labelled]
+    labels, done = scores.values_of(session, project.id, ids), resolved(session, project, ids)
+    return [
+        pick
+        for pick in labelled
+        if labels.get(pick.image_id) == pick.label and pick.image_id not in done
+    ]
 
 
 def sides(pair: Pick) -> tuple[Pick, Pick]:

@@ -25,7 +25,7 @@ from tastemaker.queues import confusion, reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
 from tastemaker.queues.confusion import Cell, Judged
 from tastemaker.queues.request import QueueRequest
-from tastemaker.queues.rereview import open_rereviews, sides
+from tastemaker.queues.rereview import open_rereviews, sides, unresolved
 from tastemaker.queues.unscored import still_unscored
 from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
@@ -172,9 +172,9 @@ def review(
         if version is not None:
             found = mistakes(session, project, version, kind, order)
             done = resolved_since(session, project, version) if found else frozenset()
-            unresolved = [mistake for mistake in found if mistake.image_id not in done]
-            reviewed = len(found) - len(unresolved)
-            entries = [*unresolved, *suspects]
+            left = [mistake for mistake in found if mistake.image_id not in done]
+            reviewed = len(found) - len(left)
+            entries = [*left, *suspects]
     # The list is in its order: places are found by halving it, whatever its length.
     first = bisect_right(entries, begin.key, key=_key)
     suspected_from = bisect_right(entries, LAST_LABELLED.key, key=_key)
@@ -191,6 +191,12 @@ def review(
         next=str(page[-1].place) if page and len(entries) > first + n else "",
         capped=_is_capped(request, kind),
     )  # fmt: skip
+
+
+def label_errors(session: Session, settings: Settings, project: Project) -> int:
+    """How many possible label errors nobody looked at since the version was trained."""
+    live = live_model.read_live(settings, project.id)
+    return len(unresolved(session, project, live.lists.label_issues)) if live else 0
 
 
 # --- labels that a version gets wrong ------------------------------------------------------------
@@ -366,7 +372,7 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
     the pair was found."""
     pairs = [sides(pair) for pair in request.lists.contradictions]
     every_side = chain.from_iterable(pairs)  # an image is in one pair
-    unresolved = {item.image_id for item in open_rereviews(request, every_side)}
+    still_open = {item.image_id for item in open_rereviews(request, every_side)}
     return _in_order(
         Entry(
             Place(LABELLED, pair[0].gap, pair[0].image_id),
@@ -376,7 +382,7 @@ def _contradictions(request: QueueRequest) -> list[Entry]:
             ),
         )
         for pair in pairs
-        if unresolved.intersection(side.image_id for side in pair)
+        if still_open.intersection(side.image_id for side in pair)
     )
 
 
