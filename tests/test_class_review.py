@@ -97,6 +97,20 @@ def test_the_order_follows_the_keys(made) -> None:
     assert after.lists.near_threshold != before.lists.near_threshold
 
 
+def test_the_page_of_an_image_and_the_library_tell_what_the_live_model_says(made) -> None:
+    live, client = refitted(made), made.world.client
+    image = next(i for i in made.kinds if live.says(i) == 2)
+    sure = round(100 * live.of(image)[0])
+    page = client.get(f"/projects/1/images/{image}").text
+    told = re.search(r"<dt>Live model</dt><dd>(.*?)</dd>", page)
+    assert told and re.sub(r"<[^>]*>|\s", "", told[1]) == f"logo{sure}%"
+    shelf = client.get("/projects/1/library?version=live").text
+    assert re.search(r'title="predicted[^"]*"[^>]*>\s*logo', shelf)
+    with sessions.writing(made.engine) as session:
+        class_changes.delete(session, made.project(session), 2)
+    assert "a class that is gone" in client.get(f"/projects/1/images/{image}").text
+
+
 def test_the_prediction_is_not_on_the_page_before_the_label(made) -> None:
     refitted(made)
     page = made.world.client.get("/projects/1/score").text

@@ -64,9 +64,13 @@ def tiles(
     labels = scores.values_of(session, project.id, ids)
     predicted = _predicted(session, resolved, list(ids))
     says: dict[int, int | None] = {}
-    if project.labelling != "scores" and resolved.version is not None:
-        known = classes.of(session, project.id)
-        told = class_rows.of_images(session, resolved.version, ids)
+    if (known := classes.of_project(session, project)) is not None:
+        told: dict[int, int] = {}
+        if resolved.version is not None:
+            told = class_rows.of_images(session, resolved.version, ids)
+        elif resolved.live is not None:
+            said = {image_id: resolved.live.says(image_id) for image_id in ids}
+            told = {image_id: value for image_id, value in said.items() if value is not None}
         says = {image_id: known.current(value) for image_id, value in told.items()}
     events = session.execute(
         scores.standing_events()
@@ -201,6 +205,7 @@ class ImageFacts:
     history: list[HistoryEntry]
     predicted: list[tuple[Version, Prediction]]
     live: tuple[float, float] | None
+    live_says: int | None  # of a project with classes
     tags: list[str]
     collections: list[Collection]
     kin: list[Tile]
@@ -248,12 +253,14 @@ def image_facts(
         .where(CollectionImage.image_id == image_id, ProjectCollection.project_id == project.id)
         .order_by(col(Collection.name))
     )
+    known, live_says = classes.of_project(session, project), live.says(image_id) if live else None
     return ImageFacts(
         image=image,
         tile=tiles(session, project, resolved, [image_id])[0],
         history=history(session, project, image_id),
         predicted=[(version, prediction) for version, prediction in predicted],
         live=live.of(image_id) if live else None,
+        live_says=known.current(live_says) if known and live_says is not None else None,
         tags=tags.of_image(session, image_id),
         collections=list(collections),
         kin=tiles(session, project, resolved, list(kin)),
