@@ -14,12 +14,12 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "RESULTS.md"
 NAMES = (
     "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
-    "try_it", "stamps", "sample", "forecast", "promise", "artefacts", "router",
+    "try_it", "stamps", "sample", "forecast", "promise", "artefacts", "router", "classes",
 )  # fmt: skip
 WITH_FILE = ("people", "stars")
 WITH_OPTIONS = (  # alone, what follows the name is its own
     "live", "replay", "training", "recipes", "scoring", "keys", "web", "try_it", "forecast",
-    "promise", "artefacts", "router", *WITH_FILE,
+    "promise", "artefacts", "router", "classes", *WITH_FILE,
 )  # fmt: skip
 
 

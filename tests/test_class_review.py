@@ -388,9 +388,10 @@ def test_of_tags_what_is_missed_and_what_is_too_many_is_listed_tag_by_tag(tmp_pa
     assert slip in [card["image_id"] for card in cell["cards"]], "has the tag, is not said to"
     page = made.world.client.get("/projects/1/review/confused?labelled=1&predicted=0").text
     assert "drawing, missed" in page and 'type="checkbox" name="tag"' in page
+    assert ">Confused tags<" in page and ">No tag fits<" in page and "No class" not in page
     doubtful = review(made, "doubtful")["cards"]
     reason = next(card["reason"] for card in doubtful if card["image_id"] == slip)
-    assert reason.startswith("you said drawing, but what resembles it is ")
+    assert reason.startswith("you said drawing; going by what resembles it that is ")
     assert made.world.client.get("/projects/1/review/no-class").status_code == 200
     near = made.world.client.get(f"{API}/queue?queue=boundary&n=5").json()
     assert near and all(re.search(r"(photo|drawing|logo) \d", card["reason"]) for card in near)

@@ -5,12 +5,21 @@ from collections.abc import Iterator
 
 from more_itertools import chunked
 
+from tastemaker.database.tables import Project
 from tastemaker.queues import confusion, reasons
 from tastemaker.queues.cards import QueueItem
 from tastemaker.queues.request import BATCH, QueueRequest
 from tastemaker.queues.rereview import resolved
 from tastemaker.queues.unscored import unscored_picks
 from tastemaker.scores import Origin, classes
+
+TITLES = {"confused": "Confused classes", "no-class": "No class fits"}
+TAG_TITLES = {"confused": "Confused tags", "no-class": "No tag fits"}
+
+
+def titles(project: Project) -> dict[str, str]:
+    """Their names on the pages; those of the review lists as well."""
+    return TAG_TITLES if project.labelling == classes.TAGS else TITLES
 
 
 def confused(request: QueueRequest) -> Iterator[QueueItem]:

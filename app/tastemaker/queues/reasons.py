@@ -63,9 +63,8 @@ def _of_classes(pick: Pick, known: ClassList) -> str:
         label = known.words(pick.label)
         return f"you said {label}, but what resembles it points to {told}"
     has = pick.label is not None and int(pick.label) >> (now[0][0] or 0) & 1
-    if has:
-        return f"you said {name}, but what resembles it is {100 * (1 - share):.0f} % likely not"
-    return f"you did not say {name}, but what resembles it points to {told}"
+    said = f"you said {name}" if has else f"you did not say {name}"
+    return f"{said}; going by what resembles it that is {100 * share:.0f} % likely"
 
 
 def mistaken(predicted: float | None, label: float | None) -> str:

@@ -21,7 +21,7 @@ from tastemaker.database.tables import Annotator, Label, Prediction, Project, Sc
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LISTED, PAIRS, Pick
-from tastemaker.queues import confusion, reasons
+from tastemaker.queues import class_queues, confusion, reasons
 from tastemaker.queues.cards import Card, QueueItem, cards
 from tastemaker.queues.confusion import Cell, Judged
 from tastemaker.queues.request import QueueRequest
@@ -37,8 +37,7 @@ REVIEWS = {
     "contradictions": "Conflicting near-duplicates",
 }
 CLASS_REVIEWS = {
-    "confused": "Confused classes",
-    "no-class": "No class fits",
+    **class_queues.TITLES,
     **{kind: REVIEWS[kind] for kind in ("doubtful", "contradictions")},
 }
 OF_LIVE = ("doubtful", "contradictions", "no-class")  # whose lists come from the live model alone
@@ -107,7 +106,9 @@ def place(text: str) -> Place:
 
 def reviews_of(project: Project) -> dict[str, str]:
     """The lists of a project → their names on the pages."""
-    return REVIEWS if project.labelling == "scores" else CLASS_REVIEWS
+    return (
+        REVIEWS if project.labelling == "scores" else CLASS_REVIEWS | class_queues.titles(project)
+    )
 
 
 def known_review(kind: str, offered: Mapping[str, str] = REVIEWS | CLASS_REVIEWS) -> str:

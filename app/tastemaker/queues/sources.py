@@ -198,8 +198,8 @@ CLASS_CATALOGUE = {
     "mixed": CATALOGUE["mixed"],
     "boundary": Queue("Near a boundary", _near_threshold),
     "diverse": Queue("Diverse", _start),
-    "confused": Queue("Confused classes", class_queues.confused),
-    "no-class": Queue("No class fits", class_queues.no_class),
+    "confused": Queue(class_queues.TITLES["confused"], class_queues.confused),
+    "no-class": Queue(class_queues.TITLES["no-class"], class_queues.no_class),
     **{
         name: CATALOGUE[name]
         for name in (
@@ -218,7 +218,8 @@ def catalogue(project: Project) -> dict[str, Queue]:
 
 def titles(project: Project) -> dict[str, str]:
     """Queue → its name on the pages, of those that a project has."""
-    return {name: queue.title for name, queue in catalogue(project).items()}
+    own = class_queues.titles(project)
+    return {name: own.get(name, queue.title) for name, queue in catalogue(project).items()}
 
 
 @dataclass(frozen=True)
