@@ -1,4 +1,4 @@
-/* The Try it page: a picture may be dropped anywhere or pasted; it is asked about at once.
+/* The Try it page: pictures may be dropped anywhere or pasted; they are asked about at once.
    `byId` and `warn` are those of page.js. */
 "use strict";
 
@@ -29,9 +29,9 @@ function trying(form) {
   function take(files) {
     const pictures = [...(files ?? [])].filter((file) => file.type.startsWith("image/") || /\.(heic|heif|hif|jxl)$/i.test(file.name));
     if (pictures.length === 0) return warn("That is not a picture.", "Choose a JPEG, PNG, WebP, HEIC or another one.");
-    const one = new DataTransfer();
-    one.items.add(pictures[0]);
-    input.files = one.files;
+    const kept = new DataTransfer();
+    for (const picture of pictures) kept.items.add(picture);
+    input.files = kept.files;
     ask();
   }
 

@@ -1,7 +1,6 @@
 """Routers: made of versions, scored with, carried away and brought back, and every way in which
 their members can be wrong."""
 
-import functools
 import json
 import shutil
 import zipfile
@@ -10,16 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from class_world import IMAGES, class_home, looks, open_classes
-from sqlmodel import select
-from trained_world import Trained, taste
-from web_world import World
+from class_world import IMAGES
+from router_world import X, make, router_home, version
+from trained_world import Trained
 
 import tastemaker
-from tastemaker import images, projects, versions
 from tastemaker.database import sessions
-from tastemaker.database.tables import EncoderRow, Version
-from tastemaker.encoding.encoder_specs import BUNDLED
+from tastemaker.database.tables import EncoderRow
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import Terms
@@ -30,57 +26,11 @@ from tastemaker.filtering.scorer import Scorer
 from tastemaker.learning.router_files import MANIFEST
 from tastemaker.publishing import routers
 from tests.command_line import Run, fails
-from tests.conftest import made_once
-
-KINDS = np.arange(IMAGES) % 3
-X = looks(KINDS, seed=1)
-
-
-def _fill(home: Path) -> None:
-    """The classes photo, drawing and logo, and two projects that score: one likes what the other
-    does not, from another threshold on."""
-    made = open_classes(class_home(home, train=True))
-    for name, sign, threshold in (("Photos", 1, 0.5), ("Drawings", -1, 0.6)):
-        with sessions.writing(made.engine) as session:
-            project = projects.create(session, name, encoder=BUNDLED, threshold=threshold)
-            encoder = session.exec(select(EncoderRow)).one()
-            projects.pin_encoder(session, project, encoder)
-        world = World(made.settings, made.world.app, made.engine, made.world.client, project.id)
-        scorer = Trained(world)
-        ids = _pool(scorer)
-        scorer.score(dict(list(zip(ids, taste(sign * X).tolist(), strict=True))[:40]))
-        scorer.train()
-    made.engine.dispose()
-
-
-def _pool(made: Trained) -> list[int]:
-    with sessions.writing(made.engine) as session:
-        home = images.find_collection(session, "Pictures")
-        projects.add_collection(session, made.project(session), home)
-        return sorted(session.exec(projects.image_ids(made.project_id)))
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Trained:
-    return open_classes(shutil.copytree(_filled(), tmp_path / "home"))
-
-
-@functools.cache
-def _filled() -> Path:
-    return made_once(_fill)
-
-
-def version(made: Trained, name: str) -> Version:
-    with sessions.reading(made.engine) as session:
-        return versions.by_number(session, projects.by_name(session, name), "active")
-
-
-def make(made: Trained, name: str = "Mixed", **options: object) -> Path:
-    scorers = {"photo": version(made, "Photos"), "drawing": version(made, "Drawings"), "logo": None}
-    with sessions.reading(made.engine) as session:
-        return routers.make(
-            session, made.settings, name, version(made, "Kinds"), scorers, **options
-        ).folder
+    return router_home(tmp_path / "home")
 
 
 def test_each_image_is_scored_by_the_version_of_its_class_and_a_rejected_one_never_passes(

@@ -2,10 +2,9 @@
 
 import base64
 import io
-import threading
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file
 from sqlmodel import col, select
 from trained_world import DIM, Trained, open_trained, trained_home, vectors
+from try_world import PlainEncoder, answering_side, answers, file_of, vector_of
 
 import tastemaker
 from tastemaker import embeddings, images, projects, versions
@@ -23,7 +23,6 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import EncoderRow, Image, Job, Label, ModelRequestRow, Prediction
-from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.learning.ridge import fit_ridge
 from tastemaker.live import embedding_matrix, model_process, model_requests, preview_uploads
@@ -33,22 +32,6 @@ from tastemaker.live.model_requests import ModelRequest
 from tastemaker.live.project_state import ProjectState
 from tests.conftest import forward
 from tests.web_world import drawn, make_world
-
-HOW = Preprocessing(32, 32, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-PROJECTION = np.random.default_rng(3).normal(size=(32 * 32 * 3, DIM)).astype(np.float32)
-
-
-class PlainEncoder:
-    """A linear encoder with the fingerprint of the tests' project; it can read words."""
-
-    fingerprint, views = "e" * 16, (HOW,)
-    spec = SimpleNamespace(name="plain")
-
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        return (batch.reshape(len(batch), -1) / 255 - 0.5) @ PROJECTION / 20
-
-    def encode_text(self, text: str) -> np.ndarray:
-        return vectors(1, len(text))[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,43 +50,14 @@ def home(tmp_path: Path) -> Trained:
 
 @pytest.fixture
 def answering(home: Trained, pool: list[Any]) -> InferenceServer:
-    """The answering side of this home, with a small encoder already loaded."""
-    side = InferenceServer(home.settings, home.engine)
-    with sessions.reading(home.engine) as session:
-        side._encoders[home.project(session).encoder] = PlainEncoder()
-    if pool:
-        side._pool = pool[0]
-    pool[:] = [side._decode_pool()]
-    return side
+    return answering_side(home, pool)
 
 
 @pytest.fixture
 def served(home: Trained, answering: InferenceServer) -> Iterator[Trained]:
     """A home whose questions are answered while the test runs."""
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(0.005):
-            for question in model_requests.claim(home.engine):
-                answering.handle(question)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield home
-    stop.set()
-    thread.join()
-
-
-def file_of(picture: Picture.Image, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format)
-    return buffer.getvalue()
-
-
-def vector_of(picture: Picture.Image) -> np.ndarray:
-    pixels = fitted(picture, HOW)
-    vector: np.ndarray = PlainEncoder().encode(pixels[None])[0].astype("<f2").astype(np.float32)
-    return vector
+    with answers(home, answering):
+        yield home
 
 
 def asked(home: Trained, kind: str, blob: bytes | None = None, **payload: Any) -> ModelRequest:
@@ -427,11 +381,41 @@ def test_a_picture_beyond_the_cap_is_refused(
     assert kept(served) == []
 
 
-def test_two_files_or_none_are_refused(served: Trained) -> None:
-    at = f"/projects/{served.project_id}/try"
-    two = [("file", ("a.png", b"a")), ("file", ("b.png", b"b"))]
-    assert "One picture at a time" in served.world.client.post(at, files=two).text
-    assert "No file was sent" in served.world.client.post(at, files={"file": ("", b"")}).text
+def pictures(*contents: bytes) -> list[Any]:
+    return [("file", (f"{n}.png", content)) for n, content in enumerate(contents)]
+
+
+def test_several_pictures_are_predicted_at_once_and_a_bad_one_says_so_in_its_place(
+    served: Trained,
+) -> None:
+    client, at = served.world.client, f"/projects/{served.project_id}/try"
+    contents = [file_of(drawn(5)), b"no picture", file_of(drawn(6))]
+    answer = client.post(at, files=pictures(*contents))
+    assert answer.status_code == 303
+    page = client.get(answer.headers["location"]).text
+    tokens = re.findall(rf'href="{at}/([0-9a-f]{{32}})"><img', page)
+    assert len(tokens) == 2 and page.count("not a picture of a known format") == 1
+    alone = client.post(f"/api/v1{at.removesuffix('/try')}/predict", files=pictures(contents[2]))
+    shown = client.get(f"{at}/{tokens[1]}").text
+    assert f"{10 * alone.json()['said'][0]['score']:.1f}" in shown and "2.png" in shown
+    assert client.get(f"{at}/{tokens[0]}/view").headers["content-type"] == "image/webp"
+    again = client.post(f"{answer.headers['location']}/again", data={"version-1": "on"})
+    assert again.status_code == 303 and len(kept(served)) == 3
+
+    told = client.post(f"/api/v1/projects/{served.project_id}/predict", files=pictures(*contents))
+    each = told.json()["pictures"]
+    assert [one["name"] for one in each] == ["0.png", "1.png", "2.png"]
+    assert each[2]["said"] == alone.json()["said"] and "not a picture" in each[1]["error"]
+    assert len(kept(served)) == 3, "nothing of what the API is sent"
+
+
+def test_no_file_too_many_or_bad_ones_alone_are_refused_and_nothing_is_kept(
+    served: Trained,
+) -> None:
+    client, at = served.world.client, f"/projects/{served.project_id}/try"
+    assert "No file was sent" in client.post(at, files={"file": ("", b"")}).text
+    assert "not a picture" in client.post(at, files=pictures(b"a", b"b")).text
+    assert "at most 24" in client.post(at, files=pictures(*[b"a"] * 25)).text
     assert kept(served) == []
 
 

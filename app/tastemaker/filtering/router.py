@@ -33,14 +33,27 @@ Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Share:
+    """One class of a router for one image: its probability, the member that scores such images
+    (None: they never pass), and the score that this gives."""
+
+    name: str
+    probability: float
+    scorer: str | None
+    score: float
+
+
+@dataclass(frozen=True)
 class Routed:
     """How one image came to its score: the likeliest class and its probability, what scored it
-    (None: a class that never passes), and the score, None where the router abstains."""
+    (None: a class that never passes), and the score, None where the router abstains; and all its
+    classes, in the order of the routes."""
 
     name: str
     probability: float
     scorer: str | None
     score: float | None
+    shares: tuple[Share, ...] = ()
 
 
 def load_model(path: str | os.PathLike[str], **options: Any) -> Scorer:
@@ -252,13 +265,20 @@ class Router(Scorer):
         """How each of the embeddings (N, D) comes to its score."""
         self.check_width(x.shape[1], "This array")
         rows = self._as_trained(x)
-        p, scores, undecided = self._probabilities(rows), self._routed(rows), self.undecided(x)
+        p, by_route = self._probabilities(rows), self._by_route(rows)
+        scores, undecided = self._routed(rows), self.undecided(x)
+        scorers = [
+            self.members[route.scorer.file].name if route.scorer else None
+            for route in self.manifest.classes
+        ]
         told = []
         for row, k in enumerate(np.nan_to_num(p).argmax(axis=1).tolist()):
-            route = self.manifest.classes[k]
-            by = self.members[route.scorer.file].name if route.scorer else None
+            shares = tuple(
+                Share(route.name, float(p[row, at]), scorers[at], float(by_route[row, at]))
+                for at, route in enumerate(self.manifest.classes)
+            )
             score = None if row in undecided else float(scores[row])
-            told.append(Routed(route.name, float(p[row, k]), by, score))
+            told.append(Routed(shares[k].name, shares[k].probability, scorers[k], score, shares))
         return told
 
 

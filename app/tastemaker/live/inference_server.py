@@ -1,9 +1,10 @@
 """The model process's side of the requests: what it answers from the networks in memory.
 
     warm      {}                                    load the project's encoder
-    predict   {"staged": token} or {"image_id": n}, the predictions of versions, and of the live
-              {"versions": [id, …], "live": bool}   model, for a picture; a `blob` holds a picture's
-                                                    bytes; "view": true leaves a derivative to show
+    predict   {"staged": token} or {"image_id": n}, the predictions of versions, of routers by their
+              {"versions": [id, …],                 folders, and of the live model, for a picture; a
+               "routers": [name, …], "live": bool}  `blob` holds a picture's bytes; "view": true
+                                                    leaves a derivative to show
     similar   {"image_id": n, "limit": 48}          the nearest images of the project, by cosine
     text      {"text": "…", "limit": 48}            the images nearest to a text
 
@@ -24,23 +25,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cachetools import LRUCache
 from numpy.typing import NDArray
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from tastemaker import embeddings, images, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import EncoderRow, Image, Prediction, Project, Version
+from tastemaker.database.tables import EncoderRow, Image, Project, Version
 from tastemaker.encoding.encoder_specs import no_words, parse, reads_text
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.encoding.preprocessing import Preprocessing
 from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, TastemakerError, Unavailable
-from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.live import embedding_matrix, live_model, model_requests, preview_uploads
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
+from tastemaker.live.loaded_models import LoadedModels, bracket
 from tastemaker.live.model_requests import ModelRequest
 from tastemaker.live.nearest import labelled_neighbours, ranked_by_similarity
 from tastemaker.live.project_state import ProjectState
@@ -53,14 +53,11 @@ log = logging.getLogger(__name__)
 QUICK, IDLE = 0.03, 0.2  # seconds between two looks for requests: soon after one, and later
 SWEEP_SECONDS = 60.0
 NICENESS = 1  # on top of the process's own: the live model keeps its pace
-HEADS = 8  # how many stay loaded
 DECODE_SECONDS = 20
 ALIKE = 5  # how many of the nearest images lend a picture their uncertainty
 MOST_IMAGES = 100_000
 MOST_VERSIONS = 20
 MOST_TEXT = 500
-
-Head = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (N, D) vectors → (N,) scores in 0–1
 
 
 def start(settings: Settings, engine: Engine, states: Mapping[int, ProjectState]) -> None:
@@ -103,7 +100,7 @@ class InferenceServer:
         self.settings, self.engine = settings, engine
         self.states: Mapping[int, ProjectState] = {} if states is None else states  # filled later
         self._encoders: dict[str, Encoder] = {}  # one at most
-        self._heads: LRUCache[str, Head] = LRUCache(HEADS)
+        self._models = LoadedModels(settings)
         self._pool: DecodePool | None = None
         self._kinds: dict[str, Callable[[ModelRequest], dict[str, Any]]] = {
             "warm": self.warm, "predict": self.predict, "similar": self.similar, "text": self.text,
@@ -156,19 +153,24 @@ class InferenceServer:
         return {"encoder": encoder.spec.name}
 
     def predict(self, request: ModelRequest) -> dict[str, Any]:
-        """Scores in [0, 1], each with its uncertainty where one is known; the nearest images that
-        have a label, with it; facts about the picture."""
+        """What each model says (see `loaded_models`); the nearest images that have a label, with
+        it; facts about the picture."""
         with sessions.reading(self.engine) as session:
             project, row = self._pinned(session, request)
-            chosen = self._chosen(session, project, request)
+            chosen, routers = self._chosen(session, project, request)
         vector, facts = self._vector_of(request, project, row)
         with sessions.reading(self.engine) as session:
             matrix = self._matrix(session, project)
             closeness = cosines(matrix.x, vector)
             nearest = matrix.ids[highest(closeness, ALIKE)].tolist()
             predictions = [
-                self._by_version(session, project, version, vector, nearest, facts["image_id"])
+                self._models.by_version(
+                    session, project, version, vector, nearest, facts["image_id"]
+                )
                 for version in chosen
+            ]
+            predictions += [
+                self._models.by_router(project, row, folder, vector) for folder in routers
             ]
             if request.payload.get("live"):
                 predictions.append(self._by_live_model(project, vector, nearest))
@@ -219,17 +221,22 @@ class InferenceServer:
             )
         return project, row
 
-    def _chosen(self, session: Session, project: Project, request: ModelRequest) -> list[Version]:
-        ids = request.payload.get("versions") or []
-        if not isinstance(ids, list) or len(ids) > MOST_VERSIONS:
-            raise Invalid(f"“versions” is a list of at most {MOST_VERSIONS} version ids.")
+    def _chosen(
+        self, session: Session, project: Project, request: ModelRequest
+    ) -> tuple[list[Version], list[str]]:
+        """The versions, and the folders of the routers."""
+        ids, routers = (request.payload.get(name) or [] for name in ("versions", "routers"))
+        if not isinstance(ids, list) or not isinstance(routers, list):
+            raise Invalid("“versions” and “routers” are lists.")
+        if len(ids) + len(routers) > MOST_VERSIONS:
+            raise Invalid(f"At most {MOST_VERSIONS} models are asked at once.", "Choose fewer.")
         chosen = [versions.get(session, int(version_id)) for version_id in ids]
         for version in chosen:
             if version.project_id != project.id:
                 raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
-        if not chosen and not request.payload.get("live"):
+        if not chosen and not routers and not request.payload.get("live"):
             raise Invalid("No version was chosen.", "Choose at least one.")
-        return chosen
+        return chosen, [str(folder) for folder in routers]
 
     def _encoder(self, project: Project, row: EncoderRow) -> Encoder:
         if row.declared:
@@ -308,39 +315,6 @@ class InferenceServer:
             return state.matrix
         return embedding_matrix.load(session, project)
 
-    def _by_version(
-        self,
-        session: Session,
-        project: Project,
-        version: Version,
-        vector: NDArray[np.float32],
-        nearest: list[int],
-        image_id: int | None,
-    ) -> dict[str, Any]:
-        if version.encoder_id != project.encoder_id:
-            raise Conflict(
-                f"{version.number} was trained on another encoder than “{project.name}” uses now.",
-                "Make it the active version first, or choose another one.",
-            )
-        score = float(self._head(version)(vector[None])[0])
-        own = session.get(Prediction, (version.id, image_id)) if image_id else None
-        spread = session.exec(
-            select(Prediction.uncertainty).where(
-                Prediction.version_id == version.id, col(Prediction.image_id).in_(nearest)
-            )
-        ).all()
-        return {
-            "by": version.number, "version_id": version.id, "active": version.active,
-            "score": score, "bracket": bracket(project, score),
-            "uncertainty": float(np.mean(spread)) if spread else None,
-            "out_of_fold": own.out_of_fold if own else None,
-        }  # fmt: skip
-
-    def _head(self, version: Version) -> Head:
-        if version.sha256 not in self._heads:
-            self._heads[version.sha256] = _load_head(versions.verify(self.settings, version))
-        return self._heads[version.sha256]
-
     def _by_live_model(
         self, project: Project, vector: NDArray[np.float32], nearest: list[int]
     ) -> dict[str, Any]:
@@ -374,19 +348,6 @@ def _load_encoder(name: str) -> Encoder:
 
     torch.set_num_threads(1)
     return load(parse(name))
-
-
-def _load_head(path: Path) -> Head:
-    from tastemaker.learning import heads  # imports torch
-
-    head = heads.Head(load_checkpoint(path))
-    return lambda x: heads.as_score(head(x))
-
-
-def bracket(project: Project, score: float) -> str:
-    """Name of the bracket that a score in [0, 1] falls into; empty below the lowest."""
-    names = [str(name) for low, name in project.brackets if score >= float(low)]
-    return names[-1] if names else ""
 
 
 def _facts(image: Image) -> dict[str, Any]:

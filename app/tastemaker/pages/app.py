@@ -42,6 +42,7 @@ from tastemaker.pages import (
     metrics,
     pairs,
     people,
+    predictions,
     priors,
     publish,
     readiness,
@@ -73,8 +74,8 @@ log = logging.getLogger(__name__)
 PAGES = (
     images, score, scores, first_page, login, theme, grid, pairs, review, confusion, classes,
     library, library_changes, library_exports, versions, results, compare, slices, publish,
-    routers, test_runs, audits, try_it, add, score_tables, stars, series, write_back, folders,
-    people, settings, priors, encoders, jobs, metrics, readiness,
+    routers, test_runs, audits, try_it, predictions, add, score_tables, stars, series, write_back,
+    folders, people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
 
 

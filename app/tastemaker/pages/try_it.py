@@ -1,76 +1,44 @@
-"""Try it: drop one picture, see what versions predict, and which of your scores are nearest.
+"""Try it: drop a picture, or several, see what versions and routers predict, and which of your
+labels are nearest.
 
-The picture is not decoded here, nor is anything computed: the model process answers. It stays for
-an hour beside its predictions, so that the page can be loaded again, other versions can predict, or
-the picture can be added to the project after all.
+The pictures stay for an hour beside their predictions, so that the page can be loaded again, other
+models can predict, or a picture can be added to the project after all.
 """
 
-import base64
-import binascii
-import json
 import secrets
 import shutil
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
-from pydantic import Field, ValidationError
+from fastapi.responses import FileResponse
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import projects, versions
 from tastemaker.auth.lanes import MODELS
 from tastemaker.auth.origins import by_htmx
-from tastemaker.auth.permissions import (
-    FORM,
-    AdminUser,
-    AnnotatorUser,
-    GuardedRoute,
-    LimitsItsBody,
-    ViewerUser,
-    announced_length,
-)
+from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import CollectionImage, Image, Project
-from tastemaker.errors import Invalid, NotFound, TastemakerError, TooLarge
-from tastemaker.files import write_atomic
+from tastemaker.errors import NotFound, TastemakerError
 from tastemaker.importing import requests
 from tastemaker.live import live_model, model_requests, preview_uploads
-from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages import predictions
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.predictions import find_tried, models_of, resolve_models, token_of
 from tastemaker.pages.project_jobs import newest_job
-from tastemaker.pages.render import redirect, render, see_other, shell
-from tastemaker.pages.uploads import (
-    BINARY,
-    Reception,
-    Upload,
-    UploadLimit,
-    body_schema,
-    form_schema,
-    receive,
-    require_room,
-)
+from tastemaker.pages.render import kinds_of, redirect, render, see_other, shell
+from tastemaker.pages.uploads import Reception, Upload, require_room
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
-api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-TIMEOUT = 30.0  # seconds; the first request may have to wait for the encoder to load
 COLLECTION = "Tried"  # where a tried picture goes that is added after all
 
-
-def picture_limit(_: Settings) -> UploadLimit:
-    most = preview_uploads.MOST_BYTES
-    error = TooLarge(
-        f"A picture to try has at most {most // 2**20} MB; nothing of it was kept.",
-        "Save it smaller.",
-    )
-    return UploadLimit(most, error)
-
-
-# The folder's name tells the token under which the picture and its predictions are kept.
-PictureFile = Annotated[
-    Upload, Depends(Reception(picture_limit, preview_uploads.PREFIX), scope="function")
+# The folder's name tells the token under which the pictures and their predictions are kept.
+PictureFiles = Annotated[
+    Upload,
+    Depends(Reception(predictions.pictures_limit, preview_uploads.PREFIX), scope="function"),
 ]
 
 
@@ -110,21 +78,33 @@ def try_page(
     error: TastemakerError | None = None,
     chosen: set[str] | None = None,
 ) -> Response:
-    """`tried` is a picture with its predictions; `chosen` names the models (ids, “live”)."""
+    """`tried` is a picture with its predictions, or `several` of them; `chosen` names the models
+    (ids, “live”, “router:NAME”)."""
     ready = versions.list_ready(session, project)
     live = has_live_model(settings, project)
     active = next((str(v.id) for v in ready if v.active), "live" if live else "")
-    if tried is not None:
-        chosen = {str(prediction["version_id"] or "live") for prediction in tried["said"]}
-    known = tried["picture"]["image_id"] if tried else None
+    several = tried.get("several") if tried else None
+    readable = [one for one in several or [tried or {}] if "said" in one]
+    if readable:
+        chosen = {model_of(prediction) for prediction in readable[0]["said"]}
+    known = None if several or not tried else tried["picture"]["image_id"]
     context = {
-        "versions": ready, "live": live, "tried": tried, "error": error,
+        "versions": ready, "live": live, "tried": tried, "several": several, "error": error,
+        "routers": predictions.routers_for(session, settings, project),
+        "kinds": kinds_of(request, project),
         "chosen": chosen or {active}, "here_already": in_project(session, project, known),
-        "most": preview_uploads.MOST_BYTES // 2**20,
+        "most": preview_uploads.MOST_BYTES // 2**20, "most_pictures": predictions.MOST_PICTURES,
     }  # fmt: skip
     frame = shell(session, project, "try")
     status = error.status if error else 200
     return render(request, "try.html", None, frame | context, status=status)
+
+
+def model_of(prediction: dict[str, Any]) -> str:
+    """How the forms name the model that a prediction is by."""
+    if "router" in prediction:
+        return f"{predictions.ROUTER}{prediction['router']}"
+    return str(prediction["version_id"] or "live")
 
 
 @router.get("/projects/{project_id}/try/{token}/view")
@@ -140,18 +120,18 @@ def view(_: ViewerUser, settings: SettingsDep, project_id: Id, token: str) -> Re
 
 @router.post("/projects/{project_id}/try")
 @MODELS
-def try_picture(
+def try_pictures(
     _: AnnotatorUser,
     request: Request,
     engine: EngineDep,
     settings: SettingsDep,
     project_id: Id,
-    upload: PictureFile,
+    upload: PictureFiles,
 ) -> Response:
-    """Take one picture and show what the chosen models predict."""
+    """Take a picture, or several, and show what the chosen models predict."""
     try:
-        predict_upload(engine, settings, project_id, upload, with_view=True)
-        upload.hand_over()  # it is kept, beside its predictions
+        predictions.predict_upload(engine, settings, project_id, upload, keep=True)
+        upload.hand_over()  # they are kept, beside their predictions
     except TastemakerError as error:
         if by_htmx(request):
             raise
@@ -192,7 +172,7 @@ async def predict_again(
     project_id: Id,
     token: str,
 ) -> Response:
-    """Ask other models about the same picture."""
+    """Ask other models about the same picture, or each of several."""
     # `async`, because only so can a form of any fields be read.
     fields = (name for name in await request.form() if name != "opened_in")
     chosen = {name.removeprefix("version-") for name in fields}
@@ -200,7 +180,13 @@ async def predict_again(
     def ask() -> None:
         tried = find_tried(settings, project_id, token)
         models = resolve_models(engine, project_id, chosen)
-        predict_staged(engine, settings, project_id, token, tried["name"], models)
+        each = tried.get("several") or [tried | {"token": token}]
+        for one in (one for one in each if "said" in one):
+            one |= predictions.predict_staged(
+                engine, settings, project_id, one["token"], one["name"], models
+            )
+        if "several" in tried:
+            preview_uploads.store_answer(settings, token, tried)
 
     await MODELS.run(ask)
     return redirect(request, f"/projects/{project_id}/try/{token}")
@@ -244,69 +230,7 @@ def added(
     return render(request, "try_added.html", None, shell(session, project, "try") | context)
 
 
-# --- asking the model process --------------------------------------------------------------------
-
-
-def find_tried(settings: Settings, project_id: int, token: str) -> dict[str, Any]:
-    """A tried picture with its predictions. Raises `NotFound`."""
-    tried = preview_uploads.find_answer(settings, token)
-    if tried["project_id"] != project_id:
-        raise NotFound("This picture was tried in another project.", "Drop it here as well.")
-    return tried
-
-
-def token_of(upload: Upload) -> str:
-    return upload.staging.name.removeprefix(preview_uploads.PREFIX)
-
-
-def models_of(upload: Upload) -> set[str]:
-    """The models that the form of an upload chooses."""
-    return {name.removeprefix("version-") for name in upload.fields}
-
-
-def predict_upload(
-    engine: Engine, settings: Settings, project_id: int, upload: Upload, *, with_view: bool = False
-) -> dict[str, Any]:
-    """What the chosen models predict for the one picture of an upload; `with_view` makes a
-    derivative to look at."""
-    upload.require()
-    if len(upload.files) > 1:
-        raise Invalid("One picture at a time can be tried.", "Choose one of them.")
-    models = resolve_models(engine, project_id, models_of(upload)) | {"view": with_view}
-    [(_, name)] = upload.files
-    return predict_staged(engine, settings, project_id, token_of(upload), name, models)
-
-
-def predict_staged(
-    engine: Engine, settings: Settings, project_id: int, token: str, name: str,
-    models: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """Ask about the picture that lies under `token`, and keep the predictions beside it."""
-    tried = model_requests.call(
-        engine, "predict", models | {"staged": token}, project_id=project_id, timeout=TIMEOUT
-    ) | {"project_id": project_id, "name": name}  # fmt: skip
-    preview_uploads.store_answer(settings, token, tried)
-    return tried
-
-
-def resolve_models(engine: Engine, project_id: int, chosen: set[str]) -> dict[str, Any]:
-    """The versions to ask, by id, and whether the live model too. Without a choice: the active
-    version, or the live model while there is none."""
-    with reading(engine) as session:
-        project = projects.get(session, project_id)
-        ready = versions.list_ready(session, project)
-        ids = [v.id for v in ready if {str(v.id), v.number} & chosen]
-        ids += [v.id for v in ready if v.active and "active" in chosen and v.id not in ids]
-        unknown = chosen - {str(v.id) for v in ready} - {v.number for v in ready}
-        if unknown := unknown - {"live", "active"}:
-            raise NotFound(
-                f"“{project.name}” has no version {min(unknown)[:40]}.",
-                f"There are: {', '.join(v.number for v in ready) or 'none yet'}.",
-            )
-        if not chosen:
-            ids = [v.id for v in ready if v.active]
-        live = "live" in chosen or (not chosen and not ids)
-        return {"versions": ids, "live": live}
+# --- what the page shows -------------------------------------------------------------------------
 
 
 def has_live_model(settings: Settings, project: Project) -> bool:
@@ -321,105 +245,3 @@ def in_project(session: Session, project: Project, image_id: int | None) -> bool
         col(CollectionImage.image_id) == image_id
     )
     return session.exec(mine.limit(1)).first() is not None
-
-
-# --- for programs --------------------------------------------------------------------------------
-
-
-class PredictRequest(Body):
-    """One of `image_id` (an image of the library) and `picture` (a file's bytes in base64).
-    `versions` holds ids, numbers such as “v1.3”, “active” or “live”; without any, the active one
-    is asked."""
-
-    image_id: int | None = Field(default=None, ge=1, lt=2**63)
-    picture: str | None = None
-    versions: list[int | str] = Field(default_factory=list, max_length=20)
-
-
-class JsonOrPicture(LimitsItsBody):
-    """The body of `predict`: JSON, or a picture as multipart."""
-
-    async def __call__(
-        self, request: Request, engine: EngineDep, settings: SettingsDep, project_id: Id
-    ) -> AsyncIterator[Upload | PredictRequest]:
-        limit = picture_limit(settings)
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            if request.headers.get("content-type", "").startswith(FORM):
-                raise Invalid("A form cannot be predicted for.", "Send JSON, or multipart.")
-            yield await read_json(request, limit)
-            return
-        prefix = preview_uploads.PREFIX
-        async with receive(request, engine, settings, project_id, limit, prefix) as upload:
-            yield upload
-
-
-OPENAPI_BODY = body_schema(
-    {
-        "application/json": {"schema": PredictRequest.model_json_schema()},
-        **form_schema("file", file=BINARY),
-    }
-)
-
-
-@api.post("/projects/{project_id}/predict", openapi_extra=OPENAPI_BODY)
-@MODELS
-def predict(
-    _: AnnotatorUser,
-    engine: EngineDep,
-    settings: SettingsDep,
-    project_id: Id,
-    body: Annotated[Upload | PredictRequest, Depends(JsonOrPicture(), scope="function")],
-) -> JSONResponse:
-    """What versions predict for a picture: scores in 0–1 with bracket and uncertainty, and the
-    nearest labelled images. Nothing of the picture is kept. As multipart, fields named
-    `version-ID`, `version-v1.3` or `version-live` choose who is asked."""
-    if isinstance(body, Upload):
-        predicted = predict_upload(engine, settings, project_id, body)
-    else:
-        predicted = predict_json(engine, settings, project_id, body)
-    return JSONResponse({name: predicted[name] for name in ("picture", "said", "neighbours")})
-
-
-async def read_json(request: Request, limit: UploadLimit) -> PredictRequest:
-    """Raises the error of the limit, or `Invalid`."""
-    if announced_length(request) > limit.bytes:
-        raise limit.error
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > limit.bytes:
-            raise limit.error
-    try:
-        return PredictRequest.model_validate(json.loads(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "the body"
-        raise Invalid(f"“{name}” cannot be used: {first['msg']}.") from None
-    except (ValueError, RecursionError):
-        raise Invalid("The body is not JSON.", "Send a picture as multipart, or JSON.") from None
-
-
-def predict_json(
-    engine: Engine, settings: Settings, project_id: int, body: PredictRequest
-) -> dict[str, Any]:
-    if (body.image_id is None) == (body.picture is None):
-        raise Invalid("Name one picture.", "Give either image_id or picture (base64).")
-    models = resolve_models(engine, project_id, {str(version) for version in body.versions})
-    if body.image_id is not None:
-        models |= {"image_id": body.image_id}
-        return model_requests.call(
-            engine, "predict", models, project_id=project_id, timeout=TIMEOUT
-        )
-    require_room(engine, settings, project_id)
-    try:
-        content = base64.b64decode(body.picture or "", validate=True)
-    except (binascii.Error, ValueError):
-        raise Invalid("“picture” is not base64.", "Encode the bytes of the file.") from None
-    token = preview_uploads.new_token()
-    upload = Upload(preview_uploads.folder(settings, token))
-    try:
-        upload.staging.mkdir()
-        write_atomic(preview_uploads.file_path(settings, token), content)
-        return predict_staged(engine, settings, project_id, token, "", models)
-    finally:
-        upload.discard()

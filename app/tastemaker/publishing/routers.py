@@ -24,9 +24,11 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files import is_bare_name, is_file, is_folder
+from tastemaker.files.texts import read_text
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import (
     MANIFEST,
+    MOST_BYTES,
     MemberFile,
     Mode,
     Route,
@@ -269,6 +271,23 @@ def kept(settings: Settings) -> list[Kept]:
         return []
     folders = [path for path in settings.routers.iterdir() if not path.name.startswith(".")]
     return sorted(map(_looked_at, folders), key=lambda one: one.name.casefold())
+
+
+def reading(settings: Settings, fingerprint: str) -> list[Kept]:
+    """The routers of this home, by name, that read the vectors of an encoder, as the sidecar of
+    each one's classifier says. Their members are not looked at: whoever asks one finds that out."""
+    found = []
+    for folder in settings.routers.glob("[!.]*"):
+        try:
+            says = read_manifest(folder)
+            beside = sidecar_path(folder / Path(says.classifier.file).name)
+            named = json.loads(read_text(beside, MOST_BYTES))["encoder"]
+            same = named["fingerprint"] == fingerprint
+        except (TastemakerError, OSError, ValueError, KeyError, TypeError):
+            continue
+        if same:
+            found.append(Kept(folder, says))
+    return sorted(found, key=lambda one: one.name.casefold())
 
 
 def _looked_at(folder: Path) -> Kept:
