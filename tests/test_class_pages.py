@@ -236,6 +236,8 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
         "add",
         "encoders",
         "compare",
+        "slices",
+        "try",
         "images/3",
         "review",
         "review/doubtful",
@@ -503,7 +505,7 @@ def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
     "words",
     [
         ("audit", "start", "Kinds"), ("test-run", "start", "Kinds", "--folder", "."),
-        ("slices", "add", "Kinds", "--tag", "x"), ("tournament", "Kinds"),
+        ("tournament", "Kinds"),
         ("scores", "stars", "Kinds"), ("replay", "Kinds", "Pictures"),
         ("write-back", "Kinds"),
         ("series", "Kinds"),

@@ -33,24 +33,49 @@ def slices_list(
     if not told["slices"]:
         out.print("No slice yet: tastemaker slices add PROJECT --tag TAG")
         return None
+    if any("accuracy" in row for row in told["slices"]):
+        out.print(of_classes(told["slices"]))
+    else:
+        out.print(of_scores(told["slices"]))
+    for check in told["expectations"]:
+        out.print(plain(_told(check, expectations.in_words(check["measure"], check.get("of", "")))))
+    for row in told["under_represented"]:
+        out.print(f"too few labels in “{plain(row['name'])}”")
+    return None
+
+
+def _told(check: dict[str, Any], measure: str) -> str:
+    state = {True: "met", False: "missed", None: "too little to tell"}[check["met"]]
+    wanted = f"{measure} {check['bound']} {_share(check['limit'])}"
+    value = "" if check["met"] is None else f": {_share(check['value'])} over {check['images']}"
+    return f"{state}: “{check['slice']}” {wanted}{value}"
+
+
+def of_scores(rows: list[dict[str, Any]]) -> Table:
     table = Table("slice", "what", "images", "mean", "passes", "labels", "error", "FP", "FN")
-    for row in told["slices"]:
+    for row in rows:
         table.add_row(
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
             *(_share(row.get(key)) for key in ("mean", "pass_rate")),
             str(row.get("labelled", "–")), _points(row.get("mae")),
             *(_share(row.get(key)) for key in ("fp_rate", "fn_rate")),
         )  # fmt: skip
-    out.print(table)
-    for check in told["expectations"]:
-        state = {True: "met", False: "missed", None: "no image to tell"}[check["met"]]
-        out.print(
-            f"{state}: “{plain(check['slice'])}” {check['measure'].replace('_', ' ')} "
-            f"{check['bound']} {_share(check['limit'])}"
-        )
-    for row in told["under_represented"]:
-        out.print(f"too few labels in “{plain(row['name'])}”")
-    return None
+    return table
+
+
+def of_classes(rows: list[dict[str, Any]]) -> Table:
+    """A row for each slice, and one for each class in it."""
+    table = Table("slice", "what", "images", "labels", "right", "precision", "recall", "F1")
+    for row in rows:
+        table.add_row(
+            plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
+            str(row.get("labelled", "–")), _share(row.get("accuracy")), "", "", "",
+        )  # fmt: skip
+        for one in row.get("classes", ()):
+            rates = (_share(one[name]) for name in ("precision", "recall", "f1"))
+            counts = str(one["images"]), str(one["recall_n"])
+            table.add_row("", f"  {plain(one['name'])}", *counts, "", *rates)
+    return table
 
 
 def _share(value: float | None) -> str:

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects, versions
 from tastemaker.database.sessions import Transactions
 from tastemaker.database.tables import ClassPrediction, Version
+from tastemaker.evaluation import expectations
 from tastemaker.evaluation.evaluate import activation
 from tastemaker.learning import metrics
 from tastemaker.learning.class_metrics import ClassRecord
@@ -43,6 +44,7 @@ def judge(transactions: Transactions, version: Version, trained: TrainedClasses)
             .tuples()
             .all()
         )
+        report = expectations.check(session, version, frozen=True)
     split = trained.split
     several = trained.data.several
     predicted = [
@@ -53,13 +55,14 @@ def judge(transactions: Transactions, version: Version, trained: TrainedClasses)
         )
         for number in trained.data.numbers
     ]
-    record = trained.record.model_copy(update={"versus": versus, "predicted": tuple(predicted)})
+    told = {"versus": versus, "predicted": tuple(predicted), "slices": tuple(report.class_slices)}
+    record = trained.record.model_copy(update=told)
     facts = VersionMetrics(
         images=int(split.train.sum()), kind=trained.kind, aside=int(split.aside.sum()),
         groups=len(np.unique(split.groups)), folds=len(trained.members),
-        predicted=sum(counts.values()),
+        predicted=sum(counts.values()), expectations=tuple(report.expectations),
     )  # fmt: skip
-    activate, why = activation(version, versus, [])
+    activate, why = activation(version, versus, report.blocking)
     return ClassJudgement(record, facts, activate, why)
 
 

@@ -12,12 +12,28 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from tastemaker import projects, versions
-from tastemaker.database.tables import Expectation, Project, Version
+from tastemaker.database.tables import Expectation, Project, Slice, Version
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.evaluation import slices
-from tastemaker.learning.version_metrics import ExpectationCheck, SliceMetrics
+from tastemaker.evaluation import class_slices, slices
+from tastemaker.evaluation.slices import FIGURES
+from tastemaker.learning.class_metrics import ClassSlice
+from tastemaker.learning.version_metrics import (
+    ENOUGH_FOR_ONE_RATE,
+    NOTHING,
+    Estimate,
+    ExpectationCheck,
+    SliceMetrics,
+)
+from tastemaker.scores import classes
+from tastemaker.scores.classes import ClassList
 
 MEASURES = {"mean": "mean prediction", "pass_rate": "pass rate"}
+# Of classes; all but the first are of one class, and written with its number: “recall:3”.
+CLASS_MEASURES = {
+    "accuracy": "accuracy", "recall": "recall of {}", "precision": "precision of {}",
+    "f1": "F1 of {}", "share": "share taken for {}",
+}  # fmt: skip
+OF_ALL = "accuracy"
 BOUNDS = ("at most", "at least")
 ROUNDING = 1e-9  # a mean of exactly 65 % is at most 65 %
 
@@ -28,6 +44,7 @@ class Report:
 
     slices: list[SliceMetrics] = field(default_factory=list)
     expectations: list[ExpectationCheck] = field(default_factory=list)
+    class_slices: list[ClassSlice] = field(default_factory=list)
 
     @property
     def missed(self) -> list[ExpectationCheck]:
@@ -39,14 +56,29 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "slices": [row.as_json() for row in self.slices],
+            "slices": [row.as_json() for row in (*self.slices, *self.class_slices)],
             "expectations": [check.as_json() for check in self.expectations],
         }
 
 
 def wanted(check: ExpectationCheck) -> str:
     """“mean prediction at most 10 %”."""
-    return f"{MEASURES[check.measure]} {check.bound} {_percent(check.limit)}"
+    return f"{in_words(check.measure, check.of)} {check.bound} {_percent(check.limit)}"
+
+
+def in_words(measure: str, of: str = "") -> str:
+    """“pass rate”, or “recall of photo”."""
+    kind = measure.partition(":")[0]
+    return MEASURES.get(kind) or CLASS_MEASURES.get(kind, kind).format(of)
+
+
+def measures(project: Project) -> dict[str, str]:
+    """What can be expected in a project, in words; of classes, all but the accuracy is of one."""
+    if project.labelling == "scores":
+        return MEASURES
+    several = project.labelling == "tags"
+    of = "a tag" if several else "a class"
+    return {kind: text.format(of) for kind, text in CLASS_MEASURES.items()}
 
 
 def missed(check: ExpectationCheck) -> str:
@@ -54,7 +86,7 @@ def missed(check: ExpectationCheck) -> str:
     if check.met is not False:
         return ""
     return (
-        f"“{check.slice}”: {MEASURES[check.measure]} {_percent(check.value or 0)}, "
+        f"“{check.slice}”: {in_words(check.measure, check.of)} {_percent(check.value or 0)}, "
         f"expected {check.bound} {_percent(check.limit)}"
     )
 
@@ -79,24 +111,81 @@ def expect(
     blocks: bool = False,
     expectation_id: int | None = None,
 ) -> Expectation:
-    """State, or with `expectation_id` change, what a slice must score; `value` is in 0–1."""
+    """State, or with `expectation_id` change, what a slice must score; `value` is in 0–1. In a
+    project with classes a measure is “accuracy”, or another one with a class by its number or its
+    name: “recall:photo”."""
     row = slices.get(session, project, slice_id)
-    if measure not in MEASURES:
-        raise Invalid(f"“{measure[:20]}” cannot be expected.", "Use mean or pass_rate.")
+    figure = _figure(session, project, measure)
     if bound not in BOUNDS:
         raise Invalid(f"“{bound[:20]}” is no bound.", "Use “at most” or “at least”.")
     if not 0 <= value <= 1:  # also refuses NaN
         raise Invalid("What is expected lies between 0 and 100 %.", "Give a number of that range.")
     fields: dict[str, Any] = {
-        "slice_id": row.id, "measure": measure, "bound": bound, "value": value, "blocks": blocks,
+        "slice_id": row.id, "measure": "mean" if figure else measure, "bound": bound,
+        "value": value, "blocks": blocks,
     }  # fmt: skip
     if expectation_id:
-        stated = get(session, project, expectation_id).sqlmodel_update(fields)
+        stated = get(session, project, expectation_id)
+        _keep_figure(session, session.get_one(Slice, stated.slice_id), stated.id, "")
+        stated.sqlmodel_update(fields)
     else:
         stated = Expectation(project_id=project.id, **fields)
     session.add(stated)
     session.flush()
+    _keep_figure(session, row, stated.id, figure)
     return stated
+
+
+def remove(session: Session, stated: Expectation) -> None:
+    """Its slice stays."""
+    _keep_figure(session, session.get_one(Slice, stated.slice_id), stated.id, "")
+    session.delete(stated)
+    session.flush()
+
+
+def _keep_figure(session: Session, row: Slice, expectation_id: int, figure: str) -> None:
+    """What an expectation of classes is of; empty: nothing is kept of it."""
+    kept = {k: v for k, v in figures(row).items() if k != str(expectation_id)}
+    kept |= {str(expectation_id): figure} if figure else {}
+    if kept != figures(row):
+        row.definition = row.definition | {FIGURES: kept}
+        session.add(row)
+        session.flush()
+
+
+def figures(row: Slice) -> dict[str, str]:
+    """Expectation id → what it is of, where it is of classes: the column of a measure has room for
+    those of scores alone, so the slice keeps them."""
+    return dict(row.definition.get(FIGURES, {}))
+
+
+def measure_of(row: Slice, stated: Expectation) -> str:
+    """What an expectation of a slice is of: a measure of scores, or one of classes."""
+    return figures(row).get(str(stated.id), stated.measure)
+
+
+def as_json(session: Session, stated: Expectation) -> dict[str, Any]:
+    """An expectation for programs."""
+    row = session.get_one(Slice, stated.slice_id)
+    return stated.model_dump() | {"measure": measure_of(row, stated)}
+
+
+def _figure(session: Session, project: Project, measure: str) -> str:
+    """The measure as it is kept, of a project with classes; empty in one that scores. Raises
+    `Invalid` for what cannot be expected there."""
+    if project.labelling == "scores":
+        if measure not in MEASURES:
+            raise Invalid(f"“{measure[:20]}” cannot be expected.", "Use mean or pass_rate.")
+        return ""
+    kind, _, of = measure.partition(":")
+    if kind not in CLASS_MEASURES:
+        known = ", ".join(CLASS_MEASURES)
+        raise Invalid(f"“{measure[:20]}” cannot be expected of classes.", f"Use one of {known}.")
+    if kind == OF_ALL:
+        return OF_ALL
+    if not of.strip():
+        raise Invalid(f"The {kind} of which class?", f"Write {kind}:NAME.")
+    return f"{kind}:{classes.of(session, project.id).find(of).number}"
 
 
 def get(session: Session, project: Project, expectation_id: int) -> Expectation:
@@ -109,6 +198,8 @@ def get(session: Session, project: Project, expectation_id: int) -> Expectation:
 def check(session: Session, version: Version, frozen: bool = False) -> Report:
     """Measure every slice and hold every expectation against a version."""
     project = projects.get(session, version.project_id)
+    if project.labelling != "scores":
+        return _check_classes(session, project, version, frozen)
     rows = slices.measured(session, project, version, frozen)
     by_id = {row.id: row for row in rows}
     checks = [
@@ -117,6 +208,21 @@ def check(session: Session, version: Version, frozen: bool = False) -> Report:
         if stated.slice_id in by_id
     ]
     return Report(rows, checks)
+
+
+def _check_classes(session: Session, project: Project, version: Version, frozen: bool) -> Report:
+    rows = class_slices.measured(session, project, version, frozen)
+    by_id = {row.id: row for row in rows}
+    known = classes.of(session, project.id)
+    defined = {row.id: row for row in slices.listing(session, project)}
+    checks = [
+        is_met_by_classes(
+            stated, measure_of(defined[stated.slice_id], stated), by_id[stated.slice_id], known
+        )
+        for stated in listing(session, project)
+        if stated.slice_id in by_id
+    ]
+    return Report(class_slices=rows, expectations=checks)
 
 
 def overview(session: Session, project: Project, number: str = "") -> dict[str, Any]:
@@ -145,14 +251,44 @@ def history(ready: Sequence[Version]) -> dict[int, list[tuple[str, bool | None]]
 def is_met(stated: Expectation, row: SliceMetrics) -> ExpectationCheck:
     """One expectation against one measured slice."""
     value = row.mean if stated.measure == "mean" else row.pass_rate
-    met = None
-    if value is not None:
-        over = value - stated.value
-        met = over <= ROUNDING if stated.bound == "at most" else over >= -ROUNDING
+    met = _within(value, stated)
     return ExpectationCheck(
         id=stated.id, slice_id=row.id, slice=row.name, measure=stated.measure, bound=stated.bound,
         limit=stated.value, blocks=stated.blocks, value=value, images=row.images, met=met,
     )  # fmt: skip
+
+
+def is_met_by_classes(
+    stated: Expectation, measure: str, row: ClassSlice, known: ClassList
+) -> ExpectationCheck:
+    """The same of classes. A class that was merged counts as what it became; of one that is gone
+    nothing can be told, nor by a rate over fewer than ten images."""
+    kind, _, number = measure.partition(":")
+    of, found = "", row.accuracy
+    if kind != OF_ALL:
+        now = known.number_now(int(number or 0)) if int(number or 0) in known.by_number else None
+        own = known.by_number.get(int(number or 0) if now is None else now)
+        of = own.name if own else number
+        share = next((one for one in row.classes if one.number == now), None)
+        if kind == "share":
+            n = row.images
+            value = (share.images if share else 0) / n if n and now is not None else None
+            found = Estimate(value=value, low=None, high=None, n=n)
+        else:
+            found = getattr(share, kind) if share else NOTHING
+    value = found.value if kind == "share" or found.n >= ENOUGH_FOR_ONE_RATE else None
+    return ExpectationCheck(
+        id=stated.id, slice_id=row.id, slice=row.name, measure=measure, bound=stated.bound,
+        limit=stated.value, blocks=stated.blocks, value=value, images=found.n,
+        met=_within(value, stated), of=of, low=found.low, high=found.high,
+    )  # fmt: skip
+
+
+def _within(value: float | None, stated: Expectation) -> bool | None:
+    if value is None:
+        return None
+    over = value - stated.value
+    return over <= ROUNDING if stated.bound == "at most" else over >= -ROUNDING
 
 
 def _percent(value: float) -> str:

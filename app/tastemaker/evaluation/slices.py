@@ -6,7 +6,7 @@ are over the labels in it, each judged by a head that had not seen it. Images th
 brought in belong to no slice, unless its filter asks for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -33,15 +33,15 @@ from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files.texts import composed
 from tastemaker.learning import metrics
-from tastemaker.learning.version_metrics import Estimate, SliceMetrics
+from tastemaker.learning.version_metrics import Estimate, SliceMetrics, SliceSize
 from tastemaker.library import classifiers, scopes
 from tastemaker.live import model_requests
-from tastemaker.scores import classes
 from tastemaker.versions import training_set
 
 MOST_SLICES = 100
 TEXT_SECONDS = 30.0  # the first search by text loads the encoder
 MOST_TAGS = 12  # the largest tags are looked at too, where nobody has made slices of them
+FIGURES = "figures"  # in a definition: what is expected of one class (see `expectations`)
 RESAMPLES = 200  # an interval a slice; there may be many on a page
 
 # A slice is named as under-represented when it is at least a hundredth of the library, has less
@@ -108,7 +108,6 @@ def add(
 ) -> Slice:
     """A new slice. `definition` is a `Definition` that is not checked yet; without a name the slice
     is called after what defines it."""
-    classes.check_scores(project)
     checked = _checked(session, project, kind, definition)
     name = " ".join(name.split()) or str(checked.get("tag") or checked.get("prompt") or "")
     if not 1 <= len(name) <= 120 or not name.isprintable():
@@ -176,7 +175,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
         except TastemakerError:
             return np.empty(0, np.int64)
     inner = wanted.subquery()
-    (column,) = _columns(session, select(inner), next(iter(inner.c)))
+    (column,) = columns(session, select(inner), next(iter(inner.c)))
     ids = np.unique(column.astype(np.int64))
     return ids if row.kind == "filter" else ids[~np.isin(ids, _outside(session, project))]
 
@@ -220,12 +219,12 @@ def search_again(engine: Engine, project_id: int, slice_id: int) -> Slice:
     definition = by_text(engine, project_id, row.definition["prompt"], row.definition["share"])
     with writing(engine) as session:
         row = get(session, projects.get(session, project_id), slice_id)
-        row.definition = dict(definition)
+        row.definition = row.definition | dict(definition)
         session.add(row)
     return row
 
 
-def _columns(
+def columns(
     session: Session, query: Select[Any] | SelectOfScalar[Any], *columns: Any
 ) -> list[NDArray[np.float64]]:
     """The columns of a query as arrays, in one order. The database writes each into one string,
@@ -237,7 +236,8 @@ def _columns(
 
 def as_json(row: Slice) -> dict[str, Any]:
     """A slice for programs."""
-    definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
+    hidden = ("image_ids", FIGURES)
+    definition = {k: v for k, v in row.definition.items() if k not in hidden}
     return {
         "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
         "what": in_words(row),
@@ -276,9 +276,10 @@ def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str
 @dataclass(frozen=True)
 class SlicePredictions:
     """What a version predicts, as arrays: `ids` (N,) ascending; `honest` (N,) in 0–1, out-of-fold
-    where the image or a relative was trained on; `trained` (N,) bool; `label` (N,) in 0–1, NaN
-    without one; `group` (N,), the number of the image's source group; `pool` (N,) bool, False for
-    what only a test run brought in."""
+    where the image or a relative was trained on (of classes, how sure that is); `trained` (N,)
+    bool; `label` (N,) in 0–1, or of classes as a label holds it, NaN without one; `group` (N,), the
+    number of the image's source group; `pool` (N,) bool, False for what only a test run brought
+    in."""
 
     ids: Ids
     honest: NDArray[np.float64]
@@ -301,7 +302,7 @@ def slice_predictions(
 ) -> SlicePredictions:
     """What a version gives every image it predicted, without those removed since, beside the
     labels as they are now, or (`frozen`) as the version saw them."""
-    ids, honest = _columns(
+    ids, honest = columns(
         session,
         select(Prediction).where(Prediction.version_id == version.id),
         Prediction.image_id,
@@ -316,6 +317,7 @@ def slice_predictions(
     source: Any = VersionLabel if frozen else Label
     owner = VersionLabel.version_id == version.id if frozen else Label.project_id == project.id
     label, group = np.full(len(ids), np.nan), np.arange(len(ids))
+    unit = 10 if project.labelling == "scores" else 1
     numbers: dict[str, int] = {}
     for image_id, value, name in session.execute(
         select(source.image_id, source.value, Image.source_group)
@@ -324,7 +326,7 @@ def slice_predictions(
     ):
         at = int(np.searchsorted(ids, image_id))
         if at < len(ids) and ids[at] == image_id:
-            label[at] = value / 10
+            label[at] = value / unit
             group[at] = -1 - numbers.setdefault(name, len(numbers))
     taught = training_set.values(session, version, "train")
     trained = np.isin(ids, np.fromiter(taught, np.int64))
@@ -337,22 +339,29 @@ def measure(
 ) -> SliceMetrics:
     """What a version makes of one slice; `inside` (N,) says which images of `seen` belong to it."""
     n = int(inside.sum())
-    training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
     known = inside & np.isfinite(seen.label)
     y, p = seen.label[known], seen.honest[known]
     passed, liked = p >= threshold, y >= threshold - 1e-9
-    share = library_share(inside, seen)
     return SliceMetrics(
-        id=row.id, name=row.name, kind=row.kind, what=in_words(row),
-        images=n, library_share=share,
-        training=training, training_share=training / all_training if all_training else 0.0,
+        **size(row, inside, seen),
         mean=float(seen.honest[inside].mean()) if n else None,
         pass_rate=float((seen.honest[inside] >= threshold).mean()) if n else None,
         labelled=len(y),
         mae=metrics.mean_error(y, p, seen.group[known], resamples=RESAMPLES),
         fp_rate=_rate(~liked, passed), fn_rate=_rate(~passed, liked),
-        under_represented=is_under_represented(share, training, all_training),
     )  # fmt: skip
+
+
+def size(row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions) -> dict[str, Any]:
+    """The fields of a `SliceSize`; `inside` as for `measure`."""
+    training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
+    share = library_share(inside, seen)
+    return {
+        "id": row.id, "name": row.name, "kind": row.kind, "what": in_words(row),
+        "images": int(inside.sum()), "library_share": share, "training": training,
+        "training_share": training / all_training if all_training else 0.0,
+        "under_represented": is_under_represented(share, training, all_training),
+    }  # fmt: skip
 
 
 def library_share(inside: NDArray[np.bool_], seen: SlicePredictions) -> float:
@@ -387,9 +396,17 @@ def measured(
         return []
     seen = slice_predictions(session, project, version, frozen)
     return [
-        measure(row, seen.among(members(session, project, row)), seen, project.threshold)
-        for row in rows
+        measure(row, inside, seen, project.threshold)
+        for row, inside in each(session, project, rows, seen)
     ]
+
+
+def each(
+    session: Session, project: Project, rows: Sequence[Slice], seen: SlicePredictions
+) -> Iterator[tuple[Slice, NDArray[np.bool_]]]:
+    """Every slice with which images (N,) of `seen` belong to it."""
+    for row in rows:
+        yield row, seen.among(members(session, project, row))
 
 
 def large_tags(session: Session, project: Project) -> list[Slice]:
@@ -402,17 +419,18 @@ def large_tags(session: Session, project: Project) -> list[Slice]:
     ]
 
 
-def unmeasured(session: Session, project: Project, version: Version) -> list[SliceMetrics]:
+def unmeasured(session: Session, project: Project, version: Version) -> list[SliceSize]:
     """The slices, and the largest tags besides, of which too few labels trained the version; the
-    largest part of the library first."""
+    largest part of the library first. Of a version that scores, with what it makes of them."""
     rows = [*listing(session, project), *large_tags(session, project)]
     if not rows:
         return []
     seen = slice_predictions(session, project, version)
-    lacking = []
-    for row in rows:
-        inside = seen.among(members(session, project, row))
-        share = library_share(inside, seen)
-        if is_under_represented(share, int((inside & seen.trained).sum()), int(seen.trained.sum())):
-            lacking.append(measure(row, inside, seen, project.threshold))
+    lacking: list[SliceSize] = []
+    for row, inside in each(session, project, rows, seen):
+        found = SliceSize(**size(row, inside, seen))
+        if found.under_represented and project.labelling == "scores":
+            found = measure(row, inside, seen, project.threshold)
+        if found.under_represented:
+            lacking.append(found)
     return sorted(lacking, key=lambda row: -row.library_share)

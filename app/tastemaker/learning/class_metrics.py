@@ -6,6 +6,7 @@ Every interval is a bootstrap over groups (see `metrics.estimate`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tastemaker.learning.version_metrics import (
     NOTHING,
     Estimate,
     MeasuredOn,
+    SliceSize,
     Value,
     VersusVersion,
 )
@@ -66,6 +68,47 @@ class ClassMetrics(Value):
     confusion: tuple[tuple[int, ...], ...] = ()
 
 
+class ClassShare(Value):
+    """One class among some images: how many are taken for it, and its rates on the labelled ones.
+    The n of `precision` is how many of these are predicted to be of it, that of the others how many
+    are labelled so."""
+
+    number: int
+    name: str
+    images: int
+    precision: Estimate = NOTHING
+    recall: Estimate = NOTHING
+    f1: Estimate = NOTHING
+
+    def finding(self, name: str) -> Estimate:
+        """A rate as it may stand: over ten images or more."""
+        known: Estimate = getattr(self, name)
+        if known.n >= ENOUGH_FOR_ONE_RATE:
+            return known
+        return Estimate(value=None, low=None, high=None, n=known.n)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number, "name": self.name, "images": self.images,
+            **self.precision.flat("precision"), **self.recall.flat("recall"),
+            **self.f1.flat("f1", n=False),
+        }  # fmt: skip
+
+
+class ClassSlice(SliceSize):
+    """What a classifier makes of a slice: `accuracy` is the share of its `labelled` images that is
+    right (of tags: all of the image's tags)."""
+
+    labelled: int
+    accuracy: Estimate
+    classes: tuple[ClassShare, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return super().as_json() | {
+            **self.accuracy.flat("accuracy"), "classes": [row.as_json() for row in self.classes],
+        }  # fmt: skip
+
+
 class ClassRecord(Value):
     """What a version that was trained here to tell classes apart records: its classes in the order
     of its outputs, each with the number it has in labels and the name of that time; what was
@@ -87,6 +130,7 @@ class ClassRecord(Value):
     random_sample: ClassMetrics = ClassMetrics()
     out_of_fold: ClassMetrics = ClassMetrics()
     versus: VersusVersion | None = None
+    slices: tuple[ClassSlice, ...] = ()
 
     @property
     def measured_on(self) -> MeasuredOn | None:
@@ -204,6 +248,39 @@ def measure(
         classes=tuple(figures),
         confusion=() if several else _confusion(truth, predicted),
     )
+
+
+def shares_of(
+    named: Sequence[tuple[int, str]],
+    truth: Truths,
+    predicted: Truths,
+    groups: NDArray[np.integer],
+    images: NDArray[np.integer],
+) -> tuple[Estimate, tuple[ClassShare, ...]]:
+    """The accuracy on n labels, and the rates of the K classes `named` (number and name): truth and
+    predicted (n, K), groups (n,); images (K,): how many images are taken for each, labelled or
+    not. Classes that neither a label nor a prediction names are left out."""
+    from tastemaker.learning.ratios import ratios
+
+    t, p = truth.astype(np.float64), predicted.astype(np.float64)
+    n, count = truth.shape
+    right = (truth == predicted).all(axis=1).astype(np.float64)[:, None]
+    both, labelled, told = t * p, truth.sum(axis=0), predicted.sum(axis=0)
+    found = ratios(
+        np.hstack([right, both, both, 2 * both]),
+        np.hstack([np.ones((n, 1)), p, t, t + p]),
+        np.concatenate([[n], told, labelled, labelled]),
+        groups,
+    )
+    rows = tuple(
+        ClassShare(
+            number=number, name=name, images=int(images[k]),
+            precision=found[1 + k], recall=found[1 + count + k], f1=found[1 + 2 * count + k],
+        )
+        for k, (number, name) in enumerate(named)
+        if images[k] or labelled[k]
+    )  # fmt: skip
+    return found[0], rows
 
 
 def average_precision(truth: Truths, weights: Floats) -> float:

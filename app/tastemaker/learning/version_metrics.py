@@ -300,9 +300,8 @@ class LearningCurve(Value):
         return {name: v for name, v in super().as_json().items() if name != "points"} | columns
 
 
-class SliceMetrics(Value):
-    """What a version makes of one slice of `images`. `labelled` is the n of `mae`; a rate over
-    nothing has no value. `what` says in words what makes an image part of it."""
+class SliceSize(Value):
+    """One slice of `images`, and which shares it is. `what` says what makes an image part of it."""
 
     id: int
     name: str
@@ -311,14 +310,20 @@ class SliceMetrics(Value):
     library_share: float
     training: int
     training_share: float
+    under_represented: bool
+    what: str = ""
+
+
+class SliceMetrics(SliceSize):
+    """What a version makes of it. `labelled` is the n of `mae`; a rate over nothing has no
+    value."""
+
     mean: float | None
     pass_rate: float | None
     labelled: int
     mae: Estimate
     fp_rate: Estimate
     fn_rate: Estimate
-    under_represented: bool
-    what: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return super().as_json() | self.mae.flat("mae", n=False) | {
@@ -329,7 +334,7 @@ class SliceMetrics(Value):
 
 class ExpectationCheck(Value):
     """An expectation held against a version: `value` is what the slice scores over `images`. `met`
-    is None where no image tells; that blocks nothing."""
+    is None where no image tells; that blocks nothing. A measure of one class names it: `of`."""
 
     id: int
     slice_id: int
@@ -341,6 +346,9 @@ class ExpectationCheck(Value):
     value: float | None
     images: int
     met: bool | None
+    of: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 class AnswersUsed(Value):

@@ -8,6 +8,7 @@ from sqlmodel import Session
 
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
+from tastemaker.evaluation import expectations
 from tastemaker.pages.render import render, shell
 from tastemaker.versions import class_report, file_checks, training_set, version_report
 
@@ -41,6 +42,9 @@ def page(
         "finding": class_report.finding(record),
         "measured_in_words": version_report.measured_in_words(record),
         "caveats": class_report.caveats(version),
+        "report": expectations.check(session, version),
+        "wanted": expectations.wanted,
+        "editable": False,
         "sides": training_set.count_sides(session, version),
         "file": file_checks.check_hash(session, settings, version),
         "score_check": file_checks.verify_scores(session, settings, version),

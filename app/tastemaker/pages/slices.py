@@ -16,10 +16,11 @@ from tastemaker.database.tables import Project
 from tastemaker.encoding.encoder_specs import reads_text
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import expectations, slices
-from tastemaker.learning.version_metrics import SliceMetrics
+from tastemaker.learning.version_metrics import SliceMetrics, SliceSize
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession
 from tastemaker.pages.formats import share
 from tastemaker.pages.render import render, see_other, shell
+from tastemaker.scores import classes
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -64,16 +65,18 @@ def context(
         "wanted": expectations.wanted,
         "tags": slices.tags(session, project),
         "reads_text": reads_text(project.encoder),
-        "measures": expectations.MEASURES,
+        "measures": expectations.measures(project),
+        "kinds": classes.of_project(session, project),
         "bounds": expectations.BOUNDS,
         "typed": {"form": "", **(typed or {})},
         "error": error,
     }
 
 
-def lacking(row: SliceMetrics) -> str:
+def lacking(row: SliceSize) -> str:
     """An under-represented slice in one sentence."""
-    passes = "" if row.pass_rate is None else f", pass rate {share(row.pass_rate)}"
+    rate = row.pass_rate if isinstance(row, SliceMetrics) else None
+    passes = "" if rate is None else f", pass rate {share(rate)}"
     return (
         f"{row.name}: {share(row.training_share)} of the training labels, "
         f"{share(row.library_share)} of the library{passes}."
@@ -131,21 +134,24 @@ def expect(
     project_id: Id,
     slice_id: Annotated[int, Form()] = 0,
     measure: Annotated[str, Form()] = "mean",
+    of: Annotated[str, Form(max_length=20)] = "",
     bound: Annotated[str, Form()] = "at most",
     value: Annotated[str, Form()] = "",
     blocks: Annotated[bool, Form()] = False,
     expectation_id: Annotated[int, Form()] = 0,
 ) -> Response:
-    """State what a slice must score, or change that (`expectation_id`)."""
+    """State what a slice must score, or change that (`expectation_id`). `of` is the number of the
+    class that a measure is of."""
     typed = {
-        "form": f"expectation-{expectation_id}", "slice_id": slice_id, "measure": measure,
+        "form": f"expectation-{expectation_id}", "slice_id": slice_id, "measure": measure, "of": of,
         "bound": bound, "value": value, "blocks": blocks,
     }  # fmt: skip
     try:
         with writing(engine) as session:
             project = projects.get(session, project_id)
             expectations.expect(
-                session, project, slice_id, measure, bound, as_share(value), blocks,
+                session, project, slice_id, f"{measure}:{of}" if of else measure, bound,
+                as_share(value), blocks,
                 expectation_id or None,
             )  # fmt: skip
     except TastemakerError as error:
@@ -159,7 +165,7 @@ def remove_expectation(
 ) -> Response:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        session.delete(expectations.get(session, project, expectation_id))
+        expectations.remove(session, expectations.get(session, project, expectation_id))
     return see_other(f"/projects/{project_id}/slices#expectations")
 
 
@@ -201,10 +207,12 @@ class NewSlice(Body):
 
 class NewExpectation(Body):
     """`value` is a share: 0.1 means 10 %. With `blocks`, a version that misses it is published
-    but not activated."""
+    but not activated. `measure` is mean or pass_rate; in a project with classes accuracy, or
+    recall, precision, f1 or share (of the images) with a class by its name or number:
+    “recall:photo”."""
 
     slice_id: int = Field(ge=1, lt=2**63)
-    measure: Literal["mean", "pass_rate"] = "mean"
+    measure: str = Field(default="mean", max_length=100)
     bound: Literal["at most", "at least"] = "at most"
     value: float
     blocks: bool = False
@@ -251,10 +259,12 @@ def search_slice_again(
 def add_expectation(
     _: AdminUser, engine: EngineDep, project_id: Id, body: NewExpectation
 ) -> dict[str, Any]:
-    """What a slice must score: its mean or pass rate at most, or at least, a value."""
+    """What a slice must score: its mean or pass rate, or of classes its accuracy or the rate of
+    one, at most, or at least, a value."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return expectations.expect(session, project, **body.model_dump()).model_dump()
+        stated = expectations.expect(session, project, **body.model_dump())
+        return expectations.as_json(session, stated)
 
 
 @api.put("/projects/{project_id}/expectations/{expectation_id}")
@@ -264,9 +274,10 @@ def change_expectation(
     """Change an expectation in place."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return expectations.expect(
+        stated = expectations.expect(
             session, project, **body.model_dump(), expectation_id=expectation_id
-        ).model_dump()
+        )
+        return expectations.as_json(session, stated)
 
 
 @api.delete("/projects/{project_id}/expectations/{expectation_id}", status_code=204)

@@ -7,6 +7,7 @@ from sqlmodel import Session
 
 from tastemaker import projects
 from tastemaker.database.tables import EncoderRow, Project, Version
+from tastemaker.evaluation.expectations import Report
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words
 from tastemaker.publishing.card_figures import percent
@@ -100,6 +101,20 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
             ),
         ]
     return tuple(blocks)
+
+
+def slices_of(report: Report) -> tuple[Block, ...]:
+    """What it makes of the parts of its library that the author named."""
+    if not report.class_slices:
+        return ()
+    rows = tuple(
+        (row.name, str(row.images), class_report.in_percent(row.accuracy), str(row.labelled))
+        for row in report.class_slices
+    )
+    return (
+        Words("On slices, on their labels, each by a head that had not seen it:"),
+        Table(("slice", "images", "accuracy", "labels"), rows),
+    )
 
 
 def architecture(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:

@@ -113,19 +113,27 @@ def _class_card(
     own: dict[str, str],
 ) -> Card:  # fmt: skip
     """Of a classifier trained here: the same sections, those about scores told of classes."""
-    known = class_report.caveats(version)
+    report = expectations.check(session, version, frozen=True)
+    known = [expectations.missed(check) for check in report.missed]
+    known += [
+        f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
+        f"{percent(row.library_share)} of the library"
+        for row in report.class_slices
+        if row.under_represented
+    ]
+    known += class_report.caveats(version)
     issues = (Bullets(tuple(known)),) if known else ()
     sections = [
         Section(2, "", (Words(class_card.in_a_sentence(version, encoder)), *_note(version))),
         Section(2, "Design goals", _own_or(own["goals"], "The author has not written them yet.")),
-        Section(3, "Intentional biases", _own_or(own["biases"], "None were stated.")),
+        Section(3, "Intentional biases", _biases(own["biases"], report)),
         Section(3, "Issues", (*_own_or(own["issues"], "The author knows of none."), *issues)),
         Section(3, "Out-of-scope", _own_or(own["scope"], "The author has not drawn the line yet.")),
         Section(2, "Usecases", class_card.usecases(version)),
         Section(2, "Training", _training(version, encoder)),
         Section(3, "Class ratios", class_card.ratios(session, project, version)),
         Section(3, "Version history", (_history(session, project),)),
-        Section(2, "Metrics", class_card.metrics_of(version)),
+        Section(2, "Metrics", (*class_card.metrics_of(version), *class_card.slices_of(report))),
         Section(2, "Architecture", class_card.architecture(version, encoder)),
         Section(2, "Demo", class_card.demo(version, encoder, _original_scripts(encoder))),
         Section(2, "Files", (_files(settings, version),)),
