@@ -237,6 +237,7 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
         "encoders",
         "compare",
         "slices",
+        "test-runs",
         "try",
         "images/3",
         "review",
@@ -504,7 +505,7 @@ def said_by(said: dict[tuple[int, int], int], version: Version) -> set[int]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("audit", "start", "Kinds"), ("test-run", "start", "Kinds", "--folder", "."),
+        ("audit", "start", "Kinds"),
         ("tournament", "Kinds"),
         ("scores", "stars", "Kinds"), ("replay", "Kinds", "Pictures"),
         ("write-back", "Kinds"),

@@ -70,7 +70,7 @@ for name, below in {
 
 # Commands that serve one kind of project; all others that name one serve both.
 OF_SCORES = (
-    "audit", "replay", "scores stars", "series", "test-run", "tournament",
+    "audit", "replay", "scores stars", "series", "tournament",
     "versions import", "write-back",
 )  # fmt: skip
 OF_CLASSES = ("classes",)

@@ -94,6 +94,15 @@ def list_runs(
         rows = [report.as_json() for report in test_run_cards.listing(session, chosen)]
     if as_json:
         return print_json(rows)
+    if rows and "taken_for" in rows[0]:
+        table = Table("run", "version", "collection", "state", "images", "right", "corrected")
+        for row in rows:
+            right = "–" if row["accuracy"] is None else _right(row)
+            table.add_row(
+                str(row["id"]), row["version"], plain(row["collection"]), row["state"],
+                _count(row["n"]), right, str(row["corrected"]),
+            )  # fmt: skip
+        return out.print(table)
     table = Table("run", "version", "collection", "state", "images", "pass", "mean", "corrected")
     for row in rows:
         table.add_row(
@@ -131,6 +140,8 @@ def in_words(run: dict[str, Any]) -> str:
     what = f"Run {run['id']}: {run['version']} on “{plain(run['collection'])}”"
     if run["n"] is None:
         return f"{what} is {run['state']}{': ' + plain(run['error']) if run['error'] else ''}."
+    if "taken_for" in run:
+        return _of_classes(run, what)
     told = (
         f"{what}: {run['passes']:,} of {run['n']:,} pass from {_points(run['threshold'])} on; "
         f"mean {_points(run['mean'])}, median {_points(run['median'])}."
@@ -143,6 +154,28 @@ def in_words(run: dict[str, Any]) -> str:
             f"{against['down']} no longer."
         )
     return told
+
+
+def _of_classes(run: dict[str, Any], what: str) -> str:
+    taken = ", ".join(f"{plain(one['name'])} {one['images']:,}" for one in run["taken_for"])
+    told = f"{what}: of {run['n']:,} images {taken}."
+    if run["without_prediction"]:
+        told += f" {run['without_prediction']:,} could not be predicted."
+    if run["accuracy"] is not None:
+        told += f"\nRight: {_right(run)}."
+    if against := run["against"]:
+        told += (
+            f"\nAgainst {against['version']}: {against['changed']:,} of {against['n']:,} are taken "
+            "for something else."
+        )
+    return told
+
+
+def _right(run: dict[str, Any]) -> str:
+    """“87 % (80–93 %) of the 60 labelled at random”."""
+    low, high = run["accuracy_low"], run["accuracy_high"]
+    span = "" if low is None else f" ({low:.0%}–{high:.0%})"
+    return f"{run['accuracy']:.0%}{span} of the first {run['accuracy_n']} of its random sample"
 
 
 def _count(value: int | None) -> str:

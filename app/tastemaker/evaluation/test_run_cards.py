@@ -23,6 +23,8 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.errors import NotFound
+from tastemaker.evaluation import class_test_runs
+from tastemaker.evaluation.class_test_runs import RunFigures
 from tastemaker.evaluation.test_runs import GRIDS
 from tastemaker.queues.cards import Card, Predicted, QueueItem
 from tastemaker.queues.cards import cards as build_cards
@@ -30,18 +32,31 @@ from tastemaker.scores import Origin
 
 FIGURES = ("n", "passes", "pass_rate", "mean", "median", "threshold", "histogram", "holdout",
            "without_prediction", "against")  # fmt: skip
+CLASS_PARTS = {class_test_runs.SAMPLE: "Random sample", class_test_runs.UNSURE: "Least certain"}
 Entry = tuple[int, float, float]  # of a grid: image id, prediction and its uncertainty in [0, 1]
 
 
 @dataclass(frozen=True)
 class TestRunReport:
-    """A run with what belongs to it. `corrected` counts the images that were scored in it."""
+    """A run with what belongs to it. `corrected` counts the images that were scored in it; `right`
+    is, of a classifier, how often that is right on the labels there."""
 
     run: TestRun
     version: Version
     collection: Collection
     job: Job | None
     corrected: int
+    right: RunFigures | None = None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name → title of each part that it shows, the first one first."""
+        taken = self.run.summary.get("taken_for")
+        if taken is None:
+            return GRIDS
+        named = {f"{class_test_runs.OF_CLASS}{one['number']}": one["name"] for one in taken}
+        there = self.run.summary.get("grids", {})
+        return CLASS_PARTS | {part: name for part, name in named.items() if part in there}
 
     @property
     def state(self) -> str:
@@ -69,17 +84,19 @@ class TestRunReport:
             "error": self.job.error if self.job else "",
             "created_at": self.run.created_at.isoformat(),
             **{name: self.run.summary.get(name) for name in FIGURES},
+            **({"taken_for": self.run.summary.get("taken_for")} | self.right.as_json()
+               if self.right else {}),
         }  # fmt: skip
 
 
 def listing(session: Session, project: Project) -> list[TestRunReport]:
     """Every run of a project, newest first."""
-    return _reports(session, _runs().where(col(TestRun.project_id) == project.id))
+    return _reports(session, project, _runs().where(col(TestRun.project_id) == project.id))
 
 
 def get(session: Session, project: Project, run_id: int) -> TestRunReport:
     mine = _runs().where(col(TestRun.project_id) == project.id, col(TestRun.id) == run_id)
-    reports = _reports(session, mine)
+    reports = _reports(session, project, mine)
     if not reports:
         raise NotFound("There is no such test run.", "Choose one of the list.")
     return reports[0]
@@ -96,7 +113,7 @@ def _runs() -> Select[TestRun, Version, Collection, Job]:
 
 
 def _reports(
-    session: Session, query: Select[TestRun, Version, Collection, Job]
+    session: Session, project: Project, query: Select[TestRun, Version, Collection, Job]
 ) -> list[TestRunReport]:
     rows = session.execute(query).all()
     standing = scores.standing_events().subquery()
@@ -110,7 +127,13 @@ def _reports(
         .tuples()
         .all()
     )
-    return [TestRunReport(run, v, c, job, counts.get(run.id, 0)) for run, v, c, job in rows]
+    return [
+        TestRunReport(
+            run, v, c, job, counts.get(run.id, 0),
+            class_test_runs.figures(session, project, run, v) if v.classes.numbers else None,
+        )
+        for run, v, c, job in rows
+    ]  # fmt: skip
 
 
 def cards(
@@ -118,8 +141,9 @@ def cards(
     person: Annotator, after: int = 0, n: int = 48,
 ) -> list[Card]:  # fmt: skip
     """A page of one of the run's grids, with what the version predicted in the run."""
-    if part not in GRIDS:
-        raise NotFound(f"A test run has no part “{part[:40]}”.", f"It has {', '.join(GRIDS)}.")
+    if part not in report.parts:
+        known = ", ".join(report.parts)
+        raise NotFound(f"This test run has no part “{part[:40]}”.", f"It has {known}.")
     entries = report.grid(part)[after : after + n]
     items = [
         QueueItem(image_id, Origin.TEST_RUN, report.reason, test_run=report.run.id)
@@ -129,7 +153,7 @@ def cards(
     predicted = {image_id: Predicted(score, spread, number) for image_id, score, spread in entries}
     return build_cards(
         session, settings, project, person, "test-run", items,
-        predicted=predicted, with_neighbours=False,
+        report.version, predicted=predicted, with_neighbours=False,
     )  # fmt: skip
 
 
@@ -138,7 +162,7 @@ def offer(
 ) -> str:
     """What a score of one image that the run shows has to bring back. Raises `NotFound` for any
     other image."""
-    if not any(image_id == entry[0] for part in GRIDS for entry in report.grid(part)):
+    if not any(image_id == entry[0] for part in report.parts for entry in report.grid(part)):
         raise NotFound("This test run does not show that image.", "Choose one of its cards.")
     seen = scores.Offer(Origin.TEST_RUN, report.reason, report.run.id)
     return scores.sign_offer(session, project.id, image_id, person.id, seen)

@@ -31,10 +31,10 @@ from tastemaker.database.tables import (
 )
 from tastemaker.database.tables.versions import EarlierRun, RunSummary
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.evaluation import class_test_runs
 from tastemaker.files import require_free_space
 from tastemaker.importing import imports, requests
 from tastemaker.jobs.context import JobContext
-from tastemaker.scores import classes
 from tastemaker.versions import predictions
 
 GRIDS = {"top": "Highest", "threshold": "Around the threshold", "bottom": "Lowest"}
@@ -70,7 +70,6 @@ def request_run(
     session: Session, settings: Settings, project: Project, version: Version, source: Source
 ) -> TestRun:
     """Queue a test run. The same run that still waits or works is returned instead of a second."""
-    classes.check_scores(project)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
     if version.encoder_id != project.encoder_id:
@@ -221,6 +220,9 @@ def summarise(
 ) -> RunSummary:
     """What the version gives the collection. Scores are in [0, 1], and honest: where an image
     was trained on, it is the score by a head that never saw it."""
+    if version.classes.numbers:
+        earlier = _earlier(session, test_run)
+        return class_test_runs.summarise(session, project, test_run, version, earlier)
     threshold = project.threshold
     rows = session.execute(
         select(Prediction.image_id, Prediction.honest, Prediction.uncertainty, Image.source_group)
@@ -281,22 +283,12 @@ def collection_name(session: Session, test_run: TestRun) -> str:
 def _against_earlier(
     session: Session, test_run: TestRun, version: Version, threshold: float
 ) -> EarlierRun | None:
-    """The newest earlier run of another version on the same collection: on the images that both
-    have predicted, how many pass now that failed (`up`), and the reverse (`down`)."""
-    earlier = session.execute(
-        select(TestRun, Version)
-        .join(Version, col(Version.id) == TestRun.version_id)
-        .where(
-            TestRun.collection_id == test_run.collection_id,
-            TestRun.project_id == test_run.project_id,
-            TestRun.id < test_run.id, TestRun.version_id != test_run.version_id,
-        )
-        .order_by(col(TestRun.id).desc())
-    ).all()  # fmt: skip
-    done = [(run, other) for run, other in earlier if run.summary]
-    if not done or done[0][1].encoder_id != version.encoder_id:
+    """The newest earlier run: on the images that both have predicted, how many pass now that failed
+    (`up`), and the reverse (`down`)."""
+    found = _earlier(session, test_run)
+    if found is None or found[1].encoder_id != version.encoder_id:
         return None
-    run, other = done[0]
+    run, other = found
     before = aliased(Prediction)
     now, then = Prediction.honest, before.honest
     up = case((and_(now >= threshold, then < threshold), 1), else_=0)
@@ -310,3 +302,19 @@ def _against_earlier(
         "run": run.id, "version": other.number, "version_id": other.id, "n": n,
         "up": int(rose or 0), "down": int(fell or 0), "shift": float(shift or 0),
     }  # fmt: skip
+
+
+def _earlier(session: Session, test_run: TestRun) -> tuple[TestRun, Version] | None:
+    """The newest run of another version on the same collection that came before, and that
+    version."""
+    earlier = session.execute(
+        select(TestRun, Version)
+        .join(Version, col(Version.id) == TestRun.version_id)
+        .where(
+            TestRun.collection_id == test_run.collection_id,
+            TestRun.project_id == test_run.project_id,
+            TestRun.id < test_run.id, TestRun.version_id != test_run.version_id,
+        )
+        .order_by(col(TestRun.id).desc())
+    ).all()  # fmt: skip
+    return next(((run, other) for run, other in earlier if run.summary), None)

@@ -11,7 +11,7 @@ from tastemaker.scores import class_changes, classes
 
 # Modules of pages, by their names, all of whose routes are of one kind.
 SCORES_ONLY = (
-    "audits", "pairs", "priors", "results", "series", "stars", "test_runs", "write_back",
+    "audits", "pairs", "priors", "results", "series", "stars", "write_back",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion", "routers")
 FLIPS = "/compare/"  # below it: images that passed and fail now, or the other way

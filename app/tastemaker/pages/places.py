@@ -5,6 +5,7 @@ is, and the place names what else on it a correction changes; without one, its a
 same place back.
 """
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -16,7 +17,6 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import flips, test_run_cards
-from tastemaker.evaluation.test_runs import GRIDS
 from tastemaker.queues import confusion, reviews
 from tastemaker.scores import Recorded, classes
 
@@ -30,6 +30,11 @@ def known_queue(queue: str) -> str:
         known = " or ".join(queues.EVERY_QUEUE)
         raise Invalid(f"There is no queue “{queue[:40]}”.", f"Use {known}.")
     return queue
+
+
+def known_part(part: str) -> str:
+    """A part of a test run, if it can be one; else none, which is the first."""
+    return part if re.fullmatch(r"[a-z]{1,12}(-[0-9]{1,6})?", part) else ""
 
 
 class Place(BaseModel):
@@ -146,7 +151,7 @@ class ComparePlace(Place):
 class TestRunPlace(Place):
     kind: Literal["test-run"] = "test-run"
     run: Id
-    part: Annotated[str, AfterValidator(lambda part: part if part in GRIDS else "top")] = "top"
+    part: Annotated[str, AfterValidator(known_part)] = ""
     after: Count = 0
 
     def check(self, session: Session, project: Project) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -20,7 +20,7 @@ from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.evaluation import test_run_cards, test_runs
 from tastemaker.evaluation.test_run_cards import TestRunReport
-from tastemaker.evaluation.test_runs import GRIDS, Source
+from tastemaker.evaluation.test_runs import Source
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import (
     CurrentAnnotator,
@@ -31,7 +31,7 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.places import TestRunPlace
-from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
+from tastemaker.pages.render import kinds_of, load_anew, redirect, render, see_other, shell
 from tastemaker.pages.scores import (
     NEVER_STALE,
     ScoreForm,
@@ -96,6 +96,7 @@ def list_page(
         "collections": there,
         "given": given,
         "sources": SOURCES,
+        "kinds": kinds_of(request, project),
         "error": error,
     }
     frame = shell(session, project, "test-runs")
@@ -191,7 +192,7 @@ def run_page(
     project: CurrentProject,
     person: CurrentAnnotator,
     run_id: Id,
-    part: str = "top",
+    part: str = "",
     after: int = 0,
     saved: int = 0,
     undone: bool = False,
@@ -199,17 +200,17 @@ def run_page(
     """`part` names the grid, `after` is how many of its cards came before; `saved` and `undone`
     tell what a form without a script has just done."""
     report = test_run_cards.get(session, project, run_id)
-    after = max(0, after)
-    shown = len(report.grid(part)) if part in GRIDS else 0
+    after, part = max(0, after), part or next(iter(report.parts))
+    shown = len(report.grid(part)) if part in report.parts else 0
     place = TestRunPlace(run=run_id, part=part, after=after)
     context = {
-        "report": report, "s": report.run.summary, "parts_of": GRIDS, "part": part,
+        "report": report, "s": report.run.summary, "parts_of": report.parts, "part": part,
         "after": after, "shown": shown, "per_page": PER_PAGE, "place": place,
         "cards": test_run_cards.cards(
             session, settings, project, report, part, person, after, PER_PAGE
         ),
         "toast": saved_toast(session, project, person, place, saved, undone),
-        "keys": keymap.of(person),
+        "keys": keymap.of(person), "kinds": kinds_of(request, project),
     }  # fmt: skip
     page = shell(session, project, "test-runs") | context
     return render(request, "test_run.html", None, page, headers=NEVER_STALE)
@@ -303,12 +304,15 @@ class NewRun(BaseModel):
 
 
 class Correction(BaseModel):
-    """`key` makes a repeat harmless; `expected` is the event the asker knew of (0: none)."""
+    """`value` 0–10, or in a project with classes the number of one, or else `class`, its name (of
+    tags their names, with commas). `key` makes a repeat harmless; `expected` is the event the asker
+    knew of (0: none)."""
 
     model_config = ConfigDict(extra="forbid")
 
     image_id: int = Field(ge=1, lt=2**63)
-    value: StrictInt = Field(ge=0, le=10)
+    value: StrictInt | None = Field(default=None, ge=0, lt=2**53)
+    named: StrictStr | None = Field(default=None, alias="class", max_length=4000)
     key: str | None = Field(default=None, min_length=8, max_length=80)
     expected: int | None = None
 
@@ -346,12 +350,14 @@ def run_images(
     project: CurrentProject,
     person: CurrentAnnotator,
     run_id: Id,
-    part: str = "top",
+    part: str = "",
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     n: Annotated[int, Query(ge=1, le=240)] = PER_PAGE,
 ) -> list[dict[str, Any]]:
-    """The images a run shows; `part` is top, threshold or bottom."""
+    """The images a run shows; `part` is top, threshold or bottom, or of a classifier sample, unsure
+    or class-NUMBER. Without one, the first of these."""
     report = test_run_cards.get(session, project, run_id)
+    part = part or next(iter(report.parts))
     cards = test_run_cards.cards(session, settings, project, report, part, person, after, n)
     return [run_card_json(card) for card in cards]
 
@@ -368,7 +374,7 @@ def correct(
 ) -> JSONResponse:
     """Score an image that the run shows. It is on disk when this answers."""
     given = ScoreInput(
-        "set", body.value, body.key, body.expected,
+        "set", body.value if body.named is None else body.named, body.key, body.expected,
         offer(engine, user, project_id, run_id, body.image_id),
     )  # fmt: skip
     return recorded_json(request, record(engine, user, project_id, body.image_id, given))
@@ -377,7 +383,8 @@ def correct(
 def run_card_json(card: Card) -> dict[str, Any]:
     return {
         "image_id": card.image_id, "name": card.name, "prediction": card.prediction,
-        "uncertainty": card.uncertainty, "predicted_by": card.predicted_by, "label": card.label,
+        "uncertainty": card.uncertainty, "says": card.says,
+        "predicted_by": card.predicted_by, "label": card.label,
         "event_id": card.event_id, "offer": card.offer,
         "thumb": f"/images/{card.image_id}/thumb" if card.has_pixels else None,
     }  # fmt: skip

@@ -245,9 +245,28 @@ class EarlierRun(TypedDict):
     shift: float
 
 
+class EarlierClassRun(TypedDict):
+    """The same of a classifier: of the `n` images of both, so many are taken for another class."""
+
+    run: int
+    version: str
+    version_id: int
+    n: int
+    changed: int
+
+
+class TakenFor(TypedDict):
+    """How many images a classifier takes for one of its classes."""
+
+    number: int
+    name: str
+    images: int
+
+
 class RunSummary(TypedDict, total=False):
     """The result of a test run; empty while it is under way. Scores and rates are in 0–1; `grids`
-    holds [image id, score, uncertainty] of the images shown in each part."""
+    holds [image id, score, uncertainty] of the images shown in each part. Of a classifier it has
+    `taken_for` in place of what rests on a threshold."""
 
     n: int
     without_prediction: int
@@ -258,7 +277,8 @@ class RunSummary(TypedDict, total=False):
     mean: float | None
     median: float | None
     histogram: list[int]
-    against: EarlierRun | None
+    against: EarlierRun | EarlierClassRun | None
+    taken_for: list[TakenFor]
     grids: dict[str, list[list[Any]]]
 
 
