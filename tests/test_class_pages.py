@@ -481,10 +481,29 @@ def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(tra
     lines = run("versions", "diff", "Kinds", "v1.0", "v1.1").out
     assert f"{len(moved)} of 90 images are taken for something else" in lines
     assert client.get("/projects/1/compare?a=v1.0&b=v1.0").status_code == 422
-    assert client.get(f"{API}/compare/flips").status_code == 409
     place = json.dumps({"kind": "compare", "a": "v1.0", "b": "v1.1"})
     flip = client.post("/projects/1/images/3/score", data={"value": "1", "place": place})
     assert flip.status_code == 409 and "for projects that score" in flip.text
+
+    change = told["changes"][0]
+    was, now = (("photo", "drawing", "logo").index(change[side]) for side in ("before", "after"))
+    at = f"/projects/1/compare?a=v1.0&b=v1.1&before={was}&after={now}"
+    assert f'href="{at.removeprefix("/projects/1/compare")}#cell"' in page.replace("&amp;", "&")
+    shown = re.findall(r'id="card-(\d+)"', client.get(at).text)
+    expected = [i for i in trained.kinds if (said[before.id, i], said[after.id, i]) == (was, now)]
+    assert sorted(map(int, shown)) == sorted(expected) and len(shown) == change["images"]
+    flips = client.get(f"{API}/compare/flips", params={"was": was, "now": now}).json()
+    assert [row["image_id"] for row in flips["flips"]] == list(map(int, shown))
+    assert client.get(f"{API}/compare/flips?was=statue&now=0").status_code == 422
+    place = json.dumps({"kind": "change", "a": "v1.0", "b": "v1.1", "before": was, "after": now})
+    swapped = client.post(
+        f"/projects/1/images/{shown[0]}/score", data={"value": str(now), "place": place},
+        headers={"HX-Request": "true"},
+    ).text  # fmt: skip
+    assert f'id="verdict-{shown[0]}"' in swapped and 'id="counts"' in swapped
+    plain = client.post(f"/projects/1/images/{shown[0]}/score", data={"value": "0", "place": place})
+    assert "Saved photo for" in client.get(plain.headers["location"]).text
+    assert client.get("/projects/1/compare?a=v1.0&b=v1.1&before=99&after=98").status_code == 200
 
 
 def test_no_class_is_better_by_one_burst_alone() -> None:

@@ -4,7 +4,7 @@ something else. Classes merged since count as what they became.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from tastemaker import projects
-from tastemaker.database.tables import ClassPrediction, Image, Label
+from tastemaker.config import Settings
+from tastemaker.database.tables import Annotator, ClassPrediction, Image, Label, Prediction
 from tastemaker.evaluation.comparison import measuring_labels
 from tastemaker.evaluation.flips import Pair
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, NOTHING, Estimate
-from tastemaker.scores import classes
+from tastemaker.queues.cards import Card, Predicted, QueueItem, cards
+from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
 from tastemaker.versions import class_rows
 
@@ -80,6 +82,10 @@ class ClassComparison:
     @property
     def changed(self) -> int:
         return sum(change.images for change in self.changes)
+
+    def change(self, before: int, after: int) -> Change | None:
+        """That change, if any image made it."""
+        return next((c for c in self.changes if (c.before, c.after) == (before, after)), None)
 
     def as_json(self, known: ClassList) -> dict[str, Any]:
         def told(change: Change) -> dict[str, Any]:
@@ -232,6 +238,74 @@ def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple
         for (before, after), c in counts.items()
     ]
     return images, tuple(sorted(found, key=lambda c: (-c.images, c.before, c.after)))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An image that the newer version takes for something else, and how sure both are."""
+
+    image_id: int
+    before: int
+    after: int
+    was_sure: float
+    sure: float
+
+
+def changed_images(
+    session: Session, both: Pair, before: int, after: int, *, skip: int = 0, n: int = 48
+) -> list[Changed]:
+    """A page of the images that the older version takes for `before` and the newer one for `after`,
+    both as a label holds them, those first of which the newer one is surest."""
+    known = classes.of(session, both.project.id)
+
+    def meaning(value: int) -> list[int]:
+        if known.several:  # a set: every one that was said and means the same by now
+            told = select(ClassPrediction.predicted).where(
+                col(ClassPrediction.version_id).in_([both.a.id, both.b.id])
+            )
+            return [one for one in session.exec(told.distinct()) if known.current(one) == value]
+        return known.merged_with(value)
+
+    old, new = aliased(ClassPrediction), aliased(ClassPrediction)
+    was, now = aliased(Prediction), aliased(Prediction)
+    columns: tuple[Any, ...] = (new.image_id, was.honest, now.honest)
+    rows = session.execute(
+        select(*columns)
+        .select_from(new)
+        .join(old, (col(old.image_id) == new.image_id) & (col(old.version_id) == both.a.id))
+        .join(was, (col(was.image_id) == new.image_id) & (col(was.version_id) == both.a.id))
+        .join(now, (col(now.image_id) == new.image_id) & (col(now.version_id) == both.b.id))
+        .where(
+            new.version_id == both.b.id,
+            col(old.predicted).in_(meaning(before)),
+            col(new.predicted).in_(meaning(after)),
+            col(new.image_id).not_in(projects.outside_the_pool(both.project.id)),
+        )
+        .order_by(col(new.margin).desc(), col(new.image_id))
+        .offset(skip)
+        .limit(n)
+    )
+    return [Changed(image_id, before, after, p, q) for image_id, p, q in rows]
+
+
+def change_cards(
+    session: Session, settings: Settings, both: Pair, person: Annotator, found: Sequence[Changed]
+) -> list[Card]:
+    """The cards on which these images are corrected."""
+    known = classes.of(session, both.project.id)
+    items = [
+        QueueItem(
+            one.image_id, Origin.REVIEW,
+            f"{known.words(one.before)} by {both.a.number}, {known.words(one.after)} by "
+            f"{both.b.number}",
+        )
+        for one in found
+    ]  # fmt: skip
+    predicted = {one.image_id: Predicted(one.sure, None, both.b.number) for one in found}
+    return cards(
+        session, settings, both.project, person, "compare", items, both.b,
+        predicted=predicted, with_neighbours=False,
+    )  # fmt: skip
 
 
 def _known(value: float) -> float | None:

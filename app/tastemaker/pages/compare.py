@@ -2,7 +2,7 @@
 corrected where it is seen."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -12,7 +12,8 @@ from sqlmodel import Session
 from tastemaker import versions
 from tastemaker.auth.lanes import SCORES
 from tastemaker.auth.permissions import AnnotatorUser, GuardedRoute, ViewerUser
-from tastemaker.database.tables import Project, Version
+from tastemaker.config import Settings
+from tastemaker.database.tables import Annotator, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import class_comparison, comparison, flips
 from tastemaker.evaluation.flips import Pair
@@ -25,7 +26,7 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
-from tastemaker.pages.places import ComparePlace
+from tastemaker.pages.places import ChangePlace, ComparePlace
 from tastemaker.pages.render import kinds_of, render, shell
 from tastemaker.pages.scores import (
     NEVER_STALE,
@@ -60,17 +61,22 @@ def page(
     a: str = "",
     b: str = "",
     view: str = "",
-    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**53)] = 0,
+    before: Annotated[int, Query(ge=-1, lt=2**53)] = -1,
+    skip: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     saved: int = 0,
     undone: bool = False,
 ) -> Response:
-    """Without a `view` it opens on what flipped, if anything did. `saved` and `undone` tell what a
+    """Without a `view` it opens on what flipped, if anything did; of classes, `before` and `after`
+    choose the images that are taken for something else. `saved` and `undone` tell what a
     form without a script has just done."""
     if view and view not in VIEWS:
         raise NotFound(f"There is no view “{view[:40]}” of a comparison.", "Choose a tab.")
     ready = versions.list_ready(session, project)
     if project.labelling != "scores":
-        return _of_classes(request, session, project, ready, a, b)
+        of = (before, after, skip) if before >= 0 else None
+        told = saved, undone
+        return _of_classes(request, session, settings, project, person, ready, a, b, of, told)
     context: dict[str, Any] = {
         "versions": ready,
         "views": VIEWS,
@@ -113,18 +119,32 @@ def page(
 
 
 def _of_classes(
-    request: Request, session: Session, project: Project, ready: Sequence[Version], a: str, b: str
-) -> Response:
-    """The page of a project with classes: class by class, and what is taken for something else."""
+    request: Request, session: Session, settings: Settings, project: Project, person: Annotator,
+    ready: Sequence[Version], a: str, b: str, of: tuple[int, int, int] | None,
+    done: tuple[int, bool],
+) -> Response:  # fmt: skip
+    """The page of a project with classes: class by class, and what is taken for something else;
+    `of` says which change is looked at (before, after), from which image on."""
     two = len(ready) >= 2
     twice = two and bool(a) and a == b
     both = flips.pair(session, project, a, b) if two and not twice else None
-    context = {
+    context: dict[str, Any] = {
         "versions": ready, "both": both,
         "one": versions.by_number(session, project, a) if twice else None,
         "told": class_comparison.compare(session, both) if both else None,
         "kinds": kinds_of(request, project), "most": class_comparison.MOST_CHANGES,
+        "moved": None, "cards": [], "keys": keymap.of(person),
     }  # fmt: skip
+    if both and of:
+        before, after, skip = of
+        place = ChangePlace(a=both.a.number, b=both.b.number, before=before, after=after, skip=skip)
+        found = class_comparison.changed_images(session, both, before, after, skip=skip, n=PER_PAGE)
+        context |= {
+            "moved": context["told"].change(before, after), "place": place, "per_page": PER_PAGE,
+            "by_image": {one.image_id: one for one in found},
+            "cards": class_comparison.change_cards(session, settings, both, person, found),
+            "toast": saved_toast(session, project, person, place, *done),
+        }  # fmt: skip
     frame = shell(session, project, "versions") | context
     status = Invalid.status if twice else 200
     return render(request, "class_compare.html", None, frame, status=status, headers=NEVER_STALE)
@@ -212,11 +232,22 @@ def show_flips(
     direction: str = "up",
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     n: Annotated[int, Query(ge=1, le=1000)] = 100,
+    was: str = "",
+    now: str = "",
 ) -> dict[str, Any]:
     """A page of the images that went `up` to a pass or `down` to a fail. Correct them through
-    `POST …/scores` with the origin `review`. Of projects that score."""
-    classes.check_scores(project)
+    `POST …/scores` with the origin `review`. Of classes, those that were taken for one (`was`) and
+    are for another `now`, by name or number."""
     both = flips.pair(session, project, a, b)
+    if project.labelling != "scores":
+        known = classes.of(session, project.id)
+        one, other = known.parse(was), known.parse(now)
+        found = class_comparison.changed_images(session, both, one, other, skip=after, n=n)
+        change = class_comparison.compare(session, both).change(one, other)
+        return {
+            "a": both.a.number, "b": both.b.number, "images": change.images if change else 0,
+            "flips": [asdict(row) for row in found],
+        }  # fmt: skip
     rows = flips.listing(session, both, direction, after=after, n=n)
     return {
         "a": both.a.number, "b": both.b.number,

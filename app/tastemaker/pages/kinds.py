@@ -14,7 +14,8 @@ SCORES_ONLY = (
     "audits", "pairs", "priors", "results", "series", "stars", "write_back",
 )  # fmt: skip
 CLASSES_ONLY = ("classes", "confusion", "routers")
-FLIPS = "/compare/"  # below it: images that passed and fail now, or the other way
+# Older addresses of a correction, below it: of images that passed and fail now, or the other way.
+FLIPS = "/projects/{project_id}/compare/"
 
 IN_WORDS = {"scores": "scores", "classes": "classes", "both": "scores, classes", "": ""}
 
@@ -22,7 +23,7 @@ IN_WORDS = {"scores": "scores", "classes": "classes", "both": "scores, classes",
 def served_by(module: str, address: str) -> str:
     """Which kinds of project an address of a module of pages serves: `scores`, `classes` or `both`;
     empty where it is about no project."""
-    if module in SCORES_ONLY or FLIPS in address:
+    if module in SCORES_ONLY or address.startswith(FLIPS):
         return "scores"
     if module in CLASSES_ONLY:
         return "classes"

@@ -16,9 +16,9 @@ from tastemaker import queues
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Project
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.evaluation import flips, test_run_cards
+from tastemaker.evaluation import class_comparison, flips, test_run_cards
 from tastemaker.queues import confusion, reviews
-from tastemaker.scores import Recorded, classes
+from tastemaker.scores import Recorded, class_changes, classes
 
 Fragment = tuple[str, str, dict[str, Any]]  # template, block, and what it shows
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -148,6 +148,34 @@ class ComparePlace(Place):
         return "compare.html", "counts", context
 
 
+class ChangePlace(Place):
+    """Images that one version takes for `before` and the other for `after`."""
+
+    kind: Literal["change"] = "change"
+    a: str = ""
+    b: str = ""
+    before: Annotated[int, Field(ge=0, lt=2**53)]
+    after: Annotated[int, Field(ge=0, lt=2**53)]
+    skip: Count = 0
+
+    def check(self, session: Session, project: Project) -> None:
+        class_changes.check_classes(project)
+        flips.pair(session, project, self.a, self.b)
+
+    def query(self) -> str:
+        fields = {"a": self.a, "b": self.b, "before": self.before, "after": self.after}
+        return urlencode(fields | {"skip": self.skip})
+
+    def address(self, project_id: int, event: Recorded) -> str:
+        return f"/projects/{project_id}/compare?{self.query()}&{_done(event)}"
+
+    def counts(
+        self, session: Session, settings: Settings, project: Project, person: Annotator
+    ) -> Fragment:
+        told = class_comparison.compare(session, flips.pair(session, project, self.a, self.b))
+        return "class_compare.html", "counts", {"moved": told.change(self.before, self.after)}
+
+
 class TestRunPlace(Place):
     kind: Literal["test-run"] = "test-run"
     run: Id
@@ -187,7 +215,14 @@ class ImagePlace(Place):
 
 
 ReturnPlace = (
-    ScorePlace | GridPlace | ReviewPlace | ComparePlace | TestRunPlace | LibraryPlace | ImagePlace
+    ScorePlace
+    | GridPlace
+    | ReviewPlace
+    | ComparePlace
+    | ChangePlace
+    | TestRunPlace
+    | LibraryPlace
+    | ImagePlace
 )
 _place: TypeAdapter[ReturnPlace] = TypeAdapter(Annotated[ReturnPlace, Field(discriminator="kind")])
 
