@@ -175,9 +175,9 @@ NOT_PICTURES = {
 }
 
 
-def deadly(item: tuple[int, Any], views: Any, limits: Any) -> Any:
+def deadly(item: tuple[int, Any], views: Any, limits: Any, frames: Any) -> Any:
     """Stands in for `read_fitted` with a picture, the third, at which the system ends the process
     that decodes it."""
     if item[0] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return read_fitted(item, views, limits)
+    return read_fitted(item, views, limits, frames)

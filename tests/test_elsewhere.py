@@ -35,7 +35,7 @@ from tastemaker.database.tables import EncoderRow, Version
 from tastemaker.embeddings import store_vectors
 from tastemaker.encoding import bundled_layers, efficientnet
 from tastemaker.encoding.bundled_layers import FINGERPRINTS
-from tastemaker.encoding.encoder_specs import BUNDLED, parse
+from tastemaker.encoding.encoder_specs import BUNDLED, parse, spec_of
 from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import Conflict, Invalid
@@ -47,7 +47,7 @@ from tastemaker.pages.app import create_app
 from tastemaker.publishing import elsewhere, exports, import_head
 from tastemaker.publishing.html_page import Numbers, html_page, model_of
 from tastemaker.publishing.hub_folder import front_matter
-from tastemaker.publishing.portable import Portable, spec_of
+from tastemaker.publishing.portable import Portable
 from tests.conftest import add_images, forward, work_on
 from tests.test_import_head import random_head
 
@@ -326,6 +326,17 @@ def test_what_cannot_run_elsewhere_says_why(world: World) -> None:
         html_page(portable(world, fingerprint="declared:f"))
     with pytest.raises(Conflict, match="another make of"):
         elsewhere.encoder_by(portable(world, fingerprint="declared:f"))
+    for name, why in (
+        ("tiles", "five tiles"),
+        ("middle-frame", "the middle frame"),
+        ("mean-frames", "the means over up to 8 evenly spaced frames"),
+    ):
+        seen_otherwise = portable(
+            world, spec=parse(f"efficientnet_lite0+{name}/bundled"), fingerprint="f" * 16
+        )
+        with pytest.raises(Conflict, match=why):
+            html_page(seen_otherwise)
+        assert elsewhere.encoder_by(seen_otherwise) == "tastemaker"
     for spec, why in (
         (parse("ViT-B-32@/mine.safetensors"), "weights that only this machine has"),
         (spec_of("made at home"), "came from outside, of an encoder called “made at home”"),

@@ -19,6 +19,7 @@ from tastemaker.encoding import (
     feature_blocks,
     hub,
     networks,
+    preprocessing,
     weights,
 )
 from tastemaker.encoding.encode_files import embed_files
@@ -722,9 +723,11 @@ def test_a_composite_sees_a_picture_of_any_shape_in_one_decoding(composite, tmp_
         grey = pictures.encoded(Image.new("L", size, 90))
         paths.append(pictures.write(tmp_path / name, grey))
     decoded = []
-    decode = encode_files.decode
+    decode = preprocessing.decode_frames
     monkeypatch.setattr(
-        encode_files, "decode", lambda file, limits: decoded.append(file) or decode(file, limits)
+        preprocessing,
+        "decode_frames",
+        lambda file, *how: decoded.append(file) or decode(file, *how),
     )
     vectors = embedded(composite, paths, lanes=1, batch=3)
     assert decoded == paths and np.isfinite(vectors).all()
@@ -744,13 +747,12 @@ class StandIn:
 
     device = "cpu"
     dim = 1
+    frames = "first"
+    views = (Preprocessing(4, 4, "squash", "bicubic", (0.5,) * 3, (0.5,) * 3),)
 
     def __init__(self, encode=None):
         self.batches: list[int] = []
         self._check = encode or (lambda batch: None)
-
-    def preprocess(self, picture: Image.Image) -> np.ndarray:
-        return np.asarray(picture.resize((4, 4)))
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         self.batches.append(len(batch))
@@ -788,7 +790,7 @@ def test_a_picture_at_which_its_process_is_killed_costs_only_itself(bundled, tmp
 
 def test_a_picture_that_never_fits_is_set_aside():
     def not_that_one(batch):
-        if (batch == 5).all(axis=(1, 2, 3)).any():
+        if (batch == 5).all(axis=1).any():
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     bad: dict[int, BadImage] = {}

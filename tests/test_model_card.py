@@ -199,6 +199,15 @@ def test_the_card_says_which_encoder_the_file_needs(world: World) -> None:
     assert "embed with ViT-L-14-336-quickgelu/openai" in section(card_of(world, 2), "Demo")
 
 
+def test_the_card_says_what_the_encoder_sees_of_an_animated_file(world: World) -> None:
+    assert "animated files" not in card_of(world, 2), "of the first frame its name says nothing"
+    with writing(world.engine) as session:
+        encoder = session.get(model_card.EncoderRow, 1)
+        encoder.name = "efficientnet_lite0+mean-frames/bundled"
+    training = section(card_of(world, 2), "Training")
+    assert "| animated files | of an animated file its numbers are the means" in training
+
+
 # --- how it is written ---------------------------------------------------------------------------
 
 

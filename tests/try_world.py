@@ -23,7 +23,7 @@ PROJECTION = np.random.default_rng(3).normal(size=(32 * 32 * 3, DIM)).astype(np.
 class PlainEncoder:
     """A linear encoder with the fingerprint of the tests' project; it can read words."""
 
-    fingerprint, views = "e" * 16, (HOW,)
+    fingerprint, views, frames = "e" * 16, (HOW,), "first"
     spec = SimpleNamespace(name="plain")
 
     def encode(self, batch: np.ndarray) -> np.ndarray:

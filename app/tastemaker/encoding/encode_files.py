@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.encoding.encoders import Encoder
+from tastemaker.encoding.frame_rules import put_together
 from tastemaker.encoding.preprocessing import read_fitted
 from tastemaker.errors import BadImage
 from tastemaker.pictures.decode_pool import DecodePool
-from tastemaker.pictures.pictures import KnownPicture, Limits, decode
+from tastemaker.pictures.pictures import KnownPicture, Limits
 
 MOST_HELD = 2**26  # bytes of files in memory that a batch waits for
 
@@ -178,9 +179,11 @@ class _BatchSize:
 def _reading(encoder: Encoder, limits: Limits | None, guarded: bool) -> Iterator[Read]:
     """What decodes a chunk of numbered files and makes them ready for the encoder."""
 
+    task = functools.partial(read_fitted, views=encoder.views, limits=limits, frames=encoder.frames)
+
     def read_one(item: tuple[int, Readable]) -> Pixels | BadImage:
         try:
-            return encoder.preprocess(decode(item[1], limits))
+            return task(item)
         except BadImage as error:
             return error
 
@@ -190,7 +193,6 @@ def _reading(encoder: Encoder, limits: Limits | None, guarded: bool) -> Iterator
     if not guarded:
         yield read_here
         return
-    task = functools.partial(read_fitted, views=encoder.views, limits=limits)
     with DecodePool(1, limits) as pool:
 
         def read_in_child(chunk: Chunk) -> Iterator[tuple[int, Pixels | BadImage]]:
@@ -215,17 +217,37 @@ def _embed_chunk(
             yield index, source
         else:
             readable.append((index, source))
-    indices, pictures = [], []
+    held: list[tuple[int, Pixels]] = []
     for index, outcome in read(readable):
         if isinstance(outcome, BadImage):
             yield index, outcome
-        else:
-            indices.append(index)
-            pictures.append(outcome)
-    if pictures:
-        with computing:
-            vectors = _encode_within_memory(encoder, pictures, sizes)
-        yield from zip(indices, vectors, strict=True)
+            continue
+        held.append((index, outcome))
+        if sum(len(frames) for _, frames in held) >= len(chunk):  # animations fill a batch sooner
+            yield from _encode_held(encoder, held, sizes, computing)
+            held = []
+    if held:
+        yield from _encode_held(encoder, held, sizes, computing)
+
+
+def _encode_held(
+    encoder: Encoder,
+    held: list[tuple[int, Pixels]],
+    sizes: _BatchSize,
+    computing: contextlib.AbstractContextManager[Any],
+) -> Iterator[tuple[int, Vector | BadImage]]:
+    """The vector of each picture, of all its frames put together."""
+    with computing:
+        found = iter(_encode_within_memory(encoder, [row for _, p in held for row in p], sizes))
+    for index, pictures in held:
+        vectors = []
+        bad: BadImage | None = None
+        for vector in itertools.islice(found, len(pictures)):
+            if isinstance(vector, BadImage):
+                bad = vector
+            else:
+                vectors.append(vector)
+        yield index, bad or put_together(np.stack(vectors))
 
 
 def _encode_within_memory(

@@ -8,7 +8,8 @@ installation. `@FILE.safetensors` says that the weights lie in a local file:
 
 `MODEL+BLOCK/TAG` has blocks of features beside the network's own, such as
 `efficientnet_lite0+stages+whole/bundled`; `MODEL+tiles/TAG` looks at five tiles of the picture at
-full size (`tiling`). `A+B`, two or more whole names, is several networks side
+full size (`tiling`), `MODEL+mean-frames/TAG` at several frames of an animated file
+(`frame_rules`). `A+B`, two or more whole names, is several networks side
 by side as one encoder: `efficientnet_lite0/bundled+ViT-B-32-quickgelu/openai`. A tag has no plus
 and a file ends with `.safetensors`, so one plus can be told from the other.
 
@@ -24,15 +25,16 @@ from functools import cache
 from pathlib import Path
 
 from tastemaker.config import DEFAULT_ENCODER
-from tastemaker.encoding import efficientnet, feature_blocks, tiling
+from tastemaker.encoding import efficientnet, feature_blocks, frame_rules, tiling
 from tastemaker.errors import EncoderUnavailable, Invalid
 from tastemaker.files import is_file, typed_path
+from tastemaker.pictures.frames import FrameRule
 
 BUNDLED = efficientnet.name_of(())  # the plain one: least to compute, least to keep
 CLIP_BASE = "ViT-B-32-quickgelu/openai"
 TIMM = "timm:"
 
-BLOCK_NAMES = {*efficientnet.BLOCKS, *feature_blocks.BLOCKS, *tiling.TILINGS}
+BLOCK_NAMES = {*efficientnet.BLOCKS, *feature_blocks.BLOCKS, *tiling.TILINGS, *frame_rules.RULES}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ KNOWN = (
         efficientnet.name_of(("stages", "tiles")),
         2848,
         "looks at five tiles at full size: compression, noise, blur",
+    ),
+    KnownEncoder(
+        efficientnet.name_of(("stages", "whole", "mean-frames")),
+        4128,
+        "the first one over eight frames of animated files, not their first frame alone",
+    ),
+    KnownEncoder(
+        efficientnet.name_of(("stages", "whole", "middle-frame")),
+        4128,
+        "the first one on the middle frame of animated files",
     ),
     KnownEncoder(
         f"{DEFAULT_ENCODER}+{CLIP_BASE}",
@@ -84,8 +96,9 @@ class EncoderSpec:
     """A well-formed encoder name, taken apart. `tag` or `weights` is set, or both; `dim` is known
     for the bundled ones and those of the selection list, and None for others until they are loaded.
     `blocks` are what a composite one has beside the features of its network, `tiling` how its
-    picture is cut, if it is. Of several networks side by side, `parts` are these in the order they
-    are stored in, and the rest is empty."""
+    picture is cut, if it is, `frames` what it sees of an animated file. Of several networks side by
+    side, `parts` are these in the order they are stored in, all with the same `frames`, and the
+    rest is empty."""
 
     name: str
     model: str
@@ -95,6 +108,7 @@ class EncoderSpec:
     blocks: tuple[str, ...] = ()
     parts: tuple["EncoderSpec", ...] = ()
     tiling: str | None = None
+    frames: FrameRule = "first"
 
     @property
     def bundled(self) -> bool:
@@ -140,6 +154,11 @@ def parse(name: str) -> EncoderSpec:
     parts = sorted((_parse_one(part) for part in names), key=_order)
     if len(parts) == 1:
         return parts[0]
+    if len({part.frames for part in parts}) > 1:
+        raise Invalid(
+            f"The encoders of “{name}” have different rules for animated files.",
+            "Write the same in each name, or in none: +middle-frame or +mean-frames.",
+        )
     seen = Counter((part.model, part.tag, part.weights, part.tiling) for part in parts)
     if twice := [p for p in parts if seen[p.model, p.tag, p.weights, p.tiling] > 1]:
         every = dict.fromkeys(block for part in twice for block in part.blocks)
@@ -147,7 +166,18 @@ def parse(name: str) -> EncoderSpec:
         raise Invalid(f"“{name}” names {twice[0].model} twice.", f"Name it once, as {hint}.")
     dims = [part.dim for part in parts]
     dim = sum(d for d in dims if d) if all(dims) else None
-    return EncoderSpec("+".join(p.name for p in parts), "", None, None, dim, (), tuple(parts))
+    return EncoderSpec(
+        "+".join(p.name for p in parts), "", None, None, dim, (), tuple(parts),
+        frames=parts[0].frames,
+    )  # fmt: skip
+
+
+def spec_of(name: str) -> EncoderSpec:
+    """The encoder of that name; vectors from outside may be of one that nobody here can load."""
+    try:
+        return parse(name)
+    except Invalid:
+        return EncoderSpec(name, name, None, None, None)
 
 
 def split_parts(name: str) -> list[str]:
@@ -183,14 +213,17 @@ def _parse_one(name: str) -> EncoderSpec:
     if not re.fullmatch(r"(timm:)?[\w.+-]+(/[\w.-]+)?", whole, re.ASCII) or not (tag or file):
         raise Invalid(f"“{name}” is not the name of an encoder.", _nearest(name))
     network, *named = model.split("+")
+    rule, named = frame_rules.taken_out(name, named)
+    frames = frame_rules.RULES[rule] if rule else "first"
     cut, blocks = tiling.taken_out(name, named)
+    beside = tuple(word for word in (cut, rule) if word)
     if network == efficientnet.MODEL:
         if (tag, file) != ("bundled", ""):
             raise Invalid(f"“{name}” is not an encoder.", f"The bundled one is called {BUNDLED}.")
         chosen = efficientnet.ordered(blocks)
-        name = efficientnet.name_of((*chosen, cut) if cut else chosen)
+        name = efficientnet.name_of((*chosen, *beside))
         width = efficientnet.width(chosen)
-        return EncoderSpec(name, network, tag, None, width, chosen, tiling=cut)
+        return EncoderSpec(name, network, tag, None, width, chosen, (), cut, frames)
     chosen = feature_blocks.ordered(network, feature_blocks.BLOCKS, blocks, tag or "…")
     if tag == "openai" and not network.endswith("-quickgelu"):
         # open_clip only warns here, builds the other activation, and every feature is wrong.
@@ -206,10 +239,9 @@ def _parse_one(name: str) -> EncoderSpec:
     weights = typed_path(file).absolute() if file else None
     whole = "+".join((network, *chosen)) + (f"/{tag}" if tag else "")
     dim = next((known.dim for known in KNOWN if known.name == whole), None)
-    words = (network, *chosen, cut) if cut else (network, *chosen)
-    canonical = "+".join(words) + (f"/{tag}" if tag else "")
+    canonical = "+".join((network, *chosen, *beside)) + (f"/{tag}" if tag else "")
     name = f"{canonical}@{weights}" if weights else canonical
-    return EncoderSpec(name, network, tag or None, weights, dim, chosen, tiling=cut)
+    return EncoderSpec(name, network, tag or None, weights, dim, chosen, (), cut, frames)
 
 
 def reads_text(name: str) -> bool:

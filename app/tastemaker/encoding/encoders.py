@@ -106,6 +106,7 @@ class Encoder:
         self.spec, self.name, self.networks = spec, spec.name, networks
         self.dtype, self.device = networks[0].dtype, networks[0].device
         self.views = tuple(view for network in networks for view in network.views)
+        self.frames = spec.frames  # what is seen of an animated file
         self.dim = sum(network.dim for network in networks)
         canonical = json.dumps(self.describe(), sort_keys=True)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]

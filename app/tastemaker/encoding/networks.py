@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tastemaker.encoding import efficientnet, feature_blocks, hub, tiling
+from tastemaker.encoding import efficientnet, feature_blocks, frame_rules, hub, tiling
 from tastemaker.encoding.encoder_specs import TIMM, EncoderSpec, check_weights, no_such_model
 from tastemaker.encoding.preprocessing import Preprocessing
 from tastemaker.errors import Invalid
@@ -27,7 +27,7 @@ class Loaded:
     """`model` is all of it, `tower` the part that sees pictures, whose weights the fingerprint
     covers. `forward` computes the vectors of normalised pixels, the `views` of a picture behind one
     another; `read` those of a text, where the network knows words. `recipe` is what the fingerprint
-    covers of its blocks."""
+    covers of its blocks, its tiles and its rule for animated files."""
 
     model: "torch.nn.Module"
     tower: "torch.nn.Module"
@@ -41,6 +41,7 @@ def load_network(spec: EncoderSpec) -> Loaded:
     """The network of a spec without parts. Raises `EncoderUnavailable`, or `Invalid`."""
     how = _bundled if spec.bundled else _from_timm if spec.timm else _from_open_clip
     loaded = how(spec)
+    loaded = replace(loaded, recipe=loaded.recipe | frame_rules.recipe(spec.frames))
     if spec.tiling is None:
         return loaded
     return replace(

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tastemaker.pictures.pictures import Limits, decode, own_faults
+from tastemaker.pictures.frames import FrameRule
+from tastemaker.pictures.pictures import Limits, Source, decode_frames, own_faults
 
 LONG = 64  # how often the short side goes into the long one of a picture that is cut first
 REACH = 3  # pixels that the widest filter (Lanczos) looks to each side, before it is stretched
@@ -49,10 +49,14 @@ ORIGINAL_SIDE = 1536  # pixels
 
 
 def read_fitted(
-    item: tuple[int, Path | bytes], views: tuple[Preprocessing, ...], limits: Limits | None
+    item: tuple[int, Source],
+    views: tuple[Preprocessing, ...],
+    limits: Limits | None,
+    frames: FrameRule,
 ) -> NDArray[np.uint8]:
-    """A numbered file → (pixels,) uint8. For a child of `DecodePool`. Raises `BadImage`."""
-    return fitted_views(decode(item[1], limits), views)
+    """A numbered file → (frames, pixels) uint8, one frame for a still picture. For a child of
+    `DecodePool`. Raises `BadImage`."""
+    return np.stack(decode_frames(item[1], lambda p: fitted_views(p, views), limits, frames))
 
 
 def fitted_views(picture: Image.Image, views: tuple[Preprocessing, ...]) -> NDArray[np.uint8]:

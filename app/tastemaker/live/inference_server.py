@@ -35,7 +35,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow, Image, Project, Version
 from tastemaker.encoding.encoder_specs import no_words, parse, reads_text
 from tastemaker.encoding.encoders import Encoder
-from tastemaker.encoding.preprocessing import Preprocessing
+from tastemaker.encoding.frame_rules import put_together
 from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.live import embedding_matrix, live_model, model_requests, preview_uploads
@@ -284,8 +284,8 @@ class InferenceServer:
             if request.payload.get("view"):
                 view = preview_uploads.view_path(self.settings, token)
         encoder = self._encoder(project, row)
-        upload = self._inspect(source, encoder.views, view)
-        vector = encoder.encode(upload.pixels[None])[0].astype("<f2").astype(np.float32)
+        upload = self._inspect(source, encoder, view)
+        vector = put_together(encoder.encode(upload.pixels)).astype("<f2").astype(np.float32)
         if not np.isfinite(vector).all():
             raise BadImage("The encoder gives no usable vector for this picture.")
         with sessions.reading(self.engine) as session:
@@ -298,10 +298,11 @@ class InferenceServer:
         return vector, facts
 
     def _inspect(
-        self, source: Path | bytes, views: tuple[Preprocessing, ...], view: Path | None
+        self, source: Path | bytes, encoder: Encoder, view: Path | None
     ) -> preview_uploads.PreviewUpload:
         task = functools.partial(
-            preview_uploads.inspect_upload, views=views, limits=Limits.of(self.settings), view=view
+            preview_uploads.inspect_upload, views=encoder.views, frames=encoder.frames,
+            limits=Limits.of(self.settings), view=view,
         )  # fmt: skip
         ((_, outcome),) = self._decode_pool().map(task, [source])
         if isinstance(outcome, BadImage):

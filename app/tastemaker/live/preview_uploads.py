@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tastemaker.config import Settings
 from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
 from tastemaker.pictures.colours import on_checkerboard, on_white
+from tastemaker.pictures.frames import FrameRule
 from tastemaker.pictures.pictures import (
     VIEW,
     Limits,
-    decode_with_facts,
+    frames_with_facts,
     own_faults,
     shrunk,
 )
@@ -37,8 +39,7 @@ PREFIX = "try-"
 
 @dataclass(frozen=True)
 class PreviewUpload:
-    """A decoded picture: the encoder's input (views, size, size, 3) uint8, and facts about the
-    file."""
+    """A decoded picture: the encoder's input (frames, pixels) uint8, and facts about the file."""
 
     pixels: NDArray[np.uint8]
     sha256: str
@@ -48,17 +49,27 @@ class PreviewUpload:
 
 
 def inspect_upload(
-    source: Path | bytes, views: tuple[Preprocessing, ...], limits: Limits, view: Path | None
+    source: Path | bytes,
+    views: tuple[Preprocessing, ...],
+    frames: FrameRule,
+    limits: Limits,
+    view: Path | None,
 ) -> PreviewUpload:
-    """Decode a picture for an encoder, and write its derivative to `view`. Runs in a child that a
-    bad file may kill. Raises `BadImage`."""
+    """Decode a picture for an encoder, and write its derivative to `view`: of an animation the
+    first frame that the encoder sees. Runs in a child that a bad file may kill. Raises
+    `BadImage`."""
     content = source if isinstance(source, bytes) else source.read_bytes()
-    picture, format, (width, height) = decode_with_facts(content, limits)
-    if view is not None:
+
+    def use(picture: Image.Image) -> tuple[Image.Image | None, NDArray[np.uint8]]:
         with own_faults("The picture cannot be made smaller"):
-            small = on_checkerboard(shrunk(picture, VIEW))
+            small = on_checkerboard(shrunk(picture, VIEW)) if view is not None else None
+        return small, fitted_views(on_white(picture), views)
+
+    seen, format, (width, height) = frames_with_facts(content, limits, frames, use)
+    if view is not None and (small := seen[0][0]) is not None:
+        with own_faults("The picture cannot be made smaller"):
             small.save(view, "WEBP", quality=88, method=1, exif=b"", icc_profile=b"")
-    pixels = fitted_views(on_white(picture), views)
+    pixels = np.stack([fitted for _, fitted in seen])
     return PreviewUpload(pixels, hashlib.sha256(content).hexdigest(), format, width, height)
 
 

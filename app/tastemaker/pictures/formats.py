@@ -1,9 +1,8 @@
 """The formats that are read: what their files are called, what opens them, and what to do where
 that is not installed.
 
-A file is told by its first bytes, whatever its name says. Of an animation, and of a file of several
-pages, the first picture is taken: vectors and thumbnails of ten thousand frames would cost ten
-thousand times as much, and those that exist are of the first.
+A file is told by its first bytes, whatever its name says. Of a file of several pages the first
+picture is taken; of an animation an encoder may see more (`frames`), the thumbnail is of the first.
 """
 
 import functools

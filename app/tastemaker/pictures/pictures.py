@@ -13,9 +13,10 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageFile
 
@@ -23,8 +24,9 @@ from tastemaker.config import Settings
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.roots import open_within
-from tastemaker.pictures import formats
+from tastemaker.pictures import formats, frames
 from tastemaker.pictures.colours import on_checkerboard, on_white, srgb_pixels
+from tastemaker.pictures.frames import FrameRule
 from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
 from tastemaker.pictures.raw import may_be_raw, preview
@@ -85,7 +87,7 @@ class KnownPicture:
 
 # ---- decoding
 
-
+T = TypeVar("T")
 Source = Path | bytes | KnownPicture | Image.Image
 
 
@@ -99,39 +101,70 @@ def decode(
     whose sentence names what is wrong: not one of the formats, too large, cut short, damaged, or
     other bytes than a `KnownPicture` has.
     """
+    limits = limits or Limits()
     if isinstance(source, Image.Image):
-        return _decode_opened(source, limits or Limits(), see_through)
-    if isinstance(source, KnownPicture):
-        content, _ = _read(source.path, limits or Limits())
-        if hashlib.sha256(content).hexdigest() != source.sha256:
-            raise BadImage(
-                "The file was changed since it was imported; its scores are kept.",
-                "Import its folder again.",
-            )
+        with _opened_lock, _decoding(b"", limits, "Open the picture again."):
+            picture = _upright(_checked(source, limits))[0]
     else:
-        content = source if isinstance(source, bytes) else _read(source, limits or Limits())[0]
-    picture, _, _ = decode_with_facts(content, limits or Limits())
+        picture, _, _ = decode_with_facts(_bytes_of(source, limits), limits)
     return picture if see_through else on_white(picture)
+
+
+def decode_frames(
+    source: Source,
+    use: Callable[[Image.Image], T],
+    limits: Limits | None = None,
+    rule: FrameRule = "first",
+) -> list[T]:
+    """What `use` makes of each frame that the rule looks at, one after the other, so that no more
+    than one is in memory: of a still picture, of the one that `decode` gives.
+
+    A picture that Pillow opened counts as its file does, unless it was sought to a frame: then that
+    one is taken. Raises `BadImage` as `decode` does. An animation that is cut short counts as far
+    as its frames are whole.
+    """
+    limits = limits or Limits()
+    if isinstance(source, Image.Image):
+        if rule == "first" or source.format not in frames.ANIMATED or _tell(source):
+            return [use(decode(source, limits))]
+        with _opened_lock, _decoding(b"", limits, "Open the picture again."):
+            image = _checked(source, limits)
+            found = frames.each(image, rule, lambda: on_white(_upright(image)[0]), use)
+            image.seek(0)
+            return found
+    content = _bytes_of(source, limits)
+    return frames_with_facts(content, limits, rule, lambda picture: use(on_white(picture)))[0]
+
+
+def _tell(image: Image.Image) -> int:
+    with _decoding(b"", Limits(), "Open the picture again."):
+        return image.tell()
+
+
+def _bytes_of(source: Path | bytes | KnownPicture, limits: Limits) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Path):
+        return _read(source, limits)[0]
+    content, _ = _read(source.path, limits)
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise BadImage(
+            "The file was changed since it was imported; its scores are kept.",
+            "Import its folder again.",
+        )
+    return content
 
 
 _opened_lock = threading.Lock()  # Pillow reads the pixels of an opened file at the first use
 
 
-def _decode_opened(image: Image.Image, limits: Limits, see_through: bool) -> Image.Image:
+def _checked(image: Image.Image, limits: Limits) -> Image.Image:
+    """A picture that Pillow opened, within the pixel limit."""
     if math.prod(image.size) > limits.pixels:
         raise _too_many_pixels(limits)
     if not math.prod(image.size):
         raise BadImage("The picture has no pixels.")
-    try:
-        with _opened_lock:
-            image.load()
-        turn, picture = _turn(image), srgb_pixels(image)
-        picture = picture if see_through else on_white(picture)
-        return picture if turn is None else picture.transpose(turn)
-    except MemoryError:
-        raise BadImage("Decoding the picture takes more memory than is allowed.") from None
-    except Exception as error:  # as below; a closed file as well
-        raise BadImage(_what_is_wrong(error, b""), "Open the picture again.") from error
+    return image
 
 
 def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
@@ -174,51 +207,91 @@ def decode_with_facts(
     the decoder then skips high frequencies, which is several times faster for large photographs.
     It is for thumbnails only, because features of a pre-shrunk picture are different features.
     """
+    _check_bytes(content, limits)
+    if may_be_raw(content) and (seen := preview(content, limits.pixels)) is not None:
+        picture, _, size = _decode_content(seen, limits, at_least)
+        return picture, "RAW", size
+    return _despite_large_texts(content, lambda kept: _decode_content(kept, limits, at_least))
+
+
+def frames_with_facts(
+    content: bytes, limits: Limits, rule: FrameRule, use: Callable[[Image.Image], T]
+) -> tuple[list[T], str, tuple[int, int]]:
+    """(what `use` makes of each frame that the rule looks at, format, full size of the picture).
+    The frames are as `decode_with_facts` gives them, and so is the only one of a still picture."""
+    if rule == "first" or not frames.may_be_animated(content):
+        picture, format, size = decode_with_facts(content, limits)
+        return [use(picture)], format, size
+    _check_bytes(content, limits)
+
+    def read(kept: bytes) -> tuple[list[T], str, tuple[int, int]]:
+        with _decoding(kept, limits), _opened(kept, limits) as image:
+            size = image.size
+            found = frames.each(image, rule, lambda: _upright(image, kept)[0], use)
+            return found, str(image.format), size[::-1] if _turn(image) in _SIDEWAYS else size
+
+    return _despite_large_texts(content, read)
+
+
+def _check_bytes(content: bytes, limits: Limits) -> None:
     if not content:
         raise BadImage("The file is empty.")
     if len(content) > limits.bytes:
         raise BadImage(f"The file has more than the {limits.bytes / 2**20:.0f} MB allowed.")
-    if may_be_raw(content) and (seen := preview(content, limits.pixels)) is not None:
-        picture, _, size = _decode_content(seen, limits, at_least)
-        return picture, "RAW", size
+
+
+def _despite_large_texts(content: bytes, read: Callable[[bytes], T]) -> T:
+    """Pillow calls a PNG damaged for a large text in it: a workflow, an edit history."""
     try:
-        return _decode_content(content, limits, at_least)
+        return read(content)
     except BadImage as error:
-        # Pillow calls a PNG damaged for a large text in it: a workflow, an edit history.
         if not (isinstance(error.__cause__, ValueError) and "MAX_TEXT" in str(error.__cause__)):
             raise
-    return _decode_content(without_large_texts(content), limits, at_least)
+    return read(without_large_texts(content))
 
 
 def _decode_content(
     content: bytes, limits: Limits, at_least: int | None
 ) -> tuple[Image.Image, str, tuple[int, int]]:
+    with _decoding(content, limits), _opened(content, limits) as image:
+        width, height = image.size
+        if at_least:
+            scale = min(1.0, at_least / max(image.size))
+            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        picture, turn = _upright(image, content)
+        if turn in _SIDEWAYS:
+            width, height = height, width
+        # Phones write several pictures into one JPEG and Pillow then calls it MPO.
+        format = "JPEG" if image.format == "MPO" else str(image.format)
+        return picture, format, (width, height)
+
+
+def _upright(
+    image: Image.Image, content: bytes = b""
+) -> tuple[Image.Image, Image.Transpose | None]:
+    """The pixels of an opened picture in sRGB, and the turn that set them upright. Without the
+    bytes of its file the picture is somebody else's, and its EXIF speaks of it."""
+    image.load()
+    turn = None if content and formats.is_upright(image, content) else _turn(image)
+    picture = srgb_pixels(image)
+    return (picture if turn is None else picture.transpose(turn)), turn
+
+
+@contextlib.contextmanager
+def _decoding(
+    content: bytes, limits: Limits, hint: str = "Save the picture again, or leave it out."
+) -> Iterator[None]:
+    """Whatever goes wrong inside of a decoder is one `BadImage`."""
     try:
-        with _opened(content, limits) as image:
-            width, height = image.size
-            if at_least:
-                scale = min(1.0, at_least / max(image.size))
-                image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-            image.load()
-            turn = None if formats.is_upright(image, content) else _turn(image)
-            picture = srgb_pixels(image)
-            if turn is not None:
-                picture = picture.transpose(turn)
-            if turn in _SIDEWAYS:
-                width, height = height, width
-            # Phones write several pictures into one JPEG and Pillow then calls it MPO.
-            format = "JPEG" if image.format == "MPO" else str(image.format)
-            return picture, format, (width, height)
+        yield
     except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise _too_many_pixels(limits) from None
     except MemoryError:
         raise BadImage("Decoding the picture takes more memory than is allowed.") from None
-    except Exception as error:  # hostile bytes make decoders raise nearly anything
-        raise BadImage(
-            _what_is_wrong(error, content), "Save the picture again, or leave it out."
-        ) from error
+    except Exception as error:  # hostile bytes make decoders raise nearly anything; a closed file
+        raise BadImage(_what_is_wrong(error, content), hint) from error
 
 
 def _opened(content: bytes, limits: Limits) -> ImageFile.ImageFile:

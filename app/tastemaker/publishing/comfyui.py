@@ -51,7 +51,8 @@ def encoder_by(version: Portable) -> str:
     if version.brings_encoder:
         return "bundled"
     spec = version.spec
-    if any(part.bundled for part in spec.networks) and not spec.parts:
+    known_make = spec.tiling is None and spec.frames == "first"
+    if spec.bundled and known_make:
         raise Conflict(
             f"{version.name} reads vectors of another make of {version.encoder} than the one that "
             "comes with Tastemaker; pictures cannot be scored with it.",
@@ -69,7 +70,7 @@ def encoder_by(version: Portable) -> str:
             "this machine has; a node could not get them.",
             "Publish it for a model hub, or train on published weights.",
         )
-    plain = not (spec.parts or spec.blocks or spec.tiling or spec.timm)
+    plain = known_make and not (spec.parts or spec.blocks or spec.timm)
     return "open_clip" if plain else "tastemaker"
 
 

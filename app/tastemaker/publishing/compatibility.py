@@ -119,7 +119,8 @@ def _check_fingerprint(
 
 def _giving(features: int, project: Project) -> str:
     """“A and B both give”: the encoders of that width, those most likely first."""
-    names = [known.name for known in KNOWN if known.dim == features]
+    known = (parse(each.name) for each in KNOWN if each.dim == features)
+    names = [spec.name for spec in known if spec.frames == "first"]
     if (own := canonical(project.encoder)) not in names and parse(project.encoder).dim is None:
         names.insert(0, own)
     if len(names) < 2:

@@ -12,6 +12,8 @@ from sqlmodel import Session
 from tastemaker import projects, scores, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
+from tastemaker.encoding import frame_rules
+from tastemaker.encoding.encoder_specs import spec_of
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import audit_reports, expectations
 from tastemaker.files.texts import encodable
@@ -258,6 +260,7 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
     rows = [
         ("encoder", encoder.name),
         ("encoder fingerprint", encoder.fingerprint),
+        *_animated(encoder),
         ("seed", str(version.seed)),
     ]
     if version.metrics.kind not in (
@@ -273,6 +276,11 @@ def _training(version: Version, encoder: EncoderRow) -> tuple[Block, ...]:
         Words(version_report.recipe_sentence(version)),
         Table(("setting", "value"), tuple(rows)),
     )
+
+
+def _animated(encoder: EncoderRow) -> list[tuple[str, str]]:
+    rule = spec_of(encoder.name).frames
+    return [] if rule == "first" else [("animated files", frame_rules.IN_WORDS[rule])]
 
 
 def _lineage(session: Session, version: Version) -> tuple[Block, ...]:

@@ -14,9 +14,9 @@ from sqlmodel import Session
 from tastemaker import embeddings, projects, versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Version
-from tastemaker.encoding import bundled_layers, efficientnet, feature_blocks
-from tastemaker.encoding.encoder_specs import EncoderSpec, parse
-from tastemaker.errors import Conflict, Invalid
+from tastemaker.encoding import bundled_layers, efficientnet, feature_blocks, frame_rules
+from tastemaker.encoding.encoder_specs import EncoderSpec, spec_of
+from tastemaker.errors import Conflict
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.plain_head import PlainHead, plain_head
 from tastemaker.publishing import exports
@@ -61,15 +61,20 @@ class Portable:
         """Raise `Conflict` unless `what` can bring the encoder along."""
         if self.brings_encoder:
             return
-        if self.spec.bundled:
+        alone = "and only the bundled encoder is small and free enough to travel along"
+        if self.spec.bundled and self.spec.frames != "first":
+            why = f"{frame_rules.IN_WORDS[self.spec.frames]}, and {what} would see another"
+        elif self.spec.bundled and self.spec.tiling:
+            why = f"its encoder looks at five tiles of each picture, and {what} at the whole"
+        elif self.spec.bundled:
             why = "it reads vectors of another make of it than the one that comes with Tastemaker"
+            why = f"{why}, {alone}"
         elif self.spec.parts:
-            why = f"its encoder is several networks side by side ({self.encoder})"
+            why = f"its encoder is several networks side by side ({self.encoder}), {alone}"
         else:
-            why = f"its encoder is {self.encoder}"
+            why = f"its encoder is {self.encoder}, {alone}"
         raise Conflict(
-            f"{self.name} cannot be written as {what}: {why}, and only the bundled encoder is "
-            "small and free enough to travel along.",
+            f"{self.name} cannot be written as {what}: {why}.",
             "Publish it as a ComfyUI node or for a model hub, or move the project to "
             "efficientnet_lite0 and train there.",
         )
@@ -115,11 +120,3 @@ def portable(session: Session, settings: Settings, version: Version) -> Portable
         embeddings.is_normalised(session, encoder), project.threshold,
         versions.checkpoint_path(settings, version),
     )  # fmt: skip
-
-
-def spec_of(name: str) -> EncoderSpec:
-    """The encoder of that name; vectors from outside may be of one that nobody here can load."""
-    try:
-        return parse(name)
-    except Invalid:
-        return EncoderSpec(name, name, None, None, None)
