@@ -2,9 +2,14 @@
 their members can be wrong."""
 
 import json
+import os
 import shutil
+import threading
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +29,7 @@ from tastemaker.filtering.router import Router, comparable, load_model
 from tastemaker.filtering.score_tables import within
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.learning.router_files import MANIFEST
+from tastemaker.pages.downloads import attachment
 from tastemaker.publishing import routers
 from tests.command_line import Run, fails
 
@@ -330,7 +336,139 @@ def test_members_of_different_encoders_in_a_folder_are_refused(made) -> None:
     assert Scorer(folder / file).encoder == "ViT-B-32-quickgelu/openai"
 
 
+# --- two at once, and zips of strangers -----------------------------------------------------------
+
+
+def at_once(*acts: Callable[[], object]) -> list[object]:
+    """What each gives, or the error that it raises, done side by side."""
+    found: list[object] = [None] * len(acts)
+
+    def do(number: int) -> None:
+        try:
+            found[number] = acts[number]()
+        except Exception as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=do, args=(number,)) for number in range(len(acts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def meeting(two: threading.Barrier, act: Callable[..., object]) -> Callable[..., object]:
+    """The act, after which both have to have arrived."""
+
+    def met(*given: object) -> object:
+        result = act(*given)
+        two.wait(timeout=20)
+        return result
+
+    return met
+
+
+def test_of_two_who_make_a_router_of_one_name_one_is_told(made, monkeypatch) -> None:
+    two = threading.Barrier(2)
+    monkeypatch.setattr(routers, "_free_folder", meeting(two, routers._free_folder))
+    monkeypatch.setattr(routers.exports, "write", meeting(two, routers.exports.write))
+    found = at_once(lambda: make(made), lambda: make(made))
+    (told,) = [one for one in found if isinstance(one, Exception)]
+    assert isinstance(told, Conflict) and "already" in told.message
+    assert [path.name for path in made.settings.routers.iterdir()] == ["Mixed"]
+    assert routers.find(made.settings, "Mixed").trouble == ""
+
+
+def test_of_two_who_delete_a_router_one_is_told(made, monkeypatch) -> None:
+    make(made)
+    two = threading.Barrier(2)
+    monkeypatch.setattr(routers, "find", meeting(two, routers.find))
+    found = at_once(*[lambda: routers.delete(made.settings, "Mixed")] * 2)
+    (told,) = [one for one in found if isinstance(one, Exception)]
+    assert isinstance(told, NotFound) and "deleted already" in told.message
+    assert list(made.settings.routers.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_gone_after_a_day(made) -> None:
+    made.settings.routers.mkdir(parents=True, exist_ok=True)
+    for name, age in (("old", 2 * 86400), ("new", 60)):
+        left = made.settings.routers / f".{name}.part"
+        left.mkdir()
+        os.utime(left, (time.time() - age,) * 2)
+    make(made)
+    assert {path.name for path in made.settings.routers.iterdir()} == {".new.part", "Mixed"}
+
+
+def zip_with(path: Path, *entries: tuple[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def broken_inside(path: Path) -> Path:
+    whole = bytearray(zip_with(path, ("router.json", b"{" + bytes(range(256)) * 40)).read_bytes())
+    whole[60:90] = bytes([255]) * 30
+    path.write_bytes(whole)
+    return path
+
+
+ZIPS = {
+    "no zip": lambda path: path.write_bytes(b"not a zip at all") and path,
+    "empty": lambda path: path.write_bytes(b"") or path,
+    "empty zip": lambda path: zip_with(path),
+    "another's": lambda path: zip_with(path, ("a.txt", b"x")),
+    "cut short": lambda path: (
+        path.write_bytes(zip_with(path, ("router.json", bytes(5000))).read_bytes()[:-30]) and path
+    ),
+    "damaged": broken_inside,
+    "one name twice": lambda path: zip_with(path, ("a/x.json", b"1"), ("b/x.json", b"2")),
+    "no name": lambda path: zip_with(path, ("a/..", b"1"), ("router.json", b"{}")),
+    "a path outside": lambda path: zip_with(path, ("../../outside.txt", b"1")),
+    "a hundred thousand": lambda path: zip_with(path, *((f"{n}", b"") for n in range(100_000))),
+}
+
+
+@pytest.mark.parametrize("what", ZIPS)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_that_is_no_router_is_refused_and_nothing_is_left(made, tmp_path, what) -> None:
+    source = ZIPS[what](tmp_path / "some.zip")
+    with pytest.raises((Invalid, NotFound)) as raised:
+        routers.bring_in(made.settings, source)
+    assert raised.value.message.endswith(".")
+    assert list(made.settings.routers.iterdir()) == []
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_a_zip_that_unpacks_to_more_than_a_router_is_refused(made, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(routers, "MOST_UNPACKED", 2**20)
+    source = zip_with(tmp_path / "bomb.zip", ("a.safetensors", bytes(2**21)))
+    with pytest.raises(Invalid, match="more than a router does"):
+        routers.bring_in(made.settings, source)
+
+
 # --- the page and the API ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Москва", "猫 と 犬", "Größe “x”"])
+def test_a_router_of_any_name_is_downloaded_under_it(made, tmp_path, name: str) -> None:
+    folder = make(made, name)
+    client = made.world.client
+    answer = client.get(f"/routers/{quote(folder.name)}/download")
+    assert answer.status_code == 200
+    header = answer.headers["content-disposition"]
+    assert f"filename*=UTF-8''{quote(folder.name)}.zip" in header and header.isascii()
+    assert client.get(f"/api/v1/routers/{quote(folder.name)}/file").content == answer.content
+
+
+def test_every_download_goes_through_one_header() -> None:
+    pages = Path(routers.__file__).parents[1] / "pages"
+    holding = {path.name for path in pages.glob("*.py") if "attachment;" in path.read_text()}
+    assert holding == {"downloads.py"}
+    plain = attachment("a.zip")["Content-Disposition"]
+    assert plain == 'attachment; filename="a.zip"'
+    odd = attachment('a"b\r\nc.zip')["Content-Disposition"]
+    assert "\n" not in odd and odd.count('"') == 2
 
 
 def test_a_router_is_made_and_given_out_on_the_page_and_by_the_api(made, tmp_path) -> None:

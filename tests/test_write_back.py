@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,45 @@ def test_folders_that_a_full_disk_stopped_are_gone_on_with(
         again()
 
 
+class Counted(type(Path())):  # type: ignore[misc]
+    """A path that counts how often it was compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return bool(super().__eq__(other))
+
+    __hash__ = type(Path()).__hash__
+
+
+def test_many_pictures_of_one_name_are_each_compared_with_a_few(
+    shelf: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, row = 150, rows_of(shelf)[0]
+    files = []
+    for number in range(count):
+        file = shelf.put(f"many/{number}/a.png", "x" * (number + 1))
+        files.append(replace(row, paths=(Counted(file),), shown=f"{number}/a.png"))
+    compared = []
+    same = placing._same
+    monkeypatch.setattr(placing, "_same", lambda *both: compared.append(both) or same(*both))
+    monkeypatch.setattr(Counted, "compared", 0)
+    done = trainer_folders.write_score_folders(files, tmp_path / "out", dry_run=True)
+    assert done.placed == count
+    assert Counted.compared < 12 * count
+    plan = placing.plan_files(
+        [(str(n), row.paths[0], "a.png") for n, row in enumerate(files)], tmp_path / "flat"
+    )
+    assert len({item.target for item in plan}) == count and len(compared) < count
+    again = placing.plan_files(
+        [(str(n), files[n % 3].paths[0], "a.png") for n in range(6)], tmp_path / "flat"
+    )
+    assert [item.there for item in again] == [False] * 3 + [True] * 3
+    names = ["a.png", "a-1.png", "a-2.png"]
+    assert [item.target.name for item in again if item.target] == names * 2
+
+
 # --- the page ------------------------------------------------------------------------------------
 
 
@@ -518,6 +558,58 @@ def test_the_page_tells_first_writes_when_asked_and_takes_back(shelf: Desk) -> N
     assert "<b>4</b> written" in finish()
     assert client.delete(f"/api/v1{at}").status_code == 202
     assert "<b>4</b> sidecars are as before" in finish()
+    again = client.delete(f"/api/v1{at}")
+    assert again.status_code == 409 and "taken back already" in again.text
+
+
+def test_an_undo_that_comes_twice_takes_back_once(shelf: Desk) -> None:
+    """A double click, or a second tab: the writing before the one that was shown stays."""
+    client, at = client_of(create_app(shelf.settings)), f"/projects/{shelf.project.id}/write-back"
+    plan = plan_sidecars(rows_of(shelf), Limits(), (3, 5, 7, 9))
+    write_sidecars(shelf.settings, plan, project_id=shelf.project.id)
+    first = everything_in(shelf.folder)
+    plan = plan_sidecars(rows_of(shelf), Limits(), (1, 2, 3, 4))
+    assert write_sidecars(shelf.settings, plan, project_id=shelf.project.id)[0] > 0
+    (form,) = [f for a, f in Forms(client.get(at).text).found if a == f"{at}/undo"]
+    assert client.post(f"{at}/undo", data=form).status_code == 303
+    assert client.post(f"{at}/undo", data=form).status_code == 303, "the same job while it waits"
+    with reading(shelf.engine) as session:
+        (job,) = session.exec(select(Job).where(Job.kind == "write-back")).all()
+    work = work_on(shelf.settings, shelf.engine, job.id)
+    result = write_back.run(work)
+    assert result["undone"] > 0 and everything_in(shelf.folder) == first
+    again = write_back.run(work)  # as after a crash
+    assert (again["undone"], again["already"]) == (0, True)
+    with writing(shelf.engine) as session:
+        jobs.finish(session, work.claim, again)
+    page = client.get(at).text
+    assert "It was taken back already; nothing was changed." in page
+    refused = client.post(f"{at}/undo", data=form)
+    assert refused.status_code == 409 and "taken back already" in refused.text
+    assert everything_in(shelf.folder) == first, "what was written before stays"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({}, "It was stopped. Nothing was written."),
+        ({"write": True}, "none was written yet"),
+        ({"undo": True}, "Taking back was stopped."),
+    ],
+)
+def test_what_was_stopped_says_what_is_left_of_it(
+    shelf: Desk, asked: dict[str, bool], sentence: str
+) -> None:
+    client, at = client_of(create_app(shelf.settings)), f"/projects/{shelf.project.id}/write-back"
+    if "undo" in asked:
+        plan = plan_sidecars(rows_of(shelf), Limits(), (3, 5, 7, 9))
+        write_sidecars(shelf.settings, plan, project_id=shelf.project.id)
+    with writing(shelf.engine) as session:
+        project = projects.get(session, shelf.project.id)
+        request = write_back.WriteBackRequest(**asked)
+        job = write_back.request_write_back(session, shelf.settings, project, request)
+        jobs.cancel(session, job.id)
+    assert sentence in client.get(at).text
 
 
 # --- the command ---------------------------------------------------------------------------------

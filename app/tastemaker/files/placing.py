@@ -69,21 +69,44 @@ def plan_targets(paths: Iterable[str], source: Path, into: Path, *, keep: bool) 
 def plan_files(files: Iterable[tuple[str, Path, str]], into: Path) -> list[Placement]:
     """The place in a folder of each (path to tell it by, file, name to give it)."""
     taken: dict[Path, Path] = {}  # target -> what goes there
+    passed: dict[Path, _Passed] = {}  # by the name that they would all have
     plan = []
     for path, origin, name in files:
         if not is_file(origin):
             plan.append(Placement(path, origin, None))
             continue
         wanted = into / name
-        target, number = wanted, 0
-        while (there := target in taken or os.path.lexists(target)) and not _same(
-            origin, taken.get(target, target)
-        ):
-            number += 1
-            target = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
-        taken.setdefault(target, origin)
+        before = passed.setdefault(wanted, _Passed({}, 0))
+        size = _size(origin)
+        target = next((t for t in before.of_size.get(size, ()) if _same(origin, taken[t])), None)
+        there = target is not None
+        while target is None:
+            number, before.number = before.number, before.number + 1
+            name = f"{wanted.stem}-{number}{wanted.suffix}" if number else wanted.name
+            free = wanted.with_name(name)
+            there = free in taken or os.path.lexists(free)
+            content = taken.setdefault(free, free if there else origin)
+            before.of_size.setdefault(_size(content), []).append(free)
+            if not there or _same(origin, content):
+                target = free
         plan.append(Placement(path, origin, target, there))
     return plan
+
+
+@dataclass
+class _Passed:
+    """The targets of one name that are taken, by the size of what is there, and the next number:
+    a thousand files of one name are not each compared with all before."""
+
+    of_size: dict[int, list[Path]]
+    number: int
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nowhere
+        return -1
 
 
 def _same(one: Path, other: Path) -> bool:

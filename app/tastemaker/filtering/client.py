@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 import httpx
 import pyarrow as pa
@@ -130,7 +131,9 @@ class Client:
         answer = self._asked("GET", path, params=params)
         if to.is_dir():
             disposition = answer.headers.get("content-disposition", "")
-            name = disposition.partition('filename="')[2].partition('"')[0]
+            plain = disposition.partition('filename="')[2].partition('"')[0]
+            whole = unquote(disposition.partition("filename*=UTF-8''")[2].partition(";")[0])
+            name = whole or plain
             to = to / (name if is_bare_name(name) else "file")
         write_atomic(to, answer.content)
         return to

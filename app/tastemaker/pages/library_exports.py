@@ -15,6 +15,7 @@ from tastemaker.errors import Invalid
 from tastemaker.library import bulk, exports, scopes
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.downloads import attachment
 from tastemaker.pages.library_view import PARAMETERS, view_of
 from tastemaker.pages.places import with_done
 from tastemaker.pages.render import see_other
@@ -52,8 +53,8 @@ def csv_list(
     resolved, ids = meant(session, settings, project, pairs)
     content = b"".join(exports.listed(session, project, resolved, ids))
     name = f"{versions.base_name(project)}.images.csv"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type="text/csv; charset=utf-8", headers=headers)
+    media_type = "text/csv; charset=utf-8"
+    return Response(content, media_type=media_type, headers=attachment(name))
 
 
 @router.post("/projects/{project_id}/library/copy")

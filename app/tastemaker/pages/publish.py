@@ -18,6 +18,7 @@ from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.learning.checkpoints import MAX_FILE_BYTES
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.downloads import attachment, zip_of
 from tastemaker.pages.project_jobs import job_of, job_to_show
 from tastemaker.pages.render import load_anew, redirect, render, see_other, shell
 from tastemaker.pages.uploads import Reception, Upload, UploadLimit
@@ -137,8 +138,7 @@ def write_card(
 
 
 def attached(part: exports.Part, media_type: str) -> StreamingResponse:
-    headers = {"Content-Disposition": f'attachment; filename="{part.name}"'}
-    return StreamingResponse(part.pieces(), media_type=media_type, headers=headers)
+    return StreamingResponse(part.pieces(), media_type=media_type, headers=attachment(part.name))
 
 
 @router.get("/versions/{version_id}/download")
@@ -146,9 +146,7 @@ def download(_: AdminUser, session: ReadSession, settings: SettingsDep, version_
     """Everything about a version in one zip, sent as it is made."""
     version = versions.get(session, version_id)
     parts, stem = exports.export_all(session, settings, version), exports.stem(version)
-    headers = {"Content-Disposition": f'attachment; filename="{stem}.zip"'}
-    content = exports.zipped(parts, stem, version.created_at)
-    return StreamingResponse(content, media_type="application/zip", headers=headers)
+    return zip_of(parts, stem, version.created_at)
 
 
 @router.get("/versions/{version_id}/card.md")
@@ -177,9 +175,7 @@ def published(
     bundle = elsewhere.bundle_of(session, settings, version, form)
     if not bundle.folder:
         return attached(bundle.parts[0], "text/html; charset=utf-8")
-    headers = {"Content-Disposition": f'attachment; filename="{bundle.folder}.zip"'}
-    content = exports.zipped(bundle.parts, bundle.folder, version.created_at)
-    return StreamingResponse(content, media_type="application/zip", headers=headers)
+    return zip_of(bundle.parts, bundle.folder, version.created_at)
 
 
 @router.get("/versions/{version_id}/predictions.{ending}")

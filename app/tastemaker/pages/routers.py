@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import Field
 from sqlmodel import Session
 
@@ -13,9 +12,10 @@ from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.pages import downloads
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.render import render, see_other, shell
-from tastemaker.publishing import exports, routers
+from tastemaker.publishing import routers
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -125,11 +125,7 @@ def download(_: AdminUser, settings: SettingsDep, name: str) -> Response:
 
 def zip_of(settings: Settings, name: str) -> Response:
     one = routers.find(settings, name)
-    parts = routers.parts_of(one)
-    made_at = routers.made_at(one)
-    headers = {"Content-Disposition": f'attachment; filename="{one.folder.name}.zip"'}
-    content = exports.zipped(parts, one.folder.name, made_at)
-    return StreamingResponse(content, media_type="application/zip", headers=headers)
+    return downloads.zip_of(routers.parts_of(one), one.folder.name, routers.made_at(one))
 
 
 @router.post("/projects/{project_id}/routers/{name}/delete")

@@ -18,6 +18,7 @@ from tastemaker.evaluation import expectations
 from tastemaker.learning import recipes
 from tastemaker.pages import class_version, results
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
+from tastemaker.pages.downloads import attachment
 from tastemaker.pages.project_jobs import job_of, job_to_show, newest_job
 from tastemaker.pages.render import lead_to, load_anew, render, see_other, shell
 from tastemaker.publishing import exports, sheets
@@ -303,8 +304,7 @@ def sheet(
 
 
 def attached(content: str | bytes, media_type: str, name: str) -> Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type=media_type, headers=headers)
+    return Response(content, media_type=media_type, headers=attachment(name))
 
 
 def file_name(session: Session, version: Version) -> str:

@@ -46,16 +46,24 @@ def write_back_page(
     project: Project,
     typed: dict[str, Any] | None = None,
     error: TastemakerError | None = None,
+    undo_error: TastemakerError | None = None,
 ) -> Response:
-    """With an error, the sentence stands under the form, and what was typed is kept."""
+    """With an error, the sentence stands under its form, and what was typed is kept."""
     job = newest_job(session, project, "write-back")
     if typed is None:
         asked = WriteBackRequest.model_validate(job.payload if job else {})
-        typed = asked.model_dump() | {"low": f"{asked.low:g}", "high": f"{asked.high:g}"}
+        typed = asked.model_dump(exclude={"undo", "of"}) | {
+            "low": f"{asked.low:g}",
+            "high": f"{asked.high:g}",
+        }
     version = versions.chosen(session, project)
-    context = {"typed": typed, "error": error, "which": WHICH, "version": version}
+    context = {
+        "typed": typed, "error": error, "which": WHICH, "version": version,
+        "undo_error": undo_error,
+    }  # fmt: skip
     frame = shell(session, project, "versions") | context | found(settings, project, job)
-    status = error.status if error else 200
+    failed = error or undo_error
+    status = failed.status if failed else 200
     return render(request, "write_back.html", None, frame, status=status)
 
 
@@ -64,8 +72,11 @@ def found(settings: Settings, project: Project, job: Job | None) -> dict[str, An
     running = job is not None and job.state in ("queued", "running")
     told = job.result if job and job.state == "done" else None
     newest = None if running else sidecars.newest_writing(settings, project.id)
+    newest_at = sidecars.written_at(newest) if newest else None
     return {
         "job": job, "running": running, "told": told, "newest": newest,
+        "newest_at": newest_at,
+        "begun": bool(newest_at and job and job.started_at and newest_at >= job.started_at),
         "stopped": job is not None and job.state == "cancelled",
     }  # fmt: skip
 
@@ -77,7 +88,8 @@ def progress(
 ) -> Response:  # fmt: skip
     """Asked every second while it works."""
     context = found(settings, project, newest_job(session, project, "write-back"))
-    return render(request, "write_back.html", "found", {"project": project} | context)
+    context |= {"project": project, "undo_error": None}
+    return render(request, "write_back.html", "found", context)
 
 
 @router.post("/projects/{project_id}/write-back")
@@ -104,7 +116,7 @@ def look(
             asked = WriteBackRequest.model_validate(typed | {"write": write})
         except ValidationError:
             raise Invalid("A score is a number from 0 to 10.", "Change the limits.") from None
-        _enqueue(engine, project_id, asked, user.annotator_id)
+        _enqueue(engine, settings, project_id, asked, user.annotator_id)
     except TastemakerError as error:
         with reading(engine) as session:
             project = projects.get(session, project_id)
@@ -112,16 +124,32 @@ def look(
     return see_other(f"/projects/{project_id}/write-back#found")
 
 
-def _enqueue(engine: Any, project_id: int, asked: WriteBackRequest, by: int) -> dict[str, Any]:
+def _enqueue(
+    engine: Any, settings: Settings, project_id: int, asked: WriteBackRequest, by: int
+) -> dict[str, Any]:
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return jobs.as_json(write_back.request_write_back(session, project, asked, by))
+        return jobs.as_json(write_back.request_write_back(session, settings, project, asked, by))
 
 
 @router.post("/projects/{project_id}/write-back/undo")
-def undo(user: AdminUser, engine: EngineDep, project_id: Id) -> Response:
-    """Take the newest writing of the project back."""
-    _enqueue(engine, project_id, WriteBackRequest(undo=True), user.annotator_id)
+def undo(
+    user: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    of: Typed = "",
+) -> Response:
+    """Take the writing `of` that time back, the newest of the project: pressed twice it says so,
+    and the writing before stays."""
+    try:
+        asked = WriteBackRequest(undo=True, of=of)
+        _enqueue(engine, settings, project_id, asked, user.annotator_id)
+    except TastemakerError as error:
+        with reading(engine) as session:
+            project = projects.get(session, project_id)
+            return write_back_page(request, session, settings, project, undo_error=error)
     return see_other(f"/projects/{project_id}/write-back#found")
 
 
@@ -142,14 +170,18 @@ class NewWriteBack(Body):
 
 @api.post("/projects/{project_id}/write-back", status_code=202)
 def write_scores_back(
-    user: AdminUser, engine: EngineDep, project_id: Id, body: NewWriteBack
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id, body: NewWriteBack
 ) -> dict[str, Any]:
     """Write scores as stars into XMP sidecars beside the files of the server's machine, or tell
     what would be written; the answer is the job."""
-    return _enqueue(engine, project_id, WriteBackRequest(**body.model_dump()), user.annotator_id)
+    asked = WriteBackRequest(**body.model_dump())
+    return _enqueue(engine, settings, project_id, asked, user.annotator_id)
 
 
 @api.delete("/projects/{project_id}/write-back", status_code=202)
-def take_sidecars_back(user: AdminUser, engine: EngineDep, project_id: Id) -> dict[str, Any]:
+def take_sidecars_back(
+    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id
+) -> dict[str, Any]:
     """Take the newest writing of the project back; the answer is the job."""
-    return _enqueue(engine, project_id, WriteBackRequest(undo=True), user.annotator_id)
+    asked = WriteBackRequest(undo=True)
+    return _enqueue(engine, settings, project_id, asked, user.annotator_id)

@@ -5,13 +5,15 @@ sidecars of its members as they were exported, and a card. It is made once and n
 becomes of the versions later does not touch it.
 """
 
+import contextlib
+import errno
 import json
 import os
 import re
+import secrets
 import shutil
-import zipfile
-import zlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -22,9 +24,10 @@ from sqlmodel import Session
 from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
-from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
+from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.files import is_bare_name, is_file, is_folder
 from tastemaker.files.texts import read_text
+from tastemaker.importing import archives
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import (
     MANIFEST,
@@ -44,11 +47,7 @@ from tastemaker.versions import predictions
 CARD = "README.md"
 MOST_FILES, MOST_UNPACKED = 1000, 2**32  # of a zip that is brought in
 LONGEST_NAME = 255  # bytes
-# What a zip raises that is damaged, encrypted or packed in a way of its own, or holds a name twice.
-UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, EOFError, ValueError, FileExistsError, NotImplementedError,
-    RuntimeError,
-)  # fmt: skip
+LEFT_SECONDS = 24 * 3600.0  # after which an unfinished folder is nobody's
 
 
 @dataclass(frozen=True)
@@ -245,23 +244,44 @@ def _free_folder(settings: Settings, name: str) -> Path:
     folder = settings.routers / folder_name(name)
     there = [path.name for path in settings.routers.glob("*")] if settings.routers.exists() else []
     if folder.name.casefold() in {one.casefold() for one in there}:
-        raise Conflict(
-            f"There is a router “{name}” already, and one is never changed; nothing was made.",
-            "Delete that one first, or choose another name.",
-        )
+        raise _taken(name)
     return folder
 
 
 def _keep(folder: Path, parts: list[Part]) -> None:
     """All the files or none: they are written beside it and take its name in one step."""
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
+    with _aside(folder.parent) as unfinished:
         exports.write(parts, unfinished)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            if not folder.exists():
+                raise
+            raise _taken(folder.name) from error
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(
+        f"There is a router “{name}” already, and one is never changed; nothing was made.",
+        "Delete that one first, or choose another name.",
+    )
+
+
+@contextlib.contextmanager
+def _aside(routers: Path) -> Iterator[Path]:
+    """A folder of one's own among the routers, which nobody lists and which is gone afterwards;
+    those that a killed process left go as well."""
+    routers.mkdir(parents=True, exist_ok=True)
+    for left in routers.glob(".*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left)
+    own = routers / f".{secrets.token_hex(8)}.part"
+    own.mkdir()
+    try:
+        yield own
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def kept(settings: Settings) -> list[Kept]:
@@ -316,10 +336,13 @@ def find(settings: Settings, name: str) -> Kept:
 def delete(settings: Settings, name: str) -> Kept:
     """The versions it was made of stay."""
     one = find(settings, name)
-    gone = one.folder.with_name(f".{one.folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    one.folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    with _aside(settings.routers) as gone:
+        try:
+            one.folder.rename(gone / "gone")
+        except FileNotFoundError:
+            raise NotFound(
+                f"The router “{one.name}” is deleted already.", "Somebody else was faster."
+            ) from None
     return one
 
 
@@ -344,32 +367,32 @@ def bring_in(settings: Settings, source: Path) -> Kept:
     is taken."""
     if is_folder(source):
         return _bring_in_folder(settings, source)
-    if not is_file(source) or not zipfile.is_zipfile(source):
+    if not is_file(source):
         raise Invalid(f"{source.name} is no router.", "Name the folder or the zip of one.")
-    unpacked = settings.routers / f".{source.stem}.unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpacked.mkdir(parents=True)
-    try:
+    with _aside(settings.routers) as unpacked:
         _unpack(source, unpacked)
         return _bring_in_folder(settings, unpacked)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _unpack(source: Path, to: Path) -> None:
-    """The files of a zip, whatever folder they lie in, each under its bare name."""
+    """The files of a zip, whatever folder they lie in, each under its bare name. Raises `Invalid`
+    for what is no zip, is cut short or holds more than a router does, and `StorageFull`."""
     try:
-        with zipfile.ZipFile(source) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        with archives.open_zip(source, archives.ArchiveLimits(), ()) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
             if len(entries) > MOST_FILES or sum(e.file_size for e in entries) > MOST_UNPACKED:
                 raise Invalid(f"{source.name} holds more than a router does.")
             for entry in entries:
-                name = PurePosixPath(entry.filename).name
+                name = PurePosixPath(archives.clean_name(entry.filename)).name
                 if not is_bare_name(name) or len(os.fsencode(name)) > LONGEST_NAME:
                     raise Invalid(f"{source.name} holds a file that no router has.")
                 with archive.open(entry) as content, (to / name).open("xb") as file:
                     shutil.copyfileobj(content, file)
-    except UNREADABLE as error:
+    except TastemakerError:
+        raise
+    except Exception as error:  # hostile bytes make zipfile raise nearly anything
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"The disk is full: {source.name} was not unpacked.") from error
         raise Invalid(f"{source.name} cannot be unpacked.", "Export the router again.") from error
 
 

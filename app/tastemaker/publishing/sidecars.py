@@ -223,10 +223,15 @@ def _folder_for(settings: Settings, project_id: int | None) -> Path:
     return kept
 
 
-def newest_writing(settings: Settings, project_id: int | None = None) -> datetime | None:
-    """When the writing was, of this project or of any, that `undo_sidecars` would take back."""
+def newest_writing(settings: Settings, project_id: int | None = None) -> str | None:
+    """The name of the writing, of this project or of any, that `undo_sidecars` would take back."""
     written = _writings(settings, project_id)
-    return datetime.strptime(written[-1].name, WHEN).replace(tzinfo=UTC) if written else None
+    return written[-1].name if written else None
+
+
+def written_at(writing: str) -> datetime:
+    """When a writing of that name was."""
+    return datetime.strptime(writing, WHEN).replace(tzinfo=UTC)
 
 
 def _writings(settings: Settings, project_id: int | None) -> list[Path]:
@@ -264,13 +269,14 @@ def _put(sidecar: Path, content: bytes) -> None:
 
 
 def undo_sidecars(
-    settings: Settings, project_id: int | None = None
+    settings: Settings, project_id: int | None = None, writing: str = ""
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Take the newest writing back, of any project or of one: what was there before is there again,
+    """Take the newest writing back, of any project or of one, or only the `writing` of that
+    name: what was there before is there again,
     and sidecars that were new are gone. Returns how many, and the others with their reasons: those
     that another program wrote to since, which stay; and those that cannot be reached now, which the
     next undo tries again. Raises `NotFound` where there is none to take back."""
-    written = _writings(settings, project_id)
+    written = [one for one in _writings(settings, project_id) if writing in ("", one.name)]
     if not written:
         raise NotFound("There is no writing of sidecars to take back.", "Nothing was changed.")
     kept = written[-1]

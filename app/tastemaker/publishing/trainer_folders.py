@@ -126,14 +126,16 @@ def _place(
     placed = Placed()
     files = []
     stems: dict[str, Path] = {}
+    numbers: dict[str, int] = {}  # the last of those that share a stem
     for row, folder in due:
         if row.why or not row.paths:
             placed.problems.append((row.shown, row.why))
             continue
         origin = row.paths[0]
-        stem, number = f"{folder}/{origin.stem}", 1
+        stem = plain = f"{folder}/{origin.stem}"
         while stems.setdefault(stem.casefold(), origin) != origin:
-            stem, number = f"{folder}/{origin.stem}-{number}", number + 1
+            number = numbers[plain.casefold()] = numbers.get(plain.casefold(), 0) + 1
+            stem = f"{plain}-{number}"
         files.append((row.shown, origin, stem + origin.suffix))
         placed.folders[folder] = placed.folders.get(folder, 0) + 1
     plan = plan_files(files, into)

@@ -7,8 +7,9 @@ from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from tastemaker import jobs, projects, versions
+from tastemaker.config import Settings
 from tastemaker.database.tables import Job, Project
-from tastemaker.errors import Invalid, NotFound
+from tastemaker.errors import Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.pictures import Limits
 from tastemaker.publishing import sidecars
@@ -18,12 +19,15 @@ from tastemaker.scores import classes
 USUAL_BORDERS = "3,5,7,9"
 SHOWN = 10  # changes of a result
 MOST_PROBLEMS = 200
+TAKEN_BACK = (
+    "There is no such writing to take back: it was taken back already, or nothing was written."
+)
 
 
 class WriteBackRequest(BaseModel, frozen=True):
     """The payload of the job. `low` and `high` are points of 0–10, `stars` the scores from which 2,
-    3, 4 and 5 stars are given. Without `write` nothing is written; `undo` takes back, and nothing
-    else counts."""
+    3, 4 and 5 stars are given. Without `write` nothing is written; `undo` takes back the
+    writing of the time `of`, and nothing else counts."""
 
     which: Which = "both"
     low: float = Field(default=0.0, ge=0, le=10)
@@ -32,17 +36,28 @@ class WriteBackRequest(BaseModel, frozen=True):
     replace_stars: bool = False
     write: bool = False
     undo: bool = False
+    of: str = Field(default="", max_length=40)
 
 
 def request_write_back(
-    session: Session, project: Project, request: WriteBackRequest, asked_by: int = 0
+    session: Session,
+    settings: Settings,
+    project: Project,
+    request: WriteBackRequest,
+    asked_by: int = 0,
 ) -> Job:
-    """Queue the job. Raises `Conflict` for a project with classes, `Invalid` for limits and borders
-    that are none."""
+    """Queue the job. To take back means the newest writing there is now, whatever is written until
+    the job begins. Raises `Conflict` for a project with classes, and where the writing to take back
+    is not the newest any more; `Invalid` for limits and borders that are none."""
     classes.check_scores(project)
     parse_borders(request.stars)
     if request.low > request.high:
         raise Invalid("The lowest score is above the highest.", "Change one of the two.")
+    if request.undo:
+        newest = sidecars.newest_writing(settings, project.id)
+        if newest is None or request.of not in ("", newest):
+            raise Conflict(TAKEN_BACK, "Nothing was changed.")
+        request = request.model_copy(update={"of": newest})
     title = "See what sidecars would be written"
     if request.write or request.undo:
         title = "Take sidecars back" if request.undo else "Write sidecars"
@@ -59,10 +74,12 @@ def run(job: JobContext) -> dict[str, Any]:
     if request.undo:
         job.stage("Taking sidecars back")
         try:
-            undone, problems = sidecars.undo_sidecars(job.settings, job.project_id)
-        except NotFound:  # done by an earlier try, or by hand meanwhile
-            undone, problems = 0, []
-        return request.model_dump() | {"undone": undone} | _told(job, problems)
+            undone, problems = sidecars.undo_sidecars(job.settings, job.project_id, request.of)
+        except NotFound:  # by an earlier try, or by hand meanwhile
+            done = {"undone": 0, "already": True}
+            return request.model_dump() | done | _told(job, [])
+        done = {"undone": undone, "already": False}
+        return request.model_dump() | done | _told(job, problems)
     with job.reading() as session:
         project = projects.get(session, job.project_id)
         version = versions.chosen(session, project)
