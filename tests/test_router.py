@@ -16,9 +16,11 @@ import pyarrow as pa
 import pytest
 from class_world import IMAGES
 from router_world import X, make, router_home, version
+from sqlalchemy import event
 from trained_world import Trained
 
 import tastemaker
+from tastemaker.cli.models import model_path
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
@@ -336,7 +338,7 @@ def test_members_of_different_encoders_in_a_folder_are_refused(made) -> None:
     assert Scorer(folder / file).encoder == "ViT-B-32-quickgelu/openai"
 
 
-# --- two at once, and zips of strangers -----------------------------------------------------------
+# --- two at once, and zips of strangers ----------------------------------------------------------
 
 
 def at_once(*acts: Callable[[], object]) -> list[object]:
@@ -382,11 +384,27 @@ def test_of_two_who_make_a_router_of_one_name_one_is_told(made, monkeypatch) -> 
 def test_of_two_who_delete_a_router_one_is_told(made, monkeypatch) -> None:
     make(made)
     two = threading.Barrier(2)
-    monkeypatch.setattr(routers, "find", meeting(two, routers.find))
+    monkeypatch.setattr(routers, "find_folder", meeting(two, routers.find_folder))
     found = at_once(*[lambda: routers.delete(made.settings, "Mixed")] * 2)
     (told,) = [one for one in found if isinstance(one, Exception)]
     assert isinstance(told, NotFound) and "deleted already" in told.message
     assert list(made.settings.routers.iterdir()) == []
+
+
+def test_what_needs_no_member_reads_none(made, monkeypatch, run: Run) -> None:
+    """Files of heads are large, and a home may hold many routers."""
+    for name in ("One", "Two", "Three"):
+        make(made, name)
+    read = []
+    look = routers.member_path
+    monkeypatch.setattr(
+        routers, "member_path", lambda folder, m: read.append(folder.name) or look(folder, m)
+    )
+    assert set(routers.find(made.settings, "two").folder.parts[-1:]) == set(read) == {"Two"}
+    read.clear()
+    assert model_path(made.settings, "router:One") == made.settings.routers / "One"
+    routers.delete(made.settings, "Three")
+    assert read == []
 
 
 def test_what_a_killed_process_left_is_gone_after_a_day(made) -> None:
@@ -445,6 +463,38 @@ def test_a_zip_that_unpacks_to_more_than_a_router_is_refused(made, tmp_path, mon
     source = zip_with(tmp_path / "bomb.zip", ("a.safetensors", bytes(2**21)))
     with pytest.raises(Invalid, match="more than a router does"):
         routers.bring_in(made.settings, source)
+
+
+def test_a_version_is_named_in_one_way_also_where_a_project_has_an_at_in_its_name(made) -> None:
+    with sessions.writing(made.engine) as session:
+        projects.by_name(session, "Drawings").name = "me@home"
+    with sessions.reading(made.engine) as session:
+        active = versions.named(session, "me@home")
+        assert active.number == "v1.0"
+        assert versions.named(session, "me@home@v1.0").id == active.id
+        assert versions.named(session, "Photos@1.0").project_id != active.project_id
+        for wrong in ("me@home@v9.9", "Nobody", "Nobody@v1.0"):
+            with pytest.raises(NotFound):
+                versions.named(session, wrong)
+    body = {
+        "name": "R", "classes": {"photo": "Photos", "drawing": "me@home", "logo": None}
+    }  # fmt: skip
+    assert made.world.client.post("/api/v1/projects/1/routers", json=body).status_code == 201
+
+
+def test_the_page_asks_as_much_for_ten_projects_as_for_three(made) -> None:
+    def asked() -> int:
+        statements = []
+        event.listen(made.engine, "before_cursor_execute", note := lambda *a: statements.append(a))
+        assert made.world.client.get("/projects/1/routers").status_code == 200
+        event.remove(made.engine, "before_cursor_execute", note)
+        return len(statements)
+
+    before = asked()
+    with sessions.writing(made.engine) as session:
+        for number in range(7):
+            projects.create(session, f"More {number}", encoder=BUNDLED)
+    assert asked() == before
 
 
 # --- the page and the API ------------------------------------------------------------------------

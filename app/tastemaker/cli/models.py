@@ -19,17 +19,16 @@ def model_path(settings: Settings, model: str) -> Path:
     if model.startswith(ROUTER):
         from tastemaker.publishing import routers
 
-        return routers.find(settings, model.removeprefix(ROUTER)).folder
+        return routers.find_folder(settings, model.removeprefix(ROUTER))
     if "@" not in model:
         raise NotFound(
             f"There is no file {model}.",
             "Name a .safetensors file, PROJECT@v1.0, or router:NAME.",
         )
-    from tastemaker import projects, versions
+    from tastemaker import versions
 
-    name, number = model.rsplit("@", 1)
     with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
+        version = versions.named(session, model)
         return versions.verify(settings, version)
 
 
@@ -46,12 +45,11 @@ def promises(model: str) -> list[dict[str, Any]]:
     """What audits of a version said, where it is named by its project."""
     if _lies_there(model) or model.startswith(ROUTER):
         return []
-    from tastemaker import projects, versions
+    from tastemaker import versions
     from tastemaker.evaluation import audit_reports
 
-    name, number = model.rsplit("@", 1)
     with database() as (_, engine), sessions.reading(engine) as session:
-        version = versions.by_number(session, projects.by_name(session, name), number)
+        version = versions.named(session, model)
         return [
             audit_reports.promise_json(one) for one in audit_reports.of_version(session, version)
         ]

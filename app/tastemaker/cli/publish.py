@@ -29,19 +29,17 @@ def publish(
     """Write a version so that it runs elsewhere: as ComfyUI nodes, as a web page that needs no
     network, as ONNX, or as a folder for a model hub."""
     name, number = in_order(typed, project, "[VERSION]")
-    from tastemaker import projects, versions
+    from tastemaker import versions
     from tastemaker.files import require_writable_folder
     from tastemaker.publishing import elsewhere, exports
 
     forms = [known for known in elsewhere.FORMS if known in form]
     if unknown := sorted(set(form) - set(forms)):
         raise typer.BadParameter(f"“{unknown[0]}” is none of {', '.join(elsewhere.FORMS)}")
-    if not number and "@" in name:  # as `tastemaker score` names a version
-        name, _, number = name.rpartition("@")
     require_writable_folder(folder)
     written: list[Path] = []
     with database() as (settings, engine), sessions.reading(engine) as session:
-        chosen = versions.by_number(session, projects.by_name(session, name), number or "active")
+        chosen = versions.named(session, f"{name}@{number}" if number else name)
         bundles = [
             elsewhere.bundle_of(session, settings, chosen, known, license) for known in forms
         ]

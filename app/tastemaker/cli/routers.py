@@ -47,10 +47,11 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Publish a router. It is a copy: what becomes of the versions later does not change it."""
+    from tastemaker import versions
     from tastemaker.publishing import routers
 
     with database() as (settings, engine), sessions.reading(engine) as session:
-        first = _version(session, classifier)
+        first = versions.named(session, classifier)
         scorers = dict(_sent(session, first, typed) for typed in send)
         made = routers.make(
             session, settings, name, first, scorers, mode="soft" if soft else "hard",
@@ -63,22 +64,15 @@ def create(
     return None
 
 
-def _version(session: Session, named: str) -> Version:
-    from tastemaker import projects, versions
-
-    project, at, number = named.rpartition("@")
-    if not at:
-        project, number = named, "active"
-    return versions.by_number(session, projects.by_name(session, project), number)
-
-
 def _sent(session: Session, classifier: Version, typed: str) -> tuple[str, Version | None]:
+    from tastemaker import versions
+
     known = next((n for n in classifier.classes.names if typed.startswith(f"{n}=")), None)
     name = known if known is not None else typed.partition("=")[0]
     to = typed[len(name) + 1 :]
     if not to:
         raise typer.BadParameter(f"“{typed}”: write CLASS=PROJECT@v1.0 or CLASS={REJECT}")
-    return name, None if to == REJECT else _version(session, to)
+    return name, None if to == REJECT else versions.named(session, to)
 
 
 @app.command("list")
@@ -142,8 +136,8 @@ def delete(
     """Delete a router. The versions it was made of stay."""
     from tastemaker.publishing import routers
 
-    one = routers.find(Settings(), name)
+    folder = routers.find_folder(Settings(), name)
     if not yes:
-        typer.confirm(f"Delete the router “{one.name}”?", abort=True)
-    routers.delete(Settings(), one.folder.name)
+        typer.confirm(f"Delete the router “{name}”?", abort=True)
+    one = routers.delete(Settings(), folder.name)
     out.print(plain(f"“{one.name}” is deleted; its versions stay."))

@@ -45,7 +45,6 @@ def routers_page(
     tells = chosen is not None and chosen.classes.labelling == "classes"
     context = {
         "kept": routers.kept(settings),
-        "versions": versions.list_ready(session, project),
         "version": chosen if tells else None,
         "scorers": scorers_for(session, chosen) if chosen is not None and tells else [],
         "encoder": session.get(EncoderRow, chosen.encoder_id) if chosen else None,
@@ -60,13 +59,8 @@ def routers_page(
 def scorers_for(session: Session, classifier: Version) -> list[tuple[Project, Version]]:
     """The versions that can score for it: of projects that score, on the same encoder; the active
     one of each project before its others."""
-    found = []
-    for project in projects.list_all(session):
-        if project.labelling == "scores":
-            ready = versions.list_ready(session, project)
-            same = [one for one in ready if one.encoder_id == classifier.encoder_id]
-            found += [(project, one) for one in sorted(same, key=lambda v: not v.active)]
-    return found
+    on_it = versions.ready_on(session, classifier.encoder_id)
+    return [(project, one) for project, one in on_it if project.labelling == "scores"]
 
 
 @router.post("/projects/{project_id}/routers")
@@ -165,7 +159,7 @@ def publish(
     """Publish a router of a version of this project, which tells the classes apart."""
     classifier = versions.by_number(session, project, body.version or "active")
     scorers = {
-        kind: None if named is None else named_version(session, named)
+        kind: None if named is None else versions.named(session, named)
         for kind, named in body.classes.items()
     }
     one = routers.make(
@@ -173,12 +167,6 @@ def publish(
         abstain=body.abstain,
     )  # fmt: skip
     return one.as_json()
-
-
-def named_version(session: Session, named: str) -> Version:
-    project, at, number = named.rpartition("@")
-    project, number = (project, number) if at else (named, "active")
-    return versions.by_number(session, projects.by_name(session, project), number)
 
 
 @api.get("/routers/{name}/file")

@@ -289,8 +289,11 @@ def kept(settings: Settings) -> list[Kept]:
     the trouble with it."""
     if not settings.routers.exists():
         return []
-    folders = [path for path in settings.routers.iterdir() if not path.name.startswith(".")]
-    return sorted(map(_looked_at, folders), key=lambda one: one.name.casefold())
+    return sorted(map(_looked_at, _folders(settings)), key=lambda one: one.name.casefold())
+
+
+def _folders(settings: Settings) -> list[Path]:
+    return [path for path in settings.routers.iterdir() if not path.name.startswith(".")]
 
 
 def reading(settings: Settings, fingerprint: str) -> list[Kept]:
@@ -311,23 +314,37 @@ def reading(settings: Settings, fingerprint: str) -> list[Kept]:
 
 
 def _looked_at(folder: Path) -> Kept:
-    says = None
+    """With every member looked at, which reads all of its bytes."""
+    one = _named(folder)
     try:
-        says = read_manifest(folder)
-        for member in says.members:
+        for member in one.says.members if one.says else ():
             member_path(folder, member)
     except TastemakerError as error:
-        return Kept(folder, says, str(error))
-    return Kept(folder, says)
+        return Kept(folder, one.says, str(error))
+    return one
+
+
+def _named(folder: Path) -> Kept:
+    try:
+        return Kept(folder, read_manifest(folder))
+    except TastemakerError as error:
+        return Kept(folder, None, str(error))
 
 
 def find(settings: Settings, name: str) -> Kept:
-    """The router of that name, or whose folder is called so. Raises `NotFound`."""
-    known = kept(settings)
+    """The router of that name, or whose folder is called so, with its members looked at. Raises
+    `NotFound`."""
+    return _looked_at(find_folder(settings, name))
+
+
+def find_folder(settings: Settings, name: str) -> Path:
+    """Where the router of that name lies, whatever is in it: no member is read. Raises
+    `NotFound`."""
+    known = list(map(_named, _folders(settings))) if settings.routers.exists() else []
     for one in known:
         if name.casefold() in (one.name.casefold(), one.folder.name.casefold()):
-            return one
-    names = ", ".join(f"“{one.name}”" for one in known)
+            return one.folder
+    names = ", ".join(sorted(f"“{one.name}”" for one in known))
     raise NotFound(
         f"There is no router “{name[:60]}”.", f"There are: {names}." if names else "Make one first."
     )
@@ -335,7 +352,7 @@ def find(settings: Settings, name: str) -> Kept:
 
 def delete(settings: Settings, name: str) -> Kept:
     """The versions it was made of stay."""
-    one = find(settings, name)
+    one = _named(find_folder(settings, name))
     with _aside(settings.routers) as gone:
         try:
             one.folder.rename(gone / "gone")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlmodel import Session
 
-from tastemaker import projects, versions
+from tastemaker import versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import Project
 from tastemaker.errors import Conflict, Invalid, NotFound
@@ -42,9 +42,7 @@ def heads_named(
 
 
 def _version(session: Session, settings: Settings, text: str) -> StartingHead:
-    text = text.strip()
-    name, number = text.rsplit("@", 1) if "@" in text else (text, "")
-    source = projects.by_name(session, name)
+    source, number = versions.project_and_number(session, text)
     version = versions.chosen(session, source, number)
     if version is None:
         raise Conflict(

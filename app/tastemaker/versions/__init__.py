@@ -12,8 +12,11 @@ from tastemaker.versions.registry import (
     get,
     list_as_json,
     list_ready,
+    named,
     newest,
     original_path,
+    project_and_number,
+    ready_on,
     verify,
 )
 
@@ -29,7 +32,10 @@ __all__ = [
     "get",
     "list_as_json",
     "list_ready",
+    "named",
     "newest",
     "original_path",
+    "project_and_number",
+    "ready_on",
     "verify",
 ]

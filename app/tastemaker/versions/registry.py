@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select, update
 
-from tastemaker import embeddings
+from tastemaker import embeddings, projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version, VersionPrior
 from tastemaker.errors import Conflict, NotFound
@@ -62,6 +62,39 @@ def chosen(session: Session, project: Project, number: str = "") -> Version | No
         return by_number(session, project, number)
     ready = list_ready(session, project)
     return next((version for version in ready if version.active), ready[0] if ready else None)
+
+
+def project_and_number(session: Session, text: str) -> tuple[Project, str]:
+    """“PROJECT@v1.3” in its two parts; of “PROJECT” the number is empty, also where its own name
+    has an @. Raises `NotFound` for a project that is not there."""
+    name, at, number = text.strip().rpartition("@")
+    if not at or projects.find(session, text):
+        return projects.by_name(session, text.strip()), ""
+    return projects.by_name(session, name), number
+
+
+def named(session: Session, text: str) -> Version:
+    """The version “PROJECT@v1.3”, or the active one of “PROJECT”. Raises `NotFound`."""
+    project, number = project_and_number(session, text)
+    return by_number(session, project, number or "active")
+
+
+def ready_on(session: Session, encoder_id: int) -> list[tuple[Project, Version]]:
+    """Every version on an encoder with its project: by project, the active one before its others,
+    newest first."""
+    query = (
+        select(Project, Version)
+        .where(
+            Version.project_id == Project.id,
+            Version.state == "ready",
+            Version.encoder_id == encoder_id,
+        )
+        .order_by(
+            col(Project.id), col(Version.active).desc(), col(Version.major).desc(),
+            col(Version.minor).desc(),
+        )
+    )  # fmt: skip
+    return list(session.exec(query))
 
 
 def by_number(session: Session, project: Project, number: str) -> Version:
