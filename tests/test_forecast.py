@@ -247,7 +247,7 @@ def test_a_figure_stands_beside_what_it_rests_on():
     told = told_of()
     assert "100 more labels would lower the error by about 0.05 points" in told.forecast
     assert "(0.01 to 0.09 with 80 % probability)" in told.forecast
-    assert "80 images drawn at random" in told.rests_on
+    assert "80 images drawn at random or scored in files" in told.rests_on
     assert told.times_noise == pytest.approx(1.3 / 0.9)
     assert "1.4 × your own noise (1.1 to 1.8), which is 0.90 points" in told.noise
     assert short(told.gain) == "−0.05 ± 0.04"

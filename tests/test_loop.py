@@ -124,7 +124,9 @@ def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_pa
         expect(newest.get_by_role("heading", name="v1.1")).to_be_visible(timeout=TRAINING)
         expect(page.get_by_text("A ring is cross-validated")).to_be_visible()
         newest.get_by_role("link", name="Compare with v1.0").click()
-        expect(page.get_by_text("drawn at random, each predicted by heads")).to_be_visible()
+        expect(
+            page.get_by_text("drawn at random or scored in files, each predicted by heads")
+        ).to_be_visible()
         expect(page.locator("#counts")).to_contain_text("a pass" if page.get_by_role(
             "link", name="Fail to pass").get_attribute("aria-current") else "a fail")  # fmt: skip
 

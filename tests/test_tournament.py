@@ -374,7 +374,7 @@ def test_where_the_new_version_is_worse_the_project_stays(
 ) -> None:
     from tastemaker.evaluation import evaluate
 
-    worse = "not activated: worse than v1.0 on 20 images drawn at random"
+    worse = "not activated: worse than v1.0 on 20 images drawn at random or from files"
     monkeypatch.setattr(evaluate, "activation", lambda *_: (False, worse))
     result = home.run(home.move(), migration.run)
     assert (result["moved"], result["version"], result["why"]) == (False, "v2.0", worse)

@@ -389,7 +389,8 @@ def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
     assert versus is not None and versus.verdict == "worse"
     assert versus.difference.low is not None and versus.difference.low > 0
     assert new.activation == (
-        f"not activated: worse than v1.1 on {versus.difference.n} images drawn at random"
+        f"not activated: worse than v1.1 on {versus.difference.n} "
+        "images drawn at random or from files"
     )
     with sessions.writing(home.engine) as session:
         versions.activate(session, versions.get(session, new.id))

@@ -466,7 +466,7 @@ def test_a_figure_that_is_only_out_of_fold_says_so(world: World) -> None:
     }  # fmt: skip
     add_version(world, 0, {}, metrics=metrics, curve={})
     page = world.client.get(f"{world.at}/versions").text
-    assert "Cross-validated on 40 images that were not drawn at random" in page
+    assert "Cross-validated on 40 images that a queue or a person picked" in page
 
 
 def test_both_files_download_under_the_name_of_project_and_version(full: World) -> None:

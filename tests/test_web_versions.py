@@ -174,7 +174,8 @@ def test_every_number_that_training_may_store_is_shown(world: World) -> None:
                  "100 more labels would lower the error by about 0.05 points",
                  "(0.01 to 0.09 with 80\u202f% probability); 50 more by 0.03, 200 more by 0.08",
                  "It errs 1.5 × your own noise (1.3 to 1.6), which is 0.88 points, from 40",
-                 "heads on 25 to 180 of its 200 labels, measured on 90 images drawn at random",
+                 "heads on 25 to 180 of its 200 labels, measured on 90 images drawn at random or "
+                 "scored in files",
                  "part of the file", "learning rate"):  # fmt: skip
         assert told in page, told
 
@@ -287,9 +288,15 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
 def test_comparing_tells_numbers_flips_slices_and_labels(world: World) -> None:
     opened = world.client.get(f"{world.at}/compare").text
     assert "<b>3</b> images went up to a pass" in opened, "it opens on what flipped"
-    assert "on 8 images drawn at random, each predicted by heads that never saw it" in opened
+    assert (
+        "on 8 images drawn at random or scored in files, each predicted by heads that never saw it"
+        in opened
+    )
     page = world.client.get(f"{world.at}/compare?view=numbers").text
-    assert "on 8 images drawn at random, each predicted by heads that never saw it" in page
+    assert (
+        "on 8 images drawn at random or scored in files, each predicted by heads that never saw it"
+        in page
+    )
     assert "3 of 20 images went up to a pass" in page and "<svg" in page and "style=" not in page
     assert "drawing" in page and "photo" in page
     labels = world.client.get(f"{world.at}/compare?view=labels").text

@@ -109,7 +109,7 @@ class ClassComparison:
             who = f"{both.b.number} is {self.verdict}" if shown else self.verdict
             lines = [
                 f"{who}: {_percent(self.wrong.old)} wrong → {_percent(self.wrong.new)}, "
-                f"on {self.n} images drawn at random",
+                f"on {self.n} images drawn at random or labelled in files",
             ]
             lines += [
                 f"{row.name}: F1 {_percent(row.f1.old)} → {_percent(row.f1.new)} "
@@ -140,8 +140,8 @@ def compare(session: Session, both: Pair) -> ClassComparison:
     ]
     if not ids:
         why = (
-            f"{both.a.number} and {both.b.number} have no image drawn at random that both can be "
-            "judged by, so which of them errs less cannot be known."
+            f"{both.a.number} and {both.b.number} have no image drawn at random or labelled in a "
+            "file that both can be judged by, so which of them errs less cannot be known."
         )
         return ClassComparison(
             0, Rate(None, None), NOTHING, "not known", (), images, changes, why

@@ -87,8 +87,9 @@ def _constant_mae(session: Session, both: Pair, labels: Sequence[float]) -> floa
 
 def _why_not(both: Pair) -> str:
     return (
-        f"{both.a.number} and {both.b.number} have no image drawn at random that both can be "
-        "judged by, so which of them errs less cannot be known. What they say differently is below."
+        f"{both.a.number} and {both.b.number} have no image drawn at random or scored in a file "
+        "that both can be judged by, so which of them errs less cannot be known. What they say "
+        "differently is below."
     )
 
 
@@ -342,7 +343,7 @@ class Difference:
         lines += [_metric_line(*named) for named in self.holdout.metrics.items()
                   if named[1].difference.value is not None]  # fmt: skip
         if self.holdout.n:
-            lines.append(f"paired, on {self.holdout.n} images drawn at random")
+            lines.append(f"paired, on {self.holdout.n} images drawn at random or scored in files")
         for direction, what in DIRECTIONS.items():
             flip, _ = self.flips[direction]
             lines.append(

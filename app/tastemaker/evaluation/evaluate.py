@@ -119,8 +119,8 @@ def activation(
         missed = "; ".join(expectations.missed(check) for check in blocking)
         return False, f"not activated: {missed}"
     if versus is None:
-        return True, "not compared: no label drawn at random yet"
-    other = f"{versus.version} on {versus.difference.n} images drawn at random"
+        return True, "not compared: no label drawn at random or from a file yet"
+    other = f"{versus.version} on {versus.difference.n} images drawn at random or from files"
     if versus.verdict == "worse":
         return False, f"not activated: worse than {other}"
     if versus.verdict == "better":

@@ -111,7 +111,8 @@ def summarise(
         f"{headline}.",
         mae.verdict,
         finding(mae.verdict, mae.difference, before.number),
-        f"On {count(paired.n)} images drawn at random, each predicted by heads that never saw it.",
+        f"On {count(paired.n)} images drawn at random or scored in files, each predicted by heads "
+        "that never saw it.",
     )
 
 

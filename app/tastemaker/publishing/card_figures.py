@@ -56,8 +56,8 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
     m = version.metrics
     for measured, title in (
         (m.holdout.findings, "Held-out images"),
-        (m.random_sample.findings, "Images drawn at random, each predicted by a head that never "
-         "saw it"),
+        (m.random_sample.findings, "Images drawn at random or scored in files, each predicted by a "
+         "head that never saw it"),
         (m.out_of_fold.findings, "Training images, out-of-fold"),
         (m.all_labels.findings, "All scored images, none of which it saw"),
     ):  # fmt: skip

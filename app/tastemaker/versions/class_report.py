@@ -11,7 +11,7 @@ from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, Estimate
 
 RESTS_ON = {
     "holdout": "hold-out images",
-    "random_sample": "images drawn at random",
+    "random_sample": "images drawn at random or labelled in files",
     "out_of_fold": "labelled images, cross-validated",
 }
 

@@ -86,8 +86,8 @@ def _rests_on(forecast: Forecast) -> str:
     sizes = [each.labels for each in forecast.measured]
     return (
         f"Forecast from linear heads on {min(sizes)} to {max(sizes)} of its {forecast.labels} "
-        f"labels, measured on {forecast.drawn} images drawn at random, and from how other tastes "
-        "went on."
+        f"labels, measured on {forecast.drawn} images drawn at random or scored in files, and from "
+        "how other tastes went on."
     )
 
 

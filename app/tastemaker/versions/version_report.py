@@ -52,7 +52,7 @@ METRICS = (
 )
 RESTS_ON: dict[MeasuredOn, str] = {  # what the numbers in front rest on: “57 …”
     "holdout": "hold-out images",
-    "random_sample": "images drawn at random",
+    "random_sample": "images drawn at random or scored in files",
     "out_of_fold": "scored images, cross-validated",
     "all_labels": "scored images",
 }
@@ -86,12 +86,12 @@ def measured_in_words(metrics: VersionMetrics | ClassRecord) -> str:
             return f"Measured on {n} hold-out images, which never trained."
         case "random_sample":
             return (
-                f"Cross-validated on {images} drawn at random: each was predicted by a head that "
-                f"never saw it. {_hold_out_so_far(held)}"
+                f"Cross-validated on {images} drawn at random or scored in files: each was "
+                f"predicted by a head that never saw it. {_hold_out_so_far(held)}"
             )
         case "out_of_fold":
             return (
-                f"Cross-validated on {images} that were not drawn at random: take it as a hint. "
+                f"Cross-validated on {images} that a queue or a person picked: take it as a hint. "
                 "The Mixed and the Random queue draw some."
             )
         case "all_labels":
