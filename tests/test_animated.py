@@ -28,6 +28,7 @@ from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.live.inference_server import InferenceServer
 from tastemaker.live.model_requests import ModelRequest
+from tastemaker.pages.app import create_app
 from tastemaker.pictures import frames
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.frames import FrameRule
@@ -35,6 +36,7 @@ from tastemaker.pictures.pictures import Limits, decode, decode_frames
 from tests import pictures
 from tests.conftest import work_on
 from tests.desk import Desk
+from tests.web_world import client_of
 
 RULE_NAMES: dict[FrameRule, str] = {
     "first": BUNDLED,
@@ -320,6 +322,20 @@ def test_a_picture_that_pillow_opened_counts_as_its_file_unless_it_was_sought() 
 
 
 # --- one vector wherever the file is read ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("first", "first frame counts"), ("middle", "middle frame"), ("mean", "eight")],
+)
+def test_the_page_that_adds_says_what_is_seen_of_an_animation(
+    desk: Desk, rule: FrameRule, words: str
+) -> None:
+    with sessions.writing(desk.engine) as session:
+        project = projects.create(session, "Moving", encoder=RULE_NAMES[rule])
+    page = client_of(create_app(desk.settings)).get(f"/projects/{project.id}/add")
+    assert f"Of an animation the {'encoder sees ' * (rule != 'first')}" in page.text
+    assert words in page.text
 
 
 def test_import_scoring_and_try_it_give_one_vector_for_one_file(desk: Desk, tmp_path: Path) -> None:

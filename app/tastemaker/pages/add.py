@@ -18,7 +18,7 @@ from tastemaker.auth.permissions import AdminUser, GuardedRoute
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job, Project
-from tastemaker.encoding.encoder_specs import known_encoders
+from tastemaker.encoding.encoder_specs import known_encoders, spec_of
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.importing import requests, watching
@@ -80,7 +80,7 @@ def add_page(
         "classes": _classes(session, project),
         "damage": KINDS,
         "twins": twins or {"kinds": [], "clean": "", "damaged": ""},
-        "encoders": known_encoders(),
+        "encoders": known_encoders(), "frames": spec_of(project.encoder).frames,
         "max_upload_mb": settings.max_upload_mb, "folder": folder, "folder_error": folder_error,
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
         "table": {name: table.get(name, "") for name in TABLE_FIELDS},
