@@ -1,11 +1,7 @@
 """What must hold where several write at once: on a real PostgreSQL, if there is one here."""
 
 import itertools
-import os
-import pwd
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -55,51 +51,20 @@ from tastemaker.training import retrain
 from tastemaker.versions import publication
 from tests.conftest import add_images, migrated, running, until, work_on
 from tests.desk import request_import
+from tests.postgres_server import NoServer, postgres
 
 PEOPLE = ("Ada", "Bob")
 NUMBERS = itertools.count()
 
 
-def programs() -> Path | None:
-    """The folder of PostgreSQL's own programs; Debian keeps them off the path."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    found = shutil.which("pg_ctl")
-    places += [Path(found).parent] if found else []
-    return next((place for place in places if (place / "initdb").exists()), None)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server of its own, on a socket that nobody else knows."""
     pytest.importorskip("psycopg", reason="the driver is not installed: tastemaker[postgres]")
-    place = programs()
-    if place is None:
-        pytest.skip("no PostgreSQL server is installed on this machine")
-    as_user: dict[str, Any] = {}
-    folder = Path(tempfile.mkdtemp(prefix="tastemaker-postgres-"))
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        try:
-            account = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-    def run(*words: str) -> None:
-        subprocess.run(
-            [str(place / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, cwd=folder, timeout=60, **as_user,
-        )  # fmt: skip
-
-    data = str(folder / "data")
-    options = f"-c listen_addresses='' -c fsync=off -c unix_socket_directories={folder}"
     try:
-        run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
-        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with postgres() as address:
+            yield address
+    except NoServer as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""The tests of this process on PostgreSQL: `pytest -p tests.on_postgres`.
+
+Where a home folder has its database in a file, it gets one of a PostgreSQL server instead, which
+begins as a copy: of the newest schema, or, where a test copied a home that has one, of that one.
+Left out is what a process of its own does, which would not know of it, and what says by its marker
+`sqlite` that it asks about the file.
+"""
+
+import functools
+import itertools
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+
+from tastemaker.config import Settings
+from tastemaker.database import migration, sessions
+from tests.postgres_server import postgres
+
+NAME = "database-of-this-home"  # a file in it, which is copied along
+ELSEWHERE = {"tastemaker", "sample", "sample_home", "chromium", "page", "bench", "empty_bench"}
+
+_held = ExitStack()
+_numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def asks(item: pytest.Item) -> bool:
+        apart = ELSEWHERE & set(getattr(item, "fixturenames", ()))
+        return (
+            not apart
+            and not any(item.iter_markers("sqlite"))
+            and not any(item.iter_markers("slow"))
+        )
+
+    config.hook.pytest_deselected(items=[item for item in items if not asks(item)])
+    items[:] = [item for item in items if asks(item)]
+
+
+def pytest_unconfigure() -> None:
+    _held.close()
+
+
+@functools.cache
+def _server() -> Engine:
+    address = _held.enter_context(postgres())
+    engine = create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    _held.callback(engine.dispose)
+    return engine
+
+
+def _make(name: str, template: str | None) -> str:
+    """A new database. Of a template nobody may be at work in it."""
+    words = f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "")
+    with _server().connect() as connection:
+        connection.execute(text(words))
+    return name
+
+
+@functools.cache
+def _newest() -> str:
+    name = _make("newest", None)
+    engine = create_engine(_address(name), poolclass=NullPool)
+    migration.upgrade(engine, "head")
+    engine.dispose()
+    return name
+
+
+def _address(name: str) -> str:
+    return _server().url.set(database=name).render_as_string(hide_password=False)
+
+
+def _database_of(home: Path) -> str:
+    """The address of the database of a home, which is made when it is first asked for."""
+    record = home / NAME
+    whose, _, name = record.read_text().partition("\n") if record.exists() else ("", "", "")
+    if whose != str(home):
+        name = _make(f"home_{next(_numbers)}_{uuid.uuid4().hex[:8]}", name or _newest())
+        home.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"{home}\n{name}")
+    return _address(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def on_postgres(statements_compiled_once: None, schema_made_once: None) -> Iterator[None]:
+    made = sessions.create_engine
+
+    def create(url: Any, **options: Any) -> Engine:
+        if make_url(url).get_backend_name() == "postgresql":
+            options.pop("pool_pre_ping", None)
+            options["poolclass"] = NullPool  # hundreds of engines are not disposed of
+        return made(url, **options)
+
+    def database(settings: Settings) -> str:
+        return settings.database_url or _database_of(settings.root)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "create_engine", create)
+        patch.setattr(Settings, "database", property(database))
+        yield
