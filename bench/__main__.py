@@ -13,13 +13,13 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 NAMES = (
-    "live", "doubtful", "replay", "training", "recipes", "scoring", "keys", "pages", "web",
-    "try_it", "stamps", "sample", "forecast", "promise", "artefacts", "router", "classes",
+    "live", "doubtful", "replay", "training", "recipes", "importing", "scoring", "keys", "pages",
+    "web", "try_it", "stamps", "sample", "forecast", "promise", "artefacts", "router", "classes",
 )  # fmt: skip
 WITH_FILE = ("people", "stars")
 WITH_OPTIONS = (  # alone, what follows the name is its own
-    "live", "replay", "training", "recipes", "scoring", "keys", "web", "try_it", "forecast",
-    "promise", "artefacts", "router", "classes", *WITH_FILE,
+    "live", "replay", "training", "recipes", "importing", "scoring", "keys", "web", "try_it",
+    "forecast", "promise", "artefacts", "router", "classes", *WITH_FILE,
 )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def first_score(page: Page, photos: int, port: int) -> tuple[int, float, float]:
     home = Path(tempfile.mkdtemp(prefix="tastemaker-first-"))
     try:
         folder = home / "photos"
-        _photographs(folder, photos)
+        photographs(folder, photos)
         with serving(home / "home", port) as (url, _, _):
             until_at_rest(url)
             page.goto(url)
@@ -184,7 +184,7 @@ def until_at_rest(url: str, pause: float = 3.0) -> None:
     time.sleep(pause)
 
 
-def _photographs(folder: Path, count: int) -> None:
+def photographs(folder: Path, count: int) -> None:
     """So many JPEGs of about a megapixel, each of another width, from a few real photographs."""
     folder.mkdir(parents=True)
     samples = make_sample_library(folder.parent / "samples", 20)
@@ -293,7 +293,7 @@ def main(words: list[str] | None = None) -> str:
     others = Path(tempfile.mkdtemp(prefix="tastemaker-photos-"))  # what is imported lies elsewhere
     try:
         project = make_library(home, given.images, given.labels)
-        _photographs(others / "photos", given.photos // 2)
+        photographs(others / "photos", given.photos // 2)
         with serving(home, 8899) as (url, _, _), sync_playwright() as playwright:
             _live_model(home, project)
             browser = playwright.chromium.launch(
