@@ -103,6 +103,12 @@ def test_classes_are_called_as_by_now_and_one_that_is_gone_is_named_so(kinds, po
     assert rows["photo"]["gone"] and not rows["drawing"]["gone"]
 
 
+def test_the_live_model_of_classes_is_not_asked_and_says_so(kinds, pool) -> None:
+    with pytest.raises(Conflict, match="not asked about pictures"):
+        ask(answering_side(kinds, pool), live=True)
+    assert "version-live" not in kinds.world.client.get("/projects/1/try").text
+
+
 def test_tags_are_each_for_themselves(tmp_path: Path, pool) -> None:
     made = open_classes(class_home(tmp_path / "home", train=True, several=True))
     with answers(made, answering_side(made, pool)):

@@ -266,8 +266,9 @@ def is_met_by_classes(
     kind, _, number = measure.partition(":")
     of, found = "", row.accuracy
     if kind != OF_ALL:
-        now = known.number_now(int(number or 0)) if int(number or 0) in known.by_number else None
-        own = known.by_number.get(int(number or 0) if now is None else now)
+        asked = int(number or 0)
+        now = known.current_number(asked) if asked in known.by_number else None
+        own = known.by_number.get(asked if now is None else now)
         of = own.name if own else number
         share = next((one for one in row.classes if one.number == now), None)
         if kind == "share":

@@ -319,6 +319,12 @@ class InferenceServer:
     def _by_live_model(
         self, project: Project, vector: NDArray[np.float32], nearest: list[int]
     ) -> dict[str, Any]:
+        if project.labelling != "scores":
+            raise Conflict(
+                f"The live model of “{project.name}” is not asked about pictures: it labels images "
+                f"with {project.labelling}.",
+                "Train a version, and ask that.",
+            )
         state = self.states.get(project.id)
         live = live_model.read_live(self.settings, project.id)
         # The images first: a refit gives the fit up before it changes to another encoder's images.

@@ -388,6 +388,8 @@ def bring_in(settings: Settings, source: Path) -> Kept:
         raise Invalid(f"{source.name} is no router.", "Name the folder or the zip of one.")
     with _aside(settings.routers) as unpacked:
         _unpack(source, unpacked)
+        if not is_file(unpacked / MANIFEST):
+            raise Invalid(f"{source.name} is no router: it holds no {MANIFEST}.")
         return _bring_in_folder(settings, unpacked)
 
 

@@ -171,7 +171,8 @@ def cards(
     out.
 
     Labelled images are judged by `version` where one is given, by predictions that never saw their
-    label; everything else by the live model. With `predicted`, by that alone."""
+    label; everything else by the live model. With `predicted`, by that alone, which of classes says
+    how sure `version` is of what it takes each image for."""
     ids = [item.image_id for item in items]
     rows = {i.id: i for i in session.exec(select(Image).where(col(Image.id).in_(ids)))}
     labels = scores.values_of(session, project.id, ids)
@@ -179,6 +180,9 @@ def cards(
     near = neighbours.nearest(session, settings, project, ids) if with_neighbours else {}
     if predicted is None:
         predicted = _predicted(session, settings, project, ids, labels if version else {}, version)
+    elif version is not None and project.labelling != "scores":
+        said = class_rows.of_images(session, version, ids)
+        predicted = {i: one._replace(says=said.get(i)) for i, one in predicted.items()}
     known = classes.of_project(session, project)
     made = []
     for item in items:
