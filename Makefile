@@ -15,11 +15,12 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint audit bench soak release kernels browser node postgres exiftool clean
+.PHONY: help run test check fast lint test-postgres audit bench soak release kernels browser node postgres exiftool clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
 	@echo "make test    run the whole test suite"
+	@echo "make test-postgres  what of it asks a database, on PostgreSQL"
 	@echo "make check   lint, types, layers, the tests without browser and long jobs, known holes"
 	@echo "make bench   measure speed; the figures go to bench/RESULTS.md"
 	@echo "make soak    the long tests of a release: kills, load, odd requests"
@@ -38,6 +39,10 @@ run: $(READY)
 
 test: $(READY) browser node postgres exiftool
 	$(PYTEST) --durations 10
+
+# Every test of one process that asks a database, on PostgreSQL instead (tests/on_postgres.py).
+test-postgres: $(READY) postgres
+	$(PYTEST) -p tests.on_postgres -m 'not soak'
 
 # The types take one processor for half a minute: beside the tests, not before them.
 check: $(READY)

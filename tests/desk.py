@@ -97,7 +97,8 @@ class Desk:
 
     def all(self, table: Any, *conditions: Any) -> list[Any]:
         with sessions.reading(self.engine) as session:
-            return list(session.exec(select(table).where(*conditions)))
+            key = table.__table__.primary_key
+            return list(session.exec(select(table).where(*conditions).order_by(*key)))
 
     def image(self, content: bytes) -> Image:
         with sessions.reading(self.engine) as session:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,22 +24,32 @@ from tests.postgres_server import postgres
 
 NAME = "database-of-this-home"  # a file in it, which is copied along
 ELSEWHERE = {"tastemaker", "sample", "sample_home", "chromium", "page", "bench", "empty_bench"}
+# Modules that open a database, or make one.
+WORLDS = (
+    "tastemaker.database.", "web_world.", "trained_world.", "class_world.", "router_world.",
+    "tests.desk.", "tests.command_line.",
+)  # fmt: skip
 
 _held = ExitStack()
 _numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    def asks(item: pytest.Item) -> bool:
-        apart = ELSEWHERE & set(getattr(item, "fixturenames", ()))
-        return (
-            not apart
-            and not any(item.iter_markers("sqlite"))
-            and not any(item.iter_markers("slow"))
-        )
+    def is_meant(item: pytest.Item) -> bool:
+        apart = {"sqlite", "slow", "browser"} & {marker.name for marker in item.iter_markers()}
+        fixtures = set(getattr(item, "fixturenames", ()))
+        return not apart and not ELSEWHERE & fixtures and _asks_a_database(item)
 
-    config.hook.pytest_deselected(items=[item for item in items if not asks(item)])
-    items[:] = [item for item in items if asks(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_meant(item)])
+    items[:] = [item for item in items if is_meant(item)]
+
+
+def _asks_a_database(item: pytest.Item) -> bool:
+    """Whether the module of a test knows the database, or a world or a desk that has one."""
+    known = vars(getattr(item, "module", object)).values()
+    homes = {getattr(one, "__module__", "") for one in known if not isinstance(one, ModuleType)}
+    homes |= {one.__name__ for one in known if isinstance(one, ModuleType)}
+    return any(f"{home}.".startswith(WORLDS) for home in homes if isinstance(home, str))
 
 
 def pytest_unconfigure() -> None:

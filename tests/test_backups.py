@@ -35,6 +35,8 @@ from tests.conftest import environment, serving
 ROOT = Path(__file__).parent.parent
 UPLOAD = b"not decoded here"
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

@@ -451,6 +451,7 @@ def test_doctor_finds_an_upload_that_was_cut(settings: Settings, engine: Engine)
         assert found.level == "damage" and "mine.png" in found.what
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_none_is_told_in_a_sentence(run: Run, tmp_path: Path) -> None:
     write(tmp_path / "home" / "tastemaker.db", b"this is no database" * 1000)
     fails(run("project", "list"), "not a database")

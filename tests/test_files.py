@@ -17,6 +17,7 @@ from PIL import Image, ImageCms
 
 from tastemaker import files
 from tastemaker.errors import BadImage, Conflict, StorageFull
+from tastemaker.pictures import decode_pool
 from tastemaker.pictures.colours import on_checkerboard
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.perceptual import hamming, perceptual_hash
@@ -445,6 +446,14 @@ def test_a_file_that_never_ends_is_set_aside():
         (_, outcome), (_, after) = impatient.map(obey, ["spin", "next"])
     assert isinstance(outcome, BadImage) and "time" in outcome.message
     assert after == "next"
+
+
+@pytest.mark.parametrize(("cores", "at_once"), [(None, 2), (1, 2), (2, 2), (8, 4), (64, 8)])
+def test_half_of_the_cores_decode(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, at_once: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert decode_pool.side_by_side() == at_once
 
 
 def test_children_start_without_torch(pool):

@@ -35,6 +35,8 @@ PROJECTS = ("Colours", "Vectors")
 
 Command = Callable[..., Any]
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -358,7 +358,11 @@ def test_images_that_arrive_meanwhile_move_nothing(settings: Settings, engine: E
         rest = browsing.find(session, found, Order(), first.after, 10)
     with sessions.writing(engine) as session:
         for i in range(5):
-            session.add(Image(sha256=f"{i:064d}", kind="file", name="new", source_group=f"n{i}"))
+            session.add(
+                Image(
+                    id=10**6 + i, sha256=f"{i:064d}", kind="file", name="new", source_group=f"n{i}"
+                )
+            )
         session.flush()
         new = session.exec(select(Image.id).where(Image.name == "new")).all()
         bulk.put_in(session, made.homes[0], list(new))
@@ -393,6 +397,7 @@ def test_the_answers_of_a_search_keep_their_order_and_the_filter_holds(made: Mad
 # --- no page reads the whole table ---------------------------------------------------------------
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("by", ["added", "predicted", "label", "name"])
 @pytest.mark.parametrize("descending", [True, False])
 @pytest.mark.parametrize(
@@ -420,6 +425,7 @@ def test_a_walk_follows_one_index_and_sorts_nothing(
     assert not any("ix_prediction_honest" in step for step in looked_up), plan
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("by", [*orders.SORTS])
 @pytest.mark.parametrize("source", range(3))
 def test_gathering_begins_at_the_narrow_index_and_looks_the_rest_up(

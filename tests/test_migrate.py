@@ -40,7 +40,10 @@ from tastemaker.learning.version_metrics import VersionMetrics
 from tests.conftest import add_images, environment
 from tests.flat_metrics import from_flat
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")
+pytestmark = [
+    pytest.mark.sqlite,
+    pytest.mark.filterwarnings("ignore:.*expression-based index"),
+]
 
 NEXT = '''"""a column for the tests; and the trap: a table that scores refer to is rebuilt"""
 

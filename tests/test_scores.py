@@ -248,6 +248,7 @@ def test_the_precondition_knows_of_skips_and_undos_and_of_nobody_else(desk: Desk
     assert desk.value(0) == 4  # the median of 5 and 3
 
 
+@pytest.mark.sqlite
 def test_a_database_locked_by_somebody_else_saves_nothing_and_says_so(
     desk: Desk, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_database_locked_by_somebody_else_saves_nothing_and_says_so(
     impatient.dispose()
 
 
+@pytest.mark.sqlite
 def test_twenty_who_wait_for_a_locked_database_wait_no_longer_than_one(
     engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

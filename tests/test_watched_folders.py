@@ -171,6 +171,7 @@ class NobodyWaits:
         self.look(*words)
 
 
+@pytest.mark.sqlite
 def test_the_page_the_api_and_the_command_name_the_same_folders(
     desk: Desk, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_the_figures_count_requests_scores_jobs_and_refusals(tmp_path: Path) -> 
         assert f"tastemaker_{name} " in told.text
 
 
+@pytest.mark.sqlite
 def test_figures_that_cannot_be_looked_at_are_left_out(world: World) -> None:
     with closing(sqlite3.connect(world.settings.root / "tastemaker.db")) as file, file:
         file.execute("ALTER TABLE job RENAME TO elsewhere")
@@ -238,6 +239,7 @@ def test_it_is_ready_with_or_without_a_worker_and_says_which(tmp_path: Path) -> 
     assert stranger.get("/readyz").json()["degraded"] == []
 
 
+@pytest.mark.sqlite
 def test_it_is_not_ready_on_a_full_disk_another_schema_or_a_home_that_is_gone(
     tmp_path: Path,
 ) -> None:

@@ -84,7 +84,7 @@ def import_files(
     unpacked = incoming / f"unpacked-{job.claim.job_id}"
     shutil.rmtree(unpacked, ignore_errors=True)
     tally = Tally()
-    decoders = DecodePool(workers=2, limits=Limits.of(job.settings))
+    decoders = DecodePool(limits=Limits.of(job.settings))
     try:
         decoders.start()  # meanwhile the files are looked for
         job.stage("Looking for pictures")

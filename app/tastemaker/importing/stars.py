@@ -87,7 +87,7 @@ def run(job: JobContext) -> dict[str, Any]:
     with job.reading() as session:
         total = projects.size(session, projects.get(session, job.project_id))
     job.stage("Looking for stars, labels and flags", total)
-    with closing(DecodePool(workers=2, limits=Limits.of(job.settings))) as readers:
+    with closing(DecodePool(limits=Limits.of(job.settings))) as readers:
         for batch in _batches(job):
             told = _look(readers, batch, rule, found)
             if request.record and told:

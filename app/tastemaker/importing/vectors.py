@@ -338,7 +338,7 @@ def _give_pictures(job: JobContext, collection: Collection, root: Path, tally: T
     limits = Limits.of(job.settings)
     task = functools.partial(ingest, thumbs_root=job.settings.thumbs, limits=limits)
     job.stage("Reading pictures", len(owner))
-    with DecodePool(workers=2, limits=limits) as decoders:
+    with DecodePool(limits=limits) as decoders:
         done = 0
         for some in chunked(decoders.map(task, owner), PICTURES_AT_ONCE):
             with job.writing(turn="import") as session:

@@ -36,8 +36,9 @@ class DecodePool:
     """
 
     def __init__(
-        self, workers: int = 2, limits: Limits | None = None, cpu_seconds: int = 120
+        self, workers: int | None = None, limits: Limits | None = None, cpu_seconds: int = 120
     ) -> None:
+        workers = workers or side_by_side()
         # A decoded pixel takes 4 bytes in Pillow; flattening and turning hold up to three copies.
         self._memory = 2**30 + 16 * (limits or Limits()).pixels
         self._cpu_seconds = cpu_seconds
@@ -111,6 +112,12 @@ class DecodePool:
             initializer=_begin_child,
             initargs=(self._memory,),
         )
+
+
+def side_by_side() -> int:
+    """How many pictures are decoded at once: by half of the cores, since people score meanwhile;
+    two at least, as one may wait for its file, and at most eight, whose memory adds up."""
+    return min(8, max(2, (os.cpu_count() or 1) // 2))
 
 
 _END: Any = object()

@@ -88,7 +88,7 @@ def plan_sidecars(
     """Look at every picture and at what lies beside it; writes nothing. Stars that a person gave in
     another program, beside the picture or in it, stay unless `replace_stars`."""
     plan, done = Plan(), 0
-    with contextlib.closing(DecodePool(workers=2, limits=limits)) as readers:
+    with contextlib.closing(DecodePool(limits=limits)) as readers:
         for some in chunked(rows, AT_ONCE):
             plan.problems += [(row.shown, row.why) for row in some if row.why]
             files = [MarkedFile(path, limits) for row in some for path in row.paths]
