@@ -37,6 +37,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import TastemakerError
 from tastemaker.jobs import failures, lanes
 from tastemaker.learning.version_metrics import VersionMetrics
+from tests import former_expectations
 from tests.conftest import add_images, environment
 from tests.flat_metrics import from_flat
 
@@ -626,4 +627,23 @@ def test_jobs_and_images_of_before_go_on_under_the_new_columns(settings: Setting
         assert failures.cause_of(jobs.get(session, 1)).title == "Its process was ended."
         assert [(place.job_id, place.asked_by) for place in lanes.waiting(session)] == [(2, 0)]
         assert jobs.claim_next(session) is not None
+    engine.dispose()
+
+
+def test_what_was_expected_of_classes_beside_a_slice_stands_in_its_own_table(
+    settings: Settings,
+) -> None:
+    settings.make_folders()
+    former = sessions.make_engine(settings)
+    migration.upgrade(former, former_expectations.FORMER)
+    former_expectations.fill(former)
+    former.dispose()
+    engine = migration.migrate(settings)
+    (backup,) = settings.backups.iterdir()
+    with sessions.sqlite.connect(backup) as old:
+        ((definition,),) = old.execute("SELECT definition FROM slice WHERE id = 1").fetchall()
+        assert json.loads(definition) == former_expectations.DEFINITIONS[1]
+    former_expectations.check(engine)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     engine.dispose()

@@ -20,7 +20,7 @@ from tastemaker import images, jobs, projects, scores, versions, worker
 from tastemaker.config import Settings
 from tastemaker.database import moving, sessions, table_rows
 from tastemaker.database.installation import identity
-from tastemaker.database.migration import migrate
+from tastemaker.database.migration import migrate, upgrade
 from tastemaker.database.statements import take_turn
 from tastemaker.database.tables import (
     Annotator,
@@ -38,6 +38,7 @@ from tastemaker.database.tables import (
     now,
 )
 from tastemaker.errors import Conflict, Invalid, TastemakerError
+from tastemaker.evaluation import expectations, slices
 from tastemaker.images import FileStamp
 from tastemaker.importing import imports
 from tastemaker.jobs import leases
@@ -49,6 +50,7 @@ from tastemaker.queues import confusion
 from tastemaker.scores import class_changes, classes, labels
 from tastemaker.training import retrain
 from tastemaker.versions import publication
+from tests import former_expectations
 from tests.conftest import add_images, migrated, running, until, work_on
 from tests.desk import request_import
 from tests.postgres_server import NoServer, postgres
@@ -380,6 +382,10 @@ def library(tmp_path: Path) -> Settings:
         session.add(Embedding(image_id=two, encoder_id=1, vector=bytes(range(256))))
         images.add_tags(session, one, ["Ünï", "a\\tb"])
         event = scores.record(session, project, one, person, "set", 7)
+        kinds = classes.create_project(session, "Kinds", ["photo", "logo"])
+        row = slices.add(session, kinds, "filter", {"filter": {"labelled": 1}}, "Lögos")
+        expectations.expect(session, kinds, row.id, "recall:logo", "at least", 0.9)
+        expectations.expect(session, kinds, row.id, "accuracy", "at least", 0.5)
         session.add(Job(kind="train", title="T", rate=-0.0, result={"x": [1.5, None, True, "ø"]}))
     assert event is not None
     engine.dispose()
@@ -393,6 +399,19 @@ def rows_of(settings: Settings) -> dict[str, list[Any]]:
         return {
             name: sorted(map(repr, file.execute(f'SELECT * FROM "{name}"'))) for (name,) in names
         }
+
+
+def test_what_was_expected_of_classes_is_moved_into_its_table_here_too(
+    tmp_path: Path, elsewhere: str
+) -> None:
+    there = Settings(home=tmp_path, database_url=elsewhere, min_free_gb=0, _env_file=None)
+    former = sessions.make_engine(there)
+    upgrade(former, former_expectations.FORMER)
+    former_expectations.fill(former)
+    former.dispose()
+    engine = migrate(there)
+    former_expectations.check(engine)
+    engine.dispose()
 
 
 def test_a_library_moves_to_postgres_and_back_with_every_row(

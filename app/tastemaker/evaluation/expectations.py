@@ -12,10 +12,9 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from tastemaker import projects, versions
-from tastemaker.database.tables import Expectation, Project, Slice, Version
+from tastemaker.database.tables import Expectation, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import class_slices, slices
-from tastemaker.evaluation.slices import FIGURES
 from tastemaker.learning.class_metrics import ClassSlice
 from tastemaker.learning.version_metrics import (
     ENOUGH_FOR_ONE_RATE,
@@ -28,7 +27,7 @@ from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
 
 MEASURES = {"mean": "mean prediction", "pass_rate": "pass rate"}
-# Of classes; all but the first are of one class, and written with its number: “recall:3”.
+# Of classes; all but the first are of one class, and said with its number: “recall:3”.
 CLASS_MEASURES = {
     "accuracy": "accuracy", "recall": "recall of {}", "precision": "precision of {}",
     "f1": "F1 of {}", "share": "share taken for {}",
@@ -115,77 +114,59 @@ def expect(
     project with classes a measure is “accuracy”, or another one with a class by its number or its
     name: “recall:photo”."""
     row = slices.get(session, project, slice_id)
-    figure = _figure(session, project, measure)
+    kind, class_number = _parsed(session, project, measure)
     if bound not in BOUNDS:
         raise Invalid(f"“{bound[:20]}” is no bound.", "Use “at most” or “at least”.")
     if not 0 <= value <= 1:  # also refuses NaN
         raise Invalid("What is expected lies between 0 and 100 %.", "Give a number of that range.")
     fields: dict[str, Any] = {
-        "slice_id": row.id, "measure": "mean" if figure else measure, "bound": bound,
+        "slice_id": row.id, "measure": kind, "class_number": class_number, "bound": bound,
         "value": value, "blocks": blocks,
     }  # fmt: skip
     if expectation_id:
         stated = get(session, project, expectation_id)
-        _keep_figure(session, session.get_one(Slice, stated.slice_id), stated.id, "")
         stated.sqlmodel_update(fields)
     else:
         stated = Expectation(project_id=project.id, **fields)
     session.add(stated)
     session.flush()
-    _keep_figure(session, row, stated.id, figure)
     return stated
 
 
 def remove(session: Session, stated: Expectation) -> None:
     """Its slice stays."""
-    _keep_figure(session, session.get_one(Slice, stated.slice_id), stated.id, "")
     session.delete(stated)
     session.flush()
 
 
-def _keep_figure(session: Session, row: Slice, expectation_id: int, figure: str) -> None:
-    """What an expectation of classes is of; empty: nothing is kept of it."""
-    kept = {k: v for k, v in figures(row).items() if k != str(expectation_id)}
-    kept |= {str(expectation_id): figure} if figure else {}
-    if kept != figures(row):
-        row.definition = row.definition | {FIGURES: kept}
-        session.add(row)
-        session.flush()
+def measure_of(stated: Expectation) -> str:
+    """What an expectation is of, as it is said: “mean”, “accuracy”, or of a class “recall:3”."""
+    if stated.class_number is None:
+        return stated.measure
+    return f"{stated.measure}:{stated.class_number}"
 
 
-def figures(row: Slice) -> dict[str, str]:
-    """Expectation id → what it is of, where it is of classes: the column of a measure has room for
-    those of scores alone, so the slice keeps them."""
-    return dict(row.definition.get(FIGURES, {}))
-
-
-def measure_of(row: Slice, stated: Expectation) -> str:
-    """What an expectation of a slice is of: a measure of scores, or one of classes."""
-    return figures(row).get(str(stated.id), stated.measure)
-
-
-def as_json(session: Session, stated: Expectation) -> dict[str, Any]:
+def as_json(stated: Expectation) -> dict[str, Any]:
     """An expectation for programs."""
-    row = session.get_one(Slice, stated.slice_id)
-    return stated.model_dump() | {"measure": measure_of(row, stated)}
+    return stated.model_dump(exclude={"class_number"}) | {"measure": measure_of(stated)}
 
 
-def _figure(session: Session, project: Project, measure: str) -> str:
-    """The measure as it is kept, of a project with classes; empty in one that scores. Raises
-    `Invalid` for what cannot be expected there."""
+def _parsed(session: Session, project: Project, measure: str) -> tuple[str, int | None]:
+    """The measure, and the number of the class that it is of. Raises `Invalid` for what cannot be
+    expected in the project."""
     if project.labelling == "scores":
         if measure not in MEASURES:
             raise Invalid(f"“{measure[:20]}” cannot be expected.", "Use mean or pass_rate.")
-        return ""
+        return measure, None
     kind, _, of = measure.partition(":")
     if kind not in CLASS_MEASURES:
         known = ", ".join(CLASS_MEASURES)
         raise Invalid(f"“{measure[:20]}” cannot be expected of classes.", f"Use one of {known}.")
     if kind == OF_ALL:
-        return OF_ALL
+        return OF_ALL, None
     if not of.strip():
         raise Invalid(f"The {kind} of which class?", f"Write {kind}:NAME.")
-    return f"{kind}:{classes.of(session, project.id).find(of).number}"
+    return kind, classes.of(session, project.id).find(of).number
 
 
 def get(session: Session, project: Project, expectation_id: int) -> Expectation:
@@ -214,11 +195,8 @@ def _check_classes(session: Session, project: Project, version: Version, frozen:
     rows = class_slices.measured(session, project, version, frozen)
     by_id = {row.id: row for row in rows}
     known = classes.of(session, project.id)
-    defined = {row.id: row for row in slices.listing(session, project)}
     checks = [
-        is_met_by_classes(
-            stated, measure_of(defined[stated.slice_id], stated), by_id[stated.slice_id], known
-        )
+        is_met_by_classes(stated, by_id[stated.slice_id], known)
         for stated in listing(session, project)
         if stated.slice_id in by_id
     ]
@@ -258,18 +236,15 @@ def is_met(stated: Expectation, row: SliceMetrics) -> ExpectationCheck:
     )  # fmt: skip
 
 
-def is_met_by_classes(
-    stated: Expectation, measure: str, row: ClassSlice, known: ClassList
-) -> ExpectationCheck:
+def is_met_by_classes(stated: Expectation, row: ClassSlice, known: ClassList) -> ExpectationCheck:
     """The same of classes. A class that was merged counts as what it became; of one that is gone
     nothing can be told, nor by a rate over fewer than ten images."""
-    kind, _, number = measure.partition(":")
+    kind, asked = stated.measure, stated.class_number
     of, found = "", row.accuracy
-    if kind != OF_ALL:
-        asked = int(number or 0)
+    if asked is not None:
         now = known.current_number(asked) if asked in known.by_number else None
         own = known.by_number.get(asked if now is None else now)
-        of = own.name if own else number
+        of = own.name if own else str(asked)
         share = next((one for one in row.classes if one.number == now), None)
         if kind == "share":
             n = row.images
@@ -279,8 +254,8 @@ def is_met_by_classes(
             found = getattr(share, kind) if share else NOTHING
     value = found.value if kind == "share" or found.n >= ENOUGH_FOR_ONE_RATE else None
     return ExpectationCheck(
-        id=stated.id, slice_id=row.id, slice=row.name, measure=measure, bound=stated.bound,
-        limit=stated.value, blocks=stated.blocks, value=value, images=found.n,
+        id=stated.id, slice_id=row.id, slice=row.name, measure=measure_of(stated),
+        bound=stated.bound, limit=stated.value, blocks=stated.blocks, value=value, images=found.n,
         met=_within(value, stated), of=of, low=found.low, high=found.high,
     )  # fmt: skip
 

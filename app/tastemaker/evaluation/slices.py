@@ -41,7 +41,6 @@ from tastemaker.versions import training_set
 MOST_SLICES = 100
 TEXT_SECONDS = 30.0  # the first search by text loads the encoder
 MOST_TAGS = 12  # the largest tags are looked at too, where nobody has made slices of them
-FIGURES = "figures"  # in a definition: what is expected of one class (see `expectations`)
 RESAMPLES = 200  # an interval a slice; there may be many on a page
 
 # A slice is named as under-represented when it is at least a hundredth of the library, has less
@@ -236,8 +235,7 @@ def columns(
 
 def as_json(row: Slice) -> dict[str, Any]:
     """A slice for programs."""
-    hidden = ("image_ids", FIGURES)
-    definition = {k: v for k, v in row.definition.items() if k not in hidden}
+    definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
     return {
         "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
         "what": in_words(row),

@@ -153,15 +153,6 @@ def _copy_slices(session: Session, project: Project, copy: Project) -> None:
         session.flush()
         new_of[row.id] = same.id
     for stated in session.exec(select(Expectation).where(Expectation.project_id == project.id)):
-        fields = stated.model_dump(include={"measure", "bound", "value", "blocks"})
-        same_as = Expectation(project_id=copy.id, slice_id=new_of[stated.slice_id], **fields)
-        session.add(same_as)
-        session.flush()
-        row = session.get_one(Slice, same_as.slice_id)
-        kept = row.definition.get("figures", {})  # what it is of, by the number it had
-        if str(stated.id) in kept:
-            moved = {k: v for k, v in kept.items() if k != str(stated.id)}
-            figures = moved | {str(same_as.id): kept[str(stated.id)]}
-            row.definition = row.definition | {"figures": figures}
-            session.add(row)
+        fields = stated.model_dump(exclude={"id", "project_id", "slice_id"})
+        session.add(Expectation(project_id=copy.id, slice_id=new_of[stated.slice_id], **fields))
     session.flush()

@@ -22,7 +22,7 @@ def save(session: Session, project: Project, name: str, wanted: LibraryFilter) -
     if found is not None and found.kind != "filter":
         raise Invalid(f"A slice of another kind is named “{name}”.", "Choose another name.")
     found = found or Slice(project_id=project.id, name=name, kind="filter")
-    found.definition = dict(found.definition) | {"filter": wanted.as_dict()}
+    found.definition = {"filter": wanted.as_dict()}
     session.add(found)
     session.flush()
     return found

@@ -264,7 +264,7 @@ def add_expectation(
     with writing(engine) as session:
         project = projects.get(session, project_id)
         stated = expectations.expect(session, project, **body.model_dump())
-        return expectations.as_json(session, stated)
+        return expectations.as_json(stated)
 
 
 @api.put("/projects/{project_id}/expectations/{expectation_id}")
@@ -277,7 +277,7 @@ def change_expectation(
         stated = expectations.expect(
             session, project, **body.model_dump(), expectation_id=expectation_id
         )
-        return expectations.as_json(session, stated)
+        return expectations.as_json(stated)
 
 
 @api.delete("/projects/{project_id}/expectations/{expectation_id}", status_code=204)

@@ -215,10 +215,19 @@ class Slice(SQLModel, table=True):
 
 
 class Expectation(SQLModel, table=True):
-    """What a slice must score: “real-life photos: mean at most 10 %”. `value` is in [0, 1]."""
+    """What a slice must score: “real-life photos: mean at most 10 %”. `value` is in [0, 1];
+    `class_number` is of the class that a measure of one class is of."""
 
     __table_args__ = (
-        CheckConstraint("measure IN ('mean', 'pass_rate')", name="measure"),
+        CheckConstraint(
+            "measure IN ('mean', 'pass_rate', 'accuracy', 'recall', 'precision', 'f1', 'share')",
+            name="measure",
+        ),
+        CheckConstraint(
+            "(measure IN ('recall', 'precision', 'f1', 'share')) = (class_number IS NOT NULL) "
+            "AND coalesce(class_number, 0) >= 0",
+            name="class_number",
+        ),
         CheckConstraint("bound IN ('at most', 'at least')", name="bound"),
         CheckConstraint("value BETWEEN 0 AND 1", name="value"),
     )
@@ -227,6 +236,7 @@ class Expectation(SQLModel, table=True):
     project_id: int = cascade("project.id", nullable=False)
     slice_id: int = cascade("slice.id", nullable=False)
     measure: str = "mean"
+    class_number: int | None = None
     bound: str = "at most"
     value: float
     blocks: bool = Field(default=False, description="A version that misses it is not activated.")
