@@ -19,12 +19,13 @@ import tastemaker
 from tastemaker import projects, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Collection, EncoderRow
-from tastemaker.errors import CheckpointError, Conflict, NotFound
+from tastemaker.errors import CheckpointError, Conflict, NotFound, Unavailable
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.heads import Head
-from tastemaker.live import preview_uploads
+from tastemaker.live import model_process, preview_uploads
 from tastemaker.live.inference_server import InferenceServer
 from tastemaker.live.model_requests import ModelRequest
+from tastemaker.live.project_state import ProjectState
 from tastemaker.publishing import import_head
 from tastemaker.scores import class_changes, classes
 from tests.test_import_head import random_head
@@ -103,10 +104,55 @@ def test_classes_are_called_as_by_now_and_one_that_is_gone_is_named_so(kinds, po
     assert rows["photo"]["gone"] and not rows["drawing"]["gone"]
 
 
-def test_the_live_model_of_classes_is_not_asked_and_says_so(kinds, pool) -> None:
-    with pytest.raises(Conflict, match="not asked about pictures"):
-        ask(answering_side(kinds, pool), live=True)
-    assert "version-live" not in kinds.world.client.get("/projects/1/try").text
+# --- the live model ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_before_the_first_version_the_live_model_tells_classes_and_tags(
+    tmp_path: Path, pool, several
+) -> None:
+    made = open_classes(class_home(tmp_path / "home", several=several))
+    client, at, state = made.world.client, "/projects/1/try", ProjectState()
+    side = answering_side(made, pool)
+    side.states = {1: state}
+    assert "There is no model to ask yet" in client.get(at).text
+    with pytest.raises(Conflict, match="no live model") as refused:
+        ask(side, live=True)
+    assert ("tag" if several else "two classes") in refused.value.hint
+    model_process.refit(made.settings, made.engine, 1, state)
+    assert 'name="version-live" checked' in client.get(at).text
+    with answers(made, side):
+        there = client.post(at, files={"file": ("a.png", PICTURE)}).headers["location"]
+        told = client.post("/api/v1/projects/1/predict", files={"file": ("a.png", PICTURE)}).json()
+    (said,) = told["said"]
+    assert (said["by"], said["score"], said["several"]) == ("live model", None, several)
+    (_, (p,)), = state.kinds.ridge.predict(vector_of(drawn(5))[None])
+    expected = dict(zip(("photo", "drawing", "logo"), p.tolist(), strict=True))
+    assert {r["name"]: r["probability"] for r in said["classes"]} == pytest.approx(expected)
+    page = client.get(there).text
+    assert "<h2>Live model" in page and page.count("<meter") == 3
+
+
+def test_the_live_model_names_a_class_as_it_is_called_by_now(tmp_path: Path, pool) -> None:
+    made = open_classes(class_home(tmp_path / "home"))
+    state = ProjectState()
+    model_process.refit(made.settings, made.engine, 1, state)
+    with sessions.writing(made.engine) as session:
+        project = made.project(session)
+        class_changes.change(session, project, 0, name="photograph")
+        class_changes.merge(session, project, 2, into=1)
+    side = answering_side(made, pool)
+    side.states = {1: state}
+    (said,) = ask(side, image_id=1, live=True)["said"]
+    assert {row["name"] for row in said["classes"]} == {"photograph", "drawing"}
+    assert sum(row["probability"] for row in said["classes"]) == pytest.approx(1)
+
+
+def test_while_the_live_model_of_classes_is_fitted_anew_it_says_so(tmp_path: Path, pool) -> None:
+    made = open_classes(class_home(tmp_path / "home"))
+    model_process.refit(made.settings, made.engine, 1)
+    with pytest.raises(Unavailable, match="fitted anew"):
+        ask(answering_side(made, pool), live=True)
 
 
 def test_tags_are_each_for_themselves(tmp_path: Path, pool) -> None:

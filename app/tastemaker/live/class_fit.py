@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import NotTrainable
 from tastemaker.learning.class_metrics import ClassRecord, Floats, Truths, margins
-from tastemaker.learning.class_ridge import fit_class_ridge
+from tastemaker.learning.class_ridge import ClassRidge, fit_class_ridge
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import LiveRows, without_predictions
 from tastemaker.scores.classes import ClassList
@@ -18,12 +18,13 @@ LEADING = 2  # classes that a reason names
 
 @dataclass(frozen=True)
 class ClassFit:
-    """What the labels of a project teach about its K classes, all told by fits without the image's
-    own group. `truth` and `out_of_group` (n, K) are of the labels it was fitted on. Of all N images
+    """What the labels of a project teach about its K classes. `ridge` tells them apart; the rest is
+    told by fits without the image's own group. `truth` and `out_of_group` (n, K) are of the labels it was fitted on. Of all N images
     `highest` (N,) is the probability of the likeliest class or tag, `leading` (N, 2) the two
     likeliest and `shares` (N, 2) their probabilities; of tags the least certain one comes first and
     the likeliest second."""
 
+    ridge: ClassRidge
     record: ClassRecord
     truth: Truths
     out_of_group: NDArray[np.float32]
@@ -34,6 +35,11 @@ class ClassFit:
     @property
     def several(self) -> bool:
         return self.record.labelling == "tags"
+
+    def probabilities(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(K,) of one picture, by its vector (D,)."""
+        ((_, rows),) = self.ridge.predict(vector[None])
+        return rows[0]
 
 
 def fit(
@@ -53,9 +59,14 @@ def fit(
         )  # fmt: skip
     except NotTrainable:
         return None, rows
-    alive = np.array([row.number for row in known.alive])[ridge.kept].tolist()
-    record = ClassRecord(labelling=known.labelling, numbers=tuple(alive))
+    kept = [row for row, is_kept in zip(known.alive, ridge.kept, strict=True) if is_kept]
+    record = ClassRecord(
+        labelling=known.labelling,
+        numbers=tuple(row.number for row in kept),
+        names=tuple(row.name for row in kept),
+    )
     fitted = ClassFit(
+        ridge,
         record,
         truth[:, ridge.kept],
         ridge.out_of_group,

@@ -40,7 +40,7 @@ from tastemaker.encoding.similarity import cosines, highest
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.live import embedding_matrix, live_model, model_requests, preview_uploads
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
-from tastemaker.live.loaded_models import LoadedModels, bracket
+from tastemaker.live.loaded_models import LoadedModels, bracket, by_class
 from tastemaker.live.model_requests import ModelRequest
 from tastemaker.live.nearest import labelled_neighbours, ranked_by_similarity
 from tastemaker.live.project_state import ProjectState
@@ -173,7 +173,7 @@ class InferenceServer:
                 self._models.by_router(project, row, folder, vector) for folder in routers
             ]
             if request.payload.get("live"):
-                predictions.append(self._by_live_model(project, vector, nearest))
+                predictions.append(self._by_live_model(session, project, vector, nearest))
             neighbours = labelled_neighbours(session, project, matrix.ids, closeness)
         return {"picture": facts, "said": predictions, "neighbours": neighbours}
 
@@ -317,35 +317,49 @@ class InferenceServer:
         return embedding_matrix.load(session, project)
 
     def _by_live_model(
-        self, project: Project, vector: NDArray[np.float32], nearest: list[int]
+        self,
+        session: Session,
+        project: Project,
+        vector: NDArray[np.float32],
+        nearest: list[int],
     ) -> dict[str, Any]:
-        if project.labelling != "scores":
-            raise Conflict(
-                f"The live model of “{project.name}” is not asked about pictures: it labels images "
-                f"with {project.labelling}.",
-                "Train a version, and ask that.",
-            )
         state = self.states.get(project.id)
         live = live_model.read_live(self.settings, project.id)
         # The images first: a refit gives the fit up before it changes to another encoder's images.
-        ridge = state.ridge if state is not None and state.follows(project) else None
+        ridge, kinds = None, None
+        if state is not None and state.follows(project):
+            ridge, kinds = state.ridge, state.kinds
+        if ridge is None and kinds is None and live is not None and live.fit.predicts:
+            raise Unavailable("The live model is being fitted anew.", "Try again in a moment.")
+        told: dict[str, Any] = {
+            "by": "live model", "version_id": None, "active": False, "score": None, "bracket": "",
+            "uncertainty": None, "out_of_fold": None,
+        }  # fmt: skip
+        if kinds is not None:
+            said = kinds.probabilities(vector)
+            return told | by_class(session, project, kinds.record, said)
         if ridge is None:
-            if live is not None and live.fit.penalty is not None:
-                raise Unavailable("The live model is being fitted anew.", "Try again in a moment.")
-            raise Conflict(
-                "There is no live model yet.", "It comes with the first two different scores."
-            )
+            raise Conflict("There is no live model yet.", f"It comes with {_first(project)}.")
         score = float(ridge.predict(vector[None])[0])
         known = [live.of(image_id) for image_id in nearest] if live else []
         spread = [prediction[1] for prediction in known if prediction]
-        return {
-            "by": "live model", "version_id": None, "active": False, "score": score,
+        return told | {
+            "score": score,
             "bracket": bracket(project, score),
-            "uncertainty": float(np.mean(spread)) if spread else None, "out_of_fold": None,
-        }  # fmt: skip
+            "uncertainty": float(np.mean(spread)) if spread else None,
+        }
 
 
 # --- small matters -----------------------------------------------------------------------------
+
+
+def _first(project: Project) -> str:
+    """The labels with which a live model comes."""
+    if project.labelling == "scores":
+        return "the first two different scores"
+    if project.labelling == "classes":
+        return "the first labels of two classes"
+    return "the first two images that differ in a tag"
 
 
 def _load_encoder(name: str) -> Encoder:

@@ -141,6 +141,11 @@ class FitSummary:
     answers: int = 0
     classes: tuple[int, ...] = ()
 
+    @property
+    def predicts(self) -> bool:
+        """Whether there is a fit: a line of scores, or one for each of these classes."""
+        return self.penalty is not None or bool(self.classes)
+
 
 def lineage_in_words(fit: FitSummary) -> str:
     """“Starts from Anime v1.4 (trust 63 %), going by 12 labels”; empty where it starts from

@@ -23,6 +23,7 @@ from tastemaker.database.tables import ClassPrediction, EncoderRow, Prediction, 
 from tastemaker.encoding.encoder_names import contradict
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.learning.checkpoints import load_checkpoint
+from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
 from tastemaker.scores import classes
 from tastemaker.versions import class_rows
@@ -68,8 +69,8 @@ class LoadedModels:
             "score": None, "bracket": "", "uncertainty": None, "out_of_fold": None,
         }  # fmt: skip
         if version.classes.numbers:
-            own = _own_classes(session, project, version, said, image_id)
-            return told | {"classes": own, "several": version.classes.labelling == "tags"}
+            row = session.get(ClassPrediction, (version.id, image_id)) if image_id else None
+            return told | by_class(session, project, version.classes, said, row)
         if np.ndim(said):
             names = version.recipe.get("labels") or []
             told |= {"classes": _foreign_classes(names, said), "several": False}
@@ -167,17 +168,18 @@ def _likeliest(told: dict[str, Any]) -> float:
     return -float(told["probability"])
 
 
-def _own_classes(
+def by_class(
     session: Session,
     project: Project,
-    version: Version,
+    record: ClassRecord,
     said: NDArray[np.float32],
-    image_id: int | None,
-) -> list[dict[str, Any]]:
-    """The classes as they are called by now. What was merged since counts as what it became, with
-    the sum of the probabilities (of tags: the larger one); what was deleted since is `gone`."""
-    record, known = version.classes, classes.of(session, project.id)
-    row = session.get(ClassPrediction, (version.id, image_id)) if image_id else None
+    row: ClassPrediction | None = None,
+) -> dict[str, Any]:
+    """`classes` and `several` of the probabilities said (K,) of the classes of a record; `row` is
+    what a version holds of an image that it may have learned from. The classes are called as they
+    are by now: what was merged since counts as what it became, with the sum of the probabilities
+    (of tags: the larger one); what was deleted since is `gone`."""
+    known = classes.of(session, project.id)
     unseen = class_rows.shares(row, record) if row is not None and row.out_of_fold else {}
     told: dict[int, dict[str, Any]] = {}
     for at, number in enumerate(record.numbers):
@@ -196,7 +198,7 @@ def _own_classes(
         pairs += [("out_of_fold", unseen[number])] if unseen else []
         for name, value in pairs:
             one[name] = max(one[name], value) if known.several else min(1.0, one[name] + value)
-    return sorted(told.values(), key=_likeliest)
+    return {"classes": sorted(told.values(), key=_likeliest), "several": known.several}
 
 
 def _foreign_classes(names: list[str], said: NDArray[np.float32]) -> list[dict[str, Any]]:

@@ -111,7 +111,8 @@ def refit(
         known = classes.of_project(session, project)
         event_high = scores.highest_event(session, project)
         if not state.follows(project):
-            state.ridge = None  # before the images are another encoder's: whoever asks finds none
+            # Before the images are another encoder's: whoever asks finds none.
+            state.ridge = state.kinds = None
         matrix = state.matrix = embedding_matrix.load(session, project, state.matrix)
         labels = session.execute(
             select(Label.image_id, Label.value).where(Label.project_id == project_id)
@@ -133,7 +134,7 @@ def refit(
     else:
         values = values / 10
         ridge, rows = _fit(matrix, values, train, lines, _answers(matrix, said))
-    state.ridge = ridge
+    state.ridge, state.kinds = ridge, kinds
     fitted = FittedModel(
         project, matrix, ridge, rows, values, train,
         free=matrix.scorable & ~np.isin(matrix.ids, [i for i, sweep in events if not sweep]),

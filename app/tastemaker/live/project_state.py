@@ -16,6 +16,7 @@ from tastemaker.database.tables import (
     RemovedImage,
 )
 from tastemaker.learning.ridge import Ridge
+from tastemaker.live.class_fit import ClassFit
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import PickLists
 from tastemaker.scores import answers
@@ -52,11 +53,12 @@ class Stamp:
 @dataclass
 class ProjectState:
     """The images and the fit of a project as of its last refit, None before the first, and how
-    long that took. `lists` are those of the last search; one is owed when scores came in since."""
+    long that took; the fit is `ridge`, or `kinds` where labels are classes. `lists` are those of the last search; one is owed when scores came in since."""
 
     stamp: Stamp | None = None
     matrix: EmbeddingMatrix | None = None
     ridge: Ridge | None = None
+    kinds: ClassFit | None = None
     lists: PickLists | None = None
     refitted_at: float = 0.0
     refit_seconds: float = 0.0

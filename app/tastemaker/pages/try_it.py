@@ -234,10 +234,8 @@ def added(
 
 
 def has_live_model(settings: Settings, project: Project) -> bool:
-    if project.labelling != "scores":
-        return False  # its live model orders the queues; what it says of a picture is not asked
     live = live_model.read_live(settings, project.id)
-    return live is not None and live.fit.penalty is not None
+    return live is not None and live.fit.predicts
 
 
 def in_project(session: Session, project: Project, image_id: int | None) -> bool:
