@@ -424,7 +424,7 @@ def test_what_a_classifier_says_is_a_filter_and_a_slice_of_another_project(train
     assert added.code == 0, added.err
     with sessions.writing(trained.engine) as session:
         (row,) = slices.listing(session, projects.get(session, 2))
-        assert slices.in_words(row) == "library filter: classified Kinds: logo"
+        assert slices.in_words(session, row) == "library filter: classified Kinds: logo"
         assert set(slices.members(session, projects.get(session, 2), row).tolist()) == logos
         class_changes.change(session, trained.project(session), 2, name="emblem")
         class_changes.merge(session, trained.project(session), 1, into=2)
@@ -434,6 +434,7 @@ def test_what_a_classifier_says_is_a_filter_and_a_slice_of_another_project(train
         both = {row.image_id for row in session.exec(rows) if row.predicted == 2}
         (row,) = slices.listing(session, projects.get(session, 2))
         told = set(slices.members(session, projects.get(session, 2), row).tolist())
+        assert slices.in_words(session, row) == "library filter: classified Kinds: emblem"
     assert told == both and len(both) > len(logos), "as the new version says"
 
 

@@ -157,6 +157,22 @@ def test_expectations_follow_a_class_that_is_renamed_or_merged_and_tell_nothing_
     assert "drawing" in made.world.client.get("/projects/1/slices").text
 
 
+def test_a_filter_names_its_classes_and_collection_as_they_are_called_by_now(made, run) -> None:
+    client = made.world.client
+    asked = {"labelled": 0, "predicted_as": 2, "collection": 1, "scored": True}
+    kept = {"kind": "filter", "filter": asked | {"predicted_min": 0.25}, "name": "Some"}
+    told = client.post(f"{API}/slices", json=kept).json()
+    first = "collection Pictures; scored yes; labelled {}; predicted as {}; predicted min 2.5"
+    assert told["what"] == f"library filter: {first.format('photo', 'logo')}"
+    with sessions.writing(made.engine) as session:
+        class_changes.change(session, made.project(session), 0, name="photograph")
+        class_changes.merge(session, made.project(session), 2, into=1)
+    words = first.format("photograph", "drawing")
+    assert words in client.get("/projects/1/slices").text
+    assert words in [row["what"] for row in client.get(f"{API}/slices").json()["slices"]][1]
+    assert words in run("slices", "remove", "Kinds", "Some", "--json").out
+
+
 @pytest.mark.parametrize(
     ("measure", "sentence"),
     [

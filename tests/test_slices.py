@@ -120,7 +120,7 @@ def test_a_saved_filter_is_a_slice_and_one_that_means_nothing_any_more_is_empty(
         project = world.project(session)
         row = slices.add(session, project, "filter", {"filter": {"tags": ["manga"]}}, "comics")
         assert slices.members(session, project, row).tolist() == [5, 6]
-        assert slices.in_words(row) == "library filter: tags manga"
+        assert slices.in_words(session, row) == "library filter: tags manga"
         row.definition = {"filter": {"collection": 4711}}
         assert slices.members(session, project, row).tolist() == []
 
@@ -131,7 +131,7 @@ def test_a_slice_by_text_holds_the_images_that_were_found(world: World) -> None:
         row = slices.add(session, world.project(session), "prompt", found)
         assert row.name == "a castle"
         assert slices.members(session, world.project(session), row).tolist() == [2, 9]
-        assert slices.in_words(row) == "the 25 % nearest to “a castle”"
+        assert slices.in_words(session, row) == "the 25 % nearest to “a castle”"
 
 
 @given(st.floats(0, 1), st.integers(0, 400), st.integers(0, 400))

@@ -127,7 +127,8 @@ def slices_add(
             kind, definition = "filter", {"filter": filter_of(wanted)}
         with sessions.writing(engine) as session:
             chosen = projects.get(session, project_id)
-            row = slices.as_json(slices.add(session, chosen, kind, definition, called))
+            made = slices.add(session, chosen, kind, definition, called)
+            row = slices.as_json(session, made)
     if as_json:
         return print_json(row)
     out.print(f"Slice “{plain(row['name'])}” added: {plain(row['what'])}.")
@@ -160,7 +161,7 @@ def slices_remove(
     with database() as (_, engine), sessions.writing(engine) as session:
         chosen = projects.by_name(session, name)
         row = slices.by_name(session, chosen, called)
-        facts = slices.as_json(row)
+        facts = slices.as_json(session, row)
         slices.remove(session, row)
     if as_json:
         return print_json(facts)

@@ -25,7 +25,7 @@ def measured(
     seen = slices.slice_predictions(session, project, version, frozen)
     predicted = _predicted(session, version, seen)
     return [
-        measure(row, inside, seen, predicted, known)
+        measure(session, row, inside, seen, predicted, known)
         for row, inside in slices.each(session, project, rows, seen)
     ]
 
@@ -44,6 +44,7 @@ def _predicted(session: Session, version: Version, seen: SlicePredictions) -> ND
 
 
 def measure(
+    session: Session,
     row: Slice,
     inside: NDArray[np.bool_],
     seen: SlicePredictions,
@@ -65,7 +66,7 @@ def measure(
         images.sum(axis=0),
     )
     return ClassSlice(
-        **slices.size(row, inside, seen),
+        **slices.size(session, row, inside, seen),
         labelled=int(judged.sum()), accuracy=accuracy, classes=rows,
     )  # fmt: skip
 

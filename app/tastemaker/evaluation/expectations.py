@@ -209,7 +209,7 @@ def overview(session: Session, project: Project, number: str = "") -> dict[str, 
     version, `slices` hold names only."""
     chosen = versions.chosen(session, project, number)
     if chosen is None:
-        rows = [slices.as_json(row) for row in slices.listing(session, project)]
+        rows = [slices.as_json(session, row) for row in slices.listing(session, project)]
         return {"version": None, "slices": rows, "expectations": [], "under_represented": []}
     lacks = [row.as_json() for row in slices.unmeasured(session, project, chosen)]
     report = check(session, chosen).as_json()

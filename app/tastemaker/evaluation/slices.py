@@ -34,7 +34,7 @@ from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.files.texts import composed
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Estimate, SliceMetrics, SliceSize
-from tastemaker.library import classifiers, scopes
+from tastemaker.library import scopes
 from tastemaker.live import model_requests
 from tastemaker.versions import training_set
 
@@ -233,28 +233,24 @@ def columns(
     return [np.fromstring(text or "", np.float64, sep=",") for text in row]
 
 
-def as_json(row: Slice) -> dict[str, Any]:
+def as_json(session: Session, row: Slice) -> dict[str, Any]:
     """A slice for programs."""
     definition = {k: v for k, v in row.definition.items() if k != "image_ids"}
     return {
         "id": row.id, "name": row.name, "kind": row.kind, "definition": definition,
-        "what": in_words(row),
+        "what": in_words(session, row),
     }  # fmt: skip
 
 
-def in_words(row: Slice) -> str:
+def in_words(session: Session, row: Slice) -> str:
     """What makes an image part of the slice."""
     if row.kind == "tag":
         return f"tagged “{row.definition['tag']}”"
     if row.kind == "prompt":
         share = 100 * row.definition["share"]
         return f"the {share:g} % nearest to “{row.definition['prompt']}”"
-    parts = []
-    for name, value in row.definition.get("filter", {}).items():
-        values = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        values = classifiers.in_words(values) if name == "classified" else values
-        parts.append(f"{name.replace('_', ' ')} {values}")
-    return f"library filter: {'; '.join(parts)}"
+    asked = scopes.in_words(session, row.project_id, row.definition.get("filter", {}))
+    return f"library filter: {'; '.join(asked)}"
 
 
 def tags(session: Session, project: Project, limit: int = 200) -> list[tuple[str, int]]:
@@ -333,7 +329,11 @@ def slice_predictions(
 
 
 def measure(
-    row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions, threshold: float
+    session: Session,
+    row: Slice,
+    inside: NDArray[np.bool_],
+    seen: SlicePredictions,
+    threshold: float,
 ) -> SliceMetrics:
     """What a version makes of one slice; `inside` (N,) says which images of `seen` belong to it."""
     n = int(inside.sum())
@@ -341,7 +341,7 @@ def measure(
     y, p = seen.label[known], seen.honest[known]
     passed, liked = p >= threshold, y >= threshold - 1e-9
     return SliceMetrics(
-        **size(row, inside, seen),
+        **size(session, row, inside, seen),
         mean=float(seen.honest[inside].mean()) if n else None,
         pass_rate=float((seen.honest[inside] >= threshold).mean()) if n else None,
         labelled=len(y),
@@ -350,12 +350,14 @@ def measure(
     )  # fmt: skip
 
 
-def size(row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions) -> dict[str, Any]:
+def size(
+    session: Session, row: Slice, inside: NDArray[np.bool_], seen: SlicePredictions
+) -> dict[str, Any]:
     """The fields of a `SliceSize`; `inside` as for `measure`."""
     training, all_training = int((inside & seen.trained).sum()), int(seen.trained.sum())
     share = library_share(inside, seen)
     return {
-        "id": row.id, "name": row.name, "kind": row.kind, "what": in_words(row),
+        "id": row.id, "name": row.name, "kind": row.kind, "what": in_words(session, row),
         "images": int(inside.sum()), "library_share": share, "training": training,
         "training_share": training / all_training if all_training else 0.0,
         "under_represented": is_under_represented(share, training, all_training),
@@ -394,7 +396,7 @@ def measured(
         return []
     seen = slice_predictions(session, project, version, frozen)
     return [
-        measure(row, inside, seen, project.threshold)
+        measure(session, row, inside, seen, project.threshold)
         for row, inside in each(session, project, rows, seen)
     ]
 
@@ -426,9 +428,9 @@ def unmeasured(session: Session, project: Project, version: Version) -> list[Sli
     seen = slice_predictions(session, project, version)
     lacking: list[SliceSize] = []
     for row, inside in each(session, project, rows, seen):
-        found = SliceSize(**size(row, inside, seen))
+        found = SliceSize(**size(session, row, inside, seen))
         if found.under_represented and project.labelling == "scores":
-            found = measure(row, inside, seen, project.threshold)
+            found = measure(session, row, inside, seen, project.threshold)
         if found.under_represented:
             lacking.append(found)
     return sorted(lacking, key=lambda row: -row.library_share)

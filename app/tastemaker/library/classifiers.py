@@ -76,9 +76,15 @@ def choices(session: Session, project: Project) -> list[Choice]:
     return offered
 
 
-def in_words(text: str) -> str:
-    """“Kinds: photo”, of the value of a filter."""
-    return text.partition(" ")[2] or text if BY_NUMBER.match(text) else text
+def in_words(session: Session, text: str) -> str:
+    """“Kinds: photo”, of the value of a filter, by the names of now; of one that is gone, those of
+    when it was chosen."""
+    try:
+        found = find(session, text)
+    except NotFound:
+        return text.partition(" ")[2] or text if BY_NUMBER.match(text) else text
+    project = session.get_one(Project, found.version.project_id)
+    return f"{project.name}: {found.kinds.by_number[found.number].name}"
 
 
 def _with_classes(session: Session) -> list[Project]:

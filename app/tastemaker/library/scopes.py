@@ -33,7 +33,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.library import classifiers
 from tastemaker.library.classifiers import Classified
-from tastemaker.library.filters import ACTIVE, LIVE, SAID, LibraryFilter, from_dict
+from tastemaker.library.filters import ACTIVE, LIVE, PREDICTED, SAID, LibraryFilter, from_dict
 from tastemaker.live import live_model
 from tastemaker.live.live_model import LiveModel
 from tastemaker.scores import classes
@@ -135,6 +135,33 @@ def filtered_ids(
     source = sources(resolved)[0]
     ids = select(source.image_id).where(*source.where, *conditions(resolved, source.image_id))
     return ids if source.once else ids.distinct()
+
+
+def in_words(session: Session, project_id: int, asked: Mapping[str, Any]) -> list[str]:
+    """Each condition of a filter, in the form in which a slice keeps it, as a person reads it:
+    classes and collections by the names they have by now, predictions in points of 0–10."""
+    return [
+        f"{name.replace('_', ' ')} {_named(session, project_id, name, value)}"
+        for name, value in asked.items()
+    ]
+
+
+def _named(session: Session, project_id: int, name: str, value: Any) -> str:
+    if name in ("labelled", "predicted_as"):
+        known = classes.of(session, project_id)
+        now = known.current_number(value)
+        row = known.by_number.get(value if now is None else now)
+        return row.name if row else str(value)
+    if name == "collection":
+        collection = session.get(Collection, value)
+        return collection.name if collection else str(value)
+    if name == "classified":
+        return classifiers.in_words(session, value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{round(10 * value, 6) if name in PREDICTED else value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # --- as SQL --------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def context(
     return shell(session, project, "versions") | {
         "versions": ready,
         "chosen": chosen,
-        "rows": [(row, slices.in_words(row)) for row in rows],
+        "rows": [(row, slices.in_words(session, row)) for row in rows],
         "report": report,
         "stated": len(expectations.listing(session, project)),
         "lacking": [lacking(r) for r in slices.unmeasured(session, project, chosen)]
@@ -238,7 +238,8 @@ def add_slice(_: AdminUser, engine: EngineDep, project_id: Id, body: NewSlice) -
         definition = slices.by_text(engine, project_id, body.prompt, body.share)
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        return slices.as_json(slices.add(session, project, body.kind, definition, body.name))
+        row = slices.add(session, project, body.kind, definition, body.name)
+        return slices.as_json(session, row)
 
 
 @api.delete("/projects/{project_id}/slices/{slice_id}", status_code=204)
@@ -252,7 +253,9 @@ def search_slice_again(
     _: AdminUser, engine: EngineDep, project_id: Id, slice_id: Id
 ) -> dict[str, Any]:
     """Look for the images of a slice by text anew."""
-    return slices.as_json(slices.search_again(engine, project_id, slice_id))
+    row = slices.search_again(engine, project_id, slice_id)
+    with reading(engine) as session:
+        return slices.as_json(session, row)
 
 
 @api.post("/projects/{project_id}/expectations", status_code=201)
