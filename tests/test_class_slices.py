@@ -106,6 +106,8 @@ def test_an_expectation_of_one_class_is_held_against_each_training_and_few_label
     (check,) = report(made).expectations
     assert (check.measure, check.of, check.images) == ("recall:0", "photo", 15)
     assert expectations.wanted(check) == "recall of photo at least 90 %"
+    finer = check.model_copy(update={"limit": 0.9995})
+    assert expectations.wanted(finer) == "recall of photo at least 99.95 %"
     page = client.get("/projects/1/slices").text
     assert "recall of photo at least 90" in page and "over 15 images" in page
 
@@ -162,7 +164,7 @@ def test_a_filter_names_its_classes_and_collection_as_they_are_called_by_now(mad
     asked = {"labelled": 0, "predicted_as": 2, "collection": 1, "scored": True}
     kept = {"kind": "filter", "filter": asked | {"predicted_min": 0.25}, "name": "Some"}
     told = client.post(f"{API}/slices", json=kept).json()
-    first = "collection Pictures; scored yes; labelled {}; predicted as {}; predicted min 2.5"
+    first = "labelled {}; predicted as {}; collection Pictures; scored yes; predicted min 2.5"
     assert told["what"] == f"library filter: {first.format('photo', 'logo')}"
     with sessions.writing(made.engine) as session:
         class_changes.change(session, made.project(session), 0, name="photograph")

@@ -126,7 +126,7 @@ def test_before_the_first_version_the_live_model_tells_classes_and_tags(
         told = client.post("/api/v1/projects/1/predict", files={"file": ("a.png", PICTURE)}).json()
     (said,) = told["said"]
     assert (said["by"], said["score"], said["several"]) == ("live model", None, several)
-    (_, (p,)), = state.kinds.ridge.predict(vector_of(drawn(5))[None])
+    ((_, (p,)),) = state.kinds.ridge.predict(vector_of(drawn(5))[None])
     expected = dict(zip(("photo", "drawing", "logo"), p.tolist(), strict=True))
     assert {r["name"]: r["probability"] for r in said["classes"]} == pytest.approx(expected)
     page = client.get(there).text
@@ -283,6 +283,7 @@ def test_a_router_says_which_member_scored_and_gives_the_score_that_a_program_ge
 def test_a_router_scores_rejects_or_abstains_and_says_which(routed, pool) -> None:
     router = tastemaker.load(make(routed))
     make(routed, "Strict", abstain=0.999)
+    assert "no score below 99.9\u202f%" in routed.world.client.get("/projects/1/routers").text
     side = answering_side(routed, pool)
     seen = set()
     ids = sorted(routed.kinds)

@@ -62,7 +62,7 @@ class Report:
 
 def wanted(check: ExpectationCheck) -> str:
     """“mean prediction at most 10 %”."""
-    return f"{in_words(check.measure, check.of)} {check.bound} {_percent(check.limit)}"
+    return f"{in_words(check.measure, check.of)} {check.bound} {_limit(check)}"
 
 
 def in_words(measure: str, of: str = "") -> str:
@@ -86,7 +86,7 @@ def missed(check: ExpectationCheck) -> str:
         return ""
     return (
         f"“{check.slice}”: {in_words(check.measure, check.of)} {_percent(check.value or 0)}, "
-        f"expected {check.bound} {_percent(check.limit)}"
+        f"expected {check.bound} {_limit(check)}"
     )
 
 
@@ -265,6 +265,11 @@ def _within(value: float | None, stated: Expectation) -> bool | None:
         return None
     over = value - stated.value
     return over <= ROUNDING if stated.bound == "at most" else over >= -ROUNDING
+
+
+def _limit(check: ExpectationCheck) -> str:
+    """As it was typed: 99.95 % is not 100 %."""
+    return f"{round(100 * check.limit, 6):g} %"
 
 
 def _percent(value: float) -> str:

@@ -39,6 +39,11 @@ def share(value: float | None) -> str:
     return f"{100 * value:.1f}{SPACE}%" if value and small else percent(value)
 
 
+def exact_percent(value: float) -> str:
+    """A share that somebody chose, with all of its digits: 0.999 → “99.9 %”."""
+    return f"{round(100 * value, 6):g}{SPACE}%"
+
+
 def score(value: float | None) -> str:
     """7.0 → “7”; a median between two people may be 6.5."""
     return "–" if value is None else f"{value:g}"
@@ -150,7 +155,7 @@ def _markdown() -> MarkdownIt:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "percent": percent, "predicted": predicted, "points": points, "signed": signed, "share": share,
-    "score": score,
+    "score": score, "exact_percent": exact_percent,
     "count": count, "size": size, "duration": duration, "when": when, "own_words": markdown,
     "outcome": job_result,
 }  # fmt: skip
