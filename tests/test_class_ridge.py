@@ -7,9 +7,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from tastemaker.errors import NotTrainable
-from tastemaker.learning import class_ridge
+from tastemaker.learning import class_ridge, classifier
+from tastemaker.learning.class_metrics import said
 from tastemaker.learning.class_ridge import ClassRidge, fit_class_ridge
 from tastemaker.learning.label_issues import class_issues
+from tests.test_classifier import RECIPE, some
 
 
 def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,6 +80,39 @@ def test_two_hundred_classes_of_one_image_each_are_fitted() -> None:
     x = np.random.default_rng(1).normal(size=(200, 24)).astype(np.float32)
     ridge = fit_class_ridge(x, np.eye(200, dtype=bool), np.arange(200), several=False)
     assert np.isfinite(ridge.out_of_group).all() and ridge.weights.shape == (200, 24)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_class_whose_labels_weigh_more_has_its_odds_multiplied(several) -> None:
+    x, truth, groups = drawn(120, 3)
+    x += 2 * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
+    plain = fit_class_ridge(x, truth, groups, several=several)
+    weights = np.array([8.0, 1.0, 0.5])
+    heavy = fit_class_ridge(x, truth, groups, several=several, label_weights=weights)
+    for before, after in (
+        (plain.out_of_group, heavy.out_of_group), (probabilities(plain, x), probabilities(heavy, x))
+    ):  # fmt: skip
+        against = (1 - before, 1 - after) if several else (before[:, 1:2], after[:, 1:2])
+        odds = (after / against[1]) / (before / against[0])
+        assert odds == pytest.approx(np.tile(weights, (len(x), 1)), rel=1e-2)
+        assert (after[:, 0] > before[:, 0]).all()
+    assert heavy.penalty == plain.penalty
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_with_a_weight_it_says_more_of_what_a_head_trained_with_that_weight_says(seed) -> None:
+    data = some(n=300, noise=6.0, seed=seed, holdout=0.0, weights=[8.0, 1, 1])
+    head = said(classifier.train(data, RECIPE).oof, several=False)
+    agree, found = {}, {}
+    for weight in (1.0, 8.0):
+        live = fit_class_ridge(
+            data.rows.x, data.truth, data.rows.groups, several=False,
+            label_weights=np.array([weight, 1, 1]),
+        )  # fmt: skip
+        told = said(live.out_of_group, several=False)
+        agree[weight], found[weight] = (told == head).all(axis=1).mean(), told[:, 0].mean()
+    assert agree[8.0] > max(agree[1.0] + 0.05, 0.8)
+    assert abs(found[8.0] - head[:, 0].mean()) < abs(found[1.0] - head[:, 0].mean())
 
 
 # --- possible label errors -----------------------------------------------------------------------

@@ -6,6 +6,9 @@ without an image's own group would give it needs no refitting. Least squares of 
 about the probability of each class, drawn in towards its share of the labels where little is known.
 `sharpness` turns that into probabilities: softmax over classes, a sigmoid for each tag. Penalty and
 sharpness are those whose out-of-group predictions err least.
+
+A class whose labels weigh w multiplies its odds by w, after all of that: where probabilities are
+right, that is what a loss in which its labels count w times tends to (for tags as for classes).
 """
 
 from collections.abc import Iterator
@@ -38,8 +41,8 @@ class ClassRidge:
     """K lines over features: values = weights (K, D) · (x − mean) / scale + bias (K,).
 
     `kept` tells which of the classes that were asked for these are: those that the labels can
-    teach. `out_of_group` (n, K) are the probabilities of every training label by a fit without its
-    group.
+    teach. `log_odds` (K,) is by how much their weights raise them. `out_of_group` (n, K) are the
+    probabilities of every training label by a fit without its group.
     """
 
     kept: NDArray[np.bool_]
@@ -48,6 +51,7 @@ class ClassRidge:
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
     sharpness: float
+    log_odds: NDArray[np.float32]
     penalty: float
     several: bool
     out_of_group: NDArray[np.float32]
@@ -59,7 +63,8 @@ class ClassRidge:
         bias = (self.bias - turned @ self.mean).astype(np.float32)
         weights = np.ascontiguousarray(turned.T, np.float32)
         for start, rows in in_float32(x):
-            yield start, _read(rows @ weights + bias, self.sharpness, self.several)
+            logits = _logits(rows @ weights + bias, self.sharpness, self.several)
+            yield start, _read(logits + self.log_odds, self.several)
 
 
 def fit_class_ridge(
@@ -68,14 +73,16 @@ def fit_class_ridge(
     groups: Array,
     *,
     several: bool,
+    label_weights: Array | None = None,
     scale: Array | None = None,
     span: Array | None = None,
 ) -> ClassRidge:
     """Fit which of the classes n images have, truth (n, classes), on features x (n, D).
 
     Rows with the same integer in `groups` (n,) are left out together. With `several` the classes
-    are tags. `scale` and `span` are those of `fit_ridge`. Raises NotTrainable, with a sentence for
-    the person, where the labels teach nothing."""
+    are tags. `label_weights` (classes,) is how much the labels of each count, 1 each without.
+    `scale` and `span` are those of `fit_ridge`. Raises NotTrainable, with a sentence for the
+    person, where the labels teach nothing."""
     if reason := why_no_classes(truth, np.ones(len(truth), bool), several=several):
         raise reason
     if len(np.unique(groups)) < 2:
@@ -102,17 +109,20 @@ def fit_class_ridge(
     best = int(np.flatnonzero(errors <= errors.min() * (1 + 1e-3))[-1])
     losses = [_loss(left_out[best], target, sharpness, several) for sharpness in SHARPNESS]
     sharpness = float(SHARPNESS[int(np.argmin(losses))])
-    weights = to_weights((turned * shrink[:, best, None]).astype(z.dtype))
+    lines = to_weights((turned * shrink[:, best, None]).astype(z.dtype))
+    counts = np.ones(len(kept)) if label_weights is None else label_weights
+    log_odds = np.log(counts[kept]).astype(np.float32)
     return ClassRidge(
         kept=kept,
         mean=mean,
         scale=scale,
-        weights=np.asarray(weights.T, np.float32),
+        weights=np.asarray(lines.T, np.float32),
         bias=level.astype(np.float32),
         sharpness=sharpness,
+        log_odds=log_odds,
         penalty=float(strengths[best]),
         several=several,
-        out_of_group=_read(left_out[best], sharpness, several),
+        out_of_group=_read(_logits(left_out[best], sharpness, several) + log_odds, several),
     )
 
 
@@ -120,8 +130,7 @@ def _logits(values: Array, sharpness: float, several: bool) -> Array:
     return np.asarray(2 * sharpness * (values - 0.5) if several else sharpness * values)
 
 
-def _read(values: Array, sharpness: float, several: bool) -> NDArray[np.float32]:
-    logits = _logits(values, sharpness, several)
+def _read(logits: Array, several: bool) -> NDArray[np.float32]:
     return np.asarray(expit(logits) if several else softmax(logits, axis=1), np.float32)
 
 

@@ -55,6 +55,7 @@ def fit(
     try:
         ridge = fit_class_ridge(
             matrix.x[train], truth, matrix.groups[train], several=known.several,
+            label_weights=np.array([row.weight for row in known.alive]),
             **matrix.projection.shortcut(len(train)),
         )  # fmt: skip
     except NotTrainable:

@@ -41,8 +41,8 @@ class Stamp:
     pools: int  # collections that feed the queues
     priors: tuple[str, ...]  # the hashes of the heads that the project starts from
     classes: tuple[
-        tuple[int, int | None, bool], ...
-    ]  # what each has become, and whether it is gone
+        tuple[int, int | None, bool, float], ...
+    ]  # what each has become, whether it is gone, and how much its labels count
 
     @property
     def from_person(self) -> tuple[object, ...]:
@@ -52,8 +52,9 @@ class Stamp:
 
 @dataclass
 class ProjectState:
-    """The images and the fit of a project as of its last refit, None before the first, and how
-    long that took; the fit is `ridge`, or `kinds` where labels are classes. `lists` are those of the last search; one is owed when scores came in since."""
+    """The images and the fit of a project as of its last refit, None before the first, and how long
+    that took; the fit is `ridge`, or `kinds` where labels are classes. `lists` are those of the
+    last search; one is owed when scores came in since."""
 
     stamp: Stamp | None = None
     matrix: EmbeddingMatrix | None = None
@@ -100,7 +101,7 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         .order_by(col(ProjectPrior.id))
     )
     kinds = (
-        select(ProjectClass.number, ProjectClass.became, ProjectClass.gone)
+        select(ProjectClass.number, ProjectClass.became, ProjectClass.gone, ProjectClass.weight)
         .where(ProjectClass.project_id == project.id)
         .order_by(col(ProjectClass.number))
     )
@@ -114,5 +115,5 @@ def stamp_of(session: Session, project: Project) -> Stamp:
         removed=int(session.exec(removed).one() or 0),
         pools=int(session.exec(pools).one()),
         priors=tuple(session.exec(started_from)),
-        classes=tuple((number, became, gone) for number, became, gone in session.exec(kinds)),
+        classes=tuple(session.execute(kinds).tuples().all()),
     )
