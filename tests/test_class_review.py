@@ -75,6 +75,38 @@ def test_the_live_model_tells_classes_apart_before_the_first_training(made) -> N
     assert all(card["label"] is None for card in near)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_strip_tells_how_often_the_live_model_is_right_on_the_random_sample(
+    tmp_path: Path, several
+) -> None:
+    made = open_classes(class_home(tmp_path / "home", several=several))
+    picked = [i for i in made.kinds if made.labelled(i) is None][:12]
+    made.label(dict.fromkeys(picked, 1), origin="queue")  # of what a queue picked nothing is told
+    live = refitted(made)
+    assert live.fit.accuracy is not None
+    train = [i for i in made.kinds if made.labelled(i) is not None and i not in held_out(made)]
+    drawn = [i for i in train if i not in picked]
+    right = np.mean([live.says(i) == made.labelled(i) for i in drawn])
+    told = live.fit.accuracy.right
+    assert (told.n, told.value) == (len(drawn), pytest.approx(right))
+    assert told.low < told.value < told.high
+    labels = [made.labelled(i) for i in drawn]
+    assert live.fit.accuracy.always_commonest < told.value
+    if not several:
+        most = max(labels.count(number) for number in range(3))
+        assert live.fit.accuracy.always_commonest == pytest.approx(most / len(drawn))
+    strip = made.world.client.get("/projects/1/score/strip").text.replace("\u202f", "")
+    assert f"<b>{told.value:.0%}" in strip and f"right of {told.n} random" in strip
+    assert f"always the commonest: {live.fit.accuracy.always_commonest:.0%}" in strip
+    assert live_model.read_live(made.settings, 1).fit == live.fit
+
+
+def test_of_fewer_than_ten_random_labels_the_strip_tells_no_accuracy(tmp_path: Path) -> None:
+    made = open_classes(class_home(tmp_path / "home", labels=9))
+    assert refitted(made).fit.accuracy is None
+    assert "random" not in made.world.client.get("/projects/1/score/strip").text
+
+
 def test_what_is_shown_of_a_labelled_image_never_saw_its_label(made) -> None:
     """A slip is predicted to be what it is, not what was said."""
     before = refitted(made)

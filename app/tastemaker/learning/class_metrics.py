@@ -237,14 +237,13 @@ def measure(
                 average_precision=estimate(precisely, labelled, OF_MANY),
             )
         )
-    commonest = _commonest(truth, several)
     everything = np.ones(n, bool)
     return ClassMetrics(
         n=n,
         groups=len(np.unique(groups)),
         accuracy=estimate(lambda w: float(w @ right / w.sum()), everything, resamples),
         macro_f1=estimate(macro, everything, resamples),
-        always_commonest=float((truth == commonest).all(axis=1).mean()),
+        always_commonest=always_commonest(truth, several=several),
         classes=tuple(figures),
         confusion=() if several else _confusion(truth, predicted),
     )
@@ -300,10 +299,12 @@ def _confusion(truth: Truths, predicted: Truths) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in counts.tolist())
 
 
-def _commonest(truth: Truths, several: bool) -> Truths:
-    """(K,) what most labels are; of tags, each as most have it."""
+def always_commonest(truth: Truths, *, several: bool) -> float:
+    """How often it is right of n labels, truth (n, K), to give every image what most labels are; of
+    tags, each as most have it."""
     if several:
-        return np.asarray(truth.mean(axis=0) > 0.5)
-    row = np.zeros(truth.shape[1], bool)
-    row[int(truth.sum(axis=0).argmax())] = True
-    return row
+        row = truth.mean(axis=0) > 0.5
+    else:
+        row = np.zeros(truth.shape[1], bool)
+        row[int(truth.sum(axis=0).argmax())] = True
+    return float((truth == row).all(axis=1).mean())

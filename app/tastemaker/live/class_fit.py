@@ -6,23 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tastemaker.errors import NotTrainable
-from tastemaker.learning.class_metrics import ClassRecord, Floats, Truths, margins
+from tastemaker.learning.class_metrics import (
+    ClassRecord,
+    Floats,
+    Truths,
+    always_commonest,
+    margins,
+    said,
+)
 from tastemaker.learning.class_ridge import ClassRidge, fit_class_ridge
+from tastemaker.learning.ratios import ratios
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
-from tastemaker.live.live_model import LiveRows, without_predictions
+from tastemaker.live.live_model import FEWEST_DRAWN, LiveAccuracy, LiveRows, without_predictions
 from tastemaker.scores.classes import ClassList
 from tastemaker.versions import class_rows
 
 LEADING = 2  # classes that a reason names
+RESAMPLES = 200  # of the interval that stands beside every refit
 
 
 @dataclass(frozen=True)
 class ClassFit:
     """What the labels of a project teach about its K classes. `ridge` tells them apart; the rest is
-    told by fits without the image's own group. `truth` and `out_of_group` (n, K) are of the labels it was fitted on. Of all N images
-    `highest` (N,) is the probability of the likeliest class or tag, `leading` (N, 2) the two
-    likeliest and `shares` (N, 2) their probabilities; of tags the least certain one comes first and
-    the likeliest second."""
+    told by fits without the image's own group. `truth` and `out_of_group` (n, K) are of the labels
+    it was fitted on. Of all N images `highest` (N,) is the probability of the likeliest class or
+    tag, `leading` (N, 2) the two likeliest and `shares` (N, 2) their probabilities; of tags the
+    least certain one comes first and the likeliest second."""
 
     ridge: ClassRidge
     record: ClassRecord
@@ -38,8 +47,8 @@ class ClassFit:
 
     def probabilities(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         """(K,) of one picture, by its vector (D,)."""
-        ((_, rows),) = self.ridge.predict(vector[None])
-        return rows[0]
+        (own,) = next(self.ridge.predict(vector[None]))[1]
+        return np.asarray(own, np.float32)
 
 
 def fit(
@@ -79,6 +88,23 @@ def fit(
         _tell(fitted, rows, np.arange(start, start + len(p)), p)
     _tell(fitted, rows, train, ridge.out_of_group)
     return fitted, rows
+
+
+def accuracy(
+    fitted: ClassFit, groups: NDArray[np.int64], drawn: NDArray[np.bool_]
+) -> LiveAccuracy | None:
+    """How often it is right on the labels that were drawn at random, drawn (n,): those that a queue
+    picked are harder. `groups` (n,) are those of all. None while they are fewer than
+    `FEWEST_DRAWN`."""
+    if drawn.sum() < FEWEST_DRAWN:
+        return None
+    truth, several = fitted.truth[drawn], fitted.several
+    right = (truth == said(fitted.out_of_group[drawn], several=several)).all(axis=1)[:, None]
+    (share,) = ratios(
+        right.astype(np.float64), np.ones(right.shape), np.array([len(right)]), groups[drawn],
+        resamples=RESAMPLES,
+    )  # fmt: skip
+    return LiveAccuracy(share, always_commonest(truth, several=several))
 
 
 def _tell(fitted: ClassFit, rows: LiveRows, at: NDArray[np.intp], p: Floats) -> None:

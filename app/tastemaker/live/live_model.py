@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 from tastemaker.config import Settings
 from tastemaker.files import write_atomic
 from tastemaker.files.texts import enumerated
+from tastemaker.learning.version_metrics import Estimate
 from tastemaker.versions.priors import trust_in_words
 
 # Of a labelled image, by the fit without its group. In a project with classes `says` is what is
@@ -38,6 +39,7 @@ LIVE_ROW = np.dtype(
 LISTED = 200  # of mistakes, suspects, label issues: the most that a list holds
 PAIRS = 100  # of contradictions
 PROJECTS_CACHED = 64
+FEWEST_DRAWN = 10  # images drawn at random, before which nothing is told of how good it is
 
 LiveRows = NDArray[np.void]  # of dtype LIVE_ROW, ascending by image id
 Why = Literal[
@@ -113,6 +115,16 @@ class ErrorRecord:
 
 
 @dataclass(frozen=True)
+class LiveAccuracy:
+    """Which share of the random sample's labels a live model of classes gets right, each predicted
+    without itself (of tags: all of an image's tags), and what giving every image what is commonest
+    would."""
+
+    right: Estimate
+    always_commonest: float
+
+
+@dataclass(frozen=True)
 class StartedFrom:
     """A head that the fit starts from: the probability that it is of use (`trust`) and how much of
     its line is in the fit, both None while the labels teach nothing by themselves. `sha256` is that
@@ -129,7 +141,8 @@ class FitSummary:
     """What a fit followed and came to. `event_high` is the newest score event it knows; `noise` and
     `penalty` are None while the labels teach nothing and there is nothing to start from; `errors`
     are the records, oldest first; `priors` are the heads that it starts from; `answers` besides the
-    `labels` are pairs, sweeps, skips and older scores."""
+    `labels` are pairs, sweeps, skips and older scores. Of `classes`, `accuracy` stands in the place
+    of errors."""
 
     event_high: int = 0
     labels: int = 0
@@ -140,6 +153,7 @@ class FitSummary:
     priors: tuple[StartedFrom, ...] = ()
     answers: int = 0
     classes: tuple[int, ...] = ()
+    accuracy: LiveAccuracy | None = None
 
     @property
     def predicts(self) -> bool:

@@ -38,6 +38,7 @@ from tastemaker.live import (
 from tastemaker.live.candidates import FittedModel
 from tastemaker.live.embedding_matrix import EmbeddingMatrix
 from tastemaker.live.live_model import (
+    FEWEST_DRAWN,
     ErrorRecord,
     FitSummary,
     LiveModel,
@@ -59,7 +60,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 ERROR_STEP, ERRORS_KEPT = 10, 20  # labels between two entries of the error's record, and how many
 MOST_ANSWERS = 300  # besides scores; older ones count in trainings, which have the time
-FEWEST_DRAWN = 10  # images drawn at random, before which no error is told
 
 
 def main(settings: Settings) -> None:
@@ -147,6 +147,7 @@ def refit(
         lists = class_candidates.fast_lists(lists, fitted, kinds)
     else:
         lists = candidates.fast_lists(lists, fitted)
+    at_random = np.isin(matrix.ids[train], list(drawn))
     summary = FitSummary(
         event_high=event_high,
         labels=len(train),
@@ -160,8 +161,9 @@ def refit(
             project_id,
             rows["score"][train],
             values[train],
-            np.isin(matrix.ids[train], list(drawn)),
+            at_random,
         ),
+        accuracy=class_fit.accuracy(kinds, matrix.groups[train], at_random) if kinds else None,
         seconds=round(time.monotonic() - began, 4),
         priors=_started_from(started, ridge),
         classes=kinds.record.numbers if kinds else (),

@@ -44,8 +44,8 @@ class ErrorTrend:
 def session_summary(
     session: Session, settings: Settings, project: Project, person: Annotator
 ) -> dict[str, Any]:
-    """What the strip shows: pace, streak, histogram, the live error, what the live model starts
-    from, and how far the import and the embedding are."""
+    """What the strip shows: pace, streak, histogram, the live error or accuracy, what the live
+    model starts from, and how far the import and the embedding are."""
     progress = queues.progress(session, settings, project)
     embedding = newest_job(session, project, "embed")
     stopped = embedding is not None and embedding.state in ("failed", "cancelled")
@@ -57,6 +57,7 @@ def session_summary(
         "outlook": newest_outlook(session, project),
         "short_gain": short,
         "change": error_trend(live.fit.errors) if live else None,
+        "accuracy": live.fit.accuracy if live else None,
         "starts_from": live_model.lineage_in_words(live.fit) if live else "",
         "progress": progress,
         "imported": imported(session, project),
