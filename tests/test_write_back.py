@@ -23,7 +23,7 @@ from sqlmodel import select
 from tastemaker import jobs, projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Job
-from tastemaker.errors import Invalid, NotFound, NotWritable, StorageFull
+from tastemaker.errors import Conflict, Invalid, NotFound, NotWritable, StorageFull
 from tastemaker.files import placing
 from tastemaker.files.xmp import Packet
 from tastemaker.importing.mark_rules import DEFAULT_RULE
@@ -587,6 +587,26 @@ def test_an_undo_that_comes_twice_takes_back_once(shelf: Desk) -> None:
     refused = client.post(f"{at}/undo", data=form)
     assert refused.status_code == 409 and "taken back already" in refused.text
     assert everything_in(shelf.folder) == first, "what was written before stays"
+
+
+def test_an_older_writing_is_not_taken_back_before_the_newest(shelf: Desk) -> None:
+    """Asked for while a writing waits: what the older one replaced would be lost for good."""
+    at_first = everything_in(shelf.folder)
+    asked = []
+    for borders in ((3, 5, 7, 9), (1, 2, 3, 4)):
+        plan = plan_sidecars(rows_of(shelf), Limits(), borders)
+        assert write_sidecars(shelf.settings, plan, project_id=shelf.project.id)[0] > 0
+        with writing(shelf.engine) as session:
+            project = projects.get(session, shelf.project.id)
+            undo = write_back.WriteBackRequest(undo=True)
+            asked.append(write_back.request_write_back(session, shelf.settings, project, undo).id)
+    before = everything_in(shelf.folder)
+    older, newest = [work_on(shelf.settings, shelf.engine, id) for id in asked]
+    with pytest.raises(Conflict, match="written again"):
+        write_back.run(older)
+    assert everything_in(shelf.folder) == before
+    assert write_back.run(newest)["undone"] > 0 and write_back.run(older)["undone"] > 0
+    assert everything_in(shelf.folder) == at_first
 
 
 @pytest.mark.parametrize(

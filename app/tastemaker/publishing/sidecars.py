@@ -19,7 +19,15 @@ from more_itertools import chunked
 
 from tastemaker.config import Settings
 from tastemaker.database.tables import now
-from tastemaker.errors import BadImage, Invalid, NotFound, NotWritable, StorageFull, TastemakerError
+from tastemaker.errors import (
+    BadImage,
+    Conflict,
+    Invalid,
+    NotFound,
+    NotWritable,
+    StorageFull,
+    TastemakerError,
+)
 from tastemaker.files import sync_folder, write_atomic
 from tastemaker.files.xmp import Packet, sidecars_beside
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
@@ -271,15 +279,21 @@ def _put(sidecar: Path, content: bytes) -> None:
 def undo_sidecars(
     settings: Settings, project_id: int | None = None, writing: str = ""
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Take the newest writing back, of any project or of one, or only the `writing` of that
-    name: what was there before is there again,
+    """Take the newest writing back, of any project or of one: what was there before is there again,
     and sidecars that were new are gone. Returns how many, and the others with their reasons: those
     that another program wrote to since, which stay; and those that cannot be reached now, which the
-    next undo tries again. Raises `NotFound` where there is none to take back."""
-    written = [one for one in _writings(settings, project_id) if writing in ("", one.name)]
-    if not written:
+    next undo tries again. Raises `NotFound` where there is none to take back, or not the `writing`
+    that was meant, and `Conflict` where that is not the newest: it would be lost, for what it
+    replaced is no longer what is there."""
+    written = _writings(settings, project_id)
+    if not written or writing not in ("", *(one.name for one in written)):
         raise NotFound("There is no writing of sidecars to take back.", "Nothing was changed.")
     kept = written[-1]
+    if writing not in ("", kept.name):
+        raise Conflict(
+            "Sidecars were written again before this could be taken back; nothing was changed.",
+            "Take the newest writing back first.",
+        )
     undone, problems = 0, []
     later: list[Entry] = []
     for entry in _entries(kept):
