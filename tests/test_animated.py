@@ -3,8 +3,11 @@ every place that reads a file."""
 
 import functools
 import io
+import itertools
+import threading
 import time
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -319,6 +322,49 @@ def test_a_picture_that_pillow_opened_counts_as_its_file_unless_it_was_sought() 
         opened.seek(9)
         assert seen(opened, "mean") == [shade(9)]
         assert opened.tell() == 9
+
+
+def test_a_picture_that_pillow_opened_is_left_at_its_first_frame_whatever_happens() -> None:
+    """Else the next look would take the frame at which the last one failed."""
+    content = animation("GIF")
+    with Image.open(io.BytesIO(content)) as opened:
+        uses = [1, 2]
+        with pytest.raises(BadImage):
+            decode_frames(opened, lambda picture: uses.pop(), None, "mean")
+        assert opened.tell() == 0
+        assert seen(opened, "mean") == seen(content, "mean")
+
+
+class Door:
+    """A lock that tells when a second one comes to it."""
+
+    def __init__(self) -> None:
+        self.lock, self.comers = threading.Lock(), itertools.count(1)
+        self.second = threading.Event()
+
+    def __enter__(self) -> None:
+        if next(self.comers) == 2:
+            self.second.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_two_threads_that_look_at_one_opened_picture_see_the_same(monkeypatch: Any) -> None:
+    """The second comes while the first stands at a later frame, which nobody sought."""
+    door, content = Door(), animation("GIF")
+    monkeypatch.setattr("tastemaker.pictures.pictures._opened_lock", door)
+    with Image.open(io.BytesIO(content)) as opened, ThreadPoolExecutor(1) as other:
+        beside: list[Future[list[int]]] = []
+
+        def use(picture: Image.Image) -> None:
+            if opened.tell() and not beside:
+                beside.append(other.submit(seen, opened, "mean"))
+                assert door.second.wait(timeout=20)
+
+        decode_frames(opened, use, None, "mean")
+        assert beside[0].result(timeout=20) == seen(content, "mean")
 
 
 # --- one vector wherever the file is read ----------------------------------------------------

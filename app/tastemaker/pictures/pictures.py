@@ -125,20 +125,24 @@ def decode_frames(
     """
     limits = limits or Limits()
     if isinstance(source, Image.Image):
-        if rule == "first" or source.format not in frames.ANIMATED or _tell(source):
-            return [use(decode(source, limits))]
-        with _opened_lock, _decoding(b"", limits, "Open the picture again."):
-            image = _checked(source, limits)
-            found = frames.each(image, rule, lambda: on_white(_upright(image)[0]), use)
-            image.seek(0)
-            return found
+        if rule != "first" and source.format in frames.ANIMATED:
+            with _opened_lock, _decoding(b"", limits, "Open the picture again."):
+                if not source.tell():  # asked here: another thread may be at its frames until now
+                    return _frames_of_opened(_checked(source, limits), use, rule)
+        return [use(decode(source, limits))]
     content = _bytes_of(source, limits)
     return frames_with_facts(content, limits, rule, lambda picture: use(on_white(picture)))[0]
 
 
-def _tell(image: Image.Image) -> int:
-    with _decoding(b"", Limits(), "Open the picture again."):
-        return image.tell()
+def _frames_of_opened(
+    image: Image.Image, use: Callable[[Image.Image], T], rule: FrameRule
+) -> list[T]:
+    """Leaves it at its first frame, whatever happens: one that was sought is seen as it stands."""
+    try:
+        return frames.each(image, rule, lambda: on_white(_upright(image)[0]), use)
+    finally:
+        with contextlib.suppress(Exception):  # the first failure is the one that is told
+            image.seek(0)
 
 
 def _bytes_of(source: Path | bytes | KnownPicture, limits: Limits) -> bytes:
