@@ -418,8 +418,12 @@ def test_what_a_killed_process_left_is_gone_after_a_day(made) -> None:
         left = made.settings.routers / f".{name}.part"
         left.mkdir()
         os.utime(left, (time.time() - age,) * 2)
+    theirs = made.settings.routers / ".git"  # hidden, and nobody's to remove
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
     make(made)
-    assert {path.name for path in made.settings.routers.iterdir()} == {".new.part", "Mixed"}
+    there = {path.name for path in made.settings.routers.iterdir()}
+    assert there == {".new.part", ".git", "Mixed"}
 
 
 def zip_with(path: Path, *entries: tuple[str, bytes]) -> Path:
@@ -505,9 +509,11 @@ def test_the_page_asks_as_much_for_ten_projects_as_for_three(made) -> None:
 # --- the page and the API ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["Москва", "猫 と 犬", "Größe “x”"])
+@pytest.mark.parametrize("name", ["Москва", "猫 と 犬", "Größe “x”", "猫" * 120])
 def test_a_router_of_any_name_is_downloaded_under_it(made, tmp_path, name: str) -> None:
     folder = make(made, name)
+    assert len(os.fsencode(f"{folder.name}.zip")) <= 255, "as disks have it"
+    assert routers.find(made.settings, name).folder == folder
     client = made.world.client
     answer = client.get(f"/routers/{quote(folder.name)}/download")
     assert answer.status_code == 200

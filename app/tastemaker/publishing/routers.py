@@ -47,6 +47,8 @@ from tastemaker.versions import predictions
 CARD = "README.md"
 MOST_FILES, MOST_UNPACKED = 1000, 2**32  # of a zip that is brought in
 LONGEST_NAME = 255  # bytes
+LONGEST_FOLDER = 240  # bytes, and its zip has an ending; a letter has up to four
+UNFINISHED = ".part"  # how the name of a folder ends that is not whole yet
 LEFT_SECONDS = 24 * 3600.0  # after which an unfinished folder is nobody's
 
 
@@ -237,7 +239,7 @@ def folder_name(name: str) -> str:
     folder = re.sub(r"[^\w.-]+", "_", tidy).strip("_.")
     if not 1 <= len(tidy) <= 120 or not tidy.isprintable() or not folder:
         raise Invalid("A router needs a name of 1 to 120 characters.", "Choose another name.")
-    return folder[:120]
+    return folder.encode()[:LONGEST_FOLDER].decode(errors="ignore").rstrip("_.")
 
 
 def _free_folder(settings: Settings, name: str) -> Path:
@@ -272,11 +274,11 @@ def _aside(routers: Path) -> Iterator[Path]:
     """A folder of one's own among the routers, which nobody lists and which is gone afterwards;
     those that a killed process left go as well."""
     routers.mkdir(parents=True, exist_ok=True)
-    for left in routers.glob(".*"):
+    for left in routers.glob(f".*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFT_SECONDS:
                 shutil.rmtree(left)
-    own = routers / f".{secrets.token_hex(8)}.part"
+    own = routers / f".{secrets.token_hex(8)}{UNFINISHED}"
     own.mkdir()
     try:
         yield own
