@@ -52,7 +52,9 @@ def postgres() -> Iterator[str]:
     try:
         run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
         run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        try:
+            yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
