@@ -34,7 +34,14 @@ def test_documented_defaults_are_the_real_ones() -> None:
         assert real == default or float(real) == float(default), name
 
 
-@pytest.mark.parametrize("line", re.findall(r"(?m)^tastemaker (.+)$", README))
+TYPED = [
+    line
+    for page in (README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))))
+    for line in re.findall(r"(?m)^(?:[A-Z_]+=\S+ )?tastemaker (.+)$", page)
+]
+
+
+@pytest.mark.parametrize("line", TYPED)
 def test_documented_commands_exist_with_their_options(line: str) -> None:
     words = line.split("#")[0].split()
     command = COMMANDS

@@ -46,6 +46,8 @@ def photos(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs_her
         desk.put(f"{number}.jpg", content)
         desk.put(f"{number}.jpg.xmp", rated(number + 1))
     desk.put("0.txt", "a street in the rain")
+    rows = "".join(f"Pictures/{number}.jpg,{number + 1}\n" for number in range(4))
+    (tmp_path / "ratings.csv").write_text(f"file,stars\n{rows}")
     desk.bring_in()
     with writing(desk.engine) as session:
         project = projects.get(session, desk.project.id)
@@ -74,6 +76,9 @@ def test_every_command_of_a_page_does_what_it_says(document: str, photos: Path, 
         assert "4 with marks, 4 with a score" in told["tastemaker scores stars Photos"].out
         assert "4 hints recorded" in told["tastemaker scores stars Photos --record"].out
         assert "4 taken back" in told["tastemaker scores stars Photos --undo"].out
+        preview, hints = (told[line].out for line in told if "ratings.csv" in line)
+        assert "Row 2: Pictures/1.jpg – 2 → 4" in preview and "Nothing was recorded" in preview
+        assert "4 hints recorded, 0 were there already" in hints
         assert "3 sidecars written" in told["tastemaker write-back Photos --write"].out
     else:
         assert (home / "train/4_Photos/1.jpg").is_file()

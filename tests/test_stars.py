@@ -25,6 +25,8 @@ from tastemaker.pages.app import create_app
 from tastemaker.pictures import formats
 from tastemaker.pictures.pictures import Limits
 from tastemaker.scores.answers import RATED, answers_at
+from tastemaker.scores.scales import Scale
+from tastemaker.scores.score_files import ColumnNames, import_scores
 from tests import pictures
 from tests.conftest import work_on
 from tests.desk import Desk, noise, png
@@ -92,6 +94,9 @@ xmlns:xap="http://ns.adobe.com/xap/1.0/"><xap:Rating>3</xap:Rating><xap:Label>To
         (xmp(digiKam_PickLabel="1", digiKam_ColorLabel="4"), Marks(flag=-1, labels=("green",))),
         (xmp(digiKam_PickLabel="3"), Marks(flag=1)),
         (xmp(MicrosoftPhoto_Rating="75"), Marks(stars=4)),
+        (xmp(MicrosoftPhoto_Rating="0"), Marks()),
+        (xmp(MicrosoftPhoto_Rating="20"), Marks(stars=2)),
+        (xmp(MicrosoftPhoto_Rating="100"), Marks(stars=5)),
         (xmp(xmp_Rating="4", tastemaker_Stars="4"), Marks()),
         (xmp(xmp_Rating="2", tastemaker_Stars="4"), Marks(stars=2)),
     ],
@@ -116,6 +121,7 @@ BOMB = b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">
         (rated(7), r"The rating of a\.xmp is “7”, which is not between -1 and 5"),
         (rated("many"), "“many”, which is not between"),
         (rated("1e999"), "which is not between"),
+        (xmp(MicrosoftPhoto_Rating="150"), "percent of .* is “150”, which is not betw"),
         (HEAD.encode() + b"><a>" * 2000, "not XML"),
     ],
 )
@@ -143,6 +149,24 @@ def test_a_sidecar_goes_before_what_is_inside_and_xmp_before_exif(tmp_path: Path
     assert marks_beside(tmp_path, a_xmp=xmp(xmp_Label="Red")) == Marks(stars=3, labels=("red",))
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "sentence"),
+    [
+        (0x4746, 7, "EXIF rating of a.jpg is “7”, which is not between 0 and 5"),
+        (0x4746, 1200, "EXIF rating of a.jpg is “1200”, which is not between 0 and 5"),
+        (0x4749, 150, "rating in percent of a.jpg is “150”, which is not between 0 and 100"),
+    ],
+)
+def test_a_rating_in_exif_that_there_is_not_is_told(
+    tag: int, value: int, sentence: str, tmp_path: Path
+) -> None:
+    exif = Picture.Exif()
+    exif[tag] = value
+    write(tmp_path / "a.jpg", encoded(pictures.scene(), "JPEG", exif=exif))
+    with pytest.raises(BadImage, match=sentence):
+        marks_beside(tmp_path)
+
+
 def test_two_sidecars_that_agree_are_one_and_that_disagree_are_none(tmp_path: Path) -> None:
     assert marks_beside(tmp_path, a_xmp=rated(4), a_jpg_xmp=rated(4)) == Marks(stars=4)
     with pytest.raises(BadImage) as caught:
@@ -152,6 +176,25 @@ def test_two_sidecars_that_agree_are_one_and_that_disagree_are_none(tmp_path: Pa
     )
     # One that says nothing of the kind disagrees with nobody.
     assert marks_beside(tmp_path, a_xmp=xmp(xmp_Label="Red")) == Marks(stars=4, labels=("red",))
+
+
+def test_two_sidecars_in_json_that_disagree_are_none_either(tmp_path: Path) -> None:
+    assert marks_beside(tmp_path, a_json=b'{"score": 9}', a_jpg_json=b'{"rating": "s"}') == Marks(
+        points=9, rating="safe"
+    ), "they speak of different things"
+    with pytest.raises(BadImage, match=r"“a\.json” says 9 points, and “a\.jpg\.json” says 2 p"):
+        marks_beside(tmp_path, a_jpg_json=b'{"score": 2}')
+    with pytest.raises(BadImage, match=r"says 4 stars, and .* says 2 stars: neither"):
+        marks_beside(tmp_path, a_json=b'{"stars": 4}', a_jpg_json=b'{"rating": "4/10"}')
+
+
+@pytest.mark.parametrize("typed", ['"6/5"', "9", "-1", '"7.5"'])
+def test_stars_in_json_that_there_are_not_are_told_unless_xmp_has_them(
+    typed: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadImage, match=r"The rating in a\.json is .*, which is not between"):
+        marks_beside(tmp_path, a_json=f'{{"rating": {typed}}}'.encode())
+    assert marks_beside(tmp_path, a_xmp=rated(4)) == Marks(stars=4), "JSON is asked last"
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
@@ -195,6 +238,10 @@ def test_a_damaged_picture_says_nothing_and_a_link_beside_it_is_none(tmp_path: P
         ({"rating": 3}, Marks(stars=3)),
         ({"stars": 5, "tags": ["a"]}, Marks(stars=5)),
         ({"rating": None, "score": "?"}, Marks()),
+        ({"rating": 0, "stars": "0/5"}, Marks()),
+        ({"ratings": {"a": 4, "b": None, "c": True}}, Marks(stars=4, flag=1)),
+        ({"ratings": {"a": False, "b": None, "c": 0}}, Marks(flag=-1)),
+        ({"ratings": {"a": 2, "b": 5, "c": True, "d": False}}, Marks()),
         ([1], Marks()),
     ],
 )  # fmt: skip
@@ -331,6 +378,27 @@ def test_stars_are_taken_back_also_where_scores_of_a_file_came_after_them(starre
     assert {label.image_id for label in starred.all(Label)} >= {first, second}
 
 
+def test_ratings_of_a_table_are_hints_where_that_is_asked_for(
+    starred: Desk, tmp_path: Path
+) -> None:
+    """Beside stars of files: each is taken back by itself, the newest first."""
+    look(starred, record=True)
+    table = tmp_path / "ratings.csv"
+    table.write_text(f"file,stars\n{starred.folder}/0.png,5\n{starred.folder}/5.png,1\n")
+    columns = ColumnNames("file", "stars")
+    for _ in range(2):
+        told = import_scores(
+            starred.engine, "Desk", table, scale=Scale(0, 5), columns=columns, as_hints=True
+        )
+    assert (told.recorded, told.unchanged) == (0, 2), "the second time"
+    first, last = (starred.image(png(number)).id for number in (0, 5))
+    assert len(standing(starred)) == 5 and standing(starred)[first] == 10
+    assert standing(starred)[last] == 2 and not starred.all(Label), "no label, no hold-out"
+    assert take_back(starred.engine, starred.project.id) == 2
+    assert standing(starred)[first] == 2 and last not in standing(starred)
+    assert take_back(starred.engine, starred.project.id) == 4
+
+
 def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(
     starred: Desk,
 ) -> None:
@@ -393,6 +461,12 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
     shown = client.get(f"/projects/{starred.project.id}/images/{image}").text
     assert "noted elsewhere: 9" in shown and "other programs" in shown
     assert "Take them back" in client.get(at).text
+    table = {"file": ("r.jsonl", json.dumps({"sha256": starred.image(png(5)).sha256, "score": 9}))}
+    client.post(f"{at.removesuffix('stars')}add/scores", files=table, data={"as_hints": "true"})
+    page = client.get(at).text
+    assert "They were taken back" not in page and "Take back the newest" in page, "a table's"
+    assert client.post(f"{at}/undo").status_code == 303
+    assert "<b>2</b> recorded" in client.get(at).text, "it was the table's"
     assert client.post(f"{at}/undo").status_code == 303
     assert "They were taken back" in client.get(at).text
     assert client.post(f"{at}/undo").status_code == 404

@@ -207,8 +207,12 @@ def test_a_folder_that_is_not_there_is_refused_in_one_sentence(world: World, fol
 
 
 def scores_in(world: World) -> list[int | None]:
+    return [event.value for event in events_of(world)]
+
+
+def events_of(world: World) -> list[ScoreEvent]:
     with reading(world.engine) as session:
-        return list(session.exec(select(ScoreEvent.value).order_by(ScoreEvent.id)))
+        return list(session.exec(select(ScoreEvent).order_by(ScoreEvent.id)))
 
 
 def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_demand(
@@ -244,8 +248,16 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
         at, files=other, data=named | {"score_column": "none", "preview": ""}
     )
     assert "A column none is needed" in missing.text
+    hints = world.client.post(at, files=other, data=named | {"preview": "", "as_hints": "true",
+                                                             "skip_bad_rows": "true"})  # fmt: skip
+    assert "1 recorded" in hints.text and "They are hints." in hints.text
+    assert f'href="{world.at}/stars">Take them back' in hints.text
+    assert 'name="as_hints" value="true" checked' in hints.text
+    kinds = [event.kind for event in events_of(world)]
+    assert kinds == ["set", "rated"] and "checked> As hints" not in taken.text
+    assert world.client.delete(f"/api/v1{world.at}/stars").json() == {"undone": 1}
     mapped = world.client.post(at, files=stars, data={"scale": "1-5"})
-    assert mapped.status_code == 200 and scores_in(world) == [5, 8]
+    assert mapped.status_code == 200 and scores_in(world) == [5, 8, None, 8]
     assert not list(world.settings.incoming.iterdir()), "nothing is left of an upload"
 
     address = f"/api/v1/projects/{world.project_id}/labels"

@@ -46,6 +46,14 @@ def scores_import(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show ten rows, and record nothing.")
     ] = False,
+    as_hints: Annotated[
+        bool,
+        typer.Option(
+            "--as-hints",
+            help="Another program's ratings: trusted as far as they fit, and nothing is measured "
+            "by them. `scores stars --undo` takes them back.",
+        ),
+    ] = False,
     answers: Annotated[
         bool,
         typer.Option(
@@ -67,13 +75,15 @@ def scores_import(
         if answers:
             from tastemaker.scores.answer_files import import_answers
 
-            if skip_bad_rows or preview or image_column or score_column or on is not None:
+            others = (skip_bad_rows, preview, as_hints, image_column, score_column, on is not None)
+            if any(others):
                 raise Invalid("--answers goes with no other option of this command.")
             told = import_answers(engine, name, typed_path(file))
         else:
             told = import_scores(
                 engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows,
                 columns=ColumnNames(image_column, score_column), preview=preview,
+                as_hints=as_hints,
             )  # fmt: skip
     if as_json:
         return print_json(told.as_dict())
@@ -90,7 +100,7 @@ def scores_import(
             else "Nothing was recorded. Every row can be used; without --preview they are recorded."
         )
         return None
-    recorded = counted(told.recorded, "answer" if answers else "score")
+    recorded = counted(told.recorded, "answer" if answers else "hint" if as_hints else "score")
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if line := told.range_line(on is not None):

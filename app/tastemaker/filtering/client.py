@@ -261,7 +261,8 @@ class RemoteProject:
         return self.client._table(f"projects/{self.id}/labels")
 
     def send_labels(self, file: str | Path, **fields: str) -> Json:
-        """Record the scores of a table (.csv, .jsonl, .parquet); `fields` may hold `scale`."""
+        """Record the scores of a table (.csv, .jsonl, .parquet). `fields` may hold `scale`,
+        `image_column`, `score_column`, and `as_hints="true"` for another program's ratings."""
         path = Path(file)
         with path.open("rb") as opened:
             sent = {"file": (path.name, opened)}

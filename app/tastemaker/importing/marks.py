@@ -9,7 +9,7 @@ there itself is no opinion of anybody's and is passed over.
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ COLOURS = {
         "", "red", "orange", "yellow", "green", "blue", "magenta", "gray", "black", "white"
     ),
 }  # fmt: skip
-MICROSOFT_STARS = {1: 1, 25: 2, 50: 3, 75: 4, 99: 5}
+MICROSOFT_BORDERS = (13, 38, 63, 88)  # percent from which Windows shows 2, 3, 4 and 5 stars
 BOORU_WORDS = {"g": "general", "s": "safe", "q": "questionable", "e": "explicit"}
+SHARE = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*")  # “4/5”
 MOST_JSON = 2**20
 
 
@@ -86,8 +87,9 @@ class MarkedFile:
 def marks_of_file(file: MarkedFile) -> Marks:
     """What is noted beside a picture and in it. Runs in a child that a bad file may end. Sidecars
     go before what is inside, XMP before EXIF: programs that write sidecars leave the picture as it
-    was. Raises `BadImage`, whose sentence names what cannot be believed: two sidecars that
-    disagree, a rating out of range, XMP that is none."""
+    was. JSON comes last, and its stars are not asked where there are others. Raises `BadImage`,
+    whose sentence names what cannot be believed: two sidecars that disagree, a rating out of range,
+    XMP that is none."""
     beside: list[tuple[str, Marks]] = []
     ours: set[str] = set()
     try:
@@ -99,8 +101,14 @@ def marks_of_file(file: MarkedFile) -> Marks:
         if inside.stars is not None and f"{inside.stars:g}" in ours:  # copied from the sidecar
             inside = replace(inside, stars=None)
         found = _agreed(beside).over(inside)
-        for name in (f"{file.path.with_suffix('')}.json", f"{file.path}.json"):
-            found = found.over(marks_of_json(Path(name), file.limits.roots))
+        noted: list[tuple[str, Marks]] = []
+        for place in (file.path.with_suffix(".json"), Path(f"{file.path}.json")):
+            try:
+                noted.append((place.name, marks_of_json(place, file.limits.roots)))
+            except Invalid:
+                if found.stars is None:
+                    raise
+        found = found.over(_agreed(noted))
     except BadImage:
         raise
     except TastemakerError as error:
@@ -134,18 +142,22 @@ def _agreed(beside: Sequence[tuple[str, Marks]]) -> Marks:
     found = Marks()
     by = ""
     for name, marks in beside:
-        mine, theirs = (str(one) for one in (_verdict(marks), _verdict(found)))
-        if mine and theirs and mine != theirs:
-            raise Invalid(
-                f"“{by}” says {theirs}, and “{name}” says {mine}: neither was taken.",
-                "Let the program that you trust write again, or delete the other sidecar.",
-            )
-        found, by = found.over(marks), by or (name if mine else "")
+        for mine, theirs in zip(_verdicts(marks), _verdicts(found), strict=True):
+            if mine and theirs and mine != theirs:
+                raise Invalid(
+                    f"“{by}” says {theirs}, and “{name}” says {mine}: neither was taken.",
+                    "Let the program that you trust write again, or delete the other sidecar.",
+                )
+        found, by = found.over(marks), by or (name if any(_verdicts(marks)) else "")
     return found
 
 
-def _verdict(marks: Marks) -> Marks:
-    return Marks(stars=marks.stars, flag=marks.flag)
+def _verdicts(marks: Marks) -> list[str]:
+    """What two sidecars may disagree about, each in words; empty where it is not said."""
+    return [
+        str(Marks(stars=marks.stars, flag=marks.flag)), str(Marks(points=marks.points)),
+        str(Marks(rating=marks.rating)),
+    ]  # fmt: skip
 
 
 def _inside(said: Embedded, name: str) -> Marks:
@@ -155,8 +167,8 @@ def _inside(said: Embedded, name: str) -> Marks:
     stars = None
     if said.rating is not None:
         stars = _stars(said.rating, 0, 5, "EXIF rating", name)
-    elif said.percent in MICROSOFT_STARS:
-        stars = float(MICROSOFT_STARS[said.percent])
+    elif said.percent is not None:
+        stars = _of_percent(said.percent, name)
     if stars is not None and f"{stars:g}" in ours:  # darktable exports both
         stars = None
     return found.over(Marks(stars=stars))
@@ -174,8 +186,7 @@ def marks_of_packet(content: bytes, name: str) -> Marks:
         stars = _stars(typed, 0, 5, "rating", name)
     typed = packet.get("MicrosoftPhoto", "Rating") or packet.get("microsoft", "Rating")
     if stars is None and typed:
-        percent = _number(typed)
-        stars = None if percent is None else MICROSOFT_STARS.get(int(percent))
+        stars = _of_percent(typed, name)
     flag = {"1": 1, "-1": -1}.get(packet.get("xmpDM", "pick"), 0)
     flag = flag or {"1": -1, "3": 1}.get(packet.get("digiKam", "PickLabel"), 0)
     if stars is not None and stars < 0:
@@ -195,6 +206,12 @@ def _stars(typed: Any, lowest: int, highest: int, what: str, name: str) -> float
     return -1.0 if number < 0 else number or None
 
 
+def _of_percent(typed: Any, name: str) -> float | None:
+    """Stars as Windows keeps them, in percent; None for unrated, which is 0."""
+    percent = _stars(typed, 0, 100, "rating in percent", name)
+    return percent and 1.0 + sum(percent >= border for border in MICROSOFT_BORDERS)
+
+
 def _labels(packet: Packet) -> Iterable[str]:
     if label := packet.get("xmp", "Label"):
         yield " ".join(label.lower().split())
@@ -208,8 +225,8 @@ def _labels(packet: Packet) -> Iterable[str]:
 
 def marks_of_json(place: Path, roots: Roots = ()) -> Marks:
     """What a sidecar in JSON notes, as downloaders of boorus and hydrus write it: `stars`, `score`
-    (points), `rating` (a number or “4/5” of stars, or how safe it is). Anything else says
-    nothing."""
+    (points), `rating` (a number or “4/5” of stars, or how safe it is), and hydrus' `ratings`, by
+    services. Anything else says nothing. Raises `Invalid` for stars that there are not."""
     if place.is_symlink() or not place.is_file():
         return Marks()
     try:
@@ -219,23 +236,52 @@ def marks_of_json(place: Path, roots: Roots = ()) -> Marks:
     if not isinstance(data, dict):
         return Marks()
     said = data.get("rating")
-    stars, rating = _of_five(data.get("stars")), ""
+    found = Marks(stars=_of_five(data.get("stars"), place.name))
     if isinstance(said, str) and said.strip().isalpha():
         rating = BOORU_WORDS.get(said.strip().lower(), said.strip().lower()[:40])
-    elif stars is None:
-        stars = _of_five(said)
+        found = replace(found, rating=rating)
+    elif found.stars is None:
+        found = replace(found, stars=_of_five(said, place.name))
     points = data.get("score")
     points = points.get("total") if isinstance(points, dict) else points
-    return Marks(stars=stars, points=_number(points), rating=rating)
+    by_service = data.get("ratings")
+    hydrus = _of_services(by_service, place.name) if isinstance(by_service, dict) else Marks()
+    return replace(found, points=_number(points)).over(hydrus)
 
 
-def _of_five(said: Any) -> float | None:
-    """“4/5”, “8/10” or 4, in stars; None for anything else, and for none."""
-    share = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", said) if isinstance(said, str) else None
+def notes_anything(place: Path) -> bool:
+    """Whether a sidecar in JSON notes something of how good a picture is, if only what cannot be
+    believed."""
+    try:
+        return bool(marks_of_json(place))
+    except Invalid:
+        return True
+
+
+def _of_services(ratings: Mapping[str, Any], name: str) -> Marks:
+    """What hydrus' services say together: liked or not, and a number of stars. Services that say
+    different things mean different things by it, and nobody can tell which of them is meant."""
+    given = [value for value in ratings.values() if value is not None]
+    likes = {value for value in given if isinstance(value, bool)}
+    stars = {_of_five(value, name) for value in given if not isinstance(value, bool)} - {None}
+    flag = (1 if likes.pop() else -1) if len(likes) == 1 else 0
+    return Marks(stars=stars.pop() if len(stars) == 1 else None, flag=flag)
+
+
+def _of_five(said: Any, name: str) -> float | None:
+    """“4/5”, “8/10” or 4, in stars; None for what is no number, and for none, which is 0. Raises
+    `Invalid` for more than there are."""
+    share = SHARE.fullmatch(said) if isinstance(said, str) else None
     number = _number(said)
     if share and int(share[2]):
         number = 5 * int(share[1]) / int(share[2])
-    return number if number is not None and 0 < number <= 5 else None
+    if number is None or 0 <= number <= 5:
+        return number or None
+    raise Invalid(
+        f"The rating in {name} is “{str(said)[:20]}”, which is not between 0 and 5; nothing was "
+        "taken from it.",
+        "Write it with its scale, as 8/10, or bring it in as a table with its scale.",
+    )
 
 
 def _number(said: Any) -> float | None:

@@ -31,7 +31,7 @@ from tastemaker.files.roots import Roots, open_within, outside, within
 from tastemaker.files.texts import composed, read_text
 from tastemaker.images import FileStamp
 from tastemaker.importing.archives import SIDECAR_SUFFIXES, unpack
-from tastemaker.importing.marks import marks_of_json
+from tastemaker.importing.marks import notes_anything
 from tastemaker.importing.requests import ImportRequest
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
@@ -380,7 +380,7 @@ def keep_notes(settings: Settings, image: Image, sidecars: Iterable[SidecarFile]
     stored = images.stored_path(settings, image)
     for name, path in sidecars:
         suffix = Path(name).suffix.lower()
-        noted = suffix == ".json" and bool(marks_of_json(path))
+        noted = suffix == ".json" and notes_anything(path)
         if noted or (suffix == ".xmp" and path.stat().st_size <= xmp.MOST_BYTES):
             long = len(Path(name).suffixes) > 1 and Path(Path(name).stem).suffix.lower() in PICTURES
             kept = stored.with_name(stored.name + suffix) if long else stored.with_suffix(suffix)

@@ -28,9 +28,8 @@ from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
-from tastemaker.scores.answers import OTHER_PROGRAMS, RATED
+from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 
-GROUP = "stars:"  # how the groups of events of a recording begin: then its job, and its batch
 BATCH = 256  # images whose marks are recorded in one transaction
 SHOWN = 10  # examples
 MOST_PROBLEMS = 200
@@ -98,9 +97,13 @@ def run(job: JobContext) -> dict[str, Any]:
     return request.model_dump() | {"rule": str(rule)} | found.as_dict()
 
 
-def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, Annotator] | None:
-    """The newest event of the recording that `take_back` would take back, and whose it is: also
-    where scores of folders and files came in after it."""
+def newest_recording(
+    session: Session, project: Project, job: int | None = None
+) -> tuple[ScoreEvent, Annotator] | None:
+    """The newest event of the recording that `take_back` would take back, of stars or of a table's
+    hints, and whose it is: also where scores of folders and files came in after it. With the id of
+    a job, the newest that it recorded and that stands."""
+    begins = RECORDING if job is None else f"{RECORDING}{job}:"
     found = session.execute(
         scores.standing_events()
         .add_columns(Annotator)
@@ -108,7 +111,7 @@ def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, An
         .where(
             ScoreEvent.project_id == project.id,
             col(Annotator.name).in_((OTHER_PROGRAMS, projects.IMPORTED)),
-            col(ScoreEvent.event_group).startswith(GROUP),
+            col(ScoreEvent.event_group).startswith(begins),
         )
         .order_by(col(ScoreEvent.id).desc())
         .limit(1)
@@ -117,8 +120,9 @@ def newest_recording(session: Session, project: Project) -> tuple[ScoreEvent, An
 
 
 def job_of(event: ScoreEvent) -> int:
-    """The job that recorded it."""
-    return int((event.event_group or "").split(":")[1])
+    """The job that recorded it; 0: it came from a table."""
+    by = (event.event_group or "").split(":")[1]
+    return int(by) if by.isdecimal() else 0
 
 
 def take_back(engine: Engine, project_id: int) -> int:
@@ -237,7 +241,7 @@ def _of_copies(said: list[Marks | BadImage]) -> Marks:
 
 
 def _record(job: JobContext, request: StarsRequest, told: dict[int, int], found: Found) -> None:
-    group = f"{GROUP}{job.claim.job_id}:{found.looked_at}"
+    group = f"{RECORDING}{job.claim.job_id}:{found.looked_at}"
     with job.writing() as session:
         project = projects.get(session, job.project_id)
         name = projects.IMPORTED if request.as_scores else OTHER_PROGRAMS

@@ -40,7 +40,7 @@ from tastemaker.scores.score_files import ImportedScores
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
-TABLE_FIELDS = ("scale", "image_column", "score_column")  # of the form for a table of scores
+TABLE_FIELDS = ("scale", "image_column", "score_column", "as_hints")  # of a table of scores
 Files = Annotated[Upload, Depends(Reception(), scope="function")]
 
 

@@ -83,7 +83,7 @@ def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
         engine, project_name, file, scale=parse_scale(scale) if scale else None,
         skip_bad_rows=upload.fields.get("skip_bad_rows", "") == "true", most_rows=MOST_ROWS,
         columns=ColumnNames(fields["image_column"], fields["score_column"]),
-        preview=upload.fields.get("preview", "") == "true",
+        preview=upload.fields.get("preview", "") == "true", as_hints=fields["as_hints"] == "true",
     )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ FILE = body_schema(
         image_column={"type": "string"}, score_column={"type": "string"},
         skip_bad_rows={"type": "string", "enum": ["true", "false"]},
         preview={"type": "string", "enum": ["true", "false"]},
+        as_hints={"type": "string", "enum": ["true", "false"]},
     )
 )  # fmt: skip
 
@@ -103,5 +104,7 @@ def import_labels(_: AdminUser, engine: EngineDep, project_id: Id, upload: Table
     and `sha256` or `path`. With bad rows nothing is recorded and all are told; the field
     `skip_bad_rows` records the others. The field `scale` maps another scale, as `1-5`;
     `image_column` and `score_column` name columns that are called otherwise. With `preview` nothing
-    is recorded, and the first ten rows are shown as they would be."""
+    is recorded, and the first ten rows are shown as they would be. With `as_hints` they are
+    another program's ratings, trusted as far as they fit, and no labels; `DELETE` of the project's
+    `stars` takes them back."""
     return bring_in(engine, project_id, upload).as_dict()

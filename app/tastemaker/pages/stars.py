@@ -48,17 +48,18 @@ def stars_page(
 
 
 def found(session: Session, project: Project, job: Job | None) -> dict[str, Any]:
-    """What the page shows of the newest job; whether a recording stands that can be taken back, and
-    whether what this job recorded was."""
+    """What the page shows of the newest job; whether a recording stands that can be taken back,
+    whether the newest is this job's, and whether what this job recorded was taken back."""
     running = job is not None and job.state in ("queued", "running")
     done = job is not None and job.state == "done"
     told = job.result if job and done else None
     newest = None if running else stars.newest_recording(session, project)
     of_this = newest is not None and job is not None and stars.job_of(newest[0]) == job.id
+    mine = of_this or (job is not None and stars.newest_recording(session, project, job.id))
     return {
         "job": job, "running": running, "told": told, "marks": MARKS,
-        "stands": newest is not None, "part": of_this and not done,
-        "taken_back": bool(told and told["recorded"] and not of_this),
+        "stands": newest is not None, "of_this": of_this, "part": mine and not done,
+        "taken_back": bool(told and told["recorded"] and not mine),
     }  # fmt: skip
 
 

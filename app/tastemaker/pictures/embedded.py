@@ -62,4 +62,4 @@ def _of(image: Image.Image) -> Embedded:
 
 
 def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and abs(value) < 1000 else None
+    return int(value) if isinstance(value, int | float) and abs(value) < 2**32 else None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RATED = "rated"  # the kind of an event: a score that follows from another program's mark
 OTHER_PROGRAMS = "other programs"  # the proxy annotator whose events these are
+RECORDING = "stars:"  # how groups of such events begin: then the job or table, and the batch
 SWEEPS = {"at_least": 1.0, "below": 0.0}
 HALF_A_POINT = 0.05  # “at least 5” is said of what would be scored 5 or more: above 4½
 

@@ -230,6 +230,7 @@ def record_many(
     scores: Iterable[tuple[int, int]],
     *,
     origin: Origin,
+    kind: str = "set",
     group: str | None = None,
     at: datetime | None = None,
 ) -> int:
@@ -239,7 +240,7 @@ def record_many(
     hold(session, project.id, [image_id for image_id, _ in scores])
     return sum(
         record_for(
-            session, project.id, image_id, person.id, "set", value, origin=origin, group=group,
+            session, project.id, image_id, person.id, kind, value, origin=origin, group=group,
             at=at, unless_same=True,
         ).fresh
         for image_id, value in scores

@@ -5,6 +5,7 @@ were given."""
 import csv
 import io
 import json
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
 from tastemaker.scores import classes
+from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
 from tastemaker.scores.scales import Scale, number_in, scale_that_fits
@@ -141,12 +143,15 @@ def import_scores(
     most_rows: int | None = None,
     columns: ColumnNames = ColumnNames(),
     preview: bool = False,
+    as_hints: bool = False,
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
     people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
     0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
-    it, in a collection of its own. A `preview` records nothing and shows the first rows."""
+    it, in a collection of its own. A `preview` records nothing and shows the first rows.
+    `as_hints`, the scores are another program's marks: nobody's, no labels, and taken back like
+    stars."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(
@@ -161,6 +166,8 @@ def import_scores(
     told = ImportedScores()
     with sessions.reading(engine) as session:
         project = projects.by_name(session, project_name)
+        if as_hints and project.labelling != "scores":
+            raise Invalid("Hints are scores, and these are classes.", "Leave --as-hints out.")
         references = References(session, file.parent)
         reading = reading_of(session, project, scale, columns)
         good = _good_rows(rows, references, reading, told)
@@ -170,7 +177,10 @@ def import_scores(
     if told.bad and (not skip_bad_rows or not good):
         raise refused(file, told, len(rows), scale)
     with sessions.writing(engine) as session:
-        _record(session, projects.get(session, project.id), good, told)
+        project = projects.get(session, project.id)
+        if as_hints:
+            good = [row._replace(person=OTHER_PROGRAMS) for row in good]
+        _record(session, project, good, told, RATED if as_hints else "set")
     return told
 
 
@@ -261,10 +271,13 @@ def _read(row: Row, references: References, reading: Reading, told: ImportedScor
     return GoodRow(image.id, value, name, moment(row.cells.get("scored_at")))
 
 
-def _record(session: Session, project: Project, good: list[GoodRow], told: ImportedScores) -> None:
+def _record(
+    session: Session, project: Project, good: list[GoodRow], told: ImportedScores, kind: str
+) -> None:
+    group = f"{RECORDING}table-{secrets.token_hex(8)}:0" if kind == RATED else None
     latest: dict[tuple[int, int], int] = {}
     people = {
-        name: projects.annotator(session, name, proxy=name == projects.IMPORTED)
+        name: projects.annotator(session, name, proxy=name in (projects.IMPORTED, OTHER_PROGRAMS))
         for name in {row.person for row in good}
     }
     for image_id in {row.image_id for row in good}:
@@ -273,7 +286,7 @@ def _record(session: Session, project: Project, good: list[GoodRow], told: Impor
         person = people[row.person]
         written = scores.record_many(
             session, project, person, [(row.image_id, row.value)], origin=scores.Origin.IMPORT,
-            at=row.at,
+            kind=kind, group=group, at=row.at,
         )  # fmt: skip
         key = (row.image_id, person.id)
         told.overruled += latest.setdefault(key, row.value) != row.value
