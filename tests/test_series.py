@@ -67,6 +67,25 @@ def test_a_burst_is_what_follows_within_seconds_and_looks_alike(
     assert [names(one) for one in found(home, alike=1.0)] == [{"c1.jpg", "c2.jpg"}]
 
 
+def test_copies_are_found_among_uploads_too_and_no_burst_as_no_time_is_known(
+    shoot: tuple[Trained, dict[str, int]],
+) -> None:
+    home, _ = shoot
+    x = np.stack([*vectors(2, 5)] * 2)
+    ids = home.add(4, "Sent", "pool", seed=12, x=x)
+    with sessions.writing(home.engine) as session:
+        sent = [session.get_one(Image, image_id) for image_id in ids]
+        for image in sent:
+            image.kind = "upload"
+        sent[2].source_group = sent[0].source_group
+        session.add_all(sent)
+    *others, copies = found(home)
+    assert {copies.keep.image_id, copies.rest[0].image_id} == {ids[0], ids[2]}
+    assert [names(one) for one in others] == [
+        {"a1.jpg", "a2.jpg", "a3.jpg"}, {"c1.jpg", "c2.jpg"},
+    ]  # fmt: skip
+
+
 def test_the_best_of_each_is_kept_with_its_reason(
     shoot: tuple[Trained, dict[str, int]], run: Run
 ) -> None:

@@ -80,7 +80,8 @@ def find_series(
     progress: Told = lambda done, total: None,
 ) -> Iterator[Series]:
     """The series of a project's pool, in the order of their folders and times. Images without a
-    vector or a file on this machine are in none. Raises `Conflict` for a project with classes."""
+    vector are in no burst, nor are uploads, of which no time is known; of uploads copies are found.
+    Raises `Conflict` for a project with classes."""
     classes.check_scores(project)
     shots = _shots(session, project)
     of = {shot.image_id: shot for shot in shots}
@@ -109,22 +110,27 @@ def find_series(
 
 
 def _shots(session: Session, project: Project) -> list[_Shot]:
-    """The images of the pool by folder and time, each at the first of its places."""
+    """The images of the pool by folder and time, each at the first of its places; uploads, each in
+    a folder of its own, last."""
     rows = session.execute(
         select_columns(
             col(Image.id), col(ImagePath.path), col(ImagePath.mtime_ns), col(Image.source_group),
-            col(Image.width), col(Image.height),
+            col(Image.width), col(Image.height), col(Image.name),
         )
-        .join(ImagePath, col(ImagePath.image_id) == col(Image.id))
+        .outerjoin(
+            ImagePath,
+            (col(ImagePath.image_id) == col(Image.id)) & (col(ImagePath.state) == "present"),
+        )
         .where(
-            projects.is_member(project.id, Image.id), col(ImagePath.state) == "present",
-            col(Image.kind) != "vector",
+            projects.is_member(project.id, Image.id), col(Image.kind) != "vector",
+            col(ImagePath.id).is_not(None) | (col(Image.kind) == "upload"),
         )
         .order_by(col(Image.id), col(ImagePath.id))
     )  # fmt: skip
     shots: dict[int, _Shot] = {}
-    for image_id, path, mtime, group, width, height in rows:
-        shot = _Shot(image_id, path, str(PurePath(path).parent), mtime, group, width * height)
+    for image_id, path, mtime, group, width, height, name in rows:
+        folder = f":{image_id}" if path is None else str(PurePath(path).parent)
+        shot = _Shot(image_id, path or name, folder, mtime or 0, group, width * height)
         shots.setdefault(image_id, shot)
     return sorted(shots.values(), key=lambda shot: (shot.folder, shot.mtime_ns, shot.path))
 
