@@ -16,6 +16,7 @@ from tastemaker.encoding import (
     encode_files,
     encoder_names,
     encoder_specs,
+    encoders,
     feature_blocks,
     hub,
     networks,
@@ -209,6 +210,22 @@ def test_vectors_are_float32_of_the_named_length_and_not_normalised(bundled):
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.5
     alone = np.concatenate([bundled.encode(batch[n : n + 1]) for n in range(3)])
     assert np.allclose(vectors, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "apple", "device"),
+    [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_a_gpu_is_used_wherever_there_is_one(monkeypatch, cuda, apple, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    placed = []
+    monkeypatch.setattr(encoders, "Network", lambda *words: placed.append(words[-1]))
+    monkeypatch.setattr(encoders, "load_network", lambda part: None)
+    monkeypatch.setattr(encoders, "Encoder", lambda spec, networks: networks)
+    load(parse(BUNDLED))
+    load(parse(BUNDLED), device="cpu")
+    assert placed == [device, "cpu"]
 
 
 def test_the_fingerprint_is_stable_and_speaks_for_everything(bundled):

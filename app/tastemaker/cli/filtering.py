@@ -143,7 +143,7 @@ def score(
     ] = "fp32",
     device: Annotated[
         str | None,
-        typer.Option(help="Where pictures are encoded: cpu, cuda, cuda:1; default: a GPU if any."),
+        typer.Option(help="Where pictures are encoded: cpu, cuda:1, mps; default: a GPU if any."),
     ] = None,
     batch_size: Annotated[
         int | None,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tastemaker.encoding import feature_blocks
+from tastemaker.encoding.devices import usual_device
 from tastemaker.encoding.encoder_specs import EncoderSpec, no_words
 from tastemaker.encoding.networks import Loaded, load_network
 from tastemaker.encoding.preprocessing import fitted_views
@@ -166,9 +167,7 @@ def load(spec: EncoderSpec, dtype: Dtype = "float32", device: str | None = None)
     `EncoderUnavailable` if the weights cannot be had, `Invalid` if no such model exists; of several
     networks, it says which.
     """
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or usual_device()
     networks = []
     for part in spec.networks:
         try:

@@ -142,7 +142,8 @@ class OpenClip:
         self.model, _, self.prepare = open_clip.create_model_and_transforms(
             model, pretrained=str(beside) if beside.exists() else tag, **how
         )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        apple = "mps" if torch.backends.mps.is_available() else "cpu"
+        self.device = "cuda" if torch.cuda.is_available() else apple
         self.model.eval().to(self.device)
 
     def score(self, pictures):
