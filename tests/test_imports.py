@@ -382,6 +382,25 @@ def test_a_folder_that_cannot_be_entered_is_named_and_what_is_known_of_it_stays(
     assert desk.reasons() == {}, "it can be entered again"
 
 
+def test_what_is_gone_is_noted_where_paths_have_backslashes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = png(1)
+    desk.put("a.png", content)
+    desk.bring_in()
+    monkeypatch.setattr(os, "sep", "\\")
+    with sessions.writing(desk.engine) as session:
+        image_id = desk.image(content).id
+        for place in (r"C:\Pictures\a.png", r"C:\Pictures too\b.png"):
+            session.add(ImagePath(path=place, image_id=image_id, size=1, mtime_ns=1))
+    with sessions.writing(desk.engine) as session:
+        images.mark_missing(session, r"C:\Pictures")
+    monkeypatch.undo()
+    states = {row.path: row.state for row in desk.all(ImagePath)}
+    assert states[r"C:\Pictures\a.png"] == "missing"
+    assert states[r"C:\Pictures too\b.png"] == "present", "another folder's"
+
+
 def test_a_folder_that_is_gone_when_its_turn_comes_does_not_stop_the_others(
     desk: Desk, tmp_path: Path
 ) -> None:

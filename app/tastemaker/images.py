@@ -112,7 +112,7 @@ def mark_missing(session: Session, folder: str, unreadable: Container[Path] = ()
     lies in an `unreadable` folder, or cannot be looked at, stays as it is: nothing is known."""
     below = session.exec(
         select(ImagePath).where(
-            col(ImagePath.path).startswith(folder.rstrip("/") + "/", autoescape=True),
+            col(ImagePath.path).startswith(_inside(folder), autoescape=True),
             ImagePath.state == "present",
         )
     )
@@ -121,6 +121,11 @@ def mark_missing(session: Session, folder: str, unreadable: Container[Path] = ()
         if not any(above in unreadable for above in path.parents) and _is_gone(path):
             row.state = "missing"
             session.add(row)
+
+
+def _inside(folder: str) -> str:
+    """How the paths of all that lies below a folder begin, as this system writes them."""
+    return folder.rstrip(os.sep) + os.sep
 
 
 def _is_gone(path: Path) -> bool:
@@ -329,7 +334,7 @@ def forget_skipped_folders(session: Session, root: Path, unreadable: Container[P
         select(SkippedFile).where(
             or_(
                 SkippedFile.path == str(root),
-                col(SkippedFile.path).startswith(str(root).rstrip("/") + "/", autoescape=True),
+                col(SkippedFile.path).startswith(_inside(str(root)), autoescape=True),
             )
         )
     )
