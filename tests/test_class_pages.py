@@ -17,7 +17,7 @@ from tastemaker.cli import commands
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
 from tastemaker.evaluation import class_comparison, slices
-from tastemaker.library import scopes
+from tastemaker.library import bulk, scopes
 from tastemaker.library.filters import LibraryFilter
 from tastemaker.pages import kinds
 from tastemaker.pages.app import all_routers
@@ -250,6 +250,8 @@ def test_every_page_serves_a_project_with_classes_or_says_that_it_does_not(train
         assert client.get(f"/projects/1/{page}").status_code == 200, page
     refused = client.get("/projects/1/review/false-positives")
     assert refused.status_code == 404 and "confused, no-class, doubtful" in refused.text
+    refused = client.get(f"{API}/review/false-positives")
+    assert refused.status_code == 404 and "confused, no-class, doubtful" in refused.text
     refused = client.get("/projects/1/audits").text
     assert "this is for projects that score" in refused and "Review" in refused
     sweep = {"images": [{"image_id": 80}], "value": 1, "sweep": "below", "key": "a" * 12}
@@ -269,6 +271,7 @@ def test_every_page_but_those_of_classes_serves_a_project_that_scores(tmp_path: 
         assert (status == 409) == (served[page] == "classes") and status in (*SERVED, 409), page
     for page in ("review/confused", "review/no-class"):
         assert client.get(f"/projects/1/{page}").status_code == 404, page
+        assert client.get(f"/api/v1/projects/1/{page}").status_code == 404, page
     for page in ("confusion", "classes", "routers"):
         answer = client.get(f"/projects/1/{page}")
         assert answer.status_code == 409 and "it has no classes" in answer.text
@@ -505,6 +508,41 @@ def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(tra
     plain = client.post(f"/projects/1/images/{shown[0]}/score", data={"value": "0", "place": place})
     assert "Saved photo for" in client.get(plain.headers["location"]).text
     assert client.get("/projects/1/compare?a=v1.0&b=v1.1&before=99&after=98").status_code == 200
+
+
+def test_what_was_taken_out_of_the_project_is_in_no_change_and_one_key_compares_nothing_anew(
+    trained,
+) -> None:
+    client = trained.world.client
+    wrong = [i for i, kind in trained.kinds.items() if kind == 0 and trained.labelled(i) == 0][:12]
+    trained.label(dict.fromkeys(wrong, 1), origin="queue")
+    trained.train()
+    change = client.get(f"{API}/compare?a=v1.0&b=v1.1").json()["changes"][0]
+    of = {"was": change["before"], "now": change["after"], "a": "v1.0", "b": "v1.1"}
+    gone, *left = [
+        row["image_id"] for row in client.get(f"{API}/compare/flips", params=of).json()["flips"]
+    ]
+    with sessions.writing(trained.engine) as session:
+        bulk.remove(session, trained.project(session), [gone])
+    flips = client.get(f"{API}/compare/flips", params=of).json()
+    assert [row["image_id"] for row in flips["flips"]] == left and flips["images"] == len(left)
+    assert client.get(f"{API}/compare?a=v1.0&b=v1.1").json()["images"] == 89
+
+    judged: list[str] = []
+
+    def note(connection, cursor, statement, *_: object) -> None:
+        if "FROM version_label" in statement:
+            judged.append(statement)
+
+    was, now = (("photo", "drawing", "logo").index(change[side]) for side in ("before", "after"))
+    place = {"kind": "change", "a": "v1.0", "b": "v1.1", "before": was, "after": now}
+    form = {"value": "1", "place": json.dumps(place)}
+    event.listen(trained.engine, "before_cursor_execute", note)
+    swapped = client.post(
+        f"/projects/1/images/{left[0]}/score", data=form, headers={"HX-Request": "true"}
+    ).text
+    event.remove(trained.engine, "before_cursor_execute", note)
+    assert f"<b>{len(left)}</b>" in swapped and not judged
 
 
 def test_no_class_is_better_by_one_burst_alone() -> None:

@@ -143,6 +143,28 @@ def test_the_page_of_an_image_and_the_library_tell_what_the_live_model_says(made
     assert "a class that is gone" in client.get(f"/projects/1/images/{image}").text
 
 
+def test_the_library_is_filtered_by_what_the_live_model_says(made) -> None:
+    live, client = refitted(made), made.world.client
+    of = {kind: {i for i in made.kinds if live.says(i) == kind} for kind in range(3)}
+
+    def shown(kind: int, query: str = "") -> set[int]:
+        at = f"{API}/library?version=live&predicted_as={kind}&n=100{query}"
+        return {tile["image_id"] for tile in client.get(at).json()["images"]}
+
+    assert min(map(len, of.values())) > 5
+    for order in ("", "&sort=predicted-high", "&sort=name"):
+        assert [shown(kind, order) for kind in range(3)] == list(of.values()), order
+    few = sorted(i for i in of[2] if made.labelled(i) == 2)
+    assert shown(2, "&labelled=2") == set(few), "beside another filter"
+    with sessions.writing(made.engine) as session:
+        class_changes.merge(session, made.project(session), 1, into=2)
+    assert shown(2) == of[1] | of[2] and shown(0) == of[0]
+    assert ">The live model<" in client.get("/projects/1/library").text
+    lasting = {"kind": "filter", "name": "x", "filter": {"version": "live", "predicted_as": 0}}
+    refused = client.post(f"{API}/slices", json=lasting)
+    assert refused.status_code == 422 and "live model changes" in refused.text
+
+
 def test_the_prediction_is_not_on_the_page_before_the_label(made) -> None:
     refitted(made)
     page = made.world.client.get("/projects/1/score").text
@@ -381,6 +403,22 @@ def test_the_confused_are_walked_page_by_page_the_surest_first(trained) -> None:
             break
     assert len(seen) == len(set(seen)) == page["labelled"] > 8
     assert {image for _, image in seen} & held_out(trained) == set()
+
+
+def test_a_class_that_the_version_never_learned_is_no_disagreement_but_a_row_of_the_matrix(
+    trained,
+) -> None:
+    """What it cannot say it does not say otherwise."""
+    with sessions.writing(trained.engine) as session:
+        new = class_changes.add(session, trained.project(session), "stamp").number
+    free = [i for i in trained.kinds if trained.labelled(i) is None and i not in held_out(trained)]
+    stamps = free[:4]
+    trained.label(dict.fromkeys(stamps, new), origin="queue")
+    assert set(stamps).isdisjoint(listed(trained, "confused"))
+    queue = trained.world.client.get(f"{API}/queue?queue=confused&n=50").json()
+    assert set(stamps).isdisjoint(card["image_id"] for card in queue)
+    cells = [listed(trained, "confused", f"labelled={new}&predicted={k}") for k in range(3)]
+    assert sorted(i for cell in cells for i in cell) == sorted(stamps)
 
 
 def test_a_cell_whose_class_is_gone_is_refused_and_a_page_of_it_loses_nothing(trained) -> None:

@@ -1,10 +1,12 @@
 """Test runs of a project with classes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from class_world import Classes, class_home, looks, open_classes
+from sqlalchemy import event
 from sqlmodel import select
 
 from tastemaker import jobs, projects
@@ -149,6 +151,29 @@ def test_a_class_is_corrected_where_it_is_seen_by_the_page_and_by_a_program(made
         refused = client.post(f"{API}/test-runs/{run}/scores", json={"image_id": order[3]} | wrong)
         assert refused.status_code == 422, wrong
     assert [made.labelled(i) for i in order[:4]] == [2, 2, 1, None]
+
+
+def test_only_what_is_labelled_of_a_large_collection_is_read_and_a_key_measures_nothing(
+    made,
+) -> None:
+    run, order = run_on(made), sample(made)
+    made.label({i: made.kinds[i] for i in order[:12]}, origin="test-run")
+    client, read = made.world.client, []
+
+    def note(connection, cursor, statement, parameters, *_: object) -> None:
+        if "class_prediction.predicted" in statement and "sha256" in statement:
+            read.append(len(set(order) & set(parameters)))
+
+    event.listen(made.engine, "before_cursor_execute", note)
+    assert client.get(f"{API}/test-runs").json()[0]["accuracy_n"] == 12
+    assert read == [12], "as far as the sample is labelled, not the collection"
+    place = json.dumps({"kind": "test-run", "run": run, "part": "sample"})
+    form = {"value": "2", "place": place}
+    client.post(f"/projects/1/images/{order[12]}/score", data=form, headers={"HX-Request": "true"})
+    body = {"image_id": order[13], "class": "drawing"}
+    assert client.post(f"{API}/test-runs/{run}/scores", json=body).status_code == 200
+    event.remove(made.engine, "before_cursor_execute", note)
+    assert read == [12] and [made.labelled(i) for i in order[12:14]] == [2, 1]
 
 
 def test_merged_renamed_and_deleted_classes_break_no_run_that_was_made(made) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, and_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
@@ -83,10 +84,6 @@ class ClassComparison:
     def changed(self) -> int:
         return sum(change.images for change in self.changes)
 
-    def change(self, before: int, after: int) -> Change | None:
-        """That change, if any image made it."""
-        return next((c for c in self.changes if (c.before, c.after) == (before, after)), None)
-
     def as_json(self, known: ClassList) -> dict[str, Any]:
         def told(change: Change) -> dict[str, Any]:
             names = {"before": known.words(change.before), "after": known.words(change.after)}
@@ -129,7 +126,7 @@ class ClassComparison:
 def compare(session: Session, both: Pair) -> ClassComparison:
     """The older version of a pair against the newer one, by the labels that the newer one saw."""
     known = classes.of(session, both.project.id)
-    images, changes = _changes(session, both, known)
+    images, moved = changes(session, both)
     labels = measuring_labels(session, both)
     before = class_rows.of_images(session, both.a, sorted(labels))
     after = class_rows.of_images(session, both.b, sorted(labels))
@@ -144,7 +141,7 @@ def compare(session: Session, both: Pair) -> ClassComparison:
             "file that both can be judged by, so which of them errs less cannot be known."
         )
         return ClassComparison(
-            0, Rate(None, None), NOTHING, "not known", (), images, changes, why
+            0, Rate(None, None), NOTHING, "not known", (), images, moved, why
         )  # fmt: skip
     groups = dict(
         session.execute(
@@ -168,7 +165,7 @@ def compare(session: Session, both: Pair) -> ClassComparison:
     )
     shares = Rate(*(float(some.mean()) for some in wrong))
     return ClassComparison(
-        len(ids), shares, difference, result.verdict, rows, images, changes
+        len(ids), shares, difference, result.verdict, rows, images, moved
     )  # fmt: skip
 
 
@@ -201,9 +198,15 @@ def _move(
     )  # fmt: skip
 
 
-def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple[Change, ...]]:
+def change(moved: Sequence[Change], before: int, after: int) -> Change | None:
+    """That change of all that were made, if any image made it."""
+    return next((c for c in moved if (c.before, c.after) == (before, after)), None)
+
+
+def changes(session: Session, both: Pair) -> tuple[int, tuple[Change, ...]]:
     """How many images of the project both have predicted, and those that are taken for something
     else now, most common first."""
+    known = classes.of(session, both.project.id)
     old, new = aliased(ClassPrediction), aliased(ClassPrediction)
     label = aliased(Label)
     rows = session.execute(
@@ -216,7 +219,7 @@ def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple
         )
         .where(
             new.version_id == both.b.id,
-            col(new.image_id).not_in(projects.outside_the_pool(both.project.id)),
+            _in_project(both, new.image_id),
         )
         .group_by(col(old.predicted), col(new.predicted), col(label.value))
     )
@@ -238,6 +241,14 @@ def _changes(session: Session, both: Pair, known: ClassList) -> tuple[int, tuple
         for (before, after), c in counts.items()
     ]
     return images, tuple(sorted(found, key=lambda c: (-c.images, c.before, c.after)))
+
+
+def _in_project(both: Pair, image_id: Any) -> ColumnElement[bool]:
+    """Condition: neither taken out of the project nor brought in by test runs alone."""
+    tried = projects.outside_the_pool(both.project.id)
+    return and_(
+        col(image_id).not_in(tried), ~projects.is_removed(both.project.id, image_id)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -279,7 +290,7 @@ def changed_images(
             new.version_id == both.b.id,
             col(old.predicted).in_(meaning(before)),
             col(new.predicted).in_(meaning(after)),
-            col(new.image_id).not_in(projects.outside_the_pool(both.project.id)),
+            _in_project(both, new.image_id),
         )
         .order_by(col(new.margin).desc(), col(new.image_id))
         .offset(skip)

@@ -10,14 +10,15 @@ judged by the same images.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, and_, true
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 
-from tastemaker import projects
+from tastemaker import projects, scores
 from tastemaker.database.tables import (
     ClassPrediction,
     CollectionImage,
@@ -199,7 +200,15 @@ def figures(session: Session, project: Project, test_run: TestRun, version: Vers
 def _labelled_without_a_gap(
     session: Session, project: Project, test_run: TestRun, version: Version
 ) -> Iterator[tuple[int, int, float, str]]:
-    """Image, what is said of it, its label, and its source group, in the order of the sample."""
+    """Image, what is said of it, its label, and its source group, in the order of the sample. The
+    collection behind what the run shows of it is read only where all of that is labelled."""
+    shown = [image_id for image_id, *_ in test_run.summary.get("grids", {}).get(SAMPLE, [])]
+    settled = (
+        projects.removed_ids(session, project.id, shown)
+        | scores.values_of(session, project.id, shown).keys()
+    )
+    before_gap = list(takewhile(settled.__contains__, shown))
+    whole = len(before_gap) == len(shown)
     columns: tuple[Any, ...] = (
         ClassPrediction.image_id, ClassPrediction.predicted, Label.value, Image.source_group,
     )  # fmt: skip
@@ -209,7 +218,8 @@ def _labelled_without_a_gap(
         .join(Image, col(Image.id) == ClassPrediction.image_id)
         .outerjoin(Label, (col(Label.image_id) == ClassPrediction.image_id)
                    & (col(Label.project_id) == project.id))
-        .where(col(ClassPrediction.version_id) == version.id, _inside(test_run))
+        .where(col(ClassPrediction.version_id) == version.id, _inside(test_run),
+               true() if whole else col(Image.id).in_(before_gap))
         .order_by(col(Image.sha256))
     )  # fmt: skip
     for image_id, said, label, group in rows:

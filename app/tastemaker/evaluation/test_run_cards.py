@@ -94,9 +94,11 @@ def listing(session: Session, project: Project) -> list[TestRunReport]:
     return _reports(session, project, _runs().where(col(TestRun.project_id) == project.id))
 
 
-def get(session: Session, project: Project, run_id: int) -> TestRunReport:
+def get(session: Session, project: Project, run_id: int, *, measured: bool = True) -> TestRunReport:
+    """A run of a project; how often a classifier is right only where it is `measured`. Raises
+    `NotFound`."""
     mine = _runs().where(col(TestRun.project_id) == project.id, col(TestRun.id) == run_id)
-    reports = _reports(session, project, mine)
+    reports = _reports(session, project, mine, measured)
     if not reports:
         raise NotFound("There is no such test run.", "Choose one of the list.")
     return reports[0]
@@ -113,7 +115,10 @@ def _runs() -> Select[TestRun, Version, Collection, Job]:
 
 
 def _reports(
-    session: Session, project: Project, query: Select[TestRun, Version, Collection, Job]
+    session: Session,
+    project: Project,
+    query: Select[TestRun, Version, Collection, Job],
+    measured: bool = True,
 ) -> list[TestRunReport]:
     rows = session.execute(query).all()
     standing = scores.standing_events().subquery()
@@ -130,7 +135,9 @@ def _reports(
     return [
         TestRunReport(
             run, v, c, job, counts.get(run.id, 0),
-            class_test_runs.figures(session, project, run, v) if v.classes.numbers else None,
+            class_test_runs.figures(session, project, run, v)
+            if measured and v.classes.numbers
+            else None,
         )
         for run, v, c, job in rows
     ]  # fmt: skip

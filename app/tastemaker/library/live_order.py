@@ -8,6 +8,7 @@ import numpy as np
 from tastemaker.library.orders import Order
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.live.live_model import LiveModel
+from tastemaker.scores.classes import MOST_TAG_NUMBERS
 
 
 def live_in_order(
@@ -22,6 +23,7 @@ def live_in_order(
         keep &= scores >= np.float32(resolved.filter.predicted_min)
     if resolved.filter.predicted_max is not None:
         keep &= scores <= np.float32(resolved.filter.predicted_max)
+    keep &= _taken_for(resolved, resolved.live.rows["says"])
     sign = -1 if order.descending else 1
     if order.by == "added":
         if cursor is not None:
@@ -42,7 +44,8 @@ def live_in_order(
 
 
 def within_live(resolved: ResolvedFilter, rows: Sequence[Any]) -> list[Any]:
-    """Those rows (key, image id, …) whose live prediction lies in the range asked for."""
+    """Those rows (key, image id, …) whose live prediction lies in the range asked for, or names
+    the class."""
     if resolved.live is None or not rows:
         return []
     scores = live_scores(resolved.live, [row[1] for row in rows])
@@ -50,7 +53,21 @@ def within_live(resolved: ResolvedFilter, rows: Sequence[Any]) -> list[Any]:
     high = 1.0 if resolved.filter.predicted_max is None else resolved.filter.predicted_max
     with np.errstate(invalid="ignore"):
         inside = (scores >= np.float32(low)) & (scores <= np.float32(high))
+    if resolved.filter.predicted_as is not None:
+        says = np.array([resolved.live.says(row[1]) or 0 for row in rows], np.int64)
+        inside &= _taken_for(resolved, says)
     return [row for row, keep in zip(rows, inside, strict=True) if keep]
+
+
+def _taken_for(resolved: ResolvedFilter, says: np.ndarray) -> np.ndarray:
+    """(N,) whether what is said of images (N,), as a label holds it, names the class asked for."""
+    if resolved.filter.predicted_as is None or resolved.kinds is None:
+        return np.ones(len(says), bool)
+    numbers = resolved.kinds.merged_with(resolved.filter.predicted_as)
+    if resolved.kinds.several:
+        mask = sum(1 << number for number in numbers if number < MOST_TAG_NUMBERS)
+        return np.asarray(says & mask != 0)
+    return np.isin(says, numbers)
 
 
 def live_scores(live: LiveModel, ids: Iterable[int]) -> np.ndarray:

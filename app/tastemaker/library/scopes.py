@@ -58,9 +58,10 @@ class ResolvedFilter:
 
     @property
     def by_live(self) -> bool:
-        """Whether a range of the live model's predictions was asked for: those lie in an array
-        and are looked at after the query."""
-        return self.filter.by_prediction and self.filter.version == LIVE
+        """Whether a range, or a class, of the live model's predictions was asked for: those lie
+        in an array and are looked at after the query."""
+        asked = self.filter.by_prediction or self.filter.predicted_as is not None
+        return asked and self.filter.version == LIVE
 
 
 def resolve(
@@ -123,8 +124,8 @@ def filtered_ids(
     session: Session, project: Project, wanted: LibraryFilter | Mapping[str, Any]
 ) -> Any:
     """Select of the ids of the project's images that a filter means, each once: for a slice, a
-    bulk action, a count. Raises `Invalid` for a range of the live model's predictions, which are
-    no rows; `NotFound` for a collection or version that is gone."""
+    bulk action, a count. Raises `Invalid` for what the live model predicts, which is no row;
+    `NotFound` for a collection or version that is gone."""
     wanted = wanted if isinstance(wanted, LibraryFilter) else from_dict(wanted)
     resolved = resolve(session, project, wanted)
     if resolved.by_live:
@@ -188,7 +189,7 @@ def conditions(resolved: ResolvedFilter, image_id: Any) -> list[Any]:
         holds.append(
             exists(label.image_id, *mine, names_class(resolved.kinds, label.value, wanted.labelled))
         )
-    if wanted.predicted_as is not None:
+    if wanted.predicted_as is not None and wanted.version != LIVE:
         told = aliased(ClassPrediction)
         by = resolved.version.id if resolved.version else 0
         here = (told.version_id == by, told.image_id == image_id)

@@ -128,19 +128,21 @@ def _of_classes(
     two = len(ready) >= 2
     twice = two and bool(a) and a == b
     both = flips.pair(session, project, a, b) if two and not twice else None
+    told = class_comparison.compare(session, both) if both else None
     context: dict[str, Any] = {
         "versions": ready, "both": both,
         "one": versions.by_number(session, project, a) if twice else None,
-        "told": class_comparison.compare(session, both) if both else None,
+        "told": told,
         "kinds": kinds_of(request, project), "most": class_comparison.MOST_CHANGES,
         "moved": None, "cards": [], "keys": keymap.of(person),
     }  # fmt: skip
-    if both and of:
+    if both and told and of:
         before, after, skip = of
         place = ChangePlace(a=both.a.number, b=both.b.number, before=before, after=after, skip=skip)
         found = class_comparison.changed_images(session, both, before, after, skip=skip, n=PER_PAGE)
         context |= {
-            "moved": context["told"].change(before, after), "place": place, "per_page": PER_PAGE,
+            "moved": class_comparison.change(told.changes, before, after),
+            "place": place, "per_page": PER_PAGE,
             "by_image": {one.image_id: one for one in found},
             "cards": class_comparison.change_cards(session, settings, both, person, found),
             "toast": saved_toast(session, project, person, place, *done),
@@ -243,7 +245,8 @@ def show_flips(
         known = classes.of(session, project.id)
         one, other = known.parse(was), known.parse(now)
         found = class_comparison.changed_images(session, both, one, other, skip=after, n=n)
-        change = class_comparison.compare(session, both).change(one, other)
+        changes = class_comparison.changes(session, both)[1]
+        change = class_comparison.change(changes, one, other)
         return {
             "a": both.a.number, "b": both.b.number, "images": change.images if change else 0,
             "flips": [asdict(row) for row in found],

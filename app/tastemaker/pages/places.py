@@ -172,8 +172,10 @@ class ChangePlace(Place):
     def counts(
         self, session: Session, settings: Settings, project: Project, person: Annotator
     ) -> Fragment:
-        told = class_comparison.compare(session, flips.pair(session, project, self.a, self.b))
-        return "class_compare.html", "counts", {"moved": told.change(self.before, self.after)}
+        both = flips.pair(session, project, self.a, self.b)
+        _, changes = class_comparison.changes(session, both)
+        moved = class_comparison.change(changes, self.before, self.after)
+        return "class_compare.html", "counts", {"moved": moved}
 
 
 class TestRunPlace(Place):
@@ -183,7 +185,7 @@ class TestRunPlace(Place):
     after: Count = 0
 
     def check(self, session: Session, project: Project) -> None:
-        test_run_cards.get(session, project, self.run)
+        test_run_cards.get(session, project, self.run, measured=False)
 
     def address(self, project_id: int, event: Recorded) -> str:
         at = f"/projects/{project_id}/test-runs/{self.run}?part={self.part}&after={self.after}"
@@ -192,7 +194,7 @@ class TestRunPlace(Place):
     def counts(
         self, session: Session, settings: Settings, project: Project, person: Annotator
     ) -> Fragment:
-        report = test_run_cards.get(session, project, self.run)
+        report = test_run_cards.get(session, project, self.run, measured=False)
         return "test_run.html", "corrected", {"report": report}
 
 

@@ -221,7 +221,7 @@ def progress(
     _: ViewerUser, request: Request, session: ReadSession, project: CurrentProject, run_id: Id
 ) -> Response:
     """Asked every second while the run is under way; then the page is loaded anew."""
-    report = test_run_cards.get(session, project, run_id)
+    report = test_run_cards.get(session, project, run_id, measured=False)
     if report.state not in ("queued", "running"):
         return load_anew()
     return render(request, "test_run.html", "progress", {"project": project, "report": report})
@@ -231,7 +231,8 @@ def progress(
 def retry(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     """Go on with a run that failed or was cancelled."""
     with writing(engine) as session:
-        report = test_run_cards.get(session, projects.get(session, project_id), run_id)
+        project = projects.get(session, project_id)
+        report = test_run_cards.get(session, project, run_id, measured=False)
         jobs.retry(session, report.run.job_id or 0)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}")
 
@@ -239,7 +240,8 @@ def retry(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Respon
 @router.post("/projects/{project_id}/test-runs/{run_id}/cancel")
 def cancel(_: AdminUser, engine: EngineDep, project_id: Id, run_id: Id) -> Response:
     with writing(engine) as session:
-        report = test_run_cards.get(session, projects.get(session, project_id), run_id)
+        project = projects.get(session, project_id)
+        report = test_run_cards.get(session, project, run_id, measured=False)
         jobs.cancel(session, report.run.job_id or 0)
     return see_other(f"/projects/{project_id}/test-runs/{run_id}")
 
@@ -285,7 +287,7 @@ def offer(engine: Engine, user: Identity, project_id: int, run_id: int, image_id
     """The offer of a card of the run, for a form or a program that brings none."""
     with reading(engine) as session:
         project = projects.get(session, project_id)
-        report = test_run_cards.get(session, project, run_id)
+        report = test_run_cards.get(session, project, run_id, measured=False)
         return test_run_cards.offer(session, project, report, image_id, user.person(session))
 
 
@@ -356,7 +358,7 @@ def run_images(
 ) -> list[dict[str, Any]]:
     """The images a run shows; `part` is top, threshold or bottom, or of a classifier sample, unsure
     or class-NUMBER. Without one, the first of these."""
-    report = test_run_cards.get(session, project, run_id)
+    report = test_run_cards.get(session, project, run_id, measured=False)
     part = part or next(iter(report.parts))
     cards = test_run_cards.cards(session, settings, project, report, part, person, after, n)
     return [run_card_json(card) for card in cards]

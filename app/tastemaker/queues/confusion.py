@@ -5,7 +5,7 @@ Every label is held against what a head says that never saw it. Labels of the ho
 they only measure, and whoever looks at their predictions would correct them by it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,12 +130,14 @@ def cell_in_words(known: ClassList, cell: Cell) -> str:
 def disagreements(
     session: Session, project: Project, version: Version, cell: Cell | None = None
 ) -> list[Judged]:
-    """Up to 2000 labels that a version disagrees with, the surest first; with a `cell`, those in
-    it, whether or not it agrees."""
+    """Up to 2000 labels that a version disagrees with, the surest first; of classes and tags that
+    it never learned it says nothing, so a label that it cannot give is none of them. With a `cell`,
+    those in it, whether or not it agrees."""
     known = classes.of(session, project.id)
     rows = _in_order(session, project, version, known, alone=cell is None)
     if cell is None:
-        return [row for row in rows if row.label != row.said][:LISTED]
+        learned = {known.current_number(number) for number in version.classes.numbers} - {None}
+        return [row for row in rows if _is_wrong(row, known, learned)][:LISTED]
     return [row for row in rows if _is_in(cell, known, row.label, row.said)][:LISTED]
 
 
@@ -143,6 +145,12 @@ def active(session: Session, project: Project) -> Version | None:
     """The active version, if it tells classes apart."""
     version = versions.active(session, project)
     return version if version is not None and version.classes.numbers else None
+
+
+def _is_wrong(row: Judged, known: ClassList, learned: Collection[int | None]) -> bool:
+    if not known.several:
+        return row.label != row.said and row.label in learned
+    return any(number in learned for number in classes.members(row.label ^ row.said))
 
 
 def _is_in(cell: Cell, known: ClassList, label: int, said: int) -> bool:

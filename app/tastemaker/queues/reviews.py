@@ -143,9 +143,10 @@ def review(
     of the active version; then the suspects among the unlabelled images. By evidence, mistakes are
     ranked by error ÷ uncertainty and suspects by how likely they are; by confidence, both by how
     far the prediction lies from the threshold. Suspects, doubtful labels and contradictions come
-    from the live model. Hold-out images are never in it.
+    from the live model. Hold-out images are never in it. Raises `NotFound` for a list that the
+    project has not.
     """
-    known_review(kind)
+    known_review(kind, reviews_of(project))
     known_order(order)
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
