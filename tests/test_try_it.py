@@ -401,6 +401,8 @@ def test_several_pictures_are_predicted_at_once_and_a_bad_one_says_so_in_its_pla
     assert client.get(f"{at}/{tokens[0]}/view").headers["content-type"] == "image/webp"
     again = client.post(f"{answer.headers['location']}/again", data={"version-1": "on"})
     assert again.status_code == 303 and len(kept(served)) == 3
+    together = client.post(f"{answer.headers['location']}/add")
+    assert together.status_code == 404 and "several pictures" in together.text
 
     told = client.post(f"/api/v1/projects/{served.project_id}/predict", files=pictures(*contents))
     each = told.json()["pictures"]

@@ -198,6 +198,8 @@ def add(
 ) -> Response:
     """Import the tried picture by the ordinary import, then score it."""
     tried = find_tried(settings, project_id, token)
+    if "several" in tried:
+        raise NotFound("These are several pictures.", "Open one of them, and add that.")
     require_room(engine, settings, project_id)
     upload = Upload(settings.incoming / secrets.token_hex(16))
     try:
