@@ -69,7 +69,7 @@ def test_what_is_new_comes_in_once_it_is_whole(post: Post) -> None:
     assert post.ticks() == 0
 
 
-def test_what_was_moved_is_found_again_and_what_is_gone_is_shown(post: Post) -> None:
+def test_what_was_moved_is_found_again_and_what_is_gone_is_shown(post: Post, run: Run) -> None:
     post.desk.put("a.png", png(1))
     post.desk.put("b.png", png(2))
     assert post.ticks() == 1
@@ -84,6 +84,11 @@ def test_what_was_moved_is_found_again_and_what_is_gone_is_shown(post: Post) -> 
     states = {"a.png": "missing", "moved.png": "present", "b.png": "missing"}
     assert post.desk.paths() == states
     assert len(post.desk.all(Image)) == 2 and len(post.desk.all(Label)) == 1
+    at = f"/projects/{post.desk.project.id}"
+    client = client_of(create_app(post.desk.settings))
+    assert client.get(f"/api/v1{at}/watched").json()[0]["gone"] == 1, "the moved one is not"
+    assert "1 of its images is gone: moved away or deleted." in client.get(f"{at}/add").text
+    assert "(pool) – 1 moved away or deleted" in run("watch", "Desk").out
 
 
 def test_a_folder_that_vanishes_says_so_and_nothing_is_taken_for_deleted(post: Post) -> None:

@@ -3,11 +3,12 @@
 import functools
 import os
 import shutil
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from more_itertools import chunked
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, or_, select, text
 
 from tastemaker.config import Settings
@@ -121,6 +122,17 @@ def mark_missing(session: Session, folder: str, unreadable: Container[Path] = ()
         if not any(above in unreadable for above in path.parents) and _is_gone(path):
             row.state = "missing"
             session.add(row)
+
+
+def count_gone(session: Session, folders: Sequence[str]) -> list[int]:
+    """Of each folder, how many images were known below it and are at none of their places any more;
+    all of them in one look at the paths."""
+    other = aliased(ImagePath)
+    there = select(other.id).where(other.image_id == ImagePath.image_id, other.state == "present")
+    query = select(ImagePath.path, ImagePath.image_id).where(ImagePath.state == "missing")
+    rows = session.exec(query.where(~there.exists())).all() if folders else []
+    begins = [_inside(folder) for folder in folders]
+    return [len({one for path, one in rows if path.startswith(begin)}) for begin in begins]
 
 
 def _inside(folder: str) -> str:

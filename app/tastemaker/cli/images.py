@@ -192,12 +192,14 @@ def watch_folder(
             watching.stop(session, chosen, typed_path(folder))
         elif folder:
             watching.watch(session, settings, chosen, folder, collection=collection, role=role)
-        rows = [watching.as_json(row) for row in watching.of_project(session, chosen)]
+        rows = watching.as_json(session, chosen)
     if as_json:
         return print_json(rows)
     for row in rows:
-        trouble = f" – {row['trouble']}" if row["trouble"] else ""
-        out.print(plain(f"{row['path']} → “{row['collection']}” ({row['role']}){trouble}"))
+        told = [f"{row['gone']:,} moved away or deleted"] if row["gone"] else []
+        told += [str(row["trouble"])] if row["trouble"] else []
+        more = "".join(f" – {one}" for one in told)
+        out.print(plain(f"{row['path']} → “{row['collection']}” ({row['role']}){more}"))
     if not rows:
         out.print("No folder is watched.")
     return None

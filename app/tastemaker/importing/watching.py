@@ -88,12 +88,18 @@ def stop(session: Session, project: Project, which: int | str | Path) -> str:
     raise NotFound("This folder is not watched here.", "Nothing was changed.")
 
 
-def as_json(row: WatchedFolder) -> dict[str, object]:
-    """A watched folder for programs; `trouble` is empty where it could be looked into."""
-    return {
-        "id": row.id, "path": row.path, "collection": row.collection, "role": row.role,
-        "trouble": row.trouble,
-    }  # fmt: skip
+def as_json(session: Session, project: Project) -> list[dict[str, object]]:
+    """The watched folders for pages and programs; `trouble` is empty where one could be looked
+    into, `gone` counts the images that were in it and are nowhere any more."""
+    rows = of_project(session, project)
+    gone = images.count_gone(session, [row.path for row in rows])
+    return [
+        {
+            "id": row.id, "path": row.path, "collection": row.collection, "role": row.role,
+            "trouble": row.trouble, "gone": count,
+        }
+        for row, count in zip(rows, gone, strict=True)
+    ]  # fmt: skip
 
 
 # --- looking -------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def add_page(
     context = {
         "weights": weights_of(project.encoder) if unmade else None,
         "fetching": fetching(session, project),
-        "watched": watching.of_project(session, project),
+        "watched": watching.as_json(session, project),
         "classes": _classes(session, project),
         "damage": KINDS,
         "twins": twins or {"kinds": [], "clean": "", "damaged": ""},
@@ -315,8 +315,9 @@ def import_folder(
 def watched_folders(
     _: AdminUser, session: ReadSession, project: CurrentProject
 ) -> list[dict[str, Any]]:
-    """The folders that are watched for a project, each with what is the trouble with it."""
-    return [watching.as_json(row) for row in watching.of_project(session, project)]
+    """The folders that are watched for a project, each with what is the trouble with it, and how
+    many images that were in it are nowhere any more."""
+    return watching.as_json(session, project)
 
 
 @api.delete("/projects/{project_id}/watched/{watched_id}")
