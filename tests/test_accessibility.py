@@ -7,6 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from class_world import class_home, open_classes
+from full_classes import EMPTY as EMPTY_PAGES_OF_CLASSES
+from full_classes import OTHERS as OTHER_PAGES_OF_CLASSES
+from full_classes import PAGES as PAGES_OF_CLASSES
+from full_classes import full_classes
 from in_browser import (
     BY_ALL_RULES,
     DESKTOP,
@@ -203,6 +208,35 @@ def test_every_empty_page_is_accessible_and_fits(
 ) -> None:
     wrong = wrong_on(chromium, bare, BY_ALL_RULES)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow(30)
+def test_every_page_of_a_project_with_classes_is_accessible_and_fits(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    made = full_classes(tmp_path / "home")
+    paths = [f"{made.world.at}/{path}" for path in PAGES_OF_CLASSES]
+    wrong = wrong_at(chromium, made.world, [*paths, *OTHER_PAGES_OF_CLASSES])
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_empty_page_of_a_project_with_classes_is_accessible_and_fits(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    made = open_classes(class_home(tmp_path / "home", labels=0))
+    paths = [f"{made.world.at}/{path}" for path in EMPTY_PAGES_OF_CLASSES]
+    wrong = wrong_at(chromium, made.world, paths)
+    assert not wrong, "\n".join(wrong)
+
+
+def wrong_at(chromium: Browser, world: World, paths: Iterable[str]) -> list[str]:
+    wrong = []
+    with serving(world) as address, browsing(chromium) as page:
+        for path in paths:
+            answer = page.goto(address + path)
+            assert answer is not None and answer.ok, path
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page)]
+    return wrong
 
 
 def test_open_dialogs_and_menus_are_accessible_too(
