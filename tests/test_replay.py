@@ -1,5 +1,6 @@
 """Replaying strategies on known labels: fair to all, honest in its numbers, clear in refusing."""
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from itertools import pairwise
@@ -459,6 +461,13 @@ def test_scores_on_one_side_of_the_threshold_are_told(tmp_path: Path, run: Any) 
     assert run("replay", half, *words, "--json").json["notes"] == []
 
 
+def _watch(screen: int, shown: list[bytes]) -> None:
+    """Read all that a program writes to a terminal, until nobody has it open any more."""
+    with contextlib.suppress(OSError):  # how Linux tells the end of a terminal
+        while content := os.read(screen, 10_000):
+            shown.append(content)
+
+
 @pytest.mark.slow
 def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
     tmp_path: Path,
@@ -474,13 +483,19 @@ def test_a_replay_broken_off_by_ctrl_c_tells_of_the_seeds_that_were_finished(
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent, start_new_session=True,
     ) as process:  # fmt: skip
         os.close(terminal)
-        seen = b""
-        while not re.search(rb" ([5-9]|\d\d+)/2000", seen):
-            seen += os.read(screen, 1000)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
-        out, _ = process.communicate(timeout=60)
-        seen += os.read(screen, 10_000)
+        shown: list[bytes] = []
+        watching = threading.Thread(target=_watch, args=(screen, shown))  # a terminal always reads
+        watching.start()
+        try:
+            begun = re.compile(rb" ([5-9]|\d\d+)/2000")
+            until(lambda: begun.search(b"".join(shown)), 120, "for five runs")
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+            out, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    watching.join()
     os.close(screen)
+    seen = b"".join(shown)
     said = json.loads(out)
     assert (
         process.returncode == 130 and f"Stopped. This is of the {said['seeds']} of".encode() in seen
@@ -507,7 +522,10 @@ def test_a_replay_broken_off_while_its_processes_start_leaves_none(tmp_path: Pat
             60, "for a process of the pool",
         )  # fmt: skip
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)  # what they leave open would keep it waiting
+        try:
+            out, err = process.communicate(timeout=60)  # what they leave open would keep it waiting
+        finally:
+            process.kill()
     assert (process.returncode, out) == (130, "")
     assert "Stopped before the first seed was finished" in err and "Traceback" not in err
     psutil.wait_procs(below, timeout=10)
