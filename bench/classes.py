@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.labelled import CACHE, STAMPS
-from tastemaker.database.tables import ProjectClass
+from tastemaker.database.tables import Project, ProjectClass
 from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import load as load_encoder
 from tastemaker.learning.class_ridge import ClassRidge, fit_class_ridge
@@ -272,7 +271,7 @@ def costs(images: int = 5000, features: int = 1280) -> list[str]:
                 fit, live = class_fit.fit(matrix, known, values, rows)
                 fitted_at = time.process_time()
                 model = FittedModel(
-                    SimpleNamespace(labelling="classes"), matrix, None, live, values, rows,  # type: ignore[arg-type]
+                    Project(name="bench", labelling="classes"), matrix, None, live, values, rows,
                     np.isnan(values), nothing, 0,
                 )  # fmt: skip
                 class_candidates.fast_lists(PickLists(), model, fit)

@@ -41,7 +41,7 @@ def by_hand(photos: Path, to: Path) -> None:
 
 def imported(photos: Path, home: Path) -> float:
     """Seconds of an import into an empty library."""
-    settings = Settings(home=home, min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=home, min_free_gb=0, _env_file=None)
     engine = migrate(settings)
     with sessions.writing(engine) as session:
         project = projects.create(session, "Bench")

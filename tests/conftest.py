@@ -223,6 +223,16 @@ def forward(tensors: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return (np.tanh(linear("down.5", linear("down.4", neck))[:, 0]) + 1) / 2
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[list[Any]]:
+    """The decoding child of Try it, started once for all tests of a module, by the first that needs
+    it (`try_world.answering_side`)."""
+    kept: list[Any] = []
+    yield kept
+    for one in kept:
+        one.close()
+
+
 # --- the program as people run it --------------------------------------------------------------
 
 

@@ -110,6 +110,10 @@ def test_an_expectation_of_one_class_is_held_against_each_training_and_few_label
     assert expectations.wanted(finer) == "recall of photo at least 99.95 %"
     page = client.get("/projects/1/slices").text
     assert "recall of photo at least 90" in page and "over 15 images" in page
+    for typed in ("99.995", "90"):  # the form to change it has every digit that was typed
+        changed = form | {"blocks": "true", "value": typed, "expectation_id": str(check.id)}
+        assert client.post("/projects/1/expectations", data=changed).status_code == 303
+        assert f'name="value" value="{typed}"' in client.get("/projects/1/slices").text
 
     wrong = [i for i in sorted(made.kinds)[:45] if made.kinds[i] == 0][:12]
     made.label(dict.fromkeys(wrong, 1))  # the scans of photographs are said to be drawings

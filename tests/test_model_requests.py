@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
+from try_world import answers
 
 from tastemaker.config import Settings
 from tastemaker.database.sessions import reading, writing
@@ -23,28 +24,18 @@ def rows(engine: Engine) -> list[ModelRequestRow]:
         return list(session.exec(select(ModelRequestRow)))
 
 
-@contextmanager
 def model_process(
     engine: Engine, answer: Callable[[model_requests.ModelRequest], dict[str, Any]]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """A thread that claims requests and answers them as `answer` does."""
-    stop = threading.Event()
 
-    def work() -> None:
-        while not stop.wait(0.005):
-            for request in model_requests.claim(engine):
-                try:
-                    model_requests.resolve(engine, request.id, answer(request))
-                except TastemakerError as error:
-                    model_requests.reject(engine, request.id, error)
+    def handle(request: model_requests.ModelRequest) -> None:
+        try:
+            model_requests.resolve(engine, request.id, answer(request))
+        except TastemakerError as error:
+            model_requests.reject(engine, request.id, error)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return answers(engine, handle)
 
 
 def test_an_answer_comes_back_and_nothing_of_the_request_stays(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,6 @@ from tests.test_import_head import random_head
 from tests.web_world import drawn
 
 PICTURE = file_of(drawn(5))
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[list[Any]]:
-    """The decoding child, started once for all tests."""
-    kept: list[Any] = []
-    yield kept
-    for one in kept:
-        one.close()
 
 
 @pytest.fixture
@@ -121,7 +111,7 @@ def test_before_the_first_version_the_live_model_tells_classes_and_tags(
     assert ("tag" if several else "two classes") in refused.value.hint
     model_process.refit(made.settings, made.engine, 1, state)
     assert 'name="version-live" checked' in client.get(at).text
-    with answers(made, side):
+    with answers(made.engine, side.handle):
         there = client.post(at, files={"file": ("a.png", PICTURE)}).headers["location"]
         told = client.post("/api/v1/projects/1/predict", files={"file": ("a.png", PICTURE)}).json()
     (said,) = told["said"]
@@ -157,7 +147,7 @@ def test_while_the_live_model_of_classes_is_fitted_anew_it_says_so(tmp_path: Pat
 
 def test_tags_are_each_for_themselves(tmp_path: Path, pool) -> None:
     made = open_classes(class_home(tmp_path / "home", train=True, several=True))
-    with answers(made, answering_side(made, pool)):
+    with answers(made.engine, answering_side(made, pool).handle):
         client, at = made.world.client, "/projects/1/try"
         told = client.post("/api/v1/projects/1/predict", files={"file": ("a.png", PICTURE)}).json()
         there = client.post(at, files={"file": ("a.png", PICTURE)}).headers["location"]
@@ -173,7 +163,7 @@ def test_tags_are_each_for_themselves(tmp_path: Path, pool) -> None:
 
 def test_the_page_shows_names_bars_and_the_nearest_labels_and_several_pictures(kinds, pool) -> None:
     client, at = kinds.world.client, "/projects/1/try"
-    with answers(kinds, answering_side(kinds, pool)):
+    with answers(kinds.engine, answering_side(kinds, pool).handle):
         assert 'name="version-1" checked' in client.get(at).text
         there = client.post(at, files={"file": ("a.png", PICTURE)}).headers["location"]
         both = [("file", (f"{n}.png", file_of(drawn(n)))) for n in (5, 6)]
@@ -304,7 +294,7 @@ def test_a_router_is_asked_from_the_pages_and_the_api_of_every_project_of_its_en
     make(routed)
     make(routed, "Soft one", mode="soft", abstain=0.6)
     client = routed.world.client
-    with answers(routed, answering_side(routed, pool)):
+    with answers(routed.engine, answering_side(routed, pool).handle):
         for project in (1, 2):
             at = f"/projects/{project}/try"
             assert 'name="version-router:Mixed"' in client.get(at).text

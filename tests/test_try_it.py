@@ -34,15 +34,6 @@ from tests.conftest import forward
 from tests.web_world import drawn, make_world
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[list[Any]]:
-    """The decoding child, started once for all tests."""
-    kept: list[Any] = []
-    yield kept
-    for one in kept:
-        one.close()
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Trained:
     return open_trained(trained_home(tmp_path / "home"))
@@ -56,7 +47,7 @@ def answering(home: Trained, pool: list[Any]) -> InferenceServer:
 @pytest.fixture
 def served(home: Trained, answering: InferenceServer) -> Iterator[Trained]:
     """A home whose questions are answered while the test runs."""
-    with answers(home, answering):
+    with answers(home.engine, answering.handle):
         yield home
 
 

@@ -471,7 +471,7 @@ def test_folders_that_a_full_disk_stopped_are_gone_on_with(
         again()
 
 
-class Counted(type(Path())):  # type: ignore[misc]
+class Counted(type(Path())):
     """A path that counts how often it was compared."""
 
     compared = 0

@@ -2,19 +2,21 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
+from sqlalchemy import Engine
 from trained_world import DIM, Trained, vectors
 
 from tastemaker.database import sessions
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.live import model_requests
 from tastemaker.live.inference_server import InferenceServer
+from tastemaker.live.model_requests import ModelRequest
 
 HOW = Preprocessing(32, 32, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PROJECTION = np.random.default_rng(3).normal(size=(32 * 32 * 3, DIM)).astype(np.float32)
@@ -58,14 +60,14 @@ def answering_side(home: Trained, pool: list[Any]) -> InferenceServer:
 
 
 @contextmanager
-def answers(home: Trained, side: InferenceServer) -> Iterator[None]:
-    """Questions are answered until the block ends."""
+def answers(engine: Engine, handle: Callable[[ModelRequest], object]) -> Iterator[None]:
+    """Questions are handled, as the model process does, until the block ends."""
     stop = threading.Event()
 
     def work() -> None:
         while not stop.wait(0.005):
-            for question in model_requests.claim(home.engine):
-                side.handle(question)
+            for question in model_requests.claim(engine):
+                handle(question)
 
     thread = threading.Thread(target=work)
     thread.start()

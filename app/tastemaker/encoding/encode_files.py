@@ -218,14 +218,16 @@ def _embed_chunk(
         else:
             readable.append((index, source))
     held: list[tuple[int, Pixels]] = []
+    frames = 0  # of all that are held: animations fill a batch sooner
     for index, outcome in read(readable):
         if isinstance(outcome, BadImage):
             yield index, outcome
             continue
         held.append((index, outcome))
-        if sum(len(frames) for _, frames in held) >= len(chunk):  # animations fill a batch sooner
+        frames += len(outcome)
+        if frames >= len(chunk):
             yield from _encode_held(encoder, held, sizes, computing)
-            held = []
+            held, frames = [], 0
     if held:
         yield from _encode_held(encoder, held, sizes, computing)
 

@@ -33,7 +33,7 @@ def measured(
 def _predicted(session: Session, version: Version, seen: SlicePredictions) -> NDArray[np.float64]:
     """(N,) what the version takes the images of `seen` for, as a label holds it; NaN where it says
     nothing."""
-    ids, values = slices.columns(
+    ids, values = slices.read_columns(
         session,
         select(ClassPrediction).where(ClassPrediction.version_id == version.id),
         ClassPrediction.image_id,

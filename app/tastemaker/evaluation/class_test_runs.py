@@ -37,11 +37,8 @@ from tastemaker.learning.version_metrics import NOTHING, Estimate, VersusVersion
 from tastemaker.scores import classes
 from tastemaker.versions import class_rows
 
-SAMPLE, UNSURE, OF_CLASS = (
-    "sample",
-    "unsure",
-    "class-",
-)  # the parts of a run; the last with a number
+SAMPLE, UNSURE = "sample", "unsure"  # parts of a run
+OF_CLASS = "class-"  # and one of each class, with its number
 SHOWN, SHOWN_OF_ONE = 240, 96  # images a run keeps of a part, and of one class
 
 
@@ -83,8 +80,9 @@ def summarise(
         UNSURE: _entries(sorted(shown, key=lambda row: row.margin), SHOWN),
     }
     surest = sorted(shown, key=lambda row: -row.margin)
-    for one in known.alive:
-        of_it = [row for row in surest if _has(known, row.said, one.number)]
+    said = truths(known, np.array([row.said for row in surest], np.float64))
+    for k, one in enumerate(known.alive):
+        of_it = [surest[at] for at in np.flatnonzero(said[:, k])[:SHOWN_OF_ONE].tolist()]
         if of_it:
             grids[f"{OF_CLASS}{one.number}"] = _entries(of_it, SHOWN_OF_ONE)
     in_all = select(func.count()).select_from(CollectionImage).where(
@@ -114,13 +112,6 @@ def _inside(test_run: TestRun) -> ColumnElement[bool]:
     )
     removed = projects.is_removed(test_run.project_id, ClassPrediction.image_id)
     return and_(col(ClassPrediction.image_id).in_(inside), ~removed)
-
-
-def _has(known: classes.ClassList, value: int, number: int) -> bool:
-    now = known.current(value)
-    if now is None:
-        return False
-    return bool(now >> number & 1) if known.several else now == number
 
 
 def _against(

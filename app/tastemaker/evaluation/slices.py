@@ -174,7 +174,7 @@ def members(session: Session, project: Project, row: Slice) -> Ids:
         except TastemakerError:
             return np.empty(0, np.int64)
     inner = wanted.subquery()
-    (column,) = columns(session, select(inner), next(iter(inner.c)))
+    (column,) = read_columns(session, select(inner), next(iter(inner.c)))
     ids = np.unique(column.astype(np.int64))
     return ids if row.kind == "filter" else ids[~np.isin(ids, _outside(session, project))]
 
@@ -223,7 +223,7 @@ def search_again(engine: Engine, project_id: int, slice_id: int) -> Slice:
     return row
 
 
-def columns(
+def read_columns(
     session: Session, query: Select[Any] | SelectOfScalar[Any], *columns: Any
 ) -> list[NDArray[np.float64]]:
     """The columns of a query as arrays, in one order. The database writes each into one string,
@@ -296,7 +296,7 @@ def slice_predictions(
 ) -> SlicePredictions:
     """What a version gives every image it predicted, without those removed since, beside the
     labels as they are now, or (`frozen`) as the version saw them."""
-    ids, honest = columns(
+    ids, honest = read_columns(
         session,
         select(Prediction).where(Prediction.version_id == version.id),
         Prediction.image_id,

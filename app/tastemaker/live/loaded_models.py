@@ -20,8 +20,9 @@ from sqlmodel import Session, col, select
 from tastemaker import versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import ClassPrediction, EncoderRow, Prediction, Project, Version
-from tastemaker.encoding.encoder_names import contradict
+from tastemaker.encoding.encoder_names import differ
 from tastemaker.errors import Conflict, NotFound
+from tastemaker.files import is_bare_name
 from tastemaker.learning.checkpoints import load_checkpoint
 from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
@@ -129,7 +130,7 @@ class LoadedModels:
     def _router(self, name: str) -> Router:
         """Kept while its manifest is the same; its files are looked at each time."""
         folder = self.settings.routers / name
-        if Path(name).name != name or name.startswith("."):
+        if not is_bare_name(name) or name.startswith("."):
             raise NotFound(f"There is no router “{name[:60]}”.", "Choose one of the list.")
         says = read_manifest(folder)
         for member in says.members:
@@ -144,10 +145,8 @@ class LoadedModels:
 
 
 def _check_encoder(router: Router, project: Project, row: EncoderRow) -> None:
-    other = router.encoder is not None and contradict(router.encoder, row.name)
-    if router.fingerprint and not row.declared:
-        other = other or router.fingerprint != row.fingerprint
-    if other or router.features != row.dim:
+    here = row.name, None if row.declared else row.fingerprint
+    if differ((router.encoder, router.fingerprint), here) or router.features != row.dim:
         reads = router.encoder or f"{router.features} values"
         raise Conflict(
             f"{router.name} reads vectors of {reads}; those of “{project.name}” are of {row.name}.",

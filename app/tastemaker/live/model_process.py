@@ -155,7 +155,7 @@ def refit(
         noise=ridge.noise if ridge else None,
         penalty=ridge.penalty if ridge else None,
         errors=()
-        if known
+        if known is not None
         else _errors(
             settings,
             project_id,

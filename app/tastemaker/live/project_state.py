@@ -40,9 +40,8 @@ class Stamp:
     removed: int  # the ids of the images taken out of the project, added up
     pools: int  # collections that feed the queues
     priors: tuple[str, ...]  # the hashes of the heads that the project starts from
-    classes: tuple[
-        tuple[int, int | None, bool, float], ...
-    ]  # what each has become, whether it is gone, and how much its labels count
+    # Of each class its number, what it has become, whether it is gone, how much its labels count.
+    classes: tuple[tuple[int, int | None, bool, float], ...]
 
     @property
     def from_person(self) -> tuple[object, ...]:

@@ -24,9 +24,7 @@ router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 PER_PAGE = 48
-
-
-PAIRS_SHOWN = 8
+PAIRS_SHOWN = 8  # of the classes that are most often confused
 Number = Annotated[int, Query(ge=-1, lt=2**31)]
 
 

@@ -65,23 +65,25 @@ def each(
     """What `use` makes of each frame that is chosen, which `read` gives once the opened picture
     stands at it. Where one does not decode, the frames before the first such are all there are."""
     frames = looked_at(image)
-    for last in (False, True):
-        found = []
-        for at in chosen(frames, rule):
-            try:
-                _stand_at(image, at)
-                picture = read()
-            except _REFUSED:
-                raise
-            except Exception:  # hostile bytes make decoders raise nearly anything
-                frames = _whole(image, frames)
-                if last or not frames:
-                    raise
-                break
-            found.append(use(picture))
-        else:
-            return found
-    raise AssertionError
+    try:
+        return _used(image, chosen(frames, rule), read, use)
+    except _REFUSED:
+        raise
+    except Exception:  # hostile bytes make decoders raise nearly anything
+        whole = _whole(image, frames)
+        if not whole or whole == frames:  # none is, or they all are and something else is wrong
+            raise
+    return _used(image, chosen(whole, rule), read, use)
+
+
+def _used(
+    image: Image.Image, some: list[int], read: Callable[[], Image.Image], use: Callable[..., T]
+) -> list[T]:
+    found = []
+    for at in some:
+        _stand_at(image, at)
+        found.append(use(read()))
+    return found
 
 
 _REFUSED = (MemoryError, Image.DecompressionBombWarning, Image.DecompressionBombError)

@@ -289,20 +289,19 @@ def _aside(routers: Path) -> Iterator[Path]:
 def kept(settings: Settings) -> list[Kept]:
     """The routers of this home, by name, each looked at: a member that is gone or was altered is
     the trouble with it."""
-    if not settings.routers.exists():
-        return []
     return sorted(map(_looked_at, _folders(settings)), key=lambda one: one.name.casefold())
 
 
 def _folders(settings: Settings) -> list[Path]:
-    return [path for path in settings.routers.iterdir() if not path.name.startswith(".")]
+    """Where they lie; without those that are not whole yet."""
+    return list(settings.routers.glob("[!.]*"))  # of a folder that is not there, none
 
 
 def reading(settings: Settings, fingerprint: str) -> list[Kept]:
     """The routers of this home, by name, that read the vectors of an encoder, as the sidecar of
     each one's classifier says. Their members are not looked at: whoever asks one finds that out."""
     found = []
-    for folder in settings.routers.glob("[!.]*"):
+    for folder in _folders(settings):
         try:
             says = read_manifest(folder)
             beside = sidecar_path(folder / Path(says.classifier.file).name)
@@ -342,7 +341,7 @@ def find(settings: Settings, name: str) -> Kept:
 def find_folder(settings: Settings, name: str) -> Path:
     """Where the router of that name lies, whatever is in it: no member is read. Raises
     `NotFound`."""
-    known = list(map(_named, _folders(settings))) if settings.routers.exists() else []
+    known = list(map(_named, _folders(settings)))
     for one in known:
         if name.casefold() in (one.name.casefold(), one.folder.name.casefold()):
             return one.folder

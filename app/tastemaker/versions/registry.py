@@ -67,9 +67,10 @@ def chosen(session: Session, project: Project, number: str = "") -> Version | No
 def project_and_number(session: Session, text: str) -> tuple[Project, str]:
     """“PROJECT@v1.3” in its two parts; of “PROJECT” the number is empty, also where its own name
     has an @. Raises `NotFound` for a project that is not there."""
-    name, at, number = text.strip().rpartition("@")
+    text = text.strip()
+    name, at, number = text.rpartition("@")
     if not at or projects.find(session, text):
-        return projects.by_name(session, text.strip()), ""
+        return projects.by_name(session, text), ""
     return projects.by_name(session, name), number
 
 
