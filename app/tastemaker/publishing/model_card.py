@@ -18,7 +18,7 @@ from tastemaker.errors import Invalid
 from tastemaker.evaluation import audit_reports, expectations
 from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
-from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck
+from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck, SliceMetrics
 from tastemaker.publishing import class_card
 from tastemaker.publishing.card_blocks import (
     Block,
@@ -116,14 +116,7 @@ def _class_card(
 ) -> Card:  # fmt: skip
     """Of a classifier trained here: the same sections, those about scores told of classes."""
     report = expectations.check(session, version, frozen=True)
-    known = [expectations.missed(check) for check in report.missed]
-    known += [
-        f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
-        f"{percent(row.library_share)} of the library"
-        for row in report.class_slices
-        if row.under_represented
-    ]
-    known += class_report.caveats(version)
+    known = [*_shown_by_slices(report), *class_report.caveats(version)]
     issues = (Bullets(tuple(known)),) if known else ()
     sections = [
         Section(2, "", (Words(class_card.in_a_sentence(version, encoder)), *_note(version))),
@@ -193,16 +186,24 @@ def _stated(check: ExpectationCheck) -> str:
     return f"{sentence} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
 
 
+def _shown_by_slices(report: expectations.Report) -> list[str]:
+    """The expectations that are missed, and the slices that it has seen too little of."""
+    found = [expectations.missed(check) for check in report.missed]
+    for row in (*report.slices, *report.class_slices):
+        if row.under_represented:
+            passes = (
+                f", pass rate {percent(row.pass_rate)}" if isinstance(row, SliceMetrics) else ""
+            )
+            found.append(
+                f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
+                f"{percent(row.library_share)} of the library{passes}"
+            )
+    return found
+
+
 def _issues(own: str, report: expectations.Report, version: Version) -> tuple[Block, ...]:
     """The author's, and what the measurements show without anybody's help."""
-    known = [expectations.missed(check) for check in report.missed]
-    known += [
-        f"{row.name} is under-represented: {percent(row.training_share)} of the labels, "
-        f"{percent(row.library_share)} of the library, pass rate {percent(row.pass_rate)}"
-        for row in report.slices
-        if row.under_represented
-    ]
-    known += version_report.caveats(version)
+    known = [*_shown_by_slices(report), *version_report.caveats(version)]
     known += regression_to_the_mean(version.metrics.measured)
     n = version.metrics.holdout.n
     if n < ENOUGH_HELD_OUT:
