@@ -429,9 +429,14 @@ def test_a_cell_whose_class_is_gone_is_refused_and_a_page_of_it_loses_nothing(tr
         class_changes.delete(session, trained.project(session), 2)
     gone = client.get(f"{API}/review/confused?labelled=2&predicted=0")
     assert gone.status_code == 404 and "no such class" in gone.json()["error"]
+    for half in ("labelled=77", "labelled=1", "predicted=1"):
+        assert client.get(f"{API}/review/confused?{half}").status_code == 404, half
+        assert "names no pair" in client.get(f"/projects/1/review/confused?{half}").text
+    assert "names no pair" not in client.get("/projects/1/review/confused").text
     for query in ("labelled=2&predicted=0", "labelled=77&predicted=0"):
         page = client.get(f"/projects/1/review/confused?{query}")
         assert page.status_code == 200 and 'id="cards"' in page.text, "the whole list"
+        assert "names no pair of classes" in page.text, "and it says so"
     assert "Saved photo for" in score(trained, card, 0, "confused", labelled=2, predicted=0)
     assert trained.labelled(card["image_id"]) == 0
     with sessions.writing(trained.engine) as session:
@@ -447,6 +452,9 @@ def test_a_cell_whose_class_is_gone_is_refused_and_a_page_of_it_loses_nothing(tr
 def test_of_tags_what_is_missed_and_what_is_too_many_is_listed_tag_by_tag(tmp_path: Path) -> None:
     made = open_classes(class_home(tmp_path / "home", train=True, several=True))
     live = refitted(made)
+    assert review(made, "doubtful")["labelled"] == 1
+    page = made.world.client.get("/projects/1/review/doubtful").text
+    assert "<b>1</b> label that disagrees with similar images" in page
     truth = {0: 0b001, 1: 0b010, 2: 0b110}
     new = [image for image in made.kinds if made.labelled(image) is None]
     assert np.mean([live.says(image) == truth[made.kinds[image]] for image in new]) > 0.7
@@ -458,6 +466,7 @@ def test_of_tags_what_is_missed_and_what_is_too_many_is_listed_tag_by_tag(tmp_pa
     assert slip in [card["image_id"] for card in cell["cards"]], "has the tag, is not said to"
     page = made.world.client.get("/projects/1/review/confused?labelled=1&predicted=0").text
     assert "drawing, missed" in page and 'type="checkbox" name="tag"' in page
+    assert made.world.client.get(f"{API}/review/confused?labelled=1").status_code == 404, "half"
     assert ">Confused tags<" in page and ">No tag fits<" in page and "No class" not in page
     doubtful = review(made, "doubtful")["cards"]
     reason = next(card["reason"] for card in doubtful if card["image_id"] == slip)

@@ -70,6 +70,7 @@ def page(
         "reviews": offered, "kind": kind, "after": after, "place": place,
         "order": order, "orders": reviews.ORDERS, "review": shown,
         "cell": confusions.cell_in_words(kinds, cell) if kinds and cell else "",
+        "nameless_cell": kinds is not None and cell is None and max(labelled, predicted) >= 0,
         "pairs": _pairs(found, cell) if found else [],
         "needs": _needs(settings, project, kind, judged),
         "toast": saved_toast(session, project, person, place, saved, undone),

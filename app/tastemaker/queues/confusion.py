@@ -106,13 +106,13 @@ def pairs(found: Confusion) -> list[tuple[Cell, int]]:
 
 
 def known_cell(known: ClassList, labelled: int, predicted: int) -> Cell | None:
-    """The cell of an address as the classes are by now; None where it names none (−1). Of tags,
+    """The cell of an address as the classes are by now; None where it names none (−1, −1). Of tags,
     `predicted` is 0 where the tag was missed, 1 where it is extra. Raises `NotFound`."""
-    if min(labelled, predicted) < 0:
+    if max(labelled, predicted) < 0:
         return None
     now = known.current_number(labelled)
     said = min(predicted, 1) if known.several else known.current_number(predicted)
-    if now is None or said is None:
+    if now is None or said is None or predicted < 0:
         what = "tag" if known.several else "class"
         raise NotFound(
             f"There is no such {what} in this project.", "It may have been deleted since."
