@@ -229,6 +229,28 @@ def test_tags_are_ticked_by_key_and_saved_with_enter(chromium: Browser, tmp_path
         assert troubles(page, WIDE + NARROW) == []
 
 
+CUT_OFF = """() => [...document.querySelectorAll("main .scroll, .nearest .chip.kind")]
+  .filter(it => it.scrollWidth > it.clientWidth + 1).map(it => it.outerHTML.slice(0, 160))"""
+BROKEN = """() => [...document.querySelectorAll(".score.kind > span:not(.unseen), .marks .mark")]
+  .filter(it => it.getBoundingClientRect().height > 1.9 * parseFloat(getComputedStyle(it).fontSize))
+  .map(it => it.outerHTML)"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_on_a_phone_no_number_is_cut_off_and_no_name_is_broken(
+    chromium: Browser, tmp_path: Path, several: bool
+) -> None:
+    made = world(tmp_path, train=True, several=several)
+    model_process.refit(made.settings, made.engine, made.project_id)
+    with serving(made.world) as address, browsing(chromium) as page:
+        for view in (PHONE, DESKTOP):
+            page.set_viewport_size(view)
+            for path in ("confusion", "review/confused", "library", "score/grid"):
+                page.goto(f"{address}/projects/1/{path}")
+                assert page.evaluate(CUT_OFF) == [], path
+                assert page.evaluate(BROKEN) == [], path
+
+
 def test_a_class_is_labelled_trained_reviewed_and_published_without_a_script(
     chromium: Browser, tmp_path: Path
 ) -> None:
