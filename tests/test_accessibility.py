@@ -355,11 +355,11 @@ def test_comparing_by_keyboard_alone(chromium: Browser, tmp_path: Path) -> None:
     score_some(world, [8] * 6)
     with serving(world) as address, browsing(chromium) as page:
         page.goto(f"{address}{world.at}/score/pairs")
-        told = page.get_by_text("pairs compared so far")
+        told = page.get_by_text("compared so far")
         for count, key in enumerate(("ArrowLeft", "ArrowRight", "Space"), 1):
             shown_pair(page)
             page.keyboard.press(key)
-            expect(told).to_contain_text(f"{count} pairs")
+            expect(told).to_contain_text(f"{count} pair")
         page.keyboard.press("Backspace")
         expect(told).to_contain_text("2 pairs")
 

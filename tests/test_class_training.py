@@ -18,7 +18,7 @@ from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.publishing.import_head import import_checkpoint
 from tastemaker.scores import class_changes
 from tastemaker.training import auto_train, retrain, trainable
-from tastemaker.versions import class_rows, deletion, predictions
+from tastemaker.versions import class_report, class_rows, deletion, predictions
 
 
 @pytest.fixture
@@ -87,6 +87,9 @@ def test_the_next_version_is_compared_with_the_one_before_which_leaves_with_its_
     second = trained.train()
     versus = second.classes.versus
     assert versus.version == "v1.0" and versus.difference.value == 0
+    told = class_report.finding(second.classes)
+    assert told.startswith("No difference to v1.0 shown: +0.0 points of error in 100 (")
+    assert told.endswith(" images).")
     assert second.active and second.activation.startswith("no significant regression against v1.0")
     first = trained.version("v1.0")
     deletion.delete_version(trained.settings, trained.engine, first.id)

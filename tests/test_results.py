@@ -178,6 +178,14 @@ def test_a_version_without_a_measure_is_told_to_be_one_and_to_score_more(tmp_pat
     assert re.search(r'class="button primary"[^>]*>Score more', page)
 
 
+def test_a_version_that_has_predicted_nothing_says_so_under_each_heading(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=6)
+    add_version(world, 0, {})
+    add_version(world, 1, {i: i / 10 for i in range(1, 7)})
+    page = world.client.get(f"{world.at}/results").text
+    assert page.count("It has predicted none of them.") == 2
+
+
 def test_versions_that_no_image_can_judge_say_so(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=6)
     for minor in (0, 1):

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pytest
-from class_world import IMAGES
+from class_world import IMAGES, class_home, open_classes
 from router_world import X, make, router_home, version
 from sqlalchemy import event
 from trained_world import Trained
@@ -489,6 +489,12 @@ def test_a_version_is_named_in_one_way_also_where_a_project_has_an_at_in_its_nam
         "name": "R", "classes": {"photo": "Photos", "drawing": "me@home", "logo": None}
     }  # fmt: skip
     assert made.world.client.post("/api/v1/projects/1/routers", json=body).status_code == 201
+
+
+def test_a_project_with_tags_is_told_that_routers_need_classes_and_not_to_train(tmp_path) -> None:
+    tags = open_classes(class_home(tmp_path / "tags", train=True, several=True))
+    page = tags.world.client.get("/projects/1/routers").text
+    assert "whose classes exclude each other" in page and "Go to training" not in page
 
 
 def test_the_page_asks_as_much_for_ten_projects_as_for_three(made) -> None:

@@ -60,15 +60,15 @@ def headline(version: Version) -> str:
 def finding(record: ClassRecord) -> str:
     """How it compares with the version before it, where that was measured."""
     versus = record.versus
-    if versus is None or versus.difference.value is None:
+    apart = versus.difference if versus else None
+    if versus is None or apart is None or apart.value is None:
         return ""
     said = {"better": "Better than", "worse": "Worse than"}.get(versus.verdict, "")
     beginning = f"{said} {versus.version}" if said else f"No difference to {versus.version} shown"
-    apart = versus.difference
-    points = f"{100 * apart.value:+.1f} points of error" if apart.value is not None else ""
+    points = f"{100 * apart.value:+.1f} points of error in 100"
     if apart.low is not None and apart.high is not None:
         points += f" ({100 * apart.low:+.1f} to {100 * apart.high:+.1f}, {apart.n} images)"
-    return f"{beginning}: {points} in 100.".replace("-", "−")
+    return f"{beginning}: {points}.".replace("-", "−")
 
 
 def caveats(version: Version) -> list[str]:
