@@ -9,13 +9,20 @@ import pytest
 from class_world import Classes, class_home, open_classes
 from fastapi.testclient import TestClient
 from sqlalchemy import event
-from sqlmodel import select
+from sqlmodel import col, select
 from web_world import events, make_world
 
 from tastemaker import projects
 from tastemaker.cli import commands
 from tastemaker.database import sessions
-from tastemaker.database.tables import ClassPrediction, Collection, Job, Version, VersionLabel
+from tastemaker.database.tables import (
+    ClassPrediction,
+    Collection,
+    Job,
+    Label,
+    Version,
+    VersionLabel,
+)
 from tastemaker.evaluation import class_comparison, slices
 from tastemaker.library import bulk, scopes
 from tastemaker.library.filters import LibraryFilter
@@ -494,8 +501,12 @@ def test_two_versions_are_compared_class_by_class_on_images_that_neither_saw(tra
     at = f"/projects/1/compare?a=v1.0&b=v1.1&before={was}&after={now}"
     assert f'href="{at.removeprefix("/projects/1/compare")}#cell"' in page.replace("&amp;", "&")
     shown = re.findall(r'id="card-(\d+)"', client.get(at).text)
-    expected = [i for i in trained.kinds if (said[before.id, i], said[after.id, i]) == (was, now)]
-    assert sorted(map(int, shown)) == sorted(expected) and len(shown) == change["images"]
+    with sessions.reading(trained.engine) as session:
+        held = set(session.exec(select(Label.image_id).where(col(Label.holdout))))
+    expected = {i for i in trained.kinds if (said[before.id, i], said[after.id, i]) == (was, now)}
+    assert set(map(int, shown)) == expected - held and len(expected) == change["images"]
+    assert len(expected & held) == change["held"] > 0  # a label must not follow a version
+    assert "not shown: the hold-out only measures" in client.get(at).text
     flips = client.get(f"{API}/compare/flips", params={"was": was, "now": now}).json()
     assert [row["image_id"] for row in flips["flips"]] == list(map(int, shown))
     assert client.get(f"{API}/compare/flips?was=statue&now=0").status_code == 422
@@ -525,7 +536,8 @@ def test_what_was_taken_out_of_the_project_is_in_no_change_and_one_key_compares_
     with sessions.writing(trained.engine) as session:
         bulk.remove(session, trained.project(session), [gone])
     flips = client.get(f"{API}/compare/flips", params=of).json()
-    assert [row["image_id"] for row in flips["flips"]] == left and flips["images"] == len(left)
+    assert [row["image_id"] for row in flips["flips"]] == left
+    assert flips["images"] == len(left) + flips["held"]
     assert client.get(f"{API}/compare?a=v1.0&b=v1.1").json()["images"] == 89
 
     judged: list[str] = []
@@ -542,7 +554,7 @@ def test_what_was_taken_out_of_the_project_is_in_no_change_and_one_key_compares_
         f"/projects/1/images/{left[0]}/score", data=form, headers={"HX-Request": "true"}
     ).text
     event.remove(trained.engine, "before_cursor_execute", note)
-    assert f"<b>{len(left)}</b>" in swapped and not judged
+    assert f"<b>{flips['images']}</b>" in swapped and not judged
 
 
 def test_no_class_is_better_by_one_burst_alone() -> None:

@@ -11,12 +11,20 @@ from sqlmodel import select
 from web_world import World, add_version, make_world, score_some
 
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import EncoderRow, Prediction, RemovedImage, Version, VersionLabel
+from tastemaker.database.tables import (
+    EncoderRow,
+    Label,
+    Prediction,
+    RemovedImage,
+    Version,
+    VersionLabel,
+)
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import comparison, flips
 from tastemaker.learning import metrics, quantiles
 
 OLD = {1: 0.1, 2: 0.9, 3: 0.4, 4: 0.6, 5: 0.45, 6: 0.55, 7: 0.2, 8: 0.8}
+API = "/api/v1"
 NEW = {1: 0.2, 2: 0.8, 3: 0.9, 4: 0.1, 5: 0.55, 6: 0.45, 7: 0.2, 9: 0.9}
 
 
@@ -69,11 +77,34 @@ def test_flips_are_the_images_on_the_other_side_furthest_first(world: World) -> 
         assert [f.image_id for f in flips.listing(session, both, "up", after=1, n=5)] == [5]
         # 3 is labelled 2, 5 is labelled 9; 4 is labelled 8, 6 has no label
         assert flips.counts(session, both) == {
-            "up": flips.FlipCount(images=2, labelled=2, right=1),
-            "down": flips.FlipCount(images=2, labelled=1, right=0),
+            "up": flips.FlipCount(images=2, labelled=2, right=1, held=0),
+            "down": flips.FlipCount(images=2, labelled=1, right=0, held=0),
         }
         with pytest.raises(Invalid):
             flips.listing(session, both, "sideways")
+
+
+def test_what_measures_is_counted_but_not_shown_beside_what_a_version_says(world: World) -> None:
+    with writing(world.engine) as session:
+        for image_id in (3, 4):
+            label = session.get_one(Label, (world.project_id, image_id))
+            label.holdout = label.measures = True
+            session.add(label)
+    with reading(world.engine) as session:
+        both = flips.pair(session, world.project(session))
+        assert [flip.image_id for flip in flips.listing(session, both, "up")] == [5]
+        assert [flip.image_id for flip in flips.listing(session, both, "down")] == [6]
+        up = flips.counts(session, both)["up"]
+        assert up == flips.FlipCount(images=2, labelled=2, right=1, held=1) and up.shown == 1
+    page = world.client.get(f"{world.at}/compare?view=up").text
+    assert "1 image counts in these figures but is not shown: the hold-out only measures" in page
+    assert 'id="card-5"' in page and 'id="card-3"' not in page and "1–1 of 1" in page
+    told = world.client.get(f"{API}{world.at}/compare/flips").json()
+    assert (told["images"], told["held"], len(told["flips"])) == (2, 1, 1)
+    with writing(world.engine) as session:
+        session.add(RemovedImage(project_id=world.project_id, image_id=6))
+    page = world.client.get(f"{world.at}/compare?view=down").text
+    assert "All that flipped this way only measure" in page and 'id="card-' not in page
 
 
 def test_a_flip_is_gone_with_its_image(world: World) -> None:

@@ -56,7 +56,8 @@ class ClassMove:
 @dataclass(frozen=True)
 class Change:
     """`images` that the older version takes for `before` and the newer for `after`, both as a label
-    holds them; of the `labelled` ones, so many the newer one has `right`, and the older `was`."""
+    holds them; of the `labelled` ones, so many the newer one has `right`, and the older `was`; the
+    `held` ones are of the hold-out, which no list shows."""
 
     before: int
     after: int
@@ -64,6 +65,12 @@ class Change:
     labelled: int
     right: int
     was: int
+    held: int
+
+    @property
+    def shown(self) -> int:
+        """How many a list shows, all its pages together."""
+        return self.images - self.held
 
 
 @dataclass(frozen=True)
@@ -209,8 +216,10 @@ def changes(session: Session, both: Pair) -> tuple[int, tuple[Change, ...]]:
     known = classes.of(session, both.project.id)
     old, new = aliased(ClassPrediction), aliased(ClassPrediction)
     label = aliased(Label)
+    said: tuple[Any, ...] = (old.predicted, new.predicted, label.value, label.holdout)
+    columns: tuple[Any, ...] = (*said, func.count())
     rows = session.execute(
-        select(old.predicted, new.predicted, label.value, func.count())
+        select(*columns)
         .select_from(new)
         .join(old, (col(old.image_id) == new.image_id) & (col(old.version_id) == both.a.id))
         .outerjoin(
@@ -221,11 +230,11 @@ def changes(session: Session, both: Pair) -> tuple[int, tuple[Change, ...]]:
             new.version_id == both.b.id,
             _in_project(both, new.image_id),
         )
-        .group_by(col(old.predicted), col(new.predicted), col(label.value))
+        .group_by(*said)
     )
     images = 0
     counts: dict[tuple[int, int], Counter[str]] = {}
-    for was, now, value, n in rows.tuples():
+    for was, now, value, holdout, n in rows.tuples():
         images += n
         before, after = known.current(was), known.current(now)
         if before is None or after is None or before == after:
@@ -234,10 +243,11 @@ def changes(session: Session, both: Pair) -> tuple[int, tuple[Change, ...]]:
         counted["images"] += n
         if value is not None:
             counted["labelled"] += n
+            counted["held"] += n * holdout
             counted["right"] += n * (after == int(value))
             counted["was"] += n * (before == int(value))
     found = [
-        Change(before, after, c["images"], c["labelled"], c["right"], c["was"])
+        Change(before, after, c["images"], c["labelled"], c["right"], c["was"], c["held"])
         for (before, after), c in counts.items()
     ]
     return images, tuple(sorted(found, key=lambda c: (-c.images, c.before, c.after)))
@@ -266,7 +276,8 @@ def changed_images(
     session: Session, both: Pair, before: int, after: int, *, skip: int = 0, n: int = 48
 ) -> list[Changed]:
     """A page of the images that the older version takes for `before` and the newer one for `after`,
-    both as a label holds them, those first of which the newer one is surest."""
+    both as a label holds them, those first of which the newer one is surest. What was labelled to
+    measure is left out: a label must not follow what a version says of it."""
     known = classes.of(session, both.project.id)
 
     def meaning(value: int) -> list[int]:
@@ -280,6 +291,7 @@ def changed_images(
     old, new = aliased(ClassPrediction), aliased(ClassPrediction)
     was, now = aliased(Prediction), aliased(Prediction)
     columns: tuple[Any, ...] = (new.image_id, was.honest, now.honest)
+    held = select(Label.image_id).where(Label.project_id == both.project.id, col(Label.holdout))
     rows = session.execute(
         select(*columns)
         .select_from(new)
@@ -291,6 +303,7 @@ def changed_images(
             col(old.predicted).in_(meaning(before)),
             col(new.predicted).in_(meaning(after)),
             _in_project(both, new.image_id),
+            col(new.image_id).not_in(held),
         )
         .order_by(col(new.margin).desc(), col(new.image_id))
         .offset(skip)

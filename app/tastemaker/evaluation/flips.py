@@ -118,13 +118,15 @@ class Flip:
 def listing(
     session: Session, both: Pair, direction: str, *, after: int = 0, n: int = 48
 ) -> list[Flip]:
-    """A page of the images that went up to a pass or down to a fail, furthest first."""
+    """A page of the images that went up to a pass or down to a fail, furthest first. What was
+    labelled to measure is left out: a label must not follow what a version says of it."""
     moved = New.score - Old.score
     rows = session.execute(
         _flipped_images(
             both, direction, New.image_id, Image.name, Old.score, New.score, Label.value
         )
         .join(Image, col(Image.id) == New.image_id)
+        .where(col(Label.holdout).is_not(True))
         .order_by(moved.desc() if direction == "up" else moved, col(New.image_id))
         .offset(after)
         .limit(n)
@@ -154,12 +156,18 @@ def flip_cards(
 
 @dataclass(frozen=True)
 class FlipCount:
-    """How many images flipped one way, how many of those are labelled, and how many labels agree
-    with the side they are on now."""
+    """How many images flipped one way, how many of those are labelled, how many labels agree with
+    the side they are on now, and how many are of the hold-out, which no list shows."""
 
     images: int
     labelled: int
     right: int
+    held: int
+
+    @property
+    def shown(self) -> int:
+        """How many a list shows, all its pages together."""
+        return self.images - self.held
 
 
 def counts(session: Session, both: Pair) -> dict[str, FlipCount]:
@@ -168,16 +176,17 @@ def counts(session: Session, both: Pair) -> dict[str, FlipCount]:
     by_direction = {}
     for direction in DIRECTIONS:
         agrees = col(Label.value) >= cut if direction == "up" else col(Label.value) < cut
-        total, labelled, right = session.execute(
+        total, labelled, right, held = session.execute(
             _flipped_images(
                 both,
                 direction,
                 func.count(),
                 func.count(col(Label.value)),
                 func.coalesce(func.sum(case((agrees, 1), else_=0)), 0),
+                func.coalesce(func.sum(case((col(Label.holdout), 1), else_=0)), 0),
             )
         ).one()
-        by_direction[direction] = FlipCount(total, labelled, int(right))
+        by_direction[direction] = FlipCount(total, labelled, int(right), int(held))
     return by_direction
 
 

@@ -239,7 +239,8 @@ def show_flips(
 ) -> dict[str, Any]:
     """A page of the images that went `up` to a pass or `down` to a fail. Correct them through
     `POST …/scores` with the origin `review`. Of classes, those that were taken for one (`was`) and
-    are for another `now`, by name or number."""
+    are for another `now`, by name or number. Of all `images`, the `held` ones only measure versions
+    and are not listed."""
     both = flips.pair(session, project, a, b)
     if project.labelling != "scores":
         known = classes.of(session, project.id)
@@ -249,11 +250,11 @@ def show_flips(
         change = class_comparison.change(changes, one, other)
         return {
             "a": both.a.number, "b": both.b.number, "images": change.images if change else 0,
-            "flips": [asdict(row) for row in found],
+            "held": change.held if change else 0, "flips": [asdict(row) for row in found],
         }  # fmt: skip
     rows = flips.listing(session, both, direction, after=after, n=n)
+    count = flips.counts(session, both)[direction]
     return {
-        "a": both.a.number, "b": both.b.number,
-        "images": flips.counts(session, both)[direction].images,
+        "a": both.a.number, "b": both.b.number, "images": count.images, "held": count.held,
         "flips": [row.as_dict() for row in rows],
     }  # fmt: skip
