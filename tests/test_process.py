@@ -49,6 +49,25 @@ print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "skle
 
 
 @pytest.mark.slow
+def test_what_waits_for_work_has_loaded_nothing_of_it(tmp_path: Path) -> None:
+    """The worker all day, and the model process until somebody tries a picture: torch takes three
+    seconds of each start and 600 MB of memory."""
+    program = """
+import sys, json
+from tastemaker import worker
+worker_has = [m for m in ("torch", "scipy", "fastapi") if m in sys.modules]
+from tastemaker.live import model_process
+print(json.dumps([worker_has, [m for m in ("torch", "fastapi") if m in sys.modules]]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment(tmp_path / "home"), cwd=ROOT,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [[], []]
+
+
+@pytest.mark.slow
 def test_a_wheel_serves_its_pages_outside_the_checkout(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],

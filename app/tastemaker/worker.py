@@ -36,13 +36,13 @@ from tastemaker.importing import leftovers, watching
 from tastemaker.jobs import children, heartbeat, lanes, leases
 from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.failures import Failure
-from tastemaker.live import model_process
-from tastemaker.processes import logs
+from tastemaker.processes import call, logs
 from tastemaker.training import auto_train
 from tastemaker.versions import file_checks
 
 log = logging.getLogger(__name__)
 
+MODEL_PROCESS = "tastemaker.live.model_process:main"  # by name: the worker fits nothing itself
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
 KILL_AFTER_SECONDS = 5.0
@@ -276,7 +276,7 @@ class Resident:
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
             self.process = spawn.Process(
-                target=model_process.main, args=(self.settings,), name="tastemaker-resident"
+                target=call, args=(MODEL_PROCESS, self.settings), name="tastemaker-resident"
             )
             self.process.start()
 

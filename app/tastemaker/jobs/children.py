@@ -4,7 +4,6 @@ A process that is spawned imports the module of its entry point: this one import
 job begins half a second sooner than with the worker's libraries.
 """
 
-import importlib
 import logging
 import traceback
 from multiprocessing.connection import Connection
@@ -15,7 +14,7 @@ from tastemaker.database import sessions
 from tastemaker.errors import TastemakerError, Unavailable, of_the_disk
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.failures import Failure
-from tastemaker.processes import JOB_NICENESS, logs, lower_priority
+from tastemaker.processes import JOB_NICENESS, call, logs, lower_priority
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +48,11 @@ def main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     context = JobContext(
         settings, engine, job, jobs.Claim(job_id, fence), lambda *event: pipe.send(event), pipe.poll
     )
-    module, function = HANDLERS[job.kind].split(":")
     logs.about_this_process(job=job_id, kind=job.kind)
     logs.write(log, logging.DEBUG, "job process began")
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
-        result = getattr(importlib.import_module(module), function)(context)
+        result = call(HANDLERS[job.kind], context)
         pipe.send(("done", result))
     except jobs.LostJob:
         pipe.send(("lost", None))

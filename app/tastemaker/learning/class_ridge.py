@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from tastemaker.errors import NotTrainable
-from tastemaker.learning.classifier import learnable
 from tastemaker.learning.half_precision import in_float32
 from tastemaker.learning.left_out import members_of, own_blocks, without_own_group
 from tastemaker.learning.ridge import half_scale
 from tastemaker.learning.subspace import principal_axes
-from tastemaker.learning.trainable import why_no_classes
+from tastemaker.learning.trainable import learnable, why_no_classes
 
 Array = NDArray[Any]
 Truths = NDArray[np.bool_]

@@ -33,7 +33,7 @@ from tastemaker.learning.heads import Head
 from tastemaker.learning.prior import Trust
 from tastemaker.learning.recipes import Curve, Progress, Recipe, ignore_progress
 from tastemaker.learning.ridge import half_scale
-from tastemaker.learning.trainable import why_no_classes
+from tastemaker.learning.trainable import learnable, why_no_classes
 from tastemaker.learning.training import Choice
 
 # Penalties on the weights of rows of mean squared length 1 (`half_scale`), strongest first: each
@@ -185,13 +185,6 @@ def train(
     )
     loss = _loss_per_row(np.log(np.clip(oof, 1e-9, 1)), oof, truth[labelled], data.several)
     return replace(trained, record=_record(trained, penalty, float(loss.mean()), rank))
-
-
-def learnable(truth: Truths, *, several: bool) -> NDArray[np.bool_]:
-    """(K,) the classes that the labels (n, K) of a training can teach: those that some image has,
-    and of tags, that some image has not."""
-    known = np.asarray(truth.any(axis=0))
-    return np.asarray(known & ~truth.all(axis=0)) if several else known
 
 
 # ---------------------------------------------------------------- the fit

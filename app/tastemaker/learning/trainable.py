@@ -78,3 +78,10 @@ def why_no_classes(
             f"Label images of other {what} too.",
         )
     return None
+
+
+def learnable(truth: NDArray[np.bool_], *, several: bool) -> NDArray[np.bool_]:
+    """(K,) the classes that the labels (n, K) of a training can teach: those that some image has,
+    and of tags, that some image has not."""
+    known = np.asarray(truth.any(axis=0))
+    return np.asarray(known & ~truth.all(axis=0)) if several else known

@@ -2,11 +2,13 @@
 and dies at a failpoint that a test names."""
 
 import gc
+import importlib
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing.connection import wait
+from typing import Any
 
 from tastemaker.processes.systems import be_nice, die_at_once
 
@@ -14,6 +16,18 @@ NICENESS = 5  # people wait for the web process first, then for the live model, 
 JOB_NICENESS = 10
 
 _failpoint = os.environ.get("TASTEMAKER_FAULT", "")
+
+
+def named(function: str) -> Any:
+    """The function `package.module:name`. Its module is imported now: what begins a process by the
+    name of its work loads nothing of that itself."""
+    module, name = function.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def call(function: str, *arguments: object) -> Any:
+    """Call a function by its name. The entry point of a process that is spawned for it."""
+    return named(function)(*arguments)
 
 
 def lower_priority(niceness: int = NICENESS) -> None:
