@@ -1,5 +1,6 @@
 """A served world in a real Chromium, and what is looked at on every page of it."""
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -128,7 +129,14 @@ def violations(page: Page, rules: Rules | None = None) -> list[dict[str, Any]]:
 
 
 BY_ALL_RULES = (("dark", DESKTOP, None), ("light", PHONE, None))
+BY_ALL_RULES_TOO = (("light", DESKTOP, None), ("dark", PHONE, None))
 IN_OTHER_COLOURS = (("light", DESKTOP, COLOURS), ("dark", PHONE, COLOURS))
+
+
+def views_by_turns() -> Iterator[tuple[View, ...]]:
+    """For each of many pages of one look: both widths and both themes, the other way round for
+    every second page. What differs in all four would differ on the pages beside it as well."""
+    return itertools.cycle((BY_ALL_RULES, BY_ALL_RULES_TOO))
 
 
 def troubles(page: Page, views: Iterable[View] = BY_ALL_RULES + IN_OTHER_COLOURS) -> list[str]:

@@ -13,17 +13,15 @@ from full_classes import OTHERS as OTHER_PAGES_OF_CLASSES
 from full_classes import PAGES as PAGES_OF_CLASSES
 from full_classes import full_classes
 from in_browser import (
-    BY_ALL_RULES,
     DESKTOP,
-    IN_OTHER_COLOURS,
     PHONE,
-    View,
     browsing,
     saved,
     serving,
     shown_image,
     shown_pair,
     troubles,
+    views_by_turns,
     violations,
 )
 from playwright.sync_api import Browser, Page, expect
@@ -186,11 +184,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
         yield world, address
 
 
-def wrong_on(chromium: Browser, served: tuple[World, str], views: Iterable[View]) -> list[str]:
+def wrong_on(chromium: Browser, served: tuple[World, str]) -> list[str]:
     world, address = served
     wrong = []
     with browsing(chromium) as page:
-        for path in pages(world):
+        for path, views in zip(pages(world), views_by_turns(), strict=False):
             page.goto(address + path)
             wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
     return wrong
@@ -198,7 +196,7 @@ def wrong_on(chromium: Browser, served: tuple[World, str], views: Iterable[View]
 
 @pytest.mark.slow(45)
 def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World, str]) -> None:
-    wrong = wrong_on(chromium, full, BY_ALL_RULES + IN_OTHER_COLOURS)
+    wrong = wrong_on(chromium, full)
     assert not wrong, "\n".join(wrong)
 
 
@@ -206,7 +204,7 @@ def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World,
 def test_every_empty_page_is_accessible_and_fits(
     chromium: Browser, bare: tuple[World, str]
 ) -> None:
-    wrong = wrong_on(chromium, bare, BY_ALL_RULES)
+    wrong = wrong_on(chromium, bare)
     assert not wrong, "\n".join(wrong)
 
 
@@ -232,10 +230,10 @@ def test_every_empty_page_of_a_project_with_classes_is_accessible_and_fits(
 def wrong_at(chromium: Browser, world: World, paths: Iterable[str]) -> list[str]:
     wrong = []
     with serving(world) as address, browsing(chromium) as page:
-        for path in paths:
+        for path, views in zip(paths, views_by_turns(), strict=False):
             answer = page.goto(address + path)
             assert answer is not None and answer.ok, path
-            wrong += [f"{path}: {trouble}" for trouble in troubles(page)]
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
     return wrong
 
 
