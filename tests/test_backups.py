@@ -531,6 +531,30 @@ def test_without_scores_or_with_damage_there_is_no_copy(world: World, tmp_path: 
     assert [path.name for path in settings.backups.iterdir()] == [made.name]
 
 
+@pytest.mark.parametrize("nightly", [False, True], ids=["a backup", "a nightly copy"])
+def test_whatever_byte_of_a_copy_is_wrong_it_is_sound_or_said_to_be_damaged(
+    world: World, tmp_path: Path, nightly: bool
+) -> None:
+    """Without a byte that ends in another error, of the many that can be wrong."""
+    made = backups.nightly_backup(world.settings) if nightly else None
+    if not nightly:
+        made = backups.back_up(world.settings, tmp_path / "all.zip").path
+    assert made is not None
+    backups.verify(made)
+    content, broken, damaged = made.read_bytes(), tmp_path / f"broken{made.suffix}", 0
+    places = random.Random(0).sample(range(len(content)), 60)
+    for at in [*range(0, 40, 2), *places]:
+        broken.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            backups.verify(broken)
+        except Invalid:
+            damaged += 1
+    assert damaged > 10  # of an SQLite file much is free
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(Invalid):
+        backups.verify(broken)
+
+
 # --- as a command --------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Routers: made of versions, scored with, carried away and brought back, and every way in which
 their members can be wrong."""
 
+import errno
 import json
 import os
 import shutil
@@ -25,13 +26,14 @@ from tastemaker.cli.models import model_path
 from tastemaker.database import sessions
 from tastemaker.database.tables import EncoderRow
 from tastemaker.encoding.encoder_specs import BUNDLED
-from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
+from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import Terms
 from tastemaker.filtering.ray_engine import _Packed
 from tastemaker.filtering.router import Router, comparable, load_model
 from tastemaker.filtering.score_tables import within
 from tastemaker.filtering.scorer import Scorer
+from tastemaker.learning import router_files
 from tastemaker.learning.router_files import MANIFEST
 from tastemaker.pages.downloads import attachment
 from tastemaker.publishing import routers
@@ -250,6 +252,27 @@ def test_a_member_that_is_gone_or_altered_is_named(made) -> None:
     assert sidecar.name in kept.trouble
     with pytest.raises(Conflict, match=sidecar.name):
         routers.parts_of(kept)
+
+
+@pytest.mark.parametrize("broken", ["sha256_of", "read_text"])
+def test_a_router_on_a_disk_that_does_not_answer_is_told_and_the_page_stays(
+    made, broken, monkeypatch
+) -> None:
+    folder = make(made)
+    sound = getattr(router_files, broken)
+
+    def read(path: Path, *most: int) -> object:
+        if path.parent == folder:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return sound(path, *most)
+
+    monkeypatch.setattr(router_files, broken, read)
+    with pytest.raises(TastemakerError, match="Input/output error"):
+        Router(folder)
+    (kept,) = routers.kept(made.settings)
+    assert "Input/output error" in kept.trouble
+    page = made.world.client.get("/projects/1/routers")
+    assert page.status_code == 200 and "Input/output error" in page.text
 
 
 @pytest.mark.parametrize(

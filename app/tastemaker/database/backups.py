@@ -46,6 +46,8 @@ NIGHTS_KEPT = 3
 PIECE = 1 << 20  # bytes read at a time
 NOTES = (".xmp", ".json")  # of other programs, beside uploads
 HEADER = b"SQLite format 3\x00"
+# Encrypted, packed in a way that is not known, or cut in a way that zipfile does not look for.
+UNPACKABLE = (RuntimeError, EOFError, zlib.error, lzma.LZMAError)
 
 Report = Callable[[int, int], None]  # bytes done, bytes in all
 Progress = Callable[[int], object]  # bytes done
@@ -175,7 +177,9 @@ def verify(backup: Path) -> None:
         with zipfile.ZipFile(backup) as archive:
             hashes = json.loads(archive.read(MANIFEST))["sha256"]
             _read_back(backup, hashes, lambda done: None)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError, Conflict) as error:
+    except (
+        zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError, Conflict, *UNPACKABLE
+    ) as error:  # fmt: skip
         raise Invalid(f"The backup {backup} is damaged.", "Make a new one.") from error
 
 
@@ -312,8 +316,7 @@ def _unpack(settings: Settings, source: Path, into: Path, report: Report | None)
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Invalid(no_backup, hint) from error
-    # Encrypted, packed in a way that is not known, or cut in a way that zipfile does not look for.
-    except (RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except UNPACKABLE as error:
         raise Invalid(
             f"The backup cannot be unpacked ({error}); nothing was changed.", hint
         ) from error
@@ -339,7 +342,7 @@ def _inspect(database: Path, check: bool = False) -> tuple[int, set[str]]:
             (scores,) = copy.execute("SELECT count(*) FROM score_event").fetchone()
             unfinished = "SELECT payload FROM job WHERE state IN ('queued', 'running')"
             payloads = [json.loads(payload) for (payload,) in copy.execute(unfinished)]
-    except (sqlite.DatabaseError, TypeError) as error:
+    except (sqlite.DatabaseError, TypeError, ValueError) as error:
         raise Invalid(
             f"This database is damaged, or not one of Tastemaker ({error}); nothing was changed.",
             "Restore an older backup.",

@@ -76,12 +76,14 @@ def read_manifest(folder: Path) -> RouterFile:
         reason = f"{where}: {first['msg'].lower()}" if where else "it is no JSON object"
     except (ValueError, RecursionError):
         reason = "it is not JSON"
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
     raise Invalid(f"{path.name} cannot be used: {reason}.", "Export the router again.")
 
 
 def member_path(folder: Path, member: MemberFile) -> Path:
-    """Where a member lies. Raises `CheckpointError` where it is gone, or not the one that the
-    router was made with."""
+    """Where a member lies. Raises `CheckpointError` where it is gone, cannot be read, or is not the
+    one that the router was made with."""
     if not is_bare_name(member.file) or member.file.startswith("."):
         raise Invalid(f"“{member.file[:80]}” is no file of this folder.", "Export it again.")
     path = folder / member.file
@@ -91,7 +93,14 @@ def member_path(folder: Path, member: MemberFile) -> Path:
                 f"The router lacks a member: {each.name} is not in {folder.name}.",
                 "Put it back, or export the router again.",
             )
-        if sha256_of(each) != wanted:
+        try:
+            found = sha256_of(each)
+        except OSError as error:
+            raise CheckpointError(
+                f"{each.name} cannot be read: {error.strerror or error}.",
+                "Look at the file and its disk, or export the router again.",
+            ) from error
+        if found != wanted:
             raise CheckpointError(
                 f"{each.name} is not the file that the router was made with.",
                 "Put the right one back, or export the router again.",
