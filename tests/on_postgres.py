@@ -32,6 +32,7 @@ WORLDS = (
 
 _held = ExitStack()
 _numbers = itertools.count()
+_homes: dict[Path, str] = {}  # of those made so far, the names of the databases
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,9 +67,11 @@ def _server() -> Engine:
 
 def _make(name: str, template: str | None) -> str:
     """A new database. Of a template nobody may be at work in it."""
-    words = f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "")
     with _server().connect() as connection:
-        connection.execute(text(words))
+        # Files are copied twice as fast as they are written to the log; before 15 nothing else was.
+        by_files = " STRATEGY file_copy" if connection.dialect.server_version_info >= (15,) else ""
+        of = f" TEMPLATE {template}{by_files}" if template else ""
+        connection.execute(text(f"CREATE DATABASE {name}{of}"))
     return name
 
 
@@ -93,7 +96,21 @@ def _database_of(home: Path) -> str:
         name = _make(f"home_{next(_numbers)}_{uuid.uuid4().hex[:8]}", name or _newest())
         home.mkdir(parents=True, exist_ok=True)
         record.write_text(f"{home}\n{name}")
+        _homes[home] = name
     return _address(name)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """What lies in a test's own folder ends with the test: a database takes 8 MB, and a run would
+    fill the memory with them."""
+    own = item.funcargs.get("tmp_path") if isinstance(item, pytest.Function) else None
+    yield
+    if own is None:
+        return
+    for home in [home for home in _homes if home.is_relative_to(own)]:
+        with _server().connect() as connection:
+            connection.execute(text(f"DROP DATABASE IF EXISTS {_homes.pop(home)} WITH (FORCE)"))
 
 
 @pytest.fixture(autouse=True, scope="session")
