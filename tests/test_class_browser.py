@@ -16,7 +16,7 @@ from tastemaker import projects
 from tastemaker.database import sessions
 from tastemaker.database.tables import Collection, EncoderRow, Job, Tag
 from tastemaker.live import model_process
-from tastemaker.scores import classes
+from tastemaker.scores import class_changes, classes
 from tastemaker.training import retrain
 
 pytestmark = pytest.mark.browser
@@ -249,6 +249,35 @@ def test_on_a_phone_no_number_is_cut_off_and_no_name_is_broken(
                 page.goto(f"{address}/projects/1/{path}")
                 assert page.evaluate(CUT_OFF) == [], path
                 assert page.evaluate(BROKEN) == [], path
+
+
+# Names of buttons that run out of them, and cards that are wider than they are shown.
+OVERFLOWING = """() => [
+  ...[...document.querySelectorAll(".score.kind")].filter(it =>
+    it.scrollHeight > it.offsetHeight || it.scrollWidth > it.offsetWidth),
+  ...[...document.querySelectorAll(".card")].filter(it => it.scrollWidth > it.clientWidth),
+].map(it => it.outerHTML.slice(0, 160))"""
+
+
+def test_many_classes_with_long_names_stay_within_their_buttons_and_cards(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    made = world(tmp_path, labels=0)
+    with sessions.writing(made.engine) as session:
+        for number in range(3, 24):
+            class_changes.add(
+                session, made.project(session), f"a rather long name of class {number}"
+            )
+    ids = sorted(made.kinds)
+    made.label({image: 3 + n % 21 for n, image in enumerate(ids[:60])})
+    made.train()
+    with serving(made.world) as address, browsing(chromium) as page:
+        for view in (PHONE, DESKTOP):
+            page.set_viewport_size(view)
+            for path in ("review/confused", "score", "score/grid", f"images/{ids[0]}"):
+                page.goto(f"{address}/projects/1/{path}")
+                assert page.locator(".score.kind").count() > 20, path
+                assert page.evaluate(OVERFLOWING) == [], path
 
 
 def test_a_class_is_labelled_trained_reviewed_and_published_without_a_script(

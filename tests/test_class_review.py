@@ -359,6 +359,40 @@ def test_images_that_no_class_is_likely_for_are_listed_the_unlikeliest_first(mad
 # --- confused classes ----------------------------------------------------------------------------
 
 
+def test_of_many_classes_each_has_a_row_and_what_it_is_most_often_taken_for(
+    tmp_path: Path,
+) -> None:
+    """A matrix of 23 classes has 529 numbers, nearly all of them 0."""
+    made = open_classes(class_home(tmp_path / "home", labels=0))
+    with sessions.writing(made.engine) as session:
+        for number in range(3, 23):
+            class_changes.add(session, made.project(session), f"class {number}")
+    made.label({image: n % 23 for n, image in enumerate(sorted(made.kinds))})
+    version = made.train()
+    told = made.world.client.get(f"{API}/confusion").json()
+    counts = np.array(told["counts"])
+    place = int(np.argmax(counts.sum(1)))
+    wrong = np.where(np.arange(23) == place, 0, counts[place])
+    page = made.world.client.get("/projects/1/confusion").text
+    (row,) = re.findall(
+        rf"<tr><th[^>]*>{told['classes'][place]['name']}</th>(.*?)</tr>", page, re.S
+    )
+    assert f'data-of="images">{counts[place].sum()}<' in row
+    links = re.findall(r"labelled=(\d+)&amp;predicted=(\d+).*?> (\d+)</a>", row)
+    assert {(int(a), counts[int(a), int(b)]) for a, b, _ in links} == {
+        (place, int(n)) for *_, n in links
+    }
+    assert [int(n) for *_, n in links] == sorted(wrong[wrong > 0].tolist(), reverse=True)[:3] != []
+    assert page.count("<td") < 23 * 5 and "Columns: predicted" not in page
+    at = f"/projects/1/review/confused?labelled={links[0][0]}&predicted={links[0][1]}"
+    assert made.world.client.get(at).text.count('id="card-') == int(links[0][2])
+
+    of_version = made.world.client.get(f"/versions/{version.id}").text
+    assert "most often taken for" in of_version and "Columns: predicted" not in of_version
+    card = made.world.client.get(f"/versions/{version.id}/card.md").text
+    assert "What each class is most often taken for:" in card
+
+
 def test_the_cells_of_the_matrix_lead_to_the_labels_behind_them(trained) -> None:
     client = trained.world.client
     wrong = [image for image, kind in trained.kinds.items() if kind == 0][:3]

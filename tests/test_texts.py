@@ -183,3 +183,5 @@ def test_output_never_dies_of_an_encoding(tmp_path: Path, spoken: dict[str, str]
 def test_names_are_listed_as_one_says_them() -> None:
     said = [enumerated(["A", "B", "C"][:count]) for count in range(4)]
     assert said == ["", "A", "A and B", "A, B and C"]
+    shortened = [enumerated(list("ABCDE")[:count], 2) for count in range(6)]
+    assert shortened[3:] == ["A, B and C", "A, B and 2 more", "A, B and 3 more"]

@@ -86,8 +86,11 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def enumerated(parts: Sequence[str]) -> str:
-    """“A”, “A and B”, “A, B and C”; empty without any."""
+def enumerated(parts: Sequence[str], most: int | None = None) -> str:
+    """“A”, “A and B”, “A, B and C”; empty without any. Of more than `most`, the first of them “and
+    23 more”."""
+    if most is not None and len(parts) > most + 1:
+        parts = [*parts[:most], f"{len(parts) - most} more"]
     return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 

@@ -38,6 +38,7 @@ def page(
         "record": record,
         "encoder": session.get(EncoderRow, version.encoder_id),
         "rows": class_report.rows(version),
+        "in_short": class_report.in_short(record.measured.confusion),
         "headline": class_report.headline(version),
         "finding": class_report.finding(record),
         "measured_in_words": version_report.measured_in_words(record),

@@ -9,6 +9,7 @@ from tastemaker.pages.deps import CurrentProject, ReadSession
 from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.queues import confusion as confusions
 from tastemaker.queues import reviews
+from tastemaker.versions import class_report
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
@@ -29,8 +30,11 @@ def page(
     if min(labelled, predicted) >= 0:
         cell = f"labelled={labelled}&predicted={predicted}"
         return see_other(f"/projects/{project.id}/review/confused?{cell}")
+    found = confusions.confusion(session, project)
+    several = project.labelling == "tags"
     context = {
-        "confusion": confusions.confusion(session, project),
+        "confusion": found,
+        "in_short": class_report.in_short(found.counts) if found and not several else None,
         "reviews": reviews.reviews_of(project), "kind": "confusion",
         "kinds": kinds_of(request, project),
     }  # fmt: skip

@@ -91,7 +91,22 @@ def metrics_of(version: Version) -> tuple[Block, ...]:
     ]
     if finding := class_report.finding(record):
         blocks.append(Words(finding))
-    if measured.confusion and len(record.names) <= 20:
+    in_short = class_report.in_short(measured.confusion)
+    if in_short:
+        blocks += [
+            Words("What each class is most often taken for:"),
+            Table(
+                ("labelled", "images", "found", "most often taken for"),
+                tuple(
+                    (
+                        name, str(row.labelled), str(row.found),
+                        ", ".join(f"{record.names[other]} {n}" for other, n in row.others) or "–",
+                    )
+                    for name, row in zip(record.names, in_short, strict=True)
+                ),
+            ),
+        ]  # fmt: skip
+    elif measured.confusion:
         named = zip(record.names, measured.confusion, strict=True)
         blocks += [
             Words("Confusion, labelled (rows) against predicted (columns):"),

@@ -1,6 +1,7 @@
 """What is told of a classifier that was trained here: its figures class by class, and on what they
 rest, in words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ RESTS_ON = {
     "random_sample": "images drawn at random or labelled in files",
     "out_of_fold": "labelled images, cross-validated",
 }
+
+WHOLE = 20  # classes up to which a confusion is shown cell by cell; of more,
+OFTEN = 3  # what each class is most often taken for
+NAMED = 8  # classes that a sentence names, of many
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,29 @@ def rows(version: Version) -> list[ClassRow]:
             record.numbers, record.names, record.labels, predicted, strict=True
         )
     ]
+
+
+@dataclass(frozen=True)
+class TakenFor:
+    """A row of a confusion in short: so many are `labelled` as a class, so many of them are found,
+    and the others are most often taken for these: (place, images)."""
+
+    labelled: int
+    found: int
+    others: tuple[tuple[int, int], ...]
+
+
+def in_short(counts: Sequence[Sequence[int]]) -> list[TakenFor] | None:
+    """What a confusion (rows: labelled, columns: predicted) of many classes says, row by row; None
+    where they are so few that the whole of it can be taken in."""
+    if len(counts) <= WHOLE:
+        return None
+    told = []
+    for place, row in enumerate(counts):
+        others = [(other, n) for other, n in enumerate(row) if n and other != place]
+        others.sort(key=lambda one: -one[1])
+        told.append(TakenFor(sum(row), row[place], tuple(others[:OFTEN])))
+    return told
 
 
 def headline(version: Version) -> str:
@@ -76,18 +104,15 @@ def caveats(version: Version) -> list[str]:
     record = version.classes
     told = []
     if record.left_out:
-        names = enumerated([f"“{name}”" for name in record.left_out])
+        names = enumerated([f"“{name}”" for name in record.left_out], NAMED)
         verb = "was" if len(record.left_out) == 1 else "were"
         told.append(f"{names} {verb} left out: no label that may train teaches it.")
-    few = [
-        f"“{name}” ({n})"
-        for name, n in zip(record.names, record.labels, strict=True)
-        if n < ENOUGH_FOR_ONE_RATE
-    ]
+    labels = sorted(zip(record.labels, record.names, strict=True), key=lambda one: one[0])
+    few = [f"“{name}” ({n})" for n, name in labels if n < ENOUGH_FOR_ONE_RATE]
     if few:
         told.append(
-            f"Fewer than {ENOUGH_FOR_ONE_RATE} labels each: {enumerated(few)}. Their figures say "
-            "little."
+            f"Fewer than {ENOUGH_FOR_ONE_RATE} labels each: {enumerated(few, NAMED)}. Their "
+            "figures say little."
         )
     if record.rank is not None and record.labelling == "classes" and len(record.numbers) > 33:
         told.append(
