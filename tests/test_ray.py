@@ -19,8 +19,9 @@ from tastemaker.encoding.embedding_folders import EmbeddingFolder
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import Unavailable
 from tastemaker.filtering import parts, ray_engine
+from tastemaker.filtering.manifests import MANIFEST
 from tastemaker.filtering.panel import Panel
-from tastemaker.filtering.parts import MANIFEST, Terms, Written, parts_of, write_parts
+from tastemaker.filtering.parts import Terms, Written, parts_of, write_parts
 from tastemaker.filtering.ray_engine import OnRay
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source

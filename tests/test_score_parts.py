@@ -13,9 +13,10 @@ import pytest
 
 from tastemaker.encoding import embedding_files
 from tastemaker.errors import Conflict, Invalid
-from tastemaker.filtering import parts, sources
+from tastemaker.filtering import manifests, parts, sources
+from tastemaker.filtering.manifests import MANIFEST
 from tastemaker.filtering.panel import Panel
-from tastemaker.filtering.parts import MANIFEST, Here, Terms, Written, parts_of, write_parts
+from tastemaker.filtering.parts import Here, Terms, Written, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source
 from tastemaker.learning.checkpoints import save_checkpoint
@@ -78,7 +79,7 @@ def test_twenty_stops_at_random_places_give_the_rows_of_one_run(
     whole = pa.concat_tables(score_source(source, scorer))
     random = np.random.default_rng(0)
     out, left = tmp_path / "out", 0
-    write, listed, score = parts.write, parts.write_atomic, Scorer.vectors
+    write, listed, score = parts.write, manifests.write_atomic, Scorer.vectors
 
     def stopping(what: Any) -> Any:
         def done(*words: Any, **more: Any) -> Any:
@@ -91,7 +92,7 @@ def test_twenty_stops_at_random_places_give_the_rows_of_one_run(
         return done
 
     monkeypatch.setattr(parts, "write", stopping(write))
-    monkeypatch.setattr(parts, "write_atomic", stopping(listed))
+    monkeypatch.setattr(manifests, "write_atomic", stopping(listed))
     monkeypatch.setattr(Scorer, "vectors", stopping(score))
     stops, most = 0, 0
     while stops < 20:

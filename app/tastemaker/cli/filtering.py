@@ -8,7 +8,7 @@ from more_itertools import side_effect
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.models import model_path, promises
-from tastemaker.cli.options import path_argument, path_option, percent_option
+from tastemaker.cli.options import path_option, percent_option, source_argument
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.files.placing import Placement
     from tastemaker.filtering.panel import Panel
     from tastemaker.filtering.parts import Engine, Terms
+    from tastemaker.filtering.remote_sources import RemoteSource
     from tastemaker.filtering.score_tables import Top
 
 app = Commands()
@@ -43,11 +44,12 @@ def top_of(typed: str) -> "Top":
 @app.command()
 def score(
     source: Annotated[
-        Path,
-        path_argument(
+        Any,
+        source_argument(
             "SRC",
             "Folder or picture; tar shards or a zip, one, a folder of them, or a pattern like "
-            "'shards/*.tar'; embeddings: .npy, .parquet.",
+            "'shards/*.tar'; embeddings: .npy, .parquet. Archives and embeddings also at an "
+            "address: s3://…, https://….",
         ),
     ],
     model: Annotated[
@@ -161,7 +163,6 @@ def score(
 
     import torch
 
-    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
     from tastemaker.encoding.embedding_folders import EmbeddingFolder
     from tastemaker.files import placing, require_writable, write_atomic
     from tastemaker.filtering import parts, score_sheets, score_tables, sources
@@ -169,26 +170,18 @@ def score(
     from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.panel import Panel
     from tastemaker.filtering.places import check_places
+    from tastemaker.filtering.remote_sources import RemoteSource, open_source
     from tastemaker.filtering.router import load_model
     from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
 
-    of_embeddings = (
-        source.suffix.lower() in EMBEDDING_SUFFIXES or sources.embeddings_in(source) is not None
-    )
-    if into is not None and of_embeddings:
-        raise typer.BadParameter(f"embeddings are no pictures to {way}", param_hint=f"--{way}")
-    if embeddings_out is not None and of_embeddings:
-        raise typer.BadParameter("the source is embeddings already", param_hint="--embeddings-out")
-    if into is not None and is_list(source):
+    path = source if isinstance(source, Path) else None  # None: it lies on another machine
+    if path is not None:
+        _check_kind(path, way, into, embeddings_out)
+    elif into is not None or sheet is not None:
         raise typer.BadParameter(
-            f"pictures of a list lie anywhere: --out writes which pass, not --{way}",
-            param_hint=f"--{way}",
-        )
-    if into is not None and sources.archives_in(source):
-        raise typer.BadParameter(
-            f"pictures in an archive stay there: --out writes their names, not --{way}",
-            param_hint=f"--{way}",
+            "what lies at an address stays there: --out writes which pass",
+            param_hint=f"--{way}" if into is not None else "--sheet",
         )
     score_tables.check_limits(low, high)
     in_parts = to is not None and to.suffix.lower() not in score_tables.FORMS
@@ -207,7 +200,7 @@ def score(
         )
     more = Columns(tuple(columns or ()))
     check_places(
-        source, table=None if in_parts else to, sheet=sheet,
+        path, table=None if in_parts else to, sheet=sheet,
         owned={"--out": to if in_parts else None, "--embeddings-out": embeddings_out},
         filled={f"--{way}": into},
     )  # fmt: skip
@@ -218,9 +211,12 @@ def score(
     if to is not None and not in_parts:
         score_tables.check_ending(to)
         require_writable(to)
-    if into is not None:
-        placing.check_target(source, into)
+    if into is not None and path is not None:
+        placing.check_target(path, into)
     settings = Settings()
+    given = path if path is not None else open_source(source, settings.min_free_gb)
+    if isinstance(given, RemoteSource) and given.of_embeddings and embeddings_out is not None:
+        raise typer.BadParameter(ALREADY, param_hint="--embeddings-out")
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     limits, scorers = Limits.of(settings).anywhere(), []
@@ -249,19 +245,19 @@ def score(
         made_by = panel.load_encoder()
         keeping = EmbeddingFolder(
             embeddings_out, made_by.spec.name, made_by.fingerprint, made_by.dim,
-            str(source if is_list(source) else source.absolute()),
+            str(given if path is None or is_list(path) else path.absolute()),
         )  # fmt: skip
     faults: list[Exception] = []  # told last: the scores are there, whatever comes of the rest
 
     def draw_sheet(ranked: Any) -> None:
-        if sheet is None or dry_run:
+        if sheet is None or path is None or dry_run:
             return
         if not len(ranked):
             err.print("Nothing passes, so no contact sheet is drawn.")
             return
-        title = f"{first.name}: the best of {plain(str(source))}"
+        title = f"{first.name}: the best of {plain(str(path))}"
         try:
-            write_atomic(sheet, score_sheets.draw(ranked, source, limits, title))
+            write_atomic(sheet, score_sheets.draw(ranked, path, limits, title))
         except Exception as error:
             err.print(f"The scores are there; the contact sheet {plain(str(sheet))} is not.")
             faults.append(error)
@@ -271,12 +267,13 @@ def score(
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
-        _score_in_parts(source, panel, terms, precision, ray_address, on_ray=engine == "ray")
+        _score_in_parts(given, panel, terms, precision, ray_address, on_ray=engine == "ray")
         if sheet is not None:
             draw_sheet(parts.best_of(to, score_sheets.USUAL))
         _raise_first(faults)
         return
     tables: list[Any] = []
+    missing = parts.Missing()
     scored = written = 0
     shown = score_tables.Ranking(score_sheets.MOST if top is not None else score_sheets.USUAL)
 
@@ -293,11 +290,11 @@ def score(
         def tell(line: str) -> None:
             err.print(plain(line))
 
-        if keeping is not None:
-            every = parts.parts_of(source, panel, skip, tell)
-            rows = parts.stream(every, panel, keeping, skip, tell, progress)
+        if keeping is not None or path is None:
+            every = parts.parts_of(given, panel, skip, tell)
+            rows = parts.stream(every, panel, keeping, skip, tell, progress, missing)
         else:
-            rows = sources.score_source(source, panel, on_error=skip, progress=progress, tell=tell)
+            rows = sources.score_source(path, panel, on_error=skip, progress=progress, tell=tell)
         rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
         rows = more.added(rows)
         if top is not None:
@@ -318,9 +315,11 @@ def score(
     limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
     err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
     draw_sheet(shown.best())
+    if missing.count:
+        faults.append(missing.in_words())
     plan: list[Placement] = []
-    if into is not None:
-        plan = placing.plan_targets(ranked["path"].to_pylist(), source, into, keep=keep)
+    if into is not None and path is not None:
+        plan = placing.plan_targets(ranked["path"].to_pylist(), path, into, keep=keep)
         try:
             place(plan, way, into, dry_run)
         except TastemakerError as error:
@@ -344,6 +343,33 @@ def score(
     _raise_first(faults)
 
 
+ALREADY = "the source is embeddings already"
+
+
+def _check_kind(source: Path, way: str, into: Path | None, embeddings_out: Path | None) -> None:
+    """Raises where what passes of such a source cannot be put into a folder, or not be embedded."""
+    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
+    from tastemaker.filtering import sources
+    from tastemaker.filtering.file_lists import is_list
+
+    of_embeddings = (
+        source.suffix.lower() in EMBEDDING_SUFFIXES or sources.embeddings_in(source) is not None
+    )
+    if embeddings_out is not None and of_embeddings:
+        raise typer.BadParameter(ALREADY, param_hint="--embeddings-out")
+    if into is None:
+        return
+    why = ""
+    if of_embeddings:
+        why = f"embeddings are no pictures to {way}"
+    elif is_list(source):
+        why = f"pictures of a list lie anywhere: --out writes which pass, not --{way}"
+    elif sources.archives_in(source):
+        why = f"pictures in an archive stay there: --out writes their names, not --{way}"
+    if why:
+        raise typer.BadParameter(why, param_hint=f"--{way}")
+
+
 def _raise_first(faults: list[Exception]) -> None:
     """Raise the first of what went wrong beside the scores, and tell of the others."""
     for fault in faults[1:]:
@@ -353,10 +379,10 @@ def _raise_first(faults: list[Exception]) -> None:
 
 
 def _score_in_parts(
-    source: Path, panel: "Panel", terms: "Terms", precision: str, address: str | None,
-    *, on_ray: bool,
+    source: "Path | RemoteSource", panel: "Panel", terms: "Terms", precision: str,
+    address: str | None, *, on_ray: bool,
 ) -> None:  # fmt: skip
-    from tastemaker.filtering.parts import Here, parts_of, write_parts
+    from tastemaker.filtering.parts import Here, Missing, parts_of, write_parts
 
     with progress_bar() as bar, skipped_files() as skip:
         task = bar.add_task("Scoring", total=None)
@@ -381,6 +407,8 @@ def _score_in_parts(
         f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in "
         f"{plain(str(terms.out))}{already if written.kept else ''}."
     )
+    if written.missing:
+        raise Missing(written.missing).in_words()
 
 
 def chosen_way(

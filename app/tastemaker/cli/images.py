@@ -27,7 +27,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 from tastemaker.importing.outcome import known_in_words
 
 app = Commands()
@@ -189,7 +189,7 @@ def watch_folder(
     with database() as (settings, engine), sessions.writing(engine) as session:
         chosen = projects.by_name(session, name)
         if folder and stop:
-            watching.stop(session, chosen, typed_path(folder))
+            watching.stop(session, chosen, local_path(folder))
         elif folder:
             watching.watch(session, settings, chosen, folder, collection=collection, role=role)
         rows = watching.as_json(session, chosen)
@@ -256,7 +256,7 @@ def project_and_paths(
     nothing lies under it; what lies there is a path, as it always was."""
     from tastemaker import projects
 
-    paths = [typed_path(word) for word in typed]
+    paths = [local_path(word) for word in typed]
     if named is not None:
         return projects.by_name(session, named), paths
     if len(typed) < 2 or _there(paths[0]):
@@ -305,7 +305,7 @@ def embed(
     if to is not None and encoder is not None:
         if name is None or project is not None or collection is not None:
             raise typer.BadParameter("FOLDER --encoder E --out FILE, and nothing of the library")
-        return embed_folder(typed_path(name), encoder, to, as_json)
+        return embed_folder(local_path(name), encoder, to, as_json)
 
     from tastemaker import images, projects
     from tastemaker.embeddings import declared

@@ -7,7 +7,7 @@ from tastemaker.cli.terminal import database
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import NotFound
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 
 ROUTER = "router:"
 
@@ -15,7 +15,7 @@ ROUTER = "router:"
 def model_path(settings: Settings, model: str) -> Path:
     """The file of `FILE.safetensors` or `PROJECT@VERSION`; the folder of a router."""
     if _lies_there(model):
-        return typed_path(model)
+        return local_path(model)
     if model.startswith(ROUTER):
         from tastemaker.publishing import routers
 
@@ -37,7 +37,7 @@ def _lies_there(model: str) -> bool:
     from tastemaker.files import is_file
     from tastemaker.learning.router_files import is_router
 
-    path = typed_path(model)
+    path = local_path(model)
     return is_file(path) or is_router(path)
 
 

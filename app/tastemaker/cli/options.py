@@ -5,12 +5,13 @@ A number that would be read both ways is refused with both readings; a percent s
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tastemaker.errors import Invalid
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import Address, is_address, local_path, parse
 
 # --- units ---------------------------------------------------------------------------------------
 
@@ -66,11 +67,20 @@ def _number(text: str) -> tuple[float, bool]:
 
 def path_option(*names: str, about: str, metavar: str = "FILE", **more: Any) -> Any:
     """An option that is a path; `~` is one's home, also where the shell does not say so."""
-    return typer.Option(*names, parser=typed_path, metavar=metavar, help=about, **more)
+    return typer.Option(*names, parser=local_path, metavar=metavar, help=about, **more)
+
+
+def source_argument(metavar: str, about: str) -> Any:
+    """What is read: a path, or an address, parsed."""
+    return typer.Argument(parser=_path_or_address, metavar=metavar, help=about)
+
+
+def _path_or_address(typed: Any) -> Path | Address:
+    return parse(typed) if is_address(typed) else local_path(typed)
 
 
 def path_argument(metavar: str, about: str) -> Any:
-    return typer.Argument(parser=typed_path, metavar=metavar, help=about)
+    return typer.Argument(parser=local_path, metavar=metavar, help=about)
 
 
 # --- the project, first or as -p -----------------------------------------------------------------

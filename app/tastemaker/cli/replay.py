@@ -18,7 +18,7 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 
 app = Commands()
 
@@ -104,20 +104,20 @@ def replay(
         if path is not None:
             require_writable(path)
     *first, source = typed
-    require_apart([("--out", to), ("--svg", svg)], [typed_path(source)])
+    require_apart([("--out", to), ("--svg", svg)], [local_path(source)])
     refuse(context, SEVERAL if not learn else ONE, "without" if not learn else "with")
     if learn:
         if first:
             raise typer.BadParameter("a file brings its own scores", param_hint="--learn")
-        return learning_curves(typed_path(source), labels, prior, recipe, seeds, to, as_json)
+        return learning_curves(local_path(source), labels, prior, recipe, seeds, to, as_json)
     if len(first) > 1:
         raise typer.BadParameter(f"“{first[1]}” is too many: PROJECT COLLECTION, or FILE.")
     project = either(first[0] if first else None, project)
     about: dict[str, Any] = {}
-    if typed_path(source).is_file() or source.endswith(".npz"):
+    if local_path(source).is_file() or source.endswith(".npz"):
         if project is not None:
             raise typer.BadParameter("a file brings its own scores", param_hint="--project")
-        data = labelled_sets.read_file(typed_path(source))
+        data = labelled_sets.read_file(local_path(source))
     else:
         with database() as (_, engine), sessions.reading(engine) as session:
             from tastemaker import projects
@@ -201,7 +201,7 @@ def learning_curves(
     data = labelled_sets.read_people(file)
     start: replaying.Prior | str = prior
     if prior not in ("none", "others"):
-        start, off = replaying.prior_of_file(typed_path(prior), data.x)
+        start, off = replaying.prior_of_file(local_path(prior), data.x)
         if off >= 0.005:
             err.print(f"The prior is followed by a line, {off:.2f} points from it on average.")
     plan = replaying.Curves(counts, start, recipe, seeds)

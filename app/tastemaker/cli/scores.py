@@ -20,7 +20,7 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 
 app = Commands(help="Bring scores in and out.", no_args_is_help=True)
 top = Commands()
@@ -78,10 +78,10 @@ def scores_import(
             others = (skip_bad_rows, preview, as_hints, image_column, score_column, on is not None)
             if any(others):
                 raise Invalid("--answers goes with no other option of this command.")
-            told = import_answers(engine, name, typed_path(file))
+            told = import_answers(engine, name, local_path(file))
         else:
             told = import_scores(
-                engine, name, typed_path(file), scale=on, skip_bad_rows=skip_bad_rows,
+                engine, name, local_path(file), scale=on, skip_bad_rows=skip_bad_rows,
                 columns=ColumnNames(image_column, score_column), preview=preview,
                 as_hints=as_hints,
             )  # fmt: skip
@@ -236,7 +236,7 @@ def scores_folders(
 ) -> None:
     """Write the labelled embeddings as folders: data/ENCODER/NN_name/*.npy, NN the score."""
     name, place = in_order(typed, project, "FOLDER")
-    folder = typed_path(place)
+    folder = local_path(place)
     from tastemaker import projects
     from tastemaker.files import require_writable_folder
     from tastemaker.publishing import exports

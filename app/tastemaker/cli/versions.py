@@ -29,7 +29,7 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.database import sessions
 from tastemaker.errors import NotFound
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 
 top = Commands()
 app = Commands(help="List, show, compare, activate, export versions.", no_args_is_help=True)
@@ -245,7 +245,7 @@ def versions_export(
     from tastemaker.publishing import exports
 
     name, number, place = in_order(typed, project, "VERSION", "FOLDER")
-    folder = typed_path(place)
+    folder = local_path(place)
     if layout not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
     require_writable_folder(folder)
@@ -292,7 +292,7 @@ def versions_import(
     from tastemaker.publishing import import_head
 
     name, place = in_order(typed, project, "FILE")
-    file = typed_path(place)
+    file = local_path(place)
     if config is not None and not is_file(config):
         raise NotFound(f"There is no file {config}.", "Leave --config out to go without.")
     with database() as (settings, engine):

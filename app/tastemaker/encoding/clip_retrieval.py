@@ -2,7 +2,7 @@
 `metadata/metadata_0.parquet`, row by row about the same pictures."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,67 +22,106 @@ class _Shard:
     rows: int
 
 
-def is_layout(folder: Path) -> bool:
-    return bool(_vector_files(folder))
+@dataclass(frozen=True)
+class Heads:
+    """What the heads of two files say that belong together: the one of `rows` vectors of `dim`
+    values, and the one that tells about them (None: there is none)."""
+
+    vectors: str  # their names
+    rows: int
+    dim: int
+    metadata: str = ""
+    told: pq.FileMetaData | None = None
 
 
-def open_layout(folder: Path) -> Embeddings:
-    """All shards of a folder as one, in the order of their numbers. A row is called by its
-    `image_path` (or `path`), else `img_emb_0.npy/17`; the other columns go with it. Raises
-    `Invalid` where vectors and metadata differ in their rows, one is missing, or widths differ."""
-    shards, dim = [], 0
-    for vectors in _vector_files(folder):
-        opened = open_embeddings(vectors)
-        if dim and opened.dim != dim:
+def fitting(shards: Iterable[Heads], folder: str) -> pa.Schema:
+    """The columns of all metadata of a folder, which is told by its name. Raises `Invalid` where
+    vectors and metadata differ in their rows, one is missing, or widths differ."""
+    known: list[Heads] = []
+    for shard in shards:
+        if known and shard.dim != known[0].dim:
             raise Invalid(
-                f"{vectors.name} holds vectors of {opened.dim} values, those before of {dim}.",
+                f"{shard.vectors} holds vectors of {shard.dim} values, those before of "
+                f"{known[0].dim}.",
                 "Score each make of embeddings by itself.",
             )
-        dim = opened.dim
-        metadata = _metadata_of(vectors)
-        if metadata is not None:
-            _check_rows(vectors, opened.rows, metadata)
-        shards.append(_Shard(vectors, metadata, opened.rows))
-    without = [shard.vectors.name for shard in shards if shard.metadata is None]
-    if without and len(without) < len(shards):
+        if shard.told is not None and shard.told.num_rows != shard.rows:
+            raise Invalid(
+                f"{shard.vectors} holds {shard.rows:,} vectors, and {shard.metadata} tells of "
+                f"{shard.told.num_rows:,}: which belongs to which is not known.",
+                "Make the two again, or take them out of the folder.",
+            )
+        known.append(shard)
+    without = [shard.vectors for shard in known if shard.told is None]
+    if without and len(without) < len(known):
         raise Invalid(
             f"{without[0]} has no metadata beside it, and others have.",
             "Bring back its metadata file, or take the vectors out of the folder.",
         )
-    metadata_files = [shard.metadata for shard in shards if shard.metadata is not None]
-    told = [pq.read_schema(file) for file in metadata_files]
+    told = [shard.told.schema.to_arrow_schema() for shard in known if shard.told is not None]
     try:
-        schema = pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
+        return pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
     except pa.ArrowException as error:
         reason = str(error).rstrip(".")
-        raise Invalid(f"The metadata of {folder.name} do not fit each other: {reason}.") from error
+        raise Invalid(f"The metadata of {folder} do not fit each other: {reason}.") from error
+
+
+def is_layout(folder: Path) -> bool:
+    return bool(_vector_files(folder))
+
+
+def open_layout(folder: Path, schema: pa.Schema | None = None) -> Embeddings:
+    """All shards of a folder as one, in the order of their numbers. A row is called by its
+    `image_path` (or `path`), else `img_emb_0.npy/17`; the other columns go with it: those of the
+    `schema`, where the folder is only a part of what belongs together. Raises as `fitting`."""
+    shards: list[_Shard] = []
+    heads: list[Heads] = []
+
+    def opened() -> Iterator[Heads]:
+        for vectors in _vector_files(folder):
+            one, metadata = open_embeddings(vectors), _metadata_of(vectors)
+            told = _head_of(metadata) if metadata is not None else None
+            shards.append(_Shard(vectors, metadata, one.rows))
+            heads.append(
+                Heads(vectors.name, one.rows, one.dim, metadata.name if metadata else "", told)
+            )
+            yield heads[-1]
+
+    found = fitting(opened(), folder.name)
+    columns = found if schema is None else schema
+    files = [*(one.vectors for one in shards), *(one.metadata for one in shards if one.metadata)]
     rows = sum(shard.rows for shard in shards)
-    files = (*(shard.vectors for shard in shards), *metadata_files)
-    return Embeddings(rows, dim, lambda first: _blocks(shards, schema, first), files)
+    return Embeddings(
+        rows, heads[0].dim, lambda first: _blocks(shards, columns, first), tuple(files)
+    )
+
+
+def in_their_order(name: str) -> tuple[int, str]:
+    """How the vectors of a folder are ordered: 2 before 10."""
+    return len(name), name
+
+
+def metadata_name(vectors: str) -> str:
+    """`metadata_0.parquet` for `img_emb_0.npy`."""
+    return re.sub(r"^img_emb(.*)\.npy$", r"metadata\1.parquet", vectors)
 
 
 def _vector_files(folder: Path) -> list[Path]:
     found = [*folder.glob("img_emb/img_emb_*.npy")] or [*folder.glob("img_emb_*.npy")]
-    return sorted(found, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
+    return sorted(found, key=lambda path: in_their_order(path.name))
 
 
 def _metadata_of(vectors: Path) -> Path | None:
-    name = f"{re.sub('^img_emb', 'metadata', vectors.stem)}.parquet"
+    name = metadata_name(vectors.name)
     places = (vectors.parent.parent / "metadata" / name, vectors.with_name(name))
     return next(filter(is_file, places), None)
 
 
-def _check_rows(vectors: Path, rows: int, metadata: Path) -> None:
+def _head_of(metadata: Path) -> pq.FileMetaData:
     try:
-        told = pq.read_metadata(metadata).num_rows
+        return pq.read_metadata(metadata)
     except (pa.ArrowException, OSError) as error:
         raise Invalid(f"{metadata.name} is not a Parquet file.") from error
-    if told != rows:
-        raise Invalid(
-            f"{vectors.name} holds {rows:,} vectors, and {metadata.name} tells of {told:,}: which "
-            "belongs to which is not known.",
-            "Make the two again, or take them out of the folder.",
-        )
 
 
 def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:

@@ -4,6 +4,7 @@ Whatever the size of the file, memory holds one block. Rows have paths: those of
 `image_path`, else their numbers from 0.
 """
 
+import io
 import math
 import os
 import re
@@ -96,15 +97,7 @@ def _row_numbers(start: int, stop: int) -> pa.Array:
 
 def _open_npy(source: Path) -> Embeddings:
     x = _mapped(source)
-    needed = "Rows of floating-point embeddings, (N, D), are needed."
-    if x.ndim == 2 and not len(x):
-        raise Invalid(f"{source.name} is empty: it holds no embedding.", needed)
-    if x.ndim != 2 or x.dtype.kind != "f" or not x.size:
-        raise Invalid(
-            f"{source.name} holds an array of shape {x.shape}, type {x.dtype}.",
-            needed,
-        )
-    rows, dim = x.shape
+    rows, dim = _rows_of(source.name, x.shape, x.dtype)
 
     def read(first: int) -> Iterator[Block]:
         for start in range(first, rows, BLOCK):
@@ -113,6 +106,38 @@ def _open_npy(source: Path) -> Embeddings:
             yield _row_numbers(start, stop), floats(_mapped(source)[start:stop]), None
 
     return Embeddings(rows, dim, read, (source,))
+
+
+def _rows_of(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Rows and values of each; `Invalid` for what is no array of embeddings."""
+    needed = "Rows of floating-point embeddings, (N, D), are needed."
+    if len(shape) == 2 and not shape[0]:
+        raise Invalid(f"{name} is empty: it holds no embedding.", needed)
+    if len(shape) != 2 or dtype.kind != "f" or not math.prod(shape):
+        raise Invalid(f"{name} holds an array of shape {shape}, type {dtype}.", needed)
+    return shape[0], shape[1]
+
+
+HEAD_BYTES = 2**12  # of a .npy; its header has a hundred, or some hundreds
+
+
+def npy_rows(name: str, head: bytes, size: int) -> tuple[int, int]:
+    """Rows and values of each, as the first `HEAD_BYTES` of a `.npy` of `size` bytes tell. Raises
+    `Invalid` as opening it would."""
+    file = io.BytesIO(head)
+    try:
+        shape, _, dtype = _read_npy_header(file)
+    except (ValueError, OSError, EOFError, OverflowError) as error:
+        raise Invalid(
+            f"{name} is not a plain .npy array.", "It does not begin as one does."
+        ) from error
+    rows, dim = _rows_of(name, shape if len(shape) != 1 else (1, *shape), dtype)
+    wanted = file.tell() + rows * dim * dtype.itemsize
+    if size < wanted:
+        raise Invalid(
+            f"{name} is cut short: {size:,} of its {wanted:,} bytes are there.", "Copy it again."
+        )
+    return rows, dim
 
 
 def _mapped(source: Path) -> NDArray[Any]:

@@ -11,6 +11,7 @@ Vectors are kept in float16, as the library keeps them: scores of them differ by
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tastemaker.files import (
     sweep_unfinished,
     write_atomic,
 )
+from tastemaker.files.addresses import is_address
 
 MANIFEST = "manifest.json"
 KIND = "embeddings"  # what the manifest says the folder holds
@@ -38,26 +40,51 @@ def is_one(folder: Path) -> bool:
     return is_file(folder / MANIFEST) and _read_manifest(folder).get("kind") == KIND
 
 
-def open_folder(folder: Path) -> Embeddings:
-    """All parts of a folder as one, in the order of the pictures that were embedded. Raises
-    `Conflict` where the run that wrote it did not come to its end, `Invalid` where a part is
-    missing or damaged."""
-    told = _read_manifest(folder)
+@dataclass(frozen=True)
+class Contents:
+    """What the manifest of a folder says: its files with their rows, and what made them."""
+
+    parts: tuple[tuple[str, int], ...]
+    dim: int
+    encoder: str
+    fingerprint: str
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows in self.parts)
+
+
+def contents(manifest: bytes, folder: object) -> Contents | None:
+    """Those of the folder, which is told by its name; None where it is no folder of embeddings.
+    Raises `Conflict` where the run that wrote it did not come to its end."""
+    told = _told(manifest)
+    if told.get("kind") != KIND:
+        return None
     if not told.get("complete"):
         raise Conflict(
             f"{folder} is not whole: the run that embedded the pictures was stopped.",
             "Run it again; it goes on where it was.",
         )
     try:
-        names = [(str(part["file"]), int(part["rows"])) for part in told["parts"]]
-        dim, encoder, fingerprint = int(told["dim"]), told["encoder"], told["encoder_fingerprint"]
-        if not all(is_bare_name(name) for name, _ in names):
+        parts = tuple((str(part["file"]), int(part["rows"])) for part in told["parts"])
+        if not all(is_bare_name(name) for name, _ in parts):
             raise ValueError
+        return Contents(parts, int(told["dim"]), told["encoder"], told["encoder_fingerprint"])
     except (KeyError, TypeError, ValueError) as error:
         raise Invalid(
-            f"{folder / MANIFEST} is damaged.", "Embed the pictures again, into another folder."
+            f"{folder}/{MANIFEST} is damaged.", "Embed the pictures again, into another folder."
         ) from error
-    parts = [(folder / name, rows) for name, rows in names]
+
+
+def open_folder(folder: Path) -> Embeddings:
+    """All parts of a folder as one, in the order of the pictures that were embedded. Raises
+    `Conflict` where the run that wrote it did not come to its end, `Invalid` where a part is
+    missing or damaged."""
+    told = contents((folder / MANIFEST).read_bytes(), folder)
+    if told is None:
+        raise Invalid(f"{folder} holds no embeddings.", "Name another folder.")
+    dim = told.dim
+    parts = [(folder / name, rows) for name, rows in told.parts]
     missing = next((file for file, _ in parts if not is_file(file)), None)
     if missing is not None:
         raise Invalid(f"{missing} is missing.", "Embed the pictures again: only it will be done.")
@@ -72,20 +99,28 @@ def open_folder(folder: Path) -> Embeddings:
             first = max(0, first - rows)
 
     return Embeddings(
-        sum(rows for _, rows in parts), dim, read,
-        (folder / MANIFEST, *(file for file, _ in parts)), encoder, fingerprint,
+        told.rows, dim, read, (folder / MANIFEST, *(file for file, _ in parts)), told.encoder,
+        told.fingerprint,
     )  # fmt: skip
 
 
-def source_of(folder: Path) -> Path:
-    """Where the pictures lay that a folder of embeddings was made of."""
-    return Path(str(_read_manifest(folder).get("source", folder)))
+def source_of(folder: Path) -> Path | None:
+    """Where the pictures lay that a folder of embeddings was made of; None on another machine."""
+    told = str(_read_manifest(folder).get("source", folder))
+    return None if is_address(told) else Path(told)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        told = json.loads((folder / MANIFEST).read_bytes())
-    except (ValueError, OSError):
+        return _told((folder / MANIFEST).read_bytes())
+    except OSError:
+        return {}
+
+
+def _told(manifest: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(manifest)
+    except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
 

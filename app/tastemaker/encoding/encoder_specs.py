@@ -27,7 +27,8 @@ from pathlib import Path
 from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.encoding import efficientnet, feature_blocks, frame_rules, tiling
 from tastemaker.errors import EncoderUnavailable, Invalid
-from tastemaker.files import is_file, typed_path
+from tastemaker.files import is_file
+from tastemaker.files.addresses import local_path
 from tastemaker.pictures.frames import FrameRule
 
 BUNDLED = efficientnet.name_of(())  # the plain one: least to compute, least to keep
@@ -236,7 +237,7 @@ def _parse_one(name: str) -> EncoderSpec:
             "A local weights file must be a .safetensors file; other formats can run code.",
             "Write it as MODEL@/path/to/weights.safetensors.",
         )
-    weights = typed_path(file).absolute() if file else None
+    weights = local_path(file).absolute() if file else None
     whole = "+".join((network, *chosen)) + (f"/{tag}" if tag else "")
     dim = next((known.dim for known in KNOWN if known.name == whole), None)
     canonical = "+".join((network, *chosen, *beside)) + (f"/{tag}" if tag else "")

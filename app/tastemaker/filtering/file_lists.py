@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tastemaker.errors import BadImage, NotFound
 from tastemaker.files import is_file, is_text, typed_path
+from tastemaker.files.addresses import is_address, shown
 
 
 def is_list(source: Path) -> bool:
@@ -39,7 +40,9 @@ class Listed:
                 name = os.fsdecode(line.rstrip(b"\r\n"))
                 if not name:
                     continue
-                if is_text(name):
+                if is_address(name):
+                    yield shown(name), BadImage("It lies on another machine: copy it here first.")
+                elif is_text(name):
                     yield name, typed_path(name)
                 else:
                     readable = line.rstrip(b"\r\n").decode("utf-8", "replace")

@@ -81,10 +81,17 @@ class Panel:
     def check_source(self, opened: Embeddings, name: str) -> None:
         """Raises `Invalid` for embeddings of another width, `Conflict` for those of another
         encoder, as far as the file knows it."""
-        self.first.check_width(opened.dim, name)
+        self.check_make(opened.dim, opened.encoder, opened.fingerprint, name)
+
+    def check_make(
+        self, dim: int | None, encoder: str | None, fingerprint: str | None, name: str
+    ) -> None:
+        """The same of what is known before a file is opened."""
+        if dim is not None:
+            self.first.check_width(dim, name)
         for scorer in self.scorers:
-            theirs, ours = opened.fingerprint, scorer.fingerprint
-            one, other = opened.encoder, scorer.encoder
+            theirs, ours = fingerprint, scorer.fingerprint
+            one, other = encoder, scorer.encoder
             if differ((one, theirs), (other, ours)):
                 raise Conflict(
                     f"{name} was made by {one or 'another encoder'} (fingerprint {theirs}), and "

@@ -13,32 +13,35 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from more_itertools import chunked, side_effect, spy
 
-from tastemaker.encoding import embedding_folders
 from tastemaker.encoding.embedding_files import BLOCK, Block, Embeddings
 from tastemaker.encoding.embedding_folders import EmbeddingFolder
-from tastemaker.errors import Conflict, Invalid
+from tastemaker.errors import Invalid, TastemakerError, Unavailable
 from tastemaker.files import (
     is_file,
     readable,
     require_writable_folder,
     sweep_unfinished,
-    write_atomic,
 )
 from tastemaker.filtering.columns import Columns
+from tastemaker.filtering.fetched import Needed, brought_here
+from tastemaker.filtering.manifests import FORM, Done, read_manifest, write_manifest
 from tastemaker.filtering.panel import Panel
+from tastemaker.filtering.remote_sources import Piece as RemotePiece
+from tastemaker.filtering.remote_sources import RemoteSource
 from tastemaker.filtering.score_tables import Ranking, Tables, within, write
 from tastemaker.filtering.sources import (
     Archive,
     OnError,
+    Opened,
     Pictures,
     Piece,
     Progress,
@@ -51,10 +54,10 @@ from tastemaker.filtering.sources import (
     named_pictures,
 )
 
-MANIFEST = "manifest.json"
-FORM = 1  # of the manifest
 BLOCKS = 32  # blocks of embeddings in a part
 PICTURES = 4096  # in a part
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,33 +67,27 @@ class Part:
 
     source: str
     made_of: Any
-    piece: Piece
+    piece: Piece | RemotePiece
     share: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """A part that is written: rows in its file, and how many were scored for it."""
-
-    file: str
-    key: str
-    source: str
-    rows: int
-    scored: int
 
 
 @dataclass(frozen=True)
 class Written:
     parts: list[Done]
     kept: int  # of them were there before
+    missing: int = 0  # that could not be read
 
 
 # --- what is to be done ---------------------------------------------------------------------------
 
 
-def parts_of(source: Path, panel: Panel, on_error: OnError, tell: Tell) -> Iterator[Part]:
+def parts_of(
+    source: Path | RemoteSource, panel: Panel, on_error: OnError, tell: Tell
+) -> Iterator[Part]:
     """The parts of a source, in its order. Raises as `score_source` does, but for a source of which
     nothing can be scored."""
+    if isinstance(source, RemoteSource):
+        return _of_remote(source, panel)
     opened = embeddings_in(source)
     if opened is not None:
         panel.check_source(opened, source.name)
@@ -128,6 +125,18 @@ def _of_embeddings(source: Path, opened: Embeddings) -> Iterator[Part]:
         piece = Rows(source, made_of, start, count)
         name = f"{source.name} from row {start:,}"
         yield Part(name, [start, made_of], piece, count / opened.rows)
+
+
+def _of_remote(source: RemoteSource, panel: Panel) -> Iterator[Part]:
+    if source.of_embeddings:
+        panel.check_make(source.dim, source.encoder, source.fingerprint, str(source))
+    else:
+        panel.load_encoder()
+    every = max(1, sum(piece.size for piece in source.pieces))
+    return (
+        Part(str(piece.address), piece.made_of, piece, piece.size / every)
+        for piece in source.pieces
+    )
 
 
 def _facts(name: str, file: object) -> tuple[str, int, int]:
@@ -181,56 +190,129 @@ class Order:
     part: Part
 
 
+def _here(
+    items: Iterable[T], part_of: Callable[[T], Part], embeddings: EmbeddingFolder | None
+) -> Iterator[tuple[T, Piece | TastemakerError]]:
+    """Each item with the piece of its part as it can be scored on this machine; or why its files
+    are not to be had. Those of which the embeddings are kept are not read."""
+    first, items = spy(items)
+    piece = part_of(first[0]).piece if first else None
+    if not isinstance(piece, RemotePiece):  # then none is
+        yield from ((item, cast(Piece, part_of(item).piece)) for item in items)
+        return
+
+    def remote(item: T) -> RemotePiece:
+        return cast(RemotePiece, part_of(item).piece)
+
+    def needs(item: T) -> Needed:
+        kept = embeddings is not None and embeddings.has(key_of(part_of(item).made_of))
+        return {} if kept else remote(item).needed
+
+    with closing(brought_here(items, needs, piece.keep_free_gb)) as brought:
+        for item, there in brought:
+            yield item, there if isinstance(there, TastemakerError) else remote(item).at(there)
+
+
+class Missing:
+    """How many parts there were whose files were not to be had. Some one after the other end a run:
+    each of those that follow would be waited for as well."""
+
+    IN_A_ROW = 3
+
+    def __init__(self, count: int = 0) -> None:
+        self.count, self._in_a_row = count, 0
+
+    def tell(self, missed: bool) -> None:
+        """What became of the next part. Raises `Unavailable`."""
+        self.count += missed
+        self._in_a_row = self._in_a_row + 1 if missed else 0
+        if self._in_a_row == self.IN_A_ROW:
+            raise Unavailable(
+                f"{self.IN_A_ROW} files one after the other could not be read, so the run was "
+                "ended.",
+                "What is done is kept. Run it again when the server answers: it goes on.",
+            )
+
+    def in_words(self) -> Unavailable:
+        what = "1 file" if self.count == 1 else f"{self.count:,} files"
+        return Unavailable(
+            f"{what} of the source could not be read; their rows are missing.",
+            "Run it again: with a folder as --out, only they are read.",
+        )
+
+
 def tables_of(
-    part: Part, panel: Panel, embeddings: EmbeddingFolder | None, on_error: OnError,
+    part: Part, piece: Piece, panel: Panel, embeddings: EmbeddingFolder | None, on_error: OnError,
     progress: Share, tell: Tell,
 ) -> Iterator[pa.Table]:  # fmt: skip
-    """The scores of a part; its embeddings are kept on the way, or read where they are kept."""
+    """The scores of a part, of which this `piece` is here; its embeddings are kept on the way, or
+    read where they are kept."""
 
     def made() -> Iterator[Block]:
-        return blocks_of(part.piece, panel, on_error, progress, tell)
+        return blocks_of(piece, panel, on_error, progress, tell)
 
     blocks = made() if embeddings is None else embeddings.kept(key_of(part.made_of), made)
-    encoded = not isinstance(part.piece, Rows)
+    encoded = not isinstance(piece, Rows | Opened)
     rows = panel.tables(blocks, part.source, on_error, tell, encoded=encoded)
     first, rows = spy(rows)
     return rows if first else iter([panel.empty()])  # one without a row has the same columns
 
 
 def stream(
-    parts: Iterable[Part], panel: Panel, embeddings: EmbeddingFolder, on_error: OnError,
-    tell: Tell, progress: Progress,
+    parts: Iterable[Part], panel: Panel, embeddings: EmbeddingFolder | None, on_error: OnError,
+    tell: Tell, progress: Progress, missing: Missing,
 ) -> Iterator[pa.Table]:  # fmt: skip
-    """The scores of all parts, one after the other, whose embeddings are kept. Raises as
-    `score_source`."""
-    embeddings.begin()
+    """The scores of all parts, one after the other; their embeddings are kept where there is a
+    folder for them. Raises as `score_source`, and as `missing` does."""
+    if embeddings is not None:
+        embeddings.begin()
     course, keys, scored = _Course(progress), list[str](), 0
-    for part in parts:
+    for part, piece in _here(parts, lambda part: part, embeddings):
+        missing.tell(isinstance(piece, TastemakerError))
+        if isinstance(piece, TastemakerError):
+            on_error(part.source, str(piece))
+            continue
         keys.append(key_of(part.made_of))
         before, watch = scored, partial(course.tell, part)
-        for rows in tables_of(part, panel, embeddings, on_error, watch, tell):
+        for rows in tables_of(part, piece, panel, embeddings, on_error, watch, tell):
             scored += len(rows)
             yield rows
         course.done(part, scored - before)
     if not scored:
-        raise Invalid("None of the pictures could be scored.")
-    embeddings.close(keys)
+        what = "the source" if embeddings is None else "the pictures"
+        raise missing.in_words() if missing.count else Invalid(f"None of {what} could be scored.")
+    if embeddings is not None and not missing.count:
+        embeddings.close(keys)
 
 
-def write_part(
-    order: Order, terms: Terms, panel: Panel, on_error: OnError, progress: Share, tell: Tell
-) -> Done:
-    """Score a part and write its file, whole or not at all."""
+def write_here(
+    orders: Iterable[Order], terms: Terms, panel: Panel, on_error: OnError, watch: "Watch",
+    tell: Tell,
+) -> Iterator[tuple[Order, Done | None]]:  # fmt: skip
+    """Score parts in this process and write their files, each whole or not at all; None for one
+    whose own files were not to be had, which `on_error` is told."""
+    for order, piece in _here(orders, lambda order: order.part, terms.embeddings):
+        if isinstance(piece, TastemakerError):
+            on_error(order.part.source, str(piece))
+            yield order, None
+            continue
+        progress = partial(watch, order.part)
+        yield order, _write_part(order, piece, terms, panel, on_error, progress, tell)
+
+
+def _write_part(
+    order: Order, piece: Piece, terms: Terms, panel: Panel, on_error: OnError, progress: Share,
+    tell: Tell,
+) -> Done:  # fmt: skip
     scored = 0
 
     def count(rows: pa.Table) -> None:
         nonlocal scored
         scored += len(rows)
 
-    made = tables_of(order.part, panel, terms.embeddings, on_error, progress, tell)
-    tables: Tables = within(
-        side_effect(count, made), terms.low, terms.high, chosen=bool(terms.chosen)
-    )
+    kept = terms.embeddings
+    made = side_effect(count, tables_of(order.part, piece, panel, kept, on_error, progress, tell))
+    tables: Tables = within(made, terms.low, terms.high, chosen=bool(terms.chosen))
     rows = write(terms.out / order.file, terms.columns.added(tables), panel.about)
     return Done(order.file, order.key, order.part.source, rows, scored)
 
@@ -242,11 +324,12 @@ Watch = Callable[[Part, int, float], None]  # rows done of a part, and which sha
 
 
 class Engine(Protocol):
-    """Who writes parts, in any order; a part that is written twice is the same."""
+    """Who writes parts, in any order; a part that is written twice is the same. None is given for
+    one whose files were not to be had, which was told."""
 
     def write(
         self, orders: Iterable[Order], terms: Terms, watch: Watch
-    ) -> Generator[tuple[Order, Done], None, None]: ...
+    ) -> Generator[tuple[Order, Done | None], None, None]: ...
 
 
 @dataclass(frozen=True)
@@ -259,10 +342,8 @@ class Here:
 
     def write(
         self, orders: Iterable[Order], terms: Terms, watch: Watch
-    ) -> Generator[tuple[Order, Done], None, None]:
-        for order in orders:
-            progress = partial(watch, order.part)
-            yield order, write_part(order, terms, self.panel, self.on_error, progress, self.tell)
+    ) -> Generator[tuple[Order, Done | None], None, None]:
+        yield from write_here(orders, terms, self.panel, self.on_error, watch, self.tell)
 
 
 class _Course:
@@ -295,16 +376,16 @@ def write_parts(
     out = terms.out
     require_writable_folder(out)
     run = {"format": FORM, "model_sha256": about["model_sha256"]} | terms.run | made_with
-    before = _read_manifest(out, run)
+    before = read_manifest(out, run)
     out.mkdir(parents=True, exist_ok=True)
     sweep_unfinished(out)
     if terms.embeddings is not None:
         terms.embeddings.begin()
-    _write_manifest(out, run, about, list(before.values()), complete=False)
+    write_manifest(out, run, about, list(before.values()), complete=False)
     done: dict[str, Done] = {}  # by file
     files: list[str] = []  # in the order of the source
     keys: list[str] = []  # of the embeddings
-    kept, course = 0, _Course(progress)
+    kept, course, missing = 0, _Course(progress), Missing()
 
     def in_order() -> list[Done]:
         return [done[file] for file in files if file in done]
@@ -327,18 +408,24 @@ def write_parts(
 
     with closing(engine.write(due(), terms, course.tell)) as writing:
         for order, written in writing:
+            missing.tell(written is None)
+            if written is None:
+                continue
             before.pop(order.file, None)
             done[order.file] = written
             course.done(order.part, written.scored)
-            _write_manifest(out, run, about, [*in_order(), *before.values()], complete=False)
+            write_manifest(out, run, about, [*in_order(), *before.values()], complete=False)
     if not sum(part.scored for part in done.values()):  # and what was written before stays
-        raise Invalid("Nothing of the source could be scored.")
+        nothing = Invalid("Nothing of the source could be scored.")
+        raise missing.in_words() if missing.count else nothing
+    if missing.count:  # the rest is for the next run
+        return Written(in_order(), kept, missing.count)
     for path in out.glob("part-*.parquet"):  # of a source that has changed: it would count twice
         if path.name not in done:
             path.unlink(missing_ok=True)
     if terms.embeddings is not None:
         terms.embeddings.close(keys)
-    _write_manifest(out, run, about, in_order(), complete=True)
+    write_manifest(out, run, about, in_order(), complete=True)
     return Written(in_order(), kept)
 
 
@@ -359,42 +446,3 @@ def _is_there(order: Order, there: Done, terms: Terms) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return whole and (kept is None or kept.has(key_of(order.part.made_of)))
-
-
-def _write_manifest(
-    out: Path, run: Mapping[str, Any], about: Mapping[str, str], done: list[Done], complete: bool
-) -> None:
-    told = {**run, **about, "complete": complete, "parts": [asdict(part) for part in done]}
-    write_atomic(out / MANIFEST, json.dumps(told, indent=1, ensure_ascii=False).encode())
-
-
-def _read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
-    """The parts that a run before has written, by their files."""
-    if not is_file(out / MANIFEST):
-        if out.is_dir() and any(path.suffix != ".part" for path in out.iterdir()):
-            raise Conflict(
-                f"{out} is not empty, and no scores were written there before.",
-                "Name an empty folder, or one that is not there.",
-            )
-        return {}
-    if embedding_folders.is_one(out):
-        raise Conflict(f"{out} holds embeddings, not scores.", "Name another folder.")
-    try:
-        told = json.loads((out / MANIFEST).read_bytes())
-        parts = {part["file"]: Done(**part) for part in told["parts"]}
-        if not all(type(n) is int for part in parts.values() for n in (part.rows, part.scored)):
-            raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
-        raise Conflict(
-            f"{out / MANIFEST} is damaged.", "Name another folder; the parts there stay."
-        ) from error
-    differing = [name for name, value in run.items() if told.get(name) != value]
-    differing += [
-        name for name in ("heads", "columns", "classes") if name in told and name not in run
-    ]
-    if differing:
-        raise Conflict(
-            f"{out} holds scores of another run: {', '.join(differing)} differs.",
-            "Name another folder, or give the same head and limits.",
-        )
-    return parts

@@ -17,14 +17,15 @@ OUT, SHEET = "--out", "--sheet"
 
 
 def check_places(
-    source: Path, *, table: Path | None, sheet: Path | None,
+    source: Path | None, *, table: Path | None, sheet: Path | None,
     owned: Mapping[str, Path | None], filled: Mapping[str, Path | None],
 ) -> None:  # fmt: skip
     """`table` and `sheet` are files that would be written, the folders `owned`, by the options that
     name them, would hold nothing else, and into the folders `filled` pictures would be put; None is
-    not wanted. Writes nothing. Raises `Invalid` where two are the same place, where the table or an
-    owned folder lies in another, or where one of them is what is read."""
-    read = _files_of(source)
+    not wanted; a source of None lies on another machine. Writes nothing. Raises `Invalid` where two
+    are the same place, where the table or an owned folder lies in another, or where one of them is
+    what is read."""
+    read = _files_of(source) if source is not None else set()
     require_apart([(OUT, table), *owned.items(), (SHEET, sheet), *filled.items()], read)
     own = [(option, place.resolve()) for option, place in owned.items() if place is not None]
     rows = [(OUT, table.resolve())] if table is not None else []
@@ -34,7 +35,8 @@ def check_places(
     for option, folder in own:
         if any(folder in file.parents for file in read):
             raise Invalid(f"The source lies in the folder of {option}.", ANOTHER)
-    if sheet is not None and source.is_dir() and source.resolve() in sheet.resolve().parents:
+    scored = source.resolve() if source is not None and source.is_dir() else None
+    if sheet is not None and scored in sheet.resolve().parents:
         raise Invalid(
             f"{SHEET} lies in the folder that is scored: the next run would score it too.", ANOTHER
         )

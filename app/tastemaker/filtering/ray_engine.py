@@ -3,7 +3,8 @@
 Nothing of the scoring is done anew here. An actor holds encoder and heads, and writes parts as this
 process would; a part that was under way on a machine that died is given to another. Heads travel
 with the run. The source and the folder of the result lie where every machine sees them under the
-same path, and every machine has this version of Tastemaker and the weights of the encoder.
+same path, or the source at an address that each of them reads; and every machine has this version
+of Tastemaker and the weights of the encoder.
 """
 
 import contextlib
@@ -24,11 +25,12 @@ from more_itertools import chunked
 from tastemaker import __version__
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.filtering.class_columns import ClassReading
+from tastemaker.filtering.manifests import MANIFEST, Done
 from tastemaker.filtering.panel import Panel
-from tastemaker.filtering.parts import MANIFEST, Done, Order, Terms, Watch, write_part
+from tastemaker.filtering.parts import Order, Terms, Watch, write_here
 from tastemaker.filtering.router import Router, load_model
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.sources import Archive, OnError, Rows, Tell
+from tastemaker.filtering.sources import Archive, OnError, Pictures, Rows, Tell
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import MANIFEST as MANIFEST_OF_ROUTER
 
@@ -49,7 +51,7 @@ class OnRay:
 
     def write(
         self, orders: Iterable[Order], terms: Terms, watch: Watch
-    ) -> Generator[tuple[Order, Done], None, None]:
+    ) -> Generator[tuple[Order, Done | None], None, None]:
         """Raises `NotFound` where there is no such cluster or no Ray, `Conflict` where one of its
         machines has another version of this program or sees other folders."""
         packed = _Packed.of(self.panel, terms)
@@ -57,7 +59,7 @@ class OnRay:
         with _connected(self.address) as ray:
             for some in chunked(orders, AT_ONCE):
                 by_file = {order.file: order for order in some}
-                for done, faults, lines, error in _results(ray, packed, some):
+                for file, done, faults, lines, error in _results(ray, packed, some):
                     if error is not None:
                         raise error
                     for path, reason in faults:
@@ -65,12 +67,12 @@ class OnRay:
                     for line in (line for line in lines if line not in told):
                         told.add(line)
                         self.tell(line)
-                    yield by_file[done.file], done
+                    yield by_file[file], done
 
 
-# What an actor gives back of a part: that it is done, what could not be used, what else is to be
-# said; or why the run cannot go on.
-Result = tuple[Done, list[tuple[str, str]], list[str], TastemakerError | None]
+# What an actor gives back of a part: its file, that it is done, what could not be used, what else
+# is to be said; or why the run cannot go on.
+Result = tuple[str, Done | None, list[tuple[str, str]], list[str], TastemakerError | None]
 
 
 def _results(ray: Any, packed: "_Packed", orders: list[Order]) -> Iterator[Result]:
@@ -102,7 +104,7 @@ def _anywhere(order: Order) -> Order:
         piece = replace(piece, source=piece.source.absolute())
     elif isinstance(piece, Archive):
         piece = replace(piece, path=piece.path.absolute())
-    else:
+    elif isinstance(piece, Pictures):
         named = ((n, p.absolute() if isinstance(p, Path) else p) for n, p in piece.named)
         piece = replace(piece, named=tuple(named))
     return replace(order, part=replace(order.part, piece=piece))
@@ -192,17 +194,16 @@ class PartWriter:
     def _written(self, order: Order) -> Result:
         faults: list[tuple[str, str]] = []
         lines: list[str] = []
-        nothing = Done(order.file, order.key, order.part.source, 0, 0)
         if self._fault is not None:
-            return nothing, [], [], self._fault
+            return order.file, None, [], [], self._fault
         try:
-            done = write_part(
-                order, self._terms, self._panel, lambda *one: faults.append(one),
-                lambda rows, share: None, lines.append,
+            ((_, done),) = write_here(
+                [order], self._terms, self._panel, lambda *one: faults.append(one),
+                lambda part, rows, share: None, lines.append,
             )  # fmt: skip
         except TastemakerError as error:
-            return nothing, [], [], error
-        return done, faults, lines, None
+            return order.file, None, [], [], error
+        return order.file, done, faults, lines, None
 
 
 def _why_unfit(packed: _Packed) -> TastemakerError | None:

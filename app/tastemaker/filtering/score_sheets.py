@@ -44,7 +44,10 @@ def _small(names: list[str], source: Path, limits: Limits) -> Iterator[tuple[str
 def _contents(names: list[str], source: Path, limits: Limits) -> Mapping[str, Path | bytes]:
     """Where the named pictures of a source lie, or their bytes."""
     if embedding_folders.is_one(source):
-        source = embedding_folders.source_of(source)
+        made_of = embedding_folders.source_of(source)
+        if made_of is None:
+            return {}
+        source = made_of
     if is_list(source):
         return {name: typed_path(name) for name in names}
     if archives := archives_in(source):

@@ -17,7 +17,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from tastemaker.errors import BadImage, Invalid, NotFound
@@ -39,7 +39,7 @@ Named = tuple[str, Path]  # as rows are told, where it lies
 Picture = tuple[str, bytes | BadImage]  # the name of a member in its archive, what it holds
 
 
-def is_shard(path: Path) -> bool:
+def is_shard(path: PurePath) -> bool:
     return path.name.lower().endswith(SHARD_SUFFIXES)
 
 
@@ -73,7 +73,7 @@ def _matching(pattern: Path) -> list[Path]:
     """The files of a pattern, sorted; a number that a range names and that is not there is an
     error, for half a set is seldom meant."""
     base, paths = _fixed_part(pattern), set[Path]()
-    for text in _ranges(str(pattern)):
+    for text in ranges(str(pattern)):
         found = list(base.glob(_shell_pattern(Path(text).relative_to(base))))
         if not found and text != str(pattern):
             raise NotFound(f"There is no file {text}.", "Check the range in braces.")
@@ -86,7 +86,7 @@ def _shell_pattern(pattern: Path) -> str:
     return "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts)
 
 
-def _ranges(text: str) -> Iterator[str]:
+def ranges(text: str) -> Iterator[str]:
     """“a-{08..10}.tar” as a-08.tar, a-09.tar, a-10.tar, as shells and webdataset read it."""
     found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if found is None:
@@ -96,7 +96,7 @@ def _ranges(text: str) -> Iterator[str]:
     if int(last) - int(first) > 1_000_000:
         raise Invalid(f"{found.group()} names more than a million files.", "Split the range.")
     for number in range(int(first), int(last) + 1):
-        yield from _ranges(f"{text[: found.start()]}{number:0{len(first)}}{text[found.end() :]}")
+        yield from ranges(f"{text[: found.start()]}{number:0{len(first)}}{text[found.end() :]}")
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -224,6 +224,14 @@ class Archive:
     path: Path
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Embeddings whose files are here for now, told by the name of where they are from."""
+
+    embeddings: Embeddings
+    name: str
+
+
 @functools.lru_cache(maxsize=1)
 def _opened(source: Path, made_of: str) -> Embeddings:
     """The embeddings of a source as it is while it is `made_of` this, opened once for all of its
@@ -234,7 +242,7 @@ def _opened(source: Path, made_of: str) -> Embeddings:
     return opened
 
 
-Piece = Rows | Pictures | Archive
+Piece = Rows | Pictures | Archive | Opened
 Share = Callable[[int, float], None]  # rows done of a piece, and which share of it that is
 
 
@@ -246,6 +254,10 @@ def blocks_of(
         opened = _opened(piece.source, piece.made_of)
         blocks = some_rows(opened.read(piece.start), 0, piece.count)
         return _counted(blocks, lambda done: progress(done, done / piece.count))
+    if isinstance(piece, Opened):
+        many = piece.embeddings.rows
+        panel.check_source(piece.embeddings, piece.name)
+        return _counted(piece.embeddings.blocks, lambda done: progress(done, done / many))
     if isinstance(piece, Archive):
         shards = Shards([(piece.name, piece.path)], panel.first.limits)
         return shard_blocks(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tastemaker.config import Settings
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.files import typed_path
+from tastemaker.files.addresses import local_path
 from tastemaker.files.roots import Roots, outside, within
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
@@ -35,7 +35,7 @@ def look_into(settings: Settings, at: str = "") -> Folder:
     that may be imported from; where there are several of those, what is above them lists only them.
     Raises `NotFound` and `Invalid` in words."""
     roots, above = settings.roots, _above(settings.roots)
-    path = typed_path(at) if at.strip() else above or Path.home()
+    path = local_path(at) if at.strip() else above or Path.home()
     try:
         path = path.resolve()
         if path == above and not within(path, roots):

@@ -14,7 +14,8 @@ from tastemaker import images, jobs, projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import Job, Project
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.files import require_free_space, typed_path
+from tastemaker.files import require_free_space
+from tastemaker.files.addresses import local_path
 from tastemaker.files.folders import FolderWalk
 from tastemaker.files.roots import outside, within
 from tastemaker.pictures import damage, formats
@@ -140,7 +141,7 @@ def validate_paths(
     at once not to work; `NoPicture` for a folder without one."""
     resolved = []
     for place in paths:
-        path = typed_path(place)
+        path = local_path(place)
         if "\0" not in str(place) and not within(path.resolve(), settings.roots):
             raise outside(str(place), settings.roots)
         why = "Check its permissions."

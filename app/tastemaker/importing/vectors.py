@@ -37,7 +37,8 @@ from tastemaker.database.tables import (
 from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES, Embeddings, open_embeddings
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
-from tastemaker.files import is_file, require_free_space, typed_path
+from tastemaker.files import is_file, require_free_space
+from tastemaker.files.addresses import local_path
 from tastemaker.files.roots import outside, within
 from tastemaker.files.texts import composed
 from tastemaker.images import FileStamp
@@ -131,7 +132,7 @@ def _require_no_pictures(session: Session, project: Project) -> None:
 
 
 def _allowed(settings: Settings, place: str | Path) -> Path:
-    path = typed_path(place)
+    path = local_path(place)
     if not within(path.resolve(), settings.roots):
         raise outside(str(place), settings.roots)
     if not path.exists():

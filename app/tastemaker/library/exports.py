@@ -21,8 +21,8 @@ from tastemaker.files import (
     escape_formula,
     require_free_space,
     require_writable_folder,
-    typed_path,
 )
+from tastemaker.files.addresses import local_path
 from tastemaker.files.placing import copy_pictures, plan_files
 from tastemaker.library.scopes import ResolvedFilter
 from tastemaker.library.tiles import tiles
@@ -71,7 +71,7 @@ def copy_into(session: Session, settings: Settings, ids: Sequence[int], folder: 
     Raises what is wrong with the folder before anything is copied."""
     if not folder.strip():
         raise Invalid("No folder was named.", "Type its path, such as /home/me/Best.")
-    into = typed_path(folder.strip())
+    into = local_path(folder.strip())
     if not into.is_absolute() or "\0" in folder:
         raise Invalid(f"“{folder[:200]}” is not a full path.", "Begin with / or ~.")
     root = into.resolve()

@@ -8,7 +8,8 @@ from tastemaker import versions
 from tastemaker.config import Settings
 from tastemaker.database.tables import Project
 from tastemaker.errors import Conflict, Invalid, NotFound
-from tastemaker.files import is_file, typed_path
+from tastemaker.files import is_file
+from tastemaker.files.addresses import local_path
 from tastemaker.files.roots import outside, within
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.publishing.compatibility import encoder_of
@@ -55,7 +56,7 @@ def _version(session: Session, settings: Settings, text: str) -> StartingHead:
 def _file(
     settings: Settings, project: Project, text: str, encoder: str | None, anywhere: bool
 ) -> StartingHead:
-    path = typed_path(text.strip())
+    path = local_path(text.strip())
     if not anywhere and settings.roots and not within(path.resolve(), settings.roots):
         raise outside(path.name, settings.roots)
     if not is_file(path):
