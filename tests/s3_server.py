@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ class Store:
                 key = f"{prefix}/{path.relative_to(folder).as_posix()}"
                 client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         return f"s3://{BUCKET}/{prefix}"
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Other content for a key, written a minute after the first: times are told in seconds."""
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        written = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[BUCKET].keys[key]
+        written.last_modified += timedelta(minutes=1)
 
     def _door(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         _, _, key = environ["PATH_INFO"].lstrip("/").partition("/")

@@ -27,6 +27,8 @@ from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import score_source
 from tests import pictures
 from tests.command_line import Run
+from tests.s3_server import serving
+from tests.test_remote import access, vectors_in
 from tests.test_score_parts import FEATURES, head_of
 from tests.test_score_sinks import head_of as bundled_head
 from tests.test_shards import tarred
@@ -148,3 +150,33 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
     assert "lacks tastemaker" in str(ray_engine._in_words(lacking))
     with pytest.raises(Unavailable, match="no Ray cluster"):
         ray_engine._check_there("ray://localhost:2")
+
+
+@pytest.mark.soak
+@pytest.mark.slow(60)
+def test_machines_read_from_a_bucket_each_for_itself(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, head: Path
+) -> None:
+    with serving() as store:
+        for name, value in access(store).items():
+            monkeypatch.setenv(name, value)
+        address = store.put(vectors_in(tmp_path / "v", range(4)), "ray")
+        lost = "ray/metadata/metadata_2.parquet"
+
+        def refuse_the_copy(key: str) -> None:  # not the reading of its end
+            store.refused = {key} if key == lost and store.got[key] > 1 else set()
+
+        store.arrived = refuse_the_copy
+        words = ("score", address, "--model", head, "--out", "out", "--engine", "ray")
+        said = run(*words)
+        assert said.code == 1 and "147 rows in 3 parts" in said.out
+        assert f"does not let s3://pictures/{lost} be read" in said.err
+        store.reset()
+        assert "3 parts were there already" in run(*words).out
+        assert {key for key, count in store.got.items() if count > 1} == {
+            "ray/img_emb/img_emb_2.npy", lost,
+        }  # fmt: skip
+    assert run("score", tmp_path / "v", "--model", head, "--out", "here.parquet").code == 0
+    here, there = pq.read_table(tmp_path / "here.parquet"), rows_of(tmp_path / "out")
+    assert there["path"].equals(here["path"])
+    assert np.abs(there["percent"].to_numpy() - here["percent"].to_numpy()).max() < 1e-3

@@ -300,7 +300,7 @@ def test_a_connection_that_breaks_is_tried_again_with_growing_waits_for_what_is_
         opened.copy(file, tmp_path / "copy", lambda: False)
 
 
-def test_a_file_that_cannot_be_had_is_told_and_the_next_run_reads_it_alone(
+def test_a_file_that_cannot_be_had_or_has_changed_is_read_alone_by_the_next_run(
     tmp_path: Path, store: Store, run: Run, head: Path
 ) -> None:
     layout = vectors_in(tmp_path / "layout")
@@ -315,7 +315,7 @@ def test_a_file_that_cannot_be_had_is_told_and_the_next_run_reads_it_alone(
     said = run(*words)
     assert said.code == 1 and "98 rows in 2 parts" in said.out
     assert f"{address}/img_emb/img_emb_1.npy: s3://{BUCKET}/{gap} cannot be read" in said.err
-    assert "1 file of the source could not be read" in said.sentence
+    assert "1 file of the source could not be read; its rows are missing." in said.sentence
     assert not manifest(tmp_path / "out")["complete"]
     store.got.clear()
     table = run("score", address, "--model", head, "--out", "t.parquet")
@@ -327,6 +327,14 @@ def test_a_file_that_cannot_be_had_is_told_and_the_next_run_reads_it_alone(
     read = {key for key, count in store.got.items() if count > 1}
     assert read == {"gap/img_emb/img_emb_1.npy", gap}
     assert manifest(tmp_path / "out")["complete"] and len(table_of(tmp_path / "out")) == 147
+    store.reset()
+    store.replace("gap/img_emb/img_emb_0.npy", (layout / "img_emb/img_emb_2.npy").read_bytes())
+    changed = run(*words)
+    assert changed.code == 0 and "2 parts were there already" in changed.out
+    assert {key for key, count in store.got.items() if count > 1} == {
+        "gap/img_emb/img_emb_0.npy", "gap/metadata/metadata_0.parquet",
+    }  # fmt: skip
+    assert len(table_of(tmp_path / "out")) == 147, "what it replaced is gone"
     heads: set[str] = set()
 
     def refuse_the_copy(key: str) -> None:
@@ -464,7 +472,7 @@ def test_other_commands_and_outputs_say_what_does_take_an_address(
     (tmp_path / "x.npy").write_bytes(vectors.read_bytes())
     given = {"ADDRESS": f"s3://AKIA:{SECRET}@pictures/x", "HEAD": head}
     said = run(*(given.get(word, word) for word in words))
-    fails(said, "s3://… lies on another machine", "Only what `tastemaker score` reads")
+    fails(said, "s3://… lies on another machine", "only `tastemaker score` reads from addresses")
     assert SECRET not in said.err
 
 

@@ -83,8 +83,8 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     if isinstance(text, str) and is_address(text):
         raise Invalid(
             f"{shown(text)} lies on another machine, and this takes a path of this one.",
-            "Copy it here, or what is written here there. Only what `tastemaker score` reads may "
-            "be an address.",
+            "Copy it here first, or there once it is written: only `tastemaker score` reads from "
+            "addresses.",
         )
     return typed_path(text)
 

@@ -235,9 +235,10 @@ class Missing:
 
     def in_words(self) -> Unavailable:
         what = "1 file" if self.count == 1 else f"{self.count:,} files"
+        whose, those = ("its", "it alone is") if self.count == 1 else ("their", "only they are")
         return Unavailable(
-            f"{what} of the source could not be read; their rows are missing.",
-            "Run it again: with a folder as --out, only they are read.",
+            f"{what} of the source could not be read; {whose} rows are missing.",
+            f"Run it again: with a folder as --out, {those} read.",
         )
 
 
