@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,37 @@ def test_a_web_server_is_read_by_name_and_by_range(
     source = open_source(parse(f"{store.url}/{BUCKET}/web/{{000..001}}.tar"), 0)
     assert [piece.name for piece in source.pieces] == ["000.tar", "001.tar"]
     fails(run("score", f"{store.url}/{BUCKET}/web/*.tar", "--model", head), "does not say which")
+
+
+def test_a_plain_web_server_that_knows_no_ranges_will_do(
+    tmp_path: Path, store: Store, run: Run, head: Path
+) -> None:
+    """And one that does not say how large a file is will not: who would know when it is whole?"""
+
+    class Plain(SimpleHTTPRequestHandler):
+        def __init__(self, *words: Any) -> None:
+            super().__init__(*words, directory=str(tmp_path / "web"))
+
+        def send_header(self, keyword: str, value: str) -> None:
+            if keyword != "Content-Length" or "silent" not in self.path:
+                super().send_header(keyword, value)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    (tmp_path / "web").mkdir()
+    for name in ("x.npy", "silent.npy"):
+        np.save(tmp_path / "web" / name, np.random.default_rng(1).normal(size=(40, FEATURES)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Plain) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert run("score", f"{address}/x.npy", "--model", head, "--out", "t.parquet").code == 0
+        silent = run("score", f"{address}/silent.npy", "--model", head)
+        fails(silent, f"does not say how large {address}/silent.npy is")
+        fails(run("score", f"{address}/none.npy", "--model", head), f"nothing at {address}/none")
+        server.shutdown()
+    assert run("score", tmp_path / "web/x.npy", "--model", head, "--out", "h.parquet").code == 0
+    assert table_of(tmp_path / "t.parquet").equals(table_of(tmp_path / "h.parquet"))
 
 
 def files_in(folder: Path) -> list[Path]:
