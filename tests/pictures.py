@@ -63,6 +63,20 @@ def turned(orientation: int, format: str = "JPEG") -> bytes:
     return encoded(picture, format, exif=exif, **options)
 
 
+def taken(at: str, subseconds: str = "", offset: str = "") -> Image.Exif:
+    """Exif as a camera writes it, of when a picture was taken."""
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    inside = exif.get_ifd(0x8769)
+    inside[0x9003] = at
+    if subseconds:
+        inside[0x9291] = subseconds
+    if offset:
+        inside[0x9011] = offset
+    inside[0x927C] = bytes(range(256)) * 8  # what only its maker can read
+    return exif
+
+
 def with_gps() -> bytes:
     """A JPEG whose EXIF tells where it was taken, and by whom."""
     exif = Image.Exif()

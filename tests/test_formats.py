@@ -208,9 +208,9 @@ def directory(tags: dict[int, tuple[str, Any]], at: int) -> tuple[bytes, bytes]:
     return body + bytes(4), outside
 
 
-def dng(preview: int = 1200, orientation: int = 1) -> bytes:
+def dng(preview: int = 1200, orientation: int = 1, exif_at: int = 0) -> bytes:
     """A RAW photograph of the scene, 1200 × 800, with a JPEG of it inside that is so many pixels
-    wide (0: none), to be turned as told."""
+    wide (0: none), to be turned as told; its Exif, if any, is at that place."""
     scene = pictures.scene(1200, 800)
     inside = pictures.encoded(pictures.scene(preview, preview * 2 // 3), "JPEG") if preview else b""
     colours = np.asarray(scene).astype(np.uint16) * 257
@@ -221,7 +221,7 @@ def dng(preview: int = 1200, orientation: int = 1) -> bytes:
         271: ("s", b"Maker"), 272: ("s", b"Camera"), 274: ("H", [orientation]),
         50706: ("B", [1, 4, 0, 0]), 50708: ("s", b"Maker Camera"),
         50721: ("r", [1, 0, 0, 0, 1, 0, 0, 0, 1]), 50728: ("R", [1, 1, 1]),
-    }  # fmt: skip
+    } | ({34665: ("I", [exif_at])} if exif_at else {})  # fmt: skip
 
     def parts(*at: int) -> list[bytes]:
         jpeg, raw, second, first_values, second_values = at

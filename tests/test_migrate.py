@@ -37,7 +37,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import TastemakerError
 from tastemaker.jobs import failures, lanes
 from tastemaker.learning.version_metrics import VersionMetrics
-from tests import former_expectations
+from tests import former_expectations, former_images
 from tests.conftest import add_images, environment
 from tests.flat_metrics import from_flat
 
@@ -645,5 +645,22 @@ def test_what_was_expected_of_classes_beside_a_slice_stands_in_its_own_table(
         assert json.loads(definition) == former_expectations.DEFINITIONS[1]
     former_expectations.check(engine)
     with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    engine.dispose()
+
+
+def test_of_images_that_are_there_nobody_has_asked_yet_when_they_were_taken(
+    settings: Settings,
+) -> None:
+    settings.make_folders()
+    former = sessions.make_engine(settings)
+    migration.upgrade(former, former_images.FORMER)
+    former_images.fill(former)
+    former.dispose()
+    engine = migration.migrate(settings)
+    former_images.check(engine)
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
+        assert {f"ix_image_phash{i}" for i in range(4)} <= {name for (name,) in rows}
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     engine.dispose()

@@ -50,7 +50,7 @@ from tastemaker.queues import confusion
 from tastemaker.scores import class_changes, classes, labels
 from tastemaker.training import retrain
 from tastemaker.versions import publication
-from tests import former_expectations
+from tests import former_expectations, former_images
 from tests.conftest import add_images, migrated, running, until, work_on
 from tests.desk import request_import
 from tests.postgres_server import NoServer, postgres
@@ -411,6 +411,19 @@ def test_what_was_expected_of_classes_is_moved_into_its_table_here_too(
     former.dispose()
     engine = migrate(there)
     former_expectations.check(engine)
+    engine.dispose()
+
+
+def test_of_images_that_are_there_nobody_has_asked_yet_when_they_were_taken_here_too(
+    tmp_path: Path, elsewhere: str
+) -> None:
+    there = Settings(home=tmp_path, database_url=elsewhere, min_free_gb=0, _env_file=None)
+    former = sessions.make_engine(there)
+    upgrade(former, former_images.FORMER)
+    former_images.fill(former)
+    former.dispose()
+    engine = migrate(there)
+    former_images.check(engine)
     engine.dispose()
 
 

@@ -1,6 +1,8 @@
 """Bursts and copies are found by time and likeness, and the best of each is named, and why."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,13 +10,17 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from tastemaker import versions
+from tastemaker import projects, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import Image, ImagePath, Job, Tag
+from tastemaker.embeddings import store_vectors
 from tastemaker.library import series
 from tastemaker.library.series import Member, Series, choose
+from tests import pictures
 from tests.command_line import Run
-from tests.trained_world import Trained, open_trained, trained_home, vectors
+from tests.conftest import work_on
+from tests.desk import Desk, noise
+from tests.trained_world import Trained, encoder_of, open_trained, trained_home, vectors
 
 SECOND = 10**9
 
@@ -65,6 +71,144 @@ def test_a_burst_is_what_follows_within_seconds_and_looks_alike(
     assert names(found(home, within=3)[0]) == {"a1.jpg", "a2.jpg"}
     assert {"a4.jpg", "a3.jpg"} <= names(found(home, within=5000, alike=0.0)[0])
     assert [names(one) for one in found(home, alike=1.0)] == [{"c1.jpg", "c2.jpg"}]
+
+
+def photograph(seed: int, at: str = "", **more: str) -> bytes:
+    """A picture unlike any other seed's, taken at that time."""
+    exif = {"exif": pictures.taken(at, **more)} if at else {}
+    return pictures.encoded(noise(seed), "JPEG", **exif)
+
+
+@pytest.fixture
+def folders(desk: Desk) -> Desk:
+    """Pairs of pictures that look alike: taken an hour apart and copied within the same second;
+    taken within two seconds, and one of them edited the day after; one that says when it was taken
+    and one that does not; and two that do not."""
+    day = 86_400
+    for number, (name, at, written) in enumerate((
+        ("copied/1", "2024:05:03 14:00:00", 0), ("copied/2", "2024:05:03 15:00:00", 0),
+        ("edited/1", "2024:05:03 14:00:00", day), ("edited/2", "2024:05:03 14:00:02", 0),
+        ("either/1", "2024:05:03 14:00:00", 0), ("either/2", "", 0),
+        ("silent/1", "", 0), ("silent/2", "", 2),
+    )):  # fmt: skip
+        path = desk.put(f"{name}.jpg", photograph(number, at))
+        os.utime(path, (1_700_000_000 + written,) * 2)
+    desk.bring_in()
+    look_alike(desk)
+    return desk
+
+
+def look_alike(desk: Desk) -> None:
+    """Give all images vectors that hardly differ."""
+    with sessions.writing(desk.engine) as session:
+        encoder = encoder_of(session, projects.get(session, desk.project.id))
+        ids = list(session.exec(select(Image.id)))
+        x = vectors(1, 5) + 0.02 * vectors(len(ids), 6)
+        store_vectors(session, encoder.id, zip(ids, x, strict=True))
+
+
+def together(desk: Desk) -> list[tuple[set[str], tuple[str, ...]]]:
+    """Of each series the pictures, as “FOLDER/NAME”, and what makes them one."""
+    with sessions.reading(desk.engine) as session:
+        project = projects.get(session, desk.project.id)
+        found = list(series.find_series(session, project, None))
+    return [
+        ({"/".join(Path(m.path).parts[-2:]) for m in (one.keep, *one.rest)}, one.links)
+        for one in found
+    ]
+
+
+BY_CLOCK = [
+    ({"edited/1.jpg", "edited/2.jpg"}, ("taken",)),
+    ({"silent/1.jpg", "silent/2.jpg"}, ("written",)),
+]
+
+
+def taken_times(desk: Desk) -> dict[str, str | None]:
+    with sessions.reading(desk.engine) as session:
+        rows = session.exec(select(ImagePath.path, Image.taken_at).join(Image)).all()
+    return {"/".join(Path(path).parts[-2:]): at for path, at in rows}
+
+
+def test_bursts_go_by_when_pictures_were_taken_and_by_their_files_only_where_none_says(
+    folders: Desk,
+) -> None:
+    assert together(folders) == BY_CLOCK
+
+
+def test_images_that_were_imported_before_are_asked_when_one_looks_for_series(
+    folders: Desk, run: Run
+) -> None:
+    known = taken_times(folders)
+
+    def forget() -> None:
+        with sessions.writing(folders.engine) as session:
+            for image in session.exec(select(Image)):
+                image.taken_at = None
+                session.add(image)
+
+    forget()
+    moved = folders.folder / "copied" / "2.jpg"
+    content = moved.read_bytes()
+    moved.unlink()
+    with sessions.writing(folders.engine) as session:
+        project = projects.get(session, folders.project.id)
+        job_id = series.request_series(session, project, series.SeriesRequest()).id
+    result = series.run(work_on(folders.settings, folders.engine, job_id))
+    assert [one["links"] for one in result["listed"]] == [["taken"], ["written"]]
+    assert result["listed"][0]["keep"]["taken_at"] == "2024-05-03T14:00:00"
+    assert taken_times(folders) == known | {"copied/2.jpg": None}, "its file is not there"
+    moved.write_bytes(content)
+    os.utime(moved, (1_700_000_000,) * 2)
+    assert "2 series" in run("series", "Desk").out
+    assert taken_times(folders) == known, "it is asked again once it is back"
+
+    forget()
+    told = run("series", "Desk").out
+    assert "; each taken within 10 s of the one before" in told
+    assert "; without a camera's time, each file written within 10 s of the one before" in told
+    assert taken_times(folders) == known and together(folders) == BY_CLOCK
+
+
+def test_pictures_sent_from_a_browser_are_in_bursts_if_they_say_when_they_were_taken(
+    desk: Desk,
+) -> None:
+    desk.upload(
+        ("a.jpg", photograph(1, "2024:05:03 14:00:00")),
+        ("b.jpg", photograph(2, "2024:05:03 14:00:04")),
+        ("c.jpg", photograph(3, "2024:05:03 15:00:00")),
+        ("d.jpg", photograph(4)),
+        ("e.jpg", photograph(5)),
+    )
+    look_alike(desk)
+    assert together(desk) == [({"a.jpg", "b.jpg"}, ("taken",))]
+
+
+@pytest.mark.parametrize(
+    ("stated", "bursts"),
+    [
+        # the clock is set back in autumn, in the middle of a burst
+        (["02:59:58+02:00", "02:00:01+01:00"], [{0, 1}]),
+        # the hour that comes twice
+        (["02:30:00+02:00", "02:30:01+01:00"], []),
+        # one of them states no offset: the clock as it was shown
+        (["02:30:00+02:00", "02:30:01", "02:30:02+02:00"], [{0, 1, 2}]),
+        (["02:30:00.900000", "02:30:11", "02:30:20.999000"], [{1, 2}]),
+    ],
+)
+def test_clocks_are_compared_as_shown_unless_all_state_their_offset(
+    folders: Desk, stated: Sequence[str], bursts: list[set[int]]
+) -> None:
+    with sessions.writing(folders.engine) as session:
+        rows = session.exec(select(ImagePath).order_by(ImagePath.path)).all()
+        for row in rows:
+            row.state = "missing"
+        for number, (row, at) in enumerate(zip(rows, stated, strict=False)):
+            row.path, row.state = f"/one/{number}", "present"
+            session.get_one(Image, row.image_id).taken_at = f"2024-10-27T{at}"
+        session.add_all(rows)
+    found = [{int(Path(name).name) for name in names} for names, _ in together(folders)]
+    assert found == bursts
 
 
 def test_copies_are_found_among_uploads_too_and_no_burst_as_no_time_is_known(
@@ -133,6 +277,8 @@ def test_the_page_shows_what_to_keep_and_tags_it_to_sweep_by(
     page = finish()
     assert "<b>2</b> series, <b>3</b> images besides the best of each, by your scores" in page
     assert "<b>Keep the first</b> of 3: scored 8, the others 5." in page
+    assert "Without a camera&#39;s time, each file written within 10 s of the one before." in page
+    assert "Copies of one picture." in page
     assert page.index("Keep: a2.jpg, scored 8") < page.index("Besides: a1.jpg, scored 5")
     assert "Sweep the best" not in page, "nothing is tagged yet"
 

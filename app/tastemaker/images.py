@@ -57,6 +57,7 @@ def add_picture(
     it was cut from, if something says so. A known image keeps the name of an upload as well."""
     image = by_sha256(session, facts.sha256)
     if image is not None:
+        image.taken_at = facts.taken_at
         if uploaded:
             _add_name(session, image, composed(name))
         return image, False
@@ -64,6 +65,7 @@ def add_picture(
         sha256=facts.sha256, kind="upload" if uploaded else "file", name=composed(name),
         format=facts.format, width=facts.width, height=facts.height, bytes=facts.bytes,
         phash=facts.phash, source_group=group_for(session, facts.sha256, facts.phash, source),
+        taken_at=facts.taken_at,
     )  # fmt: skip
     session.add(image)
     session.flush()

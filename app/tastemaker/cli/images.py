@@ -210,7 +210,12 @@ def series_of_images(
     typed: ProjectWords = None,
     project: InProject = None,
     within: Annotated[
-        float, typer.Option(min=0, help="Seconds between one picture and the next, by their files.")
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds between one picture and the next, by the camera's clock; of pictures "
+            "that do not say when they were taken, by their files.",
+        ),
     ] = 10.0,
     alike: Annotated[
         float, typer.Option(min=0, max=1, help="How alike the two look, as a cosine.")
@@ -225,12 +230,23 @@ def series_of_images(
 ) -> None:
     """Find bursts and copies, and which of each to keep, with the reason; nothing is deleted."""
     from tastemaker import projects, versions
-    from tastemaker.library import series
+    from tastemaker.library import series, taken_times
+    from tastemaker.scores import classes
 
     (name,) = in_order(typed, project)
-    with database() as (_, engine):
+    with database() as (settings, engine):
         with sessions.reading(engine) as session:
             chosen = projects.by_name(session, name)
+            classes.check_scores(chosen)
+            waiting = taken_times.unasked(session, chosen)
+        if waiting:
+            with progress_bar() as bar:
+                task = bar.add_task("Reading when pictures were taken", total=len(waiting))
+                taken_times.read_taken_times(
+                    sessions.PlainTransactions(engine), settings, waiting,
+                    lambda done, total: bar.update(task, completed=done),
+                )  # fmt: skip
+        with sessions.reading(engine) as session:
             version = versions.chosen(session, chosen)
             found = list(series.find_series(session, chosen, version, within=within, alike=alike))
         if tag:
@@ -238,7 +254,8 @@ def series_of_images(
     if as_json:
         return print_json([asdict(one) for one in found])
     for one in found:
-        out.print(plain(f"{one.keep.path}: keep ({one.reason})"))
+        together = series.why_together(one.links, within)
+        out.print(plain(f"{one.keep.path}: keep ({one.reason}); {together}"))
         for member in one.rest:
             out.print(plain(f"  {member.path}"))
     rest = sum(len(one.rest) for one in found)

@@ -390,6 +390,7 @@ def _give(
         image.kind, image.name = "file", composed(path.name)
         image.sha256, image.format, image.phash = facts.sha256, facts.format, facts.phash
         image.width, image.height, image.bytes = facts.width, facts.height, facts.bytes
+        image.taken_at = facts.taken_at
         session.add(image)
         session.flush()
     insert_missing(session, ImageName, [{"image_id": image.id, "name": key}])

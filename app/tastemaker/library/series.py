@@ -1,16 +1,18 @@
 """Series: pictures taken within seconds of each other that look alike, and copies of one picture;
 and which of each to keep, with the reason.
 
-Time is that of the files, as cameras write it, likeness that of the vectors. The tags `BEST` and
-`REST` put the outcome where the library filters and sweeps by it; nothing is deleted. The job
-“series” does it for the page.
+Time is what the camera's clock showed, likeness that of the vectors. Pictures that state no time
+are compared among themselves by when their files were written, and never with those that do. The
+tags `BEST` and `REST` put the outcome where the library filters and sweeps by it; nothing is
+deleted. The job “series” does it for the page.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from more_itertools import chunked
@@ -25,13 +27,18 @@ from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import Image, ImagePath, Job, Project, Tag, Version
 from tastemaker.files.texts import enumerated
 from tastemaker.jobs.context import JobContext
+from tastemaker.library.taken_times import read_taken_times, unasked
 from tastemaker.scores import classes
 from tastemaker.versions import predictions
+
+Link = Literal["copies", "taken", "written"]
 
 WITHIN = 10.0  # seconds between one picture of a series and the next
 ALIKE = 0.9  # cosine of their vectors
 BEST, REST = "best of its series", "rest of its series"
-NS = 1e9
+NS = 10**9
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UPLOADS = ":"  # the folder of those that say when they were taken
 MOST_LISTED = 1000  # series that a job's result holds,
 MOST_BESIDES = 50  # and how many pictures of each besides the best
 AT_ONCE = 500  # images that are tagged in one transaction
@@ -42,22 +49,26 @@ Told = Callable[[int, int], None]  # how many pairs were compared, of how many
 @dataclass(frozen=True)
 class Member:
     """A picture of a series: its score in points of 0–10, whether a person gave it, None without
-    either; and its size in pixels."""
+    either; its size in pixels; and when it was taken, by its camera's clock in ISO 8601, None where
+    that is not known."""
 
     image_id: int
     path: str
     score: float | None
     scored: bool
     pixels: int
+    taken_at: str | None = None
 
 
 @dataclass(frozen=True)
 class Series:
-    """The picture to keep, why, and the others, the best first."""
+    """The picture to keep, why, and the others, the best first. `links` are what makes them one:
+    all that holds between some of them."""
 
     keep: Member
     rest: tuple[Member, ...]
     reason: str
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class _Shot:
     image_id: int
     path: str
     folder: str
-    mtime_ns: int
+    written_ns: int
+    taken_at: str
     group: str
     pixels: int
 
@@ -80,8 +92,8 @@ def find_series(
     progress: Told = lambda done, total: None,
 ) -> Iterator[Series]:
     """The series of a project's pool, in the order of their folders and times. Images without a
-    vector are in no burst, nor are uploads, of which no time is known; of uploads copies are found.
-    Raises `Conflict` for a project with classes."""
+    vector are in no burst, nor are uploads that do not say when they were taken; of these copies
+    are found. Raises `Conflict` for a project with classes."""
     classes.check_scores(project)
     shots = _shots(session, project)
     of = {shot.image_id: shot for shot in shots}
@@ -92,11 +104,19 @@ def find_series(
             root[image_id] = image_id = root[root[image_id]]
         return image_id
 
+    linked: list[tuple[int, Link]] = []
     first_of: dict[str, int] = {}
     for shot in shots:
-        root[top(shot.image_id)] = top(first_of.setdefault(shot.group, shot.image_id))
-    for one, other in _followers(session, project, shots, within, alike, progress):
+        first = first_of.setdefault(shot.group, shot.image_id)
+        if first != shot.image_id:
+            root[top(shot.image_id)] = top(first)
+            linked.append((first, "copies"))
+    for one, other, link in _followers(session, project, shots, within, alike, progress):
         root[top(other)] = top(one)
+        linked.append((one, link))
+    links: dict[int, set[Link]] = {}
+    for image_id, link in linked:
+        links.setdefault(top(image_id), set()).add(link)
     members: dict[int, list[_Shot]] = {}
     for shot in shots:
         members.setdefault(top(shot.image_id), []).append(shot)
@@ -106,16 +126,17 @@ def find_series(
         labels = scores.values_of(session, project.id, ids)
         told = predictions.of_images(session, version.id, ids) if version else {}
         for series in some:
-            yield choose(_member(shot, labels, told) for shot in series)
+            why = tuple(sorted(links[top(series[0].image_id)]))
+            yield choose([_member(shot, labels, told) for shot in series], why)
 
 
 def _shots(session: Session, project: Project) -> list[_Shot]:
-    """The images of the pool by folder and time, each at the first of its places; uploads, each in
-    a folder of its own, last."""
+    """The images of the pool by folder and time, each at the first of its places; last the uploads,
+    which lie in one folder if they say when they were taken, and otherwise in none."""
     rows = session.execute(
         select_columns(
             col(Image.id), col(ImagePath.path), col(ImagePath.mtime_ns), col(Image.source_group),
-            col(Image.width), col(Image.height), col(Image.name),
+            col(Image.width), col(Image.height), col(Image.name), col(Image.taken_at),
         )
         .outerjoin(
             ImagePath,
@@ -128,38 +149,65 @@ def _shots(session: Session, project: Project) -> list[_Shot]:
         .order_by(col(Image.id), col(ImagePath.id))
     )  # fmt: skip
     shots: dict[int, _Shot] = {}
-    for image_id, path, mtime, group, width, height, name in rows:
-        folder = f":{image_id}" if path is None else str(PurePath(path).parent)
-        shot = _Shot(image_id, path or name, folder, mtime or 0, group, width * height)
+    for image_id, path, mtime, group, width, height, name, taken in rows:
+        apart = UPLOADS if taken else f"{UPLOADS}{image_id}"
+        folder = apart if path is None else str(PurePath(path).parent)
+        shot = _Shot(image_id, path or name, folder, mtime or 0, taken or "", group, width * height)
         shots.setdefault(image_id, shot)
-    return sorted(shots.values(), key=lambda shot: (shot.folder, shot.mtime_ns, shot.path))
+    return sorted(
+        shots.values(),
+        key=lambda shot: (shot.folder, shot.taken_at[:19], shot.written_ns, shot.path),
+    )
+
+
+def _comparable(inside: Iterable[_Shot]) -> Iterator[tuple[Link, list[tuple[int, _Shot]]]]:
+    """The shots of one folder with their times in nanoseconds, in that order, as far as they can be
+    compared: those that say when they were taken, and apart from them those that do not.
+
+    Clocks are compared as they were shown, which is right for one camera, and for several that are
+    set alike. Only where each shot states its offset from UTC are they compared by that.
+    """
+    shots = list(inside)
+    stated = [(datetime.fromisoformat(shot.taken_at), shot) for shot in shots if shot.taken_at]
+    in_utc = all(at.tzinfo is not None for at, _ in stated)
+    taken = [(_nanoseconds(at if in_utc else at.replace(tzinfo=UTC)), shot) for at, shot in stated]
+    written = [(shot.written_ns, shot) for shot in shots if not shot.taken_at]
+    for timed in (taken, written):
+        timed.sort(key=lambda one: (one[0], one[1].path))
+    yield from (("taken", taken), ("written", written))
+
+
+def _nanoseconds(at: datetime) -> int:
+    return (at - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _followers(
     session: Session, project: Project, shots: Sequence[_Shot], within: float, alike: float,
     progress: Told,
-) -> Iterator[tuple[int, int]]:  # fmt: skip
-    """Pairs of images of which one followed the other within the time, and looks alike."""
+) -> Iterator[tuple[int, int, Link]]:  # fmt: skip
+    """Pairs of images of which one followed the other within the time, and looks alike; and which
+    time that was."""
     if project.encoder_id is None:
         return
     close = [
-        (one.image_id, other.image_id)
+        (one.image_id, other.image_id, link)
         for _, inside in groupby(shots, key=lambda shot: shot.folder)
-        for one, other in pairwise(inside)
-        if other.mtime_ns - one.mtime_ns <= within * NS
+        for link, timed in _comparable(inside)
+        for (before, one), (after, other) in pairwise(timed)
+        if after - before <= within * NS
     ]
     for start in range(0, len(close), 2000):
         some = close[start : start + 2000]
         progress(start, len(close))
         ids, x = embeddings.matrix(
-            session, project.encoder_id, {image_id for pair in some for image_id in pair}
+            session, project.encoder_id, {image_id for pair in some for image_id in pair[:2]}
         )
         unit = x.astype(np.float32)
         unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
         row = {image_id: number for number, image_id in enumerate(ids.tolist())}
-        for one, other in some:
+        for one, other, link in some:
             if one in row and other in row and unit[row[one]] @ unit[row[other]] >= alike:
-                yield one, other
+                yield one, other, link
 
 
 def _member(
@@ -168,17 +216,29 @@ def _member(
     label = labels.get(shot.image_id)
     said = told.get(shot.image_id)
     score = label if label is not None else 10 * said[0] if said is not None else None
-    return Member(shot.image_id, shot.path, score, label is not None, shot.pixels)
+    taken_at = shot.taken_at or None
+    return Member(shot.image_id, shot.path, score, label is not None, shot.pixels, taken_at)
 
 
-def choose(members: Iterable[Member]) -> Series:
+def choose(members: Iterable[Member], links: tuple[Link, ...] = ()) -> Series:
     """Which of a series to keep: the best score, a person's before a prediction where they are
     equal; among equals the largest picture."""
     best, *rest = sorted(
         members,
         key=lambda m: (m.score is None, -(m.score or 0), not m.scored, -m.pixels, m.path),
     )
-    return Series(best, tuple(rest), _reason(best, rest))
+    return Series(best, tuple(rest), _reason(best, rest), links)
+
+
+def why_together(links: Sequence[Link], within: float) -> str:
+    """What makes pictures one series, `within` so many seconds; empty where nothing is known."""
+    words: dict[Link, str] = {
+        "copies": "copies of one picture",
+        "taken": f"each taken within {within:g} s of the one before",
+        "written": f"without a camera's time, each file written within {within:g} s of the one "
+        "before",
+    }
+    return "; ".join(words[link] for link in links)
 
 
 def _reason(best: Member, rest: Sequence[Member]) -> str:
@@ -257,6 +317,12 @@ def run(job: JobContext) -> dict[str, Any]:
     there are, and the first `MOST_LISTED` with what to keep, why, how many there are besides and
     the best of those."""
     request = SeriesRequest.model_validate(job.payload)
+    with job.reading() as session:
+        project = projects.get(session, job.project_id)
+        waiting = unasked(session, project)
+    if waiting:
+        job.stage("Reading when pictures were taken", len(waiting))
+        read_taken_times(job, job.settings, waiting, job.progress)
     job.stage("Comparing pictures taken one after another")
     with job.reading() as session:
         project = projects.get(session, job.project_id)
@@ -275,7 +341,8 @@ def run(job: JobContext) -> dict[str, Any]:
         "version": version.number if version else "",
         "listed": [
             {
-                "keep": asdict(one.keep), "reason": one.reason, "besides": len(one.rest),
+                "keep": asdict(one.keep), "reason": one.reason, "links": list(one.links),
+                "besides": len(one.rest),
                 "rest": [asdict(member) for member in one.rest[:MOST_BESIDES]],
             }
             for one in found[:MOST_LISTED]

@@ -141,6 +141,14 @@ def when(at: datetime | None, seconds: bool = False) -> Markup | str:
     )
 
 
+def by_camera(taken_at: str) -> Markup:
+    """When a picture was taken, as the clock of its camera showed it, wherever that was."""
+    at = datetime.fromisoformat(taken_at)
+    return Markup('<time datetime="{}" title="{} by the camera’s clock">{}</time>').format(
+        at.isoformat(timespec="seconds"), f"{at:%H:%M:%S}", f"{at:%Y-%m-%d %H:%M}"
+    )
+
+
 def markdown(text: str) -> Markup:
     """What a person wrote in Markdown, as HTML: lists, emphasis, links, lines as they were typed.
     No HTML of theirs, no pictures, and no headings beside those of the page."""
@@ -156,6 +164,7 @@ def _markdown() -> MarkdownIt:
 FILTERS: dict[str, Callable[..., str]] = {
     "percent": percent, "predicted": predicted, "points": points, "signed": signed, "share": share,
     "score": score, "exact_percent": exact_percent,
-    "count": count, "size": size, "duration": duration, "when": when, "own_words": markdown,
+    "count": count, "size": size, "duration": duration, "when": when, "by_camera": by_camera,
+    "own_words": markdown,
     "outcome": job_result,
 }  # fmt: skip

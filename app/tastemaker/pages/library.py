@@ -257,6 +257,7 @@ def show_facts(
         "sha256": facts.image.sha256,
         "width": facts.image.width,
         "height": facts.image.height,
+        "taken_at": facts.image.taken_at or None,
         "added_at": _utc(facts.image.added_at),
         "tags": facts.tags,
         "collections": [{"id": c.id, "name": c.name} for c in facts.collections],

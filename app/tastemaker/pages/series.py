@@ -67,6 +67,7 @@ def found(session: Session, project: Project, job: Job | None, number: int) -> d
         "pages": pages, "listed": listed[(number - 1) * PER_PAGE : number * PER_PAGE],
         "tagged": {} if running else series.count_tagged(session, project),
         "best": series.BEST, "rest": series.REST, "rejected": job and job.state == "cancelled",
+        "why_together": series.why_together,
     }  # fmt: skip
 
 
@@ -149,7 +150,9 @@ def look_for_series(
 
 @api.get("/projects/{project_id}/series")
 def series_found(_: AdminUser, session: ReadSession, project: CurrentProject) -> dict[str, Any]:
-    """What was found the last time: of each series the image to keep, why, and the best others."""
+    """What was found the last time: of each series the image to keep, why, what makes them one
+    (`links`: `copies`, `taken` by the camera's clock, `written` by their files), and the best
+    others."""
     job = newest_job(session, project, "series")
     if job is None or job.state != "done":
         raise NotFound("No series are known here.", "Look for them, and wait for the job's end.")

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image, ImageFile
 
@@ -24,7 +24,7 @@ from tastemaker.config import Settings
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.roots import open_within
-from tastemaker.pictures import formats, frames
+from tastemaker.pictures import formats, frames, taken
 from tastemaker.pictures.colours import on_checkerboard, on_white, srgb_pixels
 from tastemaker.pictures.frames import FrameRule
 from tastemaker.pictures.perceptual import perceptual_hash
@@ -66,7 +66,8 @@ class Examined:
     """The facts of a picture after one reading. `bytes` and `mtime_ns` (nanoseconds) are of the
     very file that was read, whatever took its name since. `width` and `height` are in pixels of the
     full picture as it is seen, that is, after its orientation is applied. `phash` is a perceptual
-    hash: 64 bits as a signed integer, a few bits apart for near-duplicates."""
+    hash: 64 bits as a signed integer, a few bits apart for near-duplicates. `taken_at` is the
+    camera's time (`taken`), empty where none is stated."""
 
     sha256: str
     bytes: int
@@ -75,6 +76,7 @@ class Examined:
     width: int
     height: int
     phash: int
+    taken_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def decode(
         with _opened_lock, _decoding(b"", limits, "Open the picture again."):
             picture = _upright(_checked(source, limits))[0]
     else:
-        picture, _, _ = decode_with_facts(_bytes_of(source, limits), limits)
+        picture = decode_with_facts(_bytes_of(source, limits), limits).picture
     return picture if see_through else on_white(picture)
 
 
@@ -201,11 +203,18 @@ def _read(path: Path, limits: Limits) -> tuple[bytes, int]:
     )
 
 
-def decode_with_facts(
-    content: bytes, limits: Limits, at_least: int | None = None
-) -> tuple[Image.Image, str, tuple[int, int]]:
-    """(upright picture, format, full size after orientation). Its mode is RGB, or RGBA where parts
-    of it are transparent.
+class Decoded(NamedTuple):
+    """An upright picture, in mode RGB, or RGBA where parts of it are transparent; the format, the
+    full size after orientation, and when it was taken (`taken`)."""
+
+    picture: Image.Image
+    format: str
+    size: tuple[int, int]
+    taken_at: str
+
+
+def decode_with_facts(content: bytes, limits: Limits, at_least: int | None = None) -> Decoded:
+    """The picture, and what its file says of it.
 
     With `at_least`, a JPEG may come out smaller, its long side still at least that many pixels:
     the decoder then skips high frequencies, which is several times faster for large photographs.
@@ -213,8 +222,9 @@ def decode_with_facts(
     """
     _check_bytes(content, limits)
     if may_be_raw(content) and (seen := preview(content, limits.pixels)) is not None:
-        picture, _, size = _decode_content(seen, limits, at_least)
-        return picture, "RAW", size
+        decoded = _decode_content(seen, limits, at_least)
+        stated = taken.of_file(io.BytesIO(content)) or decoded.taken_at
+        return decoded._replace(format="RAW", taken_at=stated)
     return _despite_large_texts(content, lambda kept: _decode_content(kept, limits, at_least))
 
 
@@ -224,7 +234,7 @@ def frames_with_facts(
     """(what `use` makes of each frame that the rule looks at, format, full size of the picture).
     The frames are as `decode_with_facts` gives them, and so is the only one of a still picture."""
     if rule == "first" or not frames.may_be_animated(content):
-        picture, format, size = decode_with_facts(content, limits)
+        picture, format, size, _ = decode_with_facts(content, limits)
         return [use(picture)], format, size
     _check_bytes(content, limits)
 
@@ -254,9 +264,7 @@ def _despite_large_texts(content: bytes, read: Callable[[bytes], T]) -> T:
     return read(without_large_texts(content))
 
 
-def _decode_content(
-    content: bytes, limits: Limits, at_least: int | None
-) -> tuple[Image.Image, str, tuple[int, int]]:
+def _decode_content(content: bytes, limits: Limits, at_least: int | None) -> Decoded:
     with _decoding(content, limits), _opened(content, limits) as image:
         width, height = image.size
         if at_least:
@@ -267,7 +275,7 @@ def _decode_content(
             width, height = height, width
         # Phones write several pictures into one JPEG and Pillow then calls it MPO.
         format = "JPEG" if image.format == "MPO" else str(image.format)
-        return picture, format, (width, height)
+        return Decoded(picture, format, (width, height), taken.of_picture(image.info, content))
 
 
 def _upright(
@@ -378,13 +386,14 @@ def ingest(path: Path, thumbs_root: Path, limits: Limits | None = None) -> Exami
     """
     limits = limits or Limits()
     content, mtime_ns = _read(path, limits)
-    picture, format, size = decode_with_facts(content, limits, at_least=VIEW)
+    picture, format, size, taken_at = decode_with_facts(content, limits, at_least=VIEW)
     sha256 = hashlib.sha256(content).hexdigest()
     with own_faults("The picture cannot be made smaller"):
         seen = shrunk(on_white(picture), VIEW)
         shown = on_checkerboard(shrunk(picture, VIEW)) if picture.mode == "RGBA" else seen
         make_thumbnails(shown, thumbs_root, sha256)
-        return Examined(sha256, len(content), mtime_ns, format, *size, perceptual_hash(seen))
+        phash = perceptual_hash(seen)
+        return Examined(sha256, len(content), mtime_ns, format, *size, phash, taken_at)
 
 
 def make_thumbnails(picture: Image.Image, root: Path, sha256: str) -> None:

@@ -1,4 +1,4 @@
-"""Large texts and profiles in PNG files, which say nothing about the picture.
+"""Texts in PNG files: large ones and profiles, which say nothing about the picture, and Exif.
 
 Programs that draw keep their workflow in it, editors the history of every change, printers a
 profile of some megabytes. Pillow takes each for an attack and the picture for damaged.
@@ -6,6 +6,7 @@ profile of some megabytes. Pillow takes each for an attack and the picture for d
 
 import contextlib
 import zlib
+from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
@@ -13,6 +14,7 @@ from PIL import PngImagePlugin
 PngImagePlugin.MAX_TEXT_CHUNK = 8 * 2**20
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+MOST_EXIF = 2**20  # bytes
 _KEPT_TEXT = 64 * 2**10  # bytes: what may say how the picture is turned is much shorter
 
 
@@ -41,3 +43,17 @@ def _inflated(body: bytes) -> int:
                 most = PngImagePlugin.MAX_TEXT_CHUNK + 1
                 return len(zlib.decompressobj().decompress(body[at:], most))
     return 0
+
+
+def exif_of_png(file: BinaryIO) -> bytes:
+    """The Exif of a PNG, wherever in the file it stands, without its pixels; empty without, and of
+    any other file."""
+    file.seek(0)
+    if file.read(8) != b"\x89PNG\r\n\x1a\n":
+        return b""
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            return file.read(min(length, MOST_EXIF))
+        file.seek(length + 4, 1)
+    return b""

@@ -48,6 +48,11 @@ class Image(SQLModel, table=True):
     phash: int | None = Field(default=None, sa_column=Column(BigInteger))
     source_group: str
     added_at: datetime = Field(default_factory=now)
+    taken_at: str | None = Field(
+        default=None,
+        description="What the camera's clock showed, in ISO 8601, with the offset from UTC where "
+        "one is stated; empty where the file states no time, None where nobody asked it yet.",
+    )
 
 
 class ImagePath(SQLModel, table=True):
