@@ -298,6 +298,30 @@ def test_the_page_shows_what_to_keep_and_tags_it_to_sweep_by(
     assert len(client.get(f"/api/v1{at}").json()["listed"][0]["rest"]) == 1
 
 
+def test_an_images_page_and_the_api_tell_when_it_was_taken_if_that_is_known(
+    shoot: tuple[Trained, dict[str, int]],
+) -> None:
+    home, ids = shoot
+    one, other, third = (ids[f"day/a{n}.jpg"] for n in (1, 2, 3))
+    with sessions.writing(home.engine) as session:
+        session.get_one(Image, one).taken_at = "2024-05-03T14:22:05.120000+02:00"
+        session.get_one(Image, other).taken_at = ""
+    client, project = home.world.client, home.project_id
+
+    def told(image_id: int) -> tuple[bool, str | None]:
+        page = client.get(f"/projects/{project}/images/{image_id}").text
+        facts = client.get(f"/api/v1/projects/{project}/library/{image_id}").json()
+        return " · taken " in page, facts["taken_at"]
+
+    assert told(one) == (True, "2024-05-03T14:22:05.120000+02:00")
+    page = client.get(f"/projects/{project}/images/{one}").text
+    assert (
+        '<time datetime="2024-05-03T14:22:05+02:00" title="14:22:05 by the camera&#39;s clock">'
+        "2024-05-03 14:22</time>" in page
+    )
+    assert told(other) == told(third) == (False, None)
+
+
 def test_a_persons_score_goes_before_an_equal_prediction_and_equals_by_their_size() -> None:
     def member(number: int, score: float | None, scored: bool = False, pixels: int = 1) -> Member:
         return Member(number, f"{number}.jpg", score, scored, pixels)

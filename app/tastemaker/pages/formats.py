@@ -144,8 +144,10 @@ def when(at: datetime | None, seconds: bool = False) -> Markup | str:
 def by_camera(taken_at: str) -> Markup:
     """When a picture was taken, as the clock of its camera showed it, wherever that was."""
     at = datetime.fromisoformat(taken_at)
-    return Markup('<time datetime="{}" title="{} by the camera’s clock">{}</time>').format(
-        at.isoformat(timespec="seconds"), f"{at:%H:%M:%S}", f"{at:%Y-%m-%d %H:%M}"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(timespec="seconds"),
+        f"{at:%H:%M:%S} by the camera's clock",
+        f"{at:%Y-%m-%d %H:%M}",
     )
 
 
