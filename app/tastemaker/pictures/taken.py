@@ -12,13 +12,14 @@ directories, and knows the numbers that makers of cameras put in the place of TI
 import io
 import re
 import struct
+import warnings
 from datetime import date, datetime, time
 from typing import Any, BinaryIO
 
-ORIGINAL, SUBSECONDS, OFFSET = 0x9003, 0x9291, 0x9011  # as texts, in the directory of Exif,
-EXIF = 0x8769  # which the first one of a TIFF points to
-ASCII = 2
-LONGEST = 64  # characters of a text
+from PIL import ExifTags, Image
+
+ORIGINAL = ExifTags.Base.DateTimeOriginal
+SUBSECONDS, OFFSET = ExifTags.Base.SubsecTimeOriginal, ExifTags.Base.OffsetTimeOriginal
 MOST_BEFORE = 2**16  # bytes of a RAW file before its Exif, where that is no TIFF
 
 # How files begin that are built as a TIFF is: Exif itself, TIFF, most RAW files, and those of
@@ -67,8 +68,8 @@ def of_file(file: BinaryIO) -> str:
             return _of_tiff(_after(file, b"CMT2"))
         if start.startswith(b"FUJIFILMCCD-RAW"):
             return _of_tiff(_after(file, b"Exif\0\0"))
-    except (OSError, ValueError, struct.error):  # cut short, or hostile; the pixels may be good
-        pass
+    except Exception:  # cut short, or hostile, which makes Pillow raise nearly anything
+        pass  # the pixels may be good
     return ""
 
 
@@ -89,32 +90,16 @@ def _after(file: BinaryIO, mark: bytes) -> BinaryIO:
 def _of_tiff(file: BinaryIO) -> str:
     file.seek(0)
     head = file.read(8)
-    order = ">" if head[:2] == b"MM" else "<"
-    cells = _directory(file, order, *struct.unpack(f"{order}I", head[4:]))
-    if EXIF in cells:
-        cells = _directory(file, order, *struct.unpack(f"{order}I", cells[EXIF][2]))
-    return _stated(*(_text(file, order, cells.get(tag)) for tag in (ORIGINAL, SUBSECONDS, OFFSET)))
+    exif = Image.Exif()
+    exif.endian = ">" if head[:2] == b"MM" else "<"
+    with warnings.catch_warnings(action="ignore"):  # of what is cut short
+        exif.load_from_fp(file, *struct.unpack(f"{exif.endian}I", head[4:]))
+        cells = exif.get_ifd(ExifTags.IFD.Exif) or dict(exif)
+    return _stated(*(_text(cells.get(tag)) for tag in (ORIGINAL, SUBSECONDS, OFFSET)))
 
 
-Cell = tuple[int, int, bytes]  # type, count, and the value or where it lies
-
-
-def _directory(file: BinaryIO, order: str, at: int) -> dict[int, Cell]:
-    file.seek(at)
-    (count,) = struct.unpack(f"{order}H", file.read(2))
-    cells = file.read(12 * count)
-    whole = cells[: len(cells) // 12 * 12]
-    return {tag: cell for tag, *cell in struct.iter_unpack(f"{order}HHI4s", whole)}  # type: ignore[misc]
-
-
-def _text(file: BinaryIO, order: str, cell: Cell | None) -> str:
-    if cell is None or cell[0] != ASCII:
-        return ""
-    _, count, value = cell
-    if count > len(value):
-        file.seek(*struct.unpack(f"{order}I", value))
-        value = file.read(min(count, LONGEST))
-    return value[:count].decode("ascii", "replace").strip(" \0")
+def _text(value: object) -> str:
+    return value.strip(" \0") if isinstance(value, str) else ""
 
 
 def _stated(original: str, subseconds: str, offset: str) -> str:
