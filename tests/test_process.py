@@ -50,8 +50,8 @@ print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "skle
 
 @pytest.mark.slow
 def test_what_waits_for_work_has_loaded_nothing_of_it(tmp_path: Path) -> None:
-    """The worker all day, and the model process until somebody tries a picture: torch takes three
-    seconds of each start and 600 MB of memory."""
+    """The worker all day, and the model process until somebody tries a picture: torch takes two
+    seconds of each start and 450 MB of memory."""
     program = """
 import sys, json
 from tastemaker import worker
