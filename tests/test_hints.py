@@ -104,7 +104,7 @@ def test_few_stars_or_equal_ones_are_no_line(home: Trained, tmp_path: Path) -> N
 def test_a_training_freezes_the_line_and_its_version_says_so(starred: Trained) -> None:
     ids = ids_of(starred)
     starred.score(dict(zip(ids[:12], taste(X[:12]).tolist(), strict=True)))
-    request = retrain.Request(starred.project_id, "test", second_event(starred), 5, "ridge")
+    request = retrain.Request(starred.project_id, "test", second_event(starred), 5, recipe="ridge")
     version = trained(starred, request)
     with sessions.reading(starred.engine) as session:
         (row,) = priors.of_version(session, version)

@@ -187,7 +187,7 @@ def test_a_training_freezes_what_it_starts_from_and_its_version_says_so(
     second = begun(home, "Anime@v1.0", str(written(tmp_path, "other.safetensors")))
     ids = ids_of(second)
     second.score(dict(zip(ids[:12], taste(vectors(60, 2))[:12].tolist(), strict=True)))
-    request = retrain.Request(second.project_id, "test", second_event(second), 5, "ridge")
+    request = retrain.Request(second.project_id, "test", second_event(second), 5, recipe="ridge")
     with_prior = trained(second, request)
     with sessions.reading(second.engine) as session:
         rows = priors.of_version(session, with_prior)
@@ -243,7 +243,7 @@ def test_a_training_that_was_killed_starts_from_what_it_began_with(home: Trained
     second = begun(home, "Anime")
     ids = ids_of(second)
     second.score(dict(zip(ids[:12], taste(vectors(60, 2))[:12].tolist(), strict=True)))
-    request = retrain.Request(second.project_id, "whole", second_event(second), 5, "ridge")
+    request = retrain.Request(second.project_id, "whole", second_event(second), 5, recipe="ridge")
     whole = trained(second, request)
     labels = [FrozenLabel(i, float(v), "train") for i, v in
               zip(ids[:12], taste(vectors(60, 2))[:12].tolist(), strict=True)]  # fmt: skip

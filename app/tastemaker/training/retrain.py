@@ -7,7 +7,7 @@ trains on exactly the same set, with the same seed, and measures the same.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,7 @@ class Request:
     made_by: str
     event_high: int
     seed: int
+    _: KW_ONLY
     comparison_high: int | None = None
     recipe: str = "auto"
     note: str = ""
