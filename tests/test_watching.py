@@ -19,7 +19,7 @@ from tastemaker import images, jobs, projects
 from tastemaker.cli import doctor
 from tastemaker.cli.doctor import examine
 from tastemaker.database.migration import newest_revision, revisions
-from tastemaker.database.sessions import reading, writing
+from tastemaker.database.sessions import make_engine, reading, writing
 from tastemaker.database.tables import Collection, EncoderRow, Job, Version
 from tastemaker.encoding.weights import weights_of
 from tastemaker.errors import (
@@ -287,19 +287,24 @@ def _another_program(home: Path) -> None:
 
 
 def _newer(home: Path) -> None:
-    with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
-        file.execute("UPDATE alembic_version SET version_num = 'of-tomorrow'")
+    _tell_the_database(home, "UPDATE alembic_version SET version_num = 'of-tomorrow'")
 
 
 def _older(home: Path) -> None:
     earlier = next(iter(revisions() - {newest_revision()}))
-    with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
-        file.execute("UPDATE alembic_version SET version_num = ?", (earlier,))
+    _tell_the_database(home, f"UPDATE alembic_version SET version_num = '{earlier}'")
 
 
 def _without_a_table(home: Path) -> None:
-    with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
-        file.execute("DROP TABLE label")
+    _tell_the_database(home, "DROP TABLE label")
+
+
+def _tell_the_database(home: Path, statement: str) -> None:
+    """Whichever it is."""
+    engine = make_engine(settings_in(home))
+    with writing(engine) as session:
+        session.connection().exec_driver_sql(statement)
+    engine.dispose()
 
 
 def _loop(home: Path) -> None:
@@ -321,34 +326,46 @@ def _odd_live_model(home: Path) -> None:
 
 
 def _tomorrow(home: Path) -> None:
-    with closing(sqlite3.connect(home / "tastemaker.db")) as file, file:
-        file.execute("UPDATE score_event SET at = '2150-01-01 00:00:00'")
+    _tell_the_database(home, "UPDATE score_event SET at = '2150-01-01 00:00:00'")
 
 
-MAIMED: list[tuple[Callable[[Path], object], str, str]] = [
-    (_file_for_home, "damage", "is a file, and a folder is needed"),
-    (_file_for_folder, "damage", "checkpoints is a file"),
+def _open_to_others(home: Path) -> None:
+    (home / "tastemaker.db").chmod(0o600)
+    home.chmod(0o755)
+
+
+Maimed = tuple[Callable[[Path], object], str, str]
+
+OF_ITS_FILE: list[Maimed] = [
     (lambda home: (home / "tastemaker.db").write_bytes(b""), "damage", "is empty"),
     (lambda home: (home / "tastemaker.db").write_bytes(b"words" * 999), "damage", "not a database"),
     (_cut, "damage", "or is damaged"),
     (_folder_for_database, "damage", "is a folder, and a database is needed"),
     (_another_program, "damage", "no tables of Tastemaker"),
-    (_newer, "damage", "newer version (schema of-tomorrow)"),
-    (_without_a_table, "damage", "The labels could not be looked at: no such table: label"),
-    (_loop, "damage", "leads nowhere"),
     (_bad_backup, "damage", "is damaged"),
+    (lambda home: (home / "tastemaker.db").unlink(), "warning", "There is no database"),
+]
+
+MAIMED: list[Maimed] = [
+    (_file_for_home, "damage", "is a file, and a folder is needed"),
+    (_file_for_folder, "damage", "checkpoints is a file"),
+    (_newer, "damage", "newer version (schema of-tomorrow)"),
+    (_without_a_table, "damage", "The labels could not be looked at: "),
+    (_loop, "damage", "leads nowhere"),
     (_older, "warning", "has an earlier schema"),
     (_no_folders, "warning", "is missing"),
     (lambda home: shutil.rmtree(home), "warning", "There is no home folder"),
-    (lambda home: (home / "tastemaker.db").unlink(), "warning", "There is no database"),
     (lambda home: (home / "images" / "x.jpg").write_bytes(b"x"), "warning", "nothing refers to"),
     (_odd_live_model, "warning", "live model of “Anime” cannot be read"),
     (_tomorrow, "warning", "The clock stands before"),
-    (lambda home: home.chmod(0o755), "warning", "Others on this machine may look"),
+    (_open_to_others, "warning", "Others on this machine may look"),
 ]
 
 
-@pytest.mark.parametrize(("maim", "level", "what"), MAIMED)
+@pytest.mark.parametrize(
+    ("maim", "level", "what"),
+    [*MAIMED, *(pytest.param(*one, marks=pytest.mark.sqlite) for one in OF_ITS_FILE)],
+)
 def test_the_doctor_finds_what_is_wrong_and_never_dies_of_it(
     tmp_path: Path, maim: Callable[[Path], object], level: str, what: str
 ) -> None:
@@ -358,6 +375,14 @@ def test_the_doctor_finds_what_is_wrong_and_never_dies_of_it(
     maim(home)
     found = [one for one in examine(settings_in(home)) if what in one.what]
     assert found and found[0].level == level and found[0].hint, examine(settings_in(home))
+
+
+def test_a_check_that_cannot_look_leaves_every_other_one_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    full_world(home).engine.dispose()
+    _without_a_table(home)
+    blind = [one.what for one in examine(settings_in(home)) if "not be looked at" in one.what]
+    assert blind and all("label" in told.partition(": ")[2] for told in blind), blind
 
 
 @pytest.mark.skipif(

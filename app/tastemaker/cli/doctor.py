@@ -87,7 +87,8 @@ def _database(settings: Settings) -> list[Finding]:
                     "The next start of the program upgrades it, after a copy.",
                 )  # fmt: skip
                 return [*findings, old]
-            for what, check in DATABASE_CHECKS.items():
+        for what, check in DATABASE_CHECKS.items():  # PostgreSQL refuses all after one that failed
+            with sessions.reading(engine) as session:
                 findings += guarded(what, check, session, settings)
         return findings
     finally:
