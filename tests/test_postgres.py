@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlmodel import Session, delete, func, select
 from trained_world import open_trained, trained_home
 from web_world import client_of, drawn
@@ -155,6 +155,27 @@ def test_whoever_changes_the_rule_waits_for_who_is_amid_a_score_and_leaves_no_la
         (label,) = session.exec(select(Label).where(Label.project_id == project_id)).all()
     assert label.value == 4
     elsewhere.dispose()
+
+
+def test_scores_of_many_images_hold_them_at_once_and_not_one_after_the_other(
+    engine: Engine,
+) -> None:
+    project_id, ids = project_of(engine, "Many", 12)
+    held: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        held.extend(name for name in ("image", "project") if f"FROM {name} " in statement
+                    and " FOR " in statement)  # fmt: skip
+
+    with sessions.writing(engine) as session:
+        person = session.exec(select(Annotator).where(Annotator.name == "Ada")).one()
+        project = session.get_one(Project, project_id)
+        event.listen(engine, "before_cursor_execute", note)
+        written = scores.record_many(
+            session, project, person, [(image_id, 7) for image_id in ids], origin="library"
+        )
+        event.remove(engine, "before_cursor_execute", note)
+    assert written == 12 and sorted(held) == ["image", "project"]
 
 
 def test_two_web_processes_answer_the_same_key_with_one_event(

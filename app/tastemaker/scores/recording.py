@@ -94,6 +94,7 @@ def record_for(
     at: datetime | None = None,
     otherwise: int | None = None,
     unless_same: bool = False,
+    held: bool = False,
 ) -> Recorded:
     """Append an event: `set` (with a value), `skip` or `flag`, or of a sweep `at_least` or `below`
     (with a value: the score is such, whatever it is); or `rated`, with the value that follows from
@@ -109,7 +110,8 @@ def record_for(
     `sha256`, where it is given, must be the image's: ids begin at one in every library. `at` is
     when it was given, where that was not now: scores brought in from a file keep their time. With
     `unless_same`, and always in the library, what is there already is not written again: in the
-    library where it is the newest, from a file as `_said_before` tells.
+    library where it is the newest, from a file as `_said_before` tells. `held` says that the caller
+    holds the image already (`hold`).
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
@@ -117,7 +119,8 @@ def record_for(
         raise Invalid(f"“{kind}” is not something one can say about an image.")
     if (kind in ("set", RATED, *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
-    hold(session, project_id, [image_id])
+    if not held:
+        hold(session, project_id, [image_id])
     scene = scene_of(session, project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
@@ -241,7 +244,7 @@ def record_many(
     return sum(
         record_for(
             session, project.id, image_id, person.id, kind, value, origin=origin, group=group,
-            at=at, unless_same=True,
+            at=at, unless_same=True, held=True,
         ).fresh
         for image_id, value in scores
     )  # fmt: skip
