@@ -195,6 +195,42 @@ def test_two_web_processes_answer_the_same_key_with_one_event(
     assert [a.json()["event_id"] for a in first] == [a.json()["event_id"] for a in second]
 
 
+@pytest.mark.parametrize(
+    ("refuses", "said"),
+    [
+        ("RAISE 'could not extend file: No space left' USING ERRCODE = '53100'", "disk is full"),
+        ("SET transaction_read_only = on; CREATE TABLE more (n integer)", "takes no changes"),
+    ],
+)
+def test_a_server_that_takes_no_more_is_told_as_a_disk_that_takes_none(
+    engine: Engine, settings: Settings, refuses: str, said: str
+) -> None:
+    """The server raises what it raises then, at the next event."""
+    project_id, (first, second) = project_of(engine, said, 2)
+    client = client_of(create_app(settings))
+
+    def say(image_id: int) -> httpx.Response:
+        body = {"image_id": image_id, "value": 5}
+        return client.post(f"/api/v1/projects/{project_id}/scores", json=body)
+
+    assert say(first).status_code == 200
+    with engine.begin() as connection:
+        run = connection.exec_driver_sql
+        run(f"CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN {refuses}; END $$ "
+            "LANGUAGE plpgsql")  # fmt: skip
+        run("CREATE TRIGGER refuse BEFORE INSERT ON score_event EXECUTE FUNCTION refuse()")
+    try:
+        answer = say(second)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP FUNCTION refuse CASCADE")
+    assert answer.status_code == 507 and said in answer.json()["error"], answer.text
+    assert say(second).status_code == 200
+    with sessions.reading(engine) as session:
+        kept = select(func.count()).where(ScoreEvent.project_id == project_id)
+        assert session.exec(kept).one() == 2
+
+
 def test_what_cannot_be_stored_is_refused_with_a_sentence(
     engine: Engine, settings: Settings
 ) -> None:

@@ -154,13 +154,18 @@ class NotTrainable(TastemakerError):
 # --- what a disk does to anything, wherever it happens -------------------------------------------
 
 
+# What PostgreSQL calls them (SQLSTATE): its disk takes no more, and it takes no changes at all.
+FULL_STATE, READ_ONLY_STATE = "53100", "25006"
+
+
 def of_the_disk(error: BaseException) -> StorageFull | NotWritable | None:
     """What a full disk, or one that cannot be written, means for a person; None for other errors.
     It is told by the error itself, whether the system raised it or the database did."""
     origin = getattr(error, "orig", None) or error  # SQLAlchemy wraps what the driver raised
     text = str(origin).lower() if type(origin).__name__ == "OperationalError" else ""
     number = origin.errno if isinstance(origin, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in text:
+    state = getattr(origin, "sqlstate", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in text or state == FULL_STATE:
         return StorageFull(
             "The disk is full: this was not saved. Everything saved before is safe.",
             "Free some space, then try again.",
@@ -169,5 +174,10 @@ def of_the_disk(error: BaseException) -> StorageFull | NotWritable | None:
         return NotWritable(
             "The home folder cannot be written: this was not saved. What is in it is as it was.",
             "See that its disk is not mounted read-only, and that you may write to it.",
+        )
+    if state == READ_ONLY_STATE:
+        return NotWritable(
+            "The database takes no changes: this was not saved. What is in it is as it was.",
+            "See that its server is no standby, and that this user may write.",
         )
     return None

@@ -16,7 +16,13 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import URL, CursorResult, Engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlmodel import Session, create_engine
 
 from tastemaker.config import Settings
@@ -122,7 +128,7 @@ def writing(engine: Engine, wait: float | None = None) -> Iterator[Session]:
         try:
             yield session
             session.commit()
-        except OperationalError as error:
+        except (OperationalError, InternalError) as error:
             session.rollback()
             if is_locked(error):
                 raise busy() from error
@@ -192,7 +198,7 @@ def is_writing(session: Session) -> bool:
     return bool(session.get_bind().get_execution_options().get("begin") == "IMMEDIATE")
 
 
-def is_locked(error: OperationalError) -> bool:
+def is_locked(error: DBAPIError) -> bool:
     """Whether somebody else stood in the way, and trying again may help."""
     reason = str(error.orig)
     return any(word in reason for word in ("locked", "busy", "deadlock", "could not serialize"))

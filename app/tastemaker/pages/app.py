@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
@@ -121,7 +121,8 @@ def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
     app.openapi = tell_refusals(app, all_routers())  # type: ignore[method-assign]  # as FastAPI's manual changes its schema
     app.mount("/static", StaticFiles(directory=shipped("static")), name="static")
     app.add_exception_handler(TastemakerError, on_error)
-    app.add_exception_handler(OperationalError, on_database_error)
+    for broken in (OperationalError, InternalError):
+        app.add_exception_handler(broken, on_database_error)
     app.add_exception_handler(OSError, on_disk_error)
     app.add_exception_handler(IntegrityError, on_race)
     for kind in (OverflowError, UnicodeError, DataError):
@@ -174,7 +175,7 @@ def on_error(request: Request, error: Exception) -> Response:
 
 
 def on_database_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, OperationalError) and is_locked(error):
+    if isinstance(error, DBAPIError) and is_locked(error):
         return error_response(request, busy())
     return on_disk_error(request, error)
 
