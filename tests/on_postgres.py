@@ -2,8 +2,8 @@
 
 Where a home folder has its database in a file, it gets one of a PostgreSQL server instead, which
 begins as a copy: of the newest schema, or, where a test copied a home that has one, of that one.
-Left out is what a process of its own does, which would not know of it, and what says by its marker
-`sqlite` that it asks about the file.
+Left out is what a process of its own does that is started by a command, which would not know of it,
+what says by its marker `sqlite` that it asks about the file, and what has a server of its own.
 """
 
 import functools
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from tastemaker.config import Settings
@@ -23,7 +24,10 @@ from tastemaker.database import migration, sessions
 from tests.postgres_server import postgres
 
 NAME = "database-of-this-home"  # a file in it, which is copied along
-ELSEWHERE = {"tastemaker", "sample", "sample_home", "chromium", "page", "bench", "empty_bench"}
+ELSEWHERE = {
+    "tastemaker", "sample", "sample_home", "chromium", "page", "bench", "empty_bench",
+    "address",  # of tests/test_postgres.py: a server of its own
+}  # fmt: skip
 # Modules that open a database, or make one.
 WORLDS = (
     "tastemaker.database.", "web_world.", "trained_world.", "class_world.", "router_world.",
@@ -126,7 +130,13 @@ def on_postgres(statements_compiled_once: None, schema_made_once: None) -> Itera
     def database(settings: Settings) -> str:
         return settings.database_url or _database_of(settings.root)
 
+    def sent(settings: Settings) -> Any:
+        """As a child gets them, in which nothing is patched: with the address of the database."""
+        state = BaseModel.__getstate__(settings)
+        return state | {"__dict__": state["__dict__"] | {"database_url": settings.database}}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "create_engine", create)
         patch.setattr(Settings, "database", property(database))
+        patch.setattr(Settings, "__getstate__", sent)
         yield

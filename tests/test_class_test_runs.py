@@ -162,7 +162,8 @@ def test_only_what_is_labelled_of_a_large_collection_is_read_and_a_key_measures_
 
     def note(connection, cursor, statement, parameters, *_: object) -> None:
         if "class_prediction.predicted" in statement and "sha256" in statement:
-            read.append(len(set(order) & set(parameters)))
+            named = parameters.values() if isinstance(parameters, dict) else parameters
+            read.append(len(set(order) & set(named)))
 
     event.listen(made.engine, "before_cursor_execute", note)
     assert client.get(f"{API}/test-runs").json()[0]["accuracy_n"] == 12

@@ -1,4 +1,6 @@
-"""A library keeps its id when it is moved or restored; a copy beside its original is told."""
+"""A library keeps its id when it is moved or restored; a copy beside its original is told.
+
+Whether a home folder is a copy is asked of the file of its database."""
 
 import json
 import shutil
@@ -13,6 +15,8 @@ from tastemaker.database.sessions import reading
 from tastemaker.pages.app import create_app
 from tests.command_line import Run
 from tests.conftest import serving
+
+pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture

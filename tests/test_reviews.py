@@ -118,9 +118,10 @@ def test_what_was_looked_at_since_the_training_leaves_the_list_and_is_counted(
     assert made.review("false-positives").cards[0].image_id == first
 
 
+@pytest.mark.sqlite
 def test_mistakes_are_looked_up_from_the_labels(settings: Settings, engine: Engine) -> None:
     """Twenty thousand labels are walked, never a million predictions; and what is settled is
-    gathered once, not looked for at every label."""
+    gathered once, not looked for at every label. The plan is SQLite's."""
     made = Wrong(settings, engine, 5)
     with sessions.reading(engine) as session:
         for kind in ("false-positives", "false-negatives"):
@@ -132,10 +133,12 @@ def test_mistakes_are_looked_up_from_the_labels(settings: Settings, engine: Engi
             ), plan
 
 
+@pytest.mark.sqlite
 def test_what_is_settled_of_a_few_images_is_looked_up_by_them(
     settings: Settings, engine: Engine
 ) -> None:
-    """Not by a walk over all that was said since the training, once for every 32 images."""
+    """Not by a walk over all that was said since the training, once for every 32 images. The
+    plan is SQLite's."""
     made = Wrong(settings, engine, 5)
     with sessions.reading(engine) as session:
         plan = plan_of(session, rereview.rereviews(session, made.project, list(range(1, 33))))

@@ -292,6 +292,7 @@ def test_twenty_who_wait_for_a_locked_database_wait_no_longer_than_one(
     assert len(waited) == 20 and max(waited) < 10 * 0.5 / 2, "not one after the other: that is 10 s"
 
 
+@pytest.mark.sqlite
 def test_a_disk_that_takes_no_more_is_said_so_and_nothing_saved_is_lost(
     tmp_path: Path,
 ) -> None:

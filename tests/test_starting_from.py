@@ -312,7 +312,9 @@ def test_a_duplicate_starts_from_the_same_and_on_another_encoder_says_what_it_dr
         assert duplication.dropped_priors(session, project, back) == []
 
 
+@pytest.mark.sqlite
 def test_projects_of_an_older_release_start_from_nothing(settings: Settings) -> None:
+    """Of a release whose database was a file: an earlier schema is begun in an empty one."""
     settings.make_folders()
     engine = sessions.make_engine(settings)
     migration.upgrade(engine, "0007")

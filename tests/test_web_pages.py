@@ -763,6 +763,7 @@ def test_an_unknown_page_is_a_404_in_every_form(world: World) -> None:
     assert world.client.get("/projects").status_code == 405
 
 
+@pytest.mark.sqlite
 def test_a_busy_database_is_a_503_that_keeps_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
