@@ -231,6 +231,44 @@ def test_a_server_that_takes_no_more_is_told_as_a_disk_that_takes_none(
         assert session.exec(kept).one() == 2
 
 
+def test_while_the_server_is_away_pages_say_so_and_go_on_when_it_is_back(
+    address: str, tmp_path: Path
+) -> None:
+    admin = create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+    def say(*words: str) -> None:
+        with admin.connect() as connection:
+            for each in words:
+                connection.exec_driver_sql(each)
+
+    say("CREATE DATABASE away")
+    url = admin.url.set(database="away").render_as_string(hide_password=False)
+    home = Settings(home=tmp_path, database_url=url, min_free_gb=0, _env_file=None)
+    engine = migrate(home)
+    project_id, (image_id, _) = project_of(engine, "Away", 2)
+    client = client_of(create_app(home))
+    score = {"image_id": image_id, "value": 5}
+    pages = ("/", f"/projects/{project_id}/library", f"/projects/{project_id}/score", "/jobs")
+    assert all(client.get(page).status_code == 200 for page in pages)
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'away'"
+    say("ALTER DATABASE away ALLOW_CONNECTIONS false", ended)
+    for answer in (
+        *map(client.get, pages), *map(client.get, pages),  # of lost connections, and of new ones
+        client.post(f"/api/v1/projects/{project_id}/scores", json=score),
+        client.post("/projects", data={"name": "Another"}),
+    ):  # fmt: skip
+        assert answer.status_code == 503, (answer.request.url, answer.text)
+        assert "server of the database does not answer" in answer.text, answer.request.url
+    assert client.get("/healthz").status_code == 200 and client.get("/readyz").status_code == 503
+    say("ALTER DATABASE away ALLOW_CONNECTIONS true")
+    assert all(client.get(page).status_code == 200 for page in pages)
+    assert client.post(f"/api/v1/projects/{project_id}/scores", json=score).status_code == 200
+    with sessions.reading(engine) as session:
+        assert session.exec(select(func.count()).select_from(ScoreEvent)).one() == 1
+    engine.dispose()
+    admin.dispose()
+
+
 def test_what_cannot_be_stored_is_refused_with_a_sentence(
     engine: Engine, settings: Settings
 ) -> None:

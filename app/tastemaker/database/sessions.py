@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 from sqlmodel import Session, create_engine
 
 from tastemaker.config import Settings
-from tastemaker.errors import Invalid, Unavailable, of_the_disk
+from tastemaker.errors import Invalid, TastemakerError, Unavailable, of_the_disk
 
 try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
     import pysqlite3.dbapi2 as sqlite
@@ -130,9 +130,7 @@ def writing(engine: Engine, wait: float | None = None) -> Iterator[Session]:
             session.commit()
         except (OperationalError, InternalError) as error:
             session.rollback()
-            if is_locked(error):
-                raise busy() from error
-            if (known := of_the_disk(error)) is not None:
+            if (known := in_words(error)) is not None:
                 raise known from error
             raise
         except BaseException:
@@ -202,6 +200,37 @@ def is_locked(error: DBAPIError) -> bool:
     """Whether somebody else stood in the way, and trying again may help."""
     reason = str(error.orig)
     return any(word in reason for word in ("locked", "busy", "deadlock", "could not serialize"))
+
+
+# What PostgreSQL calls it (SQLSTATE, or how it begins): it ends or starts, has no room for one more
+# connection, or lets nobody into this database.
+GONE_STATES = ("57P01", "57P02", "57P03", "53300", "55000", "08")
+
+
+def is_gone(error: DBAPIError) -> bool:
+    """Whether the server of the database is not there, or lets nobody in: who cannot connect is
+    told no state at all."""
+    if not type(error.orig).__module__.startswith("psycopg"):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    lost = isinstance(error, OperationalError) and state is None
+    return lost or str(state).startswith(GONE_STATES)
+
+
+def unreachable() -> Unavailable:
+    return Unavailable(
+        "The server of the database does not answer; nothing was changed. Everything saved before "
+        "is safe.",
+        "Try again in a moment. If it stays so, see that PostgreSQL runs and that "
+        "TASTEMAKER_DATABASE_URL names it.",
+    )
+
+
+def in_words(error: DBAPIError) -> TastemakerError | None:
+    """What the database said, for a person, where that is no fault of the program."""
+    if is_locked(error):
+        return busy()
+    return unreachable() if is_gone(error) else of_the_disk(error)
 
 
 def sqlite_version() -> tuple[int, ...]:

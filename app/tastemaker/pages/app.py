@@ -21,7 +21,7 @@ from tastemaker.auth.sub_path import SubPath, check_root
 from tastemaker.config import Settings, shipped
 from tastemaker.database import installation
 from tastemaker.database.migration import migrate
-from tastemaker.database.sessions import busy, is_locked, writing
+from tastemaker.database.sessions import in_words, writing
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, of_the_disk
 from tastemaker.pages import (
     add,
@@ -175,9 +175,11 @@ def on_error(request: Request, error: Exception) -> Response:
 
 
 def on_database_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, DBAPIError) and is_locked(error):
-        return error_response(request, busy())
-    return on_disk_error(request, error)
+    assert isinstance(error, DBAPIError)
+    known = in_words(error)
+    if known is None:
+        raise error
+    return error_response(request, known)
 
 
 def on_disk_error(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ times are written is in `formats`.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from markupsafe import Markup
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, projects
@@ -224,10 +226,11 @@ def error_response(request: Request, error: TastemakerError) -> Response:
     # Only a request that was let in has been routed: strangers see no project's name.
     text = request.path_params.get("project_id", "")
     project_id = int(text) if is_id(text) else 0
-    with reading(request.app.state.engine) as session:
-        if project := session.get(Project, project_id):
+    # The database may be what this is about.
+    with suppress(DBAPIError), reading(request.app.state.engine) as session:
+        if project_id and (project := session.get(Project, project_id)):
             page |= shell(session, project)
-        return render(request, "error.html", None, page, status=error.status, headers=headers)
+    return render(request, "error.html", None, page, status=error.status, headers=headers)
 
 
 def referring_path(request: Request) -> str:
