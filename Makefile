@@ -40,9 +40,11 @@ run: $(READY)
 test: $(READY) browser node postgres exiftool
 	$(PYTEST) --durations 10
 
-# Every test of one process that asks a database, on PostgreSQL instead (tests/on_postgres.py).
+# Every test of one process that asks a database, on PostgreSQL instead (tests/on_postgres.py);
+# TESTS names some of them.
+TESTS ?= tests
 test-postgres: $(READY) postgres
-	$(PYTEST) -p tests.on_postgres -m 'not soak'
+	$(PYTEST) -p tests.on_postgres -m 'not soak' $(TESTS)
 
 # The types take one processor for half a minute: beside the tests, not before them.
 check: $(READY)
