@@ -321,15 +321,15 @@ def test_a_connection_that_breaks_is_tried_again_with_growing_waits_for_what_is_
     file = opened.facts(address)
     assert file is not None and file.size == len(content)
     store.broken["breaks/x.tar"] = 3
-    opened.copy(file, tmp_path / "copy", lambda: False)
+    opened.copy(file, tmp_path / "copy", remote.NEVER)
     assert (tmp_path / "copy").read_bytes() == content
     assert waited == [1.0, 4.0, 15.0] and store.got["breaks/x.tar"] == 3 + 4
     store.broken["breaks/x.tar"] = 4
     with pytest.raises(TastemakerError, match=r"s3://pictures/breaks/x\.tar cannot be read: the"):
-        opened.copy(file, tmp_path / "copy", lambda: False)
+        opened.copy(file, tmp_path / "copy", remote.NEVER)
     store.client.put_object(Bucket=BUCKET, Key="breaks/x.tar", Body=content[::-1] + b"!")
     with pytest.raises(TastemakerError, match="was changed while it was read"):
-        opened.copy(file, tmp_path / "copy", lambda: False)
+        opened.copy(file, tmp_path / "copy", remote.NEVER)
 
 
 def test_a_file_that_cannot_be_had_or_has_changed_is_read_alone_by_the_next_run(

@@ -203,8 +203,8 @@ def is_locked(error: DBAPIError) -> bool:
 
 
 # What PostgreSQL calls it (SQLSTATE, or how it begins): it ends or starts, has no room for one more
-# connection, or lets nobody into this database.
-GONE_STATES = ("57P01", "57P02", "57P03", "53300", "55000", "08")
+# connection, or the connection broke.
+GONE_STATES = ("57P01", "57P02", "57P03", "53300", "08")
 
 
 def is_gone(error: DBAPIError) -> bool:

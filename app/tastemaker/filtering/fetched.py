@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from tastemaker.errors import StorageFull, TastemakerError, of_the_disk
 from tastemaker.files import free_space
-from tastemaker.filtering.remote import RemoteFile, Stopped, store_of
+from tastemaker.filtering.remote import RemoteFile, store_of
 
 PREFIX = "tastemaker-fetched-"
 ABANDONED = 60.0  # seconds after which a folder that nobody holds is somebody's who died
@@ -44,7 +44,7 @@ def brought_here(
     gone = threading.Event()
     with _scratch() as scratch, ThreadPoolExecutor(1) as ahead:
         try:
-            bring = _Bringing(scratch, keep_free_gb, gone.is_set)
+            bring = _Bringing(scratch, keep_free_gb, gone)
             there = bring(needs(item))
             while True:
                 if isinstance(there, StorageFull):  # beside the one before; it may be free now
@@ -67,7 +67,7 @@ def brought_here(
 class _Bringing:
     scratch: Path
     keep_free_gb: float
-    stopped: Stopped
+    stopped: threading.Event  # set once nobody wants the rest
 
     def __call__(self, needed: Needed) -> Path | TastemakerError:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))

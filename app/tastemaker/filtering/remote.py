@@ -2,7 +2,7 @@
 
     store = store_of(address)
     for file in store.below("bucket/shards"):
-        store.copy(file, into, lambda: False)
+        store.copy(file, into, threading.Event())
 
 A connection that breaks is tried again, and goes on where it broke as far as the server does that.
 """
@@ -10,11 +10,11 @@ A connection that breaks is tried again, and goes on where it broke as far as th
 import contextlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -54,7 +54,7 @@ class RemoteFile:
         return str(self.address), self.size, self.version
 
 
-Stopped = Callable[[], bool]  # whether nobody wants the rest any more
+NEVER = Event()  # what is set once nobody wants the rest any more, where that cannot be
 
 
 class Store(Protocol):
@@ -68,7 +68,7 @@ class Store(Protocol):
 
     def read(self, file: RemoteFile, start: int, count: int) -> bytes: ...
 
-    def copy(self, file: RemoteFile, into: Path, stopped: Stopped) -> None: ...
+    def copy(self, file: RemoteFile, into: Path, stopped: Event) -> None: ...
 
 
 def store_of(address: Address) -> Store:
@@ -76,14 +76,12 @@ def store_of(address: Address) -> Store:
     return _Web() if address.scheme in WEB else _Bucket(address.path.partition("/")[0])
 
 
-def pause(seconds: float, stopped: Stopped) -> None:
+def pause(seconds: float, stopped: Event) -> None:
     """Wait before a further try, as long as somebody wants it."""
-    until = time.monotonic() + seconds
-    while not stopped() and time.monotonic() < until:
-        time.sleep(min(0.2, seconds))
+    stopped.wait(seconds)
 
 
-def tried(call: Callable[[], T], address: Address, stopped: Stopped = lambda: False) -> T:
+def tried(call: Callable[[], T], address: Address, stopped: Event = NEVER) -> T:
     """What the call gives, tried again where a connection breaks. Raises what happened in words:
     nothing of the error itself is told, or kept as its cause, for it may hold a signed query."""
     waits = iter(WAITS)
@@ -92,7 +90,7 @@ def tried(call: Callable[[], T], address: Address, stopped: Stopped = lambda: Fa
             return call()
         except (OSError, pa.ArrowException, httpx.HTTPError, httpx.InvalidURL) as error:
             told, wait = in_words(error, address), next(waits, None)
-        if wait is None or stopped() or not isinstance(told, Unavailable):
+        if wait is None or stopped.is_set() or not isinstance(told, Unavailable):
             raise told
         pause(wait, stopped)
 
@@ -223,11 +221,11 @@ class _Bucket:
             raise _Short(f"only {start + len(content):,} bytes came")
         return content
 
-    def copy(self, file: RemoteFile, into: Path, stopped: Stopped) -> None:
+    def copy(self, file: RemoteFile, into: Path, stopped: Event) -> None:
         opened = tried(lambda: self._fs.open_input_file(file.address.path), file.address, stopped)
 
         def copy_piece(start: int) -> None:
-            if stopped():
+            if stopped.is_set():
                 return
             count = min(PIECE, file.size - start)
             content = tried(lambda: self._read(opened, start, count), file.address, stopped)
@@ -239,7 +237,7 @@ class _Bucket:
             out.truncate(file.size)
         with opened:
             _each(copy_piece, range(0, file.size, PIECE))
-        if not stopped() and self.facts(file.address) != file:
+        if not stopped.is_set() and self.facts(file.address) != file:
             raise Unavailable(
                 f"{file.address} was changed while it was read.", "Run it again: it is read anew."
             )
@@ -304,11 +302,11 @@ class _Web:
 
         return tried(once, file.address)
 
-    def copy(self, file: RemoteFile, into: Path, stopped: Stopped) -> None:
+    def copy(self, file: RemoteFile, into: Path, stopped: Event) -> None:
         into.write_bytes(b"")
         tried(lambda: self._go_on(file, into, stopped), file.address, stopped)
 
-    def _go_on(self, file: RemoteFile, into: Path, stopped: Stopped) -> None:
+    def _go_on(self, file: RemoteFile, into: Path, stopped: Event) -> None:
         """From where a broken connection left off, as far as the server does that and the file is
         the same."""
         there = into.stat().st_size
@@ -327,7 +325,7 @@ class _Web:
                 )
             with into.open("ab" if goes_on else "wb") as out:
                 for some in answer.iter_raw():
-                    if stopped():
+                    if stopped.is_set():
                         return
                     out.write(some)
         if into.stat().st_size != file.size:
