@@ -48,7 +48,7 @@ def rows(version: Version) -> list[ClassRow]:
 
 
 @dataclass(frozen=True)
-class TakenFor:
+class ConfusionRow:
     """A row of a confusion in short: so many are `labelled` as a class, so many of them are found,
     and the others are most often taken for these: (place, images)."""
 
@@ -57,7 +57,7 @@ class TakenFor:
     others: tuple[tuple[int, int], ...]
 
 
-def in_short(counts: Sequence[Sequence[int]]) -> list[TakenFor] | None:
+def in_short(counts: Sequence[Sequence[int]]) -> list[ConfusionRow] | None:
     """What a confusion (rows: labelled, columns: predicted) of many classes says, row by row; None
     where they are so few that the whole of it can be taken in."""
     if len(counts) <= WHOLE:
@@ -66,7 +66,7 @@ def in_short(counts: Sequence[Sequence[int]]) -> list[TakenFor] | None:
     for place, row in enumerate(counts):
         others = [(other, n) for other, n in enumerate(row) if n and other != place]
         others.sort(key=lambda one: -one[1])
-        told.append(TakenFor(sum(row), row[place], tuple(others[:OFTEN])))
+        told.append(ConfusionRow(sum(row), row[place], tuple(others[:OFTEN])))
     return told
 
 
