@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -1126,3 +1127,33 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
     assert {image.name for image in desk.all(Image)} == {f"{n:03d}.png" for n in range(150)}
     assert len(desk.read) <= 150 - half, "what was known was not read again"
     assert len(list(desk.settings.thumbs.rglob("*.webp"))) == 300
+
+
+@pytest.mark.slow
+def test_interrupted_on_the_command_line_it_says_what_is_kept_and_goes_on(
+    desk: Desk,
+) -> None:
+    for seed in range(150):
+        desk.put(f"{seed:03d}.png", png(seed))
+
+    def known() -> int:
+        with sessions.reading(desk.engine) as session:
+            return session.exec(select(func.count()).select_from(Image)).one()
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tastemaker.cli", "import", str(desk.folder)],
+        env=environment(desk.settings.root), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: known() or process.poll() is not None, 60, "for the first images")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told.split()) == (130, (
+        f"Stopped. What was done is kept; job 1 (Import “{desk.folder.name}”) goes on with the "
+        "next worker (`tastemaker serve`), unless `tastemaker jobs cancel 1` gives it up."
+    ).split())  # fmt: skip
+    half = known()
+    assert 0 < half < 150, "it was to be interrupted in the middle"
+    with sessions.reading(desk.engine) as session:
+        assert jobs.get(session, 1).state == "queued"
+    desk.run(1)
+    assert known() == 150

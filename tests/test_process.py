@@ -50,12 +50,15 @@ print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "skle
 
 @pytest.mark.slow
 def test_what_waits_for_work_has_loaded_nothing_of_it(tmp_path: Path) -> None:
-    """The worker all day, and the model process until somebody tries a picture: torch takes two
-    seconds of each start and 450 MB of memory."""
+    """The worker all day, what jobs are copies of, and the model process until somebody tries a
+    picture: torch takes two seconds of each start and 450 MB of memory, and has threads, as pyarrow
+    has, that a copy would lack."""
     program = """
 import sys, json
 from tastemaker import worker
-worker_has = [m for m in ("torch", "scipy", "fastapi") if m in sys.modules]
+for module in worker.COMMON:
+    __import__(module)
+worker_has = [m for m in ("torch", "scipy", "pyarrow", "fastapi") if m in sys.modules]
 from tastemaker.live import model_process
 print(json.dumps([worker_has, [m for m in ("torch", "fastapi") if m in sys.modules]]))
 """

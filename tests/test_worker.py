@@ -102,21 +102,23 @@ def worker_of(server: psutil.Process) -> psutil.Process | None:
 
 
 def children(process: psutil.Process) -> dict[int, psutil.Process]:
-    """Its spawned processes (not the little helper that multiprocessing keeps)."""
+    """The processes that do its work: its own, or copies of one of them that only makes copies (but
+    not the little helper that multiprocessing keeps)."""
     found = {}
     for child in process.children():
-        try:
-            if "resource_tracker" not in " ".join(child.cmdline()):
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(child.cmdline())
+            if "multiprocessing.forkserver" in line:
+                found |= {copy.pid: copy for copy in child.children()}
+            elif "resource_tracker" not in line:
                 found[child.pid] = child
-        except psutil.Error:
-            pass
     return found
 
 
 def started_by(process: psutil.Process) -> list[psutil.Process]:
-    """Its children that are Python's: a library asks small programs about the system meanwhile."""
+    """What does its work and is Python's: a library asks small programs about the system."""
     with contextlib.suppress(psutil.Error):
-        return [c for c in process.children() if "spawn_main" in " ".join(c.cmdline())]
+        return [c for c in children(process).values() if "multiprocessing" in " ".join(c.cmdline())]
     return []
 
 
@@ -490,7 +492,7 @@ def test_a_long_embedding_goes_on_after_that_of_another_project(
         stored = session.exec(
             select(func.count()).where(col(Embedding.image_id).in_(first))
         ).one()  # fmt: skip
-    assert stored == embeddings.CHUNK
+    assert 0 < stored <= embeddings.CHUNK  # fewer where they took longer than a portion may
 
 
 def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> None:

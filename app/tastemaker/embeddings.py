@@ -26,10 +26,10 @@ from tastemaker.database.tables import (
     Version,
 )
 from tastemaker.encoding import downloads
-from tastemaker.encoding.embedding_files import are_normalised
 from tastemaker.encoding.encode_files import embed_files
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
+from tastemaker.encoding.similarity import are_normalised
 from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import download_of, portions

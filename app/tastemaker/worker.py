@@ -1,4 +1,4 @@
-"""The worker: a clock, the resident model process, and one spawned child per long job.
+"""The worker: a clock, the resident model process, and one child per long job.
 
 A child does the work and writes its results itself (guarded by the fence); its reports of
 progress come through a pipe, and the worker writes that to the job's row. Cancelling is TERM,
@@ -13,7 +13,6 @@ and when it ends another one comes to hold it.
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -36,7 +35,7 @@ from tastemaker.importing import leftovers, watching
 from tastemaker.jobs import children, heartbeat, lanes, leases
 from tastemaker.jobs.clock import Clock, log_expected_errors
 from tastemaker.jobs.failures import Failure
-from tastemaker.processes import call, logs
+from tastemaker.processes import call, logs, systems
 from tastemaker.training import auto_train
 from tastemaker.versions import file_checks
 
@@ -51,7 +50,10 @@ BACKUP_SECONDS = 3600.0  # between two looks whether one is due
 SWEEP_SECONDS = 24 * 3600.0
 WATCH_SECONDS = 30.0  # between two looks into watched folders
 
-spawn = multiprocessing.get_context("spawn")
+# A job's process is a copy of one that has what every job needs, and what imports need: people wait
+# for their first picture. No library that cannot be copied while it is at work.
+COMMON = ("tastemaker.jobs.children", "tastemaker.importing.imports")
+beginning = systems.children_with(COMMON)
 
 
 @dataclass
@@ -125,8 +127,8 @@ class Worker:
             self._start(*taken)
 
     def _start(self, job: Job, claim: jobs.Claim) -> None:
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(
+        ours, theirs = beginning.Pipe()
+        process = beginning.Process(
             target=children.main,
             args=(self.settings, claim.job_id, claim.fence, theirs),
             name=f"tastemaker-{job.kind}-{claim.job_id}",
@@ -275,7 +277,7 @@ class Resident:
             self.process = None
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
-            self.process = spawn.Process(
+            self.process = beginning.Process(
                 target=call, args=(MODEL_PROCESS, self.settings), name="tastemaker-resident"
             )
             self.process.start()

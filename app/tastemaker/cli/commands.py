@@ -35,7 +35,7 @@ from tastemaker.cli import (
     versions,
     write_back,
 )
-from tastemaker.cli.help import Commands
+from tastemaker.cli.help import Commands, Stopped
 from tastemaker.cli.terminal import err, plain, print_whatever_the_encoding
 from tastemaker.config import Settings
 from tastemaker.errors import TastemakerError, of_the_disk
@@ -99,8 +99,8 @@ def run() -> None:
         name = f"{Settings.model_config['env_prefix']}{first['loc'][0]}".upper()
         err.print(f"[red]{name} cannot be used:[/red] {plain(first['msg'])}.")
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("Stopped. What was finished is kept.")
+    except Stopped as stopped:
+        err.print(f"Stopped. {plain(str(stopped))}")
         sys.exit(130)
     except BrokenPipeError:
         sys.stdout = None  # the reader of our output went away

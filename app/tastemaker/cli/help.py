@@ -1,4 +1,5 @@
-"""Commands whose help speaks in words: `NUMBER` and `FILE`, not the names of Python types."""
+"""Commands whose help speaks in words: `NUMBER` and `FILE`, not the names of Python types. When
+they are interrupted they say what became of their work."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,20 @@ class Command(TyperCommand):
         return options + [argument.metavar for argument in arguments]
 
 
+class Stopped(BaseException):
+    """Ctrl-C, and what it means for the work that was under way: a sentence."""
+
+
 class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         return [in_words(param) for param in super().get_params(ctx)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Typer ends the process without a word when it is interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped("What was finished is kept.") from None
 
 
 class Commands(typer.Typer):

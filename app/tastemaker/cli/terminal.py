@@ -23,6 +23,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from tastemaker import jobs
+from tastemaker.cli.help import Stopped
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
@@ -97,7 +98,8 @@ def sees_through(settings: Settings, wait: bool) -> bool:
 
 def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]:
     """See the jobs through, showing their progress; with no worker alive, do them here. Raises
-    `TastemakerError` with the reason of the first that failed."""
+    `TastemakerError` with the reason of the first that failed, and `Stopped` with what becomes of
+    those that an interrupt left."""
     from tastemaker.worker import run_here
 
     if not ids:
@@ -118,13 +120,33 @@ def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]
                     )
             return all(job.state in jobs.FINISHED for job in rows)
 
-        run_here(settings, engine, finished)
+        try:
+            run_here(settings, engine, finished)
+        except KeyboardInterrupt:
+            raise Stopped(_what_becomes_of(settings, engine, ids)) from None
     with sessions.reading(engine) as session:
         rows = [jobs.get(session, job_id) for job_id in ids]
     for job in rows:
         if job.state != "done":
             raise TastemakerError(job.error or f"The job was {job.state}.")
     return rows
+
+
+def _what_becomes_of(settings: Settings, engine: Engine, ids: list[int]) -> str:
+    from tastemaker.worker import is_running
+
+    with sessions.reading(engine) as session:
+        rows = [jobs.get(session, job_id) for job_id in ids]
+    left = [job for job in rows if job.state not in jobs.FINISHED]
+    if not left:
+        return "What was finished is kept."
+    titles = ", ".join(f"job {job.id} ({job.title})" for job in left)
+    go, them = ("goes", "it") if len(left) == 1 else ("go", "the first of them")
+    if is_running(settings):
+        doing = f"The worker that runs goes on with {titles}"
+    else:
+        doing = f"What was done is kept; {titles} {go} on with the next worker (`tastemaker serve`)"
+    return f"{doing}, unless `tastemaker jobs cancel {left[0].id}` gives {them} up."
 
 
 def unfinished(engine: Engine, kind: str, project_id: int) -> list[int]:

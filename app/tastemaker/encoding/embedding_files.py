@@ -66,14 +66,6 @@ def some_rows(blocks: Iterator[Block], skip: int, count: int) -> Iterator[Block]
             return
 
 
-def are_normalised(x: Vectors) -> bool:
-    """Whether rows of (n, D) have length 1, as float16 keeps it. Raw vectors are many times as
-    long, so one such row decides it; rows that are not finite, or zero, do not count."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(x.astype(np.float64), axis=1)
-    return bool((np.abs(lengths - 1) < 0.01).any())
-
-
 def open_embeddings(source: Path) -> Embeddings:
     """Open a `.npy` array (N, D), or (D,) for one row; an `.npz` with such an array and perhaps one
     of paths; a `.parquet` with a column of lists, or one column for each value (`emb_0`, `emb_1`,

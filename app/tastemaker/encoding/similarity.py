@@ -1,4 +1,4 @@
-"""Which vectors are like a given one: cosines over a matrix, and the highest of them."""
+"""How vectors lie to each other: their lengths, cosines over a matrix, and the highest of them."""
 
 from typing import Any
 
@@ -8,6 +8,14 @@ from numpy.typing import NDArray
 from tastemaker.errors import Conflict
 
 NUMBERS_AT_ONCE = 1 << 18  # of float32: they stay in a core's own cache
+
+
+def are_normalised(x: NDArray[np.floating[Any]]) -> bool:
+    """Whether rows of (n, D) have length 1, as float16 keeps it. Raw vectors are many times as
+    long, so one such row decides it; rows that are not finite, or zero, do not count."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(x.astype(np.float64), axis=1)
+    return bool((np.abs(lengths - 1) < 0.01).any())
 
 
 def cosines(x: NDArray[np.floating[Any]], vector: NDArray[np.float32]) -> NDArray[np.float32]:

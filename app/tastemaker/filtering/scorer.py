@@ -28,11 +28,12 @@ from PIL import Image
 
 from tastemaker.config import Settings
 from tastemaker.encoding.devices import validate_device
-from tastemaker.encoding.embedding_files import BLOCK, are_normalised, floats
+from tastemaker.encoding.embedding_files import BLOCK, floats
 from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import differ, given
 from tastemaker.encoding.encoder_specs import parse
 from tastemaker.encoding.encoders import Encoder, load
+from tastemaker.encoding.similarity import are_normalised
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files import readable
 from tastemaker.filtering.head_files import (
