@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -35,9 +36,7 @@ from tastemaker.jobs import failures, heartbeat
 from tastemaker.jobs.failures import Failure
 from tastemaker.pages.jobs import repair_of
 from tastemaker.processes import logs
-from tastemaker.worker import Worker
 from tests.command_line import Run
-from tests.conftest import until
 
 PASSWORD = "an old and long password"
 
@@ -156,24 +155,19 @@ def test_a_line_is_for_people_or_for_programs() -> None:
 
 
 def test_the_process_of_a_job_names_it_in_every_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tastemaker: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """A real child of the worker, with the log as programs read it."""
+    """A real child of a worker, with the log as programs read it."""
     world = make_world(tmp_path / "home", images=0)
-    settings = world.settings.model_copy(update={"log_format": "json", "log_level": "debug"})
     with writing(world.engine) as session:
-        session.add(Job(id=41, kind="predict", title="Predict", payload={"version_id": 7}))
-    worker = Worker(settings, world.engine)
-    until(lambda: worker.tick() or state_of(world, 41) == "failed")
-    worker.stop()
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+        none = {"version_id": 7}
+        session.add(Job(id=41, kind="predict", title="Predict", payload=none, state="failed"))
+    as_json = {"TASTEMAKER_LOG_FORMAT": "json", "TASTEMAKER_LOG_LEVEL": "debug"}
+    ran = tastemaker("jobs", "retry", 41, **as_json)
+    assert ran.returncode == 1 and "This project does not exist" in ran.stderr, ran.stderr
+    lines = [json.loads(line) for line in ran.stderr.splitlines() if line[:1] == "{"]
     assert lines and {line["job"] for line in lines} == {41}
     assert {line["kind"] for line in lines} == {"predict"}
-
-
-def state_of(world: World, job_id: int) -> str:
-    with reading(world.engine) as session:
-        return jobs.get(session, job_id).state
 
 
 # --- figures -------------------------------------------------------------------------------------
