@@ -1,6 +1,7 @@
 """Whatever is killed, and whenever: the pages answer, the work gets done, once."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from tastemaker.jobs import clock, context, lanes, leases
 from tastemaker.jobs.clock import log_expected_errors
 from tastemaker.library import bulk
 from tastemaker.live import live_model
+from tastemaker.processes import systems
 from tastemaker.training import retrain
 from tastemaker.worker import Worker, run_here
 from tests.conftest import environment, free_port, running, until
@@ -493,6 +495,51 @@ def test_a_long_embedding_goes_on_after_that_of_another_project(
             select(func.count()).where(col(Embedding.image_id).in_(first))
         ).one()  # fmt: skip
     assert 0 < stored <= embeddings.CHUNK  # fewer where they took longer than a portion may
+
+
+def test_a_job_whose_process_cannot_begin_is_tried_again_and_then_told(
+    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may have no process left."""
+    job_id = empty_bench.enqueue("embed", project=None)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        patch.setattr(systems, "begin", fails_with(error))
+        empty_bench.worker.tick()
+    job = seen(empty_bench.engine, job_id)
+    assert (job.state, job.attempts, empty_bench.worker.running) == ("failed", 3, [])
+    assert job.error.startswith("Its process could not begin: [Errno 11]")
+    with sessions.writing(empty_bench.engine) as session:
+        jobs.retry(session, job_id)
+    assert "could not begin" not in empty_bench.ended(job_id).error
+
+
+def fails_with(error: Exception) -> Any:
+    def fails(*_: Any) -> None:
+        raise error
+
+    return fails
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_interrupted_with_its_children_while_they_begin_ends_without_a_fault(
+    tmp_path: Path, told: signal.Signals
+) -> None:
+    """Ctrl-C goes to all processes of a terminal, also to those that still import."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tastemaker.cli", "worker"], env=environment(tmp_path / "home"),
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    below = until(lambda: started_by_or_copied(psutil.Process(process.pid)), 60, "for its children")
+    os.killpg(process.pid, told)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (0, False), said
+    _, left = psutil.wait_procs(below, 10)
+    assert not left
+
+
+def started_by_or_copied(process: psutil.Process) -> list[psutil.Process]:
+    return [c for c in process.children() if "multiprocessing" in " ".join(c.cmdline())]
 
 
 def test_a_job_taken_over_by_another_worker_is_let_go(empty_bench: Bench) -> None:

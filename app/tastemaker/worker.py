@@ -133,10 +133,17 @@ class Worker:
             args=(self.settings, claim.job_id, claim.fence, theirs),
             name=f"tastemaker-{job.kind}-{claim.job_id}",
         )
-        process.start()
-        theirs.close()
+        try:
+            systems.begin(process)
+        except OSError as error:
+            with sessions.writing(self.engine) as session:
+                jobs.give_back(session, claim, Failure(f"Its process could not begin: {error}."))
+            return ours.close()
+        finally:
+            theirs.close()
         self.running.append(Running(claim, job, process, ours, beat=time.monotonic()))
-        logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, tries=job.attempts)
+        tries = job.attempts
+        return logs.write(log, logging.INFO, "job started", job=job.id, kind=job.kind, tries=tries)
 
     def _attend(self, running: Running) -> None:
         alive = running.process.is_alive()
@@ -148,7 +155,7 @@ class Worker:
                 running.process.kill()
             if alive and running.ending is None:
                 return
-            join_or_kill(running.process)
+            systems.join_or_kill(running.process, KILL_AFTER_SECONDS)
             self._listen(running)
             self._write_reports(running)
             self._conclude(running)
@@ -247,7 +254,7 @@ class Worker:
         for running in self.running:
             running.process.terminate()
         for running in self.running:
-            join_or_kill(running.process)
+            systems.join_or_kill(running.process, KILL_AFTER_SECONDS)
         if self.running:
             with sessions.writing(self.engine) as session:
                 jobs.requeue_orphans(session, [r.claim.job_id for r in self.running], counts=False)
@@ -277,24 +284,22 @@ class Resident:
             self.process = None
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
-            self.process = beginning.Process(
+            self._not_before = time.monotonic() + 2.0
+            process = beginning.Process(
                 target=call, args=(MODEL_PROCESS, self.settings), name="tastemaker-resident"
             )
-            self.process.start()
+            try:
+                systems.begin(process)
+                self.process = process
+            except OSError as error:
+                log.warning("the model process could not begin: %s", error)
 
     def stop(self) -> None:
         with self._turn:
             self._stopped = True
             if self.process is not None:
                 self.process.terminate()
-                join_or_kill(self.process)
-
-
-def join_or_kill(process: Any) -> None:
-    process.join(KILL_AFTER_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
+                systems.join_or_kill(self.process, KILL_AFTER_SECONDS)
 
 
 # --- running it --------------------------------------------------------------------------------

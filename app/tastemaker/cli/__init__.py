@@ -4,6 +4,8 @@
 def main() -> None:
     """Entry point. What it needs is imported here, not above: every process that a command starts
     imports this module again, as the main one of its parent, and most of them use nothing of it."""
-    from tastemaker.cli.commands import run
-
+    try:
+        from tastemaker.cli.commands import run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     run()

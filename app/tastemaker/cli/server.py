@@ -23,6 +23,7 @@ from tastemaker.processes import (
     one_thread_for_products,
     pause_garbage_collection,
 )
+from tastemaker.processes.systems import interrupts_blocked
 from tastemaker.versions import file_checks
 
 FIRST_PAUSE = 0.5  # seconds before a worker that ended is started again; doubled each time
@@ -127,11 +128,12 @@ class WorkerSupervisor:
     def _supervise(self) -> None:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tastemaker.cli", "worker"],
-                env=os.environ | {"TASTEMAKER_SUPERVISED": str(os.getpid())},
-                stdin=subprocess.DEVNULL,
-            )
+            with interrupts_blocked():  # Ctrl-C is for this process, which ends its worker
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tastemaker.cli", "worker"],
+                    env=os.environ | {"TASTEMAKER_SUPERVISED": str(os.getpid())},
+                    stdin=subprocess.DEVNULL,
+                )
             if self._stopping.is_set():
                 self._process.terminate()
             began = time.monotonic()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from tastemaker.errors import BadImage
 from tastemaker.pictures.pictures import Limits
 from tastemaker.processes import exit_with_parent
-from tastemaker.processes.systems import limit_cpu, limit_memory
+from tastemaker.processes.systems import beginning_children, limit_cpu, limit_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +47,7 @@ class DecodePool:
     def start(self) -> None:
         """Let the children begin now, rather than with the first file each."""
         for child in self._idle:
-            child.submit(os.getpid)
+            _hand(child, os.getpid)
 
     def map(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BadImage]]:
         """Yield (item, result or BadImage) as they finish, at most one item per child under way.
@@ -63,10 +63,10 @@ class DecodePool:
                     child = self._idle.pop()
                     work = functools.partial(_within_cpu_limit, self._cpu_seconds, task, item)
                     try:
-                        future = child.submit(work)
+                        future = _hand(child, work)
                     except BrokenProcessPool:  # it died while idle: no file is to blame
                         child = self._child()
-                        future = child.submit(work)
+                        future = _hand(child, work)
                     running[future] = (child, item)
                 if not running:
                     return
@@ -112,6 +112,12 @@ class DecodePool:
             initializer=_begin_child,
             initargs=(self._memory,),
         )
+
+
+def _hand(child: ProcessPoolExecutor, work: Callable[[], R]) -> Future[R]:
+    """Give a child its work, with which it may begin."""
+    with beginning_children():
+        return child.submit(work)
 
 
 def side_by_side() -> int:

@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
+    from multiprocessing.process import BaseProcess
 
 try:
     import resource
@@ -95,12 +97,7 @@ def let_others_read(descriptor: int) -> None:
 def children_with(modules: Sequence[str]) -> "ForkServerContext | SpawnContext":
     """How this process begins its children: on Linux as copies of a small process that has imported
     `modules` once, which takes milliseconds instead of seconds; elsewhere each imports what it
-    needs. Whatever the modules start in threads of theirs, a copy lacks.
-
-    A child that is ended at once leaves semaphores. The helper of `multiprocessing` takes them
-    away, and would warn of that, of which nobody has anything."""
-    if QUIET not in sys.warnoptions:
-        sys.warnoptions.append(QUIET)  # the helper's too: it gets the options of this process
+    needs. Whatever the modules start in threads of theirs, a copy lacks."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -166,6 +163,38 @@ def _end_when_spent() -> None:
     while time.process_time() < _spent_at:
         time.sleep(WATCHED_EVERY)
     os._exit(1)
+
+
+def begin(process: "BaseProcess") -> None:
+    """Start a child of `multiprocessing` that no Ctrl-C reaches, not even while it imports: that is
+    for its parent, which ends its children. Raises `OSError` where the system has no process left,
+    or the one is gone that this would be a copy of."""
+    try:
+        with beginning_children():
+            process.start()
+    except EOFError as error:
+        raise OSError(errno.ECHILD, "what makes its processes has ended") from error
+
+
+@contextlib.contextmanager
+def beginning_children() -> Iterator[None]:
+    """Children of `multiprocessing` that begin here get no Ctrl-C. Its helper begins with the first
+    of them and lets the signal through again: so it begins before, and in silence, since it would
+    warn of semaphores that a child left which was ended at once, and which it takes away."""
+    if hasattr(signal, "pthread_sigmask"):
+        if QUIET not in sys.warnoptions:
+            sys.warnoptions.append(QUIET)  # the helper gets the options of this process
+        resource_tracker.ensure_running()
+    with interrupts_blocked():
+        yield
+
+
+def join_or_kill(process: "BaseProcess", seconds: float) -> None:
+    """Wait so long for the end of a child, then end it."""
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 @contextlib.contextmanager

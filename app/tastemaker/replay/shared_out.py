@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from tastemaker.processes import exit_with_parent
-from tastemaker.processes.systems import interrupts_blocked
+from tastemaker.processes.systems import beginning_children
 
 Result = TypeVar("Result")
 Work = Callable[..., Result]
@@ -71,7 +71,7 @@ def _interrupts_deferred() -> Iterator[None]:
     if in_main:
         signal.signal(signal.SIGINT, lambda number, frame: deferred.append(number))
     try:
-        with interrupts_blocked():
+        with beginning_children():
             yield
     finally:
         if in_main:
