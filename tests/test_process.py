@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tastemaker.jobs import heartbeat
 from tastemaker.processes import freeze_garbage_collection, one_thread_for_products
-from tests.conftest import environment
+from tests.conftest import environment, migrated
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,11 +52,17 @@ print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "skle
 @pytest.mark.slow
 def test_what_waits_for_work_has_loaded_nothing_of_it(tmp_path: Path) -> None:
     """The worker all day, and the model process until somebody tries a picture: torch takes two
-    seconds of each start and 450 MB of memory."""
+    seconds of each start and 450 MB of memory. Neither loads what brings an old schema up to
+    date, where the schema is the newest."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated(), tmp_path / "home" / "tastemaker.db")
     program = """
 import sys, json
 from tastemaker import worker
-worker_has = [m for m in ("torch", "scipy", "fastapi") if m in sys.modules]
+from tastemaker.config import Settings
+from tastemaker.database.migration import migrate
+migrate(Settings()).dispose()
+worker_has = [m for m in ("torch", "scipy", "fastapi", "alembic") if m in sys.modules]
 from tastemaker.live import model_process
 print(json.dumps([worker_has, [m for m in ("torch", "fastapi") if m in sys.modules]]))
 """
